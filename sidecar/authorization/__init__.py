@@ -1,0 +1,1 @@
+"""May this principal do this: credentials, key records, the key cache."""

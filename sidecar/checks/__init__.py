@@ -1,0 +1,1 @@
+"""Runs the stages of one exchange in order; the only orchestration."""

@@ -1,0 +1,1 @@
+"""The `egret` command line."""

@@ -1,0 +1,22 @@
+"""The command tree. Each group lives in a module of its own and is added here by name."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="egret",
+    help="Guarded LLM egress for Envoy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Guarded LLM egress for Envoy."""
+
+
+def run() -> None:
+    """Run the command line; exit codes are 0 done, 1 failed, 2 wrong usage."""
+    app()

@@ -1,0 +1,1 @@
+"""From authorization and guardrail results to the one answer. Pure."""

@@ -1,0 +1,1 @@
+"""Client APIs as data: routes, text parts of a body, error objects. Pure functions."""

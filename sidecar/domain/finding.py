@@ -1,0 +1,53 @@
+"""What a guardrail found, where, and what came of it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from sidecar.domain.policy import Guardrail
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A span of one text part. Never holds the text itself.
+
+    `type` is upper snake case, for example `EMAIL`; it names the placeholder `[EMAIL_1]`.
+    `part` indexes `Subject.parts`; `start` and `end` are byte offsets into its content.
+    """
+
+    guardrail: str
+    type: str
+    part: int
+    start: int
+    end: int
+
+
+class Verdict(enum.Enum):
+    """The closed set of outcomes of one guardrail; nothing else may look like a pass."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    FLAG = "flag"
+    REDACT = "redact"
+    BLOCK = "block"
+    ERROR_OPEN = "error_open"
+    ERROR_CLOSED = "error_closed"
+    TIMEOUT_OPEN = "timeout_open"
+    TIMEOUT_CLOSED = "timeout_closed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailResult:
+    """One guardrail's outcome. In shadow mode the verdict is what enforce would have done.
+
+    `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration.
+    `error_type` is a class name or short code when the check failed, for spans and logs.
+    """
+
+    guardrail: Guardrail
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    started_at: float
+    seconds: float
+    error_type: str | None = None

@@ -1,0 +1,73 @@
+"""HTTP header fields as Envoy hands them over, and the names we look for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+class HeaderName:
+    """Header names that mean something to us, in the lower case Envoy uses."""
+
+    METHOD: Final = ":method"
+    PATH: Final = ":path"
+    AUTHORITY: Final = ":authority"
+    AUTHORIZATION: Final = "authorization"
+    X_API_KEY: Final = "x-api-key"
+    API_KEY: Final = "api-key"
+    X_GOOG_API_KEY: Final = "x-goog-api-key"
+    CONTENT_ENCODING: Final = "content-encoding"
+    CONTENT_LENGTH: Final = "content-length"
+    CONTENT_TYPE: Final = "content-type"
+    RETRY_AFTER: Final = "retry-after"
+    REQUEST_ID: Final = "x-request-id"
+    ANTHROPIC_VERSION: Final = "anthropic-version"
+    EGRET_REQUEST_ID: Final = "x-egret-request-id"
+    RESPONSE_TIME: Final = "x-response-time"
+    SERVER_TIMING: Final = "server-timing"
+
+
+CREDENTIAL_HEADERS: Final = (
+    HeaderName.AUTHORIZATION,
+    HeaderName.X_API_KEY,
+    HeaderName.API_KEY,
+    HeaderName.X_GOOG_API_KEY,
+)
+"""Where a client may present its key. All are removed before a request leaves."""
+
+EGRET_HEADER_PREFIX: Final = "x-egret-"
+"""Ours alone: a client's own copy is stripped, so that nothing behind us can be told lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Ordered, repeatable header fields with lower-case names and raw byte values."""
+
+    fields: tuple[tuple[str, bytes], ...] = ()
+
+    def first(self, name: str) -> bytes | None:
+        """Return the first value of *name*, or None."""
+        return next((value for key, value in self.fields if key == name), None)
+
+    def all(self, name: str) -> tuple[bytes, ...]:
+        """Return every value of *name* in order; a repeated header is not folded."""
+        return tuple(value for key, value in self.fields if key == name)
+
+    def text(self, name: str) -> str:
+        """Return the first value of *name* as text, or an empty string.
+
+        Latin-1 keeps each byte (RFC 9110 section 5.5), so that nothing is lost or raises.
+        """
+        value = self.first(name)
+        return "" if value is None else value.decode("latin-1")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMutation:
+    """What Envoy is told to do to a set of headers: remove first, then overwrite.
+
+    Envoy applies removals before writes, and ignores `append_action` (1.40): a write overwrites.
+    """
+
+    set_headers: tuple[tuple[str, bytes], ...] = ()
+    remove_headers: tuple[str, ...] = ()

@@ -1,0 +1,37 @@
+"""What is changed about a request, and what a client gets instead of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sidecar.domain.http import HeaderMutation
+
+MetadataValue = str | float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMutations:
+    """Changes to a request that goes on.
+
+    `body` replaces the whole body; None leaves its bytes alone. `metadata` becomes dynamic
+    metadata in namespace `egret`, from which Envoy writes timing headers and its access log.
+    """
+
+    headers: HeaderMutation
+    body: bytes | None = None
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer from us: status, headers, body in the client's dialect.
+
+    `details` is short and stable (no user data); Envoy logs it as response code details.
+    """
+
+    status: int
+    headers: tuple[tuple[str, bytes], ...]
+    body: bytes
+    details: str
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)

@@ -1,0 +1,46 @@
+"""Who a key belongs to, and what is stored about the key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The owner of an accepted key. Every field may be logged; none is secret."""
+
+    key_id: str
+    team_id: str
+    team_name: str
+    organization_id: str
+    organization_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBinding:
+    """Names of the policies bound at each level; None where a level binds none."""
+
+    key: str | None = None
+    team: str | None = None
+    organization: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """One key with all that authorization needs, as a single statement returns it.
+
+    Times are seconds since the epoch. `secret_sha256` is the digest of the secret, never the
+    secret. `allowed_models` holds glob patterns already resolved key → team → organization;
+    None where no level sets any.
+    """
+
+    principal: Principal
+    secret_sha256: bytes
+    enabled: bool
+    team_enabled: bool
+    organization_enabled: bool
+    not_before: float | None
+    expires_at: float | None
+    revoked_at: float | None
+    allowed_models: tuple[str, ...] | None
+    policies: PolicyBinding

@@ -1,0 +1,1 @@
+"""What the content contains: policies, rules, one local pass, remote checks."""

@@ -1,0 +1,1 @@
+"""A small LLM provider over TLS for the embedded stack, tests and demo."""

@@ -1,0 +1,1 @@
+"""From a decision to what Envoy is told to change. Pure."""

@@ -1,0 +1,138 @@
+"""All settings of a process, read once from the environment and checked together.
+
+Variables are `EGRET_` plus the path in capitals, levels joined by two underscores, for example
+`EGRET_POSTGRES__DSN` or `EGRET_SERVER__WORKERS`. Only this module reads the environment.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "EGRET_"
+
+
+class Engine(enum.Enum):
+    """The gRPC server below the codec."""
+
+    AUTO = "auto"
+    GRPCIO = "grpcio"
+
+
+class Timing(enum.Enum):
+    """Who writes the timing headers of an answer.
+
+    METADATA: Envoy, from dynamic metadata; the exchange is over before the model starts.
+    MUTATION: Egret, in the response-headers phase; for gateways that cannot do the former.
+    """
+
+    METADATA = "metadata"
+    MUTATION = "mutation"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class ServerSettings(_Section):
+    """Sockets, processes and drain."""
+
+    engine: Engine = Engine.AUTO
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    socket_directory: Path = Path("run/sockets")
+    """One socket a worker: `worker-0.sock`, …; a path is at most 108 bytes (sockaddr_un)."""
+    socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
+    max_message_bytes: Annotated[int, Field(ge=65536)] = 64 * 1024 * 1024
+    """Envoy sends a BUFFERED body in one message; grpcio's own default is 4 MiB."""
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 2.5
+    """NOT_SERVING is shown this long before the socket closes: over two health intervals."""
+    drain_grace_seconds: Seconds = 20.0
+
+
+class ExchangeSettings(_Section):
+    """Limits of one exchange. The sum of the budgets must stay below Envoy's message_timeout."""
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
+    authorize_seconds: Seconds = 2.0
+    inspect_seconds: Seconds = 5.0
+    body_seconds: Seconds = 30.0
+    """How long a client may take to send its body; no Envoy timer covers this (1.40)."""
+    timing: Timing = Timing.METADATA
+
+
+class PostgresSettings(_Section):
+    """Where keys and policies live."""
+
+    dsn: SecretStr = SecretStr("postgresql:///egret")
+    pool_size: Annotated[int, Field(ge=1, le=100)] = 4
+    acquire_seconds: Seconds = 1.0
+    query_seconds: Seconds = 1.5
+
+
+class CacheSettings(_Section):
+    """The in-process cache of keys."""
+
+    max_keys: Annotated[int, Field(ge=1)] = 10_000
+    ttl_seconds: Seconds = 30.0
+    negative_ttl_seconds: Seconds = 5.0
+
+
+class TelemetrySettings(_Section):
+    """Where spans and metrics go and what is logged."""
+
+    otlp_endpoint: str | None = None
+    """OTLP over gRPC, for example `http://127.0.0.1:4317`; None exports no spans."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    slow_request_ms: Annotated[float, Field(gt=0)] = 250.0
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Settings(BaseSettings):
+    """Everything a process needs to know; frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    server: ServerSettings = ServerSettings()
+    exchange: ExchangeSettings = ExchangeSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    cache: CacheSettings = CacheSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+class SettingsError(Exception):
+    """One line a fault: the variable, what is wrong with it. Values are not repeated."""
+
+
+def read_settings() -> Settings:
+    """Read and check all settings.
+
+    Raises:
+        SettingsError: naming every variable that is wrong, not just the first.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_faults(error))) from None
+
+
+def _faults(error: ValidationError) -> list[str]:
+    return [
+        f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: {fault['msg']}"
+        for fault in error.errors(include_input=False, include_url=False)
+    ]
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return a copy of the environment, for processes that are started from here."""
+    return dict(os.environ)  # noqa: TID251 - this is settings.py

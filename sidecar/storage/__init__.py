@@ -1,0 +1,1 @@
+"""Adapters for ports: PostgreSQL, Valkey."""

@@ -1,0 +1,1 @@
+"""Everything that knows gRPC or protobuf."""
