@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sidecar.domain.http import HeaderMutation
 
-MetadataValue = str | float
+Metadata = tuple[tuple[str, str | float], ...]
+"""Names and values of dynamic metadata in namespace `egret`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class RequestMutations:
 
     headers: HeaderMutation
     body: bytes | None = None
-    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,4 +34,4 @@ class Refusal:
     headers: tuple[tuple[str, bytes], ...]
     body: bytes
     details: str
-    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    metadata: Metadata = ()

@@ -1,0 +1,145 @@
+"""What an exchange wants done: questions to the checks, answers to Envoy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.mutations import Metadata, Refusal
+
+NO_CHANGE = HeaderMutation()
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeHeaders:
+    """Authorize; answer with `BodyRequired`, `RequestCleared` or `RequestRefused`."""
+
+    headers: Headers
+    has_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBody:
+    """Inspect the whole body; answer with `RequestCleared` or `RequestRefused`."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WordRefusal:
+    """Word a refusal of this kind in the client's dialect; answer with `RequestRefused`."""
+
+    kind: ErrorKind
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeResponseHeaders:
+    """Say how the response headers change; answer with `ResponseCleared`."""
+
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonJudgement:
+    """Nobody waits for the checks any more: cancel what still runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideMode:
+    """Standalone `mode_override`: stream the request body to us while the headers are held.
+
+    Envoy 1.40 accepts FULL_DUPLEX_STREAMED only, with trailers SEND; response modes start from
+    the configuration again, so the whole mode is always stated.
+    """
+
+    response_headers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueRequestHeaders:
+    """Answer the request headers. `response_headers` asks for that phase where it is off."""
+
+    headers: HeaderMutation = NO_CHANGE
+    metadata: Metadata = ()
+    response_headers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueRequestBody:
+    """Answer a BUFFERED request body; `body` replaces it, None leaves it."""
+
+    headers: HeaderMutation = NO_CHANGE
+    body: bytes | None = None
+    metadata: Metadata = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRequestBody:
+    """Send a piece of the request body on (FULL_DUPLEX_STREAMED)."""
+
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueRequestTrailers:
+    """Answer the request trailers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueResponseHeaders:
+    """Answer the response headers."""
+
+    headers: HeaderMutation = NO_CHANGE
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueResponseBody:
+    """Answer a piece of the response body that Envoy keeps (BUFFERED, STREAMED)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResponseBody:
+    """Send a piece of the response body on (FULL_DUPLEX_STREAMED)."""
+
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueResponseTrailers:
+    """Answer the response trailers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer the client from here with an `ImmediateResponse`."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class EndStream:
+    """Nothing more is owed: end the stream with OK."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbortStream:
+    """End the stream with an error, so that Envoy fails closed (a plain end would fail open)."""
+
+
+Question = JudgeHeaders | JudgeBody | WordRefusal | JudgeResponseHeaders
+Reply = (
+    OverrideMode
+    | ContinueRequestHeaders
+    | ContinueRequestBody
+    | StreamRequestBody
+    | ContinueRequestTrailers
+    | ContinueResponseHeaders
+    | ContinueResponseBody
+    | StreamResponseBody
+    | ContinueResponseTrailers
+    | Refuse
+)
+Effect = Question | Reply | AbandonJudgement | EndStream | AbortStream

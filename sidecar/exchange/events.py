@@ -1,0 +1,136 @@
+"""What Envoy, or the checks an exchange waits for, told it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.mutations import Refusal, RequestMutations
+
+
+class BodyMode(enum.Enum):
+    """How Envoy sends a body, by the names of its `ProcessingMode.BodySendMode`."""
+
+    NONE = "NONE"
+    STREAMED = "STREAMED"
+    BUFFERED = "BUFFERED"
+    BUFFERED_PARTIAL = "BUFFERED_PARTIAL"
+    FULL_DUPLEX_STREAMED = "FULL_DUPLEX_STREAMED"
+    GRPC = "GRPC"
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeOpened:
+    """The body modes in force, from the first message of a stream.
+
+    In observability mode Envoy goes on without our answers, so nothing can be refused.
+    """
+
+    request_body_mode: BodyMode
+    response_body_mode: BodyMode
+    observability_mode: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeadersReceived:
+    """Envoy sent the request headers; `end_of_stream` means there is no body."""
+
+    headers: Headers
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBodyReceived:
+    """Envoy sent a piece of the request body, or all of it when buffered."""
+
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrailersReceived:
+    """The request ended with trailers; the piece of body before had no end_of_stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeadersReceived:
+    """Response headers, the upstream's or those of a local reply by Envoy itself."""
+
+    headers: Headers
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBodyReceived:
+    """A piece of the response body."""
+
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTrailersReceived:
+    """The response ended with trailers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """Envoy half-closed the stream: it will send nothing more. A reset cancels us instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyRequired:
+    """The key is good; the verdict waits for the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCleared:
+    """The request may go on, changed like this."""
+
+    mutations: RequestMutations
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """The client is answered from here."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCleared:
+    """The response headers may go on, changed like this."""
+
+    headers: HeaderMutation
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """What the exchange waited for took longer than its budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted:
+    """Something of ours raised, or Envoy sent what it may not."""
+
+    kind: ErrorKind = ErrorKind.INTERNAL_ERROR
+
+
+EnvoyEvent = (
+    ExchangeOpened
+    | RequestHeadersReceived
+    | RequestBodyReceived
+    | RequestTrailersReceived
+    | ResponseHeadersReceived
+    | ResponseBodyReceived
+    | ResponseTrailersReceived
+    | StreamClosed
+)
+RequestEvent = RequestHeadersReceived | RequestBodyReceived | RequestTrailersReceived
+ResponseEvent = (
+    ResponseHeadersReceived | ResponseBodyReceived | ResponseTrailersReceived | ResponseCleared
+)
+ChecksEvent = BodyRequired | RequestCleared | RequestRefused | ResponseCleared
+Event = EnvoyEvent | ChecksEvent | DeadlinePassed | Faulted

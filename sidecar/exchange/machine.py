@@ -1,0 +1,364 @@
+"""One HTTP request and its response as a machine: events in, effects out.
+
+Rules of this file. All transitions stand in `receive` and the methods it names; the machine knows
+no protobuf, does no I/O and reads no clock. An event a phase does not expect raises and changes
+nothing. A request is answered exactly once, and `EndStream` follows the last answer owed: a stream
+that ends without an answer would let Envoy go on unjudged (it fails open, by its API).
+
+The way of a request whose policy needs its body, in the default mode (bodies NONE):
+
+    request_headers → JudgeHeaders → BodyRequired → OverrideMode
+    request_body …  → JudgeBody → RequestCleared
+                    → ContinueRequestHeaders, StreamRequestBody …, EndStream
+"""
+
+from __future__ import annotations
+
+import enum
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.exchange.body import BodyBuffer, cut
+from sidecar.exchange.content_length import with_content_length, without_content_length
+from sidecar.exchange.response import ResponsePhases
+
+GATING_BODY_MODES = frozenset(
+    {on.BodyMode.NONE, on.BodyMode.BUFFERED, on.BodyMode.FULL_DUPLEX_STREAMED}
+)
+"""STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
+long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
+
+
+class Phase(enum.Enum):
+    """Where in its life the exchange is."""
+
+    AWAIT_OPENING = enum.auto()
+    AWAIT_REQUEST_HEADERS = enum.auto()
+    JUDGING_HEADERS = enum.auto()
+    AWAIT_REQUEST_BODY = enum.auto()
+    JUDGING_BODY = enum.auto()
+    WORDING_REFUSAL = enum.auto()
+    PASSING_REQUEST = enum.auto()  # cleared on headers; body and trailers are still answered
+    RESPONDING = enum.auto()
+    ENDED = enum.auto()
+
+
+UNANSWERED = frozenset(
+    {
+        Phase.AWAIT_OPENING,
+        Phase.AWAIT_REQUEST_HEADERS,
+        Phase.JUDGING_HEADERS,
+        Phase.AWAIT_REQUEST_BODY,
+        Phase.JUDGING_BODY,
+        Phase.WORDING_REFUSAL,
+    }
+)
+"""The request is neither forwarded nor refused yet: a refusal is still possible."""
+
+_LATE = {
+    Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
+    Phase.AWAIT_REQUEST_BODY: ErrorKind.BODY_TIMEOUT,
+    Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
+}
+"""What a passed deadline means where the exchange waits; elsewhere the answer was faster."""
+
+JUDGING = frozenset({Phase.JUDGING_HEADERS, Phase.JUDGING_BODY})
+
+
+class ProtocolViolationError(Exception):
+    """An event arrived that this phase does not expect."""
+
+    def __init__(self, phase: Phase, event: on.Event) -> None:
+        """Name both sides of the mismatch."""
+        super().__init__(f"{type(event).__name__} in phase {phase.name}")
+        self.phase = phase
+        self.event = event
+
+
+class Exchange:
+    """One HTTP request and its response, as seen through ext_proc."""
+
+    __slots__ = (
+        "_body",
+        "_body_mode",
+        "_has_body",
+        "_is_body_complete",
+        "_is_half_closed",
+        "_response",
+        "_trailers_seen",
+        "_wants_response_headers",
+        "phase",
+    )
+
+    def __init__(self, *, max_body_bytes: int, wants_response_headers: bool) -> None:
+        """Start before the first message of a stream."""
+        self.phase = Phase.AWAIT_OPENING
+        self._wants_response_headers = wants_response_headers
+        self._body = BodyBuffer(limit_bytes=max_body_bytes)
+        self._body_mode = on.BodyMode.NONE
+        self._has_body = False
+        self._is_body_complete = False
+        self._is_half_closed = False
+        self._trailers_seen = False
+        self._response = ResponsePhases(body_mode=on.BodyMode.NONE)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Tell whether the request still waits for its one answer."""
+        return self.phase in UNANSWERED
+
+    def receive(self, event: on.Event) -> list[do.Effect]:
+        """Advance by one event and return what must be done, in order.
+
+        Raises:
+            ProtocolViolationError: the phase does not expect the event; nothing has changed.
+        """
+        match event:
+            case on.ExchangeOpened():
+                return self._on_opened(event)
+            case (
+                on.RequestHeadersReceived()
+                | on.RequestBodyReceived()
+                | on.RequestTrailersReceived()
+            ):
+                return self._on_request(event)
+            case on.BodyRequired() | on.RequestCleared() | on.RequestRefused():
+                return self._on_judged(event)
+            case (
+                on.ResponseHeadersReceived()
+                | on.ResponseBodyReceived()
+                | on.ResponseTrailersReceived()
+                | on.ResponseCleared()
+            ):
+                return self._on_response(event)
+            case on.StreamClosed() | on.Faulted() | on.DeadlinePassed():
+                return self._on_interrupted(event)
+
+    def _on_opened(self, event: on.ExchangeOpened) -> list[do.Effect]:
+        if self.phase is not Phase.AWAIT_OPENING:
+            raise ProtocolViolationError(self.phase, event)
+        self._body_mode = event.request_body_mode
+        self._response = ResponsePhases(body_mode=event.response_body_mode)
+        if event.observability_mode or event.request_body_mode not in GATING_BODY_MODES:
+            return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        self.phase = Phase.AWAIT_REQUEST_HEADERS
+        return []
+
+    def _on_request(self, event: on.RequestEvent) -> list[do.Effect]:
+        match self.phase, event:
+            case Phase.AWAIT_REQUEST_HEADERS, on.RequestHeadersReceived(headers, end_of_stream):
+                self.phase = Phase.JUDGING_HEADERS
+                self._has_body = not end_of_stream
+                self._is_body_complete = end_of_stream
+                return [do.JudgeHeaders(headers, has_body=self._has_body)]
+            case ((Phase.JUDGING_HEADERS | Phase.AWAIT_REQUEST_BODY), on.RequestBodyReceived()):
+                return self._collect(event)
+            case (
+                (Phase.JUDGING_HEADERS | Phase.AWAIT_REQUEST_BODY),
+                on.RequestTrailersReceived(),
+            ):
+                return self._complete_by_trailers(event)
+            case Phase.PASSING_REQUEST, on.RequestBodyReceived():
+                return self._pass_body(event)
+            case Phase.PASSING_REQUEST, on.RequestTrailersReceived():
+                return [do.ContinueRequestTrailers(), *self._finish_request()]
+            case ((Phase.WORDING_REFUSAL | Phase.RESPONDING), _):
+                return []  # a refusal or a local reply overtook the rest of the request
+            case _:
+                raise ProtocolViolationError(self.phase, event)
+
+    def _collect(self, event: on.RequestBodyReceived) -> list[do.Effect]:
+        if self._is_body_complete:
+            raise ProtocolViolationError(self.phase, event)
+        if not self._body.may_take(event.body):
+            return self._word_refusal(ErrorKind.BODY_TOO_LARGE)
+        self._body.take(event.body)
+        # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
+        is_whole = event.end_of_stream or self._body_mode is on.BodyMode.BUFFERED
+        self._is_body_complete = is_whole
+        self._trailers_seen = is_whole and not event.end_of_stream
+        if is_whole and self.phase is Phase.AWAIT_REQUEST_BODY:
+            return self._judge_body()
+        return []
+
+    def _judge_body(self) -> list[do.Effect]:
+        self.phase = Phase.JUDGING_BODY
+        return [do.JudgeBody(self._body.joined())]
+
+    def _complete_by_trailers(self, event: on.RequestTrailersReceived) -> list[do.Effect]:
+        if self._is_body_complete:
+            raise ProtocolViolationError(self.phase, event)
+        self._is_body_complete = self._trailers_seen = True
+        return self._judge_body() if self.phase is Phase.AWAIT_REQUEST_BODY else []
+
+    def _on_judged(
+        self, event: on.BodyRequired | on.RequestCleared | on.RequestRefused
+    ) -> list[do.Effect]:
+        match self.phase, event:
+            case Phase.JUDGING_HEADERS, on.BodyRequired():
+                return self._require_body()
+            case Phase.JUDGING_HEADERS, on.RequestCleared(mutations):
+                return self._clear_on_headers(mutations)
+            case Phase.JUDGING_BODY, on.RequestCleared(mutations):
+                return self._clear_with_body(mutations)
+            case (
+                (Phase.JUDGING_HEADERS | Phase.JUDGING_BODY | Phase.WORDING_REFUSAL),
+                on.RequestRefused(refusal),
+            ):
+                return self._refuse(refusal)
+            case _:
+                raise ProtocolViolationError(self.phase, event)
+
+    def _require_body(self) -> list[do.Effect]:
+        if self._is_body_complete:
+            return self._judge_body()
+        if self._is_half_closed:
+            return self._word_refusal(ErrorKind.INVALID_BODY)  # the rest can no longer come
+        self.phase = Phase.AWAIT_REQUEST_BODY
+        match self._body_mode:
+            case on.BodyMode.NONE:
+                # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
+                self._body_mode = on.BodyMode.FULL_DUPLEX_STREAMED
+                return [do.OverrideMode(response_headers=self._wants_response_headers)]
+            case on.BodyMode.BUFFERED:
+                return [do.ContinueRequestHeaders()]
+            case _:
+                return []  # FULL_DUPLEX_STREAMED: the body comes without an answer
+
+    def _clear_on_headers(self, mutations: RequestMutations) -> list[do.Effect]:
+        answer = do.ContinueRequestHeaders(
+            headers=mutations.headers,
+            metadata=mutations.metadata,
+            response_headers=self._wants_response_headers and self._body_mode is on.BodyMode.NONE,
+        )
+        if not self._has_body or self._body_mode is on.BodyMode.NONE:
+            return [answer, *self._finish_request()]
+        self.phase = Phase.PASSING_REQUEST
+        passed: list[do.Effect] = [answer]
+        if self._is_body_complete or self._body.joined():
+            held = on.RequestBodyReceived(
+                self._body.joined(),
+                end_of_stream=self._is_body_complete and not self._trailers_seen,
+            )
+            passed += self._pass_body(held)
+        if self._trailers_seen and self._body_mode is on.BodyMode.FULL_DUPLEX_STREAMED:
+            passed += [do.ContinueRequestTrailers(), *self._finish_request()]
+        return passed
+
+    def _pass_body(self, event: on.RequestBodyReceived) -> list[do.Effect]:
+        answers: list[do.Effect]
+        if self._body_mode is on.BodyMode.BUFFERED:
+            answers = [do.ContinueRequestBody()]
+        else:
+            answers = [
+                do.StreamRequestBody(piece, end_of_stream=is_last and event.end_of_stream)
+                for piece, is_last in cut(event.body)
+            ]
+        return [*answers, *self._finish_request()] if event.end_of_stream else answers
+
+    def _clear_with_body(self, mutations: RequestMutations) -> list[do.Effect]:
+        if self._has_body and self._body_mode is on.BodyMode.BUFFERED:
+            answer = do.ContinueRequestBody(
+                headers=with_content_length(mutations),
+                body=mutations.body,
+                metadata=mutations.metadata,
+            )
+            if self._trailers_seen:
+                self.phase = Phase.PASSING_REQUEST
+                return [answer]
+            return [answer, *self._finish_request()]
+        answers: list[do.Effect] = [
+            do.ContinueRequestHeaders(
+                headers=without_content_length(mutations), metadata=mutations.metadata
+            )
+        ]
+        if self._has_body:
+            body = self._body.joined() if mutations.body is None else mutations.body
+            answers += [
+                do.StreamRequestBody(piece, end_of_stream=is_last and not self._trailers_seen)
+                for piece, is_last in cut(body)
+            ]
+        if self._trailers_seen:
+            answers.append(do.ContinueRequestTrailers())
+        return [*answers, *self._finish_request()]
+
+    def _refuse(self, refusal: Refusal) -> list[do.Effect]:
+        self.phase = Phase.ENDED
+        self._body.drop()
+        return [do.Refuse(refusal), do.EndStream()]
+
+    def _word_refusal(self, kind: ErrorKind) -> list[do.Effect]:
+        abandon: list[do.Effect] = [do.AbandonJudgement()] if self.phase in JUDGING else []
+        self.phase = Phase.WORDING_REFUSAL
+        self._body.drop()
+        return [*abandon, do.WordRefusal(kind)]
+
+    def _finish_request(self) -> list[do.Effect]:
+        self._body.drop()
+        awaits_response = self._wants_response_headers or self._response.has_body_phase
+        if awaits_response and not self._is_half_closed:
+            self.phase = Phase.RESPONDING
+            return []
+        self.phase = Phase.ENDED
+        return [do.EndStream()]
+
+    def _on_response(self, event: on.ResponseEvent) -> list[do.Effect]:
+        match self.phase:
+            case Phase.AWAIT_REQUEST_HEADERS:
+                # Nothing was judged: either request_header_mode is SKIP, or Envoy refused the
+                # request before it had headers. We cannot tell, so the answer is not let through.
+                return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+            case Phase.RESPONDING:
+                return self._respond(event)
+            case Phase.ENDED | Phase.AWAIT_OPENING:
+                raise ProtocolViolationError(self.phase, event)
+            case Phase.WORDING_REFUSAL:
+                return []
+            case _:
+                if not isinstance(event, on.ResponseHeadersReceived):
+                    raise ProtocolViolationError(self.phase, event)
+                # A local reply (413, timeout, no upstream) overtook the judgement. Envoy answers
+                # the client itself and the request goes nowhere, so nothing is left to judge.
+                abandon: list[do.Effect] = [do.AbandonJudgement()] if self.phase in JUDGING else []
+                self.phase = Phase.RESPONDING
+                self._body.drop()
+                return abandon + self._respond(event)
+
+    def _respond(self, event: on.ResponseEvent) -> list[do.Effect]:
+        answers = self._response.receive(event)
+        if self._response.is_complete:
+            self.phase = Phase.ENDED
+            answers.append(do.EndStream())
+        return answers
+
+    def _on_interrupted(
+        self, event: on.StreamClosed | on.Faulted | on.DeadlinePassed
+    ) -> list[do.Effect]:
+        match event:
+            case on.StreamClosed():
+                return self._on_closed()
+            case on.Faulted(kind):
+                return self._on_fault(kind)
+            case on.DeadlinePassed():
+                late = _LATE.get(self.phase)
+                return [] if late is None else self._word_refusal(late)
+
+    def _on_closed(self) -> list[do.Effect]:
+        if self.phase in JUDGING or self.phase is Phase.WORDING_REFUSAL:
+            # Whoever half-closes may still wait for the verdict; Envoy resets when it does not.
+            self._is_half_closed = True
+            return []
+        is_unanswered = self.is_unanswered
+        self.phase = Phase.ENDED
+        self._body.drop()
+        return [do.AbortStream() if is_unanswered else do.EndStream()]
+
+    def _on_fault(self, kind: ErrorKind) -> list[do.Effect]:
+        if self.phase is Phase.ENDED:
+            return []
+        if self.is_unanswered and self.phase is not Phase.WORDING_REFUSAL:
+            return self._word_refusal(kind)
+        self.phase = Phase.ENDED
+        return [do.AbortStream()]

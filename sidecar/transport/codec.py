@@ -1,0 +1,203 @@
+"""The only place where protobuf meets our own types.
+
+`ProcessingRequest` bytes become events, replies become `ProcessingResponse` bytes. Field rules
+that Envoy 1.40 enforces and its API text does not say are noted where they are obeyed.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from google.protobuf.message import DecodeError
+
+from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.mutations import Metadata, Refusal
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.transport._generated.envoy.type.v3 import http_status_pb2 as status
+
+METADATA_NAMESPACE: Final = "egret"
+"""Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
+
+_BODY_MODES: Final = {
+    number: on.BodyMode(name) for name, number in modes.ProcessingMode.BodySendMode.items()
+}
+_SEND: Final = modes.ProcessingMode.SEND
+_SKIP: Final = modes.ProcessingMode.SKIP
+
+
+class UnreadableMessageError(Exception):
+    """Envoy sent bytes or a message kind that we do not know."""
+
+
+def decode(message: bytes) -> list[on.EnvoyEvent]:
+    """Turn one `ProcessingRequest` into events; the first of a stream also opens the exchange.
+
+    Raises:
+        UnreadableMessageError: not a `ProcessingRequest`, or one of a kind we do not know.
+    """
+    try:
+        request = ext.ProcessingRequest.FromString(message)
+    except DecodeError as error:
+        raise UnreadableMessageError from error
+    event = _event(request)
+    if request.HasField("protocol_config"):
+        opened = on.ExchangeOpened(
+            request_body_mode=_BODY_MODES[request.protocol_config.request_body_mode],
+            response_body_mode=_BODY_MODES[request.protocol_config.response_body_mode],
+            observability_mode=request.observability_mode,
+        )
+        return [opened, event]
+    return [event]
+
+
+def _event(request: ext.ProcessingRequest) -> on.EnvoyEvent:
+    match request.WhichOneof("request"):
+        case "request_headers":
+            http = request.request_headers
+            return on.RequestHeadersReceived(_headers(http.headers), http.end_of_stream)
+        case "request_body":
+            return on.RequestBodyReceived(
+                request.request_body.body, request.request_body.end_of_stream
+            )
+        case "request_trailers":
+            return on.RequestTrailersReceived()
+        case "response_headers":
+            http = request.response_headers
+            return on.ResponseHeadersReceived(_headers(http.headers), http.end_of_stream)
+        case "response_body":
+            return on.ResponseBodyReceived(
+                request.response_body.body, request.response_body.end_of_stream
+            )
+        case "response_trailers":
+            return on.ResponseTrailersReceived()
+        case _:
+            raise UnreadableMessageError("no request is set")
+
+
+def _headers(message: core.HeaderMap) -> Headers:
+    """Envoy fills `raw_value`; `value` is only read for senders that are not Envoy."""
+    return Headers(
+        tuple(
+            (header.key, header.raw_value or header.value.encode()) for header in message.headers
+        )
+    )
+
+
+def encode(reply: do.Reply) -> bytes:
+    """Turn one reply into the bytes of a `ProcessingResponse`."""
+    match reply:
+        case (
+            do.OverrideMode()
+            | do.ContinueRequestHeaders()
+            | do.ContinueRequestBody()
+            | do.StreamRequestBody()
+            | do.ContinueRequestTrailers()
+        ):
+            return _request_answer(reply).SerializeToString()
+        case do.Refuse(refusal):
+            return _immediate_response(refusal).SerializeToString()
+        case _:
+            return _response_answer(reply).SerializeToString()
+
+
+def _request_answer(
+    reply: do.OverrideMode
+    | do.ContinueRequestHeaders
+    | do.ContinueRequestBody
+    | do.StreamRequestBody
+    | do.ContinueRequestTrailers,
+) -> ext.ProcessingResponse:
+    response = ext.ProcessingResponse()
+    match reply:
+        case do.OverrideMode(response_headers):
+            response.mode_override.CopyFrom(
+                modes.ProcessingMode(
+                    request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
+                    request_trailer_mode=_SEND,
+                    response_header_mode=_SEND if response_headers else _SKIP,
+                )
+            )
+        case do.ContinueRequestHeaders(headers, metadata, response_headers):
+            common = response.request_headers.response
+            _mutate(common.header_mutation, headers)
+            _write_metadata(response, metadata)
+            response.request_headers.SetInParent()
+            if response_headers:
+                response.mode_override.response_header_mode = _SEND
+        case do.ContinueRequestBody(headers, body, metadata):
+            common = response.request_body.response
+            _mutate(common.header_mutation, headers)
+            if body is not None:
+                common.body_mutation.body = body
+            _write_metadata(response, metadata)
+            response.request_body.SetInParent()
+        case do.StreamRequestBody(body, end_of_stream):
+            streamed = response.request_body.response.body_mutation.streamed_response
+            streamed.body = body
+            streamed.end_of_stream = end_of_stream
+        case do.ContinueRequestTrailers():
+            response.request_trailers.SetInParent()
+        case _:
+            assert_never(reply)
+    return response
+
+
+def _response_answer(
+    reply: do.ContinueResponseHeaders
+    | do.ContinueResponseBody
+    | do.StreamResponseBody
+    | do.ContinueResponseTrailers,
+) -> ext.ProcessingResponse:
+    response = ext.ProcessingResponse()
+    match reply:
+        case do.ContinueResponseHeaders(headers):
+            _mutate(response.response_headers.response.header_mutation, headers)
+            response.response_headers.SetInParent()
+        case do.ContinueResponseBody():
+            response.response_body.SetInParent()
+        case do.StreamResponseBody(body, end_of_stream):
+            streamed = response.response_body.response.body_mutation.streamed_response
+            streamed.body = body
+            streamed.end_of_stream = end_of_stream
+        case do.ContinueResponseTrailers():
+            response.response_trailers.SetInParent()
+        case _:
+            assert_never(reply)
+    return response
+
+
+def _immediate_response(refusal: Refusal) -> ext.ProcessingResponse:
+    response = ext.ProcessingResponse()
+    immediate = response.immediate_response
+    # An absent status, or one below 200, becomes 200 in Envoy: a refusal would look like success.
+    immediate.status.code = status.StatusCode.ValueType(refusal.status)
+    immediate.body = refusal.body
+    immediate.details = refusal.details
+    _mutate(immediate.headers, HeaderMutation(set_headers=refusal.headers))
+    _write_metadata(response, refusal.metadata)
+    return response
+
+
+def _mutate(message: ext.HeaderMutation, mutation: HeaderMutation) -> None:
+    message.remove_headers.extend(mutation.remove_headers)
+    for name, value in mutation.set_headers:
+        option = message.set_headers.add()
+        option.header.key = name
+        # Only `raw_value`: a header set through `value` goes upstream empty (Envoy 1.40).
+        option.header.raw_value = value
+
+
+def _write_metadata(response: ext.ProcessingResponse, metadata: Metadata) -> None:
+    if metadata:
+        namespace = response.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value
+        for name, value in metadata:
+            if isinstance(value, str):
+                namespace.fields[name].string_value = value
+            else:
+                namespace.fields[name].number_value = value

@@ -1,0 +1,213 @@
+"""The loop between a gRPC stream, an exchange and its judge; the same for every engine.
+
+It reads messages, feeds the machine, performs effects in order, and keeps the budgets. While a
+verdict is waited for it goes on reading, so that a local reply or a half-close is seen at once.
+Whatever raises ends in a refusal or an aborted stream: a plain return would let Envoy go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.exchange.machine import Exchange, Phase, ProtocolViolationError
+from sidecar.exchange.response import UnexpectedResponseError
+from sidecar.transport.codec import UnreadableMessageError, decode, encode
+from sidecar.transport.judge import Ending, Fault, Judge
+
+
+class StreamGoneError(Exception):
+    """The peer reset the stream; nobody is left to answer."""
+
+
+class Stream(Protocol):
+    """One bidirectional gRPC call as bytes in and bytes out."""
+
+    async def read(self) -> bytes | None:
+        """Return the next message, or None once the peer has half-closed."""
+        ...
+
+    async def write(self, message: bytes) -> None:
+        """Send one message.
+
+        Raises:
+            StreamGoneError: the peer has reset the stream.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Seconds an exchange may wait in each of its waits."""
+
+    authorize_seconds: float
+    body_seconds: float
+    inspect_seconds: float
+
+    def of(self, phase: Phase) -> float | None:
+        """Return the budget of the wait in *phase*; None where Envoy's own timers rule."""
+        match phase:
+            case Phase.JUDGING_HEADERS:
+                return self.authorize_seconds
+            case Phase.AWAIT_REQUEST_BODY:
+                return self.body_seconds
+            case Phase.JUDGING_BODY:
+                return self.inspect_seconds
+            case _:
+                return None
+
+
+class Conversation:
+    """Drives one exchange from the first message of a stream to its end."""
+
+    def __init__(
+        self, *, stream: Stream, exchange: Exchange, judge: Judge, budgets: Budgets
+    ) -> None:
+        self._stream = stream
+        self._exchange = exchange
+        self._judge = judge
+        self._budgets = budgets
+        self._events: deque[on.Event] = deque()
+        self._reading: asyncio.Future[bytes | None] | None = None
+        self._judging: asyncio.Future[on.ChecksEvent] | None = None
+        self._is_half_closed = False
+        self._phase = exchange.phase
+        self._deadline: float | None = None
+        self._ending: Ending | None = None
+
+    async def run(self) -> Ending:
+        """Converse until nothing more is owed; return how the stream must end."""
+        ending = Ending.ABORTED
+        try:
+            ending = await self._converse()
+        except asyncio.CancelledError:
+            ending = Ending.CANCELLED
+            raise
+        except StreamGoneError:
+            ending = Ending.CANCELLED
+        except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
+            self._judge.note_fault(Fault.EXCEPTION, error)
+        finally:
+            self._drop_waits()
+            self._judge.close(ending, is_answered=not self._exchange.is_unanswered)
+        return ending
+
+    async def _converse(self) -> Ending:
+        while True:
+            if not self._events:
+                self._events.extend(await self._next_events())
+            await self._advance(self._events.popleft())
+            if self._ending is not None:
+                return self._ending
+
+    async def _next_events(self) -> list[on.Event]:
+        seconds = self._remaining_seconds()
+        if self._judging is None and self._reading is None and seconds is None:
+            return self._decoded(await self._stream.read())
+        if self._reading is None and not self._is_half_closed:
+            self._reading = asyncio.ensure_future(self._stream.read())
+        waits = [wait for wait in (self._judging, self._reading) if wait is not None]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self._judging is not None and self._judging.done():
+            judging, self._judging = self._judging, None
+            return [self._verdict(judging)]
+        if self._reading is not None and self._reading.done():
+            reading, self._reading = self._reading, None
+            return self._decoded(reading.result())
+        self._judge.note_fault(Fault.DEADLINE)
+        return [on.DeadlinePassed()]
+
+    def _remaining_seconds(self) -> float | None:
+        phase = self._exchange.phase
+        if phase is not self._phase:
+            self._phase = phase
+            budget = self._budgets.of(phase)
+            now = asyncio.get_running_loop().time()
+            self._deadline = None if budget is None else now + budget
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+    def _decoded(self, message: bytes | None) -> list[on.Event]:
+        if message is None:
+            self._is_half_closed = True
+            return [on.StreamClosed()]
+        try:
+            return list(decode(message))
+        except UnreadableMessageError as error:
+            self._judge.note_fault(Fault.UNREADABLE_MESSAGE, error)
+            return [on.Faulted()]
+
+    def _verdict(self, judging: asyncio.Future[on.ChecksEvent]) -> on.Event:
+        error = judging.exception()
+        if error is not None:
+            self._judge.note_fault(Fault.EXCEPTION, error)
+            return on.Faulted()
+        return judging.result()
+
+    async def _advance(self, event: on.Event) -> None:
+        try:
+            effects = self._exchange.receive(event)
+        except (ProtocolViolationError, UnexpectedResponseError) as error:
+            self._judge.note_fault(Fault.PROTOCOL_VIOLATION, error)
+            effects = self._exchange.receive(on.Faulted())
+        for effect in effects:
+            await self._perform(effect)
+
+    async def _perform(self, effect: do.Effect) -> None:
+        match effect:
+            case do.JudgeHeaders() | do.JudgeBody() | do.WordRefusal() | do.JudgeResponseHeaders():
+                self._ask(effect)
+            case do.AbandonJudgement():
+                self._drop_judging()
+            case do.EndStream():
+                self._ending = Ending.COMPLETED
+            case do.AbortStream():
+                self._ending = Ending.ABORTED
+            case _:
+                await self._stream.write(encode(effect))
+
+    def _ask(self, question: do.Question) -> None:
+        try:
+            answer = self._put(question)
+        except Exception as error:  # noqa: BLE001 - any bug of a check is a refusal, not a pass
+            self._judge.note_fault(Fault.EXCEPTION, error)
+            self._events.appendleft(on.Faulted())
+            return
+        if inspect.isawaitable(answer):
+            self._judging = asyncio.ensure_future(answer)
+        else:
+            self._events.appendleft(answer)
+
+    def _put(self, question: do.Question) -> on.ChecksEvent | Awaitable[on.ChecksEvent]:
+        match question:
+            case do.JudgeHeaders(headers, has_body):
+                return self._judge.judge_headers(headers, has_body=has_body)
+            case do.JudgeBody(body):
+                return self._judge.judge_body(body)
+            case do.WordRefusal(kind):
+                if kind is ErrorKind.UNSUPPORTED_PROCESSING_MODE:
+                    self._judge.note_fault(Fault.UNSUPPORTED_MODE)
+                return self._judge.word_refusal(kind)
+            case do.JudgeResponseHeaders(headers):
+                return self._judge.judge_response_headers(headers)
+            case _:
+                assert_never(question)
+
+    def _drop_judging(self) -> None:
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+
+    def _drop_waits(self) -> None:
+        self._drop_judging()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None

@@ -1,0 +1,65 @@
+"""What the transport needs of whoever judges: the port between the stream and the checks."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable
+from typing import Protocol
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import Headers
+from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+
+HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
+BodyVerdict = RequestCleared | RequestRefused
+
+
+class Ending(enum.Enum):
+    """How a stream ended, seen from our side."""
+
+    COMPLETED = "completed"  # the last answer owed was given
+    ABORTED = "aborted"  # we ended it with an error: Envoy fails closed
+    CANCELLED = "cancelled"  # Envoy reset it: the client left
+
+
+class Fault(enum.Enum):
+    """What went wrong inside; the value is a metric label."""
+
+    EXCEPTION = "exception"
+    PROTOCOL_VIOLATION = "protocol_violation"
+    UNREADABLE_MESSAGE = "unreadable_message"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    DEADLINE = "deadline"
+
+
+class Judge(Protocol):
+    """Judges one exchange.
+
+    A verdict that needs no waiting is returned, not awaited: the common request costs no task.
+    """
+
+    def judge_headers(
+        self, headers: Headers, *, has_body: bool
+    ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
+        """Authorize by the request headers."""
+        ...
+
+    def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:
+        """Inspect the whole request body."""
+        ...
+
+    def judge_response_headers(self, headers: Headers) -> ResponseCleared:
+        """Say how the response headers change."""
+        ...
+
+    def word_refusal(self, kind: ErrorKind) -> RequestRefused:
+        """Word a refusal in the client's dialect; may come before the headers."""
+        ...
+
+    def note_fault(self, fault: Fault, error: BaseException | None = None) -> None:
+        """Count and log a fault; never raises."""
+        ...
+
+    def close(self, ending: Ending, *, is_answered: bool) -> None:
+        """Report the exchange, once, whatever happened; never raises."""
+        ...
