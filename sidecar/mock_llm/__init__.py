@@ -1,1 +1,1 @@
-"""A small LLM provider over TLS for the embedded stack, tests and demo."""
+"""A stand-in for the LLM providers: deterministic, offline, and it shows what it was sent."""

@@ -1,0 +1,84 @@
+"""What both dialects share: reading the body, waiting, and writing server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from sidecar.mock_llm.behaviour import Behaviour
+from sidecar.mock_llm.received import ReceivedRequests
+
+BEHAVIOUR: Final = web.AppKey("behaviour", Behaviour)
+RECEIVED: Final = web.AppKey("received", ReceivedRequests)
+
+JsonObject = Mapping[str, object]
+
+
+class RequestError(Exception):
+    """The request is wrong; the dialect words the answer."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+
+
+async def json_object(request: web.Request) -> JsonObject:
+    """Return the body as an object.
+
+    Raises:
+        RequestError: 400 when it is not one.
+    """
+    try:
+        value: object = orjson.loads(await request.read())
+    except orjson.JSONDecodeError:
+        raise RequestError(400, "The body is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise RequestError(400, "The body is not a JSON object.")
+    return value
+
+
+def required(body: JsonObject, name: str, kind: type[str | list[object]]) -> object:
+    """Return the field *name*.
+
+    Raises:
+        RequestError: 400 when it is missing or of another kind.
+    """
+    value = body.get(name)
+    if not isinstance(value, kind):
+        raise RequestError(400, f"Missing or wrong field: '{name}'.")
+    return value
+
+
+def model_of(body: JsonObject) -> str:
+    """Return the model that is asked for.
+
+    Raises:
+        RequestError: 400 when none is named.
+    """
+    return str(required(body, "model", str))
+
+
+def json_response(value: object, *, status: int = 200) -> web.Response:
+    """Answer with a JSON document."""
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+async def event_stream(request: web.Request, events: Iterable[bytes]) -> web.StreamResponse:
+    """Answer with server-sent events, each in a write of its own."""
+    response = web.StreamResponse(
+        headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+    )
+    await response.prepare(request)
+    behaviour = request.app[BEHAVIOUR]
+    for event in events:
+        await response.write(event)
+        if behaviour.delay.event_ms:
+            await asyncio.sleep(behaviour.delay.event_ms / 1000)
+    await response.write_eof()
+    return response
