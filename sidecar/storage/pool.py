@@ -1,0 +1,131 @@
+"""Connections to PostgreSQL.
+
+Nothing here needs the database to be up: a pool opens its first connection when it is first
+asked for one, and replaces those that have died, so that workers start without the database and
+recover when it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from sidecar.settings import PostgresSettings
+
+if TYPE_CHECKING:  # asyncpg's classes take parameters only in its stubs
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Pool = asyncpg.Pool
+    Connection = asyncpg.Connection
+
+UNAVAILABLE: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""How asyncpg says that it has no answer. A timeout is an OSError."""
+
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # 0.32: an idle connection whose last message was the farewell
+    ConnectionError,
+)
+"""How asyncpg says that a pooled connection had died before it was used."""
+
+_SERVER_SETTINGS: Final = {"application_name": "egret"}
+
+
+@asynccontextmanager
+async def open_pool(settings: PostgresSettings) -> AsyncGenerator[Pool]:
+    """Give a pool without connecting, and close it in the end, by force after a while.
+
+    No statement of ours changes its session, so a connection goes back without the usual round
+    trip that resets it: a key that misses every cache costs one statement.
+    """
+    pool = await asyncpg.create_pool(
+        settings.dsn.get_secret_value(),
+        min_size=0,
+        max_size=settings.pool_size,
+        timeout=settings.acquire_seconds,
+        command_timeout=settings.query_seconds,
+        reset=_leave_as_it_is,
+        server_settings=_SERVER_SETTINGS,
+    )
+    try:
+        yield pool
+    finally:
+        try:
+            async with asyncio.timeout(settings.query_seconds):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+
+async def fetch(
+    pool: Pool, statement: str, *arguments: object, settings: PostgresSettings
+) -> list[asyncpg.Record]:
+    """Run a statement that only reads, within its budgets.
+
+    A server that restarts leaves dead connections in the pool; whoever meets them goes on to the
+    next, so that no client pays for it.
+
+    Raises:
+        One of `UNAVAILABLE`.
+    """
+    for _ in range(settings.pool_size):
+        try:
+            return await _fetch_once(pool, statement, *arguments, settings=settings)
+        except _LostConnectionError:
+            continue
+    return await _fetch_once(pool, statement, *arguments, settings=settings)
+
+
+class _LostConnectionError(ConnectionError):
+    """The pool gave a connection that was dead."""
+
+
+async def _fetch_once(
+    pool: Pool, statement: str, *arguments: object, settings: PostgresSettings
+) -> list[asyncpg.Record]:
+    async with pool.acquire(timeout=settings.acquire_seconds) as connection:
+        try:
+            return await connection.fetch(statement, *arguments, timeout=settings.query_seconds)
+        except UNAVAILABLE as error:
+            # Whatever state it is in, nobody gets it next.
+            connection.terminate()
+            if isinstance(error, _LOST):
+                raise _LostConnectionError(type(error).__name__) from error
+            raise
+
+
+@asynccontextmanager
+async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
+    """Give a connection of its own, for the listener and for the command line.
+
+    Raises:
+        One of `UNAVAILABLE`.
+    """
+    connection = await asyncpg.connect(
+        settings.dsn.get_secret_value(),
+        timeout=settings.acquire_seconds,
+        server_settings=_SERVER_SETTINGS,
+    )
+    try:
+        yield connection
+    finally:
+        try:
+            await connection.close(timeout=settings.query_seconds)
+        except UNAVAILABLE:
+            connection.terminate()
+
+
+async def _leave_as_it_is(_connection: Any) -> None:
+    """Reset nothing."""

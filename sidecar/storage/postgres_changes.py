@@ -1,0 +1,110 @@
+"""Hears of changes to keys and policies as they are committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Never
+
+import structlog
+
+from sidecar.authorization.api_key import KEY_ID_LENGTH
+from sidecar.settings import PostgresSettings
+from sidecar.storage.pool import UNAVAILABLE, Connection, connect
+from sidecar.storage.schema import KEYS_CHANNEL, POLICIES_CHANNEL
+
+_FIRST_DELAY_SECONDS: Final = 0.1
+_LONGEST_DELAY_SECONDS: Final = 5.0
+_HEARTBEAT_SECONDS: Final = 5.0
+"""A connection can die without a word (a NAT entry that timed out, a node that vanished)."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeCallbacks:
+    """Whom to tell. They are called in the event loop and must not block or raise.
+
+    `on_key` gets a key's public id. `on_flush` says that any number of keys may have changed:
+    a team, an organization, or whatever was missed while nobody listened.
+    """
+
+    on_key: Callable[[str], None]
+    on_flush: Callable[[], None]
+    on_policies: Callable[[], None]
+
+
+class ChangeListener:
+    """Listens on a connection of its own, and on a new one whenever that is lost."""
+
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        callbacks: ChangeCallbacks,
+        *,
+        heartbeat_seconds: float = _HEARTBEAT_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._callbacks = callbacks
+        self._heartbeat_seconds = heartbeat_seconds
+        self._is_listening = False
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether a change made now would be heard."""
+        return self._is_listening
+
+    async def run(self) -> Never:
+        """Listen until cancelled."""
+        delay_seconds = _FIRST_DELAY_SECONDS
+        while True:
+            try:
+                async with connect(self._settings) as connection:
+                    await self._listen(connection)
+                    delay_seconds = _FIRST_DELAY_SECONDS
+                    await self._stay(connection)
+            except UNAVAILABLE as error:
+                _log.warning(
+                    "changes.not_listening",
+                    error_type=type(error).__name__,
+                    retry_seconds=delay_seconds,
+                )
+            finally:
+                self._is_listening = False
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(2 * delay_seconds, _LONGEST_DELAY_SECONDS)
+
+    async def _listen(self, connection: Connection) -> None:
+        async with asyncio.timeout(self._settings.query_seconds):
+            await connection.add_listener(KEYS_CHANNEL, self._on_key_notification)
+            await connection.add_listener(POLICIES_CHANNEL, self._on_policy_notification)
+        self._is_listening = True
+        _log.info("changes.listening")
+        # Only now: a change before the LISTEN went unheard, one after it will be heard.
+        self._callbacks.on_flush()
+        self._callbacks.on_policies()
+
+    async def _stay(self, connection: Connection) -> None:
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _connection: lost.set())
+        while not (lost.is_set() or connection.is_closed()):
+            try:
+                async with asyncio.timeout(self._heartbeat_seconds):
+                    await lost.wait()
+            except TimeoutError:
+                await connection.execute("SELECT 1", timeout=self._settings.query_seconds)
+        raise ConnectionResetError("the connection was closed")
+
+    def _on_key_notification(
+        self, _connection: Any, _pid: int, _channel: str, payload: object
+    ) -> None:
+        if isinstance(payload, str) and len(payload) == KEY_ID_LENGTH and payload.isalnum():
+            self._callbacks.on_key(payload)
+        else:
+            self._callbacks.on_flush()
+
+    def _on_policy_notification(
+        self, _connection: Any, _pid: int, _channel: str, _payload: object
+    ) -> None:
+        self._callbacks.on_policies()

