@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from sidecar.cli.serve import serve, worker
+
 app = typer.Typer(
     name="egret",
     help="Guarded LLM egress for Envoy.",
@@ -15,6 +17,10 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Guarded LLM egress for Envoy."""
+
+
+app.command()(serve)
+app.command(hidden=True)(worker)
 
 
 def run() -> None:

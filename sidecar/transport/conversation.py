@@ -19,8 +19,9 @@ from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange, Phase, ProtocolViolationError
 from sidecar.exchange.response import UnexpectedResponseError
+from sidecar.telemetry.report import FaultKind
 from sidecar.transport.codec import UnreadableMessageError, decode, encode
-from sidecar.transport.judge import Ending, Fault, Judge
+from sidecar.transport.judge import Ending, Judge
 
 
 class StreamGoneError(Exception):
@@ -93,10 +94,13 @@ class Conversation:
         except StreamGoneError:
             ending = Ending.CANCELLED
         except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
-            self._judge.note_fault(Fault.EXCEPTION, error)
+            self._judge.note_fault(FaultKind.EXCEPTION, error)
         finally:
             self._drop_waits()
-            self._judge.close(ending, is_answered=not self._exchange.is_unanswered)
+            self._judge.close(
+                is_cancelled=ending is Ending.CANCELLED,
+                is_answered=not self._exchange.is_unanswered,
+            )
         return ending
 
     async def _converse(self) -> Ending:
@@ -121,7 +125,7 @@ class Conversation:
         if self._reading is not None and self._reading.done():
             reading, self._reading = self._reading, None
             return self._decoded(reading.result())
-        self._judge.note_fault(Fault.DEADLINE)
+        self._judge.note_fault(FaultKind.DEADLINE)
         return [on.DeadlinePassed()]
 
     def _remaining_seconds(self) -> float | None:
@@ -142,13 +146,13 @@ class Conversation:
         try:
             return list(decode(message))
         except UnreadableMessageError as error:
-            self._judge.note_fault(Fault.UNREADABLE_MESSAGE, error)
+            self._judge.note_fault(FaultKind.UNREADABLE_MESSAGE, error)
             return [on.Faulted()]
 
     def _verdict(self, judging: asyncio.Future[on.ChecksEvent]) -> on.Event:
         error = judging.exception()
         if error is not None:
-            self._judge.note_fault(Fault.EXCEPTION, error)
+            self._judge.note_fault(FaultKind.EXCEPTION, error)
             return on.Faulted()
         return judging.result()
 
@@ -156,7 +160,7 @@ class Conversation:
         try:
             effects = self._exchange.receive(event)
         except (ProtocolViolationError, UnexpectedResponseError) as error:
-            self._judge.note_fault(Fault.PROTOCOL_VIOLATION, error)
+            self._judge.note_fault(FaultKind.PROTOCOL_VIOLATION, error)
             effects = self._exchange.receive(on.Faulted())
         for effect in effects:
             await self._perform(effect)
@@ -178,7 +182,7 @@ class Conversation:
         try:
             answer = self._put(question)
         except Exception as error:  # noqa: BLE001 - any bug of a check is a refusal, not a pass
-            self._judge.note_fault(Fault.EXCEPTION, error)
+            self._judge.note_fault(FaultKind.EXCEPTION, error)
             self._events.appendleft(on.Faulted())
             return
         if inspect.isawaitable(answer):
@@ -194,7 +198,7 @@ class Conversation:
                 return self._judge.judge_body(body)
             case do.WordRefusal(kind):
                 if kind is ErrorKind.UNSUPPORTED_PROCESSING_MODE:
-                    self._judge.note_fault(Fault.UNSUPPORTED_MODE)
+                    self._judge.note_fault(FaultKind.UNSUPPORTED_MODE)
                 return self._judge.word_refusal(kind)
             case do.JudgeResponseHeaders(headers):
                 return self._judge.judge_response_headers(headers)

@@ -9,6 +9,7 @@ from typing import Protocol
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+from sidecar.telemetry.report import FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
 BodyVerdict = RequestCleared | RequestRefused
@@ -20,16 +21,6 @@ class Ending(enum.Enum):
     COMPLETED = "completed"  # the last answer owed was given
     ABORTED = "aborted"  # we ended it with an error: Envoy fails closed
     CANCELLED = "cancelled"  # Envoy reset it: the client left
-
-
-class Fault(enum.Enum):
-    """What went wrong inside; the value is a metric label."""
-
-    EXCEPTION = "exception"
-    PROTOCOL_VIOLATION = "protocol_violation"
-    UNREADABLE_MESSAGE = "unreadable_message"
-    UNSUPPORTED_MODE = "unsupported_mode"
-    DEADLINE = "deadline"
 
 
 class Judge(Protocol):
@@ -56,10 +47,10 @@ class Judge(Protocol):
         """Word a refusal in the client's dialect; may come before the headers."""
         ...
 
-    def note_fault(self, fault: Fault, error: BaseException | None = None) -> None:
+    def note_fault(self, fault: FaultKind, error: BaseException | None = None) -> None:
         """Count and log a fault; never raises."""
         ...
 
-    def close(self, ending: Ending, *, is_answered: bool) -> None:
+    def close(self, *, is_cancelled: bool, is_answered: bool) -> None:
         """Report the exchange, once, whatever happened; never raises."""
         ...

@@ -6,16 +6,22 @@ such as `envoy/config/core/v3/base.proto` cannot both be imported. Nothing can c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import enum_type_wrapper
 from google.protobuf.message import Message
 
+
+def files() -> Sequence[descriptor_pb2.FileDescriptorProto]:
+    """Return the files of the pool, dependencies first."""
+    path = resources.files(__package__).joinpath("ext_proc.binpb")
+    return descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file
+
+
 POOL = descriptor_pool.DescriptorPool()
-for _file in descriptor_pb2.FileDescriptorSet.FromString(
-    resources.files(__package__).joinpath("ext_proc.binpb").read_bytes()
-).file:
+for _file in files():
     POOL.Add(_file)
 
 

@@ -1,0 +1,68 @@
+# Everything runs in .venv from hash-pinned requirements; `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN_STAMP := $(VENV)/.embedded-stamp
+DEV_STAMP := $(VENV)/.dev-stamp
+UPSTREAM ?=
+UP_OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test check format bench proto lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): requirements/embedded.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+$(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@ $(RUN_STAMP)
+
+setup: $(DEV_STAMP) ## Make .venv with everything for development
+
+run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
+	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
+
+demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table and exits
+	$(PY) -m sidecar demo
+
+test: $(DEV_STAMP) ## All tests, on real Envoy, PostgreSQL and Valkey
+	$(PY) -m coverage run -m pytest
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt; tail -n 1 build/coverage.txt
+	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
+
+check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, unused dependencies
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/deptry sidecar
+	$(VENV)/bin/shellcheck .ci/run
+	$(VENV)/bin/yamllint --strict .
+
+format: $(DEV_STAMP) ## Format and fix what can be fixed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(DEV_STAMP) ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
+	$(PY) loadtest/bench.py
+
+proto: $(DEV_STAMP) ## Take Envoy's ext_proc messages anew from the installed Envoy
+	$(PY) proto/extract_envoy.py
+
+lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded -c requirements/runtime.txt pyproject.toml -o requirements/embedded.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove what was built; .venv stays
+	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

@@ -1,0 +1,25 @@
+"""Ties a child process to its parent: no worker outlives whoever started it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that happens.
+
+    Linux only (prctl(2)); elsewhere a child of a killed parent has to be ended by hand. The signal
+    is tied to the thread that started us, which for every starter of ours is the main one.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:
+        # The parent went before prctl was called.
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,147 @@
+"""Starts one process a worker, restarts those that die, passes signals on, serves metrics.
+
+A worker has its own socket: Envoy balances over the sockets, since one shared socket leaves some
+workers idle (Envoy opens one HTTP/2 connection a thread and keeps it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from sidecar.settings import Settings, inherited_environment
+from sidecar.telemetry.endpoint import MetricsEndpoint
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.worker_metrics import WorkerMetrics
+
+FIRST_RESTART_SECONDS: Final = 0.1
+LONGEST_RESTART_SECONDS: Final = 5.0
+STEADY_SECONDS: Final = 30.0
+"""A worker that lived this long is restarted without delay again."""
+KILL_AFTER_SECONDS: Final = 5.0
+"""How long past its own drain a worker may take before it is killed."""
+USAGE_ERROR: Final = 2
+"""A worker that exits with this cannot start at all: restarting it changes nothing."""
+
+
+class WorkerStartError(Exception):
+    """A worker refuses to start; its log line says why."""
+
+
+class Supervisor:
+    """One per `egret serve`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+        self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
+        self._metrics = WorkerMetrics(self._metrics_directory)
+        self._endpoint = MetricsEndpoint(
+            self._metrics,
+            host=settings.telemetry.metrics_host,
+            port=settings.telemetry.metrics_port,
+        )
+
+    async def run(self) -> None:
+        """Keep the workers running until SIGTERM or SIGINT.
+
+        Raises:
+            WorkerStartError: a worker found its settings unusable.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._forward, signal.SIGHUP)
+        self._endpoint.start()
+        get_logger().info(
+            "supervisor.started",
+            workers=self._settings.server.workers,
+            metrics_port=self._endpoint.port,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(self._settings.server.workers):
+                    group.create_task(self._keep_running(index))
+        except* WorkerStartError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._endpoint.close()
+            shutil.rmtree(self._metrics_directory, ignore_errors=True)
+
+    async def _keep_running(self, index: int) -> None:
+        delay = FIRST_RESTART_SECONDS
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            started_at = loop.time()
+            code = await self._run_once(index)
+            if self._stopping.is_set():
+                return
+            if code == USAGE_ERROR:
+                self._stop()
+                raise WorkerStartError(f"worker {index} cannot start; its log says why")
+            if loop.time() - started_at > STEADY_SECONDS:
+                delay = FIRST_RESTART_SECONDS
+            get_logger().error("worker.died", worker=index, exit_code=code, restart_seconds=delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
+            delay = min(2 * delay, LONGEST_RESTART_SECONDS)
+
+    async def _run_once(self, index: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sidecar",
+            "worker",
+            str(index),
+            env=inherited_environment()
+            | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
+            # Ctrl-C goes to the whole terminal group; workers hear of it from us alone.
+            start_new_session=True,
+        )
+        self._processes[index] = process
+        try:
+            return await self._outcome(process)
+        finally:
+            del self._processes[index]
+            self._metrics.worker_gone(process.pid)
+
+    async def _outcome(self, process: asyncio.subprocess.Process) -> int:
+        exited = asyncio.ensure_future(process.wait())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if exited.done():
+            return exited.result()
+        _send(process, signal.SIGTERM)
+        server = self._settings.server
+        patience = server.drain_delay_seconds + server.drain_grace_seconds + KILL_AFTER_SECONDS
+        try:
+            async with asyncio.timeout(patience):
+                return await exited
+        except TimeoutError:
+            get_logger().error("worker.killed", worker_pid=process.pid)
+            _send(process, signal.SIGKILL)
+            return await process.wait()
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            # Asked twice: whoever asks does not want to wait for the drain.
+            self._forward(signal.SIGKILL)
+        self._stopping.set()
+
+    def _forward(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            _send(process, number)
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)

@@ -1,0 +1,131 @@
+"""One worker: builds every part, serves its socket, and takes all down in order.
+
+The database need not be there at the start: requests are refused with 503 until it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from sidecar.app.background import BackgroundTasks
+from sidecar.app.policies import PolicyReloader
+from sidecar.authorization.key_cache import CacheLimits, KeyCache
+from sidecar.checks.exchange_checks import ExchangeChecks
+from sidecar.checks.ledger import Clocks
+from sidecar.checks.parts import Parts
+from sidecar.exchange.machine import Exchange
+from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.snapshot import compile_in_subprocess
+from sidecar.guardrails.webhook import open_webhooks
+from sidecar.settings import Settings, Timing
+from sidecar.storage.pool import open_pool
+from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
+from sidecar.storage.postgres_keys import PostgresKeyStore
+from sidecar.storage.postgres_policies import PostgresPolicyStore
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.recorder import Recorder
+from sidecar.transport.conversation import Budgets, Conversation, Stream
+from sidecar.transport.engine import Engine, EngineOptions
+from sidecar.transport.engines.grpcio import GrpcioEngine
+from sidecar.transport.judge import Ending
+
+
+def socket_path(settings: Settings, index: int) -> Path:
+    """Return the socket of worker *index*."""
+    return settings.server.socket_directory.absolute() / f"worker-{index}.sock"
+
+
+async def run_worker(settings: Settings, index: int) -> None:
+    """Serve until SIGTERM, then drain.
+
+    Raises:
+        SocketError: the socket cannot be served.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    recorder = Recorder(settings.telemetry, instance=f"worker-{index}")
+    async with AsyncExitStack() as stack:
+        parts = await _build_parts(settings, recorder, stack)
+        engine = _engine(settings, index, parts)
+        await engine.start()
+        # What lives from here on is never garbage: keep the collector from walking it again.
+        gc.freeze()
+        await engine.set_ready(is_ready=True)
+        get_logger().info("worker.ready", worker=index, socket=str(socket_path(settings, index)))
+        await stopping.wait()
+        get_logger().info("worker.draining", worker=index)
+        await engine.drain()
+    recorder.shutdown()
+
+
+async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> Parts:
+    pool = await stack.enter_async_context(open_pool(settings.postgres))
+    webhooks = await stack.enter_async_context(open_webhooks())
+    keys = KeyCache(
+        PostgresKeyStore(pool, settings.postgres),
+        CacheLimits(
+            max_keys=settings.cache.max_keys,
+            ttl_seconds=settings.cache.ttl_seconds,
+            negative_ttl_seconds=settings.cache.negative_ttl_seconds,
+        ),
+    )
+    stack.push_async_callback(keys.aclose)
+    policies = PolicyReloader(
+        PostgresPolicyStore(pool, settings.postgres),
+        compile_database=compile_in_subprocess,
+        metrics=recorder.metrics,
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
+    listener = ChangeListener(
+        settings.postgres,
+        ChangeCallbacks(on_key=keys.drop, on_flush=keys.flush, on_policies=policies.note_change),
+    )
+    tasks = await stack.enter_async_context(BackgroundTasks())
+    tasks.start(policies.run(), name="policies")
+    tasks.start(listener.run(), name="changes")
+    return Parts(
+        keys=keys,
+        policies=policies,
+        inspector=Inspector(remote=webhooks, clock=time.monotonic),
+        recorder=recorder,
+        clocks=Clocks(monotonic=time.monotonic, wall=time.time),
+        new_request_id=lambda: str(uuid.uuid4()),
+        timing=settings.exchange.timing,
+    )
+
+
+def _engine(settings: Settings, index: int, parts: Parts) -> Engine:
+    limits = settings.exchange
+    budgets = Budgets(
+        authorize_seconds=limits.authorize_seconds,
+        body_seconds=limits.body_seconds,
+        inspect_seconds=limits.inspect_seconds,
+    )
+
+    async def converse(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+        exchange = Exchange(
+            max_body_bytes=limits.max_body_bytes,
+            wants_response_headers=limits.timing is Timing.MUTATION,
+        )
+        checks = ExchangeChecks(parts, metadata)
+        return await Conversation(
+            stream=stream, exchange=exchange, judge=checks, budgets=budgets
+        ).run()
+
+    options = EngineOptions(
+        socket_path=socket_path(settings, index),
+        socket_mode=settings.server.socket_mode,
+        max_message_bytes=settings.server.max_message_bytes,
+        drain_delay_seconds=settings.server.drain_delay_seconds,
+        drain_grace_seconds=settings.server.drain_grace_seconds,
+    )
+    return GrpcioEngine(options, converse)

@@ -1,0 +1,100 @@
+"""First step: may this key speak here at all, and under which policy?"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import assert_never
+
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.authorize import Authorized, Refused, judge
+from sidecar.authorization.credentials import CredentialFault, present
+from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
+from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.checks.ledger import Ledger
+from sidecar.checks.parts import Parts
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import Headers
+from sidecar.domain.principal import KeyRecord
+from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy
+from sidecar.telemetry.report import CacheTier
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The key is good; this is what its requests must pass.
+
+    `allowed_models` is the nearest list of globs, None where every model is allowed.
+    """
+
+    policy: EffectivePolicy
+    allowed_models: tuple[str, ...] | None
+
+    @property
+    def needs_body(self) -> bool:
+        """Tell whether a verdict needs the body: to inspect it, or to know the model."""
+        return self.policy.needs_body or self.allowed_models is not None
+
+
+@dataclass(frozen=True, slots=True)
+class NotAdmitted:
+    """The key is not good, or nobody can tell now."""
+
+    kind: ErrorKind
+
+
+Admission = Admitted | NotAdmitted
+
+
+def admit(headers: Headers, *, parts: Parts, ledger: Ledger) -> Admission | Awaitable[Admission]:
+    """Judge the key that *headers* present; awaits the store only on a cache miss."""
+    key = present(headers)
+    if isinstance(key, CredentialFault):
+        return NotAdmitted(key.kind)
+    peeked = parts.keys.peek(key.key_id, now=parts.clocks.monotonic())
+    match peeked:
+        case Hit(record):
+            ledger.cache_tier = CacheTier.L1
+            return _judge(record, key, parts=parts, ledger=ledger)
+        case KnownUnknown():
+            ledger.cache_tier = CacheTier.NEGATIVE
+            return _judge(None, key, parts=parts, ledger=ledger)
+        case Miss():
+            ledger.cache_tier = CacheTier.STORE
+            return _load_and_judge(key, parts=parts, ledger=ledger)
+        case _:
+            assert_never(peeked)
+
+
+async def _load_and_judge(key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admission:
+    try:
+        record = await parts.keys.load(key.key_id, now=parts.clocks.monotonic)
+    except KeyStoreUnavailableError as error:
+        ledger.error_type = type(error).__name__
+        ledger.authorize_ended()
+        return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
+    return _judge(record, key, parts=parts, ledger=ledger)
+
+
+def _judge(record: KeyRecord | None, key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admission:
+    authorization = judge(record, key, now=parts.clocks.wall())
+    ledger.authorize_ended()
+    match authorization:
+        case Refused(kind):
+            return NotAdmitted(kind)
+        case Authorized(good):
+            ledger.principal = good.principal
+            return _under_policy(good, parts=parts, ledger=ledger)
+        case _:
+            assert_never(authorization)
+
+
+def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admission:
+    snapshot = parts.policies.snapshot
+    policy = None if snapshot is None else snapshot.effective(record.policies)
+    if policy is None or isinstance(policy, MissingPolicy):
+        # Without its policy nobody can say what this key's content must pass.
+        return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
+    ledger.take_policy(policy)
+    is_set = record.allowed_models is not None
+    return Admitted(policy, record.allowed_models if is_set else policy.allowed_models)

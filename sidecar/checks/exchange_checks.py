@@ -1,0 +1,179 @@
+"""Judges one exchange: admit, inspect, plan; in that order, one way.
+
+A step that needs no waiting returns its verdict at once instead of a coroutine. Nothing here can
+let a request pass by failing: an exception reaches the conversation, which refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Mapping
+from typing import Final, assert_never
+
+from sidecar.checks.admission import Admission, Admitted, NotAdmitted, admit
+from sidecar.checks.inspection import Inspected, Inspection, Passed
+from sidecar.checks.ledger import Ledger
+from sidecar.checks.parts import Parts
+from sidecar.checks.wording import client_error
+from sidecar.dialects.routes import guess_dialect, recognise
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.http import HeaderMutation, HeaderName, Headers
+from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
+from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+from sidecar.mutations.headers import strip
+from sidecar.mutations.refusal import refuse
+from sidecar.mutations.timing import timing_headers
+from sidecar.settings import Timing
+from sidecar.telemetry.report import ExchangeOutcome, FaultKind
+
+HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
+BodyVerdict = RequestCleared | RequestRefused
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
+"""Envoy's own form and room for others; anything else could carry text into logs and headers."""
+
+
+class ExchangeChecks:
+    """The checks of one exchange; the transport's port `Judge`."""
+
+    def __init__(self, parts: Parts, metadata: Mapping[str, str]) -> None:
+        """Begin; *metadata* is that of the gRPC call, where Envoy names its own span."""
+        self._parts = parts
+        self._ledger = Ledger(parts.clocks)
+        # Not the traceparent among the request headers: that one is still the caller's.
+        self._ledger.traceparent = metadata.get("traceparent")
+        self._ledger.tracestate = metadata.get("tracestate")
+        self._ledger.request_id = parts.new_request_id()
+        self._headers = Headers()
+        self._dialect = Dialect.OPENAI
+        self._route: Route | UnknownRoute = UnknownRoute(Dialect.OPENAI)
+        self._inspection: Inspection | None = None
+        parts.recorder.exchange_began()
+
+    def judge_headers(
+        self, headers: Headers, *, has_body: bool
+    ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
+        """Admit by the request headers."""
+        self._ledger.work()
+        self._take_headers(headers)
+        admission = admit(headers, parts=self._parts, ledger=self._ledger)
+        if inspect.isawaitable(admission):
+            return self._go_on_later(admission, has_body=has_body)
+        return self._go_on(admission, has_body=has_body)
+
+    def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:
+        """Inspect the whole request body."""
+        self._ledger.work()
+        if self._inspection is None or not isinstance(self._route, Route):
+            raise AssertionError("a body was judged before its headers")
+        inspected = self._inspection.inspect(body, route=self._route, headers=self._headers)
+        if inspect.isawaitable(inspected):
+            return self._conclude_later(inspected)
+        return self._conclude(inspected)
+
+    def judge_response_headers(self, headers: Headers) -> ResponseCleared:
+        """Write our timing over whatever the upstream calls by the same names."""
+        del headers
+        if self._parts.timing is not Timing.MUTATION:
+            return ResponseCleared(HeaderMutation())
+        return ResponseCleared(HeaderMutation(set_headers=self._timing_headers()))
+
+    def word_refusal(self, kind: ErrorKind) -> RequestRefused:
+        """Word a refusal in the client's dialect; may come before the headers."""
+        return self._refuse(client_error(kind))
+
+    def note_fault(self, fault: FaultKind, error: BaseException | None = None) -> None:
+        """Count a fault and log where it came from; its text is not shown."""
+        if error is not None:
+            self._ledger.error_type = type(error).__name__
+        self._parts.recorder.fault(fault, error)
+
+    def close(self, *, is_cancelled: bool, is_answered: bool) -> None:
+        """Report the exchange, once."""
+        self._ledger.rest()
+        outcome = self._ledger.outcome()
+        if not is_answered:
+            outcome = ExchangeOutcome.ABORTED if is_cancelled else ExchangeOutcome.FAILED
+        self._parts.recorder.exchange_ended()
+        self._parts.recorder.record(self._ledger.report(outcome))
+
+    def _take_headers(self, headers: Headers) -> None:
+        self._headers = headers
+        method, path = headers.text(HeaderName.METHOD), headers.text(HeaderName.PATH)
+        self._route = recognise(method, path)
+        self._dialect = guess_dialect(path, headers)
+        request_id = headers.text(HeaderName.REQUEST_ID)
+        if _REQUEST_ID.fullmatch(request_id):
+            self._ledger.request_id = request_id
+        self._ledger.method = method
+        self._ledger.route = self._route
+
+    async def _go_on_later(
+        self, admission: Awaitable[Admission], *, has_body: bool
+    ) -> HeadersVerdict:
+        return self._go_on(await admission, has_body=has_body)
+
+    def _go_on(self, admission: Admission, *, has_body: bool) -> HeadersVerdict:
+        match admission:
+            case NotAdmitted(kind):
+                return self._refuse(client_error(kind))
+            case Admitted():
+                self._inspection = Inspection(admission, parts=self._parts, ledger=self._ledger)
+                return self._require(admission, self._inspection, has_body=has_body)
+            case _:
+                assert_never(admission)
+
+    def _require(
+        self, admitted: Admitted, inspection: Inspection, *, has_body: bool
+    ) -> HeadersVerdict:
+        match self._route:
+            case UnknownRoute():
+                reasons = (UnscannedReason.UNKNOWN_ROUTE,)
+                return self._conclude(inspection.pass_unscanned(reasons))
+            case Route(has_body=False) if has_body:
+                # A GET with a body: what a provider makes of it, nobody knows.
+                reasons = (UnscannedReason.UNKNOWN_SHAPE,)
+                return self._conclude(inspection.pass_unscanned(reasons))
+            case Route(has_body=True) if admitted.needs_body:
+                self._ledger.rest()
+                return BodyRequired()
+            case Route():
+                return self._conclude(Passed())
+            case _:
+                assert_never(self._route)
+
+    async def _conclude_later(self, inspected: Awaitable[Inspected]) -> BodyVerdict:
+        return self._conclude(await inspected)
+
+    def _conclude(self, inspected: Inspected) -> BodyVerdict:
+        match inspected:
+            case ClientError():
+                return self._refuse(inspected)
+            case Passed(body):
+                mutations = RequestMutations(
+                    headers=strip(self._headers), body=body, metadata=self._ledger.metadata()
+                )
+                self._ledger.rest()
+                return RequestCleared(mutations)
+            case _:
+                assert_never(inspected)
+
+    def _refuse(self, error: ClientError) -> RequestRefused:
+        self._ledger.refused = error.kind
+        refusal = refuse(
+            error,
+            dialect=self._dialect,
+            headers=self._timing_headers(),
+            metadata=self._ledger.metadata(),
+        )
+        self._ledger.rest()
+        return RequestRefused(refusal)
+
+    def _timing_headers(self) -> tuple[tuple[str, bytes], ...]:
+        return timing_headers(
+            self._ledger.spent(),
+            request_id=self._ledger.request_id,
+            since_start_seconds=self._ledger.since_start_seconds(),
+        )

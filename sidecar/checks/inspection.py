@@ -1,0 +1,112 @@
+"""Second step: read the body, look at what it says, and decide."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import assert_never
+
+from sidecar.authorization.authorize import is_model_allowed
+from sidecar.checks.admission import Admitted
+from sidecar.checks.ledger import Ledger
+from sidecar.checks.parts import Parts
+from sidecar.checks.wording import client_error
+from sidecar.decision.decide import decide, decide_unscanned
+from sidecar.dialects.read import read_request
+from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.http import Headers
+from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.guardrails.inspect import InspectionSubject
+from sidecar.mutations.redaction import redact
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The request may go on; `body` replaces its body, None leaves it."""
+
+    body: bytes | None = None
+
+
+Inspected = Passed | ClientError
+
+
+class Inspection:
+    """Judges the content of one admitted request."""
+
+    def __init__(self, admitted: Admitted, *, parts: Parts, ledger: Ledger) -> None:
+        self._admitted = admitted
+        self._parts = parts
+        self._ledger = ledger
+
+    def inspect(
+        self, body: bytes, *, route: Route, headers: Headers
+    ) -> Inspected | Awaitable[Inspected]:
+        """Judge *body*; awaits remote guardrails only, and only where the policy has any."""
+        self._ledger.body_bytes = len(body)
+        read = read_request(route, headers, body)
+        self._ledger.read_ended()
+        match read:
+            case Malformed(problem):
+                return ClientError(ErrorKind.INVALID_BODY, problem)
+            case Unreadable(reason):
+                return self.pass_unscanned((reason,))
+            case Subject():
+                return self._judge(read, body)
+            case _:
+                assert_never(read)
+
+    def pass_unscanned(self, reasons: tuple[UnscannedReason, ...]) -> Inspected:
+        """Judge content that cannot be read, and whose model is therefore unknown."""
+        self._ledger.unscanned = reasons
+        decision = decide_unscanned(reasons, self._admitted.policy.unscanned)
+        if isinstance(decision, Deny):
+            return decision.error
+        if not is_model_allowed(None, self._admitted.allowed_models):
+            return client_error(ErrorKind.MODEL_NOT_ALLOWED)
+        return Passed()
+
+    def _judge(self, subject: Subject, body: bytes) -> Inspected | Awaitable[Inspected]:
+        self._ledger.take_subject(subject)
+        if not is_model_allowed(subject.model, self._admitted.allowed_models):
+            return client_error(ErrorKind.MODEL_NOT_ALLOWED)
+        unscanned = decide_unscanned(subject.unscanned, self._admitted.policy.unscanned)
+        if isinstance(unscanned, Deny):
+            return unscanned.error
+        self._ledger.guardrails_began()
+        results = self._parts.inspector.inspect(
+            self._admitted.policy, subject, about=self._about(subject)
+        )
+        if isinstance(results, tuple):
+            return self._decide(results, subject, body)
+        return self._decide_later(results, subject, body)
+
+    def _about(self, subject: Subject) -> InspectionSubject:
+        principal = self._ledger.principal
+        return InspectionSubject(
+            request_id=self._ledger.request_id,
+            key_id="" if principal is None else principal.key_id,
+            model=subject.model,
+        )
+
+    async def _decide_later(
+        self, results: Awaitable[tuple[GuardrailResult, ...]], subject: Subject, body: bytes
+    ) -> Inspected:
+        return self._decide(await results, subject, body)
+
+    def _decide(
+        self, results: tuple[GuardrailResult, ...], subject: Subject, body: bytes
+    ) -> Inspected:
+        self._ledger.guardrails_ended(results)
+        decision = decide(results)
+        match decision:
+            case Allow():
+                return Passed()
+            case Redact(findings):
+                self._ledger.is_redacted = True
+                return Passed(redact(body, subject.parts, findings))
+            case Deny(error):
+                return error
+            case _:
+                assert_never(decision)

@@ -1,0 +1,191 @@
+"""What one exchange has come to so far: who, what, how long; the source of its final report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.mutations import Metadata
+from sidecar.domain.policy import Mode, Policy, UnscannedAction
+from sidecar.domain.principal import Principal
+from sidecar.domain.subject import Route, Subject, UnknownRoute, UnscannedReason
+from sidecar.guardrails.snapshot import EffectivePolicy
+from sidecar.mutations.timing import Spent, timing_metadata
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Monotonic seconds for durations, seconds since the epoch for expiry and spans."""
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+
+
+class Ledger:
+    """Mutable notes on one exchange; one writer, the checks of that exchange."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+        self._started_at = clocks.monotonic()
+        self._wall_ns = int(clocks.wall() * 1e9)
+        self._own_seconds = 0.0
+        self._working_since: float | None = None
+        self._authorize: Step | None = None
+        self._read: Step | None = None
+        self._guardrails: Step | None = None
+        self.request_id = ""
+        self.traceparent: str | None = None
+        self.tracestate: str | None = None
+        self.method: str | None = None
+        self.route: Route | UnknownRoute | None = None
+        self.principal: Principal | None = None
+        self.policy: Policy | None = None
+        self.model: str | None = None
+        self.is_streamed = False
+        self.body_bytes = 0
+        self.cache_tier = CacheTier.NONE
+        self.results: tuple[GuardrailResult, ...] = ()
+        self.unscanned: tuple[UnscannedReason, ...] = ()
+        self.is_redacted = False
+        self.refused: ErrorKind | None = None
+        self.error_type: str | None = None
+
+    def work(self) -> None:
+        """Our own time runs from here; waiting for the client's body is not ours."""
+        self._working_since = self._clocks.monotonic()
+
+    def rest(self) -> None:
+        """Our own time stops here."""
+        if self._working_since is not None:
+            self._own_seconds += self._clocks.monotonic() - self._working_since
+            self._working_since = None
+
+    def authorize_ended(self) -> None:
+        """The time since `work` was authorization."""
+        self._authorize = self._step()
+
+    def read_ended(self) -> None:
+        """The time since `work` was reading the body."""
+        self._read = self._step()
+
+    def guardrails_began(self) -> None:
+        """The guardrails start here."""
+        self._guardrails = Step(self._clocks.monotonic(), 0.0)
+
+    def guardrails_ended(self, results: tuple[GuardrailResult, ...]) -> None:
+        """Keep what the guardrails said and how long they took together."""
+        self.results = results
+        now = self._clocks.monotonic()
+        began_at = now if self._guardrails is None else self._guardrails.started_at
+        self._guardrails = Step(began_at, now - began_at)
+
+    def take_policy(self, policy: EffectivePolicy) -> None:
+        """Keep which policy is in force, as it was merged for this key."""
+        self.policy = Policy(
+            name=policy.name,
+            version=policy.version,
+            guardrails=policy.guardrails,
+            unscanned=policy.unscanned,
+            allowed_models=policy.allowed_models,
+        )
+
+    def take_subject(self, subject: Subject) -> None:
+        """Keep what the body said about itself, but none of its text."""
+        self.model = subject.model
+        self.is_streamed = subject.streamed
+        self.unscanned = subject.unscanned
+
+    def spent(self) -> Spent:
+        """Return the time spent until now."""
+        now = self._clocks.monotonic()
+        running = 0.0 if self._working_since is None else now - self._working_since
+        return Spent(
+            authorize=_seconds(self._authorize),
+            guardrails=_seconds(self._guardrails),
+            egret=self._own_seconds + running,
+        )
+
+    def since_start_seconds(self) -> float:
+        """Return the age of the exchange."""
+        return self._clocks.monotonic() - self._started_at
+
+    def metadata(self) -> Metadata:
+        """Return what Envoy may write to its access log and to timing headers."""
+        named = (
+            ("request_id", self.request_id),
+            ("verdict", self.outcome().value),
+            ("error", "" if self.refused is None else self.refused.value),
+            ("model", sanitize.model_name(self.model) or ""),
+        )
+        if self.principal is not None:
+            named += (
+                ("key_id", self.principal.key_id),
+                ("team", self.principal.team_name),
+                ("organization", self.principal.organization_name),
+            )
+        if self.policy is not None:
+            named += (("policy", self.policy.name),)
+        return tuple(pair for pair in named if pair[1]) + timing_metadata(self.spent())
+
+    def outcome(self) -> ExchangeOutcome:
+        """Return what the exchange comes to if nothing else happens."""
+        if self.refused is not None:
+            is_ours = self.refused.http_status >= 500  # noqa: PLR2004 - HTTP server errors
+            return ExchangeOutcome.FAILED if is_ours else ExchangeOutcome.REFUSED
+        if self.is_redacted:
+            return ExchangeOutcome.REDACTED
+        return ExchangeOutcome.FLAGGED if self._is_flagged() else ExchangeOutcome.ALLOWED
+
+    def report(self, outcome: ExchangeOutcome) -> ExchangeReport:
+        """Return the final report."""
+        spent = self.spent()
+        return ExchangeReport(
+            request_id=self.request_id,
+            outcome=outcome,
+            timings=Timings(
+                wall_ns=self._wall_ns,
+                started_at=self._started_at,
+                seconds=self.since_start_seconds(),
+                overhead_seconds=spent.egret,
+                authorize=self._authorize,
+                read=self._read,
+                guardrails=self._guardrails,
+            ),
+            traceparent=self.traceparent,
+            tracestate=self.tracestate,
+            route=self.route,
+            method=self.method,
+            model=self.model,
+            streamed=self.is_streamed,
+            principal=self.principal,
+            policy=self.policy,
+            error=self.refused,
+            error_type=self.error_type,
+            status=None if self.refused is None else self.refused.http_status,
+            results=self.results,
+            unscanned=self.unscanned,
+            cache_tier=self.cache_tier,
+            body_bytes=self.body_bytes,
+        )
+
+    def _is_flagged(self) -> bool:
+        flags = self.policy is not None and self.policy.unscanned is UnscannedAction.FLAG
+        if flags and self.unscanned:
+            return True
+        return any(
+            result.verdict is Verdict.FLAG and result.guardrail.mode is Mode.ENFORCE
+            for result in self.results
+        )
+
+    def _step(self) -> Step:
+        now = self._clocks.monotonic()
+        since = now if self._working_since is None else self._working_since
+        return Step(since, now - since)
+
+
+def _seconds(step: Step | None) -> float:
+    return 0.0 if step is None else step.seconds

@@ -1,0 +1,36 @@
+"""What every exchange of a worker shares; built once, passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sidecar.authorization.key_cache import KeyCache
+from sidecar.checks.ledger import Clocks
+from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.snapshot import PolicySnapshot
+from sidecar.settings import Timing
+from sidecar.telemetry.recorder import Recorder
+
+
+class PolicySource(Protocol):
+    """Where the policies in force come from."""
+
+    @property
+    def snapshot(self) -> PolicySnapshot | None:
+        """The policies in force now; None while none could be loaded yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The shared parts of a worker."""
+
+    keys: KeyCache
+    policies: PolicySource
+    inspector: Inspector
+    recorder: Recorder
+    clocks: Clocks
+    new_request_id: Callable[[], str]
+    timing: Timing

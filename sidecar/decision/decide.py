@@ -1,0 +1,77 @@
+"""From what the guardrails found, and what none could read, to the one answer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from sidecar.domain.decision import Allow, Decision, Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.policy import Mode, UnscannedAction
+from sidecar.domain.subject import UnscannedReason
+
+
+def decide(results: Sequence[GuardrailResult]) -> Decision:
+    """Return the answer that enforced results add up to; shadow results change nothing.
+
+    The first denial in policy order words the refusal, so that the same content always gets the
+    same answer. Every verdict is named here: one that is forgotten would look like a pass.
+    """
+    redacted: list[Finding] = []
+    for result in results:
+        if result.guardrail.mode is Mode.SHADOW:
+            continue
+        match result.verdict:
+            case Verdict.BLOCK:
+                return Deny(_blocked(result))
+            case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:
+                return Deny(_unavailable(result))
+            case Verdict.REDACT:
+                redacted += result.findings
+            case (
+                Verdict.PASS
+                | Verdict.FLAG
+                | Verdict.ERROR_OPEN
+                | Verdict.TIMEOUT_OPEN
+                | Verdict.SKIPPED
+            ):
+                pass
+            case _:
+                assert_never(result.verdict)
+    return Redact(tuple(redacted)) if redacted else Allow()
+
+
+def decide_unscanned(reasons: Iterable[UnscannedReason], action: UnscannedAction) -> Allow | Deny:
+    """Return what becomes of content that no guardrail can read."""
+    named = sorted({reason.value for reason in reasons})
+    match action:
+        case UnscannedAction.BLOCK if named:
+            return Deny(
+                ClientError(
+                    ErrorKind.UNSCANNED_CONTENT,
+                    f"This request holds content that cannot be checked ({', '.join(named)}), "
+                    "and the policy of this key does not let such content pass.",
+                )
+            )
+        case UnscannedAction.BLOCK | UnscannedAction.FLAG | UnscannedAction.ALLOW:
+            return Allow()
+        case _:
+            assert_never(action)
+
+
+def _blocked(result: GuardrailResult) -> ClientError:
+    types = sorted({finding.type for finding in result.findings})
+    found = f" It contains: {', '.join(types)}." if types else ""
+    return ClientError(
+        ErrorKind.CONTENT_BLOCKED,
+        f"Blocked by guardrail '{result.guardrail.name}'.{found}",
+    )
+
+
+def _unavailable(result: GuardrailResult) -> ClientError:
+    return ClientError(
+        ErrorKind.GUARDRAIL_UNAVAILABLE,
+        f"Guardrail '{result.guardrail.name}' could not check this request. Try again later.",
+        retry_after_seconds=1,
+    )

@@ -1,0 +1,85 @@
+"""What an engine is given and what it offers, whichever gRPC server it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from sidecar.transport.conversation import Stream
+from sidecar.transport.judge import Ending
+
+PROCESS_METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+SERVICE_NAME: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""
+
+Converse = Callable[[Stream, Mapping[str, str]], Awaitable[Ending]]
+"""Holds one conversation; the mapping is the gRPC metadata, lower-case names."""
+
+
+class SocketError(Exception):
+    """The socket cannot be served; the message names the path, the reason and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """One engine serves one Unix socket."""
+
+    socket_path: Path
+    socket_mode: int
+    max_message_bytes: int
+    drain_delay_seconds: float
+    drain_grace_seconds: float
+
+
+class Engine(Protocol):
+    """A gRPC server for ext_proc, health and reflection on one socket."""
+
+    async def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            SocketError: the socket cannot be bound.
+        """
+        ...
+
+    async def set_ready(self, *, is_ready: bool) -> None:
+        """Show SERVING or NOT_SERVING to health checks."""
+        ...
+
+    async def drain(self) -> None:
+        """Show NOT_SERVING, wait until health checks have seen it, let open streams end."""
+        ...
+
+
+def check_socket_path(path: Path) -> None:
+    """Check the length of a socket's path, and make its folder, readable by the owner only.
+
+    Raises:
+        SocketError: too long for the system, or the folder cannot be made.
+    """
+    size = len(str(path.absolute()).encode())
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise SocketError(
+            f"socket path {path} is {size} bytes long and the system takes "
+            f"{MAX_SOCKET_PATH_BYTES}: set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise SocketError(
+            f"cannot make folder {path.parent} for the socket: {error.strerror}"
+        ) from None
+
+
+async def is_alive(path: Path) -> bool:
+    """Tell whether something accepts connections on *path*; a dead process leaves its file."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -1,0 +1,1 @@
+"""gRPC servers below the codec: bytes in, bytes out."""

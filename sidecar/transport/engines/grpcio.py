@@ -1,0 +1,146 @@
+"""The engine on grpc.aio: safe with any Envoy configuration.
+
+Messages stay bytes here: no serializer is registered, so that the codec is the only place that
+knows protobuf. Options follow what Envoy does to a server: it pings when keepalive is configured,
+and sends a BUFFERED body as one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from typing_extensions import override
+
+from sidecar.transport._generated.pool import files
+from sidecar.transport.conversation import StreamGoneError
+from sidecar.transport.engine import (
+    PROCESS_METHOD,
+    SERVICE_NAME,
+    Converse,
+    EngineOptions,
+    SocketError,
+    check_socket_path,
+    is_alive,
+)
+from sidecar.transport.judge import Ending
+
+
+class _ServicerStream:
+    """One call of grpc.aio as the conversation wants it."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        self._call = call
+
+    async def read(self) -> bytes | None:
+        message: object = await self._call.read()
+        return message if isinstance(message, bytes) else None  # else grpc.aio.EOF
+
+    async def write(self, message: bytes) -> None:
+        try:
+            await self._call.write(message)
+        except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError) as error:
+            raise StreamGoneError from error
+
+
+class _ProcessMethod(grpc.GenericRpcHandler[bytes, bytes]):
+    """Routes the one ext_proc method to a conversation."""
+
+    def __init__(self, converse: Converse) -> None:
+        self._method = grpc.stream_stream_rpc_method_handler(self._process)
+        self._converse = converse
+
+    @override
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._method if handler_call_details.method == PROCESS_METHOD else None
+
+    async def _process(self, _: object, call: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        metadata = {
+            key: value if isinstance(value, str) else value.decode("latin-1")
+            for key, value in call.invocation_metadata() or ()
+        }
+        ending = await self._converse(_ServicerStream(call), metadata)
+        if ending is Ending.ABORTED:
+            # A plain return would be OK, and Envoy would go on with an unjudged request.
+            await call.abort(grpc.StatusCode.INTERNAL, "egret could not judge this request")
+
+
+class GrpcioEngine:
+    """grpc.aio serving ext_proc, health and reflection on one Unix socket."""
+
+    def __init__(self, options: EngineOptions, converse: Converse) -> None:
+        self._options = options
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
+        self._server = grpc.aio.server(options=_channel_options(options))
+        self._server.add_generic_rpc_handlers((_ProcessMethod(converse),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, pool=_reflected())
+
+    async def start(self) -> None:
+        """Begin to serve, not yet ready."""
+        path = self._options.socket_path
+        check_socket_path(path)
+        if await is_alive(path):
+            # gRPC would unlink the path and take it over, and starve the process that serves it.
+            raise SocketError(f"another process serves {path}: stop it or use another folder")
+        await self.set_ready(is_ready=False)
+        try:
+            bound = self._server.add_insecure_port(f"unix:{path.absolute()}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise SocketError(f"cannot bind {path}: is its folder writable?")
+        path.chmod(self._options.socket_mode)
+        await self._server.start()
+
+    async def set_ready(self, *, is_ready: bool) -> None:
+        """Show SERVING or NOT_SERVING, for the whole server and for ext_proc by name."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if is_ready
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        await self._health.set("", status)
+        await self._health.set(SERVICE_NAME, status)
+
+    async def drain(self) -> None:
+        """Stop in three steps: NOT_SERVING, a pause, then no new streams."""
+        await self.set_ready(is_ready=False)
+        # `stop` closes the listener at once; whoever still sends streams would be refused.
+        await asyncio.sleep(self._options.drain_delay_seconds)
+        await self._server.stop(self._options.drain_grace_seconds)
+        self._options.socket_path.unlink(missing_ok=True)
+
+
+def _channel_options(options: EngineOptions) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        # Envoy's connection_keepalive pings more often than gRPC's default policy allows, which
+        # would end the connection and every stream on it.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _reflected() -> DescriptorPool:
+    """Return a pool with all services of the socket, without touching the default pool."""
+    pool = DescriptorPool()
+    for file in files():
+        pool.Add(file)
+    for known in (health_pb2, reflection_pb2):
+        file = descriptor_pb2.FileDescriptorProto()
+        known.DESCRIPTOR.CopyToProto(file)
+        pool.Add(file)
+    return pool
