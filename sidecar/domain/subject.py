@@ -53,12 +53,14 @@ class UnscannedReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """One string of the request body that reaches the model.
+    """One string, or one long number, of the request body that reaches the model.
 
     `content` is the decoded string in UTF-8; spans of findings are byte offsets into it.
     `location` says which string token of the body it is: the first number counts the JSON
     string tokens of the body from 0, keys included, and each further number counts those of
-    the JSON text inside the string before it (tool arguments are JSON in a string).
+    the JSON text inside the string before it (tool arguments are JSON in a string). A number
+    token (a card number may stand without quotes) has the location `(-1 - k,)`, k counting
+    the number tokens of the body from 0; it can only be replaced whole, by a string.
     `role` is the message's role, or the field's name where there is no message.
     """
 
@@ -75,6 +77,13 @@ class Subject:
     streamed: bool
     parts: tuple[TextPart, ...]
     unscanned: tuple[UnscannedReason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A body that was not read at all, so that nothing is known of its content."""
+
+    reason: UnscannedReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,167 @@
+"""Tokens of JSON text as raw bytes: where each string stands and what its escapes mean.
+
+Reading and splicing both count tokens with this module, so that they mean the same one. It also
+works on text that is not quite JSON, such as tool arguments a model wrote: an escape that JSON
+does not know stands for itself, and a string that never ends goes to the end of the text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+_STRING: Final = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)'
+# Possessive, and never failing once begun: a hostile text costs one pass, not one a quote.
+
+_STRING_TOKEN: Final = re.compile(_STRING, re.DOTALL)
+
+_TOKEN: Final = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
+
+_JSON_START: Final = re.compile(rb'[ \t\r\n]*+["\[{]')
+
+_ESCAPE: Final = re.compile(
+    rb'\\(?:["\\/bfnrt]'
+    rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|u[0-9a-fA-F]{4})"
+)
+
+_NESTED_UNIT: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+_CONTINUATION: Final = range(0x80, 0xC0)
+"""Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token's bytes are `text[start:end]`; of a string, those between its quotes."""
+
+    start: int
+    end: int
+
+
+def string_tokens(text: bytes) -> Iterator[Token]:
+    """Yield every string token of *text* in order, keys included."""
+    for match in _STRING_TOKEN.finditer(text):
+        yield Token(*match.span(1))
+
+
+def number_tokens(text: bytes) -> Iterator[Token]:
+    """Yield every number token of *text* in order."""
+    for match in _TOKEN.finditer(text):
+        if match.lastindex == 2:  # noqa: PLR2004 - the second group of _TOKEN
+            yield Token(*match.span(2))
+
+
+def may_be_json(content: bytes) -> bool:
+    r"""Tell whether a string should be looked into as JSON text.
+
+    Without a backslash it has no escapes, so that its own bytes already show all it says.
+    """
+    return b"\\" in content and _JSON_START.match(content) is not None
+
+
+def decode(raw: bytes) -> bytes:
+    """Return the content of a string token in UTF-8; an unpaired surrogate becomes `?`."""
+    if b"\\" not in raw:
+        return raw
+    try:
+        text = _LENIENT.decode('"' + raw.decode() + '"')
+    except ValueError:
+        return _ESCAPE.sub(lambda match: _meaning(match.group()), raw)
+    return str(text).encode("utf-8", "replace")
+
+
+_LENIENT: Final = json.JSONDecoder(strict=False)
+
+
+def _meaning(escape: bytes) -> bytes:
+    return str(_LENIENT.decode('"' + escape.decode() + '"')).encode("utf-8", "replace")
+
+
+def _decoded_length(escape: bytes) -> int:
+    match len(escape):
+        case 2:
+            return 1
+        case 12:
+            return 4  # a pair of surrogates is one character beyond U+FFFF
+        case _:
+            code = int(escape[2:], 16)  # noqa: FURB166 - JSON's prefix is not Python's
+    if code < 0x80 or 0xD800 <= code < 0xE000:  # noqa: PLR2004 - UTF-8 of RFC 3629 section 3
+        return 1
+    return 2 if code < 0x800 else 3  # noqa: PLR2004
+
+
+class OffsetMap:
+    """Turns offsets into the decoded content of a string into offsets into its raw bytes.
+
+    A range that begins or ends inside an escape or a character is widened to the whole of it.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._escapes: list[tuple[int, int]] = []  # raw start and end
+        self._decoded: list[tuple[int, int]] = []  # the same escapes in the decoded content
+        shift = 0
+        for match in _ESCAPE.finditer(raw):
+            start, end = match.span()
+            length = _decoded_length(match.group())
+            self._escapes.append((start, end))
+            self._decoded.append((start - shift, start - shift + length))
+            shift += end - start - length
+        self.decoded_length = len(raw) - shift
+
+    def raw_range(self, start: int, end: int) -> tuple[int, int]:
+        """Return the raw range that covers the decoded range."""
+        return self._raw_start(start), max(self._raw_start(start), self._raw_end(end))
+
+    def _raw_start(self, offset: int) -> int:
+        at = bisect_right(self._decoded, (offset, len(self._raw))) - 1
+        position = offset
+        if at >= 0:
+            if offset < self._decoded[at][1]:
+                return self._escapes[at][0]
+            position = self._escapes[at][1] + offset - self._decoded[at][1]
+        while position and self._byte(position) in _CONTINUATION:
+            position -= 1
+        return position
+
+    def _raw_end(self, offset: int) -> int:
+        at = bisect_right(self._decoded, (offset, -1)) - 1  # an escape that begins before
+        position = offset
+        if at >= 0:
+            if offset < self._decoded[at][1]:
+                return self._escapes[at][1]
+            position = self._escapes[at][1] + offset - self._decoded[at][1]
+        while self._byte(position) in _CONTINUATION:
+            position += 1
+        return position
+
+    def _byte(self, position: int) -> int:
+        return self._raw[position] if position < len(self._raw) else 0
+
+
+def whole_units(content: bytes, start: int, end: int) -> tuple[int, int]:
+    """Widen a range so that it cuts no escape of JSON text inside a string in two.
+
+    A run of backslashes is one unit, whatever the depth at which it is read.
+    """
+    for unit in _units_around(content, start):
+        start = min(start, unit.start)
+    for unit in _units_around(content, end):
+        end = max(end, unit.end)
+    return start, end
+
+
+def _units_around(content: bytes, offset: int) -> Iterator[Token]:
+    search_from = max(offset - 5, 0)  # no unit has more than five bytes behind its backslashes
+    while search_from and content[search_from - 1] == ord("\\"):
+        search_from -= 1
+    for match in _NESTED_UNIT.finditer(content, search_from):
+        if match.start() >= offset:
+            break
+        if offset < match.end():
+            yield Token(*match.span())

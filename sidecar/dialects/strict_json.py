@@ -1,0 +1,133 @@
+"""JSON as RFC 8259 has it, and nothing that two parsers could read in two ways.
+
+A provider's parser is not ours. Where the two may differ (which of two equal keys counts, what
+a lone surrogate or a byte order mark means) a client could show us one text and the model
+another; so such bodies are refused, not repaired.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NoReturn, TypeAlias
+
+from sidecar.domain.subject import Malformed
+
+JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
+
+MAX_DEPTH: Final = 128
+"""Levels of objects and arrays; parsers give up at differing depths, some by crashing."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonDocument:
+    """A whole body: objects keep the order of the text, no key stands twice in one."""
+
+    value: JsonValue
+
+
+def parse(body: bytes) -> JsonDocument | Malformed:
+    """Read one JSON document.
+
+    A problem names the fault in fixed words; no key, value or position of the body is in it.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return Malformed("The body is not valid UTF-8.")
+    if text.startswith("\ufeff"):
+        return Malformed("The body starts with a byte order mark.")
+    if not text or text.isspace():
+        return Malformed("The body is empty.")
+    value = _decode(text)
+    if isinstance(value, Malformed):
+        return value
+    return _hidden_fault(value, body) or JsonDocument(value)
+
+
+def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
+    """Look for what the decoder lets pass; a cheap test of the bytes settles it mostly."""
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not _is_shallow(value):
+        return _TOO_DEEP
+    if _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
+        return Malformed("The body has an unpaired surrogate escape.")
+    return None
+
+
+_TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class _RefusedError(Exception):
+    """Raised inside the decoder's hooks, for faults that it lets pass by itself."""
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _RefusedError("The body has the same key twice in one object.")
+    return value
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _RefusedError("The body has a number that is out of range.")
+    return number
+
+
+def _constant(_: str) -> NoReturn:
+    raise _RefusedError("The body has NaN or Infinity, which JSON does not know.")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
+)
+
+
+def _decode(text: str) -> JsonValue | Malformed:
+    try:
+        value: JsonValue = _DECODER.decode(text)
+    except _RefusedError as refused:
+        return Malformed(str(refused))
+    except RecursionError:
+        return _TOO_DEEP
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return Malformed("The body goes on after the end of its JSON document.")
+        return Malformed("The body is not valid JSON.")
+    except ValueError:
+        # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.
+        return Malformed("The body has a number that is out of range.")
+    return value
+
+
+def _is_shallow(value: JsonValue) -> bool:
+    level: list[JsonValue] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node) if _is_container(child)]
+        if not level:
+            return True
+    return False
+
+
+def _children(node: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(node, dict):
+        return node.values()
+    return node if isinstance(node, list) else ()
+
+
+def _is_container(value: JsonValue) -> bool:
+    return isinstance(value, (dict, list))
+
+
+def _is_unicode(value: JsonValue) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

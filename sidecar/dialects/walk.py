@@ -1,0 +1,217 @@
+"""Collecting every text of a parsed body, in the order of its tokens.
+
+Whatever is not known to be something else is text, wherever it stands: some providers ignore
+fields they do not know, some take names in any case, some look at a part's fields and not at
+its type. The dialects differ only in the labels.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Final
+
+from sidecar.dialects import json_text
+from sidecar.dialects.fields import (
+    FIELD_NAMES,
+    FREE_FIELDS,
+    MEDIA_FIELDS,
+    OTHER_ROLE,
+    PART_TYPES,
+    PAYLOAD_FIELDS,
+    POINTER_FIELDS,
+    ROLES,
+    TOP_FIELDS,
+    WORDS,
+)
+from sidecar.dialects.strict_json import JsonValue
+from sidecar.domain.subject import TextPart, UnscannedReason
+
+MAX_NESTING: Final = 4
+"""How many times JSON text inside a string is looked into."""
+
+LONG_NUMBER: Final = 10**8
+"""Nine digits: shorter numbers are settings, and no card, account or social security number."""
+
+MAX_PARTS: Final = 50_000
+"""Ten megabytes of one-letter strings would keep a worker busy for seconds."""
+
+_PAYLOAD: Final = re.compile(
+    r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/\r\n]++={0,2}[\r\n]*+", re.ASCII
+)
+
+_STRANGE_PAYLOAD: Final = re.compile(r"(?:data:[^,]*,)?[\w+/=\r\n-]++", re.ASCII)
+"""As lenient as decoders are: either alphabet, padding anywhere."""
+
+MIN_PAYLOAD: Final = 64
+"""No image or sound is shorter, but an access key, which looks the same, is."""
+
+MIN_STRANGE_PAYLOAD: Final = 256
+"""Longer than digests and tokens of one word, which unknown fields may well hold."""
+
+
+class _Place(enum.Enum):
+    """What an object is part of, as far as it matters for what is not text."""
+
+    KNOWN = enum.auto()  # fields of the API
+    FREE = enum.auto()  # tool arguments, schemas: all text
+    MEDIA = enum.auto()  # the field of a part that holds an image, sound or file
+    STRANGE = enum.auto()  # a part or field nobody knows: its base64 may be anything
+
+
+# An enum's members are slow to look up on Python 3.11, and this is done for every string.
+_KNOWN: Final = _Place.KNOWN
+_FREE: Final = _Place.FREE
+_MEDIA: Final = _Place.MEDIA
+_STRANGE: Final = _Place.STRANGE
+_WATCHED: Final = (_MEDIA, _STRANGE)
+
+_WORD_FIELDS: Final = frozenset({"type", "role"})
+
+
+class Walk:
+    """One pass over a document; `parts` and `unscanned` are its result.
+
+    With more than `MAX_PARTS` texts it is overfull, and the result is not whole.
+    """
+
+    __slots__ = ("_numbers", "_strings", "is_overfull", "parts", "unscanned")
+
+    def __init__(self) -> None:
+        self.parts: list[TextPart] = []
+        self.unscanned: dict[UnscannedReason, None] = {}
+        self.is_overfull = False
+        self._strings = 0
+        self._numbers = 0
+
+    def document(self, document: dict[str, JsonValue]) -> None:
+        """Collect everything in a request body."""
+        for key, value in document.items():
+            role = key if key in TOP_FIELDS else OTHER_ROLE
+            place = self._key(key, role, _KNOWN)
+            if key == "messages" and isinstance(value, list):
+                for message in value:
+                    self._value("", message, role=_role_of(message), place=place)
+            elif key == "seed" and isinstance(value, int):
+                self._numbers += 1  # random digits by design; one in ten would pass for a card
+            else:
+                self._value(key, value, role=role, place=place)
+
+    def _value(self, key: str, value: JsonValue, *, role: str, place: _Place) -> None:
+        if isinstance(value, str):
+            if value not in WORDS or key not in _WORD_FIELDS:
+                if place in _WATCHED:
+                    self._watched(key, value, role=role, place=place)
+                else:
+                    self._text(value, role)
+            self._strings += 1
+        elif isinstance(value, dict):
+            self._object(value, role, place)
+        elif isinstance(value, list):
+            for item in value:
+                self._value(key, item, role=role, place=place)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            self._number(value, role)
+
+    def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
+        media: tuple[str, ...] = ()
+        if place is not _FREE and place is not _MEDIA:
+            media = self._media_fields(node)
+            place = _place_of_part(node, place)
+        is_tool_use = "input" in node and str(node.get("type")).endswith("tool_use")
+        for key, value in node.items():
+            inner = self._key(key, role, place)
+            if key in media:
+                inner = _MEDIA
+            elif is_tool_use and key == "input":
+                inner = _FREE
+            self._value(key, value, role=role, place=inner)
+
+    def _key(self, key: str, role: str, place: _Place) -> _Place:
+        """Count a key, and return the place of what stands under it."""
+        if key not in FIELD_NAMES:
+            self._text(key, role)
+            if place is _KNOWN:
+                place = _STRANGE
+        elif key in FREE_FIELDS and place is _KNOWN:
+            place = _FREE
+        self._strings += 1
+        return place
+
+    def _watched(self, key: str, value: str, *, role: str, place: _Place) -> None:
+        if place is _MEDIA:
+            if key in PAYLOAD_FIELDS and _is_base64(value):
+                return
+        elif len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
+            self.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+        self._text(value, role)
+
+    def _text(self, text: str, role: str) -> None:
+        if text:
+            content = text.encode()
+            location = (self._strings,)
+            self._add(content, location, role)
+            if json_text.may_be_json(content):
+                self._nested(content, location, role)
+
+    def _nested(self, content: bytes, location: tuple[int, ...], role: str) -> None:
+        """Add the strings of JSON text in a string whose escapes hide what they say."""
+        for index, token in enumerate(json_text.string_tokens(content)):
+            raw = content[token.start : token.end]
+            if b"\\" in raw and not self.is_overfull:
+                inner = json_text.decode(raw)
+                inner_location = (*location, index)
+                self._add(inner, inner_location, role)
+                if len(location) < MAX_NESTING and json_text.may_be_json(inner):
+                    self._nested(inner, inner_location, role)
+
+    def _number(self, value: float, role: str) -> None:
+        if not -LONG_NUMBER < value < LONG_NUMBER:
+            self._add(b"%d" % int(value), (-1 - self._numbers,), role)
+        self._numbers += 1
+
+    def _add(self, content: bytes, location: tuple[int, ...], role: str) -> None:
+        if len(self.parts) < MAX_PARTS:
+            self.parts.append(TextPart(content, location, role))
+        else:
+            self.is_overfull = True
+
+    def _media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
+        """Note what is not text in a part, and return the names of the fields that hold it."""
+        if not node.keys() <= FIELD_NAMES:
+            node = {key.casefold(): value for key, value in node.items()} | node
+        if _MEDIA_NAMES.isdisjoint(node):
+            return ()
+        found = tuple(key for key in MEDIA_FIELDS if _holds_media(key, node.get(key)))
+        for key in found:
+            is_image = key == "source" and node.get("type") == "image"
+            reason = UnscannedReason.IMAGE if is_image else MEDIA_FIELDS[key]
+            self.unscanned[reason] = None
+        return found
+
+
+_MEDIA_NAMES: Final = frozenset(MEDIA_FIELDS)
+
+
+def _holds_media(key: str, field: JsonValue) -> bool:
+    if isinstance(field, str):
+        return key in {"image_url", "file_id"}
+    if not isinstance(field, dict) or POINTER_FIELDS.isdisjoint(map(str.casefold, field)):
+        return False
+    return not (key == "source" and field.get("type") == "text")
+
+
+def _place_of_part(node: dict[str, JsonValue], place: _Place) -> _Place:
+    kind = node.get("type")
+    if place is _KNOWN and isinstance(kind, str) and kind not in PART_TYPES:
+        return _STRANGE
+    return place
+
+
+def _is_base64(value: str) -> bool:
+    return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+def _role_of(message: JsonValue) -> str:
+    role = message.get("role") if isinstance(message, dict) else None
+    return role if isinstance(role, str) and role in ROLES else OTHER_ROLE

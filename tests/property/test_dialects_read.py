@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.dialects import json_text
+from sidecar.dialects.fields import FIELD_NAMES
+from sidecar.dialects.read import read_request
+from sidecar.dialects.routes import recognise
+from sidecar.dialects.splice import Replacement, splice
+from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
+from sidecar.domain.http import Headers
+from sidecar.domain.subject import Malformed, Route, Subject, TextPart
+from tests.support.json_rendering import render, text_of
+
+TEXTS = st.text(
+    st.one_of(st.sampled_from('ab"\\{[:\n'), st.characters(exclude_categories=["Cs"])), max_size=12
+)
+KEYS = st.one_of(
+    TEXTS,
+    st.sampled_from(sorted(FIELD_NAMES - {"model", "stream", "messages"})),
+    st.sampled_from(["MESSAGES", "Content", "Type", "inline_data"]),
+)
+TYPES = st.sampled_from(
+    [
+        "text",
+        "image",
+        "image_url",
+        "document",
+        "tool_use",
+        "file",
+        "base64",
+        "new",
+        "redacted_thinking",
+    ]
+)
+VALUES: st.SearchStrategy[JsonValue] = st.recursive(
+    st.one_of(TEXTS, TYPES, st.none(), st.booleans(), st.integers()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.builds(
+            lambda kind, fields: {"type": kind, **fields},
+            TYPES,
+            st.dictionaries(KEYS, inner, max_size=3),
+        ),
+    ),
+    max_leaves=12,
+)
+MESSAGES = st.lists(
+    st.builds(
+        lambda role, content, fields: {**fields, "role": role, "content": content},
+        st.sampled_from(["user", "tool", "x"]),
+        st.one_of(TEXTS, st.lists(VALUES, max_size=3)),
+        st.dictionaries(KEYS, VALUES, max_size=2),
+    ),
+    max_size=3,
+)
+BODIES = st.builds(
+    lambda fields, messages: {**fields, "messages": messages, "model": "m"},
+    st.dictionaries(KEYS, VALUES, max_size=3),
+    MESSAGES,
+)
+STYLES = st.integers(0, 2**32).map(random.Random)
+
+
+def _route() -> Route:
+    route = recognise("POST", "/v1/chat/completions")
+    assert isinstance(route, Route)
+    return route
+
+
+def _content_at(text: bytes, location: tuple[int, ...]) -> bytes:
+    for index in location:
+        token = list(json_text.string_tokens(text))[index]
+        text = json_text.decode(text[token.start : token.end])
+    return text
+
+
+def _strings(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in FIELD_NAMES:
+                yield key
+            if key not in {"type", "role"}:
+                yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _read(body: JsonValue, style: random.Random) -> tuple[bytes, Subject]:
+    raw = text_of(render(body, style)).encode()
+    subject = read_request(_route(), Headers(), raw)
+    assert isinstance(subject, Subject)
+    return raw, subject
+
+
+def _is_string(part: TextPart) -> bool:
+    return part.location[0] >= 0
+
+
+@given(body=BODIES, style=STYLES)
+def test_every_string_is_a_part(body: JsonValue, style: random.Random) -> None:
+    """No place of a document, known or unknown, keeps a string from being judged."""
+    _, subject = _read(body, style)
+    contents = {part.content for part in subject.parts}
+    assert {text.encode() for text in _strings(body) if text} <= contents
+
+
+@given(body=BODIES, style=STYLES)
+def test_a_part_is_found_again_at_its_location(body: JsonValue, style: random.Random) -> None:
+    """Locations count the tokens of the raw body, whatever its spelling."""
+    raw, subject = _read(body, style)
+    for part in filter(_is_string, subject.parts):
+        assert _content_at(raw, part.location) == part.content
+
+
+@given(body=BODIES, inner=BODIES, style=STYLES)
+def test_every_string_inside_tool_arguments_is_shown_plainly(
+    body: JsonValue, inner: JsonValue, style: random.Random
+) -> None:
+    """Escapes in JSON text inside a string hide nothing: some part has the decoded text."""
+    arguments = text_of(render(inner, style))
+    message: JsonValue = {
+        "role": "assistant",
+        "tool_calls": [{"function": {"arguments": arguments}}],
+    }
+    raw, subject = _read({"messages": [message], "x": body}, style)
+    contents = b"\n".join(part.content for part in subject.parts)
+    for text in _strings(inner):
+        assert text.encode() in contents
+    for part in filter(_is_string, subject.parts):
+        assert _content_at(raw, part.location) == part.content
+
+
+@given(body=BODIES, inner=BODIES, style=STYLES)
+def test_replacing_every_part_leaves_no_text(
+    body: JsonValue, inner: JsonValue, style: random.Random
+) -> None:
+    """What is read can be spliced: with all parts replaced, only marks are left in the body."""
+    raw, subject = _read({"messages": [], "x": [body, text_of(render(inner, style))]}, style)
+    replacements = [
+        Replacement(part.location, 0, len(part.content), b"[MARK_%d]" % number)
+        for number, part in enumerate(subject.parts)
+    ]
+    spliced: JsonValue = json.loads(splice(raw, replacements))
+    left = [text for text in _strings(spliced) if text]
+    assert left
+    assert [text for text in left if not text.startswith("[MARK_")] == []
+
+
+@given(value=VALUES, style=STYLES)
+def test_any_document_is_read_as_the_standard_library_reads_it(
+    value: JsonValue, style: random.Random
+) -> None:
+    """Strictness refuses documents and never changes what one says."""
+    raw = text_of(render(value, style)).encode()
+    assert parse(raw) == JsonDocument(json.loads(raw))
+
+
+@given(raw=st.one_of(st.binary(max_size=60), TEXTS.map(str.encode)))
+def test_no_bytes_make_reading_raise(raw: bytes) -> None:
+    """Rubbish is malformed, not an error of ours."""
+    assert isinstance(read_request(_route(), Headers(), raw), (Subject, Malformed))
+
+
+@given(value=VALUES)
+def test_any_json_is_read_or_refused(value: JsonValue) -> None:
+    """A document of an unexpected shape is malformed or scanned, and never raises."""
+    for path in ("/v1/completions", "/v1/embeddings", "/v1/messages"):
+        route = recognise("POST", path)
+        assert isinstance(route, Route)
+        for body in (value, {"prompt": value, "input": value, "messages": value}):
+            raw = json.dumps(body).encode()
+            assert isinstance(read_request(route, Headers(), raw), (Subject, Malformed))
