@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -100,7 +100,8 @@ async def _fetch_once(
             return await connection.fetch(statement, *arguments, timeout=settings.query_seconds)
         except UNAVAILABLE as error:
             # Whatever state it is in, nobody gets it next.
-            connection.terminate()
+            with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
+                connection.terminate()
             if isinstance(error, _LOST):
                 raise _LostConnectionError(type(error).__name__) from error
             raise
