@@ -1,0 +1,201 @@
+"""JSON log lines on stderr: a timestamp, a level, an event name and fields.
+
+Libraries that use the standard's logging come out the same way, from WARNING up. Their messages
+are shown as written in their source, with numbers filled in and all else named by its type: what
+they would fill in may be anything, a request's text included.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+from typing import Any, BinaryIO, Final, cast
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+from typing_extensions import override
+
+from sidecar.domain.finding import GuardrailResult
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.exceptions import exception_fields
+from sidecar.telemetry.names import LogEvent
+from sidecar.telemetry.redaction import redact_fields
+from sidecar.telemetry.report import ExchangeReport, Step
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure_logs(level: str, stream: BinaryIO | None = None) -> None:
+    """Send structlog's and the standard's lines to *stream*, stderr unless told otherwise."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            name_exception,
+            redact_fields,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.BytesLoggerFactory(stream or sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+    logging.captureWarnings(capture=True)
+    logging.basicConfig(
+        level=max(_LEVELS[level], logging.WARNING), handlers=[_LibraryLines()], force=True
+    )
+
+
+def get_logger() -> FilteringBoundLogger:
+    """Return the logger of this process, as configured when it is first used."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def name_exception(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    """Replace `exc_info` by the type of the exception and our frames, as a structlog processor."""
+    info = fields.pop("exc_info", None)
+    if not info:
+        return fields
+    error = info if isinstance(info, BaseException) else sys.exc_info()[1]
+    if isinstance(info, tuple):
+        error = info[1]
+    if error is not None:
+        fields.update(exception_fields(error))
+    return fields
+
+
+class ExchangeLog:
+    """The lines about exchanges."""
+
+    def __init__(self, logger: FilteringBoundLogger, *, slow_request_ms: float) -> None:
+        self._logger = logger.bind()
+        self._slow_request_ms = slow_request_ms
+
+    def completed(self, report: ExchangeReport, trace_id: str | None) -> None:
+        """Write `exchange.completed`, and `slow_request` where Egret's own share was too long."""
+        self._logger.info(LogEvent.EXCHANGE_COMPLETED, **_exchange_fields(report, trace_id))
+        overhead_ms = _milliseconds(report.timings.overhead_seconds)
+        if overhead_ms > self._slow_request_ms:
+            self._logger.warning(
+                LogEvent.SLOW_REQUEST,
+                threshold_ms=self._slow_request_ms,
+                **_breakdown_fields(report, trace_id),
+            )
+
+    def failed(self, part: str, error: Exception, failures: int) -> None:
+        """Write that a part of telemetry lost a report."""
+        self._logger.warning(
+            LogEvent.TELEMETRY_FAILED, part=part, failures=failures, exc_info=error
+        )
+
+
+def _exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
+    timings = report.timings
+    fields: dict[str, Any] = {
+        "request_id": sanitize.request_id(report.request_id),
+        "outcome": report.outcome.value,
+        "latency_ms": _milliseconds(timings.seconds),
+        "overhead_ms": _milliseconds(timings.overhead_seconds),
+        "operation": sanitize.operation_name(report.route),
+        "cache_tier": report.cache_tier.value,
+        "body_bytes": report.body_bytes,
+    }
+    _add_known(
+        fields,
+        error=None if report.error is None else report.error.value,
+        error_type=None if report.error_type is None else sanitize.word(report.error_type),
+        status=report.status,
+        model=sanitize.model_name(report.model),
+        trace_id=trace_id,
+        guardrails=[_guardrail_fields(result) for result in report.results] or None,
+        unscanned=[reason.value for reason in dict.fromkeys(report.unscanned)] or None,
+    )
+    if report.principal is not None:
+        fields["key_id"] = report.principal.key_id
+        fields["team"] = sanitize.policy_text(report.principal.team_name)
+        fields["organization"] = sanitize.policy_text(report.principal.organization_name)
+    if report.policy is not None:
+        fields["policy"] = sanitize.policy_text(report.policy.name)
+        fields["policy_version"] = report.policy.version
+    return fields
+
+
+def _breakdown_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
+    timings = report.timings
+    fields: dict[str, Any] = {
+        "request_id": sanitize.request_id(report.request_id),
+        "outcome": report.outcome.value,
+        "latency_ms": _milliseconds(timings.seconds),
+        "overhead_ms": _milliseconds(timings.overhead_seconds),
+        "body_bytes": report.body_bytes,
+    }
+    _add_known(
+        fields,
+        trace_id=trace_id,
+        authorize_ms=_step_milliseconds(timings.authorize),
+        read_ms=_step_milliseconds(timings.read),
+        guardrails_ms=_step_milliseconds(timings.guardrails),
+        guardrails=[_guardrail_fields(result) for result in report.results] or None,
+    )
+    return fields
+
+
+def _guardrail_fields(result: GuardrailResult) -> dict[str, str | float]:
+    # Names are values here, not keys: redaction would take one called `secrets` for a secret.
+    return {
+        "name": sanitize.policy_text(result.guardrail.name),
+        "verdict": result.verdict.value,
+        "ms": _milliseconds(result.seconds),
+    }
+
+
+def _add_known(fields: dict[str, Any], **values: object) -> None:
+    fields.update({name: value for name, value in values.items() if value is not None})
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _step_milliseconds(step: Step | None) -> float | None:
+    return None if step is None else _milliseconds(step.seconds)
+
+
+def _to_json(fields: object, **_options: object) -> bytes:
+    return orjson.dumps(fields)
+
+
+class _LibraryLines(logging.Handler):
+    """Turns the standard's log records into our lines."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name, "message": _message(record)}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        get_logger().log(record.levelno, LogEvent.LIBRARY, **fields)
+
+
+def _message(record: logging.LogRecord) -> str:
+    # asyncio formats tasks and exceptions into its message, one a line after the first.
+    template = str(record.msg).partition("\n")[0]
+    if not isinstance(record.args, tuple) or not record.args:
+        return template
+    try:
+        return template % tuple(_shown(value) for value in record.args)
+    except (TypeError, ValueError):  # `%d` for what we show as a type
+        return template
+
+
+def _shown(value: object) -> object:
+    match value:
+        case bool() | int() | float() | enum.Enum():
+            return value
+        case _:
+            return f"<{type(value).__name__}>"

@@ -1,0 +1,292 @@
+"""Prometheus metrics of one worker, written to the files of a multiprocess directory.
+
+prometheus-client chooses its storage when it is imported: `PROMETHEUS_MULTIPROC_DIR` must be in a
+worker's environment before it starts. Without it values stay in the process, as in unit tests.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.policy import Guardrail
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
+
+SECONDS_BUCKETS: Final = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
+)  # fmt: skip
+"""From a quarter of a millisecond, which is about what an exchange without remote checks costs."""
+
+BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
+"""256 bytes to 16 MiB in steps of four."""
+
+MAX_LABEL_VALUES: Final = 100
+"""Distinct guardrail or policy names a worker shows; the rest are `other`."""
+
+_AUTHORIZATION_ERRORS: Final = frozenset(
+    {
+        ErrorKind.MISSING_API_KEY,
+        ErrorKind.INVALID_API_KEY,
+        ErrorKind.CONFLICTING_CREDENTIALS,
+        ErrorKind.EXPIRED_API_KEY,
+        ErrorKind.REVOKED_API_KEY,
+        ErrorKind.DISABLED_API_KEY,
+        ErrorKind.MODEL_NOT_ALLOWED,
+        ErrorKind.AUTHORIZATION_UNAVAILABLE,
+    }
+)
+
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+
+
+class LabelCap:
+    """Admits the first *limit* distinct values and calls all later ones `other`."""
+
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
+        self._shown: dict[str, str] = {}
+
+    def __call__(self, value: str) -> str:
+        """Return the label value that stands for *value*."""
+        shown = self._shown.get(value)
+        if shown is not None:
+            return shown
+        if len(self._shown) >= self._limit:
+            return OVERFLOW
+        return self._shown.setdefault(value, sanitize.policy_text(value))
+
+
+class _Children(Generic[_Metric]):
+    """The label children of one metric: on the request's path a look-up, not a construction."""
+
+    def __init__(self, metric: _Metric) -> None:
+        self._metric = metric
+        self._found: dict[tuple[str, ...], _Metric] = {}
+
+    def __call__(self, *values: str) -> _Metric:
+        child = self._found.get(values)
+        if child is None:
+            child = self._found[values] = self._metric.labels(*values)
+        return child
+
+
+class _Judged(NamedTuple):
+    """Where one verdict of one guardrail is counted."""
+
+    guardrail: Guardrail
+    verdicts: Counter
+    seconds: Histogram
+
+
+class Metrics:
+    """All metrics of a worker. One instance a process: two would write to the same samples."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._guardrail_label = LabelCap()
+        self._policy_label = LabelCap()
+        self._judged: dict[tuple[str, Verdict], _Judged] = {}
+        self._declare_exchange(registry)
+        self._declare_checks(registry)
+        self._declare_process(registry)
+
+    def _declare_exchange(self, registry: CollectorRegistry) -> None:
+        self._exchanges = _Children(
+            Counter(
+                MetricName.EXCHANGES,
+                "Exchanges that ended, by outcome, operation and kind of error.",
+                ("outcome", "operation", "error"),
+                registry=registry,
+            )
+        )
+        self._overhead = Histogram(
+            MetricName.OVERHEAD_SECONDS,
+            "Egret's own share of an exchange: without the client's upload and the provider.",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._phases = _Children(
+            Histogram(
+                MetricName.PHASE_SECONDS,
+                "Seconds spent in one phase of judging: authorize, read or guardrails.",
+                ("phase",),
+                buckets=SECONDS_BUCKETS,
+                registry=registry,
+            )
+        )
+        self._in_flight = Gauge(
+            MetricName.IN_FLIGHT_EXCHANGES,
+            "Exchanges being judged now, over all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._body_bytes = Histogram(
+            MetricName.BODY_BYTES,
+            "Bytes of the request bodies that were read.",
+            buckets=BODY_BUCKETS,
+            registry=registry,
+        )
+
+    def _declare_checks(self, registry: CollectorRegistry) -> None:
+        self._authorizations = _Children(
+            Counter(
+                MetricName.AUTHORIZATIONS,
+                "Judged keys, by outcome and by the cache tier that answered.",
+                ("outcome", "tier"),
+                registry=registry,
+            )
+        )
+        self._verdicts = _Children(
+            Counter(
+                MetricName.GUARDRAIL_VERDICTS,
+                "Guardrail outcomes; in shadow mode the verdict is what enforce would have done.",
+                ("guardrail", "type", "verdict", "action", "mode"),
+                registry=registry,
+            )
+        )
+        self._guardrail_seconds = _Children(
+            Histogram(
+                MetricName.GUARDRAIL_SECONDS,
+                "Seconds one guardrail took.",
+                ("guardrail",),
+                buckets=SECONDS_BUCKETS,
+                registry=registry,
+            )
+        )
+        self._unscanned = _Children(
+            Counter(
+                MetricName.UNSCANNED,
+                "Exchanges with content that no guardrail could read, by reason and action.",
+                ("reason", "action"),
+                registry=registry,
+            )
+        )
+
+    def _declare_process(self, registry: CollectorRegistry) -> None:
+        self._faults = _Children(
+            Counter(
+                MetricName.EXCHANGE_FAULTS,
+                "Protocol violations, exceptions, missed deadlines, lost telemetry.",
+                ("kind",),
+                registry=registry,
+            )
+        )
+        for kind in FaultKind:  # an alert on a rate needs the zero before the first fault
+            self._faults(kind.value)
+        self._policy_version = _Children(
+            Gauge(
+                MetricName.POLICY_VERSION,
+                "Version of a policy; the lowest that any live worker still applies.",
+                ("policy",),
+                multiprocess_mode="livemin",
+                registry=registry,
+            )
+        )
+        self._policy_reload_failures = Counter(
+            MetricName.POLICY_RELOAD_FAILURES,
+            "Policies that could not be loaded; the last good one stayed in place.",
+            registry=registry,
+        )
+        self._key_cache_entries = Gauge(
+            MetricName.KEY_CACHE_ENTRIES,
+            "Keys in the in-process caches of all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._build = Gauge(
+            MetricName.BUILD,
+            "Always 1; the labels are the versions that run.",
+            ("version", "python"),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+    def build(self, version: str) -> None:
+        """Show which version of Egret and of Python this is."""
+        self._build.labels(version, platform.python_version()).set(1)
+
+    def exchange_started(self) -> None:
+        """Count an exchange as in flight."""
+        self._in_flight.inc()
+
+    def exchange_ended(self) -> None:
+        """Take an exchange out of those in flight."""
+        self._in_flight.dec()
+
+    def fault(self, kind: FaultKind) -> None:
+        """Count a fault."""
+        self._faults(kind.value).inc()
+
+    def policy_applied(self, name: str, version: int) -> None:
+        """Show the version of a policy that this worker applies from now on."""
+        self._policy_version(self._policy_label(name)).set(version)
+
+    def policy_reload_failed(self) -> None:
+        """Count a policy that could not be loaded."""
+        self._policy_reload_failures.inc()
+
+    def key_cache_holds(self, entries: int) -> None:
+        """Show how many keys this worker's cache holds."""
+        self._key_cache_entries.set(entries)
+
+    def record(self, report: ExchangeReport) -> None:
+        """Count the end of an exchange and all that took place in it."""
+        error = NONE if report.error is None else report.error.value
+        operation = sanitize.operation_name(report.route)
+        self._exchanges(report.outcome.value, operation, error).inc()
+        timings = report.timings
+        self._overhead.observe(timings.overhead_seconds)
+        self._observe_phase("authorize", timings.authorize)
+        self._observe_phase("read", timings.read)
+        self._observe_phase("guardrails", timings.guardrails)
+        if report.body_bytes:
+            self._body_bytes.observe(report.body_bytes)
+        self._count_authorization(report)
+        for result in report.results:
+            self._count_verdict(result)
+        for reason in dict.fromkeys(report.unscanned):
+            self._unscanned(reason.value, report.unscanned_action.value).inc()
+
+    def _observe_phase(self, phase: str, step: Step | None) -> None:
+        if step is not None:
+            self._phases(phase).observe(step.seconds)
+
+    def _count_authorization(self, report: ExchangeReport) -> None:
+        if report.error in _AUTHORIZATION_ERRORS:
+            outcome = report.error.value
+        elif report.principal is not None:
+            outcome = "authorized"
+        else:
+            return
+        self._authorizations(outcome, report.cache_tier.value).inc()
+
+    def _count_verdict(self, result: GuardrailResult) -> None:
+        guardrail = result.guardrail
+        known = self._judged.get((guardrail.name, result.verdict))
+        if known is None or known.guardrail is not guardrail:
+            known = self._judged_by(guardrail, result.verdict)
+        known.verdicts.inc()
+        known.seconds.observe(result.seconds)
+
+    def _judged_by(self, guardrail: Guardrail, verdict: Verdict) -> _Judged:
+        name = self._guardrail_label(guardrail.name)
+        judged = _Judged(
+            guardrail,
+            self._verdicts(
+                name,
+                sanitize.guardrail_type(guardrail.settings),
+                verdict.value,
+                guardrail.action.value,
+                guardrail.mode.value,
+            ),
+            self._guardrail_seconds(name),
+        )
+        if name != OVERFLOW:  # what is beyond the cap would fill memory instead of labels
+            self._judged[guardrail.name, verdict] = judged
+        return judged

@@ -1,0 +1,97 @@
+"""Every name a dashboard, a query or an alert may hold on to: change one, break somebody's.
+
+OpenTelemetry's own names are spelt out here rather than imported, and pinned against the installed
+conventions by a test: an upgrade then fails a build instead of silently renaming an attribute.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SERVICE_NAME: Final = "egret"
+
+
+class SpanName:
+    """Names of spans; a guardrail's own name follows `GUARDRAIL` after a space."""
+
+    EXCHANGE: Final = "egret.exchange"
+    AUTHORIZE: Final = "authorize"
+    READ: Final = "read"
+    GUARDRAIL: Final = "guardrail"
+
+
+class SemconvAttribute:
+    """Attributes of the OpenTelemetry semantic conventions that we set."""
+
+    GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+    GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+    GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+    GEN_AI_REQUEST_STREAM: Final = "gen_ai.request.stream"
+    ERROR_TYPE: Final = "error.type"
+    HTTP_REQUEST_METHOD: Final = "http.request.method"
+    HTTP_RESPONSE_STATUS_CODE: Final = "http.response.status_code"
+    SERVICE_NAME: Final = "service.name"
+    SERVICE_VERSION: Final = "service.version"
+    SERVICE_INSTANCE_ID: Final = "service.instance.id"
+
+
+class EgretAttribute:
+    """Attributes of our own; the conventions have none for guardrails or keys."""
+
+    REQUEST_ID: Final = "egret.request.id"
+    BODY_BYTES: Final = "egret.request.body_bytes"
+    PROCESSING_MODES: Final = "egret.processing_modes"
+    OVERHEAD_SECONDS: Final = "egret.overhead_seconds"
+    VERDICT: Final = "egret.verdict"
+    REFUSAL_KIND: Final = "egret.refusal.kind"
+    KEY_ID: Final = "egret.key.id"
+    TEAM: Final = "egret.team"
+    ORGANIZATION: Final = "egret.organization"
+    POLICY_NAME: Final = "egret.policy.name"
+    POLICY_VERSION: Final = "egret.policy.version"
+    CACHE_TIER: Final = "egret.cache.tier"
+    UNSCANNED_REASONS: Final = "egret.unscanned.reasons"
+    UNSCANNED_ACTION: Final = "egret.unscanned.action"
+    GUARDRAIL_NAME: Final = "egret.guardrail.name"
+    GUARDRAIL_TYPE: Final = "egret.guardrail.type"
+    GUARDRAIL_VERDICT: Final = "egret.guardrail.verdict"
+    GUARDRAIL_ACTION: Final = "egret.guardrail.action"
+    GUARDRAIL_MODE: Final = "egret.guardrail.mode"
+    GUARDRAIL_FINDINGS: Final = "egret.guardrail.findings"
+    GUARDRAIL_FINDING_TYPES: Final = "egret.guardrail.finding_types"
+
+
+class MetricName:
+    """Prometheus names, without the `_total`, `_bucket`, `_sum`, `_count` of the exposition."""
+
+    EXCHANGES: Final = "egret_exchanges"
+    OVERHEAD_SECONDS: Final = "egret_overhead_seconds"
+    PHASE_SECONDS: Final = "egret_phase_seconds"
+    AUTHORIZATIONS: Final = "egret_authorizations"
+    GUARDRAIL_VERDICTS: Final = "egret_guardrail_verdicts"
+    GUARDRAIL_SECONDS: Final = "egret_guardrail_seconds"
+    UNSCANNED: Final = "egret_unscanned"
+    IN_FLIGHT_EXCHANGES: Final = "egret_in_flight_exchanges"
+    BODY_BYTES: Final = "egret_body_bytes"
+    EXCHANGE_FAULTS: Final = "egret_exchange_faults"
+    POLICY_VERSION: Final = "egret_policy_version"
+    POLICY_RELOAD_FAILURES: Final = "egret_policy_reload_failures"
+    KEY_CACHE_ENTRIES: Final = "egret_key_cache_entries"
+    BUILD: Final = "egret_build_info"
+
+
+class LogEvent:
+    """Event names of log lines written from this package."""
+
+    EXCHANGE_COMPLETED: Final = "exchange.completed"
+    SLOW_REQUEST: Final = "slow_request"
+    TELEMETRY_FAILED: Final = "telemetry.failed"
+    SCRAPE_FAILED: Final = "metrics.scrape_failed"
+    LIBRARY: Final = "library.log"
+
+
+OVERFLOW: Final = "other"
+"""Stands for every value beyond a label's cap, and for client text that is not shown."""
+
+NONE: Final = "none"
+"""The label of what does not apply, since Prometheus has no absent label."""

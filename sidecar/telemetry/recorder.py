@@ -1,0 +1,138 @@
+"""Where an exchange is reported: one call makes its metrics, its spans and its log line."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from sidecar import __version__
+from sidecar.settings import TelemetrySettings
+from sidecar.telemetry.logs import ExchangeLog, get_logger
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.report import ExchangeReport, FaultKind
+from sidecar.telemetry.traceparent import parse_trace_parent
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.tracing import Tracing
+
+SHUTDOWN_SECONDS: Final = 3.0
+"""How long a worker that ends waits for its last spans to leave."""
+
+
+class Recorder:
+    """All telemetry of a worker. `record` and `fault` never raise: no exchange fails over them.
+
+    Call `configure_logs` first. One instance a process, as a registry takes each metric once.
+    """
+
+    def __init__(
+        self,
+        settings: TelemetrySettings,
+        *,
+        instance: str | None = None,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self.metrics: Final = Metrics(registry)
+        self.metrics.build(__version__)
+        self._tracing = _tracing(settings, instance or str(uuid.uuid4()))
+        self._log = ExchangeLog(get_logger(), slow_request_ms=settings.slow_request_ms)
+        self._in_flight = InFlight(self.metrics)
+        self._metrics_part = _Part("metrics", self.metrics, self._log)
+        self._spans_part = _Part("spans", self.metrics, self._log)
+        self._log_part = _Part("log", self.metrics, self._log)
+
+    def record(self, report: ExchangeReport) -> None:
+        """Report the end of an exchange."""
+        with self._metrics_part:
+            self.metrics.record(report)
+        trace_id: str | None = None
+        with self._spans_part:
+            trace_id = self._record_spans(report)
+        with self._log_part:
+            self._log.completed(report, trace_id)
+
+    def in_flight(self) -> InFlight:
+        """Return what counts an exchange as in flight: `with recorder.in_flight(): …`."""
+        return self._in_flight
+
+    def fault(self, kind: FaultKind) -> None:
+        """Count what went wrong around an exchange."""
+        with self._metrics_part:
+            self.metrics.fault(kind)
+
+    def shutdown(self, seconds: float = SHUTDOWN_SECONDS) -> None:
+        """Let the last spans leave, for at most *seconds*. Blocks: call it after the loop."""
+        if self._tracing is not None:
+            self._tracing.shutdown(seconds)
+
+    def _record_spans(self, report: ExchangeReport) -> str | None:
+        """Return the trace id for the log, which an unsampled trace has too."""
+        parent = parse_trace_parent(report.traceparent, report.tracestate)
+        recorded = None if self._tracing is None else self._tracing.record_spans(report, parent)
+        return recorded if parent is None else f"{parent.trace_id:032x}"
+
+
+class InFlight:
+    """Counts an exchange up on entry and down on any exit."""
+
+    __slots__ = ("_metrics",)
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def __enter__(self) -> None:
+        self._metrics.exchange_started()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._metrics.exchange_ended()
+
+
+class _Part:
+    """Keeps the failure of one part of telemetry from the exchange, and counts and logs it."""
+
+    __slots__ = ("_failures", "_log", "_metrics", "_name")
+
+    def __init__(self, name: str, metrics: Metrics, log: ExchangeLog) -> None:
+        self._name = name
+        self._metrics = metrics
+        self._log = log
+        self._failures = 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._failures += 1
+        # A full disk or a closed stderr fails these as well; nobody is left to be told.
+        with contextlib.suppress(Exception):
+            self._metrics.fault(FaultKind.TELEMETRY)
+        # Failures 1, 2, 4, 8, …: enough to be seen, too few to flood.
+        if self._failures.bit_count() == 1:
+            with contextlib.suppress(Exception):
+                self._log.failed(self._name, error, self._failures)
+        return True
+
+
+def _tracing(settings: TelemetrySettings, instance: str) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    # Without an endpoint the SDK is never loaded.
+    from sidecar.telemetry.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing(settings.otlp_endpoint, version=__version__, instance=instance)

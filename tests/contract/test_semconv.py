@@ -1,0 +1,74 @@
+"""Names that dashboards depend on, held against the installed OpenTelemetry conventions."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv.attributes import (
+    error_attributes,
+    http_attributes,
+    service_attributes,
+)
+
+from sidecar.domain.subject import Dialect, Operation
+from sidecar.telemetry.names import EgretAttribute, MetricName, SemconvAttribute
+
+OURS_ONLY = {Operation.COUNT_TOKENS, Operation.LIST_MODELS}
+"""Operations the conventions have no value for; they allow own ones."""
+
+
+def _constants(owner: type) -> dict[str, str]:
+    return {name: value for name, value in vars(owner).items() if name.isupper()}
+
+
+def test_every_borrowed_attribute_is_spelt_as_the_conventions_spell_it() -> None:
+    """The whole class is compared, so that a new constant cannot escape the pin."""
+    conventions = {
+        **vars(gen_ai_attributes),
+        **vars(error_attributes),
+        **vars(http_attributes),
+        **vars(service_attributes),
+    }
+    borrowed = _constants(SemconvAttribute)
+
+    assert borrowed == {name: conventions.get(name) for name in borrowed}
+
+
+@pytest.mark.parametrize("operation", [o for o in Operation if o not in OURS_ONLY])
+def test_an_operation_is_a_value_of_the_conventions(operation: Operation) -> None:
+    """`gen_ai.operation.name` is taken from the enum's value as it is."""
+    assert operation.value in {o.value for o in gen_ai_attributes.GenAiOperationNameValues}
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_a_dialect_is_a_provider_of_the_conventions(dialect: Dialect) -> None:
+    """`gen_ai.provider.name` is taken from the enum's value as it is."""
+    assert dialect.value in {p.value for p in gen_ai_attributes.GenAiProviderNameValues}
+
+
+def test_own_attributes_are_under_one_root_and_distinct() -> None:
+    """Nothing of ours can collide with a name the conventions add later."""
+    names = list(_constants(EgretAttribute).values())
+
+    assert all(name.startswith("egret.") for name in names)
+    assert len(names) == len(set(names))
+
+
+def test_metric_names_are_what_dashboards_query() -> None:
+    """A renamed metric breaks somebody's alert: this list changes only on purpose."""
+    assert sorted(_constants(MetricName).values()) == [
+        "egret_authorizations",
+        "egret_body_bytes",
+        "egret_build_info",
+        "egret_exchange_faults",
+        "egret_exchanges",
+        "egret_guardrail_seconds",
+        "egret_guardrail_verdicts",
+        "egret_in_flight_exchanges",
+        "egret_key_cache_entries",
+        "egret_overhead_seconds",
+        "egret_phase_seconds",
+        "egret_policy_reload_failures",
+        "egret_policy_version",
+        "egret_unscanned",
+    ]

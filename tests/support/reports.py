@@ -1,0 +1,123 @@
+"""Exchange reports for telemetry tests: one whole exchange, each test changes what it is about."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.policy import (
+    Action,
+    DeniedPattern,
+    DeniedPatternsSettings,
+    Guardrail,
+    Mode,
+    OnError,
+    PiiSettings,
+    Policy,
+    SecretsSettings,
+    UnscannedAction,
+    WebhookSettings,
+)
+from sidecar.domain.principal import Principal
+from sidecar.domain.subject import Dialect, Operation, Route
+from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
+
+TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID: Final = "b7ad6b7169203331"
+SAMPLED: Final = f"00-{TRACE_ID}-{PARENT_ID}-01"
+UNSAMPLED: Final = f"00-{TRACE_ID}-{PARENT_ID}-00"
+
+WALL_NS: Final = 1_700_000_000_000_000_000
+STARTED_AT: Final = 100.0
+
+PII: Final = Guardrail(name="pii", settings=PiiSettings(), action=Action.REDACT)
+SECRETS: Final = Guardrail(name="keys", settings=SecretsSettings(), mode=Mode.SHADOW)
+WEBHOOK: Final = Guardrail(
+    name="tone",
+    settings=WebhookSettings(url="http://tone.test/", headers=(("authorization", "hook-secret"),)),
+    action=Action.FLAG,
+    on_error=OnError.ALLOW,
+)
+PATTERNS: Final = Guardrail(
+    name="codenames",
+    settings=DeniedPatternsSettings((DeniedPattern(name="project", regex="bluebird"),)),
+)
+
+POLICY: Final = Policy(
+    name="standard",
+    version=7,
+    guardrails=(PII, SECRETS, WEBHOOK),
+    unscanned=UnscannedAction.FLAG,
+)
+PRINCIPAL: Final = Principal(
+    key_id="k1a2b3c4d5e6",
+    team_id="t-1",
+    team_name="search",
+    organization_id="o-1",
+    organization_name="acme",
+)
+CHAT: Final = Route(dialect=Dialect.OPENAI, operation=Operation.CHAT, has_body=True)
+
+
+def timings(overhead_seconds: float = 0.004) -> Timings:
+    """Return the timings of an exchange of 10 ms, most of it a slow upload."""
+    return Timings(
+        wall_ns=WALL_NS,
+        started_at=STARTED_AT,
+        seconds=0.010,
+        overhead_seconds=overhead_seconds,
+        authorize=Step(STARTED_AT + 0.0005, 0.0002),
+        read=Step(STARTED_AT + 0.006, 0.0004),
+        guardrails=Step(STARTED_AT + 0.0065, 0.003),
+    )
+
+
+def results() -> tuple[GuardrailResult, ...]:
+    """Return one redaction, one shadow block and one webhook that failed open."""
+    return (
+        GuardrailResult(
+            guardrail=PII,
+            verdict=Verdict.REDACT,
+            findings=(
+                Finding(guardrail="pii", type="EMAIL", part=0, start=3, end=9),
+                Finding(guardrail="pii", type="EMAIL", part=1, start=0, end=6),
+                Finding(guardrail="pii", type="IBAN", part=1, start=7, end=9),
+            ),
+            started_at=STARTED_AT + 0.0065,
+            seconds=0.0004,
+        ),
+        GuardrailResult(
+            guardrail=SECRETS,
+            verdict=Verdict.BLOCK,
+            findings=(Finding(guardrail="keys", type="AWS_KEY", part=0, start=0, end=20),),
+            started_at=STARTED_AT + 0.0065,
+            seconds=0.0004,
+        ),
+        GuardrailResult(
+            guardrail=WEBHOOK,
+            verdict=Verdict.ERROR_OPEN,
+            findings=(),
+            started_at=STARTED_AT + 0.0065,
+            seconds=0.003,
+            error_type="ClientConnectorError",
+        ),
+    )
+
+
+def redacted_report() -> ExchangeReport:
+    """Return an exchange whose request went on with an address taken out."""
+    return ExchangeReport(
+        request_id="6f1d2c3b-0000-4000-8000-000000000001",
+        outcome=ExchangeOutcome.REDACTED,
+        timings=timings(),
+        traceparent=SAMPLED,
+        route=CHAT,
+        method="POST",
+        model="gpt-4o-mini",
+        principal=PRINCIPAL,
+        policy=POLICY,
+        results=results(),
+        cache_tier=CacheTier.L1,
+        body_bytes=2048,
+        processing_modes=("FULL_DUPLEX_STREAMED",),
+    )

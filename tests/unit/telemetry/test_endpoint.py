@@ -1,0 +1,315 @@
+"""The scrape of a supervisor whose workers are real processes that come, count and die."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_classic
+
+from sidecar.settings import inherited_environment
+from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
+from sidecar.telemetry.worker_metrics import WorkerMetrics
+
+WORKER = """
+import sys
+from prometheus_client import CollectorRegistry
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.report import FaultKind
+from tests.support.reports import redacted_report
+
+metrics = Metrics(CollectorRegistry())
+print("ready", flush=True)
+for line in sys.stdin:
+    match line.strip():
+        case "exchange":
+            metrics.exchange_started()
+            metrics.record(redacted_report())
+        case "policy":
+            metrics.policy_applied("standard", int(next(sys.stdin)))
+    print("done", flush=True)
+"""
+
+
+class Worker:
+    """A process that records on demand and can be killed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=inherited_environment() | {"PROMETHEUS_MULTIPROC_DIR": str(directory)},
+        )
+        self.pid = self._process.pid
+        self._answer()
+
+    def tell(self, *lines: str) -> None:
+        """Have the worker do something, and wait until it is done."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("".join(f"{line}\n" for line in lines))
+        self._process.stdin.flush()
+        self._answer()
+
+    def kill(self) -> None:
+        """End the worker as SIGKILL ends it: nothing is tidied up."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline()
+
+
+@contextmanager
+def _worker(directory: Path) -> Iterator[Worker]:
+    worker = Worker(directory)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> WorkerMetrics:
+    return WorkerMetrics(tmp_path / "metrics")
+
+
+@pytest.fixture
+def endpoint(metrics: WorkerMetrics) -> Iterator[MetricsEndpoint]:
+    running = MetricsEndpoint(metrics, host="127.0.0.1", port=0)
+    running.start()
+    yield running
+    running.close()
+
+
+def _get(endpoint: MetricsEndpoint, **headers: str) -> tuple[str, str]:
+    url = f"http://127.0.0.1:{endpoint.port}/metrics"
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+        return answer.headers["content-type"], answer.read().decode()
+
+
+def _value(endpoint: MetricsEndpoint, name: str) -> float | None:
+    """Return a sample summed over its labels, None where there is none."""
+    values = [
+        sample.value
+        for family in parse_classic(_get(endpoint)[1])
+        for sample in family.samples
+        if sample.name == name
+    ]
+    return sum(values) if values else None
+
+
+def test_counters_and_histograms_of_all_workers_are_one_sum(
+    endpoint: MetricsEndpoint, tmp_path: Path
+) -> None:
+    """Two workers, three exchanges, one number each."""
+    with _worker(tmp_path / "metrics") as one, _worker(tmp_path / "metrics") as other:
+        one.tell("exchange")
+        one.tell("exchange")
+        other.tell("exchange")
+
+        assert _value(endpoint, "egret_exchanges_total") == 3
+        assert _value(endpoint, "egret_overhead_seconds_count") == 3
+        assert _value(endpoint, "egret_in_flight_exchanges") == 3
+
+
+def test_counters_never_fall_when_a_worker_is_killed_and_replaced(
+    endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
+) -> None:
+    """What the dead one counted stays; what it had in flight is forgotten."""
+    directory = tmp_path / "metrics"
+    seen = []
+    for _ in range(3):
+        with _worker(directory) as worker:
+            worker.tell("exchange")
+            seen.append(_value(endpoint, "egret_exchanges_total"))
+        seen.append(_value(endpoint, "egret_exchanges_total"))
+        metrics.worker_gone(worker.pid)
+        seen.append(_value(endpoint, "egret_exchanges_total"))
+
+    assert seen == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert _value(endpoint, "egret_overhead_seconds_count") == 3
+    assert _value(endpoint, "egret_in_flight_exchanges") is None
+    assert sorted(file.name for file in directory.iterdir()) == [
+        "counter_gone.db",
+        "histogram_gone.db",
+    ]
+
+
+def test_a_worker_that_is_gone_twice_is_counted_once(
+    endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
+) -> None:
+    """A supervisor may learn of a death by signal and by wait."""
+    with _worker(tmp_path / "metrics") as worker:
+        worker.tell("exchange")
+    metrics.worker_gone(worker.pid)
+    metrics.worker_gone(worker.pid)
+
+    assert _value(endpoint, "egret_exchanges_total") == 1
+
+
+def test_the_policy_version_shown_is_that_of_the_worker_that_lags(
+    endpoint: MetricsEndpoint, tmp_path: Path
+) -> None:
+    """A reload is over when the last worker has it."""
+    with _worker(tmp_path / "metrics") as one, _worker(tmp_path / "metrics") as other:
+        one.tell("policy", "8")
+        other.tell("policy", "7")
+        lagging = _value(endpoint, "egret_policy_version")
+        other.tell("policy", "8")
+
+        assert (lagging, _value(endpoint, "egret_policy_version")) == (7, 8)
+
+
+def test_scrapes_during_restarts_see_totals_that_only_grow(
+    endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
+) -> None:
+    """Folding a dead worker's counts is one step for a scrape: never twice, never absent."""
+    totals: list[float] = []
+    stopped = threading.Event()
+
+    def scrape() -> None:
+        while not stopped.is_set():
+            totals.append(_value(endpoint, "egret_exchanges_total") or 0)
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    for _ in range(4):
+        with _worker(tmp_path / "metrics") as worker:
+            worker.tell("exchange")
+        metrics.worker_gone(worker.pid)
+    stopped.set()
+    scraper.join()
+    totals.append(_value(endpoint, "egret_exchanges_total") or 0)
+
+    assert totals == sorted(totals)
+    assert totals[-1] == 4
+
+
+def test_a_file_that_a_worker_has_only_just_made_is_passed_over(
+    endpoint: MetricsEndpoint, tmp_path: Path
+) -> None:
+    """A scrape may fall between the file's creation and its first byte."""
+    with _worker(tmp_path / "metrics") as worker:
+        worker.tell("exchange")
+        (tmp_path / "metrics" / "counter_1.db").touch()
+
+        assert _value(endpoint, "egret_exchanges_total") == 1
+
+
+def test_a_new_supervisor_starts_from_nothing(
+    endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
+) -> None:
+    """Files of a former run would be counted again."""
+    with _worker(tmp_path / "metrics") as worker:
+        worker.tell("exchange")
+    metrics.clear()
+
+    assert _value(endpoint, "egret_exchanges_total") is None
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        pytest.param("", "text/plain; version=0.0.4; charset=utf-8", id="classic"),
+        pytest.param(
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+            id="openmetrics",
+        ),
+        pytest.param(
+            "application/openmetrics-text;version=rubbish",
+            "text/plain; version=0.0.4; charset=utf-8",
+            id="a version that is none",
+        ),
+    ],
+)
+def test_the_format_follows_accept(
+    endpoint: MetricsEndpoint, tmp_path: Path, accept: str, content_type: str
+) -> None:
+    """Both formats are parsed by the parsers of their own specification."""
+    with _worker(tmp_path / "metrics") as worker:
+        worker.tell("exchange")
+        told, text = _get(endpoint, accept=accept)
+    parse = parse_openmetrics if "openmetrics" in content_type else parse_classic
+    names = {sample.name for family in parse(text) for sample in family.samples}
+
+    assert told == content_type
+    assert {"egret_exchanges_total", "egret_overhead_seconds_bucket"} <= names
+
+
+def test_a_scraper_that_takes_gzip_gets_it(endpoint: MetricsEndpoint) -> None:
+    """Prometheus always asks for it."""
+    connection = http.client.HTTPConnection("127.0.0.1", endpoint.port)
+    connection.request("GET", "/metrics", headers={"accept-encoding": "gzip"})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+
+    assert answer.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(body) == b""
+
+
+def test_any_other_path_is_not_found(endpoint: MetricsEndpoint) -> None:
+    """The answer does not repeat the path."""
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/secret-path")
+    with raised.value as answer:
+        assert (answer.code, answer.read()) == (404, b"see /metrics\n")
+
+
+def test_a_port_in_use_is_named_with_the_setting_that_mends_it(metrics: WorkerMetrics) -> None:
+    """A supervisor that cannot be scraped says so at start."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(EndpointError) as raised:
+            MetricsEndpoint(metrics, host="127.0.0.1", port=port)
+
+    assert str(raised.value) == (
+        f"metrics endpoint cannot listen on 127.0.0.1:{port} ({os.strerror(98)}): free it or"
+        " set EGRET_TELEMETRY__METRICS_HOST and EGRET_TELEMETRY__METRICS_PORT (0: any)"
+    )
+
+
+def test_a_scraper_that_hangs_up_leaves_the_endpoint_answering(
+    endpoint: MetricsEndpoint, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback, no stuck thread."""
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", endpoint.port)) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\n")
+    content_type, _ = _get(endpoint)
+
+    assert content_type.startswith("text/plain")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_file_fails_the_scrape_and_not_the_endpoint(
+    endpoint: MetricsEndpoint, tmp_path: Path
+) -> None:
+    """Half the truth would look like a counter going back; no answer looks like what it is."""
+    damaged = tmp_path / "metrics" / "counter_1.db"
+    damaged.write_bytes(b"\xff\x00\x00\x00" * 64)
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        _get(endpoint)
+    raised.value.close()
+    damaged.unlink()
+
+    assert raised.value.code == 500
+    assert _get(endpoint)[1] == ""

@@ -1,0 +1,244 @@
+"""Whole log lines, as a collector of stderr reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import logging
+import subprocess
+import sys
+from decimal import Decimal
+from typing import NoReturn
+
+import pytest
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.subject import UnscannedReason
+from sidecar.telemetry.logs import ExchangeLog, configure_logs, get_logger
+from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Timings
+from tests.support.log_lines import LogLines
+from tests.support.reports import TRACE_ID, WALL_NS, redacted_report, timings
+
+PROMPT = "my card is 4111 1111 1111 1111"
+
+GUARDRAILS = [
+    {"name": "pii", "verdict": "redact", "ms": 0.4},
+    {"name": "keys", "verdict": "block", "ms": 0.4},
+    {"name": "tone", "verdict": "error_open", "ms": 3.0},
+]
+
+
+def _fail(error: Exception, cause: Exception | None) -> NoReturn:
+    raise error from cause
+
+
+def _complete(report: ExchangeReport, trace_id: str | None = None) -> None:
+    ExchangeLog(get_logger(), slow_request_ms=250.0).completed(report, trace_id)
+
+
+def test_an_exchange_is_one_line_with_all_that_is_known(log_lines: LogLines) -> None:
+    """The whole line of a redacted request."""
+    _complete(redacted_report(), TRACE_ID)
+
+    assert log_lines.read() == [
+        {
+            "event": "exchange.completed",
+            "level": "info",
+            "request_id": "6f1d2c3b-0000-4000-8000-000000000001",
+            "outcome": "redacted",
+            "latency_ms": 10.0,
+            "overhead_ms": 4.0,
+            "operation": "chat",
+            "cache_tier": "l1",
+            "body_bytes": 2048,
+            "model": "gpt-4o-mini",
+            "trace_id": TRACE_ID,
+            "guardrails": GUARDRAILS,
+            "key_id": "k1a2b3c4d5e6",
+            "team": "search",
+            "organization": "acme",
+            "policy": "standard",
+            "policy_version": 7,
+        }
+    ]
+
+
+def test_a_refusal_without_an_owner_says_why_and_leaves_out_what_is_not_known(
+    log_lines: LogLines,
+) -> None:
+    """Nothing is logged as null."""
+    _complete(
+        ExchangeReport(
+            request_id="r-1",
+            outcome=ExchangeOutcome.FAILED,
+            timings=Timings(WALL_NS, 0.0, seconds=0.0012, overhead_seconds=0.0012),
+            error=ErrorKind.INTERNAL_ERROR,
+            error_type="KeyError",
+            status=500,
+            unscanned=(UnscannedReason.IMAGE, UnscannedReason.IMAGE),
+            cache_tier=CacheTier.NONE,
+        )
+    )
+
+    assert log_lines.read() == [
+        {
+            "event": "exchange.completed",
+            "level": "info",
+            "request_id": "r-1",
+            "outcome": "failed",
+            "latency_ms": 1.2,
+            "overhead_ms": 1.2,
+            "operation": "none",
+            "cache_tier": "none",
+            "body_bytes": 0,
+            "error": "internal_error",
+            "error_type": "KeyError",
+            "status": 500,
+            "unscanned": ["image"],
+        }
+    ]
+
+
+def test_a_slow_exchange_warns_with_where_the_time_went(log_lines: LogLines) -> None:
+    """Egret's own share counts: a client's slow upload is not our slowness."""
+    _complete(dataclasses.replace(redacted_report(), timings=timings(overhead_seconds=0.2501)))
+    _complete(dataclasses.replace(redacted_report(), timings=timings(overhead_seconds=0.25)))
+    slow = [line for line in log_lines.read() if line["event"] == "slow_request"]
+
+    assert slow == [
+        {
+            "event": "slow_request",
+            "level": "warning",
+            "threshold_ms": 250.0,
+            "request_id": "6f1d2c3b-0000-4000-8000-000000000001",
+            "outcome": "redacted",
+            "latency_ms": 10.0,
+            "overhead_ms": 250.1,
+            "body_bytes": 2048,
+            "authorize_ms": 0.2,
+            "read_ms": 0.4,
+            "guardrails_ms": 3.0,
+            "guardrails": GUARDRAILS,
+        }
+    ]
+
+
+def test_a_level_hides_what_is_below_it(log_lines: LogLines) -> None:
+    """At `warning` the line an exchange is gone and the warnings stay."""
+    configure_logs("warning", log_lines.stream)
+    _complete(dataclasses.replace(redacted_report(), timings=timings(overhead_seconds=1.0)))
+
+    assert [line["event"] for line in log_lines.read()] == ["slow_request"]
+
+
+def test_an_exception_is_logged_by_type_and_never_by_text(log_lines: LogLines) -> None:
+    """Its message may quote a request."""
+    try:
+        _fail(ValueError(PROMPT), KeyError(PROMPT))
+    except ValueError as error:
+        get_logger().error("exchange.failed", exc_info=error)
+        get_logger().exception("exchange.failed")
+
+    assert (
+        log_lines.read()
+        == [
+            {
+                "event": "exchange.failed",
+                "level": "error",
+                "error_type": "ValueError",
+                "frames": [],
+                "causes": ["KeyError"],
+            }
+        ]
+        * 2
+    )
+
+
+def test_a_librarys_warning_comes_out_as_json_without_its_arguments(log_lines: LogLines) -> None:
+    """Numbers are filled in; text may be anybody's and is named by its type."""
+    logger = logging.getLogger("somelibrary.pool")
+    logger.info("not shown: %s", PROMPT)
+    logger.warning("retry %d of %s in %.2fs", 2, PROMPT, 0.5)
+    logger.error("cannot take %d", Decimal(3))
+    logger.warning("100% of it")
+
+    assert log_lines.read() == [
+        {
+            "event": "library.log",
+            "level": "warning",
+            "logger": "somelibrary.pool",
+            "message": "retry 2 of <str> in 0.50s",
+        },
+        {
+            "event": "library.log",
+            "level": "error",
+            "logger": "somelibrary.pool",
+            "message": "cannot take %d",
+        },
+        {
+            "event": "library.log",
+            "level": "warning",
+            "logger": "somelibrary.pool",
+            "message": "100% of it",
+        },
+    ]
+
+
+def test_a_librarys_exception_loses_its_text_and_traceback(log_lines: LogLines) -> None:
+    """`logger.exception` prints both by itself."""
+    try:
+        _fail(ConnectionError(PROMPT), None)
+    except ConnectionError:
+        logging.getLogger("somelibrary").exception("lost %s", PROMPT)
+
+    assert log_lines.read() == [
+        {
+            "event": "library.log",
+            "level": "error",
+            "logger": "somelibrary",
+            "message": "lost <str>",
+            "error_type": "ConnectionError",
+            "frames": [],
+        }
+    ]
+
+
+async def test_an_unretrieved_task_is_reported_without_what_it_held(log_lines: LogLines) -> None:
+    """Asyncio formats the task and its exception into the message itself."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError(PROMPT)
+
+    task = asyncio.ensure_future(fail())
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+    [line] = log_lines.read()
+
+    assert line["message"] == "Task exception was never retrieved"
+    assert line["error_type"] == "ValueError"
+    assert PROMPT not in log_lines.text()
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_every_level_of_the_settings_can_be_configured(log_lines: LogLines, level: str) -> None:
+    """The pattern in settings and the table here agree."""
+    configure_logs(level, log_lines.stream)
+    get_logger().error("seen")
+
+    assert log_lines.read() == [{"event": "seen", "level": "error"}]
+
+
+def test_logs_go_to_stderr_and_leave_stdout_alone() -> None:
+    """Stdout belongs to commands that print results."""
+    program = (
+        "from sidecar.telemetry.logs import configure_logs, get_logger;"
+        "configure_logs('info'); get_logger().info('started', workers=2)"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert run.stdout == ""
+    assert run.stderr.startswith('{"workers":2,"event":"started","level":"info","timestamp":"')
