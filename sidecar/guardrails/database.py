@@ -1,0 +1,104 @@
+"""The compiled database: all expressions of all policies, scanned in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import hyperscan
+
+from sidecar.domain.policy import Policy
+from sidecar.guardrails.expressions import compile_hyperscan
+from sidecar.guardrails.policy_document import DEFAULT_POLICY_NAME, default_policy
+from sidecar.guardrails.rules.catalogue import expressions_of
+from sidecar.guardrails.rules.rule import Expression
+
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+class CompileError(Exception):
+    """Policies whose expressions make no database; the message repeats none of them."""
+
+
+class ExpressionDatabase:
+    """Tells which expressions occur in a text. Bound to one thread: the scratch space is one."""
+
+    def __init__(self, database: hyperscan.Database | None) -> None:
+        self._database = database
+
+    def scan(self, text: bytes) -> dict[int, int]:
+        """Return the ids of the expressions that match, each with the end of its first match.
+
+        *text* must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
+        """
+        hits: dict[int, int] = {}
+        if self._database is not None:
+            self._database.scan(text, match_event_handler=_collect, context=hits)
+        return hits
+
+
+def _collect(id_: int, _start: int, end: int, _flags: int, hits: object) -> None:
+    hits[id_] = end  # type: ignore[index]  # the stub has `object`; it is the dict of `scan`
+
+
+def policies_with_default(policies: Sequence[Policy]) -> tuple[Policy, ...]:
+    """Return *policies*, and the built-in default where none of them is named so."""
+    if any(policy.name == DEFAULT_POLICY_NAME for policy in policies):
+        return tuple(policies)
+    return (*policies, default_policy())
+
+
+def expressions_with_default(policies: Sequence[Policy]) -> tuple[Expression, ...]:
+    """Return what the database of *policies* is compiled from."""
+    return expressions_of(policies_with_default(policies))
+
+
+def compile_database(policies: Sequence[Policy]) -> bytes:
+    """Compile the expressions of *policies* (hundreds of ms) to bytes another process can load.
+
+    Raises:
+        CompileError: an expression cannot be compiled.
+    """
+    try:
+        return compile_expressions(expressions_with_default(policies))
+    except hyperscan.error:
+        raise CompileError("the policies' expressions cannot be compiled together") from None
+
+
+def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:
+    """Return a digest of *expressions* and their compiled database.
+
+    Raises:
+        hyperscan.error: an expression cannot be compiled.
+    """
+    if not expressions:
+        return _digest(expressions)
+    return _digest(expressions) + hyperscan.dumpb(compile_hyperscan(expressions))
+
+
+def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> ExpressionDatabase:
+    """Load what `compile_expressions` made, in well under a millisecond.
+
+    Raises:
+        CompileError: it was made from other expressions, or by another version of the engine.
+    """
+    if serialised[:_DIGEST_BYTES] != _digest(expressions):
+        raise CompileError("the database was compiled from other policies")
+    if not expressions:
+        return ExpressionDatabase(None)
+    try:
+        database = hyperscan.loadb(serialised[_DIGEST_BYTES:], hyperscan.HS_MODE_BLOCK)
+        database.scratch = hyperscan.Scratch(database)  # a loaded one comes without
+    except hyperscan.error:
+        raise CompileError("the database was compiled by another engine version") from None
+    return ExpressionDatabase(database)
+
+
+def _digest(expressions: tuple[Expression, ...]) -> bytes:
+    return hashlib.sha256(json.dumps(list(_pairs(expressions))).encode()).digest()
+
+
+def _pairs(expressions: tuple[Expression, ...]) -> Iterator[tuple[str, bool]]:
+    return ((expression.regex, expression.unicode) for expression in expressions)

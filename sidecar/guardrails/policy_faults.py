@@ -1,0 +1,183 @@
+"""What is wrong with a policy document, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+from typing_extensions import override
+
+from sidecar.domain.policy import Action, Mode, OnError, Stage, UnscannedAction
+from sidecar.guardrails.policy_models import (
+    GUARDRAIL_DOCUMENTS,
+    PatternDocument,
+    PolicyModel,
+    UnknownNameError,
+)
+from sidecar.guardrails.yaml_nodes import Path, YamlDocument
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFault:
+    """One thing that is wrong. `line` and `column` count from 1 in the whole text.
+
+    `path` reads like `guardrails[0].timeout`; `mend` says what would be right, if that is known.
+    """
+
+    line: int
+    column: int
+    path: str
+    problem: str
+    mend: str | None = None
+
+    @override
+    def __str__(self) -> str:
+        place = f"line {self.line}, column {self.column}"
+        words = (
+            f"{place}: {self.path}: {self.problem}" if self.path else f"{place}: {self.problem}"
+        )
+        return f"{words} ({self.mend})" if self.mend else words
+
+
+class PolicyDocumentError(Exception):
+    """A text that holds no valid policies; `faults` has all that could be told, in text order."""
+
+    def __init__(self, faults: Iterable[PolicyFault]) -> None:
+        self.faults = tuple(sorted(faults, key=lambda fault: (fault.line, fault.column)))
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+def described(document: YamlDocument, error: ValidationError) -> list[PolicyFault]:
+    """Turn a model's errors into faults: their place in the text, in our words."""
+    details = error.errors(include_url=False, include_input=False)
+    return [_described(document, detail) for detail in details if not _follows(detail, details)]
+
+
+def _follows(detail: Any, details: Iterable[Any]) -> bool:
+    """Tell whether a list is too short only because its items are wrong."""
+    loc = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in details
+    )
+
+
+def _described(document: YamlDocument, detail: Any) -> PolicyFault:
+    path = _node_path(document, detail["loc"])
+    at_key, mend = False, None
+    match detail["type"]:
+        case "missing":
+            problem = f"`{detail['loc'][-1]}` is required"
+        case "extra_forbidden":
+            at_key, problem = True, f"unknown field `{path[-1]}`"
+            mend = _nearest(str(path[-1]), _fields_at(document, path[:-1]))
+        case "union_tag_invalid" | "union_tag_not_found":
+            path, problem, mend = _wrong_type(document, path)
+        case "value_error":
+            problem, mend = str(detail["ctx"]["error"]), _nearest_known(detail["ctx"]["error"])
+        case "enum":
+            problem = f"must be one of {', '.join(one.value for one in _ENUMS[str(path[-1])])}"
+        case "string_type":
+            problem, mend = "must be text", "put it in quotes"
+        case "string_pattern_mismatch":
+            problem, mend = "is not a name that is accepted here", _form(path)
+        case _:
+            words = str(detail["msg"])
+            problem = words[:1].lower() + words[1:]
+    return fault(document, path, problem, mend=mend, at_key=at_key)
+
+
+def _nearest_known(error: ValueError) -> str | None:
+    return _nearest(error.value, error.known) if isinstance(error, UnknownNameError) else None
+
+
+def _wrong_type(document: YamlDocument, path: Path) -> tuple[Path, str, str]:
+    given = _value_at(document.value, (*path, "type"))
+    known = tuple(GUARDRAIL_DOCUMENTS)
+    if not isinstance(given, str):
+        return path, "`type` is required", f"one of {', '.join(known)}"
+    return (*path, "type"), f"unknown type `{given[:80]}`", _nearest(given, known)
+
+
+def _form(path: Path) -> str:
+    """Say what a name must look like at *path*."""
+    match path:
+        case ("name",):
+            return "lower case letters, digits, dots and dashes, at most 63"
+        case (*_, "patterns", int(), "name"):
+            return "upper snake case such as PROJECT_CODE, at most 40"
+        case (*_, "name"):
+            return "lower case letters, digits, underscores and dashes, at most 63"
+        case _:
+            return "it must not be blank"
+
+
+_ENUMS: Final = {
+    "stage": Stage, "action": Action, "mode": Mode, "on_error": OnError,
+    "unscanned": UnscannedAction,
+}  # fmt: skip
+
+
+def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
+    match path:
+        case ():
+            return PolicyModel.model_fields
+        case ("guardrails", int()):
+            kind = _value_at(document.value, (*path, "type"))
+            model = GUARDRAIL_DOCUMENTS.get(str(kind))
+            return model.model_fields if model else ()
+        case _:
+            return PatternDocument.model_fields
+
+
+def _nearest(given: str, known: Iterable[str]) -> str:
+    """Suggest the nearest name, whatever its case, or list a short set."""
+    names = sorted(known)
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=1)
+    if near:
+        return f"did you mean `{by_lower[near[0]]}`?"
+    return f"one of {', '.join(names)}" if len(names) <= 60 else "see docs/guardrails.md"  # noqa: PLR2004 - still readable
+
+
+def _node_path(document: YamlDocument, loc: tuple[str | int, ...]) -> Path:
+    """Drop pydantic's own steps (a union's tag) that name no node; keep the last as it is."""
+    path: Path = ()
+    for step in loc:
+        if (*path, step) in document.values:
+            path = (*path, step)
+    return path
+
+
+def _value_at(value: object, path: Path) -> object:
+    for step in path:
+        if isinstance(value, Mapping):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int):
+            value = value[step]
+        else:
+            return None
+    return value
+
+
+def fault(
+    document: YamlDocument,
+    path: Path,
+    problem: str,
+    *,
+    mend: str | None = None,
+    at_key: bool = False,
+) -> PolicyFault:
+    """Return a fault of the node at *path*, or of its key."""
+    mark = document.keys.get(path) if at_key else None
+    line, column = mark or document.values[path]
+    return PolicyFault(line, column, _words(path), problem, mend)
+
+
+def _words(path: Path) -> str:
+    words = ""
+    for step in path:
+        words += f"[{step}]" if isinstance(step, int) else f".{step}" if words else str(step)
+    return words

@@ -1,0 +1,1 @@
+"""Detection rules: one table a kind of content, each rule a regular expression and a validator."""

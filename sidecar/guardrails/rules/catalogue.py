@@ -1,0 +1,75 @@
+"""From a guardrail's settings to the rules that look for what it forbids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+from sidecar.domain.policy import (
+    DeniedPatternsSettings,
+    DeniedTermsSettings,
+    Guardrail,
+    GuardrailSettings,
+    PiiSettings,
+    Policy,
+    SecretsSettings,
+    WebhookSettings,
+)
+from sidecar.guardrails.expressions import author_expression
+from sidecar.guardrails.rules.pii import PII_RULES, national_phone_rule
+from sidecar.guardrails.rules.rule import Expression, Rank, Rule
+from sidecar.guardrails.rules.secrets import SECRET_RULES
+from sidecar.guardrails.rules.terms import term_rule
+
+_RANKS: Final = {rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)}
+
+
+def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
+    """Return the local rules of a guardrail; a remote one has none."""
+    match settings:
+        case SecretsSettings(types=types):
+            return _chosen(SECRET_RULES, types)
+        case PiiSettings(types=types, regions=regions):
+            national = (national_phone_rule(regions),) if regions else ()
+            return _chosen((*PII_RULES, *national), types)
+        case DeniedPatternsSettings(patterns=patterns):
+            return tuple(
+                Rule(type=item.name, expression=author_expression(item.regex), rank=Rank.AUTHOR)
+                for item in patterns
+            )
+        case DeniedTermsSettings(terms=terms):
+            return tuple(term_rule(term) for term in terms)
+        case WebhookSettings():
+            return ()
+        case _:
+            assert_never(settings)
+
+
+def is_remote(guardrail: Guardrail) -> bool:
+    """Tell whether judging leaves the process."""
+    return isinstance(guardrail.settings, WebhookSettings)
+
+
+def rank_of(guardrail: Guardrail, type_: str) -> int:
+    """Return whose finding stays when two overlap: the lower number."""
+    if isinstance(guardrail.settings, DeniedPatternsSettings | DeniedTermsSettings):
+        return Rank.AUTHOR
+    if is_remote(guardrail):
+        return Rank.REMOTE
+    return _RANKS[type_]
+
+
+def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
+    """Return the distinct expressions a database filters for *policies*, in a stable order."""
+    distinct = {
+        rule.expression
+        for policy in policies
+        for guardrail in policy.guardrails
+        for rule in rules_of(guardrail.settings)
+        if rule.expression.filtered
+    }
+    return tuple(sorted(distinct, key=lambda one: (one.unicode, one.regex)))
+
+
+def _chosen(rules: tuple[Rule, ...], types: tuple[str, ...] | None) -> tuple[Rule, ...]:
+    return rules if types is None else tuple(rule for rule in rules if rule.type in types)

@@ -1,0 +1,72 @@
+"""What tells a credential from a word, a placeholder or a digest."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from sidecar.guardrails.rules.entropy import bits_per_character
+from sidecar.guardrails.rules.rule import Span, where
+
+GENERIC_SECRET_BITS: Final = 3.5
+"""Shannon entropy a character above which a keyword's value is taken for a secret."""
+
+_PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
+_PEM_END: Final = b"-----END"
+_PEM_MAX_BYTES: Final = 16_384
+_PEM_BODY: Final = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n\t \\:,-"
+)
+
+
+def whole_private_key(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Extend a PEM header to the end of its block, or over what is left of a cut one."""
+    limit = min(len(content), end + _PEM_MAX_BYTES)
+    closing = content.find(_PEM_END, end, limit)
+    if closing >= 0:
+        dashes = content.find(b"-----", closing + len(_PEM_END), limit)
+        return ((start, dashes + 5 if dashes >= 0 else closing + len(_PEM_END)),)
+    while end < limit and content[end] in _PEM_BODY:
+        end += 1
+    return ((start, end),)
+
+
+def _is_jwt(candidate: bytes) -> bool:
+    """Tell whether the first segment is a JOSE header (RFC 7515 section 4)."""
+    header = candidate.split(b".", 1)[0]
+    try:
+        decoded = json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return False
+    return isinstance(decoded, dict) and "alg" in decoded
+
+
+def _is_random(candidate: bytes) -> bool:
+    lowered = candidate.lower()
+    return (
+        any(character in b"0123456789" for character in candidate)
+        and any(character in b"abcdefghijklmnopqrstuvwxyz" for character in lowered)
+        and not any(word in lowered for word in _PLACEHOLDERS)
+        and bits_per_character(candidate) >= GENERIC_SECRET_BITS
+    )
+
+
+def _is_password(candidate: bytes) -> bool:
+    """Tell a password in a URL from a variable, a mask or a documentation word."""
+    lowered = candidate.lower()
+    return lowered[:1] not in b"$<{%[" and lowered.strip(b"*x.") not in {
+        b"", b"password", b"pass", b"pwd", b"secret", b"token",
+    }  # fmt: skip
+
+
+random_value = where(_is_random)
+"""Takes a value that is no word and no placeholder."""
+
+password = where(_is_password)
+"""Takes the password of a URL."""
+
+json_web_token = where(_is_jwt)
+"""Takes a token whose header is a JOSE header."""

@@ -1,0 +1,210 @@
+"""Credentials: vendor tokens by their documented shape, keys, connection strings.
+
+Each regular expression is written from the format its vendor documents or, where none is
+documented, from the form its tokens visibly have; the comment before it names that form.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.guardrails.rules.rule import Rank, Rule, rule
+from sidecar.guardrails.rules.secret_validators import (
+    json_web_token,
+    password,
+    random_value,
+    whole_private_key,
+)
+
+SECRET_RULES: Final[tuple[Rule, ...]] = (
+    # AWS access key id: AKIA (long term) or ASIA (temporary) and 16 upper-case alphanumerics.
+    rule("AWS_ACCESS_KEY", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    # AWS secret access key: 40 of base64, told from a digest only by the words before it.
+    # Parts are scanned joined by NUL, so that "not base64, or the end" holds at the end of each.
+    rule(
+        "AWS_SECRET_KEY",
+        r"(?i)(?:aws|amazon)?_?(?:secret|sk)_?-? ?(?:access)?_?-? ?key[\"' ]{0,3}(?::|=|"
+        r"is)"
+        r"[\"' ]{0,3}([a-z0-9/+]{40})(?:[^a-z0-9/+]|$)",
+        random_value,
+    ),
+    # GitHub: ghp_ personal, gho_ OAuth, ghu_/ghs_ app, ghr_ refresh, then 36 (or longer JWTs).
+    rule("GITHUB_TOKEN", r"\bgh[pousr]_[A-Za-z0-9_]{36}[A-Za-z0-9_]*"),
+    # GitHub fine-grained: github_pat_, 22, underscore, 59.
+    rule("GITHUB_TOKEN", r"\bgithub_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
+    # GitLab: glpat- personal, gldt- deploy, glrt- runner and more, 20 or longer.
+    rule(
+        "GITLAB_TOKEN",
+        r"\bgl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat)-[A-Za-z0-9_.-]{20}"
+        r"[A-Za-z0-9_.-]*",
+    ),
+    # Slack: xoxb- bot, xoxp- user, xoxa-, xoxr-, xoxs-, xoxe- refresh; xapp- app level.
+    rule(
+        "SLACK_TOKEN",
+        r"\b(?:xox[abeoprs]|xoxe\.xox[bp]|xapp)-[A-Za-z0-9]{1,12}-[A-Za-z0-9-]{10}"
+        r"[A-Za-z0-9-]*",
+    ),
+    # Slack incoming webhook: the path is the credential.
+    rule(
+        "SLACK_WEBHOOK",
+        r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]{20}"
+        r"[A-Za-z0-9/_-]*",
+    ),
+    # Stripe: sk_ secret, rk_ restricted, whsec_ webhook signing secret.
+    rule(
+        "STRIPE_KEY",
+        r"\b(?:(?:sk|rk)_(?:live|test|prod)_[A-Za-z0-9]{16}[A-Za-z0-9]*|whsec_"
+        r"[A-Za-z0-9+/]{32}[A-Za-z0-9+/=]*)",
+    ),
+    # OpenAI: sk-, sk-proj-, sk-svcacct-, sk-admin-; the infix T3BlbkFJ is base64 of «OpenAI».
+    rule(
+        "OPENAI_KEY",
+        r"\bsk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{20}[A-Za-z0-9_-]*T3BlbkFJ"
+        r"[A-Za-z0-9_-]{20}[A-Za-z0-9_-]*",
+    ),
+    rule("OPENAI_KEY", r"\bsk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40}[A-Za-z0-9_-]*"),
+    # The same prefix is used by OpenAI-compatible vendors (DeepSeek, OpenRouter sk-or-v1-).
+    rule("LLM_API_KEY", r"\bsk-(?:or-v1-)?[A-Za-z0-9]{32}[A-Za-z0-9]*\b", random_value),
+    # Anthropic: sk-ant-api03-, sk-ant-admin01-, sk-ant-oat01-.
+    rule("ANTHROPIC_KEY", r"\bsk-ant-[a-z]{3,8}[0-9]{2}-[A-Za-z0-9_-]{32}[A-Za-z0-9_-]*"),
+    # Google API key: AIza and 35.
+    rule("GOOGLE_API_KEY", r"\bAIza[A-Za-z0-9_-]{35}"),
+    # Google OAuth client secret: GOCSPX- and 28; access tokens: ya29.
+    rule("GOOGLE_OAUTH", r"\b(?:GOCSPX-[A-Za-z0-9_-]{28}|ya29\.[A-Za-z0-9_-]{30}[A-Za-z0-9_-]*)"),
+    # Google Cloud service-account file: 40 hex; its PEM key is found by PRIVATE_KEY.
+    rule(
+        "GCP_SERVICE_ACCOUNT", r"private_key_id\\?[\"'][ \t]{0,4}:[ \t]{0,4}\\?[\"']([0-9a-f]{40})"
+    ),
+    # Azure storage: AccountKey= and 64 bytes in base64.
+    rule(
+        "AZURE_STORAGE_KEY",
+        r"(?i)\b(?:AccountKey|SharedAccessKey)=([A-Za-z0-9+/]{43}[A-Za-z0-9+/]*={0,2})",
+    ),
+    # Azure AD (Entra) client secret: three, a digit, Q~, 31 to 34.
+    rule("AZURE_CLIENT_SECRET", r"\b[A-Za-z0-9_.~-]{3}[0-9]Q~[A-Za-z0-9_.~-]{31,34}"),
+    # Azure shared access signature: sig= and a URL-encoded HMAC-SHA256.
+    rule("AZURE_SAS", r"[?&]sig=([A-Za-z0-9/+]{20}[A-Za-z0-9%/+]*(?:=|%3[dD])?)"),
+    # SendGrid: SG., 22, dot, 43.
+    rule("SENDGRID_KEY", r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
+    # Twilio: SK (API key) or AC (account) and 32 hex; only the key is a credential.
+    rule("TWILIO_KEY", r"\bSK[0-9a-f]{32}\b"),
+    # npm granular or automation token: npm_ and 36.
+    rule("NPM_TOKEN", r"\bnpm_[A-Za-z0-9]{36}\b"),
+    # PyPI: pypi- and a macaroon, whose first field is always the host in base64.
+    rule("PYPI_TOKEN", r"\bpypi-AgE[A-Za-z0-9_-]{50}[A-Za-z0-9_-]*"),
+    # Hugging Face: hf_ user, api_org_ organization, 34.
+    rule("HUGGINGFACE_TOKEN", r"\b(?:hf|api_org)_[A-Za-z]{34}\b"),
+    # DigitalOcean: dop_v1_ personal, doo_v1_ OAuth, dor_v1_ refresh, 64 hex.
+    rule("DIGITALOCEAN_TOKEN", r"\bdo[opr]_v1_[0-9a-f]{64}\b"),
+    # Databricks: dapi and 32 hex, sometimes a workspace suffix.
+    rule("DATABRICKS_TOKEN", r"\bdapi[0-9a-f]{32}(?:-[0-9])?\b"),
+    # JSON Web Token: three base64url segments, the first a JOSE header (RFC 7519).
+    rule(
+        "JWT",
+        r"\beyJ[A-Za-z0-9_-]{8}[A-Za-z0-9_-]*\.eyJ[A-Za-z0-9_-]{8}[A-Za-z0-9_-]*\."
+        r"[A-Za-z0-9_-]*",
+        json_web_token,
+    ),
+    # PEM and PGP private keys (RFC 7468, RFC 4880).
+    rule(
+        "PRIVATE_KEY",
+        r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
+        whole_private_key,
+    ),
+    # A URL with a password (RFC 3986 section 3.2.1), database schemes named apart.
+    rule(
+        "DATABASE_URL",
+        r"(?i)\b(?:postgres(?:ql)?|mysql|mariadb|mongodb|rediss?|amqps?|mssql|clickhouse"
+        r"|oracle|"
+        r"cockroachdb|snowflake|kafka|nats)(?:\+[a-z0-9_]+)?://[^\s:/@\"'<>\x00]*:("
+        r"[^\s/@\"'<>\x00]+)@",
+        password,
+    ),
+    rule(
+        "BASIC_AUTH_URL",
+        r"(?i)\b(?:https?|ftps?|ssh|git|smtps?|ldaps?|wss?)://[^\s:/@\"'<>\x00]*:("
+        r"[^\s/@\"'<>\x00]+)@",
+        password,
+    ),
+    # HTTP credentials in a pasted header (RFC 7617, RFC 6750).
+    rule(
+        "AUTHORIZATION_HEADER",
+        r"(?i)\bauthorization[\"' ]{0,3}[:=][\"' ]{0,3}(?:basic|bearer) {1,4}("
+        r"[a-z0-9+/_.~-]{16}[a-z0-9+/_.~-]*={0,2})",
+        random_value,
+        rank=Rank.GENERIC_SECRET,
+    ),
+    # Telegram bot: the bot's number, a colon, 35 beginning with AA.
+    rule("TELEGRAM_BOT_TOKEN", r"\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}"),
+    # Discord bot: user id in base64, timestamp, HMAC; webhooks carry the token in the path.
+    rule(
+        "DISCORD_TOKEN",
+        r"\b[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,38}",
+        random_value,
+    ),
+    rule(
+        "DISCORD_WEBHOOK",
+        r"discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/[A-Za-z0-9_-]{60}[A-Za-z0-9_-]*",
+    ),
+    # Shopify: shpat_ admin, shpca_ custom app, shppa_ private app, shpss_ shared secret, 32 hex.
+    rule("SHOPIFY_TOKEN", r"\bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}\b"),
+    # Square: EAAA and 60 (access), sq0csp- and 43 (secret), sq0atp- and 22 (personal).
+    rule(
+        "SQUARE_TOKEN",
+        r"\b(?:EAAA[A-Za-z0-9_-]{60}|sq0csp-[A-Za-z0-9_-]{43}|sq0atp-[A-Za-z0-9_-]{22})",
+    ),
+    # Mailgun: key- and 32 hex. Mailchimp: 32 hex and the data centre.
+    rule("MAILGUN_KEY", r"\bkey-[0-9a-f]{32}\b"),
+    rule("MAILCHIMP_KEY", r"\b[0-9a-f]{32}-us[0-9]{1,2}\b"),
+    # HashiCorp Vault: hvs. service, hvb. batch, hvr. recovery.
+    rule("VAULT_TOKEN", r"\bhv[sbr]\.[A-Za-z0-9_-]{24}[A-Za-z0-9_-]*"),
+    # Grafana: glsa_ service account, glc_ cloud.
+    rule(
+        "GRAFANA_TOKEN",
+        r"\bgl(?:sa_[A-Za-z0-9]{32}_[0-9a-fA-F]{8}|c_[A-Za-z0-9+/]{32}[A-Za-z0-9+/=]*)",
+    ),
+    rule("ATLASSIAN_TOKEN", r"\bATATT3[A-Za-z0-9_=-]{100}[A-Za-z0-9_=-]*"),
+    rule("LINEAR_KEY", r"\blin_api_[A-Za-z0-9]{40}\b"),
+    rule("NOTION_TOKEN", r"\b(?:ntn_[0-9]{11}[A-Za-z0-9]{35}|secret_[A-Za-z0-9]{43})\b"),
+    rule("NEW_RELIC_KEY", r"\bNRAK-[A-Z0-9]{27}\b"),
+    # Docker Hub: dckr_pat_ personal, dckr_oat_ organization.
+    rule("DOCKER_TOKEN", r"\bdckr_[po]at_[A-Za-z0-9_-]{27}[A-Za-z0-9_-]*"),
+    rule("PLANETSCALE_TOKEN", r"\bpscale_(?:tkn|pw|oauth)_[A-Za-z0-9_.=-]{32}[A-Za-z0-9_.=-]*"),
+    rule("POSTMAN_KEY", r"\bPMAK-[0-9a-f]{24}-[0-9a-f]{34}\b"),
+    rule(
+        "DOPPLER_TOKEN",
+        r"\bdp\.(?:ct|pt|st|sa|scim|audit)\.(?:[a-z0-9_-]{2,35}\.)?[A-Za-z0-9]{40}"
+        r"[A-Za-z0-9]*",
+    ),
+    rule(
+        "LLM_API_KEY",
+        r"\b(?:gsk_[A-Za-z0-9]{52}|xai-[A-Za-z0-9]{80}|r8_[A-Za-z0-9]{37}|"
+        r"pplx-[A-Za-z0-9]{48})",
+    ),
+    # age (encryption) secret key: bech32, upper case.
+    rule("AGE_SECRET_KEY", r"\bAGE-SECRET-KEY-1[0-9A-Z]{58}\b"),
+    # Our own: egk_, 12 public, underscore, 43 secret and 6 of checksum, base62.
+    rule("EGRET_KEY", r"\begk_[A-Za-z0-9]{12}_[A-Za-z0-9]{49}"),
+    # Docker and npm configuration files: "auth": base64 of user:password.
+    rule(
+        "REGISTRY_AUTH",
+        r"(?:\\?\"auth\\?\"[ \t]{0,4}:[ \t]{0,4}\\?\"|_auth(?:Token)? ?= ?\"?)"
+        r"([A-Za-z0-9+/_-]{16}[A-Za-z0-9+/_-]*={0,2})",
+        random_value,
+    ),
+    # Any value that a word calls a secret, random enough to be one.
+    rule(
+        "GENERIC_SECRET",
+        r"(?i)(?:api|access|auth|client|private|signing|encryption|master|app)?[_. -]?"
+        r"(?:secret|token|passw(?:or)?d|passwd|credential|api_?-?key|apikey|"
+        r"access_?-?key|"
+        r"auth_?-?key|signing_?-?key|encryption_?-?key|private_?-?key)[a-z_.-]{0,16}"
+        r"\\?[\"'` ]{0,3}(?::=|=>|:|=| is )\\?[\"'` ]{0,3}"
+        r"([a-z0-9+/=_.~!@#%^&*-]{16,160})",
+        random_value,
+        rank=Rank.GENERIC_SECRET,
+    ),
+)
+"""Every rule of the `secrets` guardrail; several rules may share a type."""
+
+SECRET_TYPES: Final = tuple(sorted({known.type for known in SECRET_RULES}))
