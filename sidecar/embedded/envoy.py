@@ -1,0 +1,91 @@
+"""Envoy as a part of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from sidecar.embedded.child import Child, Children, Program, until_ready
+from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+from sidecar.embedded.wheels import envoy_program
+from sidecar.settings import inherited_environment
+
+PART: Final = "Envoy"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyAddress:
+    """Where Envoy listens; a port of 0 was asked for and Envoy says which it got."""
+
+    admin_url: str
+    https_port: int
+    http_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyRun:
+    """Where Envoy keeps its files, and with how many threads it works."""
+
+    directory: Path
+    logs: Path
+    threads: int = 2
+
+
+@asynccontextmanager
+async def running_envoy(
+    children: Children, *, run: EnvoyRun, parameters: EnvoyParameters
+) -> AsyncIterator[EnvoyAddress]:
+    """Run Envoy and yield where it listens, once it takes requests.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    config = run.directory / "envoy.yaml"
+    admin = run.directory / "envoy-admin-address"
+    config.write_text(render_envoy_config(parameters), encoding="utf-8")
+    program = Program(
+        part=PART,
+        command=(
+            str(envoy_program()),
+            *("-c", str(config), "--admin-address-path", str(admin)),
+            *("--concurrency", str(run.threads), "--disable-hot-restart"),
+            *("--log-level", "warning", "--file-flush-interval-msec", "100"),
+        ),
+        log=run.logs / "envoy.log",
+        environment=inherited_environment(),
+    )
+    async with children.running(program) as child, aiohttp.ClientSession() as client:
+        yield await _address(child, admin=admin, client=client)
+
+
+async def _address(child: Child, *, admin: Path, client: aiohttp.ClientSession) -> EnvoyAddress:
+    async def has_admin() -> bool:
+        return bool(_read(admin))
+
+    await until_ready(child, has_admin)
+    admin_url = f"http://{_read(admin)}"
+
+    async def is_live() -> bool:
+        try:
+            async with client.get(f"{admin_url}/ready") as answer:
+                return answer.status == 200  # noqa: PLR2004 - HTTP OK
+        except aiohttp.ClientError:
+            return False
+
+    await until_ready(child, is_live)
+    async with client.get(f"{admin_url}/listeners", params={"format": "json"}) as answer:
+        listeners = (await answer.json(content_type=None))["listener_statuses"]
+    ports = {
+        listener["name"]: int(listener["local_address"]["socket_address"]["port_value"])
+        for listener in listeners
+    }
+    return EnvoyAddress(admin_url, https_port=ports["https"], http_port=ports.get("http"))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""

@@ -1,0 +1,149 @@
+"""Envoy's configuration as text: one template for the embedded stack and for production."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+TEMPLATE_NAME: Final = "egret.yaml.j2"
+HTTPS_PORT: Final = 443
+SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""`sun_path` of sockaddr_un holds 108 bytes, the closing zero included (unix(7))."""
+
+
+class EnvoyConfigError(ValueError):
+    """The parameters cannot become a configuration; says which and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """One LLM provider. `host` is the name its certificate must carry and the Host it is sent.
+
+    `address` is what is resolved or dialled, `host` unless told. `credential_header` is the
+    header Envoy writes from the SDS file; None sends no credential.
+    """
+
+    host: str
+    port: int = HTTPS_PORT
+    address: str = ""
+    ca_file: str = SYSTEM_CA_FILE
+    credential_header: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.address:
+            object.__setattr__(self, "address", self.host)
+
+    @property
+    def is_ip_address(self) -> bool:
+        """Whether the certificate is checked for an address instead of a name."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def authority(self) -> str:
+        """The Host header: a literal IPv6 address is bracketed, port 443 is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == HTTPS_PORT else f"{host}:{self.port}"
+
+
+OPENAI: Final = Provider(host="api.openai.com", credential_header="authorization")
+ANTHROPIC: Final = Provider(host="api.anthropic.com", credential_header="x-api-key")
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpCollector:
+    """Where Envoy sends its spans: OTLP over gRPC, no TLS."""
+
+    host: str
+    port: int
+
+    @property
+    def as_address(self) -> dict[str, object]:
+        """The address as Envoy writes it."""
+        return {"socket_address": {"address": self.host, "port_value": self.port}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyParameters:
+    """Everything that differs between one deployment and another.
+
+    `sds_directory` holds `server_certificate.yaml` and, for each provider with a credential,
+    `openai.yaml` or `anthropic.yaml`. With `admin_socket` None the admin listens on
+    `admin_port` of loopback. `http_port` None leaves the plain listener out.
+    """
+
+    worker_sockets: tuple[str, ...]
+    sds_directory: str
+    openai: Provider = OPENAI
+    anthropic: Provider = ANTHROPIC
+    https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
+    https_port: int = 8443
+    http_port: int | None = None
+    admin_socket: str | None = None
+    admin_port: int = 0
+    access_log_path: str = "/dev/stdout"
+    otlp: OtlpCollector | None = None
+    sampling_percent: float = 100
+    span_flush_ms: int = 5000
+    writes_timing: bool = True
+    node_id: str = "egret-envoy"
+    node_cluster: str = "egret-envoy"
+    message_timeout_seconds: float = 10
+    request_seconds: int = 120
+    answer_idle_seconds: int = 600
+    buffer_limit_bytes: int = 65536
+    max_connections: int = 20000
+    max_heap_bytes: int = 2 * 1024**3
+
+    @property
+    def worker_addresses(self) -> list[dict[str, object]]:
+        """One endpoint a worker: Envoy balances over sockets, a shared one starves workers."""
+        return [{"pipe": {"path": path}} for path in self.worker_sockets]
+
+
+def render_envoy_config(parameters: EnvoyParameters) -> str:
+    """Return the configuration as YAML.
+
+    Raises:
+        EnvoyConfigError: there is no worker socket, or a socket path is too long.
+    """
+    _check(parameters)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - YAML, where every value goes through the json filter
+        keep_trailing_newline=True,
+    )
+    environment.filters["json"] = json.dumps
+    return environment.from_string(template_text()).render(p=parameters)
+
+
+def template_text() -> str:
+    """Return the template: beside the package when installed, else from the checkout."""
+    here = Path(__file__).resolve()
+    for path in (here.parent / TEMPLATE_NAME, here.parents[2] / "envoy" / TEMPLATE_NAME):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise EnvoyConfigError(f"the template {TEMPLATE_NAME} is missing from this installation")
+
+
+def _check(parameters: EnvoyParameters) -> None:
+    if not parameters.worker_sockets:
+        raise EnvoyConfigError("there is no worker socket, so nothing could judge a request")
+    sockets = [*parameters.worker_sockets]
+    if parameters.admin_socket is not None:
+        sockets.append(parameters.admin_socket)
+    for path in sockets:
+        if len(path.encode()) > MAX_SOCKET_PATH_BYTES:
+            raise EnvoyConfigError(
+                f"a socket path is at most {MAX_SOCKET_PATH_BYTES} bytes long, this one is not:"
+                f" {path}"
+            )

@@ -1,0 +1,84 @@
+"""The mock LLM as a part of the stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from sidecar.embedded.certificates import ServerCertificate
+from sidecar.embedded.child import Children, Program
+from sidecar.mock_llm.server import MockAddress
+from sidecar.settings import inherited_environment
+
+PART: Final = "Mock LLM"
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCredentials:
+    """What the providers accept. Envoy adds them; neither client nor Egret ever sees them."""
+
+    openai: SecretStr | None
+    anthropic: SecretStr | None
+
+
+def made_up_credentials() -> ProviderCredentials:
+    """Return new ones for one run of the mock."""
+    return ProviderCredentials(
+        openai=SecretStr(f"sk-mock-{secrets.token_hex(12)}"),
+        anthropic=SecretStr(f"sk-ant-mock-{secrets.token_hex(12)}"),
+    )
+
+
+@asynccontextmanager
+async def running_mock_provider(
+    children: Children,
+    *,
+    directory: Path,
+    logs: Path,
+    certificate: ServerCertificate,
+    credentials: ProviderCredentials,
+) -> AsyncIterator[MockAddress]:
+    """Run the mock and yield where it listens.
+
+    Raises:
+        PartError: it cannot be started.
+    """
+    config = directory / "mock-llm.json"
+    _write_config(config, certificate=certificate, credentials=credentials)
+    program = Program(
+        part=PART,
+        command=(sys.executable, "-m", "sidecar.mock_llm", "--config", str(config)),
+        log=logs / "mock-llm.log",
+        environment=inherited_environment(),
+    )
+    async with children.running(program, piped=True) as child:
+        line = await child.first_line()
+        if not line:
+            raise await child.ended()
+        ready = json.loads(line)
+        yield MockAddress(port=ready["port"], debug_port=ready["debug_port"])
+
+
+def _write_config(
+    path: Path, *, certificate: ServerCertificate, credentials: ProviderCredentials
+) -> None:
+    """In a file that only we can read: arguments of a process are shown to every user."""
+    openai, anthropic = credentials.openai, credentials.anthropic
+    config = {
+        "certificate_chain": str(certificate.chain),
+        "private_key": str(certificate.private_key),
+        "openai_key": "" if openai is None else openai.get_secret_value(),
+        "anthropic_key": "" if anthropic is None else anthropic.get_secret_value(),
+    }
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(config, file)

@@ -1,0 +1,126 @@
+"""Envoy itself says whether the rendered configuration is one."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from sidecar.embedded.certificates import write_certificates
+from sidecar.embedded.envoy_config import (
+    EnvoyConfigError,
+    EnvoyParameters,
+    OtlpCollector,
+    Provider,
+    render_envoy_config,
+)
+from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+from sidecar.embedded.wheels import MissingProgramError, envoy_program, program_in_wheel
+
+SOCKETS = ("sockets/worker-0.sock", "sockets/worker-1.sock")
+
+
+@pytest.fixture(scope="module")
+def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("envoy")
+    certificates = write_certificates(directory / "certificates")
+    secrets = directory / "sds"
+    secrets.mkdir()
+    write_certificate(
+        secrets,
+        name="server_certificate",
+        chain=certificates.gateway.chain,
+        private_key=certificates.gateway.private_key,
+    )
+    for provider in ("openai", "anthropic"):
+        write_credential(secrets, name=provider, header_value=SecretStr("made up"))
+    return secrets
+
+
+def _production(sds: Path) -> EnvoyParameters:
+    return EnvoyParameters(
+        worker_sockets=SOCKETS, sds_directory=str(sds), admin_socket="run/envoy-admin.sock"
+    )
+
+
+def _embedded(sds: Path) -> EnvoyParameters:
+    mock = Provider(
+        host="localhost",
+        address="127.0.0.1",
+        port=8444,
+        ca_file=str(sds.parent / "certificates" / "provider-ca.pem"),
+        credential_header="authorization",
+    )
+    return EnvoyParameters(
+        worker_sockets=SOCKETS,
+        sds_directory=str(sds),
+        https_address="127.0.0.1",
+        https_port=0,
+        http_port=0,
+        access_log_path="/dev/null",
+        openai=mock,
+        anthropic=mock,
+    )
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
+@pytest.mark.parametrize("deployment", [_production, _embedded], ids=["production", "embedded"])
+def test_envoy_accepts_the_configuration_without_a_warning(
+    sds: Path, tmp_path: Path, *, deployment: Callable[[Path], EnvoyParameters], traced: bool
+) -> None:
+    """Deprecated fields would show as warnings."""
+    parameters = deployment(sds)
+    if traced:
+        parameters = replace(parameters, otlp=OtlpCollector("collector.example", 4317))
+    config = tmp_path / "envoy.yaml"
+    config.write_text(render_envoy_config(parameters))
+    checked = subprocess.run(
+        [envoy_program(), "--mode", "validate", "-c", config, "-l", "warning"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "OK" in checked.stdout
+
+
+def test_a_value_cannot_break_out_of_its_place(sds: Path) -> None:
+    """Everything is written as JSON, so a quote or a line break stays data."""
+    text = render_envoy_config(
+        EnvoyParameters(
+            worker_sockets=SOCKETS,
+            sds_directory=str(sds),
+            access_log_path='x"\nadmin: {address: evil}\n#',
+        )
+    )
+    assert "\nadmin: {address: evil}" not in text
+
+
+@pytest.mark.parametrize(
+    ("sockets", "admin"),
+    [
+        pytest.param((), None, id="no worker"),
+        pytest.param(("/" + "s" * 107,), None, id="worker socket too long"),
+        pytest.param(SOCKETS, "/" + "a" * 107, id="admin socket too long"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_envoy_sees_it(
+    sockets: tuple[str, ...], admin: str | None
+) -> None:
+    """Envoy would start and answer every request with an error."""
+    parameters = EnvoyParameters(worker_sockets=sockets, sds_directory="s", admin_socket=admin)
+    with pytest.raises(EnvoyConfigError):
+        render_envoy_config(parameters)
+
+
+def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:
+    """Not an import error from somewhere below."""
+    with pytest.raises(MissingProgramError) as missing:
+        program_in_wheel("no-such-distribution", ends_with="/bin/thing")
+    assert missing.value.part == "no-such-distribution"
+    assert "pip install" in missing.value.mend
