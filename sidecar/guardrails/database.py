@@ -1,24 +1,24 @@
-"""The compiled database: all expressions of all policies, scanned in one pass."""
+"""The compiled database: all expressions of all policies, scanned in one pass.
+
+Imports little: a process of its own compiles with it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import hyperscan
 
-from sidecar.domain.policy import Policy
 from sidecar.guardrails.expressions import compile_hyperscan
-from sidecar.guardrails.policy_document import DEFAULT_POLICY_NAME, default_policy
-from sidecar.guardrails.rules.catalogue import expressions_of
 from sidecar.guardrails.rules.rule import Expression
 
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
-class CompileError(Exception):
+class CompileError(ValueError):
     """Policies whose expressions make no database; the message repeats none of them."""
 
 
@@ -41,30 +41,6 @@ class ExpressionDatabase:
 
 def _collect(id_: int, _start: int, end: int, _flags: int, hits: object) -> None:
     hits[id_] = end  # type: ignore[index]  # the stub has `object`; it is the dict of `scan`
-
-
-def policies_with_default(policies: Sequence[Policy]) -> tuple[Policy, ...]:
-    """Return *policies*, and the built-in default where none of them is named so."""
-    if any(policy.name == DEFAULT_POLICY_NAME for policy in policies):
-        return tuple(policies)
-    return (*policies, default_policy())
-
-
-def expressions_with_default(policies: Sequence[Policy]) -> tuple[Expression, ...]:
-    """Return what the database of *policies* is compiled from."""
-    return expressions_of(policies_with_default(policies))
-
-
-def compile_database(policies: Sequence[Policy]) -> bytes:
-    """Compile the expressions of *policies* (hundreds of ms) to bytes another process can load.
-
-    Raises:
-        CompileError: an expression cannot be compiled.
-    """
-    try:
-        return compile_expressions(expressions_with_default(policies))
-    except hyperscan.error:
-        raise CompileError("the policies' expressions cannot be compiled together") from None
 
 
 def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:

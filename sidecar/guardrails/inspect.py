@@ -26,6 +26,8 @@ from sidecar.guardrails.remote import (
 from sidecar.guardrails.rules.catalogue import rank_of
 from sidecar.guardrails.snapshot import EffectivePolicy
 
+__all__ = ["InspectionSubject", "Inspector", "Results"]
+
 Results = tuple[GuardrailResult, ...]
 
 _LOCAL_VERDICTS: Final = {

@@ -16,6 +16,7 @@ class InspectionSubject:
 
     request_id: str
     key_id: str
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

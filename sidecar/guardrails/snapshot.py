@@ -6,18 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import re2
+
 from sidecar.domain.policy import Guardrail, Policy, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
-from sidecar.guardrails.database import (
+from sidecar.guardrails.compilation import (
     compile_database,
+    compile_in_subprocess,
     expressions_with_default,
-    load_database,
     policies_with_default,
 )
+from sidecar.guardrails.database import CompileError, load_database
 from sidecar.guardrails.effective import MissingPolicy, judges_input, resolve
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.rules.catalogue import is_remote
+from sidecar.guardrails.rules.catalogue import is_remote, rules_of
 from sidecar.guardrails.rules.phones import load_numbering_plans
+
+__all__ = [
+    "CompileError",
+    "EffectivePolicy",
+    "MissingPolicy",
+    "PolicySnapshot",
+    "build_snapshot",
+    "compile_database",
+    "compile_in_subprocess",
+]
 
 MAX_REMEMBERED: Final = 10_000
 """Bindings whose effective policy is kept; far more than a store has combinations in use."""
@@ -85,6 +98,17 @@ class PolicySnapshot:
         )
 
 
+def _compile_searches(policies: Sequence[Policy]) -> None:
+    """Compile what finds the spans now: within an exchange it would be late, and could fail."""
+    for policy in policies_with_default(policies):
+        rules = (rule for one in policy.guardrails for rule in rules_of(one.settings))
+        try:
+            for rule in rules:
+                _ = rule.pattern
+        except re2.error:
+            raise CompileError(f"an expression of policy {policy.name} is not RE2") from None
+
+
 def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None) -> PolicySnapshot:
     """Build a snapshot of *policies*, with the built-in default where none is named so.
 
@@ -95,4 +119,5 @@ def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None)
         CompileError: an expression cannot be compiled, or *database* is of other policies.
     """
     load_numbering_plans()
+    _compile_searches(policies)
     return PolicySnapshot(policies, database=database or compile_database(policies))

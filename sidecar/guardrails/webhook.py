@@ -154,6 +154,11 @@ class WebhookChecks:
             return await _read(response)
 
 
+def open_webhooks() -> WebhookChecks:
+    """Return the checks, to be used as an async context manager within the event loop."""
+    return WebhookChecks()
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     answer = bytearray()
     async for chunk in response.content.iter_chunked(8_192):
@@ -186,7 +191,7 @@ def request_body(request: RemoteRequest) -> bytes:
             "stage": request.guardrail.stage.value,
             "request_id": request.about.request_id,
             "key_id": request.about.key_id,
-            "model": request.subject.model,
+            "model": request.about.model,
             "texts": [
                 {"role": part.role, "text": part.content.decode()}
                 for part in request.subject.parts

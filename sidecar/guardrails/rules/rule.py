@@ -83,7 +83,7 @@ def rule(
     return Rule(type=type_, expression=Expression(regex), locate=locate, rank=rank)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16_384)
 def compile_re2(expression: Expression) -> Any:
     """Compile for RE2, with code points or bytes as the expression says.
 
