@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import cast
 
@@ -12,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar import __version__
 from sidecar.domain.finding import Finding
+from sidecar.domain.subject import UnscannedReason
 from sidecar.settings import TelemetrySettings
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.report import ExchangeReport, FaultKind
@@ -196,23 +200,31 @@ def test_the_running_version_is_shown(registry: CollectorRegistry, log_lines: Lo
     assert log_lines.read() == []
 
 
-def test_a_collector_that_is_away_shows_as_library_lines_and_no_traceback(
-    registry: CollectorRegistry, log_lines: LogLines, capfd: pytest.CaptureFixture[str]
-) -> None:
+AWAY = """
+import sys
+from sidecar.settings import TelemetrySettings
+from sidecar.telemetry.logs import configure_logs
+from sidecar.telemetry.recorder import Recorder
+from tests.support.reports import redacted_report
+
+configure_logs("info")
+recorder = Recorder(TelemetrySettings(otlp_endpoint=sys.argv[1]))
+recorder.record(redacted_report())
+recorder.shutdown(2)
+"""
+
+
+def test_a_collector_that_is_away_shows_as_library_lines_and_no_traceback() -> None:
     """The exporter tries again on its own thread; what it says is JSON like everything else."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        recorder = Recorder(TelemetrySettings(otlp_endpoint=endpoint), registry=registry)
-        recorder.record(redacted_report())
-        recorder.shutdown(2)
-    lines = log_lines.read()
+        command = [sys.executable, "-c", AWAY, endpoint]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
     exporter = [line for line in lines if line["event"] == "library.log"]
 
     assert [line["event"] for line in lines].count("exchange.completed") == 1
     assert exporter
-    assert {line["logger"] for line in exporter} == {
-        "opentelemetry.exporter.otlp.proto.grpc.exporter"
-    }
+    assert {line["logger"].rpartition(".")[2] for line in exporter} == {"exporter"}
     assert not [line for line in exporter if "frames" in line]
-    assert capfd.readouterr() == ("", "")
