@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import (
@@ -11,7 +13,13 @@ from opentelemetry.semconv.attributes import (
 )
 
 from sidecar.domain.subject import Dialect, Operation
-from sidecar.telemetry.names import EgretAttribute, MetricName, SemconvAttribute
+from sidecar.telemetry.names import (
+    EgretAttribute,
+    LogEvent,
+    MetricName,
+    SemconvAttribute,
+    SpanName,
+)
 
 OURS_ONLY = {Operation.COUNT_TOKENS, Operation.LIST_MODELS}
 """Operations the conventions have no value for; they allow own ones."""
@@ -72,3 +80,13 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_policy_version",
         "egret_unscanned",
     ]
+
+
+@pytest.mark.parametrize(
+    "owner", [SpanName, SemconvAttribute, EgretAttribute, MetricName, LogEvent]
+)
+def test_every_name_is_explained_in_the_documentation(owner: type) -> None:
+    """A reader who meets a name on a dashboard finds what it means."""
+    page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+
+    assert [name for name in _constants(owner).values() if f"`{name}" not in page] == []
