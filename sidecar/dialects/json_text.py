@@ -157,7 +157,9 @@ def whole_units(content: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def _units_around(content: bytes, offset: int) -> Iterator[Token]:
-    search_from = max(offset - 5, 0)  # no unit has more than five bytes behind its backslashes
+    search_from = max(
+        offset - 4, 0
+    )  # at most `uXXX` of a unit stands between its backslashes and offset
     while search_from and content[search_from - 1] == ord("\\"):
         search_from -= 1
     for match in _NESTED_UNIT.finditer(content, search_from):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias
 
@@ -52,7 +51,7 @@ def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
     """Look for what the decoder lets pass; a cheap test of the bytes settles it mostly."""
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not _is_shallow(value):
         return _TOO_DEEP
-    if _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
+    if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
         return Malformed("The body has an unpaired surrogate escape.")
     return None
 
@@ -107,22 +106,17 @@ def _decode(text: str) -> JsonValue | Malformed:
 
 
 def _is_shallow(value: JsonValue) -> bool:
-    level: list[JsonValue] = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):
-        level = [child for node in level for child in _children(node) if _is_container(child)]
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
         if not level:
             return True
     return False
-
-
-def _children(node: JsonValue) -> Iterable[JsonValue]:
-    if isinstance(node, dict):
-        return node.values()
-    return node if isinstance(node, list) else ()
-
-
-def _is_container(value: JsonValue) -> bool:
-    return isinstance(value, (dict, list))
 
 
 def _is_unicode(value: JsonValue) -> bool:

@@ -64,9 +64,9 @@ _KNOWN: Final = _Place.KNOWN
 _FREE: Final = _Place.FREE
 _MEDIA: Final = _Place.MEDIA
 _STRANGE: Final = _Place.STRANGE
-_WATCHED: Final = (_MEDIA, _STRANGE)
 
 _WORD_FIELDS: Final = frozenset({"type", "role"})
+_PLAIN_FIELDS: Final = FIELD_NAMES - FREE_FIELDS
 
 
 class Walk:
@@ -91,41 +91,51 @@ class Walk:
             place = self._key(key, role, _KNOWN)
             if key == "messages" and isinstance(value, list):
                 for message in value:
-                    self._value("", message, role=_role_of(message), place=place)
-            elif key == "seed" and isinstance(value, int):
+                    self._value("", message, _role_of(message), place)
+            elif key == "seed" and isinstance(value, int) and not isinstance(value, bool):
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
             else:
-                self._value(key, value, role=role, place=place)
+                self._value(key, value, role, place)
 
-    def _value(self, key: str, value: JsonValue, *, role: str, place: _Place) -> None:
+    # These run for every value of every body: arguments by position, and few calls.
+    def _value(self, key: str, value: JsonValue, role: str, place: _Place) -> None:
         if isinstance(value, str):
             if value not in WORDS or key not in _WORD_FIELDS:
-                if place in _WATCHED:
-                    self._watched(key, value, role=role, place=place)
+                if place is _MEDIA or place is _STRANGE:
+                    self._watched(key, value, role, place)
                 else:
                     self._text(value, role)
             self._strings += 1
         elif isinstance(value, dict):
             self._object(value, role, place)
         elif isinstance(value, list):
-            for item in value:
-                self._value(key, item, role=role, place=place)
+            self._list(key, value, role, place)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             self._number(value, role)
 
+    def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
+        for item in items:
+            if self.is_overfull:
+                break
+            self._value(key, item, role, place)
+
     def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
-        media: tuple[str, ...] = ()
+        places: dict[str, _Place] = {}
         if place is not _FREE and place is not _MEDIA:
-            media = self._media_fields(node)
-            place = _place_of_part(node, place)
-        is_tool_use = "input" in node and str(node.get("type")).endswith("tool_use")
+            places = dict.fromkeys(self._media_fields(node), _MEDIA)
+            kind = node.get("type")
+            if isinstance(kind, str):
+                if "input" in node and kind.endswith("tool_use"):
+                    places["input"] = _FREE
+                if place is _KNOWN and kind not in PART_TYPES:
+                    place = _STRANGE
         for key, value in node.items():
-            inner = self._key(key, role, place)
-            if key in media:
-                inner = _MEDIA
-            elif is_tool_use and key == "input":
-                inner = _FREE
-            self._value(key, value, role=role, place=inner)
+            if key in _PLAIN_FIELDS:
+                inner = place
+                self._strings += 1
+            else:
+                inner = self._key(key, role, place)
+            self._value(key, value, role, places.get(key, inner) if places else inner)
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of what stands under it."""
@@ -138,7 +148,7 @@ class Walk:
         self._strings += 1
         return place
 
-    def _watched(self, key: str, value: str, *, role: str, place: _Place) -> None:
+    def _watched(self, key: str, value: str, role: str, place: _Place) -> None:
         if place is _MEDIA:
             if key in PAYLOAD_FIELDS and _is_base64(value):
                 return
@@ -151,7 +161,7 @@ class Walk:
             content = text.encode()
             location = (self._strings,)
             self._add(content, location, role)
-            if json_text.may_be_json(content):
+            if b"\\" in content and json_text.may_be_json(content):
                 self._nested(content, location, role)
 
     def _nested(self, content: bytes, location: tuple[int, ...], role: str) -> None:
@@ -199,13 +209,6 @@ def _holds_media(key: str, field: JsonValue) -> bool:
     if not isinstance(field, dict) or POINTER_FIELDS.isdisjoint(map(str.casefold, field)):
         return False
     return not (key == "source" and field.get("type") == "text")
-
-
-def _place_of_part(node: dict[str, JsonValue], place: _Place) -> _Place:
-    kind = node.get("type")
-    if place is _KNOWN and isinstance(kind, str) and kind not in PART_TYPES:
-        return _STRANGE
-    return place
 
 
 def _is_base64(value: str) -> bool:

@@ -40,3 +40,31 @@ def test_numbers_in_strings_are_not_number_tokens() -> None:
     """Only what stands outside quotes is counted."""
     text = rb'{"1":[-2.5E+3,"\"4",true],"x":60}'
     assert [text[t.start : t.end] for t in json_text.number_tokens(text)] == [b"-2.5E+3", b"60"]
+
+
+@pytest.mark.parametrize("code", ["007f", "0080", "07FF", "0800", "d7ff", "D800", "dfff", "E000"])
+def test_an_escape_is_as_long_as_its_character(code: str) -> None:
+    """Offsets count the bytes of UTF-8 at each of its borders; an unpaired surrogate is one."""
+    raw = f"a\\u{code}b".encode()
+    offsets = json_text.OffsetMap(raw)
+    length = len(json_text.decode(raw))
+    assert offsets.decoded_length == length
+    assert offsets.raw_range(length - 1, length) == (7, 8)
+    assert offsets.raw_range(1, 2) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("span", "whole"),
+    [
+        pytest.param((0, 1), (0, 1), id="before"),
+        pytest.param((2, 4), (1, 7), id="inside a u escape"),
+        pytest.param((6, 8), (1, 8), id="at its last digit"),
+        pytest.param((7, 8), (7, 8), id="behind it"),
+        pytest.param((10, 11), (8, 12), id="inside a run of backslashes"),
+        pytest.param((0, 11), (0, 12), id="up to inside a run"),
+        pytest.param((12, 13), (12, 13), id="behind the run"),
+    ],
+)
+def test_a_range_takes_inner_escapes_whole(span: tuple[int, int], whole: tuple[int, int]) -> None:
+    """Neither end of a range is left inside an escape of the inner text."""
+    assert json_text.whole_units(rb"a\u0041b\\\nc", *span) == whole

@@ -328,6 +328,12 @@ def test_long_numbers_are_parts() -> None:
     ]
 
 
+def test_a_truth_value_is_no_number() -> None:
+    """`true` is not counted among the numbers, not even as a seed."""
+    subject = _subject({"seed": True, "messages": [], "x": [False, 123456789]})
+    assert subject.parts[-1] == TextPart(b"123456789", (-1,), "unknown")
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -434,3 +440,11 @@ def test_a_request_without_body_is_an_empty_subject() -> None:
     empty = Subject(model=None, streamed=False, parts=())
     assert read_request(route, Headers(), b"") == empty
     assert read_request(route, Headers(), b"{}") == Unreadable(UnscannedReason.UNKNOWN_SHAPE)
+
+
+def test_a_malformed_body_is_handed_on() -> None:
+    """The problem that the JSON parser names is the answer."""
+    body = b'{"messages":[],"messages":[]}'
+    assert read_request(_route(), Headers(), body) == Malformed(
+        "The body has the same key twice in one object."
+    )
