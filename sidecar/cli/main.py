@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from sidecar.cli.serve import serve, worker
+from sidecar.cli.up import up
 
 app = typer.Typer(
     name="egret",
@@ -19,6 +20,7 @@ def _root() -> None:
     """Guarded LLM egress for Envoy."""
 
 
+app.command()(up)
 app.command()(serve)
 app.command(hidden=True)(worker)
 

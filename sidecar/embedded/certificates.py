@@ -9,6 +9,7 @@ from typing import Final
 
 import trustme
 
+CA_NAME: Final = "ca.pem"
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -35,7 +36,7 @@ def write_certificates(directory: Path) -> Certificates:
     directory.mkdir(mode=0o700)
     gateway, provider = trustme.CA(), trustme.CA()
     return Certificates(
-        gateway_ca=_write_ca(gateway, directory / "ca.pem"),
+        gateway_ca=_write_ca(gateway, directory / CA_NAME),
         gateway=_write_server(gateway, directory / "gateway"),
         provider_ca=_write_ca(provider, directory / "provider-ca.pem"),
         provider=_write_server(provider, directory / "provider"),

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ class Children:
             yield child
         finally:
             self._children.remove(child)
-            await asyncio.shield(child.stop())
+            await _to_the_end(child.stop())
 
     async def first_death(self) -> PartError:
         """Wait until any child ends by itself."""
@@ -136,6 +136,16 @@ class Children:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+async def _to_the_end(stop: Coroutine[None, None, None]) -> None:
+    """Await even when cancelled meanwhile: what starts first must stop last."""
+    task = asyncio.ensure_future(stop)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def until_ready(

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from sidecar.embedded.certificates import ServerCertificate
 from sidecar.embedded.child import Children, Program
+from sidecar.embedded.run_directory import RunDirectory
 from sidecar.mock_llm.server import MockAddress
 from sidecar.settings import inherited_environment
 
@@ -42,8 +43,7 @@ def made_up_credentials() -> ProviderCredentials:
 async def running_mock_provider(
     children: Children,
     *,
-    directory: Path,
-    logs: Path,
+    run: RunDirectory,
     certificate: ServerCertificate,
     credentials: ProviderCredentials,
 ) -> AsyncIterator[MockAddress]:
@@ -52,12 +52,12 @@ async def running_mock_provider(
     Raises:
         PartError: it cannot be started.
     """
-    config = directory / "mock-llm.json"
+    config = run.path / "mock-llm.json"
     _write_config(config, certificate=certificate, credentials=credentials)
     program = Program(
         part=PART,
         command=(sys.executable, "-m", "sidecar.mock_llm", "--config", str(config)),
-        log=logs / "mock-llm.log",
+        log=run.logs / "mock-llm.log",
         environment=inherited_environment(),
     )
     async with children.running(program, piped=True) as child:

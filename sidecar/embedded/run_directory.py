@@ -42,6 +42,11 @@ class RunDirectory:
         return self.path / "sockets"
 
     @property
+    def temporary(self) -> Path:
+        """For what parts would otherwise leave in the machine's own."""
+        return self.path / "tmp"
+
+    @property
     def traces_file(self) -> Path:
         """Spans of Envoy and Egret, a JSON line each."""
         return self.path / "traces.jsonl"
@@ -83,6 +88,7 @@ def run_directory(path: Path, *, keep: bool = False) -> Iterator[RunDirectory]:
         directory = RunDirectory(path)
         directory.logs.mkdir(mode=0o700)
         directory.sockets.mkdir(mode=0o700)
+        directory.temporary.mkdir(mode=0o700)
         yield directory
     except OSError as error:
         raise part_error_from(PART, error, path=path) from error

@@ -49,7 +49,7 @@ def _opened(file: Path) -> TextIO:
 
 def _exporting_to(
     output: TextIO,
-) -> "grpc.GenericRpcHandler[wire.ExportTraceServiceRequest, wire.ExportTraceServiceResponse]":
+) -> grpc.GenericRpcHandler[wire.ExportTraceServiceRequest, wire.ExportTraceServiceResponse]:
     async def export(
         request: wire.ExportTraceServiceRequest, _: object
     ) -> wire.ExportTraceServiceResponse:

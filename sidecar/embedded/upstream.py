@@ -16,6 +16,9 @@ SUPERFLUOUS_PATHS: Final = ("", "/", "/v1", "/v1/")
 """Clients write `/v1` into their base URL, so people write it here as well."""
 
 
+NO_CREDENTIALS: Final = ProviderCredentials(openai=None, anthropic=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """A provider of one's own. Both dialects are sent to it."""
@@ -23,7 +26,7 @@ class Upstream:
     host: str
     port: int
     ca_file: Path = Path(SYSTEM_CA_FILE)
-    credentials: ProviderCredentials = ProviderCredentials(openai=None, anthropic=None)
+    credentials: ProviderCredentials = NO_CREDENTIALS
 
     def provider(self, *, credential_header: str, credential: SecretStr | None) -> Provider:
         """Return it as Envoy's configuration wants it."""

@@ -44,7 +44,7 @@ async def running_workers(
         environment={**inherited_environment(), **settings},
         # The supervisor ends its workers; killed, it could not.
         orphan_signal=signal.SIGTERM,
-        grace_seconds=30,
+        grace_seconds=20,
     )
     async with children.running(program) as supervisor:
         await until_ready(supervisor, lambda: _all_serve(sockets))
