@@ -1,0 +1,87 @@
+"""The real servers of the stack, one at a time."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import ssl
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from sidecar.embedded.certificates import write_certificates
+from sidecar.embedded.child import Children
+from sidecar.embedded.mock_provider import made_up_credentials, running_mock_provider
+from sidecar.embedded.postgres import running_postgres
+from sidecar.embedded.run_directory import RunDirectory, run_directory
+from sidecar.embedded.valkey import running_valkey
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+def run() -> Iterator[RunDirectory]:
+    place = Path(tempfile.mkdtemp(prefix="egret-"))
+    try:
+        with run_directory(place) as directory:
+            yield directory
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+async def test_postgres_serves_an_empty_database_to_its_owner_alone(run: RunDirectory) -> None:
+    """Over a Unix socket in a closed directory; no port is opened."""
+    directory = run.path / "postgres"
+    async with running_postgres(Children(), directory=directory, logs=run.logs) as dsn:
+        connection = await asyncpg.connect(dsn)
+        try:
+            addresses = await connection.fetchval("SHOW listen_addresses")
+            encoding = await connection.fetchval("SHOW server_encoding")
+            tables = await connection.fetchval(
+                "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+            )
+        finally:
+            await connection.close()
+    assert (addresses, encoding, tables) == ("", "UTF8", 0)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_valkey_answers_on_its_socket(run: RunDirectory) -> None:
+    """Lua included, which limits are made of."""
+    directory = run.path / "valkey"
+    async with running_valkey(Children(), directory=directory, logs=run.logs) as url:
+        client = Redis.from_url(url)
+        try:
+            answer = await client.eval("return redis.call('INCR', KEYS[1])", 1, "k")
+        finally:
+            await client.aclose()
+    assert answer == 1
+
+
+async def test_the_mock_runs_as_a_process_of_its_own(run: RunDirectory) -> None:
+    """Over TLS, with a key made for this run, and a debug endpoint in plain HTTP."""
+    certificates = write_certificates(run.path / "certificates")
+    credentials = made_up_credentials()
+    assert credentials.openai is not None
+    key = credentials.openai.get_secret_value()
+    tls = ssl.create_default_context(cafile=str(certificates.provider_ca))
+    async with (
+        running_mock_provider(
+            Children(), run=run, certificate=certificates.provider, credentials=credentials
+        ) as mock,
+        aiohttp.ClientSession() as client,
+    ):
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"authorization": f"Bearer {key}"}
+        url = f"{mock.url}/v1/chat/completions"
+        async with client.post(url, json=body, headers=headers, ssl=tls) as answer:
+            assert answer.status == 200
+        async with client.get(f"{mock.debug_url}/last") as answer:
+            last = await answer.json()
+    assert b'"hi"' in base64.b64decode(last["body_base64"])
