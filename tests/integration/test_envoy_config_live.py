@@ -346,7 +346,8 @@ async def test_spans_of_envoy_reach_the_collector_and_not_the_provider(run: Path
         running_trace_receiver(run / "traces.jsonl") as port,
         gateway(run, allow(), otlp_port=port) as gate,
     ):
-        async with gate.http.post("/v1/chat/completions", json=CHAT) as answer:
+        path = f"/v1/chat/completions?key={CLIENT_KEY}"
+        async with gate.http.post(path, json=CHAT) as answer:
             assert answer.status == 200
         last = await gate.last()
         spans = await _spans(run / "traces.jsonl", wanted=3)
@@ -356,6 +357,8 @@ async def test_spans_of_envoy_reach_the_collector_and_not_the_provider(run: Path
     assert call["parent_span_id"] == server["span_id"]
     assert {span["trace_id"] for span in spans} == {server["trace_id"]}
     assert server["service"] == "egret-envoy"
+    assert server["attributes"]["http.url"] == "/v1/chat/completions"
+    assert CLIENT_KEY not in json.dumps(spans)
 
 
 async def _spans(file: Path, *, wanted: int) -> list[dict[str, Any]]:
