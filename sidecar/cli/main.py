@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sidecar.cli.demo import demo
 from sidecar.cli.serve import serve, worker
 from sidecar.cli.up import up
 
@@ -21,6 +22,7 @@ def _root() -> None:
 
 
 app.command()(up)
+app.command()(demo)
 app.command()(serve)
 app.command(hidden=True)(worker)
 

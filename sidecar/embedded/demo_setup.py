@@ -19,6 +19,9 @@ ORGANIZATION: Final = "demo"
 TEAM: Final = "demo"
 POLICY: Final = "demo"
 KEY_NAME: Final = "demo"
+TOUR_KEY: Final = "tour"
+REVOKED_KEY: Final = "tour-revoked"
+TOUR_MODEL: Final = "gpt-4o"
 POLICIES_FILE: Final = "demo_policies.yaml"
 
 
@@ -77,3 +80,27 @@ async def create_key(
         None if allowed_models is None else list(allowed_models),
     )
     return SecretStr(key.reveal())
+
+
+class DemoKeys:
+    """The keys of the tour: one for a single model, and one that is revoked."""
+
+    def __init__(self, dsn: str) -> None:
+        self._settings = PostgresSettings(dsn=SecretStr(dsn))
+
+    async def create(self) -> tuple[SecretStr, SecretStr]:
+        """Return the good key and the one to be revoked."""
+        async with connect(self._settings) as connection:
+            team_id: str = await connection.fetchval("SELECT id FROM teams WHERE name = $1", TEAM)
+            good = await create_key(
+                connection, team_id=team_id, name=TOUR_KEY, allowed_models=(TOUR_MODEL,)
+            )
+            revoked = await create_key(connection, team_id=team_id, name=REVOKED_KEY)
+        return good, revoked
+
+    async def revoke(self) -> None:
+        """Revoke the second key."""
+        async with connect(self._settings) as connection:
+            await connection.execute(
+                "UPDATE api_keys SET revoked_at = now() WHERE name = $1", REVOKED_KEY
+            )

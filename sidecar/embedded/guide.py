@@ -1,0 +1,135 @@
+"""Walks the tour: sends each case through Envoy over TLS and looks at all three sides."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import orjson
+
+from sidecar.authorization.api_key import generate
+from sidecar.domain.http import HeaderName
+from sidecar.embedded.demo_setup import DemoKeys
+from sidecar.embedded.stack_options import StackFacts
+from sidecar.embedded.tour import Case, Credential, Observation
+
+REVOCATION_SECONDS: Final = 3.0
+LOG_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.05
+
+
+class GuideError(Exception):
+    """The tour itself cannot go on; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """One client of a running stack, with keys for each case."""
+
+    facts: StackFacts
+    keys: Mapping[Credential, str]
+    client: aiohttp.ClientSession
+    tls: ssl.SSLContext
+
+    async def observe(self, case: Case) -> Observation:
+        """Send the case and say what came of it."""
+        await self._forget_received()
+        headers = {HeaderName.AUTHORIZATION: f"Bearer {self.keys[case.credential]}"}
+        url = f"{self.facts.https_url}/v1/chat/completions"
+        async with self.client.post(url, json=case.body, headers=headers, ssl=self.tls) as answer:
+            body = await answer.read()
+            given = answer.headers
+        line = await self._log_line(given.get(HeaderName.EGRET_REQUEST_ID, ""))
+        return Observation(
+            status=answer.status,
+            verdict=str(line.get("error") or line.get("verdict") or ""),
+            server_timing=given.get(HeaderName.SERVER_TIMING, ""),
+            response_time=given.get(HeaderName.RESPONSE_TIME, ""),
+            events=body.count(b"data: "),
+            received=await self._received(),
+        )
+
+    async def _forget_received(self) -> None:
+        await self.client.delete(f"{self.facts.mock_debug_url}/requests")
+
+    async def _received(self) -> str | None:
+        async with self.client.get(f"{self.facts.mock_debug_url}/last") as answer:
+            if answer.status != 200:  # noqa: PLR2004 - the mock has received nothing
+                return None
+            last = await answer.json()
+        return base64.b64decode(last["body_base64"]).decode("utf-8", "replace")
+
+    async def _log_line(self, request_id: str) -> Mapping[str, object]:
+        """Return what Egret told Envoy about the request; Envoy logs a little later."""
+        deadline = time.monotonic() + LOG_SECONDS
+        while time.monotonic() < deadline:
+            for line in _lines(self.facts.access_log):
+                told = line.get("egret")
+                if isinstance(told, dict) and told.get("request_id") == request_id:
+                    return told
+            await asyncio.sleep(POLL_SECONDS)
+        return {}
+
+
+@asynccontextmanager
+async def guide(facts: StackFacts) -> AsyncIterator[Guide]:
+    """Make the keys of the tour and a client that trusts the gateway.
+
+    Raises:
+        GuideError: a revoked key goes on working.
+    """
+    tls = ssl.create_default_context(cafile=str(facts.ca_file))
+    async with aiohttp.ClientSession() as client:
+        demo_keys = DemoKeys(facts.postgres_dsn)
+        good, revoked = await demo_keys.create()
+        walk = Guide(
+            facts=facts,
+            keys={
+                Credential.GOOD: good.get_secret_value(),
+                Credential.UNKNOWN: generate(secrets.token_bytes).reveal(),
+                Credential.REVOKED: revoked.get_secret_value(),
+            },
+            client=client,
+            tls=tls,
+        )
+        await _use_and_revoke(walk, demo_keys)
+        yield walk
+
+
+async def _use_and_revoke(walk: Guide, demo_keys: DemoKeys) -> None:
+    """Use the key once, so that every cache holds it, and then take it away."""
+    if await _status_of(walk, Credential.REVOKED) != 200:  # noqa: PLR2004 - HTTP OK
+        raise GuideError("a new key was not accepted")
+    await demo_keys.revoke()
+    deadline = time.monotonic() + REVOCATION_SECONDS
+    while await _status_of(walk, Credential.REVOKED) == 200:  # noqa: PLR2004 - HTTP OK
+        if time.monotonic() > deadline:
+            raise GuideError(f"a revoked key still worked after {REVOCATION_SECONDS:g} s")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _status_of(walk: Guide, credential: Credential) -> int:
+    case = Case(title="", status=0, verdict="")
+    headers = {HeaderName.AUTHORIZATION: f"Bearer {walk.keys[credential]}"}
+    url = f"{walk.facts.https_url}/v1/chat/completions"
+    async with walk.client.post(url, json=case.body, headers=headers, ssl=walk.tls) as answer:
+        return answer.status
+
+
+def _lines(file: Path) -> list[dict[str, object]]:
+    if not file.exists():
+        return []
+    return [
+        orjson.loads(line)
+        for line in file.read_bytes().splitlines(keepends=True)
+        if line.endswith(b"\n")
+    ]
