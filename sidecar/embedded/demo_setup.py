@@ -21,7 +21,6 @@ POLICY: Final = "demo"
 KEY_NAME: Final = "demo"
 TOUR_KEY: Final = "tour"
 REVOKED_KEY: Final = "tour-revoked"
-TOUR_MODEL: Final = "gpt-4o"
 POLICIES_FILE: Final = "demo_policies.yaml"
 
 
@@ -88,12 +87,12 @@ class DemoKeys:
     def __init__(self, dsn: str) -> None:
         self._settings = PostgresSettings(dsn=SecretStr(dsn))
 
-    async def create(self) -> tuple[SecretStr, SecretStr]:
-        """Return the good key and the one to be revoked."""
+    async def create(self, *, model: str) -> tuple[SecretStr, SecretStr]:
+        """Return the key that is good for *model* and the one to be revoked."""
         async with connect(self._settings) as connection:
             team_id: str = await connection.fetchval("SELECT id FROM teams WHERE name = $1", TEAM)
             good = await create_key(
-                connection, team_id=team_id, name=TOUR_KEY, allowed_models=(TOUR_MODEL,)
+                connection, team_id=team_id, name=TOUR_KEY, allowed_models=(model,)
             )
             revoked = await create_key(connection, team_id=team_id, name=REVOKED_KEY)
         return good, revoked

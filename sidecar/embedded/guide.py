@@ -20,7 +20,7 @@ from sidecar.authorization.api_key import generate
 from sidecar.domain.http import HeaderName
 from sidecar.embedded.demo_setup import DemoKeys
 from sidecar.embedded.stack_options import StackFacts
-from sidecar.embedded.tour import Case, Credential, Observation
+from sidecar.embedded.tour import MODEL, Case, Credential, Observation
 
 REVOCATION_SECONDS: Final = 3.0
 LOG_SECONDS: Final = 5.0
@@ -90,7 +90,7 @@ async def guide(facts: StackFacts) -> AsyncIterator[Guide]:
     tls = ssl.create_default_context(cafile=str(facts.ca_file))
     async with aiohttp.ClientSession() as client:
         demo_keys = DemoKeys(facts.postgres_dsn)
-        good, revoked = await demo_keys.create()
+        good, revoked = await demo_keys.create(model=MODEL)
         walk = Guide(
             facts=facts,
             keys={
