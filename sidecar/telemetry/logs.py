@@ -22,7 +22,7 @@ from sidecar.telemetry import sanitize
 from sidecar.telemetry.exceptions import exception_fields
 from sidecar.telemetry.names import LogEvent
 from sidecar.telemetry.redaction import redact_fields
-from sidecar.telemetry.report import ExchangeReport, Step
+from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -87,6 +87,10 @@ class ExchangeLog:
                 threshold_ms=self._slow_request_ms,
                 **_breakdown_fields(report, trace_id),
             )
+
+    def fault(self, kind: FaultKind, error: BaseException) -> None:
+        """Write what went wrong around an exchange and where, without the exception's text."""
+        self._logger.error(LogEvent.EXCHANGE_FAULT, kind=kind.value, exc_info=error)
 
     def failed(self, part: str, error: Exception, failures: int) -> None:
         """Write that a part of telemetry lost a report."""

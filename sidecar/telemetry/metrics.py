@@ -7,6 +7,7 @@ worker's environment before it starts. Without it values stay in the process, as
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,7 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail
+from sidecar.domain.policy import Guardrail, Policy
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
@@ -211,7 +212,7 @@ class Metrics:
         """Show which version of Egret and of Python this is."""
         self._build.labels(version, platform.python_version()).set(1)
 
-    def exchange_started(self) -> None:
+    def exchange_began(self) -> None:
         """Count an exchange as in flight."""
         self._in_flight.inc()
 
@@ -223,9 +224,10 @@ class Metrics:
         """Count a fault."""
         self._faults(kind.value).inc()
 
-    def policy_applied(self, name: str, version: int) -> None:
-        """Show the version of a policy that this worker applies from now on."""
-        self._policy_version(self._policy_label(name)).set(version)
+    def policies_loaded(self, policies: Iterable[Policy]) -> None:
+        """Show the versions of the policies that this worker applies from now on."""
+        for policy in policies:
+            self._policy_version(self._policy_label(policy.name)).set(policy.version)
 
     def policy_reload_failed(self) -> None:
         """Count a policy that could not be loaded."""

@@ -84,6 +84,7 @@ class LogEvent:
     """Event names of log lines written from this package."""
 
     EXCHANGE_COMPLETED: Final = "exchange.completed"
+    EXCHANGE_FAULT: Final = "exchange.fault"
     SLOW_REQUEST: Final = "slow_request"
     TELEMETRY_FAILED: Final = "telemetry.failed"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"

@@ -24,7 +24,7 @@ SHUTDOWN_SECONDS: Final = 3.0
 
 
 class Recorder:
-    """All telemetry of a worker. `record` and `fault` never raise: no exchange fails over them.
+    """All telemetry of a worker. Nothing called for an exchange raises: none fails over it.
 
     Call `configure_logs` first. One instance a process, as a registry takes each metric once.
     """
@@ -40,7 +40,6 @@ class Recorder:
         self.metrics.build(__version__)
         self._tracing = _tracing(settings, instance or str(uuid.uuid4()))
         self._log = ExchangeLog(get_logger(), slow_request_ms=settings.slow_request_ms)
-        self._in_flight = InFlight(self.metrics)
         self._metrics_part = _Part("metrics", self.metrics, self._log)
         self._spans_part = _Part("spans", self.metrics, self._log)
         self._log_part = _Part("log", self.metrics, self._log)
@@ -55,14 +54,23 @@ class Recorder:
         with self._log_part:
             self._log.completed(report, trace_id)
 
-    def in_flight(self) -> InFlight:
-        """Return what counts an exchange as in flight: `with recorder.in_flight(): …`."""
-        return self._in_flight
+    def exchange_began(self) -> None:
+        """Count an exchange as in flight, until `exchange_ended`."""
+        with self._metrics_part:
+            self.metrics.exchange_began()
 
-    def fault(self, kind: FaultKind) -> None:
-        """Count what went wrong around an exchange."""
+    def exchange_ended(self) -> None:
+        """Take an exchange out of those in flight."""
+        with self._metrics_part:
+            self.metrics.exchange_ended()
+
+    def fault(self, kind: FaultKind, error: BaseException | None = None) -> None:
+        """Count what went wrong around an exchange; log where an exception came from."""
         with self._metrics_part:
             self.metrics.fault(kind)
+        if error is not None:
+            with self._log_part:
+                self._log.fault(kind, error)
 
     def shutdown(self, seconds: float = SHUTDOWN_SECONDS) -> None:
         """Let the last spans leave, for at most *seconds*. Blocks: call it after the loop."""
@@ -74,26 +82,6 @@ class Recorder:
         parent = parse_trace_parent(report.traceparent, report.tracestate)
         recorded = None if self._tracing is None else self._tracing.record_spans(report, parent)
         return recorded if parent is None else f"{parent.trace_id:032x}"
-
-
-class InFlight:
-    """Counts an exchange up on entry and down on any exit."""
-
-    __slots__ = ("_metrics",)
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def __enter__(self) -> None:
-        self._metrics.exchange_started()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._metrics.exchange_ended()
 
 
 class _Part:

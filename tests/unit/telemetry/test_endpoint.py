@@ -26,21 +26,22 @@ from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 
 WORKER = """
-import sys
+import dataclasses, sys
 from prometheus_client import CollectorRegistry
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import FaultKind
-from tests.support.reports import redacted_report
+from tests.support.reports import POLICY, redacted_report
 
 metrics = Metrics(CollectorRegistry())
 print("ready", flush=True)
 for line in sys.stdin:
     match line.strip():
         case "exchange":
-            metrics.exchange_started()
+            metrics.exchange_began()
             metrics.record(redacted_report())
         case "policy":
-            metrics.policy_applied("standard", int(next(sys.stdin)))
+            version = int(next(sys.stdin))
+            metrics.policies_loaded((dataclasses.replace(POLICY, version=version),))
     print("done", flush=True)
 """
 

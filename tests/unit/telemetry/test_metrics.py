@@ -13,7 +13,7 @@ from sidecar.domain.policy import Guardrail, PiiSettings
 from sidecar.domain.subject import UnscannedReason
 from sidecar.telemetry.metrics import LabelCap, Metrics
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, FaultKind
-from tests.support.reports import redacted_report
+from tests.support.reports import POLICY, redacted_report
 
 
 @pytest.fixture
@@ -156,11 +156,11 @@ def test_the_state_of_a_worker_is_shown_as_it_was_last_told(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
     """Gauges follow; a failed reload leaves the version."""
-    metrics.exchange_started()
-    metrics.exchange_started()
+    metrics.exchange_began()
+    metrics.exchange_began()
     metrics.exchange_ended()
-    metrics.policy_applied("standard", 7)
-    metrics.policy_applied("standard", 8)
+    metrics.policies_loaded((POLICY,))
+    metrics.policies_loaded((dataclasses.replace(POLICY, version=8),))
     metrics.policy_reload_failed()
     metrics.key_cache_holds(12)
 

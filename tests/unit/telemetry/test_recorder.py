@@ -160,35 +160,44 @@ def test_a_closed_log_stream_does_not_reach_the_exchange(
     assert _sample(registry, "egret_exchange_faults_total", kind="telemetry") == 1
 
 
-def test_exchanges_in_flight_are_counted_down_on_any_exit(
+def test_exchanges_in_flight_are_those_that_began_and_did_not_end(
     registry: CollectorRegistry, log_lines: LogLines
 ) -> None:
-    """An exception and an overlap included."""
+    """Two overlap and both end."""
     recorder = Recorder(TelemetrySettings(), registry=registry)
     seen = []
-
-    def fail() -> None:
-        with recorder.in_flight():
-            seen.append(_sample(registry, "egret_in_flight_exchanges"))
-            raise KeyError
-
-    with recorder.in_flight():
-        with pytest.raises(KeyError):
-            fail()
+    for step in (
+        recorder.exchange_began,
+        recorder.exchange_began,
+        recorder.exchange_ended,
+        recorder.exchange_ended,
+    ):
+        step()
         seen.append(_sample(registry, "egret_in_flight_exchanges"))
-    seen.append(_sample(registry, "egret_in_flight_exchanges"))
 
-    assert seen == [2, 1, 0]
+    assert seen == [1, 2, 1, 0]
     assert log_lines.read() == []
 
 
-def test_faults_are_counted_by_kind(registry: CollectorRegistry, log_lines: LogLines) -> None:
-    """The loop around an exchange reports what it caught."""
+def test_a_fault_is_counted_by_kind_and_its_exception_named(
+    registry: CollectorRegistry, log_lines: LogLines
+) -> None:
+    """The loop around an exchange reports what it caught, and nothing of what that says."""
     recorder = Recorder(TelemetrySettings(), registry=registry)
     recorder.fault(FaultKind.PROTOCOL_VIOLATION)
+    recorder.fault(FaultKind.EXCEPTION, ValueError(PROMPT))
 
     assert _sample(registry, "egret_exchange_faults_total", kind="protocol_violation") == 1
-    assert log_lines.read() == []
+    assert _sample(registry, "egret_exchange_faults_total", kind="exception") == 1
+    assert log_lines.read() == [
+        {
+            "event": "exchange.fault",
+            "level": "error",
+            "kind": "exception",
+            "error_type": "ValueError",
+            "frames": [],
+        }
+    ]
 
 
 def test_the_running_version_is_shown(registry: CollectorRegistry, log_lines: LogLines) -> None:
