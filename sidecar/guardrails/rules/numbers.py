@@ -14,6 +14,7 @@ _DIGITS: Final = b"0123456789"
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 _MIN_CARD_DIGITS: Final = 12
 _MAX_CARD_DIGITS: Final = 19
+_MIN_CARD_DIGITS_AMONG_OTHERS: Final = 14  # shorter ones are too often a part of something
 _MIN_GROUP_DIGITS: Final = 4
 
 # First four digits from and to, number of digits from and to, by the first digit.
@@ -80,7 +81,7 @@ def cards(content: bytes, start: int, end: int) -> Iterator[Span]:
     groups = list(_digit_groups(content, start, end))
     index = 0
     while index < len(groups):
-        length = _card_groups(content, groups[index : index + 5])
+        length = _card_groups(content, groups, index)
         if length:
             yield groups[index][0], groups[index + length - 1][1]
         index += length or 1
@@ -95,14 +96,16 @@ def _digit_groups(content: bytes, start: int, end: int) -> Iterator[Span]:
             begin = position + 1
 
 
-def _card_groups(content: bytes, groups: list[Span]) -> int:
-    """Return how many groups from the first on make a card number, the most that do, or 0."""
+def _card_groups(content: bytes, groups: list[Span], first: int) -> int:
+    """Return how many groups from *first* on make a card number, the most that do, or 0."""
     digits, best = b"", 0
-    for count, (start, end) in enumerate(groups, 1):
+    for count, (start, end) in enumerate(groups[first : first + 5], 1):
+        is_alone = count == len(groups)
         digits += content[start:end]
         if len(digits) > _MAX_CARD_DIGITS:
             break
-        if len(digits) >= _MIN_CARD_DIGITS and has_issuer(digits) and passes_luhn(digits):
+        least = _MIN_CARD_DIGITS if is_alone else _MIN_CARD_DIGITS_AMONG_OTHERS
+        if len(digits) >= least and has_issuer(digits) and passes_luhn(digits):
             best = count
         if end - start < _MIN_GROUP_DIGITS:
             break  # only the last group may be shorter

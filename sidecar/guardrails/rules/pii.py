@@ -17,9 +17,9 @@ _PHONE_WORDS: Final = (
 def _ip(content: bytes, start: int, end: int) -> tuple[Span, ...]:
     """Take a full address that names one host somewhere; 1.2.3.4.5 and std::max are none."""
     before, after = content[start - 1 : start] if start else b"", content[end : end + 2]
-    if before.isalnum() or before in {b".", b":", b"_"} or after[:1].isalnum():
+    if before.isalnum() or before in {b".", b"_"} or after[:1].isalnum():
         return ()
-    if after[:1] in {b".", b":"} and after[1:].isalnum():
+    if after[:1] == b"." and after[1:].isalnum():
         return ()
     try:
         address = ipaddress.ip_address(content[start:end].decode("ascii"))
@@ -90,7 +90,8 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "IPV6",
-        r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]*(?:(?:[0-9]{1,3}\.){3}[0-9]{1,3})?",
+        r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:"
+        r"(?:(?:[0-9A-Fa-f:]*:)?(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]*)",
         _ipv6,
         rank=Rank.ADDRESS,
     ),

@@ -28,6 +28,7 @@ class Rank:
 
     AUTHOR: Final = 0  # what a policy's author wrote
     VENDOR_TOKEN: Final = 10
+    SHARED_PREFIX: Final = 15  # a token form several vendors use
     GENERIC_SECRET: Final = 20
     CARD: Final = 30
     IBAN: Final = 35

@@ -64,7 +64,12 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
     ),
     rule("OPENAI_KEY", r"\bsk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40}[A-Za-z0-9_-]*"),
     # The same prefix is used by OpenAI-compatible vendors (DeepSeek, OpenRouter sk-or-v1-).
-    rule("LLM_API_KEY", r"\bsk-(?:or-v1-)?[A-Za-z0-9]{32}[A-Za-z0-9]*\b", random_value),
+    rule(
+        "LLM_API_KEY",
+        r"\bsk-(?:or-v1-)?[A-Za-z0-9]{32}[A-Za-z0-9]*\b",
+        random_value,
+        rank=Rank.SHARED_PREFIX,
+    ),
     # Anthropic: sk-ant-api03-, sk-ant-admin01-, sk-ant-oat01-.
     rule("ANTHROPIC_KEY", r"\bsk-ant-[a-z]{3,8}[0-9]{2}-[A-Za-z0-9_-]{32}[A-Za-z0-9_-]*"),
     # Google API key: AIza and 35.
@@ -180,6 +185,7 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
         "LLM_API_KEY",
         r"\b(?:gsk_[A-Za-z0-9]{52}|xai-[A-Za-z0-9]{80}|r8_[A-Za-z0-9]{37}|"
         r"pplx-[A-Za-z0-9]{48})",
+        rank=Rank.SHARED_PREFIX,
     ),
     # age (encryption) secret key: bech32, upper case.
     rule("AGE_SECRET_KEY", r"\bAGE-SECRET-KEY-1[0-9A-Z]{58}\b"),
