@@ -14,7 +14,7 @@ The way of a request whose policy needs its body, in the default mode (bodies NO
 
 from __future__ import annotations
 
-import enum
+from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.mutations import Refusal, RequestMutations
@@ -22,6 +22,7 @@ from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.body import BodyBuffer, cut
 from sidecar.exchange.content_length import with_content_length, without_content_length
+from sidecar.exchange.phase import JUDGING, UNANSWERED, Phase, ProtocolViolationError
 from sidecar.exchange.response import ResponsePhases
 
 GATING_BODY_MODES = frozenset(
@@ -30,51 +31,12 @@ GATING_BODY_MODES = frozenset(
 """STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
 long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
 
-
-class Phase(enum.Enum):
-    """Where in its life the exchange is."""
-
-    AWAIT_OPENING = enum.auto()
-    AWAIT_REQUEST_HEADERS = enum.auto()
-    JUDGING_HEADERS = enum.auto()
-    AWAIT_REQUEST_BODY = enum.auto()
-    JUDGING_BODY = enum.auto()
-    WORDING_REFUSAL = enum.auto()
-    PASSING_REQUEST = enum.auto()  # cleared on headers; body and trailers are still answered
-    RESPONDING = enum.auto()
-    ENDED = enum.auto()
-
-
-UNANSWERED = frozenset(
-    {
-        Phase.AWAIT_OPENING,
-        Phase.AWAIT_REQUEST_HEADERS,
-        Phase.JUDGING_HEADERS,
-        Phase.AWAIT_REQUEST_BODY,
-        Phase.JUDGING_BODY,
-        Phase.WORDING_REFUSAL,
-    }
-)
-"""The request is neither forwarded nor refused yet: a refusal is still possible."""
-
 _LATE = {
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
     Phase.AWAIT_REQUEST_BODY: ErrorKind.BODY_TIMEOUT,
     Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
 }
 """What a passed deadline means where the exchange waits; elsewhere the answer was faster."""
-
-JUDGING = frozenset({Phase.JUDGING_HEADERS, Phase.JUDGING_BODY})
-
-
-class ProtocolViolationError(Exception):
-    """An event arrived that this phase does not expect."""
-
-    def __init__(self, phase: Phase, event: on.Event) -> None:
-        """Name both sides of the mismatch."""
-        super().__init__(f"{type(event).__name__} in phase {phase.name}")
-        self.phase = phase
-        self.event = event
 
 
 class Exchange:
@@ -84,6 +46,7 @@ class Exchange:
         "_body",
         "_body_mode",
         "_has_body",
+        "_is_answered",
         "_is_body_complete",
         "_is_half_closed",
         "_response",
@@ -99,6 +62,7 @@ class Exchange:
         self._body = BodyBuffer(limit_bytes=max_body_bytes)
         self._body_mode = on.BodyMode.NONE
         self._has_body = False
+        self._is_answered = False
         self._is_body_complete = False
         self._is_half_closed = False
         self._trailers_seen = False
@@ -106,8 +70,13 @@ class Exchange:
 
     @property
     def is_unanswered(self) -> bool:
-        """Tell whether the request still waits for its one answer."""
-        return self.phase in UNANSWERED
+        """Tell whether the request was neither cleared nor refused, be the stream over or not."""
+        return not self._is_answered
+
+    @property
+    def _asks_response_headers(self) -> bool:
+        """Tell whether the answer to the headers must switch the response headers on."""
+        return self._wants_response_headers and self._body_mode is on.BodyMode.NONE
 
     def receive(self, event: on.Event) -> list[do.Effect]:
         """Advance by one event and return what must be done, in order.
@@ -135,6 +104,8 @@ class Exchange:
                 return self._on_response(event)
             case on.StreamClosed() | on.Faulted() | on.DeadlinePassed():
                 return self._on_interrupted(event)
+            case _:
+                assert_never(event)
 
     def _on_opened(self, event: on.ExchangeOpened) -> list[do.Effect]:
         if self.phase is not Phase.AWAIT_OPENING:
@@ -160,18 +131,18 @@ class Exchange:
                 on.RequestTrailersReceived(),
             ):
                 return self._complete_by_trailers(event)
-            case Phase.PASSING_REQUEST, on.RequestBodyReceived():
-                return self._pass_body(event)
-            case Phase.PASSING_REQUEST, on.RequestTrailersReceived():
-                return [do.ContinueRequestTrailers(), *self._finish_request()]
+            case ((Phase.PASSING_REQUEST | Phase.RESPONDING), _) if self._is_answered:
+                return self._pass_on(event)
             case ((Phase.WORDING_REFUSAL | Phase.RESPONDING), _):
                 return []  # a refusal or a local reply overtook the rest of the request
+            case Phase.AWAIT_OPENING, _:
+                # No protocol_config: observability mode leaves it out, and so do old Envoys.
+                return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
             case _:
                 raise ProtocolViolationError(self.phase, event)
 
     def _collect(self, event: on.RequestBodyReceived) -> list[do.Effect]:
-        if self._is_body_complete:
-            raise ProtocolViolationError(self.phase, event)
+        self._expect_more_body(event)
         if not self._body.may_take(event.body):
             return self._word_refusal(ErrorKind.BODY_TOO_LARGE)
         self._body.take(event.body)
@@ -188,10 +159,17 @@ class Exchange:
         return [do.JudgeBody(self._body.joined())]
 
     def _complete_by_trailers(self, event: on.RequestTrailersReceived) -> list[do.Effect]:
-        if self._is_body_complete:
-            raise ProtocolViolationError(self.phase, event)
+        self._expect_more_body(event)
         self._is_body_complete = self._trailers_seen = True
         return self._judge_body() if self.phase is Phase.AWAIT_REQUEST_BODY else []
+
+    def _expect_more_body(self, event: on.RequestEvent) -> None:
+        # Only FULL_DUPLEX_STREAMED sends a body while the headers wait for their answer.
+        is_early = self.phase is Phase.JUDGING_HEADERS and (
+            self._body_mode is not on.BodyMode.FULL_DUPLEX_STREAMED
+        )
+        if self._is_body_complete or is_early:
+            raise ProtocolViolationError(self.phase, event)
 
     def _on_judged(
         self, event: on.BodyRequired | on.RequestCleared | on.RequestRefused
@@ -214,9 +192,9 @@ class Exchange:
     def _require_body(self) -> list[do.Effect]:
         if self._is_body_complete:
             return self._judge_body()
+        self.phase = Phase.AWAIT_REQUEST_BODY
         if self._is_half_closed:
             return self._word_refusal(ErrorKind.INVALID_BODY)  # the rest can no longer come
-        self.phase = Phase.AWAIT_REQUEST_BODY
         match self._body_mode:
             case on.BodyMode.NONE:
                 # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
@@ -228,63 +206,70 @@ class Exchange:
                 return []  # FULL_DUPLEX_STREAMED: the body comes without an answer
 
     def _clear_on_headers(self, mutations: RequestMutations) -> list[do.Effect]:
+        self._is_answered = True
         answer = do.ContinueRequestHeaders(
             headers=mutations.headers,
             metadata=mutations.metadata,
-            response_headers=self._wants_response_headers and self._body_mode is on.BodyMode.NONE,
+            response_headers=self._asks_response_headers,
         )
         if not self._has_body or self._body_mode is on.BodyMode.NONE:
             return [answer, *self._finish_request()]
         self.phase = Phase.PASSING_REQUEST
-        passed: list[do.Effect] = [answer]
-        if self._is_body_complete or self._body.joined():
-            held = on.RequestBodyReceived(
-                self._body.joined(),
-                end_of_stream=self._is_body_complete and not self._trailers_seen,
-            )
-            passed += self._pass_body(held)
-        if self._trailers_seen and self._body_mode is on.BodyMode.FULL_DUPLEX_STREAMED:
-            passed += [do.ContinueRequestTrailers(), *self._finish_request()]
-        return passed
+        passed = self._send_on(self._body.joined())
+        may_follow = not self._is_body_complete and not self._is_half_closed
+        return [answer, *passed, *([] if may_follow else self._finish_request())]
+
+    def _send_on(self, body: bytes) -> list[do.Effect]:
+        """Stream *body*, which is all that has come so far, and what ended it."""
+        ends_here = self._is_body_complete and not self._trailers_seen
+        sent: list[do.Effect] = []
+        if body or ends_here:
+            sent += _streamed(body, end_of_stream=ends_here)
+        if self._trailers_seen:
+            sent.append(do.ContinueRequestTrailers())
+        return sent
+
+    def _pass_on(self, event: on.RequestEvent) -> list[do.Effect]:
+        match self.phase, event:
+            case Phase.PASSING_REQUEST, on.RequestBodyReceived():
+                return self._pass_body(event)
+            case Phase.PASSING_REQUEST, on.RequestTrailersReceived():
+                return [do.ContinueRequestTrailers(), *self._finish_request()]
+            case Phase.RESPONDING, on.RequestTrailersReceived():
+                return [do.ContinueRequestTrailers()]
+            case _:
+                raise ProtocolViolationError(self.phase, event)
 
     def _pass_body(self, event: on.RequestBodyReceived) -> list[do.Effect]:
-        answers: list[do.Effect]
         if self._body_mode is on.BodyMode.BUFFERED:
-            answers = [do.ContinueRequestBody()]
+            answers: list[do.Effect] = [do.ContinueRequestBody()]
         else:
-            answers = [
-                do.StreamRequestBody(piece, end_of_stream=is_last and event.end_of_stream)
-                for piece, is_last in cut(event.body)
-            ]
+            answers = _streamed(event.body, end_of_stream=event.end_of_stream)
         return [*answers, *self._finish_request()] if event.end_of_stream else answers
 
     def _clear_with_body(self, mutations: RequestMutations) -> list[do.Effect]:
+        self._is_answered = True
         if self._has_body and self._body_mode is on.BodyMode.BUFFERED:
             answer = do.ContinueRequestBody(
                 headers=with_content_length(mutations),
                 body=mutations.body,
                 metadata=mutations.metadata,
             )
-            if self._trailers_seen:
+            if self._trailers_seen and not self._is_half_closed:
                 self.phase = Phase.PASSING_REQUEST
                 return [answer]
             return [answer, *self._finish_request()]
-        answers: list[do.Effect] = [
-            do.ContinueRequestHeaders(
-                headers=without_content_length(mutations), metadata=mutations.metadata
-            )
-        ]
-        if self._has_body:
-            body = self._body.joined() if mutations.body is None else mutations.body
-            answers += [
-                do.StreamRequestBody(piece, end_of_stream=is_last and not self._trailers_seen)
-                for piece, is_last in cut(body)
-            ]
-        if self._trailers_seen:
-            answers.append(do.ContinueRequestTrailers())
-        return [*answers, *self._finish_request()]
+        headers = do.ContinueRequestHeaders(
+            headers=without_content_length(mutations),
+            metadata=mutations.metadata,
+            response_headers=self._asks_response_headers,
+        )
+        body = self._body.joined() if mutations.body is None else mutations.body
+        sent = self._send_on(body) if self._has_body else []
+        return [headers, *sent, *self._finish_request()]
 
     def _refuse(self, refusal: Refusal) -> list[do.Effect]:
+        self._is_answered = True
         self.phase = Phase.ENDED
         self._body.drop()
         return [do.Refuse(refusal), do.EndStream()]
@@ -298,23 +283,26 @@ class Exchange:
     def _finish_request(self) -> list[do.Effect]:
         self._body.drop()
         awaits_response = self._wants_response_headers or self._response.has_body_phase
-        if awaits_response and not self._is_half_closed:
+        if awaits_response and not self._response.is_complete and not self._is_half_closed:
             self.phase = Phase.RESPONDING
             return []
         self.phase = Phase.ENDED
         return [do.EndStream()]
 
     def _on_response(self, event: on.ResponseEvent) -> list[do.Effect]:
-        match self.phase:
-            case Phase.AWAIT_REQUEST_HEADERS:
+        match self.phase, event:
+            case Phase.RESPONDING, _:
+                return self._respond(event)
+            case Phase.PASSING_REQUEST, _ if self._body_mode is on.BodyMode.FULL_DUPLEX_STREAMED:
+                # An upstream may answer before it has read the whole request: both go on.
+                return self._response.receive(event)
+            case (Phase.ENDED, _) | (_, on.ResponseCleared()):
+                raise ProtocolViolationError(self.phase, event)
+            case ((Phase.AWAIT_OPENING | Phase.AWAIT_REQUEST_HEADERS), _):
                 # Nothing was judged: either request_header_mode is SKIP, or Envoy refused the
                 # request before it had headers. We cannot tell, so the answer is not let through.
                 return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
-            case Phase.RESPONDING:
-                return self._respond(event)
-            case Phase.ENDED | Phase.AWAIT_OPENING:
-                raise ProtocolViolationError(self.phase, event)
-            case Phase.WORDING_REFUSAL:
+            case Phase.WORDING_REFUSAL, _:
                 return []
             case _:
                 if not isinstance(event, on.ResponseHeadersReceived):
@@ -344,21 +332,32 @@ class Exchange:
             case on.DeadlinePassed():
                 late = _LATE.get(self.phase)
                 return [] if late is None else self._word_refusal(late)
+            case _:
+                assert_never(event)
 
     def _on_closed(self) -> list[do.Effect]:
+        if self.phase is Phase.ENDED:
+            return []
         if self.phase in JUDGING or self.phase is Phase.WORDING_REFUSAL:
             # Whoever half-closes may still wait for the verdict; Envoy resets when it does not.
             self._is_half_closed = True
             return []
-        is_unanswered = self.is_unanswered
+        must_abort = self.phase in UNANSWERED
         self.phase = Phase.ENDED
         self._body.drop()
-        return [do.AbortStream() if is_unanswered else do.EndStream()]
+        return [do.AbortStream() if must_abort else do.EndStream()]
 
     def _on_fault(self, kind: ErrorKind) -> list[do.Effect]:
         if self.phase is Phase.ENDED:
             return []
-        if self.is_unanswered and self.phase is not Phase.WORDING_REFUSAL:
+        if self.phase in UNANSWERED and self.phase is not Phase.WORDING_REFUSAL:
             return self._word_refusal(kind)
         self.phase = Phase.ENDED
         return [do.AbortStream()]
+
+
+def _streamed(body: bytes, *, end_of_stream: bool) -> list[do.Effect]:
+    return [
+        do.StreamRequestBody(piece, end_of_stream=is_last and end_of_stream)
+        for piece, is_last in cut(body)
+    ]

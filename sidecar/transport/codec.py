@@ -48,12 +48,20 @@ def decode(message: bytes) -> list[on.EnvoyEvent]:
     event = _event(request)
     if request.HasField("protocol_config"):
         opened = on.ExchangeOpened(
-            request_body_mode=_BODY_MODES[request.protocol_config.request_body_mode],
-            response_body_mode=_BODY_MODES[request.protocol_config.response_body_mode],
+            request_body_mode=_body_mode(request.protocol_config.request_body_mode),
+            response_body_mode=_body_mode(request.protocol_config.response_body_mode),
             observability_mode=request.observability_mode,
         )
         return [opened, event]
     return [event]
+
+
+def _body_mode(number: modes.ProcessingMode.BodySendMode.ValueType) -> on.BodyMode:
+    """Enums are open in proto3: an Envoy newer than us may send a number we have no name for."""
+    mode = _BODY_MODES.get(number)
+    if mode is None:
+        raise UnreadableMessageError(f"unknown body mode {number}")
+    return mode
 
 
 def _event(request: ext.ProcessingRequest) -> on.EnvoyEvent:

@@ -12,12 +12,13 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
-from sidecar.exchange.machine import Exchange, Phase, ProtocolViolationError
+from sidecar.exchange.machine import Exchange
+from sidecar.exchange.phase import Phase, ProtocolViolationError
 from sidecar.exchange.response import UnexpectedResponseError
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport.codec import UnreadableMessageError, decode, encode
@@ -97,9 +98,11 @@ class Conversation:
             self._judge.note_fault(FaultKind.EXCEPTION, error)
         finally:
             self._drop_waits()
+            is_answered = not self._exchange.is_unanswered
+            # Completed without an answer: a local reply of Envoy overtook the judgement.
+            is_overtaken = ending is Ending.COMPLETED and not is_answered
             self._judge.close(
-                is_cancelled=ending is Ending.CANCELLED,
-                is_answered=not self._exchange.is_unanswered,
+                is_cancelled=ending is Ending.CANCELLED or is_overtaken, is_answered=is_answered
             )
         return ending
 
@@ -150,6 +153,10 @@ class Conversation:
             return [on.Faulted()]
 
     def _verdict(self, judging: asyncio.Future[on.ChecksEvent]) -> on.Event:
+        if judging.cancelled():
+            # A check was cancelled from within, say with a look-up it shared; we were not.
+            self._judge.note_fault(FaultKind.EXCEPTION, asyncio.CancelledError())
+            return on.Faulted()
         error = judging.exception()
         if error is not None:
             self._judge.note_fault(FaultKind.EXCEPTION, error)
@@ -207,11 +214,17 @@ class Conversation:
 
     def _drop_judging(self) -> None:
         if self._judging is not None:
-            self._judging.cancel()
+            _drop(self._judging)
             self._judging = None
 
     def _drop_waits(self) -> None:
         self._drop_judging()
         if self._reading is not None:
-            self._reading.cancel()
+            _drop(self._reading)
             self._reading = None
+
+
+def _drop(wait: asyncio.Future[Any]) -> None:
+    """Cancel *wait*; what it may still raise concerns nobody, and is not reported as lost."""
+    wait.cancel()
+    wait.add_done_callback(lambda dropped: dropped.cancelled() or dropped.exception())

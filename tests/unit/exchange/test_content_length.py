@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.http import HeaderMutation
+from sidecar.domain.mutations import RequestMutations
+from sidecar.exchange.content_length import with_content_length, without_content_length
+
+GIVEN = HeaderMutation((("x-a", b"1"),), ("authorization",))
+
+
+@pytest.mark.parametrize(
+    ("body", "buffered", "streamed"),
+    [
+        (None, GIVEN, GIVEN),
+        (
+            b"",
+            HeaderMutation((("x-a", b"1"), ("content-length", b"0")), ("authorization",)),
+            HeaderMutation((("x-a", b"1"),), ("authorization", "content-length")),
+        ),
+        (
+            "naïve".encode(),
+            HeaderMutation((("x-a", b"1"), ("content-length", b"6")), ("authorization",)),
+            HeaderMutation((("x-a", b"1"),), ("authorization", "content-length")),
+        ),
+    ],
+    ids=["unchanged", "emptied", "changed"],
+)
+def test_content_length_follows_a_changed_body(
+    body: bytes | None, buffered: HeaderMutation, streamed: HeaderMutation
+) -> None:
+    """Set in bytes where Envoy checks it, removed where Envoy would keep the old one."""
+    mutations = RequestMutations(headers=GIVEN, body=body)
+    assert with_content_length(mutations) == buffered
+    assert without_content_length(mutations) == streamed

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.exchange.body import MAX_CHUNK_BYTES
+from sidecar.exchange.events import BodyMode
+from sidecar.exchange.response import ResponsePhase, ResponsePhases, UnexpectedResponseError
+from tests.support.conversation import (
+    RESPONSE_HEADERS,
+    TIMED,
+    response_body,
+    response_headers,
+)
+
+JUDGE = do.JudgeResponseHeaders(RESPONSE_HEADERS)
+CONTINUE = do.ContinueResponseHeaders(TIMED)
+CLEARED = on.ResponseCleared(TIMED)
+TRAILERS = on.ResponseTrailersReceived()
+
+
+def respond(mode: BodyMode, *events: on.ResponseEvent) -> tuple[list[do.Effect], bool]:
+    """Return the answers to *events* and whether the response is complete after them."""
+    phases = ResponsePhases(body_mode=mode)
+    answers = [effect for event in events for effect in phases.receive(event)]
+    return answers, phases.is_complete
+
+
+@pytest.mark.parametrize("mode", BodyMode, ids=lambda mode: mode.value)
+def test_a_response_without_body_is_complete_with_its_headers(mode: BodyMode) -> None:
+    """Envoy sends nothing after them, whatever is configured."""
+    events = (response_headers(ends=True), CLEARED)
+    assert respond(mode, *events) == ([JUDGE, CONTINUE], True)
+
+
+def test_a_body_that_does_not_come_here_is_not_waited_for() -> None:
+    """Mode NONE: the headers are the last thing to answer."""
+    assert respond(BodyMode.NONE, response_headers(), CLEARED) == ([JUDGE, CONTINUE], True)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [BodyMode.STREAMED, BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL],
+    ids=lambda m: m.value,
+)
+def test_each_piece_that_envoy_keeps_is_answered_once(mode: BodyMode) -> None:
+    """One message, one answer, in order."""
+    events = (response_headers(), CLEARED, response_body(b"a"), response_body(b"b", ends=True))
+    assert respond(mode, *events) == (
+        [JUDGE, CONTINUE, do.ContinueResponseBody(), do.ContinueResponseBody()],
+        True,
+    )
+
+
+def test_a_duplex_response_body_is_sent_back_in_pieces_that_envoy_takes() -> None:
+    """Only the last piece of the last message ends the response."""
+    long = b"x" * MAX_CHUNK_BYTES
+    events = (
+        response_headers(),
+        CLEARED,
+        response_body(long + b"y"),
+        response_body(long + b"z", ends=True),
+    )
+    assert respond(BodyMode.FULL_DUPLEX_STREAMED, *events) == (
+        [
+            JUDGE,
+            CONTINUE,
+            do.StreamResponseBody(long, end_of_stream=False),
+            do.StreamResponseBody(b"y", end_of_stream=False),
+            do.StreamResponseBody(long, end_of_stream=False),
+            do.StreamResponseBody(b"z", end_of_stream=True),
+        ],
+        True,
+    )
+
+
+def test_trailers_complete_a_response() -> None:
+    """The piece of body before them had no end_of_stream."""
+    events = (response_headers(), CLEARED, response_body(b"a"), TRAILERS)
+    assert respond(BodyMode.STREAMED, *events) == (
+        [JUDGE, CONTINUE, do.ContinueResponseBody(), do.ContinueResponseTrailers()],
+        True,
+    )
+
+
+def test_a_body_may_come_without_headers_where_their_phase_is_skipped() -> None:
+    """response_header_mode SKIP with a body mode: the body is the first thing to answer."""
+    assert respond(BodyMode.STREAMED, response_body(b"a")) == ([do.ContinueResponseBody()], False)
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "phase"),
+    [
+        ((), CLEARED, ResponsePhase.AWAIT_HEADERS),
+        ((), TRAILERS, ResponsePhase.AWAIT_HEADERS),
+        ((response_headers(),), response_headers(), ResponsePhase.JUDGING_HEADERS),
+        ((response_headers(),), response_body(b"a"), ResponsePhase.JUDGING_HEADERS),
+        ((response_headers(), CLEARED), response_headers(), ResponsePhase.AWAIT_BODY),
+        ((response_headers(ends=True), CLEARED), response_body(b"a"), ResponsePhase.COMPLETE),
+    ],
+    ids=lambda value: value.name if isinstance(value, ResponsePhase) else None,
+)
+def test_a_response_out_of_order_raises_and_changes_nothing(
+    before: tuple[on.ResponseEvent, ...], event: on.ResponseEvent, phase: ResponsePhase
+) -> None:
+    """The error names both sides."""
+    phases = ResponsePhases(body_mode=BodyMode.STREAMED)
+    for earlier in before:
+        phases.receive(earlier)
+    with pytest.raises(UnexpectedResponseError) as caught:
+        phases.receive(event)
+    assert str(caught.value) == f"{type(event).__name__} in response phase {phase.name}"
+    assert phases.phase is phase
