@@ -6,7 +6,9 @@ import asyncio
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+import aiohttp
 import orjson
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,10 @@ from sidecar.embedded.run_directory import run_directory
 from sidecar.embedded.stack import running_stack
 from sidecar.embedded.stack_options import StackOptions
 from sidecar.embedded.tour import CASES, Case, Observation, faults
+
+PLAIN_WIDTH: Final = 120
+"""Columns where no terminal tells how many there are."""
+NEVER_WRAPPED: Final = ("Verdict", "Server-Timing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Row:
 def run_demo(*, prints_json: bool) -> int:
     """Walk the tour. Returns 0 when everything came out as expected, else 1."""
     console = Console(stderr=prints_json)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory(prefix="egret-demo-") as place:
@@ -51,8 +59,8 @@ def run_demo(*, prints_json: bool) -> int:
     except PartError as error:
         show_error(console, error)
         return 1
-    except GuideError as error:
-        console.print(f"✗ {error}", markup=False)
+    except (GuideError, aiohttp.ClientError) as error:
+        console.print(f"✗ The tour stopped: {error}", markup=False)
         return 1
     if prints_json:
         print(orjson.dumps([row.as_json() for row in rows]).decode())  # noqa: T201 - the output
@@ -73,9 +81,9 @@ async def _walk(console: Console, place: Path, rows: list[Row]) -> None:
 
 
 def _show(console: Console, rows: list[Row]) -> None:
-    table = Table(title="\nWhat Egret does with a request", title_justify="left")
+    table = Table(title="\nWhat Egret does with a request", title_justify="left", show_lines=True)
     for column in ("Case", "Status", "Verdict", "Server-Timing", "Reached the provider", ""):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in NEVER_WRAPPED)
     for row in rows:
         table.add_row(
             row.case.title,

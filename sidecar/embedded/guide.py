@@ -8,8 +8,9 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -43,9 +44,7 @@ class Guide:
     async def observe(self, case: Case) -> Observation:
         """Send the case and say what came of it."""
         await self._forget_received()
-        headers = {HeaderName.AUTHORIZATION: f"Bearer {self.keys[case.credential]}"}
-        url = f"{self.facts.https_url}/v1/chat/completions"
-        async with self.client.post(url, json=case.body, headers=headers, ssl=self.tls) as answer:
+        async with self.send(case) as answer:
             body = await answer.read()
             given = answer.headers
         line = await self._log_line(given.get(HeaderName.EGRET_REQUEST_ID, ""))
@@ -58,12 +57,24 @@ class Guide:
             received=await self._received(),
         )
 
+    def send(self, case: Case) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send the request of a case, over TLS."""
+        return self.client.post(
+            f"{self.facts.https_url}/v1/chat/completions",
+            data=orjson.dumps(case.body),
+            headers={
+                HeaderName.AUTHORIZATION: f"Bearer {self.keys[case.credential]}",
+                HeaderName.CONTENT_TYPE: "application/json",
+            },
+            ssl=self.tls,
+        )
+
     async def _forget_received(self) -> None:
         await self.client.delete(f"{self.facts.mock_debug_url}/requests")
 
     async def _received(self) -> str | None:
         async with self.client.get(f"{self.facts.mock_debug_url}/last") as answer:
-            if answer.status != 200:  # noqa: PLR2004 - the mock has received nothing
+            if answer.status == HTTPStatus.NOT_FOUND:
                 return None
             last = await answer.json()
         return base64.b64decode(last["body_base64"]).decode("utf-8", "replace")
@@ -106,23 +117,19 @@ async def guide(facts: StackFacts) -> AsyncIterator[Guide]:
 
 
 async def _use_and_revoke(walk: Guide, demo_keys: DemoKeys) -> None:
-    """Use the key once, so that every cache holds it, and then take it away."""
-    if await _status_of(walk, Credential.REVOKED) != 200:  # noqa: PLR2004 - HTTP OK
-        raise GuideError("a new key was not accepted")
+    """Use the key once, so that a cache holds it, and then take it away."""
+    case = Case(title="", status=0, verdict="", credential=Credential.REVOKED)
+    async with walk.send(case) as answer:
+        if answer.status != HTTPStatus.OK:
+            raise GuideError(f"a new key was answered with status {answer.status}")
     await demo_keys.revoke()
     deadline = time.monotonic() + REVOCATION_SECONDS
-    while await _status_of(walk, Credential.REVOKED) == 200:  # noqa: PLR2004 - HTTP OK
-        if time.monotonic() > deadline:
-            raise GuideError(f"a revoked key still worked after {REVOCATION_SECONDS:g} s")
+    while time.monotonic() < deadline:
+        async with walk.send(case) as answer:
+            if answer.status == HTTPStatus.UNAUTHORIZED:
+                return
         await asyncio.sleep(POLL_SECONDS)
-
-
-async def _status_of(walk: Guide, credential: Credential) -> int:
-    case = Case(title="", status=0, verdict="")
-    headers = {HeaderName.AUTHORIZATION: f"Bearer {walk.keys[credential]}"}
-    url = f"{walk.facts.https_url}/v1/chat/completions"
-    async with walk.client.post(url, json=case.body, headers=headers, ssl=walk.tls) as answer:
-        return answer.status
+    raise GuideError(f"a revoked key still worked after {REVOCATION_SECONDS:g} s")
 
 
 def _lines(file: Path) -> list[dict[str, object]]:
