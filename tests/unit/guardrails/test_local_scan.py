@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.finding import Finding
+from sidecar.domain.subject import TextPart
+from sidecar.guardrails.local_scan import Failed, Found
+from sidecar.guardrails.rules.rule import MAX_CANDIDATES
+from tests.support.guardrails import effective, parts_of, policy
+
+PATTERNS = """\
+  - name: own
+    type: denied_patterns
+    patterns:
+      - {name: CODE, regex: 'PRJ-[0-9]{4}'}
+      - {name: START, regex: '^BEGIN'}
+      - {name: END, regex: 'FINIS$'}
+      - {name: LONG, regex: 'a.{3,8}b'}
+      - {name: NO_SPACE, regex: 'v\\Sv'}
+      - {name: CAFE, regex: '(?i)CAFÉ.'}
+"""
+TERMS = "  - {name: terms, type: denied_terms, terms: [Bluebird, top secret, Straße, 机密, C++]}\n"
+
+
+def values(guardrails: str, *texts: str) -> list[tuple[str, str]]:
+    parts = parts_of(texts)
+    outcomes = effective(policy(guardrails)).local.scan(parts)
+    found: list[tuple[str, str]] = []
+    for outcome in outcomes:
+        assert isinstance(outcome, Found)
+        found += [
+            (one.type, parts[one.part].content[one.start : one.end].decode())
+            for one in outcome.findings
+        ]
+    return found
+
+
+PATTERN_CASES = {
+    "plain": (["see PRJ-1234!"], [("CODE", "PRJ-1234")]),
+    "start_of_a_text": (["BEGIN x", "y BEGIN"], [("START", "BEGIN")]),
+    "start_of_a_later_text": (["x", "BEGIN y"], [("START", "BEGIN")]),
+    "end_of_an_earlier_text": (["x FINIS", "FINIS y"], [("END", "FINIS")]),
+    "never_across_texts": (["PRJ-", "1234 a", "----", "b"], []),
+    "vertical_tab": (["v\x0bv v v"], [("NO_SPACE", "v\x0bv")]),
+    "code_points": (["x café☕y"], [("CAFE", "café☕")]),
+    "nul_inside_a_text": (["PRJ-\x001234 a\x00\x00\x00b"], [("LONG", "a\x00\x00\x00b")]),
+    "invisible_inside": (["PRJ\u200b-1234"], [("CODE", "PRJ\u200b-1234")]),
+    "full_width": (["ＰＲＪ－１２３４"], [("CODE", "ＰＲＪ－１２３４")]),
+}
+
+
+@pytest.mark.parametrize("case", PATTERN_CASES)
+def test_an_authors_pattern_means_the_same_wherever_its_text_stands(case: str) -> None:
+    """Each text is judged alone, though all are scanned at once."""
+    texts, expected = PATTERN_CASES[case]
+    assert values(PATTERNS, *texts) == expected
+
+
+TERM_CASES = {
+    "case": ("BLUEBIRD flies", ["BLUEBIRD"]),
+    "inside_a_word": ("bluebirds rebluebird", []),
+    "punctuation": ("(bluebird).", ["bluebird"]),
+    "phrase_over_lines": ("this is Top\n  Secret!", ["Top\n  Secret"]),
+    "folded": ("STRASSE and straße", ["STRASSE", "straße"]),
+    "beside_other_letters": ("éBluebird Bluebirdé", []),
+    "no_spaces_in_script": ("这是机密文件", ["机密"]),
+    "symbols": ("I like C++, not C", ["C++"]),
+    "full_width": ("ｂｌｕｅｂｉｒｄ é", ["ｂｌｕｅｂｉｒｄ"]),
+    "invisible_inside": ("blue\u200dbird", ["blue\u200dbird"]),
+    "no_break_space": ("é top\u00a0secret", ["top\u00a0secret"]),
+}
+
+
+@pytest.mark.parametrize("case", TERM_CASES)
+def test_a_term_is_found_as_a_word_in_any_case(case: str) -> None:
+    """The span is the original's, whatever was folded to find it."""
+    text, expected = TERM_CASES[case]
+    assert [value for _, value in values(TERMS, text)] == expected
+
+
+def test_a_match_repeated_beyond_counting_takes_in_the_rest() -> None:
+    """Past the cap nothing is looked at any more, so all that is left counts as found."""
+    repeated = "PRJ-1234 " * (MAX_CANDIDATES + 5)
+    parts = parts_of(["PRJ-1234 x", repeated, "harmless"])
+    (outcome,) = effective(policy(PATTERNS)).local.scan(parts)
+    assert outcome == Found(
+        (
+            Finding("own", "CODE", 0, 0, 8),
+            Finding("own", "CODE", 1, 0, len(repeated)),
+            Finding("own", "CODE", 2, 0, 8),
+        )
+    )
+
+
+def test_text_that_is_not_utf8_fails_every_guardrail() -> None:
+    """The engine is undefined on such text: no guardrail may claim that it passed."""
+    part = TextPart(content=b"\xff PRJ-1234", location=(0,), role="user")
+    outcomes = effective(policy(PATTERNS + TERMS)).local.scan([part])
+    assert outcomes == (Failed("UnicodeDecodeError"), Failed("UnicodeDecodeError"))
+
+
+def test_a_rule_that_raises_fails_its_guardrail_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error is an outcome of its own, never a pass."""
+
+    def broken(*_: object) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sidecar.guardrails.rules.numbers.passes_luhn", broken)
+    chosen = effective(policy("  - {name: pii, type: pii}\n" + PATTERNS))
+    outcomes = chosen.local.scan(parts_of(["4111111111111111 PRJ-1234"]))
+    assert outcomes == (
+        Failed("ZeroDivisionError"),
+        Found((Finding("own", "CODE", 0, 17, 25),)),
+    )
+
+
+def test_no_text_is_nothing_found() -> None:
+    """A request without any string has an outcome for each guardrail all the same."""
+    assert effective(policy(PATTERNS + TERMS)).local.scan(()) == (Found(()), Found(()))
