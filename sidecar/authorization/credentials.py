@@ -25,7 +25,7 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     two parsers could read differently presents nothing: two keys, a header that comes twice, or
     one that a proxy may have joined with a comma (RFC 9110 section 5.3).
     """
-    credentials: list[bytes] = []
+    credentials: list[bytes | None] = []
     for name in CREDENTIAL_HEADERS:
         values = headers.all(name)
         if len(values) > 1 or any(b"," in value for value in values):
@@ -36,17 +36,19 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     credential = credentials[0]
     if any(other != credential for other in credentials):
         return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+    if credential is None:
+        return CredentialFault(ErrorKind.INVALID_API_KEY)
     if not credential:
         # `Bearer ` and nothing: a client whose environment variable was not set.
         return CredentialFault(ErrorKind.MISSING_API_KEY)
     return parse(credential) or CredentialFault(ErrorKind.INVALID_API_KEY)
 
 
-def _credential(name: str, value: bytes) -> bytes:
-    """Return what should be the key; a scheme other than Bearer stays, and is no key."""
+def _credential(name: str, value: bytes) -> bytes | None:
+    """Return what should be the key, or None for a scheme other than Bearer, or none at all."""
     value = value.strip(_BLANK)
-    if name != HeaderName.AUTHORIZATION:
+    if name != HeaderName.AUTHORIZATION or not value:
         return value
     scheme, _, credential = value.partition(b" ")
     # RFC 9110 section 11.1: the scheme's case means nothing.
-    return credential.strip(_BLANK) if scheme.lower() == b"bearer" else value
+    return credential.strip(_BLANK) if scheme.lower() == b"bearer" else None

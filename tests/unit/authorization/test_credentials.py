@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.credentials import CredentialFault, present
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import Headers
+
+KEY = ApiKey(key_id="0123456789AB", secret="a" * 43)
+OTHER = ApiKey(key_id="0123456789AB", secret="b" * 43)
+TEXT = KEY.reveal().encode()
+OTHER_TEXT = OTHER.reveal().encode()
+MISSING = CredentialFault(ErrorKind.MISSING_API_KEY)
+INVALID = CredentialFault(ErrorKind.INVALID_API_KEY)
+CONFLICTING = CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param([("authorization", b"Bearer " + TEXT)], KEY, id="bearer"),
+        pytest.param([("authorization", b"bEARER " + TEXT)], KEY, id="scheme in any case"),
+        pytest.param([("authorization", b" Bearer  " + TEXT + b"\t")], KEY, id="blanks around"),
+        pytest.param([("x-api-key", TEXT)], KEY, id="x-api-key"),
+        pytest.param([("api-key", TEXT)], KEY, id="api-key"),
+        pytest.param([("x-goog-api-key", TEXT)], KEY, id="x-goog-api-key"),
+        pytest.param(
+            [("authorization", b"Bearer " + TEXT), ("x-api-key", TEXT)], KEY, id="same in two"
+        ),
+        pytest.param([], MISSING, id="no credential"),
+        pytest.param([("cookie", TEXT), ("x-egret-key", TEXT)], MISSING, id="elsewhere"),
+        pytest.param([("authorization", b"")], MISSING, id="empty header"),
+        pytest.param([("authorization", b"Bearer ")], MISSING, id="bearer of nothing"),
+        pytest.param([("authorization", b"Bearer")], MISSING, id="bare scheme"),
+        pytest.param([("x-api-key", b"  ")], MISSING, id="blank header"),
+        pytest.param([("authorization", TEXT)], INVALID, id="no scheme"),
+        pytest.param(
+            [("authorization", TEXT), ("x-api-key", TEXT)], CONFLICTING, id="no scheme and ours"
+        ),
+        pytest.param([("authorization", b"Basic " + TEXT)], INVALID, id="basic"),
+        pytest.param([("authorization", b"Bearer\t" + TEXT)], INVALID, id="tab for a space"),
+        pytest.param([("x-api-key", b"Bearer " + TEXT)], INVALID, id="scheme in x-api-key"),
+        pytest.param([("x-api-key", b"sk-ant-1")], INVALID, id="a provider's key"),
+        pytest.param([("x-api-key", TEXT + b"\x00\xff")], INVALID, id="bytes that are no text"),
+        pytest.param(
+            [("x-api-key", b"x"), ("authorization", b"Bearer x")], INVALID, id="same nonsense"
+        ),
+        pytest.param([("x-api-key", TEXT)] * 2, CONFLICTING, id="repeated, equal"),
+        pytest.param([("x-api-key", TEXT), ("x-api-key", OTHER_TEXT)], CONFLICTING, id="repeated"),
+        pytest.param([("x-api-key", b"")] * 2, CONFLICTING, id="repeated, empty"),
+        pytest.param([("x-api-key", TEXT + b"," + TEXT)], CONFLICTING, id="joined by a comma"),
+        pytest.param(
+            [("authorization", b"Bearer " + TEXT + b", Bearer " + TEXT)],
+            CONFLICTING,
+            id="bearers joined by a comma",
+        ),
+        pytest.param(
+            [("authorization", b"Bearer " + TEXT), ("x-api-key", OTHER_TEXT)],
+            CONFLICTING,
+            id="two keys",
+        ),
+        pytest.param(
+            [("authorization", b"Bearer sk-1"), ("x-api-key", TEXT)],
+            CONFLICTING,
+            id="a provider's key and ours",
+        ),
+        pytest.param(
+            [("authorization", b"Basic abc"), ("x-api-key", TEXT)],
+            CONFLICTING,
+            id="basic and ours",
+        ),
+        pytest.param(
+            [("authorization", b"Bearer "), ("x-api-key", TEXT)], CONFLICTING, id="empty and ours"
+        ),
+    ],
+)
+def test_a_request_presents_one_key_or_a_fault(
+    fields: list[tuple[str, bytes]], expected: ApiKey | CredentialFault
+) -> None:
+    """What two parsers could read differently presents nothing."""
+    assert present(Headers(tuple(fields))) == expected
