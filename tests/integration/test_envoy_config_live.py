@@ -9,7 +9,7 @@ import re
 import shutil
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,9 +78,22 @@ def run() -> Path:
     return Path(tempfile.mkdtemp(prefix="egret-"))
 
 
+Adapt = Callable[[EnvoyParameters], EnvoyParameters]
+
+
+def as_it_is(parameters: EnvoyParameters) -> EnvoyParameters:
+    """Change nothing."""
+    return parameters
+
+
 @asynccontextmanager
 async def gateway(
-    run: Path, answer: Answer, *, workers: int = 1, live_workers: int = 1, otlp_port: int = 0
+    run: Path,
+    answer: Answer,
+    *,
+    workers: int = 1,
+    live_workers: int = 1,
+    adapt: Adapt = as_it_is,
 ) -> AsyncIterator[Gateway]:
     """Start a mock, processors on the first sockets, and Envoy with all of them."""
     certificates = write_certificates(run / "certificates")
@@ -96,10 +109,7 @@ async def gateway(
             running_mock(mock_settings) as mock,
             _processors(answer, sockets[:live_workers]),
         ):
-            parameters = _parameters(run, certificates, mock=mock, sockets=sockets)
-            if otlp_port:
-                collector = OtlpCollector("127.0.0.1", otlp_port)
-                parameters = replace(parameters, otlp=collector, span_flush_ms=50)
+            parameters = adapt(_parameters(run, certificates, mock=mock, sockets=sockets))
             envoy = running_envoy(Children(), run=EnvoyRun(run, run), parameters=parameters)
             async with (
                 envoy as address,
@@ -267,6 +277,62 @@ async def test_an_error_of_the_provider_carries_timing_as_well(run: Path) -> Non
             assert answer.headers["server-timing"].startswith("egret;dur=1, upstream;dur=")
 
 
+def _of_a_stranger(parameters: EnvoyParameters) -> EnvoyParameters:
+    stranger = str(Path(parameters.sds_directory).parent / "certificates" / "ca.pem")
+    return replace(parameters, openai=replace(parameters.openai, ca_file=stranger))
+
+
+def _of_another_name(parameters: EnvoyParameters) -> EnvoyParameters:
+    return replace(parameters, openai=replace(parameters.openai, host="llm.example"))
+
+
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        pytest.param(_of_a_stranger, id="an authority we do not trust"),
+        pytest.param(_of_another_name, id="a certificate for another name"),
+    ],
+)
+async def test_a_provider_that_cannot_prove_who_it_is_gets_nothing(
+    run: Path, adapt: Adapt
+) -> None:
+    """Neither the prompt nor the provider's key leaves."""
+    async with gateway(run, allow(), adapt=adapt) as gate:
+        async with gate.http.post("/v1/chat/completions", json=CHAT) as answer:
+            assert answer.status == 503
+        assert await gate.count() == 0
+
+
+async def test_a_provider_key_is_rotated_without_a_restart(run: Path) -> None:
+    """The file is replaced by a rename; Envoy watches its directory."""
+    async with gateway(run, allow()) as gate:
+        write_credential(run / "sds", name="openai", header_value=SecretStr("Bearer revoked"))
+        assert await _until_status(gate, 401)
+        new = SecretStr(f"Bearer {OPENAI_KEY}")
+        write_credential(run / "sds", name="openai", header_value=new)
+        assert await _until_status(gate, 200)
+
+
+async def _until_status(gate: Gateway, wanted: int) -> bool:
+    for _ in range(200):
+        async with gate.http.post("/v1/chat/completions", json=CHAT) as answer:
+            if answer.status == wanted:
+                return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def test_a_stream_is_passed_on_event_by_event(run: Path) -> None:
+    """The first words are here while the mock still waits to say the next."""
+    async with gateway(run, allow()) as gate:
+        await gate.debug.post("/delay", json={"event_ms": 600_000})
+        body = {**CHAT, "stream": True}
+        async with gate.http.post("/v1/chat/completions", json=body) as answer:
+            first = await answer.content.readline()
+            assert first.startswith(b'data: {"id":"chatcmpl-mock')
+            assert not answer.content.at_eof()
+
+
 async def test_a_dead_worker_costs_no_request(run: Path) -> None:
     """The other socket is tried at once."""
     async with gateway(run, allow(), workers=2, live_workers=1) as gate:
@@ -344,7 +410,7 @@ async def test_spans_of_envoy_reach_the_collector_and_not_the_provider(run: Path
     """The call to Egret is a child of the request, in one trace."""
     async with (
         running_trace_receiver(run / "traces.jsonl") as port,
-        gateway(run, allow(), otlp_port=port) as gate,
+        gateway(run, allow(), adapt=lambda parameters: _traced(parameters, port)) as gate,
     ):
         path = f"/v1/chat/completions?key={CLIENT_KEY}"
         async with gate.http.post(path, json=CHAT) as answer:
@@ -359,6 +425,10 @@ async def test_spans_of_envoy_reach_the_collector_and_not_the_provider(run: Path
     assert server["service"] == "egret-envoy"
     assert server["attributes"]["http.url"] == "/v1/chat/completions"
     assert CLIENT_KEY not in json.dumps(spans)
+
+
+def _traced(parameters: EnvoyParameters, port: int) -> EnvoyParameters:
+    return replace(parameters, otlp=OtlpCollector("127.0.0.1", port), span_flush_ms=50)
 
 
 async def _spans(file: Path, *, wanted: int) -> list[dict[str, Any]]:
