@@ -177,6 +177,8 @@ def _connection_problem(error: aiohttp.ClientError) -> str:
             return "tls"
         case aiohttp.ClientConnectorDNSError():
             return "name_resolution"
+        case aiohttp.InvalidURL():
+            return "url"
         case aiohttp.ClientConnectionError():
             return "connection"
         case _:

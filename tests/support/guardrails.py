@@ -46,6 +46,7 @@ class Ticks:
         self._now = 0.0
 
     def __call__(self) -> float:
+        """Read the clock."""
         self._now += 1.0
         return self._now
 

@@ -12,8 +12,9 @@ _HEX: Final = "0123456789abcdef"
 _UPPER: Final = string.ascii_uppercase + string.digits
 
 
-def _some(count: int, alphabet: str = _BASE62, seed: int = 7) -> str:
-    return "".join(random.Random(f"{seed}{count}{alphabet}").choices(alphabet, k=count))
+def _some(count: int, alphabet: str = _BASE62) -> str:
+    letters = random.Random(f"{count}{alphabet}")  # noqa: S311 - the same every time
+    return "".join(letters.choices(alphabet, k=count))
 
 
 def _segment(text: str) -> str:

@@ -66,7 +66,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_nearest_policy_holds_with_what_is_mandatory_above(case: str) -> None:
-    """A mandatory guardrail wins over one of its name below, and so does its level's strictness."""
+    """A mandatory guardrail wins over its namesake below, and so does its level's strictness."""
     binding, expected = CASES[case]
     assert holding(binding) == expected
 

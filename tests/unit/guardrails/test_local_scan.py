@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - look-alikes such as full-width letters are what is tested
 from __future__ import annotations
 
 import pytest

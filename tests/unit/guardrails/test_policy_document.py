@@ -127,8 +127,10 @@ FAULTS = {
     ),
     "field_of_another_type": (
         f"{GUARDRAIL}{{name: a, type: secrets, regions: [US]}}",
-        "line 3, column 30: guardrails[0].regions: unknown field `regions` "
-        "(one of action, mandatory, mode, name, on_error, stage, timeout, type, types)",
+        (
+            "line 3, column 30: guardrails[0].regions: unknown field `regions` "
+            "(one of action, mandatory, mode, name, on_error, stage, timeout, type, types)"
+        ),
     ),
     "unknown_type": (
         f"{GUARDRAIL}{{name: a, type: secret}}",
@@ -136,8 +138,10 @@ FAULTS = {
     ),
     "no_type": (
         f"{GUARDRAIL}{{name: a}}",
-        "line 3, column 5: guardrails[0]: `type` is required "
-        "(one of secrets, pii, denied_patterns, denied_terms, webhook)",
+        (
+            "line 3, column 5: guardrails[0]: `type` is required "
+            "(one of secrets, pii, denied_patterns, denied_terms, webhook)"
+        ),
     ),
     "missing_field": (
         f"{GUARDRAIL}{{name: a, type: webhook}}",
@@ -149,8 +153,10 @@ FAULTS = {
     ),
     "unknown_finding": (
         f"{GUARDRAIL}{{name: a, type: pii, types: [MAIL]}}",
-        "line 3, column 34: guardrails[0].types[0]: unknown PII type `MAIL` "
-        "(did you mean `EMAIL`?)",
+        (
+            "line 3, column 34: guardrails[0].types[0]: unknown PII type `MAIL` "
+            "(did you mean `EMAIL`?)"
+        ),
     ),
     "unknown_region": (
         f"{GUARDRAIL}{{name: a, type: pii, regions: [us]}}",
@@ -162,19 +168,25 @@ FAULTS = {
     ),
     "name_with_spaces": (
         "name: my policy\n",
-        "line 1, column 7: name: is not a name that is accepted here "
-        "(lower case letters, digits, dots and dashes, at most 63)",
+        (
+            "line 1, column 7: name: is not a name that is accepted here "
+            "(lower case letters, digits, dots and dashes, at most 63)"
+        ),
     ),
     "no_name": ("unscanned: block\n", "line 1, column 1: `name` is required"),
     "bad_duration": (
         f"{GUARDRAIL}{{name: a, type: pii, timeout: 5m}}",
-        "line 3, column 35: guardrails[0].timeout: "
-        "is not a duration; write for example 500ms, 2s or 1.5",
+        (
+            "line 3, column 35: guardrails[0].timeout: "
+            "is not a duration; write for example 500ms, 2s or 1.5"
+        ),
     ),
     "unsupported_stage": (
         f"{GUARDRAIL}{{name: a, type: pii, stage: output}}",
-        "line 3, column 33: guardrails[0].stage: "
-        "stage `output` is not supported yet for pii (use input)",
+        (
+            "line 3, column 33: guardrails[0].stage: "
+            "stage `output` is not supported yet for pii (use input)"
+        ),
     ),
     "same_guardrail_twice": (
         f"{GUARDRAIL}{{name: a, type: pii}}\n  - {{name: a, type: secrets}}",
@@ -188,10 +200,16 @@ FAULTS = {
         f"{GUARDRAIL}{{name: a, type: webhook, url: 'http://169.254.169.254/latest'}}",
         "line 3, column 35: guardrails[0].url: points at a link-local or metadata address",
     ),
+    "metadata_url_as_number": (
+        f"{GUARDRAIL}{{name: a, type: webhook, url: 'http://2852039166/'}}",
+        "line 3, column 35: guardrails[0].url: points at a link-local or metadata address",
+    ),
     "credentials_in_url": (
         f"{GUARDRAIL}{{name: a, type: webhook, url: 'http://u:secret@h/'}}",
-        "line 3, column 35: guardrails[0].url: "
-        "holds credentials; put them into headers, which are never shown",
+        (
+            "line 3, column 35: guardrails[0].url: "
+            "holds credentials; put them into headers, which are never shown"
+        ),
     ),
     "no_url": (
         f"{GUARDRAIL}{{name: a, type: webhook, url: 'ftp://h/'}}",
@@ -203,8 +221,10 @@ FAULTS = {
     ),
     "header_injection": (
         f'{GUARDRAIL}{{name: a, type: webhook, url: "http://h/", headers: {{x: "a\\r\\nb"}}}}',
-        "line 3, column 57: guardrails[0].headers: "
-        "the value of `x` holds characters a header cannot carry",
+        (
+            "line 3, column 57: guardrails[0].headers: "
+            "the value of `x` holds characters a header cannot carry"
+        ),
     ),
     "not_a_mapping": ("- a\n", "line 1, column 1: a policy is a mapping, with a name"),
     "empty": ("", "line 1, column 1: no policy in here"),
@@ -239,8 +259,8 @@ PATTERN_FAULTS = {
     "back_reference": (r"(a)\1", "back-references are not supported: RE2 runs in linear time"),
     "not_a_regex": ("a(b", "not RE2 syntax: missing ): a(b"),
     "empty_match": ("a*", "matches empty text, so it would match everywhere"),
-    "engine": ("(?U)a+b", "not supported by the matching engine: "
-               "Unrecognised character after (? at index 0"),
+    "engine": ("(?U)a+b", ("not supported by the matching engine: "
+               "Unrecognised character after (? at index 0")),
     "too_long": ("a" * 1001, "longer than 1000 characters"),
 }  # fmt: skip
 

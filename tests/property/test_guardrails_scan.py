@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.domain.finding import Finding
+from sidecar.guardrails.database import compile_expressions, load_database
+from sidecar.guardrails.local_scan import Found, rule_candidates
+from sidecar.guardrails.overlaps import disjoint
+from sidecar.guardrails.rules.catalogue import rules_of
+from sidecar.guardrails.rules.numbers import passes_luhn
+from sidecar.guardrails.rules.pii import PII_RULES
+from sidecar.guardrails.rules.secrets import SECRET_RULES
+from tests.support.guardrails import effective, parts_of, policy
+from tests.support.secrets import SECRETS
+
+BOTH = "  - {name: secrets, type: secrets, action: redact}\n  - {name: pii, type: pii}\n"
+POLICY = effective(policy(BOTH))
+OWN = (
+    "  - name: own\n    type: denied_patterns\n    patterns:\n"
+    "      - {name: A, regex: 'a[^x]{0,5}b'}\n      - {name: B, regex: 'b+\\S'}\n"
+    "      - {name: C, regex: '^c|c$'}\n"
+)
+FORWARD = effective(policy(OWN + "  - {name: t, type: denied_terms, terms: [ab, c d]}\n"))
+BACKWARD = effective(
+    policy(
+        "  - {name: t, type: denied_terms, terms: [c d, ab]}\n"
+        "  - name: own\n    type: denied_patterns\n    patterns:\n"
+        "      - {name: C, regex: '^c|c$'}\n      - {name: B, regex: 'b+\\S'}\n"
+        "      - {name: A, regex: 'a[^x]{0,5}b'}\n"
+    )
+)
+
+# Letters of other scripts, marks, invisible and compatibility characters: all that views change.
+texts = st.text(
+    alphabet="abcdx 019-@.:/\n\x00\u00e9\u00df\u0301\u200b\ufb03\uff14\ud55c\u6a5f\u00e7",
+    max_size=40,
+)
+any_text = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+def with_check_digit(digits: str) -> str:
+    return next(digits + check for check in "0123456789" if passes_luhn((digits + check).encode()))
+
+
+def card(digits: str, separator: str) -> str:
+    number = with_check_digit("4" + digits)
+    return separator.join(number[at : at + 4] for at in range(0, 16, 4))
+
+
+cards = st.builds(
+    card, st.text("0123456789", min_size=14, max_size=14), st.sampled_from(["", " ", "-"])
+)
+emails = st.builds(
+    lambda local, host: f"{local}@{host}.example.com",
+    st.text("abcxyz019._+-", min_size=1, max_size=12).filter(lambda text: text[0] != "."),
+    st.text("abcxyz019", min_size=1, max_size=12),
+)
+keys = st.sampled_from(SECRETS).filter(lambda one: not one[1]).map(lambda one: one[2])
+apart = st.sampled_from([" ", "\n", ", ", "(", '"', "。", "\u200b", "\x00", "\t"])
+
+
+def spans(found: tuple[object, ...]) -> list[Finding]:
+    findings: list[Finding] = []
+    for outcome in found:
+        assert isinstance(outcome, Found)
+        findings += outcome.findings
+    return findings
+
+
+@given(st.lists(any_text, max_size=3), st.sampled_from([cards, emails, keys]).flatmap(lambda s: s),
+       st.tuples(any_text, apart, apart, any_text))  # fmt: skip
+def test_what_is_planted_anywhere_is_found(
+    others: list[str], planted: str, around: tuple[str, str, str, str]
+) -> None:
+    """A card, an address or a key is covered whole, whatever stands around it."""
+    before, left, right, after = around
+    parts = parts_of([*others, f"{before}{left}{planted}{right}{after}"])
+    start = len(f"{before}{left}".encode())
+    end = start + len(planted.encode())
+    assert any(
+        one.part == len(others) and one.start <= start and one.end >= end
+        for one in spans(POLICY.local.scan(parts))
+    )
+
+
+@given(st.lists(st.one_of(texts, any_text), max_size=4))
+def test_findings_are_in_range_disjoint_and_on_character_boundaries(written: list[str]) -> None:
+    """Replacing them leaves valid text, in any order of replacement."""
+    parts = parts_of(written)
+    for outcome in (*POLICY.local.scan(parts), *FORWARD.local.scan(parts)):
+        assert isinstance(outcome, Found)
+        end_of_last = (-1, 0)
+        for one in outcome.findings:
+            content = parts[one.part].content
+            assert 0 <= one.start < one.end <= len(content)
+            assert (one.part, one.start) >= end_of_last
+            content[: one.start].decode()
+            content[one.start : one.end].decode()
+            end_of_last = (one.part, one.end)
+
+
+@given(st.lists(texts, max_size=4))
+def test_the_order_of_rules_and_guardrails_is_of_no_consequence(written: list[str]) -> None:
+    """The same content has the same findings, however a policy lists its rules."""
+    parts = parts_of(written)
+    own, terms = FORWARD.local.scan(parts)
+    assert BACKWARD.local.scan(parts) == (terms, own)
+
+
+@given(st.lists(texts, max_size=4))
+def test_each_text_is_judged_as_if_it_were_alone(written: list[str]) -> None:
+    """What stands in another text neither makes a match nor hides one."""
+    for chosen in (POLICY, FORWARD):
+        together = spans(chosen.local.scan(parts_of(written)))
+        alone = [
+            (index, one.guardrail, one.type, one.start, one.end)
+            for index, text in enumerate(written)
+            for one in spans(chosen.local.scan(parts_of([text])))
+        ]
+        assert sorted(
+            (one.part, one.guardrail, one.type, one.start, one.end) for one in together
+        ) == sorted(alone)
+
+
+@given(st.sampled_from(SECRETS), st.randoms(use_true_random=False))
+def test_a_key_cut_over_two_texts_is_not_one_key(
+    secret: tuple[str, str, str], cut: random.Random
+) -> None:
+    """Findings lie in one text: a span over two could not be replaced."""
+    text = secret[1] + secret[2]
+    at = cut.randrange(1, len(text))
+    halves = parts_of([text[:at], text[at:]])
+    for one in spans(POLICY.local.scan(halves)):
+        assert one.end <= len(halves[one.part].content)
+
+
+RULES = (*SECRET_RULES, *PII_RULES, *rules_of(FORWARD.guardrails[0].settings))
+EXPRESSIONS = tuple({rule.expression for rule in RULES if rule.expression.filtered})
+DATABASE = load_database(compile_expressions(EXPRESSIONS), EXPRESSIONS)
+fragments = st.one_of(
+    texts, any_text, cards, emails, keys, st.sampled_from(SECRETS).map(lambda one: one[1])
+)
+
+
+@given(st.lists(fragments, max_size=5).map("".join), any_text)
+def test_the_filter_misses_nothing_that_the_search_would_find(text: str, beside: str) -> None:
+    """Two engines read every expression; the first may only err by reporting too much."""
+    content = text.encode()
+    hits = DATABASE.scan(b"\x00".join((beside.encode(), content)))
+    for rule in RULES:
+        if rule.expression.filtered and any(True for _ in rule_candidates(rule, content)):
+            assert EXPRESSIONS.index(rule.expression) in hits
+
+
+findings = st.builds(
+    lambda start, length, type_, part: Finding("g", type_, part, start, start + length),
+    st.integers(0, 30), st.integers(1, 10), st.sampled_from("ABC"), st.integers(0, 1),
+)  # fmt: skip
+
+
+@given(st.lists(findings, max_size=12), st.randoms(use_true_random=False))
+def test_disjoint_findings_cover_the_same_bytes(
+    given_findings: list[Finding], shuffle: random.Random
+) -> None:
+    """Nothing that was found is given up, nothing else is taken."""
+    result = disjoint(given_findings, rank=lambda one: ord(one.type))
+    shuffled = list(given_findings)
+    shuffle.shuffle(shuffled)
+    assert disjoint(shuffled, rank=lambda one: ord(one.type)) == result
+
+    def covered(some: list[Finding]) -> list[tuple[int, int]]:
+        return [(one.part, at) for one in some for at in range(one.start, one.end)]
+
+    bytes_covered = covered(list(result))
+    assert len(bytes_covered) == len(set(bytes_covered))
+    assert set(bytes_covered) == set(covered(given_findings))
