@@ -62,7 +62,9 @@ def _longest_valid(
         if digits <= _MAX_DIGITS and any(_is_valid(text, region) for region in regions):
             return ((start, end),)
         shorter = max(content.rfind(bytes((separator,)), start, end) for separator in _SEPARATORS)
-        while shorter > start and content[shorter - 1] in _SEPARATORS:
+        if shorter <= start:
+            break
+        while content[shorter - 1] in _SEPARATORS:  # ends at the first digit or plus at latest
             shorter -= 1
         end = shorter
     return ()

@@ -63,7 +63,9 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "CREDIT_CARD",
-        r"\b[1-9](?:[ -]?[0-9]){11}(?:[ -]?[0-9])*\b",
+        # Groups of four digits or more, but for the last; few ordinary numbers come so.
+        r"\b(?:[0-9]{12,19}|[0-9]{4,16}(?:[ -][0-9]{4,16})+[ -][0-9]{1,16}"
+        r"|[0-9]{6}[ -][0-9]{13})\b",
         numbers.cards,
         rank=Rank.CARD,
     ),

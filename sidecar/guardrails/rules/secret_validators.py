@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,23 +16,23 @@ GENERIC_SECRET_BITS: Final = 3.5
 """Shannon entropy a character above which a keyword's value is taken for a secret."""
 
 _PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
-_PEM_END: Final = b"-----END"
 _PEM_MAX_BYTES: Final = 16_384
-_PEM_BODY: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n\t \\:,-"
-)
+_PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
+_PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,-]*")
 
 
 def whole_private_key(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Extend a PEM header to the end of its block, or over what is left of a cut one."""
+    """Extend a PEM header to the end of its block, or over what is left of a cut one.
+
+    Looks no further than the next line of dashes, so that headers without end cost no more
+    than their own length.
+    """
     limit = min(len(content), end + _PEM_MAX_BYTES)
-    closing = content.find(_PEM_END, end, limit)
-    if closing >= 0:
-        dashes = content.find(b"-----", closing + len(_PEM_END), limit)
-        return ((start, dashes + 5 if dashes >= 0 else closing + len(_PEM_END)),)
-    while end < limit and content[end] in _PEM_BODY:
-        end += 1
-    return ((start, end),)
+    dashes = content.find(b"-----", end, limit)
+    footer = _PEM_FOOTER.match(content, dashes, limit) if dashes >= 0 else None
+    if footer is None:
+        footer = _PEM_BODY.match(content, end, dashes if dashes >= 0 else limit)
+    return ((start, footer.end() if footer else end),)
 
 
 def _is_jwt(candidate: bytes) -> bool:
