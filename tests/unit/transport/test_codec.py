@@ -1,0 +1,447 @@
+from __future__ import annotations
+
+import pytest
+from google.protobuf import struct_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.mutations import Refusal
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.exchange.events import BodyMode
+from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.transport._generated.envoy.type.v3 import http_status_pb2
+from sidecar.transport.codec import METADATA_NAMESPACE, UnreadableMessageError, decode, encode
+from tests.support import envoy_messages as envoy
+
+FIELDS = (
+    (":method", b"POST"),
+    ("x-name", b"J\xf6rg \xff"),
+    ("x-name", b"again"),
+    ("x-empty", b""),
+)
+MUTATION = HeaderMutation(
+    set_headers=(("x-a", b"\xff\xfe"), ("x-b", b"")), remove_headers=("authorization", "x-api-key")
+)
+MUTATED = ext.HeaderMutation(
+    set_headers=[
+        core.HeaderValueOption(header=core.HeaderValue(key="x-a", raw_value=b"\xff\xfe")),
+        core.HeaderValueOption(header=core.HeaderValue(key="x-b", raw_value=b"")),
+    ],
+    remove_headers=["authorization", "x-api-key"],
+)
+METADATA = (("verdict", "allowed"), ("egret_us", 12.5))
+
+
+def metadata_struct() -> struct_pb2.Struct:
+    """Return METADATA as Envoy's filter metadata: a struct by namespace."""
+    struct = struct_pb2.Struct()
+    struct.update({METADATA_NAMESPACE: {"verdict": "allowed", "egret_us": 12.5}})
+    return struct
+
+
+def with_metadata(response: ext.ProcessingResponse) -> ext.ProcessingResponse:
+    """Return *response* with METADATA, by way of bytes: its pool is not the default one."""
+    response.dynamic_metadata.MergeFromString(metadata_struct().SerializeToString())
+    return response
+
+
+# Decoding.
+
+
+@pytest.mark.parametrize(
+    ("message", "event"),
+    [
+        (
+            envoy.request_headers(*FIELDS),
+            on.RequestHeadersReceived(Headers(FIELDS), end_of_stream=False),
+        ),
+        (
+            envoy.request_headers(ends=True),
+            on.RequestHeadersReceived(Headers(), end_of_stream=True),
+        ),
+        (
+            envoy.request_body(b"\x00\xff"),
+            on.RequestBodyReceived(b"\x00\xff", end_of_stream=False),
+        ),
+        (envoy.request_body(b"", ends=True), on.RequestBodyReceived(b"", end_of_stream=True)),
+        (
+            ext.ProcessingRequest(request_trailers=ext.HttpTrailers()),
+            on.RequestTrailersReceived(),
+        ),
+        (
+            envoy.response_headers(*FIELDS, ends=True),
+            on.ResponseHeadersReceived(Headers(FIELDS), end_of_stream=True),
+        ),
+        (
+            ext.ProcessingRequest(response_body=ext.HttpBody(body=b"r", end_of_stream=True)),
+            on.ResponseBodyReceived(b"r", end_of_stream=True),
+        ),
+        (
+            ext.ProcessingRequest(response_trailers=ext.HttpTrailers()),
+            on.ResponseTrailersReceived(),
+        ),
+    ],
+    ids=[
+        "request-headers",
+        "request-headers-end",
+        "request-body",
+        "request-body-end",
+        "request-trailers",
+        "response-headers",
+        "response-body",
+        "response-trailers",
+    ],
+)
+def test_each_kind_of_message_becomes_its_event(
+    message: ext.ProcessingRequest, event: on.EnvoyEvent
+) -> None:
+    """Header order, repeated names, empty values and bytes that are no text are all kept."""
+    assert decode(message.SerializeToString()) == [event]
+
+
+def test_a_sender_that_is_not_envoy_may_use_value() -> None:
+    """`raw_value` is preferred; `value` is UTF-8 text."""
+    headers = core.HeaderMap(
+        headers=[
+            core.HeaderValue(key="x-a", value="é"),
+            core.HeaderValue(key="x-b", value="text", raw_value=b"raw"),
+        ]
+    )
+    message = ext.ProcessingRequest(request_headers=ext.HttpHeaders(headers=headers))
+    assert decode(message.SerializeToString()) == [
+        on.RequestHeadersReceived(
+            Headers((("x-a", "é".encode()), ("x-b", b"raw"))), end_of_stream=False
+        )
+    ]
+
+
+@pytest.mark.parametrize("mode", BodyMode, ids=lambda mode: mode.value)
+def test_the_first_message_of_a_stream_opens_the_exchange_with_its_body_modes(
+    mode: BodyMode,
+) -> None:
+    """Every mode Envoy knows has a name here."""
+    number = modes.ProcessingMode.BodySendMode.Value(mode.value)
+    message = envoy.opening(envoy.request_headers(), request=number, response=envoy.STREAMED)
+    assert decode(message.SerializeToString()) == [
+        on.ExchangeOpened(request_body_mode=mode, response_body_mode=BodyMode.STREAMED),
+        on.RequestHeadersReceived(Headers(), end_of_stream=False),
+    ]
+
+
+def test_a_stream_may_open_with_a_body() -> None:
+    """request_header_mode SKIP: the first message is a request_body."""
+    message = envoy.opening(envoy.request_body(b"a"), request=envoy.BUFFERED)
+    assert decode(message.SerializeToString()) == [
+        on.ExchangeOpened(BodyMode.BUFFERED, BodyMode.NONE),
+        on.RequestBodyReceived(b"a", end_of_stream=False),
+    ]
+
+
+def test_observability_mode_is_told_to_the_exchange() -> None:
+    """Nothing can be refused in it."""
+    message = envoy.opening(envoy.request_headers())
+    message.observability_mode = True
+    assert decode(message.SerializeToString())[0] == on.ExchangeOpened(
+        BodyMode.NONE, BodyMode.NONE, observability_mode=True
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff\xff",
+        b"not a message",
+        b"",
+        ext.ProcessingRequest(observability_mode=True).SerializeToString(),
+        envoy.opening(ext.ProcessingRequest()).SerializeToString(),
+        envoy.opening(envoy.request_headers(), request=99).SerializeToString(),  # type: ignore[arg-type]  # of a newer Envoy
+        envoy.opening(envoy.request_headers(), response=99).SerializeToString(),  # type: ignore[arg-type]  # of a newer Envoy
+        envoy.request_headers().SerializeToString()[:-1] + b"\x7f",
+        b"\x12\x05\x0a\x03\x0a\x01\xff",  # a header's key that is no UTF-8
+    ],
+    ids=[
+        "garbage",
+        "text",
+        "empty",
+        "no-kind",
+        "only-modes",
+        "request-mode",
+        "response-mode",
+        "cut",
+        "key",
+    ],
+)
+def test_what_cannot_be_read_is_named_as_such(message: bytes) -> None:
+    """One error for all of it; its text holds none of the message."""
+    with pytest.raises(UnreadableMessageError) as caught:
+        decode(message)
+    assert str(caught.value) in {
+        "",
+        "no request is set",
+        "unknown body mode 99",
+    }
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_lead_to_any_other_error(message: bytes) -> None:
+    """Whoever reaches the socket cannot crash a stream by what it sends."""
+    try:
+        events = decode(message)
+    except UnreadableMessageError:
+        return
+    assert 1 <= len(events) <= 2
+
+
+@given(data=st.data())
+def test_a_damaged_message_leads_to_no_other_error(data: st.DataObject) -> None:
+    """The same for messages that begin well."""
+    message = bytearray(
+        envoy.opening(envoy.request_headers(*FIELDS), request=envoy.BUFFERED).SerializeToString()
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        events = decode(bytes(message))
+    except UnreadableMessageError:
+        return
+    assert 1 <= len(events) <= 2
+
+
+names = st.text(min_size=1, max_size=10)
+fields = st.lists(st.tuples(names, st.binary(max_size=10)), max_size=4).map(tuple)
+
+
+@given(fields=fields)
+def test_headers_come_out_as_they_went_in(fields: tuple[tuple[str, bytes], ...]) -> None:
+    """Any name, any value, any repetition."""
+    message = envoy.request_headers(*fields).SerializeToString()
+    assert decode(message) == [on.RequestHeadersReceived(Headers(fields), end_of_stream=False)]
+
+
+# Encoding.
+
+
+@pytest.mark.parametrize(
+    ("reply", "response"),
+    [
+        (
+            do.OverrideMode(response_headers=False),
+            ext.ProcessingResponse(
+                mode_override=modes.ProcessingMode(
+                    request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
+                    request_trailer_mode=modes.ProcessingMode.SEND,
+                    response_header_mode=modes.ProcessingMode.SKIP,
+                )
+            ),
+        ),
+        (
+            do.OverrideMode(response_headers=True),
+            ext.ProcessingResponse(
+                mode_override=modes.ProcessingMode(
+                    request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
+                    request_trailer_mode=modes.ProcessingMode.SEND,
+                    response_header_mode=modes.ProcessingMode.SEND,
+                )
+            ),
+        ),
+        (
+            do.ContinueRequestHeaders(),
+            ext.ProcessingResponse(request_headers=ext.HeadersResponse()),
+        ),
+        (
+            do.ContinueRequestHeaders(headers=MUTATION, metadata=METADATA, response_headers=True),
+            with_metadata(
+                ext.ProcessingResponse(
+                    request_headers=ext.HeadersResponse(
+                        response=ext.CommonResponse(header_mutation=MUTATED)
+                    ),
+                    mode_override=modes.ProcessingMode(
+                        response_header_mode=modes.ProcessingMode.SEND
+                    ),
+                )
+            ),
+        ),
+        (do.ContinueRequestBody(), ext.ProcessingResponse(request_body=ext.BodyResponse())),
+        (
+            do.ContinueRequestBody(headers=MUTATION, body=b"", metadata=METADATA),
+            with_metadata(
+                ext.ProcessingResponse(
+                    request_body=ext.BodyResponse(
+                        response=ext.CommonResponse(
+                            header_mutation=MUTATED, body_mutation=ext.BodyMutation(body=b"")
+                        )
+                    )
+                )
+            ),
+        ),
+        (
+            do.StreamRequestBody(b"\x00\xff", end_of_stream=True),
+            ext.ProcessingResponse(
+                request_body=ext.BodyResponse(
+                    response=ext.CommonResponse(
+                        body_mutation=ext.BodyMutation(
+                            streamed_response=ext.StreamedBodyResponse(
+                                body=b"\x00\xff", end_of_stream=True
+                            )
+                        )
+                    )
+                )
+            ),
+        ),
+        (
+            do.StreamRequestBody(b"", end_of_stream=False),
+            ext.ProcessingResponse(
+                request_body=ext.BodyResponse(
+                    response=ext.CommonResponse(
+                        body_mutation=ext.BodyMutation(
+                            streamed_response=ext.StreamedBodyResponse()
+                        )
+                    )
+                )
+            ),
+        ),
+        (
+            do.ContinueRequestTrailers(),
+            ext.ProcessingResponse(request_trailers=ext.TrailersResponse()),
+        ),
+        (
+            do.ContinueResponseHeaders(),
+            ext.ProcessingResponse(response_headers=ext.HeadersResponse()),
+        ),
+        (
+            do.ContinueResponseHeaders(MUTATION),
+            ext.ProcessingResponse(
+                response_headers=ext.HeadersResponse(
+                    response=ext.CommonResponse(header_mutation=MUTATED)
+                )
+            ),
+        ),
+        (do.ContinueResponseBody(), ext.ProcessingResponse(response_body=ext.BodyResponse())),
+        (
+            do.StreamResponseBody(b"r", end_of_stream=True),
+            ext.ProcessingResponse(
+                response_body=ext.BodyResponse(
+                    response=ext.CommonResponse(
+                        body_mutation=ext.BodyMutation(
+                            streamed_response=ext.StreamedBodyResponse(
+                                body=b"r", end_of_stream=True
+                            )
+                        )
+                    )
+                )
+            ),
+        ),
+        (
+            do.ContinueResponseTrailers(),
+            ext.ProcessingResponse(response_trailers=ext.TrailersResponse()),
+        ),
+        (
+            do.Refuse(
+                Refusal(
+                    status=429,
+                    headers=(("retry-after", b"1"),),
+                    body=b'{"error":{}}',
+                    details="egret_body_too_large",
+                    metadata=METADATA,
+                )
+            ),
+            with_metadata(
+                ext.ProcessingResponse(
+                    immediate_response=ext.ImmediateResponse(
+                        status=http_status_pb2.HttpStatus(
+                            code=http_status_pb2.StatusCode.TooManyRequests
+                        ),
+                        headers=ext.HeaderMutation(
+                            set_headers=[
+                                core.HeaderValueOption(
+                                    header=core.HeaderValue(key="retry-after", raw_value=b"1")
+                                )
+                            ]
+                        ),
+                        body=b'{"error":{}}',
+                        details="egret_body_too_large",
+                    )
+                )
+            ),
+        ),
+    ],
+    ids=[
+        "override",
+        "override-response",
+        "request-headers",
+        "request-headers-changed",
+        "request-body",
+        "request-body-changed",
+        "streamed-end",
+        "streamed-empty",
+        "request-trailers",
+        "response-headers",
+        "response-headers-changed",
+        "response-body",
+        "response-streamed",
+        "response-trailers",
+        "refuse",
+    ],
+)
+def test_each_reply_is_exactly_its_message(
+    reply: do.Reply, response: ext.ProcessingResponse
+) -> None:
+    """Nothing is left out and nothing else is said."""
+    sent = ext.ProcessingResponse.FromString(encode(reply))
+    assert _comparable(sent) == _comparable(response)
+
+
+def _comparable(response: ext.ProcessingResponse) -> ext.ProcessingResponse:
+    """Return *response* without an empty `response` or `header_mutation`: they mean the same."""
+    for name in ("request_headers", "request_body", "response_headers", "response_body"):
+        if response.HasField(name):
+            answer = getattr(response, name)
+            common = answer.response
+            if common.header_mutation == ext.HeaderMutation():
+                common.ClearField("header_mutation")
+            if common == ext.CommonResponse():
+                answer.ClearField("response")
+    return response
+
+
+@given(fields=fields, body=st.binary(max_size=20), code=st.integers(200, 599))
+def test_header_values_are_never_written_as_value(
+    fields: tuple[tuple[str, bytes], ...], body: bytes, code: int
+) -> None:
+    """Envoy 1.40 ignores `value` and would set an empty header."""
+    mutation = HeaderMutation(set_headers=fields)
+    refusal = Refusal(status=code, headers=fields, body=body, details="x")
+    written = []
+    for reply in (
+        do.ContinueRequestHeaders(mutation),
+        do.ContinueRequestBody(mutation),
+        do.ContinueResponseHeaders(mutation),
+        do.Refuse(refusal),
+    ):
+        response = ext.ProcessingResponse.FromString(encode(reply))
+        written.append(
+            (
+                *response.request_headers.response.header_mutation.set_headers,
+                *response.request_body.response.header_mutation.set_headers,
+                *response.response_headers.response.header_mutation.set_headers,
+                *response.immediate_response.headers.set_headers,
+            )
+        )
+    assert [
+        [(option.header.key, option.header.raw_value) for option in options] for options in written
+    ] == [list(fields)] * 4
+    assert not any(option.header.value for options in written for option in options)
+
+
+@given(code=st.integers(200, 599))
+def test_a_refusal_always_says_its_status(code: int) -> None:
+    """An absent status would be a 200, also for codes Envoy's enum has no name for."""
+    refusal = Refusal(status=code, headers=(), body=b"", details="x")
+    response = ext.ProcessingResponse.FromString(encode(do.Refuse(refusal)))
+    assert response.immediate_response.status.code == code
