@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sidecar.guardrails.local_scan import Found
@@ -74,3 +76,9 @@ def test_only_the_chosen_types_are_looked_for() -> None:
     (outcome,) = narrowed.local.scan(parts_of([text]))
     assert isinstance(outcome, Found)
     assert [one.type for one in outcome.findings] == ["GITHUB_TOKEN"]
+
+
+def test_the_documentation_lists_every_type() -> None:
+    """Whoever narrows `types` finds the names to choose from."""
+    page = (Path(__file__).parents[4] / "docs" / "guardrails.md").read_text(encoding="utf-8")
+    assert f"narrows it: {', '.join(SECRET_TYPES)}." in page
