@@ -1,0 +1,451 @@
+"""The loop that reads, asks, answers and ends, without a network and with a judge of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.exchange.events import BodyMode
+from sidecar.exchange.machine import Exchange
+from sidecar.exchange.phase import Phase
+from sidecar.telemetry.report import FaultKind
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.transport.codec import encode
+from sidecar.transport.conversation import Budgets, Conversation
+from sidecar.transport.judge import Ending
+from tests.support import envoy_messages as envoy
+from tests.support.conversation import (
+    MAX_BODY_BYTES,
+    METADATA,
+    REFUSAL,
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    STRIPPED,
+    TIMED,
+    cleared,
+    refused,
+)
+from tests.support.judge import (
+    BodyAnswer,
+    Endless,
+    FakeJudge,
+    HeadersAnswer,
+    MemoryStream,
+    at_once,
+    awaited,
+    failing,
+    failing_later,
+    refusal_of,
+)
+
+PATIENT = Budgets(authorize_seconds=30, body_seconds=30, inspect_seconds=30)
+HURRIED = Budgets(authorize_seconds=0.01, body_seconds=0.01, inspect_seconds=0.01)
+
+HEADERS = envoy.opening(envoy.request_headers(*REQUEST_HEADERS.fields)).SerializeToString()
+DUPLEX_HEADERS = envoy.opening(
+    envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.DUPLEX
+).SerializeToString()
+STREAMED_HEADERS = envoy.opening(
+    envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.STREAMED
+).SerializeToString()
+LAST_PIECE = envoy.request_body(b"ab", ends=True).SerializeToString()
+PIECE = envoy.request_body(b"a").SerializeToString()
+LOCAL_REPLY = envoy.response_headers(*RESPONSE_HEADERS.fields).SerializeToString()
+RESPONSE_TRAILERS = ext.ProcessingRequest(response_trailers=ext.HttpTrailers()).SerializeToString()
+
+FORWARD = do.ContinueRequestHeaders(headers=STRIPPED, metadata=METADATA)
+OVERRIDE = do.OverrideMode(response_headers=False)
+WHOLE_BODY = do.StreamRequestBody(b"ab", end_of_stream=True)
+
+
+NEEDS_BODY = at_once(on.BodyRequired())
+CLEARS = at_once(cleared())
+
+
+def judging(
+    headers: HeadersAnswer = NEEDS_BODY,
+    body: BodyAnswer = CLEARS,
+    **more: Any,
+) -> FakeJudge:
+    """Return a judge that needs the body and clears it, save as told."""
+    return FakeJudge(headers=headers, body=body, **more)
+
+
+class Held:
+    """A conversation of a stream and a judge, run by the test."""
+
+    def __init__(
+        self,
+        judge: FakeJudge,
+        *messages: bytes | None,
+        budgets: Budgets = PATIENT,
+        wants_response_headers: bool = False,
+    ) -> None:
+        self.judge = judge
+        self.stream = MemoryStream(*messages)
+        self.exchange = Exchange(
+            max_body_bytes=MAX_BODY_BYTES, wants_response_headers=wants_response_headers
+        )
+        self._conversation = Conversation(
+            stream=self.stream, exchange=self.exchange, judge=judge, budgets=budgets
+        )
+
+    async def run(self) -> Ending:
+        """Converse to the end; whatever happens, the judge is closed exactly once."""
+        try:
+            return await self._conversation.run()
+        finally:
+            assert len(self.judge.closed) == 1
+
+    def start(self) -> asyncio.Task[Ending]:
+        """Converse beside the test."""
+        return asyncio.get_running_loop().create_task(self.run())
+
+    def wrote(self, *replies: do.Reply) -> bool:
+        """Tell whether exactly *replies* were written."""
+        return self.stream.written == [encode(reply) for reply in replies]
+
+
+ANSWERED = [(False, True)]
+ABORTED = [(False, False)]
+LEFT = [(True, False)]
+
+
+@pytest.mark.parametrize("answer", [at_once, awaited], ids=["at-once", "awaited"])
+async def test_a_request_is_judged_on_headers_and_body_and_sent_on(
+    answer: Callable[[Any], Any],
+) -> None:
+    """The same whether verdicts are there at once or have to be waited for."""
+    judge = judging(answer(on.BodyRequired()), answer(cleared()))
+    held = Held(judge, HEADERS, LAST_PIECE)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
+    assert judge.asked == [(REQUEST_HEADERS, True), b"ab"]
+    assert (judge.faults, judge.closed) == ([], ANSWERED)
+
+
+@pytest.mark.parametrize("answer", [at_once, awaited], ids=["at-once", "awaited"])
+async def test_a_refusal_is_the_only_answer(answer: Callable[[Any], Any]) -> None:
+    """Nothing else is written and the stream ends well."""
+    held = Held(judging(answer(refused())), HEADERS)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(do.Refuse(REFUSAL))
+    assert (held.judge.faults, held.judge.closed) == ([], ANSWERED)
+
+
+async def test_the_response_headers_are_answered_where_they_are_wanted() -> None:
+    """The exchange goes on after the request, and ends with this answer."""
+    judge = judging(at_once(cleared()), response=TIMED)
+    held = Held(judge, HEADERS, LOCAL_REPLY, wants_response_headers=True)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(replace(FORWARD, response_headers=True), do.ContinueResponseHeaders(TIMED))
+    assert judge.closed == ANSWERED
+
+
+# While a verdict is waited for.
+
+
+async def test_reading_goes_on_while_the_headers_are_judged() -> None:
+    """The body is taken off the wire before authorization has an answer."""
+    is_known = asyncio.Event()
+    held = Held(judging(awaited(on.BodyRequired(), is_known)), DUPLEX_HEADERS)
+    running = held.start()
+    held.stream.send(PIECE, LAST_PIECE)
+    await held.stream.drained()
+    assert held.exchange.phase is Phase.JUDGING_HEADERS
+    is_known.set()
+    assert await running is Ending.COMPLETED
+    assert held.judge.asked == [(REQUEST_HEADERS, True), b"aab"]
+    assert held.wrote(FORWARD, do.StreamRequestBody(b"aab", end_of_stream=True))
+
+
+async def test_a_local_reply_while_judging_stops_the_check_and_is_answered() -> None:
+    """Envoy answered the client itself: the check is cancelled and nothing counts as allowed."""
+    check = Endless()
+    held = Held(judging(check, response=TIMED), HEADERS)
+    running = held.start()
+    await check.began.wait()
+    held.stream.send(LOCAL_REPLY)
+    assert await running is Ending.COMPLETED
+    await check.cancelled.wait()
+    assert held.wrote(do.ContinueResponseHeaders(TIMED))
+    assert (held.judge.faults, held.judge.closed) == ([], LEFT)
+
+
+async def test_a_half_close_while_judging_still_gets_the_answer() -> None:
+    """The peer may half-close and wait; the stream ends after the answer."""
+    is_known = asyncio.Event()
+    held = Held(judging(body=awaited(cleared(), is_known)), HEADERS, LAST_PIECE)
+    running = held.start()
+    await held.stream.count(1)
+    held.stream.send(None)
+    await held.stream.drained()
+    is_known.set()
+    assert await running is Ending.COMPLETED
+    assert held.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
+
+
+async def test_a_verdict_that_comes_with_a_message_is_taken_first() -> None:
+    """The answer goes out before what Envoy sent next is looked at."""
+    is_known = asyncio.Event()
+    held = Held(judging(awaited(cleared(), is_known)), DUPLEX_HEADERS)
+    running = held.start()
+    await asyncio.sleep(0)
+    is_known.set()
+    held.stream.send(LAST_PIECE)
+    assert await running is Ending.COMPLETED
+    assert held.wrote(FORWARD, WHOLE_BODY)
+
+
+# Deadlines.
+
+
+@pytest.mark.parametrize("phase", ["headers", "body"])
+async def test_a_check_that_takes_too_long_is_cancelled_and_refused(phase: str) -> None:
+    """Nothing is let through, and nothing of the check goes on running."""
+    check = Endless()
+    is_headers = phase == "headers"
+    judge = judging(headers=check) if is_headers else judging(body=check)
+    held = Held(judge, HEADERS, *(() if is_headers else (LAST_PIECE,)), budgets=HURRIED)
+    assert await held.run() is Ending.COMPLETED
+    await check.cancelled.wait()
+    kind = ErrorKind.AUTHORIZATION_UNAVAILABLE if is_headers else ErrorKind.GUARDRAIL_UNAVAILABLE
+    before = () if is_headers else (OVERRIDE,)
+    assert held.wrote(*before, do.Refuse(refusal_of(kind)))
+    assert (judge.faults, judge.closed) == ([(FaultKind.DEADLINE, None)], ANSWERED)
+
+
+async def test_a_body_that_takes_too_long_is_refused() -> None:
+    """A client that stops sending cannot hold the request: no timer of Envoy covers this."""
+    held = Held(judging(), HEADERS, PIECE, budgets=HURRIED)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
+    assert held.judge.faults == [(FaultKind.DEADLINE, None)]
+
+
+async def test_pieces_of_a_body_do_not_renew_its_budget() -> None:
+    """A client that trickles is as late as one that stops."""
+    held = Held(judging(), HEADERS, budgets=replace(PATIENT, body_seconds=0.2))
+    running = held.start()
+    trickle = envoy.request_body(b"").SerializeToString()
+    while not running.done():
+        held.stream.send(trickle)
+        await asyncio.sleep(0.01)
+    assert running.result() is Ending.COMPLETED
+    assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
+
+
+@pytest.mark.parametrize(
+    ("phase", "seconds"),
+    [
+        (Phase.JUDGING_HEADERS, 1.0),
+        (Phase.AWAIT_REQUEST_BODY, 2.0),
+        (Phase.JUDGING_BODY, 3.0),
+        (Phase.AWAIT_OPENING, None),
+        (Phase.PASSING_REQUEST, None),
+        (Phase.RESPONDING, None),
+    ],
+    ids=lambda value: value.name if isinstance(value, Phase) else "",
+)
+def test_each_wait_of_ours_has_its_budget(phase: Phase, seconds: float | None) -> None:
+    """Elsewhere Envoy's own timers rule."""
+    budgets = Budgets(authorize_seconds=1.0, body_seconds=2.0, inspect_seconds=3.0)
+    assert budgets.of(phase) == seconds
+
+
+# Faults.
+
+BROKEN = RuntimeError("secret text")
+
+
+@pytest.mark.parametrize(
+    ("judge", "before"),
+    [
+        (judging(failing(BROKEN)), ()),
+        (judging(failing_later(BROKEN)), ()),
+        (judging(body=failing(BROKEN)), (OVERRIDE,)),
+        (judging(body=failing_later(BROKEN)), (OVERRIDE,)),
+    ],
+    ids=["headers", "headers-awaited", "body", "body-awaited"],
+)
+async def test_a_check_that_raises_is_a_refusal(
+    judge: FakeJudge, before: tuple[do.Reply, ...]
+) -> None:
+    """A bug is a 500 in the client's dialect, and is counted; never a pass."""
+    judge = replace(judge, asked=[], faults=[], closed=[])
+    held = Held(judge, HEADERS, LAST_PIECE)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(*before, do.Refuse(refusal_of(ErrorKind.INTERNAL_ERROR)))
+    assert (judge.faults, judge.closed) == ([(FaultKind.EXCEPTION, RuntimeError)], ANSWERED)
+
+
+async def test_a_check_that_is_cancelled_from_within_is_a_refusal() -> None:
+    """A look-up shared with another request was cancelled with it; this stream was not."""
+    held = Held(judging(failing_later(asyncio.CancelledError())), HEADERS)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(do.Refuse(refusal_of(ErrorKind.INTERNAL_ERROR)))
+    assert held.judge.faults == [(FaultKind.EXCEPTION, asyncio.CancelledError)]
+
+
+async def test_a_refusal_that_cannot_be_worded_aborts_the_stream() -> None:
+    """Envoy fails closed on an error; there is nothing left to say."""
+    judge = judging(failing(BROKEN), wording=lambda _: failing(BROKEN)())
+    held = Held(judge, HEADERS)
+    assert await held.run() is Ending.ABORTED
+    assert held.wrote()
+    assert (judge.faults, judge.closed) == ([(FaultKind.EXCEPTION, RuntimeError)] * 2, ABORTED)
+
+
+async def test_an_answer_that_cannot_be_encoded_aborts_the_stream() -> None:
+    """A plain end would let the request go on."""
+    broken = on.RequestRefused(replace(REFUSAL, details="\ud800"))
+    held = Held(judging(at_once(broken)), HEADERS)
+    assert await held.run() is Ending.ABORTED
+    assert held.wrote()
+    assert [fault for fault, _ in held.judge.faults] == [FaultKind.EXCEPTION]
+
+
+@pytest.mark.parametrize(
+    ("messages", "faults"),
+    [
+        ((b"\xff",), [FaultKind.UNREADABLE_MESSAGE]),
+        ((HEADERS, b"\xff"), [FaultKind.UNREADABLE_MESSAGE]),
+        ((HEADERS, HEADERS), [FaultKind.PROTOCOL_VIOLATION]),
+        (
+            (HEADERS, RESPONSE_TRAILERS),
+            [FaultKind.PROTOCOL_VIOLATION],
+        ),
+    ],
+    ids=["first-unreadable", "unreadable", "repeated", "out-of-order"],
+)
+async def test_what_envoy_may_not_send_is_refused(
+    messages: tuple[bytes, ...], faults: list[FaultKind]
+) -> None:
+    """We cannot tell what is meant, so nothing goes on."""
+    held = Held(judging(Endless()), *messages)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(do.Refuse(refusal_of(ErrorKind.INTERNAL_ERROR)))
+    assert [fault for fault, _ in held.judge.faults] == faults
+    assert held.judge.closed == ANSWERED
+
+
+async def test_a_response_out_of_order_aborts_the_stream() -> None:
+    """The request is answered already; what is left can only fail closed."""
+    held = Held(judging(CLEARS), HEADERS, RESPONSE_TRAILERS, wants_response_headers=True)
+    assert await held.run() is Ending.ABORTED
+    assert [fault for fault, _ in held.judge.faults] == [FaultKind.PROTOCOL_VIOLATION]
+    assert held.judge.closed == ANSWERED
+
+
+async def test_a_mode_that_cannot_be_a_gate_is_counted_and_refused() -> None:
+    """Somebody has to mend the configuration, so it shows."""
+    held = Held(judging(), STREAMED_HEADERS)
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(do.Refuse(refusal_of(ErrorKind.UNSUPPORTED_PROCESSING_MODE)))
+    assert held.judge.faults == [(FaultKind.UNSUPPORTED_MODE, None)]
+
+
+async def test_a_read_that_fails_aborts_the_stream() -> None:
+    """An engine may raise anything; the stream does not end well."""
+    held = Held(judging(), HEADERS)
+    held.stream.send(BROKEN)
+    assert await held.run() is Ending.ABORTED
+    assert (held.judge.faults, held.judge.closed) == (
+        [(FaultKind.EXCEPTION, RuntimeError)],
+        ABORTED,
+    )
+
+
+# The end of the stream.
+
+
+@pytest.mark.parametrize(
+    "messages", [(), (HEADERS,), (HEADERS, PIECE)], ids=["nothing", "headers", "part-of-a-body"]
+)
+async def test_a_half_close_before_the_request_is_whole_aborts_the_stream(
+    messages: tuple[bytes, ...],
+) -> None:
+    """Ending with OK would let Envoy go on with what it has."""
+    held = Held(judging(), *messages, None)
+    assert await held.run() is Ending.ABORTED
+    assert held.judge.closed == ABORTED
+
+
+async def test_a_request_cleared_after_a_half_close_ends_without_reading_again() -> None:
+    """The rest of the body can no longer come."""
+    is_known = asyncio.Event()
+    held = Held(judging(awaited(cleared(), is_known)), DUPLEX_HEADERS, PIECE, None)
+    running = held.start()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    is_known.set()
+    assert await running is Ending.COMPLETED
+    assert held.wrote(FORWARD, do.StreamRequestBody(b"a", end_of_stream=False))
+
+
+async def test_a_stream_that_is_gone_when_the_answer_comes_is_cancelled() -> None:
+    """Nobody is left to answer; that is no fault of ours."""
+    held = Held(judging(at_once(cleared())), HEADERS)
+    held.stream.is_gone = True
+    assert await held.run() is Ending.CANCELLED
+    assert held.judge.faults == []
+    assert [is_cancelled for is_cancelled, _ in held.judge.closed] == [True]
+
+
+async def test_a_cancelled_conversation_cancels_its_check() -> None:
+    """Envoy reset the stream: the client left."""
+    check = Endless()
+    held = Held(judging(check), HEADERS)
+    running = held.start()
+    await check.began.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await check.cancelled.wait()
+    assert (held.judge.faults, held.judge.closed) == ([], LEFT)
+
+
+async def test_a_conversation_cancelled_while_it_reads_is_closed() -> None:
+    """The same without a check."""
+    held = Held(judging(), HEADERS)
+    running = held.start()
+    await held.stream.count(1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert held.judge.closed == LEFT
+
+
+async def test_a_check_that_fails_while_it_is_abandoned_is_not_reported_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Asyncio logs errors of tasks that nobody looks at; here nobody has to."""
+
+    async def stubborn() -> on.RequestRefused:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise BROKEN
+
+    held = Held(judging(stubborn), HEADERS, budgets=HURRIED)
+    assert await held.run() is Ending.COMPLETED
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("mode", [BodyMode.NONE, BodyMode.FULL_DUPLEX_STREAMED])
+async def test_a_body_over_the_limit_is_refused_before_it_ends(mode: BodyMode) -> None:
+    """413 without waiting for the rest."""
+    opening = HEADERS if mode is BodyMode.NONE else DUPLEX_HEADERS
+    too_long = envoy.request_body(b"x" * (MAX_BODY_BYTES + 1)).SerializeToString()
+    held = Held(judging(), opening, too_long)
+    assert await held.run() is Ending.COMPLETED
+    assert held.stream.written[-1] == encode(do.Refuse(refusal_of(ErrorKind.BODY_TOO_LARGE)))
