@@ -64,7 +64,7 @@ CREATE TABLE api_keys (
     not_before timestamptz,
     expires_at timestamptz,
     revoked_at timestamptz,
-    replaced_by text REFERENCES api_keys (public_id),
+    replaced_by text REFERENCES api_keys (public_id) DEFERRABLE,
     allowed_models text[],
     policy_name text REFERENCES policies (name),
     created_at timestamptz NOT NULL DEFAULT now(),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import typer
 
 from sidecar.cli.demo import demo
+from sidecar.cli.keys import keys
+from sidecar.cli.migrate import migrate
+from sidecar.cli.owners import orgs, teams
+from sidecar.cli.policy import policy
 from sidecar.cli.serve import serve, worker
 from sidecar.cli.up import up
 
@@ -25,6 +29,11 @@ app.command()(up)
 app.command()(demo)
 app.command()(serve)
 app.command(hidden=True)(worker)
+app.command()(migrate)
+app.add_typer(orgs, name="orgs")
+app.add_typer(teams, name="teams")
+app.add_typer(keys, name="keys")
+app.add_typer(policy, name="policy")
 
 
 def run() -> None:

@@ -8,6 +8,8 @@ recover when it returns.
 from __future__ import annotations
 
 import asyncio
+import re
+import urllib.parse
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +42,19 @@ _LOST: Final = (
 )
 """How asyncpg says that a pooled connection had died before it was used."""
 
+_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
+
 _SERVER_SETTINGS: Final = {"application_name": "egret"}
+
+
+class InvalidDsnError(Exception):
+    """The setting is no PostgreSQL URL. Says nothing of what it holds: that may be a password."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "EGRET_POSTGRES__DSN is not a URL of the form postgresql://user:password@host/database"
+            " (percent-encode special characters of the password)"
+        )
 
 
 @asynccontextmanager
@@ -49,9 +63,12 @@ async def open_pool(settings: PostgresSettings) -> AsyncGenerator[Pool]:
 
     No statement of ours changes its session, so a connection goes back without the usual round
     trip that resets it: a key that misses every cache costs one statement.
+
+    Raises:
+        InvalidDsnError: no database could ever be reached.
     """
     pool = await asyncpg.create_pool(
-        settings.dsn.get_secret_value(),
+        _checked_dsn(settings),
         min_size=0,
         max_size=settings.pool_size,
         timeout=settings.acquire_seconds,
@@ -112,10 +129,11 @@ async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
     """Give a connection of its own, for the listener and for the command line.
 
     Raises:
+        InvalidDsnError: no database could ever be reached.
         One of `UNAVAILABLE`.
     """
     connection = await asyncpg.connect(
-        settings.dsn.get_secret_value(),
+        _checked_dsn(settings),
         timeout=settings.acquire_seconds,
         server_settings=_SERVER_SETTINGS,
     )
@@ -126,6 +144,20 @@ async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
             await connection.close(timeout=settings.query_seconds)
         except UNAVAILABLE:
             connection.terminate()
+
+
+def _checked_dsn(settings: PostgresSettings) -> str:
+    """Return the DSN if its parts can be told apart.
+
+    asyncpg repeats what it cannot parse: a `#` in a password would put the rest of it into logs.
+    """
+    dsn = settings.dsn.get_secret_value()
+    parts = urllib.parse.urlsplit(dsn)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    is_url = parts.scheme in {"postgresql", "postgres"} and not parts.fragment
+    if not is_url or not all(_HOST.fullmatch(host) for host in hosts):
+        raise InvalidDsnError
+    return dsn
 
 
 async def _leave_as_it_is(_connection: Any) -> None:

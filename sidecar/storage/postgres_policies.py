@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import asyncpg
@@ -15,6 +16,24 @@ SELECT p.name, p.version, v.document
 FROM policies AS p
 JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
 ORDER BY p.name
+"""
+
+_LIST_POLICIES: Final = """
+SELECT p.name, p.version, v.created_at AS applied_at,
+       (SELECT count(*) FROM organizations AS o WHERE o.policy_name = p.name) AS organizations,
+       (SELECT count(*) FROM teams AS t WHERE t.policy_name = p.name) AS teams,
+       (SELECT count(*) FROM api_keys AS k WHERE k.policy_name = p.name
+            AND k.revoked_at IS NULL) AS keys
+FROM policies AS p
+JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
+ORDER BY p.name
+"""
+
+_ONE_VERSION: Final = """
+SELECT v.policy_name AS name, v.version, v.document
+FROM policy_versions AS v
+JOIN policies AS p ON p.name = v.policy_name
+WHERE v.policy_name = $1 AND v.version = COALESCE($2, p.version)
 """
 
 
@@ -38,6 +57,18 @@ class StoredPolicy:
     name: str
     version: int
     document: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyUse:
+    """A policy in force, and how many organizations, teams and unrevoked keys bind it."""
+
+    name: str
+    version: int
+    applied_at: datetime
+    organizations: int
+    teams: int
+    keys: int
 
 
 class PostgresPolicyStore:
@@ -65,6 +96,19 @@ class PostgresPolicyStore:
 async def load_policies(connection: Connection) -> tuple[StoredPolicy, ...]:
     """Return the version in force of every policy, by name. Raises one of `UNAVAILABLE`."""
     return _policies(await connection.fetch(_LOAD_POLICIES))
+
+
+async def load_policy(
+    connection: Connection, name: str, *, version: int | None = None
+) -> StoredPolicy | None:
+    """Return one version of a policy, by default the one in force."""
+    rows = _policies(await connection.fetch(_ONE_VERSION, name, version))
+    return rows[0] if rows else None
+
+
+async def policy_uses(connection: Connection) -> tuple[PolicyUse, ...]:
+    """Return every policy and who binds it, by name."""
+    return tuple(PolicyUse(**dict(row)) for row in await connection.fetch(_LIST_POLICIES))
 
 
 def _policies(rows: list[asyncpg.Record]) -> tuple[StoredPolicy, ...]:

@@ -1,0 +1,104 @@
+"""What commands print: rows for people or for programs, and errors in one line with the mend.
+
+Results go to standard output, everything else to standard error, so that a command can be piped.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+FAILED: Final = 1
+WRONG_USAGE: Final = 2
+
+_PIPE_COLUMNS: Final = 10_000
+"""Nothing is cut or wrapped for a reader that is a program."""
+
+Cell = str | int | bool | datetime | Sequence[str] | None
+Row = Mapping[str, Cell]
+
+
+class Output(enum.Enum):
+    """For people or for programs."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people or programs.")]
+
+
+def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -> None:
+    """Print the *columns* of *rows* as a table, or all of their fields as a JSON array."""
+    if output is Output.JSON:
+        _print_json(rows)
+        return
+    table = Table()
+    for column in columns:
+        table.add_column(_title(column))
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    console().print(table)
+
+
+def print_record(record: Row, *, output: Output) -> None:
+    """Print one thing, a line for each field, or as a JSON object."""
+    if output is Output.JSON:
+        _print_json(record)
+        return
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column()
+    for name, value in record.items():
+        table.add_row(_title(name), _cell(value))
+    console().print(table)
+
+
+def note(message: str) -> None:
+    """Tell a person what happened."""
+    console(stderr=True).print(Text(message))
+
+
+def fail(problem: str, *, mend: str, code: int = FAILED) -> NoReturn:
+    """Say in one line what went wrong and what would be right, and exit."""
+    console(stderr=True).print(Text(f"error: {problem}; {mend}".replace("\n", " ")))
+    raise typer.Exit(code)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that wraps for terminals only."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_COLUMNS
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cell(value: Cell) -> Text:
+    match value:
+        case None:
+            return Text("-")
+        case bool():
+            return Text("yes" if value else "no")
+        case datetime():
+            return Text(value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ"))
+        case str() | int():
+            return Text(str(value))
+        case _:
+            return Text(", ".join(value))
+
+
+def _print_json(value: object) -> None:
+    options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS
+    sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from sidecar.authorization.api_key import ApiKey, parse
+from sidecar.authorization.authorize import Authorized, Refused, judge
+from sidecar.domain.errors import ErrorKind
+from sidecar.storage.pool import open_pool
+from sidecar.storage.postgres_keys import PostgresKeyStore
+from tests.support.command_line import Egret, Ran
+from tests.support.postgres import Database
+
+
+@pytest.fixture
+def egret(database: Database) -> Egret:
+    """With an organization of two teams, and another with a team of the same name."""
+    egret = Egret(database.dsn)
+    for arguments in (
+        "orgs create acme",
+        "orgs create zoo",
+        "teams create search --org acme",
+        "teams create ads --org acme",
+        "teams create ads --org zoo",
+    ):
+        assert egret(*arguments.split()).code == 0
+    return egret
+
+
+def create(egret: Egret, *options: str) -> Any:
+    return egret(
+        "keys", "create", "--team", "search", "--name", "laptop", "-o", "json", *options
+    ).json
+
+
+def key_in(text: str) -> ApiKey:
+    key = parse(text.strip())
+    assert key is not None
+    return key
+
+
+def judged(database: Database, key: ApiKey) -> Authorized | Refused:
+    """What a worker would say to the key now."""
+
+    async def load() -> Authorized | Refused:
+        async with open_pool(database.settings) as pool:
+            record = await PostgresKeyStore(pool, database.settings).load(key.key_id)
+        return judge(record, key, now=datetime.now(UTC).timestamp())
+
+    return asyncio.run(load())
+
+
+def test_a_created_key_is_the_only_thing_on_standard_output_and_works(
+    egret: Egret, database: Database
+) -> None:
+    """It can be piped; what a person wants to know goes to standard error, without the secret."""
+    ran = egret("keys", "create", "--team", "acme/search", "--name", "laptop")
+
+    key = key_in(ran.out)
+    assert (ran.code, ran.out.count("\n"), key.secret in ran.err) == (0, 1, False)
+    assert ran.err == (
+        f"key id: {key.key_id}\nname: laptop\nteam: acme/search\n"
+        "Keep it now: it is shown this once.\n"
+    )
+    verdict = judged(database, key)
+    assert isinstance(verdict, Authorized)
+    assert verdict.record.principal.team_name == "search"
+
+
+def test_a_secret_is_shown_by_no_other_command(egret: Egret) -> None:
+    """Not by list, show, expire or revoke, in either form."""
+    created = create(egret)
+    key = key_in(created["key"])
+
+    shown = [
+        egret(*command.split(), "-o", output)
+        for command in (
+            "keys list",
+            f"keys show {key.key_id}",
+            f"keys expire {key.key_id} 1d",
+            f"keys revoke {key.key_id}",
+        )
+        for output in ("table", "json")
+    ]
+
+    assert [ran.code for ran in shown] == [0] * len(shown)
+    assert not any(key.secret in ran.out + ran.err for ran in shown)
+    assert all(key.key_id in ran.out for ran in shown)
+
+
+def test_a_keys_options_are_stored_and_shown(egret: Egret) -> None:
+    """Expiry from now, globs in order."""
+    created = create(egret, "--expires", "30d", "--model", "gpt-*", "--model", "o[1]")
+
+    lives = datetime.fromisoformat(created["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=29, hours=23) < lives <= timedelta(days=30)
+    assert created == {
+        "key": created["key"],
+        "key_id": key_in(created["key"]).key_id,
+        "name": "laptop",
+        "team": "acme/search",
+        "state": "active",
+        "expires_at": created["expires_at"],
+        "revoked_at": None,
+        "replaced_by": None,
+        "policy": None,
+        "allowed_models": ["gpt-*", "o[1]"],
+        "created_at": created["created_at"],
+    }
+    shown = egret("keys", "show", created["key_id"])
+    assert [re.sub(r"\d{4}-[-\d]+ [:\d]+Z", "TIME", line) for line in shown.lines] == [
+        f"key id|{created['key_id']}",
+        "name|laptop",
+        "team|acme/search",
+        "state|active",
+        "expires at|TIME",
+        "revoked at|-",
+        "replaced by|-",
+        "policy|-",
+        "allowed models|gpt-*, o[1]",
+        "created at|TIME",
+    ]
+
+
+def test_keys_are_listed_by_team(egret: Egret) -> None:
+    """All of them, or one team's."""
+    laptop = create(egret)
+    egret("keys", "create", "--team", "zoo/ads", "--name", "batch")
+
+    every = egret("keys", "list")
+    of_search = egret("keys", "list", "--team", "search", "-o", "json").json
+
+    assert every.lines[0] == "key id|name|team|state|expires at|policy|allowed models|created at"
+    assert [line.split("|")[1:3] for line in every.lines[1:]] == [
+        ["laptop", "acme/search"],
+        ["batch", "zoo/ads"],
+    ]
+    assert [key["key_id"] for key in of_search] == [laptop["key_id"]]
+
+
+def test_a_revoked_key_stays_revoked(egret: Egret, database: Database) -> None:
+    """The time of the first revocation stays, and the name is free again."""
+    created = create(egret)
+
+    first = egret("keys", "revoke", created["key_id"], "-o", "json").json
+    second = egret("keys", "revoke", created["key_id"], "-o", "json").json
+
+    assert (first["state"], first["revoked_at"]) == ("revoked", second["revoked_at"])
+    assert judged(database, key_in(created["key"])) == Refused(ErrorKind.REVOKED_API_KEY)
+    assert create(egret)["state"] == "active"
+
+
+def test_a_rotated_key_leaves_its_place_to_a_new_one(egret: Egret, database: Database) -> None:
+    """Both are good during the grace; name, team, models and expiry go over."""
+    old = create(egret, "--expires", "30d", "--model", "gpt-*")
+
+    ran = egret("keys", "rotate", old["key_id"], "--grace", "2h", "-o", "json")
+
+    new, replaced = ran.json, egret("keys", "show", old["key_id"], "-o", "json").json
+    assert (new["name"], new["team"], new["allowed_models"], new["expires_at"]) == (
+        old["name"],
+        old["team"],
+        old["allowed_models"],
+        old["expires_at"],
+    )
+    assert (new["replaces"], replaced["replaced_by"]) == (old["key_id"], new["key_id"])
+    grace = datetime.fromisoformat(replaced["expires_at"]) - datetime.now(UTC)
+    assert timedelta(hours=1, minutes=59) < grace <= timedelta(hours=2)
+    for row in (old, new):
+        assert isinstance(judged(database, key_in(row["key"])), Authorized)
+
+
+def test_a_rotation_prints_the_new_key_alone(egret: Egret, database: Database) -> None:
+    """Without grace the old one is refused at once."""
+    old = create(egret)
+
+    ran = egret("keys", "rotate", old["key_id"], "--grace", "0s", "--expires", "never")
+
+    new = key_in(ran.out)
+    assert (ran.code, ran.err.splitlines()[0]) == (0, f"key id: {new.key_id}")
+    assert f"replaces: {old['key_id']}" in ran.err
+    assert isinstance(judged(database, new), Authorized)
+    assert judged(database, key_in(old["key"])) == Refused(ErrorKind.EXPIRED_API_KEY)
+
+
+def test_a_grace_does_not_outlive_the_key(egret: Egret) -> None:
+    """An old key that expires before its grace ends still does."""
+    old = create(egret, "--expires", "1h")
+
+    new = egret("keys", "rotate", old["key_id"], "--grace", "30d", "-o", "json").json
+
+    assert new["replaced_expires_at"] == old["expires_at"]
+
+
+@pytest.mark.parametrize(
+    ("when", "state"), [("now", "expired"), ("2020-01-01", "expired"), ("1d", "active")]
+)
+def test_a_keys_expiry_can_be_moved(egret: Egret, when: str, state: str) -> None:
+    """To the past, which ends it now, to later, and back to never."""
+    created = create(egret)
+
+    expired = egret("keys", "expire", created["key_id"], when, "-o", "json").json
+    unlimited = egret("keys", "expire", created["key_id"], "never", "-o", "json").json
+
+    assert (expired["state"], unlimited["state"], unlimited["expires_at"]) == (
+        state,
+        "active",
+        None,
+    )
+
+
+def test_a_key_may_be_named_in_any_of_its_forms(egret: Egret) -> None:
+    """Its id, its id with the prefix, or the whole key."""
+    created = create(egret)
+
+    shown = [
+        egret("keys", "show", form, "-o", "json").json["key_id"]
+        for form in (created["key_id"], f"egk_{created['key_id']}", created["key"])
+    ]
+
+    assert shown == [created["key_id"]] * 3
+
+
+NO_KEY = "error: there is no key AAAAAAAAAAAA; see `egret keys list`\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        pytest.param(
+            "create --team nope --name x",
+            1,
+            "error: there is no team nope; create it with `egret teams create`\n",
+            id="no such team",
+        ),
+        pytest.param(
+            "create --team ads --name x",
+            1,
+            "error: several teams are named ads; say which: acme/ads, zoo/ads\n",
+            id="a team's name in two organizations",
+        ),
+        pytest.param(
+            "create --team search --name laptop",
+            1,
+            "error: key laptop of team search exists already; choose another name\n",
+            id="name twice",
+        ),
+        pytest.param(
+            "create --team search --name X",
+            1,
+            "error: key X of team search is no name that is accepted; lower case letters, digits, "
+            "dots, dashes and underscores, at most 63\n",
+            id="no name",
+        ),
+        pytest.param(
+            "create --team search --name x --policy nope",
+            1,
+            "error: there is no policy nope; apply it first with `egret policy apply -f FILE`\n",
+            id="no such policy",
+        ),
+        pytest.param(
+            "create --team search --name x --expires soon",
+            2,
+            "error: --expires: 'soon' is no time, write for example 30d, 2027-01-31T12:00:00Z, "
+            "now or never; nothing was changed\n",
+            id="no time",
+        ),
+        pytest.param(
+            "list --team nope",
+            1,
+            "error: there is no team nope; create it with `egret teams create`\n",
+            id="list of no such team",
+        ),
+        pytest.param("show AAAAAAAAAAAA", 1, NO_KEY, id="show of no such key"),
+        pytest.param("revoke AAAAAAAAAAAA", 1, NO_KEY, id="revoke of no such key"),
+        pytest.param("rotate AAAAAAAAAAAA", 1, NO_KEY, id="rotate of no such key"),
+        pytest.param("expire AAAAAAAAAAAA", 1, NO_KEY, id="expire of no such key"),
+        pytest.param(
+            "rotate AAAAAAAAAAAA --grace long",
+            2,
+            "error: --grace: 'long' is no span of time, write for example 12h or 30d; "
+            "nothing was changed\n",
+            id="no span",
+        ),
+        pytest.param(
+            "show egk_AAAAAAAAAAAA_hunter2",
+            2,
+            "error: KEY_ID is not the id of a key; see `egret keys list`\n",
+            id="a mistyped key is not repeated",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    egret: Egret, arguments: str, code: int, error: str
+) -> None:
+    """What is wrong, then what would be right; nothing on standard output."""
+    create(egret)
+
+    assert egret("keys", *arguments.split()) == Ran(code, "", error)
+
+
+def test_a_revoked_key_can_be_neither_rotated_nor_given_more_time(egret: Egret) -> None:
+    """Both would bring back what was ended for good."""
+    key_id = create(egret)["key_id"]
+    egret("keys", "revoke", key_id)
+    error = f"error: key {key_id} is revoked; create another with `egret keys create`\n"
+
+    assert egret("keys", "rotate", key_id) == Ran(1, "", error)
+    assert egret("keys", "expire", key_id, "never") == Ran(1, "", error)
+
+
+def test_a_key_is_rotated_once(egret: Egret) -> None:
+    """The second time its successor is named."""
+    key_id = create(egret)["key_id"]
+    successor = egret("keys", "rotate", key_id, "-o", "json").json["key_id"]
+
+    assert egret("keys", "rotate", key_id) == Ran(
+        1, "", f"error: key {key_id} was rotated before; rotate {successor} instead\n"
+    )
+
+
+def test_an_expired_key_is_rotated_only_with_a_new_expiry(egret: Egret) -> None:
+    """The new one would be expired as well."""
+    key_id = create(egret, "--expires", "now")["key_id"]
+
+    assert egret("keys", "rotate", key_id) == Ran(
+        1,
+        "",
+        f"error: key {key_id} is expired; say how long the new one lives: --expires 30d\n",
+    )
+    assert egret("keys", "rotate", key_id, "--expires", "30d").code == 0

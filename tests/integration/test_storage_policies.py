@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sidecar.storage.pool import open_pool
+from sidecar.storage.postgres_policies import (
+    PolicyChangedError,
+    PolicyStoreUnavailableError,
+    PostgresPolicyStore,
+    StoredPolicy,
+    apply_policy,
+    load_policy,
+)
+from tests.support.postgres import Database
+
+
+async def in_force(database: Database) -> tuple[StoredPolicy, ...]:
+    async with open_pool(database.settings) as pool:
+        return await PostgresPolicyStore(pool, database.settings).load_policies()
+
+
+async def test_the_latest_version_of_each_policy_is_in_force_and_all_are_kept(
+    database: Database,
+) -> None:
+    """By name; an earlier version can still be read."""
+    async with database.server.connect(database.name) as connection:
+        await apply_policy(connection, "b", document="1", expected_version=0)
+        await apply_policy(connection, "a", document="2", expected_version=0)
+        await apply_policy(connection, "b", document="3", expected_version=1)
+
+        assert await load_policy(connection, "b", version=1) == StoredPolicy("b", 1, "1")
+    assert await in_force(database) == (StoredPolicy("a", 1, "2"), StoredPolicy("b", 2, "3"))
+
+
+@pytest.mark.parametrize("seen", [0, 2], ids=["before the first", "a version to come"])
+async def test_a_change_planned_against_another_version_is_refused(
+    database: Database, seen: int
+) -> None:
+    """Someone else was faster: the version in force stays."""
+    async with database.server.connect(database.name) as connection:
+        await apply_policy(connection, "a", document="1", expected_version=0)
+
+        with pytest.raises(PolicyChangedError, match=f"at version 1 now, planned against {seen}"):
+            await apply_policy(connection, "a", document="2", expected_version=seen)
+    assert await in_force(database) == (StoredPolicy("a", 1, "1"),)
+
+
+async def test_of_two_first_versions_at_once_one_wins(database: Database) -> None:
+    """The other is told, whichever came first."""
+
+    async def apply(document: str) -> StoredPolicy:
+        async with database.server.connect(database.name) as connection:
+            return await apply_policy(connection, "a", document=document, expected_version=0)
+
+    results = await asyncio.gather(apply("1"), apply("2"), return_exceptions=True)
+
+    winners = tuple(result for result in results if isinstance(result, StoredPolicy))
+    losers = [type(result) for result in results if isinstance(result, BaseException)]
+    assert (await in_force(database), len(winners), losers) == (winners, 1, [PolicyChangedError])
+
+
+async def test_policies_of_a_database_that_is_not_migrated_are_unavailable(
+    empty_database: Database,
+) -> None:
+    """No schema is not «no policies»."""
+    with pytest.raises(PolicyStoreUnavailableError):
+        await in_force(empty_database)
