@@ -6,6 +6,7 @@ The database need not be there at the start: requests are refused with 503 until
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import time
@@ -13,13 +14,14 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 from sidecar.app.background import BackgroundTasks
 from sidecar.app.policies import PolicyReloader
 from sidecar.authorization.key_cache import CacheLimits, KeyCache
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
-from sidecar.checks.parts import Parts
+from sidecar.checks.parts import Parts, PolicySource
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
@@ -35,6 +37,10 @@ from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import Engine, EngineOptions
 from sidecar.transport.engines.grpcio import GrpcioEngine
 from sidecar.transport.judge import Ending
+
+POLICIES_SECONDS: Final = 10.0
+"""How long a worker waits for its first policies before it serves, and refuses, without them."""
+POLL_SECONDS: Final = 0.02
 
 
 def socket_path(settings: Settings, index: int) -> Path:
@@ -59,12 +65,21 @@ async def run_worker(settings: Settings, index: int) -> None:
         await engine.start()
         # What lives from here on is never garbage: keep the collector from walking it again.
         gc.freeze()
+        await _able_to_judge(parts.policies, stopping)
         await engine.set_ready(is_ready=True)
         get_logger().info("worker.ready", worker=index, socket=str(socket_path(settings, index)))
         await stopping.wait()
         get_logger().info("worker.draining", worker=index)
         await engine.drain()
     recorder.shutdown()
+
+
+async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> None:
+    """Wait for the first policies, for as long as it makes sense."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(POLICIES_SECONDS):
+            while policies.snapshot is None and not stopping.is_set():  # noqa: ASYNC110 - two things to wait for
+                await asyncio.sleep(POLL_SECONDS)
 
 
 async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> Parts:
