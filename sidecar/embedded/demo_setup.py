@@ -11,6 +11,8 @@ from pydantic import SecretStr
 from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.guardrails.policy_document import parse_documents
 from sidecar.settings import PostgresSettings
+from sidecar.storage.administration import Rules, create_organization, create_team
+from sidecar.storage.key_administration import create_key, revoke_key
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, connect
 from sidecar.storage.postgres_policies import apply_policy
@@ -18,10 +20,9 @@ from sidecar.storage.postgres_policies import apply_policy
 ORGANIZATION: Final = "demo"
 TEAM: Final = "demo"
 POLICY: Final = "demo"
-KEY_NAME: Final = "demo"
-TOUR_KEY: Final = "tour"
-REVOKED_KEY: Final = "tour-revoked"
 POLICIES_FILE: Final = "demo_policies.yaml"
+
+NO_RULES: Final = Rules()
 
 
 async def set_up(dsn: SecretStr) -> SecretStr:
@@ -34,8 +35,29 @@ async def set_up(dsn: SecretStr) -> SecretStr:
     await migrate(settings)
     async with connect(settings) as connection:
         await _apply_policies(connection)
-        team_id = await _create_team(connection)
-        return await create_key(connection, team_id=team_id, name=KEY_NAME)
+        await create_organization(connection, ORGANIZATION, rules=Rules(policy=POLICY))
+        await create_team(connection, TEAM, organization=ORGANIZATION, rules=NO_RULES)
+        key = await _new_key(connection, name="demo", rules=NO_RULES)
+    return SecretStr(key.reveal())
+
+
+class TourKeys:
+    """The keys of the tour: one for a single model, and one that is revoked on the way."""
+
+    def __init__(self, dsn: str) -> None:
+        self._settings = PostgresSettings(dsn=SecretStr(dsn))
+
+    async def create(self, *, model: str) -> tuple[ApiKey, ApiKey]:
+        """Return the key that is good for *model* and the one to be revoked."""
+        async with connect(self._settings) as connection:
+            rules = Rules(allowed_models=(model,))
+            good = await _new_key(connection, name="tour", rules=rules)
+            return good, await _new_key(connection, name="tour-revoked", rules=NO_RULES)
+
+    async def revoke(self, key: ApiKey) -> None:
+        """Take a key away."""
+        async with connect(self._settings) as connection:
+            await revoke_key(connection, key.key_id)
 
 
 async def _apply_policies(connection: Connection) -> None:
@@ -46,60 +68,8 @@ async def _apply_policies(connection: Connection) -> None:
         )
 
 
-async def _create_team(connection: Connection) -> str:
-    organization_id = await connection.fetchval(
-        "INSERT INTO organizations (name, policy_name) VALUES ($1, $2) RETURNING id",
-        ORGANIZATION,
-        POLICY,
-    )
-    team_id: str = await connection.fetchval(
-        "INSERT INTO teams (organization_id, name) VALUES ($1, $2) RETURNING id",
-        organization_id,
-        TEAM,
-    )
-    return team_id
-
-
-async def create_key(
-    connection: Connection,
-    *,
-    team_id: str,
-    name: str,
-    allowed_models: tuple[str, ...] | None = None,
-) -> SecretStr:
-    """Create a key and return it in the clear."""
-    key: ApiKey = generate(secrets.token_bytes)
-    await connection.execute(
-        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name, allowed_models)"
-        " VALUES ($1, $2, $3, $4, $5)",
-        key.key_id,
-        key.secret_sha256,
-        team_id,
-        name,
-        None if allowed_models is None else list(allowed_models),
-    )
-    return SecretStr(key.reveal())
-
-
-class DemoKeys:
-    """The keys of the tour: one for a single model, and one that is revoked."""
-
-    def __init__(self, dsn: str) -> None:
-        self._settings = PostgresSettings(dsn=SecretStr(dsn))
-
-    async def create(self, *, model: str) -> tuple[SecretStr, SecretStr]:
-        """Return the key that is good for *model* and the one to be revoked."""
-        async with connect(self._settings) as connection:
-            team_id: str = await connection.fetchval("SELECT id FROM teams WHERE name = $1", TEAM)
-            good = await create_key(
-                connection, team_id=team_id, name=TOUR_KEY, allowed_models=(model,)
-            )
-            revoked = await create_key(connection, team_id=team_id, name=REVOKED_KEY)
-        return good, revoked
-
-    async def revoke(self) -> None:
-        """Revoke the second key."""
-        async with connect(self._settings) as connection:
-            await connection.execute(
-                "UPDATE api_keys SET revoked_at = now() WHERE name = $1", REVOKED_KEY
-            )
+async def _new_key(connection: Connection, *, name: str, rules: Rules) -> ApiKey:
+    key = generate(secrets.token_bytes)
+    owner = (f"{ORGANIZATION}/{TEAM}", name)
+    await create_key(connection, key, owner=owner, expires_at=None, rules=rules)
+    return key

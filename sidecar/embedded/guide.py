@@ -19,7 +19,7 @@ import orjson
 
 from sidecar.authorization.api_key import generate
 from sidecar.domain.http import HeaderName
-from sidecar.embedded.demo_setup import DemoKeys
+from sidecar.embedded.demo_setup import TourKeys
 from sidecar.embedded.stack_options import StackFacts
 from sidecar.embedded.tour import MODEL, Case, Credential, Observation
 
@@ -96,36 +96,42 @@ async def guide(facts: StackFacts) -> AsyncIterator[Guide]:
     """Make the keys of the tour and a client that trusts the gateway.
 
     Raises:
-        GuideError: a revoked key goes on working.
+        GuideError: a new key is refused, or a revoked one goes on working.
     """
     tls = ssl.create_default_context(cafile=str(facts.ca_file))
     async with aiohttp.ClientSession() as client:
-        demo_keys = DemoKeys(facts.postgres_dsn)
-        good, revoked = await demo_keys.create(model=MODEL)
+        tour_keys = TourKeys(facts.postgres_dsn)
+        good, revoked = await tour_keys.create(model=MODEL)
         walk = Guide(
             facts=facts,
             keys={
-                Credential.GOOD: good.get_secret_value(),
+                Credential.GOOD: good.reveal(),
                 Credential.UNKNOWN: generate(secrets.token_bytes).reveal(),
-                Credential.REVOKED: revoked.get_secret_value(),
+                Credential.REVOKED: revoked.reveal(),
             },
             client=client,
             tls=tls,
         )
-        await _use_and_revoke(walk, demo_keys)
+        await _check_use(walk)
+        await tour_keys.revoke(revoked)
+        await _check_revocation(walk)
         yield walk
 
 
-async def _use_and_revoke(walk: Guide, demo_keys: DemoKeys) -> None:
-    """Use the key once, so that a cache holds it, and then take it away."""
-    case = Case(title="", status=0, verdict="", credential=Credential.REVOKED)
-    async with walk.send(case) as answer:
+REVOKED: Final = Case(title="", status=0, verdict="", credential=Credential.REVOKED)
+
+
+async def _check_use(walk: Guide) -> None:
+    """Use the key once, so that a cache holds it when it is taken away."""
+    async with walk.send(REVOKED) as answer:
         if answer.status != HTTPStatus.OK:
             raise GuideError(f"a new key was answered with status {answer.status}")
-    await demo_keys.revoke()
+
+
+async def _check_revocation(walk: Guide) -> None:
     deadline = time.monotonic() + REVOCATION_SECONDS
     while time.monotonic() < deadline:
-        async with walk.send(case) as answer:
+        async with walk.send(REVOKED) as answer:
             if answer.status == HTTPStatus.UNAUTHORIZED:
                 return
         await asyncio.sleep(POLL_SECONDS)
