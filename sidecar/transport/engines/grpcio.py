@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from typing_extensions import override
 
+from sidecar.telemetry.logs import get_logger
 from sidecar.transport._generated.pool import files
 from sidecar.transport.conversation import StreamGoneError
 from sidecar.transport.engine import (
@@ -51,7 +52,7 @@ class _ServicerStream:
             raise StreamGoneError from error
 
 
-class _ProcessMethod(grpc.GenericRpcHandler[bytes, bytes]):
+class _ProcessMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in stubs only
     """Routes the one ext_proc method to a conversation."""
 
     def __init__(self, converse: Converse) -> None:
@@ -67,7 +68,12 @@ class _ProcessMethod(grpc.GenericRpcHandler[bytes, bytes]):
             key: value if isinstance(value, str) else value.decode("latin-1")
             for key, value in call.invocation_metadata() or ()
         }
-        ending = await self._converse(_ServicerStream(call), metadata)
+        try:
+            ending = await self._converse(_ServicerStream(call), metadata)
+        except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
+            # grpc.aio would put the text of the error into the status, and Envoy into its log.
+            get_logger().error("engine.conversation_failed", exc_info=error)
+            ending = Ending.ABORTED
         if ending is Ending.ABORTED:
             # A plain return would be OK, and Envoy would go on with an unjudged request.
             await call.abort(grpc.StatusCode.INTERNAL, "egret could not judge this request")
@@ -115,10 +121,10 @@ class GrpcioEngine:
     async def drain(self) -> None:
         """Stop in three steps: NOT_SERVING, a pause, then no new streams."""
         await self.set_ready(is_ready=False)
-        # `stop` closes the listener at once; whoever still sends streams would be refused.
+        # `stop` closes the listener and removes the socket at once: whoever still sends streams
+        # would be refused, and whoever comes after us may bind the path while streams end.
         await asyncio.sleep(self._options.drain_delay_seconds)
         await self._server.stop(self._options.drain_grace_seconds)
-        self._options.socket_path.unlink(missing_ok=True)
 
 
 def _channel_options(options: EngineOptions) -> list[tuple[str, int]]:
