@@ -21,6 +21,7 @@ from sidecar.cli.output import (
     note,
     print_record,
     print_rows,
+    shown,
 )
 from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
 from sidecar.storage import key_administration
@@ -178,7 +179,7 @@ def _print_secret(key: ApiKey, *, row: Row, output: Output) -> None:
         return
     for name in ("key_id", "name", "team", "expires_at", "replaces", "replaced_expires_at"):
         if row.get(name) is not None:
-            note(f"{name.replace('_', ' ')}: {row[name]}")
+            note(f"{name.replace('_', ' ')}: {shown(row[name])}")
     note("Keep it now: it is shown this once.")
     typer.echo(key.reveal())
 

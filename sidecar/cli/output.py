@@ -46,7 +46,7 @@ def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -
     for column in columns:
         table.add_column(_title(column))
     for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
+        table.add_row(*(Text(shown(row[column])) for column in columns))
     console().print(table)
 
 
@@ -59,7 +59,7 @@ def print_record(record: Row, *, output: Output) -> None:
     table.add_column()
     table.add_column()
     for name, value in record.items():
-        table.add_row(_title(name), _cell(value))
+        table.add_row(_title(name), Text(shown(value)))
     console().print(table)
 
 
@@ -85,18 +85,19 @@ def _title(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _cell(value: Cell) -> Text:
+def shown(value: Cell) -> str:
+    """Return *value* as a person reads it, times in UTC."""
     match value:
         case None:
-            return Text("-")
+            return "-"
         case bool():
-            return Text("yes" if value else "no")
+            return "yes" if value else "no"
         case datetime():
-            return Text(value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ"))
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         case str() | int():
-            return Text(str(value))
+            return str(value)
         case _:
-            return Text(", ".join(value))
+            return ", ".join(value)
 
 
 def _print_json(value: object) -> None:

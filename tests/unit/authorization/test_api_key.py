@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +74,12 @@ def test_a_key_does_not_show_its_secret() -> None:
 def test_what_is_not_exactly_a_key_is_none(text: str | bytes) -> None:
     """A typo is known without a look-up."""
     assert parse(text) is None
+
+
+def test_the_keys_in_the_documentation_are_keys() -> None:
+    """Whoever checks an implementation against docs/keys.md finds a check that is right."""
+    text = (Path(__file__).parents[3] / "docs" / "keys.md").read_text(encoding="utf-8")
+
+    examples = set(re.findall(r"egk_[0-9A-Za-z]{12}_\w+", text))
+
+    assert [parse(example) is not None for example in examples] == [True]

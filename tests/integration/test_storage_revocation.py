@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.authorize import Authorized, Refused, judge
+from sidecar.authorization.key_cache import Hit, KeyCache, Miss
+from sidecar.domain.errors import ErrorKind
+from sidecar.storage.pool import open_pool
+from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
+from sidecar.storage.postgres_keys import PostgresKeyStore
+from tests.support.postgres import Database
+
+KEY = ApiKey(key_id="AAAAAAAAAAA1", secret="a" * 43)
+NOW = 1_800_000_000.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The part of a worker that judges keys, on a clock that stands still."""
+
+    cache: KeyCache
+    forgot: asyncio.Event
+
+    async def judge(self) -> Authorized | Refused:
+        """Say what a request with the key would get."""
+        match self.cache.peek(KEY.key_id, now=0.0):
+            case Hit(record):
+                return judge(record, KEY, now=NOW)
+            case _:
+                return judge(await self.cache.load(KEY.key_id, now=lambda: 0.0), KEY, now=NOW)
+
+
+@asynccontextmanager
+async def worker(database: Database) -> AsyncIterator[Worker]:
+    forgot = asyncio.Event()
+    async with open_pool(database.settings) as pool:
+        cache = KeyCache(PostgresKeyStore(pool, database.settings))
+
+        def drop(key_id: str) -> None:
+            cache.drop(key_id)
+            forgot.set()
+
+        def flush() -> None:
+            cache.flush()
+            forgot.set()
+
+        callbacks = ChangeCallbacks(on_key=drop, on_flush=flush, on_policies=lambda: None)
+        listening = asyncio.ensure_future(ChangeListener(database.settings, callbacks).run())
+        await forgot.wait()
+        forgot.clear()
+        yield Worker(cache, forgot)
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
+        await cache.aclose()
+
+
+async def execute(database: Database, statement: str, *arguments: object) -> None:
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(statement, *arguments)
+
+
+async def create_key(database: Database) -> None:
+    await execute(database, "INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
+    await execute(
+        database,
+        "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')",
+    )
+    await execute(
+        database,
+        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+        " VALUES ($1, $2, 'team_1', 'laptop')",
+        KEY.key_id,
+        KEY.secret_sha256,
+    )
+
+
+async def test_a_revocation_ends_a_cached_key_in_every_worker_at_once(database: Database) -> None:
+    """Within the time to live, so it is the notification that does it."""
+    await create_key(database)
+    async with worker(database) as one, worker(database) as other:
+        before = [await one.judge(), await other.judge()]
+        await execute(database, "UPDATE api_keys SET revoked_at = now()")
+        await one.forgot.wait()
+        await other.forgot.wait()
+
+        after = [await one.judge(), await other.judge()]
+
+    assert [type(verdict) for verdict in before] == [Authorized] * 2
+    assert after == [Refused(ErrorKind.REVOKED_API_KEY)] * 2
+
+
+async def test_a_key_that_was_unknown_works_as_soon_as_it_is_created(database: Database) -> None:
+    """The known unknown is dropped by the new key's notification."""
+    async with worker(database) as one:
+        before = await one.judge()
+        await create_key(database)
+        await one.forgot.wait()
+
+        assert (before, type(await one.judge())) == (
+            Refused(ErrorKind.INVALID_API_KEY),
+            Authorized,
+        )
+
+
+async def test_switching_off_an_organization_ends_its_keys(database: Database) -> None:
+    """A change above the key flushes: nobody knows which keys it holds."""
+    await create_key(database)
+    async with worker(database) as one:
+        await one.judge()
+        await execute(database, "UPDATE organizations SET enabled = false")
+        await one.forgot.wait()
+
+        assert one.cache.peek(KEY.key_id, now=0.0) == Miss()
+        assert await one.judge() == Refused(ErrorKind.DISABLED_API_KEY)
