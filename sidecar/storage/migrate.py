@@ -2,6 +2,9 @@
 
 Alembic keeps the order of migrations and renders them; asyncpg runs them, all in one transaction
 and behind a lock, so that two deployments that migrate at once do it once.
+
+Alembic is imported when it is needed: with SQLAlchemy it costs most of a second and much memory,
+which no worker and no other command should pay.
 """
 
 from __future__ import annotations
@@ -10,16 +13,15 @@ import asyncio
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.script.revision import RevisionError
 
 from sidecar.settings import PostgresSettings
 from sidecar.storage.pool import Connection, connect
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _LOCK: Final = 0x6567726574
 """`egret` in ASCII: an advisory lock of our own."""
@@ -87,6 +89,9 @@ async def _revision(connection: Connection) -> str | None:
 
 
 def _steps_after(revision: str | None) -> tuple[Migration, ...]:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - see above
+    from alembic.script.revision import RevisionError  # noqa: PLC0415
+
     scripts = ScriptDirectory.from_config(_config(io.StringIO()))
     try:
         found = list(scripts.iterate_revisions("heads", revision or "base"))
@@ -96,11 +101,15 @@ def _steps_after(revision: str | None) -> tuple[Migration, ...]:
 
 
 def _render(revision: str | None) -> str:
+    from alembic import command  # noqa: PLC0415 - see above
+
     statements = io.StringIO()
     command.upgrade(_config(statements), f"{revision or 'base'}:head", sql=True)
     return statements.getvalue()
 
 
 def _config(output: io.StringIO) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - see above
+
     directory = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
     return Config(directory / "alembic.ini", output_buffer=output)
