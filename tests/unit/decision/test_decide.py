@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import pytest
+
+from sidecar.decision.decide import decide, decide_unscanned
+from sidecar.domain.decision import Allow, Decision, Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.policy import Guardrail, Mode, PiiSettings, UnscannedAction
+from sidecar.domain.subject import UnscannedReason
+
+EMAIL = Finding(guardrail="pii", type="EMAIL", part=0, start=3, end=9)
+IBAN = Finding(guardrail="pii", type="IBAN", part=1, start=0, end=22)
+
+BLOCKED = Deny(
+    ClientError(ErrorKind.CONTENT_BLOCKED, "Blocked by guardrail 'pii'. It contains: EMAIL, IBAN.")
+)
+UNAVAILABLE = Deny(
+    ClientError(
+        ErrorKind.GUARDRAIL_UNAVAILABLE,
+        "Guardrail 'pii' could not check this request. Try again later.",
+        retry_after_seconds=1,
+    )
+)
+REDACTED = Redact((IBAN, EMAIL))
+
+ENFORCED: dict[Verdict, Decision] = {
+    Verdict.PASS: Allow(),
+    Verdict.FLAG: Allow(),
+    Verdict.REDACT: REDACTED,
+    Verdict.BLOCK: BLOCKED,
+    Verdict.ERROR_OPEN: Allow(),
+    Verdict.ERROR_CLOSED: UNAVAILABLE,
+    Verdict.TIMEOUT_OPEN: Allow(),
+    Verdict.TIMEOUT_CLOSED: UNAVAILABLE,
+    Verdict.SKIPPED: Allow(),
+}
+
+
+def result(
+    verdict: Verdict,
+    *,
+    name: str = "pii",
+    mode: Mode = Mode.ENFORCE,
+    findings: tuple[Finding, ...] = (IBAN, EMAIL),
+) -> GuardrailResult:
+    """Return the outcome of one guardrail."""
+    guardrail = Guardrail(name=name, settings=PiiSettings(), mode=mode)
+    return GuardrailResult(guardrail, verdict, findings, started_at=0.0, seconds=0.001)
+
+
+def test_nothing_checked_is_allowed() -> None:
+    """A policy without guardrails lets everything pass."""
+    assert decide([]) == Allow()
+
+
+@pytest.mark.parametrize("verdict", Verdict, ids=lambda verdict: verdict.value)
+def test_each_enforced_verdict_has_its_answer(verdict: Verdict) -> None:
+    """The table holds every verdict there is: one that is forgotten fails here."""
+    assert decide([result(verdict)]) == ENFORCED[verdict]
+
+
+@pytest.mark.parametrize("verdict", Verdict, ids=lambda verdict: verdict.value)
+def test_no_verdict_of_a_shadow_guardrail_changes_anything(verdict: Verdict) -> None:
+    """Shadow mode reports what enforce would have done, also where a check failed."""
+    assert decide([result(verdict, mode=Mode.SHADOW)]) == Allow()
+    assert decide([result(verdict, mode=Mode.SHADOW), result(Verdict.BLOCK)]) == BLOCKED
+
+
+RANK = {Allow: 0, Redact: 1, Deny: 2}
+
+
+@pytest.mark.parametrize(
+    "pair", list(permutations(Verdict, 2)), ids=lambda pair: f"{pair[0].value}-{pair[1].value}"
+)
+def test_the_sternest_verdict_wins_whatever_the_order(pair: tuple[Verdict, Verdict]) -> None:
+    """A denial beats a redaction, a redaction beats a pass."""
+    alone = [ENFORCED[verdict] for verdict in pair]
+    sternest = max(RANK[type(decision)] for decision in alone)
+    assert RANK[type(decide([result(verdict) for verdict in pair]))] == sternest
+
+
+def test_the_first_denial_in_policy_order_words_the_refusal() -> None:
+    """The same content gets the same answer, however fast each check was."""
+    results = [
+        result(Verdict.REDACT),
+        result(Verdict.TIMEOUT_CLOSED, name="tone"),
+        result(Verdict.BLOCK),
+    ]
+    assert decide(results) == Deny(
+        ClientError(
+            ErrorKind.GUARDRAIL_UNAVAILABLE,
+            "Guardrail 'tone' could not check this request. Try again later.",
+            retry_after_seconds=1,
+        )
+    )
+
+
+def test_redactions_of_several_guardrails_are_done_together() -> None:
+    """In policy order; a guardrail that found nothing adds nothing."""
+    results = [
+        result(Verdict.REDACT, findings=(IBAN,)),
+        result(Verdict.PASS, findings=()),
+        result(Verdict.REDACT, name="more", findings=(EMAIL,)),
+    ]
+    assert decide(results) == REDACTED
+
+
+@pytest.mark.parametrize(
+    ("findings", "message"),
+    [
+        ((), "Blocked by guardrail 'pii'."),
+        ((EMAIL, EMAIL), "Blocked by guardrail 'pii'. It contains: EMAIL."),
+    ],
+    ids=["no-findings", "same-type-twice"],
+)
+def test_a_block_names_types_once_and_never_the_text(
+    findings: tuple[Finding, ...], message: str
+) -> None:
+    """The client learns what to take out; a remote check may not say."""
+    assert decide([result(Verdict.BLOCK, findings=findings)]) == Deny(
+        ClientError(ErrorKind.CONTENT_BLOCKED, message)
+    )
+
+
+@pytest.mark.parametrize(
+    ("reasons", "action", "is_allowed"),
+    [
+        ((), UnscannedAction.BLOCK, True),
+        ((), UnscannedAction.FLAG, True),
+        ((), UnscannedAction.ALLOW, True),
+        ((UnscannedReason.IMAGE,), UnscannedAction.BLOCK, False),
+        ((UnscannedReason.IMAGE,), UnscannedAction.FLAG, True),
+        ((UnscannedReason.IMAGE,), UnscannedAction.ALLOW, True),
+    ],
+)
+def test_what_no_guardrail_can_read_goes_as_the_policy_says(
+    reasons: Sequence[UnscannedReason], action: UnscannedAction, *, is_allowed: bool
+) -> None:
+    """Only `block` stops it, and only where there is such content."""
+    assert isinstance(decide_unscanned(reasons, action), Allow if is_allowed else Deny)
+
+
+def test_a_refusal_of_unread_content_names_each_reason_once_in_a_stable_order() -> None:
+    """The client learns which parts to leave out."""
+    reasons = [UnscannedReason.IMAGE, UnscannedReason.AUDIO, UnscannedReason.IMAGE]
+    assert decide_unscanned(reasons, UnscannedAction.BLOCK) == Deny(
+        ClientError(
+            ErrorKind.UNSCANNED_CONTENT,
+            "This request holds content that cannot be checked (audio, image), "
+            "and the policy of this key does not let such content pass.",
+        )
+    )

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sidecar.dialects.error_body import error_body
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.mutations import Refusal
+from sidecar.domain.subject import Dialect
+from sidecar.mutations.refusal import refuse
+
+STATUS = {
+    ErrorKind.MISSING_API_KEY: 401,
+    ErrorKind.INVALID_API_KEY: 401,
+    ErrorKind.CONFLICTING_CREDENTIALS: 401,
+    ErrorKind.EXPIRED_API_KEY: 401,
+    ErrorKind.REVOKED_API_KEY: 401,
+    ErrorKind.DISABLED_API_KEY: 401,
+    ErrorKind.MODEL_NOT_ALLOWED: 403,
+    ErrorKind.UNSCANNED_CONTENT: 403,
+    ErrorKind.CONTENT_BLOCKED: 400,
+    ErrorKind.INVALID_BODY: 400,
+    ErrorKind.BODY_TOO_LARGE: 413,
+    ErrorKind.BODY_TIMEOUT: 408,
+    ErrorKind.GUARDRAIL_UNAVAILABLE: 503,
+    ErrorKind.AUTHORIZATION_UNAVAILABLE: 503,
+    ErrorKind.UNSUPPORTED_PROCESSING_MODE: 500,
+    ErrorKind.INTERNAL_ERROR: 500,
+}
+TIMING = (("x-response-time", b"1.000ms"),)
+METADATA = (("verdict", "refused"),)
+JSON = ("content-type", b"application/json")
+
+
+@pytest.mark.parametrize("dialect", Dialect, ids=lambda dialect: dialect.value)
+@pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
+def test_each_kind_of_error_is_refused_in_the_clients_dialect(
+    kind: ErrorKind, dialect: Dialect
+) -> None:
+    """Status by kind, body by dialect, details without spaces or anything the client sent."""
+    error = ClientError(kind, "Not this one.", param="model")
+    refusal = refuse(error, dialect=dialect, headers=TIMING, metadata=METADATA)
+    assert refusal == Refusal(
+        status=STATUS[kind],
+        headers=(JSON, *TIMING),
+        body=error_body(dialect, error),
+        details=f"egret_{kind.value}",
+        metadata=METADATA,
+    )
+    assert json.loads(refusal.body)["error"]["message"] == "Not this one."
+    assert refusal.details.replace("_", "").isalpha()
+
+
+@pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
+def test_no_refusal_looks_like_success(kind: ErrorKind) -> None:
+    """Envoy turns a status below 200 into 200."""
+    assert 400 <= kind.http_status <= 599
+
+
+def test_a_refusal_that_may_be_tried_again_says_when() -> None:
+    """In whole seconds (RFC 9110 section 10.2.3), before the headers that were added."""
+    error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Later.", retry_after_seconds=30)
+    refusal = refuse(error, dialect=Dialect.OPENAI, headers=TIMING, metadata=())
+    assert refusal.headers == (JSON, ("retry-after", b"30"), *TIMING)
+
+
+def test_a_wait_of_zero_seconds_is_a_wait() -> None:
+    """Zero is not the same as saying nothing."""
+    error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Now.", retry_after_seconds=0)
+    refusal = refuse(error, dialect=Dialect.ANTHROPIC, headers=(), metadata=())
+    assert refusal.headers == (JSON, ("retry-after", b"0"))
