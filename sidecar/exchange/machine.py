@@ -342,7 +342,7 @@ class Exchange:
             # Whoever half-closes may still wait for the verdict; Envoy resets when it does not.
             self._is_half_closed = True
             return []
-        must_abort = self.phase in UNANSWERED
+        must_abort = self.phase in UNANSWERED or self._response.owes_answer
         self.phase = Phase.ENDED
         self._body.drop()
         return [do.AbortStream() if must_abort else do.EndStream()]

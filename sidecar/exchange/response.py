@@ -46,6 +46,11 @@ class ResponsePhases:
         """Tell whether no further response answer is owed."""
         return self.phase is ResponsePhase.COMPLETE
 
+    @property
+    def owes_answer(self) -> bool:
+        """Tell whether response headers still wait for their answer."""
+        return self.phase is ResponsePhase.JUDGING_HEADERS
+
     def receive(self, event: on.ResponseEvent) -> list[do.Effect]:
         """Advance by one response event and return the answers.
 

@@ -519,6 +519,21 @@ def test_a_stream_that_closes_after_the_answer_ends(before: tuple[on.Event, ...]
     assert Talk(*before).tell(on.StreamClosed()) == [do.EndStream()]
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        (*PHASES["headers"], response_headers()),
+        (opened(response=BodyMode.STREAMED), headers(), cleared(), response_headers()),
+    ],
+    ids=["local-reply", "response"],
+)
+def test_a_stream_that_closes_while_response_headers_are_judged_is_aborted(
+    before: tuple[on.Event, ...],
+) -> None:
+    """Their answer is owed, and an end with OK would deny it."""
+    assert Talk(*before).tell(on.StreamClosed()) == [do.AbortStream()]
+
+
 # Modes that cannot be a gate.
 
 
