@@ -81,7 +81,7 @@ class PolicyReloader:
         policies = tuple(
             policy
             for row in stored
-            for policy in parse_policies(row.document, version=row.version)
+            for policy in parse_policies(row.document, version=row.version, expressions="trust")
         )
         snapshot = build_snapshot(policies, database=await self._compile(policies))
         self._metrics.policies_loaded(policies)
