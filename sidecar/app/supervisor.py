@@ -98,8 +98,7 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "sidecar",
-            "worker",
+            "sidecar.app",
             str(index),
             env=inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},

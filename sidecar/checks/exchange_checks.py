@@ -18,7 +18,7 @@ from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
 from sidecar.dialects.routes import guess_dialect, recognise
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.http import HeaderMutation, HeaderName, Headers
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
 from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
@@ -77,7 +77,7 @@ class ExchangeChecks:
         """Write our timing over whatever the upstream calls by the same names."""
         del headers
         if self._parts.timing is not Timing.MUTATION:
-            return ResponseCleared(HeaderMutation())
+            return ResponseCleared(NO_CHANGE)
         return ResponseCleared(HeaderMutation(set_headers=self._timing_headers()))
 
     def word_refusal(self, kind: ErrorKind) -> RequestRefused:
@@ -138,7 +138,7 @@ class ExchangeChecks:
                 return self._conclude(inspection.pass_unscanned(reasons))
             case Route(has_body=True) if admitted.needs_body:
                 self._ledger.rest()
-                return BodyRequired()
+                return BodyRequired(strip(self._headers))
             case Route():
                 return self._conclude(Passed())
             case _:

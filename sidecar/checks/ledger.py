@@ -115,7 +115,7 @@ class Ledger:
 
     def metadata(self) -> Metadata:
         """Return what Envoy may write to its access log and to timing headers."""
-        named = (
+        named: tuple[tuple[str, str], ...] = (
             ("request_id", self.request_id),
             ("verdict", self.outcome().value),
             ("error", "" if self.refused is None else self.refused.value),

@@ -9,7 +9,7 @@ from sidecar.cli.keys import keys
 from sidecar.cli.migrate import migrate
 from sidecar.cli.owners import orgs, teams
 from sidecar.cli.policy import policy
-from sidecar.cli.serve import serve, worker
+from sidecar.cli.serve import serve
 from sidecar.cli.up import up
 
 app = typer.Typer(
@@ -28,7 +28,6 @@ def _root() -> None:
 app.command()(up)
 app.command()(demo)
 app.command()(serve)
-app.command(hidden=True)(worker)
 app.command()(migrate)
 app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")

@@ -1,21 +1,14 @@
-"""`egret serve`: the workers behind Envoy, and `egret worker`, which it starts one of a core."""
+"""`egret serve`: the workers behind Envoy."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-import uvloop
 
-from sidecar.app.process import die_with_parent
-from sidecar.app.supervisor import Supervisor, WorkerStartError
-from sidecar.app.worker import run_worker
-from sidecar.settings import ServerSettings, Settings, SettingsError, read_settings
-from sidecar.telemetry.endpoint import EndpointError
-from sidecar.telemetry.logs import configure_logs
-from sidecar.transport.engine import SocketError
+from sidecar.settings import ServerSettings, SettingsError, read_settings
 
 
 def serve(
@@ -30,35 +23,18 @@ def serve(
 
     Example: EGRET_POSTGRES__DSN=postgresql://egret@db/egret egret serve --workers 4
     """
-    settings = _settings()
-    if workers is not None:
-        server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))
-        settings = settings.model_copy(update={"server": server})
-    try:
-        asyncio.run(Supervisor(settings).run())
-    except (EndpointError, WorkerStartError) as error:
-        _fail(str(error))
+    # Here, since every other command would wait for these imports too.
+    from sidecar.app.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
+    from sidecar.telemetry.endpoint import EndpointError  # noqa: PLC0415
+    from sidecar.telemetry.logs import configure_logs  # noqa: PLC0415
 
-
-def worker(index: Annotated[int, typer.Argument(min=0)]) -> None:
-    """Serve one socket; started by `egret serve`."""
-    die_with_parent()
-    settings = _settings()
-    try:
-        uvloop.run(run_worker(settings, index))
-    except SocketError as error:
-        _fail(str(error))
-
-
-def _settings() -> Settings:
     try:
         settings = read_settings()
-    except SettingsError as error:
-        _fail(str(error))
-    configure_logs(settings.telemetry.log_level)
-    return settings
-
-
-def _fail(message: str) -> NoReturn:
-    print(message, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
-    raise typer.Exit(2)
+        if workers is not None:
+            server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))
+            settings = settings.model_copy(update={"server": server})
+        configure_logs(settings.telemetry.log_level)
+        asyncio.run(Supervisor(settings).run())
+    except (SettingsError, EndpointError, WorkerStartError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
+        raise typer.Exit(2) from None

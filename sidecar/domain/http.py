@@ -71,3 +71,7 @@ class HeaderMutation:
 
     set_headers: tuple[tuple[str, bytes], ...] = ()
     remove_headers: tuple[str, ...] = ()
+
+
+NO_CHANGE: Final = HeaderMutation()
+"""Headers stay as they are."""

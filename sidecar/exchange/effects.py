@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
 from sidecar.domain.mutations import Metadata, Refusal
-
-NO_CHANGE = HeaderMutation()
 
 
 @dataclass(frozen=True, slots=True)

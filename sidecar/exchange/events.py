@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
 
 
@@ -82,7 +82,14 @@ class StreamClosed:
 
 @dataclass(frozen=True, slots=True)
 class BodyRequired:
-    """The key is good; the verdict waits for the body."""
+    """The key is good; the verdict waits for the body.
+
+    `headers` is what must change whatever the body says: where Envoy wants an answer before it
+    sends the body (BUFFERED), a request that ends in trailers instead would otherwise leave with
+    the client's credentials.
+    """
+
+    headers: HeaderMutation = NO_CHANGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
@@ -175,8 +176,8 @@ class Exchange:
         self, event: on.BodyRequired | on.RequestCleared | on.RequestRefused
     ) -> list[do.Effect]:
         match self.phase, event:
-            case Phase.JUDGING_HEADERS, on.BodyRequired():
-                return self._require_body()
+            case Phase.JUDGING_HEADERS, on.BodyRequired(headers):
+                return self._require_body(headers)
             case Phase.JUDGING_HEADERS, on.RequestCleared(mutations):
                 return self._clear_on_headers(mutations)
             case Phase.JUDGING_BODY, on.RequestCleared(mutations):
@@ -189,7 +190,7 @@ class Exchange:
             case _:
                 raise ProtocolViolationError(self.phase, event)
 
-    def _require_body(self) -> list[do.Effect]:
+    def _require_body(self, headers: HeaderMutation) -> list[do.Effect]:
         if self._is_body_complete:
             return self._judge_body()
         self.phase = Phase.AWAIT_REQUEST_BODY
@@ -201,7 +202,7 @@ class Exchange:
                 self._body_mode = on.BodyMode.FULL_DUPLEX_STREAMED
                 return [do.OverrideMode(response_headers=self._wants_response_headers)]
             case on.BodyMode.BUFFERED:
-                return [do.ContinueRequestHeaders()]
+                return [do.ContinueRequestHeaders(headers)]
             case _:
                 return []  # FULL_DUPLEX_STREAMED: the body comes without an answer
 

@@ -1,0 +1,37 @@
+"""`python -m sidecar.app N`: worker N, as `egret serve` starts it, one process each.
+
+Apart from the command line, which a worker has no use for and which takes as long to import again.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import uvloop
+
+from sidecar.app.process import die_with_parent
+from sidecar.app.worker import run_worker
+from sidecar.settings import SettingsError, read_settings
+from sidecar.storage.pool import InvalidDsnError
+from sidecar.telemetry.logs import configure_logs
+from sidecar.transport.engine import SocketError
+
+USAGE_ERROR = 2
+"""Tells the supervisor that starting this worker again would change nothing."""
+
+
+def main(index: int) -> int:
+    """Serve until told to stop; return the exit code."""
+    die_with_parent()
+    try:
+        settings = read_settings()
+        configure_logs(settings.telemetry.log_level)
+        uvloop.run(run_worker(settings, index))
+    except (SettingsError, SocketError, InvalidDsnError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
+        return USAGE_ERROR
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

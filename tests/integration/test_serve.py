@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sidecar.settings import inherited_environment
+from tests.support.postgres import PostgresServer
+
+PATIENCE_SECONDS = 40
+
+
+@dataclass
+class Serving:
+    """A running `egret serve` and where its workers listen."""
+
+    process: asyncio.subprocess.Process
+    sockets: Path
+    log: Path
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes, oldest first."""
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if "sidecar.app" in child.cmdline()
+        ]
+
+    async def is_serving(self, worker: int) -> bool:
+        """Whether a health check of that worker's socket says SERVING."""
+        target = f"unix:{self.sockets / f'worker-{worker}.sock'}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+            except grpc.aio.AioRpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def until_serving(self, *workers: int) -> None:
+        """Wait until these workers serve."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for worker in workers:
+                while not await self.is_serving(worker):  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def serving(dsn: str, directory: Path, **settings: str) -> AsyncIterator[Serving]:
+    log = directory / "log"
+    environment = _environment(dsn, directory, settings)
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "sidecar", "serve", "--workers", "2",
+            env=environment, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        yield Serving(process, directory / "s", log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _environment(dsn: str, directory: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    return inherited_environment() | {
+        "EGRET_POSTGRES__DSN": dsn,
+        "EGRET_SERVER__SOCKET_DIRECTORY": str(directory / "s"),
+        "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
+        "EGRET_TELEMETRY__METRICS_PORT": "0",
+        **{f"EGRET_{name}": value for name, value in settings.items()},
+    }
+
+
+async def test_a_killed_worker_is_replaced_and_the_others_go_on(
+    postgres_server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """The same socket serves again from a new process; the other worker never stopped."""
+    async with serving(postgres_server.dsn(database), tmp_path) as running:
+        await running.until_serving(0, 1)
+        victim, other = running.workers()
+        victim.kill()
+        await asyncio.to_thread(psutil.wait_procs, [victim], PATIENCE_SECONDS)
+        await running.until_serving(0, 1)
+        after = {worker.pid for worker in running.workers()}
+        assert (len(after), victim.pid in after, other.pid in after) == (2, False, True)
+
+
+async def test_sigterm_drains_and_leaves_nothing(
+    postgres_server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """Exit code 0, no worker, no socket file."""
+    async with serving(postgres_server.dsn(database), tmp_path) as running:
+        await running.until_serving(0, 1)
+        workers = running.workers()
+        running.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            code = await running.process.wait()
+        alive = [worker.pid for worker in workers if worker.is_running()]
+        assert (code, alive, list(running.sockets.iterdir())) == (0, [], [])
+
+
+async def test_workers_end_with_a_supervisor_that_is_killed(
+    postgres_server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """A worker that nobody supervises would keep its socket and its old policies."""
+    async with serving(postgres_server.dsn(database), tmp_path) as running:
+        await running.until_serving(0, 1)
+        workers = running.workers()
+        running.process.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, workers, PATIENCE_SECONDS)
+        assert alive == []
+
+
+async def test_without_a_database_workers_serve_and_say_so_later(tmp_path: Path) -> None:
+    """Start does not depend on PostgreSQL: the socket answers, requests get 503."""
+    async with serving(f"postgresql://nobody@/none?host={tmp_path}", tmp_path) as running:
+        await running.until_serving(0)
+        assert running.process.returncode is None
+
+
+async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path) -> None:
+    """Exit code 2; each variable with its fault, no value repeated."""
+    async with serving(
+        "postgresql:///x", tmp_path, SERVER__SOCKET_MODE="999999", CACHE__MAX_KEYS="none-of-it"
+    ) as running:
+        code = await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
+    text = running.log.read_text()
+    assert code == 2
+    assert "EGRET_SERVER__SOCKET_MODE" in text
+    assert "EGRET_CACHE__MAX_KEYS" in text
+    assert "none-of-it" not in text
+
+
+async def test_a_socket_that_another_serves_is_not_taken_over(
+    postgres_server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """The second `egret serve` on the same folder ends with the path and the mend."""
+    dsn = postgres_server.dsn(database)
+    async with serving(dsn, tmp_path) as first:
+        await first.until_serving(0, 1)
+        async with serving(dsn, tmp_path) as second:
+            code = await asyncio.wait_for(second.process.wait(), PATIENCE_SECONDS)
+        assert code == 2
+        assert "another process serves" in second.log.read_text()
+        assert await first.is_serving(0)
+
+
+async def test_metrics_of_all_workers_are_one_page(
+    postgres_server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """The supervisor answers for every worker."""
+    async with serving(
+        postgres_server.dsn(database), tmp_path, TELEMETRY__METRICS_PORT="0"
+    ) as running:
+        await running.until_serving(0, 1)
+        port = _logged_port(running.log)
+        page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}/metrics")
+        assert "egret_build_info" in page
+
+
+def _logged_port(log: Path) -> str:
+    line = next(line for line in log.read_text().splitlines() if "supervisor.started" in line)
+    return line.split('"metrics_port":')[1].split(",")[0].strip(" }")
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
+        return str(response.read(), "utf-8")

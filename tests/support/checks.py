@@ -1,0 +1,128 @@
+"""The checks of an exchange on real parts; only the store and the remote checks are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.key_cache import KeyCache
+from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.checks.exchange_checks import ExchangeChecks
+from sidecar.checks.ledger import Clocks
+from sidecar.checks.parts import Parts
+from sidecar.domain.http import Headers
+from sidecar.domain.principal import KeyRecord
+from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.policy_document import parse_policies
+from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest, RemoteVerdict
+from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.settings import TelemetrySettings, Timing
+from sidecar.telemetry.logs import configure_logs
+from sidecar.telemetry.recorder import Recorder
+from tests.support.keys import record_of
+
+KEY: Final = ApiKey(key_id="abcdefghijkl", secret="S" * 43)
+NOW: Final = 1_700_000_000.0
+REQUEST_ID: Final = "5d0c3a0e-6c0e-4a55-9a0e-0d9d6f0f0a01"
+
+_Value = TypeVar("_Value")
+
+
+@dataclass
+class DictStore:
+    """The port `KeyStore` over a dictionary; `is_down` makes it unavailable."""
+
+    records: dict[str, KeyRecord] = field(default_factory=dict)
+    is_down: bool = False
+
+    async def load(self, key_id: str) -> KeyRecord | None:
+        """Return what the dictionary holds."""
+        if self.is_down:
+            raise KeyStoreUnavailableError("down")
+        return self.records.get(key_id)
+
+
+@dataclass
+class ScriptedRemote:
+    """The port `RemoteChecks`: each guardrail answers what it was told, after one turn."""
+
+    verdict: RemoteVerdict = "pass"
+    asked: list[RemoteRequest] = field(default_factory=list)
+
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        """Answer as told."""
+        self.asked.append(request)
+        await asyncio.sleep(0)
+        return RemoteAnswer(verdict=self.verdict)
+
+
+@dataclass
+class FixedPolicies:
+    """The port `PolicySource`."""
+
+    snapshot: PolicySnapshot | None
+
+
+class World:
+    """Everything around one worker's checks."""
+
+    def __init__(self, policies: str = "", *, timing: Timing = Timing.METADATA) -> None:
+        self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
+        self.remote = ScriptedRemote()
+        self.policies = FixedPolicies(build_snapshot(parse_policies(policies) if policies else ()))
+        self.registry = CollectorRegistry()
+        configure_logs("error", io.BytesIO())
+        self.parts = Parts(
+            keys=KeyCache(self.store),
+            policies=self.policies,
+            inspector=Inspector(remote=self.remote, clock=lambda: 0.0),
+            recorder=Recorder(TelemetrySettings(), registry=self.registry),
+            clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
+            new_request_id=lambda: "made-up-by-egret",
+            timing=timing,
+        )
+
+    def exchange(self, metadata: Mapping[str, str] | None = None) -> ExchangeChecks:
+        """Begin an exchange."""
+        return ExchangeChecks(self.parts, metadata or {})
+
+    def counted(self) -> dict[tuple[str, str], float]:
+        """Return how many exchanges ended with which outcome and error."""
+        return {
+            (sample.labels["outcome"], sample.labels["error"]): sample.value
+            for metric in self.registry.collect()
+            for sample in metric.samples
+            if sample.name == "egret_exchanges_total" and sample.value
+        }
+
+
+def headers(
+    path: str = "/v1/chat/completions",
+    *more: tuple[str, bytes],
+    method: str = "POST",
+    key: ApiKey | None = KEY,
+) -> Headers:
+    """Return request headers with the good key."""
+    credential = () if key is None else (("authorization", b"Bearer " + key.reveal().encode()),)
+    return Headers(
+        (
+            (":method", method.encode()),
+            (":path", path.encode()),
+            ("x-request-id", REQUEST_ID.encode()),
+            *credential,
+            *more,
+        )
+    )
+
+
+async def settled(verdict: _Value | Awaitable[_Value]) -> _Value:
+    """Return the verdict, waiting for it where it is not there at once."""
+    if isinstance(verdict, Awaitable):
+        return await verdict
+    return verdict

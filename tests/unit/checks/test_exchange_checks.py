@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from sidecar.authorization.api_key import ApiKey
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import HeaderMutation
+from sidecar.domain.principal import KeyRecord, PolicyBinding
+from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+from sidecar.guardrails.remote import RemoteVerdict
+from sidecar.settings import Timing
+from tests.support.checks import KEY, NOW, REQUEST_ID, World, headers, settled
+
+REDACTING = """
+name: default
+guardrails:
+  - {name: pii, type: pii, action: redact}
+  - {name: secrets, type: secrets, action: block}
+"""
+WITH_WEBHOOK = """
+name: default
+guardrails:
+  - {name: secrets, type: secrets, action: block}
+  - {name: tone, type: webhook, action: block, url: "http://127.0.0.1:9/"}
+"""
+STRIPPED = HeaderMutation(remove_headers=("authorization",))
+
+
+def chat(text: str, **more: object) -> bytes:
+    return json.dumps(
+        {"model": "gpt-5", "messages": [{"role": "user", "content": text}], **more}
+    ).encode()
+
+
+def refused(verdict: object) -> tuple[int, str, str]:
+    """Return status, code and details of a refusal in OpenAI's words."""
+    assert isinstance(verdict, RequestRefused)
+    error = json.loads(verdict.refusal.body)["error"]
+    return verdict.refusal.status, error["code"], verdict.refusal.details
+
+
+def metadata_of(cleared: RequestCleared) -> dict[str, str | float]:
+    return dict(cleared.mutations.metadata)
+
+
+async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
+    """Only the credential is taken away; the metadata says who and what, and no content."""
+    world = World(REDACTING)
+    checks = world.exchange()
+    assert await settled(checks.judge_headers(headers(), has_body=True)) == BodyRequired(STRIPPED)
+    cleared = await settled(checks.judge_body(chat("hello")))
+    assert isinstance(cleared, RequestCleared)
+    assert (cleared.mutations.headers, cleared.mutations.body) == (STRIPPED, None)
+    assert metadata_of(cleared) == {
+        "request_id": REQUEST_ID,
+        "verdict": "allowed",
+        "model": "gpt-5",
+        "key_id": KEY.key_id,
+        "team": "search",
+        "organization": "acme",
+        "policy": "default",
+        "server_timing": "authorize;dur=0.000, guardrails;dur=0.000, egret;dur=0.000",
+        "authorize_us": 0,
+        "guardrails_us": 0,
+        "egret_us": 0,
+    }
+    checks.close(is_cancelled=False, is_answered=True)
+    assert world.counted() == {("allowed", "none"): 1}
+
+
+async def test_a_hot_key_is_judged_without_waiting() -> None:
+    """The second exchange of a key gets its verdicts at once, not as coroutines."""
+    world = World(REDACTING)
+    await settled(world.exchange().judge_headers(headers(), has_body=True))
+    checks = world.exchange()
+    assert isinstance(checks.judge_headers(headers(), has_body=True), BodyRequired)
+    assert isinstance(checks.judge_body(chat("hello")), RequestCleared)
+
+
+async def test_personal_data_is_replaced_and_counted_as_redacted() -> None:
+    """The new body differs in the found bytes only."""
+    world = World(REDACTING)
+    checks = world.exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    cleared = await settled(
+        checks.judge_body(chat("mail ann@example.org", user="ann@example.org"))
+    )
+    assert isinstance(cleared, RequestCleared)
+    assert cleared.mutations.body == chat("mail [EMAIL_1]", user="[EMAIL_1]")
+    checks.close(is_cancelled=False, is_answered=True)
+    assert world.counted() == {("redacted", "none"): 1}
+
+
+def _revoked(record: KeyRecord) -> KeyRecord:
+    return replace(record, revoked_at=NOW - 1)
+
+
+def _expired(record: KeyRecord) -> KeyRecord:
+    return replace(record, expires_at=NOW)
+
+
+def _disabled(record: KeyRecord) -> KeyRecord:
+    return replace(record, team_enabled=False)
+
+
+def _unbound(record: KeyRecord) -> KeyRecord:
+    return replace(record, policies=PolicyBinding(key="gone"))
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        pytest.param(_revoked, (401, "revoked_api_key"), id="revoked"),
+        pytest.param(_expired, (401, "expired_api_key"), id="expired"),
+        pytest.param(_disabled, (401, "disabled_api_key"), id="team disabled"),
+        pytest.param(_unbound, (503, "authorization_unavailable"), id="its policy is missing"),
+    ],
+)
+async def test_a_key_that_is_not_good_is_refused_before_its_body(
+    change: Callable[[KeyRecord], KeyRecord], answer: tuple[int, str]
+) -> None:
+    """The record is judged on every hit, and a key without its policy is not let through."""
+    world = World(REDACTING)
+    world.store.records[KEY.key_id] = change(world.store.records[KEY.key_id])
+    checks = world.exchange()
+    verdict = await settled(checks.judge_headers(headers(), has_body=True))
+    assert refused(verdict)[:2] == answer
+
+
+@pytest.mark.parametrize(
+    ("key", "more", "code"),
+    [
+        pytest.param(None, (), "missing_api_key", id="no key"),
+        pytest.param(None, (("x-api-key", b"sk-1"),), "invalid_api_key", id="malformed"),
+        pytest.param(KEY, (("api-key", b"other"),), "conflicting_credentials", id="two"),
+        pytest.param(
+            ApiKey(key_id="zzzzzzzzzzzz", secret="S" * 43), (), "invalid_api_key", id="unknown"
+        ),
+        pytest.param(
+            ApiKey(key_id=KEY.key_id, secret="T" * 43), (), "invalid_api_key", id="wrong secret"
+        ),
+    ],
+)
+async def test_a_bad_credential_is_refused_with_timing(
+    key: ApiKey | None, more: tuple[tuple[str, bytes], ...], code: str
+) -> None:
+    """401 in the client's dialect, with the headers every refusal carries."""
+    world = World(REDACTING)
+    checks = world.exchange()
+    verdict = await settled(
+        checks.judge_headers(headers("/v1/chat/completions", *more, key=key), has_body=True)
+    )
+    assert refused(verdict) == (401, code, f"egret_{code}")
+    assert isinstance(verdict, RequestRefused)
+    assert [name for name, _ in verdict.refusal.headers] == [
+        "content-type",
+        "x-egret-request-id",
+        "x-response-time",
+        "server-timing",
+    ]
+    checks.close(is_cancelled=False, is_answered=True)
+    assert world.counted() == {("refused", code): 1}
+
+
+async def test_an_unreachable_store_is_a_503_with_retry_after() -> None:
+    """Nobody can tell whether the key is good: not 401, and try again."""
+    world = World(REDACTING)
+    world.store.is_down = True
+    verdict = await settled(world.exchange().judge_headers(headers(), has_body=True))
+    assert refused(verdict)[:2] == (503, "authorization_unavailable")
+    assert isinstance(verdict, RequestRefused)
+    assert ("retry-after", b"2") in verdict.refusal.headers
+
+
+async def test_without_policies_no_good_key_passes() -> None:
+    """Policies that could not be loaded yet are not an empty policy."""
+    world = World(REDACTING)
+    world.policies.snapshot = None
+    verdict = await settled(world.exchange().judge_headers(headers(), has_body=True))
+    assert refused(verdict)[:2] == (503, "authorization_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("unscanned", "path", "method", "has_body", "expected"),
+    [
+        pytest.param("block", "/v1/audio", "POST", True, 403, id="unknown route, block"),
+        pytest.param("flag", "/v1/audio", "POST", True, None, id="unknown route, flag"),
+        pytest.param("allow", "/v1/audio", "POST", True, None, id="unknown route, allow"),
+        pytest.param("block", "/v1/models", "GET", False, None, id="models need no body"),
+        pytest.param("block", "/v1/models", "GET", True, 403, id="a GET with a body"),
+    ],
+)
+async def test_what_cannot_be_read_goes_the_policy_s_way(
+    *, unscanned: str, path: str, method: str, has_body: bool, expected: int | None
+) -> None:
+    """Unknown routes and unexpected bodies are refused unless the policy says otherwise."""
+    world = World(f"{REDACTING}unscanned: {unscanned}\n")
+    verdict = await settled(
+        world.exchange().judge_headers(headers(path, method=method), has_body=has_body)
+    )
+    if expected is None:
+        assert isinstance(verdict, RequestCleared)
+    else:
+        assert refused(verdict)[:2] == (expected, "unscanned_content")
+
+
+async def test_a_model_list_holds_even_for_a_body_that_cannot_be_read() -> None:
+    """Otherwise a compressed body would be a way around the list."""
+    world = World(f"{REDACTING}unscanned: allow\nallowed_models: [gpt-5]\n")
+    checks = world.exchange()
+    zipped = headers("/v1/chat/completions", ("content-encoding", b"gzip"))
+    await settled(checks.judge_headers(zipped, has_body=True))
+    assert refused(await settled(checks.judge_body(b"\x1f\x8b")))[:2] == (403, "model_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        pytest.param(b"", (400, "invalid_body"), id="empty"),
+        pytest.param(b"{", (400, "invalid_body"), id="not JSON"),
+        pytest.param(
+            b'{"model":"m","model":"m","messages":[]}', (400, "invalid_body"), id="twice"
+        ),
+        pytest.param(chat("AKIAIOSFODNN7EXAMPLA"), (400, "content_blocked"), id="a secret"),
+    ],
+)
+async def test_a_bad_body_is_refused(body: bytes, answer: tuple[int, str]) -> None:
+    """400 that names the fault, and nothing of the body."""
+    checks = World(REDACTING).exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    assert refused(await settled(checks.judge_body(body)))[:2] == answer
+
+
+async def test_a_policy_without_guardrails_costs_no_body_phase() -> None:
+    """The request goes on from its headers."""
+    world = World("name: default\nguardrails: []\n")
+    verdict = await settled(world.exchange().judge_headers(headers(), has_body=True))
+    assert isinstance(verdict, RequestCleared)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        pytest.param("pass", None, id="passes"),
+        pytest.param("block", (400, "content_blocked"), id="blocks"),
+    ],
+)
+async def test_a_remote_guardrail_is_waited_for(
+    verdict: RemoteVerdict, expected: tuple[int, str] | None
+) -> None:
+    """Its answer decides like a local one's."""
+    world = World(WITH_WEBHOOK)
+    world.remote.verdict = verdict
+    checks = world.exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    answer = await settled(checks.judge_body(chat("hello")))
+    assert (None if isinstance(answer, RequestCleared) else refused(answer)[:2]) == expected
+
+
+async def test_what_a_local_rule_blocks_is_not_told_to_a_remote_check() -> None:
+    """A secret that is blocked here does not leave for a third party."""
+    world = World(WITH_WEBHOOK)
+    checks = world.exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    answer = await settled(checks.judge_body(chat("AKIAIOSFODNN7EXAMPLA")))
+    assert (refused(answer)[1], world.remote.asked) == ("content_blocked", [])
+
+
+async def test_refusals_speak_the_client_s_dialect() -> None:
+    """An Anthropic client gets Anthropic's error object."""
+    checks = World(REDACTING).exchange()
+    verdict = await settled(checks.judge_headers(headers("/v1/messages", key=None), has_body=True))
+    assert isinstance(verdict, RequestRefused)
+    assert json.loads(verdict.refusal.body) == {
+        "type": "error",
+        "error": {
+            "type": "authentication_error",
+            "message": (
+                "No API key: send it as 'Authorization: Bearer egk_…' or 'x-api-key: egk_…'."
+            ),
+        },
+    }
+
+
+async def test_a_request_id_that_could_carry_text_is_replaced() -> None:
+    """It would end in logs and headers."""
+    checks = World(REDACTING).exchange()
+    strange = headers(key=None)
+    fields = tuple((k, b"my card 4111" if k == "x-request-id" else v) for k, v in strange.fields)
+    verdict = checks.judge_headers(replace(strange, fields=fields), has_body=True)
+    assert isinstance(verdict, RequestRefused)
+    assert ("x-egret-request-id", b"made-up-by-egret") in verdict.refusal.headers
+
+
+async def test_timing_by_mutation_overwrites_the_upstream_s_own() -> None:
+    """The response-headers phase sets the three timing headers; metadata timing sets none."""
+    checks = World(REDACTING, timing=Timing.MUTATION).exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    changed = checks.judge_response_headers(headers())
+    assert [name for name, _ in changed.headers.set_headers] == [
+        "x-egret-request-id",
+        "x-response-time",
+        "server-timing",
+    ]
+    assert World(REDACTING).exchange().judge_response_headers(headers()) == ResponseCleared(
+        HeaderMutation()
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_cancelled", "outcome"),
+    [pytest.param(True, "aborted", id="client left"), pytest.param(False, "failed", id="ours")],
+)
+async def test_an_exchange_without_an_answer_is_not_counted_as_allowed(
+    *, is_cancelled: bool, outcome: str
+) -> None:
+    """Whoever left, no verdict was given."""
+    world = World(REDACTING)
+    checks = world.exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    checks.close(is_cancelled=is_cancelled, is_answered=False)
+    assert world.counted() == {(outcome, "none"): 1}
+
+
+async def test_a_body_before_its_headers_raises_so_that_the_stream_is_refused() -> None:
+    """The conversation turns it into a refusal; silence would be a pass."""
+    with pytest.raises(AssertionError):
+        await settled(World(REDACTING).exchange().judge_body(chat("hello")))
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_every_kind_of_failure_has_words(kind: ErrorKind) -> None:
+    """Each refusal says something, with the status of its kind."""
+    verdict = World().exchange().word_refusal(kind)
+    assert refused(verdict) == (kind.http_status, kind.value, f"egret_{kind.value}")
