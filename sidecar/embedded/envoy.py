@@ -45,14 +45,27 @@ async def running_envoy(
     Raises:
         PartError: it does not come up.
     """
-    config = run.directory / "envoy.yaml"
+    async with envoy_with(children, run=run, config=render_envoy_config(parameters)) as address:
+        yield address
+
+
+@asynccontextmanager
+async def envoy_with(
+    children: Children, *, run: EnvoyRun, config: str
+) -> AsyncIterator[EnvoyAddress]:
+    """Run Envoy with a configuration that is written already.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    file = run.directory / "envoy.yaml"
     admin = run.directory / "envoy-admin-address"
-    config.write_text(render_envoy_config(parameters), encoding="utf-8")
+    file.write_text(config, encoding="utf-8")
     program = Program(
         part=PART,
         command=(
             str(envoy_program()),
-            *("-c", str(config), "--admin-address-path", str(admin)),
+            *("-c", str(file), "--admin-address-path", str(admin)),
             *("--concurrency", str(run.threads), "--disable-hot-restart"),
             *("--log-level", "warning", "--file-flush-interval-msec", "100"),
         ),

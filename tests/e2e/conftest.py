@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from aiohttp import web
+
+from tests.support.stack import Stack, whole_stack
+from tests.support.webhook_server import WebhookServer, webhook_server
+
+POLICIES = """
+name: redact
+guardrails:
+  - {name: secrets, type: secrets, action: redact}
+  - {name: pii, type: pii, action: redact}
+---
+name: block
+guardrails:
+  - {name: secrets, type: secrets, action: block}
+  - {name: words, type: denied_terms, action: block, terms: [Bluebird]}
+---
+name: flag
+guardrails:
+  - {name: pii, type: pii, action: flag}
+---
+name: shadow
+guardrails:
+  - {name: pii, type: pii, action: redact, mode: shadow}
+  - {name: words, type: denied_terms, action: block, mode: shadow, terms: [Bluebird]}
+  - {name: hook, type: webhook, url: "HOOK/block", mode: shadow}
+---
+name: free
+unscanned: allow
+guardrails: []
+---
+name: two-hooks
+guardrails:
+  - {name: slow-a, type: webhook, url: "HOOK/slow", timeout: 5s}
+  - {name: slow-b, type: webhook, url: "HOOK/slow", timeout: 5s}
+---
+name: first-block
+guardrails:
+  - {name: endless, type: webhook, url: "HOOK/hang", timeout: 5s}
+  - {name: fast, type: webhook, url: "HOOK/block", timeout: 5s}
+---
+name: late
+guardrails:
+  - {name: endless, type: webhook, url: "HOOK/hang", timeout: 30s}
+---
+name: hook-hang-block
+guardrails: [{name: hook, type: webhook, url: "HOOK/hang", timeout: 200ms, on_error: block}]
+---
+name: hook-hang-allow
+guardrails: [{name: hook, type: webhook, url: "HOOK/hang", timeout: 200ms, on_error: allow}]
+---
+name: hook-error-block
+guardrails: [{name: hook, type: webhook, url: "HOOK/error", timeout: 5s, on_error: block}]
+---
+name: hook-error-allow
+guardrails: [{name: hook, type: webhook, url: "HOOK/error", timeout: 5s, on_error: allow}]
+---
+name: hook-rubbish-block
+guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_error: block}]
+---
+name: hook-rubbish-allow
+guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_error: allow}]
+"""
+
+SETTINGS = {
+    "EGRET_EXCHANGE__BODY_SECONDS": "3",
+    "EGRET_EXCHANGE__INSPECT_SECONDS": "2",
+    "EGRET_CACHE__NEGATIVE_TTL_SECONDS": "1",
+}
+
+
+async def _answer(request: web.Request) -> web.StreamResponse:
+    match request.path:
+        case "/slow":
+            await asyncio.sleep(0.05)
+            return web.json_response({"verdict": "pass"})
+        case "/block":
+            return web.json_response({"verdict": "block"})
+        case "/hang":
+            await asyncio.sleep(600)
+            return web.json_response({"verdict": "pass"})
+        case "/rubbish":
+            return web.json_response({"verdict": "perhaps"})
+        case _:
+            return web.Response(status=500)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def webhooks() -> AsyncIterator[WebhookServer]:
+    """Answers by path: /slow after 50 ms, /block, /hang, /rubbish, and 500 for the rest."""
+    async with webhook_server(_answer) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def session_stack(webhooks: WebhookServer) -> AsyncIterator[Stack]:
+    """The stack that most tests share; a key for every policy."""
+    policies = re.sub("HOOK", webhooks.url.removesuffix("/check"), POLICIES)
+    async with whole_stack(policies, settings=SETTINGS) as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stack(session_stack: Stack) -> AsyncIterator[Stack]:
+    """The shared stack, with a provider that has received nothing yet and behaves."""
+    await session_stack.forget()
+    yield session_stack
+    await session_stack.forget()
+
+

@@ -1,0 +1,385 @@
+"""The whole stack for tests: send a request, then see all that came of it, on every side.
+
+What the client was answered, what reached the provider, what was counted, and what Envoy logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import ssl
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict, CIMultiDictProxy
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from sidecar.authorization.api_key import ApiKey, generate
+from sidecar.embedded.demo_setup import ORGANIZATION, TEAM
+from sidecar.embedded.run_directory import RunDirectory, run_directory
+from sidecar.embedded.stack import running_stack
+from sidecar.embedded.stack_options import StackFacts, StackOptions
+from sidecar.guardrails.policy_document import parse_documents
+from sidecar.settings import PostgresSettings
+from sidecar.storage.administration import Rules
+from sidecar.storage.key_administration import create_key
+from sidecar.storage.pool import connect
+from sidecar.storage.postgres_policies import apply_policy, load_policy
+
+CHAT: Final = "/v1/chat/completions"
+MESSAGES: Final = "/v1/messages"
+PATIENCE_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 0.02
+
+Body = bytes | object
+HeaderPairs = Iterable[tuple[str, str]]
+
+
+def chat(content: object, **more: object) -> dict[str, object]:
+    """Return a request in OpenAI's terms."""
+    return {"model": "gpt-4o", "messages": [{"role": "user", "content": content}], **more}
+
+
+def message(content: object, **more: object) -> dict[str, object]:
+    """Return a request in Anthropic's terms."""
+    return {"max_tokens": 16, **chat(content, **more), "model": "claude-mock"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client was answered."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body."""
+        return orjson.loads(self.body)
+
+    @property
+    def request_id(self) -> str:
+        """Under which name logs and spans know the request."""
+        return self.headers["x-egret-request-id"]
+
+    @property
+    def openai_error(self) -> tuple[int, str, str]:
+        """Status, `type` and `code` of OpenAI's error object, which has just these fields."""
+        error = self.json["error"]
+        assert set(self.json) == {"error"}
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        return self.status, error["type"], error["code"]
+
+    @property
+    def anthropic_error(self) -> tuple[int, str]:
+        """Status and `type` of Anthropic's error object, which has just these fields."""
+        error = self.json["error"]
+        assert (set(self.json), self.json["type"]) == ({"type", "error"}, "error")
+        assert set(error) == {"type", "message"}
+        assert error["message"]
+        return self.status, error["type"]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as the provider received it."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        """Return every value of a header."""
+        return [value for key, value in self.headers if key == name]
+
+    @property
+    def framing(self) -> dict[str, list[str]]:
+        """How the end of the body is told; the two ways must never be mixed."""
+        names = ("content-length", "transfer-encoding")
+        return {name: self.all(name) for name in names if self.all(name)}
+
+
+@dataclass
+class Counted:
+    """What the metrics counted, by label values; filled when the block has ended."""
+
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """By outcome, operation and error."""
+    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By guardrail and verdict."""
+    unscanned: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By reason and action."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """By kind."""
+    reload_failures: int = 0
+
+    def __sub__(self, before: Counted) -> Counted:
+        """Return what was counted since."""
+        return Counted(
+            self.outcomes - before.outcomes,
+            self.verdicts - before.verdicts,
+            self.unscanned - before.unscanned,
+            self.faults - before.faults,
+            self.reload_failures - before.reload_failures,
+        )
+
+
+_LABELS: Final = {
+    "egret_exchanges_total": ("outcome", "operation", "error"),
+    "egret_guardrail_verdicts_total": ("guardrail", "verdict"),
+    "egret_unscanned_total": ("reason", "action"),
+}
+
+
+def _counted(exposition: str) -> Counted:
+    found = Counted()
+    by_name = {
+        "egret_exchanges_total": found.outcomes,
+        "egret_guardrail_verdicts_total": found.verdicts,
+        "egret_unscanned_total": found.unscanned,
+    }
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name in by_name:
+                key = tuple(sample.labels[name] for name in _LABELS[sample.name])
+                by_name[sample.name][key] += int(sample.value)  # type: ignore[index] # as many labels as each key has
+            elif sample.name == "egret_exchange_faults_total":
+                found.faults[sample.labels["kind"]] += int(sample.value)
+            elif sample.name == "egret_policy_reload_failures_total":
+                found.reload_failures += int(sample.value)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack and a client of each of its sides."""
+
+    facts: StackFacts
+    run: RunDirectory
+    client: aiohttp.ClientSession
+    debug: aiohttp.ClientSession
+    tls: ssl.SSLContext
+    workers: int
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
+
+    async def post(
+        self,
+        body: Body,
+        *,
+        path: str = CHAT,
+        key: str | None = None,
+        headers: HeaderPairs = (),
+        url: str | None = None,
+    ) -> Answer:
+        """Send a body with the key bound to the policy *key*, over TLS.
+
+        Bytes go as they are, an asynchronous iterator in chunks, anything else as JSON. Without
+        a key none is presented. `url` is another gateway of the same stack.
+        """
+        given = self._headers(path, key, headers)
+        given.setdefault("content-type", "application/json")
+        data = body if isinstance(body, bytes) or hasattr(body, "__aiter__") else as_json(body)
+        return await self.request("POST", path, data=data, headers=given, url=url)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: object = None,
+        headers: CIMultiDict[str] | None = None,
+        url: str | None = None,
+    ) -> Answer:
+        """Send a request as it is given."""
+        target = f"{url or self.facts.https_url}{path}"
+        async with self.client.request(
+            method, target, data=data, headers=headers, ssl=self.tls
+        ) as answer:
+            return Answer(answer.status, answer.headers, await answer.read())
+
+    def _headers(self, path: str, key: str | None, more: HeaderPairs) -> CIMultiDict[str]:
+        headers = CIMultiDict(more)
+        if key is not None:
+            value = self.keys.get(key, key)
+            if path.startswith(MESSAGES):
+                headers.add("x-api-key", value)
+            else:
+                headers.add("authorization", f"Bearer {value}")
+        return headers
+
+    async def received(self) -> list[Received]:
+        """Return what the provider received since the last `forget`, oldest first."""
+        async with self.debug.get("/requests", params={"limit": "256"}) as answer:
+            return [
+                Received(
+                    one["method"],
+                    one["path"],
+                    tuple((name, value) for name, value in one["header_pairs"]),
+                    base64.b64decode(one["body_base64"]),
+                )
+                for one in await answer.json()
+            ]
+
+    async def received_count(self) -> int:
+        """Return how many requests reached the provider since the last `forget`."""
+        async with self.debug.get("/count") as answer:
+            count: int = (await answer.json())["count"]
+            return count
+
+    async def forget(self) -> None:
+        """Make the provider forget what it received and how it was told to behave."""
+        await self.debug.delete("/requests")
+        await self.debug.delete("/behaviour")
+
+    async def tell_provider(self, order: str, **values: float) -> None:
+        """Set how the provider behaves from now on."""
+        async with self.debug.post(f"/{order}", json=values) as answer:
+            assert answer.status == 204
+
+    async def counted(self) -> Counted:
+        """Return what was counted since the start."""
+        async with self.client.get(self.facts.metrics_url) as answer:
+            return _counted(await answer.text())
+
+    @asynccontextmanager
+    async def counting(self, exchanges: int = 1) -> AsyncIterator[Counted]:
+        """Count what happens in the block: so many exchanges, which end a little later."""
+        before = await self.counted()
+        counted = Counted()
+        yield counted
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            since = (await self.counted()) - before
+            if since.outcomes.total() >= exchanges or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        counted.__dict__.update(since.__dict__)
+
+    async def log_line(self, request_id: str) -> dict[str, Any]:
+        """Return the line of Envoy's access log about a request; it is written a little later."""
+        async for line in _lines_of(self.facts.access_log):
+            if line.get("egret", {}).get("request_id") == request_id:
+                return line
+        raise AssertionError("the access log has no such line")
+
+    async def spans(self, request_id: str) -> list[dict[str, Any]]:
+        """Return all spans of the trace a request belongs to, once Egret's own are there."""
+        assert self.facts.traces_file is not None
+        trace_id = ""
+        async for span in _lines_of(self.facts.traces_file):
+            if span["attributes"].get("egret.request.id") == request_id:
+                trace_id = span["trace_id"]
+                break
+        await asyncio.sleep(0.5)  # Envoy's own come in an export of theirs
+        lines = self.facts.traces_file.read_bytes().splitlines()
+        spans = [orjson.loads(line) for line in lines]
+        return [span for span in spans if span["trace_id"] == trace_id]
+
+    async def apply(self, policies: str) -> None:
+        """Bring policies into force and wait until every worker has them."""
+        settings = PostgresSettings(dsn=SecretStr(self.facts.postgres_dsn))
+        versions: dict[str, int] = {}
+        async with connect(settings) as connection, connection.transaction():
+            for document in parse_documents(policies):
+                name = document.policy.name
+                stored = await load_policy(connection, name)
+                known = 0 if stored is None else stored.version
+                await apply_policy(
+                    connection, name, document=document.text, expected_version=known
+                )
+                versions[name] = known + 1
+        loaded = 0
+        async for line in _lines_of(self.facts.logs / "workers.log"):
+            if line.get("event") == "policies.loaded":
+                loaded += versions.items() <= line["policies"].items()
+            if loaded == self.workers:
+                return
+
+    async def new_key(
+        self,
+        policy: str | None,
+        *,
+        allowed_models: tuple[str, ...] | None = None,
+        expires_at: datetime | None = None,
+    ) -> ApiKey:
+        """Create a key."""
+        key = generate(secrets.token_bytes)
+        settings = PostgresSettings(dsn=SecretStr(self.facts.postgres_dsn))
+        async with connect(settings) as connection:
+            await create_key(
+                connection,
+                key,
+                owner=(f"{ORGANIZATION}/{TEAM}", f"k-{key.key_id.lower()}"),
+                expires_at=expires_at,
+                rules=Rules(allowed_models=allowed_models, policy=policy),
+            )
+        return key
+
+
+def as_json(value: object) -> bytes:
+    """Return JSON as a client writes it, blanks included."""
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+async def _lines_of(file: Path) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON lines of a file that still grows, for as long as anybody is patient."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    seen = 0
+    while True:
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        for line in lines[seen:]:
+            if not line.endswith(b"\n"):
+                break
+            seen += 1
+            if line.startswith(b"{"):
+                yield orjson.loads(line)
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{file.name} does not say what was waited for")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def whole_stack(
+    policies: str = "",
+    *,
+    settings: Mapping[str, str] | None = None,
+    workers: int = 2,
+    **options: Any,
+) -> AsyncIterator[Stack]:
+    """Run a stack with these policies, and a key for each of them under the policy's name."""
+    chosen = StackOptions(workers=workers, worker_settings=settings or {}, **options)
+    async with AsyncExitStack() as parts:
+        place = parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-e2e-"))
+        run = parts.enter_context(run_directory(Path(place) / "run"))
+        stack = await parts.enter_async_context(running_stack(chosen, run=run))
+        tls = ssl.create_default_context(cafile=str(stack.facts.ca_file))
+        client = await parts.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        )
+        debug = aiohttp.ClientSession(stack.facts.mock_debug_url)
+        running = Stack(
+            stack.facts, run, client, await parts.enter_async_context(debug), tls, workers
+        )
+        if policies:
+            await running.apply(policies)
+            for document in parse_documents(policies):
+                name = document.policy.name
+                running.keys[name] = (await running.new_key(name)).reveal()
+        yield running
+
+
