@@ -14,7 +14,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.settings import inherited_environment
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import Database
 
 PATIENCE_SECONDS = 40
 
@@ -82,10 +82,10 @@ def _environment(dsn: str, directory: Path, settings: Mapping[str, str]) -> dict
 
 
 async def test_a_killed_worker_is_replaced_and_the_others_go_on(
-    postgres_server: PostgresServer, database: str, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     """The same socket serves again from a new process; the other worker never stopped."""
-    async with serving(postgres_server.dsn(database), tmp_path) as running:
+    async with serving(database.dsn, tmp_path) as running:
         await running.until_serving(0, 1)
         victim, other = running.workers()
         victim.kill()
@@ -95,11 +95,9 @@ async def test_a_killed_worker_is_replaced_and_the_others_go_on(
         assert (len(after), victim.pid in after, other.pid in after) == (2, False, True)
 
 
-async def test_sigterm_drains_and_leaves_nothing(
-    postgres_server: PostgresServer, database: str, tmp_path: Path
-) -> None:
+async def test_sigterm_drains_and_leaves_nothing(database: Database, tmp_path: Path) -> None:
     """Exit code 0, no worker, no socket file."""
-    async with serving(postgres_server.dsn(database), tmp_path) as running:
+    async with serving(database.dsn, tmp_path) as running:
         await running.until_serving(0, 1)
         workers = running.workers()
         running.process.send_signal(signal.SIGTERM)
@@ -110,10 +108,10 @@ async def test_sigterm_drains_and_leaves_nothing(
 
 
 async def test_workers_end_with_a_supervisor_that_is_killed(
-    postgres_server: PostgresServer, database: str, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     """A worker that nobody supervises would keep its socket and its old policies."""
-    async with serving(postgres_server.dsn(database), tmp_path) as running:
+    async with serving(database.dsn, tmp_path) as running:
         await running.until_serving(0, 1)
         workers = running.workers()
         running.process.kill()
@@ -142,10 +140,10 @@ async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path
 
 
 async def test_a_socket_that_another_serves_is_not_taken_over(
-    postgres_server: PostgresServer, database: str, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     """The second `egret serve` on the same folder ends with the path and the mend."""
-    dsn = postgres_server.dsn(database)
+    dsn = database.dsn
     async with serving(dsn, tmp_path) as first:
         await first.until_serving(0, 1)
         async with serving(dsn, tmp_path) as second:
@@ -155,13 +153,9 @@ async def test_a_socket_that_another_serves_is_not_taken_over(
         assert await first.is_serving(0)
 
 
-async def test_metrics_of_all_workers_are_one_page(
-    postgres_server: PostgresServer, database: str, tmp_path: Path
-) -> None:
+async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path: Path) -> None:
     """The supervisor answers for every worker."""
-    async with serving(
-        postgres_server.dsn(database), tmp_path, TELEMETRY__METRICS_PORT="0"
-    ) as running:
+    async with serving(database.dsn, tmp_path, TELEMETRY__METRICS_PORT="0") as running:
         await running.until_serving(0, 1)
         port = _logged_port(running.log)
         page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}/metrics")
