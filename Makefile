@@ -34,8 +34,7 @@ demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table an
 
 test: $(DEV_STAMP) ## All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m coverage run -m pytest
-	$(PY) -m coverage combine --quiet
-	$(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt; tail -n 1 build/coverage.txt
+	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 
 check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, unused dependencies

@@ -1,4 +1,4 @@
-"""`python -m sidecar.app N`: worker N, as `egret serve` starts it, one process each.
+"""`python -m sidecar.app N PARENT`: worker N of process PARENT, as `egret serve` starts it.
 
 Apart from the command line, which a worker has no use for and which takes as long to import again.
 """
@@ -20,9 +20,9 @@ USAGE_ERROR = 2
 """Tells the supervisor that starting this worker again would change nothing."""
 
 
-def main(index: int) -> int:
+def main(index: int, parent: int) -> int:
     """Serve until told to stop; return the exit code."""
-    die_with_parent()
+    die_with_parent(parent)
     try:
         settings = read_settings()
         configure_logs(settings.telemetry.log_level)
@@ -34,4 +34,4 @@ def main(index: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -11,8 +11,8 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, however that happens.
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when *parent*, who started it, ends, however that happens.
 
     Linux only (prctl(2)); elsewhere a child of a killed parent has to be ended by hand. The signal
     is tied to the thread that started us, which for every starter of ours is the main one.
@@ -20,6 +20,6 @@ def die_with_parent() -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:
-        # The parent went before prctl was called.
+    # It may have gone before prctl was called. Not «is our parent 1?»: in a container it may be.
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -100,6 +101,7 @@ class Supervisor:
             "-m",
             "sidecar.app",
             str(index),
+            str(os.getpid()),
             env=inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
             # Ctrl-C goes to the whole terminal group; workers hear of it from us alone.
