@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Never
@@ -19,6 +20,9 @@ _LONGEST_DELAY_SECONDS: Final = 5.0
 _HEARTBEAT_SECONDS: Final = 5.0
 """A connection can die without a word (a NAT entry that timed out, a node that vanished)."""
 
+_LONGEST_MICROS: Final = 17
+"""Digits of microseconds since the epoch until the year 5138."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -27,12 +31,15 @@ class ChangeCallbacks:
     """Whom to tell. They are called in the event loop and must not block or raise.
 
     `on_key` gets a key's public id. `on_flush` says that any number of keys may have changed:
-    a team, an organization, or whatever was missed while nobody listened.
+    a team, an organization, or whatever was missed while nobody listened. `on_latency` gets how
+    many seconds ago the change was made, once the callback for it has returned; the clocks of two
+    machines are compared, and what would be in the future counts as 0.
     """
 
     on_key: Callable[[str], None]
     on_flush: Callable[[], None]
     on_policies: Callable[[], None]
+    on_latency: Callable[[float], None] | None = None
 
 
 class ChangeListener:
@@ -44,10 +51,12 @@ class ChangeListener:
         callbacks: ChangeCallbacks,
         *,
         heartbeat_seconds: float = _HEARTBEAT_SECONDS,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._callbacks = callbacks
         self._heartbeat_seconds = heartbeat_seconds
+        self._wall = wall
         self._is_listening = False
 
     @property
@@ -99,12 +108,25 @@ class ChangeListener:
     def _on_key_notification(
         self, _connection: Any, _pid: int, _channel: str, payload: object
     ) -> None:
-        if isinstance(payload, str) and len(payload) == KEY_ID_LENGTH and payload.isalnum():
-            self._callbacks.on_key(payload)
+        what, changed_at = parse_change(str(payload))
+        if len(what) == KEY_ID_LENGTH and what.isalnum():
+            self._callbacks.on_key(what)
         else:
             self._callbacks.on_flush()
+        if changed_at is not None and self._callbacks.on_latency is not None:
+            self._callbacks.on_latency(max(0.0, self._wall() - changed_at))
 
     def _on_policy_notification(
         self, _connection: Any, _pid: int, _channel: str, _payload: object
     ) -> None:
         self._callbacks.on_policies()
+
+
+def parse_change(payload: str) -> tuple[str, float | None]:
+    """Split a payload of `KEYS_CHANNEL` into what changed and when, in seconds since the epoch.
+
+    The time is None where there is none (as before migration 0004, or from somebody's psql).
+    """
+    what, _, micros = payload.partition(",")
+    is_time = micros.isascii() and micros.isdigit() and len(micros) <= _LONGEST_MICROS
+    return what, int(micros) / 1_000_000 if is_time else None

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -10,6 +12,13 @@ from pydantic import SecretStr
 from sidecar.settings import PostgresSettings
 from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
 from tests.support.postgres import Database
+
+OWNER_AND_KEY = """
+INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
+INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search');
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
+    VALUES ('AAAAAAAAAAA1', sha256('secret'), 'team_1', 'laptop')
+"""
 
 
 class Heard:
@@ -31,13 +40,19 @@ class Heard:
 @asynccontextmanager
 async def listening(settings: PostgresSettings, heard: Heard) -> AsyncIterator[ChangeListener]:
     listener = ChangeListener(settings, heard.callbacks, heartbeat_seconds=0.05)
-    running = asyncio.ensure_future(listener.run())
-    try:
+    async with running(listener):
         yield listener
+
+
+@asynccontextmanager
+async def running(listener: ChangeListener) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(listener.run())
+    try:
+        yield
     finally:
-        running.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await running
+            await task
 
 
 async def execute(database: Database, statement: str) -> None:
@@ -68,7 +83,14 @@ async def test_a_listener_that_starts_says_that_anything_may_have_changed(
     ("channel", "payload", "expected"),
     [
         pytest.param("egret_keys", "AAAAAAAAAAA1", "key AAAAAAAAAAA1", id="one key"),
+        pytest.param(
+            "egret_keys", "AAAAAAAAAAA1,1795577304749208", "key AAAAAAAAAAA1", id="timed"
+        ),
+        pytest.param(
+            "egret_keys", "AAAAAAAAAAA1,-1 ,2", "key AAAAAAAAAAA1", id="a time that is none"
+        ),
         pytest.param("egret_keys", "team:team_1", "flush", id="a team"),
+        pytest.param("egret_keys", "team:team_1,1795577304749208", "flush", id="a team, timed"),
         pytest.param("egret_keys", "*", "flush", id="everything"),
         pytest.param("egret_keys", "", "flush", id="nothing we know"),
         pytest.param("egret_policies", "strict", "policies", id="a policy"),
@@ -121,3 +143,47 @@ async def test_a_listener_that_finds_nobody_stays_alive() -> None:
         await asyncio.sleep(0.25)
 
         assert (listener.is_listening, heard.queue.empty()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("payload", "clock", "expected"),
+    [
+        pytest.param("AAAAAAAAAAA1,1500000", 1.75, [0.25], id="a key"),
+        pytest.param("team:team_1,1500000", 1.75, [0.25], id="a team"),
+        pytest.param("*,1500000", 1.25, [0.0], id="by a clock that is ahead of ours"),
+        pytest.param("AAAAAAAAAAA1", 1.75, [], id="without a time"),
+        pytest.param("AAAAAAAAAAA1,soon", 1.75, [], id="with a time that is none"),
+        pytest.param("AAAAAAAAAAA1," + "9" * 5000, 1.75, [], id="with a time past all calendars"),
+    ],
+)
+async def test_how_long_a_change_took_to_be_heard_is_told(
+    database: Database, payload: str, clock: float, expected: list[float]
+) -> None:
+    """After what it changes was dropped, in seconds, and never less than none."""
+    heard = Heard()
+    told: list[float] = []
+    callbacks = dataclasses.replace(heard.callbacks, on_latency=told.append)
+    listener = ChangeListener(database.settings, callbacks, wall=lambda: clock)
+    async with running(listener):
+        await heard.next(2)
+        await execute(database, f"SELECT pg_notify('egret_keys', '{payload}')")
+        await heard.next(1)
+
+    assert told == expected
+
+
+async def test_a_revocation_tells_when_it_was_made(database: Database) -> None:
+    """The trigger's time is the database's own clock, within the statement."""
+    heard = Heard()
+    told: list[float] = []
+    callbacks = dataclasses.replace(heard.callbacks, on_latency=told.append)
+    await execute(database, OWNER_AND_KEY)
+    listener = ChangeListener(database.settings, callbacks)
+    async with running(listener):
+        await heard.next(2)
+        before = time.time()
+        await execute(database, "UPDATE api_keys SET revoked_at = now()")
+
+        assert await heard.next(1) == ["key AAAAAAAAAAA1"]
+        await asyncio.sleep(0)
+        assert [0 <= seconds <= time.time() - before for seconds in told] == [True]

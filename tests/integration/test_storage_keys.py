@@ -220,6 +220,13 @@ async def test_a_database_that_was_never_migrated_is_unavailable(empty_database:
         await load(empty_database)
 
 
+_INSERT_KEYS = """
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
+    SELECT lpad(number::text, 12, '0'), sha256('secret'), 'team_1', 'key-' || number
+    FROM generate_series(1, {count}) AS number
+"""
+NEW_IDS = [("egret_keys", "000000000001"), ("egret_keys", "000000000002")]
+
 NOTIFIED = [
     pytest.param("UPDATE api_keys SET enabled = false", [("egret_keys", KEY_ID)], id="disable"),
     pytest.param("UPDATE api_keys SET revoked_at = now()", [("egret_keys", KEY_ID)], id="revoke"),
@@ -237,13 +244,24 @@ NOTIFIED = [
     ),
     pytest.param("DELETE FROM api_keys", [("egret_keys", KEY_ID)], id="delete"),
     pytest.param("TRUNCATE api_keys", [("egret_keys", "*")], id="truncate"),
-    pytest.param("UPDATE api_keys SET last_used_at = now()", [], id="use is no change"),
+    pytest.param("UPDATE api_keys SET enabled = enabled", [], id="a change that changes nothing"),
+    pytest.param(
+        "INSERT INTO key_activity VALUES ('AAAAAAAAAAA1', now(), 1, 0)", [], id="use is no change"
+    ),
+    pytest.param(_INSERT_KEYS.format(count=2), NEW_IDS, id="new keys"),
+    pytest.param(_INSERT_KEYS.format(count=101), [("egret_keys", "*")], id="many new keys"),
     pytest.param("UPDATE api_keys SET name = 'desktop'", [], id="a name decides nothing"),
     pytest.param("UPDATE teams SET enabled = true", [("egret_keys", "team:team_1")], id="team"),
     pytest.param(
         "UPDATE organizations SET policy_name = 'strict'",
         [("egret_keys", "organization:org_1")],
         id="organization",
+    ),
+    pytest.param(
+        "INSERT INTO teams (id, organization_id, name) VALUES ('team_2', 'org_1', 'ads');"
+        "UPDATE teams SET enabled = false",
+        [("egret_keys", "*")],
+        id="several teams",
     ),
     pytest.param(
         "INSERT INTO policy_versions (policy_name, version, document) VALUES ('strict', 2, '');"
@@ -263,7 +281,7 @@ async def test_a_change_is_notified_when_it_is_committed(
     heard: list[tuple[str, str]] = []
 
     def note(_connection: object, _pid: int, channel: str, payload: object) -> None:
-        heard.append((channel, str(payload)))
+        heard.append((channel, str(payload).partition(",")[0]))
 
     async with (
         database.server.connect(database.name) as listening,
