@@ -46,6 +46,8 @@ def _message(kind: ErrorKind) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return "The request body is larger than this endpoint takes."
         case ErrorKind.BODY_TIMEOUT:
             return "The request body took too long to arrive."
+        case ErrorKind.REQUEST_TRAILERS:
+            return "The request ends in trailers, which this endpoint does not take."
         case ErrorKind.GUARDRAIL_UNAVAILABLE:
             return "A guardrail could not check this request in time. Try again later."
         case ErrorKind.AUTHORIZATION_UNAVAILABLE:

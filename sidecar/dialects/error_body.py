@@ -60,6 +60,7 @@ def openai_type(kind: ErrorKind) -> str:
             | ErrorKind.INVALID_BODY
             | ErrorKind.BODY_TOO_LARGE
             | ErrorKind.BODY_TIMEOUT
+            | ErrorKind.REQUEST_TRAILERS
         ):
             return "invalid_request_error"
         case (
@@ -87,7 +88,7 @@ def anthropic_type(kind: ErrorKind) -> str:
             return "authentication_error"
         case ErrorKind.MODEL_NOT_ALLOWED | ErrorKind.UNSCANNED_CONTENT:
             return "permission_error"
-        case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY:
+        case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY | ErrorKind.REQUEST_TRAILERS:
             return "invalid_request_error"
         case ErrorKind.BODY_TOO_LARGE:
             return "request_too_large"

@@ -22,6 +22,7 @@ class ErrorKind(enum.Enum):
     INVALID_BODY = "invalid_body"
     BODY_TOO_LARGE = "body_too_large"
     BODY_TIMEOUT = "body_timeout"
+    REQUEST_TRAILERS = "request_trailers"
     GUARDRAIL_UNAVAILABLE = "guardrail_unavailable"
     AUTHORIZATION_UNAVAILABLE = "authorization_unavailable"
     UNSUPPORTED_PROCESSING_MODE = "unsupported_processing_mode"
@@ -42,7 +43,7 @@ class ErrorKind(enum.Enum):
                 return 401
             case ErrorKind.MODEL_NOT_ALLOWED | ErrorKind.UNSCANNED_CONTENT:
                 return 403
-            case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY:
+            case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY | ErrorKind.REQUEST_TRAILERS:
                 return 400
             case ErrorKind.BODY_TOO_LARGE:
                 return 413

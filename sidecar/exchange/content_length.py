@@ -16,11 +16,15 @@ def with_content_length(mutations: RequestMutations) -> HeaderMutation:
     )
 
 
-def without_content_length(mutations: RequestMutations) -> HeaderMutation:
-    """Streamed: a kept content-length would smuggle the rest of the body as a new request."""
+def with_new_content_length(mutations: RequestMutations) -> HeaderMutation:
+    """Streamed: a kept content-length would smuggle the rest of the body as a new request.
+
+    Envoy writes the new one only where `allow_content_length_header` is set in its filter. The
+    removal counts everywhere, and leaves the request chunked.
+    """
     if mutations.body is None:
         return mutations.headers
+    changed = with_content_length(mutations)
     return HeaderMutation(
-        mutations.headers.set_headers,
-        (*mutations.headers.remove_headers, HeaderName.CONTENT_LENGTH),
+        changed.set_headers, (*changed.remove_headers, HeaderName.CONTENT_LENGTH)
     )

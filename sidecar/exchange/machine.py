@@ -22,7 +22,7 @@ from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.body import BodyBuffer, cut
-from sidecar.exchange.content_length import with_content_length, without_content_length
+from sidecar.exchange.content_length import with_content_length, with_new_content_length
 from sidecar.exchange.phase import JUDGING, UNANSWERED, Phase, ProtocolViolationError
 from sidecar.exchange.response import ResponsePhases
 
@@ -161,6 +161,10 @@ class Exchange:
 
     def _complete_by_trailers(self, event: on.RequestTrailersReceived) -> list[do.Effect]:
         self._expect_more_body(event)
+        if self._body_mode is on.BodyMode.FULL_DUPLEX_STREAMED:
+            # Envoy 1.40 sends a body that was streamed back to it twice when trailers follow it
+            # and the route may retry: the provider would read what nobody has judged.
+            return self._word_refusal(ErrorKind.REQUEST_TRAILERS)
         self._is_body_complete = self._trailers_seen = True
         return self._judge_body() if self.phase is Phase.AWAIT_REQUEST_BODY else []
 
@@ -221,14 +225,10 @@ class Exchange:
         return [answer, *passed, *([] if may_follow else self._finish_request())]
 
     def _send_on(self, body: bytes) -> list[do.Effect]:
-        """Stream *body*, which is all that has come so far, and what ended it."""
-        ends_here = self._is_body_complete and not self._trailers_seen
-        sent: list[do.Effect] = []
-        if body or ends_here:
-            sent += _streamed(body, end_of_stream=ends_here)
-        if self._trailers_seen:
-            sent.append(do.ContinueRequestTrailers())
-        return sent
+        """Stream *body*, which is all that has come so far."""
+        if body or self._is_body_complete:
+            return _streamed(body, end_of_stream=self._is_body_complete)
+        return []
 
     def _pass_on(self, event: on.RequestEvent) -> list[do.Effect]:
         match self.phase, event:
@@ -261,7 +261,7 @@ class Exchange:
                 return [answer]
             return [answer, *self._finish_request()]
         headers = do.ContinueRequestHeaders(
-            headers=without_content_length(mutations),
+            headers=with_new_content_length(mutations),
             metadata=mutations.metadata,
             response_headers=self._asks_response_headers,
         )
