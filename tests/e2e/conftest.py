@@ -112,5 +112,3 @@ async def stack(session_stack: Stack) -> AsyncIterator[Stack]:
     await session_stack.forget()
     yield session_stack
     await session_stack.forget()
-
-

@@ -286,8 +286,7 @@ class Stack:
                 trace_id = span["trace_id"]
                 break
         await asyncio.sleep(0.5)  # Envoy's own come in an export of theirs
-        lines = self.facts.traces_file.read_bytes().splitlines()
-        spans = [orjson.loads(line) for line in lines]
+        spans = _whole_lines(self.facts.traces_file)
         return [span for span in spans if span["trace_id"] == trace_id]
 
     async def apply(self, policies: str) -> None:
@@ -336,18 +335,21 @@ def as_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a file but for a last one that is still being written."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [orjson.loads(line) for line in lines if line.startswith(b"{") and line[-1:] == b"\n"]
+
+
 async def _lines_of(file: Path) -> AsyncIterator[dict[str, Any]]:
     """Yield the JSON lines of a file that still grows, for as long as anybody is patient."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     seen = 0
     while True:
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        lines = _whole_lines(file)
         for line in lines[seen:]:
-            if not line.endswith(b"\n"):
-                break
-            seen += 1
-            if line.startswith(b"{"):
-                yield orjson.loads(line)
+            yield line
+        seen = len(lines)
         if time.monotonic() > deadline:
             raise AssertionError(f"{file.name} does not say what was waited for")
         await asyncio.sleep(POLL_SECONDS)
@@ -381,5 +383,3 @@ async def whole_stack(
                 name = document.policy.name
                 running.keys[name] = (await running.new_key(name)).reveal()
         yield running
-
-

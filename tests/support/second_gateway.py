@@ -1,0 +1,110 @@
+"""A further Envoy beside the stack's own: same providers, other configuration or other judges."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sidecar.embedded.child import Children
+from sidecar.embedded.envoy import EnvoyRun, envoy_with
+from tests.support.stack import Stack
+
+Config = dict[str, Any]
+Adapt = Callable[[Config], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Where a further Envoy listens."""
+
+    url: str
+    https_url: str
+    https_port: int
+    admin_url: str
+    log: Path
+
+
+def ext_proc_filters(config: Config) -> list[Config]:
+    """Return the settings of the ext_proc filter of every listener, to be changed in place."""
+    return [
+        http_filter["typed_config"]
+        for manager in connection_managers(config)
+        for http_filter in manager["http_filters"]
+        if http_filter["name"] == "envoy.filters.http.ext_proc"
+    ]
+
+
+def connection_managers(config: Config) -> list[Config]:
+    """Return the settings of every HTTP connection manager, to be changed in place."""
+    return [
+        network_filter["typed_config"]
+        for listener in config["static_resources"]["listeners"]
+        for chain in listener["filter_chains"]
+        for network_filter in chain["filters"]
+    ]
+
+
+def processing_mode(**modes: str) -> Adapt:
+    """Change these fields of the processing mode."""
+
+    def adapt(config: Config) -> None:
+        for settings in ext_proc_filters(config):
+            settings["processing_mode"].update(modes)
+
+    return adapt
+
+
+def judged_by(*sockets: Path) -> Adapt:
+    """Ask these sockets instead of the stack's workers."""
+
+    def adapt(config: Config) -> None:
+        for cluster in config["static_resources"]["clusters"]:
+            if cluster["name"] == "egret":
+                cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+                    {"endpoint": {"address": {"pipe": {"path": str(socket)}}}}
+                    for socket in sockets
+                ]
+
+    return adapt
+
+
+@asynccontextmanager
+async def second_gateway(stack: Stack, *changes: Adapt) -> AsyncIterator[Gateway]:
+    """Run an Envoy with the stack's configuration, changed so, on ports of its own."""
+    config: Config = yaml.safe_load((stack.run.path / "envoy.yaml").read_text())
+    _without_logs(config)
+    for change in changes:
+        change(config)
+    with tempfile.TemporaryDirectory(prefix="egret-gw-") as place:
+        run = EnvoyRun(Path(place), Path(place), threads=1)
+        text = yaml.safe_dump(config, sort_keys=False)
+        async with envoy_with(Children(), run=run, config=text) as address:
+            yield Gateway(
+                url=f"http://127.0.0.1:{address.http_port}",
+                https_url=f"https://localhost:{address.https_port}",
+                https_port=address.https_port,
+                admin_url=address.admin_url,
+                log=Path(place) / "access.jsonl",
+            )
+
+
+def all_of(changes: Sequence[Adapt]) -> Adapt:
+    """Return one change that makes all of them in order."""
+
+    def adapt(config: Config) -> None:
+        for change in changes:
+            change(config)
+
+    return adapt
+
+
+def _without_logs(config: Config) -> None:
+    """Leave the stack's access log to the stack's Envoy."""
+    for manager in connection_managers(config):
+        del manager["access_log"]
