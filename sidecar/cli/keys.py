@@ -64,7 +64,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
             connection, key, owner=(team, name), expires_at=expires_at, rules=rules
         )
     )
-    _print_secret(key, row=_row(created), output=output)
+    _print_secret(key, row=key_row(created), output=output)
 
 
 @keys.command("list")
@@ -77,18 +77,18 @@ def list_keys(
     Example: egret keys list --team acme/search
     """
     found = on_connection(lambda connection: key_administration.keys(connection, team=team))
-    print_rows([_row(key) for key in found], columns=_COLUMNS, output=output)
+    print_rows([key_row(key) for key in found], columns=_COLUMNS, output=output)
 
 
 @keys.command("show")
 def show(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
-    """Show one key, without its secret: nobody has that but its owner.
+    """Show one key and how it was used, without its secret: nobody has that but its owner.
 
     Example: egret keys show 5OKO8h6jGWNP
     """
-    key_id = _public_id(key_id)
+    key_id = public_id(key_id)
     found = on_connection(lambda connection: key_administration.find_key(connection, key_id))
-    print_record(_row(found), output=output)
+    print_record(key_row(found), output=output)
 
 
 @keys.command("revoke")
@@ -97,9 +97,27 @@ def revoke(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
 
     Example: egret keys revoke 5OKO8h6jGWNP
     """
-    key_id = _public_id(key_id)
+    key_id = public_id(key_id)
     revoked = on_connection(lambda connection: key_administration.revoke_key(connection, key_id))
-    print_record(_row(revoked), output=output)
+    print_record(key_row(revoked), output=output)
+
+
+@keys.command("disable")
+def disable(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
+    """Refuse a key until it is enabled again, everywhere within a second or so.
+
+    Example: egret keys disable 5OKO8h6jGWNP
+    """
+    _switch(key_id, enabled=False, output=output)
+
+
+@keys.command("enable")
+def enable(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
+    """Let a key in that was disabled; what is revoked or expired stays so.
+
+    Example: egret keys enable 5OKO8h6jGWNP
+    """
+    _switch(key_id, enabled=True, output=output)
 
 
 @keys.command("rotate")
@@ -120,7 +138,7 @@ def rotate(
 
     Example: egret keys rotate 5OKO8h6jGWNP --grace 2h
     """
-    key_id = _public_id(key_id)
+    key_id = public_id(key_id)
     span = _read(lambda: parse_span(grace), option="--grace")
     expires_at = _read(
         lambda: Expiry.KEEP if expires is None else parse_moment(expires, now=datetime.now(UTC)),
@@ -132,7 +150,7 @@ def rotate(
             connection, key_id, key=key, grace=span, expires_at=expires_at
         )
     )
-    row = {**_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
+    row = {**key_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
     _print_secret(key, row=row, output=output)
 
 
@@ -146,15 +164,23 @@ def expire(
 
     Example: egret keys expire 5OKO8h6jGWNP 7d
     """
-    key_id = _public_id(key_id)
+    key_id = public_id(key_id)
     at = _read(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
     changed = on_connection(
         lambda connection: key_administration.expire_key(connection, key_id, at=at)
     )
-    print_record(_row(changed), output=output)
+    print_record(key_row(changed), output=output)
 
 
-def _public_id(text: str) -> str:
+def _switch(key_id: str, *, enabled: bool, output: Output) -> None:
+    key_id = public_id(key_id)
+    switched = on_connection(
+        lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled)
+    )
+    print_record(key_row(switched), output=output)
+
+
+def public_id(text: str) -> str:
     """Take `egk_<id>` as well, and a whole key, whose secret is let go at once."""
     key = parse(text)
     if key is not None:
@@ -184,7 +210,8 @@ def _print_secret(key: ApiKey, *, row: Row, output: Output) -> None:
     typer.echo(key.reveal())
 
 
-def _row(key: Key) -> Row:
+def key_row(key: Key) -> Row:
+    """Return what is told of a key."""
     return {
         "key_id": key.key_id,
         "name": key.name,
@@ -196,4 +223,7 @@ def _row(key: Key) -> Row:
         "policy": key.policy,
         "allowed_models": key.allowed_models,
         "created_at": key.created_at,
+        "last_used_at": key.last_used_at,
+        "requests": key.requests,
+        "refused": key.refused,
     }

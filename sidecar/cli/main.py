@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from sidecar.cli.audit import audit
+from sidecar.cli.bindings import bind, unbind
+from sidecar.cli.database import ACTOR
 from sidecar.cli.demo import demo
 from sidecar.cli.keys import keys
 from sidecar.cli.migrate import migrate
@@ -21,8 +26,16 @@ app = typer.Typer(
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    actor: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="NAME", help="Who makes the change, for the audit log; else the user."
+        ),
+    ] = None,
+) -> None:
     """Guarded LLM egress for Envoy."""
+    ACTOR.set(actor)
 
 
 app.command()(up)
@@ -33,6 +46,9 @@ app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
 app.add_typer(policy, name="policy")
+policy.command("bind")(bind)
+policy.command("unbind")(unbind)
+app.add_typer(audit, name="audit")
 
 
 def run() -> None:

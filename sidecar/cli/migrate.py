@@ -31,7 +31,8 @@ def migrate(
         elif check:
             _check(on_database(migrations.pending), output=output)
         else:
-            _print(on_database(migrations.migrate), output=output)
+            applied = on_database(lambda settings: migrations.migrate(settings, on_warning=note))
+            _print(applied, output=output)
     except UnknownRevisionError as error:
         fail(str(error), mend="upgrade Egret")
 

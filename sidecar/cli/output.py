@@ -40,7 +40,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people
 def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -> None:
     """Print the *columns* of *rows* as a table, or all of their fields as a JSON array."""
     if output is Output.JSON:
-        _print_json(rows)
+        print_json(rows)
         return
     table = Table()
     for column in columns:
@@ -53,7 +53,7 @@ def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -
 def print_record(record: Row, *, output: Output) -> None:
     """Print one thing, a line for each field, or as a JSON object."""
     if output is Output.JSON:
-        _print_json(record)
+        print_json(record)
         return
     table = Table(show_header=False)
     table.add_column()
@@ -100,6 +100,7 @@ def shown(value: Cell) -> str:
             return ", ".join(value)
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print anything that JSON can hold, times in UTC."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS
     sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")

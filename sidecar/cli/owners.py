@@ -20,6 +20,16 @@ ModelOption = Annotated[
 ]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Name of the policy to bind.")]
 
+OrganizationArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="As `egret orgs list` shows it.")
+]
+TeamArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TEAM", help="ORGANIZATION/TEAM, or the team's name if no other has it."
+    ),
+]
+
 _ORG_COLUMNS: Final = ("name", "id", "enabled", "policy", "allowed_models", "created_at")
 _TEAM_COLUMNS: Final = ("team", "id", "enabled", "policy", "allowed_models", "created_at")
 
@@ -50,6 +60,24 @@ def list_organizations(output: OutputOption = Output.TABLE) -> None:
     """
     found = on_connection(administration.organizations)
     print_rows([_organization(one) for one in found], columns=_ORG_COLUMNS, output=output)
+
+
+@orgs.command("disable")
+def disable_organization(name: OrganizationArgument, output: OutputOption = Output.TABLE) -> None:
+    """Refuse the keys of all its teams until it is enabled again.
+
+    Example: egret orgs disable acme
+    """
+    _switch_organization(name, enabled=False, output=output)
+
+
+@orgs.command("enable")
+def enable_organization(name: OrganizationArgument, output: OutputOption = Output.TABLE) -> None:
+    """Let its keys in again, but for those whose team or themselves are disabled.
+
+    Example: egret orgs enable acme
+    """
+    _switch_organization(name, enabled=True, output=output)
 
 
 @teams.command("create")
@@ -84,6 +112,38 @@ def list_teams(
     """
     found = on_connection(lambda connection: administration.teams(connection, organization=org))
     print_rows([_team(one) for one in found], columns=_TEAM_COLUMNS, output=output)
+
+
+@teams.command("disable")
+def disable_team(team: TeamArgument, output: OutputOption = Output.TABLE) -> None:
+    """Refuse the team's keys until it is enabled again.
+
+    Example: egret teams disable acme/search
+    """
+    _switch_team(team, enabled=False, output=output)
+
+
+@teams.command("enable")
+def enable_team(team: TeamArgument, output: OutputOption = Output.TABLE) -> None:
+    """Let the team's keys in again, but for those that are disabled themselves.
+
+    Example: egret teams enable acme/search
+    """
+    _switch_team(team, enabled=True, output=output)
+
+
+def _switch_organization(name: str, *, enabled: bool, output: Output) -> None:
+    switched = on_connection(
+        lambda connection: administration.switch_organization(connection, name, enabled=enabled)
+    )
+    print_record(_organization(switched), output=output)
+
+
+def _switch_team(team: str, *, enabled: bool, output: Output) -> None:
+    switched = on_connection(
+        lambda connection: administration.switch_team(connection, team, enabled=enabled)
+    )
+    print_record(_team(switched), output=output)
 
 
 def rules_from(model: list[str] | None, policy: str | None) -> Rules:

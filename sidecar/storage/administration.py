@@ -74,7 +74,7 @@ _TEAMS: Final = """
 SELECT t.id, o.name AS organization, t.name, t.enabled, t.allowed_models, t.policy_name,
        t.created_at
 FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
-WHERE $1::text IS NULL OR o.name = $1
+WHERE ($1::text IS NULL OR o.name = $1) AND ($2::text IS NULL OR t.id = $2)
 ORDER BY o.name, t.name
 """
 
@@ -95,6 +95,18 @@ FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
 WHERE t.id = $1 OR t.name = $1 OR o.name || '/' || t.name = $1
 ORDER BY path
 """
+
+
+_SWITCH_ORGANIZATION: Final = """
+UPDATE organizations SET enabled = $2 WHERE name = $1
+RETURNING id, name, enabled, allowed_models, policy_name, created_at
+"""
+
+_SWITCH_TEAM: Final = "UPDATE teams SET enabled = $2 WHERE id = $1"
+
+_BIND_ORGANIZATION: Final = "UPDATE organizations SET policy_name = $2 WHERE name = $1"
+
+_BIND_TEAM: Final = "UPDATE teams SET policy_name = $2 WHERE id = $1"
 
 
 async def organizations(connection: Connection) -> tuple[Organization, ...]:
@@ -122,7 +134,7 @@ async def teams(connection: Connection, *, organization: str | None) -> tuple[Te
     Raises:
         ChangeRefusedError: there is no such organization.
     """
-    rows = await connection.fetch(_TEAMS, organization)
+    rows = await connection.fetch(_TEAMS, organization, None)
     if not rows and organization is not None:
         known = await connection.fetchval(
             "SELECT count(*) FROM organizations WHERE name = $1", organization
@@ -147,6 +159,52 @@ async def create_team(
     if row is None:
         raise _no_organization(organization)
     return _team(row)
+
+
+async def switch_organization(connection: Connection, name: str, *, enabled: bool) -> Organization:
+    """Let the keys of all its teams in, or refuse them until it is enabled again.
+
+    Raises:
+        ChangeRefusedError: there is no such organization.
+    """
+    row = await connection.fetchrow(_SWITCH_ORGANIZATION, name, enabled)
+    if row is None:
+        raise _no_organization(name)
+    return _organization(row)
+
+
+async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Team:
+    """Let the team's keys in, or refuse them until it is enabled again.
+
+    Raises:
+        ChangeRefusedError: as `find_team_id` does.
+    """
+    team_id = await find_team_id(connection, team)
+    await connection.execute(_SWITCH_TEAM, team_id, enabled)
+    return await _team_of(connection, team_id)
+
+
+async def bind_organization(connection: Connection, name: str, *, policy: str | None) -> None:
+    """Bind *policy* to an organization, or none.
+
+    Raises:
+        ChangeRefusedError: there is no such organization or policy.
+    """
+    async with refusals(f"organization {name}", policy=policy):
+        status = await connection.execute(_BIND_ORGANIZATION, name, policy)
+    if status == "UPDATE 0":
+        raise _no_organization(name)
+
+
+async def bind_team(connection: Connection, team: str, *, policy: str | None) -> None:
+    """Bind *policy* to a team, or none.
+
+    Raises:
+        ChangeRefusedError: as `find_team_id` does, or there is no such policy.
+    """
+    team_id = await find_team_id(connection, team)
+    async with refusals(f"team {team}", policy=policy):
+        await connection.execute(_BIND_TEAM, team_id, policy)
 
 
 async def find_team_id(connection: Connection, team: str) -> str:
@@ -199,6 +257,13 @@ def _no_organization(name: str) -> ChangeRefusedError:
     return ChangeRefusedError(
         f"there is no organization {name}", mend="create it with `egret orgs create`"
     )
+
+
+async def _team_of(connection: Connection, team_id: str) -> Team:
+    row = await connection.fetchrow(_TEAMS, None, team_id)
+    if row is None:
+        raise ChangeRefusedError("the team is gone", mend="see `egret teams list`")
+    return _team(row)
 
 
 def _organization(row: asyncpg.Record) -> Organization:

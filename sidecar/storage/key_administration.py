@@ -40,7 +40,10 @@ class Expiry(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A row of `api_keys` with its owners' names; holds nothing secret."""
+    """A row of `api_keys` with its owners' names; holds nothing secret.
+
+    Uses are some seconds late; `refused` counts those among the `requests`.
+    """
 
     key_id: str
     name: str
@@ -52,11 +55,15 @@ class Key:
     allowed_models: tuple[str, ...] | None
     policy: str | None
     created_at: datetime
+    last_used_at: datetime | None
+    requests: int
+    refused: int
 
 
 _KEYS: Final = """
 SELECT k.public_id, k.name, o.name || '/' || t.name AS team, k.not_before, k.expires_at,
        k.revoked_at, k.replaced_by, k.allowed_models, k.policy_name, k.created_at,
+       a.last_used_at, COALESCE(a.requests, 0) AS requests, COALESCE(a.refused, 0) AS refused,
        CASE
            WHEN k.revoked_at IS NOT NULL THEN 'revoked'
            WHEN k.expires_at <= now() THEN 'expired'
@@ -67,6 +74,7 @@ SELECT k.public_id, k.name, o.name || '/' || t.name AS team, k.not_before, k.exp
 FROM api_keys AS k
 JOIN teams AS t ON t.id = k.team_id
 JOIN organizations AS o ON o.id = t.organization_id
+LEFT JOIN key_activity AS a ON a.key_id = k.public_id
 WHERE ($1::text IS NULL OR k.team_id = $1) AND ($2::text IS NULL OR k.public_id = $2)
 ORDER BY team, k.name, k.created_at
 """
@@ -149,6 +157,34 @@ async def revoke_key(connection: Connection, key_id: str) -> Key:
     return await find_key(connection, key_id)
 
 
+async def switch_key(connection: Connection, key_id: str, *, enabled: bool) -> Key:
+    """Let the key in, or refuse it until it is enabled again.
+
+    Raises:
+        ChangeRefusedError: there is no such key, or it is revoked.
+    """
+    async with connection.transaction():
+        await _lock_usable(connection, key_id)
+        await connection.execute(
+            "UPDATE api_keys SET enabled = $2 WHERE public_id = $1", key_id, enabled
+        )
+    return await find_key(connection, key_id)
+
+
+async def bind_key(connection: Connection, key_id: str, *, policy: str | None) -> Key:
+    """Bind *policy* to a key, or none.
+
+    Raises:
+        ChangeRefusedError: there is no such key or policy, or the key is revoked.
+    """
+    async with connection.transaction(), refusals(f"key {key_id}", policy=policy):
+        await _lock_usable(connection, key_id)
+        await connection.execute(
+            "UPDATE api_keys SET policy_name = $2 WHERE public_id = $1", key_id, policy
+        )
+    return await find_key(connection, key_id)
+
+
 async def expire_key(connection: Connection, key_id: str, *, at: datetime | None) -> Key:
     """Set when a key stops being good; None is never.
 
@@ -228,4 +264,7 @@ def _key(row: asyncpg.Record) -> Key:
         allowed_models=as_tuple(row["allowed_models"]),
         policy=row["policy_name"],
         created_at=row["created_at"],
+        last_used_at=row["last_used_at"],
+        requests=row["requests"],
+        refused=row["refused"],
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -46,14 +47,20 @@ class UnknownRevisionError(Exception):
         self.revision = revision
 
 
-async def migrate(settings: PostgresSettings) -> tuple[Migration, ...]:
+async def migrate(
+    settings: PostgresSettings, *, on_warning: Callable[[str], None] | None = None
+) -> tuple[Migration, ...]:
     """Apply what is pending, all of it or nothing, and say what that was.
+
+    A migration may warn of something that it could not do and that others must.
 
     Raises:
         UnknownRevisionError: the database was migrated by a newer Egret.
         One of `UNAVAILABLE`.
     """
     async with connect(settings) as connection, connection.transaction():
+        if on_warning is not None:
+            connection.add_log_listener(lambda _, message: _warn(message, on_warning))
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         revision = await _revision(connection)
         steps = await asyncio.to_thread(_steps_after, revision)
@@ -75,6 +82,11 @@ async def pending_sql(settings: PostgresSettings) -> str:
         revision = await _revision(connection)
     steps = await asyncio.to_thread(_steps_after, revision)
     return await asyncio.to_thread(_render, revision) if steps else ""
+
+
+def _warn(message: asyncpg.PostgresLogMessage, on_warning: Callable[[str], None]) -> None:
+    if message.severity_en == "WARNING":
+        on_warning(str(message.message))
 
 
 async def _revision(connection: Connection) -> str | None:

@@ -110,6 +110,9 @@ def test_a_keys_options_are_stored_and_shown(egret: Egret) -> None:
         "policy": None,
         "allowed_models": ["gpt-*", "o[1]"],
         "created_at": created["created_at"],
+        "last_used_at": None,
+        "requests": 0,
+        "refused": 0,
     }
     shown = egret("keys", "show", created["key_id"])
     assert [re.sub(r"\d{4}-[-\d]+ [:\d]+Z", "TIME", line) for line in shown.lines] == [
@@ -123,6 +126,9 @@ def test_a_keys_options_are_stored_and_shown(egret: Egret) -> None:
         "policy|-",
         "allowed models|gpt-*, o[1]",
         "created at|TIME",
+        "last used at|-",
+        "requests|0",
+        "refused|0",
     ]
 
 

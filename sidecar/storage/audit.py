@@ -1,0 +1,86 @@
+"""Reads the log of administrative changes. The database's triggers write it, nobody else can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+
+from sidecar.storage.pool import Connection
+
+ACTOR_SETTING: Final = "egret.actor"
+"""Setting of a session: who is at work, by their own word. The login is logged as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change. `before` and `after` hold the columns that changed; secrets are masked.
+
+    An entry without an `object_id` stands for `rows` rows that one statement wrote.
+    """
+
+    id: int
+    at: datetime
+    database_role: str
+    actor: str | None
+    action: str
+    object_type: str
+    object_id: str | None
+    rows: int
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which entries; None leaves a question open."""
+
+    since: datetime | None = None
+    object_type: str | None = None
+    object_id: str | None = None
+    limit: int = 50
+
+
+_OF_ONE_OBJECT: Final = """
+SELECT * FROM audit_log
+WHERE object_id = $1 AND ($2::timestamptz IS NULL OR at >= $2)
+  AND ($3::text IS NULL OR object_type = $3)
+ORDER BY id DESC LIMIT $4
+"""
+
+_LATEST: Final = """
+SELECT * FROM audit_log
+WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type = $2)
+ORDER BY at DESC, id DESC LIMIT $3
+"""
+
+
+async def set_actor(connection: Connection, actor: str) -> None:
+    """Say who makes the changes of this connection."""
+    await connection.execute(f"SELECT set_config('{ACTOR_SETTING}', $1, false)", actor)
+
+
+async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[AuditEntry, ...]:
+    """Return the latest entries that match, the latest first."""
+    if wanted.object_id is not None:
+        rows = await connection.fetch(
+            _OF_ONE_OBJECT, wanted.object_id, wanted.since, wanted.object_type, wanted.limit
+        )
+    else:
+        rows = await connection.fetch(_LATEST, wanted.since, wanted.object_type, wanted.limit)
+    return tuple(_entry(row) for row in rows)
+
+
+def _entry(row: asyncpg.Record) -> AuditEntry:
+    fields = dict(row)
+    return AuditEntry(
+        **fields | {side: _json(fields[side]) for side in ("before", "after")},
+    )
+
+
+def _json(text: str | None) -> Mapping[str, Any] | None:
+    return None if text is None else json.loads(text)

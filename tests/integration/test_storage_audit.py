@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.storage.audit import AuditEntry, AuditFilter, audit_entries, set_actor
+from tests.support.postgres import Database
+
+OWNERS = """
+INSERT INTO policies (name, version) VALUES ('strict', 1);
+INSERT INTO policy_versions (policy_name, version, document)
+    VALUES ('strict', 1, 'authorization: Bearer hunter2');
+INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
+INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search');
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
+    VALUES ('AAAAAAAAAAA1', sha256('secret'), 'team_1', 'laptop');
+"""
+Told = tuple[str, str, str | None, dict[str, object] | None, dict[str, object] | None]
+
+
+async def logged(database: Database, *statements: str, actor: str = "alice") -> list[Told]:
+    """What the statements left in the log, in order."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await set_actor(connection, actor)
+        await connection.execute("DELETE FROM audit_log")
+        for statement in statements:
+            await connection.execute(statement)
+        entries = await audit_entries(connection, AuditFilter())
+    return [told(entry) for entry in reversed(entries)]
+
+
+def told(entry: AuditEntry) -> Told:
+    before, after = (
+        None if side is None else {k: v for k, v in side.items() if v is not None}
+        for side in (entry.before, entry.after)
+    )
+    return (entry.action, entry.object_type, entry.object_id, before, after)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        pytest.param(
+            "UPDATE api_keys SET enabled = false",
+            [("update", "api_keys", "AAAAAAAAAAA1", {"enabled": True}, {"enabled": False})],
+            id="a change holds the columns that changed",
+        ),
+        pytest.param(
+            "UPDATE api_keys SET enabled = enabled", [], id="a change that changes nothing"
+        ),
+        pytest.param(
+            "UPDATE api_keys SET secret_sha256 = sha256('other')",
+            [
+                (
+                    "update",
+                    "api_keys",
+                    "AAAAAAAAAAA1",
+                    {"secret_sha256": "(not shown)"},
+                    {"secret_sha256": "(not shown)"},
+                )
+            ],
+            id="a new secret is told and not shown",
+        ),
+        pytest.param(
+            "UPDATE policy_versions SET document = 'password: hunter3'",
+            [
+                (
+                    "update",
+                    "policy_versions",
+                    "strict 1",
+                    {"document": "(not shown)"},
+                    {"document": "(not shown)"},
+                )
+            ],
+            id="a policy's text may hold credentials",
+        ),
+        pytest.param(
+            "UPDATE organizations SET policy_name = 'strict'",
+            [("update", "organizations", "org_1", {}, {"policy_name": "strict"})],
+            id="a policy is bound",
+        ),
+        pytest.param("UPDATE teams SET id = 'team_1' WHERE false", [], id="no row is no change"),
+        pytest.param("TRUNCATE api_keys", [("truncate", "api_keys", None, None, None)], id="all"),
+        pytest.param(
+            "INSERT INTO prices (model, valid_from, input_per_million, output_per_million)"
+            " VALUES ('gpt-*', '2026-01-01T00:00:00Z', 1.5, 6)",
+            [
+                (
+                    "insert",
+                    "prices",
+                    "gpt-* 2026-01-01 00:00:00+00",
+                    None,
+                    {
+                        "model": "gpt-*",
+                        "valid_from": "2026-01-01T00:00:00+00:00",
+                        "input_per_million": 1.5,
+                        "output_per_million": 6.0,
+                        "currency": "USD",
+                    },
+                )
+            ],
+            id="a price",
+        ),
+    ],
+)
+async def test_a_change_by_raw_sql_is_logged(
+    database: Database, statement: str, expected: list[Told]
+) -> None:
+    """Triggers see what no command line does."""
+    assert await logged(database, "SET timezone = 'UTC'", statement) == expected
+
+
+async def test_a_new_key_is_logged_without_its_digest(database: Database) -> None:
+    """Every column, the digest masked; and so is one that is deleted."""
+    entries = await logged(
+        database,
+        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name, created_at)"
+        " VALUES ('AAAAAAAAAAA2', sha256('secret'), 'team_1', 'other', '2026-01-01T00:00:00Z')",
+        "DELETE FROM api_keys WHERE name = 'other'",
+    )
+
+    row = {
+        "public_id": "AAAAAAAAAAA2",
+        "secret_sha256": "(not shown)",
+        "team_id": "team_1",
+        "name": "other",
+        "enabled": True,
+        "created_at": "2026-01-01T00:00:00+00:00",
+    }
+    assert entries == [
+        ("insert", "api_keys", "AAAAAAAAAAA2", None, row),
+        ("delete", "api_keys", "AAAAAAAAAAA2", row, None),
+    ]
+
+
+async def test_the_log_says_who_by_login_and_by_their_own_word(database: Database) -> None:
+    """SET ROLE does not hide who logged in."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute("SET ROLE egret_admin")
+        await set_actor(connection, "alice")
+        await connection.execute("INSERT INTO organizations (name) VALUES ('acme')")
+        await set_actor(connection, "")
+        await connection.execute("INSERT INTO organizations (name) VALUES ('zoo')")
+        entries = await audit_entries(connection, AuditFilter())
+
+    assert [(entry.database_role, entry.actor) for entry in entries] == [
+        ("postgres", None),
+        ("postgres", "alice"),
+    ]
+
+
+async def test_what_is_rolled_back_is_not_logged(database: Database) -> None:
+    """The entry is part of the change's transaction."""
+    assert await logged(database, "BEGIN; UPDATE teams SET enabled = false; ROLLBACK") == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(1000, [(1, "insert")] * 1000, id="each row"),
+        pytest.param(1001, [(1001, "insert")], id="one entry for all"),
+    ],
+)
+async def test_a_bulk_of_new_keys_is_one_entry(
+    database: Database, rows: int, expected: list[tuple[int, str]]
+) -> None:
+    """They carry the time of their transaction, so nothing is lost that the rows do not tell."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await connection.execute("DELETE FROM audit_log")
+        await connection.execute(
+            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+            " SELECT lpad(number::text, 12, '0'), sha256('secret'), 'team_1', 'key-' || number"
+            " FROM generate_series(1, $1::integer) AS number",
+            rows,
+        )
+        entries = await audit_entries(connection, AuditFilter(limit=2000))
+
+    assert [(entry.rows, entry.action) for entry in entries] == expected
+
+
+async def test_entries_are_found_by_thing_table_and_time(database: Database) -> None:
+    """The latest first, and no more than asked for."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await connection.execute("UPDATE api_keys SET enabled = false")
+        every = await audit_entries(connection, AuditFilter())
+        of_key = await audit_entries(connection, AuditFilter(object_id="AAAAAAAAAAA1"))
+        of_teams = await audit_entries(connection, AuditFilter(object_type="teams"))
+        later = await audit_entries(connection, AuditFilter(since=every[0].at, limit=1))
+
+    assert [entry.object_type for entry in every] == [
+        *("api_keys", "api_keys", "teams", "organizations", "policy_versions", "policies"),
+    ]
+    assert of_key == every[:2]
+    assert of_teams == every[2:3]
+    assert later == every[:1]

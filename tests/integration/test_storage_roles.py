@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from sidecar.settings import PostgresSettings
+from sidecar.storage.key_activity import KeyActivity
+from sidecar.storage.key_administration import find_key
+from sidecar.storage.migrate import migrate
+from sidecar.storage.pool import Connection, open_pool
+from sidecar.storage.postgres_keys import PostgresKeyStore
+from sidecar.storage.postgres_policies import PostgresPolicyStore
+from tests.support.command_line import Egret
+from tests.support.postgres import Database
+
+OWNERS = """
+INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
+INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search');
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
+    VALUES ('AAAAAAAAAAA1', sha256('secret'), 'team_1', 'laptop');
+"""
+USAGE = """
+INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, operation, provider,
+                   status, decision, latency_ms)
+VALUES (now(), 'request-1', 'AAAAAAAAAAA1', 'team_1', 'org_1', 'chat', 'openai', 200, 'allow', 8)
+ON CONFLICT (occurred_at, request_id) DO NOTHING
+"""
+
+
+@asynccontextmanager
+async def logged_in(database: Database, group: str) -> AsyncIterator[PostgresSettings]:
+    """Settings of a login that is a member of *group* and of nothing else."""
+    login = f"login_{database.name}"
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(f"CREATE ROLE {login} LOGIN IN ROLE {group}")
+    dsn = database.dsn.replace("//postgres@", f"//{login}@")
+    try:
+        yield database.settings.model_copy(update={"dsn": SecretStr(dsn)})
+    finally:
+        async with database.server.connect(database.name) as connection:
+            await connection.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+
+@asynccontextmanager
+async def connected(settings: PostgresSettings) -> AsyncIterator[Connection]:
+    connection = await asyncpg.connect(settings.dsn.get_secret_value())
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def fill(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+
+
+async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) -> None:
+    """Read keys and policies, listen, count uses, write usage, prepare its months."""
+    await fill(database)
+    async with logged_in(database, "egret_sidecar") as settings:
+        async with open_pool(settings) as pool:
+            uses = KeyActivity(pool, settings)
+            uses.note("AAAAAAAAAAA1", refused=False, at=datetime.now(UTC).timestamp())
+            await uses.flush()
+            uses.note("AAAAAAAAAAA1", refused=True, at=datetime.now(UTC).timestamp())
+            await uses.flush()
+            assert await PostgresKeyStore(pool, settings).load("AAAAAAAAAAA1") is not None
+            assert await PostgresPolicyStore(pool, settings).load_policies() == ()
+        async with connected(settings) as connection:
+            await connection.execute("LISTEN egret_keys")
+            await connection.execute(USAGE)
+            assert await connection.fetchval("SELECT egret_prepare_usage(3)") == 0
+
+    async with database.server.connect(database.name) as connection:
+        key = await find_key(connection, "AAAAAAAAAAA1")
+        assert (key.requests, key.refused) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO organizations (name) VALUES ('mine')",
+        "UPDATE organizations SET enabled = true",
+        "UPDATE teams SET enabled = true",
+        (
+            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+            " VALUES ('AAAAAAAAAAA2', sha256('secret'), 'team_1', 'mine')"
+        ),
+        "UPDATE api_keys SET revoked_at = NULL",
+        "DELETE FROM api_keys",
+        "TRUNCATE api_keys",
+        "UPDATE policies SET version = 1",
+        "INSERT INTO policy_versions VALUES ('strict', 2, '', now())",
+        "INSERT INTO prices (model, input_per_million, output_per_million) VALUES ('*', 0, 0)",
+        "INSERT INTO audit_log (database_role, action, object_type) VALUES ('', 'insert', '')",
+        "DELETE FROM audit_log",
+        "SELECT * FROM audit_log",
+        "UPDATE usage SET cost_usd = 0",
+        "DELETE FROM usage",
+        "DELETE FROM key_activity",
+        "SELECT cost_usd FROM usage",
+        "CREATE TABLE mine ()",
+        "SELECT egret_set_up_roles()",
+        "SELECT egret_grant()",
+        "SET ROLE egret_admin",
+    ],
+)
+async def test_a_workers_role_can_do_no_more(database: Database, statement: str) -> None:
+    """Who takes over a worker cannot let himself in, nor cover his traces."""
+    await fill(database)
+    async with logged_in(database, "egret_sidecar") as settings, connected(settings) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO audit_log (database_role, action, object_type) VALUES ('', 'insert', '')",
+        "UPDATE audit_log SET actor = 'somebody else'",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+        "TRUNCATE api_keys",
+        "ALTER TABLE api_keys DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+        "DELETE FROM usage",
+    ],
+)
+async def test_an_administrators_role_cannot_touch_the_log(
+    database: Database, statement: str
+) -> None:
+    """Neither write, nor change, nor empty it, nor keep a change out of it."""
+    await fill(database)
+    async with logged_in(database, "egret_admin") as settings, connected(settings) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+
+
+async def test_an_administrators_role_is_enough_for_the_command_line(database: Database) -> None:
+    """Owners, keys, their use, the log; and what it does is logged under its login."""
+    await fill(database)
+    async with logged_in(database, "egret_admin") as settings, connected(settings) as connection:
+        await connection.execute(
+            "INSERT INTO organizations (name) VALUES ('zoo');"
+            "UPDATE api_keys SET enabled = false;"
+            "DELETE FROM api_keys"
+        )
+        logins = await connection.fetch("SELECT database_role FROM audit_log ORDER BY id")
+
+    assert [row[0] for row in logins[-3:]] == [f"login_{database.name}"] * 3
+
+
+async def test_the_command_line_says_what_its_role_may_not_do(database: Database) -> None:
+    """In one line, and how to log in instead."""
+    async with logged_in(database, "egret_sidecar") as settings:
+        egret = Egret(settings.dsn.get_secret_value())
+        ran = await asyncio.to_thread(egret, "orgs", "create", "acme")
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        (
+            "error: the database's role may not do this (permission denied for table organizations);"
+            " log in as a member of egret_admin; see `egret doctor --for admin`\n"
+        ),
+    )
+
+
+async def test_a_migrating_role_that_may_not_create_roles_says_so(
+    empty_database: Database,
+) -> None:
+    """Where the roles exist it need not; where they do not, the rest is migrated all the same."""
+    login = f"owner_{empty_database.name}"
+    name = empty_database.name
+    async with empty_database.server.connect() as connection:
+        await connection.execute(f"CREATE ROLE {login} LOGIN")
+        await connection.execute(f'ALTER DATABASE "{name}" OWNER TO {login}')
+        dsn = empty_database.dsn.replace("//postgres@", f"//{login}@")
+        settings = empty_database.settings.model_copy(update={"dsn": SecretStr(dsn)})
+        said: list[str] = []
+
+        await migrate(settings, on_warning=said.append)
+        async with connected(settings) as owner:
+            granted = await owner.fetchval(
+                "SELECT has_table_privilege('egret_sidecar', 'api_keys', 'SELECT')"
+            )
+            await connection.execute("ALTER ROLE egret_sidecar RENAME TO egret_away")
+            try:
+                owner.add_log_listener(lambda _, message: said.append(str(message)))
+                missing = await owner.fetchval("SELECT egret_set_up_roles()")
+            finally:
+                await connection.execute("ALTER ROLE egret_away RENAME TO egret_sidecar")
+
+    assert (granted, missing) == (True, ["egret_sidecar"])
+    assert len(said) == 1
+    assert f"roles egret_sidecar are missing and {login} may not create them" in said[0]
