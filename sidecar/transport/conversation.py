@@ -116,8 +116,8 @@ class Conversation:
 
     async def _next_events(self) -> list[on.Event]:
         seconds = self._remaining_seconds()
-        if self._judging is None and self._reading is None and seconds is None:
-            return self._decoded(await self._stream.read())
+        if self._judging is None and self._reading is None:
+            return await self._read(seconds)
         if self._reading is None and not self._is_half_closed:
             self._reading = asyncio.ensure_future(self._stream.read())
         waits = [wait for wait in (self._judging, self._reading) if wait is not None]
@@ -128,6 +128,26 @@ class Conversation:
         if self._reading is not None and self._reading.done():
             reading, self._reading = self._reading, None
             return self._decoded(reading.result())
+        return self._late()
+
+    async def _read(self, seconds: float | None) -> list[on.Event]:
+        """Read without a task beside us: nothing else is waited for.
+
+        The task and what waits for it cost a third of all that judging a request costs.
+        """
+        if seconds is None:
+            return self._decoded(await self._stream.read())
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                message = await self._stream.read()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return self._late()
+        return self._decoded(message)
+
+    def _late(self) -> list[on.Event]:
         self._judge.note_fault(FaultKind.DEADLINE)
         return [on.DeadlinePassed()]
 
