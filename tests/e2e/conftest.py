@@ -69,7 +69,7 @@ guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_er
 """
 
 SETTINGS = {
-    "EGRET_EXCHANGE__BODY_SECONDS": "3",
+    "EGRET_EXCHANGE__BODY_SECONDS": "2",
     "EGRET_EXCHANGE__INSPECT_SECONDS": "2",
     "EGRET_CACHE__NEGATIVE_TTL_SECONDS": "1",
 }

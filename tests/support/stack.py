@@ -191,7 +191,7 @@ class Stack:
         Bytes go as they are, an asynchronous iterator in chunks, anything else as JSON. Without
         a key none is presented. `url` is another gateway of the same stack.
         """
-        given = self._headers(path, key, headers)
+        given = self.credentials(path, key, headers)
         given.setdefault("content-type", "application/json")
         data = body if isinstance(body, bytes) or hasattr(body, "__aiter__") else as_json(body)
         return await self.request("POST", path, data=data, headers=given, url=url)
@@ -212,7 +212,8 @@ class Stack:
         ) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
-    def _headers(self, path: str, key: str | None, more: HeaderPairs) -> CIMultiDict[str]:
+    def credentials(self, path: str, key: str | None, more: HeaderPairs) -> CIMultiDict[str]:
+        """Return headers that present a key as clients of the API at *path* do."""
         headers = CIMultiDict(more)
         if key is not None:
             value = self.keys.get(key, key)
