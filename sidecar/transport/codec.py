@@ -97,12 +97,26 @@ def _headers(message: core.HeaderMap) -> Headers:
     )
 
 
+def _override(*, response_headers: bool) -> bytes:
+    mode = modes.ProcessingMode(
+        request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
+        request_trailer_mode=_SEND,
+        response_header_mode=_SEND if response_headers else _SKIP,
+    )
+    return ext.ProcessingResponse(mode_override=mode).SerializeToString()
+
+
+_OVERRIDES: Final = {wanted: _override(response_headers=wanted) for wanted in (False, True)}
+"""The same two messages for every exchange."""
+
+
 def encode(reply: do.Reply) -> bytes:
     """Turn one reply into the bytes of a `ProcessingResponse`."""
     match reply:
+        case do.OverrideMode(response_headers):
+            return _OVERRIDES[response_headers]
         case (
-            do.OverrideMode()
-            | do.ContinueRequestHeaders()
+            do.ContinueRequestHeaders()
             | do.ContinueRequestBody()
             | do.StreamRequestBody()
             | do.ContinueRequestTrailers()
@@ -115,22 +129,13 @@ def encode(reply: do.Reply) -> bytes:
 
 
 def _request_answer(
-    reply: do.OverrideMode
-    | do.ContinueRequestHeaders
+    reply: do.ContinueRequestHeaders
     | do.ContinueRequestBody
     | do.StreamRequestBody
     | do.ContinueRequestTrailers,
 ) -> ext.ProcessingResponse:
     response = ext.ProcessingResponse()
     match reply:
-        case do.OverrideMode(response_headers):
-            response.mode_override.CopyFrom(
-                modes.ProcessingMode(
-                    request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
-                    request_trailer_mode=_SEND,
-                    response_header_mode=_SEND if response_headers else _SKIP,
-                )
-            )
         case do.ContinueRequestHeaders(headers, metadata, response_headers):
             common = response.request_headers.response
             _mutate(common.header_mutation, headers)
