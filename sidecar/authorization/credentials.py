@@ -25,12 +25,11 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     two parsers could read differently presents nothing: two keys, a header that comes twice, or
     one that a proxy may have joined with a comma (RFC 9110 section 5.3).
     """
-    credentials: list[bytes | None] = []
-    for name in CREDENTIAL_HEADERS:
-        values = headers.all(name)
-        if len(values) > 1 or any(b"," in value for value in values):
-            return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
-        credentials += [_credential(name, value) for value in values]
+    presented = [field for field in headers.fields if field[0] in CREDENTIAL_HEADERS]
+    names = {name for name, _ in presented}
+    if len(names) < len(presented) or any(b"," in value for _, value in presented):
+        return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+    credentials = [_credential(name, value) for name, value in presented]
     if not credentials:
         return CredentialFault(ErrorKind.MISSING_API_KEY)
     credential = credentials[0]
