@@ -6,7 +6,6 @@ let a request pass by failing: an exception reaches the conversation, which refu
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Awaitable, Mapping
 from typing import Final, assert_never
@@ -45,8 +44,8 @@ class ExchangeChecks:
         # Not the traceparent among the request headers: that one is still the caller's.
         self._ledger.traceparent = metadata.get("traceparent")
         self._ledger.tracestate = metadata.get("tracestate")
-        self._ledger.request_id = parts.new_request_id()
         self._headers = Headers()
+        self._strip = NO_CHANGE
         self._dialect = Dialect.OPENAI
         self._route: Route | UnknownRoute = UnknownRoute(Dialect.OPENAI)
         self._inspection: Inspection | None = None
@@ -59,9 +58,9 @@ class ExchangeChecks:
         self._ledger.work()
         self._take_headers(headers)
         admission = admit(headers, parts=self._parts, ledger=self._ledger)
-        if inspect.isawaitable(admission):
-            return self._go_on_later(admission, has_body=has_body)
-        return self._go_on(admission, has_body=has_body)
+        if isinstance(admission, (Admitted, NotAdmitted)):
+            return self._go_on(admission, has_body=has_body)
+        return self._go_on_later(admission, has_body=has_body)
 
     def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:
         """Inspect the whole request body."""
@@ -69,9 +68,9 @@ class ExchangeChecks:
         if self._inspection is None or not isinstance(self._route, Route):
             raise AssertionError("a body was judged before its headers")
         inspected = self._inspection.inspect(body, route=self._route, headers=self._headers)
-        if inspect.isawaitable(inspected):
-            return self._conclude_later(inspected)
-        return self._conclude(inspected)
+        if isinstance(inspected, (Passed, ClientError)):
+            return self._conclude(inspected)
+        return self._conclude_later(inspected)
 
     def judge_response_headers(self, headers: Headers) -> ResponseCleared:
         """Write our timing over whatever the upstream calls by the same names."""
@@ -82,6 +81,7 @@ class ExchangeChecks:
 
     def word_refusal(self, kind: ErrorKind) -> RequestRefused:
         """Word a refusal in the client's dialect; may come before the headers."""
+        self._name_request()
         return self._refuse(client_error(kind))
 
     def note_fault(self, fault: FaultKind, error: BaseException | None = None) -> None:
@@ -92,6 +92,7 @@ class ExchangeChecks:
 
     def close(self, *, is_cancelled: bool, is_answered: bool) -> None:
         """Report the exchange, once."""
+        self._name_request()
         self._ledger.rest()
         outcome = self._ledger.outcome()
         if not is_answered:
@@ -107,8 +108,15 @@ class ExchangeChecks:
         request_id = headers.text(HeaderName.REQUEST_ID)
         if _REQUEST_ID.fullmatch(request_id):
             self._ledger.request_id = request_id
+        self._name_request()
+        self._strip = strip(headers)
         self._ledger.method = method
         self._ledger.route = self._route
+
+    def _name_request(self) -> None:
+        """Make up an id where Envoy has sent none; it takes a system call, so only there."""
+        if not self._ledger.request_id:
+            self._ledger.request_id = self._parts.new_request_id()
 
     async def _go_on_later(
         self, admission: Awaitable[Admission], *, has_body: bool
@@ -138,7 +146,7 @@ class ExchangeChecks:
                 return self._conclude(inspection.pass_unscanned(reasons))
             case Route(has_body=True) if admitted.needs_body:
                 self._ledger.rest()
-                return BodyRequired(strip(self._headers))
+                return BodyRequired(self._strip)
             case Route():
                 return self._conclude(Passed())
             case _:
@@ -153,7 +161,7 @@ class ExchangeChecks:
                 return self._refuse(inspected)
             case Passed(body):
                 mutations = RequestMutations(
-                    headers=strip(self._headers), body=body, metadata=self._ledger.metadata()
+                    headers=self._strip, body=body, metadata=self._ledger.metadata()
                 )
                 self._ledger.rest()
                 return RequestCleared(mutations)

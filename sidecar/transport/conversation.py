@@ -8,11 +8,10 @@ Whatever raises ends in a refusal or an aborted stream: a plain return would let
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import effects as do
@@ -23,6 +22,8 @@ from sidecar.exchange.response import UnexpectedResponseError
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport.codec import UnreadableMessageError, decode, encode
 from sidecar.transport.judge import Ending, Judge
+
+_VERDICTS: Final = (on.BodyRequired, on.RequestCleared, on.RequestRefused, on.ResponseCleared)
 
 
 class StreamGoneError(Exception):
@@ -212,10 +213,10 @@ class Conversation:
             self._judge.note_fault(FaultKind.EXCEPTION, error)
             self._events.appendleft(on.Faulted())
             return
-        if inspect.isawaitable(answer):
-            self._judging = asyncio.ensure_future(answer)
-        else:
+        if isinstance(answer, _VERDICTS):
             self._events.appendleft(answer)
+        else:
+            self._judging = asyncio.ensure_future(answer)
 
     def _put(self, question: do.Question) -> on.ChecksEvent | Awaitable[on.ChecksEvent]:
         match question:
