@@ -10,6 +10,7 @@ from sidecar.cli.audit import audit
 from sidecar.cli.bindings import bind, unbind
 from sidecar.cli.database import ACTOR
 from sidecar.cli.demo import demo
+from sidecar.cli.key_transfer import export, import_
 from sidecar.cli.keys import keys
 from sidecar.cli.migrate import migrate
 from sidecar.cli.owners import orgs, teams
@@ -45,6 +46,8 @@ app.command()(migrate)
 app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
+keys.command("import")(import_)
+keys.command("export")(export)
 app.add_typer(policy, name="policy")
 policy.command("bind")(bind)
 policy.command("unbind")(unbind)

@@ -20,7 +20,8 @@ ACTOR_SETTING: Final = "egret.actor"
 class AuditEntry:
     """One change. `before` and `after` hold the columns that changed; secrets are masked.
 
-    An entry without an `object_id` stands for `rows` rows that one statement wrote.
+    An entry without an `object_id` stands for `rows` rows that one statement wrote; it is found
+    by the id of each of them, but does not repeat them all.
     """
 
     id: int
@@ -46,14 +47,19 @@ class AuditFilter:
 
 
 _OF_ONE_OBJECT: Final = """
-SELECT * FROM audit_log
-WHERE object_id = $1 AND ($2::timestamptz IS NULL OR at >= $2)
+SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
+       CASE WHEN object_id IS NOT NULL THEN after END AS after
+FROM audit_log
+WHERE (object_id = $1 OR (object_id IS NULL AND after -> 'ids' ? $1))
+  AND ($2::timestamptz IS NULL OR at >= $2)
   AND ($3::text IS NULL OR object_type = $3)
 ORDER BY id DESC LIMIT $4
 """
 
 _LATEST: Final = """
-SELECT * FROM audit_log
+SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
+       CASE WHEN object_id IS NOT NULL THEN after END AS after
+FROM audit_log
 WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type = $2)
 ORDER BY at DESC, id DESC LIMIT $3
 """

@@ -162,3 +162,8 @@ def _checked_dsn(settings: PostgresSettings) -> str:
 
 async def _leave_as_it_is(_connection: Any) -> None:
     """Reset nothing."""
+
+
+def affected_rows(status: str) -> int:
+    """Return how many rows a statement changed or copied, from its command tag."""
+    return int(status.rpartition(" ")[2])

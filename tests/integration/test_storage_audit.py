@@ -164,7 +164,7 @@ async def test_what_is_rolled_back_is_not_logged(database: Database) -> None:
 async def test_a_bulk_of_new_keys_is_one_entry(
     database: Database, rows: int, expected: list[tuple[int, str]]
 ) -> None:
-    """They carry the time of their transaction, so nothing is lost that the rows do not tell."""
+    """It is found by the id of each of them."""
     async with database.server.connect(database.name) as connection:
         await connection.execute(OWNERS)
         await connection.execute("DELETE FROM audit_log")
@@ -175,8 +175,10 @@ async def test_a_bulk_of_new_keys_is_one_entry(
             rows,
         )
         entries = await audit_entries(connection, AuditFilter(limit=2000))
+        of_one = await audit_entries(connection, AuditFilter(object_id="000000000007"))
 
     assert [(entry.rows, entry.action) for entry in entries] == expected
+    assert [(entry.rows, entry.action) for entry in of_one] == expected[:1]
 
 
 async def test_entries_are_found_by_thing_table_and_time(database: Database) -> None:

@@ -165,10 +165,8 @@ async def test_the_command_line_says_what_its_role_may_not_do(database: Database
 
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == (
-        (
-            "error: the database's role may not do this (permission denied for table organizations);"
-            " log in as a member of egret_admin; see `egret doctor --for admin`\n"
-        ),
+        "error: the database's role may not do this (permission denied for table organizations); "
+        "log in as a member of egret_admin; see `egret doctor --for admin`\n"
     )
 
 
