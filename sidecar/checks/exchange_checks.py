@@ -170,13 +170,13 @@ class ExchangeChecks:
 
     def _refuse(self, error: ClientError) -> RequestRefused:
         self._ledger.refused = error.kind
+        self._ledger.rest()  # so that the client and the access log are told the same times
         refusal = refuse(
             error,
             dialect=self._dialect,
             headers=self._timing_headers(),
             metadata=self._ledger.metadata(),
         )
-        self._ledger.rest()
         return RequestRefused(refusal)
 
     def _timing_headers(self) -> tuple[tuple[str, bytes], ...]:
