@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import secrets
 import ssl
@@ -193,7 +194,8 @@ class Stack:
         """
         given = self.credentials(path, key, headers)
         given.setdefault("content-type", "application/json")
-        data = body if isinstance(body, bytes) or hasattr(body, "__aiter__") else as_json(body)
+        raw = body if isinstance(body, bytes) or hasattr(body, "__aiter__") else as_json(body)
+        data = io.BytesIO(raw) if isinstance(raw, bytes) else raw
         return await self.request("POST", path, data=data, headers=given, url=url)
 
     async def request(
