@@ -20,6 +20,7 @@ from sidecar.settings import Settings, inherited_environment
 from sidecar.telemetry.endpoint import MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
 
 FIRST_RESTART_SECONDS: Final = 0.1
 LONGEST_RESTART_SECONDS: Final = 5.0
@@ -102,7 +103,8 @@ class Supervisor:
             "sidecar.app",
             str(index),
             str(os.getpid()),
-            env=inherited_environment()
+            env=GRPC_ENVIRONMENT
+            | inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
             # Ctrl-C goes to the whole terminal group; workers hear of it from us alone.
             start_new_session=True,
