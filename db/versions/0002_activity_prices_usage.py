@@ -114,7 +114,8 @@ COMMENT ON FUNCTION egret_prepare_usage(integer) IS
 SELECT egret_prepare_usage(12);
 """
 
-# A function that runs with its owner's rights looks up names in this schema and nowhere else.
+# A function that runs with its owner's rights looks up names in pg_catalog and in this schema, and
+# in no temporary table of the caller's.
 SEARCH_PATH = """
 DO $$
 DECLARE
@@ -122,7 +123,7 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY ARRAY['egret_forget_activity()', 'egret_prepare_usage(integer)'] LOOP
         EXECUTE 'ALTER FUNCTION ' || name
-            || format(' SET search_path = pg_catalog, %I, pg_temp', current_schema());
+            || format(' SET search_path = %I, pg_temp', current_schema());
     END LOOP;
 END $$;
 REVOKE EXECUTE ON FUNCTION egret_prepare_usage(integer), egret_forget_activity() FROM PUBLIC;

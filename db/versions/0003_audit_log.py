@@ -26,7 +26,7 @@ CREATE TABLE audit_log (
 );
 COMMENT ON COLUMN audit_log.database_role IS 'who was logged in, whatever SET ROLE said since';
 COMMENT ON COLUMN audit_log.actor IS 'who that was by their own word: the setting egret.actor';
-COMMENT ON COLUMN audit_log.object_id IS 'NULL: many rows at once, see rows, and after for their ids';
+COMMENT ON COLUMN audit_log.object_id IS 'NULL: many rows at once; their ids are in after';
 COMMENT ON COLUMN audit_log.before IS 'columns that changed, as they were; secrets are masked';
 
 CREATE INDEX idx_audit_log_at ON audit_log (at, id);
@@ -96,7 +96,7 @@ REVOKE EXECUTE ON FUNCTION egret_audit() FROM PUBLIC;
 
 DO $$
 BEGIN
-    EXECUTE format('ALTER FUNCTION egret_audit() SET search_path = pg_catalog, %I, pg_temp',
+    EXECUTE format('ALTER FUNCTION egret_audit() SET search_path = %I, pg_temp',
         current_schema());
 END $$;
 """

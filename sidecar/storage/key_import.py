@@ -125,6 +125,9 @@ ORDER BY i.key_id
 """
 
 
+_EXTENT: Final = "SELECT COALESCE(min(line), 1), COALESCE(max(line), 0) FROM import_keys"
+
+
 class Existing(enum.Enum):
     """What becomes of a key that is in the database already."""
 
@@ -228,9 +231,9 @@ async def _import(
         raise ImportRefusedError(faults)
     # A key may name a successor that comes further down.
     await connection.execute("SET CONSTRAINTS api_keys_replaced_by_fkey DEFERRED")
-    last = await connection.fetchval("SELECT max(line) FROM import_keys") or 0
+    first, last = await connection.fetchrow(_EXTENT) or (0, 0)
     made = 0
-    for start in range(0, last, _CHUNK_LINES):
+    for start in range(first - 1, last, _CHUNK_LINES):
         end = min(start + _CHUNK_LINES, last)
         made += affected_rows(await connection.execute(_INSERT, start, end))
         on_written(end)

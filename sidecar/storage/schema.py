@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -11,3 +12,54 @@ epoch by the database's clock, a moment before its commit."""
 
 POLICIES_CHANNEL: Final = "egret_policies"
 """Payload: the name of a policy, or `*` for all."""
+
+ROLES: Final = ("egret_sidecar", "egret_admin")
+"""Groups that logins are members of: workers, and those who run the command line."""
+
+INDEXES: Final = (
+    "idx_api_keys_policy_name",
+    "idx_api_keys_replaced_by",
+    "idx_api_keys_team_id",
+    "idx_api_keys_team_id_name",
+    "idx_audit_log_at",
+    "idx_audit_log_object_id",
+    "idx_organizations_policy_name",
+    "idx_teams_policy_name",
+    "idx_usage_key_id_occurred_at",
+    "idx_usage_team_id_occurred_at",
+)
+
+_AUDITED: Final = (
+    "api_keys", "organizations", "policies", "policy_versions", "prices", "teams",
+)  # fmt: skip
+
+TRIGGERS: Final = (
+    *(
+        f"{table}_audit_{change}"
+        for table in _AUDITED
+        for change in ("delete", "insert", "truncate", "update")
+    ),
+    "api_keys_forget_activity",
+    *(f"api_keys_notify_{change}" for change in ("delete", "insert", "truncate", "update")),
+    *(f"organizations_notify_{change}" for change in ("delete", "update")),
+    *(f"teams_notify_{change}" for change in ("delete", "update")),
+    "policies_notify",
+    "policies_notify_truncate",
+)
+
+_READ_BY_ALL: Final = ("alembic_version", *_AUDITED)
+
+GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "egret_sidecar": (
+        *((table, "SELECT") for table in _READ_BY_ALL),
+        ("usage", "INSERT"),
+        ("key_activity", "SELECT"),
+        ("key_activity", "INSERT"),
+        ("key_activity", "UPDATE"),
+    ),
+    "egret_admin": (
+        *((table, "SELECT") for table in (*_READ_BY_ALL, "usage", "key_activity", "audit_log")),
+        *((table, change) for table in _AUDITED for change in ("INSERT", "UPDATE", "DELETE")),
+    ),
+}
+"""What each role may do, as table and privilege; migration 0005 grants it."""

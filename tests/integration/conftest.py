@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.support.postgres import database, empty_database, postgres_server
 
 __all__ = ["database", "empty_database", "postgres_server"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "million: makes a table of 1,000,000 keys once a session")

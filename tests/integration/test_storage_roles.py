@@ -76,7 +76,8 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
         async with connected(settings) as connection:
             await connection.execute("LISTEN egret_keys")
             await connection.execute(USAGE)
-            assert await connection.fetchval("SELECT egret_prepare_usage(3)") == 0
+            assert await connection.fetchval("SELECT egret_prepare_usage(12)") == 0
+            assert await connection.fetchval("SELECT egret_prepare_usage(14)") == 2
 
     async with database.server.connect(database.name) as connection:
         key = await find_key(connection, "AAAAAAAAAAA1")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidecar.storage.key_files import FIELDS, Faults, LineFault, read_csv, read_jsonl
 
 KEY_ID, DIGEST = "AAAAAAAAAAA1", "ab" * 32
-FULL = {
+FULL: dict[str, object] = {
     "key_id": KEY_ID,
     "secret_sha256": DIGEST,
     "team": "acme/search",
@@ -32,7 +32,12 @@ FULL_ROW = (
     *("AAAAAAAAAAA2", "strict", ["gpt-*", "o?"]),
     datetime(2026, 1, 1, microsecond=1, tzinfo=UTC),
 )
-LEAST = {"key_id": KEY_ID, "secret_sha256": DIGEST, "team": "acme/search", "name": "laptop"}
+LEAST: dict[str, object] = {
+    "key_id": KEY_ID,
+    "secret_sha256": DIGEST,
+    "team": "acme/search",
+    "name": "laptop",
+}
 LEAST_ROW = (KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", True, *[None] * 7)
 
 
