@@ -9,9 +9,17 @@ from __future__ import annotations
 import enum
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "EGRET_"
@@ -77,12 +85,76 @@ class PostgresSettings(_Section):
     query_seconds: Seconds = 1.5
 
 
+class ValkeyMode(enum.Enum):
+    """How a Valkey or Redis is reached."""
+
+    STANDALONE = "standalone"
+    CLUSTER = "cluster"
+    SENTINEL = "sentinel"
+    """The URL's host is a Sentinel's; the rest of the URL is that of the master it names."""
+
+
+class ValkeySettings(_Section):
+    """A Valkey or Redis server that workers share; without a URL they do without."""
+
+    url: SecretStr | None = None
+    """`redis://`, `rediss://` (TLS) or `unix://`, with user, password and database as needed."""
+    mode: ValkeyMode = ValkeyMode.STANDALONE
+    nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = ()
+    """Further `host:port` of the cluster or of the Sentinels, in case the URL's is down."""
+    sentinel_master: str | None = None
+    ca_file: Path | None = None
+    """Certificates that vouch for the server; None takes those of the system."""
+    operation_seconds: Seconds = 0.05
+    """Budget of one operation, a new connection included."""
+    pool_size: Annotated[int, Field(ge=1, le=1000)] = 8
+
+    @field_validator("url")
+    @classmethod
+    def _has_known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        schemes = ("redis://", "rediss://", "unix://")
+        if url is not None and not url.get_secret_value().startswith(schemes):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+
+class Invalidation(enum.Enum):
+    """What tells workers of a change to keys.
+
+    LISTEN: PostgreSQL's own notifications, whoever makes the change.
+    PUBSUB: messages that the command line publishes in Valkey; for poolers that cannot LISTEN.
+    BOTH: whichever comes first.
+    """
+
+    LISTEN = "listen"
+    PUBSUB = "pubsub"
+    BOTH = "both"
+
+    @property
+    def listens(self) -> bool:
+        """Whether workers LISTEN in PostgreSQL."""
+        return self is not Invalidation.PUBSUB
+
+    @property
+    def subscribes(self) -> bool:
+        """Whether workers subscribe in Valkey, and the command line publishes there."""
+        return self is not Invalidation.LISTEN
+
+
 class CacheSettings(_Section):
-    """The in-process cache of keys."""
+    """The caches of keys: in the process (L1), and shared in Valkey (L2)."""
 
     max_keys: Annotated[int, Field(ge=1)] = 10_000
     ttl_seconds: Seconds = 30.0
     negative_ttl_seconds: Seconds = 5.0
+    max_loads: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Look-ups of keys that are not kept, under way at once in a worker; beyond, 503."""
+    l2_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Authenticates what is in Valkey, the same for all workers. Without it L2 is not used."""
+    l2_ttl_seconds: Seconds = 300.0
+    max_stale_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
+    """How long a key goes on, since it was read, while PostgreSQL does not answer."""
+    invalidation: Invalidation = Invalidation.LISTEN
 
 
 class TelemetrySettings(_Section):
@@ -106,8 +178,18 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     exchange: ExchangeSettings = ExchangeSettings()
     postgres: PostgresSettings = PostgresSettings()
+    valkey: ValkeySettings = ValkeySettings()
     cache: CacheSettings = CacheSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _valkey_is_there_for_what_needs_it(self) -> Self:
+        if self.valkey.url is None and self.cache.invalidation.subscribes:
+            raise ValueError("EGRET_CACHE__INVALIDATION other than listen needs EGRET_VALKEY__URL")
+        is_sentinel = self.valkey.mode is ValkeyMode.SENTINEL
+        if is_sentinel and self.valkey.sentinel_master is None:
+            raise ValueError("EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER")
+        return self
 
 
 class SettingsError(Exception):
@@ -128,7 +210,10 @@ def read_settings() -> Settings:
 
 def _faults(error: ValidationError) -> list[str]:
     return [
+        # What concerns several variables has no place of its own and names them.
         f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: {fault['msg']}"
+        if fault["loc"]
+        else fault["msg"].removeprefix("Value error, ")
         for fault in error.errors(include_input=False, include_url=False)
     ]
 

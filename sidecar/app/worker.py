@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.app.background import BackgroundTasks
+from sidecar.app.keys import open_keys
 from sidecar.app.policies import PolicyReloader
-from sidecar.authorization.key_cache import CacheLimits, KeyCache
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts, PolicySource
@@ -28,8 +28,6 @@ from sidecar.guardrails.snapshot import compile_in_subprocess
 from sidecar.guardrails.webhook import open_webhooks
 from sidecar.settings import Settings, Timing
 from sidecar.storage.pool import open_pool
-from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
-from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.recorder import Recorder
@@ -85,30 +83,18 @@ async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> Non
 async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> Parts:
     pool = await stack.enter_async_context(open_pool(settings.postgres))
     webhooks = await stack.enter_async_context(open_webhooks())
-    keys = KeyCache(
-        PostgresKeyStore(pool, settings.postgres),
-        CacheLimits(
-            max_keys=settings.cache.max_keys,
-            ttl_seconds=settings.cache.ttl_seconds,
-            negative_ttl_seconds=settings.cache.negative_ttl_seconds,
-        ),
-    )
-    stack.push_async_callback(keys.aclose)
+    keys = await open_keys(settings, pool, metrics=recorder.metrics.keys, stack=stack)
     policies = PolicyReloader(
         PostgresPolicyStore(pool, settings.postgres),
         compile_database=compile_in_subprocess,
         metrics=recorder.metrics,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
-    listener = ChangeListener(
-        settings.postgres,
-        ChangeCallbacks(on_key=keys.drop, on_flush=keys.flush, on_policies=policies.note_change),
-    )
     tasks = await stack.enter_async_context(BackgroundTasks())
     tasks.start(policies.run(), name="policies")
-    tasks.start(listener.run(), name="changes")
+    keys.start(tasks, on_policies=policies.note_change)
     return Parts(
-        keys=keys,
+        keys=keys.cache,
         policies=policies,
         inspector=Inspector(remote=webhooks, clock=time.monotonic),
         recorder=recorder,

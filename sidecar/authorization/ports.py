@@ -2,22 +2,115 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from sidecar.domain.principal import KeyRecord
+from sidecar.telemetry.report import CacheTier
 
 
 class KeyStoreUnavailableError(Exception):
     """Nobody can tell now whether the key is good. Says what failed, never for which key."""
 
 
-class KeyStore(Protocol):
-    """Where key records come from."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is stored of a key, None for no such key, and who said so.
 
-    async def load(self, key_id: str) -> KeyRecord | None:
-        """Return the record of *key_id*, or None where there is no such key.
+    `age_seconds` is how long ago the database was read for it. With the tier `STALE` the database
+    did not answer, and this is the last that was known.
+    """
+
+    record: KeyRecord | None
+    tier: CacheTier = CacheTier.STORE
+    age_seconds: float = 0.0
+
+
+class KeyStore(Protocol):
+    """Where key records come from when the process does not hold them."""
+
+    async def load(self, key_id: str) -> Loaded:
+        """Return what is stored of *key_id*.
 
         Raises:
-            KeyStoreUnavailableError: the store did not answer.
+            KeyStoreUnavailableError: nobody answered.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A point in the database's history: every change committed before it was asked for.
+
+    Made of a transaction id that was allocated at that point, on this timeline. A failover that
+    loses transactions hands their ids out again; on another timeline.
+    """
+
+    timeline: int
+    transaction: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A record as the database holds it, and `horizon`: a transaction id.
+
+    The reading saw everything that was committed when any transaction id below `horizon` was
+    allocated.
+    """
+
+    record: KeyRecord | None
+    horizon: int
+
+
+class KeySource(Protocol):
+    """The database of keys."""
+
+    async def read(self, key_id: str) -> Reading:
+        """Return the record of *key_id* as it is committed now.
+
+        Raises:
+            KeyStoreUnavailableError: the database did not answer.
+        """
+        ...
+
+    async def fence(self) -> Fence:
+        """Return a fence behind everything that is committed now.
+
+        Raises:
+            KeyStoreUnavailableError: the database did not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRecord:
+    """A record as the shared cache keeps it.
+
+    `timeline` and `horizon` say what the reading had seen; `read_at`, in seconds since the epoch,
+    says when it was made, by the clock of the worker that made it.
+    """
+
+    record: KeyRecord
+    timeline: int
+    horizon: int
+    read_at: float
+
+    def has_seen(self, fence: Fence) -> bool:
+        """Tell whether this was read after every change before *fence*."""
+        return self.timeline == fence.timeline and self.horizon > fence.transaction
+
+
+class SharedKeys(Protocol):
+    """A cache that workers share. It never fails: what it cannot do, it counts and leaves."""
+
+    async def get(self, key_id: str) -> SharedRecord | None:
+        """Return what is kept of *key_id*; None for nothing, or nothing that can be believed."""
+        ...
+
+    async def put(self, key_id: str, shared: SharedRecord) -> None:
+        """Keep a record in the place of any other."""
+        ...
+
+    async def discard(self, key_id: str) -> None:
+        """Forget *key_id*."""
         ...

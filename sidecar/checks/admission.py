@@ -47,33 +47,34 @@ Admission = Admitted | NotAdmitted
 
 
 def admit(headers: Headers, *, parts: Parts, ledger: Ledger) -> Admission | Awaitable[Admission]:
-    """Judge the key that *headers* present; awaits the store only on a cache miss."""
+    """Judge the key that *headers* present; awaits only what is not at hand."""
     key = present(headers)
     if isinstance(key, CredentialFault):
         return NotAdmitted(key.kind)
     peeked = parts.keys.peek(key.key_id, now=parts.clocks.monotonic())
     match peeked:
-        case Hit(record):
-            ledger.cache_tier = CacheTier.L1
+        case Hit(record, is_stale):
+            ledger.cache_tier = CacheTier.STALE if is_stale else CacheTier.L1
             return _judge(record, key, parts=parts, ledger=ledger)
         case KnownUnknown():
             ledger.cache_tier = CacheTier.NEGATIVE
             return _judge(None, key, parts=parts, ledger=ledger)
         case Miss():
-            ledger.cache_tier = CacheTier.STORE
             return _load_and_judge(key, parts=parts, ledger=ledger)
         case _:
             assert_never(peeked)
 
 
 async def _load_and_judge(key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admission:
+    ledger.cache_tier = CacheTier.STORE
     try:
-        record = await parts.keys.load(key.key_id, now=parts.clocks.monotonic)
+        loaded = await parts.keys.load(key.key_id, now=parts.clocks.monotonic)
     except KeyStoreUnavailableError as error:
         ledger.error_type = type(error).__name__
         ledger.authorize_ended()
         return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
-    return _judge(record, key, parts=parts, ledger=ledger)
+    ledger.cache_tier = loaded.tier
+    return _judge(loaded.record, key, parts=parts, ledger=ledger)
 
 
 def _judge(record: KeyRecord | None, key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admission:

@@ -30,16 +30,29 @@ _log = structlog.get_logger(__name__)
 class ChangeCallbacks:
     """Whom to tell. They are called in the event loop and must not block or raise.
 
-    `on_key` gets a key's public id. `on_flush` says that any number of keys may have changed:
-    a team, an organization, or whatever was missed while nobody listened. `on_latency` gets how
+    `on_key` gets a key's public id, `on_scope` everything else that a payload names: an owner of
+    keys, or `*`. `on_listening` says that changes are heard of from here on and earlier ones were
+    missed, `on_lost` that they are no longer. `on_latency` gets how
     many seconds ago the change was made, once the callback for it has returned; the clocks of two
     machines are compared, and what would be in the future counts as 0.
     """
 
     on_key: Callable[[str], None]
-    on_flush: Callable[[], None]
+    on_scope: Callable[[str], None]
+    on_listening: Callable[[], None]
+    on_lost: Callable[[], None]
     on_policies: Callable[[], None]
     on_latency: Callable[[float], None] | None = None
+
+    def hear(self, payload: str, *, now: float) -> None:
+        """Tell of a change to keys, as `schema.KEYS_CHANNEL` has it; *now* is since the epoch."""
+        what, changed_at = parse_change(payload)
+        if len(what) == KEY_ID_LENGTH and what.isalnum():
+            self.on_key(what)
+        else:
+            self.on_scope(what)
+        if changed_at is not None and self.on_latency is not None:
+            self.on_latency(max(0.0, now - changed_at))
 
 
 class ChangeListener:
@@ -80,7 +93,7 @@ class ChangeListener:
                     retry_seconds=delay_seconds,
                 )
             finally:
-                self._is_listening = False
+                self._stop_listening()
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(2 * delay_seconds, _LONGEST_DELAY_SECONDS)
 
@@ -91,8 +104,13 @@ class ChangeListener:
         self._is_listening = True
         _log.info("changes.listening")
         # Only now: a change before the LISTEN went unheard, one after it will be heard.
-        self._callbacks.on_flush()
+        self._callbacks.on_listening()
         self._callbacks.on_policies()
+
+    def _stop_listening(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            self._callbacks.on_lost()
 
     async def _stay(self, connection: Connection) -> None:
         lost = asyncio.Event()
@@ -108,13 +126,7 @@ class ChangeListener:
     def _on_key_notification(
         self, _connection: Any, _pid: int, _channel: str, payload: object
     ) -> None:
-        what, changed_at = parse_change(str(payload))
-        if len(what) == KEY_ID_LENGTH and what.isalnum():
-            self._callbacks.on_key(what)
-        else:
-            self._callbacks.on_flush()
-        if changed_at is not None and self._callbacks.on_latency is not None:
-            self._callbacks.on_latency(max(0.0, self._wall() - changed_at))
+        self._callbacks.hear(str(payload), now=self._wall())
 
     def _on_policy_notification(
         self, _connection: Any, _pid: int, _channel: str, _payload: object

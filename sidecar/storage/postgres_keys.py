@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.authorization.ports import Fence, KeyStoreUnavailableError, Reading
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.settings import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
@@ -27,34 +27,60 @@ SELECT k.public_id,
        t.id AS team_id,
        t.name AS team_name,
        o.id AS organization_id,
-       o.name AS organization_name
+       o.name AS organization_name,
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS horizon
 FROM api_keys AS k
 JOIN teams AS t ON t.id = k.team_id
 JOIN organizations AS o ON o.id = t.organization_id
 WHERE k.public_id = $1
 """
+# The end of the statement's own snapshot: it sees all that ended before that id was allocated.
+
+_FENCE: Final = """
+SELECT pg_current_xact_id()::text::bigint AS transaction,
+       ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint
+           AS timeline
+"""
+# Allocating an id is what makes it a fence: snapshots from before have their horizon below it. The
+# first eight hexadecimal digits of a WAL file's name are its timeline (PostgreSQL 18, 28.6).
 
 
 class PostgresKeyStore:
-    """Implements `KeyStore`."""
+    """Implements `KeySource`."""
 
     def __init__(self, pool: Pool, settings: PostgresSettings) -> None:
         self._pool = pool
         self._settings = settings
 
     async def load(self, key_id: str) -> KeyRecord | None:
+        """Return the record of *key_id* alone; otherwise like `read`."""
+        return (await self.read(key_id)).record
+
+    async def read(self, key_id: str) -> Reading:
         """Return the record of *key_id* as it is committed now.
 
         Raises:
             KeyStoreUnavailableError: no connection, no answer in time, or no such schema yet.
         """
+        rows = await self._fetch(_LOAD_KEY, key_id)
+        return Reading(_record(rows[0]), rows[0]["horizon"]) if rows else Reading(None, 0)
+
+    async def fence(self) -> Fence:
+        """Return a fence behind everything that is committed now.
+
+        Raises:
+            KeyStoreUnavailableError: no connection, no answer in time, or a standby server.
+        """
+        (row,) = await self._fetch(_FENCE)
+        return Fence(timeline=row["timeline"], transaction=row["transaction"])
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         try:
-            rows = await fetch(self._pool, _LOAD_KEY, key_id, settings=self._settings)
+            return await fetch(self._pool, statement, *arguments, settings=self._settings)
         except UNAVAILABLE as error:
             raise KeyStoreUnavailableError(
-                f"PostgreSQL gave no key record: {type(error).__name__}"
+                f"PostgreSQL gave no answer about keys: {type(error).__name__}"
             ) from error
-        return _record(rows[0]) if rows else None
 
 
 def _record(row: asyncpg.Record) -> KeyRecord:

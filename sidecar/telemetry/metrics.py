@@ -17,6 +17,7 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.telemetry import sanitize
+from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
 
@@ -96,6 +97,7 @@ class Metrics:
         self._declare_exchange(registry)
         self._declare_checks(registry)
         self._declare_process(registry)
+        self.keys = KeyMetrics(registry)
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
         self._exchanges = _Children(

@@ -77,6 +77,10 @@ class MetricName:
     POLICY_VERSION: Final = "egret_policy_version"
     POLICY_RELOAD_FAILURES: Final = "egret_policy_reload_failures"
     KEY_CACHE_ENTRIES: Final = "egret_key_cache_entries"
+    KEY_CACHE_OVERSIZED: Final = "egret_key_cache_oversized"
+    SHARED_CACHE_OPERATIONS: Final = "egret_shared_cache_operations"
+    REVOCATION_SECONDS: Final = "egret_revocation_seconds"
+    KEY_CHANGES_HEARD: Final = "egret_key_changes_heard"
     BUILD: Final = "egret_build_info"
 
 

@@ -36,7 +36,10 @@ class CacheTier(enum.Enum):
 
     L1 = "l1"
     NEGATIVE = "negative"
+    L2 = "l2"
     STORE = "store"
+    STALE = "stale"
+    """The store did not answer: the last that was known went on."""
     NONE = "none"
     """No look-up took place: there was no well-formed key to look up."""
 

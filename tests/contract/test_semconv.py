@@ -74,10 +74,14 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_guardrail_verdicts",
         "egret_in_flight_exchanges",
         "egret_key_cache_entries",
+        "egret_key_cache_oversized",
+        "egret_key_changes_heard",
         "egret_overhead_seconds",
         "egret_phase_seconds",
         "egret_policy_reload_failures",
         "egret_policy_version",
+        "egret_revocation_seconds",
+        "egret_shared_cache_operations",
         "egret_unscanned",
     ]
 

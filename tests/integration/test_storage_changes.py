@@ -28,7 +28,9 @@ class Heard:
         self.queue: asyncio.Queue[str] = asyncio.Queue()
         self.callbacks = ChangeCallbacks(
             on_key=lambda key_id: self.queue.put_nowait(f"key {key_id}"),
-            on_flush=lambda: self.queue.put_nowait("flush"),
+            on_scope=lambda scope: self.queue.put_nowait(f"scope {scope}"),
+            on_listening=lambda: self.queue.put_nowait("listening"),
+            on_lost=lambda: self.queue.put_nowait("lost"),
             on_policies=lambda: self.queue.put_nowait("policies"),
         )
 
@@ -74,7 +76,7 @@ async def test_a_listener_that_starts_says_that_anything_may_have_changed(
     """What was loaded before it listened may be stale already."""
     heard = Heard()
     async with listening(database.settings, heard) as listener:
-        assert await heard.next(2) == ["flush", "policies"]
+        assert await heard.next(2) == ["listening", "policies"]
         assert listener.is_listening
     assert not listener.is_listening
 
@@ -89,17 +91,19 @@ async def test_a_listener_that_starts_says_that_anything_may_have_changed(
         pytest.param(
             "egret_keys", "AAAAAAAAAAA1,-1 ,2", "key AAAAAAAAAAA1", id="a time that is none"
         ),
-        pytest.param("egret_keys", "team:team_1", "flush", id="a team"),
-        pytest.param("egret_keys", "team:team_1,1795577304749208", "flush", id="a team, timed"),
-        pytest.param("egret_keys", "*", "flush", id="everything"),
-        pytest.param("egret_keys", "", "flush", id="nothing we know"),
+        pytest.param("egret_keys", "team:team_1", "scope team:team_1", id="a team"),
+        pytest.param(
+            "egret_keys", "team:team_1,1795577304749208", "scope team:team_1", id="a team, timed"
+        ),
+        pytest.param("egret_keys", "*", "scope *", id="everything"),
+        pytest.param("egret_keys", "", "scope ", id="nothing we know"),
         pytest.param("egret_policies", "strict", "policies", id="a policy"),
     ],
 )
 async def test_a_notification_reaches_the_callback_of_its_scope(
     database: Database, channel: str, payload: str, expected: str
 ) -> None:
-    """What is not the id of a key flushes: better too much than too little."""
+    """What is not the id of a key is a scope, whether it means something or not."""
     heard = Heard()
     async with listening(database.settings, heard):
         await heard.next(2)
@@ -108,7 +112,7 @@ async def test_a_notification_reaches_the_callback_of_its_scope(
         assert await heard.next(1) == [expected]
 
 
-async def test_a_listener_whose_connection_is_ended_listens_again_and_flushes(
+async def test_a_listener_whose_connection_is_ended_listens_again_and_says_so(
     database: Database,
 ) -> None:
     """Notifications in between were lost, so everything counts as changed; later ones arrive."""
@@ -117,7 +121,7 @@ async def test_a_listener_whose_connection_is_ended_listens_again_and_flushes(
         await heard.next(2)
         await terminate_listener(database)
 
-        assert await heard.next(2) == ["flush", "policies"]
+        assert await heard.next(3) == ["lost", "listening", "policies"]
         await execute(database, "SELECT pg_notify('egret_keys', 'AAAAAAAAAAA1')")
         assert await heard.next(1) == ["key AAAAAAAAAAA1"]
 
@@ -132,7 +136,7 @@ async def test_a_listener_keeps_trying_until_its_database_is_there(database: Dat
             assert not listener.is_listening
             await connection.execute(f'ALTER DATABASE "listen_later" RENAME TO "{database.name}"')
 
-            assert await heard.next(2) == ["flush", "policies"]
+            assert await heard.next(2) == ["listening", "policies"]
 
 
 async def test_a_listener_that_finds_nobody_stays_alive() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.authorize import Authorized, Refused, judge
 from sidecar.authorization.key_cache import Hit, KeyCache, Miss
+from sidecar.authorization.two_tier import TwoTierKeys
 from sidecar.domain.errors import ErrorKind
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
@@ -31,24 +32,31 @@ class Worker:
             case Hit(record):
                 return judge(record, KEY, now=NOW)
             case _:
-                return judge(await self.cache.load(KEY.key_id, now=lambda: 0.0), KEY, now=NOW)
+                loaded = await self.cache.load(KEY.key_id, now=lambda: 0.0)
+                return judge(loaded.record, KEY, now=NOW)
 
 
 @asynccontextmanager
 async def worker(database: Database) -> AsyncIterator[Worker]:
     forgot = asyncio.Event()
     async with open_pool(database.settings) as pool:
-        cache = KeyCache(PostgresKeyStore(pool, database.settings))
+        cache = KeyCache(TwoTierKeys(PostgresKeyStore(pool, database.settings)))
 
         def drop(key_id: str) -> None:
             cache.drop(key_id)
             forgot.set()
 
-        def flush() -> None:
-            cache.flush()
+        def drop_scope(scope: str) -> None:
+            cache.drop_owned(scope.partition(":")[2])
             forgot.set()
 
-        callbacks = ChangeCallbacks(on_key=drop, on_flush=flush, on_policies=lambda: None)
+        callbacks = ChangeCallbacks(
+            on_key=drop,
+            on_scope=drop_scope,
+            on_listening=forgot.set,
+            on_lost=lambda: None,
+            on_policies=lambda: None,
+        )
         listening = asyncio.ensure_future(ChangeListener(database.settings, callbacks).run())
         await forgot.wait()
         forgot.clear()
@@ -108,7 +116,7 @@ async def test_a_key_that_was_unknown_works_as_soon_as_it_is_created(database: D
 
 
 async def test_switching_off_an_organization_ends_its_keys(database: Database) -> None:
-    """A change above the key flushes: nobody knows which keys it holds."""
+    """A change above the key ends every key below it."""
     await create_key(database)
     async with worker(database) as one:
         await one.judge()

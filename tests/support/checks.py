@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts
@@ -41,11 +41,11 @@ class DictStore:
     records: dict[str, KeyRecord] = field(default_factory=dict)
     is_down: bool = False
 
-    async def load(self, key_id: str) -> KeyRecord | None:
+    async def load(self, key_id: str) -> Loaded:
         """Return what the dictionary holds."""
         if self.is_down:
             raise KeyStoreUnavailableError("down")
-        return self.records.get(key_id)
+        return Loaded(self.records.get(key_id))
 
 
 @dataclass

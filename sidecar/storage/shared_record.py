@@ -1,0 +1,128 @@
+"""How a key record is written into a cache that others may write to.
+
+Value, version 1: one byte 1, an HMAC-SHA256 of 32 bytes, and a MessagePack array (`_Written`).
+The HMAC is over a label, the key's public id and the array: what was altered, cut short, copied
+from another key or made up by someone without the secret is not believed. It does not show that a
+value is recent; `authorization.fences` sees to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+import msgspec
+
+from sidecar.authorization.ports import SharedRecord
+from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.telemetry.key_metrics import SharedOutcome
+
+VERSION: Final = 1
+_TAG_BYTES: Final = hashlib.sha256().digest_size
+_LABEL: Final = b"egret shared key record 1\0"
+_MAX_BYTES: Final = 16 * 1024
+"""Several times what is ever written; more is not worth the time to authenticate it."""
+
+
+class _Written(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Order and types are the format: a change of either is a new version."""
+
+    timeline: int
+    horizon: int
+    read_at: float
+    key_id: str
+    team_id: str
+    team_name: str
+    organization_id: str
+    organization_name: str
+    secret_sha256: bytes
+    enabled: bool
+    team_enabled: bool
+    organization_enabled: bool
+    not_before: float | None
+    expires_at: float | None
+    revoked_at: float | None
+    allowed_models: tuple[str, ...] | None
+    policies: tuple[str | None, str | None, str | None]
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(_Written)
+
+
+class SharedRecordCodec:
+    """Writes and reads with one secret, shared by all workers."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+
+    def encode(self, shared: SharedRecord) -> bytes:
+        """Return the value to keep for the record's key."""
+        record = shared.record
+        owner, policies = record.principal, record.policies
+        payload = _encoder.encode(
+            _Written(
+                timeline=shared.timeline,
+                horizon=shared.horizon,
+                read_at=shared.read_at,
+                key_id=owner.key_id,
+                team_id=owner.team_id,
+                team_name=owner.team_name,
+                organization_id=owner.organization_id,
+                organization_name=owner.organization_name,
+                secret_sha256=record.secret_sha256,
+                enabled=record.enabled,
+                team_enabled=record.team_enabled,
+                organization_enabled=record.organization_enabled,
+                not_before=record.not_before,
+                expires_at=record.expires_at,
+                revoked_at=record.revoked_at,
+                allowed_models=record.allowed_models,
+                policies=(policies.key, policies.team, policies.organization),
+            )
+        )
+        return bytes((VERSION,)) + self._tag(owner.key_id, payload) + payload
+
+    def decode(self, key_id: str, value: bytes) -> SharedRecord | SharedOutcome:
+        """Return the record of *key_id* in *value*, or why there is none. Raises for no input."""
+        if value[:1] > bytes((VERSION,)):
+            return SharedOutcome.NEWER
+        tag, payload = value[1 : 1 + _TAG_BYTES], value[1 + _TAG_BYTES :]
+        is_whole = value[:1] == bytes((VERSION,)) and len(value) <= _MAX_BYTES
+        if not is_whole or not hmac.compare_digest(tag, self._tag(key_id, payload)):
+            return SharedOutcome.UNAUTHENTIC
+        try:
+            written = _decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return SharedOutcome.UNREADABLE
+        return _record(written) if written.key_id == key_id else SharedOutcome.UNREADABLE
+
+    def _tag(self, key_id: str, payload: bytes) -> bytes:
+        # The id ends where its length says, so that no other split gives the same bytes.
+        name = key_id.encode()
+        text = _LABEL + len(name).to_bytes(2, "big") + name + payload
+        return hmac.digest(self._secret, text, "sha256")
+
+
+def _record(written: _Written) -> SharedRecord:
+    key, team, organization = written.policies
+    record = KeyRecord(
+        principal=Principal(
+            key_id=written.key_id,
+            team_id=written.team_id,
+            team_name=written.team_name,
+            organization_id=written.organization_id,
+            organization_name=written.organization_name,
+        ),
+        secret_sha256=written.secret_sha256,
+        enabled=written.enabled,
+        team_enabled=written.team_enabled,
+        organization_enabled=written.organization_enabled,
+        not_before=written.not_before,
+        expires_at=written.expires_at,
+        revoked_at=written.revoked_at,
+        allowed_models=written.allowed_models,
+        policies=PolicyBinding(key=key, team=team, organization=organization),
+    )
+    return SharedRecord(record, written.timeline, written.horizon, written.read_at)

@@ -1,0 +1,118 @@
+"""A client of Valkey or Redis: alone, as a cluster, or behind Sentinels; plain or with TLS.
+
+No command is tried twice and no wait is longer than its budget: whoever asks has another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final, assert_never
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from sidecar.settings import ValkeyMode, ValkeySettings
+
+VALKEY_UNAVAILABLE: Final = (RedisError, OSError, TimeoutError, ValueError)
+"""How redis-py says that it has no answer; ValueError for an answer that is no Redis'."""
+
+Client = Redis | RedisCluster
+
+
+@asynccontextmanager
+async def open_valkey(settings: ValkeySettings) -> AsyncGenerator[Client]:
+    """Give a client without connecting, and close it in the end.
+
+    Raises:
+        ValueError: there is no URL, or it is not one.
+    """
+    client = _client(settings)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+def _client(settings: ValkeySettings) -> Client:
+    if settings.url is None:
+        raise ValueError("no EGRET_VALKEY__URL is set")
+    options = _options(settings)
+    match settings.mode:
+        case ValkeyMode.STANDALONE:
+            return Redis.from_pool(
+                BlockingConnectionPool.from_url(
+                    settings.url.get_secret_value(),
+                    max_connections=settings.pool_size,
+                    timeout=settings.operation_seconds,
+                    **options,
+                )
+            )
+        case ValkeyMode.CLUSTER:
+            return RedisCluster(
+                startup_nodes=[ClusterNode(host, port) for host, port in _addresses(settings)],
+                max_connections=settings.pool_size,
+                cluster_error_retry_attempts=0,
+                **_from_url(settings),
+                **options,
+            )
+        case ValkeyMode.SENTINEL:
+            return _behind_sentinels(settings, options)
+        case _:
+            assert_never(settings.mode)
+
+
+def _options(settings: ValkeySettings) -> dict[str, Any]:
+    """Return what every connection is made with."""
+    options: dict[str, Any] = {
+        "socket_timeout": settings.operation_seconds,
+        "socket_connect_timeout": settings.operation_seconds,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "egret",
+    }
+    if settings.ca_file is not None and _is_tls(settings):
+        options["ssl_ca_certs"] = str(settings.ca_file)
+    return options
+
+
+def _is_tls(settings: ValkeySettings) -> bool:
+    return settings.url is not None and settings.url.get_secret_value().startswith("rediss://")
+
+
+def _from_url(settings: ValkeySettings) -> dict[str, Any]:
+    """Return user, password and database of the URL, and whether it asks for TLS."""
+    url = "" if settings.url is None else settings.url.get_secret_value()
+    parsed: dict[str, Any] = dict(parse_url(url))
+    for name in ("host", "port", "connection_class", "path"):
+        parsed.pop(name, None)
+    return {**parsed, "ssl": True} if _is_tls(settings) else parsed
+
+
+def _addresses(settings: ValkeySettings) -> list[tuple[str, int]]:
+    """Return host and port of the URL and of the further nodes."""
+    url = urlsplit("" if settings.url is None else settings.url.get_secret_value())
+    default_port = 26379 if settings.mode is ValkeyMode.SENTINEL else 6379
+    further = [node.rpartition(":") for node in settings.nodes]
+    return [
+        (url.hostname or "localhost", url.port or default_port),
+        *((host, int(port)) for host, _, port in further),
+    ]
+
+
+def _behind_sentinels(settings: ValkeySettings, options: dict[str, Any]) -> Redis:
+    login = _from_url(settings)
+    tls = {name: login[name] for name in ("ssl",) if name in login}
+    sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis 8.1 leaves its arguments untyped
+        _addresses(settings),
+        sentinel_kwargs={**options, **tls},
+        **login,
+        **options,
+    )
+    master: Redis = sentinel.master_for(settings.sentinel_master or "", redis_class=Redis)
+    return master
