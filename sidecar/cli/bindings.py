@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.database import on_connection
+from sidecar.cli.database import Told, on_connection
 from sidecar.cli.keys import public_id
 from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, fail, print_record
 from sidecar.storage.administration import bind_organization, bind_team
@@ -75,16 +75,17 @@ def _target(*, key: str | None, team: str | None, org: str | None) -> _Target:
 
 
 def _bind(target: _Target, *, policy: str | None, output: Output) -> None:
-    async def work(connection: Connection) -> None:
+    async def work(connection: Connection) -> str:
         match target.level:
             case "--key":
-                await bind_key(connection, target.name, policy=policy)
+                return (await bind_key(connection, target.name, policy=policy)).key_id
             case "--team":
-                await bind_team(connection, target.name, policy=policy)
+                return f"team:{await bind_team(connection, target.name, policy=policy)}"
             case _:
-                await bind_organization(connection, target.name, policy=policy)
+                bound = await bind_organization(connection, target.name, policy=policy)
+                return f"organization:{bound}"
 
-    on_connection(work)
+    on_connection(work, tells=lambda scope: Told(keys=(scope,)))
     print_record(
         {target.level.removeprefix("--"): target.name, "policy": policy},
         output=output,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import asyncpg
 
-from sidecar.cli.output import WRONG_USAGE, fail
-from sidecar.settings import PostgresSettings, SettingsError, read_settings
+from sidecar.cli.output import WRONG_USAGE, fail, note
+from sidecar.settings import PostgresSettings, Settings, SettingsError, read_settings
 from sidecar.storage.administration import ChangeRefusedError
 from sidecar.storage.audit import set_actor
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
@@ -23,23 +24,63 @@ ACTOR: Final[ContextVar[str | None]] = ContextVar("ACTOR", default=None)
 """Who runs the command, for the audit log; None is the user of the operating system."""
 
 
-def on_connection(work: Callable[[Connection], Awaitable[Result]]) -> Result:
-    """Run *work* on a connection to the database of the settings; exit with its error.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a command has changed, for workers that hear of it through Valkey.
 
-    What it changes is logged as done by whom `ACTOR` names.
+    `keys` are ids of keys, `team:<id>`, `organization:<id>` or `*`; `policies` are names.
     """
 
-    async def run(settings: PostgresSettings) -> Result:
-        async with connect(settings) as connection:
-            await set_actor(connection, ACTOR.get() or _os_user())
-            return await work(connection)
+    keys: Sequence[str] = ()
+    policies: Sequence[str] = ()
 
-    return on_database(run)
+
+def on_connection(
+    work: Callable[[Connection], Awaitable[Result]],
+    *,
+    tells: Callable[[Result], Told] | None = None,
+) -> Result:
+    """Run *work* on a connection to the database of the settings; exit with its error.
+
+    What it changes is logged as done by whom `ACTOR` names. Workers hear of it from the database;
+    where the settings say that they cannot, *tells* says of a result what they are to be told.
+    """
+
+    async def run(settings: Settings) -> Result:
+        async with connect(settings.postgres) as connection:
+            await set_actor(connection, ACTOR.get() or _os_user())
+            result = await work(connection)
+        if tells is not None and settings.cache.invalidation.subscribes:
+            await _publish(settings, tells(result))
+        return result
+
+    return _run(run)
 
 
 def on_database(work: Callable[[PostgresSettings], Awaitable[Result]]) -> Result:
     """Run *work* with the settings of the database; exit with its error."""
+    return _run(lambda settings: work(settings.postgres))
 
+
+async def _publish(settings: Settings, told: Told) -> None:
+    # Here, since most commands need not wait for the import of a Valkey client.
+    from sidecar.storage.valkey_changes import (  # noqa: PLC0415
+        ValkeyNotPublishedError,
+        publish_key_change,
+        publish_policy_change,
+    )
+
+    try:
+        await publish_key_change(settings, *told.keys)
+        await publish_policy_change(settings, *told.policies)
+    except ValkeyNotPublishedError as error:
+        note(
+            f"warning: the change is made, but Valkey did not pass it on ({error}); workers see it"
+            f" within {settings.cache.ttl_seconds:g} s, when they read anew"
+        )
+
+
+def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     async def run() -> Result:
         return await work(_settings())
 
@@ -71,8 +112,8 @@ def _os_user() -> str:
         return f"uid {os.getuid()}"
 
 
-def _settings() -> PostgresSettings:
+def _settings() -> Settings:
     try:
-        return read_settings().postgres
+        return read_settings()
     except SettingsError as error:
         fail(str(error), mend="correct the environment", code=WRONG_USAGE)

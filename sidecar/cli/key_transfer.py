@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO, Final, NoReturn
 
 import typer
 
-from sidecar.cli.database import on_connection
+from sidecar.cli.database import Told, on_connection
 from sidecar.cli.output import (
     FAILED,
     WRONG_USAGE,
@@ -132,7 +132,7 @@ def _import(file: Path, file_format: FileFormat, options: ImportOptions) -> Impo
                 on_written=written,
             )
 
-        return on_connection(work)
+        return on_connection(work, tells=lambda _: Told(keys=("*",) if options.commits else ()))
 
 
 class _Lines:

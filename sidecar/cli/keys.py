@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from sidecar.authorization.api_key import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
-from sidecar.cli.database import on_connection
+from sidecar.cli.database import Told, on_connection
 from sidecar.cli.moments import MomentError, parse_moment, parse_span
 from sidecar.cli.output import (
     WRONG_USAGE,
@@ -62,7 +62,8 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
     created = on_connection(
         lambda connection: key_administration.create_key(
             connection, key, owner=(team, name), expires_at=expires_at, rules=rules
-        )
+        ),
+        tells=told_of,
     )
     _print_secret(key, row=key_row(created), output=output)
 
@@ -98,7 +99,9 @@ def revoke(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
     Example: egret keys revoke 5OKO8h6jGWNP
     """
     key_id = public_id(key_id)
-    revoked = on_connection(lambda connection: key_administration.revoke_key(connection, key_id))
+    revoked = on_connection(
+        lambda connection: key_administration.revoke_key(connection, key_id), tells=told_of
+    )
     print_record(key_row(revoked), output=output)
 
 
@@ -148,7 +151,8 @@ def rotate(
     new, old = on_connection(
         lambda connection: key_administration.rotate_key(
             connection, key_id, key=key, grace=span, expires_at=expires_at
-        )
+        ),
+        tells=lambda changed: Told(keys=[one.key_id for one in changed]),
     )
     row = {**key_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
     _print_secret(key, row=row, output=output)
@@ -167,7 +171,8 @@ def expire(
     key_id = public_id(key_id)
     at = _read(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
     changed = on_connection(
-        lambda connection: key_administration.expire_key(connection, key_id, at=at)
+        lambda connection: key_administration.expire_key(connection, key_id, at=at),
+        tells=told_of,
     )
     print_record(key_row(changed), output=output)
 
@@ -175,9 +180,15 @@ def expire(
 def _switch(key_id: str, *, enabled: bool, output: Output) -> None:
     key_id = public_id(key_id)
     switched = on_connection(
-        lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled)
+        lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled),
+        tells=told_of,
     )
     print_record(key_row(switched), output=output)
+
+
+def told_of(key: Key) -> Told:
+    """Return what workers are told of a change to one key."""
+    return Told(keys=(key.key_id,))
 
 
 def public_id(text: str) -> str:

@@ -10,6 +10,7 @@ from sidecar.cli.audit import audit
 from sidecar.cli.bindings import bind, unbind
 from sidecar.cli.database import ACTOR
 from sidecar.cli.demo import demo
+from sidecar.cli.doctor import doctor
 from sidecar.cli.key_transfer import export, import_
 from sidecar.cli.keys import keys
 from sidecar.cli.migrate import migrate
@@ -43,6 +44,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(serve)
 app.command()(migrate)
+app.command()(doctor)
 app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.database import on_connection
+from sidecar.cli.database import Told, on_connection
 from sidecar.cli.output import Output, OutputOption, Row, print_record, print_rows
 from sidecar.storage import administration
 from sidecar.storage.administration import Organization, Rules, Team
@@ -134,14 +134,16 @@ def enable_team(team: TeamArgument, output: OutputOption = Output.TABLE) -> None
 
 def _switch_organization(name: str, *, enabled: bool, output: Output) -> None:
     switched = on_connection(
-        lambda connection: administration.switch_organization(connection, name, enabled=enabled)
+        lambda connection: administration.switch_organization(connection, name, enabled=enabled),
+        tells=lambda one: Told(keys=(f"organization:{one.id}",)),
     )
     print_record(_organization(switched), output=output)
 
 
 def _switch_team(team: str, *, enabled: bool, output: Output) -> None:
     switched = on_connection(
-        lambda connection: administration.switch_team(connection, team, enabled=enabled)
+        lambda connection: administration.switch_team(connection, team, enabled=enabled),
+        tells=lambda one: Told(keys=(f"team:{one.id}",)),
     )
     print_record(_team(switched), output=output)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 from rich.syntax import Syntax
 
-from sidecar.cli.database import on_connection
+from sidecar.cli.database import Told, on_connection
 from sidecar.cli.output import (
     FAILED,
     WRONG_USAGE,
@@ -73,7 +73,10 @@ def apply(
     if changes:
         if not yes:
             _ask(file, count=len(changes))
-        on_connection(lambda connection: _apply(connection, changes))
+        on_connection(
+            lambda connection: _apply(connection, changes),
+            tells=lambda _: Told(policies=[one.name for one in changes]),
+        )
     _report(planned, output=output)
 
 

@@ -104,7 +104,9 @@ RETURNING id, name, enabled, allowed_models, policy_name, created_at
 
 _SWITCH_TEAM: Final = "UPDATE teams SET enabled = $2 WHERE id = $1"
 
-_BIND_ORGANIZATION: Final = "UPDATE organizations SET policy_name = $2 WHERE name = $1"
+_BIND_ORGANIZATION: Final = (
+    "UPDATE organizations SET policy_name = $2 WHERE name = $1 RETURNING id"
+)
 
 _BIND_TEAM: Final = "UPDATE teams SET policy_name = $2 WHERE id = $1"
 
@@ -184,20 +186,21 @@ async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Te
     return await _team_of(connection, team_id)
 
 
-async def bind_organization(connection: Connection, name: str, *, policy: str | None) -> None:
-    """Bind *policy* to an organization, or none.
+async def bind_organization(connection: Connection, name: str, *, policy: str | None) -> str:
+    """Bind *policy* to an organization, or none; return the organization's id.
 
     Raises:
         ChangeRefusedError: there is no such organization or policy.
     """
     async with refusals(f"organization {name}", policy=policy):
-        status = await connection.execute(_BIND_ORGANIZATION, name, policy)
-    if status == "UPDATE 0":
+        found: str | None = await connection.fetchval(_BIND_ORGANIZATION, name, policy)
+    if found is None:
         raise _no_organization(name)
+    return found
 
 
-async def bind_team(connection: Connection, team: str, *, policy: str | None) -> None:
-    """Bind *policy* to a team, or none.
+async def bind_team(connection: Connection, team: str, *, policy: str | None) -> str:
+    """Bind *policy* to a team, or none; return the team's id.
 
     Raises:
         ChangeRefusedError: as `find_team_id` does, or there is no such policy.
@@ -205,6 +208,7 @@ async def bind_team(connection: Connection, team: str, *, policy: str | None) ->
     team_id = await find_team_id(connection, team)
     async with refusals(f"team {team}", policy=policy):
         await connection.execute(_BIND_TEAM, team_id, policy)
+    return team_id
 
 
 async def find_team_id(connection: Connection, team: str) -> str:

@@ -220,6 +220,18 @@ def test_migrations_are_shown_applied_and_checked(empty_database: Database) -> N
         "policy show",
         "policy list",
         "policy diff",
+        "policy bind",
+        "policy unbind",
+        "keys enable",
+        "keys disable",
+        "teams enable",
+        "teams disable",
+        "orgs enable",
+        "orgs disable",
+        "audit list",
+        "keys import",
+        "keys export",
+        "doctor",
     ],
 )
 def test_every_command_has_an_example(command: str) -> None:

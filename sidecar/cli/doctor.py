@@ -1,0 +1,74 @@
+"""`egret doctor`: is the set-up whole, and what is to be mended."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+import typer
+
+from sidecar.cli.output import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_rows,
+)
+from sidecar.settings import Settings, SettingsError, read_settings
+from sidecar.storage.checkup import Checked, CheckState, Use
+
+_COLUMNS: Final = ("check", "state", "found", "mend")
+
+
+def doctor(
+    use: Annotated[
+        Use,
+        typer.Option(
+            "--for", help="What the database's role is for: workers, or this command line."
+        ),
+    ] = Use.WORKER,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Look at PostgreSQL, Valkey, clocks and sockets, and say what to mend. Changes nothing.
+
+    Exits with 1 if a check failed; a warning is none.
+
+    Example: egret doctor --for admin
+    """
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        fail(str(error), mend="correct the environment", code=WRONG_USAGE)
+    found = asyncio.run(_check(settings, use=use))
+    print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
+    broken = sum(one.state is CheckState.FAILED for one in found)
+    if broken:
+        note(f"{broken} of {len(found)} checks failed")
+        raise typer.Exit(FAILED)
+
+
+async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
+    # Here, since no other command should wait for the import of redis.
+    from sidecar.cli.socket_checkup import check_sockets  # noqa: PLC0415
+    from sidecar.storage.checkup_postgres import check_postgres  # noqa: PLC0415
+    from sidecar.storage.checkup_valkey import check_valkey  # noqa: PLC0415
+
+    return (
+        *await check_postgres(
+            settings.postgres, use=use, listens=settings.cache.invalidation.listens
+        ),
+        *await check_valkey(settings.valkey),
+        *await check_sockets(settings.server),
+    )
+
+
+def _row(one: Checked) -> Row:
+    return {
+        "check": one.check,
+        "state": one.state.value,
+        "found": one.found,
+        "mend": one.mend,
+    }

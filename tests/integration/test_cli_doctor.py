@@ -1,0 +1,542 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from sidecar.embedded.child import Children
+from sidecar.embedded.valkey import running_valkey
+from sidecar.settings import ValkeySettings
+from sidecar.storage.checkup import CheckState, Use
+from sidecar.storage.checkup_postgres import check_postgres
+from sidecar.storage.checkup_valkey import check_valkey
+from tests.support.command_line import Egret, Ran
+from tests.support.deaf_pooler import deaf_pooler
+from tests.support.postgres import Database
+
+POSTGRES = (
+    "postgres connection",
+    "postgres notifications",
+    "postgres clock",
+    "postgres migrations",
+    "postgres indexes",
+    "postgres triggers",
+    "postgres roles",
+    "postgres grants",
+    "postgres usage partitions",
+)
+REST = ("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets")
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where sockets go; short, since paths of sockets are."""
+    directory = Path(tempfile.mkdtemp(prefix="egret-"))
+    sockets = directory / "sockets"
+    sockets.mkdir(mode=0o750)
+    monkeypatch.setenv("EGRET_SERVER__SOCKET_DIRECTORY", str(sockets))
+    yield sockets
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def egret(database: Database, folder: Path) -> Egret:
+    assert folder.is_dir()
+    return Egret(database.dsn)
+
+
+def execute(database: Database, *statements: str) -> None:
+    async def run() -> None:
+        async with database.server.connect(database.name) as connection:
+            for statement in statements:
+                await connection.execute(statement)
+
+    asyncio.run(run())
+
+
+def rows(ran: Ran) -> dict[str, tuple[str, str, str | None]]:
+    return {row["check"]: (row["state"], row["found"], row["mend"]) for row in ran.json}
+
+
+def wrong(ran: Ran) -> dict[str, tuple[str, str, str | None]]:
+    """What is neither right nor skipped, but for what is always so with a superuser's login."""
+    return {
+        check: row
+        for check, row in rows(ran).items()
+        if row[0] in {"failed", "warning"} and "which no worker needs" not in row[1]
+    }
+
+
+def doctor(egret: Egret, *arguments: str) -> Ran:
+    return egret("doctor", "-o", "json", *arguments)
+
+
+def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> None:
+    """With a login that is a worker's and no more; the table tells the same as JSON."""
+    login = f"worker_{database.name}"
+    execute(database, f"CREATE ROLE {login} LOGIN IN ROLE egret_sidecar")
+    try:
+        egret = Egret(database.dsn.replace("//postgres@", f"//{login}@"))
+        ran, table = doctor(egret), egret("doctor")
+    finally:
+        execute(database, f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+    version = rows(ran)["postgres connection"][1].split(",")[0]
+    assert (ran.code, ran.err, table.code) == (0, "", 0)
+    assert [line.split("|")[:2] for line in table.lines] == [
+        ["check", "state"],
+        *([check, "ok"] for check in POSTGRES),
+        *([check, "skipped"] for check in REST[:2]),
+        *([check, "ok"] for check in REST[2:]),
+    ]
+    assert rows(ran) == {
+        "postgres connection": ("ok", f"{version}, database {database.name} as {login}", None),
+        "postgres notifications": ("ok", "heard", None),
+        "postgres clock": ("ok", "as this machine's clock", None),
+        "postgres migrations": ("ok", "none pending", None),
+        "postgres indexes": ("ok", "all 10 present and in use", None),
+        "postgres triggers": ("ok", "all 35 present and in use", None),
+        "postgres roles": ("ok", "egret_sidecar and egret_admin have their grants", None),
+        "postgres grants": ("ok", f"{login} has what a worker needs", None),
+        "postgres usage partitions": ("ok", "this month and the next are prepared", None),
+        "valkey connection": ("skipped", "no EGRET_VALKEY__URL is set", None),
+        "valkey clock": ("skipped", "no EGRET_VALKEY__URL is set", None),
+        "socket folder": ("ok", f"{folder}, mode 0750", None),
+        "socket paths": ("ok", f"{len(str(folder / 'worker-1.sock'))} bytes at most of 107", None),
+        "stale sockets": ("ok", "none; 0 in use", None),
+    }
+
+
+def test_a_worker_that_can_write_keys_is_warned_of(egret: Egret) -> None:
+    """Everything works, and whoever takes over a worker could make keys."""
+    ran = doctor(egret)
+
+    assert ran.code == 0
+    assert rows(ran)["postgres grants"] == (
+        "warning",
+        "postgres can write keys, which no worker needs",
+        "let workers log in as a member of egret_sidecar alone",
+    )
+    assert rows(doctor(egret, "--for", "admin"))["postgres grants"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("statement", "check", "row"),
+    [
+        pytest.param(
+            "DROP INDEX idx_api_keys_team_id",
+            "postgres indexes",
+            ("failed", "missing: idx_api_keys_team_id", "create them as db/versions has them"),
+            id="an index is missing",
+        ),
+        pytest.param(
+            "UPDATE pg_index SET indisvalid = false"
+            " WHERE indexrelid = 'idx_api_keys_team_id'::regclass",
+            "postgres indexes",
+            ("failed", "out of use: idx_api_keys_team_id", "REINDEX INDEX CONCURRENTLY each"),
+            id="an index is invalid",
+        ),
+        pytest.param(
+            "ALTER TABLE api_keys DISABLE TRIGGER api_keys_notify_update",
+            "postgres triggers",
+            (
+                "failed",
+                "out of use: api_keys_notify_update",
+                "ALTER TABLE … ENABLE TRIGGER each",
+            ),
+            id="revocations are not told",
+        ),
+        pytest.param(
+            "DROP TRIGGER teams_audit_update ON teams",
+            "postgres triggers",
+            ("failed", "missing: teams_audit_update", "create them as db/versions has them"),
+            id="changes are not logged",
+        ),
+        pytest.param(
+            "REVOKE SELECT ON policies FROM egret_sidecar",
+            "postgres roles",
+            (
+                "failed",
+                "egret_sidecar lacks SELECT on policies",
+                "SELECT egret_set_up_roles() as the tables' owner",
+            ),
+            id="a role lacks a grant",
+        ),
+        pytest.param(
+            "UPDATE alembic_version SET version_num = '9999'",
+            "postgres migrations",
+            (
+                "failed",
+                "the schema is at 9999, which this version of Egret does not know",
+                "upgrade Egret",
+            ),
+            id="the schema is from the future",
+        ),
+    ],
+)
+def test_a_broken_schema_is_found(
+    egret: Egret, database: Database, statement: str, check: str, row: tuple[str, str, str]
+) -> None:
+    """One check fails, and says what to mend; the exit code is 1."""
+    execute(database, statement)
+
+    ran = doctor(egret)
+
+    assert (ran.code, wrong(ran)) == (1, {check: row})
+    assert ran.err == "1 of 14 checks failed\n"
+
+
+def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None:
+    """The statements that the mends name do it."""
+    execute(
+        database,
+        "REVOKE SELECT ON policies FROM egret_sidecar",
+        "ALTER TABLE api_keys DISABLE TRIGGER api_keys_notify_update",
+    )
+    assert set(wrong(doctor(egret))) == {"postgres triggers", "postgres roles"}
+
+    execute(
+        database,
+        "SELECT egret_set_up_roles()",
+        "ALTER TABLE api_keys ENABLE TRIGGER api_keys_notify_update",
+    )
+
+    assert (doctor(egret).code, wrong(doctor(egret))) == (0, {})
+
+
+def test_months_without_a_partition_are_warned_of(egret: Egret, database: Database) -> None:
+    """Nothing is lost, so it is no failure; the mend makes them."""
+    execute(
+        database,
+        "DO $$ BEGIN EXECUTE 'DROP TABLE usage_' || to_char(now(), 'YYYY_MM'); END $$",
+    )
+
+    ran = doctor(egret)
+    execute(database, "SELECT egret_prepare_usage(12)")
+
+    assert ran.code == 0
+    assert wrong(ran)["postgres usage partitions"][::2] == (
+        "warning",
+        "SELECT egret_prepare_usage(12)",
+    )
+    assert wrong(doctor(egret)) == {}
+
+
+def test_a_database_without_a_schema_is_to_be_migrated(
+    empty_database: Database, folder: Path
+) -> None:
+    """What needs the schema is skipped, not failed."""
+    assert folder.is_dir()
+
+    ran = doctor(Egret(empty_database.dsn))
+
+    states = {check: row[0] for check, row in rows(ran).items()}
+    assert (ran.code, wrong(ran)) == (
+        1,
+        {"postgres migrations": ("failed", "pending: 0001, 0002, 0003, 0004, 0005", MIGRATE)},
+    )
+    assert [states[check] for check in POSTGRES[4:]] == ["skipped"] * 5
+
+
+MIGRATE = "run `egret migrate`"
+
+
+def test_roles_that_are_missing_are_made_as_told(egret: Egret, database: Database) -> None:
+    """Each is named with the statement that makes it."""
+    execute(database, "ALTER ROLE egret_admin RENAME TO egret_away")
+    try:
+        ran = doctor(egret)
+    finally:
+        execute(database, "ALTER ROLE egret_away RENAME TO egret_admin")
+
+    assert (ran.code, wrong(ran)) == (
+        1,
+        {
+            "postgres roles": (
+                "failed",
+                "missing: egret_admin",
+                (
+                    "CREATE ROLE egret_admin NOLOGIN; "
+                    "then SELECT egret_set_up_roles() as the tables' owner"
+                ),
+            )
+        },
+    )
+
+
+def test_a_login_without_grants_is_told_which(database: Database, folder: Path) -> None:
+    """A worker's login that was never made a member; then one for the other use."""
+    assert folder.is_dir()
+    login = f"bare_{database.name}"
+    execute(database, f"CREATE ROLE {login} LOGIN")
+    egret = Egret(database.dsn.replace("//postgres@", f"//{login}@"))
+    try:
+        bare = doctor(egret)
+        execute(database, f"GRANT egret_sidecar TO {login}")
+        worker = doctor(egret, "--for", "admin")
+    finally:
+        execute(database, f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+    assert wrong(bare)["postgres migrations"] == (
+        "failed",
+        "permission denied for table alembic_version",
+        "GRANT egret_sidecar (or egret_admin) TO this role",
+    )
+    assert wrong(worker)["postgres grants"] == (
+        "failed",
+        (
+            f"{login} lacks DELETE on api_keys, DELETE on organizations, DELETE on policies, "
+            "DELETE on policy_versions, DELETE on prices and 15 more"
+        ),
+        f"GRANT egret_admin TO {login}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("dsn", "found", "mend"),
+    [
+        pytest.param(
+            "postgresql://egret:hunter2@127.0.0.1:1/egret",
+            "ConnectionRefusedError: ",
+            "check that PostgreSQL runs and that EGRET_POSTGRES__DSN leads to it",
+            id="nobody there",
+        ),
+        pytest.param(
+            "mysql://egret:hunter2@db/egret",
+            "EGRET_POSTGRES__DSN is not a URL of the form ",
+            "correct it",
+            id="no DSN",
+        ),
+    ],
+)
+def test_an_unreachable_database_fails_one_check(
+    folder: Path, dsn: str, found: str, mend: str
+) -> None:
+    """The rest waits for it; no password is shown."""
+    assert folder.is_dir()
+
+    ran = doctor(Egret(dsn))
+
+    checked = rows(ran)
+    assert (ran.code, list(checked), "hunter2" in ran.out) == (1, [*POSTGRES, *REST], False)
+    assert checked["postgres connection"][::2] == ("failed", mend)
+    assert checked["postgres connection"][1].startswith(found)
+    assert {checked[check][:2] for check in POSTGRES[1:]} == {
+        ("skipped", "waits for postgres connection")
+    }
+
+
+async def test_a_pooler_that_swallows_notifications_is_found(
+    database: Database, folder: Path
+) -> None:
+    """Else revocations would go unheard, and nothing would show it."""
+    place = folder.parent / "pooler"
+    place.mkdir()
+    async with deaf_pooler(database.server.socket_directory, directory=place):
+        egret = Egret(database.dsn.replace(str(database.server.socket_directory), str(place)))
+        ran = await asyncio.to_thread(doctor, egret)
+
+    assert (ran.code, wrong(ran)) == (
+        1,
+        {
+            "postgres notifications": (
+                "failed",
+                "a notification was not heard",
+                "connect without a pooler, or with one in session mode",
+            )
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("offset", "state", "found"),
+    [
+        pytest.param(0.0, CheckState.OK, "as this machine's clock", id="same"),
+        pytest.param(60.0, CheckState.FAILED, "behind this machine's clock", id="ours is ahead"),
+        pytest.param(-60.0, CheckState.FAILED, "ahead of this machine's clock", id="ours is late"),
+    ],
+)
+async def test_clocks_that_differ_are_found(
+    database: Database, folder: Path, offset: float, state: CheckState, found: str
+) -> None:
+    """Of PostgreSQL and of Valkey: expiry is judged by the worker's."""
+
+    def wall() -> float:
+        return time.time() + offset
+
+    checks = await check_postgres(database.settings, use=Use.WORKER, wall=wall)
+    async with running_valkey(
+        Children(), directory=folder.parent / "valkey", logs=folder.parent
+    ) as url:
+        checks += await check_valkey(ValkeySettings(url=SecretStr(url)), wall=wall)
+
+    clocks = [check for check in checks if check.check.endswith("clock")]
+    assert [(check.state, found in check.found) for check in clocks] == [(state, True)] * 2
+
+
+@pytest.mark.stack
+async def test_valkey_is_looked_at(
+    egret: Egret, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A primary passes; a replica and a server that wants a password do not; nor one that died."""
+    async with running_valkey(
+        Children(), directory=folder.parent / "valkey", logs=folder.parent
+    ) as url:
+        monkeypatch.setenv("EGRET_VALKEY__URL", url)
+        good = rows(await asyncio.to_thread(doctor, egret))
+        client = Redis.from_url(url)
+        await client.replicaof("127.0.0.1", "1")
+        replica = wrong(await asyncio.to_thread(doctor, egret))
+        await client.replicaof("NO", "ONE")
+        await client.config_set("requirepass", "hunter2")
+        await client.aclose()
+        locked = wrong(await asyncio.to_thread(doctor, egret))
+    gone = await asyncio.to_thread(doctor, egret)
+
+    mend = "check that Valkey runs, and user, password and host in EGRET_VALKEY__URL"
+    assert [good[check][0] for check in REST[:2]] == ["ok", "ok"]
+    assert replica["valkey connection"][::2] == (
+        "failed",
+        "name the primary in EGRET_VALKEY__URL, or use Sentinel",
+    )
+    for broken in (locked, wrong(gone)):
+        assert list(broken) == ["valkey connection"]
+        assert broken["valkey connection"][::2] == ("failed", mend)
+        assert broken["valkey connection"][1].startswith("no answer (")
+    assert "hunter2" not in str(locked)
+    assert (gone.code, rows(gone)["valkey clock"][0]) == (1, "skipped")
+
+
+def broken_folder(folder: Path, kind: str) -> Path:
+    """Make the folder of sockets wrong in one way, and return where it is."""
+    match kind:
+        case "missing":
+            return folder / "further"
+        case "impossible":
+            (folder / "file").write_text("")
+            return folder / "file" / "sockets"
+        case "file":
+            (folder / "file").write_text("")
+            return folder / "file"
+        case "open":
+            folder.chmod(0o757)
+        case "long":
+            folder = folder / ("x" * 90)
+            folder.mkdir()
+        case _:
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(folder / "worker-7.sock"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "state", "found", "mend"),
+    [
+        pytest.param(
+            "missing",
+            "socket folder",
+            "warning",
+            "{} is missing",
+            "none needed: `egret serve` makes it",
+            id="missing",
+        ),
+        pytest.param(
+            "impossible",
+            "socket folder",
+            "failed",
+            "{} is missing and cannot be made",
+            "name another with EGRET_SERVER__SOCKET_DIRECTORY, or change its owner",
+            id="cannot be made",
+        ),
+        pytest.param(
+            "file",
+            "socket folder",
+            "failed",
+            "{} is no folder",
+            "name another with EGRET_SERVER__SOCKET_DIRECTORY, or change its owner",
+            id="no folder",
+        ),
+        pytest.param(
+            "open",
+            "socket folder",
+            "failed",
+            "{} can be written to by everybody, who could put a socket in a worker's place",
+            "chmod o-w {}",
+            id="open to everybody",
+        ),
+        pytest.param(
+            "long",
+            "socket paths",
+            "failed",
+            None,
+            "set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder",
+            id="too long",
+        ),
+        pytest.param(
+            "stale",
+            "stale sockets",
+            "warning",
+            "nobody listens on worker-7.sock",
+            "start those workers, or remove the files and take them out of Envoy's endpoints",
+            id="a dead worker's socket",
+        ),
+    ],
+)
+def test_a_broken_folder_of_sockets_is_found(  # noqa: PLR0913, PLR0917 - a table's columns
+    egret: Egret,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    check: str,
+    state: str,
+    found: str | None,
+    mend: str,
+) -> None:
+    """Nothing is made or removed; only failures set the exit code."""
+    place = broken_folder(folder, kind)
+    monkeypatch.setenv("EGRET_SERVER__SOCKET_DIRECTORY", str(place))
+    before = sorted(folder.iterdir())
+
+    ran = doctor(egret)
+
+    problems = wrong(ran)
+    assert (ran.code, set(problems)) == (int(state == "failed"), {check})
+    assert problems[check][::2] == (state, mend.format(place))
+    assert found is None or problems[check][1] == found.format(place)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_wrong_setting_is_wrong_usage(egret: Egret, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be looked at then."""
+    monkeypatch.setenv("EGRET_SERVER__WORKERS", "0")
+
+    ran = egret("doctor")
+
+    assert (ran.code, ran.out, "EGRET_SERVER__WORKERS" in ran.err) == (2, "", True)
+    assert egret("doctor", "--for", "nobody").code == 2
+
+
+def test_what_is_expected_is_what_the_migrations_make(database: Database) -> None:
+    """Neither list is longer than the other."""
+    from sidecar.storage.schema import INDEXES, TRIGGERS  # noqa: PLC0415
+
+    async def names(query: str) -> list[Any]:
+        async with database.server.connect(database.name) as connection:
+            return [row[0] for row in await connection.fetch(query)]
+
+    indexes = asyncio.run(names("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx%'"))
+    triggers = asyncio.run(
+        names("SELECT DISTINCT tgname::text FROM pg_trigger WHERE NOT tgisinternal")
+    )
+
+    assert sorted(indexes) == sorted(INDEXES)
+    assert sorted(triggers) == sorted(TRIGGERS)
