@@ -6,12 +6,13 @@ RUN_STAMP := $(VENV)/.embedded-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 UPSTREAM ?=
 UP_OPTIONS ?=
+BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format bench proto lock clean
+.PHONY: help setup run demo test check format bench bench-guardrails bench-waterfall bench-docs proto lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,7 +53,16 @@ format: $(DEV_STAMP) ## Format and fix what can be fixed
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(DEV_STAMP) ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
-	$(PY) loadtest/bench.py
+	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
+
+bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
+	$(PY) -m loadtest.bench_guardrails $(BENCH_OPTIONS)
+
+bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
+	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
+
+bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
+	$(MAKE) bench bench-guardrails bench-waterfall BENCH_OPTIONS=--markdown
 
 proto: $(DEV_STAMP) ## Take Envoy's ext_proc messages anew from the installed Envoy
 	$(PY) proto/extract_envoy.py

@@ -1,0 +1,220 @@
+"""Envoy for the bench: the project's own configuration, with and without Egret in it.
+
+One process holds all of it: a listener without ext_proc, one for each engine, and the provider,
+which answers at once. So the only difference between two listeners is Egret.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import yaml
+
+from sidecar.embedded.child import Child, Children, Program, until_ready
+from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+from sidecar.embedded.wheels import envoy_program
+from sidecar.settings import inherited_environment
+
+BARE: Final = "envoy"
+"""The listener without ext_proc."""
+ANSWER: Final = (
+    '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini","choices":'
+    '[{"index":0,"message":{"role":"assistant","content":"Done."},"finish_reason":"stop"}],'
+    '"usage":{"prompt_tokens":200,"completion_tokens":2,"total_tokens":202}}'
+)
+_TYPES: Final = "type.googleapis.com/envoy.extensions"
+_EXT_PROC: Final = "envoy.filters.http.ext_proc"
+
+Config = dict[str, Any]
+
+
+def bench_config(
+    parameters: EnvoyParameters, *, sockets: Mapping[str, Sequence[str]], provider_socket: str
+) -> str:
+    """Return the configuration; *sockets* has the workers of each engine.
+
+    TLS is taken out on both sides, where it would cost the same with and without Egret. All else
+    that the template writes stays: limits, access log, credential injection, timing headers.
+    """
+    config: Config = yaml.safe_load(render_envoy_config(parameters))
+    resources = config["static_resources"]
+    plain = next(one for one in resources["listeners"] if one["name"] == "http")
+    egret = next(one for one in resources["clusters"] if one["name"] == "egret")
+    resources["listeners"] = [
+        _bare_listener(plain),
+        *(_engine_listener(plain, engine) for engine in sockets),
+        _provider_listener(provider_socket),
+    ]
+    resources["clusters"] = [
+        *(_engine_cluster(egret, engine, workers) for engine, workers in sockets.items()),
+        *(
+            _answered_here(cluster, provider_socket)
+            for cluster in resources["clusters"]
+            if cluster["name"] in {"openai", "anthropic"}
+        ),
+    ]
+    return json.dumps(config, indent=1)
+
+
+def _bare_listener(plain: Config) -> Config:
+    listener = _renamed(plain, BARE)
+    for manager in _managers(listener):
+        manager["http_filters"] = [
+            one for one in manager["http_filters"] if one["name"] != _EXT_PROC
+        ]
+    return listener
+
+
+def _engine_listener(plain: Config, engine: str) -> Config:
+    listener = _renamed(plain, engine)
+    for manager in _managers(listener):
+        for one in manager["http_filters"]:
+            if one["name"] == _EXT_PROC:
+                one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = engine
+    return listener
+
+
+def _renamed(listener: Config, name: str) -> Config:
+    copied = copy.deepcopy(listener)
+    copied["name"] = name
+    for manager in _managers(copied):
+        manager["stat_prefix"] = name
+    return copied
+
+
+def _managers(listener: Config) -> Iterator[Config]:
+    for chain in listener["filter_chains"]:
+        for one in chain["filters"]:
+            yield one["typed_config"]
+
+
+def _engine_cluster(egret: Config, engine: str, workers: Sequence[str]) -> Config:
+    cluster = copy.deepcopy(egret)
+    cluster["name"] = engine
+    cluster["load_assignment"] = _endpoints(engine, workers)
+    return cluster
+
+
+def _answered_here(cluster: Config, provider_socket: str) -> Config:
+    """Keep what a provider's cluster does to a request; send it to our own listener."""
+    kept = copy.deepcopy(cluster)
+    for name in ("cluster_type", "transport_socket", "upstream_connection_options"):
+        kept.pop(name, None)
+    kept["type"] = "STATIC"
+    kept["load_assignment"] = _endpoints(kept["name"], [provider_socket])
+    protocol = next(iter(kept["typed_extension_protocol_options"].values()))
+    # `auto_config` picks by ALPN, which takes TLS.
+    protocol["explicit_http_config"] = protocol.pop("auto_config")
+    return kept
+
+
+def _endpoints(name: str, sockets: Sequence[str]) -> Config:
+    endpoints = [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in sockets]
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}
+
+
+def _provider_listener(socket: str) -> Config:
+    """Answer every request once its body is in.
+
+    Without the buffer filter a direct response would leave before the body came, and close.
+    """
+    return {
+        "name": "provider",
+        "address": {"pipe": {"path": socket}},
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": {
+                            "@type": f"{_TYPES}.filters.network.http_connection_manager.v3"
+                            ".HttpConnectionManager",
+                            "stat_prefix": "provider",
+                            "http_filters": [
+                                _http_filter("buffer", "Buffer", max_request_bytes=1 << 26),
+                                _http_filter("router", "Router"),
+                            ],
+                            "route_config": _provider_routes(),
+                        },
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _http_filter(name: str, kind: str, **fields: object) -> Config:
+    return {
+        "name": f"envoy.filters.http.{name}",
+        "typed_config": {"@type": f"{_TYPES}.filters.http.{name}.v3.{kind}", **fields},
+    }
+
+
+def _provider_routes() -> Config:
+    route = {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
+        "response_headers_to_add": [
+            {
+                "header": {"key": "content-type", "value": "application/json"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+    }
+    return {"virtual_hosts": [{"name": "provider", "domains": ["*"], "routes": [route]}]}
+
+
+@asynccontextmanager
+async def running_bench_envoy(
+    children: Children, *, config: str, directory: Path, threads: int
+) -> AsyncIterator[tuple[int, Mapping[str, int]]]:
+    """Run Envoy and yield its pid and the port of each listener by name.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    file, admin = directory / "envoy.yaml", directory / "envoy-admin-address"
+    file.write_text(config, encoding="utf-8")
+    program = Program(
+        part="Envoy",
+        command=(
+            str(envoy_program()),
+            *("-c", str(file), "--admin-address-path", str(admin)),
+            *("--concurrency", str(threads), "--disable-hot-restart", "--log-level", "warning"),
+        ),
+        log=directory / "envoy.log",
+        environment=inherited_environment(),
+    )
+    async with children.running(program) as child:
+        yield child.pid, await _ports(child, admin)
+
+
+async def _ports(child: Child, admin: Path) -> Mapping[str, int]:
+    async with aiohttp.ClientSession() as client:
+
+        async def is_live() -> bool:
+            try:
+                async with client.get(f"http://{_read(admin)}/ready") as answer:
+                    return answer.ok
+            except (aiohttp.ClientError, ValueError):  # no address yet, or nobody there
+                return False
+
+        await until_ready(child, is_live)
+        async with client.get(f"http://{_read(admin)}/listeners?format=json") as answer:
+            listeners = (await answer.json(content_type=None))["listener_statuses"]
+    addresses = {one["name"]: one["local_address"] for one in listeners}
+    return {
+        name: int(address["socket_address"]["port_value"])
+        for name, address in addresses.items()
+        if "socket_address" in address
+    }
+
+
+def _read(admin: Path) -> str:
+    return admin.read_text(encoding="utf-8").strip() if admin.exists() else ""

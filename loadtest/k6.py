@@ -1,0 +1,132 @@
+"""Runs k6 and reads what it measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from sidecar.settings import inherited_environment
+
+PROGRAM: Final = Path(sys.executable).with_name("k6")
+SCRIPT: Final = Path(__file__).with_name("load.js")
+OPEN_LOOP_CONNECTIONS: Final = 200
+"""Requests an open loop may have under way at once; more are dropped, and counted."""
+
+
+class LoadError(Exception):
+    """k6 itself failed; nothing was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A closed loop of `connections`, or `rate` requests a second whatever the answers do."""
+
+    name: str
+    connections: int
+    rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the load goes."""
+
+    url: str
+    key: SecretStr
+    body: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What k6 saw.
+
+    Latencies in milliseconds, from request sent to answer received, without connecting. `dropped`
+    are requests of an open loop for which no connection was free.
+    """
+
+    requests: int
+    seconds: float
+    errors: int
+    dropped: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+    @property
+    def rps(self) -> float:
+        """Answered requests a second."""
+        return (self.requests - self.errors) / self.seconds
+
+
+async def put_load(load: Load, *, target: Target, seconds: float, scratch: Path) -> Measured:
+    """Load *target* for *seconds*; blocks the caller's task, not the loop.
+
+    Raises:
+        LoadError: k6 could not be run or failed.
+    """
+    summary = scratch / "k6-summary.json"
+    summary.unlink(missing_ok=True)
+    environment = inherited_environment() | {
+        "URL": target.url,
+        "API_KEY": target.key.get_secret_value(),
+        "BODY_FILE": str(target.body.absolute()),
+        "CONNECTIONS": str(load.connections),
+        "SECONDS": f"{seconds:g}",
+        "SUMMARY_FILE": str(summary.absolute()),
+    }
+    if load.rate is not None:
+        environment["RATE"] = str(load.rate)
+    process = await asyncio.create_subprocess_exec(
+        str(PROGRAM),
+        *("run", "--quiet", "--no-usage-report", "--no-color", "--address", "", str(SCRIPT)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0 or not summary.exists():
+        tail = output.decode(errors="replace").strip()[-2000:]
+        raise LoadError(f"k6 exited {process.returncode}: {tail}")
+    return read_summary(json.loads(summary.read_text(encoding="utf-8")), seconds=seconds)
+
+
+def read_summary(summary: Mapping[str, Any], *, seconds: float) -> Measured:
+    """Read the object k6 hands to `handleSummary`. A metric that never came up is not in it.
+
+    The rate is over the time the load lasted as planned: k6's own `rate` also counts its start.
+
+    Raises:
+        LoadError: not one request was made.
+    """
+    metrics = summary["metrics"]
+    requests = int(_value(metrics, "http_reqs", "count"))
+    if not requests:
+        raise LoadError("k6 made no request")
+    latency = metrics["http_req_duration"]["values"]
+    return Measured(
+        requests=requests,
+        seconds=seconds,
+        # A rate's `passes` are those for which it is true, here: which failed.
+        errors=int(_value(metrics, "http_req_failed", "passes")),
+        dropped=int(_value(metrics, "dropped_iterations", "count")),
+        p50_ms=latency["med"],
+        p95_ms=latency["p(95)"],
+        p99_ms=latency["p(99)"],
+    )
+
+
+def _value(metrics: Mapping[str, Any], name: str, field: str) -> float:
+    metric = metrics.get(name)
+    return 0.0 if metric is None else float(metric["values"][field])

@@ -1,0 +1,140 @@
+"""One ext_proc conversation as Envoy 1.40 holds it, to be played to a worker's own parts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from typing import BinaryIO, Final
+
+from loadtest.texts import chat_body
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.key_cache import KeyCache
+from sidecar.authorization.ports import Loaded
+from sidecar.checks.ledger import Clocks
+from sidecar.checks.parts import Parts
+from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.settings import TelemetrySettings, Timing
+from sidecar.telemetry.logs import configure_logs
+from sidecar.telemetry.recorder import Recorder
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+
+KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)
+METADATA: Final = {"x-envoy-expected-rq-timeout-ms": "10000", "user-agent": "grpc-c++"}
+BODY: Final = chat_body()
+REQUEST_HEADERS: Final = (
+    (":authority", "127.0.0.1:8080"),
+    (":path", "/v1/chat/completions"),
+    (":method", "POST"),
+    (":scheme", "http"),
+    ("user-agent", "Grafana k6/1.1.0"),
+    ("content-length", str(len(BODY))),
+    ("authorization", f"Bearer {KEY.reveal()}"),
+    ("content-type", "application/json"),
+    ("x-forwarded-proto", "http"),
+    ("x-envoy-external-address", "127.0.0.1"),
+    ("x-request-id", "281c65aa-ee35-47c8-aa29-34c341490461"),
+)
+
+
+def headers_message() -> bytes:
+    """Return the first message of a stream, in the default mode."""
+    request = ext.ProcessingRequest()
+    request.metadata_context.SetInParent()
+    request.protocol_config.SetInParent()
+    for name, value in REQUEST_HEADERS:
+        request.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+    return request.SerializeToString()
+
+
+def body_message() -> bytes:
+    """Return the second and last: a body of this size comes in one piece."""
+    request = ext.ProcessingRequest()
+    request.metadata_context.SetInParent()
+    request.request_body.body = BODY
+    request.request_body.end_of_stream = True
+    return request.SerializeToString()
+
+
+class RecordedStream:
+    """A stream whose messages are all there already; answers are counted and let go."""
+
+    def __init__(self, messages: tuple[bytes, ...]) -> None:
+        self._messages = iter(messages)
+        self.written = 0
+
+    async def read(self) -> bytes | None:
+        """Return the next message."""
+        return next(self._messages, None)
+
+    async def write(self, message: bytes) -> None:
+        """Take one answer."""
+        del message
+        self.written += 1
+
+
+class _OneKey:
+    """A store of one key, met on the first exchange only."""
+
+    async def load(self, key_id: str) -> Loaded:
+        principal = Principal(key_id, "team_1", "bench", "org_1", "bench")
+        record = KeyRecord(
+            principal=principal,
+            secret_sha256=hashlib.sha256(KEY.secret.encode()).digest(),
+            enabled=True,
+            team_enabled=True,
+            organization_enabled=True,
+            not_before=None,
+            expires_at=None,
+            revoked_at=None,
+            allowed_models=None,
+            policies=PolicyBinding(),
+        )
+        return Loaded(record)
+
+
+class _NoRemote:
+    """The default policy has no remote guardrail."""
+
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        raise NotImplementedError(request.guardrail.name)
+
+
+class _Fixed:
+    """The default policy, compiled."""
+
+    def __init__(self) -> None:
+        self._snapshot = build_snapshot(())
+
+    @property
+    def snapshot(self) -> PolicySnapshot:
+        """The policies in force."""
+        return self._snapshot
+
+
+def worker_parts(log: BinaryIO) -> Parts:
+    """Build what a worker shares between its exchanges, with the real parts; log lines to *log*.
+
+    `PROMETHEUS_MULTIPROC_DIR` must be in the environment already, as for a worker.
+    """
+    configure_logs("info", log)
+    keys = KeyCache(_OneKey())
+    asyncio.run(_meet_key(keys))
+    return Parts(
+        keys=keys,
+        policies=_Fixed(),
+        inspector=Inspector(remote=_NoRemote(), clock=time.monotonic),
+        recorder=Recorder(TelemetrySettings(), instance="waterfall"),
+        clocks=Clocks(monotonic=time.monotonic, wall=time.time),
+        new_request_id=lambda: str(uuid.uuid4()),
+        timing=Timing.METADATA,
+    )
+
+
+async def _meet_key(keys: KeyCache) -> None:
+    # Stamped an hour ahead, so that the record does not go stale while we measure.
+    await keys.load(KEY.key_id, now=lambda: time.monotonic() + 3600)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from loadtest.bench_envoy import bench_config
+from sidecar.embedded.envoy_config import EnvoyParameters
+
+PARAMETERS = EnvoyParameters(
+    worker_sockets=("/s/a.sock",), sds_directory="/sds", http_port=0, access_log_path="/dev/null"
+)
+
+
+def configured() -> dict[str, Any]:
+    sockets = {"one": ("/s/a.sock", "/s/b.sock"), "two": ("/s/c.sock",)}
+    resources: dict[str, Any] = json.loads(
+        bench_config(PARAMETERS, sockets=sockets, provider_socket="/s/p.sock")
+    )["static_resources"]
+    return resources
+
+
+def manager(listener: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return config
+
+
+def filter_names(listener: dict[str, Any]) -> list[str]:
+    return [one["name"] for one in manager(listener)["http_filters"]]
+
+
+def test_listeners_differ_only_in_egret() -> None:
+    """Else the difference between them would be more than what Egret adds."""
+    listeners = {one["name"]: one for one in configured()["listeners"]}
+    bare, one = manager(listeners["envoy"]), manager(listeners["one"])
+    assert [*bare["http_filters"]] == [*one["http_filters"][1:]]
+    assert filter_names(listeners["one"])[0] == "envoy.filters.http.ext_proc"
+    for config in (bare, one):
+        del config["http_filters"], config["stat_prefix"]
+    assert bare == one
+
+
+def test_every_engine_has_a_cluster_of_its_own_workers() -> None:
+    """A listener asks its own engine and no other."""
+    resources = configured()
+    clusters = {one["name"]: one for one in resources["clusters"]}
+    asked = {
+        listener["name"]: one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+        for listener in resources["listeners"]
+        for one in manager(listener)["http_filters"]
+        if one["name"].endswith("ext_proc")
+    }
+    assert asked == {"one": "one", "two": "two"}
+    endpoints = clusters["one"]["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    paths = [one["endpoint"]["address"]["pipe"]["path"] for one in endpoints]
+    assert paths == ["/s/a.sock", "/s/b.sock"]
+    assert clusters["one"]["health_checks"]
+
+
+def test_the_provider_waits_for_the_body() -> None:
+    """A direct response without the buffer filter would leave before it, and close."""
+    provider = next(one for one in configured()["listeners"] if one["name"] == "provider")
+    assert filter_names(provider) == ["envoy.filters.http.buffer", "envoy.filters.http.router"]

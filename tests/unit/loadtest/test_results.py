@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtest.results import Grid, MarkersMissingError, write_section
+
+PAGE = "# Title\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n"
+
+
+def test_a_section_replaces_what_stood_between_its_markers(tmp_path: Path) -> None:
+    """All else stays, and a second run replaces the first."""
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    write_section("bench", "first", page=page)
+    write_section("bench", "second", page=page)
+    assert page.read_text() == PAGE.replace("old", "second")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("# Title\n", id="none"),
+        pytest.param("<!-- bench: begin -->\n", id="no end"),
+        pytest.param("<!-- bench: end -->\n<!-- bench: begin -->\n", id="wrong way round"),
+    ],
+)
+def test_a_page_without_markers_is_left_alone(tmp_path: Path, text: str) -> None:
+    """A run whose figures found no place says so."""
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(MarkersMissingError, match="bench"):
+        write_section("bench", "figures", page=page)
+    assert page.read_text() == text
+
+
+def test_a_grid_is_a_markdown_table_with_figures_to_the_right() -> None:
+    """Labels stand left."""
+    grid = Grid("Title", ("load", "target", "RPS"), [["c1", "envoy", "9"]], labels=2)
+    assert grid.as_markdown() == (
+        "| load | target | RPS |\n| --- | --- | ---: |\n| c1 | envoy | 9 |"
+    )
