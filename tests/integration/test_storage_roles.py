@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -72,6 +73,7 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
             uses.note("AAAAAAAAAAA1", refused=True, at=datetime.now(UTC).timestamp())
             await uses.flush()
             assert await PostgresKeyStore(pool, settings).load("AAAAAAAAAAA1") is not None
+            assert (await PostgresKeyStore(pool, settings).fence()).transaction > 0
             assert await PostgresPolicyStore(pool, settings).load_policies() == ()
         async with connected(settings) as connection:
             await connection.execute("LISTEN egret_keys")
@@ -144,8 +146,39 @@ async def test_an_administrators_role_cannot_touch_the_log(
             await connection.execute(statement)
 
 
-async def test_an_administrators_role_is_enough_for_the_command_line(database: Database) -> None:
-    """Owners, keys, their use, the log; and what it does is logged under its login."""
+async def test_an_administrators_role_is_enough_for_the_command_line(
+    database: Database, tmp_path: Path
+) -> None:
+    """Every kind of command, imports included."""
+    await fill(database)
+    (tmp_path / "policy.yaml").write_text("name: strict\n")
+    file = tmp_path / "keys.jsonl"
+    async with logged_in(database, "egret_admin") as settings:
+        egret = Egret(settings.dsn.get_secret_value())
+        ran = [
+            (await asyncio.to_thread(egret, *command.split())).code
+            for command in (
+                "orgs create zoo",
+                "teams create ads --org zoo",
+                "teams disable zoo/ads",
+                f"policy apply --yes -f {tmp_path}/policy.yaml",
+                "policy bind strict --org zoo",
+                "keys create --team ads --name laptop",
+                "keys rotate AAAAAAAAAAA1",
+                "keys revoke AAAAAAAAAAA1",
+                "keys show AAAAAAAAAAA1",
+                f"keys export {file}",
+                f"keys import {file} --existing skip --create-owners",
+                "audit list",
+                "doctor --for admin",
+            )
+        ]
+
+    assert ran == [0] * 13
+
+
+async def test_what_an_administrator_does_is_logged_under_their_login(database: Database) -> None:
+    """Whatever the table."""
     await fill(database)
     async with logged_in(database, "egret_admin") as settings, connected(settings) as connection:
         await connection.execute(
