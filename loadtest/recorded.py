@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 import uuid
+from collections import Counter
 from typing import BinaryIO, Final
 
 from loadtest.texts import chat_body
@@ -104,6 +105,18 @@ class _NoRemote:
         raise NotImplementedError(request.guardrail.name)
 
 
+class _Uses:
+    """Counts uses in memory, as a worker does between two batches."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, bool]] = Counter()
+
+    def note(self, key_id: str, *, refused: bool, at: float) -> None:
+        """Count one."""
+        del at
+        self._counts[key_id, refused] += 1
+
+
 class _Fixed:
     """The default policy, compiled."""
 
@@ -126,6 +139,7 @@ def worker_parts(log: BinaryIO) -> Parts:
     asyncio.run(_meet_key(keys))
     return Parts(
         keys=keys,
+        uses=_Uses(),
         policies=_Fixed(),
         inspector=Inspector(remote=_NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="waterfall"),

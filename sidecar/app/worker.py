@@ -27,6 +27,7 @@ from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
 from sidecar.guardrails.webhook import open_webhooks
 from sidecar.settings import Settings, Timing
+from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.telemetry.logs import get_logger
@@ -91,10 +92,14 @@ async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitS
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
     tasks = await stack.enter_async_context(BackgroundTasks())
+    uses = KeyActivity(pool, settings.postgres)
+    stack.push_async_callback(uses.aclose)
     tasks.start(policies.run(), name="policies")
+    tasks.start(uses.run(), name="key uses")
     keys.start(tasks, on_policies=policies.note_change)
     return Parts(
         keys=keys.cache,
+        uses=uses,
         policies=policies,
         inspector=Inspector(remote=webhooks, clock=time.monotonic),
         recorder=recorder,

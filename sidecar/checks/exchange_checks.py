@@ -98,6 +98,10 @@ class ExchangeChecks:
         if not is_answered:
             outcome = ExchangeOutcome.ABORTED if is_cancelled else ExchangeOutcome.FAILED
         self._parts.recorder.exchange_ended()
+        if (principal := self._ledger.principal) is not None:
+            is_refused = self._ledger.refused is not None
+            now = self._parts.clocks.wall()
+            self._parts.uses.note(principal.key_id, refused=is_refused, at=now)
         self._parts.recorder.record(self._ledger.report(outcome))
 
     def _take_headers(self, headers: Headers) -> None:

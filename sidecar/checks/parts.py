@@ -23,11 +23,20 @@ class PolicySource(Protocol):
         ...
 
 
+class KeyUses(Protocol):
+    """Where it is noted that a key was used."""
+
+    def note(self, key_id: str, *, refused: bool, at: float) -> None:
+        """Note one use at *at*, seconds since the epoch. Must not wait and does not raise."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The shared parts of a worker."""
 
     keys: KeyCache
+    uses: KeyUses
     policies: PolicySource
     inspector: Inspector
     recorder: Recorder

@@ -63,6 +63,17 @@ class ScriptedRemote:
 
 
 @dataclass
+class NotedUses:
+    """The port `KeyUses`: a list of key, whether refused, and when."""
+
+    noted: list[tuple[str, bool, float]] = field(default_factory=list)
+
+    def note(self, key_id: str, *, refused: bool, at: float) -> None:
+        """Keep the use."""
+        self.noted.append((key_id, refused, at))
+
+
+@dataclass
 class FixedPolicies:
     """The port `PolicySource`."""
 
@@ -75,11 +86,13 @@ class World:
     def __init__(self, policies: str = "", *, timing: Timing = Timing.METADATA) -> None:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
+        self.uses = NotedUses()
         self.policies = FixedPolicies(build_snapshot(parse_policies(policies) if policies else ()))
         self.registry = CollectorRegistry()
         configure_logs("error", io.BytesIO())
         self.parts = Parts(
             keys=KeyCache(self.store),
+            uses=self.uses,
             policies=self.policies,
             inspector=Inspector(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),

@@ -337,3 +337,17 @@ def test_every_kind_of_failure_has_words(kind: ErrorKind) -> None:
     """Each refusal says something, with the status of its kind."""
     verdict = World().exchange().word_refusal(kind)
     assert refused(verdict) == (kind.http_status, kind.value, f"egret_{kind.value}")
+
+
+async def test_a_use_of_a_key_is_noted_once_at_the_end() -> None:
+    """Who used it, whether it was refused, and when; a key that was not good is no use of it."""
+    world = World(REDACTING)
+    for text in ("hello", "AKIAIOSFODNN7EXAMPLA"):
+        checks = world.exchange()
+        await settled(checks.judge_headers(headers(), has_body=True))
+        await settled(checks.judge_body(chat(text)))
+        checks.close(is_cancelled=False, is_answered=True)
+    stranger = world.exchange()
+    await settled(stranger.judge_headers(headers(key=None), has_body=True))
+    stranger.close(is_cancelled=False, is_answered=True)
+    assert world.uses.noted == [(KEY.key_id, False, NOW), (KEY.key_id, True, NOW)]
