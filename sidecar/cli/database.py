@@ -40,14 +40,14 @@ def on_connection(
     *,
     tells: Callable[[Result], Told] | None = None,
 ) -> Result:
-    """Run *work* on a connection to the database of the settings; exit with its error.
+    """Run *work* in a transaction on the database of the settings; exit with its error.
 
     What it changes is logged as done by whom `ACTOR` names. Workers hear of it from the database;
     where the settings say that they cannot, *tells* says of a result what they are to be told.
     """
 
     async def run(settings: Settings) -> Result:
-        async with connect(settings.postgres) as connection:
+        async with connect(settings.postgres) as connection, connection.transaction():
             await set_actor(connection, ACTOR.get() or _os_user())
             result = await work(connection)
         if tells is not None and settings.cache.invalidation.subscribes:
@@ -97,6 +97,8 @@ def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
             f"the database's role may not do this ({error})",
             mend="log in as a member of egret_admin; see `egret doctor --for admin`",
         )
+    except asyncpg.IntegrityConstraintViolationError:
+        fail("what this builds on was changed meanwhile; nothing was done", mend="run it again")
     except UNAVAILABLE as error:
         fail(
             f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",

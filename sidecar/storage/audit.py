@@ -13,7 +13,7 @@ import asyncpg
 from sidecar.storage.pool import Connection
 
 ACTOR_SETTING: Final = "egret.actor"
-"""Setting of a session: who is at work, by their own word. The login is logged as well."""
+"""Setting of a transaction: who is at work, by their own word. The login is logged as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,11 @@ ORDER BY at DESC, id DESC LIMIT $3
 
 
 async def set_actor(connection: Connection, actor: str) -> None:
-    """Say who makes the changes of this connection."""
-    await connection.execute(f"SELECT set_config('{ACTOR_SETTING}', $1, false)", actor)
+    """Say who makes the changes of this transaction.
+
+    Not of the session: a pooler would give it to somebody else.
+    """
+    await connection.execute(f"SELECT set_config('{ACTOR_SETTING}', $1, true)", actor)
 
 
 async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[AuditEntry, ...]:

@@ -121,7 +121,8 @@ async def _notifications(connection: Connection, settings: PostgresSettings) -> 
             return failed(
                 check,
                 "a notification was not heard",
-                mend="connect without a pooler, or with one in session mode",
+                mend="connect without a pooler or with one in session mode, or set"
+                " EGRET_CACHE__INVALIDATION=pubsub",
             )
     return ok(check, "heard")
 

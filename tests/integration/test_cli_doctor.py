@@ -351,7 +351,10 @@ async def test_a_pooler_that_swallows_notifications_is_found(
             "postgres notifications": (
                 "failed",
                 "a notification was not heard",
-                "connect without a pooler, or with one in session mode",
+                (
+                    "connect without a pooler or with one in session mode, or set"
+                    " EGRET_CACHE__INVALIDATION=pubsub"
+                ),
             )
         },
     )

@@ -17,11 +17,10 @@ INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
 Told = tuple[str, str, str | None, dict[str, object] | None, dict[str, object] | None]
 
 
-async def logged(database: Database, *statements: str, actor: str = "alice") -> list[Told]:
+async def logged(database: Database, *statements: str) -> list[Told]:
     """What the statements left in the log, in order."""
     async with database.server.connect(database.name) as connection:
         await connection.execute(OWNERS)
-        await set_actor(connection, actor)
         await connection.execute("DELETE FROM audit_log")
         for statement in statements:
             await connection.execute(statement)
@@ -134,12 +133,12 @@ async def test_a_new_key_is_logged_without_its_digest(database: Database) -> Non
 
 
 async def test_the_log_says_who_by_login_and_by_their_own_word(database: Database) -> None:
-    """SET ROLE does not hide who logged in."""
+    """SET ROLE does not hide who logged in, and the word does not outlive its transaction."""
     async with database.server.connect(database.name) as connection:
-        await connection.execute("SET ROLE egret_admin")
-        await set_actor(connection, "alice")
-        await connection.execute("INSERT INTO organizations (name) VALUES ('acme')")
-        await set_actor(connection, "")
+        async with connection.transaction():
+            await connection.execute("SET ROLE egret_admin")
+            await set_actor(connection, "alice")
+            await connection.execute("INSERT INTO organizations (name) VALUES ('acme')")
         await connection.execute("INSERT INTO organizations (name) VALUES ('zoo')")
         entries = await audit_entries(connection, AuditFilter())
 
