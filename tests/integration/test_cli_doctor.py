@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 
 from sidecar.embedded.child import Children
 from sidecar.embedded.valkey import running_valkey
-from sidecar.settings import ValkeySettings
+from sidecar.embedded.wheels import valkey_program
+from sidecar.settings import ValkeyMode, ValkeySettings
 from sidecar.storage.checkup import CheckState, Use
 from sidecar.storage.checkup_postgres import check_postgres
 from sidecar.storage.checkup_valkey import check_valkey
@@ -35,6 +38,11 @@ POSTGRES = (
     "postgres usage partitions",
 )
 REST = ("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets")
+
+
+CLUSTER_CLIENT_WARNS = pytest.mark.filterwarnings(
+    "ignore:Call to '__init__' function with deprecated usage:DeprecationWarning"
+)
 
 
 @pytest.fixture
@@ -417,6 +425,47 @@ async def test_valkey_is_looked_at(
         assert broken["valkey connection"][1].startswith("no answer (")
     assert "hunter2" not in str(locked)
     assert (gone.code, rows(gone)["valkey clock"][0]) == (1, "skipped")
+
+
+@pytest.mark.parametrize("mode", [pytest.param(mode, id=mode.value) for mode in ValkeyMode])
+@CLUSTER_CLIENT_WARNS
+async def test_a_valkey_that_is_away_is_found_in_every_mode(mode: ValkeyMode) -> None:
+    """However its client says so."""
+    settings = ValkeySettings(
+        url=SecretStr("redis://:hunter2@127.0.0.1:1"), mode=mode, sentinel_master="main"
+    )
+
+    connection, clock = await check_valkey(settings)
+
+    assert (connection.state, clock.state) == (CheckState.FAILED, CheckState.SKIPPED)
+    assert "hunter2" not in f"{connection}{clock}"
+
+
+@pytest.mark.stack
+@CLUSTER_CLIENT_WARNS
+async def test_a_cluster_is_looked_at(tmp_path: Path) -> None:
+    """By one of its primaries."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"--port {port} --cluster-port {port - 1} --cluster-enabled yes --dir {tmp_path}"
+    server = await asyncio.create_subprocess_exec(
+        str(valkey_program()), *options.split(), stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(20):
+            client = Redis(port=port, retry=Retry(ConstantBackoff(0.1), 100))
+            await client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")  # type: ignore[no-untyped-call]  # redis-py
+            while (await client.cluster("INFO"))["cluster_state"] != "ok":  # noqa: ASYNC110 - it says nothing by itself
+                await asyncio.sleep(0.05)
+            await client.aclose()
+        url = SecretStr(f"redis://127.0.0.1:{port}")
+        checks = await check_valkey(ValkeySettings(url=url, mode=ValkeyMode.CLUSTER))
+    finally:
+        server.terminate()
+        await server.wait()
+
+    assert [check.state for check in checks] == [CheckState.OK] * 2
 
 
 def broken_folder(folder: Path, kind: str) -> Path:
