@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -217,6 +218,8 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
         "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
         "EGRET_EXCHANGE__TIMING": options.timing.value,
         "EGRET_POSTGRES__DSN": storage.postgres_dsn,
+        "EGRET_VALKEY__URL": storage.valkey_url,
+        "EGRET_CACHE__L2_SECRET": secrets.token_urlsafe(32),
         "EGRET_TELEMETRY__METRICS_PORT": str(metrics_port),
         **options.worker_settings,
     }

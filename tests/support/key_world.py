@@ -114,11 +114,15 @@ class Server:
             question.future.set_result(question.answer)
 
     def become(self, temper: Temper) -> None:
-        """Change temper; one that is prompt answers what was asked before as well."""
+        """Change temper; one that refuses has lost what it was asked before."""
         self.temper = temper
-        if temper in (Temper.PROMPT, Temper.REFUSING):
-            for question in list(self.questions):
-                self.answer(question, is_lost=temper is Temper.REFUSING)
+        if temper is Temper.REFUSING:
+            self.answer_all(is_lost=True)
+
+    def answer_all(self, *, is_lost: bool = False) -> None:
+        """Answer everything that was asked, or fail it."""
+        for question in list(self.questions):
+            self.answer(question, is_lost=is_lost)
 
 
 @dataclass

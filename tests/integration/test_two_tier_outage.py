@@ -1,0 +1,179 @@
+"""Servers that die or fall silent under load, and what becomes of keys meanwhile and after."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from sidecar.authorization.api_key import ApiKey, generate
+from sidecar.authorization.authorize import Authorized, Refused
+from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.domain.errors import ErrorKind
+from sidecar.settings import CacheSettings, Settings, ValkeySettings
+from sidecar.telemetry.report import CacheTier
+from tests.support.key_worker import KeyWorker, key_settings, key_worker
+from tests.support.live_servers import LiveServer, LiveServers, live_servers
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
+
+LOAD_SECONDS = 2.0
+"""Several times the time to live, so that every key goes stale."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def servers() -> AsyncIterator[LiveServers]:
+    async with live_servers() as servers:
+        await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
+        await servers.execute(
+            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
+        )
+        yield servers
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def keys(servers: LiveServers) -> list[ApiKey]:
+    keys = [generate(secrets.token_bytes) for _ in range(20)]
+    for key in keys:
+        await servers.execute(
+            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+            " VALUES ($1, $2, 'team_1', 'k-' || lower($1))",
+            key.key_id,
+            key.secret_sha256,
+        )
+    return keys
+
+
+def settings_of(servers: LiveServers) -> Settings:
+    return key_settings(
+        servers.postgres_settings.model_copy(
+            update={"acquire_seconds": 0.5, "query_seconds": 0.5}
+        ),
+        ValkeySettings(url=servers.valkey_url),
+        CacheSettings(ttl_seconds=0.3, l2_ttl_seconds=1, negative_ttl_seconds=0.1),
+    )
+
+
+async def load(worker: KeyWorker, keys: list[ApiKey]) -> Counter[str]:
+    """Ask for all keys from ten callers for a while; count verdicts, tiers and errors."""
+    counted: Counter[str] = Counter()
+    end = time.monotonic() + LOAD_SECONDS
+
+    async def ask() -> None:
+        while time.monotonic() < end:
+            for key in keys:
+                try:
+                    judged = await worker.judge(key)
+                except KeyStoreUnavailableError:
+                    counted["error"] += 1
+                else:
+                    counted[type(judged.verdict).__name__] += 1
+                    counted[judged.tier.value] += 1
+            await asyncio.sleep(0.005)
+
+    await asyncio.gather(*(ask() for _ in range(10)))
+    return counted
+
+
+async def until_confirmed(worker: KeyWorker, keys: list[ApiKey]) -> None:
+    """Wait until no key is stale any more."""
+    while any([(await worker.judge(key)).tier is CacheTier.STALE for key in keys]):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def mend(server: LiveServer) -> None:
+    if server.is_running:
+        await server.thaw()
+    else:
+        await server.start()
+
+
+@pytest.mark.parametrize(
+    "break_down",
+    [pytest.param(LiveServer.kill, id="killed"), pytest.param(LiveServer.freeze, id="frozen")],
+)
+@pytest.mark.parametrize(
+    "names",
+    [("postgres",), ("valkey",), ("postgres", "valkey")],
+    ids=["postgres", "valkey", "both"],
+)
+async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
+    servers: LiveServers,
+    keys: list[ApiKey],
+    names: tuple[str, ...],
+    break_down: Callable[[LiveServer], Awaitable[None]],
+) -> None:
+    """No error for a key in use, an answer for every other, and a revocation works after it."""
+    down: list[LiveServer] = [getattr(servers, name) for name in names]
+    async with key_worker(settings_of(servers)) as worker:
+        for key in keys:
+            await worker.judge(key)
+        for server in down:
+            await break_down(server)
+        try:
+            counted, unknown = await asyncio.gather(load(worker, keys), ask_unknown(worker))
+        finally:
+            for server in down:
+                await mend(server)
+        mended_at = time.monotonic()
+        async with asyncio.timeout(30):
+            await until_confirmed(worker, keys)
+            recovered_at = time.monotonic()
+            await servers.execute(
+                "UPDATE api_keys SET revoked_at = now() WHERE public_id = $1", keys[0].key_id
+            )
+            await until_revoked(worker, keys[0])
+        rest = [(await worker.judge(key)).verdict for key in keys[1:]]
+
+    print(f"recovered after {recovered_at - mended_at:.3f} s; {dict(counted)}")  # noqa: T201 - pytest -s
+    assert (counted["error"], counted["Refused"]) == (0, 0)
+    assert (counted["stale"] > 0) is ("postgres" in names)
+    assert unknown == ({"unavailable"} if "postgres" in names else {"invalid_api_key"})
+    assert all(isinstance(verdict, Authorized) for verdict in rest)
+
+
+async def ask_unknown(worker: KeyWorker) -> set[str]:
+    """Ask for keys that nobody has, and return what their holders are told."""
+    told: set[str] = set()
+    async with asyncio.timeout(30):
+        for _ in range(4):
+            try:
+                judged = await worker.judge(generate(secrets.token_bytes))
+            except KeyStoreUnavailableError:
+                told.add("unavailable")
+            else:
+                assert isinstance(judged.verdict, Refused)
+                told.add(judged.verdict.kind.value)
+    return told
+
+
+async def until_revoked(worker: KeyWorker, key: ApiKey) -> None:
+    revoked = Refused(ErrorKind.REVOKED_API_KEY)
+    while (await worker.judge(key)).verdict != revoked:  # noqa: ASYNC110 - a worker's state
+        await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_starts_in_an_outage_lives_on_what_others_shared(
+    servers: LiveServers, keys: list[ApiKey]
+) -> None:
+    """It has no record of its own, and the database does not answer."""
+    async with key_worker(settings_of(servers)) as one:
+        for key in keys:
+            await one.judge(key)
+        while one.counted("written") < len(keys):  # noqa: ASYNC110 - a worker's state
+            await asyncio.sleep(0.01)
+    await servers.postgres.kill()
+    try:
+        async with key_worker(settings_of(servers), is_fenced=False) as late:
+            judged = [await late.judge(key) for key in keys]
+    finally:
+        await servers.postgres.start()
+
+    assert [(type(each.verdict), each.tier) for each in judged] == [
+        (Authorized, CacheTier.STALE)
+    ] * len(keys)

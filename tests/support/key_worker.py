@@ -1,0 +1,92 @@
+"""The part of a worker that judges keys, wired as in a worker, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from sidecar.app.background import BackgroundTasks
+from sidecar.app.keys import WorkerKeys, open_keys
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.authorize import Authorized, Refused, judge
+from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
+from sidecar.settings import CacheSettings, PostgresSettings, Settings, ValkeySettings
+from sidecar.storage.pool import open_pool
+from sidecar.telemetry.key_metrics import KeyMetrics
+from sidecar.telemetry.report import CacheTier
+
+SECRET = SecretStr("a secret of thirty-two characters or more")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a request with a key gets, and who answered for the key."""
+
+    verdict: Authorized | Refused
+    tier: CacheTier
+
+
+@dataclass(frozen=True)
+class KeyWorker:
+    """One worker."""
+
+    keys: WorkerKeys
+    registry: CollectorRegistry
+
+    async def judge(self, key: ApiKey) -> Judged:
+        """Judge *key* as a request would have it."""
+        match self.keys.cache.peek(key.key_id, now=time.monotonic()):
+            case Hit(record, is_stale):
+                tier = CacheTier.STALE if is_stale else CacheTier.L1
+                return Judged(judge(record, key, now=time.time()), tier)
+            case KnownUnknown():
+                return Judged(judge(None, key, now=time.time()), CacheTier.NEGATIVE)
+            case Miss():
+                loaded = await self.keys.cache.load(key.key_id, now=time.monotonic)
+                return Judged(judge(loaded.record, key, now=time.time()), loaded.tier)
+
+    def counted(self, outcome: str) -> float:
+        """Return how many operations on the shared cache came to *outcome*."""
+        return (
+            self.registry.get_sample_value(
+                "egret_shared_cache_operations_total", {"outcome": outcome}
+            )
+            or 0.0
+        )
+
+    async def until_fenced(self) -> None:
+        """Wait until the shared cache may be believed."""
+        fences = self.keys.tiers._fences
+        while fences.timeline is None or fences.wants_fence:  # noqa: ASYNC110 - tells nobody
+            await asyncio.sleep(0.01)
+
+
+def key_settings(
+    postgres: PostgresSettings, valkey: ValkeySettings, cache: CacheSettings | None = None
+) -> Settings:
+    """Return settings of a worker that shares its keys."""
+    cache = cache or CacheSettings()
+    return Settings(
+        postgres=postgres, valkey=valkey, cache=cache.model_copy(update={"l2_secret": SECRET})
+    )
+
+
+@asynccontextmanager
+async def key_worker(settings: Settings, *, is_fenced: bool = True) -> AsyncIterator[KeyWorker]:
+    """Run the part until the block ends; with a database that is away it is not fenced."""
+    registry = CollectorRegistry()
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(open_pool(settings.postgres))
+        keys = await open_keys(settings, pool, metrics=KeyMetrics(registry), stack=stack)
+        tasks = await stack.enter_async_context(BackgroundTasks())
+        keys.start(tasks, on_policies=lambda: None)
+        worker = KeyWorker(keys, registry)
+        if is_fenced:
+            await worker.until_fenced()
+        yield worker

@@ -1,0 +1,180 @@
+"""Real servers that a test kills, freezes and starts again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import asyncpg
+import psutil
+from pydantic import SecretStr
+
+from sidecar.embedded.child import Child, Children, Program, until_ready
+from sidecar.embedded.postgres import (
+    _accepts,
+    _initdb_command,
+    _owner_of_data,
+    _serve_command,
+    dsn_of,
+)
+from sidecar.embedded.valkey import _answers
+from sidecar.embedded.wheels import valkey_program
+from sidecar.settings import PostgresSettings, inherited_environment
+from sidecar.storage.migrate import migrate
+
+
+@dataclass
+class LiveServer:
+    """One program and everything it has started."""
+
+    program: Program
+    is_ready: Callable[[], Awaitable[bool]]
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _child: Child | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was not killed."""
+        return self._child is not None and not self._child.has_ended
+
+    async def start(self) -> None:
+        """Start it, also after it was killed, and wait until it answers."""
+        await self._stack.aclose()
+        self._child = await self._stack.enter_async_context(Children().running(self.program))
+        await until_ready(self._child, self.is_ready)
+
+    async def kill(self) -> None:
+        """End it without a farewell."""
+        processes = self._processes()
+        self._signal(signal.SIGKILL)
+        psutil.wait_procs(processes[1:], timeout=10)
+        assert self._child is not None
+        await self._child.ended()
+
+    async def freeze(self) -> None:
+        """Let connections be made and nothing be answered: a black hole."""
+        self._signal(signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        """Go on."""
+        self._signal(signal.SIGCONT)
+
+    async def aclose(self) -> None:
+        """Stop it for good."""
+        if self.is_running:
+            await self.thaw()
+        await self._stack.aclose()
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self._child is not None
+        first = psutil.Process(self._child.pid)
+        return [first, *first.children(recursive=True)]
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes():
+            process.send_signal(number)
+
+
+@dataclass(frozen=True)
+class LiveServers:
+    """A migrated PostgreSQL that counts its statements, and a Valkey."""
+
+    postgres: LiveServer
+    postgres_settings: PostgresSettings
+    valkey: LiveServer
+    valkey_url: SecretStr
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        """Run a statement as an administrator."""
+        connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
+        try:
+            await connection.execute(statement, *arguments)
+        finally:
+            await connection.close()
+
+    async def key_statements(self) -> int:
+        """Return how many look-ups of keys the database has counted."""
+        connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
+        try:
+            calls = await connection.fetchval(
+                "SELECT sum(calls)::bigint FROM pg_stat_statements"
+                " WHERE query LIKE '%FROM api_keys AS k%WHERE k.public_id = $1%'"
+            )
+        finally:
+            await connection.close()
+        return int(calls or 0)
+
+
+def _postgres(directory: Path) -> tuple[LiveServer, Program]:
+    owner = _owner_of_data(directory)
+    initdb = Program(
+        part="PostgreSQL",
+        command=_initdb_command(directory / "data"),
+        log=directory.parent / "postgres.log",
+        environment={**inherited_environment(), "LC_ALL": "C", "TZ": "UTC"},
+        owner=owner,
+        stop_signal=signal.SIGINT,
+        orphan_signal=signal.SIGINT,
+    )
+    further = (
+        *("-c", "shared_preload_libraries=pg_stat_statements"),
+        # What was committed must be there after it was killed.
+        *("-c", "synchronous_commit=on"),
+    )
+    command = (*_serve_command(directory / "data", sockets=directory), *further)
+    return LiveServer(replace(initdb, command=command), lambda: _accepts(directory)), initdb
+
+
+def _valkey(directory: Path) -> LiveServer:
+    socket = directory / "valkey.sock"
+    program = Program(
+        part="Valkey",
+        command=(
+            str(valkey_program()),
+            *("--port", "0", "--unixsocket", str(socket), "--dir", str(directory)),
+            *("--save", "", "--appendonly", "no"),
+        ),
+        log=directory / "valkey.log",
+        environment=inherited_environment(),
+    )
+    return LiveServer(program, lambda: _answers(socket))
+
+
+@asynccontextmanager
+async def live_servers() -> AsyncIterator[LiveServers]:
+    """Start both servers of a test's own."""
+    # Not pytest's directory: its parents are closed to the user that PostgreSQL runs as.
+    place = Path(tempfile.mkdtemp(prefix="egret-live-"))
+    try:
+        async with AsyncExitStack() as stack:
+            postgres, initdb = _postgres(place / "postgres")
+            async with Children().running(initdb) as child:
+                await child.ended()
+            valkey = _valkey(place)
+            for server in (postgres, valkey):
+                stack.push_async_callback(server.aclose)
+                await server.start()
+            yield LiveServers(
+                postgres,
+                await _migrated(place / "postgres"),
+                valkey,
+                SecretStr(f"unix://{place / 'valkey.sock'}"),
+            )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+async def _migrated(sockets: Path) -> PostgresSettings:
+    settings = PostgresSettings(dsn=SecretStr(dsn_of(sockets, database="postgres")))
+    await migrate(settings)
+    connection = await asyncpg.connect(settings.dsn.get_secret_value())
+    try:
+        await connection.execute("CREATE EXTENSION pg_stat_statements")
+    finally:
+        await connection.close()
+    return settings
