@@ -20,7 +20,7 @@ CREATE TABLE key_activity (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE key_activity IS 'written in batches by workers, some seconds late';
 COMMENT ON COLUMN key_activity.requests IS 'all requests that came with the key';
-COMMENT ON COLUMN key_activity.refused IS 'those among them that authorization refused';
+COMMENT ON COLUMN key_activity.refused IS 'those among them that were refused';
 
 ALTER TABLE api_keys DROP COLUMN last_used_at;
 
