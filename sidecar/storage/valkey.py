@@ -16,12 +16,18 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from sidecar.settings import ValkeyMode, ValkeySettings
 
-VALKEY_UNAVAILABLE: Final = (RedisError, OSError, TimeoutError, ValueError)
-"""How redis-py says that it has no answer; ValueError for an answer that is no Redis'."""
+VALKEY_UNAVAILABLE: Final = (
+    RedisError,
+    RedisClusterException,  # a cluster that is away; no RedisError (redis 8.1)
+    OSError,
+    TimeoutError,
+    ValueError,  # an answer that is no Redis'
+)
+"""How redis-py says that it has no answer."""
 
 Client = Redis | RedisCluster
 
@@ -58,7 +64,6 @@ def _client(settings: ValkeySettings) -> Client:
             return RedisCluster(
                 startup_nodes=[ClusterNode(host, port) for host, port in _addresses(settings)],
                 max_connections=settings.pool_size,
-                cluster_error_retry_attempts=0,
                 **_from_url(settings),
                 **options,
             )

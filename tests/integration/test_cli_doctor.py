@@ -40,11 +40,6 @@ POSTGRES = (
 REST = ("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets")
 
 
-CLUSTER_CLIENT_WARNS = pytest.mark.filterwarnings(
-    "ignore:Call to '__init__' function with deprecated usage:DeprecationWarning"
-)
-
-
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where sockets go; short, since paths of sockets are."""
@@ -428,7 +423,6 @@ async def test_valkey_is_looked_at(
 
 
 @pytest.mark.parametrize("mode", [pytest.param(mode, id=mode.value) for mode in ValkeyMode])
-@CLUSTER_CLIENT_WARNS
 async def test_a_valkey_that_is_away_is_found_in_every_mode(mode: ValkeyMode) -> None:
     """However its client says so."""
     settings = ValkeySettings(
@@ -442,7 +436,6 @@ async def test_a_valkey_that_is_away_is_found_in_every_mode(mode: ValkeyMode) ->
 
 
 @pytest.mark.stack
-@CLUSTER_CLIENT_WARNS
 async def test_a_cluster_is_looked_at(tmp_path: Path) -> None:
     """By one of its primaries."""
     with socket.socket() as free:
