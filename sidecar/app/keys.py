@@ -106,13 +106,15 @@ async def _shared_keys(
         return None
     # A worker without Valkey never loads its client: 25 MB a worker (redis 8.1).
     from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
-    from sidecar.storage.valkey_keys import ValkeyKeys  # noqa: PLC0415
+    from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys  # noqa: PLC0415
 
     return ValkeyKeys(
         await stack.enter_async_context(open_valkey(settings.valkey)),
         SharedRecordCodec(secret.get_secret_value()),
-        keep_seconds=max(settings.cache.l2_ttl_seconds, settings.cache.max_stale_seconds),
-        operation_seconds=settings.valkey.operation_seconds,
+        times=SharedTimes(
+            keep_seconds=max(settings.cache.l2_ttl_seconds, settings.cache.max_stale_seconds),
+            operation_seconds=settings.valkey.operation_seconds,
+        ),
         count=metrics.shared_cache,
     )
 

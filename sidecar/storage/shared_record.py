@@ -19,6 +19,7 @@ from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.telemetry.key_metrics import SharedOutcome
 
 VERSION: Final = 1
+_NEWER: Final = tuple(bytes((version,)) for version in range(VERSION + 1, 16))
 _TAG_BYTES: Final = hashlib.sha256().digest_size
 _LABEL: Final = b"egret shared key record 1\0"
 _MAX_BYTES: Final = 16 * 1024
@@ -86,7 +87,7 @@ class SharedRecordCodec:
 
     def decode(self, key_id: str, value: bytes) -> SharedRecord | SharedOutcome:
         """Return the record of *key_id* in *value*, or why there is none. Raises for no input."""
-        if value[:1] > bytes((VERSION,)):
+        if value[:1] in _NEWER:
             return SharedOutcome.NEWER
         tag, payload = value[1 : 1 + _TAG_BYTES], value[1 + _TAG_BYTES :]
         is_whole = value[:1] == bytes((VERSION,)) and len(value) <= _MAX_BYTES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sidecar.authorization.ports import SharedRecord
@@ -15,16 +16,27 @@ from sidecar.telemetry.key_metrics import SharedOutcome
 KEY_PREFIX: Final = "egret:key:v1:"
 FAILURES: Final = 3
 """In a row, after which the server is left alone for a while."""
-PAUSE_SECONDS: Final = 2.0
 
 _Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTimes:
+    """In seconds.
+
+    `keep_seconds` is how long the server holds a record, whether one of that age is used or not;
+    `pause_seconds` how long a server that fails is left alone.
+    """
+
+    keep_seconds: float
+    operation_seconds: float
+    pause_seconds: float = 2.0
 
 
 class ValkeyKeys:
     """Implements `SharedKeys`.
 
-    `keep_seconds` is how long the server holds a record; whether a record of that age is used is
-    for its reader to say. `count` is told what became of every operation.
+    `count` is told what became of every operation.
     """
 
     def __init__(
@@ -32,14 +44,13 @@ class ValkeyKeys:
         client: Client,
         codec: SharedRecordCodec,
         *,
-        keep_seconds: float,
-        operation_seconds: float,
+        times: SharedTimes,
         count: Callable[[SharedOutcome], None],
     ) -> None:
         self._client = client
         self._codec = codec
-        self._keep_ms = max(1, int(keep_seconds * 1000))
-        self._operation_seconds = operation_seconds
+        self._keep_ms = max(1, int(times.keep_seconds * 1000))
+        self._times = times
         self._count = count
         self._failures = 0
         self._paused_until = 0.0
@@ -82,14 +93,14 @@ class ValkeyKeys:
             return SharedOutcome.SKIPPED
         if self._failures >= FAILURES:
             # One tries; the others would all wait for nothing if the server is still away.
-            self._paused_until = now + PAUSE_SECONDS
+            self._paused_until = now + self._times.pause_seconds
         try:
-            async with asyncio.timeout(self._operation_seconds):
+            async with asyncio.timeout(self._times.operation_seconds):
                 answer = await operation()
         except VALKEY_UNAVAILABLE:
             self._failures += 1
             if self._failures >= FAILURES:
-                self._paused_until = now + PAUSE_SECONDS
+                self._paused_until = now + self._times.pause_seconds
             self._count(SharedOutcome.UNAVAILABLE)
             return SharedOutcome.UNAVAILABLE
         self._failures = 0

@@ -69,6 +69,7 @@ class Question:
 
     answer: Any
     future: asyncio.Future[Any]
+    asked_at: float
 
 
 def version_of(record: KeyRecord) -> int:
@@ -95,7 +96,8 @@ class Server:
             return answer
         if self.temper is Temper.REFUSING:
             raise KeyStoreUnavailableError("refused")
-        question = Question(answer, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        question = Question(answer, loop.create_future(), loop.time())
         self.questions.append(question)
         try:
             return await question.future
@@ -112,6 +114,12 @@ class Server:
             question.future.set_exception(KeyStoreUnavailableError("lost"))
         else:
             question.future.set_result(question.answer)
+
+    def end_budgets(self, *, asked_before: float) -> None:
+        """Fail what has waited for as long as anyone waits."""
+        for question in list(self.questions):
+            if question.asked_at < asked_before:
+                self.answer(question, is_lost=True)
 
     def become(self, temper: Temper) -> None:
         """Change temper; one that refuses has lost what it was asked before."""
