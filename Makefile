@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format bench bench-guardrails bench-waterfall bench-docs proto lock clean
+.PHONY: help setup run demo test check format bench bench-guardrails bench-keys bench-waterfall bench-docs proto lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -58,11 +58,14 @@ bench: $(DEV_STAMP) ## Load on the same Envoy with and without ext_proc; writes 
 bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
 	$(PY) -m loadtest.bench_guardrails $(BENCH_OPTIONS)
 
+bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
+	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)
+
 bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
 
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
-	$(MAKE) bench bench-guardrails bench-waterfall BENCH_OPTIONS=--markdown
+	$(MAKE) bench bench-guardrails bench-keys bench-waterfall BENCH_OPTIONS=--markdown
 
 proto: $(DEV_STAMP) ## Take Envoy's ext_proc messages anew from the installed Envoy
 	$(PY) proto/extract_envoy.py
