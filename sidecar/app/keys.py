@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -23,6 +24,7 @@ from sidecar.telemetry.logs import get_logger
 
 _LISTEN: Final = "listen"
 _PUBSUB: Final = "pubsub"
+_SIZE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class WorkerKeys:
     def start(self, tasks: BackgroundTasks, *, on_policies: Callable[[], None]) -> None:
         """Hear of changes to keys and policies from now on."""
         tasks.start(self.tiers.keep_fences(), name="fences")
+        tasks.start(self._show_size(), name="cache size")
         if _LISTEN in self.changes.channels:
             listener = ChangeListener(
                 self.settings.postgres, self._callbacks(_LISTEN, on_policies=on_policies)
@@ -45,6 +48,11 @@ class WorkerKeys:
             tasks.start(listener.run(), name="changes")
         if _PUBSUB in self.changes.channels:
             tasks.start(self._subscribe(on_policies), name="published changes")
+
+    async def _show_size(self) -> Never:
+        while True:
+            self.metrics.cache_holds(self.cache.key_count)
+            await asyncio.sleep(_SIZE_SECONDS)
 
     async def _subscribe(self, on_policies: Callable[[], None]) -> Never:
         from sidecar.storage.valkey_changes import ValkeyChangeListener  # noqa: PLC0415

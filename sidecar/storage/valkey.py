@@ -6,7 +6,7 @@ No command is tried twice and no wait is longer than its budget: whoever asks ha
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
 
@@ -39,20 +39,18 @@ async def open_valkey(settings: ValkeySettings) -> AsyncGenerator[Client]:
     Raises:
         ValueError: there is no URL, or it is not one.
     """
-    client = _client(settings)
-    try:
-        yield client
-    finally:
-        await client.aclose()
+    async with AsyncExitStack() as stack:
+        yield _client(settings, stack)
 
 
-def _client(settings: ValkeySettings) -> Client:
+def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     if settings.url is None:
         raise ValueError("no EGRET_VALKEY__URL is set")
     options = _options(settings)
+    client: Client
     match settings.mode:
         case ValkeyMode.STANDALONE:
-            return Redis.from_pool(
+            client = Redis.from_pool(
                 BlockingConnectionPool.from_url(
                     settings.url.get_secret_value(),
                     max_connections=settings.pool_size,
@@ -61,16 +59,18 @@ def _client(settings: ValkeySettings) -> Client:
                 )
             )
         case ValkeyMode.CLUSTER:
-            return RedisCluster(
+            client = RedisCluster(
                 startup_nodes=[ClusterNode(host, port) for host, port in _addresses(settings)],
                 max_connections=settings.pool_size,
                 **_from_url(settings),
                 **options,
             )
         case ValkeyMode.SENTINEL:
-            return _behind_sentinels(settings, options)
+            client = _behind_sentinels(settings, options, stack)
         case _:
             assert_never(settings.mode)
+    stack.push_async_callback(client.aclose)
+    return client
 
 
 def _options(settings: ValkeySettings) -> dict[str, Any]:
@@ -110,7 +110,9 @@ def _addresses(settings: ValkeySettings) -> list[tuple[str, int]]:
     ]
 
 
-def _behind_sentinels(settings: ValkeySettings, options: dict[str, Any]) -> Redis:
+def _behind_sentinels(
+    settings: ValkeySettings, options: dict[str, Any], stack: AsyncExitStack
+) -> Redis:
     login = _from_url(settings)
     tls = {name: login[name] for name in ("ssl",) if name in login}
     sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis 8.1 leaves its arguments untyped
@@ -119,5 +121,7 @@ def _behind_sentinels(settings: ValkeySettings, options: dict[str, Any]) -> Redi
         **login,
         **options,
     )
+    for each in sentinel.sentinels:
+        stack.push_async_callback(each.aclose)
     master: Redis = sentinel.master_for(settings.sentinel_master or "", redis_class=Redis)
     return master

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Never
 
 import structlog
+from redis.asyncio import RedisCluster
 
 from sidecar.settings import Settings, ValkeySettings
 from sidecar.storage.postgres_changes import ChangeCallbacks
@@ -130,6 +131,8 @@ class ValkeyChangeListener:
 @asynccontextmanager
 async def _subscription(client: Client) -> AsyncGenerator[Any]:
     """Give a subscription that the server has confirmed."""
+    if isinstance(client, RedisCluster):
+        await client.initialize()  # a subscription does not do that by itself (redis 8.1)
     topics: Any = client.pubsub()  # typed only in part (redis 8.1)
     try:
         await topics.subscribe(KEYS_TOPIC, POLICIES_TOPIC)

@@ -56,6 +56,12 @@ class KeyMetrics:
             buckets=REVOCATION_BUCKETS,
             registry=registry,
         )
+        self._entries = Gauge(
+            MetricName.KEY_CACHE_ENTRIES,
+            "Keys in the in-process caches of all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._heard = Gauge(
             MetricName.KEY_CHANGES_HEARD,
             "1 if changes to keys are heard of, 0 if not; the lowest of all live workers.",
@@ -66,6 +72,10 @@ class KeyMetrics:
     def shared_cache(self, outcome: SharedOutcome) -> None:
         """Count an operation on the shared cache."""
         self._operations[outcome].inc()
+
+    def cache_holds(self, entries: int) -> None:
+        """Show how many keys this worker's cache holds."""
+        self._entries.set(entries)
 
     def oversized(self) -> None:
         """Count a record that was too large to keep."""

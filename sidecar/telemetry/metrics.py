@@ -196,12 +196,6 @@ class Metrics:
             "Policies that could not be loaded; the last good one stayed in place.",
             registry=registry,
         )
-        self._key_cache_entries = Gauge(
-            MetricName.KEY_CACHE_ENTRIES,
-            "Keys in the in-process caches of all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
         self._build = Gauge(
             MetricName.BUILD,
             "Always 1; the labels are the versions that run.",
@@ -237,7 +231,7 @@ class Metrics:
 
     def key_cache_holds(self, entries: int) -> None:
         """Show how many keys this worker's cache holds."""
-        self._key_cache_entries.set(entries)
+        self.keys.cache_holds(entries)
 
     def record(self, report: ExchangeReport) -> None:
         """Count the end of an exchange and all that took place in it."""

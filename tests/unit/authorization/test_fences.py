@@ -82,6 +82,19 @@ def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() 
     assert fences.wants_fence
 
 
+def test_a_fence_from_before_the_worker_began_to_listen_does_not_say_what_it_missed() -> None:
+    """It was asked for, then the listener was lost and came back, then it was answered."""
+    fences = listening()
+    fences.note_change("k1")
+    asked_with = fences.notes
+    fences.listening_ended()
+    fences.listening_began()
+
+    fences.resolve(notes=asked_with, fence=Fence(1, 20))
+
+    assert fences.belief(read_at(21)) is Belief.UNCERTAIN
+
+
 def test_nothing_is_current_for_a_worker_that_does_not_listen() -> None:
     """It may still be better than nothing."""
     fences = listening()

@@ -1,0 +1,197 @@
+"""The same records through every way of reaching a Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from sidecar.authorization.ports import SharedRecord
+from sidecar.embedded.child import Children, Program, until_ready
+from sidecar.embedded.ports import free_port
+from sidecar.embedded.wheels import valkey_program
+from sidecar.settings import (
+    CacheSettings,
+    Invalidation,
+    Settings,
+    ValkeyMode,
+    ValkeySettings,
+    inherited_environment,
+)
+from sidecar.storage.postgres_changes import ChangeCallbacks
+from sidecar.storage.shared_record import SharedRecordCodec
+from sidecar.storage.valkey import open_valkey
+from sidecar.storage.valkey_changes import (
+    ValkeyChangeListener,
+    ValkeyNotPublishedError,
+    publish_key_change,
+)
+from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys
+from tests.support.keys import record_of
+
+pytestmark = pytest.mark.stack
+
+SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, read_at=3.0)
+CODEC = SharedRecordCodec("a secret of thirty-two characters")
+
+
+@asynccontextmanager
+async def valkey(directory: Path, *arguments: str, port: int) -> AsyncIterator[None]:
+    program = Program(
+        part="Valkey",
+        command=(
+            str(valkey_program()),
+            *arguments,
+            *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)),
+        ),
+        log=directory / f"valkey-{port}.log",
+        environment=inherited_environment(),
+    )
+    async with Children().running(program) as child:
+        await until_ready(child, lambda: answers(port))
+        yield
+
+
+async def answers(port: int) -> bool:
+    async with Redis(port=port) as client:
+        try:
+            await client.ping()
+        except AuthenticationError:
+            return True
+        except (RedisError, OSError):
+            return False
+        return True
+
+
+@asynccontextmanager
+async def standalone(directory: Path) -> AsyncIterator[ValkeySettings]:
+    port = free_port()
+    async with valkey(directory, "--requirepass", "hunter2", port=port):
+        yield ValkeySettings(url=SecretStr(f"redis://:hunter2@127.0.0.1:{port}/1"))
+
+
+@asynccontextmanager
+async def cluster(directory: Path) -> AsyncIterator[ValkeySettings]:
+    port, bus = free_port(), free_port()
+    arguments = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+    async with valkey(directory, *arguments, port=port), Redis(port=port) as client:
+        command: Any = client.execute_command  # has no types (redis 8.1)
+        await command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while b"cluster_state:ok" not in await command("CLUSTER", "INFO"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        yield ValkeySettings(
+            url=SecretStr(f"redis://127.0.0.1:{free_port()}"),
+            nodes=(f"127.0.0.1:{port}",),
+            mode=ValkeyMode.CLUSTER,
+        )
+
+
+@asynccontextmanager
+async def sentinel(directory: Path) -> AsyncIterator[ValkeySettings]:
+    port, sentinel_port = free_port(), free_port()
+    config = directory / "sentinel.conf"
+    config.write_text(f"sentinel monitor egret 127.0.0.1 {port} 1\n", encoding="ascii")
+    async with (
+        valkey(directory, port=port),
+        valkey(directory, str(config), "--sentinel", port=sentinel_port),
+    ):
+        yield ValkeySettings(
+            url=SecretStr(f"redis://127.0.0.1:{sentinel_port}/1"),
+            mode=ValkeyMode.SENTINEL,
+            sentinel_master="egret",
+        )
+
+
+@asynccontextmanager
+async def tls(directory: Path) -> AsyncIterator[ValkeySettings]:
+    """TLS ends just before the server: the wheel's is built without it."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    port, plain_port = free_port(), free_port()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", plain_port)
+        await asyncio.gather(
+            copy(reader, inner_writer), copy(inner_reader, writer), return_exceptions=True
+        )
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(valkey(directory, port=plain_port))
+        server = await asyncio.start_server(relay, "127.0.0.1", port, ssl=context)
+        stack.callback(server.close)
+        yield ValkeySettings(
+            url=SecretStr(f"rediss://localhost:{port}/0"), ca_file=directory / "ca.pem"
+        )
+
+
+WAYS = {"standalone": standalone, "cluster": cluster, "sentinel": sentinel, "tls": tls}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_a_record_and_a_change_go_through(tmp_path: Path, way: str) -> None:
+    """Write, read, discard; publish, hear."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    callbacks = ChangeCallbacks(
+        on_key=heard.put_nowait,
+        on_scope=lambda scope: heard.put_nowait(f"scope {scope}"),
+        on_listening=lambda: heard.put_nowait("listening"),
+        on_lost=lambda: None,
+        on_policies=lambda: None,
+    )
+    async with WAYS[way](tmp_path) as settings, open_valkey(wide(settings)) as client:
+        keys = ValkeyKeys(
+            client,
+            CODEC,
+            times=SharedTimes(keep_seconds=600, operation_seconds=5),
+            count=lambda _outcome: None,
+        )
+        await keys.put("AAAAAAAAAAA1", SHARED)
+        found = await keys.get("AAAAAAAAAAA1")
+        await keys.discard("AAAAAAAAAAA1")
+        gone = await keys.get("AAAAAAAAAAA1")
+
+        listening = asyncio.ensure_future(ValkeyChangeListener(settings, callbacks).run())
+        began = await heard.get()
+        await publish_key_change(publishing(settings), "AAAAAAAAAAA1", "team:t")
+        told = [await heard.get(), await heard.get()]
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    assert (found, gone) == (SHARED, None)
+    assert (began, told) == ("listening", ["AAAAAAAAAAA1", "scope team:t"])
+
+
+def wide(settings: ValkeySettings) -> ValkeySettings:
+    """What a test waits for must not depend on how busy the machine is."""
+    return settings.model_copy(update={"operation_seconds": 5.0})
+
+
+def publishing(settings: ValkeySettings) -> Settings:
+    return Settings(valkey=settings, cache=CacheSettings(invalidation=Invalidation.BOTH))
+
+
+async def test_a_change_that_cannot_be_published_is_an_error_that_says_so() -> None:
+    """The command line tells its user that workers were not told."""
+    settings = ValkeySettings(url=SecretStr(f"redis://:hunter2@127.0.0.1:{free_port()}"))
+
+    with pytest.raises(ValkeyNotPublishedError) as caught:
+        await publish_key_change(publishing(settings), "AAAAAAAAAAA1")
+
+    assert "hunter2" not in f"{caught.value!r} {caught.value.__cause__!r}"

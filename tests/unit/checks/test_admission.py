@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sidecar.authorization.key_cache import KeyCache
+from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
+from sidecar.checks.admission import Admitted, NotAdmitted, admit
+from sidecar.checks.ledger import Ledger
+from sidecar.checks.parts import Parts
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import Headers
+from sidecar.telemetry.report import CacheTier
+from tests.support.checks import KEY, World
+from tests.support.keys import record_of
+
+RECORD = record_of(KEY.key_id, digest=KEY.secret_sha256)
+
+
+@dataclasses.dataclass
+class ScriptedStore:
+    """The port `KeyStore`: gives what it was told, or fails."""
+
+    answer: Loaded | None
+
+    async def load(self, key_id: str) -> Loaded:
+        """Answer."""
+        assert key_id == KEY.key_id
+        if self.answer is None:
+            raise KeyStoreUnavailableError("down")
+        return self.answer
+
+
+def presented() -> Headers:
+    return Headers((("authorization", b"Bearer " + KEY.reveal().encode()),))
+
+
+async def ask(parts: Parts) -> tuple[Admitted | NotAdmitted, CacheTier]:
+    """Admit a request with the key; say which tier answered."""
+    ledger = Ledger(parts.clocks)
+    admission = admit(presented(), parts=parts, ledger=ledger)
+    if not isinstance(admission, Admitted | NotAdmitted):
+        admission = await admission
+    return admission, ledger.cache_tier
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "tiers"),
+    [
+        pytest.param(Loaded(RECORD), Admitted, (CacheTier.STORE, CacheTier.L1), id="database"),
+        pytest.param(
+            Loaded(RECORD, CacheTier.L2, 5.0), Admitted, (CacheTier.L2, CacheTier.L1), id="shared"
+        ),
+        pytest.param(
+            Loaded(RECORD, CacheTier.STALE, 5.0),
+            Admitted,
+            (CacheTier.STALE, CacheTier.STALE),
+            id="stale",
+        ),
+        pytest.param(
+            Loaded(None), NotAdmitted, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
+        ),
+    ],
+)
+async def test_the_tier_that_answered_is_reported(
+    answer: Loaded, outcome: type, tiers: tuple[CacheTier, CacheTier]
+) -> None:
+    """For the first request of a key and for the next."""
+    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(answer)))
+
+    first, then = await ask(parts), await ask(parts)
+
+    assert [type(admission) for admission, _ in (first, then)] == [outcome, outcome]
+    assert (first[1], then[1]) == tiers
+
+
+async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
+    """Unavailable, which is no statement about the key."""
+    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(None)))
+
+    admission, tier = await ask(parts)
+
+    assert (admission, tier) == (
+        NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE),
+        CacheTier.STORE,
+    )
