@@ -483,6 +483,22 @@ async def test_what_may_not_pass_is_refused(  # noqa: PLR0913 - a table
     assert await stack.received_count() == 0
 
 
+async def test_trailers_never_bring_a_body_to_the_provider_twice(
+    stack: Stack, gateway: Gateway
+) -> None:
+    """Refused where Envoy streams the body to us, passed where it holds it."""
+    body = as_json(chat("hello"))
+    answer = await http2_request(
+        gateway.https_port,
+        stack.facts.ca_file,
+        fields=_fields(CHAT, stack.keys["block"]),
+        body=[body],
+        trailers=[("x-checksum", "1")],
+    )
+    received = [one.body for one in await stack.received()]
+    assert (answer.status, received) in [(400, []), (200, [body])]
+
+
 @pytest.mark.parametrize("mode", ["STREAMED", "BUFFERED_PARTIAL"])
 async def test_a_mode_that_cannot_guard_is_refused(stack: Stack, mode: str) -> None:
     """The headers or the rest of a body would be gone before any verdict."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ class Gateway:
     https_url: str
     https_port: int
     admin_url: str
-    log: Path
 
 
 def ext_proc_filters(config: Config) -> list[Config]:
@@ -90,18 +89,7 @@ async def second_gateway(stack: Stack, *changes: Adapt) -> AsyncIterator[Gateway
                 https_url=f"https://localhost:{address.https_port}",
                 https_port=address.https_port,
                 admin_url=address.admin_url,
-                log=Path(place) / "access.jsonl",
             )
-
-
-def all_of(changes: Sequence[Adapt]) -> Adapt:
-    """Return one change that makes all of them in order."""
-
-    def adapt(config: Config) -> None:
-        for change in changes:
-            change(config)
-
-    return adapt
 
 
 def _without_logs(config: Config) -> None:
