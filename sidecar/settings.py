@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "EGRET_"
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""
 
 
 class Engine(enum.Enum):

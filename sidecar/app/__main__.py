@@ -9,15 +9,12 @@ import sys
 
 import uvloop
 
-from sidecar.app.process import die_with_parent
+from sidecar.app.process import CANNOT_START, die_with_parent
 from sidecar.app.worker import run_worker
 from sidecar.settings import SettingsError, read_settings
 from sidecar.storage.pool import InvalidDsnError
 from sidecar.telemetry.logs import configure_logs
 from sidecar.transport.engine import SocketError
-
-USAGE_ERROR = 2
-"""Tells the supervisor that starting this worker again would change nothing."""
 
 
 def main(index: int, parent: int) -> int:
@@ -29,7 +26,7 @@ def main(index: int, parent: int) -> int:
         uvloop.run(run_worker(settings, index))
     except (SettingsError, SocketError, InvalidDsnError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
-        return USAGE_ERROR
+        return CANNOT_START
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Ties a child process to its parent: no worker outlives whoever started it."""
+"""What a worker and its supervisor agree on: an exit code, and that a worker ends with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+
+CANNOT_START: Final = 2
+"""Exit code of a worker that cannot start at all: starting it again would change nothing."""
 
 
 def die_with_parent(parent: int) -> None:

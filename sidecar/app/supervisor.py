@@ -16,8 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from sidecar.app.process import CANNOT_START
 from sidecar.settings import Settings, inherited_environment
-from sidecar.telemetry.endpoint import MetricsEndpoint
+from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
@@ -28,8 +29,6 @@ STEADY_SECONDS: Final = 30.0
 """A worker that lived this long is restarted without delay again."""
 KILL_AFTER_SECONDS: Final = 5.0
 """How long past its own drain a worker may take before it is killed."""
-USAGE_ERROR: Final = 2
-"""A worker that exits with this cannot start at all: restarting it changes nothing."""
 
 
 class WorkerStartError(Exception):
@@ -45,11 +44,15 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
         self._metrics = WorkerMetrics(self._metrics_directory)
-        self._endpoint = MetricsEndpoint(
-            self._metrics,
-            host=settings.telemetry.metrics_host,
-            port=settings.telemetry.metrics_port,
-        )
+        try:
+            self._endpoint = MetricsEndpoint(
+                self._metrics,
+                host=settings.telemetry.metrics_host,
+                port=settings.telemetry.metrics_port,
+            )
+        except EndpointError:
+            shutil.rmtree(self._metrics_directory, ignore_errors=True)
+            raise
 
     async def run(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT.
@@ -85,7 +88,7 @@ class Supervisor:
             code = await self._run_once(index)
             if self._stopping.is_set():
                 return
-            if code == USAGE_ERROR:
+            if code == CANNOT_START:
                 self._stop()
                 raise WorkerStartError(f"worker {index} cannot start; its log says why")
             if loop.time() - started_at > STEADY_SECONDS:

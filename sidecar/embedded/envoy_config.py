@@ -10,11 +10,11 @@ from typing import Final
 
 import jinja2
 
+from sidecar.settings import MAX_SOCKET_PATH_BYTES
+
 TEMPLATE_NAME: Final = "egret.yaml.j2"
 HTTPS_PORT: Final = 443
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""`sun_path` of sockaddr_un holds 108 bytes, the closing zero included (unix(7))."""
 
 
 class EnvoyConfigError(ValueError):

@@ -13,8 +13,8 @@ from typing import Final
 
 import orjson
 
-from sidecar.embedded.envoy_config import MAX_SOCKET_PATH_BYTES
 from sidecar.embedded.errors import PartError, part_error_from
+from sidecar.settings import MAX_SOCKET_PATH_BYTES
 
 PART: Final = "Run directory"
 LOCK_NAME: Final = ".egret-up.lock"

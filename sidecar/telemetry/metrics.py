@@ -229,10 +229,6 @@ class Metrics:
         """Count a policy that could not be loaded."""
         self._policy_reload_failures.inc()
 
-    def key_cache_holds(self, entries: int) -> None:
-        """Show how many keys this worker's cache holds."""
-        self.keys.cache_holds(entries)
-
     def record(self, report: ExchangeReport) -> None:
         """Count the end of an exchange and all that took place in it."""
         error = NONE if report.error is None else report.error.value

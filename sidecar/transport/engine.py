@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from sidecar.settings import MAX_SOCKET_PATH_BYTES
 from sidecar.transport.conversation import Stream
 from sidecar.transport.judge import Ending
 
 PROCESS_METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 SERVICE_NAME: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""
 
 Converse = Callable[[Stream, Mapping[str, str]], Awaitable[Ending]]
 """Holds one conversation; the mapping is the gRPC metadata, lower-case names."""

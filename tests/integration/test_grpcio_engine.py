@@ -21,10 +21,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
+from sidecar.settings import MAX_SOCKET_PATH_BYTES
 from sidecar.transport.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import (
-    MAX_SOCKET_PATH_BYTES,
     PROCESS_METHOD,
     SERVICE_NAME,
     EngineOptions,

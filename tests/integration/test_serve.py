@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
@@ -77,6 +78,7 @@ def _environment(dsn: str, directory: Path, settings: Mapping[str, str]) -> dict
         "EGRET_SERVER__SOCKET_DIRECTORY": str(directory / "s"),
         "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
         "EGRET_TELEMETRY__METRICS_PORT": "0",
+        "TMPDIR": str(directory / "tmp") if (directory / "tmp").is_dir() else str(directory),
         **{f"EGRET_{name}": value for name, value in settings.items()},
     }
 
@@ -170,3 +172,19 @@ def _logged_port(log: Path) -> str:
 def _fetch(url: str) -> str:
     with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - loopback
         return str(response.read(), "utf-8")
+
+
+async def test_a_taken_metrics_port_ends_serve_and_leaves_no_folder(tmp_path: Path) -> None:
+    """The line names the port and the setting; the folder for metrics is gone again."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with serving(
+            "postgresql:///x", tmp_path, TELEMETRY__METRICS_PORT=str(port)
+        ) as running:
+            code = await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
+    text = running.log.read_text()
+    assert (code, list(place.iterdir())) == (2, [])
+    assert f"127.0.0.1:{port}" in text
+    assert "EGRET_TELEMETRY__METRICS_PORT" in text

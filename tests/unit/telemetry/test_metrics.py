@@ -162,7 +162,7 @@ def test_the_state_of_a_worker_is_shown_as_it_was_last_told(
     metrics.policies_loaded((POLICY,))
     metrics.policies_loaded((dataclasses.replace(POLICY, version=8),))
     metrics.policy_reload_failed()
-    metrics.key_cache_holds(12)
+    metrics.keys.cache_holds(12)
 
     assert _samples(registry) == {
         "egret_in_flight_exchanges 1.0",
