@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from sidecar.domain.local_guardrails import RuleSettings, WholeTextSettings
+from sidecar.domain.remote_guardrails import RemoteSettings
 
 
 class Stage(enum.Enum):
@@ -44,59 +47,24 @@ class UnscannedAction(enum.Enum):
     ALLOW = "allow"
 
 
-@dataclass(frozen=True, slots=True)
-class SecretsSettings:
-    """Vendor tokens, private keys, connection strings."""
+class RedactionStyle(enum.Enum):
+    """What stands in the place of a redacted value.
 
-    types: tuple[str, ...] | None = None  # None: all known types
+    `HASH` lets equal values be joined over requests; `FORMAT_PRESERVING` keeps the shape of a
+    card number, and is a placeholder for everything else.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class PiiSettings:
-    """Personal data; `regions` are ISO country codes whose national phone form counts."""
-
-    types: tuple[str, ...] | None = None  # None: all known types
-    regions: tuple[str, ...] = ()
+    PLACEHOLDER = "placeholder"
+    HASH = "hash"
+    FORMAT_PRESERVING = "format_preserving"
 
 
-@dataclass(frozen=True, slots=True)
-class DeniedPattern:
-    """A named regular expression in RE2 syntax."""
-
-    name: str
-    regex: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeniedPatternsSettings:
-    """Regular expressions written by the policy's author."""
-
-    patterns: tuple[DeniedPattern, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DeniedTermsSettings:
-    """Words and phrases, matched on word boundaries without regard to case."""
-
-    terms: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookSettings:
-    """A remote check over HTTP; `headers` may hold credentials and are never shown."""
-
-    url: str
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-
-
-GuardrailSettings = (
-    SecretsSettings | PiiSettings | DeniedPatternsSettings | DeniedTermsSettings | WebhookSettings
-)
+GuardrailSettings = RuleSettings | WholeTextSettings | RemoteSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One check of a policy."""
+    """One check of a policy. `restore` turns placeholders in the answer back for the client."""
 
     name: str
     settings: GuardrailSettings
@@ -106,6 +74,8 @@ class Guardrail:
     on_error: OnError = OnError.BLOCK
     timeout_seconds: float = 1.0
     mandatory: bool = False
+    redaction: RedactionStyle = RedactionStyle.PLACEHOLDER
+    restore: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from sidecar.domain.policy import Policy
+from sidecar.domain.policy import Policy, Stage
+from sidecar.guardrails.documents.fields import TRUSTED
+from sidecar.guardrails.documents.policy import PolicyModel
 from sidecar.guardrails.policy_faults import PolicyDocumentError, PolicyFault, described, fault
-from sidecar.guardrails.policy_models import TRUSTED, PolicyModel
 from sidecar.guardrails.yaml_nodes import YamlDocument, YamlError, read_yaml
 
 __all__ = [
@@ -27,6 +28,15 @@ __all__ = [
 ]
 
 DEFAULT_POLICY_NAME: Final = "default"
+
+SUPPORTED_TYPES: Final = frozenset(
+    {"secrets", "pii", "denied_patterns", "denied_terms", "webhook"}
+)
+
+UNSUPPORTED_FIELDS: Final = frozenset({
+    "redaction", "restore", "ca_file", "cert_file", "key_file", "retries", "hedge_after", "cache",
+    "max_concurrent", "breaker",
+})  # fmt: skip
 
 Expressions = Literal["check", "trust"]
 """Whether regular expressions are compiled now (some ms each), or were when it was applied."""
@@ -99,7 +109,7 @@ def _policy(document: YamlDocument, *, version: int, expressions: Expressions) -
         model = PolicyModel.model_validate(document.value, context=context)
     except ValidationError as error:
         raise PolicyDocumentError(described(document, error)) from None
-    faults = [*_repeated_names(document, model), *_unsupported_stages(document, model)]
+    faults = [*_repeated_names(document, model), *_unsupported(document, model)]
     if faults:
         raise PolicyDocumentError(faults)
     return model.to_policy(version=version)
@@ -114,12 +124,19 @@ def _repeated_names(document: YamlDocument, model: PolicyModel) -> Iterable[Poli
         seen.add(guardrail.name)
 
 
-def _unsupported_stages(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
+def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
+    """Refuse what documents can say and this version cannot do: it must not look done."""
     for index, guardrail in enumerate(model.guardrails):
-        if guardrail.stage not in guardrail.supported_stages:
-            yield fault(
-                document,
-                ("guardrails", index, "stage"),
-                f"stage `{guardrail.stage.value}` is not supported yet for {guardrail.type}",
-                mend="use input",
-            )
+        path = ("guardrails", index)
+        if guardrail.type not in SUPPORTED_TYPES:
+            problem = f"type `{guardrail.type}` is not supported yet"
+            yield fault(document, (*path, "type"), problem)
+        if guardrail.stage is not Stage.INPUT:
+            problem = f"stage `{guardrail.stage.value}` is not supported yet for {guardrail.type}"
+            yield fault(document, (*path, "stage"), problem, mend="use input")
+        fields = type(guardrail).model_fields
+        for field_name in sorted(UNSUPPORTED_FIELDS & guardrail.model_fields_set):
+            if getattr(guardrail, field_name) == fields[field_name].default:
+                continue
+            problem = f"`{field_name}` is not supported yet"
+            yield fault(document, (*path, field_name), problem, at_key=True)

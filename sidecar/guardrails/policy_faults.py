@@ -11,12 +11,9 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from sidecar.domain.policy import Action, Mode, OnError, Stage, UnscannedAction
-from sidecar.guardrails.policy_models import (
-    GUARDRAIL_DOCUMENTS,
-    PatternDocument,
-    PolicyModel,
-    UnknownNameError,
-)
+from sidecar.guardrails.documents.fields import UnknownNameError
+from sidecar.guardrails.documents.local import PatternDocument
+from sidecar.guardrails.documents.policy import GUARDRAIL_DOCUMENTS, PolicyModel
 from sidecar.guardrails.yaml_nodes import Path, YamlDocument
 
 

@@ -6,14 +6,29 @@ from typing import Any, Final, assert_never
 
 import yaml
 
-from sidecar.domain.policy import (
+from sidecar.domain.local_guardrails import (
+    CodeSettings,
     DeniedPatternsSettings,
     DeniedTermsSettings,
-    Guardrail,
-    GuardrailSettings,
+    LanguageSettings,
+    MaxInputSettings,
+    MaxTokensSettings,
     PiiSettings,
-    Policy,
+    PromptInjectionSettings,
+    RuleSettings,
     SecretsSettings,
+    ToxicitySettings,
+    WholeTextSettings,
+)
+from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
+from sidecar.domain.remote_guardrails import (
+    GrpcSettings,
+    LlmJudgeSettings,
+    ModerationSettings,
+    PresidioSettings,
+    RemoteCare,
+    RemoteEndpoint,
+    RemoteSettings,
     WebhookSettings,
 )
 
@@ -35,40 +50,129 @@ def render_policy(policy: Policy) -> str:
 
 
 def _guardrail(guardrail: Guardrail) -> dict[str, Any]:
-    kind, settings = _settings(guardrail.settings)
     return {
         "name": guardrail.name,
-        "type": kind,
+        "type": guardrail.settings.guardrail_type,
         "stage": guardrail.stage.value,
         "action": guardrail.action.value,
         "mode": guardrail.mode.value,
         "on_error": guardrail.on_error.value,
-        "timeout": f"{guardrail.timeout_seconds * 1000:.12g}ms",
+        "timeout": _duration(guardrail.timeout_seconds),
         "mandatory": guardrail.mandatory,
-        **settings,
+        "redaction": guardrail.redaction.value,
+        "restore": guardrail.restore,
+        **_settings(guardrail.settings),
     }
 
 
-def guardrail_type(settings: GuardrailSettings) -> str:
-    """Return the `type` of a policy document, as metrics and spans name it."""
-    return _settings(settings)[0]
+def _settings(settings: GuardrailSettings) -> dict[str, Any]:
+    match settings:
+        case (
+            SecretsSettings()
+            | PiiSettings()
+            | DeniedPatternsSettings()
+            | DeniedTermsSettings()
+            | CodeSettings()
+            | ToxicitySettings()
+        ):
+            return _rules(settings)
+        case (
+            PromptInjectionSettings()
+            | LanguageSettings()
+            | MaxInputSettings()
+            | MaxTokensSettings()
+        ):
+            return _whole_text(settings)
+        case _:
+            return {
+                "url": settings.endpoint.url,
+                **_asked(settings),
+                **_endpoint(settings.endpoint),
+                **_care(settings.care),
+            }
 
 
-def _settings(settings: GuardrailSettings) -> tuple[str, dict[str, Any]]:
+def _rules(settings: RuleSettings) -> dict[str, Any]:
     match settings:
         case SecretsSettings(types=types):
-            return "secrets", {} if types is None else {"types": list(types)}
-        case PiiSettings(types=types, regions=regions):
-            chosen: dict[str, Any] = {} if types is None else {"types": list(types)}
-            return "pii", chosen | ({"regions": list(regions)} if regions else {})
+            return _given(types=types)
+        case PiiSettings(types=types, regions=regions, countries=countries):
+            return _given(types=types, regions=regions or None, countries=countries or None)
         case DeniedPatternsSettings(patterns=patterns):
-            return "denied_patterns", {
-                "patterns": [{"name": item.name, "regex": item.regex} for item in patterns]
-            }
+            return {"patterns": [{"name": item.name, "regex": item.regex} for item in patterns]}
         case DeniedTermsSettings(terms=terms):
-            return "denied_terms", {"terms": list(terms)}
-        case WebhookSettings(url=url, headers=headers):
-            masked = {name: MASK for name, _ in headers}
-            return "webhook", {"url": url} | ({"headers": masked} if masked else {})
+            return {"terms": list(terms)}
+        case CodeSettings(languages=languages):
+            return {"languages": [language.value for language in languages]}
+        case ToxicitySettings(allowed=allowed):
+            return _given(allowed=allowed or None)
         case _:
             assert_never(settings)
+
+
+def _whole_text(settings: WholeTextSettings) -> dict[str, Any]:
+    match settings:
+        case PromptInjectionSettings(
+            threshold=threshold, indirect_threshold=indirect, kinds=kinds
+        ):
+            chosen = None if kinds is None else tuple(kind.value for kind in kinds)
+            levels = {"threshold": threshold.value, "indirect_threshold": indirect.value}
+            return levels | _given(kinds=chosen)
+        case LanguageSettings(allowed=allowed):
+            return {"allowed": list(allowed)}
+        case MaxInputSettings(max_characters=limit):
+            return {"max_characters": limit}
+        case MaxTokensSettings(max_tokens=limit):
+            return {"max_tokens": limit}
+        case _:
+            assert_never(settings)
+
+
+def _asked(settings: RemoteSettings) -> dict[str, Any]:
+    match settings:
+        case WebhookSettings() | GrpcSettings():
+            return {}
+        case ModerationSettings(model=model, categories=categories, thresholds=thresholds):
+            given = _given(model=model, categories=categories)
+            return given | ({"thresholds": dict(thresholds)} if thresholds else {})
+        case PresidioSettings(language=language, entities=entities, min_score=score):
+            return {"language": language, **_given(entities=entities), "min_score": score}
+        case LlmJudgeSettings(model=model, rubric=rubric, min_score=score):
+            return {"model": model, "rubric": rubric, "min_score": score}
+        case _:
+            assert_never(settings)
+
+
+def _endpoint(endpoint: RemoteEndpoint) -> dict[str, Any]:
+    masked = {name: MASK for name, _ in endpoint.headers}
+    files = _given(
+        ca_file=endpoint.ca_file, cert_file=endpoint.cert_file, key_file=endpoint.key_file
+    )
+    return ({"headers": masked} if masked else {}) | files
+
+
+def _care(care: RemoteCare) -> dict[str, Any]:
+    hedge = care.hedge_after_seconds
+    return {
+        "retries": care.retries,
+        **_given(hedge_after=None if hedge is None else _duration(hedge)),
+        "cache": _duration(care.cache_seconds),
+        "max_concurrent": care.max_concurrent,
+        "breaker": {
+            "failures": care.breaker_failures,
+            "open_for": _duration(care.breaker_seconds),
+        },
+    }
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.12g}ms"
+
+
+def _given(**fields: str | tuple[str, ...] | None) -> dict[str, Any]:
+    """Return the fields that have a value, lists as YAML writes them."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in fields.items()
+        if value is not None
+    }

@@ -15,7 +15,7 @@ from typing_extensions import override
 from yarl import URL
 
 from sidecar.domain.finding import Finding
-from sidecar.domain.policy import WebhookSettings
+from sidecar.domain.remote_guardrails import WebhookSettings
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.addresses import is_refused_address
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteRequest
@@ -123,7 +123,7 @@ class WebhookChecks:
         settings = request.guardrail.settings
         if not isinstance(settings, WebhookSettings):
             raise RemoteCheckError("not_a_webhook")
-        if is_refused_address(URL(settings.url).host or ""):
+        if is_refused_address(URL(settings.endpoint.url).host or ""):
             raise RemoteCheckError("refused_address")
         body = request_body(request)
         try:
@@ -137,13 +137,13 @@ class WebhookChecks:
 
     async def _post(self, settings: WebhookSettings, body: bytes) -> bytes:
         headers = {
-            **dict(settings.headers),
+            **dict(settings.endpoint.headers),
             "content-type": "application/json",
             "accept": "application/json",
             "accept-encoding": "identity",
         }
         async with self._session.post(
-            settings.url, data=body, headers=headers, allow_redirects=False
+            settings.endpoint.url, data=body, headers=headers, allow_redirects=False
         ) as response:
             if response.status != _STATUS_OK:
                 raise RemoteCheckError(f"status_{response.status}")

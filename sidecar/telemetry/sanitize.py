@@ -9,14 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sidecar.domain.policy import (
-    DeniedPatternsSettings,
-    DeniedTermsSettings,
-    GuardrailSettings,
-    PiiSettings,
-    SecretsSettings,
-    WebhookSettings,
-)
+from sidecar.domain.policy import GuardrailSettings
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.telemetry.names import NONE, OVERFLOW
 
@@ -71,17 +64,7 @@ def operation_name(route: Route | UnknownRoute | None) -> str:
 
 def guardrail_type(settings: GuardrailSettings) -> str:
     """Return the type of a guardrail as policies spell it."""
-    match settings:
-        case SecretsSettings():
-            return "secrets"
-        case PiiSettings():
-            return "pii"
-        case DeniedPatternsSettings():
-            return "denied_patterns"
-        case DeniedTermsSettings():
-            return "denied_terms"
-        case WebhookSettings():
-            return "webhook"
+    return settings.guardrail_type
 
 
 def _shaped(value: str, shape: re.Pattern[str]) -> str:

@@ -31,6 +31,8 @@ guardrails:
   on_error: block
   timeout: 1000ms
   mandatory: false
+  redaction: placeholder
+  restore: false
 - name: judge
   type: webhook
   stage: input
@@ -39,9 +41,17 @@ guardrails:
   on_error: block
   timeout: 1000ms
   mandatory: false
+  redaction: placeholder
+  restore: false
   url: https://judge.example/v1
   headers:
     authorization: '***'
+  retries: 1
+  cache: 0ms
+  max_concurrent: 64
+  breaker:
+    failures: 5
+    open_for: 10000ms
 """
 LOOSE = "name: loose\nunscanned: allow\n"
 
@@ -70,7 +80,7 @@ def test_a_new_policy_is_shown_as_added_and_comes_into_force(egret: Egret, file:
     added = "".join(f"+{line}\n" for line in STRICT_SHOWN.splitlines())
     assert ran == Ran(
         0,
-        f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,22 @@\n{added}",
+        f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,32 @@\n{added}",
         "strict: version 1 is in force\n",
     )
     assert egret("policy", "show", "strict") == Ran(0, STRICT_SHOWN, "strict, version 1\n")

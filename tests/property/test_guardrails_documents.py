@@ -3,21 +3,23 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.policy import (
-    Action,
+from sidecar.domain.local_guardrails import (
     DeniedPattern,
     DeniedPatternsSettings,
     DeniedTermsSettings,
+    PiiSettings,
+    SecretsSettings,
+)
+from sidecar.domain.policy import (
+    Action,
     Guardrail,
     GuardrailSettings,
     Mode,
     OnError,
-    PiiSettings,
     Policy,
-    SecretsSettings,
     UnscannedAction,
-    WebhookSettings,
 )
+from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.guardrails.policy_document import (
     PolicyDocumentError,
     PolicyFault,
@@ -57,7 +59,7 @@ settings: st.SearchStrategy[GuardrailSettings] = st.one_of(
         ).map(tuple),
     ),
     st.builds(DeniedTermsSettings, st.lists(printable, min_size=1, max_size=3).map(tuple)),
-    st.just(WebhookSettings("https://dlp.example.com/check")),
+    st.just(WebhookSettings(RemoteEndpoint("https://dlp.example.com/check"))),
 )
 guardrails = st.builds(
     Guardrail,

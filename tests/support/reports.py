@@ -5,20 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.policy import (
-    Action,
+from sidecar.domain.local_guardrails import (
     DeniedPattern,
     DeniedPatternsSettings,
-    Guardrail,
-    Mode,
-    OnError,
     PiiSettings,
-    Policy,
     SecretsSettings,
-    UnscannedAction,
-    WebhookSettings,
 )
+from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
+from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.domain.subject import Dialect, Operation, Route
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 
@@ -34,7 +29,9 @@ PII: Final = Guardrail(name="pii", settings=PiiSettings(), action=Action.REDACT)
 SECRETS: Final = Guardrail(name="keys", settings=SecretsSettings(), mode=Mode.SHADOW)
 WEBHOOK: Final = Guardrail(
     name="tone",
-    settings=WebhookSettings(url="http://tone.test/", headers=(("authorization", "hook-secret"),)),
+    settings=WebhookSettings(
+        RemoteEndpoint("http://tone.test/", headers=(("authorization", "hook-secret"),))
+    ),
     action=Action.FLAG,
     on_error=OnError.ALLOW,
 )

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, assert_never
 
-from sidecar.domain.policy import (
+from sidecar.domain.local_guardrails import (
+    CodeSettings,
     DeniedPatternsSettings,
     DeniedTermsSettings,
-    Guardrail,
-    GuardrailSettings,
+    LanguageSettings,
+    MaxInputSettings,
+    MaxTokensSettings,
     PiiSettings,
-    Policy,
+    PromptInjectionSettings,
     SecretsSettings,
+    ToxicitySettings,
+)
+from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
+from sidecar.domain.remote_guardrails import (
+    GrpcSettings,
+    LlmJudgeSettings,
+    ModerationSettings,
+    PresidioSettings,
+    RemoteSettings,
     WebhookSettings,
 )
 from sidecar.guardrails.expressions import author_expression
@@ -25,7 +36,7 @@ _RANKS: Final = {rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)}
 
 
 def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
-    """Return the local rules of a guardrail; a remote one has none."""
+    """Return the rules of a guardrail; one that asks a server or judges a whole text has none."""
     match settings:
         case SecretsSettings(types=types):
             return _chosen(SECRET_RULES, types)
@@ -39,7 +50,19 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
             )
         case DeniedTermsSettings(terms=terms):
             return tuple(term_rule(term) for term in terms)
-        case WebhookSettings():
+        case (
+            CodeSettings()
+            | ToxicitySettings()
+            | PromptInjectionSettings()
+            | LanguageSettings()
+            | MaxInputSettings()
+            | MaxTokensSettings()
+            | WebhookSettings()
+            | GrpcSettings()
+            | ModerationSettings()
+            | PresidioSettings()
+            | LlmJudgeSettings()
+        ):
             return ()
         case _:
             assert_never(settings)
@@ -47,7 +70,7 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
 
 def is_remote(guardrail: Guardrail) -> bool:
     """Tell whether judging leaves the process."""
-    return isinstance(guardrail.settings, WebhookSettings)
+    return isinstance(guardrail.settings, RemoteSettings)
 
 
 def rank_of(guardrail: Guardrail, type_: str) -> int:

@@ -9,7 +9,8 @@ from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.domain.decision import Allow, Decision, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail, Mode, PiiSettings, UnscannedAction
+from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 
 EMAIL = Finding(guardrail="pii", type="EMAIL", part=0, start=3, end=9)

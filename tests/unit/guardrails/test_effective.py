@@ -2,14 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.policy import (
-    Action,
-    Guardrail,
-    PiiSettings,
-    Policy,
-    SecretsSettings,
-    UnscannedAction,
-)
+from sidecar.domain.local_guardrails import PiiSettings, SecretsSettings
+from sidecar.domain.policy import Action, Guardrail, Policy, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.effective import MissingPolicy, resolve
 

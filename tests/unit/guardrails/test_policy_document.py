@@ -2,20 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.policy import (
-    Action,
+from sidecar.domain.local_guardrails import (
     DeniedPattern,
     DeniedPatternsSettings,
     DeniedTermsSettings,
-    Guardrail,
-    Mode,
-    OnError,
     PiiSettings,
-    Policy,
     SecretsSettings,
-    UnscannedAction,
-    WebhookSettings,
 )
+from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
+from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.guardrails.policy_document import (
     PolicyDocumentError,
     default_policy,
@@ -69,7 +64,9 @@ def test_every_field_of_a_document_reaches_the_policy() -> None:
                 Guardrail(
                     "dlp",
                     WebhookSettings(
-                        "https://dlp.example.com/check", (("authorization", "Bearer abc"),)
+                        RemoteEndpoint(
+                            "https://dlp.example.com/check", (("authorization", "Bearer abc"),)
+                        )
                     ),
                     on_error=OnError.ALLOW,
                     timeout_seconds=0.25,
@@ -126,10 +123,11 @@ FAULTS = {
         "line 3, column 26: guardrails[0].actoin: unknown field `actoin` (did you mean `action`?)",
     ),
     "field_of_another_type": (
-        f"{GUARDRAIL}{{name: a, type: secrets, regions: [US]}}",
+        f"{GUARDRAIL}{{name: a, type: secrets, thresholds: {{}}}}",
         (
-            "line 3, column 30: guardrails[0].regions: unknown field `regions` "
-            "(one of action, mandatory, mode, name, on_error, stage, timeout, type, types)"
+            "line 3, column 30: guardrails[0].thresholds: unknown field `thresholds` "
+            "(one of action, mandatory, mode, name, on_error, redaction, restore, stage, timeout, "
+            "type, types)"
         ),
     ),
     "unknown_type": (
@@ -140,7 +138,9 @@ FAULTS = {
         f"{GUARDRAIL}{{name: a}}",
         (
             "line 3, column 5: guardrails[0]: `type` is required "
-            "(one of secrets, pii, denied_patterns, denied_terms, webhook)"
+            "(one of secrets, pii, prompt_injection, denied_patterns, denied_terms, code, "
+            "toxicity, language, max_input, max_tokens, webhook, grpc, moderation, presidio, "
+            "llm_judge)"
         ),
     ),
     "missing_field": (
@@ -175,7 +175,7 @@ FAULTS = {
     ),
     "no_name": ("unscanned: block\n", "line 1, column 1: `name` is required"),
     "bad_duration": (
-        f"{GUARDRAIL}{{name: a, type: pii, timeout: 5m}}",
+        f"{GUARDRAIL}{{name: a, type: pii, timeout: 5d}}",
         (
             "line 3, column 35: guardrails[0].timeout: "
             "is not a duration; write for example 500ms, 2s or 1.5"
@@ -187,6 +187,14 @@ FAULTS = {
             "line 3, column 33: guardrails[0].stage: "
             "stage `output` is not supported yet for pii (use input)"
         ),
+    ),
+    "unsupported_type": (
+        f"{GUARDRAIL}{{name: a, type: max_input, max_characters: 10}}",
+        "line 3, column 21: guardrails[0].type: type `max_input` is not supported yet",
+    ),
+    "unsupported_field": (
+        f"{GUARDRAIL}{{name: a, type: pii, restore: true}}",
+        "line 3, column 26: guardrails[0].restore: `restore` is not supported yet",
     ),
     "same_guardrail_twice": (
         f"{GUARDRAIL}{{name: a, type: pii}}\n  - {{name: a, type: secrets}}",

@@ -18,6 +18,8 @@ def test_the_canonical_text_writes_out_every_default() -> None:
         "  on_error: block\n"
         "  timeout: 1000ms\n"
         "  mandatory: false\n"
+        "  redaction: placeholder\n"
+        "  restore: false\n"
         "- name: pii\n"
         "  type: pii\n"
         "  stage: input\n"
@@ -26,6 +28,8 @@ def test_the_canonical_text_writes_out_every_default() -> None:
         "  on_error: block\n"
         "  timeout: 1000ms\n"
         "  mandatory: false\n"
+        "  redaction: placeholder\n"
+        "  restore: false\n"
     )
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.policy import DeniedPattern, DeniedPatternsSettings, Guardrail, Policy
+from sidecar.domain.local_guardrails import DeniedPattern, DeniedPatternsSettings
+from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.local_scan import Found
 from sidecar.guardrails.snapshot import (

@@ -13,7 +13,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from typing_extensions import override
 
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail, WebhookSettings
+from sidecar.domain.policy import Guardrail
+from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteRequest
@@ -25,7 +26,7 @@ ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")
 
 
 def request_to(url: str, *texts: str, headers: tuple[tuple[str, str], ...] = ()) -> RemoteRequest:
-    guardrail = Guardrail("dlp", WebhookSettings(url, headers))
+    guardrail = Guardrail("dlp", WebhookSettings(RemoteEndpoint(url, headers)))
     return RemoteRequest(guardrail, subject_of(*texts), ABOUT)
 
 
@@ -313,7 +314,7 @@ def test_many_spans_are_read_in_one_go() -> None:
     spans = b",".join(
         b'{"text":0,"start":%d,"end":%d,"type":"X"}' % (i, i + 1) for i in range(0, 3_000, 2)
     )
-    guardrail = Guardrail("dlp", WebhookSettings("http://h/"))
+    guardrail = Guardrail("dlp", WebhookSettings(RemoteEndpoint("http://h/")))
     request = RemoteRequest(guardrail, subject_of(text), ABOUT)
     answer = read_answer(b'{"verdict":"redact","findings":[%s]}' % spans, request)
     assert answer.findings[-1] == Finding("dlp", "X", 0, 2 * 2_998, 2 * 2_999)
@@ -322,7 +323,7 @@ def test_many_spans_are_read_in_one_go() -> None:
 def test_a_subject_without_text_has_no_span() -> None:
     """A webhook cannot find something where there is nothing."""
     request = RemoteRequest(
-        Guardrail("dlp", WebhookSettings("http://h/")),
+        Guardrail("dlp", WebhookSettings(RemoteEndpoint("http://h/"))),
         Subject(None, streamed=False, parts=()),
         ABOUT,
     )

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail, PiiSettings
+from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import UnscannedReason
 from sidecar.telemetry.metrics import LabelCap, Metrics
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, FaultKind

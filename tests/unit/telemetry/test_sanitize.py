@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.policy import DeniedTermsSettings, GuardrailSettings, PiiSettings
+from sidecar.domain.local_guardrails import DeniedTermsSettings, PiiSettings
+from sidecar.domain.policy import GuardrailSettings
 from sidecar.domain.subject import Dialect, Route, UnknownRoute
 from sidecar.telemetry import sanitize
 from tests.support.reports import CHAT, PATTERNS, SECRETS, WEBHOOK

@@ -1,0 +1,105 @@
+"""The fields documents are made of, each with its limits and its words for what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from sidecar.domain.policy import (
+    Action,
+    GuardrailSettings,
+    Mode,
+    OnError,
+    RedactionStyle,
+    Stage,
+)
+from sidecar.guardrails.expressions import expression_problem
+
+MAX_TIMEOUT_SECONDS: Final = 30.0
+MAX_ITEMS: Final = 1_000
+TRUSTED: Final = "trusted"
+"""Validation context: expressions were checked when the document was applied."""
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+
+
+def _seconds(value: object) -> object:
+    """Read 500ms, 2s, 5m or a number of seconds."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if match is None:
+            raise ValueError("is not a duration; write for example 500ms, 2s or 1.5")
+        return float(match[1]) * _UNIT_MILLISECONDS[match[2]] / 1000
+    return value
+
+
+class UnknownNameError(ValueError):
+    """A name outside a closed set; carries the set, so that the nearest can be suggested."""
+
+    def __init__(self, kind: str, value: str, known: frozenset[str]) -> None:
+        super().__init__(f"unknown {kind} `{value[:80]}`")
+        self.value = value
+        self.known = known
+
+
+def known_name(kind: str, known: Iterable[str]) -> Any:
+    """Return a validator that takes the names of *known* only; *kind* names them in a fault."""
+    names = frozenset(known)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise UnknownNameError(kind, value, names)
+        return value
+
+    return AfterValidator(check)
+
+
+def _expression(value: str, info: ValidationInfo) -> str:
+    problem = None if info.context == TRUSTED else expression_problem(value)
+    if problem:
+        raise ValueError(problem)
+    return value
+
+
+PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+GuardrailName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+FindingType = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
+Term = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+Glob = Annotated[str, Field(min_length=1, max_length=200)]
+Expression = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
+Timeout = Annotated[
+    float, BeforeValidator(_seconds), Field(gt=0, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)
+]
+LongDuration = Annotated[
+    float, BeforeValidator(_seconds), Field(ge=0, le=86_400, allow_inf_nan=False)
+]
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
+class Document(BaseModel):
+    """A mapping that has these fields and no others; its faults do not repeat its values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class GuardrailFields(Document):
+    """What every type of guardrail has."""
+
+    name: GuardrailName
+    stage: Stage = Stage.INPUT
+    action: Action = Action.BLOCK
+    mode: Mode = Mode.ENFORCE
+    on_error: OnError = OnError.BLOCK
+    timeout: Timeout = 1.0
+    mandatory: Switch = False
+    redaction: RedactionStyle = RedactionStyle.PLACEHOLDER
+    restore: Switch = False
+
+    def settings(self) -> GuardrailSettings:
+        """Return the settings of the type, as the domain has them."""
+        raise NotImplementedError

@@ -1,0 +1,186 @@
+"""Guardrails that judge within the process, as a policy document writes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from sidecar.domain.local_guardrails import (
+    CodeLanguage,
+    CodeSettings,
+    DeniedPattern,
+    DeniedPatternsSettings,
+    DeniedTermsSettings,
+    InjectionKind,
+    LanguageSettings,
+    MaxInputSettings,
+    MaxTokensSettings,
+    PiiSettings,
+    PromptInjectionSettings,
+    SecretsSettings,
+    Threshold,
+    ToxicitySettings,
+)
+from sidecar.guardrails.documents.fields import (
+    MAX_ITEMS,
+    Document,
+    Expression,
+    FindingType,
+    GuardrailFields,
+    Term,
+    known_name,
+)
+from sidecar.guardrails.rules.phones import KNOWN_REGIONS
+from sidecar.guardrails.rules.pii import PII_TYPES
+from sidecar.guardrails.rules.secrets import SECRET_TYPES
+
+
+class SecretsDocument(GuardrailFields):
+    """Settings of `secrets`."""
+
+    type: Literal["secrets"]
+    types: Annotated[
+        tuple[Annotated[str, known_name("secret type", SECRET_TYPES)], ...] | None,
+        Field(min_length=1, max_length=MAX_ITEMS),
+    ] = None
+
+    @override
+    def settings(self) -> SecretsSettings:
+        return SecretsSettings(types=self.types)
+
+
+class PiiDocument(GuardrailFields):
+    """Settings of `pii`."""
+
+    type: Literal["pii"]
+    types: Annotated[
+        tuple[Annotated[str, known_name("PII type", PII_TYPES)], ...] | None,
+        Field(min_length=1, max_length=MAX_ITEMS),
+    ] = None
+    regions: Annotated[
+        tuple[Annotated[str, known_name("region", KNOWN_REGIONS)], ...], Field(max_length=20)
+    ] = ()
+
+    @override
+    def settings(self) -> PiiSettings:
+        return PiiSettings(types=self.types, regions=self.regions)
+
+
+class PatternDocument(Document):
+    """One of `denied_patterns`."""
+
+    name: FindingType
+    regex: Expression
+
+
+class DeniedPatternsDocument(GuardrailFields):
+    """Settings of `denied_patterns`."""
+
+    type: Literal["denied_patterns"]
+    patterns: Annotated[tuple[PatternDocument, ...], Field(min_length=1, max_length=MAX_ITEMS)]
+
+    @override
+    def settings(self) -> DeniedPatternsSettings:
+        patterns = (DeniedPattern(name=one.name, regex=one.regex) for one in self.patterns)
+        return DeniedPatternsSettings(tuple(patterns))
+
+
+class DeniedTermsDocument(GuardrailFields):
+    """Settings of `denied_terms`."""
+
+    type: Literal["denied_terms"]
+    terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=MAX_ITEMS)]
+
+    @override
+    def settings(self) -> DeniedTermsSettings:
+        return DeniedTermsSettings(terms=self.terms)
+
+
+class CodeDocument(GuardrailFields):
+    """Settings of `code`."""
+
+    type: Literal["code"]
+    languages: Annotated[tuple[CodeLanguage, ...], Field(min_length=1)] = tuple(CodeLanguage)
+
+    @override
+    def settings(self) -> CodeSettings:
+        return CodeSettings(languages=self.languages)
+
+
+class ToxicityDocument(GuardrailFields):
+    """Settings of `toxicity`."""
+
+    type: Literal["toxicity"]
+    allowed: Annotated[tuple[Term, ...], Field(max_length=MAX_ITEMS)] = ()
+
+    @override
+    def settings(self) -> ToxicitySettings:
+        return ToxicitySettings(allowed=self.allowed)
+
+
+class PromptInjectionDocument(GuardrailFields):
+    """Settings of `prompt_injection`."""
+
+    type: Literal["prompt_injection"]
+    threshold: Threshold = Threshold.MEDIUM
+    indirect_threshold: Threshold | None = None
+    kinds: Annotated[tuple[InjectionKind, ...] | None, Field(min_length=1)] = None
+
+    @override
+    def settings(self) -> PromptInjectionSettings:
+        indirect = self.indirect_threshold or self.threshold
+        return PromptInjectionSettings(
+            threshold=self.threshold, indirect_threshold=indirect, kinds=self.kinds
+        )
+
+
+class LanguageDocument(GuardrailFields):
+    """Settings of `language`."""
+
+    type: Literal["language"]
+    allowed: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z]{2}$")], ...],
+        Field(min_length=1, max_length=100),
+    ]
+
+    @override
+    def settings(self) -> LanguageSettings:
+        return LanguageSettings(allowed=self.allowed)
+
+
+class MaxInputDocument(GuardrailFields):
+    """Settings of `max_input`."""
+
+    type: Literal["max_input"]
+    max_characters: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
+
+    @override
+    def settings(self) -> MaxInputSettings:
+        return MaxInputSettings(max_characters=self.max_characters)
+
+
+class MaxTokensDocument(GuardrailFields):
+    """Settings of `max_tokens`."""
+
+    type: Literal["max_tokens"]
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
+
+    @override
+    def settings(self) -> MaxTokensSettings:
+        return MaxTokensSettings(max_tokens=self.max_tokens)
+
+
+LocalDocument = (
+    SecretsDocument
+    | PiiDocument
+    | DeniedPatternsDocument
+    | DeniedTermsDocument
+    | CodeDocument
+    | ToxicityDocument
+    | PromptInjectionDocument
+    | LanguageDocument
+    | MaxInputDocument
+    | MaxTokensDocument
+)
