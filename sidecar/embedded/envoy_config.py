@@ -77,14 +77,18 @@ class EnvoyParameters:
     """Everything that differs between one deployment and another.
 
     `sds_directory` holds `server_certificate.yaml` and, for each provider with a credential,
-    `openai.yaml` or `anthropic.yaml`. With `admin_socket` None the admin listens on
-    `admin_port` of loopback. `http_port` None leaves the plain listener out.
+    a file of the provider's name. A provider of None is not there, and what is sent to its API
+    is answered 404. With `admin_socket` None the admin listens on `admin_port` of loopback.
+    `http_port` None leaves the plain listener out.
     """
 
     worker_sockets: tuple[str, ...]
     sds_directory: str
     openai: Provider = OPENAI
     anthropic: Provider = ANTHROPIC
+    azure: Provider | None = None
+    gemini: Provider | None = None
+    bedrock: Provider | None = None
     https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
     https_port: int = 8443
     http_port: int | None = None

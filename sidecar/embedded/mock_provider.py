@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,30 @@ from sidecar.settings import inherited_environment
 PART: Final = "Mock LLM"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCredentials:
     """What the providers accept. Envoy adds them; neither client nor Egret ever sees them."""
 
-    openai: SecretStr | None
-    anthropic: SecretStr | None
+    openai: SecretStr | None = None
+    anthropic: SecretStr | None = None
+    azure: SecretStr | None = None
+    gemini: SecretStr | None = None
+    bedrock: SecretStr | None = None
+
+    def header_values(self) -> dict[str, SecretStr]:
+        """Return the value of each provider's credential header, by the provider's name."""
+        values = {
+            "openai": _bearer(self.openai),
+            "anthropic": self.anthropic,
+            "azure": self.azure,
+            "gemini": self.gemini,
+            "bedrock": _bearer(self.bedrock),
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _bearer(key: SecretStr | None) -> SecretStr | None:
+    return None if key is None else SecretStr(f"Bearer {key.get_secret_value()}")
 
 
 def made_up_credentials() -> ProviderCredentials:
@@ -36,6 +54,9 @@ def made_up_credentials() -> ProviderCredentials:
     return ProviderCredentials(
         openai=SecretStr(f"sk-mock-{secrets.token_hex(12)}"),
         anthropic=SecretStr(f"sk-ant-mock-{secrets.token_hex(12)}"),
+        azure=SecretStr(secrets.token_hex(16)),
+        gemini=SecretStr(f"AIza-mock-{secrets.token_hex(12)}"),
+        bedrock=SecretStr(f"bedrock-mock-{secrets.token_hex(12)}"),
     )
 
 
@@ -72,12 +93,15 @@ def _write_config(
     path: Path, *, certificate: ServerCertificate, credentials: ProviderCredentials
 ) -> None:
     """In a file that only we can read: arguments of a process are shown to every user."""
-    openai, anthropic = credentials.openai, credentials.anthropic
+    keys = {
+        f"{one.name}_key": "" if (key := getattr(credentials, one.name)) is None
+        else key.get_secret_value()
+        for one in fields(credentials)
+    }  # fmt: skip
     config = {
         "certificate_chain": str(certificate.chain),
         "private_key": str(certificate.private_key),
-        "openai_key": "" if openai is None else openai.get_secret_value(),
-        "anthropic_key": "" if anthropic is None else anthropic.get_secret_value(),
+        **keys,
     }
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -22,16 +22,18 @@ from sidecar.embedded.certificates import CA_NAME, Certificates, write_certifica
 from sidecar.embedded.child import Children
 from sidecar.embedded.demo_setup import set_up
 from sidecar.embedded.envoy import EnvoyAddress, EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector, Provider
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
+from sidecar.embedded.envoy_secrets import write_certificate
 from sidecar.embedded.errors import PartError
-from sidecar.embedded.mock_provider import (
-    ProviderCredentials,
-    made_up_credentials,
-    running_mock_provider,
-)
+from sidecar.embedded.mock_provider import made_up_credentials, running_mock_provider
 from sidecar.embedded.ports import check_port, free_port
 from sidecar.embedded.postgres import running_postgres
+from sidecar.embedded.providers import (
+    Providers,
+    mock_providers,
+    upstream_providers,
+    write_credentials,
+)
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.embedded.trace_receiver import running_trace_receiver
@@ -90,14 +92,6 @@ class _Storage:
     postgres_dsn: str
     valkey_url: str
     key: SecretStr
-
-
-@dataclass(frozen=True, slots=True)
-class _Providers:
-    openai: Provider
-    anthropic: Provider
-    credentials: ProviderCredentials
-    debug_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +158,9 @@ async def _start_storage(start: _Starter) -> _Storage:
 
 async def _start_providers(
     options: StackOptions, *, start: _Starter, certificates: Certificates
-) -> _Providers:
+) -> Providers:
     if options.upstream is not None:
-        upstream = options.upstream
-        return _Providers(
-            openai=upstream.provider(
-                credential_header="authorization", credential=upstream.credentials.openai
-            ),
-            anthropic=upstream.provider(
-                credential_header="x-api-key", credential=upstream.credentials.anthropic
-            ),
-            credentials=upstream.credentials,
-            debug_url=None,
-        )
+        return upstream_providers(options.upstream)
     credentials = made_up_credentials()
     mock = await start.enter(
         "Mock LLM",
@@ -187,19 +171,7 @@ async def _start_providers(
             credentials=credentials,
         ),
     )
-    provider = Provider(
-        host="localhost",
-        address=LOOPBACK,
-        port=mock.port,
-        ca_file=str(certificates.provider_ca),
-        credential_header="authorization",
-    )
-    return _Providers(
-        openai=provider,
-        anthropic=replace(provider, credential_header="x-api-key"),
-        credentials=credentials,
-        debug_url=mock.debug_url,
-    )
+    return mock_providers(mock, certificates=certificates, credentials=credentials)
 
 
 async def _start_workers(options: StackOptions, *, start: _Starter, storage: _Storage) -> _Workers:
@@ -232,7 +204,7 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
     return _Workers(sockets=sockets, metrics_port=metrics_port, otlp_port=otlp_port, pid=pid)
 
 
-def _write_secrets(directory: Path, *, providers: _Providers, certificates: Certificates) -> None:
+def _write_secrets(directory: Path, *, providers: Providers, certificates: Certificates) -> None:
     directory.mkdir(mode=0o700)
     write_certificate(
         directory,
@@ -240,23 +212,21 @@ def _write_secrets(directory: Path, *, providers: _Providers, certificates: Cert
         chain=certificates.gateway.chain,
         private_key=certificates.gateway.private_key,
     )
-    openai, anthropic = providers.credentials.openai, providers.credentials.anthropic
-    if openai is not None:
-        bearer = SecretStr(f"Bearer {openai.get_secret_value()}")
-        write_credential(directory, name="openai", header_value=bearer)
-    if anthropic is not None:
-        write_credential(directory, name="anthropic", header_value=anthropic)
+    write_credentials(directory, providers)
 
 
 def _envoy_parameters(
-    options: StackOptions, run: RunDirectory, *, providers: _Providers, workers: _Workers
+    options: StackOptions, run: RunDirectory, *, providers: Providers, workers: _Workers
 ) -> EnvoyParameters:
     port = workers.otlp_port
     return EnvoyParameters(
         worker_sockets=tuple(str(socket) for socket in workers.sockets),
         sds_directory=str(run.path / "sds"),
-        openai=providers.openai,
-        anthropic=providers.anthropic,
+        openai=providers.by_name["openai"],
+        anthropic=providers.by_name["anthropic"],
+        azure=providers.by_name["azure"],
+        gemini=providers.by_name["gemini"],
+        bedrock=providers.by_name["bedrock"],
         https_address=LOOPBACK,
         https_port=options.https_port,
         http_port=options.http_port,
@@ -271,7 +241,7 @@ def _facts(
     run: RunDirectory,
     *,
     storage: _Storage,
-    providers: _Providers,
+    providers: Providers,
     workers: _Workers,
     envoy: EnvoyAddress,
 ) -> StackFacts:

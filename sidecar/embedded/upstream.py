@@ -16,12 +16,12 @@ SUPERFLUOUS_PATHS: Final = ("", "/", "/v1", "/v1/")
 """Clients write `/v1` into their base URL, so people write it here as well."""
 
 
-NO_CREDENTIALS: Final = ProviderCredentials(openai=None, anthropic=None)
+NO_CREDENTIALS: Final = ProviderCredentials()
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A provider of one's own. Both dialects are sent to it."""
+    """A provider of one's own. Every dialect is sent to it."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""What both dialects share: reading the body, waiting, and writing server-sent events."""
+"""What all dialects share: reading the body, waiting, and writing streams."""
 
 from __future__ import annotations
 
@@ -69,10 +69,15 @@ def json_response(value: object, *, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
 
 
-async def event_stream(request: web.Request, events: Iterable[bytes]) -> web.StreamResponse:
-    """Answer with server-sent events, each in a write of its own."""
+async def event_stream(
+    request: web.Request,
+    events: Iterable[bytes],
+    *,
+    content_type: str = "text/event-stream; charset=utf-8",
+) -> web.StreamResponse:
+    """Answer with events, each in a write of its own."""
     response = web.StreamResponse(
-        headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        headers={"content-type": content_type, "cache-control": "no-cache"}
     )
     await response.prepare(request)
     behaviour = request.app[BEHAVIOUR]

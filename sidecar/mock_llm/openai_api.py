@@ -25,6 +25,9 @@ from sidecar.mock_llm.words import CREATED_AT, MODELS, Reply, reply_to, texts_in
 
 DONE: Final = b"data: [DONE]\n\n"
 
+PIXEL: Final = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+"""An image of one transparent pixel."""
+
 
 def error_response(error: RequestError) -> web.Response:
     """Word an error as OpenAI does."""
@@ -36,7 +39,7 @@ def error_response(error: RequestError) -> web.Response:
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
     body = await json_object(request)
-    model = model_of(body)
+    model = _model_of(request, body)
     reply = _reply(request, list(texts_in(required(body, "messages", list))))
     frame: JsonObject = {
         "id": f"chatcmpl-mock-{request.app[RECEIVED].count}",
@@ -55,10 +58,31 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
 
 
+async def moderations(request: web.Request) -> web.StreamResponse:
+    """POST /v1/moderations: nothing is ever flagged."""
+    body = await json_object(request)
+    given = body.get("input")
+    results = given if isinstance(given, list) else [given]
+    clean = {"flagged": False, "categories": {}, "category_scores": {}}
+    return json_response(
+        {
+            "id": f"modr-mock-{request.app[RECEIVED].count}",
+            "model": body.get("model", "omni-moderation-latest"),
+            "results": [clean] * len(results),
+        }
+    )
+
+
+async def images(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/generations: always the same pixel."""
+    required(await json_object(request), "prompt", str)
+    return json_response({"created": CREATED_AT, "data": [{"b64_json": PIXEL}]})
+
+
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
     body = await json_object(request)
-    model = model_of(body)
+    model = _model_of(request, body)
     if "prompt" not in body:
         raise RequestError(400, "Missing or wrong field: 'prompt'.")
     reply = _reply(request, list(texts_in(body["prompt"])))
@@ -79,7 +103,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """POST /v1/embeddings; vectors as floats or, as OpenAI's own client asks, in base64."""
     body = await json_object(request)
-    model = model_of(body)
+    model = _model_of(request, body)
     inputs = body.get("input")
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, list) or not texts:
@@ -109,6 +133,11 @@ def models(identifier: str | None) -> web.Response:
 
 def _model(name: str) -> JsonObject:
     return {"id": name, "object": "model", "created": CREATED_AT, "owned_by": "mock"}
+
+
+def _model_of(request: web.Request, body: JsonObject) -> str:
+    """Return the model; on Azure's older paths it is the deployment in the path."""
+    return request.match_info.get("deployment") or model_of(body)
 
 
 def _reply(request: web.Request, texts: list[str]) -> Reply:

@@ -48,6 +48,9 @@ async def running_mock(settings: MockSettings) -> AsyncIterator[MockAddress]:
     keys = ProviderKeys(
         openai=settings.openai_key.get_secret_value(),
         anthropic=settings.anthropic_key.get_secret_value(),
+        azure=settings.azure_key.get_secret_value(),
+        gemini=settings.gemini_key.get_secret_value(),
+        bedrock=settings.bedrock_key.get_secret_value(),
     )
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -16,5 +16,8 @@ class MockSettings(BaseModel):
     private_key: Path
     openai_key: SecretStr
     anthropic_key: SecretStr
+    azure_key: SecretStr
+    gemini_key: SecretStr
+    bedrock_key: SecretStr
     port: int = Field(default=0, ge=0, le=65535)
     debug_port: int = Field(default=0, ge=0, le=65535)

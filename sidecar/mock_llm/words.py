@@ -10,6 +10,7 @@ from typing import Final
 
 MODELS: Final = ("gpt-4o", "gpt-4o-mini", "text-embedding-3-small", "mock-model")
 ANTHROPIC_MODELS: Final = ("claude-mock", "claude-mock-small")
+GEMINI_MODELS: Final = ("gemini-mock", "gemini-embedding-001")
 CREATED_AT: Final = 1_700_000_000
 """A fixed moment, so that two equal requests get equal answers."""
 
@@ -56,6 +57,8 @@ def texts_in(value: object) -> Iterator[str]:
                 yield from texts_in(item)
         case {"content": content}:
             yield from texts_in(content)
+        case {"parts": parts}:
+            yield from texts_in(parts)
         case {"text": text}:
             yield from texts_in(text)
         case _:

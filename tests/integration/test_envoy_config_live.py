@@ -34,6 +34,7 @@ pytestmark = pytest.mark.stack
 
 OPENAI_KEY = "sk-of-the-provider"
 ANTHROPIC_KEY = "sk-ant-of-the-provider"
+GEMINI_KEY = "of-the-provider-too"
 CLIENT_KEY = "key-of-the-client"
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
 MESSAGE = {**CHAT, "max_tokens": 9}
@@ -103,6 +104,9 @@ async def gateway(
         private_key=certificates.provider.private_key,
         openai_key=SecretStr(OPENAI_KEY),
         anthropic_key=SecretStr(ANTHROPIC_KEY),
+        azure_key=SecretStr(GEMINI_KEY),
+        gemini_key=SecretStr(GEMINI_KEY),
+        bedrock_key=SecretStr(GEMINI_KEY),
     )
     try:
         async with (

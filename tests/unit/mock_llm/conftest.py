@@ -16,6 +16,9 @@ from sidecar.mock_llm.settings import MockSettings
 
 OPENAI_KEY = "sk-mock-openai"
 ANTHROPIC_KEY = "sk-mock-anthropic"
+AZURE_KEY = "mock-azure"
+GEMINI_KEY = "mock-gemini"
+BEDROCK_KEY = "mock-bedrock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,9 @@ async def mock(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Mock]:
         private_key=tmp_path / "key.pem",
         openai_key=SecretStr(OPENAI_KEY),
         anthropic_key=SecretStr(ANTHROPIC_KEY),
+        azure_key=SecretStr(AZURE_KEY),
+        gemini_key=SecretStr(GEMINI_KEY),
+        bedrock_key=SecretStr(BEDROCK_KEY),
     )
     async with (
         running_mock(settings) as address,
