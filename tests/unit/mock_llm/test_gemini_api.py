@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from google import genai
@@ -72,7 +73,7 @@ async def test_tokens_vectors_and_models(client: genai.Client) -> None:
     """The other operations of the API."""
     models = client.aio.models
     assert (await models.count_tokens(model=MODEL, contents="12345678")).total_tokens == 2
-    texts: types.ContentListUnion = ["a", "b", "a"]
+    texts: list[Any] = ["a", "b", "a"]
     embedded = await models.embed_content(model="gemini-embedding-001", contents=texts)
     assert embedded.embeddings is not None
     first, second, third = (one.values for one in embedded.embeddings)
