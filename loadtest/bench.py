@@ -34,7 +34,7 @@ from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
 
-ENGINES: Final = ("grpcio",)
+ENGINES: Final = ("grpcio", "h2corn")
 LOADS: Final = (
     Load("c1", 1),
     Load("c16", 16),

@@ -72,10 +72,10 @@ class RecordedStream:
         """Return the next message."""
         return next(self._messages, None)
 
-    async def write(self, message: bytes) -> None:
-        """Take one answer."""
-        del message
-        self.written += 1
+    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+        """Take answers."""
+        del ends
+        self.written += len(messages)
 
 
 class _OneKey:

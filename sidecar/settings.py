@@ -33,6 +33,7 @@ class Engine(enum.Enum):
 
     AUTO = "auto"
     GRPCIO = "grpcio"
+    H2CORN = "h2corn"
 
 
 class Timing(enum.Enum):
@@ -160,13 +161,6 @@ class CacheSettings(_Section):
     invalidation: Invalidation = Invalidation.LISTEN
 
 
-class RedactionSettings(_Section):
-    """How values that are taken out of requests can be recognised again."""
-
-    hash_key: Annotated[SecretStr, Field(min_length=32)] | None = None
-    """Makes the hashes of `redaction: hash`, the same for all workers; without it, numbers."""
-
-
 class TelemetrySettings(_Section):
     """Where spans and metrics go and what is logged."""
 
@@ -190,7 +184,6 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     valkey: ValkeySettings = ValkeySettings()
     cache: CacheSettings = CacheSettings()
-    redaction: RedactionSettings = RedactionSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")

@@ -11,10 +11,10 @@ import gc
 import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import open_keys
@@ -26,6 +26,7 @@ from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
 from sidecar.guardrails.webhook import open_webhooks
+from sidecar.settings import Engine as EngineChoice
 from sidecar.settings import Settings, Timing
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import open_pool
@@ -33,8 +34,7 @@ from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.recorder import Recorder
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import Engine, EngineOptions
-from sidecar.transport.engines.grpcio import GrpcioEngine
+from sidecar.transport.engine import Converse, Engine, EngineOptions
 from sidecar.transport.judge import Ending
 
 POLICIES_SECONDS: Final = 10.0
@@ -106,13 +106,7 @@ async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitS
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=settings.exchange.timing,
-        redaction_key=_redaction_key(settings),
     )
-
-
-def _redaction_key(settings: Settings) -> bytes | None:
-    key = settings.redaction.hash_key
-    return None if key is None else key.get_secret_value().encode()
 
 
 def _engine(settings: Settings, index: int, parts: Parts) -> Engine:
@@ -140,4 +134,19 @@ def _engine(settings: Settings, index: int, parts: Parts) -> Engine:
         drain_delay_seconds=settings.server.drain_delay_seconds,
         drain_grace_seconds=settings.server.drain_grace_seconds,
     )
-    return GrpcioEngine(options, converse)
+    return _engine_type(settings.server.engine)(options, converse)
+
+
+def _engine_type(engine: EngineChoice) -> Callable[[EngineOptions, Converse], Engine]:
+    """Return the engine, whose library alone is imported: the other's memory is saved."""
+    match engine:
+        case EngineChoice.GRPCIO | EngineChoice.AUTO:
+            from sidecar.transport.engines.grpcio import GrpcioEngine  # noqa: PLC0415
+
+            return GrpcioEngine
+        case EngineChoice.H2CORN:
+            from sidecar.transport.engines.h2corn import H2cornEngine  # noqa: PLC0415
+
+            return H2cornEngine
+        case _:
+            assert_never(engine)

@@ -34,7 +34,7 @@ SUPPORTED_TYPES: Final = frozenset(
 )
 
 UNSUPPORTED_FIELDS: Final = frozenset({
-    "restore", "ca_file", "cert_file", "key_file", "retries", "hedge_after", "cache",
+    "redaction", "restore", "ca_file", "cert_file", "key_file", "retries", "hedge_after", "cache",
     "max_concurrent", "breaker",
 })  # fmt: skip
 

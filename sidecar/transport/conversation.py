@@ -37,8 +37,8 @@ class Stream(Protocol):
         """Return the next message, or None once the peer has half-closed."""
         ...
 
-    async def write(self, message: bytes) -> None:
-        """Send one message.
+    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+        """Send *messages* in order; *ends* tells that nothing will follow them.
 
         Raises:
             StreamGoneError: the peer has reset the stream.
@@ -190,21 +190,28 @@ class Conversation:
         except (ProtocolViolationError, UnexpectedResponseError) as error:
             self._judge.note_fault(FaultKind.PROTOCOL_VIOLATION, error)
             effects = self._exchange.receive(on.Faulted())
+        replies: list[bytes] = []
         for effect in effects:
-            await self._perform(effect)
-
-    async def _perform(self, effect: do.Effect) -> None:
-        match effect:
-            case do.JudgeHeaders() | do.JudgeBody() | do.WordRefusal() | do.JudgeResponseHeaders():
-                self._ask(effect)
-            case do.AbandonJudgement():
-                self._drop_judging()
-            case do.EndStream():
-                self._ending = Ending.COMPLETED
-            case do.AbortStream():
-                self._ending = Ending.ABORTED
-            case _:
-                await self._stream.write(encode(effect))
+            match effect:
+                case (
+                    do.JudgeHeaders()
+                    | do.JudgeBody()
+                    | do.WordRefusal()
+                    | do.JudgeResponseHeaders()
+                ):
+                    self._ask(effect)
+                case do.AbandonJudgement():
+                    self._drop_judging()
+                case do.EndStream():
+                    self._ending = Ending.COMPLETED
+                case do.AbortStream():
+                    self._ending = Ending.ABORTED
+                case _:
+                    replies.append(encode(effect))
+        if replies:
+            # All at once, with the end of the stream: what comes in one piece is read in one.
+            ends = self._ending is Ending.COMPLETED
+            await self._stream.write(replies, ends=ends)
 
     def _ask(self, question: do.Question) -> None:
         try:

@@ -15,6 +15,9 @@ from sidecar.transport.judge import Ending
 PROCESS_METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 SERVICE_NAME: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 
+NOT_JUDGED: Final = "egret could not judge this request"
+"""What Envoy is told of a call that fails; whatever failed is in our log alone."""
+
 Converse = Callable[[Stream, Mapping[str, str]], Awaitable[Ending]]
 """Holds one conversation; the mapping is the gRPC metadata, lower-case names."""
 

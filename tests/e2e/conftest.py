@@ -99,10 +99,12 @@ async def webhooks() -> AsyncIterator[WebhookServer]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def session_stack(webhooks: WebhookServer) -> AsyncIterator[Stack]:
+async def session_stack(webhooks: WebhookServer, engine: str) -> AsyncIterator[Stack]:
     """The stack that most tests share; a key for every policy."""
     policies = re.sub("HOOK", webhooks.url.removesuffix("/check"), POLICIES)
-    async with whole_stack(policies, settings=SETTINGS) as stack:
+    async with whole_stack(
+        policies, settings=SETTINGS | {"EGRET_SERVER__ENGINE": engine}
+    ) as stack:
         yield stack
 
 

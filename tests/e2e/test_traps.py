@@ -193,7 +193,7 @@ async def _abort(_: Stream) -> Ending:
 
 async def _talk_rubbish(stream: Stream) -> Ending:
     await stream.read()
-    await stream.write(b"\xff\xff\xff")
+    await stream.write([b"\xff\xff\xff"], ends=True)
     return Ending.COMPLETED
 
 

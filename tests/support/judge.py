@@ -139,6 +139,7 @@ class MemoryStream:
         """Begin with *messages* already there; None is a half-close."""
         self.written: list[bytes] = []
         self.is_gone = False
+        self.has_ended = False
         self._is_half_closed = False
         self._incoming: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
         self._grown = asyncio.Condition()
@@ -169,10 +170,12 @@ class MemoryStream:
         self._is_half_closed = message is None
         return message
 
-    async def write(self, message: bytes) -> None:
-        """Keep a message, or fail as a reset stream does."""
+    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+        """Keep messages, or fail as a reset stream does; nothing may follow an end."""
+        assert not self.has_ended
         if self.is_gone:
             raise StreamGoneError
+        self.has_ended = ends
         async with self._grown:
-            self.written.append(message)
+            self.written.extend(messages)
             self._grown.notify_all()

@@ -22,6 +22,7 @@ from sidecar.telemetry.logs import get_logger
 from sidecar.transport._generated.pool import files
 from sidecar.transport.conversation import StreamGoneError
 from sidecar.transport.engine import (
+    NOT_JUDGED,
     PROCESS_METHOD,
     SERVICE_NAME,
     Converse,
@@ -45,9 +46,10 @@ class _ServicerStream:
         message: object = await self._call.read()
         return message if isinstance(message, bytes) else None  # else grpc.aio.EOF
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, messages: list[bytes], *, ends: bool) -> None:  # noqa: ARG002 - the call ends when its method returns
         try:
-            await self._call.write(message)
+            for message in messages:
+                await self._call.write(message)
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError) as error:
             raise StreamGoneError from error
 
@@ -76,7 +78,7 @@ class _ProcessMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gener
             ending = Ending.ABORTED
         if ending is Ending.ABORTED:
             # A plain return would be OK, and Envoy would go on with an unjudged request.
-            await call.abort(grpc.StatusCode.INTERNAL, "egret could not judge this request")
+            await call.abort(grpc.StatusCode.INTERNAL, NOT_JUDGED)
 
 
 class GrpcioEngine:

@@ -1,11 +1,11 @@
-"""The grpc.aio engine on a real Unix socket, with a judge of our own behind it."""
+"""Every engine on a real Unix socket, with a judge of our own behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +13,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
@@ -27,10 +24,13 @@ from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import (
     PROCESS_METHOD,
     SERVICE_NAME,
+    Converse,
+    Engine,
     EngineOptions,
     SocketError,
 )
 from sidecar.transport.engines.grpcio import GrpcioEngine
+from sidecar.transport.engines.h2corn import H2cornEngine
 from sidecar.transport.judge import Ending
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
@@ -50,6 +50,8 @@ FORWARD = encode(do.ContinueRequestHeaders(headers=STRIPPED, metadata=METADATA))
 WHOLE_BODY = encode(do.StreamRequestBody(b"ab", end_of_stream=True))
 
 NEEDS_BODY = at_once(on.BodyRequired())
+
+EngineType = Callable[[EngineOptions, Converse], Engine]
 
 
 @dataclass
@@ -86,15 +88,23 @@ def options(path: Path) -> EngineOptions:
     )
 
 
+@pytest.fixture(params=[GrpcioEngine, H2cornEngine])
+def engine_type(request: pytest.FixtureRequest) -> EngineType:
+    engine_type: EngineType = request.param
+    return engine_type
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "sockets" / "worker-0.sock"
 
 
 @asynccontextmanager
-async def serving(path: Path, judged: Judged) -> AsyncIterator[tuple[GrpcioEngine, Client]]:
+async def serving(
+    engine_type: EngineType, path: Path, judged: Judged
+) -> AsyncIterator[tuple[Engine, Client]]:
     """Serve on *path*, ready, with a client on it."""
-    engine = GrpcioEngine(options(path), judged.converse)
+    engine = engine_type(options(path), judged.converse)
     await engine.start()
     await engine.set_ready(is_ready=True)
     try:
@@ -149,10 +159,10 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_a_conversation_over_a_real_channel(path: Path) -> None:
+async def test_a_conversation_over_a_real_channel(engine_type: EngineType, path: Path) -> None:
     """Bytes in, bytes out, an end with OK, and the gRPC metadata for the judge."""
     judged = Judged()
-    async with serving(path, judged) as (_, envoy_client):
+    async with serving(engine_type, path, judged) as (_, envoy_client):
         call = envoy_client.open(traceparent="00-abc-def-01")
         await call.write(HEADERS)
         assert await call.read() == OVERRIDE
@@ -163,11 +173,11 @@ async def test_a_conversation_over_a_real_channel(path: Path) -> None:
     assert judged.judges[0].asked == [(REQUEST_HEADERS, True), b"ab"]
 
 
-async def test_a_long_buffered_body_is_one_message(path: Path) -> None:
+async def test_a_long_buffered_body_is_one_message(engine_type: EngineType, path: Path) -> None:
     """Grpcio's own limit is 4 MiB; Envoy would give a 500 for a longer body."""
     body = bytes(20 * MEGABYTE)
     judged = Judged()
-    async with serving(path, judged) as (_, envoy_client):
+    async with serving(engine_type, path, judged) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(BUFFERED_HEADERS)
         assert await call.read() == encode(do.ContinueRequestHeaders())
@@ -178,9 +188,11 @@ async def test_a_long_buffered_body_is_one_message(path: Path) -> None:
     assert judged.judges[0].asked[1] == body
 
 
-async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(path: Path) -> None:
+async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(
+    engine_type: EngineType, path: Path
+) -> None:
     """Envoy goes on with the request when a stream ends with OK."""
-    async with serving(path, Judged()) as (_, envoy_client):
+    async with serving(engine_type, path, Judged()) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(HEADERS)
         await call.read()
@@ -190,14 +202,16 @@ async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(path: Pat
         assert await call.code() is grpc.StatusCode.INTERNAL
 
 
-async def test_an_error_outside_the_conversation_is_not_told_to_the_peer(path: Path) -> None:
+async def test_an_error_outside_the_conversation_is_not_told_to_the_peer(
+    engine_type: EngineType, path: Path
+) -> None:
     """grpc.aio would send the text of the exception, and the peer would log it."""
 
     async def broken(stream: Stream, metadata: Mapping[str, str]) -> Ending:
         del stream, metadata
         raise RuntimeError("secret text")
 
-    engine = GrpcioEngine(options(path), broken)
+    engine = engine_type(options(path), broken)
     await engine.start()
     async with client(path) as envoy_client:
         call = envoy_client.open()
@@ -208,11 +222,11 @@ async def test_an_error_outside_the_conversation_is_not_told_to_the_peer(path: P
     await engine.drain()
 
 
-async def test_a_client_that_leaves_cancels_its_check(path: Path) -> None:
+async def test_a_client_that_leaves_cancels_its_check(engine_type: EngineType, path: Path) -> None:
     """Nothing goes on running for a request that nobody waits for."""
     check = Endless()
     judged = Judged(headers=check)
-    async with serving(path, judged) as (_, envoy_client):
+    async with serving(engine_type, path, judged) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(HEADERS)
         await check.began.wait()
@@ -223,22 +237,22 @@ async def test_a_client_that_leaves_cancels_its_check(path: Path) -> None:
     assert judged.judges[0].faults == []
 
 
-async def test_another_method_is_not_implemented(path: Path) -> None:
-    """The socket serves ext_proc, health and reflection only."""
-    async with serving(path, Judged()) as (_, envoy_client):
+async def test_another_method_is_not_implemented(engine_type: EngineType, path: Path) -> None:
+    """The socket serves what it is for and nothing else."""
+    async with serving(engine_type, path, Judged()) as (_, envoy_client):
         call = envoy_client.channel.unary_unary("/other.Service/Method", bytes, bytes)(b"")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-# Health and reflection.
+# Health.
 
 
 @pytest.mark.parametrize("service", ["", SERVICE_NAME], ids=["server", "ext_proc"])
-async def test_health_follows_readiness(path: Path, service: str) -> None:
+async def test_health_follows_readiness(engine_type: EngineType, path: Path, service: str) -> None:
     """NOT_SERVING from the start, so that no traffic comes before the policies are there."""
-    engine = GrpcioEngine(options(path), Judged().converse)
+    engine = engine_type(options(path), Judged().converse)
     await engine.start()
     async with client(path) as envoy_client:
         shown = [await envoy_client.health(service)]
@@ -249,113 +263,73 @@ async def test_health_follows_readiness(path: Path, service: str) -> None:
     assert shown == ["NOT_SERVING", "SERVING", "NOT_SERVING"]
 
 
-async def test_health_of_an_unknown_service_is_not_found(path: Path) -> None:
+async def test_health_of_an_unknown_service_is_not_found(
+    engine_type: EngineType, path: Path
+) -> None:
     """A misspelt name in Envoy's health check shows."""
-    async with serving(path, Judged()) as (_, envoy_client):
+    async with serving(engine_type, path, Judged()) as (_, envoy_client):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await envoy_client.health("egret")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def reflect(
-    envoy_client: Client, request: reflection_pb2.ServerReflectionRequest
-) -> reflection_pb2.ServerReflectionResponse:
-    """Return the one answer to *request*."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(envoy_client.channel)
-    async for answer in stub.ServerReflectionInfo(iter([request])):
-        return answer
-    raise AssertionError("reflection gave no answer")
-
-
-def pool_of(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> DescriptorPool:
-    """Return a pool of *files*, which must hold all they import."""
-    pool = DescriptorPool()
-    by_name = {file.name: file for file in files}
-
-    def add(name: str) -> None:
-        file = by_name.pop(name, None)
-        if file is not None:
-            for dependency in file.dependency:
-                add(dependency)
-            pool.Add(file)
-
-    for name in list(by_name):
-        add(name)
-    return pool
-
-
-async def test_reflection_lists_the_services_of_the_socket(path: Path) -> None:
-    """Grpcurl can show what is served."""
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    async with serving(path, Judged()) as (_, envoy_client):
-        answer = await reflect(envoy_client, request)
-    assert {service.name for service in answer.list_services_response.service} == {
-        SERVICE_NAME,
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
-
-
-@pytest.mark.parametrize(
-    "symbol", [SERVICE_NAME, "grpc.health.v1.Health"], ids=["ext_proc", "health"]
-)
-async def test_reflection_resolves_a_service_with_all_it_needs(path: Path, symbol: str) -> None:
-    """The files that come back load into an empty pool and hold the service."""
-    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
-    async with serving(path, Judged()) as (_, envoy_client):
-        answer = await reflect(envoy_client, request)
-    files = answer.file_descriptor_response.file_descriptor_proto
-    pool = pool_of(descriptor_pb2.FileDescriptorProto.FromString(file) for file in files)
-    assert pool.FindServiceByName(symbol).full_name == symbol
-
-
 # The socket.
 
 
-async def test_the_socket_is_for_its_owner_and_group(path: Path) -> None:
+async def test_the_socket_is_for_its_owner_and_group(engine_type: EngineType, path: Path) -> None:
     """Whoever may write to it may have requests judged; the mode is a setting."""
-    async with serving(path, Judged()):
+    async with serving(engine_type, path, Judged()):
         assert mode(path) == 0o660
         assert mode(path.parent) & 0o007 == 0
 
 
-async def test_a_socket_path_that_is_too_long_is_explained(tmp_path: Path) -> None:
+async def test_a_socket_path_that_is_too_long_is_explained(
+    engine_type: EngineType, tmp_path: Path
+) -> None:
     """The system's own error would be `bind failed`; this one names the mend."""
     long = tmp_path / ("x" * MAX_SOCKET_PATH_BYTES)
-    engine = GrpcioEngine(options(long), Judged().converse)
+    engine = engine_type(options(long), Judged().converse)
     with pytest.raises(SocketError, match=r"EGRET_SERVER__SOCKET_DIRECTORY"):
         await engine.start()
     assert not long.exists()
 
 
-async def test_a_socket_that_is_served_is_not_taken_over(path: Path) -> None:
+async def test_a_socket_that_is_served_is_not_taken_over(
+    engine_type: EngineType, path: Path
+) -> None:
     """GRPC would remove the other's socket and starve it."""
-    async with serving(path, Judged()) as (_, envoy_client):
+    async with serving(engine_type, path, Judged()) as (_, envoy_client):
         with pytest.raises(SocketError, match="another process serves"):
-            await GrpcioEngine(options(path), Judged().converse).start()
+            await engine_type(options(path), Judged().converse).start()
         assert await envoy_client.health("") == "SERVING"
 
 
-async def test_a_socket_that_a_dead_process_left_is_replaced(path: Path) -> None:
+async def test_a_socket_that_a_dead_process_left_is_replaced(
+    engine_type: EngineType, path: Path
+) -> None:
     """A worker that was killed cannot remove its file."""
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with serving(path, Judged()) as (_, envoy_client):
+    async with serving(engine_type, path, Judged()) as (_, envoy_client):
         assert await envoy_client.health("") == "SERVING"
 
 
-async def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_made_is_explained(
+    engine_type: EngineType, tmp_path: Path
+) -> None:
     """A file stands where the folder should be."""
     (tmp_path / "sockets").write_text("")
-    engine = GrpcioEngine(options(tmp_path / "sockets" / "worker-0.sock"), Judged().converse)
+    engine = engine_type(options(tmp_path / "sockets" / "worker-0.sock"), Judged().converse)
     with pytest.raises(SocketError, match="cannot make folder"):
         await engine.start()
 
 
-async def test_a_path_that_cannot_be_bound_is_explained(tmp_path: Path) -> None:
+async def test_a_path_that_cannot_be_bound_is_explained(
+    engine_type: EngineType, tmp_path: Path
+) -> None:
     """A folder stands where the socket should be."""
-    engine = GrpcioEngine(options(tmp_path), Judged().converse)
+    engine = engine_type(options(tmp_path), Judged().converse)
     with pytest.raises(SocketError, match="cannot bind"):
         await engine.start()
 
@@ -363,9 +337,11 @@ async def test_a_path_that_cannot_be_bound_is_explained(tmp_path: Path) -> None:
 # Draining.
 
 
-async def test_a_drain_lets_an_open_stream_finish_and_then_closes(path: Path) -> None:
+async def test_a_drain_lets_an_open_stream_finish_and_then_closes(
+    engine_type: EngineType, path: Path
+) -> None:
     """A deployment costs no request an error, and the socket's file is gone."""
-    engine = GrpcioEngine(options(path), Judged().converse)
+    engine = engine_type(options(path), Judged().converse)
     await engine.start()
     await engine.set_ready(is_ready=True)
     async with client(path) as envoy_client:
@@ -381,9 +357,11 @@ async def test_a_drain_lets_an_open_stream_finish_and_then_closes(path: Path) ->
         await draining
 
 
-async def test_a_drain_shows_not_serving_before_the_socket_closes(path: Path) -> None:
+async def test_a_drain_shows_not_serving_before_the_socket_closes(
+    engine_type: EngineType, path: Path
+) -> None:
     """Envoy stops choosing this worker while it still takes streams."""
-    engine = GrpcioEngine(replace(options(path), drain_delay_seconds=0.5), Judged().converse)
+    engine = engine_type(replace(options(path), drain_delay_seconds=0.5), Judged().converse)
     await engine.start()
     await engine.set_ready(is_ready=True)
     async with client(path) as envoy_client:
@@ -398,9 +376,11 @@ async def test_a_drain_shows_not_serving_before_the_socket_closes(path: Path) ->
         await draining
 
 
-async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(path: Path) -> None:
+async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(
+    engine_type: EngineType, path: Path
+) -> None:
     """The socket of the successor must not be removed by whoever goes."""
-    first = GrpcioEngine(options(path), Judged().converse)
+    first = engine_type(options(path), Judged().converse)
     await first.start()
     async with client(path) as old_client:
         call = old_client.open()
@@ -408,7 +388,7 @@ async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(path
         await call.read()
         draining = asyncio.get_running_loop().create_task(first.drain())
         await closing(path)
-        async with serving(path, Judged()):
+        async with serving(engine_type, path, Judged()):
             await call.write(LAST_PIECE)
             await answers(call)
             await draining

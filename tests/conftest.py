@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.settings import Engine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose the engine of the whole stacks it starts."""
+    choices = [engine.value for engine in Engine]
+    parser.addoption("--engine", default=Engine.GRPCIO.value, choices=choices)
+
+
+@pytest.fixture(scope="session")
+def engine(pytestconfig: pytest.Config) -> str:
+    """The engine of whole stacks, by `--engine`."""
+    return str(pytestconfig.getoption("engine"))
