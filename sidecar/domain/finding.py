@@ -43,6 +43,7 @@ class GuardrailResult:
 
     `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration.
     `error_type` is a class name or short code when the check failed, for spans and logs.
+    `score` is how sure the guardrail is, from 0 to 1, where it tells; also where it passed.
     """
 
     guardrail: Guardrail
@@ -51,3 +52,4 @@ class GuardrailResult:
     started_at: float
     seconds: float
     error_type: str | None = None
+    score: float | None = None

@@ -60,7 +60,7 @@ async def compile_in_subprocess(policies: Sequence[Policy]) -> bytes:
     """
     request = json.dumps(
         [
-            (expression.regex, expression.unicode)
+            (expression.regex, expression.unicode, expression.counted)
             for expression in expressions_with_default(policies)
         ]
     )

@@ -21,7 +21,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_COMPILE_BYTES, MAX_COMPILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_COMPILE_SECONDS, MAX_COMPILE_SECONDS))
     expressions = tuple(
-        Expression(regex, unicode=unicode) for regex, unicode in json.load(sys.stdin.buffer)
+        Expression(regex, unicode=unicode, counted=counted)
+        for regex, unicode, counted in json.load(sys.stdin.buffer)
     )
     try:
         sys.stdout.buffer.write(compile_expressions(expressions))

@@ -14,6 +14,7 @@ import hyperscan
 
 from sidecar.guardrails.expressions import compile_hyperscan
 from sidecar.guardrails.rules.rule import Expression
+from sidecar.guardrails.slices import SLICE_BYTES, Steps
 
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
@@ -22,25 +23,35 @@ class CompileError(ValueError):
     """Policies whose expressions make no database; the message repeats none of them."""
 
 
+Hits = dict[int, list[int]]
+"""Ids of what matches, each with the end of its first match or, if counted, of every match."""
+
+
 class ExpressionDatabase:
     """Tells which expressions occur in a text. Bound to one thread: the scratch space is one."""
 
     def __init__(self, database: hyperscan.Database | None) -> None:
         self._database = database
 
-    def scan(self, text: bytes) -> dict[int, int]:
-        """Return the ids of the expressions that match, each with the end of its first match.
+    def scan(self, text: bytes) -> Steps[Hits]:
+        """Return what matches in *text*, read in slices as one stream.
 
         *text* must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
         """
-        hits: dict[int, int] = {}
-        if self._database is not None:
-            self._database.scan(text, match_event_handler=_collect, context=hits)
+        hits: Hits = {}
+        if self._database is None:
+            return hits
+        with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+            stream.scan(text if len(text) <= SLICE_BYTES else text[:SLICE_BYTES])
+            for start in range(SLICE_BYTES, len(text), SLICE_BYTES):
+                yield
+                stream.scan(text[start : start + SLICE_BYTES])
         return hits
 
 
 def _collect(id_: int, _start: int, end: int, _flags: int, hits: object) -> None:
-    hits[id_] = end  # type: ignore[index]  # the stub has `object`; it is the dict of `scan`
+    # A named function: the binding keeps no reference to the one it is given.
+    hits.setdefault(id_, []).append(end)  # type: ignore[attr-defined]  # the stub has `object`; it is the dict of `scan`
 
 
 def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:
@@ -65,7 +76,7 @@ def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> Exp
     if not expressions:
         return ExpressionDatabase(None)
     try:
-        database = hyperscan.loadb(serialised[_DIGEST_BYTES:], hyperscan.HS_MODE_BLOCK)
+        database = hyperscan.loadb(serialised[_DIGEST_BYTES:], hyperscan.HS_MODE_STREAM)
         database.scratch = hyperscan.Scratch(database)  # a loaded one comes without
     except hyperscan.error:
         raise CompileError("the database was compiled by another engine version") from None
@@ -73,8 +84,8 @@ def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> Exp
 
 
 def _digest(expressions: tuple[Expression, ...]) -> bytes:
-    return hashlib.sha256(json.dumps(list(_pairs(expressions))).encode()).digest()
+    return hashlib.sha256(json.dumps(list(_keys(expressions))).encode()).digest()
 
 
-def _pairs(expressions: tuple[Expression, ...]) -> Iterator[tuple[str, bool]]:
-    return ((expression.regex, expression.unicode) for expression in expressions)
+def _keys(expressions: tuple[Expression, ...]) -> Iterator[tuple[str, bool, bool]]:
+    return ((one.regex, one.unicode, one.counted) for one in expressions)

@@ -46,24 +46,26 @@ def expression_problem(regex: str) -> str | None:
 
 
 def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database:
-    """Compile *expressions*; the index of each is its id, reported once a scan at most.
+    """Compile *expressions*; the index of each is its id.
 
     Raises:
         hyperscan.error: one of them cannot be compiled.
     """
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
     count = len(expressions)
     database.compile(
         expressions=[expression.regex.encode() for expression in expressions],
         ids=list(range(count)),
         elements=count,
-        flags=[
-            # One report an expression, however often an attacker repeats the match.
-            hyperscan.HS_FLAG_SINGLEMATCH | (hyperscan.HS_FLAG_UTF8 if expression.unicode else 0)
-            for expression in expressions
-        ],
+        flags=[_flags(expression) for expression in expressions],
     )
     return database
+
+
+def _flags(expression: Expression) -> int:
+    # One report an expression, however often an attacker repeats the match.
+    once = 0 if expression.counted else hyperscan.HS_FLAG_SINGLEMATCH
+    return int(once | (hyperscan.HS_FLAG_UTF8 if expression.unicode else 0))
 
 
 def _needs_every_text(regex: str) -> bool:

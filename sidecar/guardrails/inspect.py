@@ -2,6 +2,7 @@
 
 Local ones come first, in one pass of some ten microseconds: what they block never leaves for a
 third party. Remote ones then run concurrently, and the first block cancels the rest.
+A pass that takes longer than `HOLD_SECONDS` goes on in turns, so that other exchanges go on too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Final
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError
 from sidecar.domain.subject import Subject
-from sidecar.guardrails.local_scan import Failed, Found
+from sidecar.guardrails.local_scan import Outcomes
+from sidecar.guardrails.outcomes import Failed, Found, Outcome
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.remote import (
     InspectionSubject,
@@ -24,11 +26,15 @@ from sidecar.guardrails.remote import (
     verdict_of,
 )
 from sidecar.guardrails.rules.catalogue import rank_of
+from sidecar.guardrails.slices import Steps
 from sidecar.guardrails.snapshot import EffectivePolicy
 
 __all__ = ["InspectionSubject", "Inspector", "Results"]
 
 Results = tuple[GuardrailResult, ...]
+
+HOLD_SECONDS: Final = 0.002
+"""How long one pass keeps the event loop before others have their turn."""
 
 _LOCAL_VERDICTS: Final = {
     Action.BLOCK: Verdict.BLOCK,
@@ -48,17 +54,69 @@ class Inspector:
     def __init__(self, *, remote: RemoteChecks, clock: Callable[[], float]) -> None:
         self._remote = remote
         self._clock = clock
+        self._turn = asyncio.Lock()
 
     def inspect(
         self, policy: EffectivePolicy, subject: Subject, *, about: InspectionSubject
     ) -> Results | Awaitable[Results]:
         """Return one result a guardrail that judges input, in the policy's order.
 
-        At once where nothing remote is to be asked, or nothing it could say matters any more;
-        else something to await, whose cancellation cancels every remote check.
-        The findings of all results that redact are disjoint.
+        At once where the local pass is short and nothing remote is to be asked, or nothing it
+        could say matters any more; else something to await, whose cancellation cancels every
+        remote check. The findings of all results that redact are disjoint.
         """
-        local = self._inspect_local(policy, subject)
+        steps, started_at = policy.local.steps(subject.parts), self._clock()
+        outcomes = self._advance(steps, until=started_at + HOLD_SECONDS)
+        if outcomes is None:
+            return self._inspect_in_turns(policy, steps, started_at, (subject, about))
+        return self._go_on(policy, self._local_results(policy, outcomes, started_at),
+                           (subject, about))  # fmt: skip
+
+    def _advance(self, steps: Steps[Outcomes], *, until: float) -> Outcomes | None:
+        """Work for a while; return the outcomes, or None where more is to be done."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcomes: Outcomes = end.value
+                return outcomes
+            if self._clock() >= until:
+                return None
+
+    async def _inspect_in_turns(
+        self,
+        policy: EffectivePolicy,
+        steps: Steps[Outcomes],
+        started_at: float,
+        asked: tuple[Subject, InspectionSubject],
+    ) -> Results:
+        """Go on where `inspect` left off; one long pass at a time, ten would hold ten times."""
+        outcomes: Outcomes | None = None
+        while outcomes is None:
+            await asyncio.sleep(0)
+            async with self._turn:
+                outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
+        results = self._go_on(policy, self._local_results(policy, outcomes, started_at), asked)
+        return results if isinstance(results, tuple) else await results
+
+    def _local_results(
+        self, policy: EffectivePolicy, outcomes: Outcomes, started_at: float
+    ) -> dict[str, GuardrailResult]:
+        """Word the outcomes of one pass; every local guardrail has the pass's time."""
+        seconds = self._clock() - started_at
+        return {
+            guardrail.name: _local_result(guardrail, outcome, (started_at, seconds))
+            for guardrail, outcome in zip(policy.local.guardrails, outcomes, strict=True)
+        }
+
+    def _go_on(
+        self,
+        policy: EffectivePolicy,
+        local: dict[str, GuardrailResult],
+        asked: tuple[Subject, InspectionSubject],
+    ) -> Results | Awaitable[Results]:
+        """Ask the remote checks, where that can still matter."""
+        subject, _ = asked
         if not policy.remote:
             return _ordered(policy, local)
         if any(_decides(result) for result in local.values()) or not subject.parts:
@@ -66,19 +124,7 @@ class Inspector:
             verdict = Verdict.SKIPPED if subject.parts else Verdict.PASS
             rest = {one.name: _result(one, verdict, at=at) for one in policy.remote}
             return _ordered(policy, local | rest)
-        return self._with_remote(policy, local, (subject, about))
-
-    def _inspect_local(
-        self, policy: EffectivePolicy, subject: Subject
-    ) -> dict[str, GuardrailResult]:
-        """Judge in one pass; every local guardrail has the pass's time."""
-        started_at = self._clock()
-        outcomes = policy.local.scan(subject.parts)
-        seconds = self._clock() - started_at
-        return {
-            guardrail.name: _local_result(guardrail, outcome, (started_at, seconds))
-            for guardrail, outcome in zip(policy.local.guardrails, outcomes, strict=True)
-        }
+        return self._with_remote(policy, local, asked)
 
     async def _with_remote(
         self,
@@ -141,15 +187,13 @@ class Inspector:
 
 
 def _local_result(
-    guardrail: Guardrail, outcome: Found | Failed, span: tuple[float, float]
+    guardrail: Guardrail, outcome: Outcome, span: tuple[float, float]
 ) -> GuardrailResult:
     at, seconds = span
     match outcome:
-        case Found(findings=()):
-            return GuardrailResult(guardrail, Verdict.PASS, (), at, seconds)
-        case Found(findings=findings):
-            verdict = _LOCAL_VERDICTS[guardrail.action]
-            return GuardrailResult(guardrail, verdict, findings, at, seconds)
+        case Found(findings, score):
+            verdict = _LOCAL_VERDICTS[guardrail.action] if findings else Verdict.PASS
+            return GuardrailResult(guardrail, verdict, findings, at, seconds, score=score)
         case Failed(error_type=error_type):
             verdict = _error(guardrail)
             return GuardrailResult(guardrail, verdict, (), at, seconds, error_type)

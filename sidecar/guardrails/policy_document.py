@@ -30,7 +30,7 @@ __all__ = [
 DEFAULT_POLICY_NAME: Final = "default"
 
 SUPPORTED_TYPES: Final = frozenset(
-    {"secrets", "pii", "denied_patterns", "denied_terms", "webhook"}
+    {"secrets", "pii", "denied_patterns", "denied_terms", "max_input", "webhook"}
 )
 
 UNSUPPORTED_FIELDS: Final = frozenset({

@@ -1,4 +1,4 @@
-"""Other readings of a text that a model would understand as the same, and the way back.
+"""Other readings of a text that a model would understand as the same.
 
 Zero-width characters and compatibility forms (full-width letters, ligatures, enclosed digits)
 hide content from a byte pattern and not from a model. Views are for matching only: spans come
@@ -7,13 +7,16 @@ back to the original's bytes.
 
 from __future__ import annotations
 
+import codecs
 import enum
 import re
 import unicodedata
-from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final
+
+from sidecar.guardrails.origins import SAME, Chunked, Origin, Table
+from sidecar.guardrails.slices import SLICE_BYTES, Steps
 
 _INVISIBLE: Final = re.compile(
     # Soft hyphen, combining grapheme joiner, Mongolian vowel separator, zero-width and
@@ -33,16 +36,25 @@ class View(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is searched: one part in one view or, for ASCII text, in two that are the same."""
+    """What is searched: one part in one view or, for ASCII text, in two that are the same.
+
+    `length` is the part's own, in bytes; `origin` leads back to it.
+    """
 
     part: int
     views: frozenset[View]
     content: bytes
-    original: bytes
+    length: int
+    origin: Origin = SAME
 
 
-MAX_MAPPED_BYTES: Final = 262_144
-"""A longer text that is found in another view only is found as a whole: the way back is slow."""
+CHUNK_CHARACTERS: Final = 512
+"""Text is normalised in chunks, so that the way back from a finding is through a short one.
+
+A long run of combining marks is sorted in quadratic time: 64 KB of them held a worker for 1.4 s.
+"""
+MAX_RUN_CHARACTERS: Final = 64
+"""A chunk grows by so many at most to end where nothing composes (UAX 15 allows 30 marks)."""
 
 _ASCII: Final = frozenset({View.RAW, View.FOLDED})
 _RAW: Final = frozenset({View.RAW})
@@ -50,20 +62,35 @@ _PLAIN: Final = frozenset({View.PLAIN})
 _FOLDED: Final = frozenset({View.FOLDED})
 
 
-def pieces_of(part: int, content: bytes, *, folded: bool) -> tuple[Piece, ...]:
+def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, ...]]:
     """Return the views of *content* that are worth searching.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
     if content.isascii():
-        return (Piece(part, _ASCII, content, content),)
-    text = content.decode()
-    pieces = [Piece(part, _RAW, content, content)]
-    if (plain_text := plain(text)) != text:
-        pieces.append(Piece(part, _PLAIN, plain_text.encode(), content))
+        return (Piece(part, _ASCII, content, len(content)),)
+    originals: list[int] = []
+    plains: list[bytes] = []
+    foldeds: list[bytes] = []
+    is_plain = True
+    for index, chunks in enumerate(_decoded(content)):
+        if index:
+            yield
+        for chunk in chunks:
+            plain_chunk = plain(chunk)
+            is_plain = is_plain and plain_chunk == chunk
+            originals.append(len(chunk.encode()))
+            plains.append(plain_chunk.encode())
+            if folded:
+                foldeds.append(plain_chunk.casefold().encode())
+    pieces = [Piece(part, _RAW, content, len(content))]
+    if not is_plain:
+        origin = Chunked(content, _plain_table, changed=plains, lengths=originals)
+        pieces.append(Piece(part, _PLAIN, b"".join(plains), len(content), origin))
     if folded:
-        pieces.append(Piece(part, _FOLDED, plain_text.casefold().encode(), content))
+        origin = Chunked(content, _folded_table, changed=foldeds, lengths=originals)
+        pieces.append(Piece(part, _FOLDED, b"".join(foldeds), len(content), origin))
     return tuple(pieces)
 
 
@@ -77,38 +104,64 @@ def fold(text: str) -> str:
     return plain(text).casefold()
 
 
-class Origins:
-    """The way back from one piece to its original; built once, for a piece with findings."""
+def _decoded(content: bytes) -> Iterator[list[str]]:
+    """Yield chunks of the text, a slice's worth at a time; nothing composes over their ends."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    rest = ""
+    for at in range(0, len(content), SLICE_BYTES):
+        is_last = at + SLICE_BYTES >= len(content)
+        text = rest + decoder.decode(content[at : at + SLICE_BYTES], is_last)
+        chunks: list[str] = []
+        start = 0
+        while len(text) - start > CHUNK_CHARACTERS + MAX_RUN_CHARACTERS:
+            end = _safe_end(text, start + CHUNK_CHARACTERS)
+            chunks.append(text[start:end])
+            start = end
+        rest = text[start:]
+        if is_last:
+            chunks.append(rest)
+        yield chunks
 
-    def __init__(self, piece: Piece) -> None:
-        self._whole = len(piece.original)
-        self._changed_ends: list[int] = []
-        self._original_ends: list[int] = []
-        self._is_same = piece.content is piece.original
-        if not self._is_same and self._whole <= MAX_MAPPED_BYTES:
-            self._map(piece)
 
-    def span(self, start: int, end: int) -> tuple[int, int]:
-        """Return where bytes *start* to *end* come from; rather too much than too little."""
-        if self._is_same:
-            return start, end
-        if not self._changed_ends:
-            return 0, self._whole
-        first = bisect_right(self._changed_ends, start)
-        last = bisect_left(self._changed_ends, end)
-        return (self._original_ends[first - 1] if first else 0), self._original_ends[last]
+def _safe_end(text: str, at: int) -> int:
+    """Return where to cut at or soon after *at*: before what never melts into what is before."""
+    for end in range(at, at + MAX_RUN_CHARACTERS):
+        after = text[end]
+        if after.isascii() or not (
+            _composes(after)
+            or unicodedata.normalize("NFKC", text[end - 1 : end + 1])
+            != unicodedata.normalize("NFKC", text[end - 1]) + unicodedata.normalize("NFKC", after)
+        ):
+            return end
+    return at
 
-    def _map(self, piece: Piece) -> None:
-        """Go cluster by cluster: a base and what composes with it."""
-        clusters = _clusters(piece.original.decode())
-        change = fold if View.FOLDED in piece.views else plain
-        changed = [change(cluster).encode() for cluster in clusters]
-        if b"".join(changed) == piece.content:  # else all of the text counts as found
-            self._changed_ends = list(accumulate(len(cluster) for cluster in changed))
-            self._original_ends = list(accumulate(len(cluster.encode()) for cluster in clusters))
+
+def _plain_table(text: str) -> Table:
+    return _table(text, folded=False)
+
+
+def _folded_table(text: str) -> Table:
+    return _table(text, folded=True)
+
+
+def _table(text: str, *, folded: bool) -> Table:
+    """Go character by character or, where some melt together, cluster by cluster."""
+    change = fold if folded else plain
+    units: list[str] = list(text)
+    changed = {unit: change(unit) for unit in set(units)}
+    whole = change(text)
+    if "".join([changed[unit] for unit in units]) != whole:
+        units = _clusters(text)
+        changed = {unit: change(unit) for unit in set(units)}
+    if "".join([changed[unit] for unit in units]) != whole:
+        units, changed = [text], {text: whole}  # all of the chunk counts as found
+    changed_lengths = {unit: len(result.encode()) for unit, result in changed.items()}
+    lengths = {unit: len(unit.encode()) for unit in changed}
+    return Table([changed_lengths[unit] for unit in units], [lengths[unit] for unit in units])
 
 
 def _clusters(text: str) -> list[str]:
+    """Split into bases, each with what composes with it."""
     clusters: list[str] = []
     for character in text:
         if clusters and not character.isascii() and _composes(character):

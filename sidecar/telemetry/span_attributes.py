@@ -50,6 +50,8 @@ def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
     if result.findings:
         types = dict.fromkeys(sanitize.word(finding.type) for finding in result.findings)
         attributes[EgretAttribute.GUARDRAIL_FINDING_TYPES] = tuple(types)[:MAX_FINDING_TYPES]
+    if result.score is not None:
+        attributes[EgretAttribute.GUARDRAIL_SCORE] = result.score
     if result.verdict in _FAILED_VERDICTS:
         attributes[SemconvAttribute.ERROR_TYPE] = sanitize.word(
             result.error_type or result.verdict.value

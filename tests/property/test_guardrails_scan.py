@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.finding import Finding
+from sidecar.guardrails import database, span_search, text_views
 from sidecar.guardrails.database import compile_expressions, load_database
-from sidecar.guardrails.local_scan import Found, rule_candidates
+from sidecar.guardrails.outcomes import Found
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.rules.catalogue import rules_of
 from sidecar.guardrails.rules.numbers import passes_luhn
 from sidecar.guardrails.rules.pii import PII_RULES
 from sidecar.guardrails.rules.secrets import SECRET_RULES
+from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.span_search import candidates
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.secrets import SECRETS
 
@@ -149,9 +153,9 @@ fragments = st.one_of(
 def test_the_filter_misses_nothing_that_the_search_would_find(text: str, beside: str) -> None:
     """Two engines read every expression; the first may only err by reporting too much."""
     content = text.encode()
-    hits = DATABASE.scan(b"\x00".join((beside.encode(), content)))
+    hits = run_to_end(DATABASE.scan(b"\x00".join((beside.encode(), content))))
     for rule in RULES:
-        if rule.expression.filtered and any(True for _ in rule_candidates(rule, content)):
+        if rule.expression.filtered and any(True for _ in candidates(rule, content)):
             assert EXPRESSIONS.index(rule.expression) in hits
 
 
@@ -177,3 +181,39 @@ def test_disjoint_findings_cover_the_same_bytes(
     bytes_covered = covered(list(result))
     assert len(bytes_covered) == len(set(bytes_covered))
     assert set(bytes_covered) == set(covered(given_findings))
+
+
+WINDOWED = "  - name: own\n    type: denied_patterns\n    patterns:\n" + "".join(
+    f"      - {{name: P{index}, regex: '{regex}'}}\n"
+    for index, regex in enumerate(
+        ["a{1,3}b?", "(?:ab|abab1?)", "\\bab\\b", "[^a]{2,4}b", "1 ?2 ?3?|1", "é.{0,2}x"]
+    )
+)
+WINDOW_RULES = rules_of(policy(WINDOWED).guardrails[0].settings)
+
+
+@given(st.text("ab12 3xé", max_size=120), st.integers(1, 20))
+def test_a_text_searched_in_windows_has_the_same_findings(text: str, window: int) -> None:
+    """Where one window ends and the next begins is of no consequence."""
+    content = text.encode()
+    whole = [list(candidates(rule, content)) for rule in WINDOW_RULES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(span_search, "WINDOW_BYTES", window)
+        windows = [
+            [span for span in candidates(rule, content) if span is not None]
+            for rule in WINDOW_RULES
+        ]
+    assert windows == whole
+
+
+@given(st.lists(fragments, max_size=4), st.integers(1, 30))
+def test_a_request_scanned_in_slices_has_the_same_findings(
+    written: list[str], slice_: int
+) -> None:
+    """What comes in several slices is judged as if it had come in one."""
+    parts = parts_of(written)
+    whole = (*POLICY.local.scan(parts), *FORWARD.local.scan(parts))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (database, text_views):
+            patch.setattr(module, "SLICE_BYTES", slice_)
+        assert (*POLICY.local.scan(parts), *FORWARD.local.scan(parts)) == whole

@@ -82,6 +82,7 @@ def results() -> tuple[GuardrailResult, ...]:
             ),
             started_at=STARTED_AT + 0.0065,
             seconds=0.0004,
+            score=0.75,
         ),
         GuardrailResult(
             guardrail=SECRETS,

@@ -65,6 +65,12 @@ def _expression(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _nothing_to_replace(value: Action) -> Action:
+    if value is Action.REDACT:
+        raise ValueError("has nothing to replace here; use block or flag")
+    return value
+
+
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 GuardrailName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 FindingType = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
@@ -78,6 +84,8 @@ LongDuration = Annotated[
     float, BeforeValidator(_seconds), Field(ge=0, le=86_400, allow_inf_nan=False)
 ]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+ActionOnAll = Annotated[Action, AfterValidator(_nothing_to_replace)]
+"""What a finding leads to that is a limit passed, and no span of text."""
 Switch = Annotated[bool, Field(strict=True)]
 
 

@@ -23,8 +23,10 @@ from sidecar.domain.local_guardrails import (
     Threshold,
     ToxicitySettings,
 )
+from sidecar.domain.policy import Action
 from sidecar.guardrails.documents.fields import (
     MAX_ITEMS,
+    ActionOnAll,
     Document,
     Expression,
     FindingType,
@@ -154,6 +156,7 @@ class MaxInputDocument(GuardrailFields):
     """Settings of `max_input`."""
 
     type: Literal["max_input"]
+    action: ActionOnAll = Action.BLOCK
     max_characters: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
 
     @override
@@ -165,6 +168,7 @@ class MaxTokensDocument(GuardrailFields):
     """Settings of `max_tokens`."""
 
     type: Literal["max_tokens"]
+    action: ActionOnAll = Action.BLOCK
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
 
     @override

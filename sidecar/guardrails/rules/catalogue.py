@@ -7,6 +7,7 @@ from typing import Final, assert_never
 
 from sidecar.domain.local_guardrails import (
     CodeSettings,
+    DeniedPattern,
     DeniedPatternsSettings,
     DeniedTermsSettings,
     LanguageSettings,
@@ -16,6 +17,7 @@ from sidecar.domain.local_guardrails import (
     PromptInjectionSettings,
     SecretsSettings,
     ToxicitySettings,
+    WholeTextSettings,
 )
 from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
 from sidecar.domain.remote_guardrails import (
@@ -31,6 +33,7 @@ from sidecar.guardrails.rules.pii import PII_RULES, national_phone_rule
 from sidecar.guardrails.rules.rule import Expression, Rank, Rule
 from sidecar.guardrails.rules.secrets import SECRET_RULES
 from sidecar.guardrails.rules.terms import term_rule
+from sidecar.guardrails.whole_text.catalogue import whole_text_check
 
 _RANKS: Final = {rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)}
 
@@ -44,10 +47,7 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
             national = (national_phone_rule(regions),) if regions else ()
             return _chosen((*PII_RULES, *national), types)
         case DeniedPatternsSettings(patterns=patterns):
-            return tuple(
-                Rule(type=item.name, expression=author_expression(item.regex), rank=Rank.AUTHOR)
-                for item in patterns
-            )
+            return tuple(_author_rule(pattern) for pattern in patterns)
         case DeniedTermsSettings(terms=terms):
             return tuple(term_rule(term) for term in terms)
         case (
@@ -68,6 +68,15 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
             assert_never(settings)
 
 
+def _author_rule(pattern: DeniedPattern) -> Rule:
+    return Rule(
+        type=pattern.name,
+        expression=author_expression(pattern.regex),
+        rank=Rank.AUTHOR,
+        by_author=True,
+    )
+
+
 def is_remote(guardrail: Guardrail) -> bool:
     """Tell whether judging leaves the process."""
     return isinstance(guardrail.settings, RemoteSettings)
@@ -77,6 +86,8 @@ def rank_of(guardrail: Guardrail, type_: str) -> int:
     """Return whose finding stays when two overlap: the lower number."""
     if isinstance(guardrail.settings, DeniedPatternsSettings | DeniedTermsSettings):
         return Rank.AUTHOR
+    if isinstance(guardrail.settings, WholeTextSettings):
+        return Rank.WHOLE_TEXT
     if is_remote(guardrail):
         return Rank.REMOTE
     return _RANKS[type_]
@@ -84,14 +95,14 @@ def rank_of(guardrail: Guardrail, type_: str) -> int:
 
 def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
     """Return the distinct expressions a database filters for *policies*, in a stable order."""
+    settings = [one.settings for policy in policies for one in policy.guardrails]
     distinct = {
-        rule.expression
-        for policy in policies
-        for guardrail in policy.guardrails
-        for rule in rules_of(guardrail.settings)
-        if rule.expression.filtered
+        rule.expression for one in settings for rule in rules_of(one) if rule.expression.filtered
     }
-    return tuple(sorted(distinct, key=lambda one: (one.unicode, one.regex)))
+    for one in settings:
+        if (check := whole_text_check(one)) is not None:
+            distinct.update(check.expressions)
+    return tuple(sorted(distinct, key=lambda one: (one.unicode, one.counted, one.regex)))
 
 
 def _chosen(rules: tuple[Rule, ...], types: tuple[str, ...] | None) -> tuple[Rule, ...]:

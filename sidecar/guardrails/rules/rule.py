@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,14 @@ About 3 µs a candidate, so this bounds one rule to some 30 ms of a worker's eve
 """
 
 
+BUILT_IN_REACH: Final = 65_536
+"""Nothing the built-in rules look for is longer; in a text of several windows it is cut."""
+
+
+_ESCAPE: Final = re.compile(r"\\.", re.DOTALL)
+_LOOP: Final = re.compile(r"[*+]|,\s*\}")
+
+
 class Rank:
     """Whose finding stays when two overlap: the lower number."""
 
@@ -37,6 +46,7 @@ class Rank:
     ADDRESS: Final = 60
     PHONE: Final = 70
     REMOTE: Final = 80
+    WHOLE_TEXT: Final = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +55,13 @@ class Expression:
 
     `unicode` matches code points instead of bytes; the built-in rules match bytes. `filtered`
     tells whether the database may decide that it does not occur; if not, every text is searched.
+    `counted` asks the database for every occurrence instead of whether there is one.
     """
 
     regex: str
     unicode: bool = False
     filtered: bool = True
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,7 @@ class Rule:
     """One kind of content. Group 1 of the expression, where there is one, is the candidate.
 
     `type` is the finding's, in upper snake case. `folded` rules search case-folded text.
+    `by_author` says that nothing is known of the expression but what can be read from it.
     """
 
     type: str
@@ -65,11 +78,17 @@ class Rule:
     rank: int = Rank.VENDOR_TOKEN
     folded: bool = False
     max_candidates: int = MAX_CANDIDATES
+    by_author: bool = False
 
     @property
     def group(self) -> int:
         """The group that is the candidate; an author's own groups mean nothing to us."""
         return 0 if self.expression.unicode else min(1, int(self.pattern.groups))
+
+    @property
+    def reach(self) -> int | None:
+        """The most bytes a match can have; None where that is not known."""
+        return _reach(self.expression) if self.by_author else BUILT_IN_REACH
 
     @property
     def pattern(self) -> Any:
@@ -96,6 +115,13 @@ def compile_re2(expression: Expression) -> Any:
     if not expression.unicode:
         options.encoding = re2.Options.Encoding.LATIN1
     return re2.compile(expression.regex.encode(), options)
+
+
+@lru_cache(maxsize=16_384)
+def _reach(expression: Expression) -> int | None:
+    """Read it off: RE2 writes counted repeats out, so a loop-free program bounds the match."""
+    bare = _ESCAPE.sub("", expression.regex)
+    return None if _LOOP.search(bare) else int(compile_re2(expression).programsize)
 
 
 def where(predicate: Callable[[bytes], bool]) -> Locate:

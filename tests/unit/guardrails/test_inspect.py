@@ -9,6 +9,7 @@ from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError
+from sidecar.guardrails.slices import SLICE_BYTES
 from sidecar.guardrails.snapshot import EffectivePolicy
 from tests.support.guardrails import Script, ScriptedChecks, Ticks, effective, policy, subject_of
 
@@ -80,6 +81,45 @@ async def test_a_local_finding_leads_to_the_action(action: str, verdict: Verdict
     assert results == (GuardrailResult(guardrail, verdict, (finding,), 1.0, 1.0),)
     results = inspector.inspect(chosen, subject_of("hello"), about=ABOUT)
     assert results == (GuardrailResult(guardrail, Verdict.PASS, (), 3.0, 1.0),)
+
+
+async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() -> None:
+    """Short requests do not wait for it, and its result is what it would be at once."""
+    chosen = effective(policy(pii(", action: redact")))
+    inspector = Inspector(remote=ScriptedChecks({}), clock=Ticks())
+    long = subject_of("x" * (3 * SLICE_BYTES) + EMAIL)
+    later = inspector.inspect(chosen, long, about=ABOUT)
+    assert not isinstance(later, tuple)
+    judging = asyncio.ensure_future(later)
+    turns = 0
+    while not judging.done():
+        turns += 1
+        assert isinstance(inspector.inspect(chosen, subject_of(EMAIL), about=ABOUT), tuple)
+        await asyncio.sleep(0)
+    assert turns >= 3
+    (result,) = judging.result()
+    at = 3 * SLICE_BYTES
+    assert (result.verdict, result.findings) == (
+        Verdict.REDACT,
+        (Finding("pii", "EMAIL", 0, at + 5, at + 20),),
+    )
+
+
+async def test_two_long_texts_take_turns() -> None:
+    """Together they hold the event loop no longer at a time than one of them."""
+    chosen = effective(policy(pii("")))
+    inspector = Inspector(remote=ScriptedChecks({}), clock=Ticks())
+    texts = [subject_of("x" * (size * SLICE_BYTES)) for size in (4, 4, 9)]
+    laters = [inspector.inspect(chosen, text, about=ABOUT) for text in texts]
+    ended: list[int] = []
+
+    async def judge(index: int, later: object) -> None:
+        assert isinstance(later, Awaitable)
+        await later
+        ended.append(index)
+
+    await asyncio.gather(*(judge(index, later) for index, later in enumerate(laters)))
+    assert ended == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

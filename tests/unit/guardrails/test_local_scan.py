@@ -5,7 +5,7 @@ import pytest
 
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.local_scan import Failed, Found
+from sidecar.guardrails.outcomes import Failed, Found
 from sidecar.guardrails.rules.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
 

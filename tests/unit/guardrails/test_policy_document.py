@@ -189,8 +189,15 @@ FAULTS = {
         ),
     ),
     "unsupported_type": (
-        f"{GUARDRAIL}{{name: a, type: max_input, max_characters: 10}}",
-        "line 3, column 21: guardrails[0].type: type `max_input` is not supported yet",
+        f"{GUARDRAIL}{{name: a, type: language, allowed: [en]}}",
+        "line 3, column 21: guardrails[0].type: type `language` is not supported yet",
+    ),
+    "limit_to_redact": (
+        f"{GUARDRAIL}{{name: a, type: max_input, max_characters: 10, action: redact}}",
+        (
+            "line 3, column 60: guardrails[0].action: has nothing to replace here; "
+            "use block or flag"
+        ),
     ),
     "unsupported_field": (
         f"{GUARDRAIL}{{name: a, type: pii, restore: true}}",

@@ -5,7 +5,7 @@ import pytest
 from sidecar.domain.local_guardrails import DeniedPattern, DeniedPatternsSettings
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.principal import PolicyBinding
-from sidecar.guardrails.local_scan import Found
+from sidecar.guardrails.outcomes import Found
 from sidecar.guardrails.snapshot import (
     CompileError,
     EffectivePolicy,

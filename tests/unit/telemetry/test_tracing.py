@@ -124,6 +124,7 @@ def test_a_guardrail_span_keeps_verdict_and_action_apart(receiver: OtlpReceiver)
         "egret.guardrail.mode": "enforce",
         "egret.guardrail.findings": 3,
         "egret.guardrail.finding_types": ("EMAIL", "IBAN"),
+        "egret.guardrail.score": 0.75,
     }
     assert spans["guardrail keys"].attributes == {
         "egret.guardrail.name": "keys",

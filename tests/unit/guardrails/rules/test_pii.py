@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.local_scan import Found
+from sidecar.guardrails.outcomes import Found
 from sidecar.guardrails.rules.pii import PII_TYPES
 from tests.support.guardrails import effective, parts_of, policy
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.guardrails.local_scan import Found
+from sidecar.guardrails.outcomes import Found
 from sidecar.guardrails.rules.secrets import SECRET_TYPES
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.secrets import SECRETS

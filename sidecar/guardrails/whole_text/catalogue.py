@@ -1,0 +1,34 @@
+"""From a guardrail's settings to the check that judges texts as a whole."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import assert_never
+
+from sidecar.domain.local_guardrails import (
+    LanguageSettings,
+    MaxInputSettings,
+    MaxTokensSettings,
+    PromptInjectionSettings,
+    WholeTextSettings,
+)
+from sidecar.domain.policy import GuardrailSettings
+from sidecar.guardrails.whole_text.check import WholeTextCheck
+from sidecar.guardrails.whole_text.max_input import MaxInputCheck
+
+
+def whole_text_check(settings: GuardrailSettings) -> WholeTextCheck | None:
+    """Return the check, None for a guardrail of rules or of a server's."""
+    return _check(settings) if isinstance(settings, WholeTextSettings) else None
+
+
+@lru_cache(maxsize=256)
+def _check(settings: WholeTextSettings) -> WholeTextCheck | None:
+    """Return the same check for equal settings: some hold tables worth sharing."""
+    match settings:
+        case MaxInputSettings(max_characters=max_characters):
+            return MaxInputCheck(max_characters)
+        case PromptInjectionSettings() | LanguageSettings() | MaxTokensSettings():
+            return None  # refused when a policy is read: SUPPORTED_TYPES
+        case _:
+            assert_never(settings)
