@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
-import functools
 import hmac
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sidecar.authorization.api_key import ApiKey
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.globs import compile_glob
 from sidecar.domain.principal import KeyRecord
 
 _NO_DIGEST = bytes(32)
@@ -66,11 +64,4 @@ def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
         return True
     if model is None:
         return False
-    return any(_compiled(pattern).match(model) is not None for pattern in patterns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    # fnmatch builds atomic groups: a long model name cannot make a glob of many stars backtrack.
-    # A bracket would open a character class; within one it stands for itself.
-    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+    return any(compile_glob(pattern).match(model) is not None for pattern in patterns)

@@ -15,7 +15,9 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
-from sidecar.domain.principal import KeyRecord
+from sidecar.domain.principal import KeyRecord, Principal
+from sidecar.domain.scope import Circumstances
+from sidecar.domain.subject import Route
 from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy
 from sidecar.telemetry.report import CacheTier
 
@@ -96,6 +98,18 @@ def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admissi
     if policy is None or isinstance(policy, MissingPolicy):
         # Without its policy nobody can say what this key's content must pass.
         return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
+    if policy.request_forms is not None:
+        circumstances = _circumstances(record.principal, parts=parts, ledger=ledger)
+        policy = policy.request_forms(circumstances)
     ledger.take_policy(policy)
     is_set = record.allowed_models is not None
     return Admitted(policy, record.allowed_models if is_set else policy.allowed_models)
+
+
+def _circumstances(principal: Principal, *, parts: Parts, ledger: Ledger) -> Circumstances:
+    return Circumstances(
+        operation=ledger.route.operation if isinstance(ledger.route, Route) else None,
+        key_id=principal.key_id,
+        team=f"{principal.organization_name}/{principal.team_name}",
+        at=parts.clocks.wall(),
+    )

@@ -71,13 +71,14 @@ class Inspection:
         self._ledger.take_subject(subject)
         if not is_model_allowed(subject.model, self._admitted.allowed_models):
             return client_error(ErrorKind.MODEL_NOT_ALLOWED)
-        unscanned = decide_unscanned(subject.unscanned, self._admitted.policy.unscanned)
+        policy = self._admitted.policy.for_model(subject.model)
+        if policy is not self._admitted.policy:
+            self._ledger.take_policy(policy)
+        unscanned = decide_unscanned(subject.unscanned, policy.unscanned)
         if isinstance(unscanned, Deny):
             return unscanned.error
         self._ledger.guardrails_began()
-        results = self._parts.inspector.inspect(
-            self._admitted.policy, subject, about=self._about(subject)
-        )
+        results = self._parts.inspector.inspect(policy, subject, about=self._about(subject))
         if isinstance(results, tuple):
             return self._decide(results, subject, body)
         return self._decide_later(results, subject, body)

@@ -44,6 +44,7 @@ class Ledger:
         self.route: Route | UnknownRoute | None = None
         self.principal: Principal | None = None
         self.policy: Policy | None = None
+        self.exempted: tuple[str, ...] = ()
         self.model: str | None = None
         self.is_streamed = False
         self.body_bytes = 0
@@ -92,6 +93,7 @@ class Ledger:
             unscanned=policy.unscanned,
             allowed_models=policy.allowed_models,
         )
+        self.exempted = policy.exempted
 
     def take_subject(self, subject: Subject) -> None:
         """Keep what the body said about itself, but none of its text."""
@@ -167,6 +169,7 @@ class Ledger:
             error_type=self.error_type,
             status=None if self.refused is None else self.refused.http_status,
             results=self.results,
+            exempted=self.exempted,
             unscanned=self.unscanned,
             cache_tier=self.cache_tier,
             body_bytes=self.body_bytes,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sidecar.domain.local_guardrails import RuleSettings, WholeTextSettings
 from sidecar.domain.remote_guardrails import RemoteSettings
+from sidecar.domain.scope import EVERYWHERE, Scope
 
 
 class Stage(enum.Enum):
@@ -76,6 +77,7 @@ class Guardrail:
     mandatory: bool = False
     redaction: RedactionStyle = RedactionStyle.PLACEHOLDER
     restore: bool = False
+    scope: Scope = EVERYWHERE
 
 
 @dataclass(frozen=True, slots=True)

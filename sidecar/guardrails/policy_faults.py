@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,11 +11,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 from typing_extensions import override
 
-from sidecar.domain.policy import Action, Mode, OnError, Stage, UnscannedAction
-from sidecar.guardrails.documents.fields import UnknownNameError
+from sidecar.guardrails.documents.fields import ExceptionDocument, UnknownNameError
 from sidecar.guardrails.documents.local import PatternDocument
 from sidecar.guardrails.documents.policy import GUARDRAIL_DOCUMENTS, PolicyModel
+from sidecar.guardrails.documents.remote import BreakerDocument
 from sidecar.guardrails.yaml_nodes import Path, YamlDocument
+
+_QUOTED: Final = re.compile(r"'([^']*)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def _described(document: YamlDocument, detail: Any) -> PolicyFault:
         case "value_error":
             problem, mend = str(detail["ctx"]["error"]), _nearest_known(detail["ctx"]["error"])
         case "enum":
-            problem = f"must be one of {', '.join(one.value for one in _ENUMS[str(path[-1])])}"
+            problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
         case "string_type":
             problem, mend = "must be text", "put it in quotes"
         case "string_pattern_mismatch":
@@ -103,18 +106,16 @@ def _form(path: Path) -> str:
     match path:
         case ("name",):
             return "lower case letters, digits, dots and dashes, at most 63"
+        case (*_, "exceptions", int(), "key"):
+            return "a key's public id, 12 letters and digits"
+        case (*_, "exceptions", int(), "team"):
+            return "ORGANIZATION/TEAM"
         case (*_, "patterns", int(), "name"):
             return "upper snake case such as PROJECT_CODE, at most 40"
         case (*_, "name"):
             return "lower case letters, digits, underscores and dashes, at most 63"
         case _:
             return "it must not be blank"
-
-
-_ENUMS: Final = {
-    "stage": Stage, "action": Action, "mode": Mode, "on_error": OnError,
-    "unscanned": UnscannedAction,
-}  # fmt: skip
 
 
 def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
@@ -125,6 +126,10 @@ def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
             kind = _value_at(document.value, (*path, "type"))
             model = GUARDRAIL_DOCUMENTS.get(str(kind))
             return model.model_fields if model else ()
+        case (*_, "exceptions", int()):
+            return ExceptionDocument.model_fields
+        case (*_, "breaker"):
+            return BreakerDocument.model_fields
         case _:
             return PatternDocument.model_fields
 

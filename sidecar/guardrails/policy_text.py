@@ -31,6 +31,7 @@ from sidecar.domain.remote_guardrails import (
     RemoteSettings,
     WebhookSettings,
 )
+from sidecar.domain.scope import EVERYONE, Scope
 
 MASK: Final = "***"
 """Stands for a header's value, which may be a credential."""
@@ -39,7 +40,9 @@ MASK: Final = "***"
 def render_policy(policy: Policy) -> str:
     """Return the same text for equal policies, fields in a fixed order, defaults written out.
 
-    The version is left out, so that two versions with the same meaning have no difference. A
+    Left out is what restricts nothing: types, routes, models, a roll-out to all, exceptions.
+
+    The version is not in it, so that two versions with the same meaning have no difference. A
     changed header value does not show either; compare the policies themselves for that.
     """
     document: dict[str, Any] = {"name": policy.name, "unscanned": policy.unscanned.value}
@@ -61,8 +64,24 @@ def _guardrail(guardrail: Guardrail) -> dict[str, Any]:
         "mandatory": guardrail.mandatory,
         "redaction": guardrail.redaction.value,
         "restore": guardrail.restore,
+        **_scope(guardrail.scope),
         **_settings(guardrail.settings),
     }
+
+
+def _scope(scope: Scope) -> dict[str, Any]:
+    routes = None if scope.routes is None else tuple(one.value for one in scope.routes)
+    written = _given(
+        routes=routes,
+        models=scope.models,
+        rollout=None if scope.rollout == EVERYONE else f"{scope.rollout / 100:.12g}%",
+    )
+    if scope.exceptions:
+        written["exceptions"] = [
+            {one.level.value: one.name, "until": one.until.isoformat(), "reason": one.reason}
+            for one in scope.exceptions
+        ]
+    return written
 
 
 def _settings(settings: GuardrailSettings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import re2
@@ -17,7 +17,8 @@ from sidecar.guardrails.compilation import (
     policies_with_default,
 )
 from sidecar.guardrails.database import CompileError, load_database
-from sidecar.guardrails.effective import MissingPolicy, judges_input, resolve
+from sidecar.guardrails.effective import MissingPolicy, judges_input, prevailing, resolve
+from sidecar.guardrails.forms import ModelForms, RequestForms
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.rules.catalogue import is_remote, rules_of
 from sidecar.guardrails.rules.phones import load_numbering_plans
@@ -40,7 +41,9 @@ MAX_REMEMBERED: Final = 10_000
 class EffectivePolicy:
     """What holds for one binding. `guardrails` has inherited mandatory ones first.
 
-    `needs_body` tells whether judging takes more than the headers.
+    `needs_body` tells whether judging takes more than the headers. Where guardrails are for some
+    requests only, a request gets one of its `request_forms`, where there are any, and of that
+    the form `for_model`. `exempted` names guardrails that an exception has taken out.
     """
 
     name: str
@@ -51,6 +54,17 @@ class EffectivePolicy:
     needs_body: bool
     local: LocalScan = field(repr=False, compare=False)
     remote: tuple[Guardrail, ...] = field(repr=False)
+    exempted: tuple[str, ...] = ()
+    request_forms: RequestForms[EffectivePolicy] | None = field(
+        default=None, repr=False, compare=False
+    )
+    model_forms: ModelForms[EffectivePolicy] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    def for_model(self, model: str | None) -> EffectivePolicy:
+        """Return what holds for a request, once its model is known; None names no model."""
+        return self if self.model_forms is None else self.model_forms(model)
 
 
 class PolicySnapshot:
@@ -85,6 +99,29 @@ class PolicySnapshot:
         policy = resolve(self._policies, binding)
         if isinstance(policy, MissingPolicy):
             return policy
+        if not any(one.scope.depends_on_headers for one in policy.guardrails):
+            return self._with_model_forms(policy, exempted=())
+
+        def build(hold: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
+            counting = tuple(prevailing(hold, is_certain=lambda one: one.scope.models is None))
+            return self._with_model_forms(replace(policy, guardrails=counting), exempted=exempted)
+
+        forms = RequestForms(policy.guardrails, build)
+        return replace(self._compiled(policy), request_forms=forms)
+
+    def _with_model_forms(self, policy: Policy, *, exempted: tuple[str, ...]) -> EffectivePolicy:
+        compiled = replace(self._compiled(policy), exempted=exempted)
+        if all(one.scope.models is None for one in policy.guardrails):
+            return compiled
+
+        def build(hold: tuple[Guardrail, ...]) -> EffectivePolicy:
+            counting = tuple(prevailing(hold, is_certain=lambda _: True))
+            formed = self._compiled(replace(policy, guardrails=counting))
+            return replace(formed, exempted=exempted)
+
+        return replace(compiled, model_forms=ModelForms(policy.guardrails, build))
+
+    def _compiled(self, policy: Policy) -> EffectivePolicy:
         inputs = tuple(guardrail for guardrail in policy.guardrails if judges_input(guardrail))
         return EffectivePolicy(
             name=policy.name,

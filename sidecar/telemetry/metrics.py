@@ -162,6 +162,14 @@ class Metrics:
                 registry=registry,
             )
         )
+        self._exempted = _Children(
+            Counter(
+                MetricName.GUARDRAIL_EXEMPTIONS,
+                "Exchanges that a guardrail did not judge because of an exception in its policy.",
+                ("guardrail",),
+                registry=registry,
+            )
+        )
         self._unscanned = _Children(
             Counter(
                 MetricName.UNSCANNED,
@@ -244,6 +252,8 @@ class Metrics:
         self._count_authorization(report)
         for result in report.results:
             self._count_verdict(result)
+        for name in report.exempted:
+            self._exempted(self._guardrail_label(name)).inc()
         for reason in dict.fromkeys(report.unscanned):
             self._unscanned(reason.value, report.unscanned_action.value).inc()
 

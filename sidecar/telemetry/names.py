@@ -71,6 +71,7 @@ class MetricName:
     AUTHORIZATIONS: Final = "egret_authorizations"
     GUARDRAIL_VERDICTS: Final = "egret_guardrail_verdicts"
     GUARDRAIL_SECONDS: Final = "egret_guardrail_seconds"
+    GUARDRAIL_EXEMPTIONS: Final = "egret_guardrail_exemptions"
     UNSCANNED: Final = "egret_unscanned"
     IN_FLIGHT_EXCHANGES: Final = "egret_in_flight_exchanges"
     BODY_BYTES: Final = "egret_body_bytes"

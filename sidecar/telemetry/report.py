@@ -89,7 +89,8 @@ class ExchangeReport:
     `traceparent` and `tracestate` are the strings of the gRPC metadata, unchecked. `status` is
     that of Egret's own answer, None where the request went on. `processing_modes` are Envoy's
     names of the body modes of this stream, for example `FULL_DUPLEX_STREAMED`. `error_type` is the
-    class name of an exception behind a failure, never its text.
+    class name of an exception behind a failure, never its text. `exempted` are the guardrails that
+    an exception of the policy took out.
     """
 
     request_id: str
@@ -107,6 +108,7 @@ class ExchangeReport:
     error_type: str | None = None
     status: int | None = None
     results: tuple[GuardrailResult, ...] = ()
+    exempted: tuple[str, ...] = ()
     unscanned: tuple[UnscannedReason, ...] = ()
     cache_tier: CacheTier = CacheTier.NONE
     body_bytes: int = 0

@@ -70,6 +70,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_build_info",
         "egret_exchange_faults",
         "egret_exchanges",
+        "egret_guardrail_exemptions",
         "egret_guardrail_seconds",
         "egret_guardrail_verdicts",
         "egret_in_flight_exchanges",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import date
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +22,8 @@ from sidecar.domain.policy import (
     UnscannedAction,
 )
 from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
+from sidecar.domain.scope import EVERYONE, EVERYWHERE, Exemption, ExemptLevel, Scope
+from sidecar.domain.subject import Operation
 from sidecar.guardrails.policy_document import (
     PolicyDocumentError,
     PolicyFault,
@@ -61,6 +65,28 @@ settings: st.SearchStrategy[GuardrailSettings] = st.one_of(
     st.builds(DeniedTermsSettings, st.lists(printable, min_size=1, max_size=3).map(tuple)),
     st.just(WebhookSettings(RemoteEndpoint("https://dlp.example.com/check"))),
 )
+
+
+def exempted(level: ExemptLevel, form: str) -> st.SearchStrategy[Exemption]:
+    return st.builds(
+        Exemption,
+        level=st.just(level),
+        name=st.from_regex(form, fullmatch=True),
+        until=st.dates(min_value=date(1000, 1, 1)),
+        reason=printable,
+    )
+
+
+exemptions = exempted(ExemptLevel.KEY, r"[0-9A-Za-z]{12}") | exempted(
+    ExemptLevel.TEAM, r"[a-z0-9][a-z0-9._-]{0,9}/[a-z0-9][a-z0-9._-]{0,9}"
+)
+scopes = st.builds(
+    Scope,
+    routes=st.none() | st.lists(st.sampled_from(Operation), min_size=1, max_size=3).map(tuple),
+    models=st.none() | st.lists(printable, min_size=1, max_size=3).map(tuple),
+    rollout=st.integers(0, EVERYONE),
+    exceptions=st.lists(exemptions, max_size=2).map(tuple),
+)
 guardrails = st.builds(
     Guardrail,
     name=names,
@@ -70,6 +96,7 @@ guardrails = st.builds(
     on_error=st.sampled_from(OnError),
     timeout_seconds=st.integers(1, 30_000).map(lambda milliseconds: milliseconds / 1000),
     mandatory=st.booleans(),
+    scope=st.just(EVERYWHERE) | scopes,
 )
 policies = st.builds(
     Policy,

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from datetime import date
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 from sidecar.domain.policy import (
     Action,
@@ -16,6 +25,8 @@ from sidecar.domain.policy import (
     RedactionStyle,
     Stage,
 )
+from sidecar.domain.scope import EVERYONE, Exemption, ExemptLevel, Scope
+from sidecar.domain.subject import Operation
 from sidecar.guardrails.expressions import expression_problem
 
 MAX_TIMEOUT_SECONDS: Final = 30.0
@@ -24,6 +35,8 @@ TRUSTED: Final = "trusted"
 """Validation context: expressions were checked when the document was applied."""
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_PERCENT: Final = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?%")
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _UNIT_MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 
 
@@ -35,6 +48,26 @@ def _seconds(value: object) -> object:
             raise ValueError("is not a duration; write for example 500ms, 2s or 1.5")
         return float(match[1]) * _UNIT_MILLISECONDS[match[2]] / 1000
     return value
+
+
+def _hundredths(value: object) -> int:
+    """Read 10% or 0.25% as hundredths of a percent."""
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is not a percentage; write for example 10% or 0.5%")
+    hundredths = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
+    if hundredths > EVERYONE:
+        raise ValueError("is more than 100%")
+    return hundredths
+
+
+def _day(value: object) -> date:
+    if not isinstance(value, str) or not _DAY.fullmatch(value):
+        raise ValueError("is not a day; write for example 2027-01-31")
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError("is not a day of the calendar") from None
 
 
 class UnknownNameError(ValueError):
@@ -83,6 +116,8 @@ Timeout = Annotated[
 LongDuration = Annotated[
     float, BeforeValidator(_seconds), Field(ge=0, le=86_400, allow_inf_nan=False)
 ]
+Rollout = Annotated[int, BeforeValidator(_hundredths)]
+Day = Annotated[date, BeforeValidator(_day)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ActionOnAll = Annotated[Action, AfterValidator(_nothing_to_replace)]
 """What a finding leads to that is a limit passed, and no span of text."""
@@ -93,6 +128,27 @@ class Document(BaseModel):
     """A mapping that has these fields and no others; its faults do not repeat its values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ExceptionDocument(Document):
+    """A key or a team that a guardrail does not hold for, up to and with a day."""
+
+    key: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{12}$")] | None = None
+    team: Annotated[str, Field(pattern=r"^[a-z0-9._-]+/[a-z0-9._-]+$")] | None = None
+    until: Day
+    reason: Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
+
+    @model_validator(mode="after")
+    def _for_one(self) -> Self:
+        if (self.key is None) == (self.team is None):
+            raise ValueError("needs a `key` or a `team`, and not both")
+        return self
+
+    def exemption(self) -> Exemption:
+        """Return the domain's value."""
+        if self.key is not None:
+            return Exemption(ExemptLevel.KEY, self.key, self.until, self.reason)
+        return Exemption(ExemptLevel.TEAM, self.team or "", self.until, self.reason)
 
 
 class GuardrailFields(Document):
@@ -107,7 +163,20 @@ class GuardrailFields(Document):
     mandatory: Switch = False
     redaction: RedactionStyle = RedactionStyle.PLACEHOLDER
     restore: Switch = False
+    routes: Annotated[tuple[Operation, ...] | None, Field(min_length=1)] = None
+    models: Annotated[tuple[Glob, ...] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
+    rollout: Rollout = EVERYONE
+    exceptions: Annotated[tuple[ExceptionDocument, ...], Field(max_length=MAX_ITEMS)] = ()
 
     def settings(self) -> GuardrailSettings:
         """Return the settings of the type, as the domain has them."""
         raise NotImplementedError
+
+    def scope(self) -> Scope:
+        """Return the requests it is for, as the domain has them."""
+        return Scope(
+            routes=self.routes,
+            models=self.models,
+            rollout=self.rollout,
+            exceptions=tuple(one.exemption() for one in self.exceptions),
+        )

@@ -90,4 +90,5 @@ def _guardrail(document: GuardrailFields) -> Guardrail:
         mandatory=document.mandatory,
         redaction=document.redaction,
         restore=document.restore,
+        scope=document.scope(),
     )

@@ -126,8 +126,82 @@ FAULTS = {
         f"{GUARDRAIL}{{name: a, type: secrets, thresholds: {{}}}}",
         (
             "line 3, column 30: guardrails[0].thresholds: unknown field `thresholds` "
-            "(one of action, mandatory, mode, name, on_error, redaction, restore, stage, timeout, "
-            "type, types)"
+            "(one of action, exceptions, mandatory, mode, models, name, on_error, redaction, "
+            "restore, rollout, routes, stage, timeout, type, types)"
+        ),
+    ),
+    "unknown_route": (
+        f"{GUARDRAIL}{{name: a, type: pii, routes: [chat, chats]}}",
+        (
+            "line 3, column 41: guardrails[0].routes[1]: must be one of "
+            "chat, text_completion, embeddings, count_tokens, list_models"
+        ),
+    ),
+    "no_route": (
+        f"{GUARDRAIL}{{name: a, type: pii, routes: []}}",
+        (
+            "line 3, column 34: guardrails[0].routes: "
+            "tuple should have at least 1 item after validation, not 0"
+        ),
+    ),
+    "rollout_without_a_percent_sign": (
+        f"{GUARDRAIL}{{name: a, type: pii, rollout: 10}}",
+        (
+            "line 3, column 35: guardrails[0].rollout: "
+            "is not a percentage; write for example 10% or 0.5%"
+        ),
+    ),
+    "rollout_to_more_than_all": (
+        f"{GUARDRAIL}{{name: a, type: pii, rollout: 100.01%}}",
+        "line 3, column 35: guardrails[0].rollout: is more than 100%",
+    ),
+    "exception_without_an_end": (
+        f"{GUARDRAIL}{{name: a, type: pii, exceptions: [{{team: a/b, reason: x}}]}}",
+        "line 3, column 39: guardrails[0].exceptions[0]: `until` is required",
+    ),
+    "exception_without_a_reason": (
+        f"{GUARDRAIL}{{name: a, type: pii, exceptions: [{{team: a/b, until: 2027-01-31}}]}}",
+        "line 3, column 39: guardrails[0].exceptions[0]: `reason` is required",
+    ),
+    "exception_that_never_ends": (
+        f"{GUARDRAIL}{{name: a, type: pii, exceptions: [{{team: a/b, until: never, reason: x}}]}}",
+        (
+            "line 3, column 58: guardrails[0].exceptions[0].until: "
+            "is not a day; write for example 2027-01-31"
+        ),
+    ),
+    "exception_until_no_day": (
+        (
+            f"{GUARDRAIL}{{name: a, type: pii, "
+            "exceptions: [{team: a/b, until: 2027-02-30, reason: x}]}"
+        ),
+        ("line 3, column 58: guardrails[0].exceptions[0].until: is not a day of the calendar"),
+    ),
+    "exception_for_nobody": (
+        f"{GUARDRAIL}{{name: a, type: pii, exceptions: [{{until: 2027-01-31, reason: x}}]}}",
+        (
+            "line 3, column 39: guardrails[0].exceptions[0]: "
+            "needs a `key` or a `team`, and not both"
+        ),
+    ),
+    "exception_for_a_whole_key": (
+        (
+            f"{GUARDRAIL}{{name: a, type: pii, "
+            "exceptions: [{key: egk_a, until: 2027-01-31, reason: x}]}"
+        ),
+        (
+            "line 3, column 45: guardrails[0].exceptions[0].key: is not a name that is accepted "
+            "here (a key's public id, 12 letters and digits)"
+        ),
+    ),
+    "unknown_field_of_an_exception": (
+        (
+            f"{GUARDRAIL}{{name: a, type: pii, "
+            "exceptions: [{team: a/b, until: 2027-01-31, why: x, reason: y}]}"
+        ),
+        (
+            "line 3, column 70: guardrails[0].exceptions[0].why: unknown field `why` "
+            "(one of key, reason, team, until)"
         ),
     ),
     "unknown_type": (

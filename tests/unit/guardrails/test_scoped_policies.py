@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.policy import Policy
+from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.scope import Circumstances
+from sidecar.domain.subject import Operation
+from sidecar.guardrails.forms import MAX_FORMS
+from sidecar.guardrails.policy_document import parse_policies
+from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+
+CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
+
+
+def asking(operation: Operation = CHAT) -> Circumstances:
+    return Circumstances(operation=operation, key_id="abcdefghijkl", team="acme/search", at=0.0)
+
+
+def for_request(
+    effective: object, circumstances: Circumstances, model: str | None
+) -> EffectivePolicy:
+    """Return what a request is judged by in the end."""
+    assert isinstance(effective, EffectivePolicy)
+    if effective.request_forms is not None:
+        effective = effective.request_forms(circumstances)
+    return effective.for_model(model)
+
+
+def judged_by(
+    policies: str, *, operation: Operation = CHAT, model: str | None = "gpt-5"
+) -> list[str]:
+    """Return the guardrails that hold as `name/mode/stage action`."""
+    snapshot = build_snapshot(parse_policies(policies))
+    binding = PolicyBinding(
+        key="key" if "key" in {one.name for one in snapshot.policies} else None,
+        organization="org" if "org" in {one.name for one in snapshot.policies} else None,
+    )
+    formed = for_request(snapshot.effective(binding), asking(operation), model)
+    return [
+        f"{one.name} {one.action.value} {one.mode.value} {'mandatory' if one.mandatory else 'own'}"
+        for one in formed.guardrails
+    ]
+
+
+def two_levels(above: str, below: str) -> str:
+    return (
+        f"name: org\nguardrails: [{{name: a, type: secrets, mandatory: true{above}}}]\n---\n"
+        f"name: key\nguardrails: [{{name: a, type: secrets, action: redact{below}}}]\n"
+    )
+
+
+ABOVE, OWN = "a block enforce mandatory", "a redact enforce own"
+SHADOW = "a block shadow mandatory"
+EXEMPT = ", exceptions: [{key: abcdefghijkl, until: 2027-01-31, reason: x}]"
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "expected"),
+    [
+        pytest.param("", "", [ABOVE], id="mandatory"),
+        pytest.param("", ", mode: shadow", [ABOVE], id="against a shadow below"),
+        pytest.param("", ", routes: [embeddings]", [ABOVE], id="against a route below"),
+        pytest.param("", ", models: [o3]", [ABOVE], id="against a model below"),
+        pytest.param("", ", rollout: 0%", [ABOVE], id="against a roll-out below"),
+        pytest.param("", EXEMPT, [ABOVE], id="against an exception below"),
+        pytest.param(", routes: [chat]", "", [ABOVE], id="for this route"),
+        pytest.param(", models: ['gpt-*']", "", [ABOVE], id="for this model"),
+        pytest.param(", routes: [embeddings]", "", [OWN], id="for another route"),
+        pytest.param(", models: [o3]", "", [OWN], id="for another model"),
+        pytest.param(", rollout: 0%", "", [OWN], id="not rolled out yet"),
+        pytest.param(EXEMPT, "", [OWN], id="exempted from the one above only"),
+        pytest.param(", mode: shadow", "", [OWN], id="in shadow it takes nothing away"),
+        pytest.param(", mode: shadow", ", mode: shadow", [SHADOW], id="both in shadow"),
+        pytest.param(
+            ", mode: shadow", ", routes: [embeddings]", [SHADOW], id="in shadow, alone here"
+        ),
+        pytest.param(EXEMPT, ", routes: [embeddings]", [], id="neither holds"),
+    ],
+)
+def test_a_mandatory_guardrail_holds_where_it_is_for_and_its_namesake_elsewhere(
+    above: str, below: str, expected: list[str]
+) -> None:
+    """Nothing below loosens it, and it loosens nothing below where it does not hold."""
+    assert judged_by(two_levels(above, below)) == expected
+
+
+def test_guardrails_hold_by_route_and_model() -> None:
+    """A request is judged by those whose scope it is in, in the policy's order."""
+    text = (
+        "name: default\nguardrails:\n"
+        "  - {name: a, type: secrets}\n"
+        "  - {name: b, type: pii, routes: [embeddings]}\n"
+        "  - {name: c, type: pii, models: ['gpt-5*']}\n"
+        "  - {name: d, type: pii, routes: [chat], models: [o3]}\n"
+    )
+
+    def names(operation: Operation, model: str | None) -> str:
+        judged = judged_by(text, operation=operation, model=model)
+        return "".join(one[0] for one in judged)
+
+    assert names(CHAT, "gpt-5-mini") == "ac"
+    assert names(CHAT, "o3") == "ad"
+    assert names(CHAT, "claude") == "a"
+    assert names(CHAT, None) == "acd"
+    assert names(EMBEDDINGS, "o3") == "ab"
+
+
+def test_a_route_that_no_guardrail_is_for_needs_no_body() -> None:
+    """A body that nobody looks at is not waited for."""
+    snapshot = build_snapshot(
+        parse_policies("name: default\nguardrails: [{name: a, type: pii, routes: [chat]}]")
+    )
+    policy = snapshot.effective(PolicyBinding())
+    assert isinstance(policy, EffectivePolicy)
+    assert policy.request_forms is not None
+
+    assert policy.request_forms(asking(CHAT)).needs_body
+    assert not policy.request_forms(asking(EMBEDDINGS)).needs_body
+
+
+def test_equal_circumstances_get_the_same_form_and_an_exception_is_named() -> None:
+    """Each form is built once; what an exception took out can be counted."""
+    text = f"name: default\nguardrails: [{{name: a, type: pii{EXEMPT}}}, {{name: b, type: pii}}]"
+    policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
+
+    first = for_request(policy, asking(), "o3")
+    again = for_request(policy, asking(EMBEDDINGS), None)
+
+    assert first is again
+    assert (first.exempted, [one.name for one in first.guardrails]) == (("a",), ["b"])
+
+
+def test_a_policy_that_is_for_every_request_has_no_forms() -> None:
+    """The usual policy costs nothing more."""
+    policy = build_snapshot(()).effective(PolicyBinding())
+    assert isinstance(policy, EffectivePolicy)
+
+    assert (policy.request_forms, policy.model_forms) == (None, None)
+    assert policy.for_model("gpt-5") is policy
+
+
+def test_more_forms_than_are_kept_are_built_anew() -> None:
+    """A client that tries every model cannot fill the worker's memory."""
+    letters = "abcdefghi"
+    scoped = "\n".join(
+        f"  - {{name: {one}, type: pii, types: [US_SSN], models: ['*{one}*']}}" for one in letters
+    )
+    text = f"name: default\nguardrails:\n{scoped}\n"
+    policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
+    assert isinstance(policy, EffectivePolicy)
+    first = policy.for_model("a")
+    assert policy.for_model("a") is first
+
+    for mask in range(1, MAX_FORMS + 2):
+        model = "".join(one for bit, one in enumerate(letters) if mask >> bit & 1)
+        assert [one.name for one in policy.for_model(model).guardrails] == list(model)
+
+    assert policy.for_model("a") is not first
+    assert policy.for_model("a") == first
+
+
+def test_an_unconditional_policy_of_one_level_is_left_as_it_is() -> None:
+    """Guardrails of one policy never displace each other."""
+    assert judged_by("name: org\nguardrails: [{name: a, type: pii}, {name: b, type: pii}]") == [
+        "a block enforce own",
+        "b block enforce own",
+    ]
+
+
+def test_policy_value_equality_sees_the_scope() -> None:
+    """A changed selector is a change, and a plan shows it."""
+
+    def one(extra: str) -> Policy:
+        return parse_policies(f"name: p\nguardrails: [{{name: a, type: pii{extra}}}]")[0]
+
+    assert one("") == one(", rollout: 100%")
+    assert len({one(""), one(", rollout: 10%"), one(", routes: [chat]"), one(EXEMPT)}) == 4
