@@ -161,6 +161,13 @@ class CacheSettings(_Section):
     invalidation: Invalidation = Invalidation.LISTEN
 
 
+class RedactionSettings(_Section):
+    """How values that are taken out of requests can be recognised again."""
+
+    hash_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Makes the hashes of `redaction: hash`, the same for all workers; without it, numbers."""
+
+
 class TelemetrySettings(_Section):
     """Where spans and metrics go and what is logged."""
 
@@ -184,6 +191,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     valkey: ValkeySettings = ValkeySettings()
     cache: CacheSettings = CacheSettings()
+    redaction: RedactionSettings = RedactionSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")

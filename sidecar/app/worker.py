@@ -106,7 +106,13 @@ async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitS
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=settings.exchange.timing,
+        redaction_key=_redaction_key(settings),
     )
+
+
+def _redaction_key(settings: Settings) -> bytes | None:
+    key = settings.redaction.hash_key
+    return None if key is None else key.get_secret_value().encode()
 
 
 def _engine(settings: Settings, index: int, parts: Parts) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import assert_never
@@ -17,16 +18,21 @@ from sidecar.domain.decision import Allow, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.http import Headers
+from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.guardrails.inspect import InspectionSubject
-from sidecar.mutations.redaction import redact
+from sidecar.mutations.redaction import RedactionRules, redact
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """The request may go on; `body` replaces its body, None leaves it."""
+    """The request may go on; `body` replaces its body, None leaves it.
+
+    `restoration` says what the answer is to name again; nothing, mostly.
+    """
 
     body: bytes | None = None
+    restoration: Restoration = NOTHING_REDACTED
 
 
 Inspected = Passed | ClientError
@@ -106,8 +112,18 @@ class Inspection:
                 return Passed()
             case Redact(findings):
                 self._ledger.is_redacted = True
-                return Passed(redact(body, subject.parts, findings))
+                guardrails = {result.guardrail.name: result.guardrail for result in results}
+                rules = RedactionRules(guardrails, self._hash_key())
+                redacted = redact(body, subject.parts, findings, rules=rules)
+                return Passed(redacted.body, redacted.restoration)
             case Deny(error):
                 return error
             case _:
                 assert_never(decision)
+
+    def _hash_key(self) -> bytes | None:
+        """Return the organization's own key, so that none can look for another's values."""
+        key, principal = self._parts.redaction_key, self._ledger.principal
+        if key is None or principal is None:
+            return None
+        return hmac.digest(key, principal.organization_id.encode(), "sha256")

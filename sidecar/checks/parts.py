@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.authorization.key_cache import KeyCache
@@ -33,7 +33,7 @@ class KeyUses(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The shared parts of a worker."""
+    """The shared parts of a worker. `redaction_key` is what hashes of values are made with."""
 
     keys: KeyCache
     uses: KeyUses
@@ -43,3 +43,4 @@ class Parts:
     clocks: Clocks
     new_request_id: Callable[[], str]
     timing: Timing
+    redaction_key: bytes | None = field(default=None, repr=False)

@@ -192,6 +192,7 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
         "EGRET_POSTGRES__DSN": storage.postgres_dsn,
         "EGRET_VALKEY__URL": storage.valkey_url,
         "EGRET_CACHE__L2_SECRET": secrets.token_urlsafe(32),
+        "EGRET_REDACTION__HASH_KEY": secrets.token_urlsafe(32),
         "EGRET_TELEMETRY__METRICS_PORT": str(metrics_port),
         **options.worker_settings,
     }

@@ -34,7 +34,7 @@ SUPPORTED_TYPES: Final = frozenset(
 )
 
 UNSUPPORTED_FIELDS: Final = frozenset({
-    "redaction", "restore", "ca_file", "cert_file", "key_file", "retries", "hedge_after", "cache",
+    "restore", "ca_file", "cert_file", "key_file", "retries", "hedge_after", "cache",
     "max_concurrent", "breaker",
 })  # fmt: skip
 

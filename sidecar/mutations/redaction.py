@@ -1,42 +1,73 @@
-"""Replaces what was found by placeholders, in place: every other byte of the body stays."""
+"""Replaces what was found, in place: every other byte of the body stays."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sidecar.dialects.splice import Replacement, splice
 from sidecar.domain.finding import Finding
+from sidecar.domain.policy import Guardrail
+from sidecar.domain.restoration import PLACEHOLDER, Restoration
 from sidecar.domain.subject import TextPart
+from sidecar.mutations.placeholders import Placeholders
 
 
-def redact(body: bytes, parts: Sequence[TextPart], findings: Iterable[Finding]) -> bytes:
-    """Return *body* with each found span replaced by a placeholder such as `[EMAIL_1]`."""
-    return splice(body, replacements(parts, findings))
+@dataclass(frozen=True, slots=True)
+class RedactionRules:
+    """The guardrails that found something, by name: each says how its values are replaced.
 
-
-def replacements(parts: Sequence[TextPart], findings: Iterable[Finding]) -> list[Replacement]:
-    """Return a replacement a finding; the same value gets the same placeholder.
-
-    Numbers run per type in the order of the text, so that a model can still tell two people
-    apart and the answer can refer to them.
+    `hash_key` is the organization's own; without one `hash` falls back to numbers.
     """
-    placeholders: dict[tuple[str, bytes], bytes] = {}
-    counts: Counter[str] = Counter()
+
+    guardrails: Mapping[str, Guardrail]
+    hash_key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """The body that goes on, and what its answer needs to name the values again."""
+
+    body: bytes
+    restoration: Restoration
+
+
+def redact(
+    body: bytes, parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
+) -> Redacted:
+    """Return *body* with each found span replaced, for example by `[EMAIL_1]`."""
+    made, restoration = replacements(parts, findings, rules=rules)
+    return Redacted(splice(body, made), restoration)
+
+
+def replacements(
+    parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
+) -> tuple[list[Replacement], Restoration]:
+    """Return a replacement a finding, and what is to be restored of them.
+
+    A placeholder that the client wrote itself is never restored: it would be told a value it
+    only guessed the name of, or its own text would turn into somebody's address.
+    """
     ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
+    restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
+    taken = _written(parts) if restores else frozenset[bytes]()
+    placeholders = Placeholders(hash_key=rules.hash_key, taken=taken)
+    originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
     for found in ordered:
-        part = parts[found.part]
-        value = (found.type, part.content[found.start : found.end])
-        if value not in placeholders:
-            counts[found.type] += 1
-            placeholders[value] = f"[{found.type}_{counts[found.type]}]".encode()
+        part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
+        value = part.content[found.start : found.end]
+        text = placeholders.of(value, type_=found.type, style=guardrail.redaction)
+        if guardrail.restore and text not in taken:
+            originals[text] = value
         made.append(
-            Replacement(
-                location=part.location,
-                start=found.start,
-                end=found.end,
-                text=placeholders[value],
-            )
+            Replacement(location=part.location, start=found.start, end=found.end, text=text)
         )
-    return made
+    return made, Restoration(originals)
+
+
+def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
+    """Return everything in the request that reads like a placeholder."""
+    return frozenset(
+        found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
+    )

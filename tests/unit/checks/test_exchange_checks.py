@@ -95,6 +95,36 @@ async def test_personal_data_is_replaced_and_counted_as_redacted() -> None:
     assert world.counted() == {("redacted", "none"): 1}
 
 
+HASHING = """
+name: default
+guardrails: [{name: pii, type: pii, action: redact, redaction: hash}]
+"""
+
+
+async def _hashed(world: World) -> bytes | None:
+    checks = world.exchange()
+    await settled(checks.judge_headers(headers(), has_body=True))
+    cleared = await settled(checks.judge_body(chat("ann@example.org")))
+    assert isinstance(cleared, RequestCleared)
+    return cleared.mutations.body
+
+
+async def test_hashes_can_be_joined_within_an_organization_and_nowhere_else() -> None:
+    """Another tenant that tries out addresses finds other hashes for them."""
+    world = World(HASHING)
+    assert await _hashed(world) == chat("[EMAIL_1]")
+    world.parts = replace(world.parts, redaction_key=b"k" * 32)
+    ours = await _hashed(world)
+    assert ours != chat("[EMAIL_1]")
+    assert await _hashed(world) == ours
+    record = world.store.records[KEY.key_id]
+    elsewhere = replace(record.principal, organization_id="another")
+    other = World(HASHING)
+    other.store.records[KEY.key_id] = replace(record, principal=elsewhere)
+    other.parts = replace(other.parts, redaction_key=b"k" * 32)
+    assert await _hashed(other) not in {ours, None}
+
+
 def _revoked(record: KeyRecord) -> KeyRecord:
     return replace(record, revoked_at=NOW - 1)
 

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sidecar.dialects.splice import Replacement
 from sidecar.domain.finding import Finding
+from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.policy import Guardrail, RedactionStyle
+from sidecar.domain.restoration import NOTHING_REDACTED
 from sidecar.domain.subject import TextPart
-from sidecar.mutations.redaction import redact, replacements
+from sidecar.mutations.redaction import Redacted, RedactionRules, redact, replacements
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"
 
@@ -23,22 +28,38 @@ def found(parts: list[TextPart], index: int, value: str, kind: str = "EMAIL") ->
     )
 
 
-def placeholders(parts: list[TextPart], *findings: Finding) -> list[bytes]:
+def rules(
+    style: RedactionStyle = RedactionStyle.PLACEHOLDER,
+    *,
+    restore: bool = False,
+    hash_key: bytes | None = None,
+) -> RedactionRules:
+    """Return the rules of one guardrail, `pii`."""
+    guardrail = Guardrail("pii", PiiSettings(), redaction=style, restore=restore)
+    return RedactionRules({"pii": guardrail}, hash_key)
+
+
+RULES = rules()
+
+
+def placeholders(
+    parts: list[TextPart], *findings: Finding, by: RedactionRules = RULES
+) -> list[bytes]:
     """Return the placeholders in the order of the text."""
-    return [replacement.text for replacement in replacements(parts, findings)]
+    return [replacement.text for replacement in replacements(parts, findings, rules=by)[0]]
 
 
 def test_a_body_without_findings_stays_as_it_is() -> None:
     """Not a byte is touched, odd white space included."""
     body = b'{ "a" :"b" }'
-    assert redact(body, [part("b", 1)], []) == body
+    assert redact(body, [part("b", 1)], [], rules=RULES) == Redacted(body, NOTHING_REDACTED)
 
 
 def test_a_finding_is_replaced_in_place_and_every_other_byte_stays() -> None:
     """The body is not written anew: spacing, escapes and key order are the client's."""
     body = b'{ "input" :  "h\\u00e9 anna@a.test!",\n"b":1.0 }'
     parts = [part("hé anna@a.test!", 1)]
-    assert redact(body, parts, [found(parts, 0, FIRST)]) == (
+    assert redact(body, parts, [found(parts, 0, FIRST)], rules=RULES).body == (
         b'{ "input" :  "h\\u00e9 [EMAIL_1]!",\n"b":1.0 }'
     )
 
@@ -49,7 +70,7 @@ def test_the_same_value_gets_the_same_placeholder_across_parts() -> None:
     parts = [part(texts[0], 1), part(texts[1], 3)]
     findings = [found(parts, at, value) for at in (0, 1) for value in (FIRST, SECOND)]
     body = json.dumps({"a": texts[0], "b": texts[1]}).encode()
-    assert json.loads(redact(body, parts, findings)) == {
+    assert json.loads(redact(body, parts, findings, rules=RULES).body) == {
         "a": "[EMAIL_1] and [EMAIL_2]",
         "b": "[EMAIL_2], [EMAIL_1]",
     }
@@ -74,19 +95,141 @@ def test_a_value_found_as_two_types_has_a_placeholder_of_each() -> None:
     """They differ in meaning; the body gets that of the longer span."""
     parts = [part("x 4711 0815", 1)]
     findings = [found(parts, 0, "4711", "PIN"), found(parts, 0, "4711 0815", "PHONE")]
-    assert redact(b'{"a":"x 4711 0815"}', parts, findings) == b'{"a":"x [PHONE_1]"}'
+    body = b'{"a":"x 4711 0815"}'
+    assert redact(body, parts, findings, rules=RULES).body == b'{"a":"x [PHONE_1]"}'
 
 
 def test_offsets_are_bytes_and_locations_those_of_the_part() -> None:
     """Where the text is not ASCII, characters would cut in the wrong place."""
     parts = [part("ééé " + FIRST, 4, 2)]
-    assert replacements(parts, [found(parts, 0, FIRST)]) == [
-        Replacement(location=(4, 2), start=7, end=7 + len(FIRST), text=b"[EMAIL_1]")
-    ]
+    made, _ = replacements(parts, [found(parts, 0, FIRST)], rules=RULES)
+    assert made == [Replacement(location=(4, 2), start=7, end=7 + len(FIRST), text=b"[EMAIL_1]")]
 
 
 def test_a_number_becomes_a_string_and_the_body_stays_json() -> None:
     """A card number may stand in JSON without quotes."""
     parts = [part("4111111111111111", -1)]
     finding = found(parts, 0, "4111111111111111", "CARD")
-    assert redact(b'{"a":4111111111111111}', parts, [finding]) == b'{"a":"[CARD_1]"}'
+    redacted = redact(b'{"a":4111111111111111}', parts, [finding], rules=RULES)
+    assert redacted.body == b'{"a":"[CARD_1]"}'
+
+
+KEY = b"k" * 32
+HASH = b"[EMAIL_h_9c9b36823f782916]"
+
+
+def test_a_hash_is_the_same_in_every_request_and_another_for_every_key() -> None:
+    """Equal values can be joined over requests; without the key nobody can try them out."""
+    style = RedactionStyle.HASH
+    one, two = [part(FIRST, 1)], [part(f"{SECOND} {FIRST}", 1)]
+    made = placeholders(one, found(one, 0, FIRST), by=rules(style, hash_key=KEY))
+    assert made == [HASH]
+    again = [found(two, 0, value) for value in (SECOND, FIRST)]
+    assert placeholders(two, *again, by=rules(style, hash_key=KEY))[1] == HASH
+    assert placeholders(one, found(one, 0, FIRST), by=rules(style, hash_key=b"x" * 32)) != made
+
+
+def test_a_hash_tells_types_apart() -> None:
+    """The same digits as an account and as a phone are two things."""
+    parts = [part("4711 4711", 1)]
+    by = rules(RedactionStyle.HASH, hash_key=KEY)
+    first, second = placeholders(
+        parts,
+        Finding("pii", "PIN", 0, 0, 4),
+        Finding("pii", "PHONE", 0, 5, 9),
+        by=by,
+    )
+    assert (first[:7], second[:9]) == (b"[PIN_h_", b"[PHONE_h_")
+    assert first[7:] != second[9:]
+
+
+def test_without_a_key_a_hash_is_a_number() -> None:
+    """The value is taken out all the same."""
+    parts = [part(FIRST, 1)]
+    by = rules(RedactionStyle.HASH)
+    assert placeholders(parts, found(parts, 0, FIRST), by=by) == [b"[EMAIL_1]"]
+
+
+CARD = "4111 1111 1111 1111"
+
+
+def test_a_card_can_keep_its_shape() -> None:
+    """Each card another number, the same card the same; any other type gets a placeholder."""
+    parts = [part(f"{CARD}, 5555-5555-5555-4444, {CARD}, {FIRST}", 1)]
+    second = parts[0].content.rindex(CARD.encode())
+    findings = [
+        found(parts, 0, CARD, "CREDIT_CARD"),
+        found(parts, 0, "5555-5555-5555-4444", "CREDIT_CARD"),
+        Finding("pii", "CREDIT_CARD", 0, second, second + len(CARD)),
+        found(parts, 0, FIRST),
+    ]
+    by = rules(RedactionStyle.FORMAT_PRESERVING)
+    assert placeholders(parts, *findings, by=by) == [
+        b"0000 0000 0000 0013",
+        b"0000-0000-0000-0021",
+        b"0000 0000 0000 0013",
+        b"[EMAIL_1]",
+    ]
+
+
+def test_what_has_not_the_shape_of_a_card_gets_a_placeholder() -> None:
+    """A finding that grew over another, for example."""
+    parts = [part("card 4111 1111 1111 1111", 1)]
+    finding = found(parts, 0, "card 4111 1111 1111 1111", "CREDIT_CARD")
+    by = rules(RedactionStyle.FORMAT_PRESERVING)
+    assert placeholders(parts, finding, by=by) == [b"[CREDIT_CARD_1]"]
+
+
+@pytest.mark.parametrize("style", RedactionStyle, ids=lambda style: style.value)
+def test_what_is_to_be_restored_is_kept(style: RedactionStyle) -> None:
+    """By placeholder, with the very bytes of the value; nothing where nothing is asked."""
+    parts = [part(f"{CARD} {FIRST}", 1)]
+    findings = [found(parts, 0, CARD, "CREDIT_CARD"), found(parts, 0, FIRST)]
+    made, restoration = replacements(
+        parts, findings, rules=rules(style, restore=True, hash_key=KEY)
+    )
+    assert restoration.originals == {
+        made[0].text: CARD.encode(),
+        made[1].text: FIRST.encode(),
+    }
+    _, nothing = replacements(parts, findings, rules=rules(style, hash_key=KEY))
+    assert nothing == NOTHING_REDACTED
+
+
+@pytest.mark.parametrize(
+    ("style", "written", "made"),
+    [
+        (RedactionStyle.PLACEHOLDER, b"[EMAIL_1] [EMAIL_3] [EMAIL_02]", b"[EMAIL_2]"),
+        (RedactionStyle.FORMAT_PRESERVING, b"0000 0000 0000 0013", b"0000 0000 0000 0021"),
+    ],
+    ids=["placeholder", "card"],
+)
+def test_a_placeholder_that_the_client_wrote_stands_for_nothing(
+    style: RedactionStyle, written: bytes, made: bytes
+) -> None:
+    """It stays in the answer as it was written, whoever wrote it and in whatever message."""
+    value, kind = (CARD, "CREDIT_CARD") if b"0000" in written else (FIRST, "EMAIL")
+    parts = [part(value, 1), TextPart(written, (3,), "tool")]
+    findings = [found(parts, 0, value, kind)]
+    (replaced,), restoration = replacements(parts, findings, rules=rules(style, restore=True))
+    assert replaced.text == made
+    assert restoration.restore(written + b", " + made) == written + b", " + value.encode()
+
+
+def test_a_hash_that_the_client_wrote_is_not_restored() -> None:
+    """Nobody learns from a hash seen elsewhere whose address stands in a shared prompt."""
+    parts = [part(FIRST, 1), TextPart(b"Who is " + HASH + b"?", (3,), "user")]
+    by = rules(RedactionStyle.HASH, restore=True, hash_key=KEY)
+    (replaced,), restoration = replacements(parts, [found(parts, 0, FIRST)], rules=by)
+    assert (replaced.text, restoration) == (HASH, NOTHING_REDACTED)
+
+
+def test_numbers_do_not_shift_where_nothing_is_restored() -> None:
+    """A conversation that repeats an earlier answer keeps its names: [EMAIL_1] stays that."""
+    parts = [part(FIRST, 1), TextPart(b"I wrote to [EMAIL_1].", (3,), "assistant")]
+    assert placeholders(parts, found(parts, 0, FIRST)) == [b"[EMAIL_1]"]
+
+
+def test_rules_do_not_show_their_key() -> None:
+    """Whoever has it could try out values."""
+    assert "kkkk" not in repr(rules(hash_key=KEY))
