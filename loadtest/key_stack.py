@@ -187,5 +187,5 @@ def _rows(ids: Sequence[str]) -> Iterator[KeyRow]:
     for line, key_id in enumerate(ids, start=1):
         digest = bench_key(key_id).secret_sha256
         team = f"{OWNER}/team-{line % TEAMS}"
-        bounds = (None,) * 7
+        bounds = (None,) * 10
         yield (line, key_id, digest, team, f"key-{line}", True, *bounds)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from sidecar.authorization.api_key import ApiKey
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.globs import compile_glob
-from sidecar.domain.principal import KeyRecord
+from sidecar.domain.principal import KeyRecord, Network
+from sidecar.domain.subject import Operation
 
 _NO_DIGEST = bytes(32)
 """Compared with where there is no record, so that both cases do the same work."""
@@ -32,8 +34,18 @@ class Refused:
 Authorization = Authorized | Refused
 
 
-def judge(record: KeyRecord | None, key: ApiKey, *, now: float) -> Authorization:
+def judge(
+    record: KeyRecord | None,
+    key: ApiKey,
+    *,
+    now: float,
+    source: str | None = None,
+    operation: Operation | None = None,
+) -> Authorization:
     """Judge *key* by *record* at *now*, in seconds since the epoch.
+
+    *source* is the client's address and *operation* what it asks for; None where nobody can tell,
+    which no list allows.
 
     The secret comes first: only its holder learns that a key is revoked, expired or disabled;
     to everyone else an id that exists and one that does not look the same.
@@ -42,16 +54,28 @@ def judge(record: KeyRecord | None, key: ApiKey, *, now: float) -> Authorization
     is_holder = hmac.compare_digest(stored, key.secret_sha256)
     if record is None or not is_holder:
         return Refused(ErrorKind.INVALID_API_KEY)
+    fault = _fault_of(record, now=now)
+    if fault is not None:
+        return Refused(fault)
+    if not is_source_allowed(source, record.allowed_sources):
+        return Refused(ErrorKind.SOURCE_NOT_ALLOWED)
+    if not is_operation_allowed(operation, record.allowed_operations):
+        return Refused(ErrorKind.OPERATION_NOT_ALLOWED)
+    return Authorized(record)
+
+
+def _fault_of(record: KeyRecord, *, now: float) -> ErrorKind | None:
+    """Return why the key is good for nothing now."""
     # A revocation counts whatever its time says: clocks differ, and it was meant.
     if record.revoked_at is not None:
-        return Refused(ErrorKind.REVOKED_API_KEY)
+        return ErrorKind.REVOKED_API_KEY
     if record.expires_at is not None and now >= record.expires_at:
-        return Refused(ErrorKind.EXPIRED_API_KEY)
+        return ErrorKind.EXPIRED_API_KEY
     if record.not_before is not None and now < record.not_before:
-        return Refused(ErrorKind.DISABLED_API_KEY)
+        return ErrorKind.DISABLED_API_KEY
     if not (record.enabled and record.team_enabled and record.organization_enabled):
-        return Refused(ErrorKind.DISABLED_API_KEY)
-    return Authorized(record)
+        return ErrorKind.DISABLED_API_KEY
+    return None
 
 
 def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
@@ -65,3 +89,30 @@ def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
     if model is None:
         return False
     return any(compile_glob(pattern).match(model) is not None for pattern in patterns)
+
+
+def is_operation_allowed(operation: Operation | None, names: Iterable[str] | None) -> bool:
+    """Tell whether *operation* is among *names*; None allows all, unknown ones included."""
+    return names is None or (operation is not None and operation.value in names)
+
+
+def is_source_allowed(source: str | None, networks: Iterable[Network] | None) -> bool:
+    """Tell whether the address *source* is in any of *networks*; None allows every address.
+
+    An address that is not known, or none at all, is in no network.
+    """
+    if networks is None:
+        return True
+    address = _address(source)
+    return address is not None and any(address in network for network in networks)
+
+
+def _address(text: str | None) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address("" if text is None else text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        # A socket for both families shows 192.0.2.1 as ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2).
+        return address.ipv4_mapped or address
+    return address

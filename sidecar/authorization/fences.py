@@ -3,7 +3,8 @@
 The shared cache may hold anything that was ever written to it: a write can be late by minutes (a
 server that was stopped), a replica that takes over can bring back what was deleted, and whoever
 can write to it can put an old value back. So nothing here relies on what is in it being recent.
-A worker remembers what it heard of, and believes only a record that was provably read later.
+A worker remembers what it heard of, and believes only a record that was provably read later. Of
+what happened before it listened, the database tells it the last change.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class _Floor:
 
     def is_below(self, shared: SharedRecord) -> bool:
         return self.fence is not None and shared.has_seen(self.fence)
+
+    def has_no_change_after(self, shared: SharedRecord) -> bool:
+        return self.fence is not None and shared.has_seen_last_change(self.fence)
 
 
 class Fences:
@@ -112,7 +116,8 @@ class Fences:
         """Say what *shared* is good for."""
         if any(not floor.is_below(shared) for floor in self._floors_of(shared.record)):
             return Belief.OUTDATED
-        if self._is_listening and self._heard_since.is_below(shared):
+        since = self._heard_since
+        if self._is_listening and (since.is_below(shared) or since.has_no_change_after(shared)):
             return Belief.CURRENT
         return Belief.UNCERTAIN
 

@@ -43,23 +43,26 @@ class Fence:
     """A point in the database's history: every change committed before it was asked for.
 
     Made of a transaction id that was allocated at that point, on this timeline. A failover that
-    loses transactions hands their ids out again; on another timeline.
+    loses transactions hands their ids out again; on another timeline. `last_change` is the highest
+    id of a transaction that had changed a key or an owner by then; None where nobody knows.
     """
 
     timeline: int
     transaction: int
+    last_change: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A record as the database holds it, and `horizon`: a transaction id.
+    """A record as the database holds it, and two transaction ids.
 
     The reading saw everything that was committed when any transaction id below `horizon` was
-    allocated.
+    allocated, and everything that transactions with an id below `settled` have done.
     """
 
     record: KeyRecord | None
     horizon: int
+    settled: int
 
 
 class KeySource(Protocol):
@@ -86,18 +89,24 @@ class KeySource(Protocol):
 class SharedRecord:
     """A record as the shared cache keeps it.
 
-    `timeline` and `horizon` say what the reading had seen; `read_at`, in seconds since the epoch,
-    says when it was made, by the clock of the worker that made it.
+    `timeline`, `horizon` and `settled` say what the reading had seen; `read_at`, in seconds since
+    the epoch, says when it was made, by the clock of the worker that made it.
     """
 
     record: KeyRecord
     timeline: int
     horizon: int
+    settled: int
     read_at: float
 
     def has_seen(self, fence: Fence) -> bool:
         """Tell whether this was read after every change before *fence*."""
         return self.timeline == fence.timeline and self.horizon > fence.transaction
+
+    def has_seen_last_change(self, fence: Fence) -> bool:
+        """Tell whether this was read when the last change before *fence* had ended."""
+        is_same = self.timeline == fence.timeline
+        return is_same and fence.last_change is not None and self.settled > fence.last_change
 
 
 class SharedKeys(Protocol):

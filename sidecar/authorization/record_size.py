@@ -23,6 +23,8 @@ def record_bytes(record: KeyRecord) -> int:
         policies.team,
         policies.organization,
         *(record.allowed_models or ()),
+        *(record.allowed_operations or ()),
+        *map(str, record.allowed_sources or ()),
     )
     return len(record.secret_sha256) + sum(len(text.encode()) for text in texts if text)
 

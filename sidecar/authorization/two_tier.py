@@ -153,7 +153,13 @@ class TwoTierKeys:
     def _put(self, key_id: str, reading: Reading, *, read_at: float) -> None:
         record, timeline = reading.record, self._fences.timeline
         if self._shared is not None and record is not None and timeline is not None:
-            shared = SharedRecord(record, timeline, reading.horizon, read_at=read_at)
+            shared = SharedRecord(
+                record,
+                timeline,
+                horizon=reading.horizon,
+                settled=reading.settled,
+                read_at=read_at,
+            )
             self._write(functools.partial(self._shared.put, key_id, shared))
 
     def _write(self, write: Callable[[], Coroutine[object, object, None]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.authorize import Authorized, Refused, judge
@@ -17,9 +17,24 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.scope import Circumstances
-from sidecar.domain.subject import Route
+from sidecar.domain.subject import Operation, Route
 from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy
 from sidecar.telemetry.report import CacheTier
+
+NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
+"""In the log: the client may be in the right place, and Envoy does not say."""
+_HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
+"""The key is good and its holder is known, as with a model that is not allowed: whose it is can be
+told in the log, where a key that is used from elsewhere may be a stolen one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, from where and what for, as far as the headers and Envoy tell."""
+
+    headers: Headers
+    source_address: str | None
+    operation: Operation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +63,28 @@ class NotAdmitted:
 Admission = Admitted | NotAdmitted
 
 
-def admit(headers: Headers, *, parts: Parts, ledger: Ledger) -> Admission | Awaitable[Admission]:
-    """Judge the key that *headers* present; awaits only what is not at hand."""
-    key = present(headers)
+def admit(caller: Caller, *, parts: Parts, ledger: Ledger) -> Admission | Awaitable[Admission]:
+    """Judge the key that *caller* presents; awaits only what is not at hand."""
+    key = present(caller.headers)
     if isinstance(key, CredentialFault):
         return NotAdmitted(key.kind)
     peeked = parts.keys.peek(key.key_id, now=parts.clocks.monotonic())
     match peeked:
         case Hit(record, is_stale):
             ledger.cache_tier = CacheTier.STALE if is_stale else CacheTier.L1
-            return _judge(record, key, parts=parts, ledger=ledger)
+            return _judge(record, key, caller, parts=parts, ledger=ledger)
         case KnownUnknown():
             ledger.cache_tier = CacheTier.NEGATIVE
-            return _judge(None, key, parts=parts, ledger=ledger)
+            return _judge(None, key, caller, parts=parts, ledger=ledger)
         case Miss():
-            return _load_and_judge(key, parts=parts, ledger=ledger)
+            return _load_and_judge(key, caller, parts=parts, ledger=ledger)
         case _:
             assert_never(peeked)
 
 
-async def _load_and_judge(key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admission:
+async def _load_and_judge(
+    key: ApiKey, caller: Caller, *, parts: Parts, ledger: Ledger
+) -> Admission:
     ledger.cache_tier = CacheTier.STORE
     try:
         loaded = await parts.keys.load(key.key_id, now=parts.clocks.monotonic)
@@ -76,14 +93,26 @@ async def _load_and_judge(key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admis
         ledger.authorize_ended()
         return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
     ledger.cache_tier = loaded.tier
-    return _judge(loaded.record, key, parts=parts, ledger=ledger)
+    return _judge(loaded.record, key, caller, parts=parts, ledger=ledger)
 
 
-def _judge(record: KeyRecord | None, key: ApiKey, *, parts: Parts, ledger: Ledger) -> Admission:
-    authorization = judge(record, key, now=parts.clocks.wall())
+def _judge(
+    record: KeyRecord | None, key: ApiKey, caller: Caller, *, parts: Parts, ledger: Ledger
+) -> Admission:
+    authorization = judge(
+        record,
+        key,
+        now=parts.clocks.wall(),
+        source=caller.source_address,
+        operation=caller.operation,
+    )
     ledger.authorize_ended()
     match authorization:
         case Refused(kind):
+            if record is not None and kind in _HOLDER_REFUSED:
+                ledger.principal = record.principal
+            if kind is ErrorKind.SOURCE_NOT_ALLOWED and caller.source_address is None:
+                ledger.error_type = NO_SOURCE_ADDRESS
             return NotAdmitted(kind)
         case Authorized(good):
             ledger.principal = good.principal

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Mapping
 from typing import Final, assert_never
 
-from sidecar.checks.admission import Admission, Admitted, NotAdmitted, admit
+from sidecar.checks.admission import Admission, Admitted, Caller, NotAdmitted, admit
 from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
@@ -52,12 +52,15 @@ class ExchangeChecks:
         parts.recorder.exchange_began()
 
     def judge_headers(
-        self, headers: Headers, *, has_body: bool
+        self, headers: Headers, *, has_body: bool, source_address: str | None = None
     ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
-        """Admit by the request headers."""
+        """Admit by the request headers and where they come from."""
         self._ledger.work()
         self._take_headers(headers)
-        admission = admit(headers, parts=self._parts, ledger=self._ledger)
+        route = self._route
+        operation = route.operation if isinstance(route, Route) else None
+        caller = Caller(headers, source_address, operation)
+        admission = admit(caller, parts=self._parts, ledger=self._ledger)
         if isinstance(admission, (Admitted, NotAdmitted)):
             return self._go_on(admission, has_body=has_body)
         return self._go_on_later(admission, has_body=has_body)

@@ -36,6 +36,10 @@ def _message(kind: ErrorKind) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return "This API key, its team or its organization is not enabled now."
         case ErrorKind.MODEL_NOT_ALLOWED:
             return "This API key may not use the requested model."
+        case ErrorKind.OPERATION_NOT_ALLOWED:
+            return "This API key may not be used for this endpoint."
+        case ErrorKind.SOURCE_NOT_ALLOWED:
+            return "This API key may not be used from this network."
         case ErrorKind.CONTENT_BLOCKED:
             return "This request was blocked by a guardrail."
         case ErrorKind.UNSCANNED_CONTENT:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from sidecar.cli.database import Told, on_connection
-from sidecar.cli.keys import public_id
+from sidecar.cli.key_output import public_id
 from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, fail, print_record
 from sidecar.storage.administration import bind_organization, bind_team
 from sidecar.storage.key_administration import bind_key

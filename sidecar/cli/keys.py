@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import typer
 
-from sidecar.authorization.api_key import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
+from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.cli.database import Told, on_connection
-from sidecar.cli.moments import MomentError, parse_moment, parse_span
-from sidecar.cli.output import (
-    WRONG_USAGE,
-    Output,
-    OutputOption,
-    Row,
-    fail,
-    note,
-    print_record,
-    print_rows,
-    shown,
+from sidecar.cli.key_output import key_row, public_id, told_of
+from sidecar.cli.key_scopes import (
+    MOMENT_HELP,
+    NotBeforeOption,
+    OperationOption,
+    SourceOption,
+    TagOption,
+    parsed,
+    scopes_from,
 )
+from sidecar.cli.moments import parse_moment, parse_span
+from sidecar.cli.output import Output, OutputOption, Row, note, print_record, print_rows, shown
 from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
 from sidecar.storage import key_administration
-from sidecar.storage.key_administration import Expiry, Key
+from sidecar.storage.key_administration import Expiry
+from sidecar.storage.key_listing import KeyState, Listing, find_key
+from sidecar.storage.key_listing import list_keys as list_page
 
 keys = typer.Typer(no_args_is_help=True, help="API keys: who may call, with what, until when.")
-
-Parsed = TypeVar("Parsed")
 
 KeyArgument = Annotated[
     str, typer.Argument(metavar="KEY_ID", help="The key's public id, as `egret keys list` shows.")
 ]
-TeamHelp: Final = "ORGANIZATION/TEAM, or the team's name if no other has it."
-MomentHelp: Final = "30d, 12h, 2027-01-31T12:00:00Z, now or never."
+TEAM_HELP: Final = "ORGANIZATION/TEAM, or the team's name if no other has it."
+MAX_LIMIT: Final = 100_000
+"""More at once is what `egret keys export` is for."""
 
 _COLUMNS: Final = (
     "key_id", "name", "team", "state", "expires_at", "policy", "allowed_models", "created_at",
@@ -44,11 +44,15 @@ _COLUMNS: Final = (
 
 @keys.command("create")
 def create(  # noqa: PLR0913, PLR0917 - options of a command
-    team: Annotated[str, typer.Option("--team", help=TeamHelp)],
+    team: Annotated[str, typer.Option("--team", help=TEAM_HELP)],
     name: Annotated[str, typer.Option("--name", help="What it is for; unique in its team.")],
-    expires: Annotated[str, typer.Option("--expires", help=MomentHelp)] = "never",
+    expires: Annotated[str, typer.Option("--expires", help=MOMENT_HELP)] = "never",
     model: ModelOption = None,
     policy: PolicyOption = None,
+    operation: OperationOption = None,
+    source: SourceOption = None,
+    tag: TagOption = None,
+    not_before: NotBeforeOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a key and print it, the only time it is shown.
@@ -57,11 +61,17 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret keys create --team acme/search --name laptop --expires 30d --model 'gpt-*'
     """
-    expires_at = _read(lambda: parse_moment(expires, now=datetime.now(UTC)), option="--expires")
+    expires_at = parsed(lambda: parse_moment(expires, now=datetime.now(UTC)), option="--expires")
     key, rules = generate(secrets.token_bytes), rules_from(model, policy)
+    scopes = scopes_from(operation, source, tag, not_before=not_before)
     created = on_connection(
         lambda connection: key_administration.create_key(
-            connection, key, owner=(team, name), expires_at=expires_at, rules=rules
+            connection,
+            key,
+            owner=(team, name),
+            expires_at=expires_at,
+            rules=rules,
+            scopes=scopes,
         ),
         tells=told_of,
     )
@@ -69,16 +79,41 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 @keys.command("list")
-def list_keys(
-    team: Annotated[str | None, typer.Option("--team", help=f"Of one team: {TeamHelp}")] = None,
+def list_keys(  # noqa: PLR0913, PLR0917 - options of a command
+    team: Annotated[str | None, typer.Option("--team", help=f"Of one team: {TEAM_HELP}")] = None,
+    organization: Annotated[
+        str | None,
+        typer.Option("--organization", "--org", metavar="NAME", help="Of one organization."),
+    ] = None,
+    state: Annotated[
+        KeyState | None, typer.Option("--state", help="Those that would be answered so now.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Those with this tag.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=MAX_LIMIT, help="How many at most.")
+    ] = 100,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="KEY_ID", help="Go on after the last one of a page."),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List keys, revoked and expired ones included.
+    """List keys by team and name, revoked and expired ones included.
 
-    Example: egret keys list --team acme/search
+    Example: egret keys list --team acme/search --state active --limit 20
     """
-    found = on_connection(lambda connection: key_administration.keys(connection, team=team))
-    print_rows([key_row(key) for key in found], columns=_COLUMNS, output=output)
+    listing = Listing(
+        team=team,
+        organization=organization,
+        state=state,
+        tag=tag,
+        after=None if after is None else public_id(after),
+        limit=limit,
+    )
+    page = on_connection(lambda connection: list_page(connection, listing))
+    print_rows([key_row(key) for key in page.keys], columns=_COLUMNS, output=output)
+    if page.has_more:
+        note(f"there are more: --after {page.keys[-1].key_id}")
 
 
 @keys.command("show")
@@ -88,7 +123,7 @@ def show(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
     Example: egret keys show 5OKO8h6jGWNP
     """
     key_id = public_id(key_id)
-    found = on_connection(lambda connection: key_administration.find_key(connection, key_id))
+    found = on_connection(lambda connection: find_key(connection, key_id))
     print_record(key_row(found), output=output)
 
 
@@ -131,19 +166,19 @@ def rotate(
     ] = "24h",
     expires: Annotated[
         str | None,
-        typer.Option("--expires", help=f"For the new one (else as it was): {MomentHelp}"),
+        typer.Option("--expires", help=f"For the new one (else as it was): {MOMENT_HELP}"),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a new key in the place of an old one, and print it, the only time it is shown.
 
-    The new one has an id and a secret of its own, and the old one's team, name, models and policy.
+    The new one has an id and a secret of its own; all else is as it was with the old one.
 
     Example: egret keys rotate 5OKO8h6jGWNP --grace 2h
     """
     key_id = public_id(key_id)
-    span = _read(lambda: parse_span(grace), option="--grace")
-    expires_at = _read(
+    span = parsed(lambda: parse_span(grace), option="--grace")
+    expires_at = parsed(
         lambda: Expiry.KEEP if expires is None else parse_moment(expires, now=datetime.now(UTC)),
         option="--expires",
     )
@@ -161,7 +196,7 @@ def rotate(
 @keys.command("expire")
 def expire(
     key_id: KeyArgument,
-    when: Annotated[str, typer.Argument(metavar="WHEN", help=MomentHelp)] = "now",
+    when: Annotated[str, typer.Argument(metavar="WHEN", help=MOMENT_HELP)] = "now",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Set when a key stops being good; unlike a revocation this can be changed again.
@@ -169,7 +204,7 @@ def expire(
     Example: egret keys expire 5OKO8h6jGWNP 7d
     """
     key_id = public_id(key_id)
-    at = _read(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
+    at = parsed(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
     changed = on_connection(
         lambda connection: key_administration.expire_key(connection, key_id, at=at),
         tells=told_of,
@@ -186,30 +221,6 @@ def _switch(key_id: str, *, enabled: bool, output: Output) -> None:
     print_record(key_row(switched), output=output)
 
 
-def told_of(key: Key) -> Told:
-    """Return what workers are told of a change to one key."""
-    return Told(keys=(key.key_id,))
-
-
-def public_id(text: str) -> str:
-    """Take `egk_<id>` as well, and a whole key, whose secret is let go at once."""
-    key = parse(text)
-    if key is not None:
-        return key.key_id
-    key_id = text.removeprefix(PREFIX)
-    if not (len(key_id) == KEY_ID_LENGTH and key_id.isascii() and key_id.isalnum()):
-        # It may be a mistyped key or a secret: it is not repeated.
-        fail("KEY_ID is not the id of a key", mend="see `egret keys list`", code=WRONG_USAGE)
-    return key_id
-
-
-def _read(parser: Callable[[], Parsed], *, option: str) -> Parsed:
-    try:
-        return parser()
-    except MomentError as error:
-        fail(f"{option}: {error}", mend="nothing was changed", code=WRONG_USAGE)
-
-
 def _print_secret(key: ApiKey, *, row: Row, output: Output) -> None:
     if output is Output.JSON:
         print_record({"key": key.reveal(), **row}, output=output)
@@ -219,22 +230,3 @@ def _print_secret(key: ApiKey, *, row: Row, output: Output) -> None:
             note(f"{name.replace('_', ' ')}: {shown(row[name])}")
     note("Keep it now: it is shown this once.")
     typer.echo(key.reveal())
-
-
-def key_row(key: Key) -> Row:
-    """Return what is told of a key."""
-    return {
-        "key_id": key.key_id,
-        "name": key.name,
-        "team": key.team,
-        "state": key.state.value,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "replaced_by": key.replaced_by,
-        "policy": key.policy,
-        "allowed_models": key.allowed_models,
-        "created_at": key.created_at,
-        "last_used_at": key.last_used_at,
-        "requests": key.requests,
-        "refused": key.refused,
-    }

@@ -11,6 +11,7 @@ from sidecar.cli.bindings import bind, unbind
 from sidecar.cli.database import ACTOR
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
+from sidecar.cli.key_scopes import set_
 from sidecar.cli.key_transfer import export, import_
 from sidecar.cli.keys import keys
 from sidecar.cli.migrate import migrate
@@ -48,6 +49,7 @@ app.command()(doctor)
 app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
+keys.command("set")(set_)
 keys.command("import")(import_)
 keys.command("export")(export)
 app.add_typer(policy, name="policy")

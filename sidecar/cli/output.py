@@ -97,7 +97,7 @@ def shown(value: Cell) -> str:
         case str() | int():
             return str(value)
         case _:
-            return ", ".join(value)
+            return ", ".join(value) or "none"
 
 
 def print_json(value: object) -> None:

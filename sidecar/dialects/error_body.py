@@ -55,6 +55,8 @@ def openai_type(kind: ErrorKind) -> str:
             | ErrorKind.REVOKED_API_KEY
             | ErrorKind.DISABLED_API_KEY
             | ErrorKind.MODEL_NOT_ALLOWED
+            | ErrorKind.OPERATION_NOT_ALLOWED
+            | ErrorKind.SOURCE_NOT_ALLOWED
             | ErrorKind.CONTENT_BLOCKED
             | ErrorKind.UNSCANNED_CONTENT
             | ErrorKind.INVALID_BODY
@@ -86,7 +88,12 @@ def anthropic_type(kind: ErrorKind) -> str:
             | ErrorKind.DISABLED_API_KEY
         ):
             return "authentication_error"
-        case ErrorKind.MODEL_NOT_ALLOWED | ErrorKind.UNSCANNED_CONTENT:
+        case (
+            ErrorKind.MODEL_NOT_ALLOWED
+            | ErrorKind.OPERATION_NOT_ALLOWED
+            | ErrorKind.SOURCE_NOT_ALLOWED
+            | ErrorKind.UNSCANNED_CONTENT
+        ):
             return "permission_error"
         case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY | ErrorKind.REQUEST_TRAILERS:
             return "invalid_request_error"

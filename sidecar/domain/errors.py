@@ -17,6 +17,8 @@ class ErrorKind(enum.Enum):
     REVOKED_API_KEY = "revoked_api_key"
     DISABLED_API_KEY = "disabled_api_key"
     MODEL_NOT_ALLOWED = "model_not_allowed"
+    OPERATION_NOT_ALLOWED = "operation_not_allowed"
+    SOURCE_NOT_ALLOWED = "source_not_allowed"
     CONTENT_BLOCKED = "content_blocked"
     UNSCANNED_CONTENT = "unscanned_content"
     INVALID_BODY = "invalid_body"
@@ -41,7 +43,12 @@ class ErrorKind(enum.Enum):
                 | ErrorKind.DISABLED_API_KEY
             ):
                 return 401
-            case ErrorKind.MODEL_NOT_ALLOWED | ErrorKind.UNSCANNED_CONTENT:
+            case (
+                ErrorKind.MODEL_NOT_ALLOWED
+                | ErrorKind.OPERATION_NOT_ALLOWED
+                | ErrorKind.SOURCE_NOT_ALLOWED
+                | ErrorKind.UNSCANNED_CONTENT
+            ):
                 return 403
             case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY | ErrorKind.REQUEST_TRAILERS:
                 return 400

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class KeyRecord:
 
     Times are seconds since the epoch. `secret_sha256` is the digest of the secret, never the
     secret. `allowed_models` holds glob patterns already resolved key → team → organization;
-    None where no level sets any.
+    None where no level sets any. `allowed_operations`, by the names of `Operation`, and
+    `allowed_sources` are the key's own; None allows every operation, or every address.
     """
 
     principal: Principal
@@ -44,3 +48,5 @@ class KeyRecord:
     revoked_at: float | None
     allowed_models: tuple[str, ...] | None
     policies: PolicyBinding
+    allowed_operations: tuple[str, ...] | None = None
+    allowed_sources: tuple[Network, ...] | None = None

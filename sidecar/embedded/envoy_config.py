@@ -79,6 +79,8 @@ class EnvoyParameters:
     `sds_directory` holds `server_certificate.yaml` and, for each provider with a credential,
     a file of the provider's name. A provider of None is not there, and what is sent to its API
     is answered 404. With `admin_socket` None the admin listens on `admin_port` of loopback.
+    `trusted_proxies` is how many of our own stand in front of Envoy and write x-forwarded-for;
+    one too many, and clients write their own address.
     `http_port` None leaves the plain listener out.
     """
 
@@ -89,6 +91,7 @@ class EnvoyParameters:
     azure: Provider | None = None
     gemini: Provider | None = None
     bedrock: Provider | None = None
+    trusted_proxies: int = 0
     https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
     https_port: int = 8443
     http_port: int | None = None

@@ -15,6 +15,7 @@ class JudgeHeaders:
 
     headers: Headers
     has_body: bool
+    source_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

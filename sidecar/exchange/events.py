@@ -35,10 +35,15 @@ class ExchangeOpened:
 
 @dataclass(frozen=True, slots=True)
 class RequestHeadersReceived:
-    """Envoy sent the request headers; `end_of_stream` means there is no body."""
+    """Envoy sent the request headers; `end_of_stream` means there is no body.
+
+    `source_address` is the client's, without a port, by Envoy's own knowledge; None where Envoy
+    was not told to send it, or the client has none.
+    """
 
     headers: Headers
     end_of_stream: bool
+    source_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,11 +120,13 @@ class Exchange:
 
     def _on_request(self, event: on.RequestEvent) -> list[do.Effect]:
         match self.phase, event:
-            case Phase.AWAIT_REQUEST_HEADERS, on.RequestHeadersReceived(headers, end_of_stream):
+            case Phase.AWAIT_REQUEST_HEADERS, on.RequestHeadersReceived(
+                headers, end_of_stream, source
+            ):
                 self.phase = Phase.JUDGING_HEADERS
                 self._has_body = not end_of_stream
                 self._is_body_complete = end_of_stream
-                return [do.JudgeHeaders(headers, has_body=self._has_body)]
+                return [do.JudgeHeaders(headers, self._has_body, source)]
             case ((Phase.JUDGING_HEADERS | Phase.AWAIT_REQUEST_BODY), on.RequestBodyReceived()):
                 return self._collect(event)
             case (

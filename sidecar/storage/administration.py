@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
 from sidecar.storage.pool import Connection
+
+_Item = TypeVar("_Item")
 
 
 class ChangeRefusedError(Exception):
@@ -247,14 +249,14 @@ async def refusals(what: str, *, policy: str | None = None) -> AsyncGenerator[No
         ) from None
 
 
-def as_array(models: Sequence[str] | None) -> list[str] | None:
-    """Return what asyncpg takes for `text[]`."""
-    return None if models is None else list(models)
+def as_array(items: Sequence[_Item] | None) -> list[_Item] | None:
+    """Return what asyncpg takes for an array."""
+    return None if items is None else list(items)
 
 
-def as_tuple(models: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return what our values hold for `text[]`."""
-    return None if models is None else tuple(models)
+def as_tuple(items: Sequence[_Item] | None) -> tuple[_Item, ...] | None:
+    """Return what our values hold for an array."""
+    return None if items is None else tuple(items)
 
 
 def _no_organization(name: str) -> ChangeRefusedError:

@@ -1,34 +1,25 @@
-"""Keys, as the command line reads and writes them. A new secret is returned and never stored."""
+"""Keys, as the command line writes them. A new secret is returned and never stored."""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-import asyncpg
-
 from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.scopes import Scopes
+from sidecar.domain.principal import Network
 from sidecar.storage.administration import (
     ChangeRefusedError,
     Rules,
     as_array,
-    as_tuple,
     find_team_id,
     refusals,
 )
+from sidecar.storage.key_listing import Key, KeyState, find_key
 from sidecar.storage.pool import Connection
-
-
-class KeyState(enum.Enum):
-    """Whether a request with the key would be let in now, or why not."""
-
-    ACTIVE = "active"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
-    NOT_YET = "not_yet"
-    DISABLED = "disabled"
 
 
 class Expiry(enum.Enum):
@@ -38,90 +29,53 @@ class Expiry(enum.Enum):
     """As it is with the key that is replaced."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A row of `api_keys` with its owners' names; holds nothing secret.
+class Unchanged(enum.Enum):
+    """Stands where a list could be given."""
 
-    Uses are some seconds late; `refused` counts those among the `requests`.
-    """
-
-    key_id: str
-    name: str
-    team: str
-    state: KeyState
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    replaced_by: str | None
-    allowed_models: tuple[str, ...] | None
-    policy: str | None
-    created_at: datetime
-    last_used_at: datetime | None
-    requests: int
-    refused: int
+    AS_IT_IS = "as it is"
 
 
-_KEYS: Final = """
-SELECT k.public_id, k.name, o.name || '/' || t.name AS team, k.not_before, k.expires_at,
-       k.revoked_at, k.replaced_by, k.allowed_models, k.policy_name, k.created_at,
-       a.last_used_at, COALESCE(a.requests, 0) AS requests, COALESCE(a.refused, 0) AS refused,
-       CASE
-           WHEN k.revoked_at IS NOT NULL THEN 'revoked'
-           WHEN k.expires_at <= now() THEN 'expired'
-           WHEN k.not_before > now() THEN 'not_yet'
-           WHEN NOT (k.enabled AND t.enabled AND o.enabled) THEN 'disabled'
-           ELSE 'active'
-       END AS state
-FROM api_keys AS k
-JOIN teams AS t ON t.id = k.team_id
-JOIN organizations AS o ON o.id = t.organization_id
-LEFT JOIN key_activity AS a ON a.key_id = k.public_id
-WHERE ($1::text IS NULL OR k.team_id = $1) AND ($2::text IS NULL OR k.public_id = $2)
-ORDER BY team, k.name, k.created_at
-"""
+AS_IT_IS: Final = Unchanged.AS_IT_IS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """What of a key is to be another; None is no bound."""
+
+    allowed_models: tuple[str, ...] | Unchanged | None = AS_IT_IS
+    allowed_operations: tuple[str, ...] | Unchanged | None = AS_IT_IS
+    allowed_sources: tuple[Network, ...] | Unchanged | None = AS_IT_IS
+    tags: tuple[str, ...] | Unchanged = AS_IT_IS
+    not_before: datetime | Unchanged | None = AS_IT_IS
+
+
+_CASTS: Final = {"allowed_sources": "::text[]::cidr[]"}
+"""As in `postgres_keys`: asyncpg need not know what a cidr is."""
+_ANY_USE: Final = Scopes()
 
 _CREATE_KEY: Final = """
 INSERT INTO api_keys (public_id, secret_sha256, team_id, name, expires_at, allowed_models,
-                      policy_name)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+                      policy_name, allowed_operations, allowed_sources, tags, not_before)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text[]::cidr[], $10, $11)
 """
 
 _COPY_KEY: Final = """
-INSERT INTO api_keys (public_id, secret_sha256, team_id, name, enabled, expires_at,
-                      allowed_models, policy_name)
-SELECT $2, $3, team_id, name, enabled, $4, allowed_models, policy_name
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name, enabled, not_before, expires_at,
+                      allowed_models, policy_name, allowed_operations, allowed_sources, tags)
+SELECT $2, $3, team_id, name, enabled, not_before, $4, allowed_models, policy_name,
+       allowed_operations, allowed_sources, tags
 FROM api_keys WHERE public_id = $1
 """
 
 
-async def keys(connection: Connection, *, team: str | None) -> tuple[Key, ...]:
-    """Return the keys of one team or of all, by team and name.
-
-    Raises:
-        ChangeRefusedError: there is no such team.
-    """
-    team_id = None if team is None else await find_team_id(connection, team)
-    return tuple(_key(row) for row in await connection.fetch(_KEYS, team_id, None))
-
-
-async def find_key(connection: Connection, key_id: str) -> Key:
-    """Return one key.
-
-    Raises:
-        ChangeRefusedError: there is no such key.
-    """
-    row = await connection.fetchrow(_KEYS, None, key_id)
-    if row is None:
-        raise ChangeRefusedError(f"there is no key {key_id}", mend="see `egret keys list`")
-    return _key(row)
-
-
-async def create_key(
+async def create_key(  # noqa: PLR0913 - a row of the table
     connection: Connection,
     key: ApiKey,
     *,
     owner: tuple[str, str],
     expires_at: datetime | None,
     rules: Rules,
+    scopes: Scopes = _ANY_USE,
 ) -> Key:
     """Store *key*'s digest for `owner`, a team and the key's name in it.
 
@@ -140,6 +94,10 @@ async def create_key(
             expires_at,
             as_array(rules.allowed_models),
             rules.policy,
+            as_array(scopes.operations),
+            _texts(scopes.sources),
+            as_array(scopes.tags),
+            scopes.not_before,
         )
     return await find_key(connection, key.key_id)
 
@@ -167,6 +125,33 @@ async def switch_key(connection: Connection, key_id: str, *, enabled: bool) -> K
         await _lock_usable(connection, key_id)
         await connection.execute(
             "UPDATE api_keys SET enabled = $2 WHERE public_id = $1", key_id, enabled
+        )
+    return await find_key(connection, key_id)
+
+
+async def change_key(connection: Connection, key_id: str, *, change: KeyChange) -> Key:
+    """Change what a key is for.
+
+    Raises:
+        ChangeRefusedError: there is no such key, or it is revoked.
+    """
+    values = {
+        field.name: value
+        for field in dataclasses.fields(change)
+        if not isinstance(value := getattr(change, field.name), Unchanged)
+    }
+    if "allowed_sources" in values:
+        values["allowed_sources"] = _texts(values["allowed_sources"])
+    async with connection.transaction():
+        await _lock_usable(connection, key_id)
+        columns = ", ".join(
+            f"{name} = ${place}{_CASTS.get(name, '')}"
+            for place, name in enumerate(values, start=2)
+        )
+        await connection.execute(
+            f"UPDATE api_keys SET {columns} WHERE public_id = $1",  # noqa: S608 - our own names
+            key_id,
+            *values.values(),
         )
     return await find_key(connection, key_id)
 
@@ -209,7 +194,7 @@ async def rotate_key(
 ) -> tuple[Key, Key]:
     """Put *key* in the place of *key_id*, which stays good for *grace* at most.
 
-    The new one takes over team, name, models and policy. Returns the new and the old.
+    The new one takes over all but id, secret and expiry. Returns the new and the old.
 
     Raises:
         ChangeRefusedError: there is no such key, it is revoked, was rotated before, or is expired
@@ -252,19 +237,5 @@ async def _lock_usable(connection: Connection, key_id: str) -> Key:
     return key
 
 
-def _key(row: asyncpg.Record) -> Key:
-    return Key(
-        key_id=row["public_id"],
-        name=row["name"],
-        team=row["team"],
-        state=KeyState(row["state"]),
-        expires_at=row["expires_at"],
-        revoked_at=row["revoked_at"],
-        replaced_by=row["replaced_by"],
-        allowed_models=as_tuple(row["allowed_models"]),
-        policy=row["policy_name"],
-        created_at=row["created_at"],
-        last_used_at=row["last_used_at"],
-        requests=row["requests"],
-        refused=row["refused"],
-    )
+def _texts(networks: tuple[Network, ...] | None) -> list[str] | None:
+    return None if networks is None else [str(network) for network in networks]

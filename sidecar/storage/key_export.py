@@ -17,7 +17,9 @@ SELECT public_id AS key_id, encode(secret_sha256, 'hex') AS secret_sha256,
        to_char(k.expires_at AT TIME ZONE 'UTC', {_UTC}) AS expires_at,
        to_char(k.revoked_at AT TIME ZONE 'UTC', {_UTC}) AS revoked_at,
        k.replaced_by, k.policy_name AS policy, to_json(k.allowed_models) AS allowed_models,
-       to_char(k.created_at AT TIME ZONE 'UTC', {_UTC}) AS created_at
+       to_char(k.created_at AT TIME ZONE 'UTC', {_UTC}) AS created_at,
+       to_json(k.allowed_operations) AS allowed_operations,
+       to_json(k.allowed_sources) AS allowed_sources, to_json(nullif(k.tags, '{{}}')) AS tags
 FROM api_keys AS k
 JOIN teams AS t ON t.id = k.team_id
 JOIN organizations AS o ON o.id = t.organization_id

@@ -1,7 +1,6 @@
 """Keys in files: CSV with a header, or JSON lines. A digest stands for each secret.
 
-Both have the fields of `FIELDS`. In CSV an empty cell is none, and `allowed_models` is a JSON
-array.
+Both have the fields of `FIELDS`. In CSV an empty cell is none, and a list is a JSON array.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ from typing import Any, Final, NoReturn, cast
 import orjson
 
 from sidecar.authorization.api_key import KEY_ID_LENGTH
+from sidecar.authorization.scopes import ScopeError, parse_operations, parse_sources, parse_tags
 
 FIELDS: Final = (
     "key_id", "secret_sha256", "team", "name", "enabled", "not_before", "expires_at",
-    "revoked_at", "replaced_by", "policy", "allowed_models", "created_at",
+    "revoked_at", "replaced_by", "policy", "allowed_models", "created_at", "allowed_operations",
+    "allowed_sources", "tags",
 )  # fmt: skip
 REQUIRED: Final = frozenset(FIELDS[:4])
 
@@ -33,6 +34,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 _KEPT_FAULTS: Final = 10_000
 """More than anybody reads; the rest is counted."""
 
+_Reader = Callable[[object], object]
 KeyRow = tuple[object, ...]
 """The number of the line, then a value for each of `FIELDS`, as asyncpg takes them."""
 
@@ -206,18 +208,32 @@ def _moment(value: object) -> datetime:
         raise _FieldError("is no time, write for example 2027-01-31T12:00:00Z") from None
 
 
-def _models(value: object) -> list[str]:
+def _strings(value: object, *, example: str) -> list[str]:
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
-            _refuse_models()
+            _refuse_list(example)
     if not isinstance(value, list):
-        _refuse_models()
-    models = cast("list[object]", value)
-    if not all(isinstance(model, str) and _is_text(model) for model in models):
-        _refuse_models()
-    return cast("list[str]", models)
+        _refuse_list(example)
+    strings = cast("list[object]", value)
+    if not all(isinstance(string, str) and _is_text(string) for string in strings):
+        _refuse_list(example)
+    return cast("list[str]", strings)
+
+
+def _models(value: object) -> list[str]:
+    return _strings(value, example='["gpt-*"]')
+
+
+def _scoped(parse: Callable[[Sequence[str]], Sequence[Any]], example: str) -> _Reader:
+    def read(value: object) -> list[Any]:
+        try:
+            return list(parse(_strings(value, example=example)))
+        except ScopeError as error:
+            raise _FieldError(f"is wrong: {error}") from None
+
+    return read
 
 
 def _is_text(text: str) -> bool:
@@ -228,12 +244,12 @@ def _is_text(text: str) -> bool:
         return False
 
 
-def _refuse_models() -> NoReturn:
-    raise _FieldError('is not a JSON array of strings, write for example ["gpt-*"]')
+def _refuse_list(example: str) -> NoReturn:
+    raise _FieldError(f"is not a JSON array of strings, write for example {example}")
 
 
 _FIELD_SET: Final = frozenset(FIELDS)
-_READERS: Final[Mapping[str, Callable[[object], object]]] = {
+_READERS: Final[Mapping[str, _Reader]] = {
     "key_id": _key_id,
     "secret_sha256": _digest,
     "team": _path,
@@ -246,4 +262,9 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "policy": _name,
     "allowed_models": _models,
     "created_at": _moment,
+    "allowed_operations": _scoped(parse_operations, '["chat"]'),
+    "allowed_sources": _scoped(
+        lambda texts: [*map(str, parse_sources(texts))], '["192.0.2.0/24"]'
+    ),
+    "tags": _scoped(parse_tags, '["env=prod"]'),
 }

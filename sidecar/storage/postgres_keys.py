@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Final
 
 import asyncpg
 
 from sidecar.authorization.ports import Fence, KeyStoreUnavailableError, Reading
-from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.domain.principal import KeyRecord, Network, PolicyBinding, Principal
 from sidecar.settings import PostgresSettings
+from sidecar.storage.administration import as_tuple
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
 
 _LOAD_KEY: Final = """
@@ -28,18 +30,24 @@ SELECT k.public_id,
        t.name AS team_name,
        o.id AS organization_id,
        o.name AS organization_name,
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS horizon
+       k.allowed_operations,
+       k.allowed_sources::text[] AS allowed_sources,
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS horizon,
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
 FROM api_keys AS k
 JOIN teams AS t ON t.id = k.team_id
 JOIN organizations AS o ON o.id = t.organization_id
 WHERE k.public_id = $1
 """
-# The end of the statement's own snapshot: it sees all that ended before that id was allocated.
+# As text: asyncpg would ask the server what an array of cidr is, once a connection.
+# The end of the statement's own snapshot: it sees all that ended before that id was allocated; and
+# its beginning: it sees all that has a lower id.
 
 _FENCE: Final = """
 SELECT pg_current_xact_id()::text::bigint AS transaction,
        ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint
-           AS timeline
+           AS timeline,
+       egret_last_change() AS last_change
 """
 # Allocating an id is what makes it a fence: snapshots from before have their horizon below it. The
 # first eight hexadecimal digits of a WAL file's name are its timeline (PostgreSQL 18, 28.6).
@@ -63,7 +71,10 @@ class PostgresKeyStore:
             KeyStoreUnavailableError: no connection, no answer in time, or no such schema yet.
         """
         rows = await self._fetch(_LOAD_KEY, key_id)
-        return Reading(_record(rows[0]), rows[0]["horizon"]) if rows else Reading(None, 0)
+        if not rows:
+            return Reading(None, horizon=0, settled=0)
+        (row,) = rows
+        return Reading(_record(row), horizon=row["horizon"], settled=row["settled"])
 
     async def fence(self) -> Fence:
         """Return a fence behind everything that is committed now.
@@ -72,7 +83,7 @@ class PostgresKeyStore:
             KeyStoreUnavailableError: no connection, no answer in time, or a standby server.
         """
         (row,) = await self._fetch(_FENCE)
-        return Fence(timeline=row["timeline"], transaction=row["transaction"])
+        return Fence(row["timeline"], row["transaction"], last_change=row["last_change"])
 
     async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         try:
@@ -84,7 +95,6 @@ class PostgresKeyStore:
 
 
 def _record(row: asyncpg.Record) -> KeyRecord:
-    models: list[str] | None = row["allowed_models"]
     return KeyRecord(
         principal=Principal(
             key_id=row["public_id"],
@@ -100,10 +110,16 @@ def _record(row: asyncpg.Record) -> KeyRecord:
         not_before=row["not_before"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
-        allowed_models=None if models is None else tuple(models),
+        allowed_models=as_tuple(row["allowed_models"]),
         policies=PolicyBinding(
             key=row["key_policy"],
             team=row["team_policy"],
             organization=row["organization_policy"],
         ),
+        allowed_operations=as_tuple(row["allowed_operations"]),
+        allowed_sources=_networks(row["allowed_sources"]),
     )
+
+
+def _networks(texts: list[str] | None) -> tuple[Network, ...] | None:
+    return None if texts is None else tuple(map(ip_network, texts))

@@ -19,10 +19,12 @@ ROLES: Final = ("egret_sidecar", "egret_admin")
 INDEXES: Final = (
     "idx_api_keys_policy_name",
     "idx_api_keys_replaced_by",
+    "idx_api_keys_tags",
     "idx_api_keys_team_id",
     "idx_api_keys_team_id_name",
     "idx_audit_log_at",
     "idx_audit_log_object_id",
+    "idx_audit_log_transaction",
     "idx_organizations_policy_name",
     "idx_teams_policy_name",
     "idx_usage_key_id_occurred_at",

@@ -1,6 +1,6 @@
 """How a key record is written into a cache that others may write to.
 
-Value, version 1: one byte 1, an HMAC-SHA256 of 32 bytes, and a MessagePack array (`_Written`).
+Value, version 2: one byte 2, an HMAC-SHA256 of 32 bytes, and a MessagePack array (`_Written`).
 The HMAC is over a label, the key's public id and the array: what was altered, cut short, copied
 from another key or made up by someone without the secret is not believed. It does not show that a
 value is recent; `authorization.fences` sees to that.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from ipaddress import ip_network
 from typing import Final
 
 import msgspec
@@ -18,10 +19,10 @@ from sidecar.authorization.ports import SharedRecord
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.telemetry.key_metrics import SharedOutcome
 
-VERSION: Final = 1
+VERSION: Final = 2
 _NEWER: Final = tuple(bytes((version,)) for version in range(VERSION + 1, 16))
 _TAG_BYTES: Final = hashlib.sha256().digest_size
-_LABEL: Final = b"egret shared key record 1\0"
+_LABEL: Final = b"egret shared key record 2\0"
 _MAX_BYTES: Final = 16 * 1024
 """Several times what is ever written; more is not worth the time to authenticate it."""
 
@@ -31,6 +32,7 @@ class _Written(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
     timeline: int
     horizon: int
+    settled: int
     read_at: float
     key_id: str
     team_id: str
@@ -46,6 +48,8 @@ class _Written(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     revoked_at: float | None
     allowed_models: tuple[str, ...] | None
     policies: tuple[str | None, str | None, str | None]
+    allowed_operations: tuple[str, ...] | None
+    allowed_sources: tuple[str, ...] | None
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -61,11 +65,12 @@ class SharedRecordCodec:
     def encode(self, shared: SharedRecord) -> bytes:
         """Return the value to keep for the record's key."""
         record = shared.record
-        owner, policies = record.principal, record.policies
+        owner, policies, sources = record.principal, record.policies, record.allowed_sources
         payload = _encoder.encode(
             _Written(
                 timeline=shared.timeline,
                 horizon=shared.horizon,
+                settled=shared.settled,
                 read_at=shared.read_at,
                 key_id=owner.key_id,
                 team_id=owner.team_id,
@@ -81,6 +86,8 @@ class SharedRecordCodec:
                 revoked_at=record.revoked_at,
                 allowed_models=record.allowed_models,
                 policies=(policies.key, policies.team, policies.organization),
+                allowed_operations=record.allowed_operations,
+                allowed_sources=None if sources is None else tuple(map(str, sources)),
             )
         )
         return bytes((VERSION,)) + self._tag(owner.key_id, payload) + payload
@@ -94,10 +101,11 @@ class SharedRecordCodec:
         if not is_whole or not hmac.compare_digest(tag, self._tag(key_id, payload)):
             return SharedOutcome.UNAUTHENTIC
         try:
-            written = _decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            shared = _record(_decoder.decode(payload))
+        except (msgspec.DecodeError, ValueError, RecursionError):
             return SharedOutcome.UNREADABLE
-        return _record(written) if written.key_id == key_id else SharedOutcome.UNREADABLE
+        is_for_it = shared.record.principal.key_id == key_id
+        return shared if is_for_it else SharedOutcome.UNREADABLE
 
     def _tag(self, key_id: str, payload: bytes) -> bytes:
         # The id ends where its length says, so that no other split gives the same bytes.
@@ -107,7 +115,9 @@ class SharedRecordCodec:
 
 
 def _record(written: _Written) -> SharedRecord:
+    """Raises ValueError for what is no network, or no UTF-8."""
     key, team, organization = written.policies
+    sources = written.allowed_sources
     record = KeyRecord(
         principal=Principal(
             key_id=written.key_id,
@@ -125,5 +135,13 @@ def _record(written: _Written) -> SharedRecord:
         revoked_at=written.revoked_at,
         allowed_models=written.allowed_models,
         policies=PolicyBinding(key=key, team=team, organization=organization),
+        allowed_operations=written.allowed_operations,
+        allowed_sources=None if sources is None else tuple(map(ip_network, sources)),
     )
-    return SharedRecord(record, written.timeline, written.horizon, written.read_at)
+    return SharedRecord(
+        record,
+        written.timeline,
+        horizon=written.horizon,
+        settled=written.settled,
+        read_at=written.read_at,
+    )

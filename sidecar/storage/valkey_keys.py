@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from sidecar.authorization.ports import SharedRecord
-from sidecar.storage.shared_record import SharedRecordCodec
+from sidecar.storage.shared_record import VERSION, SharedRecordCodec
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client
 from sidecar.telemetry.key_metrics import SharedOutcome
 
-KEY_PREFIX: Final = "egret:key:v1:"
+KEY_PREFIX: Final = f"egret:key:v{VERSION}:"
 FAILURES: Final = 3
 """In a row, after which the server is left alone for a while."""
 

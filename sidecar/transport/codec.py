@@ -24,6 +24,11 @@ from sidecar.transport._generated.envoy.type.v3 import http_status_pb2 as status
 METADATA_NAMESPACE: Final = "egret"
 """Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
 
+SOURCE_ATTRIBUTE: Final = "source.address"
+"""Must be listed in the filter's `request_attributes`; written as `192.0.2.1:4711`."""
+_FILTER: Final = "envoy.filters.http.ext_proc"
+"""Whose attributes they are, whatever name the filter was given (Envoy 1.40)."""
+
 _BODY_MODES: Final = {
     number: on.BodyMode(name) for name, number in modes.ProcessingMode.BodySendMode.items()
 }
@@ -68,7 +73,9 @@ def _event(request: ext.ProcessingRequest) -> on.EnvoyEvent:
     match request.WhichOneof("request"):
         case "request_headers":
             http = request.request_headers
-            return on.RequestHeadersReceived(_headers(http.headers), http.end_of_stream)
+            return on.RequestHeadersReceived(
+                _headers(http.headers), http.end_of_stream, _source_address(request)
+            )
         case "request_body":
             return on.RequestBodyReceived(
                 request.request_body.body, request.request_body.end_of_stream
@@ -86,6 +93,19 @@ def _event(request: ext.ProcessingRequest) -> on.EnvoyEvent:
             return on.ResponseTrailersReceived()
         case _:
             raise UnreadableMessageError("no request is set")
+
+
+def _source_address(request: ext.ProcessingRequest) -> str | None:
+    """Return the client's address without its port; for a Unix socket there is none.
+
+    Never a header: what a client writes into x-forwarded-for is its own word, and where Envoy
+    trusts a proxy's, it has become this attribute already.
+    """
+    if _FILTER not in request.attributes:
+        return None
+    text = request.attributes[_FILTER].fields[SOURCE_ATTRIBUTE].string_value
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]") if port.isdigit() else None
 
 
 def _headers(message: core.HeaderMap) -> Headers:

@@ -227,8 +227,8 @@ class Conversation:
 
     def _put(self, question: do.Question) -> on.ChecksEvent | Awaitable[on.ChecksEvent]:
         match question:
-            case do.JudgeHeaders(headers, has_body):
-                return self._judge.judge_headers(headers, has_body=has_body)
+            case do.JudgeHeaders(headers, has_body, source):
+                return self._judge.judge_headers(headers, has_body=has_body, source_address=source)
             case do.JudgeBody(body):
                 return self._judge.judge_body(body)
             case do.WordRefusal(kind):

@@ -30,9 +30,9 @@ class Judge(Protocol):
     """
 
     def judge_headers(
-        self, headers: Headers, *, has_body: bool
+        self, headers: Headers, *, has_body: bool, source_address: str | None = None
     ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
-        """Authorize by the request headers."""
+        """Authorize by the request headers and the client's address, None if not known."""
         ...
 
     def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:

@@ -85,6 +85,13 @@ def test_what_is_exported_can_be_imported_elsewhere(
     first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
     rows = (
         line(1, created_at=CREATED, allowed_models=["gpt-*", 'a"b,c'], enabled=False),
+        line(
+            5,
+            created_at=CREATED,
+            allowed_operations=["chat", "embeddings"],
+            allowed_sources=["192.0.2.0/24", "2001:db8::/32"],
+            tags=["env=prod", "owner=ml"],
+        ),
         line(2, created_at=CREATED, replaced_by=f"{3:012}", expires_at="2030-01-01T00:00:00Z"),
         line(3, created_at=CREATED, name="key-2", not_before="2027-01-01T00:00:00Z"),
         line(4, created_at=CREATED, revoked_at="2026-02-01T00:00:00Z", allowed_models=[]),
@@ -93,11 +100,11 @@ def test_what_is_exported_can_be_imported_elsewhere(
     other = Egret(empty_database.dsn)
     assert other("migrate").code == 0
 
-    assert egret("keys", "export", str(first)) == Ran(0, "", f"4 keys exported to {first}\n")
+    assert egret("keys", "export", str(first)) == Ran(0, "", f"5 keys exported to {first}\n")
     ran = other("keys", "import", str(first), "--create-owners", "-o", "json")
     assert other("keys", "export", str(second)).code == 0
 
-    assert ran.json == {"imported": 4, "skipped": 0}
+    assert ran.json == {"imported": 5, "skipped": 0}
     assert listed(other) == listed(egret)
     assert sorted(second.read_text().splitlines()) == sorted(first.read_text().splitlines())
     assert "secret_sha256" in first.read_text()

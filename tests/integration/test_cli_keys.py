@@ -104,11 +104,15 @@ def test_a_keys_options_are_stored_and_shown(egret: Egret) -> None:
         "name": "laptop",
         "team": "acme/search",
         "state": "active",
+        "not_before": None,
         "expires_at": created["expires_at"],
         "revoked_at": None,
         "replaced_by": None,
         "policy": None,
         "allowed_models": ["gpt-*", "o[1]"],
+        "allowed_operations": None,
+        "allowed_sources": None,
+        "tags": [],
         "created_at": created["created_at"],
         "last_used_at": None,
         "requests": 0,
@@ -120,11 +124,15 @@ def test_a_keys_options_are_stored_and_shown(egret: Egret) -> None:
         "name|laptop",
         "team|acme/search",
         "state|active",
+        "not before|-",
         "expires at|TIME",
         "revoked at|-",
         "replaced by|-",
         "policy|-",
         "allowed models|gpt-*, o[1]",
+        "allowed operations|-",
+        "allowed sources|-",
+        "tags|none",
         "created at|TIME",
         "last used at|-",
         "requests|0",
@@ -141,9 +149,9 @@ def test_keys_are_listed_by_team(egret: Egret) -> None:
     of_search = egret("keys", "list", "--team", "search", "-o", "json").json
 
     assert every.lines[0] == "key id|name|team|state|expires at|policy|allowed models|created at"
-    assert [line.split("|")[1:3] for line in every.lines[1:]] == [
-        ["laptop", "acme/search"],
+    assert sorted(line.split("|")[1:3] for line in every.lines[1:]) == [
         ["batch", "zoo/ads"],
+        ["laptop", "acme/search"],
     ]
     assert [key["key_id"] for key in of_search] == [laptop["key_id"]]
 

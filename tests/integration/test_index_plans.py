@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.storage import audit, key_administration, postgres_keys, postgres_policies
+from sidecar.storage import audit, postgres_keys, postgres_policies
+from sidecar.storage.key_listing import KeyState, Listing, page_statement
 from sidecar.storage.pool import Connection
 from sidecar.storage.schema import INDEXES
 from tests.support.postgres import Database, PostgresServer
@@ -23,7 +24,7 @@ FILL = """
 SET session_replication_role = replica;
 SET maintenance_work_mem = '256MB';
 DROP INDEX idx_api_keys_team_id, idx_api_keys_team_id_name, idx_api_keys_policy_name,
-    idx_api_keys_replaced_by;
+    idx_api_keys_replaced_by, idx_api_keys_tags;
 
 INSERT INTO policies (name, version) SELECT 'policy-' || n, 1 FROM generate_series(1, 100) AS n;
 INSERT INTO policy_versions (policy_name, version, document)
@@ -36,14 +37,16 @@ INSERT INTO teams (id, organization_id, name, policy_name)
            CASE WHEN n % 100 = 0 THEN 'policy-' || n / 100 END
     FROM generate_series(1, 10000) AS n;
 INSERT INTO api_keys (public_id, secret_sha256, team_id, name, policy_name, replaced_by,
-                      revoked_at)
+                      revoked_at, tags)
     SELECT lpad(n::text, 12, '0'), sha256(n::text::bytea), 'team_' || n % 10000 + 1, 'key-' || n,
            CASE WHEN n % 1000 = 0 THEN 'policy-' || n / 1000 % 100 + 1 END,
            CASE WHEN n % 100 = 1 THEN lpad((n + 1)::text, 12, '0') END,
-           CASE WHEN n % 10 = 0 THEN now() END
+           CASE WHEN n % 10 = 0 THEN now() END,
+           CASE WHEN n % 1000 = 0 THEN '{env=prod}' ELSE '{}' END::text[]
     FROM generate_series(1, 1000000) AS n;
 
-CREATE INDEX idx_api_keys_team_id ON api_keys (team_id);
+CREATE INDEX idx_api_keys_team_id ON api_keys (team_id, name, public_id);
+CREATE INDEX idx_api_keys_tags ON api_keys USING gin (tags) WHERE tags <> '{}';
 CREATE UNIQUE INDEX idx_api_keys_team_id_name ON api_keys (team_id, name)
     WHERE revoked_at IS NULL AND replaced_by IS NULL;
 CREATE INDEX idx_api_keys_policy_name ON api_keys (policy_name) WHERE policy_name IS NOT NULL;
@@ -70,12 +73,17 @@ KEY_USAGE = """
 SELECT sum(cost_usd), sum(input_tokens), sum(output_tokens) FROM usage
 WHERE key_id = $1 AND occurred_at >= $2
 """
-NAME_IN_USE = """
-SELECT FROM api_keys
-WHERE team_id = $1 AND name = $2 AND revoked_at IS NULL AND replaced_by IS NULL
-"""
+RULES = {"idx_api_keys_team_id_name"}
+"""Indexes that are there to refuse what must not be twice; `test_cli_keys` shows that they do."""
 # What a foreign key asks when the row that it points to is deleted (PostgreSQL, ri_triggers.c).
 REFERENCE = "SELECT 1 FROM ONLY {table} AS x WHERE {column} = $1 FOR KEY SHARE OF x"
+
+# The body of egret_last_change().
+LAST_CHANGE = """
+SELECT a.transaction::text::bigint FROM audit_log AS a
+WHERE a.object_type IN ('api_keys', 'teams', 'organizations')
+ORDER BY a.transaction DESC LIMIT 1
+"""
 
 KEY, TEAM, MONTH_AGO = f"{4711:012}", "team_4711", datetime.now(UTC) - timedelta(days=31)
 
@@ -93,15 +101,31 @@ class Case:
     arguments: tuple[Any, ...] = field(default=())
 
 
+PLACE = (TEAM, "key-500000", KEY)
+
+
+def page(
+    listing: Listing = Listing(),  # noqa: B008 - immutable
+    *,
+    team_id: str | None = None,
+    after: tuple[str, str, str] | None = None,
+) -> tuple[str, tuple[Any, ...]]:
+    """The statement of a page of keys, and its arguments."""
+    statement, arguments = page_statement(listing, team_id=team_id, after=after)
+    return statement, tuple(arguments)
+
+
 CASES = [
-    Case("keys of a team", "idx_api_keys_team_id", key_administration._KEYS, (TEAM, None)),
+    Case("a page of keys", "idx_api_keys_team_id", *page()),
+    Case("the next page", "idx_api_keys_team_id", *page(after=PLACE)),
+    Case("a page of a team", "idx_api_keys_team_id", *page(team_id=TEAM)),
+    Case("a page of a tag", "idx_api_keys_tags", *page(Listing(tag="env=prod"))),
     Case(
         "deleting a team",
         "idx_api_keys_team_id",
         REFERENCE.format(table="api_keys", column="team_id"),
         (TEAM,),
     ),
-    Case("names in a team", "idx_api_keys_team_id_name", NAME_IN_USE, (TEAM, "key-4710")),
     Case(
         "policies and who binds them", "idx_api_keys_policy_name", postgres_policies._LIST_POLICIES
     ),
@@ -130,6 +154,7 @@ CASES = [
         ("policy-7",),
     ),
     Case("latest changes", "idx_audit_log_at", audit._LATEST, (None, None, 50)),
+    Case("the last change of a key", "idx_audit_log_transaction", LAST_CHANGE),
     Case(
         "changes of one thing",
         "idx_audit_log_object_id",
@@ -138,6 +163,16 @@ CASES = [
     ),
     Case("usage of a key", "idx_usage_key_id_occurred_at", KEY_USAGE, (KEY, MONTH_AGO)),
     Case("usage of a team", "idx_usage_team_id_occurred_at", TEAM_USAGE, (TEAM, MONTH_AGO)),
+]
+
+
+PAGES = [
+    pytest.param(page(), id="all"),
+    pytest.param(page(after=PLACE), id="further down"),
+    pytest.param(page(team_id=TEAM, after=PLACE), id="of a team"),
+    pytest.param(page(Listing(organization="org-4711")), id="of an organization"),
+    pytest.param(page(Listing(tag="env=prod")), id="with a tag"),
+    *(pytest.param(page(Listing(state=state)), id=state.value) for state in KeyState),
 ]
 
 
@@ -200,6 +235,21 @@ async def test_a_miss_reads_three_rows_by_their_keys(million: Database) -> None:
     assert not [node for node in nodes(root) if node["Node Type"] == "Seq Scan"]
 
 
+@pytest.mark.parametrize("statement", PAGES)
+async def test_a_page_of_keys_is_read_by_an_index(
+    million: Database, statement: tuple[str, tuple[Any, ...]]
+) -> None:
+    """Whatever chooses the keys, and however far down; no million rows are sorted for it."""
+    async with million.server.connect(million.name) as connection:
+        root = await plan(connection, Case("page", "", *statement))
+
+    by_table = [node for node in nodes(root) if node.get("Relation Name") == "api_keys"]
+    assert {node["Node Type"] for node in by_table} <= {
+        *("Index Scan", "Index Only Scan", "Bitmap Heap Scan"),
+    }
+    assert all(node["Plan Rows"] < 10_000 for node in nodes(root) if node["Node Type"] == "Sort")
+
+
 def test_every_index_has_a_case() -> None:
     """An index that nothing needs slows every change down."""
-    assert {case.index for case in CASES} == set(INDEXES)
+    assert {case.index for case in CASES} | RULES == set(INDEXES)

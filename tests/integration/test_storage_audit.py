@@ -124,6 +124,7 @@ async def test_a_new_key_is_logged_without_its_digest(database: Database) -> Non
         "team_id": "team_1",
         "name": "other",
         "enabled": True,
+        "tags": [],
         "created_at": "2026-01-01T00:00:00+00:00",
     }
     assert entries == [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ INSERT INTO organizations (id, name, enabled, allowed_models, policy_name)
 INSERT INTO teams (id, organization_id, name, enabled, policy_name)
     VALUES ('team_1', 'org_1', 'search', false, 'strict');
 INSERT INTO api_keys (public_id, secret_sha256, team_id, name, not_before, expires_at, revoked_at,
-                      policy_name)
+                      policy_name, allowed_operations, allowed_sources, tags)
     VALUES ('AAAAAAAAAAA1', sha256('secret'), 'team_1', 'laptop', '2026-01-01T00:00:00Z',
-            '2026-01-01T00:00:01.5Z', '2026-01-01T00:00:02Z', 'own');
+            '2026-01-01T00:00:01.5Z', '2026-01-01T00:00:02Z', 'own', '{chat}',
+            '{192.0.2.0/24,2001:db8::/32}', '{env=prod}');
 """
 
 
@@ -64,6 +66,8 @@ async def test_a_record_holds_all_that_authorization_needs(database: Database) -
         revoked_at=1767225602.0,
         allowed_models=("gpt-*",),
         policies=PolicyBinding(key="own", team="strict", organization="house"),
+        allowed_operations=("chat",),
+        allowed_sources=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")),
     )
 
 

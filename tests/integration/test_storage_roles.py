@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from sidecar.settings import PostgresSettings
 from sidecar.storage.key_activity import KeyActivity
-from sidecar.storage.key_administration import find_key
+from sidecar.storage.key_listing import find_key
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore

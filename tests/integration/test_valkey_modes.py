@@ -40,7 +40,7 @@ from tests.support.keys import record_of
 
 pytestmark = pytest.mark.stack
 
-SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, read_at=3.0)
+SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, settled=2, read_at=3.0)
 CODEC = SharedRecordCodec("a secret of thirty-two characters")
 
 

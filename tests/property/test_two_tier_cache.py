@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hypothesis import settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
@@ -437,3 +438,109 @@ class TwoTierMachine(RuleBasedStateMachine):
 
 TestTwoTierCache = TwoTierMachine.TestCase
 TestTwoTierCache.settings = settings(max_examples=800, stateful_step_count=50, deadline=None)
+
+
+def _begin(world: TwoTierMachine) -> None:
+    world.a_change_begins("k0")
+
+
+def _commit_oldest(world: TwoTierMachine) -> None:
+    if world.open:
+        transaction, key_id = world.open.pop(0)
+        world.commit(key_id, transaction)
+
+
+def _commit_newest(world: TwoTierMachine) -> None:
+    if world.open:
+        transaction, key_id = world.open.pop()
+        world.commit(key_id, transaction)
+
+
+def _other_transaction(world: TwoTierMachine) -> None:
+    world.database.end(world.database.begin())
+
+
+def _old_worker_asks(world: TwoTierMachine) -> None:
+    world.a_request_comes(0, "k0")
+
+
+def _old_worker_hears(world: TwoTierMachine) -> None:
+    world.reach({0})
+
+
+def _old_worker_forgets(world: TwoTierMachine) -> None:
+    world.workers[0].cache.flush()
+
+
+def _new_worker_starts(world: TwoTierMachine) -> None:
+    world.a_worker_restarts(1, really=True)
+    world.a_worker_listens_again(1)
+
+
+def _new_worker_starts_and_asks(world: TwoTierMachine) -> None:
+    _new_worker_starts(world)
+    world.a_request_comes(1, "k0")
+
+
+def _first_value_comes_back(world: TwoTierMachine) -> None:
+    if world.shared.history:
+        world.shared.apply(*world.shared.history[0])
+
+
+def _failover(world: TwoTierMachine) -> None:
+    world.the_database_fails_over(2, really=True)
+    world.a_worker_listens_again(0)
+
+
+STARTS = (
+    _begin,
+    _commit_oldest,
+    _commit_newest,
+    _other_transaction,
+    _old_worker_asks,
+    _old_worker_hears,
+    _old_worker_forgets,
+    _new_worker_starts_and_asks,
+    _new_worker_starts_and_asks,
+    _first_value_comes_back,
+    _failover,
+)
+READ_DURING_A_CHANGE = [
+    *(_begin, _other_transaction, _old_worker_asks, _commit_oldest, _new_worker_starts_and_asks),
+]
+"""The snapshot's end is behind the change, which it has not seen."""
+
+
+@example(steps=READ_DURING_A_CHANGE)
+@settings(max_examples=1500, deadline=None)
+@given(steps=st.lists(st.sampled_from(STARTS), min_size=8, max_size=20))
+def test_a_worker_that_starts_is_told_nothing_from_before_it_listened(
+    steps: list[Callable[[TwoTierMachine], None]],
+) -> None:
+    """Whatever was under way or put back, among the few steps that a start is about.
+
+    Among all the rules of the machine they seldom come together.
+    """
+    world = TwoTierMachine()
+    world.begin_with_keys_and_listeners(Temper.PROMPT, Temper.PROMPT, is_calm=False)
+    try:
+        for step in steps:
+            step(world)
+            world.settle()
+    finally:
+        world.teardown()
+
+
+def test_a_worker_that_starts_believes_a_record_from_before_it_listened() -> None:
+    """Nothing has changed since it was read, so the database is not asked."""
+    world = TwoTierMachine()
+    world.begin_with_keys_and_listeners(Temper.PROMPT, Temper.PROMPT, is_calm=False)
+    try:
+        world.requests_come_everywhere("k0")
+        _new_worker_starts(world)
+        worker = world.workers[1]
+        loaded = world.loop.run_until_complete(worker.cache.load("k0", now=lambda: world.loop.now))
+    finally:
+        world.teardown()
+
+    assert loaded.tier is CacheTier.L2

@@ -97,14 +97,16 @@ class FakeJudge:
     wording: Callable[[ErrorKind], on.RequestRefused] = word
     response: HeaderMutation = field(default_factory=HeaderMutation)
     asked: list[object] = field(default_factory=list)
+    source_addresses: list[str | None] = field(default_factory=list)
     faults: list[tuple[FaultKind, type[BaseException] | None]] = field(default_factory=list)
     closed: list[tuple[bool, bool]] = field(default_factory=list)
     """Pairs of `is_cancelled` and `is_answered`, one a call of `close`."""
 
     def judge_headers(
-        self, headers: Headers, *, has_body: bool
+        self, headers: Headers, *, has_body: bool, source_address: str | None = None
     ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
         """Give the prepared answer."""
+        self.source_addresses.append(source_address)
         self.asked.append((headers, has_body))
         return self.headers()
 

@@ -141,34 +141,44 @@ class Database(Server):
     timeline: int = 1
     next_transaction: int = 1
     horizon: int = 1
+    running: set[int] = field(default_factory=set)
+    last_change: int | None = None
     sessions: list[deque[tuple[str, dict[str, int]]]] = field(default_factory=list)
 
     async def read(self, key_id: str) -> Reading:
         """Read now, answer later: the widest window in which a change can slip in."""
         version = self.keys.get(key_id)
         record = None if version is None else record_at(key_id, version)
-        reading: Reading = await self.ask(Reading(record, self.horizon))
+        reading: Reading = await self.ask(Reading(record, self.horizon, self.settled))
         return reading
 
     async def fence(self) -> Fence:
         """Allocate now, answer later."""
         transaction = self.begin()
         self.end(transaction)
-        fence: Fence = await self.ask(Fence(self.timeline, transaction))
+        fence: Fence = await self.ask(Fence(self.timeline, transaction, self.last_change))
         return fence
 
     def begin(self) -> int:
         """Allocate a transaction id."""
         self.next_transaction += 1
+        self.running.add(self.next_transaction - 1)
         return self.next_transaction - 1
+
+    @property
+    def settled(self) -> int:
+        """Below it, everything has ended."""
+        return min(self.running, default=self.horizon)
 
     def end(self, transaction: int) -> None:
         """End a transaction: new snapshots see it."""
+        self.running.discard(transaction)
         self.horizon = max(self.horizon, transaction + 1)
 
     def commit(self, transaction: int, scope: str, versions: dict[str, int]) -> None:
         """Make a change visible and notify everyone who listens."""
         self.keys.update(versions)
+        self.last_change = max(self.last_change or 0, transaction)
         self.end(transaction)
         for session in self.sessions:
             session.append((scope, versions))
@@ -178,6 +188,9 @@ class Database(Server):
         self.timeline += 1
         self.next_transaction = max(1, self.next_transaction - lost_transactions)
         self.horizon = min(self.horizon, self.next_transaction)
+        self.running.clear()
+        if self.last_change is not None:
+            self.last_change = min(self.last_change, self.next_transaction - 1)
         self.sessions.clear()
 
 

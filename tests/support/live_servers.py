@@ -26,6 +26,7 @@ from sidecar.embedded.valkey import _answers
 from sidecar.embedded.wheels import valkey_program
 from sidecar.settings import PostgresSettings, inherited_environment
 from sidecar.storage.migrate import migrate
+from sidecar.storage.pool import Connection
 
 
 @dataclass
@@ -94,6 +95,16 @@ class LiveServers:
         connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
         try:
             await connection.execute(statement, *arguments)
+        finally:
+            await connection.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Give an administrator's transaction, committed in the end."""
+        connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
+        try:
+            async with connection.transaction():
+                yield connection
         finally:
             await connection.close()
 

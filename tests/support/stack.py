@@ -28,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from sidecar.authorization.api_key import ApiKey, generate
+from sidecar.authorization.scopes import Scopes
 from sidecar.embedded.demo_setup import ORGANIZATION, TEAM
 from sidecar.embedded.run_directory import RunDirectory, run_directory
 from sidecar.embedded.stack import running_stack
@@ -280,6 +281,13 @@ class Stack:
                 return line
         raise AssertionError("the access log has no such line")
 
+    async def worker_line(self, request_id: str) -> dict[str, Any]:
+        """Return a worker's line about a request that has ended."""
+        async for line in _lines_of(self.facts.logs / "workers.log"):
+            if line.get("request_id") == request_id:
+                return line
+        raise AssertionError("no worker has such a line")
+
     async def spans(self, request_id: str) -> list[dict[str, Any]]:
         """Return all spans of the trace a request belongs to, once Egret's own are there."""
         assert self.facts.traces_file is not None
@@ -318,6 +326,7 @@ class Stack:
         *,
         allowed_models: tuple[str, ...] | None = None,
         expires_at: datetime | None = None,
+        scopes: Scopes = Scopes(),  # noqa: B008 - immutable
     ) -> ApiKey:
         """Create a key."""
         key = generate(secrets.token_bytes)
@@ -329,6 +338,7 @@ class Stack:
                 owner=(f"{ORGANIZATION}/{TEAM}", f"k-{key.key_id.lower()}"),
                 expires_at=expires_at,
                 rules=Rules(allowed_models=allowed_models, policy=policy),
+                scopes=scopes,
             )
         return key
 

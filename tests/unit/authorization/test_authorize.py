@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
 from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, Refused, is_model_allowed, judge
+from sidecar.authorization.authorize import (
+    Authorized,
+    Refused,
+    is_model_allowed,
+    is_source_allowed,
+    judge,
+)
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
+from sidecar.domain.subject import Operation
 from tests.support.keys import record_of
 
 KEY = ApiKey(key_id="0123456789AB", secret="a" * 43)
@@ -61,7 +69,78 @@ def test_a_key_is_judged_by_its_record(
     assert verdict == (good if expected is None else Refused(expected))
 
 
-@pytest.mark.parametrize("record", [None, RECORD, REVOKED, EXPIRED, EARLY])
+NARROW = replace(
+    RECORD, allowed_operations=("chat",), allowed_sources=(ip_network("192.0.2.0/24"),)
+)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        pytest.param(NARROW, None, id="within both"),
+        pytest.param(
+            replace(NARROW, allowed_sources=(ip_network("198.51.100.0/24"),)),
+            ErrorKind.SOURCE_NOT_ALLOWED,
+            id="elsewhere",
+        ),
+        pytest.param(
+            replace(NARROW, allowed_operations=("embeddings",)),
+            ErrorKind.OPERATION_NOT_ALLOWED,
+            id="for something else",
+        ),
+        pytest.param(
+            replace(NARROW, allowed_operations=("embeddings",), allowed_sources=()),
+            ErrorKind.SOURCE_NOT_ALLOWED,
+            id="from where comes first",
+        ),
+        pytest.param(
+            replace(NARROW, allowed_sources=(), revoked_at=1.0),
+            ErrorKind.REVOKED_API_KEY,
+            id="whether it is good at all comes before",
+        ),
+        pytest.param(
+            replace(NARROW, allowed_operations=()), ErrorKind.OPERATION_NOT_ALLOWED, id="none"
+        ),
+    ],
+)
+def test_a_narrow_key_is_good_for_what_it_is_for(
+    record: KeyRecord, expected: ErrorKind | None
+) -> None:
+    """A chat from 192.0.2.7."""
+    verdict = judge(record, KEY, now=NOW, source="192.0.2.7", operation=Operation.CHAT)
+
+    assert verdict == (Authorized(record) if expected is None else Refused(expected))
+
+
+@pytest.mark.parametrize(
+    ("source", "networks", "expected"),
+    [
+        pytest.param(None, None, True, id="no list, no address"),
+        pytest.param(None, ("0.0.0.0/0", "::/0"), False, id="no address"),
+        pytest.param("", ("0.0.0.0/0",), False, id="an empty one"),
+        pytest.param("unix", ("0.0.0.0/0",), False, id="no address at all"),
+        pytest.param("192.0.2.7", (), False, id="empty list"),
+        pytest.param("192.0.2.7", ("192.0.2.7/32",), True, id="itself"),
+        pytest.param("192.0.2.7", ("198.51.100.0/24", "192.0.2.0/24"), True, id="any of the list"),
+        pytest.param("192.0.3.0", ("192.0.2.0/24",), False, id="just behind"),
+        pytest.param("::ffff:192.0.2.7", ("192.0.2.0/24",), True, id="IPv4 in an IPv6 socket"),
+        pytest.param("::ffff:192.0.2.7", ("::/0",), False, id="which is no IPv6 address"),
+        pytest.param("2001:db8::7", ("2001:db8::/32",), True, id="IPv6"),
+        pytest.param("2001:db8::7", ("0.0.0.0/0",), False, id="which is no IPv4 address"),
+        pytest.param("192.0.2.7,10.0.0.1", ("0.0.0.0/0",), False, id="a list of two"),
+        pytest.param("0300.0.2.7", ("0.0.0.0/0",), False, id="octal"),
+    ],
+)
+def test_a_source_is_allowed_by_a_network_that_holds_it(
+    source: str | None, networks: tuple[str, ...] | None, *, expected: bool
+) -> None:
+    """What is no address is nowhere."""
+    parsed = None if networks is None else tuple(map(ip_network, networks))
+
+    assert is_source_allowed(source, parsed) is expected
+
+
+@pytest.mark.parametrize("record", [None, RECORD, REVOKED, EXPIRED, EARLY, NARROW])
 def test_whoever_lacks_the_secret_learns_nothing(record: KeyRecord | None) -> None:
     """A wrong secret is answered alike whether the key is good, revoked, or not there."""
     assert judge(record, STRANGER, now=NOW) == Refused(ErrorKind.INVALID_API_KEY)

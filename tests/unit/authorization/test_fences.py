@@ -9,16 +9,18 @@ from sidecar.authorization.ports import Fence, SharedRecord
 from tests.support.keys import record_of
 
 
-def read_at(horizon: int, *, timeline: int = 1, key_id: str = "k1") -> SharedRecord:
+def read_at(
+    horizon: int, *, timeline: int = 1, key_id: str = "k1", settled: int = 0
+) -> SharedRecord:
     """A shared record whose reading saw all that was committed when `horizon - 1` began."""
-    return SharedRecord(record_of(key_id), timeline, horizon, read_at=0.0)
+    return SharedRecord(record_of(key_id), timeline, horizon, settled, read_at=0.0)
 
 
-def listening(*, since: int = 10) -> Fences:
+def listening(*, since: int = 10, last_change: int | None = None) -> Fences:
     """Fences of a worker that listens, with everything before transaction *since* missed."""
     fences = Fences()
     fences.listening_began()
-    fences.resolve(notes=fences.notes, fence=Fence(1, since))
+    fences.resolve(notes=fences.notes, fence=Fence(1, since, last_change))
     return fences
 
 
@@ -139,4 +141,34 @@ def test_a_moved_key_is_looked_for_under_its_present_owner() -> None:
 
     fences.note_change("team:team_1")
 
-    assert fences.belief(SharedRecord(moved, 1, 11, read_at=0.0)) is Belief.CURRENT
+    assert fences.belief(SharedRecord(moved, 1, 11, 0, read_at=0.0)) is Belief.CURRENT
+
+
+@pytest.mark.parametrize(
+    ("last_change", "shared", "expected"),
+    [
+        pytest.param(5, read_at(9, settled=6), Belief.CURRENT, id="nothing changed since"),
+        pytest.param(
+            5, read_at(9, settled=5), Belief.UNCERTAIN, id="the last change was under way"
+        ),
+        pytest.param(5, read_at(5, settled=4), Belief.UNCERTAIN, id="read before it"),
+        pytest.param(5, read_at(9, settled=6, timeline=2), Belief.UNCERTAIN, id="other timeline"),
+        pytest.param(None, read_at(9, settled=6), Belief.UNCERTAIN, id="nobody knows of any"),
+    ],
+)
+def test_a_worker_that_begins_to_listen_believes_what_is_newer_than_the_last_change(
+    last_change: int | None, shared: SharedRecord, expected: Belief
+) -> None:
+    """It missed whatever came before, but that was at most the last change."""
+    assert listening(since=10, last_change=last_change).belief(shared) is expected
+
+
+def test_a_change_that_is_heard_of_outweighs_what_was_said_of_the_last_one() -> None:
+    """The fence of a change heard of is behind it; the earlier answer does not know of it."""
+    fences = listening(since=10, last_change=5)
+    shared = read_at(9, settled=6)
+    before = fences.belief(shared)
+
+    fences.note_change("k1")
+
+    assert (before, fences.belief(shared)) == (Belief.CURRENT, Belief.OUTDATED)

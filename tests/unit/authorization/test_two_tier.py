@@ -40,7 +40,7 @@ class Bench:
     def share(self, *, age_seconds: float, horizon: int = 10**6) -> None:
         """Put a record into the shared cache that is newer than every change."""
         self.shared.values["k1"] = SharedRecord(
-            record_at("k1", 1), 1, horizon, read_at=self.now - age_seconds
+            record_at("k1", 1), 1, horizon, horizon, read_at=self.now - age_seconds
         )
 
 

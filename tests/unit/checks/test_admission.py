@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import ip_network
 
 import pytest
 
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
-from sidecar.checks.admission import Admitted, NotAdmitted, admit
+from sidecar.checks.admission import Admitted, Caller, NotAdmitted, admit
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
+from sidecar.domain.subject import Operation
 from sidecar.telemetry.report import CacheTier
 from tests.support.checks import KEY, World
 from tests.support.keys import record_of
@@ -36,10 +38,13 @@ def presented() -> Headers:
     return Headers((("authorization", b"Bearer " + KEY.reveal().encode()),))
 
 
-async def ask(parts: Parts) -> tuple[Admitted | NotAdmitted, CacheTier]:
+CALLER = Caller(presented(), source_address=None, operation=None)
+
+
+async def ask(parts: Parts, caller: Caller = CALLER) -> tuple[Admitted | NotAdmitted, CacheTier]:
     """Admit a request with the key; say which tier answered."""
     ledger = Ledger(parts.clocks)
-    admission = admit(presented(), parts=parts, ledger=ledger)
+    admission = admit(caller, parts=parts, ledger=ledger)
     if not isinstance(admission, Admitted | NotAdmitted):
         admission = await admission
     return admission, ledger.cache_tier
@@ -85,3 +90,50 @@ async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
         NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE),
         CacheTier.STORE,
     )
+
+
+NARROW = dataclasses.replace(
+    RECORD, allowed_operations=("chat",), allowed_sources=(ip_network("192.0.2.0/24"),)
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "operation", "expected", "error_type"),
+    [
+        pytest.param("192.0.2.7", Operation.CHAT, None, None, id="within both"),
+        pytest.param(
+            "192.0.2.7", Operation.EMBEDDINGS, ErrorKind.OPERATION_NOT_ALLOWED, None, id="other"
+        ),
+        pytest.param("192.0.2.7", None, ErrorKind.OPERATION_NOT_ALLOWED, None, id="unknown route"),
+        pytest.param(
+            "198.51.100.7", Operation.CHAT, ErrorKind.SOURCE_NOT_ALLOWED, None, id="elsewhere"
+        ),
+        pytest.param(
+            None,
+            Operation.CHAT,
+            ErrorKind.SOURCE_NOT_ALLOWED,
+            "SourceAddressUnknown",
+            id="nobody says from where",
+        ),
+    ],
+)
+async def test_a_narrow_key_is_judged_on_a_miss_and_on_every_hit(
+    address: str | None,
+    operation: Operation | None,
+    expected: ErrorKind | None,
+    error_type: str | None,
+) -> None:
+    """By where the caller is and what it asks for; a gateway that does not say is told apart."""
+    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(Loaded(NARROW))))
+    caller = Caller(presented(), address, operation)
+    ledgers = [Ledger(parts.clocks) for _ in range(2)]
+
+    admissions = []
+    for ledger in ledgers:
+        admission = admit(caller, parts=parts, ledger=ledger)
+        if not isinstance(admission, Admitted | NotAdmitted):
+            admission = await admission
+        admissions.append(admission)
+
+    kinds = [each.kind if isinstance(each, NotAdmitted) else None for each in admissions]
+    assert (kinds, [ledger.error_type for ledger in ledgers]) == ([expected] * 2, [error_type] * 2)

@@ -23,6 +23,9 @@ FULL: dict[str, object] = {
     "policy": "strict",
     "allowed_models": ["gpt-*", "o?"],
     "created_at": "2026-01-01T00:00:00.000001Z",
+    "allowed_operations": ["embeddings", "chat"],
+    "allowed_sources": ["192.0.2.0/24", "2001:db8::1"],
+    "tags": ["env=prod"],
 }
 FULL_ROW = (
     *(KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", False),
@@ -31,6 +34,9 @@ FULL_ROW = (
     datetime(2026, 6, 1, tzinfo=UTC),
     *("AAAAAAAAAAA2", "strict", ["gpt-*", "o?"]),
     datetime(2026, 1, 1, microsecond=1, tzinfo=UTC),
+    ["chat", "embeddings"],
+    ["192.0.2.0/24", "2001:db8::1/128"],
+    ["env=prod"],
 )
 LEAST: dict[str, object] = {
     "key_id": KEY_ID,
@@ -38,7 +44,7 @@ LEAST: dict[str, object] = {
     "team": "acme/search",
     "name": "laptop",
 }
-LEAST_ROW = (KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", True, *[None] * 7)
+LEAST_ROW = (KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", True, *[None] * 10)
 
 
 def csv_of(*rows: dict[str, object], header: tuple[str, ...] = FIELDS) -> list[bytes]:
@@ -129,6 +135,29 @@ def test_an_empty_list_of_models_is_a_list() -> None:
             id="models that are no list",
         ),
         pytest.param(
+            {"allowed_operations": ["chat", "fly"]},
+            "allowed_operations is wrong: there is no operation 'fly'; there are chat,"
+            " count_tokens, embeddings, list_models, text_completion",
+            id="an operation that there is not",
+        ),
+        pytest.param(
+            {"allowed_sources": ["192.0.2.1/24"]},
+            "allowed_sources is wrong: '192.0.2.1/24' is no network, write for example"
+            " 192.0.2.0/24 or 2001:db8::/32",
+            id="an address within a network",
+        ),
+        pytest.param(
+            {"tags": ["Prod"]},
+            "tags is wrong: 'Prod' is no tag: lower case letters, digits and . _ : / = -,"
+            " at most 63",
+            id="a tag",
+        ),
+        pytest.param(
+            {"tags": [f"t{number}" for number in range(21)]},
+            "tags is wrong: a key has at most 20 tags",
+            id="too many tags",
+        ),
+        pytest.param(
             {"allowed_models": [1]},
             'allowed_models is not a JSON array of strings, write for example ["gpt-*"]',
             id="models that are no text",
@@ -192,7 +221,7 @@ def test_a_line_that_is_no_key_is_named(line: bytes, problem: str) -> None:
             [b"key_id,team\n", b"\n"], 1, "the header lacks secret_sha256, name", id="too few"
         ),
         pytest.param(
-            [*csv_of(), b"a,b\n"], 2, "has 2 cells where the header has 12", id="a cell missing"
+            [*csv_of(), b"a,b\n"], 2, "has 2 cells where the header has 15", id="a cell missing"
         ),
         pytest.param(
             [*csv_of(), b'"a"b,c\n'], 2, "is not CSV: ',' expected after '\"'", id="a stray quote"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
+from ipaddress import ip_network
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ CODEC = SharedRecordCodec(SECRET)
 
 texts = st.text(max_size=40)
 times = st.none() | st.floats(0, 4e9)
+networks = st.ip_addresses().map(ip_network)
 records = st.builds(
     KeyRecord,
     principal=st.builds(Principal, st.just("AAAAAAAAAAA1"), texts, texts, texts, texts),
@@ -30,9 +32,16 @@ records = st.builds(
     revoked_at=times,
     allowed_models=st.none() | st.lists(texts, max_size=4).map(tuple),
     policies=st.builds(PolicyBinding, st.none() | texts, st.none() | texts, st.none() | texts),
+    allowed_operations=st.none() | st.lists(texts, max_size=4).map(tuple),
+    allowed_sources=st.none() | st.lists(networks, max_size=4).map(tuple),
 )
 shared_records = st.builds(
-    SharedRecord, records, st.integers(1, 2**32 - 1), st.integers(1, 2**62), st.floats(0, 4e9)
+    SharedRecord,
+    records,
+    st.integers(1, 2**32 - 1),
+    st.integers(1, 2**62),
+    st.integers(1, 2**62),
+    st.floats(0, 4e9),
 )
 
 
@@ -91,10 +100,10 @@ def test_a_value_is_good_for_its_key_and_secret_alone(
 def test_what_is_authentic_and_no_record_is_unreadable(payload: bytes) -> None:
     """Written by an Egret that had a fault, or by one with the same version and other fields."""
     name = b"AAAAAAAAAAA1"
-    text = b"egret shared key record 1\0" + b"\x00\x0c" + name + payload
+    text = b"egret shared key record 2\0" + b"\x00\x0c" + name + payload
     tag = hmac.digest(SECRET.encode(), text, "sha256")
 
-    told = CODEC.decode("AAAAAAAAAAA1", b"\x01" + tag + payload)
+    told = CODEC.decode("AAAAAAAAAAA1", b"\x02" + tag + payload)
 
     is_huge = len(payload) > 16 * 1024
     assert told is (SharedOutcome.UNAUTHENTIC if is_huge else SharedOutcome.UNREADABLE)
@@ -103,12 +112,12 @@ def test_what_is_authentic_and_no_record_is_unreadable(payload: bytes) -> None:
 @given(shared_records)
 def test_a_value_of_a_newer_version_is_left_alone(shared: SharedRecord) -> None:
     """During an upgrade both versions run; neither reads the other's."""
-    newer = b"\x02" + CODEC.encode(shared)[1:]
+    newer = b"\x03" + CODEC.encode(shared)[1:]
 
     assert CODEC.decode("AAAAAAAAAAA1", newer) is SharedOutcome.NEWER
 
 
-def test_the_format_of_version_1_stays_as_it_is() -> None:
+def test_the_format_of_version_2_stays_as_it_is() -> None:
     """Workers of two releases share a cache while one replaces the other."""
     record = KeyRecord(
         principal=Principal("AAAAAAAAAAA1", "team_1", "search", "org_1", "acme"),
@@ -121,16 +130,19 @@ def test_the_format_of_version_1_stays_as_it_is() -> None:
         revoked_at=None,
         allowed_models=("gpt-*",),
         policies=PolicyBinding(team="strict"),
+        allowed_operations=("chat",),
+        allowed_sources=(ip_network("192.0.2.0/24"),),
     )
-    shared = SharedRecord(record, timeline=1, horizon=750, read_at=2.5)
+    shared = SharedRecord(record, timeline=1, horizon=750, settled=740, read_at=2.5)
 
     value = CODEC.encode(shared)
 
     assert (value[:1], msgspec.msgpack.decode(value[33:])) == (
-        b"\x01",
+        b"\x02",
         [
-            *(1, 750, 2.5, "AAAAAAAAAAA1", "team_1", "search", "org_1", "acme", bytes(32)),
+            *(1, 750, 740, 2.5, "AAAAAAAAAAA1", "team_1", "search", "org_1", "acme", bytes(32)),
             *(True, True, False, None, 1.5, None, ["gpt-*"], [None, "strict", None]),
+            *(["chat"], ["192.0.2.0/24"]),
         ],
     )
     assert dataclasses.asdict(shared)["horizon"] == 750

@@ -121,6 +121,28 @@ def test_a_sender_that_is_not_envoy_may_use_value() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("attribute", "address"),
+    [
+        pytest.param("192.0.2.7:4711", "192.0.2.7", id="IPv4"),
+        pytest.param("[2001:db8::7]:4711", "2001:db8::7", id="IPv6"),
+        pytest.param("/run/egret/client.sock", None, id="a Unix socket"),
+        pytest.param("192.0.2.7", None, id="without a port"),
+        pytest.param("", None, id="empty"),
+    ],
+)
+def test_the_clients_address_is_what_envoy_says_it_is(attribute: str, address: str | None) -> None:
+    """The attribute of the filter, without its port; x-forwarded-for is anybody's word."""
+    message = envoy.request_headers(("x-forwarded-for", b"198.51.100.1"))
+    fields = message.attributes["envoy.filters.http.ext_proc"].fields
+    fields["source.address"].string_value = attribute
+
+    (event,) = decode(message.SerializeToString())
+
+    assert isinstance(event, on.RequestHeadersReceived)
+    assert event.source_address == address
+
+
 @pytest.mark.parametrize("mode", BodyMode, ids=lambda mode: mode.value)
 def test_the_first_message_of_a_stream_opens_the_exchange_with_its_body_modes(
     mode: BodyMode,

@@ -1,0 +1,80 @@
+"""What a key is for, as people write it: operations, networks, tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_network
+from typing import Final
+
+from sidecar.domain.principal import Network
+from sidecar.domain.subject import Operation
+
+MAX_TAGS: Final = 20
+_TAG: Final = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,62}")
+
+
+class ScopeError(ValueError):
+    """Not an operation, a network or a tag; the message says what would be one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scopes:
+    """What a key may be used for, from where and from when, None for no bound; and its tags."""
+
+    operations: tuple[str, ...] | None = None
+    sources: tuple[Network, ...] | None = None
+    not_before: datetime | None = None
+    tags: tuple[str, ...] = ()
+
+
+def parse_operations(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of operations, each once, in order.
+
+    Raises:
+        ScopeError: there is no such operation.
+    """
+    known = {operation.value for operation in Operation}
+    for name in names:
+        if name not in known:
+            raise ScopeError(
+                f"there is no operation {name!r}; there are {', '.join(sorted(known))}"
+            )
+    return tuple(sorted(set(names)))
+
+
+def parse_sources(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return networks; an address alone is a network of one.
+
+    Raises:
+        ScopeError: not a network, or an address within one.
+    """
+    return tuple(dict.fromkeys(_network(text) for text in texts))
+
+
+def parse_tags(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return tags, each once, in order.
+
+    Raises:
+        ScopeError: no tag, or too many.
+    """
+    for text in texts:
+        if not _TAG.fullmatch(text):
+            raise ScopeError(
+                f"{text!r} is no tag: lower case letters, digits and . _ : / = -, at most 63"
+            )
+    tags = tuple(sorted(set(texts)))
+    if len(tags) > MAX_TAGS:
+        raise ScopeError(f"a key has at most {MAX_TAGS} tags")
+    return tags
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ScopeError(
+            f"{text!r} is no network, write for example 192.0.2.0/24 or 2001:db8::/32"
+        ) from None
