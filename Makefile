@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format bench bench-guardrails bench-keys bench-waterfall bench-docs proto lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-keys bench-waterfall bench-docs proto lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -27,13 +27,22 @@ $(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
 
 setup: $(DEV_STAMP) ## Make .venv with everything for development
 
+system: ## Install what the tests need beside wheels: pgbouncer (Debian, as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer
+
+has-pgbouncer:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(MAKE) --no-print-directory system; } \
+	  || { echo "The tests need pgbouncer: run 'make system' as root, or install it (Debian: pgbouncer, 1.21 or later)" >&2; exit 1; }
+
 run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
 	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
 
 demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table and exits
 	$(PY) -m sidecar demo
 
-test: $(DEV_STAMP) ## All tests, on real Envoy, PostgreSQL and Valkey
+test: $(DEV_STAMP) has-pgbouncer ## All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn
 	$(PY) -m coverage run -m pytest
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt

@@ -245,7 +245,13 @@ def test_a_database_without_a_schema_is_to_be_migrated(
     states = {check: row[0] for check, row in rows(ran).items()}
     assert (ran.code, wrong(ran)) == (
         1,
-        {"postgres migrations": ("failed", "pending: 0001, 0002, 0003, 0004, 0005, 0006", MIGRATE)},
+        {
+            "postgres migrations": (
+                "failed",
+                "pending: 0001, 0002, 0003, 0004, 0005, 0006",
+                MIGRATE,
+            )
+        },
     )
     assert [states[check] for check in POSTGRES[4:]] == ["skipped"] * 5
 

@@ -86,6 +86,7 @@ class LiveServers:
     """A migrated PostgreSQL that counts its statements, and a Valkey."""
 
     postgres: LiveServer
+    postgres_directory: Path
     postgres_settings: PostgresSettings
     valkey: LiveServer
     valkey_url: SecretStr
@@ -95,6 +96,14 @@ class LiveServers:
         connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
         try:
             await connection.execute(statement, *arguments)
+        finally:
+            await connection.close()
+
+    async def fetchval(self, query: str, *arguments: object) -> object:
+        """Return one value, as an administrator sees it."""
+        connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
+        try:
+            return await connection.fetchval(query, *arguments)
         finally:
             await connection.close()
 
@@ -172,6 +181,7 @@ async def live_servers() -> AsyncIterator[LiveServers]:
                 await server.start()
             yield LiveServers(
                 postgres,
+                place / "postgres",
                 await _migrated(place / "postgres"),
                 valkey,
                 SecretStr(f"unix://{place / 'valkey.sock'}"),
