@@ -7,12 +7,13 @@ keeps the snapshot it began with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Never
 
-from sidecar.domain.policy import Policy
-from sidecar.guardrails.policy_document import PolicyDocumentError, parse_policies
-from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.guardrails.compilation import CompiledPolicies, VersionedDocument
+from sidecar.guardrails.slices import Steps
+from sidecar.guardrails.snapshot import PolicySnapshot, snapshot_steps
 from sidecar.storage.postgres_policies import (
     PolicyStoreUnavailableError,
     PostgresPolicyStore,
@@ -22,20 +23,24 @@ from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.metrics import Metrics
 
 RETRY_SECONDS: Final = 1.0
+"""After a failure; twice as long after each more, since compiling in vain costs CPU time."""
 REFRESH_SECONDS: Final = 30.0
 """A notification can be lost (a pooler, a failover); no policy is older than this for that."""
 
-Compile = Callable[[tuple[Policy, ...]], Awaitable[bytes]]
+HOLD_SECONDS: Final = 0.001
+"""How long building a snapshot keeps the event loop before exchanges have their turn."""
+
+Compile = Callable[[Sequence[VersionedDocument]], Awaitable[CompiledPolicies]]
 
 
 class PolicyReloader:
     """Keeps `snapshot` up to date; `None` until policies could be loaded once."""
 
     def __init__(
-        self, store: PostgresPolicyStore, *, compile_database: Compile, metrics: Metrics
+        self, store: PostgresPolicyStore, *, compile_policies: Compile, metrics: Metrics
     ) -> None:
         self._store = store
-        self._compile = compile_database
+        self._compile = compile_policies
         self._metrics = metrics
         self._changed = asyncio.Event()
         self._loaded: tuple[StoredPolicy, ...] | None = None
@@ -52,12 +57,20 @@ class PolicyReloader:
 
     async def run(self) -> Never:
         """Load now, on every change and from time to time, until cancelled."""
+        retry_seconds = RETRY_SECONDS
         while True:
             self._changed.clear()
-            is_current = await self._reload()
+            if await self._reload():
+                wait_seconds, retry_seconds = REFRESH_SECONDS, RETRY_SECONDS
+            else:
+                wait_seconds, retry_seconds = (
+                    retry_seconds,
+                    min(2 * retry_seconds, REFRESH_SECONDS),
+                )
             try:
-                async with asyncio.timeout(REFRESH_SECONDS if is_current else RETRY_SECONDS):
+                async with asyncio.timeout(wait_seconds):
                     await self._changed.wait()
+                retry_seconds = RETRY_SECONDS
             except TimeoutError:
                 continue
 
@@ -67,7 +80,7 @@ class PolicyReloader:
             if stored != self._loaded:
                 self._snapshot = await self._build(stored)
                 self._loaded = stored
-        except (PolicyStoreUnavailableError, PolicyDocumentError, OSError, ValueError) as error:
+        except (PolicyStoreUnavailableError, OSError, ValueError) as error:
             self._metrics.policy_reload_failed()
             get_logger().warning(
                 "policies.not_loaded",
@@ -78,14 +91,24 @@ class PolicyReloader:
         return True
 
     async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:
-        policies = tuple(
-            policy
-            for row in stored
-            for policy in parse_policies(row.document, version=row.version, expressions="trust")
-        )
-        snapshot = build_snapshot(policies, database=await self._compile(policies))
-        self._metrics.policies_loaded(policies)
-        get_logger().info(
-            "policies.loaded", policies={policy.name: policy.version for policy in policies}
-        )
+        compiled = await self._compile([(row.document, row.version) for row in stored])
+        # What requests asked of the old policies they will ask of the new ones.
+        bindings = () if self._snapshot is None else self._snapshot.bindings
+        snapshot = await _in_turns(snapshot_steps(compiled, prepared_for=bindings))
+        self._metrics.policies_loaded(compiled.policies)
+        versions = {policy.name: policy.version for policy in compiled.policies}
+        get_logger().info("policies.loaded", policies=versions)
         return snapshot
+
+
+async def _in_turns(steps: Steps[PolicySnapshot]) -> PolicySnapshot:
+    """Take *steps* while exchanges go on."""
+    while True:
+        until = time.monotonic() + HOLD_SECONDS
+        try:
+            while time.monotonic() < until:
+                next(steps)
+        except StopIteration as end:
+            snapshot: PolicySnapshot = end.value
+            return snapshot
+        await asyncio.sleep(0)

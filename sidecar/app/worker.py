@@ -87,7 +87,7 @@ async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitS
     keys = await open_keys(settings, pool, metrics=recorder.metrics.keys, stack=stack)
     policies = PolicyReloader(
         PostgresPolicyStore(pool, settings.postgres),
-        compile_database=compile_in_subprocess,
+        compile_policies=compile_in_subprocess,
         metrics=recorder.metrics,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)

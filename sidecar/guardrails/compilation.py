@@ -1,15 +1,20 @@
-"""From policies to the bytes of their database, here or in a process of its own.
+"""From policies as they are stored to values and the bytes of their database.
 
-A compile takes hundreds of milliseconds, and an author's expression may take far longer or far
-too much memory; in a worker either would stall every exchange.
+Reading 500 rules takes 0.2 s and compiling them seconds; an author's expression may take far
+longer, or far too much memory. In a worker either would stall every exchange, so that a process
+of its own does it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import pickle
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import hyperscan
@@ -20,10 +25,19 @@ from sidecar.guardrails.policy_document import DEFAULT_POLICY_NAME, default_poli
 from sidecar.guardrails.rules.catalogue import expressions_of
 from sidecar.guardrails.rules.rule import Expression
 
-COMPILE_SECONDS: Final = 90.0
-"""Wall clock for the compiling process, whose own CPU limit is lower."""
+COMPILE_SECONDS: Final = 600.0
+"""Wall clock for the compiling process, whose own CPU limit is lower; it gives way to others."""
 
-_FAILED: Final = "the policies' expressions cannot be compiled together"
+VersionedDocument = tuple[str, int]
+"""The text of one policy that was checked when it was applied, and its version."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicies:
+    """Policies, and the database of their expressions for `PolicySnapshot`."""
+
+    policies: tuple[Policy, ...]
+    database: bytes = field(repr=False)
 
 
 def policies_with_default(policies: Sequence[Policy]) -> tuple[Policy, ...]:
@@ -47,23 +61,17 @@ def compile_database(policies: Sequence[Policy]) -> bytes:
     try:
         return compile_expressions(expressions_with_default(policies))
     except hyperscan.error:
-        raise CompileError(_FAILED) from None
+        raise CompileError("the policies' expressions cannot be compiled together") from None
 
 
-async def compile_in_subprocess(policies: Sequence[Policy]) -> bytes:
-    """Return what `compile_database` returns, without holding up this process.
+async def compile_in_subprocess(documents: Sequence[VersionedDocument]) -> CompiledPolicies:
+    """Read and compile *documents* without holding up this process.
 
     A fresh interpreter, not a fork: gRPC's threads do not survive one.
 
     Raises:
-        CompileError: an expression cannot be compiled, or not within the limits.
+        CompileError: they cannot be read or compiled, or not within the limits.
     """
-    request = json.dumps(
-        [
-            (expression.regex, expression.unicode, expression.counted)
-            for expression in expressions_with_default(policies)
-        ]
-    )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -74,7 +82,7 @@ async def compile_in_subprocess(policies: Sequence[Policy]) -> bytes:
     )
     try:
         async with asyncio.timeout(COMPILE_SECONDS):
-            database, _ = await process.communicate(request.encode())
+            answer, _ = await process.communicate(json.dumps(documents).encode())
     except TimeoutError:
         raise CompileError(f"not compiled within {COMPILE_SECONDS:.0f} s") from None
     finally:
@@ -82,5 +90,30 @@ async def compile_in_subprocess(policies: Sequence[Policy]) -> bytes:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise CompileError(_FAILED)
-    return database
+        raise CompileError(failure_words(process.returncode))
+    return unpacked(answer)
+
+
+def packed(policies: Sequence[Policy], database: bytes) -> bytes:
+    """Return what the compiling process answers."""
+    return pickle.dumps(tuple(policies)) + database
+
+
+def unpacked(answer: bytes) -> CompiledPolicies:
+    """Read what `packed` made; only ever from a process that this one has started."""
+    stream = io.BytesIO(answer)
+    policies: tuple[Policy, ...] = pickle.load(stream)  # noqa: S301 - our own process, over a pipe
+    return CompiledPolicies(policies, stream.read())
+
+
+def failure_words(code: int | None) -> str:
+    """Say why the compiling process ended with *code*."""
+    match code:
+        case _ if code == -signal.SIGXCPU:
+            return "the policies' expressions take more CPU time to compile than is allowed"
+        case 1:
+            return "the policies' expressions cannot be compiled together"
+        case 2:
+            return "the policies cannot be read"
+        case _:
+            return "the policies' expressions take more memory to compile than is allowed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -20,6 +21,7 @@ _FEATURES: Final = (
 )
 
 
+@functools.lru_cache(maxsize=16_384)
 def author_expression(regex: str) -> Expression:
     """Return *regex* as the database is to know it."""
     return Expression(regex, unicode=True, filtered=not _needs_every_text(regex))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -11,26 +11,35 @@ import re2
 from sidecar.domain.policy import Guardrail, Policy, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.compilation import (
+    CompiledPolicies,
     compile_database,
     compile_in_subprocess,
-    expressions_with_default,
     policies_with_default,
 )
-from sidecar.guardrails.database import CompileError, load_database
+from sidecar.guardrails.database import CompileError, ExpressionDatabase, load_database
 from sidecar.guardrails.effective import MissingPolicy, judges_input, prevailing, resolve
 from sidecar.guardrails.forms import ModelForms, RequestForms
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.rules.catalogue import is_remote, rules_of
+from sidecar.guardrails.rules.catalogue import (
+    expressions_in_turn,
+    is_remote,
+    rules_in_turn,
+    rules_of,
+)
 from sidecar.guardrails.rules.phones import load_numbering_plans
+from sidecar.guardrails.rules.rule import Expression
+from sidecar.guardrails.slices import Steps, run_to_end
 
 __all__ = [
     "CompileError",
+    "CompiledPolicies",
     "EffectivePolicy",
     "MissingPolicy",
     "PolicySnapshot",
     "build_snapshot",
     "compile_database",
     "compile_in_subprocess",
+    "snapshot_steps",
 ]
 
 MAX_REMEMBERED: Final = 10_000
@@ -73,18 +82,28 @@ class PolicySnapshot:
     Does not change, but belongs to one thread: a scan uses the database's only scratch space.
     """
 
-    def __init__(self, policies: Sequence[Policy], *, database: bytes) -> None:
-        complete = policies_with_default(policies)
-        expressions = expressions_with_default(complete)
-        self._policies = {policy.name: policy for policy in complete}
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        *,
+        expressions: Sequence[Expression],
+        database: ExpressionDatabase,
+    ) -> None:
+        """*policies* have a default; *expressions* are those of *database*, by id."""
+        self._policies = {policy.name: policy for policy in policies}
         self._ids = {expression: index for index, expression in enumerate(expressions)}
-        self._database = load_database(database, expressions)
+        self._database = database
         self._effective: dict[PolicyBinding, EffectivePolicy | MissingPolicy] = {}
 
     @property
     def policies(self) -> tuple[Policy, ...]:
         """Every policy by name, the built-in default included where it holds."""
         return tuple(self._policies[name] for name in sorted(self._policies))
+
+    @property
+    def bindings(self) -> tuple[PolicyBinding, ...]:
+        """Those that were asked for so far."""
+        return tuple(self._effective)
 
     def effective(self, binding: PolicyBinding) -> EffectivePolicy | MissingPolicy:
         """Return what holds for *binding*; the same object for equal bindings."""
@@ -135,26 +154,50 @@ class PolicySnapshot:
         )
 
 
-def _compile_searches(policies: Sequence[Policy]) -> None:
+def _compile_searches(policies: Sequence[Policy]) -> Steps[None]:
     """Compile what finds the spans now: within an exchange it would be late, and could fail."""
-    for policy in policies_with_default(policies):
-        rules = (rule for one in policy.guardrails for rule in rules_of(one.settings))
+    for policy in policies:
         try:
-            for rule in rules:
-                _ = rule.pattern
+            for one in policy.guardrails:
+                for rule in rules_in_turn(one.settings):
+                    _ = rule.pattern
+                    yield
+                rules_of(one.settings)
+                yield
         except re2.error:
             raise CompileError(f"an expression of policy {policy.name} is not RE2") from None
+
+
+def snapshot_steps(
+    compiled: CompiledPolicies, *, prepared_for: Iterable[PolicyBinding] = ()
+) -> Steps[PolicySnapshot]:
+    """Build a snapshot in slices of a millisecond, ready for the bindings *prepared_for*.
+
+    Raises:
+        CompileError: an expression cannot be compiled, or the database is of other policies.
+    """
+    load_numbering_plans()
+    policies = policies_with_default(compiled.policies)
+    yield from _compile_searches(policies)
+    expressions = yield from expressions_in_turn(policies)
+    yield
+    database = load_database(compiled.database, expressions)
+    yield
+    snapshot = PolicySnapshot(policies, expressions=expressions, database=database)
+    for binding in prepared_for:
+        yield
+        snapshot.effective(binding)
+    return snapshot
 
 
 def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None) -> PolicySnapshot:
     """Build a snapshot of *policies*, with the built-in default where none is named so.
 
-    Without *database* it is compiled here, which takes hundreds of milliseconds; a worker
-    passes what `compile_in_subprocess` returned for the same policies.
+    Without *database* it is compiled here, which takes hundreds of milliseconds.
 
     Raises:
-        CompileError: an expression cannot be compiled, or *database* is of other policies.
+        CompileError: as `snapshot_steps` does.
     """
-    load_numbering_plans()
-    _compile_searches(policies)
-    return PolicySnapshot(policies, database=database or compile_database(policies))
+    run_to_end(_compile_searches(policies))  # tells what is wrong by the policy's name
+    compiled = CompiledPolicies(tuple(policies), database or compile_database(policies))
+    return run_to_end(snapshot_steps(compiled))

@@ -12,7 +12,7 @@ from sidecar.domain.scope import EVERYWHERE, Circumstances, Scope
 from sidecar.domain.subject import Operation
 from sidecar.guardrails.applicability import Standing, holds_for_model, standing
 from sidecar.guardrails.effective import judges_input
-from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, compile_database
+from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
 
 scopes = st.just(EVERYWHERE) | st.builds(
     Scope,
@@ -64,7 +64,7 @@ def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away
     bound = {"organization": organization, "team": team, "key": key}
     policies = [Policy(name, 1, guardrails) for name, guardrails in bound.items()]
     policies.append(DEFAULT)
-    snapshot = PolicySnapshot(policies, database=compile_database(policies))
+    snapshot = build_snapshot(policies)
     policy = snapshot.effective(PolicyBinding(key="key", team="team", organization="organization"))
     assert isinstance(policy, EffectivePolicy)
     if policy.request_forms is not None:

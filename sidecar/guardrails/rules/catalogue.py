@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Final, assert_never
 
@@ -33,13 +34,20 @@ from sidecar.guardrails.rules.pii import PII_RULES, national_phone_rule
 from sidecar.guardrails.rules.rule import Expression, Rank, Rule
 from sidecar.guardrails.rules.secrets import SECRET_RULES
 from sidecar.guardrails.rules.terms import term_rule
+from sidecar.guardrails.slices import Steps, run_to_end
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 
 _RANKS: Final = {rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)}
 
 
+@functools.lru_cache(maxsize=1024)
 def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
     """Return the rules of a guardrail; one that asks a server or judges a whole text has none."""
+    return tuple(rules_in_turn(settings))
+
+
+def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
+    """Return what `rules_of` does, each of an author's made when it is asked for."""
     match settings:
         case SecretsSettings(types=types):
             return _chosen(SECRET_RULES, types)
@@ -47,9 +55,9 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
             national = (national_phone_rule(regions),) if regions else ()
             return _chosen((*PII_RULES, *national), types)
         case DeniedPatternsSettings(patterns=patterns):
-            return tuple(_author_rule(pattern) for pattern in patterns)
+            return (_author_rule(pattern) for pattern in patterns)
         case DeniedTermsSettings(terms=terms):
-            return tuple(term_rule(term) for term in terms)
+            return (term_rule(term) for term in terms)
         case (
             CodeSettings()
             | ToxicitySettings()
@@ -95,13 +103,17 @@ def rank_of(guardrail: Guardrail, type_: str) -> int:
 
 def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
     """Return the distinct expressions a database filters for *policies*, in a stable order."""
-    settings = [one.settings for policy in policies for one in policy.guardrails]
-    distinct = {
-        rule.expression for one in settings for rule in rules_of(one) if rule.expression.filtered
-    }
-    for one in settings:
+    return run_to_end(expressions_in_turn(policies))
+
+
+def expressions_in_turn(policies: Iterable[Policy]) -> Steps[tuple[Expression, ...]]:
+    """Do what `expressions_of` does, a guardrail at a time."""
+    distinct: set[Expression] = set()
+    for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):
+        distinct.update(rule.expression for rule in rules_of(one) if rule.expression.filtered)
         if (check := whole_text_check(one)) is not None:
             distinct.update(check.expressions)
+        yield
     return tuple(sorted(distinct, key=lambda one: (one.unicode, one.counted, one.regex)))
 
 

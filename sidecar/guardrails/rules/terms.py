@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -20,6 +21,7 @@ _UNSPACED: Final = re.compile(
 _META: Final = re.compile(r"([\\.+*?()|\[\]{}^$/-])")
 
 
+@functools.lru_cache(maxsize=16_384)
 def term_rule(term: str) -> Rule:
     """Return the rule for one term; it searches case-folded text."""
     words = fold(term).split()

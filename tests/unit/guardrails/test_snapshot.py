@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from sidecar.domain.local_guardrails import DeniedPattern, DeniedPatternsSettings
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.outcomes import Found
+from sidecar.guardrails.slices import run_to_end
 from sidecar.guardrails.snapshot import (
     CompileError,
     EffectivePolicy,
@@ -13,6 +16,7 @@ from sidecar.guardrails.snapshot import (
     build_snapshot,
     compile_database,
     compile_in_subprocess,
+    snapshot_steps,
 )
 from tests.support.guardrails import parts_of, policy
 
@@ -50,10 +54,20 @@ def test_equal_bindings_have_the_same_effective_policy() -> None:
     assert snapshot.effective(PolicyBinding(team="gone")) == MissingPolicy("gone")
 
 
-async def test_a_database_compiled_elsewhere_finds_the_same() -> None:
-    """The bytes from the other process stand for the policies they were made of."""
-    database = await compile_in_subprocess((CODES,))
-    found = build_snapshot((CODES,), database=database).effective(PolicyBinding(key="codes"))
+CODES_TEXT = """\
+name: codes
+guardrails: [{name: a, type: denied_patterns, patterns: [{name: CODE, regex: 'PRJ-[0-9]'}]}]
+"""
+
+
+async def test_policies_read_and_compiled_elsewhere_find_the_same() -> None:
+    """What the other process sends back stands for the documents it was given."""
+    compiled = await compile_in_subprocess([(CODES_TEXT, 7)])
+    snapshot = run_to_end(snapshot_steps(compiled, prepared_for=[PolicyBinding(team="codes")]))
+
+    assert compiled.policies == (dataclasses.replace(CODES, version=7),)
+    assert snapshot.bindings == (PolicyBinding(team="codes"),)
+    found = snapshot.effective(PolicyBinding(key="codes"))
     assert isinstance(found, EffectivePolicy)
     (outcome,) = found.local.scan(parts_of(["PRJ-1"]))
     assert isinstance(outcome, Found)
@@ -80,15 +94,23 @@ def test_an_expression_that_does_not_compile_makes_no_snapshot(regex: str) -> No
         build_snapshot((broken(regex),))
 
 
-async def test_the_compiling_process_tells_a_failure() -> None:
-    """Its exit code is the answer; nothing of the expression is repeated."""
-    with pytest.raises(CompileError) as raised:
-        await compile_in_subprocess((broken("secret("),))
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (CODES_TEXT.replace("PRJ", "secret("), "cannot be compiled together"),
+        ("secret: 1", "cannot be read"),
+    ],
+    ids=["not an expression", "not a policy"],
+)
+async def test_the_compiling_process_tells_a_failure(text: str, words: str) -> None:
+    """Its exit code is the answer; nothing of the document is repeated."""
+    with pytest.raises(CompileError, match=words) as raised:
+        await compile_in_subprocess([(text, 1)])
     assert "secret" not in str(raised.value)
 
 
 async def test_policies_without_expressions_need_no_database() -> None:
     """The matching engine cannot compile nothing; nothing is what is scanned for."""
-    policies = (Policy("default", 1),)
-    snapshot = build_snapshot(policies, database=await compile_in_subprocess(policies))
+    compiled = await compile_in_subprocess([("name: default", 1)])
+    snapshot = run_to_end(snapshot_steps(compiled))
     assert isinstance(snapshot.effective(PolicyBinding()), EffectivePolicy)
