@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-keys bench-waterfall bench-docs proto lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-keys bench-waterfall bench-docs proto proto-publish lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -48,7 +48,7 @@ test: $(DEV_STAMP) has-pgbouncer ## All tests, on real Envoy, PostgreSQL and Val
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 
-check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, unused dependencies
+check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused dependencies
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -56,6 +56,9 @@ check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, unused dependencies
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry sidecar
 	$(VENV)/bin/shellcheck .ci/run
+	$(VENV)/bin/buf format --diff --exit-code
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf breaking --against proto/published.binpb
 	$(VENV)/bin/yamllint --strict .
 
 format: $(DEV_STAMP) ## Format and fix what can be fixed
@@ -77,8 +80,12 @@ bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
 	$(MAKE) bench bench-guardrails bench-keys bench-waterfall BENCH_OPTIONS=--markdown
 
-proto: $(DEV_STAMP) ## Take Envoy's ext_proc messages anew from the installed Envoy
+proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py
+	$(PY) proto/generate_guardrail.py
+
+proto-publish: $(DEV_STAMP) ## Keep our own messages, as they are now, as what later ones must be compatible with
+	$(VENV)/bin/buf build --as-file-descriptor-set --exclude-source-info -o proto/published.binpb
 
 lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(PY) -m pip install --quiet --disable-pip-version-check uv

@@ -19,13 +19,13 @@ from typing import Final, assert_never
 from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import open_keys
 from sidecar.app.policies import PolicyReloader
+from sidecar.app.remote_checks import open_remote_checks
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts, PolicySource
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
-from sidecar.guardrails.webhook import open_webhooks
 from sidecar.settings import Engine as EngineChoice
 from sidecar.settings import Settings, Timing
 from sidecar.storage.key_activity import KeyActivity
@@ -83,7 +83,9 @@ async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> Non
 
 async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> Parts:
     pool = await stack.enter_async_context(open_pool(settings.postgres))
-    webhooks = await stack.enter_async_context(open_webhooks())
+    remote = await open_remote_checks(
+        settings.exchange, metrics=recorder.metrics.remote, stack=stack
+    )
     keys = await open_keys(settings, pool, metrics=recorder.metrics.keys, stack=stack)
     policies = PolicyReloader(
         PostgresPolicyStore(pool, settings.postgres),
@@ -101,7 +103,7 @@ async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitS
         keys=keys.cache,
         uses=uses,
         policies=policies,
-        inspector=Inspector(remote=webhooks, clock=time.monotonic),
+        inspector=Inspector(remote=remote, clock=time.monotonic),
         recorder=recorder,
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),

@@ -37,6 +37,27 @@ class Verdict(enum.Enum):
     SKIPPED = "skipped"
 
 
+class RemoteEvent(enum.Enum):
+    """What happened on the way to a remote check's outcome; the value is a metric label."""
+
+    CACHE_HIT = "cache_hit"
+    """Nobody was asked: the answer to equal content was still kept."""
+    JOINED = "joined"
+    """Equal content was being asked about, and its answer was waited for."""
+    RETRY = "retry"
+    HEDGE = "hedge"
+    """Asked a second time, since no answer had come so far."""
+    HEDGE_WON = "hedge_won"
+
+
+@dataclass(frozen=True, slots=True)
+class NotedEvent:
+    """A remote event and when it was, on the clock of the inspection."""
+
+    event: RemoteEvent
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class GuardrailResult:
     """One guardrail's outcome. In shadow mode the verdict is what enforce would have done.
@@ -53,3 +74,4 @@ class GuardrailResult:
     seconds: float
     error_type: str | None = None
     score: float | None = None
+    events: tuple[NotedEvent, ...] = ()

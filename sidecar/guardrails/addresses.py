@@ -1,4 +1,4 @@
-"""Where a webhook may not be: addresses that answer with a machine's own credentials."""
+"""Where a remote check may not lead: addresses that answer with a machine's own credentials."""
 
 from __future__ import annotations
 
@@ -26,17 +26,27 @@ _REFUSED_NETWORKS: Final = tuple(
 )
 
 
-def is_refused_address(text: str) -> bool:
-    """Tell whether *text* is an address no webhook may have; names and rubbish are not judged.
+_ENDS_IN_IPV4: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b::/96",  # NAT64 (RFC 6052)
+        "64:ff9b:1::/48",  # NAT64 within a network (RFC 8215), with a prefix of 96 bits
+        "::/96",  # IPv4-compatible (RFC 4291 2.5.5.1); :: and ::1 are in it as well
+    )
+)
 
-    Loopback and private networks are allowed: in a cluster, that is where webhooks live.
+
+def is_refused_address(text: str) -> bool:
+    """Tell whether *text* is an address no remote check may have; names are not judged.
+
+    Loopback and private networks are allowed: in a cluster, that is where their servers live.
     """
     try:
         address: _Address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        # The same host, written as IPv4-mapped, 6to4, NAT64 or Teredo.
+        # The same host, written as IPv4-mapped or -compatible, 6to4, NAT64 or Teredo.
         address = _embedded_ipv4(address) or address
     return any(
         address.version == network.version and address in network for network in _REFUSED_NETWORKS
@@ -44,7 +54,9 @@ def is_refused_address(text: str) -> bool:
 
 
 def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address in ipaddress.ip_network("64:ff9b::/96"):
+    if address.is_loopback:
+        return None
+    if any(address in network for network in _ENDS_IN_IPV4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     teredo = address.teredo
     return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)

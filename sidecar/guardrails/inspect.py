@@ -12,17 +12,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.policy import Action, Guardrail, Mode, OnError
+from sidecar.domain.finding import GuardrailResult, NotedEvent, RemoteEvent, Verdict
+from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.local_scan import Outcomes
 from sidecar.guardrails.outcomes import Failed, Found, Outcome
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.remote import (
     InspectionSubject,
+    RemoteAnswer,
     RemoteCheckError,
     RemoteChecks,
     RemoteRequest,
+    RemoteTimeoutError,
     verdict_of,
 )
 from sidecar.guardrails.rules.catalogue import rank_of
@@ -41,6 +43,9 @@ _LOCAL_VERDICTS: Final = {
     Action.REDACT: Verdict.REDACT,
     Action.FLAG: Verdict.FLAG,
 }
+GRACE_SECONDS: Final = 0.1
+"""How long a remote check may outlive its limit, which it keeps itself, before it is cut off."""
+
 _CLOSING: Final = frozenset({Verdict.BLOCK, Verdict.ERROR_CLOSED, Verdict.TIMEOUT_CLOSED})
 
 
@@ -138,8 +143,7 @@ class Inspector:
         try:
             async with asyncio.TaskGroup() as group:
                 for guardrail in policy.remote:
-                    request = RemoteRequest(guardrail, *asked)
-                    group.create_task(self._check_or_end(request, remote))
+                    group.create_task(self._check_or_end(guardrail, asked, remote))
         except* _DecidedError:
             decided = True
         for guardrail in policy.remote:
@@ -156,33 +160,43 @@ class Inspector:
         return _ordered(policy, {**local, **remote})
 
     async def _check_or_end(
-        self, request: RemoteRequest, results: dict[str, GuardrailResult]
+        self,
+        guardrail: Guardrail,
+        asked: tuple[Subject, InspectionSubject],
+        results: dict[str, GuardrailResult],
     ) -> None:
-        result = await self._check(request)
-        results[request.guardrail.name] = result
+        events: list[NotedEvent] = []
+
+        def note(event: RemoteEvent) -> None:
+            events.append(NotedEvent(event, self._clock()))
+
+        request = RemoteRequest(guardrail, *asked, stage=Stage.INPUT, note=note)
+        result = replace(await self._check(request), events=tuple(events))
+        results[guardrail.name] = result
         if _decides(result):
             raise _DecidedError
 
     async def _check(self, request: RemoteRequest) -> GuardrailResult:
         guardrail, at = request.guardrail, self._clock()
-        findings: tuple[Finding, ...] = ()
-        error_type: str | None = None
-        limit = asyncio.timeout(guardrail.timeout_seconds)
+        answer, error_type = RemoteAnswer("pass"), None
+        limit = asyncio.timeout(guardrail.timeout_seconds + GRACE_SECONDS)
         try:
             async with limit:
                 answer = await self._remote.check(request)
-            verdict, findings = verdict_of(answer, guardrail.action), answer.findings
+            verdict = verdict_of(answer, guardrail.action)
+        except RemoteTimeoutError as error:
+            verdict, error_type = _timeout(guardrail), error.error_type
         except RemoteCheckError as error:
             verdict, error_type = _error(guardrail), error.error_type
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             expired = limit.expired()
             verdict = _timeout(guardrail) if expired else _error(guardrail)
             error_type = "timeout" if expired else type(error).__name__
-        result = _result(guardrail, verdict, at=at, error_type=error_type)
         return replace(
-            result,
-            findings=disjoint(findings, rank=lambda one: rank_of(guardrail, one.type)),
+            _result(guardrail, verdict, at=at, error_type=error_type),
+            findings=disjoint(answer.findings, rank=lambda one: rank_of(guardrail, one.type)),
             seconds=self._clock() - at,
+            score=answer.score,
         )
 
 

@@ -30,13 +30,13 @@ __all__ = [
 DEFAULT_POLICY_NAME: Final = "default"
 
 SUPPORTED_TYPES: Final = frozenset(
-    {"secrets", "pii", "denied_patterns", "denied_terms", "max_input", "webhook"}
-)
+    {
+        "secrets", "pii", "denied_patterns", "denied_terms", "max_input", "webhook", "grpc",
+        "moderation", "presidio", "llm_judge",
+    }
+)  # fmt: skip
 
-UNSUPPORTED_FIELDS: Final = frozenset({
-    "restore", "ca_file", "cert_file", "key_file", "retries", "hedge_after", "cache",
-    "max_concurrent", "breaker",
-})  # fmt: skip
+UNSUPPORTED_FIELDS: Final = frozenset({"restore"})
 
 Expressions = Literal["check", "trust"]
 """Whether regular expressions are compiled now (some ms each), or were when it was applied."""

@@ -19,6 +19,7 @@ from sidecar.domain.policy import Guardrail, Policy
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
 
 SECONDS_BUCKETS: Final = (
@@ -98,6 +99,9 @@ class Metrics:
         self._declare_checks(registry)
         self._declare_process(registry)
         self.keys = KeyMetrics(registry)
+        self.remote = RemoteMetrics(
+            registry, guardrail_label=self._guardrail_label, error_label=LabelCap()
+        )
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
         self._exchanges = _Children(
@@ -254,6 +258,7 @@ class Metrics:
             self._count_verdict(result)
         for name in report.exempted:
             self._exempted(self._guardrail_label(name)).inc()
+            self.remote.count(result)
         for reason in dict.fromkeys(report.unscanned):
             self._unscanned(reason.value, report.unscanned_action.value).inc()
 

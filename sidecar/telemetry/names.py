@@ -72,6 +72,9 @@ class MetricName:
     GUARDRAIL_VERDICTS: Final = "egret_guardrail_verdicts"
     GUARDRAIL_SECONDS: Final = "egret_guardrail_seconds"
     GUARDRAIL_EXEMPTIONS: Final = "egret_guardrail_exemptions"
+    REMOTE_EVENTS: Final = "egret_remote_events"
+    GUARDRAIL_ERRORS: Final = "egret_guardrail_errors"
+    REMOTE_BREAKER_STATE: Final = "egret_remote_breaker_state"
     UNSCANNED: Final = "egret_unscanned"
     IN_FLIGHT_EXCHANGES: Final = "egret_in_flight_exchanges"
     BODY_BYTES: Final = "egret_body_bytes"
@@ -93,6 +96,8 @@ class LogEvent:
     EXCHANGE_FAULT: Final = "exchange.fault"
     SLOW_REQUEST: Final = "slow_request"
     TELEMETRY_FAILED: Final = "telemetry.failed"
+    BREAKER_OPENED: Final = "guardrails.breaker_opened"
+    BREAKER_CLOSED: Final = "guardrails.breaker_closed"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
     LIBRARY: Final = "library.log"
 

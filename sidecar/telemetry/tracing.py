@@ -120,6 +120,9 @@ class Tracing:
             attributes=attributes,
             start_time=start,
         )
+        for noted in result.events:
+            at, _ = _interval(noted.at, 0.0, timings)
+            span.add_event(f"{SpanName.GUARDRAIL}.{noted.event.value}", timestamp=at)
         _end(span, attributes, end)
 
 

@@ -93,6 +93,7 @@ class BreakerDocument(Document):
 
 
 class _RemoteFields(GuardrailFields):
+    url: HttpAddress
     headers: Annotated[dict[str, str], AfterValidator(_headers), Field(max_length=20)] = Field(
         default_factory=dict, repr=False
     )
@@ -109,6 +110,15 @@ class _RemoteFields(GuardrailFields):
     def _has_a_whole_identity(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("`cert_file` and `key_file` go together")
+        has_files = self.ca_file is not None or self.cert_file is not None
+        if has_files and not self.url.lower().startswith(("https:", "grpcs:")):
+            raise ValueError("has certificate files, and a URL without TLS")
+        return self
+
+    @model_validator(mode="after")
+    def _hedges_in_time(self) -> Self:
+        if self.hedge_after is not None and self.hedge_after >= self.timeout:
+            raise ValueError("`hedge_after` is not shorter than `timeout`")
         return self
 
     def care(self) -> RemoteCare:
@@ -137,7 +147,6 @@ class WebhookDocument(_RemoteFields):
     """Settings of `webhook`."""
 
     type: Literal["webhook"]
-    url: HttpAddress
 
     @override
     def settings(self) -> WebhookSettings:
@@ -150,6 +159,13 @@ class GrpcDocument(_RemoteFields):
     type: Literal["grpc"]
     url: GrpcAddress
 
+    @model_validator(mode="after")
+    def _has_metadata(self) -> Self:
+        for name in self.headers:
+            if name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
+                raise ValueError(f"`{name[:80]}` is gRPC's own, or binary metadata")
+        return self
+
     @override
     def settings(self) -> GrpcSettings:
         return GrpcSettings(endpoint=self.endpoint_at(self.url), care=self.care())
@@ -159,7 +175,6 @@ class ModerationDocument(_RemoteFields):
     """Settings of `moderation`."""
 
     type: Literal["moderation"]
-    url: HttpAddress
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     categories: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/-]{0,62}$")], ...] | None,
@@ -182,7 +197,6 @@ class PresidioDocument(_RemoteFields):
     """Settings of `presidio`."""
 
     type: Literal["presidio"]
-    url: HttpAddress
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
     entities: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")], ...] | None,
@@ -205,7 +219,6 @@ class LlmJudgeDocument(_RemoteFields):
     """Settings of `llm_judge`."""
 
     type: Literal["llm_judge"]
-    url: HttpAddress
     model: Annotated[str, Field(min_length=1, max_length=200)]
     rubric: Annotated[str, Field(min_length=1, max_length=20_000)]
     min_score: Score = 0.5

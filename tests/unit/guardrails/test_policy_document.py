@@ -111,6 +111,7 @@ def test_the_default_policy_blocks_secrets_and_redacts_personal_data() -> None:
     )
 
 
+HOOK = "name: p\nguardrails:\n  - {name: a, type: webhook, url: 'http://h/'"
 GUARDRAIL = "name: p\nguardrails:\n  - "
 
 FAULTS = {
@@ -276,6 +277,44 @@ FAULTS = {
     "unsupported_field": (
         f"{GUARDRAIL}{{name: a, type: pii, restore: true}}",
         "line 3, column 26: guardrails[0].restore: `restore` is not supported yet",
+    ),
+    "unknown_field_of_a_breaker": (
+        f"{HOOK}, breaker: {{failure: 3}}}}",
+        (
+            "line 3, column 58: guardrails[0].breaker.failure: unknown field `failure` "
+            "(did you mean `failures`?)"
+        ),
+    ),
+    "half_an_identity": (
+        f"{HOOK}, cert_file: /c.pem}}",
+        "line 3, column 5: guardrails[0]: `cert_file` and `key_file` go together",
+    ),
+    "certificates_without_tls": (
+        f"{HOOK}, ca_file: /ca.pem}}",
+        "line 3, column 5: guardrails[0]: has certificate files, and a URL without TLS",
+    ),
+    "late_hedge": (
+        f"{HOOK}, timeout: 1s, hedge_after: 1s}}",
+        "line 3, column 5: guardrails[0]: `hedge_after` is not shorter than `timeout`",
+    ),
+    "grpc_with_a_path": (
+        f"{GUARDRAIL}{{name: a, type: grpc, url: 'grpc://h:1/x'}}",
+        (
+            "line 3, column 32: guardrails[0].url: has a path; a gRPC server is named by host "
+            "and port"
+        ),
+    ),
+    "grpc_without_a_port": (
+        f"{GUARDRAIL}{{name: a, type: grpc, url: 'grpc://h'}}",
+        "line 3, column 32: guardrails[0].url: is not grpc://host:port or grpcs://host:port",
+    ),
+    "grpc_at_a_metadata_address": (
+        f"{GUARDRAIL}{{name: a, type: grpc, url: 'grpc://169.254.169.254:80'}}",
+        "line 3, column 32: guardrails[0].url: points at a link-local or metadata address",
+    ),
+    "binary_metadata": (
+        f"{GUARDRAIL}{{name: a, type: grpc, url: 'grpc://h:1', headers: {{a-bin: x}}}}",
+        "line 3, column 5: guardrails[0]: `a-bin` is gRPC's own, or binary metadata",
     ),
     "same_guardrail_twice": (
         f"{GUARDRAIL}{{name: a, type: pii}}\n  - {{name: a, type: secrets}}",

@@ -5,6 +5,7 @@ import gzip
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,21 +14,20 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from typing_extensions import override
 
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail
+from sidecar.domain.policy import Stage
 from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.domain.subject import Subject
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteRequest
-from sidecar.guardrails.webhook import WebhookChecks, open_webhooks, read_answer
+from sidecar.guardrails.remote_checks.http import HttpClient
+from sidecar.guardrails.remote_checks.webhook import WebhookChecks, read_answer, request_body
 from tests.support.guardrails import effective, policy, subject_of
+from tests.support.remote_checks import ABOUT, asking, remote_checks
 from tests.support.webhook_server import Answer, WebhookServer, webhook_server
-
-ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")
 
 
 def request_to(url: str, *texts: str, headers: tuple[tuple[str, str], ...] = ()) -> RemoteRequest:
-    guardrail = Guardrail("dlp", WebhookSettings(RemoteEndpoint(url, headers)))
-    return RemoteRequest(guardrail, subject_of(*texts), ABOUT)
+    return asking(WebhookSettings(RemoteEndpoint(url, headers)), *texts)
 
 
 def saying(answer: object) -> Answer:
@@ -38,13 +38,13 @@ def saying(answer: object) -> Answer:
 
 
 async def ask(server: WebhookServer, *texts: str) -> RemoteAnswer:
-    async with open_webhooks() as checks:
+    async with remote_checks() as checks:
         return await checks.check(request_to(server.url, *texts))
 
 
 async def test_a_webhook_is_sent_every_text_and_whose_request_it_is() -> None:
     """The whole wire format, with the policy's own headers."""
-    async with webhook_server(saying({"verdict": "pass"})) as server, open_webhooks() as checks:
+    async with webhook_server(saying({"verdict": "pass"})) as server, remote_checks() as checks:
         request = request_to(server.url, "Grüße", "b", headers=(("authorization", "Bearer x"),))
         assert await checks.check(request) == RemoteAnswer("pass")
     assert server.bodies == [
@@ -61,6 +61,12 @@ async def test_a_webhook_is_sent_every_text_and_whose_request_it_is() -> None:
     lowered = {name.lower(): value for name, value in headers.items()}
     assert lowered["authorization"] == "Bearer x"
     assert lowered["content-type"] == "application/json"
+
+
+def test_a_webhook_is_told_which_side_the_texts_are_of() -> None:
+    """A guardrail for both sides is asked about one at a time."""
+    request = replace(request_to("http://h/", "text"), stage=Stage.OUTPUT)
+    assert b'"stage":"output"' in request_body(request)
 
 
 async def test_spans_in_characters_become_spans_in_bytes() -> None:
@@ -177,7 +183,7 @@ async def test_a_closed_port_is_a_connection_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    async with open_webhooks() as checks:
+    async with remote_checks() as checks:
         with pytest.raises(RemoteCheckError, match="connection"):
             await checks.check(request_to(f"http://127.0.0.1:{port}/", "text"))
 
@@ -221,23 +227,29 @@ async def test_a_name_that_leads_to_a_metadata_server_is_refused(
     addresses: tuple[str, ...],
 ) -> None:
     """The name was fine when the policy was applied; what it resolves to now is what counts."""
-    async with WebhookChecks(resolver=FixedResolver(*addresses)) as checks:
+    async with HttpClient(resolver=FixedResolver(*addresses)) as http:
         with pytest.raises(RemoteCheckError, match="refused_address"):
-            await checks.check(request_to("http://dlp.example.com/", "text"))
+            await WebhookChecks(http).check(request_to("http://dlp.example.com/", "text"))
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "0xa9fea9fe"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254", "[::ffff:169.254.169.254]", "[::169.254.169.254]", "0xa9fea9fe",
+        "2852039166", "0251.0376.0251.0376", "\uff11\uff16\uff19.254.169.254", "169.254.169.254.",
+    ],
+)  # fmt: skip
 async def test_a_metadata_address_is_refused_in_any_spelling(host: str) -> None:
     """An address in the URL needs no resolver, or gets through it as a number."""
-    async with open_webhooks() as checks:
-        with pytest.raises(RemoteCheckError, match="refused_address"):
+    async with remote_checks() as checks:
+        with pytest.raises(RemoteCheckError, match=r"refused_address|url"):
             await checks.check(request_to(f"http://{host}/", "text"))
 
 
 async def inspect_with(
     guardrails: Callable[[str], str], answer: Answer
 ) -> tuple[tuple[GuardrailResult, ...], WebhookServer]:
-    async with webhook_server(answer) as server, open_webhooks() as checks:
+    async with webhook_server(answer) as server, remote_checks() as checks:
         inspector = Inspector(remote=checks, clock=time.monotonic)
         chosen = effective(policy(guardrails(server.url)))
         results = inspector.inspect(chosen, subject_of("text"), about=ABOUT)
@@ -314,19 +326,14 @@ def test_many_spans_are_read_in_one_go() -> None:
     spans = b",".join(
         b'{"text":0,"start":%d,"end":%d,"type":"X"}' % (i, i + 1) for i in range(0, 3_000, 2)
     )
-    guardrail = Guardrail("dlp", WebhookSettings(RemoteEndpoint("http://h/")))
-    request = RemoteRequest(guardrail, subject_of(text), ABOUT)
+    request = request_to("http://h/", text)
     answer = read_answer(b'{"verdict":"redact","findings":[%s]}' % spans, request)
     assert answer.findings[-1] == Finding("dlp", "X", 0, 2 * 2_998, 2 * 2_999)
 
 
 def test_a_subject_without_text_has_no_span() -> None:
     """A webhook cannot find something where there is nothing."""
-    request = RemoteRequest(
-        Guardrail("dlp", WebhookSettings(RemoteEndpoint("http://h/"))),
-        Subject(None, streamed=False, parts=()),
-        ABOUT,
-    )
+    request = replace(request_to("http://h/"), subject=Subject(None, streamed=False, parts=()))
     body = b'{"verdict":"flag","findings":[{"text":0,"start":0,"end":1,"type":"X"}]}'
     with pytest.raises(RemoteCheckError, match="span_out_of_range"):
         read_answer(body, request)

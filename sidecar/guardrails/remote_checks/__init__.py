@@ -1,0 +1,1 @@
+"""How each type of remote guardrail is asked over HTTP, and the care around every asker."""

@@ -1,0 +1,33 @@
+"""The remote checks of a worker as `app` builds them, and questions for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.app.remote_checks import open_remote_checks
+from sidecar.domain.policy import Action, Guardrail, Stage
+from sidecar.domain.remote_guardrails import RemoteSettings
+from sidecar.guardrails.inspect import InspectionSubject
+from sidecar.guardrails.remote import RemoteChecks, RemoteRequest
+from sidecar.settings import ExchangeSettings
+from sidecar.telemetry.metrics import Metrics
+from tests.support.guardrails import subject_of
+
+ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")
+
+
+@asynccontextmanager
+async def remote_checks(registry: CollectorRegistry | None = None) -> AsyncIterator[RemoteChecks]:
+    """Every type, with the care around it."""
+    metrics = Metrics(registry or CollectorRegistry())
+    async with AsyncExitStack() as stack:
+        yield await open_remote_checks(ExchangeSettings(), metrics=metrics.remote, stack=stack)
+
+
+def asking(settings: RemoteSettings, *texts: str, action: Action = Action.BLOCK) -> RemoteRequest:
+    """Return what a guardrail with these settings is asked about a request that says *texts*."""
+    guardrail = Guardrail("dlp", settings, action=action)
+    return RemoteRequest(guardrail, subject_of(*texts), ABOUT, stage=Stage.INPUT)
