@@ -256,9 +256,9 @@ class Metrics:
         self._count_authorization(report)
         for result in report.results:
             self._count_verdict(result)
+            self.remote.count(result)
         for name in report.exempted:
             self._exempted(self._guardrail_label(name)).inc()
-            self.remote.count(result)
         for reason in dict.fromkeys(report.unscanned):
             self._unscanned(reason.value, report.unscanned_action.value).inc()
 

@@ -49,6 +49,10 @@ name: late
 guardrails:
   - {name: endless, type: webhook, url: "HOOK/hang", timeout: 30s}
 ---
+name: late-allow
+guardrails:
+  - {name: endless, type: webhook, url: "HOOK/hang", timeout: 30s, on_error: allow}
+---
 name: hook-hang-block
 guardrails: [{name: hook, type: webhook, url: "HOOK/hang", timeout: 200ms, on_error: block}]
 ---

@@ -67,15 +67,20 @@ async def test_the_first_block_ends_the_others(stack: Stack, webhooks: WebhookSe
     assert await stack.received_count() == 0
 
 
-async def test_a_guardrail_that_takes_longer_than_egret_may_wait_is_no_pass(stack: Stack) -> None:
-    """Its own time limit is 30 s; the exchange's budget of 2 s is the shorter."""
+async def test_a_guardrail_may_take_no_longer_than_its_exchange(stack: Stack) -> None:
+    """Its own time limit is 30 s and the exchange's budget 2 s; its `on_error` still decides."""
     async with stack.counting() as counted:
         answer = await stack.post(message("hello"), path=MESSAGES, key="late")
     assert answer.anthropic_error == (503, "api_error")
     assert "retry-after" in answer.headers
     assert counted.outcomes == {("failed", "chat", "guardrail_unavailable"): 1}
-    assert counted.faults == {"deadline": 1}
+    assert counted.verdicts == {("endless", "timeout_closed"): 1}
+    assert counted.faults == {}
     assert await stack.received_count() == 0
+    async with stack.counting() as counted:
+        answer = await stack.post(chat("hello"), key="late-allow")
+    assert answer.status == 200
+    assert counted.verdicts == {("endless", "timeout_open"): 1}
 
 
 async def test_in_shadow_mode_guardrails_say_what_they_would_do_and_change_nothing(

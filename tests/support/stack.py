@@ -272,6 +272,9 @@ class Stack:
             if since.outcomes.total() >= exchanges or time.monotonic() > deadline:
                 break
             await asyncio.sleep(POLL_SECONDS)
+        # A scrape can come between an exchange's own count and those of its guardrails.
+        await asyncio.sleep(POLL_SECONDS)
+        since = (await self.counted()) - before
         counted.__dict__.update(since.__dict__)
 
     async def log_line(self, request_id: str) -> dict[str, Any]:
