@@ -21,7 +21,7 @@ from sidecar.dialects.read import read_request
 from sidecar.domain.finding import Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.subject import Dialect, Operation, Route, Subject, TextPart
+from sidecar.domain.subject import Dialect, Operation, RequestForm, Route, Subject, TextPart
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
@@ -31,7 +31,7 @@ HOSTILE_SIZE: Final = "64k"
 SECONDS: Final = 2.0
 QUICK_SECONDS: Final = 0.2
 MIN_CALLS: Final = 20
-ROUTE: Final = Route(Dialect.OPENAI, Operation.CHAT, has_body=True)
+ROUTE: Final = Route(Dialect.OPENAI, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES)
 HEADERS: Final = Headers((("content-type", b"application/json"),))
 
 

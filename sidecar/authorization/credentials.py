@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_plus
 
 from sidecar.authorization.api_key import ApiKey, parse
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import CREDENTIAL_HEADERS, HeaderName, Headers
+from sidecar.domain.http import (
+    CREDENTIAL_HEADERS,
+    CREDENTIAL_PARAMETERS,
+    HeaderName,
+    Headers,
+)
 
 _BLANK = b" \t"
+
+_PARAMETER: Final = re.compile("[&;]")
+"""Some servers still take a semicolon between parameters (HTML 4.01 appendix B.2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +34,12 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
 
     A client may send the same key in two headers (some do, to suit two APIs at once). Whatever
     two parsers could read differently presents nothing: two keys, a header that comes twice, or
-    one that a proxy may have joined with a comma (RFC 9110 section 5.3).
+    one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
+    query is never believed, whatever the headers say: the provider would be sent it, and
+    whoever logs paths would keep it.
     """
+    if _is_in_query(headers.text(HeaderName.PATH)):
+        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
     presented = [field for field in headers.fields if field[0] in CREDENTIAL_HEADERS]
     names = {name for name, _ in presented}
     if len(names) < len(presented) or any(b"," in value for _, value in presented):
@@ -32,9 +47,12 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     credentials = [_credential(name, value) for name, value in presented]
     if not credentials:
         return CredentialFault(ErrorKind.MISSING_API_KEY)
-    credential = credentials[0]
-    if any(other != credential for other in credentials):
+    if any(other != credentials[0] for other in credentials):
         return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+    return _key(credentials[0])
+
+
+def _key(credential: bytes | None) -> ApiKey | CredentialFault:
     if credential is None:
         return CredentialFault(ErrorKind.INVALID_API_KEY)
     if not credential:
@@ -51,3 +69,11 @@ def _credential(name: str, value: bytes) -> bytes | None:
     scheme, _, credential = value.partition(b" ")
     # RFC 9110 section 11.1: the scheme's case means nothing.
     return credential.strip(_BLANK) if scheme.lower() == b"bearer" else None
+
+
+def _is_in_query(path: str) -> bool:
+    query = path.partition("?")[2]
+    return bool(query) and any(
+        unquote_plus(parameter.partition("=")[0]).strip().casefold() in CREDENTIAL_PARAMETERS
+        for parameter in _PARAMETER.split(query)
+    )

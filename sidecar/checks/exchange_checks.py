@@ -110,7 +110,7 @@ class ExchangeChecks:
     def _take_headers(self, headers: Headers) -> None:
         self._headers = headers
         method, path = headers.text(HeaderName.METHOD), headers.text(HeaderName.PATH)
-        self._route = recognise(method, path)
+        self._route = recognise(method, path, headers)
         self._dialect = guess_dialect(path, headers)
         request_id = headers.text(HeaderName.REQUEST_ID)
         if _REQUEST_ID.fullmatch(request_id):

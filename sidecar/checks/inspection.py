@@ -57,27 +57,31 @@ class Inspection:
             case Malformed(problem):
                 return ClientError(ErrorKind.INVALID_BODY, problem)
             case Unreadable(reason):
-                return self.pass_unscanned((reason,))
+                return self.pass_unscanned((reason,), model=route.model)
             case Subject():
                 return self._judge(read, body)
             case _:
                 assert_never(read)
 
-    def pass_unscanned(self, reasons: tuple[UnscannedReason, ...]) -> Inspected:
-        """Judge content that cannot be read, and whose model is therefore unknown."""
+    def pass_unscanned(
+        self, reasons: tuple[UnscannedReason, ...], *, model: str | None = None
+    ) -> Inspected:
+        """Judge content that cannot be read; its model is known only where the path names it."""
         self._ledger.unscanned = reasons
         decision = decide_unscanned(reasons, self._admitted.policy.unscanned)
         if isinstance(decision, Deny):
             return decision.error
-        if not is_model_allowed(None, self._admitted.allowed_models):
+        if not is_model_allowed(model, self._admitted.allowed_models):
             return client_error(ErrorKind.MODEL_NOT_ALLOWED)
         return Passed()
 
     def _judge(self, subject: Subject, body: bytes) -> Inspected | Awaitable[Inspected]:
         self._ledger.take_subject(subject)
-        if not is_model_allowed(subject.model, self._admitted.allowed_models):
+        named = (subject.model, *subject.other_models)
+        if not all(is_model_allowed(one, self._admitted.allowed_models) for one in named):
             return client_error(ErrorKind.MODEL_NOT_ALLOWED)
-        policy = self._admitted.policy.for_model(subject.model)
+        # Of several models nobody knows which one runs: what is for any of them holds.
+        policy = self._admitted.policy.for_model(None if subject.other_models else subject.model)
         if policy is not self._admitted.policy:
             self._ledger.take_policy(policy)
         unscanned = decide_unscanned(subject.unscanned, policy.unscanned)

@@ -28,6 +28,10 @@ def _message(kind: ErrorKind) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return "This API key is not valid."
         case ErrorKind.CONFLICTING_CREDENTIALS:
             return "More than one credential was sent, or one twice: send exactly one API key."
+        case ErrorKind.CREDENTIAL_IN_QUERY:
+            return (
+                "A credential was sent in the query: send the API key in a header, and only there."
+            )
         case ErrorKind.EXPIRED_API_KEY:
             return "This API key has expired: ask for a new one."
         case ErrorKind.REVOKED_API_KEY:

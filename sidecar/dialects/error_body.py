@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 import orjson
 
 from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.http import HeaderName
 from sidecar.domain.subject import Dialect
 
 
 def error_body(dialect: Dialect, error: ClientError) -> bytes:
     """Return the JSON error object that a client of *dialect* expects."""
     match dialect:
-        case Dialect.OPENAI:
+        case Dialect.OPENAI | Dialect.AZURE_OPENAI:
             return _openai(error)
         case Dialect.ANTHROPIC:
             return _anthropic(error)
+        case Dialect.GEMINI:
+            return _gemini(error)
+        case Dialect.BEDROCK:
+            return orjson.dumps({"message": error.message})
         case _:
             assert_never(dialect)
+
+
+def error_headers(dialect: Dialect, error: ClientError) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers that an error of *dialect* is read from: AWS has its type there."""
+    if dialect is not Dialect.BEDROCK:
+        return ()
+    return ((HeaderName.AMZN_ERROR_TYPE, bedrock_type(error.kind).encode()),)
 
 
 def _openai(error: ClientError) -> bytes:
@@ -41,6 +53,25 @@ def _anthropic(error: ClientError) -> bytes:
     )
 
 
+def _gemini(error: ClientError) -> bytes:
+    # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
+    reason = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": error.kind.name,
+        "domain": "egret",
+    }
+    return orjson.dumps(
+        {
+            "error": {
+                "code": error.kind.http_status,
+                "message": error.message,
+                "status": gemini_status(error.kind),
+                "details": [reason],
+            }
+        }
+    )
+
+
 def openai_type(kind: ErrorKind) -> str:
     """Return OpenAI's error `type`: coarse, bad keys and forbidden models included.
 
@@ -51,6 +82,7 @@ def openai_type(kind: ErrorKind) -> str:
             ErrorKind.MISSING_API_KEY
             | ErrorKind.INVALID_API_KEY
             | ErrorKind.CONFLICTING_CREDENTIALS
+            | ErrorKind.CREDENTIAL_IN_QUERY
             | ErrorKind.EXPIRED_API_KEY
             | ErrorKind.REVOKED_API_KEY
             | ErrorKind.DISABLED_API_KEY
@@ -83,6 +115,7 @@ def anthropic_type(kind: ErrorKind) -> str:
             ErrorKind.MISSING_API_KEY
             | ErrorKind.INVALID_API_KEY
             | ErrorKind.CONFLICTING_CREDENTIALS
+            | ErrorKind.CREDENTIAL_IN_QUERY
             | ErrorKind.EXPIRED_API_KEY
             | ErrorKind.REVOKED_API_KEY
             | ErrorKind.DISABLED_API_KEY
@@ -110,3 +143,37 @@ def anthropic_type(kind: ErrorKind) -> str:
             return "api_error"
         case _:
             assert_never(kind)
+
+
+def gemini_status(kind: ErrorKind) -> str:
+    """Return the name of Google's canonical code, as google/rpc/code.proto pairs it with HTTP."""
+    return _GOOGLE_STATUSES[kind.http_status]
+
+
+def bedrock_type(kind: ErrorKind) -> str:
+    """Return the exception that AWS's clients raise, by the runtime API's table of errors."""
+    return _BEDROCK_TYPES[kind.http_status]
+
+
+_GOOGLE_STATUSES: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+
+_BEDROCK_TYPES: Final = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    408: "ModelTimeoutException",
+    413: "ValidationException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "ServiceUnavailableException",
+}
+"""By status: every status of an `ErrorKind` is here, which a test walks through."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final
 
-from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
+from sidecar.dialects.named_models import named_models
+from sidecar.dialects.shape import has_tokens, shape_problem
+from sidecar.dialects.strict_json import JsonDocument, parse
+from sidecar.dialects.vocabulary import vocabulary
 from sidecar.dialects.walk import MAX_PARTS, Walk
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import (
@@ -31,11 +34,23 @@ def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unrea
         return Subject(model=None, streamed=False, parts=())
     reason = _declared_unreadable(headers)
     if reason is not None:
-        return Unreadable(reason)
+        is_form = reason is UnscannedReason.UNKNOWN_SHAPE and _is_form(headers)
+        return Unreadable(_FORMS.get(route.operation, reason) if is_form else reason)
     document = parse(body)
     if isinstance(document, Malformed):
         return document
-    return _subject(route.operation, document)
+    return _subject(route, document)
+
+
+_FORMS: Final = {
+    Operation.IMAGE_GENERATION: UnscannedReason.IMAGE,
+    Operation.TRANSCRIPTION: UnscannedReason.AUDIO,
+}
+"""What is uploaded as a form of many parts."""
+
+
+def _is_form(headers: Headers) -> bool:
+    return headers.text(HeaderName.CONTENT_TYPE).lower().startswith("multipart/form-data")
 
 
 def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
@@ -64,82 +79,25 @@ def _unreadable_type(content_type: str) -> UnscannedReason | None:
     return None
 
 
-def _subject(operation: Operation, document: JsonDocument) -> Subject | Malformed:
+def _subject(route: Route, document: JsonDocument) -> Subject | Malformed:
     fields = document.value
     if not isinstance(fields, dict):
         return Malformed("The body is not a JSON object.")
-    problem = _common_problem(fields) or _content_problem(operation, fields)
+    problem = shape_problem(route.form, fields)
     if problem is not None:
         return Malformed(problem)
-    walk = Walk()
+    walk = Walk(vocabulary(route.dialect))
     walk.document(fields)
     if walk.is_overfull:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
-    if _has_tokens(fields.get("prompt")) or _has_tokens(fields.get("input")):
+    if has_tokens(fields.get("prompt")) or has_tokens(fields.get("input")):
         walk.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
-    model = fields.get("model")
+    model, others = named_models(route, fields)
     return Subject(
-        model=model if isinstance(model, str) else None,
-        streamed=fields.get("stream") is True,
+        model=model,
+        streamed=route.is_streamed or fields.get("stream") is True,
         parts=tuple(walk.parts),
         unscanned=tuple(walk.unscanned),
-    )
-
-
-def _common_problem(fields: dict[str, JsonValue]) -> str | None:
-    for name in fields:
-        # A provider that takes names in any case would run a model that we did not judge.
-        if name not in _DECIDING and name.casefold() in _DECIDING:
-            return f"A field differs from `{name.casefold()}` only in case."
-    if not isinstance(fields.get("model", ""), str):
-        return "The field `model` is not a string."
-    stream = fields.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        return "The field `stream` is not a boolean."
-    return None
-
-
-_DECIDING: Final = frozenset({"model", "stream"})
-"""Fields that are acted on, not only scanned."""
-
-
-def _content_problem(operation: Operation, fields: dict[str, JsonValue]) -> str | None:
-    match operation:
-        case Operation.CHAT | Operation.COUNT_TOKENS:
-            return _messages_problem(fields.get("messages"))
-        case Operation.TEXT_COMPLETION:
-            return _text_problem("prompt", fields.get("prompt"))
-        case Operation.EMBEDDINGS:
-            return _text_problem("input", fields.get("input"))
-        case Operation.LIST_MODELS:
-            return None
-        case _:
-            assert_never(operation)
-
-
-def _messages_problem(messages: JsonValue) -> str | None:
-    if not isinstance(messages, list):
-        return "The field `messages` is missing or not an array."
-    for message in messages:
-        if not isinstance(message, dict):
-            return "The field `messages` holds something that is not an object."
-        if not isinstance(message.get("role", ""), str):
-            return "The field `role` of a message is not a string."
-        content = message.get("content")
-        if content is not None and not isinstance(content, (str, list)):
-            return "The field `content` of a message is neither a string nor an array."
-    return None
-
-
-def _text_problem(name: str, text: JsonValue) -> str | None:
-    if isinstance(text, (str, list)):
-        return None
-    return f"The field `{name}` is missing or neither a string nor an array."
-
-
-def _has_tokens(text: JsonValue) -> bool:
-    """Tell whether numbers stand where text could: a model's tokens, which only it can read."""
-    return isinstance(text, list) and any(
-        isinstance(item, (int, float)) or (isinstance(item, list) and _has_tokens(item))
-        for item in text
+        other_models=others,
+        runs=tuple(walk.runs),
     )

@@ -2,7 +2,7 @@
 
 Whatever is not known to be something else is text, wherever it stands: some providers ignore
 fields they do not know, some take names in any case, some look at a part's fields and not at
-its type. The dialects differ only in the labels.
+its type. The dialects differ only in their vocabulary.
 """
 
 from __future__ import annotations
@@ -12,19 +12,9 @@ import re
 from typing import Final
 
 from sidecar.dialects import json_text
-from sidecar.dialects.fields import (
-    FIELD_NAMES,
-    FREE_FIELDS,
-    MEDIA_FIELDS,
-    OTHER_ROLE,
-    PART_TYPES,
-    PAYLOAD_FIELDS,
-    POINTER_FIELDS,
-    ROLES,
-    TOP_FIELDS,
-    WORDS,
-)
+from sidecar.dialects.fields import OTHER_ROLE, ROLES, WORDS
 from sidecar.dialects.strict_json import JsonValue
+from sidecar.dialects.vocabulary import Vocabulary
 from sidecar.domain.subject import TextPart, UnscannedReason
 
 MAX_NESTING: Final = 4
@@ -66,52 +56,94 @@ _MEDIA: Final = _Place.MEDIA
 _STRANGE: Final = _Place.STRANGE
 
 _WORD_FIELDS: Final = frozenset({"type", "role"})
-_PLAIN_FIELDS: Final = FIELD_NAMES - FREE_FIELDS
+
+_JOINED_FIELDS: Final = frozenset({"text", "content"})
+"""Where the text of a message stands; its pieces reach the model as one."""
 
 
 class Walk:
-    """One pass over a document; `parts` and `unscanned` are its result.
+    """One pass over a document; `parts`, `unscanned` and `runs` are its result.
 
     With more than `MAX_PARTS` texts it is overfull, and the result is not whole.
     """
 
-    __slots__ = ("_numbers", "_strings", "is_overfull", "parts", "unscanned")
+    __slots__ = (
+        "_numbers",
+        "_plain",
+        "_run",
+        "_strings",
+        "_words",
+        "is_overfull",
+        "parts",
+        "runs",
+        "unscanned",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, words: Vocabulary) -> None:
         self.parts: list[TextPart] = []
         self.unscanned: dict[UnscannedReason, None] = {}
+        self.runs: list[tuple[int, ...]] = []
         self.is_overfull = False
+        self._words = words
+        self._plain = words.plain_fields
+        self._run: list[int] | None = None
         self._strings = 0
         self._numbers = 0
 
     def document(self, document: dict[str, JsonValue]) -> None:
         """Collect everything in a request body."""
         for key, value in document.items():
-            role = key if key in TOP_FIELDS else OTHER_ROLE
+            role = key if key in self._words.top_fields else OTHER_ROLE
             place = self._key(key, role, _KNOWN)
-            if key == "messages" and isinstance(value, list):
-                for message in value:
-                    self._value("", message, _role_of(message), place)
+            if key in self._words.message_fields and isinstance(value, list):
+                self._messages(key, value, role, place)
             elif key == "seed" and isinstance(value, int) and not isinstance(value, bool):
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
             else:
+                self._run = [] if key in self._words.system_fields else None
                 self._value(key, value, role, place)
+                self._end_run()
+
+    def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
+        """Collect messages; what one role says in a row reaches the model as one text."""
+        speaker: str | None = None
+        for message in items:
+            if self.is_overfull:
+                break
+            if not isinstance(message, dict):
+                self._value(key, message, role, place)  # a list of texts, each by itself
+                continue
+            if (now := _role_of(message)) != speaker:
+                self._end_run()
+                speaker, self._run = now, []
+            self._value("", message, now, place)
+        self._end_run()
+
+    def _end_run(self) -> None:
+        if self._run is not None and len(self._run) > 1:
+            self.runs.append(tuple(self._run))
+        self._run = None
 
     # These run for every value of every body: arguments by position, and few calls.
     def _value(self, key: str, value: JsonValue, role: str, place: _Place) -> None:
         if isinstance(value, str):
-            if value not in WORDS or key not in _WORD_FIELDS:
-                if place is _MEDIA or place is _STRANGE:
-                    self._watched(key, value, role, place)
-                else:
-                    self._text(value, role)
-            self._strings += 1
+            self._string(key, value, role, place)
         elif isinstance(value, dict):
             self._object(value, role, place)
         elif isinstance(value, list):
             self._list(key, value, role, place)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             self._number(value, role)
+
+    def _string(self, key: str, value: str, role: str, place: _Place) -> None:
+        if value not in WORDS or key not in _WORD_FIELDS:
+            if key in _JOINED_FIELDS and value and place is not _FREE and self._run is not None:
+                self._run.append(len(self.parts))
+            if place is _MEDIA or place is _STRANGE:
+                self._watched(key, value, role, place)
+            else:
+                self._text(value, role)
+        self._strings += 1
 
     def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         for item in items:
@@ -123,14 +155,16 @@ class Walk:
         places: dict[str, _Place] = {}
         if place is not _FREE and place is not _MEDIA:
             places = dict.fromkeys(self._media_fields(node), _MEDIA)
+            if "toolUseId" in node and "input" in node:
+                places["input"] = _FREE
             kind = node.get("type")
             if isinstance(kind, str):
                 if "input" in node and kind.endswith("tool_use"):
                     places["input"] = _FREE
-                if place is _KNOWN and kind not in PART_TYPES:
+                if place is _KNOWN and kind not in self._words.part_types:
                     place = _STRANGE
         for key, value in node.items():
-            if key in _PLAIN_FIELDS:
+            if key in self._plain:
                 inner = place
                 self._strings += 1
             else:
@@ -139,18 +173,18 @@ class Walk:
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of what stands under it."""
-        if key not in FIELD_NAMES:
+        if key not in self._words.field_names:
             self._text(key, role)
             if place is _KNOWN:
                 place = _STRANGE
-        elif key in FREE_FIELDS and place is _KNOWN:
+        elif key in self._words.free_fields and place is _KNOWN:
             place = _FREE
         self._strings += 1
         return place
 
     def _watched(self, key: str, value: str, role: str, place: _Place) -> None:
         if place is _MEDIA:
-            if key in PAYLOAD_FIELDS and _is_base64(value):
+            if key in self._words.payload_fields and _is_base64(value):
                 return
         elif len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
             self.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
@@ -188,27 +222,51 @@ class Walk:
 
     def _media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
         """Note what is not text in a part, and return the names of the fields that hold it."""
-        if not node.keys() <= FIELD_NAMES:
+        words = self._words
+        if not node.keys() <= words.field_names:
             node = {key.casefold(): value for key, value in node.items()} | node
-        if _MEDIA_NAMES.isdisjoint(node):
+        if words.media_names.isdisjoint(node):
             return ()
-        found = tuple(key for key in MEDIA_FIELDS if _holds_media(key, node.get(key)))
-        for key in found:
-            is_image = key == "source" and node.get("type") == "image"
-            reason = UnscannedReason.IMAGE if is_image else MEDIA_FIELDS[key]
-            self.unscanned[reason] = None
-        return found
+        found: list[str] = []
+        for key in words.media_fields:
+            held = node.get(key, node.get(key.casefold()))
+            if _holds_media(key, held, words):
+                self.unscanned[_reason(key, (held, node), words)] = None
+                found.append(key)
+        return tuple(found)
 
 
-_MEDIA_NAMES: Final = frozenset(MEDIA_FIELDS)
+_TEXT_POINTERS: Final = frozenset({"image_url", "file_id", "file_data", "file_url"})
+"""Fields that hold or point to something other than text even as a bare string."""
+
+_REASONS: Final = (
+    (re.compile(r"image/|(?:png|jpe?g|gif|webp)\Z", re.IGNORECASE), UnscannedReason.IMAGE),
+    (re.compile(r"audio/|(?:mp3|wav|flac|ogg|opus|aac)\Z", re.IGNORECASE), UnscannedReason.AUDIO),
+)
 
 
-def _holds_media(key: str, field: JsonValue) -> bool:
+def _holds_media(key: str, field: JsonValue, words: Vocabulary) -> bool:
     if isinstance(field, str):
-        return key in {"image_url", "file_id"}
-    if not isinstance(field, dict) or POINTER_FIELDS.isdisjoint(map(str.casefold, field)):
+        return key in _TEXT_POINTERS
+    if not isinstance(field, dict) or words.folded_pointers.isdisjoint(map(str.casefold, field)):
         return False
     return not (key == "source" and field.get("type") == "text")
+
+
+def _reason(
+    key: str, found: tuple[JsonValue, dict[str, JsonValue]], words: Vocabulary
+) -> UnscannedReason:
+    """Return what kind of thing it is, as far as it says so within or beside."""
+    held, node = found
+    if key == "source" and node.get("type") == "image":
+        return UnscannedReason.IMAGE
+    inside = held if isinstance(held, dict) else {}
+    for said in (node.get("format"), inside.get("mimeType"), inside.get("mime_type")):
+        if isinstance(said, str):
+            for pattern, reason in _REASONS:
+                if pattern.match(said):
+                    return reason
+    return words.media_fields[key]
 
 
 def _is_base64(value: str) -> bool:

@@ -13,6 +13,7 @@ class ErrorKind(enum.Enum):
     MISSING_API_KEY = "missing_api_key"
     INVALID_API_KEY = "invalid_api_key"
     CONFLICTING_CREDENTIALS = "conflicting_credentials"
+    CREDENTIAL_IN_QUERY = "credential_in_query"
     EXPIRED_API_KEY = "expired_api_key"
     REVOKED_API_KEY = "revoked_api_key"
     DISABLED_API_KEY = "disabled_api_key"
@@ -38,6 +39,7 @@ class ErrorKind(enum.Enum):
                 ErrorKind.MISSING_API_KEY
                 | ErrorKind.INVALID_API_KEY
                 | ErrorKind.CONFLICTING_CREDENTIALS
+                | ErrorKind.CREDENTIAL_IN_QUERY
                 | ErrorKind.EXPIRED_API_KEY
                 | ErrorKind.REVOKED_API_KEY
                 | ErrorKind.DISABLED_API_KEY

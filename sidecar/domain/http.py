@@ -19,6 +19,7 @@ class HeaderName:
     CONTENT_ENCODING: Final = "content-encoding"
     CONTENT_LENGTH: Final = "content-length"
     CONTENT_TYPE: Final = "content-type"
+    AMZN_ERROR_TYPE: Final = "x-amzn-errortype"
     RETRY_AFTER: Final = "retry-after"
     REQUEST_ID: Final = "x-request-id"
     ANTHROPIC_VERSION: Final = "anthropic-version"
@@ -34,6 +35,15 @@ CREDENTIAL_HEADERS: Final = (
     HeaderName.X_GOOG_API_KEY,
 )
 """Where a client may present its key. All are removed before a request leaves."""
+
+CREDENTIAL_PARAMETERS: Final = frozenset(
+    {
+        *("key", "access_token", "oauth_token"),  # Google's system parameters
+        *("api-key", "api_key", "apikey", "subscription-key"),  # Azure's gateways and others
+        *("x-amz-credential", "x-amz-signature", "x-amz-security-token"),  # AWS's signed URLs
+    }
+)
+"""Where APIs take a credential in the query, in lower case. None is taken from there."""
 
 EGRET_HEADER_PREFIX: Final = "x-egret-"
 """Ours alone: a client's own copy is stripped, so that nothing behind us can be told lies."""

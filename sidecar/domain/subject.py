@@ -10,26 +10,56 @@ class Dialect(enum.Enum):
     """Whose API the client speaks; refusals are written in it."""
 
     OPENAI = "openai"
+    AZURE_OPENAI = "azure.ai.openai"
     ANTHROPIC = "anthropic"
+    GEMINI = "gcp.gemini"
+    BEDROCK = "aws.bedrock"
 
 
 class Operation(enum.Enum):
     """What is asked of the model, by `gen_ai.operation.name` where one exists."""
 
     CHAT = "chat"
+    GENERATE_CONTENT = "generate_content"
     TEXT_COMPLETION = "text_completion"
     EMBEDDINGS = "embeddings"
     COUNT_TOKENS = "count_tokens"
     LIST_MODELS = "list_models"
+    MODERATION = "moderation"
+    IMAGE_GENERATION = "image_generation"
+    SPEECH = "speech"
+    TRANSCRIPTION = "transcription"
+    STORED_RESPONSE = "stored_response"
+    INVOKE_MODEL = "invoke_model"
+
+
+class RequestForm(enum.Enum):
+    """What a body must hold at least, so that we and a provider read the same request."""
+
+    ANY_OBJECT = "any_object"
+    MESSAGES = "messages"
+    CONVERSE = "converse"
+    RESPONSES = "responses"
+    PROMPT = "prompt"
+    INPUT = "input"
+    CONTENTS = "contents"
+    CONTENT = "content"
+    REQUESTS = "requests"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A known path and method. `has_body` tells whether content is expected."""
+    """A known path and method. `has_body` tells whether content is expected.
+
+    `model` and `is_streamed` are what the path says about itself, where an API puts it there.
+    """
 
     dialect: Dialect
     operation: Operation
     has_body: bool
+    form: RequestForm = RequestForm.ANY_OBJECT
+    model: str | None = None
+    is_streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +101,18 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A request that was read whole."""
+    """A request that was read whole.
+
+    `other_models` are further ones that the body names and a provider could go by instead.
+    Each of `runs` lists parts, by index, that the model reads as one text.
+    """
 
     model: str | None
     streamed: bool
     parts: tuple[TextPart, ...]
     unscanned: tuple[UnscannedReason, ...] = ()
+    other_models: tuple[str, ...] = ()
+    runs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

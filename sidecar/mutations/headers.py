@@ -11,7 +11,9 @@ from sidecar.domain.http import (
     Headers,
 )
 
-CLIENT_CREDENTIALS: Final = frozenset({*CREDENTIAL_HEADERS, "proxy-authorization", "cookie"})
+CLIENT_CREDENTIALS: Final = frozenset(
+    {*CREDENTIAL_HEADERS, "proxy-authorization", "cookie", "x-amz-security-token"}
+)
 """What proves a client's identity to us or to others must not reach the provider, who gets a
 credential of its own from Envoy."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.dialects.error_body import error_body
+from sidecar.dialects.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError
 from sidecar.domain.http import HeaderName
 from sidecar.domain.mutations import Metadata, Refusal
@@ -17,7 +17,7 @@ def refuse(
     metadata: Metadata,
 ) -> Refusal:
     """Return the refusal of *error*; `headers` are added to those of the error itself."""
-    own = [(HeaderName.CONTENT_TYPE, b"application/json")]
+    own = [(HeaderName.CONTENT_TYPE, b"application/json"), *error_headers(dialect, error)]
     if error.retry_after_seconds is not None:
         own.append((HeaderName.RETRY_AFTER, str(error.retry_after_seconds).encode()))
     return Refusal(

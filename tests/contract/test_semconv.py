@@ -21,7 +21,16 @@ from sidecar.telemetry.names import (
     SpanName,
 )
 
-OURS_ONLY = {Operation.COUNT_TOKENS, Operation.LIST_MODELS}
+OURS_ONLY = {
+    Operation.COUNT_TOKENS,
+    Operation.LIST_MODELS,
+    Operation.MODERATION,
+    Operation.IMAGE_GENERATION,
+    Operation.SPEECH,
+    Operation.TRANSCRIPTION,
+    Operation.STORED_RESPONSE,
+    Operation.INVOKE_MODEL,
+}
 """Operations the conventions have no value for; they allow own ones."""
 
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.dialects import json_text
-from sidecar.dialects.fields import FIELD_NAMES
 from sidecar.dialects.read import read_request
 from sidecar.dialects.routes import recognise
 from sidecar.dialects.splice import Replacement, splice
 from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
+from sidecar.dialects.vocabulary import BEDROCK, COMMON, GEMINI, vocabulary
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
 from tests.support.json_rendering import render, text_of
@@ -22,8 +22,13 @@ TEXTS = st.text(
 )
 KEYS = st.one_of(
     TEXTS,
-    st.sampled_from(sorted(FIELD_NAMES - {"model", "stream", "messages"})),
-    st.sampled_from(["MESSAGES", "Content", "Type", "inline_data"]),
+    st.sampled_from(
+        sorted(
+            (COMMON.field_names | GEMINI.field_names | BEDROCK.field_names)
+            - {"model", "models", "stream", "messages", "contents", "input"}
+        )
+    ),
+    st.sampled_from(["MESSAGES", "Content", "Type", "InlineData"]),
 )
 TYPES = st.sampled_from(
     [
@@ -68,10 +73,22 @@ BODIES = st.builds(
 STYLES = st.integers(0, 2**32).map(random.Random)
 
 
-def _route() -> Route:
-    route = recognise("POST", "/v1/chat/completions")
+def _route(path: str) -> Route:
+    route = recognise("POST", path)
     assert isinstance(route, Route)
     return route
+
+
+MESSAGE_FIELDS = {
+    _route("/v1/chat/completions"): "messages",
+    _route("/v1/responses"): "input",
+    _route("/openai/deployments/d/chat/completions"): "messages",
+    _route("/v1/messages"): "messages",
+    _route("/v1beta/models/g:generateContent"): "contents",
+    _route("/model/m/converse"): "messages",
+    _route("/model/m/invoke"): "messages",
+}
+ROUTES = st.sampled_from(list(MESSAGE_FIELDS))
 
 
 def _content_at(text: bytes, location: tuple[int, ...]) -> bytes:
@@ -81,50 +98,61 @@ def _content_at(text: bytes, location: tuple[int, ...]) -> bytes:
     return text
 
 
-def _strings(value: JsonValue) -> Iterator[str]:
+def _strings(value: JsonValue, names: frozenset[str]) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key not in FIELD_NAMES:
+            if key not in names:
                 yield key
             if key not in {"type", "role"}:
-                yield from _strings(item)
+                yield from _strings(item, names)
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item)
+            yield from _strings(item, names)
 
 
-def _read(body: JsonValue, style: random.Random) -> tuple[bytes, Subject]:
-    raw = text_of(render(body, style)).encode()
-    subject = read_request(_route(), Headers(), raw)
+def _read(body: dict[str, JsonValue], style: random.Random, route: Route) -> tuple[bytes, Subject]:
+    """Read *body*, its messages under the name that the route's API has for them."""
+    name = MESSAGE_FIELDS[route]
+    renamed = {name if key == "messages" else key: value for key, value in body.items()}
+    raw = text_of(render(renamed, style)).encode()
+    subject = read_request(route, Headers(), raw)
     assert isinstance(subject, Subject)
     return raw, subject
+
+
+def _names(route: Route) -> frozenset[str]:
+    return vocabulary(route.dialect).field_names
 
 
 def _is_string(part: TextPart) -> bool:
     return part.location[0] >= 0
 
 
-@given(body=BODIES, style=STYLES)
-def test_every_string_is_a_part(body: JsonValue, style: random.Random) -> None:
+@given(body=BODIES, style=STYLES, route=ROUTES)
+def test_every_string_is_a_part(
+    body: dict[str, JsonValue], style: random.Random, route: Route
+) -> None:
     """No place of a document, known or unknown, keeps a string from being judged."""
-    _, subject = _read(body, style)
-    contents = {part.content for part in subject.parts}
-    assert {text.encode() for text in _strings(body) if text} <= contents
+    _, subject = _read(body, style, route)
+    wanted = {text.encode() for text in _strings(body, _names(route)) if text}
+    assert wanted - {b"messages"} <= {part.content for part in subject.parts}
 
 
-@given(body=BODIES, style=STYLES)
-def test_a_part_is_found_again_at_its_location(body: JsonValue, style: random.Random) -> None:
+@given(body=BODIES, style=STYLES, route=ROUTES)
+def test_a_part_is_found_again_at_its_location(
+    body: dict[str, JsonValue], style: random.Random, route: Route
+) -> None:
     """Locations count the tokens of the raw body, whatever its spelling."""
-    raw, subject = _read(body, style)
+    raw, subject = _read(body, style, route)
     for part in filter(_is_string, subject.parts):
         assert _content_at(raw, part.location) == part.content
 
 
-@given(body=BODIES, inner=BODIES, style=STYLES)
+@given(body=BODIES, inner=BODIES, style=STYLES, route=ROUTES)
 def test_every_string_inside_tool_arguments_is_shown_plainly(
-    body: JsonValue, inner: JsonValue, style: random.Random
+    body: JsonValue, inner: JsonValue, style: random.Random, route: Route
 ) -> None:
     """Escapes in JSON text inside a string hide nothing: some part has the decoded text."""
     arguments = text_of(render(inner, style))
@@ -132,26 +160,28 @@ def test_every_string_inside_tool_arguments_is_shown_plainly(
         "role": "assistant",
         "tool_calls": [{"function": {"arguments": arguments}}],
     }
-    raw, subject = _read({"messages": [message], "x": body}, style)
+    raw, subject = _read({"messages": [message], "x": body}, style, route)
     contents = b"\n".join(part.content for part in subject.parts)
-    for text in _strings(inner):
+    for text in _strings(inner, _names(route)):
         assert text.encode() in contents
     for part in filter(_is_string, subject.parts):
         assert _content_at(raw, part.location) == part.content
 
 
-@given(body=BODIES, inner=BODIES, style=STYLES)
+@given(body=BODIES, inner=BODIES, style=STYLES, route=ROUTES)
 def test_replacing_every_part_leaves_no_text(
-    body: JsonValue, inner: JsonValue, style: random.Random
+    body: JsonValue, inner: JsonValue, style: random.Random, route: Route
 ) -> None:
     """What is read can be spliced: with all parts replaced, only marks are left in the body."""
-    raw, subject = _read({"messages": [], "x": [body, text_of(render(inner, style))]}, style)
+    raw, subject = _read(
+        {"messages": [], "x": [body, text_of(render(inner, style))]}, style, route
+    )
     replacements = [
         Replacement(part.location, 0, len(part.content), b"[MARK_%d]" % number)
         for number, part in enumerate(subject.parts)
     ]
     spliced: JsonValue = json.loads(splice(raw, replacements))
-    left = [text for text in _strings(spliced) if text]
+    left = [text for text in _strings(spliced, _names(route)) if text]
     assert left
     assert [text for text in left if not text.startswith("[MARK_")] == []
 
@@ -165,18 +195,30 @@ def test_any_document_is_read_as_the_standard_library_reads_it(
     assert parse(raw) == JsonDocument(json.loads(raw))
 
 
-@given(raw=st.one_of(st.binary(max_size=60), TEXTS.map(str.encode)))
-def test_no_bytes_make_reading_raise(raw: bytes) -> None:
+@given(raw=st.one_of(st.binary(max_size=60), TEXTS.map(str.encode)), route=ROUTES)
+def test_no_bytes_make_reading_raise(raw: bytes, route: Route) -> None:
     """Rubbish is malformed, not an error of ours."""
-    assert isinstance(read_request(_route(), Headers(), raw), (Subject, Malformed))
+    assert isinstance(read_request(route, Headers(), raw), (Subject, Malformed))
+
+
+OTHER_ROUTES = [
+    _route("/v1/completions"),
+    _route("/v1/embeddings"),
+    _route("/v1/images/generations"),
+    _route("/v1/models/g:embedContent"),
+    _route("/v1/models/g:batchEmbedContents"),
+    _route("/v1/models/g:countTokens"),
+]
+WHOLE_FIELDS = (
+    *("prompt", "input", "messages", "contents", "content", "requests", "models"),
+    "generateContentRequest",
+)
 
 
 @given(value=VALUES)
 def test_any_json_is_read_or_refused(value: JsonValue) -> None:
     """A document of an unexpected shape is malformed or scanned, and never raises."""
-    for path in ("/v1/completions", "/v1/embeddings", "/v1/messages"):
-        route = recognise("POST", path)
-        assert isinstance(route, Route)
-        for body in (value, {"prompt": value, "input": value, "messages": value}):
+    for route in (*MESSAGE_FIELDS, *OTHER_ROUTES):
+        for body in (value, dict.fromkeys(WHOLE_FIELDS, value)):
             raw = json.dumps(body).encode()
             assert isinstance(read_request(route, Headers(), raw), (Subject, Malformed))

@@ -80,3 +80,41 @@ def test_a_request_presents_one_key_or_a_fault(
 ) -> None:
     """What two parsers could read differently presents nothing."""
     assert present(Headers(tuple(fields))) == expected
+
+
+IN_QUERY = CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "key=" + KEY.reveal(),
+        "key=",
+        "key",
+        "alt=sse&KEY=AIza",
+        "alt=sse;key=AIza",
+        "k%65y=AIza",
+        "+key=AIza",
+        "access_token=ya29",
+        "api-key=x",
+        "API_Key=x",
+        "subscription-key=x",
+        "X-Amz-Signature=x",
+        "X-Amz-Security-Token=x",
+        "a=1?&key=x",
+    ],
+)
+def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> None:
+    """Ours or a provider's own: it would be sent on, and written to every log on its way."""
+    path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
+    assert present(Headers((path,))) == IN_QUERY
+    assert present(Headers((path, ("x-goog-api-key", TEXT)))) == IN_QUERY
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?", "?alt=sse", "?api-version=2024-10-21", "?keys=a", "?x=key"]
+)
+def test_other_queries_do_not_matter(query: str) -> None:
+    """Versions and formats are the providers' affair."""
+    path = (":path", f"/openai/deployments/gpt/chat/completions{query}".encode())
+    assert present(Headers((path, ("api-key", TEXT)))) == KEY

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sidecar.dialects.error_body import error_body
+from sidecar.dialects.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.subject import Dialect
 
@@ -26,13 +26,35 @@ ANTHROPIC_TYPES = {
     500: "api_error",
     503: "api_error",
 }
+GEMINI_STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+BEDROCK_TYPES = {
+    400: b"ValidationException",
+    401: b"UnrecognizedClientException",
+    403: b"AccessDeniedException",
+    408: b"ModelTimeoutException",
+    413: b"ValidationException",
+    429: b"ThrottlingException",
+    500: b"InternalServerException",
+    503: b"ServiceUnavailableException",
+}
+OPENAIS = [Dialect.OPENAI, Dialect.AZURE_OPENAI]
 
 
+@pytest.mark.parametrize("dialect", OPENAIS, ids=lambda dialect: dialect.value)
 @pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
-def test_openai_clients_get_type_code_and_param(kind: ErrorKind) -> None:
+def test_openai_clients_get_type_code_and_param(kind: ErrorKind, dialect: Dialect) -> None:
     """The type follows the status, the code is the stable name of the kind."""
     error = ClientError(kind, 'Not "this" one.', param="model")
-    assert json.loads(error_body(Dialect.OPENAI, error)) == {
+    assert json.loads(error_body(dialect, error)) == {
         "error": {
             "message": 'Not "this" one.',
             "type": OPENAI_TYPES[kind.http_status],
@@ -55,3 +77,33 @@ def test_a_missing_param_is_null() -> None:
     """OpenAI's object always has all four members."""
     body = error_body(Dialect.OPENAI, ClientError(ErrorKind.INVALID_BODY, "No."))
     assert json.loads(body)["error"]["param"] is None
+
+
+@pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
+def test_gemini_clients_get_googles_status_and_our_reason(kind: ErrorKind) -> None:
+    """As google.rpc.Status; the reason is for people and dashboards."""
+    assert json.loads(error_body(Dialect.GEMINI, ClientError(kind, "No."))) == {
+        "error": {
+            "code": kind.http_status,
+            "message": "No.",
+            "status": GEMINI_STATUSES[kind.http_status],
+            "details": [
+                {
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                    "reason": kind.value.upper(),
+                    "domain": "egret",
+                }
+            ],
+        }
+    }
+
+
+@pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
+def test_bedrock_clients_find_the_type_in_a_header(kind: ErrorKind) -> None:
+    """AWS's clients raise the exception of that name; the others need no header."""
+    error = ClientError(kind, "No.")
+    assert json.loads(error_body(Dialect.BEDROCK, error)) == {"message": "No."}
+    assert error_headers(Dialect.BEDROCK, error) == (
+        ("x-amzn-errortype", BEDROCK_TYPES[kind.http_status]),
+    )
+    assert all(error_headers(one, error) == () for one in Dialect if one is not Dialect.BEDROCK)

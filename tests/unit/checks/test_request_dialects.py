@@ -1,0 +1,137 @@
+"""Models named in paths, and refusals in each API's own words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sidecar.domain.mutations import Refusal
+from sidecar.exchange.events import RequestCleared, RequestRefused
+from tests.support.checks import World, headers, settled
+
+POLICY = """
+name: default
+allowed_models: ["gpt-5*", "gemini-2*", "anthropic.claude-*:0"]
+guardrails: [{name: pii, type: pii, action: redact}]
+unscanned: allow
+"""
+AZURE = "/openai/deployments/{}/chat/completions?api-version=2024-10-21"
+GEMINI = "/v1beta/models/{}:streamGenerateContent?alt=sse"
+BEDROCK = "/model/{}/converse"
+HELLO: dict[str, object] = {"messages": [], "contents": []}
+
+
+async def _judged(path: str, body: object, *more: tuple[str, bytes]) -> Refusal | None:
+    """Return the refusal of a request, None where it goes on."""
+    checks = World(POLICY).exchange()
+    verdict = await settled(checks.judge_headers(headers(path, *more), has_body=True))
+    if not isinstance(verdict, RequestRefused):
+        verdict = await settled(checks.judge_body(json.dumps(body).encode()))
+    if isinstance(verdict, RequestRefused):
+        return verdict.refusal
+    assert isinstance(verdict, RequestCleared)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (AZURE.format("gpt-5-eu"), HELLO),
+        (AZURE.format("gpt-5-eu"), {**HELLO, "model": "gpt-5"}),
+        (GEMINI.format("gemini-2.5-pro"), HELLO),
+        (GEMINI.format("gemini-2.5-pro"), {**HELLO, "model": "models/gemini-2.5-pro"}),
+        (BEDROCK.format("anthropic.claude-v2%3A0"), HELLO),
+    ],
+)
+async def test_a_model_in_the_path_is_allowed_by_the_list(path: str, body: object) -> None:
+    """A body may repeat it, or name another one that is allowed."""
+    assert await _judged(path, body) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (AZURE.format("o3"), HELLO),
+        (AZURE.format("o3"), {**HELLO, "model": "gpt-5"}),
+        (AZURE.format("gpt-5"), {**HELLO, "model": "o3"}),
+        (GEMINI.format("other"), {**HELLO, "model": "models/gemini-2.5-pro"}),
+        (GEMINI.format("gemini-2.5-pro"), {**HELLO, "model": "models/other"}),
+        (BEDROCK.format("other.claude"), {**HELLO, "model": "anthropic.claude-v2:0"}),
+        (BEDROCK.format("anthropic.claude-v2%3A1"), HELLO),
+        ("/v1/responses", {"model": "gpt-5", "input": "a", "models": ["o3"]}),
+    ],
+)
+async def test_neither_path_nor_body_can_name_a_model_past_the_list(
+    path: str, body: object
+) -> None:
+    """Whichever of them a provider goes by, it was judged."""
+    refusal = await _judged(path, body)
+    assert refusal is not None
+    assert (refusal.status, refusal.details) == (403, "egret_model_not_allowed")
+
+
+async def test_an_unread_body_of_an_allowed_deployment_goes_on() -> None:
+    """The path tells the model of an upload as well; a plain path does not."""
+    form = ("content-type", b"multipart/form-data; boundary=x")
+    path = "/openai/deployments/{}/audio/transcriptions"
+    assert await _judged(path.format("gpt-5-voice"), "--x", form) is None
+    for refused in (path.format("whisper"), "/v1/audio/transcriptions"):
+        refusal = await _judged(refused, "--x", form)
+        assert refusal is not None
+        assert refusal.details == "egret_model_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            AZURE.format("o3"),
+            {
+                "error": {
+                    "message": "This API key may not use the requested model.",
+                    "type": "invalid_request_error",
+                    "param": "model",
+                    "code": "model_not_allowed",
+                }
+            },
+        ),
+        (
+            GEMINI.format("other"),
+            {
+                "error": {
+                    "code": 403,
+                    "message": "This API key may not use the requested model.",
+                    "status": "PERMISSION_DENIED",
+                    "details": [
+                        {
+                            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                            "reason": "MODEL_NOT_ALLOWED",
+                            "domain": "egret",
+                        }
+                    ],
+                }
+            },
+        ),
+        (
+            BEDROCK.format("other"),
+            {"message": "This API key may not use the requested model."},
+        ),
+    ],
+)
+async def test_a_refusal_is_worded_as_the_api_words_its_own(path: str, body: object) -> None:
+    """Unchanged client libraries raise the right error."""
+    refusal = await _judged(path, HELLO)
+    assert refusal is not None
+    assert json.loads(refusal.body) == body
+    is_typed = ("x-amzn-errortype", b"AccessDeniedException") in refusal.headers
+    assert is_typed is path.startswith("/model/")
+
+
+async def test_a_key_in_the_query_is_refused_in_googles_words() -> None:
+    """Beside a good key in a header as well: it would be sent on."""
+    refusal = await _judged(GEMINI.format("gemini-2.5-pro") + "&key=AIza", HELLO)
+    assert refusal is not None
+    assert refusal.status == 401
+    assert json.loads(refusal.body)["error"]["status"] == "UNAUTHENTICATED"
+    assert b"AIza" not in refusal.body
