@@ -82,6 +82,7 @@ bench-docs: ## All of them, their tables written into docs/performance.md; wants
 
 proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py
+	$(PY) proto/extract_envoy_config.py
 	$(PY) proto/generate_guardrail.py
 
 proto-publish: $(DEV_STAMP) ## Keep our own messages, as they are now, as what later ones must be compatible with

@@ -14,6 +14,7 @@ from sidecar.cli.doctor import doctor
 from sidecar.cli.key_scopes import set_
 from sidecar.cli.key_transfer import export, import_
 from sidecar.cli.keys import keys
+from sidecar.cli.lint import lint
 from sidecar.cli.migrate import migrate
 from sidecar.cli.owners import orgs, teams
 from sidecar.cli.policy import policy
@@ -46,6 +47,7 @@ app.command()(demo)
 app.command()(serve)
 app.command()(migrate)
 app.command()(doctor)
+app.command()(lint)
 app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")

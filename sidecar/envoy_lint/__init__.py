@@ -1,0 +1,1 @@
+"""What is wrong with an Envoy configuration that asks Egret: rules, places, mends."""

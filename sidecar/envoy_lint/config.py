@@ -1,0 +1,224 @@
+"""The parts of a configuration that matter here, whatever form it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sidecar.envoy_lint.node import Node
+
+HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+_LOOPBACK: Final = ("127.", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a cluster."""
+
+    address: Node
+
+    @property
+    def pipe(self) -> str:
+        """The path of a Unix socket, empty for another address."""
+        return self.address.at("pipe", "path").text
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether what is sent there stays on this machine."""
+        host = self.address.at("socket_address", "address").text
+        is_internal = self.address.at("envoy_internal_address").exists
+        return bool(self.pipe) or is_internal or host.startswith(_LOOPBACK)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One upstream cluster."""
+
+    node: Node
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.node.at("name").text
+
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Yield the addresses that stand in the configuration."""
+        for locality in self.node.at("load_assignment", "endpoints"):
+            for one in locality.at("lb_endpoints"):
+                yield Endpoint(one.at("endpoint", "address"))
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether every address is on this machine."""
+        endpoints = list(self.endpoints())
+        return bool(endpoints) and all(one.is_local for one in endpoints)
+
+    @property
+    def http_options(self) -> Node:
+        """Its `HttpProtocolOptions`."""
+        return self.node.at("typed_extension_protocol_options", HTTP_OPTIONS)
+
+    @property
+    def tls(self) -> Node:
+        """Its `UpstreamTlsContext`; does not exist where there is no TLS."""
+        typed = self.node.at("transport_socket", "typed_config")
+        return typed if typed.type_name == UPSTREAM_TLS else typed.at("_none")
+
+    def http_filters(self) -> Iterator[Node]:
+        """Yield the settings of its upstream HTTP filters."""
+        for one in self.http_options.at("http_filters"):
+            yield one.at("typed_config")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listener, one of its filter chains, and the HTTP connection manager in it."""
+
+    node: Node
+    chain: Node
+    hcm: Node
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether only this machine can connect."""
+        return Endpoint(self.node.at("address")).is_local
+
+    def ext_procs(self) -> Iterator[Node]:
+        """Yield the HTTP filters (not their settings) that are ext_proc."""
+        for one in self.hcm.at("http_filters"):
+            if one.at("typed_config").type_name == EXT_PROC:
+                yield one
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyConfig:
+    """What rules look at. `egret` is the name of the cluster of Egret's workers.
+
+    `whole` tells that this is all of an Envoy's configuration, so that what is not here is
+    nowhere; a resource for a gateway is a part.
+    """
+
+    listeners: tuple[Listener, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    route_configs: tuple[Node, ...] = ()
+    bootstrap: Node | None = None
+    loose_filters: tuple[Node, ...] = ()
+    egret: str = "egret"
+    whole: bool = True
+    place: Node | None = field(default=None)
+
+    def filters(self) -> Iterator[Node]:
+        """Yield the settings of every ext_proc filter that asks Egret."""
+        for one in self.filter_entries():
+            yield one.at("typed_config")
+        yield from self.loose_filters
+
+    def filter_entries(self) -> Iterator[Node]:
+        """Yield the entries of `http_filters` that ask Egret."""
+        for listener in self.listeners:
+            for one in listener.ext_procs():
+                if self.asks_egret(one.at("typed_config")):
+                    yield one
+
+    def asks_egret(self, settings: Node) -> bool:
+        """Tell whether ext_proc settings name Egret's cluster, or none of Envoy's kind."""
+        name = settings.at("grpc_service", "envoy_grpc", "cluster_name").text
+        return name in {"", self.egret}
+
+    def workers(self) -> Iterator[Cluster]:
+        """Yield Egret's cluster."""
+        for cluster in self.clusters:
+            if cluster.name == self.egret:
+                yield cluster
+
+    def virtual_hosts(self) -> Iterator[Node]:
+        """Yield the virtual hosts of all route configurations."""
+        for config in self.route_configs:
+            yield from config.at("virtual_hosts")
+
+    def routes(self) -> Iterator[Node]:
+        """Yield the routes that go to an upstream."""
+        for host in self.virtual_hosts():
+            for route in host.at("routes"):
+                if route.at("route").exists:
+                    yield route
+
+    def providers(self) -> Iterator[Cluster]:
+        """Yield the clusters that routes send requests to."""
+        named = {name for route in self.routes() for name in _targets(route.at("route"))}
+        for cluster in self.clusters:
+            if cluster.name in named and cluster.name != self.egret:
+                yield cluster
+
+
+def _targets(action: Node) -> Iterator[str]:
+    yield action.at("cluster").text
+    for one in action.at("weighted_clusters", "clusters"):
+        yield one.at("name").text
+
+
+def listeners_of(node: Node) -> Iterator[Listener]:
+    """Yield a listener once for each HTTP connection manager in it."""
+    chains = [*node.at("filter_chains"), node.at("default_filter_chain")]
+    for chain in chains:
+        for one in chain.at("filters"):
+            typed = one.at("typed_config")
+            if typed.type_name == HCM:
+                yield Listener(node, chain, typed)
+
+
+def of_bootstrap(root: Node, *, egret: str) -> EnvoyConfig:
+    """Return the parts of a static configuration."""
+    resources = root.at("static_resources")
+    listeners = tuple(one for node in resources.at("listeners") for one in listeners_of(node))
+    return EnvoyConfig(
+        listeners=listeners,
+        clusters=tuple(Cluster(node) for node in resources.at("clusters")),
+        route_configs=_inline_routes(listeners),
+        bootstrap=root,
+        egret=egret,
+        place=root,
+    )
+
+
+_DUMPED: Final = {
+    "listener": ("ListenersConfigDump", ("static_listeners", "dynamic_listeners")),
+    "cluster": ("ClustersConfigDump", ("static_clusters", "dynamic_active_clusters")),
+    "route_config": ("RoutesConfigDump", ("static_route_configs", "dynamic_route_configs")),
+}
+"""What a config dump holds of each kind, and where."""
+
+
+def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
+    """Return the parts of what `/config_dump` shows: static, and sent by a control plane."""
+    dumps = {one.type_name.rpartition(".")[2]: one for one in root.at("configs")}
+    bootstrap = dumps.get("BootstrapConfigDump")
+    listeners = tuple(one for node in _dumped(dumps, "listener") for one in listeners_of(node))
+    return EnvoyConfig(
+        listeners=listeners,
+        clusters=tuple(Cluster(node) for node in _dumped(dumps, "cluster")),
+        # A dump repeats the routes that stand within a listener.
+        route_configs=tuple(_dumped(dumps, "route_config")) or _inline_routes(listeners),
+        bootstrap=None if bootstrap is None else bootstrap.at("bootstrap"),
+        egret=egret,
+        place=root,
+    )
+
+
+def _dumped(dumps: Mapping[str, Node], what: str) -> Iterator[Node]:
+    kind, lists = _DUMPED[what]
+    for name in lists:
+        for one in dumps[kind].at(name) if kind in dumps else ():
+            held = one.at("active_state", what) if name == "dynamic_listeners" else one.at(what)
+            if held.exists:
+                yield held
+
+
+def _inline_routes(listeners: tuple[Listener, ...]) -> tuple[Node, ...]:
+    configs = (listener.hcm.at("route_config") for listener in listeners)
+    return tuple(config for config in configs if config.exists)

@@ -1,0 +1,165 @@
+"""YAML or JSON read into plain values that remember where they stand, comments included."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import yaml
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+Path = tuple[str | int, ...]
+
+MAX_BYTES: Final = 64 << 20
+MAX_NODES: Final = 2_000_000
+"""More than any configuration has; aliases could multiply a small file into as many."""
+
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG: Final = "tag:yaml.org,2002:"
+_IGNORE: Final = re.compile(r"#\s*egret-lint:\s*ignore=([A-Z0-9,]+)(?:\s+(\S.*))?")
+
+
+class SourceError(ValueError):
+    """A text that cannot be read as YAML or JSON; the message says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where something stands: line and column from 1, and its characters in the text."""
+
+    line: int
+    column: int
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """A comment that silences rules on its line, or on the next one where it stands alone."""
+
+    line: int
+    rules: frozenset[str]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One document of a file: its value, and the mark of each value by its path."""
+
+    name: str
+    value: JsonValue
+    text: str = field(repr=False)
+    marks: Mapping[Path, Mark] = field(repr=False)
+    suppressions: tuple[Suppression, ...] = ()
+
+    def mark(self, path: Path) -> Mark:
+        """Return where *path* stands, or the nearest thing above it that stands anywhere."""
+        while path and path not in self.marks:
+            path = path[:-1]
+        return self.marks.get(path, Mark(1, 1))
+
+    def value_at(self, path: Path) -> JsonValue:
+        """Return what the text has at *path*."""
+        value = self.value
+        for step in path:
+            if isinstance(value, dict):
+                value = value.get(str(step))
+            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+                value = value[step]
+            else:
+                return None
+        return value
+
+
+def read_source(name: str, text: str) -> tuple[Source, ...]:
+    """Read every document of *text*.
+
+    Raises:
+        SourceError: neither YAML nor JSON.
+    """
+    if len(text) > MAX_BYTES:
+        raise SourceError(f"{name}: longer than {MAX_BYTES >> 20} MiB")
+    suppressions = tuple(_suppressions(text))
+    try:
+        nodes = list(yaml.compose_all(text, Loader=_LOADER))
+    except yaml.YAMLError as error:
+        return _read_json(name, text, error)
+    sources: list[Source] = []
+    for node in nodes:
+        marks: dict[Path, Mark] = {}
+        value = _Reader(marks).read(node, ())
+        sources.append(Source(name, value, text, marks, suppressions))
+    return tuple(sources)
+
+
+def _read_json(name: str, text: str, error: yaml.YAMLError) -> tuple[Source, ...]:
+    """Read JSON that is no YAML 1.1: escapes in two halves, above all. Places are lost."""
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise SourceError(f"{name}{place}: {problem}") from None
+    return (Source(name, value, text, {}),)
+
+
+class _Reader:
+    """Turns nodes into plain values and notes where each stands."""
+
+    def __init__(self, marks: dict[Path, Mark]) -> None:
+        self._marks = marks
+
+    def read(self, node: yaml.Node, path: Path) -> JsonValue:
+        """Return the plain value of *node*."""
+        if len(self._marks) > MAX_NODES:
+            raise SourceError("aliases make this larger than any configuration")
+        start, end = node.start_mark, node.end_mark
+        self._marks[path] = Mark(start.line + 1, start.column + 1, start.index, end.index)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
+        return _scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, JsonValue]:
+        mapping: dict[str, JsonValue] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                merged = self.read(value_node, path)
+                mapping = (merged if isinstance(merged, dict) else {}) | mapping
+                continue
+            key = str(key_node.value)
+            mapping[key] = self.read(value_node, (*path, key))
+        return mapping
+
+
+def _scalar(node: yaml.Node) -> JsonValue:
+    text = str(node.value)
+    match node.tag.removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return text.lower() in {"yes", "true", "on"}
+        case "int" | "float":
+            try:
+                return float(text) if set(text.lower()) & set(".e") else int(text, 0)
+            except ValueError:
+                return text
+        case _:
+            return text
+
+
+def _suppressions(text: str) -> Iterator[Suppression]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = _IGNORE.search(line)
+        if match is not None:
+            stands_alone = not line[: match.start()].strip()
+            yield Suppression(
+                line=number + 1 if stands_alone else number,
+                rules=frozenset(match[1].split(",")),
+                reason=(match[2] or "").strip(),
+            )

@@ -1,0 +1,43 @@
+"""What `egret lint` finds, Envoy takes without a word; the few it refuses are named."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from sidecar.embedded.certificates import write_certificates
+from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+from sidecar.embedded.wheels import envoy_program
+from tests.support.envoy_mistakes import MISTAKES, REFUSED_BY_ENVOY, with_mistake
+
+
+@pytest.fixture(scope="module")
+def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("envoy")
+    pair = write_certificates(directory / "certificates").gateway
+    secrets = directory / "sds"
+    secrets.mkdir()
+    write_certificate(
+        secrets, name="server_certificate", chain=pair.chain, private_key=pair.private_key
+    )
+    for provider in ("openai", "anthropic"):
+        write_credential(secrets, name=provider, header_value=SecretStr("made up"))
+    return secrets
+
+
+@pytest.mark.parametrize("rule", MISTAKES)
+def test_a_mistake_is_one_that_envoy_starts_with(sds: Path, tmp_path: Path, rule: str) -> None:
+    """A rule on what Envoy refuses by itself tells people nothing new."""
+    config = tmp_path / "envoy.yaml"
+    config.write_text(with_mistake(MISTAKES[rule]).replace("/etc/egret/sds", str(sds)))
+    checked = subprocess.run(
+        [envoy_program(), "--mode", "validate", "-c", config, "-l", "critical"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert (checked.returncode != 0) == (rule in REFUSED_BY_ENVOY), checked.stderr

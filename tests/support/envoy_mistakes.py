@@ -1,0 +1,298 @@
+"""Our own Envoy configuration, and the mistakes that can be made in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Final
+
+import yaml
+
+from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+
+Config = dict[str, Any]
+Mistake = Callable[[Config], None]
+
+DUPLEX: Final = "FULL_DUPLEX_STREAMED"
+LONG_PATH: Final = f"/run/{'x' * 110}/worker-0.sock"
+
+
+def own_text(sockets: tuple[str, ...] = ("/run/egret/w-0.sock", "/run/egret/w-1.sock")) -> str:
+    """Return the configuration that Egret ships, for production."""
+    parameters = EnvoyParameters(
+        worker_sockets=sockets, sds_directory="/etc/egret/sds", admin_socket="/run/admin.sock"
+    )
+    return render_envoy_config(parameters)
+
+
+def with_mistake(mistake: Mistake) -> str:
+    """Return it with one mistake."""
+    config = copy.deepcopy(_OWN)
+    mistake(config)
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+_OWN: Final[Config] = yaml.safe_load(own_text())
+
+
+def _listener(config: Config) -> Any:
+    return config["static_resources"]["listeners"][0]
+
+
+def _hcm(config: Config) -> Any:
+    return _listener(config)["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def _ext_proc(config: Config) -> Any:
+    return _hcm(config)["http_filters"][0]["typed_config"]
+
+
+def _cluster(config: Config, name: str) -> Any:
+    return next(one for one in config["static_resources"]["clusters"] if one["name"] == name)
+
+
+def _workers(config: Config) -> Any:
+    return _cluster(config, "egret")
+
+
+def _provider(config: Config) -> Any:
+    return _cluster(config, "openai")
+
+
+def _tls(config: Config) -> Any:
+    return _provider(config)["transport_socket"]["typed_config"]
+
+
+def _options(cluster: Any) -> Any:
+    return next(iter(cluster["typed_extension_protocol_options"].values()))
+
+
+def _injector(config: Config) -> Any:
+    filters = _options(_provider(config))["http_filters"]
+    return next(one["typed_config"] for one in filters if "credential_injector" in one["name"])
+
+
+def _host(config: Config) -> Any:
+    return _hcm(config)["route_config"]["virtual_hosts"][0]
+
+
+def _route(config: Config) -> Any:
+    return _host(config)["routes"][-1]["route"]
+
+
+def _per_route(config: Config, value: Config) -> None:
+    kind = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+    _host(config)["typed_per_filter_config"] = {
+        "envoy.filters.http.ext_proc": {"@type": kind, **value}
+    }
+
+
+def _put(find: Callable[[Config], Any], *steps: str | int, value: Any) -> Mistake:
+    """Return a mistake that sets something."""
+
+    def mistake(config: Config) -> None:
+        place = find(config)
+        for step in steps[:-1]:
+            place = place[step]
+        place[steps[-1]] = value
+
+    return mistake
+
+
+def _drop(find: Callable[[Config], Any], *steps: str | int) -> Mistake:
+    """Return a mistake that leaves something out."""
+
+    def mistake(config: Config) -> None:
+        place = find(config)
+        for step in steps[:-1]:
+            place = place[step]
+        del place[steps[-1]]
+
+    return mistake
+
+
+def _unguard(config: Config) -> None:
+    second = copy.deepcopy(_listener(config))
+    second["name"] = "second"
+    second["address"]["socket_address"]["port_value"] = 9443
+    filters = second["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    del filters[0]
+    config["static_resources"]["listeners"].append(second)
+
+
+def _read_first(config: Config) -> None:
+    kind = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
+    buffer = {"@type": kind, "max_request_bytes": 1000}
+    _hcm(config)["http_filters"].insert(
+        0, {"name": "envoy.filters.http.buffer", "typed_config": buffer}
+    )
+
+
+def _move_retry(config: Config) -> None:
+    service = _ext_proc(config)["grpc_service"]
+    service["envoy_grpc"]["retry_policy"] = {"num_retries": 1}
+
+
+def _google_grpc(config: Config) -> None:
+    service = _ext_proc(config)["grpc_service"]
+    del service["envoy_grpc"]
+    service["google_grpc"] = {"target_uri": "unix:/run/egret/w-0.sock", "stat_prefix": "egret"}
+
+
+def _share_socket(config: Config) -> None:
+    endpoints = _workers(config)["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    endpoints[1] = copy.deepcopy(endpoints[0])
+
+
+def _no_tls(config: Config) -> None:
+    provider = _provider(config)
+    del provider["transport_socket"]
+    options = _options(provider)
+    del options["auto_config"]  # which wants TLS to agree on the protocol
+    options["explicit_http_config"] = {"http_protocol_options": {}}
+
+
+def _inline_secret(config: Config) -> None:
+    secret = {"name": "key", "generic_secret": {"secret": {"inline_string": "Bearer sk-1"}}}
+    config["static_resources"]["secrets"] = [secret]
+
+
+def _key_in_route(config: Config) -> None:
+    header = {"key": "authorization", "value": "Bearer sk-1"}
+    _host(config)["request_headers_to_add"] = [{"header": header}]
+
+
+def _workers_by_tcp(config: Config) -> None:
+    address = {"socket_address": {"address": "10.0.0.5", "port_value": 50051}}
+    _workers(config)["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {"endpoint": {"address": address}}
+    ]
+
+
+def _log_format(config: Config) -> Any:
+    return _hcm(config)["access_log"][0]["typed_config"]["log_format"]["json_format"]
+
+
+_REMOVED = "request_headers_to_remove"
+
+
+def _keep(name: str) -> Mistake:
+    def mistake(config: Config) -> None:
+        _host(config)[_REMOVED].remove(name)
+
+    return mistake
+
+
+MISTAKES: Final[dict[str, Mistake]] = {
+    "EGR101": _put(_ext_proc, "failure_mode_allow", value=True),
+    "EGR102": _drop(_ext_proc, "message_timeout"),
+    "EGR103": _drop(_ext_proc, "allow_mode_override"),
+    "EGR104": _put(_ext_proc, "processing_mode", "request_header_mode", value="SKIP"),
+    "EGR105": _put(_ext_proc, "processing_mode", "request_body_mode", value="STREAMED"),
+    "EGR106": _put(_ext_proc, "processing_mode", "request_body_mode", value=DUPLEX),
+    "EGR107": _put(_ext_proc, "processing_mode", "response_header_mode", value="SEND"),
+    "EGR108": _put(_ext_proc, "processing_mode", "response_body_mode", value="BUFFERED"),
+    "EGR109": _drop(_ext_proc, "metadata_options"),
+    "EGR110": _drop(_ext_proc, "mutation_rules", "disallow_is_error"),
+    "EGR111": _put(
+        _ext_proc, "mutation_rules", "allow_expression", value={"regex": "x-egret-.*"}
+    ),
+    "EGR112": _put(_ext_proc, "emit_client_span", value=False),
+    "EGR113": _put(_ext_proc, "observability_mode", value=True),
+    "EGR114": _put(_ext_proc, "disable_immediate_response", value=True),
+    "EGR115": _put(_ext_proc, "send_body_without_waiting_for_header_response", value=True),
+    "EGR116": _drop(_ext_proc, "grpc_service", "retry_policy"),
+    "EGR117": _drop(_ext_proc, "grpc_service", "retry_policy", "retry_host_predicate"),
+    "EGR118": _put(
+        _ext_proc, "grpc_service", "retry_policy", "retry_on", value="deadline-exceeded"
+    ),
+    "EGR119": _move_retry,
+    "EGR120": _google_grpc,
+    "EGR121": _put(_ext_proc, "grpc_service", "timeout", value="5s"),
+    "EGR122": _drop(_ext_proc, "grpc_service", "envoy_grpc", "skip_envoy_headers"),
+    "EGR123": lambda config: _per_route(config, {"disabled": True}),
+    "EGR124": lambda config: _per_route(config, {"overrides": {"failure_mode_allow": True}}),
+    "EGR125": lambda config: _per_route(
+        config, {"overrides": {"processing_mode": {"request_body_mode": "BUFFERED"}}}
+    ),
+    "EGR126": lambda config: _hcm(config)["http_filters"][0].update(disabled=True),
+    "EGR127": _drop(_ext_proc, "allow_content_length_header"),
+    "EGR201": _put(_workers, "name", value="other"),
+    "EGR202": _drop(_workers, "typed_extension_protocol_options"),
+    "EGR203": _put(_workers, "connect_timeout", value="5s"),
+    "EGR204": _drop(_workers, "circuit_breakers"),
+    "EGR205": _drop(_workers, "health_checks"),
+    "EGR206": _drop(_workers, "common_lb_config"),
+    "EGR207": _drop(_workers, "outlier_detection"),
+    "EGR208": _put(_workers, "lb_policy", value="ROUND_ROBIN"),
+    "EGR209": _put(
+        _workers, "load_assignment", "endpoints", 0, "lb_endpoints", 0, "endpoint", "address",
+        "pipe", "path", value=LONG_PATH,
+    ),
+    "EGR210": _share_socket,
+    "EGR211": _workers_by_tcp,
+    "EGR212": lambda config: _options(_workers(config))["explicit_http_config"].update(
+        http2_protocol_options={"initial_stream_window_size": 65536}
+    ),
+    "EGR213": lambda config: _options(_workers(config))["explicit_http_config"].update(
+        http2_protocol_options={"connection_keepalive": {"interval": "0.5s", "timeout": "1s"}}
+    ),
+    "EGR214": lambda config: config["layered_runtime"]["layers"][0]["static_layer"].pop(
+        "envoy.reloadable_features.ext_proc_graceful_grpc_close"
+    ),
+    "EGR301": _no_tls,
+    "EGR302": _put(
+        _tls, "common_tls_context", "validation_context", "trust_chain_verification",
+        value="ACCEPT_UNTRUSTED",
+    ),
+    "EGR303": _drop(
+        _tls, "common_tls_context", "validation_context", "match_typed_subject_alt_names"
+    ),
+    "EGR304": _drop(_tls, "sni"),
+    "EGR305": _put(
+        _tls, "common_tls_context", "tls_params", "tls_minimum_protocol_version", value="TLSv1_0"
+    ),
+    "EGR306": lambda config: _options(_provider(config)).update(
+        http_filters=_options(_provider(config))["http_filters"][1:]
+    ),
+    "EGR307": _put(_injector, "overwrite", value=False),
+    "EGR308": _put(_injector, "allow_request_without_credential", value=True),
+    "EGR309": _inline_secret,
+    "EGR310": _key_in_route,
+    "EGR401": _drop(_route, "timeout"),
+    "EGR402": _put(_route, "idle_timeout", value="10s"),
+    "EGR403": _drop(_route, "max_stream_duration"),
+    "EGR404": _put(_route, "retry_policy", "retry_on", value="5xx"),
+    "EGR405": _put(_route, "retry_policy", "per_try_timeout", value="20s"),
+    "EGR406": _put(_hcm, "upgrade_configs", value=[{"upgrade_type": "websocket"}]),
+    "EGR407": _keep("x-api-key"),
+    "EGR408": _keep("traceparent"),
+    "EGR409": _drop(_route, "host_rewrite_literal"),
+    "EGR501": lambda config: _hcm(config).update(http_filters=_hcm(config)["http_filters"][-1:]),
+    "EGR502": _unguard,
+    "EGR503": _read_first,
+    "EGR504": _drop(_hcm, "normalize_path"),
+    "EGR505": _drop(_hcm, "merge_slashes"),
+    "EGR506": _drop(_hcm, "path_with_escaped_slashes_action"),
+    "EGR507": _drop(_hcm, "common_http_protocol_options", "headers_with_underscores_action"),
+    "EGR508": _drop(_hcm, "use_remote_address"),
+    "EGR509": _drop(_hcm, "request_headers_timeout"),
+    "EGR510": _put(_hcm, "stream_idle_timeout", value="0s"),
+    "EGR511": _put(_hcm, "preserve_external_request_id", value=True),
+    "EGR512": _drop(_hcm, "http2_protocol_options", "max_concurrent_streams"),
+    "EGR513": _drop(_listener, "per_connection_buffer_limit_bytes"),
+    "EGR514": lambda config: _listener(config)["filter_chains"][0].pop("transport_socket"),
+    "EGR515": _drop(_hcm, "skip_xff_append"),
+    "EGR516": _put(_log_format, "credential", value="%REQ(AUTHORIZATION)%"),
+    "EGR517": _put(_log_format, "path", value="%REQ(:PATH)%"),
+    "EGR518": _drop(_log_format, "egret"),
+    "EGR519": _put(
+        lambda config: config["admin"], "address",
+        value={"socket_address": {"address": "192.0.2.1", "port_value": 9901}},
+    ),
+    "EGR520": _drop(lambda config: config, "overload_manager"),
+}  # fmt: skip
+"""One mistake a rule."""
+
+REFUSED_BY_ENVOY: Final = frozenset({"EGR106", "EGR202", "EGR209"})
+"""What Envoy itself does not start with; all else it takes without a word."""
