@@ -66,8 +66,9 @@ def import_(  # noqa: PLR0913, PLR0917 - options of a command
     """Make keys of all lines of a file, or of none if one is wrong; wrong lines are named.
 
     Fields: key_id, secret_sha256 (64 hex digits), team (ORGANIZATION/TEAM) and name; and, if
-    wanted, enabled, not_before, expires_at, revoked_at, replaced_by, policy, allowed_models (a
-    JSON array), created_at. Secrets are never in such a file, only their digests.
+    wanted, enabled, not_before, expires_at, revoked_at, replaced_by, policy, created_at, and as
+    JSON arrays allowed_models, allowed_operations, allowed_sources, tags. Secrets are never in
+    such a file, only their digests.
 
     Example: egret keys import keys.csv --create-owners
     """

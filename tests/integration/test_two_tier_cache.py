@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -121,6 +122,34 @@ async def test_a_thousand_misses_of_one_key_at_once_cost_one_statement(
 
     assert all(isinstance(each.verdict, Authorized) for each in judged)
     assert asked == (1, 1)
+
+
+async def test_a_worker_costs_the_database_nothing_but_its_misses(
+    servers: LiveServers, key: ApiKey
+) -> None:
+    """All that `pg_stat_statements` has of its login: one a miss, none a hit, one for a thousand.
+
+    Whatever else a worker might run for them would be counted as well.
+    """
+    role = f"counted_{key.key_id.lower()}"
+    await servers.execute(f"CREATE ROLE {role} LOGIN IN ROLE egret_sidecar")
+    settings = settings_of(servers).model_copy(update={"postgres": servers.login(role)})
+    others = [await new_key(servers) for _ in range(3)]
+    async with key_worker(settings) as worker:
+        await worker.judge(others[0])  # connections are set up and statements prepared
+        counts = [await servers.statements_of(role)]
+        await worker.judge(key)
+        counts.append(await servers.statements_of(role))
+        for _ in range(1000):
+            await worker.judge(key)
+        counts.append(await servers.statements_of(role))
+        await asyncio.gather(*(worker.judge(others[1]) for _ in range(1000)))
+        counts.append(await servers.statements_of(role))
+
+    miss, hits, together = (after - before for before, after in itertools.pairwise(counts))
+    assert (miss.total(), hits.total(), together.total()) == (1, 0, 1)
+    assert list(miss) == list(together)
+    assert "WHERE k.public_id = $1" in next(iter(miss))
 
 
 async def test_a_revoked_key_ends_in_both_caches_of_every_worker(

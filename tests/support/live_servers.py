@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -116,6 +117,30 @@ class LiveServers:
                 yield connection
         finally:
             await connection.close()
+
+    async def statements_of(self, role: str) -> Counter[str]:
+        """Return how often the database has run each statement for *role*, whatever it was.
+
+        But for the one by which a listener sees whether its connection is alive.
+        """
+        connection = await asyncpg.connect(self.postgres_settings.dsn.get_secret_value())
+        try:
+            rows = await connection.fetch(
+                "SELECT query, sum(calls)::bigint AS calls FROM pg_stat_statements AS s"
+                " JOIN pg_roles AS r ON r.oid = s.userid"
+                " WHERE rolname = $1 AND query <> 'SELECT $1' GROUP BY query",
+                role,
+            )
+        finally:
+            await connection.close()
+        return Counter({row["query"]: row["calls"] for row in rows})
+
+    def login(self, role: str) -> PostgresSettings:
+        """Return settings of a login of its own."""
+        dsn = self.postgres_settings.dsn.get_secret_value()
+        return self.postgres_settings.model_copy(
+            update={"dsn": SecretStr(dsn.replace("//egret@", f"//{role}@"))}
+        )
 
     async def key_statements(self) -> int:
         """Return how many look-ups of keys the database has counted."""

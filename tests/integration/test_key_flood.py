@@ -1,0 +1,104 @@
+"""A million made-up keys in one burst, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from sidecar.authorization.api_key import ApiKey, generate
+from sidecar.authorization.authorize import Authorized, Refused
+from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.settings import CacheSettings, ValkeySettings
+from tests.support.key_worker import KeyWorker, key_settings, key_worker
+from tests.support.live_servers import LiveServers, live_servers
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+FLOOD = 1_000_000
+AT_ONCE = 10_000
+"""More than a worker's streams at any time; each asks for a key of its own."""
+MAX_REFRESHES = 20
+GROWTH_BYTES = 64 * 1024**2
+
+
+async def new_key(servers: LiveServers) -> ApiKey:
+    key = generate(secrets.token_bytes)
+    await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
+    await servers.execute(
+        "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
+    )
+    await servers.execute(
+        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+        " VALUES ($1, $2, 'team_1', 'good')",
+        key.key_id,
+        key.secret_sha256,
+    )
+    return key
+
+
+async def flood(worker: KeyWorker) -> Counter[str]:
+    """Ask for a million keys that nobody has; count the answers."""
+    told: Counter[str] = Counter()
+
+    async def ask(number: int) -> None:
+        try:
+            judged = await worker.judge(ApiKey(key_id=f"{number:012}", secret="a" * 43))
+        except KeyStoreUnavailableError:
+            told["not now"] += 1
+        else:
+            kind = judged.verdict.kind.value if isinstance(judged.verdict, Refused) else "let in"
+            told[kind] += 1
+
+    for start in range(0, FLOOD, AT_ONCE):
+        await asyncio.gather(*(ask(number) for number in range(start, start + AT_ONCE)))
+    return told
+
+
+async def test_a_million_made_up_keys_cost_few_statements_and_no_good_key_its_place() -> None:
+    """Most are told «not now» at once; a key in use is let in all the while."""
+    async with live_servers() as servers:
+        key = await new_key(servers)
+        settings = key_settings(
+            servers.postgres_settings, ValkeySettings(url=servers.valkey_url), CacheSettings()
+        )
+        async with key_worker(settings) as worker:
+            good: Counter[str] = Counter()
+            done = asyncio.Event()
+            slowest = 0.0
+
+            async def use() -> None:
+                nonlocal slowest
+                while not done.is_set():
+                    began_at = time.monotonic()
+                    good[type((await worker.judge(key)).verdict).__name__] += 1
+                    slowest = max(slowest, time.monotonic() - began_at)
+                    await asyncio.sleep(0)
+
+            await worker.judge(key)
+            process = psutil.Process()
+            before, statements = process.memory_info().rss, await servers.key_statements()
+            using = asyncio.ensure_future(use())
+            told = await flood(worker)
+            done.set()
+            await using
+            grown = process.memory_info().rss - before
+            statements = await servers.key_statements() - statements
+            kept = worker.keys.cache.key_count
+
+    print(f"{dict(told)}, {statements} statements, {grown / 1024**2:.0f} MiB more")  # noqa: T201 - pytest -s
+    assert told.total() == FLOOD
+    assert set(told) == {"not now", "invalid_api_key"}
+    # One for each that was told it is invalid, which are as many as 64 at a time allow, and some
+    # for the good key, whose time to live ends now and then.
+    assert 0 <= statements - told["invalid_api_key"] < MAX_REFRESHES
+    assert statements < FLOOD / 20
+    assert grown < GROWTH_BYTES
+    assert kept == 1
+    assert set(good) == {Authorized.__name__}
+    assert good[Authorized.__name__] > FLOOD / AT_ONCE
+    assert slowest < 1
