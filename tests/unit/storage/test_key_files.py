@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.domain.subject import Operation
 from sidecar.storage.key_files import FIELDS, Faults, LineFault, read_csv, read_jsonl
 
 KEY_ID, DIGEST = "AAAAAAAAAAA1", "ab" * 32
@@ -136,8 +137,8 @@ def test_an_empty_list_of_models_is_a_list() -> None:
         ),
         pytest.param(
             {"allowed_operations": ["chat", "fly"]},
-            "allowed_operations is wrong: there is no operation 'fly'; there are chat,"
-            " count_tokens, embeddings, list_models, text_completion",
+            "allowed_operations is wrong: there is no operation 'fly'; there are "
+            + ", ".join(sorted(operation.value for operation in Operation)),
             id="an operation that there is not",
         ),
         pytest.param(
