@@ -82,7 +82,7 @@ async def _publish(settings: Settings, told: Told) -> None:
 
 def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     async def run() -> Result:
-        return await work(_settings())
+        return await work(settings_or_exit())
 
     try:
         return asyncio.run(run())
@@ -114,7 +114,8 @@ def _os_user() -> str:
         return f"uid {os.getuid()}"
 
 
-def _settings() -> Settings:
+def settings_or_exit() -> Settings:
+    """Read the settings, or exit with what is wrong with them."""
     try:
         return read_settings()
     except SettingsError as error:

@@ -18,6 +18,8 @@ from sidecar.cli.lint import lint
 from sidecar.cli.migrate import migrate
 from sidecar.cli.owners import orgs, teams
 from sidecar.cli.policy import policy
+from sidecar.cli.policy_promotion import demote, promote
+from sidecar.cli.policy_versions import history, rollback
 from sidecar.cli.serve import serve
 from sidecar.cli.up import up
 
@@ -57,6 +59,10 @@ keys.command("export")(export)
 app.add_typer(policy, name="policy")
 policy.command("bind")(bind)
 policy.command("unbind")(unbind)
+policy.command("history")(history)
+policy.command("rollback")(rollback)
+policy.command("promote")(promote)
+policy.command("demote")(demote)
 app.add_typer(audit, name="audit")
 
 

@@ -25,6 +25,10 @@ from sidecar.guardrails.policy_document import DEFAULT_POLICY_NAME, default_poli
 from sidecar.guardrails.rules.catalogue import expressions_of
 from sidecar.guardrails.rules.rule import Expression
 
+MAX_CPU_SECONDS: Final = 120
+"""CPU time of the compiling process; a command that applies policies allows half of it, so that
+what was applied can be compiled on a slower machine."""
+
 COMPILE_SECONDS: Final = 600.0
 """Wall clock for the compiling process, whose own CPU limit is lower; it gives way to others."""
 
@@ -64,7 +68,9 @@ def compile_database(policies: Sequence[Policy]) -> bytes:
         raise CompileError("the policies' expressions cannot be compiled together") from None
 
 
-async def compile_in_subprocess(documents: Sequence[VersionedDocument]) -> CompiledPolicies:
+async def compile_in_subprocess(
+    documents: Sequence[VersionedDocument], *, cpu_seconds: int = MAX_CPU_SECONDS
+) -> CompiledPolicies:
     """Read and compile *documents* without holding up this process.
 
     A fresh interpreter, not a fork: gRPC's threads do not survive one.
@@ -76,6 +82,7 @@ async def compile_in_subprocess(documents: Sequence[VersionedDocument]) -> Compi
         sys.executable,
         "-m",
         "sidecar.guardrails.compile_process",
+        str(cpu_seconds),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -31,7 +31,21 @@ def expression_problem(regex: str) -> str | None:
     """Say what is wrong with an author's expression, or None where nothing is.
 
     Both engines compile it, since a text is first filtered by one and then searched by the other.
+    The second may take seconds and gigabytes: `expression_check` does this in a process that may
+    be lost.
     """
+    problem = syntax_problem(regex)
+    if problem is not None:
+        return problem
+    try:
+        compile_hyperscan((author_expression(regex),))
+    except hyperscan.error as error:
+        return f"not supported by the matching engine: {str(error).rstrip('.')}"
+    return None
+
+
+def syntax_problem(regex: str) -> str | None:
+    """Say what the searching engine finds wrong with an expression; takes a millisecond."""
     if len(regex) > MAX_EXPRESSION_CHARACTERS:
         return f"longer than {MAX_EXPRESSION_CHARACTERS} characters"
     try:
@@ -40,10 +54,6 @@ def expression_problem(regex: str) -> str | None:
         return _feature(regex) or f"not RE2 syntax: {_re2_words(error)}"
     if pattern.search(b"") is not None:
         return "matches empty text, so it would match everywhere"
-    try:
-        compile_hyperscan((author_expression(regex),))
-    except hyperscan.error as error:
-        return f"not supported by the matching engine: {str(error).rstrip('.')}"
     return None
 
 

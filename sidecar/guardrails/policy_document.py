@@ -11,13 +11,15 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from sidecar.domain.policy import Policy, Stage
-from sidecar.guardrails.documents.fields import TRUSTED
+from sidecar.guardrails.documents.fields import SYNTAX_ONLY, TRUSTED
+from sidecar.guardrails.documents.local import DeniedPatternsDocument
 from sidecar.guardrails.documents.policy import PolicyModel
 from sidecar.guardrails.policy_faults import PolicyDocumentError, PolicyFault, described, fault
 from sidecar.guardrails.yaml_nodes import YamlDocument, YamlError, read_yaml
 
 __all__ = [
     "DEFAULT_POLICY_NAME",
+    "PlacedExpression",
     "PolicyDocument",
     "PolicyDocumentError",
     "PolicyFault",
@@ -38,8 +40,22 @@ SUPPORTED_TYPES: Final = frozenset(
 
 UNSUPPORTED_FIELDS: Final = frozenset({"restore"})
 
-Expressions = Literal["check", "trust"]
-"""Whether regular expressions are compiled now (some ms each), or were when it was applied."""
+Expressions = Literal["check", "syntax", "trust"]
+"""What is done about regular expressions: compiled now by both engines, which takes milliseconds
+or, for some, minutes; read by the fast one, and left to `expression_check`; or nothing, since
+that was done when they were applied."""
+
+_CONTEXTS: Final = {"check": None, "syntax": SYNTAX_ONLY, "trust": TRUSTED}
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedExpression:
+    """An author's regular expression, and where it stands."""
+
+    regex: str
+    line: int
+    column: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,7 @@ class PolicyDocument:
 
     policy: Policy
     text: str = field(repr=False)
+    expressions: tuple[PlacedExpression, ...] = field(default=(), repr=False, compare=False)
 
 
 def parse_documents(
@@ -69,13 +86,14 @@ def parse_documents(
     parsed: list[PolicyDocument] = []
     for document in documents:
         try:
-            policy = _policy(document, version=version, expressions=expressions)
+            model = _model(document, expressions=expressions)
         except PolicyDocumentError as error:
             faults.extend(error.faults)
             continue
-        if any(policy.name == other.policy.name for other in parsed):
+        if any(model.name == other.policy.name for other in parsed):
             faults.append(fault(document, ("name",), "a policy of this name is above"))
-        parsed.append(PolicyDocument(policy=policy, text=document.text))
+        policy, placed = model.to_policy(version=version), tuple(_expressions(document, model))
+        parsed.append(PolicyDocument(policy=policy, text=document.text, expressions=placed))
     if faults:
         raise PolicyDocumentError(faults)
     return tuple(parsed)
@@ -101,18 +119,26 @@ def default_policy() -> Policy:
     return parse_policies(default_policy_text(), version=0, expressions="trust")[0]
 
 
-def _policy(document: YamlDocument, *, version: int, expressions: Expressions) -> Policy:
-    context = TRUSTED if expressions == "trust" else None
+def _model(document: YamlDocument, *, expressions: Expressions) -> PolicyModel:
     if not isinstance(document.value, dict):
         raise PolicyDocumentError([fault(document, (), "a policy is a mapping, with a name")])
     try:
-        model = PolicyModel.model_validate(document.value, context=context)
+        model = PolicyModel.model_validate(document.value, context=_CONTEXTS[expressions])
     except ValidationError as error:
         raise PolicyDocumentError(described(document, error)) from None
     faults = [*_repeated_names(document, model), *_unsupported(document, model)]
     if faults:
         raise PolicyDocumentError(faults)
-    return model.to_policy(version=version)
+    return model
+
+
+def _expressions(document: YamlDocument, model: PolicyModel) -> Iterable[PlacedExpression]:
+    for index, guardrail in enumerate(model.guardrails):
+        if not isinstance(guardrail, DeniedPatternsDocument):
+            continue
+        for number, pattern in enumerate(guardrail.patterns):
+            at = fault(document, ("guardrails", index, "patterns", number, "regex"), "")
+            yield PlacedExpression(pattern.regex, at.line, at.column, at.path)
 
 
 def _repeated_names(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:

@@ -29,6 +29,15 @@ JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
 ORDER BY p.name
 """
 
+_VERSIONS: Final = """
+SELECT v.version, v.created_at AS applied_at, v.author, v.database_role, v.note,
+       v.version = p.version AS in_force
+FROM policy_versions AS v
+JOIN policies AS p ON p.name = v.policy_name
+WHERE v.policy_name = $1
+ORDER BY v.version DESC
+"""
+
 _ONE_VERSION: Final = """
 SELECT v.policy_name AS name, v.version, v.document
 FROM policy_versions AS v
@@ -71,6 +80,22 @@ class PolicyUse:
     keys: int
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """One version of a policy: when it came into force, by whose word, and why.
+
+    `author` is what the command was told or the user of the operating system, `database_role`
+    the login; both are None for versions older than the audit log.
+    """
+
+    version: int
+    applied_at: datetime
+    author: str | None
+    database_role: str | None
+    note: str | None
+    in_force: bool
+
+
 class PostgresPolicyStore:
     """Reads the policies in force."""
 
@@ -111,16 +136,27 @@ async def policy_uses(connection: Connection) -> tuple[PolicyUse, ...]:
     return tuple(PolicyUse(**dict(row)) for row in await connection.fetch(_LIST_POLICIES))
 
 
+async def policy_versions(connection: Connection, name: str) -> tuple[PolicyVersion, ...]:
+    """Return every version of a policy, the latest first; none where there is no such policy."""
+    return tuple(PolicyVersion(**dict(row)) for row in await connection.fetch(_VERSIONS, name))
+
+
 def _policies(rows: list[asyncpg.Record]) -> tuple[StoredPolicy, ...]:
     return tuple(StoredPolicy(row["name"], row["version"], row["document"]) for row in rows)
 
 
 async def apply_policy(
-    connection: Connection, name: str, *, document: str, expected_version: int
+    connection: Connection,
+    name: str,
+    *,
+    document: str,
+    expected_version: int,
+    note: str | None = None,
 ) -> StoredPolicy:
-    """Bring *document* into force as the next version of *name*.
+    """Bring *document* into force as the next version of *name*, with the author's *note*.
 
-    `expected_version` is the version that the caller saw, 0 where there was none.
+    `expected_version` is the version that the caller saw, 0 where there was none. The author is
+    the actor of the transaction.
 
     Raises:
         PolicyChangedError: someone else was faster; nothing was changed.
@@ -137,10 +173,12 @@ async def apply_policy(
             version,
         )
         await connection.execute(
-            "INSERT INTO policy_versions (policy_name, version, document) VALUES ($1, $2, $3)",
+            "INSERT INTO policy_versions (policy_name, version, document, note)"
+            " VALUES ($1, $2, $3, $4)",
             name,
             version,
             document,
+            note,
         )
     return StoredPolicy(name, version, document)
 

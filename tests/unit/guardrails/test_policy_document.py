@@ -11,6 +11,7 @@ from sidecar.domain.local_guardrails import (
 )
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
 from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
+from sidecar.domain.subject import Operation
 from sidecar.guardrails.policy_document import (
     PolicyDocumentError,
     default_policy,
@@ -135,7 +136,7 @@ FAULTS = {
         f"{GUARDRAIL}{{name: a, type: pii, routes: [chat, chats]}}",
         (
             "line 3, column 41: guardrails[0].routes[1]: must be one of "
-            "chat, text_completion, embeddings, count_tokens, list_models"
+            f"{', '.join(operation.value for operation in Operation)}"
         ),
     ),
     "no_route": (

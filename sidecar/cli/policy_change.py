@@ -1,0 +1,213 @@
+"""How policies are changed: read, compared with what is in force, checked, and applied."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+from rich.syntax import Syntax
+
+from sidecar.cli.database import Told, on_connection
+from sidecar.cli.output import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    Row,
+    console,
+    fail,
+    note,
+    print_rows,
+)
+from sidecar.cli.policy_plan import Change, PlannedPolicy, plan
+from sidecar.cli.progress import progress
+from sidecar.guardrails.compilation import MAX_CPU_SECONDS, compile_in_subprocess
+from sidecar.guardrails.database import CompileError
+from sidecar.guardrails.expression_check import CheckFailedError, expression_faults
+from sidecar.guardrails.policy_document import (
+    PlacedExpression,
+    PolicyDocument,
+    PolicyDocumentError,
+    PolicyFault,
+    parse_documents,
+)
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import (
+    PolicyChangedError,
+    StoredPolicy,
+    apply_policy,
+    load_policies,
+)
+
+STANDARD_INPUT: Final = "-"
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check all that would be checked, and change nothing.")
+]
+NoteOption = Annotated[
+    str | None, typer.Option("--note", "-m", metavar="TEXT", help="Why; kept with the version.")
+]
+
+MAX_NOTE_CHARACTERS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a change is made. `source` names the documents in messages."""
+
+    source: str
+    output: Output
+    note: str | None = None
+    yes: bool = False
+    dry_run: bool = False
+
+
+def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
+    """Read a file of policies; exit with every fault in it. Expressions are not compiled yet."""
+    try:
+        content = sys.stdin.buffer.read() if str(file) == STANDARD_INPUT else file.read_bytes()
+        return parse_documents(content.decode("utf-8"), expressions="syntax")
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
+    except UnicodeDecodeError as error:
+        fail(f"{file}: byte {error.start} is not UTF-8", mend="save it as UTF-8")
+    except PolicyDocumentError as error:
+        _fail_with(error.faults, source=str(file))
+
+
+def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
+    """Show what changes, check it, ask, bring it into force, and say so."""
+    if manner.note is not None and not 0 < len(manner.note) <= MAX_NOTE_CHARACTERS:
+        mend = f"write at most {MAX_NOTE_CHARACTERS} characters"
+        fail("that note is too long or empty", mend=mend, code=WRONG_USAGE)
+    stored = on_connection(load_policies)
+    planned = plan(documents, stored=stored)
+    changes = [one for one in planned if one.change is not Change.NONE]
+    if manner.output is Output.TABLE:
+        show_plan(planned)
+    if changes:
+        names = {one.name for one in changes}
+        changed = [one for one in documents if one.policy.name in names]
+        check_expressions(changed, stored=stored, source=manner.source)
+        if not manner.dry_run:
+            _apply(changes, manner)
+    _report(planned, manner)
+
+
+def check_expressions(
+    documents: Sequence[PolicyDocument], *, stored: Sequence[StoredPolicy], source: str
+) -> None:
+    """Compile what the documents' authors wrote, alone and with all that is in force.
+
+    Exits with what cannot be compiled. Each runs in a process that is lost where it explodes.
+    """
+    placed = [one for document in documents for one in document.expressions]
+    if not placed:
+        return
+    try:
+        faults = _faults(placed)
+    except CheckFailedError as error:
+        fail(str(error), mend="see that there is memory for it, and try again")
+    if faults:
+        _fail_with(faults, source=source)
+    replaced = {one.policy.name: one.text for one in documents}
+    texts = {one.name: one.document for one in stored} | replaced
+    with console(stderr=True).status(f"Compiling {len(texts)} policies together …"):
+        try:
+            asyncio.run(
+                compile_in_subprocess(
+                    [(text, 1) for text in texts.values()], cpu_seconds=MAX_CPU_SECONDS // 2
+                )
+            )
+        except CompileError as error:
+            fail(
+                f"{error}, {len(placed)} expressions of {source} among them",
+                mend="write fewer or simpler ones; words without an expression go to denied_terms",
+            )
+
+
+def show_plan(planned: Sequence[PlannedPolicy]) -> None:
+    """Print each difference, and what stays."""
+    for one in planned:
+        if one.change is Change.NONE:
+            note(f"{one.name}: no change, version {one.version} stays")
+        else:
+            print_code(one.diff, language="diff")
+
+
+def plan_row(one: PlannedPolicy) -> Row:
+    """Return what a program is told of one planned policy."""
+    is_change = one.change is not Change.NONE
+    return {
+        "name": one.name,
+        "change": one.change.value,
+        "from_version": one.version,
+        "to_version": one.version + is_change,
+        "diff": one.diff,
+    }
+
+
+def print_code(text: str, *, language: str) -> None:
+    """Print YAML or a difference, in colours on a terminal."""
+    out = console()
+    if out.is_terminal:
+        out.print(Syntax(text, language, theme="ansi_dark", background_color="default"))
+    else:
+        typer.echo(text, nl=False)
+
+
+def _faults(placed: Sequence[PlacedExpression]) -> tuple[PolicyFault, ...]:
+    with progress("Checking expressions", total=len(placed)) as advance:
+        return asyncio.run(expression_faults(placed, advance=advance))
+
+
+def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
+    for fault in faults:
+        note(f"{source}: {fault}")
+    fail(f"{source} holds no valid policies", mend="mend what is named above; nothing was changed")
+
+
+def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
+    if not manner.yes:
+        _ask(manner.source, count=len(changes))
+
+    async def work(connection: Connection) -> None:
+        try:
+            async with connection.transaction():
+                for one in changes:
+                    await apply_policy(
+                        connection,
+                        one.name,
+                        document=one.document,
+                        expected_version=one.version,
+                        note=manner.note,
+                    )
+        except PolicyChangedError as error:
+            fail(str(error), mend="look at the new difference: run it again")
+
+    on_connection(work, tells=lambda _: Told(policies=[one.name for one in changes]))
+
+
+def _ask(source: str, *, count: int) -> None:
+    if source == STANDARD_INPUT or not sys.stdin.isatty():
+        fail("nobody is there to ask", mend="say --yes to apply", code=WRONG_USAGE)
+    what = "this change" if count == 1 else f"these {count} changes"
+    if not typer.confirm(f"Apply {what}?", err=True):
+        note("Nothing was changed.")
+        raise typer.Exit(FAILED)
+
+
+def _report(planned: Sequence[PlannedPolicy], manner: Manner) -> None:
+    if manner.output is Output.JSON:
+        print_rows([plan_row(one) for one in planned], columns=(), output=manner.output)
+    elif manner.dry_run:
+        note("Nothing was changed: this was a dry run.")
+    else:
+        for one in planned:
+            if one.change is not Change.NONE:
+                note(f"{one.name}: version {one.version + 1} is in force")
