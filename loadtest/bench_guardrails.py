@@ -2,7 +2,9 @@
 
     python -m loadtest.bench_guardrails [--quick] [--markdown]
 
-Prints a table and writes build/bench/bench-guardrails.json.
+Prints tables and writes build/bench/bench-guardrails.json. `worst_ratio` is the slowest text of
+`loadtest.hostile` against the benign one of its length; `python -m loadtest.slow_texts` looks for
+slower ones.
 """
 
 from __future__ import annotations
@@ -11,53 +13,32 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
+import uvloop
+
 from loadtest.figures import percentile
+from loadtest.guardrail_pass import Pass, default_pass
+from loadtest.hostile import hostile_texts, mixed_text
+from loadtest.long_prompts import beside
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from loadtest.texts import benign_text, chat_body, hostile_texts
+from loadtest.texts import benign_text, chat_body
 from sidecar.dialects.read import read_request
 from sidecar.domain.finding import Verdict
 from sidecar.domain.http import Headers
-from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.subject import Dialect, Operation, RequestForm, Route, Subject, TextPart
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
+from sidecar.domain.local_guardrails import PromptInjectionSettings
+from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 
 SIZES: Final = {"1k": 1 << 10, "8k": 1 << 13, "64k": 1 << 16, "1m": 1 << 20}
-HOSTILE_SIZE: Final = "64k"
+HOSTILE_SIZES: Final = ("1k", "8k", "64k")
+LONG_BYTES: Final = 5 << 20
 SECONDS: Final = 2.0
 QUICK_SECONDS: Final = 0.2
 MIN_CALLS: Final = 20
 ROUTE: Final = Route(Dialect.OPENAI, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES)
 HEADERS: Final = Headers((("content-type", b"application/json"),))
-
-
-class _NoRemote:
-    """The default policy has no remote guardrail."""
-
-    async def check(self, request: RemoteRequest) -> RemoteAnswer:
-        raise NotImplementedError(request.guardrail.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """The guardrails of the default policy over one text."""
-
-    policy: EffectivePolicy
-    inspector: Inspector
-
-    def verdicts(self, text: str) -> tuple[Verdict, ...]:
-        """Return what every guardrail says."""
-        parts = (TextPart(content=text.encode(), location=(0,), role="user"),)
-        subject = Subject(model=None, streamed=False, parts=parts)
-        about = InspectionSubject(request_id="", key_id="", model=None)
-        results = self.inspector.inspect(self.policy, subject, about=about)
-        if not isinstance(results, tuple):
-            raise TypeError("the default policy asks somebody else")
-        return tuple(result.verdict for result in results)
+INJECTION: Final = PromptInjectionSettings.guardrail_type
 
 
 def main() -> int:
@@ -66,17 +47,19 @@ def main() -> int:
     seconds = QUICK_SECONDS if options.quick else SECONDS
     console = new_console()
     run = circumstances(" ".join(["python -m loadtest.bench_guardrails", *sys.argv[1:]]))
-    judge = _default_pass()
+    judge, lexical = default_pass(), default_pass(without=INJECTION)
     with console.status("benign text …"):
         figures = _benign(judge, seconds=seconds)
+        figures |= _benign_lexical(lexical, seconds=seconds)
     with console.status("hostile text …"):
-        hostile = {
-            name: _median_us(judge, text, seconds=seconds)
-            for name, text in hostile_texts(SIZES[HOSTILE_SIZE]).items()
-        }
-    figures |= {f"hostile_us.{name}": us for name, us in hostile.items()}
-    figures["worst_ratio"] = max(hostile.values()) / figures[f"pass_us.{HOSTILE_SIZE}"]
-    grids = (_benign_grid(figures), _hostile_grid(figures, hostile))
+        hostile = _hostile(judge, seconds=seconds / 10)
+        hostile_lexical = _hostile(lexical, seconds=seconds / 10)
+    figures["worst_ratio"] = max(hostile.values())
+    figures["worst_ratio_no_injection"] = max(hostile_lexical.values())
+    figures |= {f"hostile_ratio.{name}": ratio for name, ratio in hostile.items()}
+    with console.status("5 MB beside 1 KB …"):
+        figures |= _beside(judge, seconds=5 * seconds)
+    grids = (_benign_grid(figures), _hostile_grid(hostile, hostile_lexical), _beside_grid(figures))
     for grid in grids:
         grid.show(console)
     console.print(f"\nWritten to {write_json('bench-guardrails', figures, run)}.")
@@ -86,22 +69,14 @@ def main() -> int:
     return 0
 
 
-def _default_pass() -> _Pass:
-    policy = build_snapshot(()).effective(PolicyBinding())
-    if isinstance(policy, MissingPolicy):
-        raise TypeError("there is no default policy")
-    return _Pass(policy, Inspector(remote=_NoRemote(), clock=time.monotonic))
-
-
-def _benign(judge: _Pass, *, seconds: float) -> dict[str, float]:
+def _benign(judge: Pass, *, seconds: float) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, size in SIZES.items():
         text = benign_text(size)
-        if set(judge.verdicts(text)) != {Verdict.PASS}:
+        if {result.verdict for result in judge.results(text)} != {Verdict.PASS}:
             raise AssertionError(f"the benign text of {name} is not benign")
-        passes = _timed_us(lambda text=text: judge.verdicts(text), seconds=seconds)  # type: ignore[misc]  # bound now, called at once
-        body = chat_body(size)
-        reads = _timed_us(lambda body=body: read_request(ROUTE, HEADERS, body), seconds=seconds)  # type: ignore[misc]  # as above
+        passes = _timed_us(partial(judge.results, text), seconds=seconds)
+        reads = _timed_us(partial(read_request, ROUTE, HEADERS, chat_body(size)), seconds=seconds)
         figures[f"pass_us.{name}"] = percentile(passes, 50)
         figures[f"p99_us.{name}"] = percentile(passes, 99)
         figures[f"read_us.{name}"] = percentile(reads, 50)
@@ -109,8 +84,35 @@ def _benign(judge: _Pass, *, seconds: float) -> dict[str, float]:
     return figures
 
 
-def _median_us(judge: _Pass, text: str, *, seconds: float) -> float:
-    return percentile(_timed_us(lambda: judge.verdicts(text), seconds=seconds), 50)
+def _benign_lexical(judge: Pass, *, seconds: float) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, size in SIZES.items():
+        passes = _timed_us(partial(judge.results, benign_text(size)), seconds=seconds)
+        figures[f"pass_us_no_injection.{name}"] = percentile(passes, 50)
+        figures[f"p99_us_no_injection.{name}"] = percentile(passes, 99)
+    return figures
+
+
+def _hostile(judge: Pass, *, seconds: float) -> dict[str, float]:
+    """Return the most times benign text of the same length each hostile one takes, in CPU time."""
+    ratios: dict[str, float] = {}
+    for size in (SIZES[name] for name in HOSTILE_SIZES):
+        benign = judge.cpu_us(benign_text(size), seconds=seconds)
+        for name, text in hostile_texts(size).items():
+            ratio = judge.cpu_us(text, seconds=seconds) / benign
+            ratios[name] = max(ratio, ratios.get(name, 0.0))
+    return ratios
+
+
+def _beside(judge: Pass, *, seconds: float) -> dict[str, float]:
+    """Measure short texts beside a long one, benign and of the kinds that take longest."""
+    figures: dict[str, float] = {}
+    for name, long in (("benign", benign_text(LONG_BYTES)), ("hostile", mixed_text(LONG_BYTES))):
+        measured = uvloop.run(
+            beside(judge.inspect, long=long, short=benign_text(SIZES["1k"]), seconds=seconds)
+        )
+        figures |= {f"beside_5m.{name}.{key}": value for key, value in measured.items()}
+    return figures
 
 
 def _timed_us(call: Callable[[], object], *, seconds: float) -> Sequence[float]:
@@ -126,20 +128,32 @@ def _timed_us(call: Callable[[], object], *, seconds: float) -> Sequence[float]:
 
 
 def _benign_grid(figures: dict[str, float]) -> Grid:
-    kinds = ("pass_us", "p99_us", "read_us", "read_p99_us")
+    kinds = ("pass_us", "p99_us", "pass_us_no_injection", "p99_us_no_injection",
+             "read_us", "read_p99_us")  # fmt: skip
     rows = [[name, *(f"{figures[f'{kind}.{name}']:,.0f}" for kind in kinds)] for name in SIZES]
-    columns = ("text", "pass p50 µs", "pass p99 µs", "read p50 µs", "read p99 µs")
+    columns = ("text", "pass p50 µs", "pass p99 µs", "without injection p50 µs", "p99 µs",
+               "read p50 µs", "read p99 µs")  # fmt: skip
     return Grid("Guardrails of the default policy on benign text", columns, rows)
 
 
-def _hostile_grid(figures: dict[str, float], hostile: dict[str, float]) -> Grid:
-    benign = figures[f"pass_us.{HOSTILE_SIZE}"]
+def _hostile_grid(hostile: dict[str, float], lexical: dict[str, float]) -> Grid:
     rows = [
-        [name.replace("_", " "), f"{us:,.0f}", f"{us / benign:.1f}"]
-        for name, us in sorted(hostile.items(), key=lambda one: -one[1])
+        [name.replace("_", " "), f"{ratio:.1f}", f"{lexical[name]:.1f}"]
+        for name, ratio in sorted(hostile.items(), key=lambda one: -one[1])
     ]
-    columns = (f"hostile text, {HOSTILE_SIZE}", "pass p50 µs", "times benign")
-    return Grid("Text made to be slow", columns, rows)
+    columns = ("text made to be slow", "times benign", "without injection")
+    return Grid("The worst of 1, 8 and 64 KB, against benign text of the length", columns, rows)
+
+
+def _beside_grid(figures: dict[str, float]) -> Grid:
+    keys = ("short_p50_ms", "short_p99_ms", "hold_cpu_p99_ms", "hold_cpu_max_ms", "long_p50_ms")
+    rows = [
+        [name, *(f"{figures[f'beside_5m.{name}.{key}']:,.1f}" for key in keys)]
+        for name in ("benign", "hostile")
+    ]
+    columns = ("5 MB", "1 KB p50 ms", "1 KB p99 ms", "hold CPU p99 ms",
+               "hold CPU max ms", "5 MB p50 ms")  # fmt: skip
+    return Grid("A 1 KB prompt every 5 ms beside one of 5 MB after another", columns, rows)
 
 
 def _options() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 MODEL: Final = "gpt-4o-mini"
@@ -55,34 +55,6 @@ def chat_body(size_bytes: int = CHAT_BODY_BYTES) -> bytes:
     if room < 0:
         raise ValueError(f"a chat request takes {len(frame)} bytes without any text")
     return _chat_request(benign_text(room))
-
-
-def hostile_texts(size_bytes: int) -> Mapping[str, str]:
-    """Return texts that resemble findings as closely and as often as possible, by name."""
-    return {
-        name: (unit * (size_bytes // len(unit.encode()) + 1))
-        .encode()[:size_bytes]
-        .decode("utf-8", "ignore")
-        for name, unit in _HOSTILE_UNITS.items()
-    }
-
-
-_HOSTILE_UNITS: Final = {
-    "digits": "4",
-    "cards_failing_luhn": "4111 1111 1111 1112 ",
-    "cards_in_words": "card 5500-0055-5555-5550, ",
-    "ibans_failing_check": "DE00 3704 0044 0532 0130 00 ",
-    "phones": "+49 30 1234567 (030) 1234-567 ",
-    "emails_cut_short": "someone.somewhere@example. ",
-    "at_signs": "a@",
-    "addresses": "10.0.0.999 fe80::1::2 ",
-    "tokens_almost": "AKIAIOSFODNN7EXAMPL sk-proj- ghp_0123456789abcdef ",
-    "long_base64": "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo0",
-    "assignments": "password = 'x' api_key: y secret=z ",
-    "full_width_digits": "\uff14\uff11\uff11\uff11 ",
-    "zero_width": "4\u200b1\u200b1\u200b1\u200b ",
-    "nested_quotes": '{"a":"{\\"b\\":\\"',
-}  # fmt: skip
 
 
 def _chat_request(text: str) -> bytes:

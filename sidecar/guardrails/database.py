@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import hyperscan
@@ -23,6 +23,9 @@ class CompileError(ValueError):
     """Policies whose expressions make no database; the message repeats none of them."""
 
 
+SEPARATOR: Final = b"\x00"
+"""Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
+
 Hits = dict[int, list[int]]
 """Ids of what matches, each with the end of its first match or, if counted, of every match."""
 
@@ -33,19 +36,24 @@ class ExpressionDatabase:
     def __init__(self, database: hyperscan.Database | None) -> None:
         self._database = database
 
-    def scan(self, text: bytes) -> Steps[Hits]:
-        """Return what matches in *text*, read in slices as one stream.
+    def scan(self, texts: Sequence[bytes]) -> Steps[Hits]:
+        """Return what matches in *texts* with `SEPARATOR` between them, read as one stream.
 
-        *text* must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
+        They must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
         """
         hits: Hits = {}
         if self._database is None:
             return hits
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
-            stream.scan(text if len(text) <= SLICE_BYTES else text[:SLICE_BYTES])
-            for start in range(SLICE_BYTES, len(text), SLICE_BYTES):
+            if sum(map(len, texts)) <= SLICE_BYTES:
+                stream.scan(SEPARATOR.join(texts))
+                return hits
+            for index, text in enumerate(texts):
+                stream.scan(SEPARATOR + text[:SLICE_BYTES] if index else text[:SLICE_BYTES])
                 yield
-                stream.scan(text[start : start + SLICE_BYTES])
+                for start in range(SLICE_BYTES, len(text), SLICE_BYTES):
+                    stream.scan(text[start : start + SLICE_BYTES])
+                    yield
         return hits
 
 

@@ -35,7 +35,7 @@ __all__ = ["InspectionSubject", "Inspector", "Results"]
 
 Results = tuple[GuardrailResult, ...]
 
-HOLD_SECONDS: Final = 0.002
+HOLD_SECONDS: Final = 0.001
 """How long one pass keeps the event loop before others have their turn."""
 
 _LOCAL_VERDICTS: Final = {

@@ -18,10 +18,10 @@ from sidecar.domain.subject import TextPart
 from sidecar.guardrails.database import ExpressionDatabase, Hits
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
-from sidecar.guardrails.overlaps import disjoint
-from sidecar.guardrails.rules.catalogue import is_remote, rank_of, rules_of
+from sidecar.guardrails.overlaps import Located, as_finding, merged
+from sidecar.guardrails.rules.catalogue import is_remote, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
-from sidecar.guardrails.slices import Steps, run_to_end
+from sidecar.guardrails.slices import SLICE_FINDINGS, Steps, run_to_end
 from sidecar.guardrails.span_search import spans
 from sidecar.guardrails.text_views import Piece, pieces_of
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
@@ -29,8 +29,8 @@ from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
 Outcomes = tuple[Outcome, ...]
 
-SEPARATOR: Final = b"\x00"
-"""Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
+MAX_FINDINGS: Final = 5_000
+"""Findings of one guardrail in one request; of more, each text with one counts as found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,20 @@ class _RuleCheck:
         rules = [(rule, hits[id_][0]) for id_ in hits.keys() & self.filtered.keys()
                  for rule in self.filtered[id_]]  # fmt: skip
         rules += [(rule, 0) for rule in self.unfiltered]
-        found: list[Finding] = []
+        located: list[Located] = []
         for rule, first_end in rules:
-            located = yield from spans(rule, texts.pieces, texts.ends, first_end=first_end)
-            found += [Finding(name, rule.type, *span) for span in located]
-        return Found(disjoint(found, rank=lambda one: rank_of(self.guardrail, one.type)))
+            found = yield from spans(rule, texts.pieces, texts.ends, first_end=first_end)
+            rank, type_ = rule.rank, rule.type
+            located += [(part, start, end, rank, type_, name) for part, start, end in found]
+        if len(located) > MAX_FINDINGS:
+            located = _whole_parts(located, texts, name)
+        findings: list[Finding] = []
+        disjoint = merged(located)
+        for start in range(0, len(disjoint), SLICE_FINDINGS):
+            if start:
+                yield
+            findings += [as_finding(one) for one in disjoint[start : start + SLICE_FINDINGS]]
+        return Found(tuple(findings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +146,17 @@ class LocalScan:
         pieces: list[Piece] = []
         for index, part in enumerate(parts):
             pieces += yield from pieces_of(index, part.content, folded=self._folded)
-        joined = SEPARATOR.join([piece.content for piece in pieces])
-        hits = yield from self._database.scan(joined)
+        hits = yield from self._database.scan([piece.content for piece in pieces])
         ends = tuple(accumulate(len(piece.content) + 1 for piece in pieces))
         return _Texts(parts, tuple(pieces), ends, hits)
+
+
+def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Located]:
+    """Return the parts with a finding as a whole, each named by its first."""
+    kinds = {one[0]: (one[3], one[4]) for one in sorted(located, reverse=True)}
+    return [
+        (part, 0, len(texts.parts[part].content), *kinds[part], name) for part in sorted(kinds)
+    ]
 
 
 def _judged(check: _Check, texts: _Texts) -> Steps[Outcome]:

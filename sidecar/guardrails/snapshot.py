@@ -26,7 +26,7 @@ from sidecar.guardrails.rules.catalogue import (
     rules_in_turn,
     rules_of,
 )
-from sidecar.guardrails.rules.phones import load_numbering_plans
+from sidecar.guardrails.rules.numbering import load_numbering_plans
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps, run_to_end
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
 
-from sidecar.guardrails.rules.rule import Rule, Span
+from sidecar.guardrails.origins import SAME
+from sidecar.guardrails.rules.rule import Locate, Rule, Span
 from sidecar.guardrails.slices import SLICE_CANDIDATES, Steps
 from sidecar.guardrails.text_views import Piece, View
 
@@ -40,51 +42,79 @@ def spans(
 
 def _search(rule: Rule, piece: Piece, left: int, found: list[PartSpan]) -> Steps[int]:
     """Add what *rule* finds in *piece* to *found*; return how many candidates that took."""
-    tried = count = 0
-    content, part, origin, locate = piece.content, piece.part, piece.origin, rule.locate
-    for candidate in candidates(rule, content):
-        if candidate is None:
+    tried = 0
+    part, locate = piece.part, rule.locate
+    for index, batch in enumerate(candidates(rule, piece.content)):
+        if index:
             yield
-            continue
-        count += 1
-        if not count % SLICE_CANDIDATES:
-            yield
-        tried += _weight(rule, candidate)
+        tried += len(batch) if locate is None else sum(map(_weight, batch))
         if tried > left:
             found.append((part, 0, piece.length))
             break
-        located = (candidate,) if locate is None else locate(content, *candidate)
-        found += [(part, *origin.span(*span)) for span in located]
+        located = batch
+        if locate is not None:
+            located = yield from _confirmed(locate, piece.content, batch)
+        if piece.origin is SAME:
+            found += [(part, start, end) for start, end in located]
+        else:
+            found += [(part, *piece.origin.span(start, end)) for start, end in located]
     return tried
 
 
-def candidates(rule: Rule, content: bytes) -> Iterator[Span | None]:
-    """Yield the spans the expression alone finds, left to right, and None between windows.
+def candidates(rule: Rule, content: bytes) -> Iterator[list[Span]]:
+    """Yield the spans the expression alone finds, left to right, a few at a time or none.
 
     A match counts only where it starts so far before its window's end that it is seen whole, so
     windows change nothing. An expression without a known reach is searched in one go.
     """
-    group, finditer, reach = rule.group, rule.pattern.finditer, rule.reach
-    length = len(content)
+    reach, length = rule.reach, len(content)
     if reach is None or length <= WINDOW_BYTES:
-        for match in finditer(content):
-            start, end = match.span(group)
-            if start < end:
-                yield start, end
+        yield from _batches(rule, rule.pattern.finditer(content))
         return
     position = 0
     while position < length:
         limit = min(length, position + max(WINDOW_BYTES, 2 * reach))
         certain = length if limit == length else limit - reach
-        position, next_start = certain, position
-        for match in finditer(content, next_start, limit):
-            if match.start() >= certain:
+        window = _Window(rule.pattern.finditer(content, position, limit), certain)
+        yield from _batches(rule, window)
+        position = window.end
+        yield []
+
+
+class _Window:
+    """The matches of one window that begin before *certain*; `end` is where the next begins."""
+
+    def __init__(self, matches: Iterator[Any], certain: int) -> None:
+        self._matches = matches
+        self._certain = certain
+        self.end = certain
+
+    def __iter__(self) -> Iterator[Any]:
+        for match in self._matches:
+            start, end = match.span()
+            if start >= self._certain:
                 break
-            position = max(certain, match.end())
-            start, end = match.span(group)
-            if start < end:
-                yield start, end
-        yield None
+            self.end = max(self._certain, end)
+            yield match
+
+
+def _batches(rule: Rule, matches: Iterable[Any]) -> Iterator[list[Span]]:
+    group, iterator = rule.group, iter(matches)
+    while found := list(islice(iterator, SLICE_CANDIDATES)):
+        spans_found = [match.span(group) for match in found]
+        yield [span for span in spans_found if span[0] < span[1]]
+
+
+def _confirmed(locate: Locate, content: bytes, batch: Iterable[Span]) -> Steps[list[Span]]:
+    found: list[Span] = []
+    weight = 0
+    for candidate in batch:
+        weight += _weight(candidate)
+        if weight > SLICE_CANDIDATES:
+            yield
+            weight = 0
+        found += locate(content, *candidate)
+    return found
 
 
 def _searches(view: View | None, piece: Piece) -> bool:
@@ -93,6 +123,6 @@ def _searches(view: View | None, piece: Piece) -> bool:
     return view in piece.views
 
 
-def _weight(rule: Rule, span: Span) -> int:
+def _weight(span: Span) -> int:
     """Return how many candidates a long one counts for: some validators go through it all."""
-    return 1 if rule.locate is None else 1 + (span[1] - span[0]) // BYTES_A_CANDIDATE
+    return 1 + (span[1] - span[0]) // BYTES_A_CANDIDATE

@@ -34,7 +34,7 @@ from sidecar.guardrails.documents.fields import (
     Term,
     known_name,
 )
-from sidecar.guardrails.rules.phones import KNOWN_REGIONS
+from sidecar.guardrails.rules.numbering import KNOWN_REGIONS
 from sidecar.guardrails.rules.pii import PII_TYPES
 from sidecar.guardrails.rules.secrets import SECRET_TYPES
 

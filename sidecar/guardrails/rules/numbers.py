@@ -1,21 +1,28 @@
-"""Payment cards, IBANs and US social security numbers: check digits and issuer ranges."""
+"""Payment cards and IBANs: check digits and issuer ranges.
+
+Written for texts that are full of numbers that are almost one: per digit, not per number, where
+that can be had.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Final
-
-from stdnum import iban
-from stdnum.us import ssn
 
 from sidecar.guardrails.rules.rule import Span
 
-_DIGITS: Final = b"0123456789"
-_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_VALUES: Final = bytes((byte - 48) % 10 for byte in range(256))
+_DOUBLED: Final = bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)[value] for value in _VALUES)
+_DIGITS: Final = re.compile(rb"[0-9]+")
+_REST: Final = re.compile(rb"(?:[ -]?[0-9]){0,64}")
+MAX_RUN_DIGITS: Final = 500
 _MIN_CARD_DIGITS: Final = 12
 _MAX_CARD_DIGITS: Final = 19
 _MIN_CARD_DIGITS_AMONG_OTHERS: Final = 14  # shorter ones are too often a part of something
 _MIN_GROUP_DIGITS: Final = 4
+_MAX_GROUPS: Final = 5
 
 # First four digits from and to, number of digits from and to, by the first digit.
 _ISSUERS: Final[tuple[tuple[tuple[int, int, int, int], ...], ...]] = (
@@ -54,82 +61,133 @@ _IBAN_LENGTHS: Final = {
 }  # fmt: skip
 
 
+_CARD_LENGTHS: Final = {
+    b"%04d" % number: lengths
+    for number in range(10_000)
+    if (
+        lengths := frozenset(
+            length
+            for low, high, shortest, longest in _ISSUERS[number // 1_000]
+            if low <= number <= high
+            for length in range(shortest, longest + 1)
+        )
+    )
+}
+"""How many digits a card's number has, by its first four."""
+
+_CHARACTER_VALUES: Final = {
+    byte: str(int(chr(byte), 36)) for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+}
+_UPPER: Final = bytes(byte - 32 if 97 <= byte <= 122 else byte for byte in range(256))  # noqa: PLR2004 - a to z
+
+IBAN_COUNTRIES: Final = tuple(sorted(_IBAN_LENGTHS))
+
+
 def passes_luhn(digits: bytes) -> bool:
     """Tell whether the last digit is the check digit of the rest (ISO/IEC 7812-1, annex B)."""
-    total = 0
-    for index, digit in enumerate(reversed(digits)):
-        value = digit - 48
-        total += _DOUBLED[value] if index % 2 else value
-    return total % 10 == 0
+    return not _luhn_sum(digits) % 10
 
 
 def has_issuer(digits: bytes) -> bool:
     """Tell whether an issuer range in use (ISO/IEC 7812) goes with the number's length."""
-    four, length = int(digits[:4]), len(digits)
-    return any(
-        low <= four <= high and shortest <= length <= longest
-        for low, high, shortest, longest in _ISSUERS[digits[0] - 48]
-    )
+    return len(digits) in _CARD_LENGTHS.get(digits[:4], ())
 
 
-def cards(content: bytes, start: int, end: int) -> Iterator[Span]:
-    """Yield the card numbers in a run of digit groups joined by single spaces or dashes.
+def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Return the card numbers in a run of digit groups joined by single spaces or dashes.
 
     A number begins and ends with a group, so that what stands beside it (an order number before,
     a security code behind) cannot hide it; groups but the last have four digits or more.
     """
-    groups = list(_digit_groups(content, start, end))
+    if end - start <= _MAX_CARD_DIGITS:
+        digits = content[start:end].translate(None, b" -")
+        if len(digits) == end - start:
+            return ((start, end),) if has_issuer(digits) and passes_luhn(digits) else ()
+    # A run may be cut at its most digits; a number that begins in it may end behind it.
+    behind = _REST.match(content, end)
+    stop = end if behind is None else behind.end()
+    groups = [match.span() for match in _DIGITS.finditer(content, start, stop)]
+    return _cards_in(content, groups, before=end)
+
+
+def iban_expression() -> str:
+    """Return the expression that finds IBANs by country and length, spaced or not, in any case.
+
+    For `re`: it looks around, and repeats nothing that could match in two ways.
+    """
+    by_length: dict[int, list[str]] = {}
+    for country, length in _IBAN_LENGTHS.items():
+        by_length.setdefault(length, []).append(_either_case(country))
+    forms = (
+        rf"(?:{'|'.join(countries)})[0-9]{{2}}(?:[ -]?[0-9A-Za-z]){{{length - 4}}}"
+        for length, countries in by_length.items()
+    )
+    ahead = "(?=[A-Za-z]{2}[0-9]{2}[ -]?[0-9A-Za-z])"
+    return rf"(?<![0-9A-Za-z_]){ahead}(?:{'|'.join(forms)})(?![0-9A-Za-z])"
+
+
+def is_iban(candidate: bytes) -> bool:
+    """Tell whether the check digits are right (ISO 13616, ISO 7064 MOD 97-10)."""
+    compact = candidate.translate(_UPPER, b" -")
+    turned = compact[4:] + compact[:4]
+    return int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 == 1
+
+
+def is_plain_ssn(digits: bytes) -> bool:
+    """Tell whether nine digits could be a number of the US Social Security Administration."""
+    return digits[:3] not in {b"000", b"666"} and digits[3:5] != b"00" and digits[5:] != b"0000"
+
+
+def _either_case(letters: str) -> str:
+    return "".join(f"[{letter}{letter.lower()}]" for letter in letters)
+
+
+def _luhn_sum(digits: bytes) -> int:
+    return sum(digits[::-2].translate(_VALUES)) + sum(digits[-2::-2].translate(_DOUBLED))
+
+
+def _cards_in(content: bytes, groups: list[Span], *, before: int) -> Iterator[Span]:
+    digits = b"".join([content[start:end] for start, end in groups])
+    ends = list(accumulate((end - start for start, end in groups), initial=0))
+    sums: tuple[list[int], list[int]] | None = None
     index = 0
-    while index < len(groups):
-        length = _card_groups(content, groups, index)
-        if length:
-            yield groups[index][0], groups[index + length - 1][1]
-        index += length or 1
+    while index < len(groups) and groups[index][0] < before:
+        begin = ends[index]
+        lengths = _CARD_LENGTHS.get(digits[begin : begin + 4])
+        taken = 0
+        if lengths:
+            sums = sums or _sums(digits)
+            taken = _card_groups(ends, index, lengths, sums)
+        if taken:
+            yield groups[index][0], groups[index + taken - 1][1]
+        index += taken or 1
 
 
-def _digit_groups(content: bytes, start: int, end: int) -> Iterator[Span]:
-    begin = start
-    for position in range(start, end + 1):
-        if position == end or content[position] not in _DIGITS:
-            if begin < position:
-                yield begin, position
-            begin = position + 1
+def _sums(digits: bytes) -> tuple[list[int], list[int]]:
+    """Return running Luhn sums: one with digits at even places doubled, one with the others."""
+    values, doubled = digits.translate(_VALUES), digits.translate(_DOUBLED)
+    even, odd = bytearray(values), bytearray(values)
+    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+    return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
 
 
-def _card_groups(content: bytes, groups: list[Span], first: int) -> int:
+def _card_groups(
+    ends: list[int], first: int, lengths: frozenset[int], sums: tuple[list[int], list[int]]
+) -> int:
     """Return how many groups from *first* on make a card number, the most that do, or 0."""
-    digits, best = b"", 0
-    for count, (start, end) in enumerate(groups[first : first + 5], 1):
-        is_alone = count == len(groups)
-        digits += content[start:end]
-        if len(digits) > _MAX_CARD_DIGITS:
+    begin, best, last = ends[first], 0, len(ends) - 1
+    for end_index in range(first + 1, min(first + _MAX_GROUPS, last) + 1):
+        end = ends[end_index]
+        length = end - begin
+        if length > _MAX_CARD_DIGITS:
             break
-        least = _MIN_CARD_DIGITS if is_alone else _MIN_CARD_DIGITS_AMONG_OTHERS
-        if len(digits) >= least and has_issuer(digits) and passes_luhn(digits):
-            best = count
-        if end - start < _MIN_GROUP_DIGITS:
+        if length in lengths:
+            running = sums[end % 2]
+            is_alone = first == 0 and end_index == last
+            if (is_alone or length >= _MIN_CARD_DIGITS_AMONG_OTHERS) and not (
+                running[end] - running[begin]
+            ) % 10:
+                best = end_index - first
+        if end - ends[end_index - 1] < _MIN_GROUP_DIGITS:
             break  # only the last group may be shorter
     return best
-
-
-def ibans(content: bytes, start: int, _end: int) -> Iterable[Span]:
-    """Return the IBAN that begins at *start*, with or without spaces, in either case."""
-    wanted = _IBAN_LENGTHS.get(content[start : start + 2].decode("ascii").upper(), 0)
-    compact, position = bytearray(), start
-    while len(compact) < wanted and position < len(content):
-        character = content[position]
-        if chr(character).isascii() and chr(character).isalnum():
-            compact.append(character)
-        elif character not in b" -" or content[position - 1] in b" -":
-            break
-        position += 1
-    followed = content[position : position + 1]
-    if not wanted or len(compact) < wanted or (followed.isalnum() and followed.isascii()):
-        return ()
-    return ((start, position),) if iban.is_valid(compact.decode("ascii")) else ()
-
-
-def is_ssn(candidate: bytes) -> bool:
-    """Tell whether the Social Security Administration could have issued it."""
-    digits = bytes(character for character in candidate if character in _DIGITS).decode("ascii")
-    return bool(ssn.is_valid(f"{digits[:3]}-{digits[3:5]}-{digits[5:]}"))

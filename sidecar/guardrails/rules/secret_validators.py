@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -14,6 +15,8 @@ from sidecar.guardrails.rules.rule import Span, where
 
 GENERIC_SECRET_BITS: Final = 3.5
 """Shannon entropy a character above which a keyword's value is taken for a secret."""
+_MIN_DISTINCT: Final = math.ceil(2**GENERIC_SECRET_BITS)
+"""Fewer different characters cannot have as much entropy; told in a fraction of the time."""
 
 _PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
 _PEM_MAX_BYTES: Final = 16_384
@@ -46,10 +49,12 @@ def _is_jwt(candidate: bytes) -> bool:
 
 
 def _is_random(candidate: bytes) -> bool:
+    if len(set(candidate)) < _MIN_DISTINCT:
+        return False
     lowered = candidate.lower()
     return (
-        any(character in b"0123456789" for character in candidate)
-        and any(character in b"abcdefghijklmnopqrstuvwxyz" for character in lowered)
+        candidate.translate(None, b"0123456789") != candidate
+        and lowered.upper() != lowered
         and not any(word in lowered for word in _PLACEHOLDERS)
         and bits_per_character(candidate) >= GENERIC_SECRET_BITS
     )

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 
 import pytest
 
+from loadtest.hostile import mixed_text
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.policy_document import default_policy
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError
 from sidecar.guardrails.slices import SLICE_BYTES
 from sidecar.guardrails.snapshot import EffectivePolicy
@@ -103,6 +106,23 @@ async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() ->
         Verdict.REDACT,
         (Finding("pii", "EMAIL", 0, at + 5, at + 20),),
     )
+
+
+async def test_no_turn_of_a_hostile_text_is_long() -> None:
+    """In CPU time, since what else the machine does is not ours; a collection of garbage is."""
+    inspector = Inspector(remote=ScriptedChecks({}), clock=time.monotonic)
+    chosen = effective(default_policy())
+    later = inspector.inspect(chosen, subject_of(mixed_text(1 << 20)), about=ABOUT)
+    assert not isinstance(later, tuple)
+    judging = asyncio.ensure_future(later)
+    holds: list[float] = []
+    while not judging.done():
+        began_at = time.process_time()
+        await asyncio.sleep(0)
+        holds.append(time.process_time() - began_at)
+    assert {one.verdict for one in judging.result()} == {Verdict.BLOCK, Verdict.REDACT}
+    assert len(holds) > 20
+    assert max(holds) < 0.05
 
 
 async def test_two_long_texts_take_turns() -> None:

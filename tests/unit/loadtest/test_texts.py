@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from loadtest.texts import benign_text, chat_body, hostile_texts
+from loadtest.hostile import hostile_texts
+from loadtest.texts import benign_text, chat_body
 
 
 @pytest.mark.parametrize("size", [1, 100, 8192])

@@ -1,0 +1,76 @@
+"""The guardrails of the default policy over one text, as the inspector runs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from loadtest.figures import percentile
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.subject import Subject, TextPart
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.policy_document import default_policy
+from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
+
+MIN_CALLS: Final = 5
+
+Results = tuple[GuardrailResult, ...]
+
+
+class _NoRemote:
+    """The default policy has no remote guardrail."""
+
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        raise NotImplementedError(request.guardrail.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One policy and an inspector."""
+
+    policy: EffectivePolicy
+    inspector: Inspector
+
+    def inspect(self, text: str) -> Results | Awaitable[Results]:
+        """Begin to judge *text*; a long one goes on when awaited."""
+        parts = (TextPart(content=text.encode(), location=(0,), role="user"),)
+        subject = Subject(model=None, streamed=False, parts=parts)
+        about = InspectionSubject(request_id="", key_id="", model=None)
+        return self.inspector.inspect(self.policy, subject, about=about)
+
+    def results(self, text: str) -> Results:
+        """Judge *text* in one go, its turns right after each other."""
+        results = self.inspect(text)
+        if isinstance(results, tuple):
+            return results
+        turns = results.__await__()
+        while True:
+            try:
+                next(turns)
+            except StopIteration as end:
+                judged: Results = end.value
+                return judged
+
+    def cpu_us(self, text: str, *, seconds: float) -> float:
+        """Return the median of this process's CPU time: what a busy machine does not change."""
+        taken: list[float] = []
+        ends_at = time.perf_counter() + seconds
+        while len(taken) < MIN_CALLS or time.perf_counter() < ends_at:
+            started_at = time.process_time()
+            self.results(text)
+            taken.append((time.process_time() - started_at) * 1e6)
+        return percentile(taken, 50)
+
+
+def default_pass(*, without: str = "") -> Pass:
+    """Return the pass of the default policy, *without* the guardrails of one type."""
+    default = default_policy()
+    kept = tuple(one for one in default.guardrails if one.settings.guardrail_type != without)
+    policy = build_snapshot((replace(default, guardrails=kept),)).effective(PolicyBinding())
+    if isinstance(policy, MissingPolicy):
+        raise TypeError("there is no default policy")
+    return Pass(policy, Inspector(remote=_NoRemote(), clock=time.monotonic))
