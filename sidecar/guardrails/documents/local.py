@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 from typing_extensions import override
 
 from sidecar.domain.local_guardrails import (
@@ -34,6 +34,7 @@ from sidecar.guardrails.documents.fields import (
     Term,
     known_name,
 )
+from sidecar.guardrails.rules.national import COUNTRIES, NATIONAL_TYPES
 from sidecar.guardrails.rules.numbering import KNOWN_REGIONS
 from sidecar.guardrails.rules.pii import PII_TYPES
 from sidecar.guardrails.rules.secrets import SECRET_TYPES
@@ -53,21 +54,35 @@ class SecretsDocument(GuardrailFields):
         return SecretsSettings(types=self.types)
 
 
+def _of_a_country(value: str, info: ValidationInfo) -> str:
+    country = value[:2]
+    if value in NATIONAL_TYPES and country not in info.data.get("countries", ()):
+        raise ValueError(f"is looked for only where `countries` has {country}")
+    return value
+
+
 class PiiDocument(GuardrailFields):
     """Settings of `pii`."""
 
     type: Literal["pii"]
-    types: Annotated[
-        tuple[Annotated[str, known_name("PII type", PII_TYPES)], ...] | None,
-        Field(min_length=1, max_length=MAX_ITEMS),
-    ] = None
     regions: Annotated[
         tuple[Annotated[str, known_name("region", KNOWN_REGIONS)], ...], Field(max_length=20)
     ] = ()
+    countries: Annotated[
+        tuple[Annotated[str, known_name("country", COUNTRIES)], ...],
+        Field(max_length=len(COUNTRIES)),
+    ] = ()
+    types: Annotated[
+        tuple[
+            Annotated[str, known_name("PII type", PII_TYPES), AfterValidator(_of_a_country)], ...
+        ]
+        | None,
+        Field(min_length=1, max_length=MAX_ITEMS),
+    ] = None
 
     @override
     def settings(self) -> PiiSettings:
-        return PiiSettings(types=self.types, regions=self.regions)
+        return PiiSettings(types=self.types, regions=self.regions, countries=self.countries)
 
 
 class PatternDocument(Document):

@@ -30,6 +30,7 @@ from sidecar.domain.remote_guardrails import (
     WebhookSettings,
 )
 from sidecar.guardrails.expressions import author_expression
+from sidecar.guardrails.rules.national import NATIONAL_TYPES, national_rules
 from sidecar.guardrails.rules.pii import PII_RULES, national_phone_rule
 from sidecar.guardrails.rules.rule import Expression, Rank, Rule
 from sidecar.guardrails.rules.secrets import SECRET_RULES
@@ -37,7 +38,9 @@ from sidecar.guardrails.rules.terms import term_rule
 from sidecar.guardrails.slices import Steps, run_to_end
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 
-_RANKS: Final = {rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)}
+_RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
+    rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)
+}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -51,9 +54,9 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
     match settings:
         case SecretsSettings(types=types):
             return _chosen(SECRET_RULES, types)
-        case PiiSettings(types=types, regions=regions):
-            national = (national_phone_rule(regions),) if regions else ()
-            return _chosen((*PII_RULES, *national), types)
+        case PiiSettings(types=types, regions=regions, countries=countries):
+            phones = (national_phone_rule(regions),) if regions else ()
+            return _chosen((*PII_RULES, *phones, *national_rules(countries)), types)
         case DeniedPatternsSettings(patterns=patterns):
             return (_author_rule(pattern) for pattern in patterns)
         case DeniedTermsSettings(terms=terms):

@@ -6,6 +6,8 @@ import ipaddress
 from typing import Final
 
 from sidecar.guardrails.rules import numbers, phones
+from sidecar.guardrails.rules.context import CONTEXT_RULES
+from sidecar.guardrails.rules.national import NATIONAL_TYPES
 from sidecar.guardrails.rules.rule import Locate, Rank, Rule, Span, rule, where
 
 _PHONE_WORDS: Final = (
@@ -128,6 +130,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         finder=r"(?<![0-9A-Za-z_.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]+"
         r"(?:(?:\.[0-9]{1,3}){3})?",
     ),
+    *CONTEXT_RULES,
     _phone_rule(
         r"\+[1-9][0-9() ./-]{5,20}[0-9]",
         phones.international,
@@ -138,9 +141,9 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         phones.National(phones.CONTEXT_REGIONS),
     ),
 )
-"""The rules that hold without a region."""
+"""The rules that hold without a region or country."""
 
-PII_TYPES: Final = tuple(sorted({known.type for known in PII_RULES}))
+PII_TYPES: Final = tuple(sorted({*NATIONAL_TYPES, *(known.type for known in PII_RULES)}))
 
 
 def national_phone_rule(regions: tuple[str, ...]) -> Rule:

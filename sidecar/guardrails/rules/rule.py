@@ -42,6 +42,8 @@ class Rank:
     CARD: Final = 30
     IBAN: Final = 35
     SSN: Final = 40
+    NATIONAL: Final = 42
+    CONTEXT: Final = 45
     EMAIL: Final = 50
     ADDRESS: Final = 60
     PHONE: Final = 70
