@@ -306,6 +306,8 @@ class Stack:
     async def apply(self, policies: str) -> None:
         """Bring policies into force and wait until every worker has them."""
         settings = PostgresSettings(dsn=SecretStr(self.facts.postgres_dsn))
+        log = self.facts.logs / "workers.log"
+        before = sum(line.get("event") == "policies.loaded" for line in _whole_lines(log))
         versions: dict[str, int] = {}
         async with connect(settings) as connection, connection.transaction():
             for document in parse_documents(policies):
@@ -317,9 +319,15 @@ class Stack:
                 )
                 versions[name] = known + 1
         loaded = 0
-        async for line in _lines_of(self.facts.logs / "workers.log"):
-            if line.get("event") == "policies.loaded":
-                loaded += versions.items() <= line["policies"].items()
+        async for line in _lines_of(log):
+            if line.get("event") != "policies.loaded":
+                continue
+            if before > 0:
+                before -= 1
+                continue
+            # A line shows the first 32 policies.
+            shown = line["policies"]
+            loaded += all(shown.get(name, of) == of for name, of in versions.items())
             if loaded == self.workers:
                 return
 

@@ -36,8 +36,9 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     # A server that comes back is found again soon; the default grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Not a pause, whatever its name: how long one attempt to connect may take (gRPC 1.85).
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 
