@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-keys bench-waterfall bench-docs proto proto-publish lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-keys bench-remote bench-waterfall bench-docs proto proto-publish lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -73,6 +73,9 @@ bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign 
 
 bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
 	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)
+
+bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
+	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)
 
 bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)

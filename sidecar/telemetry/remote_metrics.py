@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sidecar.domain.finding import GuardrailResult
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.logs import get_logger
-from sidecar.telemetry.names import LogEvent, MetricName
+from sidecar.telemetry.names import OVERFLOW, LogEvent, MetricName
 
 BREAKER_CLOSED: Final = 0
 BREAKER_OPEN: Final = 2
@@ -65,7 +65,8 @@ class RemoteMetrics:
         """Show the state of a guardrail's server; log when it is let alone, and asked again."""
         name = self._guardrail_label(guardrail)
         before = self._shown.get(name)
-        if before == state:
+        # Beyond the cap many share a label, which would show whichever was asked last.
+        if before == state or name == OVERFLOW:
             return
         self._shown[name] = state
         self._breakers.labels(name).set(state)

@@ -38,6 +38,7 @@ class ReceivedSpan:
     attributes: dict[str, Value]
     status: str
     trace_state: str
+    events: tuple[tuple[str, int], ...] = ()
 
 
 class OtlpReceiver(TraceServiceServicer):
@@ -107,6 +108,7 @@ def _span(message: SpanMessage) -> ReceivedSpan:
         attributes=_attributes(message.attributes),
         status=message.status.StatusCode.Name(message.status.code),
         trace_state=message.trace_state,
+        events=tuple((event.name, event.time_unix_nano) for event in message.events),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.finding import Finding, GuardrailResult, NotedEvent, RemoteEvent, Verdict
 from sidecar.domain.local_guardrails import (
     DeniedPattern,
     DeniedPatternsSettings,
@@ -98,6 +98,10 @@ def results() -> tuple[GuardrailResult, ...]:
             started_at=STARTED_AT + 0.0065,
             seconds=0.003,
             error_type="ClientConnectorError",
+            events=(
+                NotedEvent(RemoteEvent.RETRY, STARTED_AT + 0.0075),
+                NotedEvent(RemoteEvent.HEDGE, STARTED_AT + 0.0085),
+            ),
         ),
     )
 

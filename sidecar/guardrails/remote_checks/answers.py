@@ -11,7 +11,7 @@ from sidecar.domain.finding import Finding
 from sidecar.domain.policy import Action
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError
 
-MAX_ANSWER_BYTES: Final = 512 * 1024
+MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Of APIs that are not ours: a score for each of some ten categories and each of many texts."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from sidecar.telemetry.logs import get_logger
 
 LOOK_SECONDS: Final = 10.0
 """How often files are looked at for a change; a rotated certificate has hours of overlap."""
+
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""A bundle of all public authorities is a quarter of a megabyte."""
 
 _T = TypeVar("_T")
 _Files = tuple[str | None, str | None, str | None]
@@ -98,4 +102,6 @@ def _stamp(files: _Files) -> _Stamp:
 
 def _stamp_of(file: Path) -> tuple[int, int, int]:
     found = file.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+        raise OSError("no file of a certificate's size")  # a pipe or a device would never end
     return found.st_mtime_ns, found.st_size, found.st_ino

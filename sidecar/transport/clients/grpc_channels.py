@@ -25,6 +25,7 @@ from sidecar.guardrails.remote_checks.tls_files import TlsFiles, tls_context
 RESOLVE_AGAIN_SECONDS: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
 """Of an answer, and of what a compressed one becomes (gRPC 1.85 checks both)."""
+MAX_CHANNELS: Final = 256
 CLOSE_SECONDS: Final = 30.0
 """What is under way on a channel that is replaced may end; no check takes longer than this."""
 
@@ -57,19 +58,25 @@ class _Open:
     judged_at: float
 
 
+_Place = tuple[str, str | None, str | None, str | None]
+"""URL and files; not headers, which belong to a call."""
+
+
 class GrpcChannels:
-    """One channel an endpoint. Used within a running event loop, closed at the end."""
+    """One channel a server and identity. Used within a running event loop, closed at the end."""
 
     def __init__(
         self,
         *,
         resolver: AbstractResolver | None = None,
         clock: Callable[[], float] = time.monotonic,
+        max_channels: int = MAX_CHANNELS,
     ) -> None:
         self._resolver = GuardedResolver(resolver or ThreadedResolver())
         self._clock = clock
+        self._max_channels = max_channels
         self._tls = TlsFiles(_credentials, clock=clock)
-        self._open: dict[RemoteEndpoint, _Open] = {}
+        self._open: dict[_Place, _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -88,9 +95,9 @@ class GrpcChannels:
             RemoteCheckError: its name does not resolve, or to an address no check may have.
         """
         url = URL(endpoint.url)
-        is_secure = url.scheme == "grpcs"
-        credentials = await self._tls.get(endpoint) if is_secure else None
-        known = self._open.get(endpoint)
+        place = (endpoint.url, endpoint.ca_file, endpoint.cert_file, endpoint.key_file)
+        credentials = await self._tls.get(endpoint) if url.scheme == "grpcs" else None
+        known = self._open.get(place)
         if (
             known is not None
             and known.way.credentials is credentials
@@ -98,13 +105,21 @@ class GrpcChannels:
         ):
             return known.channel
         way = _Way(await self._target(url), credentials)
-        known = self._open.get(endpoint)  # another check may have opened it meanwhile
+        known = self._open.get(place)  # another check may have opened it meanwhile
         if known is None or known.way != way:
-            if known is not None:
+            if known is None:
+                self._make_room()
+            else:
                 self._close_later(known.channel)
-            known = self._open[endpoint] = _Open(_channel(url, way), way, self._clock())
+            known = self._open[place] = _Open(_channel(url, way), way, self._clock())
         known.judged_at = self._clock()
         return known.channel
+
+    def _make_room(self) -> None:
+        """Close the channel that was not used for longest, of a policy long gone."""
+        if len(self._open) >= self._max_channels:
+            oldest = min(self._open, key=lambda place: self._open[place].judged_at)
+            self._close_later(self._open.pop(oldest).channel)
 
     async def _target(self, url: URL) -> str:
         host, port = url.raw_host or "", url.port or 0
@@ -130,8 +145,7 @@ class GrpcChannels:
 
 
 def _channel(url: URL, way: _Way) -> grpc.aio.Channel:
-    authority = f"{url.raw_host}:{url.port}"
-    options = [*_OPTIONS, ("grpc.default_authority", authority)]
+    options = [*_OPTIONS, ("grpc.default_authority", url.authority)]
     if way.credentials is None:
         return grpc.aio.insecure_channel(way.target, options)
     # The name the certificate must be for; the target is an address.

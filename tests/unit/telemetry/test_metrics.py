@@ -72,6 +72,8 @@ def test_an_exchange_is_counted_by_outcome_phase_key_and_guardrail(
             'type="webhook",verdict="error_open"} 1.0'
         ),
         'egret_guardrail_errors_total{error_type="ClientConnectorError",guardrail="tone"} 1.0',
+        'egret_remote_events_total{event="retry",guardrail="tone"} 1.0',
+        'egret_remote_events_total{event="hedge",guardrail="tone"} 1.0',
         'egret_guardrail_seconds_count{guardrail="pii"} 1.0',
         'egret_guardrail_seconds_sum{guardrail="pii"} 0.0004',
         'egret_guardrail_seconds_count{guardrail="keys"} 1.0',

@@ -146,6 +146,17 @@ def test_a_guardrail_span_keeps_verdict_and_action_apart(receiver: OtlpReceiver)
     }
 
 
+def test_what_happened_on_the_way_is_told_at_its_time(receiver: OtlpReceiver) -> None:
+    """On the clock of the inspection, placed by the distance from the exchange's start."""
+    _export(receiver, redacted_report())
+    spans = receiver.wait_for(6)
+    (retry, retried_ns), (hedge, hedged_ns) = spans["guardrail tone"].events
+    assert (retry, hedge) == ("guardrail.retry", "guardrail.hedge")
+    assert retried_ns == pytest.approx(WALL_NS + 7_500_000, abs=1_000)
+    assert hedged_ns == pytest.approx(WALL_NS + 8_500_000, abs=1_000)
+    assert spans["guardrail pii"].events == ()
+
+
 def test_the_resource_names_service_version_and_worker(receiver: OtlpReceiver) -> None:
     """Spans of two workers can be told apart."""
     _export(receiver, redacted_report())

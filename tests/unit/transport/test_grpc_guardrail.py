@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import trustme
-from aiohttp.abc import AbstractResolver, ResolveResult
-from typing_extensions import override
 
 from sidecar.domain.finding import Finding
 from sidecar.domain.policy import Stage
@@ -26,6 +24,8 @@ from sidecar.guardrails.remote import (
 from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from sidecar.transport.clients.grpc_channels import GrpcChannels
 from sidecar.transport.clients.grpc_guardrail import GrpcChecks, check_request
+from tests.support.authority import Authority
+from tests.support.fixed_resolver import FixedResolver
 from tests.support.grpc_guardrail import Answer, Call, grpc_server, saying
 from tests.support.remote_checks import asking
 
@@ -195,6 +195,40 @@ async def test_the_server_knows_the_deadline_and_a_late_answer_is_a_timeout() ->
     assert left[0] <= 0.1
 
 
+async def test_a_check_that_is_given_up_is_cancelled_at_the_server() -> None:
+    """When another guardrail has blocked, or the client is gone."""
+    began, gone = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: guardrail.CheckRequest, __: Call) -> guardrail.CheckResponse:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            gone.set()
+        return PASS
+
+    async with grpc_server(answer) as server, GrpcChecks() as checks:
+        task = asyncio.ensure_future(checks.check(request_to(server.url, "text")))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_channels_nobody_uses_make_room() -> None:
+    """Policies come and go; the oldest is closed, and opened anew if it is needed after all."""
+    now = 0.0
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(grpc_server(saying(PASS))) for _ in range(3)]
+        checks = GrpcChecks(GrpcChannels(clock=lambda: now, max_channels=2))
+        for server in (*servers, servers[0]):
+            await checks.check(request_to(server.url, "text"))
+            now += 1
+        await checks.close()
+    assert [len(set(server.peers)) for server in servers] == [2, 1, 1]
+
+
 async def test_a_closed_port_is_told_at_once() -> None:
     """Not when the time limit is over."""
     with socket.socket() as unused:
@@ -212,26 +246,6 @@ async def test_one_connection_serves_many_checks() -> None:
         for _ in range(3):
             await checks.check(request_to(server.url, "text"))
     assert len(set(server.peers)) == 1
-
-
-class FixedResolver(AbstractResolver):
-    """Every name is at these addresses."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-
-    @override
-    async def resolve(
-        self, host: str, port: int = 0, family: int = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
-            for address in self.addresses
-        ]
-
-    @override
-    async def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -287,22 +301,9 @@ async def test_a_name_that_does_not_resolve_is_an_error() -> None:
             await checks.check(request_to("grpc://nobody.invalid:1", "text"))
 
 
-class Authority:
-    """An authority with its files in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ca = trustme.CA()
-        self.ca_file = folder / "ca.pem"
-        self.ca.cert_pem.write_to_path(self.ca_file)
-
-    def identity(self, name: str) -> tuple[Path, Path]:
-        """Write a certificate and a key."""
-        issued = self.ca.issue_cert(name)
-        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(key)
-        return cert, key
+def server_credentials(files: dict[str, Path], **more: Any) -> grpc.ServerCredentials:
+    pair = (files["key_file"].read_bytes(), files["cert_file"].read_bytes())
+    return grpc.ssl_server_credentials([pair], **more)
 
 
 @pytest.mark.parametrize("shows_itself", [True, False])
@@ -311,14 +312,13 @@ async def test_a_server_over_tls_is_known_by_its_name_and_knows_its_client(
 ) -> None:
     """By the policy's authority; a client without its certificate gets no answer."""
     authority = Authority(tmp_path)
-    server_cert, server_key = authority.identity("dlp.example.com")
-    client_cert, client_key = authority.identity("egret.example.com")
-    credentials = grpc.ssl_server_credentials(
-        [(server_key.read_bytes(), server_cert.read_bytes())],
+    ours = authority.identity("egret.example.com")
+    credentials = server_credentials(
+        authority.identity("dlp.example.com", file="server"),
         root_certificates=authority.ca_file.read_bytes(),
         require_client_auth=True,
     )
-    identity = {"cert_file": str(client_cert), "key_file": str(client_key)} if shows_itself else {}
+    identity = {name: str(file) for name, file in ours.items()} if shows_itself else {}
     resolver = FixedResolver("127.0.0.1")
     async with grpc_server(saying(PASS), credentials=credentials) as server:
         checks = GrpcChecks(GrpcChannels(resolver=resolver))
@@ -339,8 +339,7 @@ async def test_a_server_over_tls_is_known_by_its_name_and_knows_its_client(
 async def test_a_server_with_another_name_is_not_believed(tmp_path: Path) -> None:
     """The name is the URL's, whatever the address."""
     authority = Authority(tmp_path)
-    cert, key = authority.identity("other.example.com")
-    credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
+    credentials = server_credentials(authority.identity("other.example.com"))
     async with grpc_server(saying(PASS), credentials=credentials) as server:
         checks = GrpcChecks(GrpcChannels(resolver=FixedResolver("127.0.0.1")))
         url = f"grpcs://dlp.example.com:{server.port}"

@@ -8,32 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from aiohttp import web
 
 from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteFault
-from sidecar.guardrails.remote_checks.tls_files import LOOK_SECONDS, TlsFiles, tls_context
+from sidecar.guardrails.remote_checks.tls_files import (
+    LOOK_SECONDS,
+    MAX_FILE_BYTES,
+    TlsFiles,
+    tls_context,
+)
+from tests.support.authority import Authority
 from tests.support.remote_checks import asking, remote_checks
-
-
-class Authority:
-    """An authority with its files in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.ca = trustme.CA()
-        self.ca_file = folder / "ca.pem"
-        self.ca.cert_pem.write_to_path(self.ca_file)
-
-    def identity(self, name: str) -> dict[str, Path]:
-        """Write a certificate and a key."""
-        issued = self.ca.issue_cert(name, "127.0.0.1")
-        files = {"cert_file": self.folder / "own.pem", "key_file": self.folder / "own.key"}
-        files["cert_file"].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(files["key_file"])
-        return files
 
 
 @asynccontextmanager
@@ -90,12 +76,20 @@ async def test_without_one_of_them_there_is_no_answer(tmp_path: Path, lacking: s
     assert raised.value.error_type in {"tls", "connection"}
 
 
-@pytest.mark.parametrize("content", [None, "no certificate"])
-async def test_files_of_no_use_are_an_error_of_ours(tmp_path: Path, content: str | None) -> None:
-    """Never a connection that checks less than the policy asks for."""
+@pytest.mark.parametrize("kind", ["missing", "no certificate", "large", "pipe"])
+@pytest.mark.timeout(10)
+async def test_files_of_no_use_are_an_error_of_ours(tmp_path: Path, kind: str) -> None:
+    """Never a connection that checks less than the policy asks for, nor a wait for a pipe."""
     file = tmp_path / "ca.pem"
-    if content is not None:
-        file.write_text(content)
+    match kind:
+        case "no certificate":
+            file.write_text(kind)
+        case "large":
+            file.write_bytes(bytes(MAX_FILE_BYTES + 1))
+        case "pipe":
+            os.mkfifo(file)
+        case _:
+            pass
     with pytest.raises(RemoteCheckError) as raised:
         await ask(endpoint_of("https://127.0.0.1:1/", ca_file=file))
     assert (raised.value.error_type, raised.value.fault) == ("tls_files", RemoteFault.LOCAL)

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
-from typing_extensions import override
 
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.policy import Stage
@@ -21,6 +19,7 @@ from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteRequest
 from sidecar.guardrails.remote_checks.http import HttpClient
 from sidecar.guardrails.remote_checks.webhook import WebhookChecks, read_answer, request_body
+from tests.support.fixed_resolver import FixedResolver
 from tests.support.guardrails import effective, policy, subject_of
 from tests.support.remote_checks import ABOUT, asking, remote_checks
 from tests.support.webhook_server import Answer, WebhookServer, webhook_server
@@ -198,26 +197,6 @@ async def test_a_connection_that_breaks_is_tried_once_more() -> None:
     async with webhook_server(handler) as server:
         assert await ask(server, "text") == RemoteAnswer("pass")
     assert len(server.paths) == 2
-
-
-class FixedResolver(AbstractResolver):
-    """Every name is at these addresses."""
-
-    def __init__(self, *addresses: str) -> None:
-        self._addresses = addresses
-
-    @override
-    async def resolve(
-        self, host: str, port: int = 0, family: int = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
-            for address in self._addresses
-        ]
-
-    @override
-    async def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(

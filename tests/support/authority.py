@@ -1,0 +1,26 @@
+"""A throw-away authority, its certificates and keys in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trustme
+
+
+class Authority:
+    """An authority with its files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.ca = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        self.ca.cert_pem.write_to_path(self.ca_file)
+
+    def identity(self, *names: str, file: str = "own") -> dict[str, Path]:
+        """Write a certificate for *names* and its key; return their files by field."""
+        issued = self.ca.issue_cert(*names)
+        cert, key = self.folder / f"{file}.pem", self.folder / f"{file}.key"
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return {"cert_file": cert, "key_file": key}

@@ -1,0 +1,39 @@
+"""What is shown of servers that are let alone."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.telemetry.metrics import MAX_LABEL_VALUES, Metrics
+from tests.support.log_lines import LogLines
+
+
+def state_of(registry: CollectorRegistry, guardrail: str) -> float | None:
+    return registry.get_sample_value("egret_remote_breaker_state", {"guardrail": guardrail})
+
+
+def test_a_breaker_is_shown_as_it_is_and_logged_when_it_opens_and_closes(
+    log_lines: LogLines,
+) -> None:
+    """Once a change, not once a check."""
+    registry = CollectorRegistry()
+    remote = Metrics(registry).remote
+    shown = []
+    for state in (0, 0, 2, 2, 1, 0, 0):
+        remote.breaker_is("dlp", state)
+        shown.append(state_of(registry, "dlp"))
+    assert shown == [0, 0, 2, 2, 1, 0, 0]
+    assert log_lines.read() == [
+        {"level": "warning", "event": "guardrails.breaker_opened", "guardrail": "dlp"},
+        {"level": "info", "event": "guardrails.breaker_closed", "guardrail": "dlp"},
+    ]
+
+
+def test_names_beyond_the_cap_are_not_shown() -> None:
+    """Policies may name guardrails without end; metrics do not."""
+    registry = CollectorRegistry()
+    remote = Metrics(registry).remote
+    for index in range(MAX_LABEL_VALUES + 5):
+        remote.breaker_is(f"g{index}", 2)
+    assert (state_of(registry, "g0"), state_of(registry, "other")) == (2, None)
+    assert state_of(registry, f"g{MAX_LABEL_VALUES}") is None
