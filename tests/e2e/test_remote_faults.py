@@ -20,7 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.faulty_servers import FaultyServers, faulty_servers
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message, whole_stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(180),  # a stack of its own, a hundred policies and keys
+]
 
 TIMEOUT_SECONDS: Final = 1.0
 AT_A_TIME: Final = 8
@@ -210,7 +214,6 @@ def _wrong(case: Case, path: str, answer: Answer) -> str | None:
     return None if seconds < most else f"{case} {path}: took {seconds} s"
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("cases", [WEBHOOK, OTHERS], ids=["webhook", "other_types"])
 async def test_a_server_that_fails_has_the_outcome_the_policy_names(
     stack: Stack, cases: list[Case]
