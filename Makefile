@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-keys bench-remote bench-waterfall bench-docs proto proto-publish lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-remote bench-waterfall bench-docs proto proto-publish lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -70,6 +70,9 @@ bench: $(DEV_STAMP) ## Load on the same Envoy with and without ext_proc; writes 
 
 bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
 	$(PY) -m loadtest.bench_guardrails $(BENCH_OPTIONS)
+
+bench-seams: $(DEV_STAMP) ## What searching where texts meet costs and finds, also by accident
+	$(PY) -m loadtest.bench_seams $(BENCH_OPTIONS)
 
 bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
 	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)

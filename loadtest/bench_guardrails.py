@@ -75,8 +75,8 @@ def _benign(judge: Pass, *, seconds: float) -> dict[str, float]:
         text = benign_text(size)
         if {result.verdict for result in judge.results(text)} != {Verdict.PASS}:
             raise AssertionError(f"the benign text of {name} is not benign")
-        passes = _timed_us(partial(judge.results, text), seconds=seconds)
-        reads = _timed_us(partial(read_request, ROUTE, HEADERS, chat_body(size)), seconds=seconds)
+        passes = timed_us(partial(judge.results, text), seconds=seconds)
+        reads = timed_us(partial(read_request, ROUTE, HEADERS, chat_body(size)), seconds=seconds)
         figures[f"pass_us.{name}"] = percentile(passes, 50)
         figures[f"p99_us.{name}"] = percentile(passes, 99)
         figures[f"read_us.{name}"] = percentile(reads, 50)
@@ -87,7 +87,7 @@ def _benign(judge: Pass, *, seconds: float) -> dict[str, float]:
 def _benign_lexical(judge: Pass, *, seconds: float) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, size in SIZES.items():
-        passes = _timed_us(partial(judge.results, benign_text(size)), seconds=seconds)
+        passes = timed_us(partial(judge.results, benign_text(size)), seconds=seconds)
         figures[f"pass_us_no_injection.{name}"] = percentile(passes, 50)
         figures[f"p99_us_no_injection.{name}"] = percentile(passes, 99)
     return figures
@@ -115,7 +115,7 @@ def _beside(judge: Pass, *, seconds: float) -> dict[str, float]:
     return figures
 
 
-def _timed_us(call: Callable[[], object], *, seconds: float) -> Sequence[float]:
+def timed_us(call: Callable[[], object], *, seconds: float) -> Sequence[float]:
     """Return microseconds of single calls, as many as fit into *seconds*, the first left out."""
     call()
     taken: list[float] = []

@@ -70,7 +70,7 @@ class Inspector:
         could say matters any more; else something to await, whose cancellation cancels every
         remote check. The findings of all results that redact are disjoint.
         """
-        steps, started_at = policy.local.steps(subject.parts), self._clock()
+        steps, started_at = policy.local.steps(subject.parts, subject.runs), self._clock()
         outcomes = self._advance(steps, until=started_at + HOLD_SECONDS)
         if outcomes is None:
             return self._inspect_in_turns(policy, steps, started_at, (subject, about))

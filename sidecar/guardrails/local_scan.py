@@ -2,7 +2,8 @@
 
 Hyperscan says which expressions occur at all; RE2 finds the spans of those few; validators
 confirm. Texts are scanned joined, but spans are searched in each text alone, so that nothing
-can match across two. Guardrails that judge texts as a whole are given the same pass's hits.
+matches across two by accident; where the model reads several as one, a second, small pass looks
+at their borders. Guardrails that judge texts as a whole are given the first pass's hits.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from sidecar.guardrails.database import ExpressionDatabase, Hits
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located, as_finding, merged
-from sidecar.guardrails.rules.catalogue import is_remote, rules_of
+from sidecar.guardrails.rules.catalogue import is_remote, rank_of, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
+from sidecar.guardrails.seams import Seam, seams
 from sidecar.guardrails.slices import SLICE_FINDINGS, Steps, run_to_end
 from sidecar.guardrails.span_search import spans
 from sidecar.guardrails.text_views import Piece, pieces_of
@@ -28,6 +30,8 @@ from sidecar.guardrails.whole_text.catalogue import whole_text_check
 from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
 Outcomes = tuple[Outcome, ...]
+
+Runs = Sequence[Sequence[int]]
 
 MAX_FINDINGS: Final = 5_000
 """Findings of one guardrail in one request; of more, each text with one counts as found."""
@@ -41,6 +45,26 @@ class _Texts:
     pieces: tuple[Piece, ...]
     ends: tuple[int, ...]
     hits: Hits
+
+
+@dataclass(frozen=True, slots=True)
+class _Borders:
+    """The text around the borders of runs, as texts of their own."""
+
+    seams: Sequence[Seam]
+    texts: _Texts
+
+    def located(self, outcome: Outcome) -> Outcome:
+        """Return what was found there as findings in the parts."""
+        if isinstance(outcome, Failed):
+            return outcome
+        return Found(
+            tuple(
+                finding
+                for found in outcome.findings
+                for finding in self.seams[found.part].located(found)
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +92,7 @@ class _RuleCheck:
             located += [(part, start, end, rank, type_, name) for part, start, end in found]
         if len(located) > MAX_FINDINGS:
             located = _whole_parts(located, texts, name)
-        findings: list[Finding] = []
-        disjoint = merged(located)
-        for start in range(0, len(disjoint), SLICE_FINDINGS):
-            if start:
-                yield
-            findings += [as_finding(one) for one in disjoint[start : start + SLICE_FINDINGS]]
-        return Found(tuple(findings))
+        return Found((yield from _disjoint(located)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +139,20 @@ class LocalScan:
             rule.folded for guardrail in self.guardrails for rule in rules_of(guardrail.settings)
         )
 
-    def scan(self, parts: Sequence[TextPart]) -> Outcomes:
-        """Return one outcome a guardrail, in the order of `guardrails`."""
-        return run_to_end(self.steps(parts))
+    def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Outcomes:
+        """Return one outcome a guardrail, in the order of `guardrails`.
 
-    def steps(self, parts: Sequence[TextPart]) -> Steps[Outcomes]:
+        *runs* are those of the subject: parts that the model reads as one text.
+        """
+        return run_to_end(self.steps(parts, runs))
+
+    def steps(self, parts: Sequence[TextPart], runs: Runs = ()) -> Steps[Outcomes]:
         """Do what `scan` does, in slices of a millisecond or two."""
         if not self._checks or not parts:
             return tuple(NOTHING for _ in self._checks)
         try:
             texts = yield from self._read(parts)
+            borders = yield from self._borders(parts, runs)
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             failed = Failed(type(error).__name__)
             return tuple(failed for _ in self._checks)
@@ -140,7 +162,27 @@ class LocalScan:
             if check.is_needed(texts.hits):
                 outcome = yield from _judged(check, texts)
             outcomes.append(outcome)
+        if borders:
+            yield from self._search_seams(borders, outcomes)
         return tuple(outcomes)
+
+    def _search_seams(self, borders: _Borders, outcomes: list[Outcome]) -> Steps[None]:
+        """Add what stands across borders, by rules alone: a count would count it twice."""
+        for index, check in enumerate(self._checks):
+            known = outcomes[index]
+            if not isinstance(check, _RuleCheck) or not check.is_needed(borders.texts.hits):
+                continue
+            outcome = yield from _judged(check, borders.texts)
+            if isinstance(known, Found):
+                seen = borders.located(outcome)
+                outcomes[index] = yield from _joined(check.guardrail, known, seen)
+
+    def _borders(self, parts: Sequence[TextPart], runs: Runs) -> Steps[_Borders | None]:
+        found = seams(parts, runs)
+        if not found:
+            return None
+        views = [TextPart(seam.content, (), "") for seam in found]
+        return _Borders(found, (yield from self._read(views)))
 
     def _read(self, parts: Sequence[TextPart]) -> Steps[_Texts]:
         pieces: list[Piece] = []
@@ -157,6 +199,31 @@ def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Locat
     return [
         (part, 0, len(texts.parts[part].content), *kinds[part], name) for part in sorted(kinds)
     ]
+
+
+def _joined(guardrail: Guardrail, known: Found, seen: Outcome) -> Steps[Outcome]:
+    """Return what was found with what was found at the borders as well."""
+    if isinstance(seen, Failed):
+        return seen
+    if not seen.findings:
+        return known
+    located: list[Located] = []
+    for index, one in enumerate((*known.findings, *seen.findings), start=1):
+        rank = rank_of(guardrail, one.type)
+        located.append((one.part, one.start, one.end, rank, one.type, one.guardrail))
+        if not index % SLICE_FINDINGS:
+            yield
+    return Found((yield from _disjoint(located)), known.score)
+
+
+def _disjoint(located: list[Located]) -> Steps[tuple[Finding, ...]]:
+    findings: list[Finding] = []
+    disjoint = merged(located)
+    for start in range(0, len(disjoint), SLICE_FINDINGS):
+        if start:
+            yield
+        findings += [as_finding(one) for one in disjoint[start : start + SLICE_FINDINGS]]
+    return tuple(findings)
 
 
 def _judged(check: _Check, texts: _Texts) -> Steps[Outcome]:
