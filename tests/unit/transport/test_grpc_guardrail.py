@@ -188,11 +188,11 @@ async def test_the_server_knows_the_deadline_and_a_late_answer_is_a_timeout() ->
 
     async with grpc_server(answer) as server, GrpcChecks() as checks:
         request = request_to(server.url, "text")
-        slow = replace(request, guardrail=replace(request.guardrail, timeout_seconds=0.1))
+        slow = replace(request, guardrail=replace(request.guardrail, timeout_seconds=1.0))
         with pytest.raises(RemoteTimeoutError):
             await checks.check(slow)
     assert left[0] is not None
-    assert left[0] <= 0.1
+    assert left[0] < 1.5  # gRPC rounds up on the wire
 
 
 async def test_a_check_that_is_given_up_is_cancelled_at_the_server() -> None:
