@@ -178,21 +178,19 @@ def _peeks(keys: WorkerKeys, ids: Sequence[str], count: int) -> Sequence[float]:
 
 
 async def _queries(servers: KeyServers, keys: WorkerKeys, ids: Sequence[str]) -> Figures:
-    """Return statements that the server itself has logged, of all its sessions, a look-up."""
+    """Return statements a look-up, by what the server has counted for the workers' login."""
     hot, cold, last = ids[:COUNTED], ids[COUNTED:-1], ids[-1]
     await _loads(keys, hot, CacheTier.STORE)
     await asyncio.sleep(L2_SETTLES_SECONDS)
     keys.cache.flush()
-    await servers.log_statements(is_on=True)
-    counts = [servers.statements()]
+    counts = [await servers.statements()]
     await _loads(keys, hot, CacheTier.L2)
     _peeks(keys, hot, COUNTED)
-    counts.append(servers.statements())
+    counts.append(await servers.statements())
     await _loads(keys, cold, CacheTier.STORE)
-    counts.append(servers.statements())
+    counts.append(await servers.statements())
     await asyncio.gather(*(keys.cache.load(last, now=time.monotonic) for _ in range(COUNTED)))
-    counts.append(servers.statements())
-    await servers.log_statements(is_on=False)
+    counts.append(await servers.statements())
     hits, misses, together = (after - before for before, after in itertools.pairwise(counts))
     return {
         "queries_per_hit": hits / (2 * COUNTED),
@@ -209,7 +207,7 @@ async def _revocations(servers: KeyServers, ids: Sequence[str], progress: Progre
         watchers = [
             await stack.enter_async_context(_child("watch", servers)) for _ in range(WATCHERS)
         ]
-        connection = await stack.enter_async_context(connect(servers.settings().postgres))
+        connection = await stack.enter_async_context(connect(servers.owner))
         for key_id in ids:
             for watcher in watchers:
                 watcher.tell(key_id)
@@ -253,7 +251,7 @@ async def _child(
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         env={
             **inherited_environment(),
-            "EGRET_POSTGRES__DSN": servers.dsn,
+            "EGRET_POSTGRES__DSN": servers.worker_dsn,
             "EGRET_VALKEY__URL": servers.valkey_url,
             "EGRET_CACHE__L2_SECRET": secret.get_secret_value(),
             "EGRET_CACHE__MAX_KEYS": str(max_keys),

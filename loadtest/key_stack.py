@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -22,7 +20,7 @@ from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import WorkerKeys, open_keys
 from sidecar.authorization.api_key import KEY_ID_LENGTH, SECRET_LENGTH, ApiKey
 from sidecar.embedded.child import Children
-from sidecar.embedded.postgres import running_postgres
+from sidecar.embedded.postgres import ROLE, running_postgres
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.valkey import running_valkey
 from sidecar.settings import CacheSettings, PostgresSettings, Settings, ValkeySettings
@@ -38,11 +36,16 @@ OWNER: Final = "bench"
 TEAMS: Final = 100
 SEED: Final = 20_240_229
 LISTENING_SECONDS: Final = 10.0
+_WORKER: Final = "bench_worker"
+# Not the one by which a listener finds out every few seconds whether its connection is alive.
+_STATEMENTS: Final = """
+SELECT COALESCE(sum(calls), 0)::bigint
+FROM pg_stat_statements AS s JOIN pg_roles AS r ON r.oid = s.userid
+WHERE rolname = $1 AND query <> 'SELECT $1'
+"""
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _L2_SECRET: Final = SecretStr("known to everybody, for it guards made-up keys only")
-_STATEMENT: Final = re.compile(rb"LOG:  (?:execute [^:\n]*|statement): ")
-_RELOAD_SECONDS: Final = 0.5
 _SHARING_SECONDS: Final = 0.05
 
 
@@ -52,11 +55,11 @@ class NotListeningError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyServers:
-    """Where both servers are, and the log in which PostgreSQL tells of statements."""
+    """Where both servers are; the first by two logins, the owner's and a worker's."""
 
     dsn: str
+    worker_dsn: str
     valkey_url: str
-    log: Path
 
     def settings(self, *, max_keys: int | None = None) -> Settings:
         """Return a worker's settings: the defaults, unless more keys are to be held."""
@@ -64,23 +67,22 @@ class KeyServers:
         if max_keys is not None:
             cache = cache.model_copy(update={"max_keys": max_keys})
         return Settings(
-            postgres=PostgresSettings(dsn=SecretStr(self.dsn)),
-            valkey=ValkeySettings(url=SecretStr(self.valkey_url)),
+            postgres=PostgresSettings(dsn=SecretStr(self.worker_dsn)),
+            # A server that is busy with something else is slow, not away.
+            valkey=ValkeySettings(url=SecretStr(self.valkey_url), operation_seconds=5),
             cache=cache,
         )
 
-    async def log_statements(self, *, is_on: bool) -> None:
-        """Let the server write every statement of every session to its log, or no more."""
-        async with connect(self.settings().postgres) as connection:
-            await connection.execute(
-                f"ALTER SYSTEM SET log_statement = '{'all' if is_on else 'none'}'"
-            )
-            await connection.execute("SELECT pg_reload_conf()")
-        await asyncio.sleep(_RELOAD_SECONDS)
+    @property
+    def owner(self) -> PostgresSettings:
+        """Where changes are made, and counts are read."""
+        return PostgresSettings(dsn=SecretStr(self.dsn))
 
-    def statements(self) -> int:
-        """Return how many statements the log holds, whoever sent them."""
-        return len(_STATEMENT.findall(self.log.read_bytes()))
+    async def statements(self) -> int:
+        """Return how many statements of workers the server has counted, whatever they were for."""
+        async with connect(self.owner) as connection:
+            count: int = await connection.fetchval(_STATEMENTS, _WORKER)
+        return count
 
 
 def log_to_stderr() -> None:
@@ -114,13 +116,20 @@ async def running_key_servers(run: RunDirectory) -> AsyncGenerator[KeyServers]:
     """
     children = Children()
     async with (
-        running_postgres(children, directory=run.path / "postgres", logs=run.logs) as dsn,
+        running_postgres(
+            children,
+            directory=run.path / "postgres",
+            logs=run.logs,
+            settings=("shared_preload_libraries=pg_stat_statements",),
+        ) as dsn,
         running_valkey(children, directory=run.path / "valkey", logs=run.logs) as valkey_url,
     ):
-        servers = KeyServers(dsn, valkey_url, run.logs / "postgres.log")
-        postgres = servers.settings().postgres
-        await migrate(postgres)
-        async with connect(postgres) as connection:
+        worker_dsn = dsn.replace(f"//{ROLE}@", f"//{_WORKER}@")
+        servers = KeyServers(dsn, worker_dsn, valkey_url)
+        await migrate(servers.owner)
+        async with connect(servers.owner) as connection:
+            await connection.execute("CREATE EXTENSION pg_stat_statements")
+            await connection.execute(f"CREATE ROLE {_WORKER} LOGIN IN ROLE egret_sidecar")
             await create_organization(connection, OWNER, rules=Rules())
             for number in range(TEAMS):
                 await create_team(connection, f"team-{number}", organization=OWNER, rules=Rules())
@@ -131,7 +140,7 @@ async def import_bench_keys(
     servers: KeyServers, ids: Sequence[str], *, on_written: Callable[[int], None]
 ) -> None:
     """Import a key for each of *ids*, spread over all teams."""
-    async with connect(servers.settings().postgres) as connection:
+    async with connect(servers.owner) as connection:
         await import_keys(
             connection,
             _rows(ids),

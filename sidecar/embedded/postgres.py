@@ -42,9 +42,11 @@ SETTINGS: Final = (
 
 @asynccontextmanager
 async def running_postgres(
-    children: Children, *, directory: Path, logs: Path
+    children: Children, *, directory: Path, logs: Path, settings: tuple[str, ...] = ()
 ) -> AsyncIterator[str]:
     """Run a new server below *directory* and yield the DSN of its empty database.
+
+    *settings* are further ones of the server, each as `name=value`.
 
     Raises:
         PartError: it cannot be set up or started.
@@ -64,7 +66,7 @@ async def running_postgres(
         await initdb.ended()
         if not initdb.has_succeeded:
             raise initdb.death()
-    serve = replace(program, command=_serve_command(data, sockets=directory))
+    serve = replace(program, command=_serve_command(data, sockets=directory, further=settings))
     async with children.running(serve) as server:
         await until_ready(server, lambda: _accepts(directory))
         await _create_database(directory)
@@ -85,8 +87,8 @@ def _initdb_command(data: Path) -> tuple[str, ...]:
     )
 
 
-def _serve_command(data: Path, *, sockets: Path) -> tuple[str, ...]:
-    settings = (argument for setting in SETTINGS for argument in ("-c", setting))
+def _serve_command(data: Path, *, sockets: Path, further: tuple[str, ...] = ()) -> tuple[str, ...]:
+    settings = (argument for setting in (*SETTINGS, *further) for argument in ("-c", setting))
     return (str(postgres_program("postgres")), "-D", str(data), "-k", str(sockets), *settings)
 
 

@@ -167,11 +167,11 @@ def _postgres(directory: Path) -> tuple[LiveServer, Program]:
         orphan_signal=signal.SIGINT,
     )
     further = (
-        *("-c", "shared_preload_libraries=pg_stat_statements"),
+        "shared_preload_libraries=pg_stat_statements",
         # What was committed must be there after it was killed.
-        *("-c", "synchronous_commit=on"),
+        "synchronous_commit=on",
     )
-    command = (*_serve_command(directory / "data", sockets=directory), *further)
+    command = _serve_command(directory / "data", sockets=directory, further=further)
     return LiveServer(replace(initdb, command=command), lambda: _accepts(directory)), initdb
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -96,19 +95,6 @@ async def test_the_hit_rate_is_whole_where_all_keys_fit_and_less_where_they_do_n
     assert 0.9 < more < fitting
 
 
-def test_statements_in_the_log_are_counted_whoever_sent_them(tmp_path: Path) -> None:
-    """Prepared ones and simple ones; their further lines and other messages are none."""
-    log = tmp_path / "postgres.log"
-    log.write_text(
-        "2026-11-25 09:00:00 UTC [1] LOG:  statement: SELECT 1\n"
-        "2026-11-25 09:00:00 UTC [2] LOG:  execute __asyncpg_stmt_1__: \n"
-        "\tSELECT k.public_id\n\tFROM api_keys AS k\n"
-        "2026-11-25 09:00:00 UTC [2] DETAIL:  Parameters: $1 = 'LOG: statement: x'\n"
-        "2026-11-25 09:00:00 UTC [3] LOG:  checkpoint starting: time\n"
-    )
-    assert KeyServers("", "", log).statements() == 2
-
-
 async def test_a_child_that_dies_is_told_of_and_not_waited_for() -> None:
     """Its answer would never come."""
     process = await asyncio.create_subprocess_exec(
@@ -130,3 +116,12 @@ def test_the_table_shows_what_was_measured_and_leaves_out_what_was_not() -> None
         "| key look-ups | figure |\n| --- | ---: |\n"
         "| in the process (L1), p99 µs | 1.23 |\n| import, s | 4.0 |"
     )
+
+
+def test_workers_have_a_login_of_their_own_and_owners_make_the_changes() -> None:
+    """So that the server counts for workers alone."""
+    servers = KeyServers("postgresql://owner@/x", "postgresql://worker@/x", "unix:///v.sock")
+    settings = servers.settings(max_keys=7)
+    assert settings.postgres.dsn.get_secret_value() == "postgresql://worker@/x"
+    assert servers.owner.dsn.get_secret_value() == "postgresql://owner@/x"
+    assert (settings.cache.max_keys, settings.cache.ttl_seconds) == (7, 30.0)
