@@ -80,6 +80,9 @@ bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a milli
 bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
 	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)
 
+bench-policy-swap: $(DEV_STAMP) ## The same load with and without policies of 500 rules coming into force
+	$(PY) -m loadtest.policy_swap $(BENCH_OPTIONS)
+
 bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
 

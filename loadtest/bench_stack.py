@@ -38,6 +38,7 @@ class BenchStack:
     workers: Mapping[str, tuple[int, ...]]
     envoy_pid: int
     key: SecretStr
+    dsn: SecretStr
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def running_bench_stack(
             )
         )
         urls = {name: f"http://127.0.0.1:{port}{PATH}" for name, port in ports.items()}
-        yield BenchStack(urls, processes, envoy_pid, key)
+        yield BenchStack(urls, processes, envoy_pid, key, SecretStr(dsn))
 
 
 async def _make_key(dsn: SecretStr) -> SecretStr:

@@ -57,6 +57,7 @@ class Measured:
     p50_ms: float
     p95_ms: float
     p99_ms: float
+    max_ms: float
 
     @property
     def rps(self) -> float:
@@ -124,6 +125,7 @@ def read_summary(summary: Mapping[str, Any], *, seconds: float) -> Measured:
         p50_ms=latency["med"],
         p95_ms=latency["p(95)"],
         p99_ms=latency["p(99)"],
+        max_ms=latency["max"],
     )
 
 

@@ -91,24 +91,33 @@ class PolicyReloader:
         return True
 
     async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:
+        began_at = time.monotonic()
         compiled = await self._compile([(row.document, row.version) for row in stored])
         # What requests asked of the old policies they will ask of the new ones.
         bindings = () if self._snapshot is None else self._snapshot.bindings
-        snapshot = await _in_turns(snapshot_steps(compiled, prepared_for=bindings))
+        steps = snapshot_steps(compiled, prepared_for=bindings)
+        snapshot, longest_hold_seconds = await _in_turns(steps)
         self._metrics.policies_loaded(compiled.policies)
-        versions = {policy.name: policy.version for policy in compiled.policies}
-        get_logger().info("policies.loaded", policies=versions)
+        get_logger().info(
+            "policies.loaded",
+            policies={policy.name: policy.version for policy in compiled.policies},
+            seconds=round(time.monotonic() - began_at, 3),
+            longest_hold_ms=round(longest_hold_seconds * 1000, 3),
+        )
         return snapshot
 
 
-async def _in_turns(steps: Steps[PolicySnapshot]) -> PolicySnapshot:
-    """Take *steps* while exchanges go on."""
+async def _in_turns(steps: Steps[PolicySnapshot]) -> tuple[PolicySnapshot, float]:
+    """Take *steps* while exchanges go on; tell for how long they were held up at most."""
+    longest = 0.0
     while True:
-        until = time.monotonic() + HOLD_SECONDS
+        began_at = now = time.monotonic()
         try:
-            while time.monotonic() < until:
+            while now < began_at + HOLD_SECONDS:
                 next(steps)
+                now = time.monotonic()
         except StopIteration as end:
             snapshot: PolicySnapshot = end.value
-            return snapshot
+            return snapshot, max(longest, time.monotonic() - began_at)
+        longest = max(longest, now - began_at)
         await asyncio.sleep(0)

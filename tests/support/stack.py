@@ -43,6 +43,8 @@ from sidecar.storage.postgres_policies import apply_policy, load_policy
 CHAT: Final = "/v1/chat/completions"
 MESSAGES: Final = "/v1/messages"
 PATIENCE_SECONDS: Final = 10.0
+COMPILE_PATIENCE_SECONDS: Final = 90.0
+"""A process of its own compiles policies, and gives way to everything else on the machine."""
 POLL_SECONDS: Final = 0.02
 
 Body = bytes | object
@@ -319,7 +321,7 @@ class Stack:
                 )
                 versions[name] = known + 1
         loaded = 0
-        async for line in _lines_of(log):
+        async for line in _lines_of(log, patience=COMPILE_PATIENCE_SECONDS):
             if line.get("event") != "policies.loaded":
                 continue
             if before > 0:
@@ -365,9 +367,11 @@ def _whole_lines(file: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in lines if line.startswith(b"{") and line[-1:] == b"\n"]
 
 
-async def _lines_of(file: Path) -> AsyncIterator[dict[str, Any]]:
+async def _lines_of(
+    file: Path, *, patience: float = PATIENCE_SECONDS
+) -> AsyncIterator[dict[str, Any]]:
     """Yield the JSON lines of a file that still grows, for as long as anybody is patient."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     seen = 0
     while True:
         lines = _whole_lines(file)

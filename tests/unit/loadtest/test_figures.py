@@ -17,6 +17,7 @@ def measured(
         p50_ms=p50_ms,
         p95_ms=2 * p50_ms,
         p99_ms=4 * p50_ms,
+        max_ms=8 * p50_ms,
     )
 
 

@@ -24,7 +24,14 @@ def test_a_summary_is_read_with_its_failures_and_drops() -> None:
         seconds=4,
     )
     assert seen == Measured(
-        requests=400, seconds=4, errors=4, dropped=12, p50_ms=1.0, p95_ms=2.0, p99_ms=3.0
+        requests=400,
+        seconds=4,
+        errors=4,
+        dropped=12,
+        p50_ms=1.0,
+        p95_ms=2.0,
+        p99_ms=3.0,
+        max_ms=9.0,
     )
     assert seen.rps == pytest.approx(99.0)
 
