@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-remote bench-waterfall bench-docs proto proto-publish lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-policy-swap bench-remote bench-waterfall bench-docs proto proto-publish lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18

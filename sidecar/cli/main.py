@@ -11,6 +11,7 @@ from sidecar.cli.bindings import bind, unbind
 from sidecar.cli.database import ACTOR
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
+from sidecar.cli.guardrails import guardrails
 from sidecar.cli.key_scopes import set_
 from sidecar.cli.key_transfer import export, import_
 from sidecar.cli.keys import keys
@@ -56,6 +57,7 @@ app.add_typer(keys, name="keys")
 keys.command("set")(set_)
 keys.command("import")(import_)
 keys.command("export")(export)
+app.add_typer(guardrails, name="guardrails")
 app.add_typer(policy, name="policy")
 policy.command("bind")(bind)
 policy.command("unbind")(unbind)

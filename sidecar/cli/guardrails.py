@@ -1,0 +1,228 @@
+"""`egret guardrails test`: what a policy makes of a text, before anybody's request does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from sidecar.cli.database import on_connection
+from sidecar.cli.output import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    console,
+    fail,
+    print_json,
+    print_rows,
+)
+from sidecar.cli.policy_change import STANDARD_INPUT, check_expressions, read_documents
+from sidecar.cli.trial_text import highlighted, spans_of
+from sidecar.decision.decide import decide
+from sidecar.dialects.read import read_request
+from sidecar.dialects.routes import recognise
+from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.http import Headers
+from sidecar.domain.policy import Mode
+from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
+from sidecar.guardrails.database import CompileError
+from sidecar.guardrails.policy_document import (
+    DEFAULT_POLICY_NAME,
+    PolicyDocument,
+    default_policy_text,
+    parse_documents,
+)
+from sidecar.guardrails.trial import Judged, Trial, try_policy
+from sidecar.storage.postgres_policies import load_policy
+
+guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: what they find in a text.")
+
+_COLUMNS: Final = ("guardrail", "type", "mode", "verdict", "score", "finds", "µs")
+_CHAT: Final = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the text comes from; at most one is given, else standard input."""
+
+    text: str | None
+    file: Path | None
+    body: Path | None
+
+
+@guardrails.command("test")
+def try_out(  # noqa: PLR0913, PLR0917 - options of a command
+    text: Annotated[str | None, typer.Argument(help="The text; without, see --file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A file of text; - is standard input.")
+    ] = None,
+    body: Annotated[
+        Path | None,
+        typer.Option("--dialect-body", help="A request's body as a client sends it; - as above."),
+    ] = None,
+    path: Annotated[
+        str, typer.Option("--path", help="Of the request with --dialect-body.")
+    ] = _CHAT,
+    role: Annotated[str, typer.Option("--role", help="Whose message the text is.")] = "user",
+    policy: Annotated[
+        str | None, typer.Option("--policy", "-p", help="Of the store, or of --policy-file.")
+    ] = None,
+    policy_file: Annotated[
+        Path | None, typer.Option("--policy-file", help="A file of policies; needs no database.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show each guardrail's verdict, what it finds, its score and what it costs.
+
+    Without a policy the built-in one judges. Routes, models, roll-outs and exceptions do not
+    count here; guardrails that ask a server are not asked. The text goes nowhere.
+
+    Example: egret guardrails test "write to bob@example.com" --policy-file policies.yaml
+    """
+    document = _document(policy, policy_file)
+    subject = _subject(_Source(text, file, body), path=path, role=role)
+    try:
+        trial = asyncio.run(try_policy(document.text, subject))
+    except CompileError as error:
+        fail(str(error), mend="write fewer or simpler expressions")
+    if output is Output.JSON:
+        print_json(_as_json(document, subject, trial))
+    else:
+        _show(subject, trial)
+
+
+def _document(name: str | None, file: Path | None) -> PolicyDocument:
+    if file is not None:
+        documents = read_documents(file)
+        check_expressions(documents, stored=(), source=str(file))
+        for document in documents:
+            if name in {None, document.policy.name}:
+                return document
+        fail(f"{file} holds no policy {name}", mend="name one of it, or none for the first")
+    if name is None:
+        return parse_documents(default_policy_text(), expressions="trust")[0]
+    stored = on_connection(lambda connection: load_policy(connection, name))
+    if stored is None and name != DEFAULT_POLICY_NAME:
+        fail(f"there is no policy {name}", mend="see `egret policy list`")
+    text = default_policy_text() if stored is None else stored.document
+    return parse_documents(text, expressions="trust")[0]
+
+
+def _subject(source: _Source, *, path: str, role: str) -> Subject:
+    given = [one for one in (source.text, source.file, source.body) if one is not None]
+    if len(given) > 1 or (not given and sys.stdin.isatty()):
+        mend = "give a text, --file or --dialect-body, or pipe it in"
+        fail("say which text", mend=mend, code=WRONG_USAGE)
+    if source.body is not None:
+        return _read_body(_bytes(source.body), path)
+    if source.text is not None:
+        content = source.text.encode(errors="replace")
+    else:
+        content = _bytes(source.file or Path(STANDARD_INPUT))
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        fail(f"byte {error.start} is not UTF-8", mend="save it as UTF-8")
+    return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
+
+
+def _read_body(body: bytes, path: str) -> Subject:
+    headers = Headers((("content-type", b"application/json"),))
+    route = recognise("POST", path)
+    if isinstance(route, UnknownRoute):
+        fail(f"no dialect knows POST {path}", mend="give --path", code=WRONG_USAGE)
+    read = read_request(route, headers, body)
+    if isinstance(read, Malformed):
+        fail(read.problem.rstrip("."), mend="a request with this body is refused with 400")
+    if isinstance(read, Unreadable):
+        mend = "such a request goes the policy's way for what is unscanned"
+        fail(f"the body cannot be read ({read.reason.value})", mend=mend)
+    return read
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == STANDARD_INPUT else file.read_bytes()
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
+
+
+def _show(subject: Subject, trial: Trial) -> None:
+    rows: list[Row] = [_row(one) for one in trial.judged]
+    rows += [
+        {
+            **dict.fromkeys(_COLUMNS, None),
+            "guardrail": one.name,
+            "type": one.settings.guardrail_type,
+            "mode": one.mode.value,
+            "verdict": "not asked",
+        }
+        for one in trial.not_asked
+    ]
+    screen = console()
+    for text in highlighted(subject, trial.results):
+        screen.print(text, soft_wrap=True)
+    print_rows(rows, columns=_COLUMNS, output=Output.TABLE)
+    screen.print(
+        Text(
+            f"{_decision(trial.results)}; one pass for all takes {trial.pass_microseconds:.0f} µs"
+        )
+    )
+    for reason in dict.fromkeys(subject.unscanned):
+        screen.print(Text(f"holds what no guardrail can read: {reason.value}"))
+
+
+def _row(one: Judged) -> Row:
+    result = one.result
+    return {
+        "guardrail": result.guardrail.name,
+        "type": result.guardrail.settings.guardrail_type,
+        "mode": result.guardrail.mode.value,
+        "verdict": result.verdict.value + (f" ({result.error_type})" if result.error_type else ""),
+        "score": None if result.score is None else f"{result.score:.2f}",
+        "finds": ", ".join(dict.fromkeys(found.type for found in result.findings)) or None,
+        "µs": f"{one.microseconds:.0f}",
+    }
+
+
+def _decision(results: tuple[GuardrailResult, ...]) -> str:
+    match decide(results):
+        case Deny(error):
+            return f"Refused: {error.message}"
+        case Redact(findings):
+            return f"Goes on, with {len(findings)} values replaced"
+        case Allow():
+            shadowed = any(one.guardrail.mode is Mode.SHADOW and one.findings for one in results)
+            return "Goes on unchanged" + (" (in shadow some would act)" if shadowed else "")
+
+
+def _as_json(document: PolicyDocument, subject: Subject, trial: Trial) -> dict[str, object]:
+    """Return all but the text itself; offsets count characters."""
+    judged = [
+        {
+            "name": one.result.guardrail.name,
+            "type": one.result.guardrail.settings.guardrail_type,
+            "action": one.result.guardrail.action.value,
+            "mode": one.result.guardrail.mode.value,
+            "verdict": one.result.verdict.value,
+            "score": one.result.score,
+            "microseconds": round(one.microseconds, 1),
+            "findings": spans_of(subject, one.result),
+        }
+        for one in trial.judged
+    ]
+    return {
+        "policy": document.policy.name,
+        "decision": type(decide(trial.results)).__name__.lower(),
+        "pass_microseconds": round(trial.pass_microseconds, 1),
+        "unscanned": [reason.value for reason in subject.unscanned],
+        "guardrails": judged,
+        "not_asked": [one.name for one in trial.not_asked],
+    }

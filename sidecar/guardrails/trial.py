@@ -1,0 +1,117 @@
+"""Judges one text by a policy, guardrail by guardrail, with what each costs.
+
+Whatever the routes, models and keys that a guardrail is for: a trial shows what it would find.
+Guardrails that ask a server are left out: a trial never sends the text anywhere.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+from typing import Final, Never
+
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.policy import Guardrail, Policy
+from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.scope import EVERYWHERE
+from sidecar.domain.subject import Subject
+from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.guardrails.effective import judges_input
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.remote import RemoteRequest
+from sidecar.guardrails.rules.catalogue import is_remote
+from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
+
+MAX_RUNS: Final = 200
+MAX_RUN_SECONDS: Final = 0.1
+"""How often, and for how long, a pass is repeated for the median of its time."""
+
+_PREFIX: Final = "\0"
+"""Of policies made here: no document can name one so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A guardrail's result, and the time of a pass that asks it alone."""
+
+    result: GuardrailResult
+    microseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a policy makes of a text.
+
+    `results` are what is decided by; `not_asked` are guardrails that a trial leaves out.
+    """
+
+    judged: tuple[Judged, ...]
+    not_asked: tuple[Guardrail, ...]
+    pass_microseconds: float
+
+    @property
+    def results(self) -> tuple[GuardrailResult, ...]:
+        """The guardrails' results, in the policy's order."""
+        return tuple(one.result for one in self.judged)
+
+
+class _Nobody:
+    """The port `RemoteChecks` where nothing may leave the process."""
+
+    async def check(self, request: RemoteRequest) -> Never:
+        """Refuse."""
+        raise AssertionError(f"a trial asked {request.guardrail.name}")
+
+
+async def try_policy(document: str, subject: Subject) -> Trial:
+    """Judge *subject* by the policy of *document*, whose expressions were checked.
+
+    Raises:
+        CompileError: it cannot be compiled within the limits.
+    """
+    compiled = await compile_in_subprocess([(document, 1)])
+    policy = compiled.policies[0]
+    inputs = tuple(one for one in policy.guardrails if judges_input(one))
+    local = tuple(replace(one, scope=EVERYWHERE) for one in inputs if not is_remote(one))
+    snapshot = _snapshot(compiled, policy, local)
+    whole = _effective(snapshot, _PREFIX)
+    about = InspectionSubject(request_id="", key_id="", model=subject.model)
+    results = Inspector(remote=_Nobody(), clock=time.perf_counter).inspect(
+        whole, subject, about=about
+    )
+    results = results if isinstance(results, tuple) else await results
+    alone = [_microseconds(_effective(snapshot, _PREFIX + one.name), subject) for one in local]
+    return Trial(
+        judged=tuple(Judged(*pair) for pair in zip(results, alone, strict=True)),
+        not_asked=tuple(one for one in inputs if is_remote(one)),
+        pass_microseconds=_microseconds(whole, subject),
+    )
+
+
+def _snapshot(
+    compiled: CompiledPolicies, policy: Policy, local: tuple[Guardrail, ...]
+) -> PolicySnapshot:
+    """Return the policy, and one of each guardrail alone, over the same database."""
+    whole = replace(policy, name=_PREFIX, guardrails=local)
+    alone = (replace(policy, name=_PREFIX + one.name, guardrails=(one,)) for one in local)
+    policies = {one.name: one for one in (*alone, whole, policy)}
+    named = CompiledPolicies(tuple(policies.values()), compiled.database)
+    return run_to_end(snapshot_steps(named))
+
+
+def _effective(snapshot: PolicySnapshot, name: str) -> EffectivePolicy:
+    found = snapshot.effective(PolicyBinding(key=name))
+    assert isinstance(found, EffectivePolicy)  # noqa: S101 - it was put in
+    return found
+
+
+def _microseconds(policy: EffectivePolicy, subject: Subject) -> float:
+    taken: list[float] = []
+    until = time.perf_counter() + MAX_RUN_SECONDS
+    while not taken or (len(taken) < MAX_RUNS and time.perf_counter() < until):
+        began_at = time.perf_counter()
+        policy.local.scan(subject.parts, subject.runs)
+        taken.append(time.perf_counter() - began_at)
+    return statistics.median(taken) * 1e6
