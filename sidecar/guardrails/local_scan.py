@@ -20,6 +20,7 @@ from sidecar.guardrails.database import ExpressionDatabase, Hits
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located, as_finding, merged
+from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
 from sidecar.guardrails.rules.catalogue import is_remote, rank_of, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
 from sidecar.guardrails.seams import Seam, seams
@@ -138,6 +139,13 @@ class LocalScan:
         self._folded = any(
             rule.folded for guardrail in self.guardrails for rule in rules_of(guardrail.settings)
         )
+        readings = FOR_WORDS if self._folded else FOR_ALL
+        self._untriggered = tuple(one for one in readings if one.trigger is None)
+        self._triggered = {
+            ids[one.trigger]: one
+            for one in readings
+            if one.trigger is not None and one.trigger in ids
+        }
 
     def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Outcomes:
         """Return one outcome a guardrail, in the order of `guardrails`.
@@ -189,8 +197,24 @@ class LocalScan:
         for index, part in enumerate(parts):
             pieces += yield from pieces_of(index, part.content, folded=self._folded)
         hits = yield from self._database.scan([piece.content for piece in pieces])
+        yield from self._read_on(pieces, hits)
         ends = tuple(accumulate(len(piece.content) + 1 for piece in pieces))
         return _Texts(parts, tuple(pieces), ends, hits)
+
+    def _read_on(self, pieces: list[Piece], hits: Hits) -> Steps[None]:
+        """Add what the texts say between the lines, and its hits."""
+        found: Sequence[Piece] = sources(pieces)
+        latest = hits
+        for _ in range(MAX_DEPTH):
+            chosen = [self._triggered[id_] for id_ in sorted(self._triggered.keys() & latest)]
+            found = yield from read(found, (*self._untriggered, *chosen))
+            if not found:
+                return
+            latest = yield from self._database.scan([piece.content for piece in found])
+            base = sum(len(piece.content) + 1 for piece in pieces)
+            for id_, ends in latest.items():
+                hits.setdefault(id_, []).extend(base + end for end in ends)
+            pieces += found
 
 
 def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Located]:

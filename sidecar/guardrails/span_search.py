@@ -25,11 +25,10 @@ def spans(
     rule: Rule, pieces: Sequence[Piece], ends: Sequence[int], *, first_end: int
 ) -> Steps[list[PartSpan]]:
     """Return what *rule* finds in *pieces*, from the one on that holds *first_end*."""
-    view = View.FOLDED if rule.folded else None
     left = rule.max_candidates
     found: list[PartSpan] = []
     for index, piece in enumerate(pieces):
-        if ends[index] <= first_end or not _searches(view, piece):
+        if ends[index] <= first_end or not _searches(rule, piece):
             continue
         if left <= 0:  # too many to look at: what is left counts as found
             if piece.length:
@@ -54,6 +53,8 @@ def _search(rule: Rule, piece: Piece, left: int, found: list[PartSpan]) -> Steps
         located = batch
         if locate is not None:
             located = yield from _confirmed(locate, piece.content, batch)
+        if (accepts := piece.accepts) is not None:
+            located = [span for span in located if accepts(*span)]
         if piece.origin is SAME:
             found += [(part, start, end) for start, end in located]
         else:
@@ -117,10 +118,14 @@ def _confirmed(locate: Locate, content: bytes, batch: Iterable[Span]) -> Steps[l
     return found
 
 
-def _searches(view: View | None, piece: Piece) -> bool:
-    if view is None:
-        return View.RAW in piece.views or View.PLAIN in piece.views
-    return view in piece.views
+_FOR_WORDS: Final = frozenset({View.FOLDED, View.LEET})
+
+
+def _searches(rule: Rule, piece: Piece) -> bool:
+    """Tell whether *rule* looks at *piece*: at the text as it is read, or at its words."""
+    if rule.folded:
+        return not piece.views.isdisjoint(_FOR_WORDS)
+    return not piece.views <= _FOR_WORDS
 
 
 def _weight(span: Span) -> int:

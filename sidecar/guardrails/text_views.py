@@ -11,7 +11,7 @@ import codecs
 import enum
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,13 +32,19 @@ class View(enum.Enum):
     RAW = "raw"
     PLAIN = "plain"  # without invisible characters, compatibility forms resolved
     FOLDED = "folded"  # plain, and without differences of case
+    UNESCAPED = "unescaped"
+    DECODED = "decoded"
+    UNSPACED = "unspaced"
+    LOOK_ALIKE = "look_alike"
+    LEET = "leet"
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What is searched: one part in one view or, for ASCII text, in two that are the same.
 
-    `length` is the part's own, in bytes; `origin` leads back to it.
+    `length` is the part's own, in bytes; `origin` leads back to it. `accepts` tells which spans
+    may be findings, where not all of them may.
     """
 
     part: int
@@ -46,6 +52,7 @@ class Piece:
     content: bytes
     length: int
     origin: Origin = SAME
+    accepts: Callable[[int, int], bool] | None = None
 
 
 CHUNK_CHARACTERS: Final = 512

@@ -30,6 +30,7 @@ from sidecar.domain.remote_guardrails import (
     WebhookSettings,
 )
 from sidecar.guardrails.expressions import author_expression
+from sidecar.guardrails.readings.catalogue import TRIGGERS
 from sidecar.guardrails.rules.national import NATIONAL_TYPES, national_rules
 from sidecar.guardrails.rules.pii import PII_RULES, national_phone_rule
 from sidecar.guardrails.rules.rule import Expression, Rank, Rule
@@ -117,6 +118,8 @@ def expressions_in_turn(policies: Iterable[Policy]) -> Steps[tuple[Expression, .
         if (check := whole_text_check(one)) is not None:
             distinct.update(check.expressions)
         yield
+    if distinct:
+        distinct.update(TRIGGERS)
     return tuple(sorted(distinct, key=lambda one: (one.unicode, one.counted, one.regex)))
 
 

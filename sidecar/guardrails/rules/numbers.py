@@ -80,8 +80,6 @@ _CHARACTER_VALUES: Final = {
 }
 _UPPER: Final = bytes(byte - 32 if 97 <= byte <= 122 else byte for byte in range(256))  # noqa: PLR2004 - a to z
 
-IBAN_COUNTRIES: Final = tuple(sorted(_IBAN_LENGTHS))
-
 
 def passes_luhn(digits: bytes) -> bool:
     """Tell whether the last digit is the check digit of the rest (ISO/IEC 7812-1, annex B)."""

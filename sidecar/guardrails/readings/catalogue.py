@@ -1,0 +1,41 @@
+"""All ways to read, and their triggers for the shared database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from sidecar.guardrails.readings.encodings import ENCODINGS
+from sidecar.guardrails.readings.escapes import ESCAPES
+from sidecar.guardrails.readings.leet import LEET
+from sidecar.guardrails.readings.look_alikes import LOOK_ALIKES
+from sidecar.guardrails.readings.reading import Reading
+from sidecar.guardrails.readings.spacing import SPACING
+from sidecar.guardrails.slices import Steps
+from sidecar.guardrails.text_views import Piece, View
+
+MAX_DEPTH: Final = 2
+"""What is encoded twice is read; a model does not get through more unaided."""
+
+FOR_ALL: Final = (ESCAPES, ENCODINGS, SPACING, LOOK_ALIKES)
+FOR_WORDS: Final = (*FOR_ALL, LEET)
+
+TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
+
+
+def sources(pieces: Iterable[Piece]) -> Sequence[Piece]:
+    """Return the piece of each part that is to be read further: the plain one where there is."""
+    best = {piece.part: piece for piece in pieces if View.RAW in piece.views}
+    best |= {piece.part: piece for piece in pieces if View.PLAIN in piece.views}
+    return tuple(best.values())
+
+
+def read(pieces: Iterable[Piece], chosen: Collection[Reading]) -> Steps[list[Piece]]:
+    """Return what *pieces* say by the readings *chosen*, where they say anything else."""
+    found: list[Piece] = []
+    for piece in pieces:
+        for reading in chosen:
+            if reading.may_help(piece.content):
+                found += yield from reading.read(piece)
+                yield
+    return found

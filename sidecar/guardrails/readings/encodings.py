@@ -1,0 +1,100 @@
+"""Base64 (RFC 4648, also its URL alphabet, also in lines) and hexadecimal runs that are text."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+from sidecar.guardrails.readings.reading import SLICE_RUNS, Reading, Runs
+from sidecar.guardrails.rules.rule import Expression, compile_re2
+from sidecar.guardrails.slices import SLICE_BYTES, Steps
+from sidecar.guardrails.text_views import Piece, View
+
+MIN_RUN: Final = 20
+"""Characters; 15 bytes in base64, shorter than any key."""
+
+_HEX_RUN: Final = r"(?:[0-9A-Fa-f]{2}[ :]?){12}"
+# In one line, or broken into lines as mail is (RFC 2045 section 6.8).
+_BASE64: Final = compile_re2(
+    Expression(
+        rf"[0-9A-Za-z+/_-]{{{MIN_RUN},}}(?:\r?\n[0-9A-Za-z+/_-]{{{MIN_RUN},}})*"
+        r"(?:\r?\n[0-9A-Za-z+/_-]{1,19})?={0,2}"
+    )
+)
+_HEX: Final = compile_re2(Expression(rf"{_HEX_RUN}(?:[0-9A-Fa-f]{{2}}[ :]?)*"))
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
+
+
+def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
+    content = piece.content
+    runs = Runs(content)
+    for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+        for count, match in enumerate(expression.finditer(content), 1):
+            text = yield from decode(match[0])
+            if text is not None:
+                runs.add(text + b"\n", *match.span())
+            if not count % SLICE_RUNS:
+                yield
+    return (runs.as_piece(piece, View.DECODED),) if runs else ()
+
+
+def _from_base64(run: bytes) -> Steps[bytes | None]:
+    """Decode the lines of *run* as one, or where that is no text, each alone."""
+    text = yield from _from_one(run)
+    lines = run.split()
+    if text is not None or len(lines) == 1:
+        return text
+    texts: list[bytes] = []
+    for line in lines:
+        text = yield from _from_one(line)
+        if text is not None:
+            texts.append(text)
+    return b"\n".join(texts) or None
+
+
+def _from_one(run: bytes) -> Steps[bytes | None]:
+    compact = run.translate(_URL_SAFE, b"=\r\n")
+    compact = compact[: len(compact) - (len(compact) % 4 == 1)]
+    decoded: list[bytes] = []
+    for start in range(0, len(compact), SLICE_BYTES):  # a multiple of four
+        if start:
+            yield
+        quads = compact[start : start + SLICE_BYTES]
+        try:
+            decoded.append(base64.b64decode(quads + b"=" * (-len(quads) % 4)))
+        except binascii.Error:
+            return None
+        if not _is_text(decoded[-1]):
+            return None
+    return _whole_text(b"".join(decoded))
+
+
+def _from_hex(run: bytes) -> Steps[bytes | None]:
+    compact = run.translate(None, b" :").decode("ascii")
+    compact = compact[: len(compact) // 2 * 2]
+    decoded: list[bytes] = []
+    for start in range(0, len(compact), SLICE_BYTES):
+        if start:
+            yield
+        decoded.append(bytes.fromhex(compact[start : start + SLICE_BYTES]))
+        if not _is_text(decoded[-1]):
+            return None
+    return _whole_text(b"".join(decoded))
+
+
+def _is_text(decoded: bytes) -> bool:
+    """Tell what can be text: anything else means nothing to a model."""
+    return len(decoded.translate(None, _NO_TEXT)) == len(decoded)
+
+
+def _whole_text(decoded: bytes) -> bytes | None:
+    try:
+        decoded.decode()
+    except UnicodeDecodeError:
+        return None
+    return decoded
+
+
+ENCODINGS: Final = Reading(_read, trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}|{_HEX_RUN}"))

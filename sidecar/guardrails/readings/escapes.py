@@ -1,0 +1,47 @@
+"""Percent signs (RFC 3986), HTML entities, the escapes of JSON and of programming languages."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Final
+
+from sidecar.guardrails.readings.reading import SLICE_RUNS, Reading, Runs
+from sidecar.guardrails.slices import Steps
+from sidecar.guardrails.text_views import Piece, View
+
+_ESCAPES: Final = re.compile(
+    # One class first, so that the search skips to it. Percent signs in a row are one run.
+    rb"[%&\\](?:(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2})*"
+    rb"|(?<=&)(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
+    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))"
+)
+
+
+def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
+    runs = Runs(piece.content)
+    for count, match in enumerate(_ESCAPES.finditer(piece.content), 1):
+        start, end = match.span()
+        runs.add_up_to(start)
+        runs.add(_characters(match[0]), start, end)
+        if not count % SLICE_RUNS:
+            yield
+    if not runs:
+        return ()
+    runs.add_rest()
+    return (runs.as_piece(piece, View.UNESCAPED),)
+
+
+def _characters(escape: bytes) -> bytes:
+    if escape.startswith(b"%"):
+        return bytes.fromhex(escape.replace(b"%", b"").decode("ascii"))
+    if escape.startswith(b"\\x"):
+        return bytes.fromhex(escape[2:].decode("ascii"))
+    if escape.startswith(b"&"):
+        return html.unescape(escape.decode("ascii")).encode("utf-8", "replace")
+    return chr(int.from_bytes(bytes.fromhex(escape[2:].decode("ascii")))).encode(
+        "utf-8", "replace"
+    )
+
+
+ESCAPES: Final = Reading(_read, signs=(b"%", b"&", b"\\"))

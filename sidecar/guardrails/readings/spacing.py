@@ -1,0 +1,35 @@
+"""Letters set apart: `s k - p r o j`, `4-1-1-1`, with the same separator all along."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sidecar.guardrails.readings.reading import SLICE_RUNS, Reading, Runs
+from sidecar.guardrails.rules.rule import Expression
+from sidecar.guardrails.slices import Steps
+from sidecar.guardrails.text_views import Piece, View
+
+_RUN: Final = re.compile(
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
+)
+
+
+def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
+    runs = Runs(piece.content)
+    for count, match in enumerate(_RUN.finditer(piece.content), 1):
+        start, end = match.span()
+        runs.add_up_to(start)
+        runs.add(match[0][::2], start, end)
+        if not count % SLICE_RUNS:
+            yield
+    if not runs:
+        return ()
+    runs.add_rest()
+    return (runs.as_piece(piece, View.UNSPACED),)
+
+
+SPACING: Final = Reading(
+    _read,
+    trigger=Expression(r"\b[0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-](?:[!-~][ ._*|/,-]){4}[!-~]"),
+)

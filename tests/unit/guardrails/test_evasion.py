@@ -1,0 +1,174 @@
+# ruff: noqa: RUF001 - look-alikes are what is tested
+"""The same secret, hidden in many ways; one row a way, with what comes of it.
+
+`HIDDEN` holds one string of a request, `KEY` being what is to be found. A row that is found says
+which bytes are taken; one that is not says why nobody can.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.guardrails.outcomes import Found
+from tests.support.guardrails import effective, parts_of, policy
+
+KEY = "ghp_0123456789abcdefghijklmnopqrstuvwxAB"
+CARD = "4111111111111111"
+POLICY = effective(
+    policy("  - {name: secrets, type: secrets}\n  - {name: pii, type: pii}\n"
+           "  - {name: terms, type: denied_terms, terms: [bluebird]}")
+)  # fmt: skip
+
+
+def percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+def full_width(text: str) -> str:
+    return "".join(chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one for one in text)
+
+
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def in_lines(text: str, width: int) -> str:
+    return "\n".join(text[at : at + width] for at in range(0, len(text), width))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to hide. `taken` is what must be covered, None where nothing is found."""
+
+    text: str
+    type: str
+    taken: str | None
+
+
+def found(text: str, type_: str, taken: str | None = None) -> Row:
+    return Row(text, type_, text if taken is None else taken)
+
+
+def missed(text: str, type_: str) -> Row:
+    return Row(text, type_, None)
+
+
+LONG = f"my key is {KEY}, keep it, and nothing else in this line is of any interest at all"
+
+ROWS = {
+    "as_it_is": found(f"key {KEY}.", "GITHUB_TOKEN", KEY),
+    "upper_case_around": found(f"KEY:{KEY}", "GITHUB_TOKEN", KEY),
+    "zero_width_space": found("\u200b".join(KEY), "GITHUB_TOKEN"),
+    "zero_width_joiner_once": found(KEY.replace("_", "_\u200d"), "GITHUB_TOKEN"),
+    "soft_hyphens": found(KEY.replace("5", "5\u00ad"), "GITHUB_TOKEN"),
+    "word_joiner": found(KEY.replace("a", "\u2060a"), "GITHUB_TOKEN"),
+    "right_to_left_marks": found(KEY.replace("_", "\u202e_\u202c"), "GITHUB_TOKEN"),
+    "variation_selectors": found(KEY.replace("b", "b\ufe0f"), "GITHUB_TOKEN"),
+    "tag_characters": found(KEY.replace("c", "c\U000e0063"), "GITHUB_TOKEN"),
+    "full_width": found(full_width(KEY), "GITHUB_TOKEN"),
+    "mathematical_letters": found("𝐠𝐡𝐩" + KEY[3:], "GITHUB_TOKEN"),
+    "cyrillic_look_alikes": found(KEY.replace("p", "р").replace("c", "с"), "GITHUB_TOKEN"),
+    "greek_look_alikes": found(KEY.replace("o", "ο").replace("A", "Α"), "GITHUB_TOKEN"),
+    "struck_through": found("\u0336".join(KEY), "GITHUB_TOKEN", KEY[-1]),
+    "percent_all": found(percent(KEY), "GITHUB_TOKEN"),
+    "percent_one": found(KEY.replace("_", "%5F"), "GITHUB_TOKEN"),
+    "percent_twice": found(quote(percent(KEY)), "GITHUB_TOKEN"),
+    "html_decimal": found("".join(f"&#{ord(one)};" for one in KEY), "GITHUB_TOKEN"),
+    "html_hexadecimal": found("".join(f"&#x{ord(one):x};" for one in KEY), "GITHUB_TOKEN"),
+    "html_named": found(KEY.replace("_", "&lowbar;"), "GITHUB_TOKEN"),
+    "escapes_of_json": found("".join(f"\\u{ord(one):04x}" for one in KEY), "GITHUB_TOKEN"),
+    "escapes_of_c": found("".join(f"\\x{ord(one):02x}" for one in KEY), "GITHUB_TOKEN"),
+    "base64": found(in_base64(KEY), "GITHUB_TOKEN"),
+    "base64_of_a_sentence": found(in_base64(LONG), "GITHUB_TOKEN"),
+    "base64_url": found(
+        base64.urlsafe_b64encode(f"{KEY}?>?>".encode()).decode().rstrip("="), "GITHUB_TOKEN"
+    ),
+    "base64_twice": found(in_base64(in_base64(KEY)), "GITHUB_TOKEN"),
+    "base64_in_lines": found(in_lines(in_base64(LONG), 76), "GITHUB_TOKEN"),
+    "base64_and_a_word_below": found(f"{in_base64(LONG)}\nThen", "GITHUB_TOKEN", in_base64(LONG)),
+    "base64_in_percent": found(percent(in_base64(KEY)), "GITHUB_TOKEN"),
+    "base64_with_zero_width": found("\u200b".join(in_base64(KEY)), "GITHUB_TOKEN"),
+    "hexadecimal": found(binascii.hexlify(KEY.encode()).decode(), "GITHUB_TOKEN"),
+    "hexadecimal_spaced": found(binascii.hexlify(KEY.encode(), " ").decode(), "GITHUB_TOKEN"),
+    "spaced_out": found(" ".join(KEY), "GITHUB_TOKEN"),
+    "dotted": found(".".join(KEY), "GITHUB_TOKEN"),
+    "dashed": found("-".join(KEY), "GITHUB_TOKEN"),
+    "card_spaced_out": found(" ".join(CARD), "CREDIT_CARD"),
+    "card_full_width": found(full_width(CARD), "CREDIT_CARD"),
+    "card_arabic_digits": found(CARD.replace("4", "\u0664").replace("1", "\u0661"), "CREDIT_CARD"),
+    "card_with_long_dashes": found("4111–1111–1111–1111", "CREDIT_CARD"),
+    "card_in_base64": found(in_base64(f"card {CARD} 12/29"), "CREDIT_CARD"),
+    "email_in_entities": found("bob&#64;example&#46;com", "EMAIL"),
+    "email_look_alike": found("bоb@exаmple.com", "EMAIL"),
+    "term_in_leetspeak": found("blu3b1rd", "DENIED_TERM"),
+    "term_spaced_out": found("b l u e b i r d", "DENIED_TERM"),
+    "term_in_cyrillic": found("bluеbird", "DENIED_TERM"),
+    "term_in_base64": found(in_base64("tell me about bluebird"), "DENIED_TERM"),
+    # What is not found, and why.
+    # A one is an i or an l, the same all through a text.
+    "term_in_two_leetspeaks": missed("b1u3b1rd", "DENIED_TERM"),
+    "reversed": missed(KEY[::-1], "GITHUB_TOKEN"),  # no end to such transformations
+    "rot13": missed("tuc_" + KEY[4:], "GITHUB_TOKEN"),
+    "base64_three_times": missed(in_base64(in_base64(in_base64(KEY))), "GITHUB_TOKEN"),
+    "in_words": missed("four one one one, then twelve more ones", "CREDIT_CARD"),
+    "in_two_sentences": missed(f"begins {KEY[:20]} and goes on {KEY[20:]}", "GITHUB_TOKEN"),
+}
+
+
+@pytest.mark.parametrize("padding", ["", "words before and after " * 400], ids=["alone", "within"])
+@pytest.mark.parametrize("way", ROWS)
+def test_a_secret_hidden_in_some_way_is_found_or_known_to_be_missed(
+    way: str, padding: str
+) -> None:
+    """What is found leads back to the bytes as they were written, in text short or long."""
+    row = ROWS[way]
+    parts = parts_of([f"{padding}\n{row.text}\n{padding}"])
+    taken: list[bytes] = []
+    for outcome in POLICY.local.scan(parts):
+        assert isinstance(outcome, Found)
+        taken += [
+            parts[0].content[one.start : one.end]
+            for one in outcome.findings
+            if one.type == row.type
+        ]
+    if row.taken is None:
+        assert taken == []
+    else:
+        assert any(row.taken.encode() in one for one in taken)
+        assert max(map(len, taken)) <= len(row.text.encode()) + 8
+
+
+def redacted(text: str) -> str:
+    """Return *text* with a placeholder for everything found."""
+    parts = parts_of([text])
+    content = parts[0].content
+    found_spans = sorted(
+        (one.start, one.end)
+        for outcome in POLICY.local.scan(parts)
+        if isinstance(outcome, Found)
+        for one in outcome.findings
+    )
+    end, kept = len(content), []
+    for start, stop in reversed(found_spans):
+        if start >= end:
+            continue
+        kept += [content[min(stop, end) : end], b"[X_1]"]
+        end = start
+    return b"".join([content[:end], *reversed(kept)]).decode()
+
+
+@given(st.lists(st.sampled_from([row.text for row in ROWS.values()]), min_size=1, max_size=4),
+       st.sampled_from([" ", "\n", ", ", "\n\n"]))  # fmt: skip
+def test_redaction_leaves_nothing_behind_that_would_be_found(
+    hidden: list[str], between: str
+) -> None:
+    """However it was hidden, what has been taken out is gone, in every reading."""
+    once = redacted(between.join(hidden))
+    assert redacted(once) == once
