@@ -217,6 +217,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "EGR126": lambda config: _hcm(config)["http_filters"][0].update(disabled=True),
     "EGR127": _drop(_ext_proc, "allow_content_length_header"),
+    "EGR128": _drop(_ext_proc, "request_attributes"),
     "EGR201": _put(_workers, "name", value="other"),
     "EGR202": _drop(_workers, "typed_extension_protocol_options"),
     "EGR203": _put(_workers, "connect_timeout", value="5s"),

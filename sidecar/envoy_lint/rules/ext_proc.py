@@ -16,6 +16,7 @@ MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
 """Egret's own budgets come to 7 s by default (authorize 2, inspect 5)."""
 
 NAMESPACE: Final = "egret"
+SOURCE_ATTRIBUTE: Final = "source.address"
 REMOVED_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 """What Egret takes away before a request leaves; a rule that forbids it leaves the key in."""
 NEEDED_HEADERS: Final = (*REMOVED_HEADERS, "x-egret-request-id", "content-length", "retry-after")
@@ -96,6 +97,11 @@ def _response_body(one: Node) -> Node | None:
 def _no_namespace(one: Node) -> Node | None:
     namespaces = one.at("metadata_options", "receiving_namespaces", "untyped")
     return None if any(name.text == NAMESPACE for name in namespaces) else namespaces
+
+
+def _no_source_address(one: Node) -> Node | None:
+    attributes = one.at("request_attributes")
+    return None if any(name.text == SOURCE_ATTRIBUTE for name in attributes) else attributes
 
 
 def _no_rules(one: Node) -> Node | None:
@@ -316,4 +322,7 @@ RULES: Final = (
     ConfigRule("EGR127", "content-length-dropped", _N,
          "a body that Egret changes goes to the provider chunked, which not all take",
          "allow_content_length_header: true", _no_content_length),
+    ConfigRule("EGR128", "source-address-withheld", _W,
+         "Egret is not told where a client is and refuses every key that is bound to networks",
+         "request_attributes: [source.address]", _where(_no_source_address)),
 )  # fmt: skip

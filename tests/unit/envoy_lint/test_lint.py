@@ -49,6 +49,7 @@ spec:
             allow_content_length_header: true
             processing_mode: {request_header_mode: SEND, response_header_mode: SKIP}
             metadata_options: {receiving_namespaces: {untyped: [egret]}}
+            request_attributes: [source.address]
             mutation_rules: {disallow_is_error: true}
             grpc_service:
               envoy_grpc: {cluster_name: "outbound|50051||egret.llm.svc", skip_envoy_headers: true}
