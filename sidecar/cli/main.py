@@ -19,6 +19,7 @@ from sidecar.cli.lint import lint
 from sidecar.cli.migrate import migrate
 from sidecar.cli.owners import orgs, teams
 from sidecar.cli.policy import policy
+from sidecar.cli.policy_advice import advise, schema
 from sidecar.cli.policy_promotion import demote, promote
 from sidecar.cli.policy_versions import history, rollback
 from sidecar.cli.serve import serve
@@ -63,6 +64,8 @@ policy.command("bind")(bind)
 policy.command("unbind")(unbind)
 policy.command("history")(history)
 policy.command("rollback")(rollback)
+policy.command("lint")(advise)
+policy.command("schema")(schema)
 policy.command("promote")(promote)
 policy.command("demote")(demote)
 app.add_typer(audit, name="audit")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, Final, Self
 
+from annotated_types import GroupedMetadata
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -14,8 +16,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
+from typing_extensions import override
 
 from sidecar.domain.policy import (
     Action,
@@ -81,16 +85,27 @@ class UnknownNameError(ValueError):
         self.known = known
 
 
-def known_name(kind: str, known: Iterable[str]) -> Any:
-    """Return a validator that takes the names of *known* only; *kind* names them in a fault."""
-    names = frozenset(known)
+@dataclass(frozen=True, slots=True)
+class _KnownName(GroupedMetadata):
+    """Takes the names of a closed set only, and lists them in the JSON Schema."""
 
-    def check(value: str) -> str:
-        if value not in names:
-            raise UnknownNameError(kind, value, names)
+    kind: str
+    names: frozenset[str]
+
+    @override
+    def __iter__(self) -> Iterator[object]:
+        yield AfterValidator(self._check)
+        yield WithJsonSchema({"type": "string", "enum": sorted(self.names)})
+
+    def _check(self, value: str) -> str:
+        if value not in self.names:
+            raise UnknownNameError(self.kind, value, self.names)
         return value
 
-    return AfterValidator(check)
+
+def known_name(kind: str, known: Iterable[str]) -> Any:
+    """Return a validator that takes the names of *known* only; *kind* names them in a fault."""
+    return _KnownName(kind, frozenset(known))
 
 
 def _expression(value: str, info: ValidationInfo) -> str:
@@ -108,6 +123,12 @@ def _nothing_to_replace(value: Action) -> Action:
     return value
 
 
+def _written_as(form: re.Pattern[str], *others: dict[str, Any]) -> WithJsonSchema:
+    """Say in the JSON Schema how a field is written, which is not what it is read as."""
+    text = {"type": "string", "pattern": f"^{form.pattern}$"}
+    return WithJsonSchema({"anyOf": [text, *others]} if others else text)
+
+
 PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 GuardrailName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 FindingType = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
@@ -115,13 +136,19 @@ Term = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
 Expression = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
 Timeout = Annotated[
-    float, BeforeValidator(_seconds), Field(gt=0, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False)
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, le=MAX_TIMEOUT_SECONDS, allow_inf_nan=False),
+    _written_as(_DURATION, {"type": "number", "exclusiveMinimum": 0}),
 ]
 LongDuration = Annotated[
-    float, BeforeValidator(_seconds), Field(ge=0, le=86_400, allow_inf_nan=False)
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=86_400, allow_inf_nan=False),
+    _written_as(_DURATION, {"type": "number", "minimum": 0}),
 ]
-Rollout = Annotated[int, BeforeValidator(_hundredths)]
-Day = Annotated[date, BeforeValidator(_day)]
+Rollout = Annotated[int, BeforeValidator(_hundredths), _written_as(_PERCENT)]
+Day = Annotated[date, BeforeValidator(_day), _written_as(_DAY)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ActionOnAll = Annotated[Action, AfterValidator(_nothing_to_replace)]
 """What a finding leads to that is a limit passed, and no span of text."""

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from tests.support.command_line import Egret, Ran
+from tests.support.postgres import Database
+
+NOWHERE = Egret("postgresql://nobody@127.0.0.1:1/none")
+OPEN = "name: open\nunscanned: allow\nguardrails: [{name: a, type: pii, on_error: allow}]\n"
+GOOD = "name: good\nguardrails: [{name: a, type: pii}]\n"
+
+
+def test_advice_on_a_file_needs_no_database_and_exits_with_1(tmp_path: Path) -> None:
+    """A build can stop on it; a file that is fine exits with 0."""
+    file = tmp_path / "policies.yaml"
+    file.write_text(OPEN)
+
+    ran = NOWHERE("policy", "lint", "-f", str(file), "-o", "json")
+    file.write_text(GOOD)
+    good = NOWHERE("policy", "lint", "-f", str(file))
+
+    assert ran.code == 1
+    assert [(row["guardrail"], row["code"]) for row in ran.json] == [
+        (None, "unscanned-allow"),
+        ("a", "open-on-error"),
+    ]
+    assert good == Ran(0, "", "Nothing to say about 1 policies.\n")
+
+
+def test_advice_on_what_is_in_force_is_a_table(database: Database, tmp_path: Path) -> None:
+    """Policy, guardrail, what is wrong and what would be right."""
+    egret = Egret(database.dsn)
+    file = tmp_path / "policies.yaml"
+    file.write_text(OPEN)
+    egret("policy", "apply", "-f", str(file), "-y")
+
+    ran = egret("policy", "lint")
+
+    assert ran.code == 1
+    assert ran.lines[0] == "policy|guardrail|problem|mend|code"
+    assert [line.split("|")[-1] for line in ran.lines[1:]] == ["unscanned-allow", "open-on-error"]
+
+
+def test_the_schema_is_printed_for_an_editor() -> None:
+    """As JSON, and nothing else."""
+    ran = NOWHERE("policy", "schema")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert orjson.loads(ran.out)["title"] == "Egret policy"

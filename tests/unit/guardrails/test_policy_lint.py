@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from sidecar.guardrails.policy_document import default_policy, parse_policies
+from sidecar.guardrails.policy_lint import Advice, lint
+
+TODAY = date(2026, 11, 25)
+PATTERN = (
+    "name: p\nguardrails:\n"
+    "  - {{name: a, type: denied_patterns, patterns: [{{name: X, regex: '{}'}}]}}\n"
+)
+
+
+def codes(text: str) -> list[tuple[str, str | None, str]]:
+    found = lint(parse_policies(text), today=TODAY)
+    return [(one.policy, one.guardrail, one.code) for one in found]
+
+
+def one(fields: str) -> str:
+    return f"name: p\nguardrails: [{{name: z, type: secrets}}, {{name: a, type: pii, {fields}}}]"
+
+
+def excepting(until: str) -> str:
+    return one(f"exceptions: [{{team: acme/search, until: {until}, reason: SEC-1}}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: p", [("p", None, "no-guardrails")]),
+        (
+            "name: p\nguardrails: [{name: a, type: pii, mode: shadow}]",
+            [("p", None, "shadow-only")],
+        ),
+        (
+            "name: p\nunscanned: allow\nguardrails: [{name: a, type: pii}]",
+            [("p", None, "unscanned-allow")],
+        ),
+        (one("on_error: allow"), [("p", "a", "open-on-error")]),
+        (one("on_error: allow, action: flag"), []),
+        (one("on_error: allow, mode: shadow"), []),
+        (one("mode: shadow, mandatory: true"), [("p", "a", "mandatory-shadow")]),
+        (one("rollout: 0%"), [("p", "a", "rolled-out-to-none")]),
+        (one("routes: [chat]"), [("p", "a", "count-tokens-open")]),
+        (one("routes: [chat, count_tokens]"), []),
+        (one("routes: [embeddings]"), []),
+        (PATTERN.format("PRJ-[0-9]{4}"), [("p", "a", "no-word-boundary")]),
+        (PATTERN.format("(?i)project"), [("p", "a", "no-word-boundary")]),
+        (PATTERN.format(r"\bPRJ-[0-9]{4}\b"), []),
+        (PATTERN.format(r"^PRJ-[0-9]{4}$"), [("p", "a", "searched-everywhere")]),
+        (excepting("2026-11-24"), [("p", "a", "exception-over")]),
+        (excepting("2026-11-25"), [("p", "a", "exception-ends")]),
+        (excepting("2026-12-09"), [("p", "a", "exception-ends")]),
+        (excepting("2026-12-10"), []),
+    ],
+)
+def test_what_is_probably_not_meant_is_told(
+    text: str, expected: list[tuple[str, str | None, str]]
+) -> None:
+    """Each by a stable code; what is usual is not told of."""
+    assert codes(text) == expected
+
+
+def test_a_guardrail_that_gives_way_to_a_mandatory_one_is_told_with_the_other_s_policy() -> None:
+    """Wherever both policies are bound."""
+    above = "name: org\nguardrails: [{name: a, type: pii, mandatory: true}]"
+
+    assert codes(f"{above}\n---\n{one('action: redact')}") == [("p", "a", "displaced")]
+
+
+def test_advice_says_what_would_be_right() -> None:
+    """In words for whoever wrote the policy."""
+    assert lint(parse_policies(excepting("2026-11-28")), today=TODAY) == (
+        Advice(
+            policy="p",
+            guardrail="a",
+            code="exception-ends",
+            problem=("the exception for team acme/search (SEC-1) ends on 2026-11-28, in 3 days"),
+            mend="see whether it is still needed",
+        ),
+    )
+
+
+def test_there_is_nothing_to_say_about_the_built_in_policy() -> None:
+    """It is what a fresh installation starts from."""
+    assert lint((default_policy(),), today=TODAY) == ()
