@@ -32,6 +32,7 @@ from sidecar.guardrails.policy_document import (
     parse_policies,
 )
 from sidecar.guardrails.policy_text import render_policy
+from sidecar.guardrails.rules.national import NATIONAL_TYPES
 from sidecar.guardrails.rules.pii import PII_TYPES
 from sidecar.guardrails.rules.secrets import SECRET_TYPES
 
@@ -47,9 +48,15 @@ def some(known: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...] | None]:
     return st.none() | st.lists(st.sampled_from(known), min_size=1, max_size=3).map(tuple)
 
 
+def personal(types: tuple[str, ...] | None, regions: tuple[str, ...]) -> PiiSettings:
+    """Return settings of `pii` with the countries that national types need."""
+    national = sorted({one[:2] for one in types or () if one in NATIONAL_TYPES})
+    return PiiSettings(types=types, regions=regions, countries=tuple(national))
+
+
 settings: st.SearchStrategy[GuardrailSettings] = st.one_of(
     st.builds(SecretsSettings, types=some(SECRET_TYPES)),
-    st.builds(PiiSettings, types=some(PII_TYPES), regions=st.sampled_from([(), ("US", "DE")])),
+    st.builds(personal, types=some(PII_TYPES), regions=st.sampled_from([(), ("US", "DE")])),
     st.builds(
         DeniedPatternsSettings,
         st.lists(
