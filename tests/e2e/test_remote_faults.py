@@ -23,7 +23,7 @@ from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message, wh
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(180),  # a stack of its own, a hundred policies and keys
+    pytest.mark.timeout(180),  # a stack of its own
 ]
 
 TIMEOUT_SECONDS: Final = 1.0
@@ -45,13 +45,13 @@ class Case:
 
     @property
     def guardrail(self) -> str:
-        """The label in the metrics; a worker shows a hundred at most, so not by action."""
+        """The label in the metrics, of which a worker shows a hundred: so not by action."""
         return f"{self.type}-{self.fault}-{self.on_error}".replace("_", "-")
 
     @property
     def policy(self) -> str:
-        """The policy's name, and its key's."""
-        return f"{self.guardrail}-{self.action}"
+        """The policy it is one guardrail of, which a request chooses by its model."""
+        return f"{self.type}-{self.action}".replace("_", "-")
 
     @property
     def verdict(self) -> str:
@@ -59,20 +59,25 @@ class Case:
         kind = "timeout" if self.error_type == "timeout" else "error"
         return f"{kind}_{'closed' if self.on_error == 'block' else 'open'}"
 
-    def document(self, servers: FaultyServers) -> str:
-        """Return the policy."""
+    def item(self, servers: FaultyServers) -> str:
+        """Return the guardrail as the policy writes it."""
         more = {
             "llm_judge": ", model: m, rubric: r",
-            "grpc": f", headers: {{fault: {self.fault}, case: {self.policy}}}",
+            "grpc": f", headers: {{fault: {self.fault}, case: {self.guardrail}}}",
         }
         return (
-            f"name: {self.policy}\nguardrails:\n  - {{name: {self.guardrail}, type: {self.type}, "
+            f"  - {{name: {self.guardrail}, type: {self.type}, models: [{self.guardrail}], "
             f"url: '{self._url(servers)}', timeout: {TIMEOUT_SECONDS}s, "
             f"on_error: {self.on_error}, action: {self.action}{more.get(self.type, '')}}}\n"
         )
 
+    @property
+    def path(self) -> str:
+        """The path at the server: one for each guardrail, so that each has its own breaker."""
+        return f"{self.policy}/{self.guardrail}"
+
     def _url(self, servers: FaultyServers) -> str:
-        scheme, path = ("grpc", "") if self.type == "grpc" else ("http", f"/{self.policy}")
+        scheme, path = ("grpc", "") if self.type == "grpc" else ("http", f"/{self.path}")
         match self.fault, self.type:
             case "dead", _:
                 return f"{scheme}://{servers.closed}{path}"
@@ -142,10 +147,27 @@ async def servers() -> AsyncIterator[FaultyServers]:
         yield running
 
 
+LET_ALONE: Final = """\
+name: let-alone
+guardrails:
+  - name: let-alone
+    type: webhook
+    url: HTTP/broken/let-alone
+    timeout: 5s
+    breaker: {failures: 2, open_for: 10m}
+"""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own_stack(servers: FaultyServers) -> AsyncIterator[Stack]:
     """A stack of its own: so many names would crowd others out of the metrics' labels."""
-    policies = "---\n".join(case.document(servers) for case in (*WEBHOOK, *OTHERS, *FLAPPING))
+    cases = (*WEBHOOK, *OTHERS, *FLAPPING)
+    documents = [
+        f"name: {name}\nguardrails:\n"
+        + "".join(case.item(servers) for case in cases if case.policy == name)
+        for name in sorted({case.policy for case in cases})
+    ]
+    policies = "---\n".join((*documents, LET_ALONE.replace("HTTP", servers.http)))
     async with whole_stack(policies) as stack:
         yield stack
 
@@ -166,20 +188,17 @@ async def _ask_all(
     async def ask(case: Case) -> list[tuple[Case, str, Answer]]:
         async with places:
             return [
-                (
-                    case,
-                    path,
-                    await stack.post(
-                        message("hello") if path == MESSAGES else chat("hello"),
-                        path=path,
-                        key=case.policy,
-                    ),
-                )
+                (case, path, await stack.post(_body(case, path), path=path, key=case.policy))
                 for path in paths
             ]
 
     answers = await asyncio.gather(*(ask(case) for case in cases))
     return [one for several in answers for one in several]
+
+
+def _body(case: Case, path: str) -> object:
+    request = message("hello") if path == MESSAGES else chat("hello")
+    return {**request, "model": case.guardrail}
 
 
 async def _errors(stack: Stack) -> Counter[tuple[str, str]]:
@@ -248,5 +267,23 @@ async def test_a_server_that_fails_every_other_time_is_asked_again(
         for on_error in DIRECTIONS
         for verdict, count in (("block", 2), ("flag", 1))
     }
-    asked = [servers.asked[f"/flapping/{case.policy}"] for case in FLAPPING]
+    asked = [servers.asked[f"/flapping/{case.path}"] for case in FLAPPING]
     assert asked == [2] * len(FLAPPING)
+
+
+async def test_a_server_that_fails_in_a_row_is_let_alone(
+    stack: Stack, servers: FaultyServers
+) -> None:
+    """By each worker after its second failure; requests go on being refused, at once."""
+    async with stack.counting(12) as counted:
+        answers = [await stack.post(chat("hello"), key="let-alone") for _ in range(12)]
+    assert {answer.status for answer in answers} == {503}
+    assert counted.verdicts == {("let-alone", "error_closed"): 12}
+    asked = servers.asked["/broken/let-alone"]
+    assert 2 <= asked <= 2 * stack.workers
+    errors = await _errors(stack)
+    assert errors["let-alone", "status_500"] == asked
+    assert errors["let-alone", "breaker_open"] == 12 - asked
+    async with stack.client.get(stack.facts.metrics_url) as answer:
+        exposition = await answer.text()
+    assert 'egret_remote_breaker_state{guardrail="let-alone"} 2.0' in exposition
