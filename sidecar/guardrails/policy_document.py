@@ -33,8 +33,8 @@ DEFAULT_POLICY_NAME: Final = "default"
 
 SUPPORTED_TYPES: Final = frozenset(
     {
-        "secrets", "pii", "denied_patterns", "denied_terms", "max_input", "webhook", "grpc",
-        "moderation", "presidio", "llm_judge",
+        "secrets", "pii", "denied_patterns", "denied_terms", "code", "toxicity", "max_input",
+        "webhook", "grpc", "moderation", "presidio", "llm_judge",
     }
 )  # fmt: skip
 

@@ -31,14 +31,17 @@ from sidecar.domain.remote_guardrails import (
 )
 from sidecar.guardrails.expressions import author_expression
 from sidecar.guardrails.readings.catalogue import TRIGGERS
+from sidecar.guardrails.rules.code import code_rules
 from sidecar.guardrails.rules.national import NATIONAL_TYPES, national_rules
 from sidecar.guardrails.rules.pii import PII_RULES, national_phone_rule
 from sidecar.guardrails.rules.rule import Expression, Rank, Rule
 from sidecar.guardrails.rules.secrets import SECRET_RULES
 from sidecar.guardrails.rules.terms import term_rule
+from sidecar.guardrails.rules.toxicity import toxicity_rules
 from sidecar.guardrails.slices import Steps, run_to_end
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 
+_AUTHORS: Final = (DeniedPatternsSettings, DeniedTermsSettings, ToxicitySettings)
 _RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
     rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)
 }
@@ -62,10 +65,10 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             return (_author_rule(pattern) for pattern in patterns)
         case DeniedTermsSettings(terms=terms):
             return (term_rule(term) for term in terms)
+        case CodeSettings() | ToxicitySettings():
+            return _built_in(settings)
         case (
-            CodeSettings()
-            | ToxicitySettings()
-            | PromptInjectionSettings()
+            PromptInjectionSettings()
             | LanguageSettings()
             | MaxInputSettings()
             | MaxTokensSettings()
@@ -78,6 +81,12 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             return ()
         case _:
             assert_never(settings)
+
+
+def _built_in(settings: CodeSettings | ToxicitySettings) -> Iterable[Rule]:
+    if isinstance(settings, CodeSettings):
+        return code_rules(settings.languages)
+    return toxicity_rules(settings.allowed)
 
 
 def _author_rule(pattern: DeniedPattern) -> Rule:
@@ -96,8 +105,10 @@ def is_remote(guardrail: Guardrail) -> bool:
 
 def rank_of(guardrail: Guardrail, type_: str) -> int:
     """Return whose finding stays when two overlap: the lower number."""
-    if isinstance(guardrail.settings, DeniedPatternsSettings | DeniedTermsSettings):
+    if isinstance(guardrail.settings, _AUTHORS):
         return Rank.AUTHOR
+    if isinstance(guardrail.settings, CodeSettings):
+        return Rank.CODE
     if isinstance(guardrail.settings, WholeTextSettings):
         return Rank.WHOLE_TEXT
     if is_remote(guardrail):

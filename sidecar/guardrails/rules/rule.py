@@ -47,6 +47,7 @@ class Rank:
     EMAIL: Final = 50
     ADDRESS: Final = 60
     PHONE: Final = 70
+    CODE: Final = 75
     REMOTE: Final = 80
     WHOLE_TEXT: Final = 90
 

@@ -20,6 +20,8 @@ _MIN_DISTINCT: Final = math.ceil(2**GENERIC_SECRET_BITS)
 
 _PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
 _PEM_MAX_BYTES: Final = 16_384
+_PUTTY_MAX_BYTES: Final = 4_096
+_PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
 _PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
 _PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,-]*")
 
@@ -36,6 +38,13 @@ def whole_private_key(content: bytes, start: int, end: int) -> Iterable[Span]:
     if footer is None:
         footer = _PEM_BODY.match(content, end, dashes if dashes >= 0 else limit)
     return ((start, footer.end() if footer else end),)
+
+
+def whole_putty_key(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Extend the first line of a PuTTY key to its last, or over what is left of a cut one."""
+    limit = min(len(content), end + _PUTTY_MAX_BYTES)
+    last = _PUTTY_MAC.search(content, end, limit)
+    return ((start, limit if last is None else last.end()),)
 
 
 def _is_jwt(candidate: bytes) -> bool:

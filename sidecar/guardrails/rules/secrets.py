@@ -14,9 +14,12 @@ from sidecar.guardrails.rules.secret_validators import (
     password,
     random_value,
     whole_private_key,
+    whole_putty_key,
 )
+from sidecar.guardrails.rules.vendor_tokens import VENDOR_RULES
 
 SECRET_RULES: Final[tuple[Rule, ...]] = (
+    *VENDOR_RULES,
     # AWS access key id: AKIA (long term) or ASIA (temporary) and 16 upper-case alphanumerics.
     rule("AWS_ACCESS_KEY", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     # AWS secret access key: 40 of base64, told from a digest only by the words before it.
@@ -115,6 +118,12 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
         "PRIVATE_KEY",
         r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
         whole_private_key,
+    ),
+    # PuTTY's own format, from the line before the key's lines to the MAC.
+    rule(
+        "PRIVATE_KEY",
+        r"PuTTY-User-Key-File-[23]: [a-z0-9-]{1,40}",
+        whole_putty_key,
     ),
     # A URL with a password (RFC 3986 section 3.2.1), database schemes named apart.
     rule(

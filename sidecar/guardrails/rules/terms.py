@@ -22,12 +22,12 @@ _META: Final = re.compile(r"([\\.+*?()|\[\]{}^$/-])")
 
 
 @functools.lru_cache(maxsize=16_384)
-def term_rule(term: str) -> Rule:
+def term_rule(term: str, *, type_: str = TERM_TYPE) -> Rule:
     """Return the rule for one term; it searches case-folded text."""
     words = fold(term).split()
     regex = r"\s+".join(_META.sub(r"\\\1", word) for word in words)
     return Rule(
-        type=TERM_TYPE,
+        type=type_,
         expression=Expression(f"(?i){regex}", unicode=True),
         locate=_on_word_boundaries,
         rank=Rank.AUTHOR,
