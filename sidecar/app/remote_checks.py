@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import random
 import secrets
 import time
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sidecar.guardrails.remote import RemoteChecks
+from sidecar.guardrails.remote import RemoteAnswer, RemoteChecks, RemoteRequest
 from sidecar.guardrails.remote_checks.answer_cache import AnswerCache
 from sidecar.guardrails.remote_checks.by_type import ChecksByType
 from sidecar.guardrails.remote_checks.care import CarefulChecks, Surroundings
@@ -19,8 +21,11 @@ from sidecar.guardrails.remote_checks.presidio import PresidioChecks
 from sidecar.guardrails.remote_checks.webhook import WebhookChecks
 from sidecar.settings import ExchangeSettings
 from sidecar.telemetry.remote_metrics import RemoteMetrics
-from sidecar.transport.clients.grpc_guardrail import GrpcChecks
 
+if TYPE_CHECKING:
+    from sidecar.transport.clients.grpc_guardrail import GrpcChecks
+
+_GRPC: Final = "sidecar.transport.clients.grpc_guardrail"
 _SECRET_BYTES: Final = 32
 _SHARE_OF_EXCHANGE: Final = 0.95
 """The rest is for what comes before and after, so that a check ends before its exchange has to."""
@@ -31,7 +36,8 @@ async def open_remote_checks(
 ) -> RemoteChecks:
     """Build the checks within the event loop, to be closed with *stack*. Connects to nobody."""
     http = await stack.enter_async_context(HttpClient())
-    grpc = await stack.enter_async_context(GrpcChecks())
+    grpc = _GrpcOnDemand()
+    stack.push_async_callback(grpc.close)
     return CarefulChecks(
         ChecksByType(
             webhook=WebhookChecks(http),
@@ -48,3 +54,27 @@ async def open_remote_checks(
             on_breaker=metrics.breaker_is,
         ),
     )
+
+
+class _GrpcOnDemand:
+    """`GrpcChecks`, loaded for the first check: a worker on h2corn has no other use for gRPC."""
+
+    def __init__(self) -> None:
+        self._checks: GrpcChecks | None = None
+
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        if self._checks is None:
+            # Loading takes some 100 ms, which other requests must not wait for.
+            await asyncio.to_thread(importlib.import_module, _GRPC)
+        return await self._open().check(request)
+
+    def _open(self) -> GrpcChecks:
+        if self._checks is None:
+            from sidecar.transport.clients.grpc_guardrail import GrpcChecks  # noqa: PLC0415
+
+            self._checks = GrpcChecks()
+        return self._checks
+
+    async def close(self) -> None:
+        if self._checks is not None:
+            await self._checks.close()

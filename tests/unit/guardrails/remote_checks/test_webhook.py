@@ -187,6 +187,22 @@ async def test_a_closed_port_is_a_connection_error() -> None:
             await checks.check(request_to(f"http://127.0.0.1:{port}/", "text"))
 
 
+async def test_one_connection_serves_checks_that_follow_each_other() -> None:
+    """A check pays for no handshake where the last one's connection is free."""
+    peers = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        peers.append(request.transport.get_extra_info("peername"))
+        return web.json_response({"verdict": "pass"})
+
+    async with webhook_server(handler) as server, remote_checks() as checks:
+        for _ in range(3):
+            await checks.check(request_to(server.url, "text"))
+    assert len(peers) == 3
+    assert len(set(peers)) == 1
+
+
 async def test_a_connection_that_breaks_is_tried_once_more() -> None:
     """A pooled connection may have been closed by the other side in the meantime."""
     handlers = [_hang_up, saying({"verdict": "pass"})]
