@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from typing import Final
 
 from sidecar.guardrails.readings.reading import SLICE_RUNS, Reading, Runs
@@ -14,7 +14,7 @@ from sidecar.guardrails.text_views import Piece, View
 MIN_RUN: Final = 20
 """Characters; 15 bytes in base64, shorter than any key."""
 
-_HEX_RUN: Final = r"(?:[0-9A-Fa-f]{2}[ :]?){12}"
+_HEX_RUN: Final = r"\b(?:[0-9A-Fa-f]{2}[ :]?){12}"
 # In one line, or broken into lines as mail is (RFC 2045 section 6.8).
 _BASE64: Final = compile_re2(
     Expression(
@@ -23,6 +23,8 @@ _BASE64: Final = compile_re2(
     )
 )
 _HEX: Final = compile_re2(Expression(rf"{_HEX_RUN}(?:[0-9A-Fa-f]{{2}}[ :]?)*"))
+_READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
+"""What is read of bytes that are no text as a whole: a few in front would hide the rest."""
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
@@ -41,14 +43,11 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
 
 
 def _from_base64(run: bytes) -> Steps[bytes | None]:
-    """Decode the lines of *run* as one, or where that is no text, each alone."""
-    text = yield from _from_one(run)
+    """Decode the lines of *run* as one, and each alone: they need not belong together."""
     lines = run.split()
-    if text is not None or len(lines) == 1:
-        return text
     texts: list[bytes] = []
-    for line in lines:
-        text = yield from _from_one(line)
+    for one in (run, *lines) if len(lines) > 1 else (run,):
+        text = yield from _from_one(one)
         if text is not None:
             texts.append(text)
     return b"\n".join(texts) or None
@@ -57,44 +56,39 @@ def _from_base64(run: bytes) -> Steps[bytes | None]:
 def _from_one(run: bytes) -> Steps[bytes | None]:
     compact = run.translate(_URL_SAFE, b"=\r\n")
     compact = compact[: len(compact) - (len(compact) % 4 == 1)]
-    decoded: list[bytes] = []
+    texts: list[bytes] = []
     for start in range(0, len(compact), SLICE_BYTES):  # a multiple of four
         if start:
             yield
         quads = compact[start : start + SLICE_BYTES]
-        try:
-            decoded.append(base64.b64decode(quads + b"=" * (-len(quads) % 4)))
-        except binascii.Error:
-            return None
-        if not _is_text(decoded[-1]):
-            return None
-    return _whole_text(b"".join(decoded))
+        texts += _texts(base64.b64decode(quads + b"=" * (-len(quads) % 4)))
+    return b"".join(texts) or None
 
 
 def _from_hex(run: bytes) -> Steps[bytes | None]:
     compact = run.translate(None, b" :").decode("ascii")
     compact = compact[: len(compact) // 2 * 2]
-    decoded: list[bytes] = []
+    texts: list[bytes] = []
     for start in range(0, len(compact), SLICE_BYTES):
         if start:
             yield
-        decoded.append(bytes.fromhex(compact[start : start + SLICE_BYTES]))
-        if not _is_text(decoded[-1]):
-            return None
-    return _whole_text(b"".join(decoded))
+        texts += _texts(bytes.fromhex(compact[start : start + SLICE_BYTES]))
+    return b"".join(texts) or None
 
 
-def _is_text(decoded: bytes) -> bool:
-    """Tell what can be text: anything else means nothing to a model."""
-    return len(decoded.translate(None, _NO_TEXT)) == len(decoded)
+def _texts(decoded: bytes) -> list[bytes]:
+    """Return what can be read: all of it, or the readable runs of what is no text."""
+    if decoded.translate(None, _NO_TEXT) == decoded and _is_utf8(decoded):
+        return [decoded]
+    return [text + b"\n" for text in _READABLE.findall(decoded)]
 
 
-def _whole_text(decoded: bytes) -> bytes | None:
+def _is_utf8(decoded: bytes) -> bool:
     try:
         decoded.decode()
     except UnicodeDecodeError:
-        return None
-    return decoded
+        return False
+    return True
 
 
 ENCODINGS: Final = Reading(_read, trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}|{_HEX_RUN}"))

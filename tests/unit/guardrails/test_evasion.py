@@ -97,6 +97,12 @@ ROWS = {
     "base64_with_zero_width": found("\u200b".join(in_base64(KEY)), "GITHUB_TOKEN"),
     "hexadecimal": found(binascii.hexlify(KEY.encode()).decode(), "GITHUB_TOKEN"),
     "hexadecimal_spaced": found(binascii.hexlify(KEY.encode(), " ").decode(), "GITHUB_TOKEN"),
+    "hexadecimal_behind_a_byte": found(
+        "AB " + binascii.hexlify(KEY.encode(), " ").decode(), "GITHUB_TOKEN", "67 68 70"
+    ),
+    "base64_behind_bytes": found(
+        base64.b64encode(b"\xff\x00\x80" + KEY.encode()).decode(), "GITHUB_TOKEN"
+    ),
     "spaced_out": found(" ".join(KEY), "GITHUB_TOKEN"),
     "dotted": found(".".join(KEY), "GITHUB_TOKEN"),
     "dashed": found("-".join(KEY), "GITHUB_TOKEN"),
