@@ -13,26 +13,24 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from sidecar.domain.finding import Finding
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.database import ExpressionDatabase, Hits
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
-from sidecar.guardrails.overlaps import Located, as_finding, merged
+from sidecar.guardrails.overlaps import Located
 from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
-from sidecar.guardrails.rules.catalogue import is_remote, rank_of, rules_of
+from sidecar.guardrails.rules.catalogue import is_remote, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
 from sidecar.guardrails.seams import Seam, seams
-from sidecar.guardrails.slices import SLICE_FINDINGS, Steps, run_to_end
+from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
+from sidecar.guardrails.slices import Steps, run_to_end
 from sidecar.guardrails.span_search import spans
 from sidecar.guardrails.text_views import Piece, pieces_of
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
 Outcomes = tuple[Outcome, ...]
-
-Runs = Sequence[Sequence[int]]
 
 MAX_FINDINGS: Final = 5_000
 """Findings of one guardrail in one request; of more, each text with one counts as found."""
@@ -93,7 +91,7 @@ class _RuleCheck:
             located += [(part, start, end, rank, type_, name) for part, start, end in found]
         if len(located) > MAX_FINDINGS:
             located = _whole_parts(located, texts, name)
-        return Found((yield from _disjoint(located)))
+        return Found((yield from disjoint_findings(located)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,21 +156,36 @@ class LocalScan:
         """Do what `scan` does, in slices of a millisecond or two."""
         if not self._checks or not parts:
             return tuple(NOTHING for _ in self._checks)
+        outcomes = yield from self._look(parts, runs, self._checks)
+        return (
+            yield from settled(
+                self.guardrails, outcomes, texts=(parts, runs), look=self._look_by_rules
+            )
+        )
+
+    def _look_by_rules(self, parts: Sequence[TextPart], runs: Runs) -> Steps[Sequence[Outcome]]:
+        rules = tuple(one if isinstance(one, _RuleCheck) else None for one in self._checks)
+        return self._look(parts, runs, rules)
+
+    def _look(
+        self, parts: Sequence[TextPart], runs: Runs, checks: Sequence[_Check | None]
+    ) -> Steps[Sequence[Outcome]]:
+        """Judge once; a check that is left out finds nothing."""
         try:
             texts = yield from self._read(parts)
             borders = yield from self._borders(parts, runs)
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             failed = Failed(type(error).__name__)
-            return tuple(failed for _ in self._checks)
+            return [failed for _ in self._checks]
         outcomes: list[Outcome] = []
-        for check in self._checks:
+        for check in checks:
             outcome: Outcome = NOTHING
-            if check.is_needed(texts.hits):
+            if check is not None and check.is_needed(texts.hits):
                 outcome = yield from _judged(check, texts)
             outcomes.append(outcome)
         if borders:
             yield from self._search_seams(borders, outcomes)
-        return tuple(outcomes)
+        return outcomes
 
     def _search_seams(self, borders: _Borders, outcomes: list[Outcome]) -> Steps[None]:
         """Add what stands across borders, by rules alone: a count would count it twice."""
@@ -183,7 +196,7 @@ class LocalScan:
             outcome = yield from _judged(check, borders.texts)
             if isinstance(known, Found):
                 seen = borders.located(outcome)
-                outcomes[index] = yield from _joined(check.guardrail, known, seen)
+                outcomes[index] = yield from joined(check.guardrail, known, seen)
 
     def _borders(self, parts: Sequence[TextPart], runs: Runs) -> Steps[_Borders | None]:
         found = seams(parts, runs)
@@ -223,31 +236,6 @@ def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Locat
     return [
         (part, 0, len(texts.parts[part].content), *kinds[part], name) for part in sorted(kinds)
     ]
-
-
-def _joined(guardrail: Guardrail, known: Found, seen: Outcome) -> Steps[Outcome]:
-    """Return what was found with what was found at the borders as well."""
-    if isinstance(seen, Failed):
-        return seen
-    if not seen.findings:
-        return known
-    located: list[Located] = []
-    for index, one in enumerate((*known.findings, *seen.findings), start=1):
-        rank = rank_of(guardrail, one.type)
-        located.append((one.part, one.start, one.end, rank, one.type, one.guardrail))
-        if not index % SLICE_FINDINGS:
-            yield
-    return Found((yield from _disjoint(located)), known.score)
-
-
-def _disjoint(located: list[Located]) -> Steps[tuple[Finding, ...]]:
-    findings: list[Finding] = []
-    disjoint = merged(located)
-    for start in range(0, len(disjoint), SLICE_FINDINGS):
-        if start:
-            yield
-        findings += [as_finding(one) for one in disjoint[start : start + SLICE_FINDINGS]]
-    return tuple(findings)
 
 
 def _judged(check: _Check, texts: _Texts) -> Steps[Outcome]:

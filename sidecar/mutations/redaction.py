@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from sidecar.dialects.splice import Replacement, splice
 from sidecar.domain.finding import Finding
-from sidecar.domain.policy import Guardrail
+from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.restoration import PLACEHOLDER, Restoration
 from sidecar.domain.subject import TextPart
 from sidecar.mutations.placeholders import Placeholders
@@ -57,7 +59,10 @@ def replacements(
     for found in ordered:
         part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
         value = part.content[found.start : found.end]
-        text = placeholders.of(value, type_=found.type, style=guardrail.redaction)
+        style = guardrail.redaction
+        if style is RedactionStyle.FORMAT_PRESERVING and _is_in_a_row(part.content, found):
+            style = RedactionStyle.PLACEHOLDER
+        text = placeholders.of(value, type_=found.type, style=style)
         if guardrail.restore and text not in taken:
             originals[text] = value
         made.append(
@@ -71,3 +76,13 @@ def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
     return frozenset(
         found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
     )
+
+
+def _is_in_a_row(content: bytes, found: Finding) -> bool:
+    """Tell whether other digits stand right beside a number: nobody could tell it from them."""
+    before, after = content[max(found.start - 2, 0) : found.start], content[found.end :]
+    return bool(_DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after[:2]))
+
+
+_DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
+_DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")

@@ -180,6 +180,14 @@ def test_what_has_not_the_shape_of_a_card_gets_a_placeholder() -> None:
     assert placeholders(parts, finding, by=by) == [b"[CREDIT_CARD_1]"]
 
 
+@pytest.mark.parametrize("text", [f"5 {CARD}", f"5{CARD}", f"{CARD}-5", f"{CARD}5"])
+def test_a_card_in_a_row_of_digits_gets_a_placeholder(text: str) -> None:
+    """In the answer nobody could tell where a stand-in begins."""
+    parts = [part(text, 1)]
+    by = rules(RedactionStyle.FORMAT_PRESERVING)
+    assert placeholders(parts, found(parts, 0, CARD, "CREDIT_CARD"), by=by) == [b"[CREDIT_CARD_1]"]
+
+
 @pytest.mark.parametrize("style", RedactionStyle, ids=lambda style: style.value)
 def test_what_is_to_be_restored_is_kept(style: RedactionStyle) -> None:
     """By placeholder, with the very bytes of the value; nothing where nothing is asked."""
