@@ -9,7 +9,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-policy-swap bench-remote bench-waterfall bench-docs proto proto-publish lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -88,6 +88,9 @@ bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
 	$(MAKE) bench bench-guardrails bench-keys bench-waterfall BENCH_OPTIONS=--markdown
+
+prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
+	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)
 
 proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py

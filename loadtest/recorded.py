@@ -9,6 +9,8 @@ import uuid
 from collections import Counter
 from typing import BinaryIO, Final
 
+import msgspec
+
 from loadtest.texts import chat_body
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.key_cache import KeyCache
@@ -16,6 +18,7 @@ from sidecar.authorization.ports import Loaded
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
@@ -105,6 +108,18 @@ class _NoRemote:
         raise NotImplementedError(request.guardrail.name)
 
 
+class _Usage:
+    """Writes notes into memory, as a worker does between two batches."""
+
+    def __init__(self) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self._size = 0
+
+    def note(self, request: JudgedRequest) -> None:
+        """Note one."""
+        self._size += len(self._encoder.encode(request))
+
+
 class _Uses:
     """Counts uses in memory, as a worker does between two batches."""
 
@@ -140,6 +155,7 @@ def worker_parts(log: BinaryIO) -> Parts:
     return Parts(
         keys=keys,
         uses=_Uses(),
+        usage=_Usage(),
         policies=_Fixed(),
         inspector=Inspector(remote=_NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="waterfall"),

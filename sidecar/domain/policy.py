@@ -48,6 +48,17 @@ class UnscannedAction(enum.Enum):
     ALLOW = "allow"
 
 
+class StreamUsage(enum.Enum):
+    """How the tokens of a stream become known where its provider tells them on demand only.
+
+    `PASS` asks for them, and the client gets the event that tells them too. `ESTIMATE` leaves
+    the request alone and derives them from what was delivered.
+    """
+
+    PASS = "pass"  # noqa: S105 - no password
+    ESTIMATE = "estimate"
+
+
 class RedactionStyle(enum.Enum):
     """What stands in the place of a redacted value.
 
@@ -92,3 +103,4 @@ class Policy:
     guardrails: tuple[Guardrail, ...] = ()
     unscanned: UnscannedAction = UnscannedAction.BLOCK
     allowed_models: tuple[str, ...] | None = None
+    stream_usage: StreamUsage = StreamUsage.ESTIMATE

@@ -104,7 +104,8 @@ class Subject:
     """A request that was read whole.
 
     `other_models` are further ones that the body names and a provider could go by instead.
-    Each of `runs` lists parts, by index, that the model reads as one text.
+    Each of `runs` lists parts, by index, that the model reads as one text. `asks_for_usage` is
+    about streams: whether their counts are asked for.
     """
 
     model: str | None
@@ -113,6 +114,7 @@ class Subject:
     unscanned: tuple[UnscannedReason, ...] = ()
     other_models: tuple[str, ...] = ()
     runs: tuple[tuple[int, ...], ...] = ()
+    asks_for_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

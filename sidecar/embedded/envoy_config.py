@@ -102,6 +102,8 @@ class EnvoyParameters:
     sampling_percent: float = 100
     span_flush_ms: int = 5000
     writes_timing: bool = True
+    sends_usage: bool = True
+    usage_flush_ms: int = 100
     node_id: str = "egret-envoy"
     node_cluster: str = "egret-envoy"
     message_timeout_seconds: float = 10

@@ -9,7 +9,6 @@ import signal
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -51,26 +50,41 @@ async def running_postgres(
     Raises:
         PartError: it cannot be set up or started.
     """
-    data = directory / "data"
-    owner = _owner_of_data(directory)
-    program = Program(
-        part=PART,
-        command=_initdb_command(data),
-        log=logs / "postgres.log",
-        environment={**inherited_environment(), "LC_ALL": "C", "TZ": "UTC"},
-        owner=owner,
-        stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
-        orphan_signal=signal.SIGINT,
-    )
+    program = _program(directory, logs, _initdb_command(directory / "data"))
     async with children.running(program) as initdb:
         await initdb.ended()
         if not initdb.has_succeeded:
             raise initdb.death()
-    serve = replace(program, command=_serve_command(data, sockets=directory, further=settings))
-    async with children.running(serve) as server:
-        await until_ready(server, lambda: _accepts(directory))
+    async with serving_postgres(children, directory=directory, logs=logs, settings=settings):
         await _create_database(directory)
         yield dsn_of(directory, database=DATABASE)
+
+
+@asynccontextmanager
+async def serving_postgres(
+    children: Children, *, directory: Path, logs: Path, settings: tuple[str, ...] = ()
+) -> AsyncIterator[None]:
+    """Serve what a server before had below *directory*.
+
+    Raises:
+        PartError: it cannot be started.
+    """
+    command = _serve_command(directory / "data", sockets=directory, further=settings)
+    async with children.running(_program(directory, logs, command)) as server:
+        await until_ready(server, lambda: _accepts(directory))
+        yield
+
+
+def _program(directory: Path, logs: Path, command: tuple[str, ...]) -> Program:
+    return Program(
+        part=PART,
+        command=command,
+        log=logs / "postgres.log",
+        environment={**inherited_environment(), "LC_ALL": "C", "TZ": "UTC"},
+        owner=_owner_of_data(directory),
+        stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
+        orphan_signal=signal.SIGINT,
+    )
 
 
 def dsn_of(sockets: Path, *, database: str) -> str:
@@ -94,7 +108,7 @@ def _serve_command(data: Path, *, sockets: Path, further: tuple[str, ...] = ()) 
 
 def _owner_of_data(directory: Path) -> Owner:
     """Make the directory and say who runs the server: not root, PostgreSQL refuses that."""
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() != 0:
         return SAME_USER
     try:

@@ -189,6 +189,7 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
         "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
         "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
         "EGRET_EXCHANGE__TIMING": options.timing.value,
+        "EGRET_USAGE__SPOOL_DIRECTORY": str(run.path / "usage"),
         "EGRET_POSTGRES__DSN": storage.postgres_dsn,
         "EGRET_VALKEY__URL": storage.valkey_url,
         "EGRET_CACHE__L2_SECRET": secrets.token_urlsafe(32),

@@ -8,7 +8,7 @@ from typing import Final
 
 import re2
 
-from sidecar.domain.policy import Guardrail, Policy, UnscannedAction
+from sidecar.domain.policy import Guardrail, Policy, StreamUsage, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.compilation import (
     CompiledPolicies,
@@ -64,6 +64,7 @@ class EffectivePolicy:
     local: LocalScan = field(repr=False, compare=False)
     remote: tuple[Guardrail, ...] = field(repr=False)
     exempted: tuple[str, ...] = ()
+    stream_usage: StreamUsage = StreamUsage.ESTIMATE
     request_forms: RequestForms[EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
@@ -148,9 +149,12 @@ class PolicySnapshot:
             guardrails=policy.guardrails,
             unscanned=policy.unscanned,
             allowed_models=policy.allowed_models,
-            needs_body=bool(inputs) or policy.allowed_models is not None,
+            needs_body=bool(inputs)
+            or policy.allowed_models is not None
+            or policy.stream_usage is StreamUsage.PASS,
             local=LocalScan(inputs, database=self._database, ids=self._ids),
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
+            stream_usage=policy.stream_usage,
         )
 
 

@@ -10,10 +10,16 @@ import orjson
 from aiohttp import web
 
 from sidecar.mock_llm.behaviour import Behaviour
+from sidecar.mock_llm.produced import ProducedTokens
 from sidecar.mock_llm.received import ReceivedRequests
+from sidecar.mock_llm.words import Reply, reply_to
 
 BEHAVIOUR: Final = web.AppKey("behaviour", Behaviour)
 RECEIVED: Final = web.AppKey("received", ReceivedRequests)
+PRODUCED: Final = web.AppKey("produced", ProducedTokens)
+
+NUMBER: Final = web.RequestKey("number", int)
+"""Under which a request keeps its number among those that tokens were produced for."""
 
 JsonObject = Mapping[str, object]
 
@@ -64,6 +70,21 @@ def model_of(body: JsonObject) -> str:
     return str(required(body, "model", str))
 
 
+def answer_in_words(request: web.Request, texts: list[str]) -> Reply:
+    """Return the reply to *texts*, and note what it comes to."""
+    answer = request.app[BEHAVIOUR].answer
+    reply = reply_to(texts, words=None if answer is None else answer.text)
+    produce(request, reply.input_tokens, reply.output_tokens)
+    return reply
+
+
+def produce(request: web.Request, input_tokens: int, output_tokens: int) -> None:
+    """Note what the answer to *request* comes to."""
+    request.app[PRODUCED].answer(
+        request[NUMBER], input_tokens=input_tokens, output_tokens=output_tokens
+    )
+
+
 def json_response(value: object, *, status: int = 200) -> web.Response:
     """Answer with a JSON document."""
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
@@ -79,8 +100,10 @@ async def event_stream(
     response = web.StreamResponse(
         headers={"content-type": content_type, "cache-control": "no-cache"}
     )
-    await response.prepare(request)
     behaviour = request.app[BEHAVIOUR]
+    if behaviour.is_compressing:
+        response.enable_compression(web.ContentCoding.gzip)
+    await response.prepare(request)
     for event in events:
         await response.write(event)
         if behaviour.delay.event_ms:

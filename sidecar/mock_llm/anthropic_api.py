@@ -9,17 +9,18 @@ import orjson
 from aiohttp import web
 
 from sidecar.mock_llm.answering import (
-    BEHAVIOUR,
     RECEIVED,
     JsonObject,
     RequestError,
+    answer_in_words,
     event_stream,
     json_object,
     json_response,
     model_of,
+    produce,
     required,
 )
-from sidecar.mock_llm.words import ANTHROPIC_MODELS, Reply, reply_to, texts_in
+from sidecar.mock_llm.words import ANTHROPIC_MODELS, Reply, texts_in
 
 ERROR_TYPES: Final = {
     400: "invalid_request_error",
@@ -68,7 +69,9 @@ async def count_tokens(request: web.Request) -> web.StreamResponse:
     """POST /v1/messages/count_tokens."""
     body = await json_object(request)
     model_of(body)
-    return json_response({"input_tokens": _reply(request, body).input_tokens})
+    tokens = _reply(request, body).input_tokens
+    produce(request, 0, 0)
+    return json_response({"input_tokens": tokens})
 
 
 def models(identifier: str | None) -> web.Response:
@@ -93,8 +96,7 @@ def _model(name: str) -> JsonObject:
 
 def _reply(request: web.Request, body: JsonObject) -> Reply:
     texts = [*texts_in(body.get("system")), *texts_in(required(body, "messages", list))]
-    answer = request.app[BEHAVIOUR].answer
-    return reply_to(texts, words=None if answer is None else answer.text)
+    return answer_in_words(request, texts)
 
 
 def _usage(reply: Reply, *, output_tokens: int) -> JsonObject:

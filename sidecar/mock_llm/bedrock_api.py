@@ -11,16 +11,16 @@ import orjson
 from aiohttp import web
 
 from sidecar.mock_llm.answering import (
-    BEHAVIOUR,
     RECEIVED,
     JsonObject,
     RequestError,
+    answer_in_words,
     event_stream,
     json_object,
     json_response,
     required,
 )
-from sidecar.mock_llm.words import Reply, reply_to, texts_in
+from sidecar.mock_llm.words import Reply, texts_in
 
 EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
 
@@ -84,8 +84,7 @@ async def invoke(request: web.Request) -> web.StreamResponse:
 
 def _reply(request: web.Request, body: JsonObject) -> Reply:
     texts = [*texts_in(body.get("system")), *texts_in(required(body, "messages", list))]
-    answer = request.app[BEHAVIOUR].answer
-    return reply_to(texts, words=None if answer is None else answer.text)
+    return answer_in_words(request, texts)
 
 
 def _usage(reply: Reply) -> JsonObject:

@@ -35,6 +35,14 @@ class Answer(BaseModel):
     text: str = Field(max_length=1_000_000)
 
 
+class Compression(BaseModel):
+    """Whether answers are compressed with gzip, asked for or not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gzip: bool
+
+
 class Behaviour:
     """The one mutable thing of the mock besides what it received."""
 
@@ -42,10 +50,12 @@ class Behaviour:
         self.delay = Delay()
         self.failure: Failure | None = None
         self.answer: Answer | None = None
+        self.is_compressing = False
 
     def reset(self) -> None:
         """Answer as at the start."""
         self.delay, self.failure, self.answer = Delay(), None, None
+        self.is_compressing = False
 
     def take_failure(self) -> int | None:
         """Return the status the present request fails with, and use one up."""

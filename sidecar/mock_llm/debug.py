@@ -7,8 +7,9 @@ from typing import Final, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from sidecar.mock_llm.answering import BEHAVIOUR, RECEIVED, json_response
-from sidecar.mock_llm.behaviour import Answer, Behaviour, Delay, Failure
+from sidecar.mock_llm.answering import BEHAVIOUR, PRODUCED, RECEIVED, json_response
+from sidecar.mock_llm.behaviour import Answer, Behaviour, Compression, Delay, Failure
+from sidecar.mock_llm.produced import ProducedTokens
 from sidecar.mock_llm.received import MAX_KEPT, ReceivedRequests
 
 DEFAULT_LIMIT: Final = 20
@@ -16,10 +17,13 @@ DEFAULT_LIMIT: Final = 20
 _Order = TypeVar("_Order", bound=BaseModel)
 
 
-def debug_app(*, received: ReceivedRequests, behaviour: Behaviour) -> web.Application:
+def debug_app(
+    *, received: ReceivedRequests, produced: ProducedTokens, behaviour: Behaviour
+) -> web.Application:
     """Return the application that shows and steers the mock."""
     app = web.Application()
     app[RECEIVED] = received
+    app[PRODUCED] = produced
     app[BEHAVIOUR] = behaviour
     app.add_routes(
         [
@@ -27,9 +31,11 @@ def debug_app(*, received: ReceivedRequests, behaviour: Behaviour) -> web.Applic
             web.get("/requests", _requests),
             web.get("/count", _count),
             web.delete("/requests", _clear),
+            web.get("/produced", _produced),
             web.post("/delay", _delay),
             web.post("/status", _status),
             web.post("/answer", _answer),
+            web.post("/compression", _compression),
             web.delete("/behaviour", _reset),
         ]
     )
@@ -44,11 +50,22 @@ async def _last(request: web.Request) -> web.Response:
 
 
 async def _requests(request: web.Request) -> web.Response:
-    raw = request.query.get("limit", str(DEFAULT_LIMIT))
-    if not raw.isascii() or not raw.isdigit():
-        return json_response({"error": "limit is a whole number"}, status=400)
-    limit = min(int(raw[:9]), MAX_KEPT)
+    limit = min(_whole(request, "limit", DEFAULT_LIMIT), MAX_KEPT)
     return json_response([kept.as_json() for kept in request.app[RECEIVED].newest(limit)])
+
+
+async def _produced(request: web.Request) -> web.Response:
+    rows = request.app[PRODUCED].rows(
+        start=_whole(request, "start", 0), limit=_whole(request, "limit", DEFAULT_LIMIT)
+    )
+    return json_response(rows)
+
+
+def _whole(request: web.Request, name: str, default: int) -> int:
+    raw = request.query.get(name, str(default))
+    if not raw.isascii() or not raw.isdigit():
+        raise web.HTTPBadRequest(text=f"{name} is a whole number")
+    return int(raw[:9])
 
 
 async def _count(request: web.Request) -> web.Response:
@@ -72,6 +89,11 @@ async def _status(request: web.Request) -> web.Response:
 
 async def _answer(request: web.Request) -> web.Response:
     request.app[BEHAVIOUR].answer = await _order(request, Answer)
+    return web.Response(status=204)
+
+
+async def _compression(request: web.Request) -> web.Response:
+    request.app[BEHAVIOUR].is_compressing = (await _order(request, Compression)).gzip
     return web.Response(status=204)
 
 

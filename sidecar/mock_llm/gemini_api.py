@@ -9,16 +9,17 @@ import orjson
 from aiohttp import web
 
 from sidecar.mock_llm.answering import (
-    BEHAVIOUR,
     RECEIVED,
     JsonObject,
     RequestError,
+    answer_in_words,
     event_stream,
     json_object,
     json_response,
+    produce,
     required,
 )
-from sidecar.mock_llm.words import GEMINI_MODELS, Reply, reply_to, texts_in, vector_of
+from sidecar.mock_llm.words import GEMINI_MODELS, Reply, texts_in, vector_of
 
 STATUSES: Final = {
     400: "INVALID_ARGUMENT",
@@ -61,6 +62,7 @@ async def count_tokens(request: web.Request) -> web.StreamResponse:
     body = await json_object(request)
     nested = body.get("generateContentRequest")
     reply = _reply(request, nested if isinstance(nested, dict) else body)
+    produce(request, 0, 0)
     return json_response({"totalTokens": reply.input_tokens})
 
 
@@ -97,8 +99,7 @@ def _model(name: str) -> JsonObject:
 def _reply(request: web.Request, body: JsonObject) -> Reply:
     system = body.get("systemInstruction", body.get("system_instruction"))
     texts = [*texts_in(system), *texts_in(required(body, "contents", list))]
-    answer = request.app[BEHAVIOUR].answer
-    return reply_to(texts, words=None if answer is None else answer.text)
+    return answer_in_words(request, texts)
 
 
 def _embedding(body: JsonObject) -> JsonObject:

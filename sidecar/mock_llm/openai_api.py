@@ -11,17 +11,18 @@ import orjson
 from aiohttp import web
 
 from sidecar.mock_llm.answering import (
-    BEHAVIOUR,
     RECEIVED,
     JsonObject,
     RequestError,
+    answer_in_words,
     event_stream,
     json_object,
     json_response,
     model_of,
+    produce,
     required,
 )
-from sidecar.mock_llm.words import CREATED_AT, MODELS, Reply, reply_to, texts_in, vector_of
+from sidecar.mock_llm.words import CREATED_AT, MODELS, Reply, texts_in, vector_of
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -114,6 +115,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         for index, text in enumerate(texts)
     ]
     tokens = _reply(request, list(texts_in(texts))).input_tokens
+    produce(request, tokens, 0)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json_response({"object": "list", "data": rows, "model": model, "usage": usage})
 
@@ -141,8 +143,7 @@ def _model_of(request: web.Request, body: JsonObject) -> str:
 
 
 def _reply(request: web.Request, texts: list[str]) -> Reply:
-    answer = request.app[BEHAVIOUR].answer
-    return reply_to(texts, words=None if answer is None else answer.text)
+    return answer_in_words(request, texts)
 
 
 def _usage(reply: Reply) -> JsonObject:

@@ -8,13 +8,14 @@ import orjson
 from aiohttp import web
 
 from sidecar.mock_llm.answering import (
-    BEHAVIOUR,
     RECEIVED,
     JsonObject,
+    answer_in_words,
     event_stream,
     json_object,
     json_response,
     model_of,
+    produce,
     required,
 )
 from sidecar.mock_llm.words import CREATED_AT, MODELS, Reply, reply_to, texts_in
@@ -36,6 +37,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def input_tokens(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses/input_tokens."""
     tokens = _reply(request, await json_object(request)).input_tokens
+    produce(request, 0, 0)
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
@@ -64,8 +66,7 @@ def _reply(request: web.Request, body: JsonObject) -> Reply:
     if not isinstance(given, str):
         given = required(body, "input", list)
     texts = [*texts_in(body.get("instructions")), *texts_in(given)]
-    answer = request.app[BEHAVIOUR].answer
-    return reply_to(texts, words=None if answer is None else answer.text)
+    return answer_in_words(request, texts)
 
 
 def _text_part(text: str) -> JsonObject:

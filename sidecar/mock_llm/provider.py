@@ -12,8 +12,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from sidecar.mock_llm import anthropic_api, bedrock_api, gemini_api, openai_api, openai_responses
-from sidecar.mock_llm.answering import BEHAVIOUR, RECEIVED, RequestError
+from sidecar.mock_llm.answering import BEHAVIOUR, NUMBER, PRODUCED, RECEIVED, RequestError
 from sidecar.mock_llm.behaviour import Behaviour
+from sidecar.mock_llm.produced import PREFIX, ProducedTokens
 from sidecar.mock_llm.received import ReceivedRequest, ReceivedRequests
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
@@ -40,12 +41,18 @@ class _Api:
 
 
 def provider_app(
-    keys: ProviderKeys, *, received: ReceivedRequests, behaviour: Behaviour
+    keys: ProviderKeys,
+    *,
+    received: ReceivedRequests,
+    produced: ProducedTokens,
+    behaviour: Behaviour,
 ) -> web.Application:
     """Return the application that speaks as all providers."""
     app = web.Application(middlewares=[_gate(keys)], client_max_size=MAX_BODY_BYTES)
     app[RECEIVED] = received
+    app[PRODUCED] = produced
     app[BEHAVIOUR] = behaviour
+    app.on_response_prepare.append(_name_request)
     for root in ("/v1", "/openai/v1", "/openai/deployments/{deployment}"):
         app.add_routes(_openai_routes(root))
     for root in ("/v1beta", "/v1"):
@@ -95,18 +102,31 @@ def _gemini_routes(model: str) -> list[web.RouteDef]:
 def _gate(keys: ProviderKeys) -> Middleware:
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[NUMBER] = request.app[PRODUCED].begin()
         try:
             await _record(request)
             _check_credential(request, keys)
             await _misbehave(request.app[BEHAVIOUR])
-            return await handler(request)
+            response = await handler(request)
         except web.HTTPException as error:
             words = RequestError(error.status, error.reason)
             return _api_of(request, keys).error_response(words)
         except RequestError as error:
             return _api_of(request, keys).error_response(error)
+        _compress(request, response)
+        request.app[PRODUCED].complete(request[NUMBER])
+        return response
 
     return gate
+
+
+async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["x-request-id"] = f"{PREFIX}{request[NUMBER]}"
+
+
+def _compress(request: web.Request, response: web.StreamResponse) -> None:
+    if request.app[BEHAVIOUR].is_compressing and isinstance(response, web.Response):
+        response.enable_compression(web.ContentCoding.gzip)
 
 
 async def _record(request: web.Request) -> None:

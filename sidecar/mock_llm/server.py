@@ -12,6 +12,7 @@ from aiohttp import web
 
 from sidecar.mock_llm.behaviour import Behaviour
 from sidecar.mock_llm.debug import debug_app
+from sidecar.mock_llm.produced import ProducedTokens
 from sidecar.mock_llm.provider import ProviderKeys, provider_app
 from sidecar.mock_llm.received import ReceivedRequests
 from sidecar.mock_llm.settings import MockSettings
@@ -44,7 +45,7 @@ async def running_mock(settings: MockSettings) -> AsyncIterator[MockAddress]:
     Raises:
         OSError: a port is taken, or the certificate cannot be read.
     """
-    received, behaviour = ReceivedRequests(), Behaviour()
+    received, produced, behaviour = ReceivedRequests(), ProducedTokens(), Behaviour()
     keys = ProviderKeys(
         openai=settings.openai_key.get_secret_value(),
         anthropic=settings.anthropic_key.get_secret_value(),
@@ -55,8 +56,10 @@ async def running_mock(settings: MockSettings) -> AsyncIterator[MockAddress]:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(settings.certificate_chain, settings.private_key)
-    provider = _runner(provider_app(keys, received=received, behaviour=behaviour))
-    debug = _runner(debug_app(received=received, behaviour=behaviour))
+    provider = _runner(
+        provider_app(keys, received=received, produced=produced, behaviour=behaviour)
+    )
+    debug = _runner(debug_app(received=received, produced=produced, behaviour=behaviour))
     try:
         yield MockAddress(
             port=await _listen(provider, port=settings.port, tls=tls),

@@ -47,9 +47,15 @@ TRIGGERS: Final = (
     *(f"teams_notify_{change}" for change in ("delete", "update")),
     "policies_notify",
     "policies_notify_truncate",
+    "usage_roll_up_delete",
+    "usage_roll_up_insert",
 )
 
 _READ_BY_ALL: Final = ("alembic_version", *_AUDITED)
+
+_READ_BY_ADMINISTRATORS: Final = (
+    *_READ_BY_ALL, "usage", "usage_by_hour", "usage_by_day", "key_activity", "audit_log",
+)  # fmt: skip
 
 GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "egret_sidecar": (
@@ -60,8 +66,8 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("key_activity", "UPDATE"),
     ),
     "egret_admin": (
-        *((table, "SELECT") for table in (*_READ_BY_ALL, "usage", "key_activity", "audit_log")),
+        *((table, "SELECT") for table in _READ_BY_ADMINISTRATORS),
         *((table, change) for table in _AUDITED for change in ("INSERT", "UPDATE", "DELETE")),
     ),
 }
-"""What each role may do, as table and privilege; migration 0005 grants it."""
+"""What each role may do, as table and privilege; the function `egret_grant` grants it."""

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.key_metrics import KeyMetrics
+from sidecar.telemetry.labels import Children, LabelCap
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
+from sidecar.telemetry.usage_metrics import UsageMetrics
 
 SECONDS_BUCKETS: Final = (
     0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
@@ -29,9 +30,6 @@ SECONDS_BUCKETS: Final = (
 
 BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
 """256 bytes to 16 MiB in steps of four."""
-
-MAX_LABEL_VALUES: Final = 100
-"""Distinct guardrail or policy names a worker shows; the rest are `other`."""
 
 _AUTHORIZATION_ERRORS: Final = frozenset(
     {
@@ -45,39 +43,6 @@ _AUTHORIZATION_ERRORS: Final = frozenset(
         ErrorKind.AUTHORIZATION_UNAVAILABLE,
     }
 )
-
-_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
-
-
-class LabelCap:
-    """Admits the first *limit* distinct values and calls all later ones `other`."""
-
-    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
-        self._limit = limit
-        self._shown: dict[str, str] = {}
-
-    def __call__(self, value: str) -> str:
-        """Return the label value that stands for *value*."""
-        shown = self._shown.get(value)
-        if shown is not None:
-            return shown
-        if len(self._shown) >= self._limit:
-            return OVERFLOW
-        return self._shown.setdefault(value, sanitize.policy_text(value))
-
-
-class _Children(Generic[_Metric]):
-    """The label children of one metric: on the request's path a look-up, not a construction."""
-
-    def __init__(self, metric: _Metric) -> None:
-        self._metric = metric
-        self._found: dict[tuple[str, ...], _Metric] = {}
-
-    def __call__(self, *values: str) -> _Metric:
-        child = self._found.get(values)
-        if child is None:
-            child = self._found[values] = self._metric.labels(*values)
-        return child
 
 
 class _Judged(NamedTuple):
@@ -102,9 +67,10 @@ class Metrics:
         self.remote = RemoteMetrics(
             registry, guardrail_label=self._guardrail_label, error_label=LabelCap()
         )
+        self.usage = UsageMetrics(registry)
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
-        self._exchanges = _Children(
+        self._exchanges = Children(
             Counter(
                 MetricName.EXCHANGES,
                 "Exchanges that ended, by outcome, operation and kind of error.",
@@ -118,7 +84,7 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._phases = _Children(
+        self._phases = Children(
             Histogram(
                 MetricName.PHASE_SECONDS,
                 "Seconds spent in one phase of judging: authorize, read or guardrails.",
@@ -141,7 +107,7 @@ class Metrics:
         )
 
     def _declare_checks(self, registry: CollectorRegistry) -> None:
-        self._authorizations = _Children(
+        self._authorizations = Children(
             Counter(
                 MetricName.AUTHORIZATIONS,
                 "Judged keys, by outcome and by the cache tier that answered.",
@@ -149,7 +115,7 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._verdicts = _Children(
+        self._verdicts = Children(
             Counter(
                 MetricName.GUARDRAIL_VERDICTS,
                 "Guardrail outcomes; in shadow mode the verdict is what enforce would have done.",
@@ -157,7 +123,7 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._guardrail_seconds = _Children(
+        self._guardrail_seconds = Children(
             Histogram(
                 MetricName.GUARDRAIL_SECONDS,
                 "Seconds one guardrail took.",
@@ -166,7 +132,7 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._exempted = _Children(
+        self._exempted = Children(
             Counter(
                 MetricName.GUARDRAIL_EXEMPTIONS,
                 "Exchanges that a guardrail did not judge because of an exception in its policy.",
@@ -174,7 +140,7 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._unscanned = _Children(
+        self._unscanned = Children(
             Counter(
                 MetricName.UNSCANNED,
                 "Exchanges with content that no guardrail could read, by reason and action.",
@@ -184,7 +150,7 @@ class Metrics:
         )
 
     def _declare_process(self, registry: CollectorRegistry) -> None:
-        self._faults = _Children(
+        self._faults = Children(
             Counter(
                 MetricName.EXCHANGE_FAULTS,
                 "Protocol violations, exceptions, missed deadlines, lost telemetry.",
@@ -194,7 +160,7 @@ class Metrics:
         )
         for kind in FaultKind:  # an alert on a rate needs the zero before the first fault
             self._faults(kind.value)
-        self._policy_version = _Children(
+        self._policy_version = Children(
             Gauge(
                 MetricName.POLICY_VERSION,
                 "Version of a policy; the lowest that any live worker still applies.",

@@ -86,6 +86,16 @@ class MetricName:
     SHARED_CACHE_OPERATIONS: Final = "egret_shared_cache_operations"
     REVOCATION_SECONDS: Final = "egret_revocation_seconds"
     KEY_CHANGES_HEARD: Final = "egret_key_changes_heard"
+    TOKEN_USAGE: Final = "gen_ai_client_token_usage"  # noqa: S105 - no password
+    REQUEST_DURATION: Final = "gen_ai_server_request_duration_seconds"
+    TIME_TO_FIRST_TOKEN: Final = "gen_ai_server_time_to_first_token_seconds"  # noqa: S105 - no password
+    TIME_PER_OUTPUT_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 - no password
+    OUTPUT_TOKENS_PER_SECOND: Final = "egret_output_tokens_per_second"
+    USAGE_RECORDS: Final = "egret_usage_records"
+    USAGE_DUPLICATES: Final = "egret_usage_duplicates"
+    USAGE_LOST: Final = "egret_usage_lost"
+    USAGE_SPOOL_BYTES: Final = "egret_usage_spool_bytes"
+    USAGE_SPOOL_OLDEST_SECONDS: Final = "egret_usage_spool_oldest_seconds"
     BUILD: Final = "egret_build_info"
 
 

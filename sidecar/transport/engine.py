@@ -21,6 +21,17 @@ NOT_JUDGED: Final = "egret could not judge this request"
 Converse = Callable[[Stream, Mapping[str, str]], Awaitable[Ending]]
 """Holds one conversation; the mapping is the gRPC metadata, lower-case names."""
 
+EXPORT_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+LOGS_SERVICE_NAME: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
+
+ReceiveLog = Callable[[bytes], Awaitable[bytes]]
+"""Takes one message of Envoy's access log and returns its answer.
+
+Raises `NotKeptError` where Envoy is to send the message to another worker: UNAVAILABLE."""
+
+NOT_KEPT: Final = "the records could not be kept"
+"""What Envoy is told of a message that another worker is to take."""
+
 
 class SocketError(Exception):
     """The socket cannot be served; the message names the path, the reason and the mend."""
@@ -38,7 +49,7 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """A gRPC server for ext_proc, health and reflection on one socket."""
+    """A gRPC server for ext_proc, the access log, health and reflection on one socket."""
 
     async def start(self) -> None:
         """Begin to serve.

@@ -1,4 +1,4 @@
-"""ext_proc and health as gRPC calls over ASGI, for servers that know HTTP/2 and no gRPC."""
+"""ext_proc, access log and health as gRPC calls over ASGI, for servers that know HTTP/2 only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from grpc_health.v1 import health_pb2
 
 from sidecar.telemetry.logs import get_logger
 from sidecar.transport.conversation import StreamGoneError
-from sidecar.transport.engine import NOT_JUDGED, PROCESS_METHOD, SERVICE_NAME, Converse
+from sidecar.transport.engine import (
+    EXPORT_METHOD,
+    NOT_JUDGED,
+    NOT_KEPT,
+    PROCESS_METHOD,
+    SERVICE_NAME,
+    Converse,
+    ReceiveLog,
+)
 from sidecar.transport.grpc_wire import (
     CONTENT_TYPE,
     GrpcStatus,
@@ -24,6 +32,7 @@ from sidecar.transport.grpc_wire import (
     timeout_seconds,
 )
 from sidecar.transport.judge import Ending
+from sidecar.usage.ports import NotKeptError
 
 HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
 
@@ -122,11 +131,14 @@ class GrpcCall:
 
 
 class GrpcApplication:
-    """Answers the calls of one socket: ext_proc, and health as it is shown."""
+    """Answers the calls of one socket: ext_proc, the access log, and health as it is shown."""
 
-    def __init__(self, converse: Converse, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, converse: Converse, receive_log: ReceiveLog | None = None, *, max_message_bytes: int
+    ) -> None:
         self.is_serving = False
         self._converse = converse
+        self._receive_log = receive_log
         self._max_message_bytes = max_message_bytes
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -164,6 +176,8 @@ class GrpcApplication:
             await self._process(call, headers)
         elif path == HEALTH_CHECK_METHOD:
             await self._check_health(call)
+        elif path == EXPORT_METHOD and self._receive_log is not None:
+            await self._export(call, self._receive_log)
         else:
             await call.end(GrpcStatus.UNIMPLEMENTED, "no such method")
 
@@ -179,6 +193,14 @@ class GrpcApplication:
                 raise StreamGoneError
             case _ as ending:
                 assert_never(ending)
+
+    async def _export(self, call: GrpcCall, receive_log: ReceiveLog) -> None:
+        try:
+            answer = await receive_log(await call.read() or b"")
+        except NotKeptError:
+            await call.end(GrpcStatus.UNAVAILABLE, NOT_KEPT)
+        else:
+            await call.write([answer], ends=True)
 
     async def _check_health(self, call: GrpcCall) -> None:
         try:

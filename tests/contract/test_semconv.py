@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.semconv.attributes import (
     error_attributes,
     http_attributes,
@@ -87,6 +88,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_key_cache_entries",
         "egret_key_cache_oversized",
         "egret_key_changes_heard",
+        "egret_output_tokens_per_second",
         "egret_overhead_seconds",
         "egret_phase_seconds",
         "egret_policy_reload_failures",
@@ -96,7 +98,28 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_revocation_seconds",
         "egret_shared_cache_operations",
         "egret_unscanned",
+        "egret_usage_duplicates",
+        "egret_usage_lost",
+        "egret_usage_records",
+        "egret_usage_spool_bytes",
+        "egret_usage_spool_oldest_seconds",
+        "gen_ai_client_token_usage",
+        "gen_ai_server_request_duration_seconds",
+        "gen_ai_server_time_per_output_token_seconds",
+        "gen_ai_server_time_to_first_token_seconds",
     ]
+
+
+def test_metrics_of_answers_are_those_of_the_conventions() -> None:
+    """In Prometheus's spelling: dots become underscores, seconds are part of the name."""
+    conventions = {
+        value.replace(".", "_")
+        for name, value in vars(gen_ai_metrics).items()
+        if name.startswith("GEN_AI_") and isinstance(value, str)
+    }
+    ours = [name for name in _constants(MetricName).values() if name.startswith("gen_ai_")]
+
+    assert {name.removesuffix("_seconds") for name in ours} <= conventions
 
 
 @pytest.mark.parametrize(

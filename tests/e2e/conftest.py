@@ -35,6 +35,11 @@ name: free
 unscanned: allow
 guardrails: []
 ---
+name: counted
+usage: {streams: pass}
+guardrails:
+  - {name: pii, type: pii, action: redact}
+---
 name: two-hooks
 guardrails:
   - {name: slow-a, type: webhook, url: "HOOK/slow", timeout: 5s}

@@ -107,7 +107,7 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "postgres clock": ("ok", "as this machine's clock", None),
         "postgres migrations": ("ok", "none pending", None),
         "postgres indexes": ("ok", "all 12 present and in use", None),
-        "postgres triggers": ("ok", "all 35 present and in use", None),
+        "postgres triggers": ("ok", "all 37 present and in use", None),
         "postgres roles": ("ok", "egret_sidecar and egret_admin have their grants", None),
         "postgres grants": ("ok", f"{login} has what a worker needs", None),
         "postgres usage partitions": ("ok", "this month and the next are prepared", None),
@@ -248,7 +248,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(
         {
             "postgres migrations": (
                 "failed",
-                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007",
+                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008",
                 MIGRATE,
             )
         },
@@ -304,7 +304,7 @@ def test_a_login_without_grants_is_told_which(database: Database, folder: Path) 
         "failed",
         (
             f"{login} lacks DELETE on api_keys, DELETE on organizations, DELETE on policies, "
-            "DELETE on policy_versions, DELETE on prices and 15 more"
+            "DELETE on policy_versions, DELETE on prices and 17 more"
         ),
         f"GRANT egret_admin TO {login}",
     )

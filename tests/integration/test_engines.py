@@ -22,9 +22,9 @@ from sidecar.settings import MAX_SOCKET_PATH_BYTES
 from sidecar.transport.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import (
+    EXPORT_METHOD,
     PROCESS_METHOD,
     SERVICE_NAME,
-    Converse,
     Engine,
     EngineOptions,
     SocketError,
@@ -32,6 +32,7 @@ from sidecar.transport.engine import (
 from sidecar.transport.engines.grpcio import GrpcioEngine
 from sidecar.transport.engines.h2corn import H2cornEngine
 from sidecar.transport.judge import Ending
+from sidecar.usage.ports import NotKeptError
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
 from tests.support.judge import Endless, FakeJudge, HeadersAnswer, at_once
@@ -51,7 +52,7 @@ WHOLE_BODY = encode(do.StreamRequestBody(b"ab", end_of_stream=True))
 
 NEEDS_BODY = at_once(on.BodyRequired())
 
-EngineType = Callable[[EngineOptions, Converse], Engine]
+EngineType = Callable[..., Engine]
 
 
 @dataclass
@@ -132,6 +133,14 @@ class Client:
         """Open an ext_proc stream."""
         method = self.channel.stream_stream(PROCESS_METHOD, bytes, bytes)
         return method(None, metadata=tuple(metadata.items()))
+
+    async def export(self, message: bytes) -> tuple[grpc.StatusCode, bytes]:
+        """Send a message of the access log; return the status, and the answer or its details."""
+        call = self.channel.unary_unary(EXPORT_METHOD, bytes, bytes)
+        try:
+            return grpc.StatusCode.OK, await call(message, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code(), (error.details() or "").encode()
 
     async def health(self, service: str) -> str:
         """Return the health status of *service* by its name."""
@@ -394,3 +403,44 @@ async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(
             await draining
             async with client(path) as new_client:
                 assert await new_client.health("") == "SERVING"
+
+
+async def received_log(message: bytes) -> bytes:
+    """Take a log whose message says what becomes of it."""
+    if message == b"full":
+        raise NotKeptError
+    if message == b"broken":
+        raise ValueError("SECRET")
+    return b"taken " + message
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"log", grpc.StatusCode.OK),
+        (b"full", grpc.StatusCode.UNAVAILABLE),
+        (b"broken", grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_the_access_log_is_answered_or_refused_in_our_own_words(
+    engine_type: EngineType, path: Path, message: bytes, code: grpc.StatusCode
+) -> None:
+    """UNAVAILABLE sends Envoy to another worker; what raised stays out of Envoy's log."""
+    engine = engine_type(options(path), Judged().converse, received_log)
+    await engine.start()
+    try:
+        async with client(path) as channel:
+            found, said = await channel.export(message)
+    finally:
+        await engine.drain()
+
+    assert found is code
+    assert said == b"taken log" if code is grpc.StatusCode.OK else b"SECRET" not in said
+
+
+async def test_without_a_receiver_there_is_no_access_log(
+    engine_type: EngineType, path: Path
+) -> None:
+    """Nobody is led to believe that it is kept."""
+    async with serving(engine_type, path, Judged()) as (_, channel):
+        assert (await channel.export(b"log"))[0] is grpc.StatusCode.UNIMPLEMENTED

@@ -72,7 +72,7 @@ def _embedded(sds: Path) -> EnvoyParameters:
 def test_envoy_accepts_the_configuration_without_a_warning(
     sds: Path, tmp_path: Path, *, deployment: Callable[[Path], EnvoyParameters], traced: bool
 ) -> None:
-    """Deprecated fields would show as warnings."""
+    """Deprecated fields would show as warnings; of what is new we know."""
     parameters = deployment(sds)
     if traced:
         parameters = replace(parameters, otlp=OtlpCollector("collector.example", 4317))
@@ -85,8 +85,14 @@ def test_envoy_accepts_the_configuration_without_a_warning(
         check=False,
         timeout=30,
     )
-    assert (checked.returncode, checked.stderr) == (0, "")
+    warnings = [line for line in checked.stderr.splitlines() if not _is_known(line)]
+    assert (checked.returncode, warnings) == (0, [])
     assert "OK" in checked.stdout
+
+
+def _is_known(warning: str) -> bool:
+    """Tell whether it is about the filter that decision 17 takes in spite of it."""
+    return "ai_protocol_manager.proto' marked as work-in-progress" in warning
 
 
 def test_a_value_cannot_break_out_of_its_place(sds: Path) -> None:

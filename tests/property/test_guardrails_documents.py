@@ -19,6 +19,7 @@ from sidecar.domain.policy import (
     Mode,
     OnError,
     Policy,
+    StreamUsage,
     UnscannedAction,
 )
 from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
@@ -112,6 +113,7 @@ policies = st.builds(
     guardrails=st.lists(guardrails, max_size=4, unique_by=lambda one: one.name).map(tuple),
     unscanned=st.sampled_from(UnscannedAction),
     allowed_models=st.none() | st.lists(printable, max_size=3).map(tuple),
+    stream_usage=st.sampled_from(StreamUsage),
 )
 
 

@@ -18,6 +18,7 @@ from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts
 from sidecar.domain.http import Headers
 from sidecar.domain.principal import KeyRecord
+from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.policy_document import parse_policies
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest, RemoteVerdict
@@ -80,6 +81,17 @@ class FixedPolicies:
     snapshot: PolicySnapshot | None
 
 
+class NotedUsage:
+    """Keeps what was noted of requests that went to their provider."""
+
+    def __init__(self) -> None:
+        self.noted: list[JudgedRequest] = []
+
+    def note(self, request: JudgedRequest) -> None:
+        """Keep it."""
+        self.noted.append(request)
+
+
 class World:
     """Everything around one worker's checks."""
 
@@ -87,12 +99,14 @@ class World:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
         self.uses = NotedUses()
+        self.usage = NotedUsage()
         self.policies = FixedPolicies(build_snapshot(parse_policies(policies) if policies else ()))
         self.registry = CollectorRegistry()
         configure_logs("error", io.BytesIO())
         self.parts = Parts(
             keys=KeyCache(self.store),
             uses=self.uses,
+            usage=self.usage,
             policies=self.policies,
             inspector=Inspector(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),

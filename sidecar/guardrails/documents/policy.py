@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from sidecar.domain.policy import Guardrail, Policy, UnscannedAction
+from sidecar.domain.policy import Guardrail, Policy, StreamUsage, UnscannedAction
 from sidecar.guardrails.documents.fields import (
     MAX_ITEMS,
     Document,
@@ -56,12 +56,19 @@ GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
 """The types of guardrails, by their name in a document."""
 
 
+class UsageDocument(Document):
+    """How it becomes known what was used."""
+
+    streams: StreamUsage = StreamUsage.ESTIMATE
+
+
 class PolicyModel(Document):
     """A whole document."""
 
     name: PolicyName
     unscanned: UnscannedAction = UnscannedAction.BLOCK
     allowed_models: Annotated[tuple[Glob, ...] | None, Field(max_length=MAX_ITEMS)] = None
+    usage: UsageDocument = UsageDocument()
     guardrails: Annotated[
         tuple[Annotated[LocalDocument | RemoteDocument, Field(discriminator="type")], ...],
         Field(max_length=100),
@@ -75,6 +82,7 @@ class PolicyModel(Document):
             guardrails=tuple(_guardrail(document) for document in self.guardrails),
             unscanned=self.unscanned,
             allowed_models=self.allowed_models,
+            stream_usage=self.usage.streams,
         )
 
 

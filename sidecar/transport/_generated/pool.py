@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 def files() -> Sequence[descriptor_pb2.FileDescriptorProto]:
     """Return the files of the pool, dependencies first."""
-    path = resources.files(__package__).joinpath("ext_proc.binpb")
+    path = resources.files(__package__).joinpath("envoy.binpb")
     return descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file
 
 

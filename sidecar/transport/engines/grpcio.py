@@ -22,16 +22,21 @@ from sidecar.telemetry.logs import get_logger
 from sidecar.transport._generated.pool import files
 from sidecar.transport.conversation import StreamGoneError
 from sidecar.transport.engine import (
+    EXPORT_METHOD,
+    LOGS_SERVICE_NAME,
     NOT_JUDGED,
+    NOT_KEPT,
     PROCESS_METHOD,
     SERVICE_NAME,
     Converse,
     EngineOptions,
+    ReceiveLog,
     SocketError,
     check_socket_path,
     is_alive,
 )
 from sidecar.transport.judge import Ending
+from sidecar.usage.ports import NotKeptError
 
 
 class _ServicerStream:
@@ -81,16 +86,42 @@ class _ProcessMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gener
             await call.abort(grpc.StatusCode.INTERNAL, NOT_JUDGED)
 
 
-class GrpcioEngine:
-    """grpc.aio serving ext_proc, health and reflection on one Unix socket."""
+class _ExportMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in stubs only
+    """Routes the access log to whoever takes it."""
 
-    def __init__(self, options: EngineOptions, converse: Converse) -> None:
+    def __init__(self, receive_log: ReceiveLog) -> None:
+        self._method = grpc.unary_unary_rpc_method_handler(self._export)
+        self._receive_log = receive_log
+
+    @override
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._method if handler_call_details.method == EXPORT_METHOD else None
+
+    async def _export(self, message: bytes, call: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        try:
+            return await self._receive_log(message)
+        except NotKeptError:
+            await call.abort(grpc.StatusCode.UNAVAILABLE, NOT_KEPT)
+        except Exception as error:  # noqa: BLE001 - its text would go into Envoy's log
+            get_logger().error("engine.access_log_failed", exc_info=error)
+            await call.abort(grpc.StatusCode.INTERNAL, "the access log could not be taken")
+
+
+class GrpcioEngine:
+    """grpc.aio serving ext_proc, the access log, health and reflection on one Unix socket."""
+
+    def __init__(
+        self, options: EngineOptions, converse: Converse, receive_log: ReceiveLog | None = None
+    ) -> None:
         self._options = options
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
         self._server = grpc.aio.server(options=_channel_options(options))
         self._server.add_generic_rpc_handlers((_ProcessMethod(converse),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if receive_log is not None:
+            self._server.add_generic_rpc_handlers((_ExportMethod(receive_log),))
+            names.append(LOGS_SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, pool=_reflected())
 
     async def start(self) -> None:

@@ -16,6 +16,7 @@ from h2corn import Config, Server
 from sidecar.transport.engine import (
     Converse,
     EngineOptions,
+    ReceiveLog,
     SocketError,
     check_socket_path,
     is_alive,
@@ -31,11 +32,15 @@ would leave none for the others."""
 
 
 class H2cornEngine:
-    """h2corn serving ext_proc and health on one Unix socket."""
+    """h2corn serving ext_proc, the access log and health on one Unix socket."""
 
-    def __init__(self, options: EngineOptions, converse: Converse) -> None:
+    def __init__(
+        self, options: EngineOptions, converse: Converse, receive_log: ReceiveLog | None = None
+    ) -> None:
         self._options = options
-        self._application = GrpcApplication(converse, max_message_bytes=options.max_message_bytes)
+        self._application = GrpcApplication(
+            converse, receive_log, max_message_bytes=options.max_message_bytes
+        )
         self._server = Server(self._application, _config(options))
         self._serving: asyncio.Future[None] | None = None
 

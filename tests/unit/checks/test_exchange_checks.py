@@ -10,6 +10,7 @@ from sidecar.authorization.api_key import ApiKey
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.principal import KeyRecord, PolicyBinding
+from sidecar.domain.usage import DecisionKind
 from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
 from sidecar.guardrails.remote import RemoteVerdict
 from sidecar.settings import Timing
@@ -63,6 +64,12 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
         "team": "search",
         "organization": "acme",
         "policy": "default",
+        "started_us": "1700000000000000",
+        "team_id": "team_1",
+        "organization_id": "org_1",
+        "operation": "chat",
+        "provider": "openai",
+        "text_bytes": "10",
         "server_timing": "authorize;dur=0.000, guardrails;dur=0.000, egret;dur=0.000",
         "authorize_us": 0,
         "guardrails_us": 0,
@@ -381,3 +388,58 @@ async def test_a_use_of_a_key_is_noted_once_at_the_end() -> None:
     await settled(stranger.judge_headers(headers(key=None), has_body=True))
     stranger.close(is_cancelled=False, is_answered=True)
     assert world.uses.noted == [(KEY.key_id, False, NOW), (KEY.key_id, True, NOW)]
+
+
+async def test_a_request_is_noted_before_it_goes_on_and_a_refused_one_is_not() -> None:
+    """So that it is known to have been sent, whatever dies from here on."""
+    world = World(REDACTING)
+    for body in (chat("mail ann@example.org", stream=True), b"not json"):
+        checks = world.exchange()
+        await settled(checks.judge_headers(headers(), has_body=True))
+        await settled(checks.judge_body(body))
+
+    (noted,) = world.usage.noted
+    assert (noted.request_id, noted.key_id) == (REQUEST_ID, KEY.key_id)
+    assert (noted.decision, noted.guardrails) == (DecisionKind.REDACT, {"pii": "redact"})
+    assert (noted.model, noted.is_streamed) == ("gpt-5", True)
+
+
+async def test_a_request_that_asks_no_model_is_not_noted() -> None:
+    """Listing models uses nothing that could be lost."""
+    world = World()
+    checks = world.exchange()
+    listing = headers("/v1/models", method="GET")
+    assert isinstance(await settled(checks.judge_headers(listing, has_body=False)), RequestCleared)
+
+    assert world.usage.noted == []
+
+
+COUNTING = """
+name: default
+usage: {streams: pass}
+guardrails: []
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        (
+            chat("hi", stream=True),
+            chat("hi", stream=True)[:-1] + b',"stream_options":{"include_usage":true}}',
+        ),
+        (chat("hi", stream=True, stream_options={"include_usage": True}), None),
+        (chat("hi"), None),
+    ],
+    ids=["a stream", "a stream that asks", "no stream"],
+)
+async def test_a_stream_is_made_to_tell_its_counts_where_the_policy_wants_them(
+    body: bytes, changed: bytes | None
+) -> None:
+    """Though no guardrail needs the body."""
+    checks = World(COUNTING).exchange()
+    assert isinstance(await settled(checks.judge_headers(headers(), has_body=True)), BodyRequired)
+    cleared = await settled(checks.judge_body(body))
+
+    assert isinstance(cleared, RequestCleared)
+    assert cleared.mutations.body == changed

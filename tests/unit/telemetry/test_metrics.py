@@ -12,7 +12,8 @@ from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.local_guardrails import PiiSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import UnscannedReason
-from sidecar.telemetry.metrics import LabelCap, Metrics
+from sidecar.telemetry.labels import LabelCap
+from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, FaultKind
 from tests.support.reports import POLICY, redacted_report
 

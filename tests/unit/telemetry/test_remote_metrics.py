@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.telemetry.metrics import MAX_LABEL_VALUES, Metrics
+from sidecar.telemetry.labels import MAX_LABEL_VALUES
+from sidecar.telemetry.metrics import Metrics
 from tests.support.log_lines import LogLines
 
 

@@ -1,0 +1,66 @@
+"""What requests used, as a part of a worker: from the access log to the disk to the database."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from sidecar.app.background import BackgroundTasks
+from sidecar.domain.usage import JudgedRequest
+from sidecar.settings import Settings, UsageSource
+from sidecar.storage.pool import Pool
+from sidecar.storage.spool_files import SpoolLimits
+from sidecar.storage.usage_delivery import UsageDelivery
+from sidecar.storage.usage_spool import UsageSpool
+from sidecar.storage.usage_store import PostgresUsage
+from sidecar.telemetry.usage_metrics import UsageMetrics
+from sidecar.transport.access_log_receiver import AccessLogReceiver
+from sidecar.transport.engine import ReceiveLog
+from sidecar.usage.ports import UsageNotes
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """`receive_log` is None where nobody is to send a log."""
+
+    notes: UsageNotes
+    receive_log: ReceiveLog | None
+
+
+class _NoNotes:
+    """Notes nothing."""
+
+    def note(self, request: JudgedRequest) -> None:
+        del request
+
+
+async def open_usage(
+    settings: Settings,
+    pool: Pool,
+    *,
+    metrics: UsageMetrics,
+    instance: str,
+    stack: AsyncExitStack,
+) -> WorkerUsage:
+    """Open the spool, to be closed with *stack*, and deliver from now on.
+
+    Raises:
+        SpoolError: there is no place for it.
+    """
+    if settings.usage.source is UsageSource.OFF:
+        return WorkerUsage(_NoNotes(), None)
+    spool = await UsageSpool.open(
+        settings.usage.spool_directory.absolute(),
+        instance=instance,
+        limits=SpoolLimits(max_bytes=settings.usage.spool_max_bytes),
+        on_note_lost=lambda: metrics.lost("note"),
+    )
+    store = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
+    delivery = UsageDelivery(spool, store, metrics, settle_seconds=settings.usage.settle_seconds)
+    stack.push_async_callback(delivery.aclose)
+    tasks = await stack.enter_async_context(BackgroundTasks())
+    tasks.start(delivery.run(), name="usage")
+    receiver = AccessLogReceiver(
+        delivery, [metrics], on_unreadable=lambda count: metrics.lost("unreadable_log", count)
+    )
+    return WorkerUsage(spool, receiver.receive)

@@ -1,0 +1,166 @@
+"""`egret price`: what tokens cost, and from when on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from sidecar.cli.database import on_connection
+from sidecar.cli.moments import MomentError, parse_moment
+from sidecar.cli.output import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_record,
+    print_rows,
+)
+from sidecar.storage.prices import list_prices, set_prices
+from sidecar.usage.price_file import PriceFileError, read_prices
+from sidecar.usage.prices import Price
+
+price = typer.Typer(
+    no_args_is_help=True, help="What tokens cost: US dollars for a million of them."
+)
+
+_COLUMNS: Final = ("model", "input", "output", "cached_input", "cache_write", "valid_from")
+_MOST: Final = Decimal(100_000_000)
+_FINEST: Final = Decimal("0.000001")
+
+
+@price.command("set")
+def set_(  # noqa: PLR0913, PLR0917 - an option each
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or a glob.")],
+    input_: Annotated[str, typer.Option("--input", help="For input that was not cached.")],
+    output_: Annotated[str, typer.Option("--output-tokens", help="For output.")],
+    cached_input: Annotated[
+        str | None, typer.Option("--cached-input", help="Read from the provider's cache.")
+    ] = None,
+    cache_write: Annotated[
+        str | None, typer.Option("--cache-write", help="Written to the provider's cache.")
+    ] = None,
+    since: Annotated[str, typer.Option("--from", help="When it begins to hold.")] = "now",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set a price; the one before it holds until this one begins.
+
+    What was recorded keeps the cost it was recorded with.
+
+    Example: egret price set 'gpt-4o*' --input 2.5 --output-tokens 10 --cached-input 1.25
+    """
+    made = Price(
+        model=_model(model),
+        valid_from=_moment(since),
+        input=_amount(input_, "--input"),
+        output=_amount(output_, "--output-tokens"),
+        cached_input=None if cached_input is None else _amount(cached_input, "--cached-input"),
+        cache_write_input=None if cache_write is None else _amount(cache_write, "--cache-write"),
+    )
+    on_connection(lambda connection: set_prices(connection, [made]))
+    print_record(_row(made), output=output)
+
+
+@price.command("list")
+def list_(
+    every: Annotated[
+        bool, typer.Option("--all", help="Also what held once, and what will hold.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the prices that hold now.
+
+    Example: egret price list --all
+    """
+    found = on_connection(list_prices)
+    chosen = found if every else _in_force(found, at=datetime.now(UTC))
+    print_rows([_row(one) for one in chosen], columns=_COLUMNS, output=output)
+
+
+@price.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="CSV with a head line, or JSON: model, input, output, cached_input, cache_write,"
+            " valid_from.",
+        ),
+    ],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set all prices of a file, or none if one of them is wrong.
+
+    Example: egret price import prices.csv
+    """
+    try:
+        prices = read_prices(file.name, file.read_text(encoding="utf-8"), now=datetime.now(UTC))
+    except (PriceFileError, UnicodeDecodeError) as error:
+        fail(f"{file}: {error}", mend="nothing was set; correct it and run it again")
+    on_connection(lambda connection: set_prices(connection, prices))
+    if output is Output.JSON:
+        print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
+    else:
+        note(f"{len(prices)} prices set")
+
+
+def _in_force(prices: Sequence[Price], *, at: datetime) -> list[Price]:
+    latest: dict[str, Price] = {}
+    for one in prices:  # the latest first
+        if one.valid_from <= at:
+            latest.setdefault(one.model, one)
+    return list(latest.values())
+
+
+def _model(text: str) -> str:
+    if not 1 <= len(text) <= 200:  # noqa: PLR2004 - as the schema has it
+        fail("MODEL is empty or longer than 200 characters", mend="correct it", code=WRONG_USAGE)
+    return text
+
+
+def _amount(text: str, option: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or not 0 <= amount < _MOST or amount != amount.quantize(_FINEST):
+        fail(
+            f"{option}: {text[:40]!r} is no amount of dollars",
+            mend="write for example 2.5 or 0.000125",
+            code=WRONG_USAGE,
+        )
+    return amount
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = parse_moment(text, now=datetime.now(UTC))
+    except MomentError as error:
+        fail(f"--from: {error}", mend="nothing was set", code=WRONG_USAGE)
+    if moment is None:
+        fail("--from: a price that never holds", mend="give a time", code=WRONG_USAGE)
+    return moment
+
+
+def _row(one: Price) -> Row:
+    return {
+        "model": one.model,
+        "input": _dollars(one.input),
+        "output": _dollars(one.output),
+        "cached_input": None if one.cached_input is None else _dollars(one.cached_input),
+        "cache_write": None if one.cache_write_input is None else _dollars(one.cache_write_input),
+        "valid_from": one.valid_from,
+    }
+
+
+def _dollars(amount: Decimal) -> str:
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,108 @@
+"""What a request used, as it was judged, as it ended, and as it is kept."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+
+class AnswerEnd(enum.Enum):
+    """How the answer to a request ended."""
+
+    COMPLETED = "completed"
+    CLIENT_ABORTED = "client_aborted"
+    FAILED = "failed"  # by the provider or on the way to it
+    REFUSED = "refused"  # by us: the provider never saw the request
+    LOST = "lost"  # nobody told: Envoy died before its access log had left
+
+
+class DecisionKind(enum.Enum):
+    """What was decided about a request, without why."""
+
+    ALLOW = "allow"
+    REDACT = "redact"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one request.
+
+    `input` holds `cached_input` (read from the provider's cache) and `cache_write_input` (written
+    to it); `output` holds `reasoning`. Providers that count them apart are brought to this form.
+    """
+
+    input: int = 0
+    output: int = 0
+    cached_input: int = 0
+    cache_write_input: int = 0
+    reasoning: int = 0
+
+
+NO_TOKENS: Final = TokenCounts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRequest:
+    """A request as it was known when it had been judged.
+
+    `request_id` and `occurred_at` together name it: every note of the same request has both.
+    `operation`, `provider` and `model` are None where they were not read. `text_bytes` is the
+    text that goes to the model, 0 where the body was not read. `guardrails` holds each verdict
+    that is not a pass, by the guardrail's name.
+    """
+
+    request_id: str
+    occurred_at: datetime
+    key_id: str
+    team_id: str
+    organization_id: str
+    decision: DecisionKind
+    operation: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    is_streamed: bool = False
+    text_bytes: int = 0
+    guardrails: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeEnded:
+    """All is over: Envoy's access log tells of it, once the last byte has left.
+
+    Comes once for each request whose key is known, refused ones included, to one of the workers;
+    again if a worker died over it, with the same `request`. `tokens` is what the provider
+    reported, None where it told nothing. `status` is 0 where no answer began. The three times
+    count from the first byte of the request; `output_seconds` from the first to the last byte
+    of the answer's body.
+    """
+
+    request: JudgedRequest
+    status: int
+    end: AnswerEnd
+    tokens: TokenCounts | None = None
+    response_model: str | None = None
+    provider_request_id: str | None = None
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    is_event_stream: bool = False
+    latency_seconds: float = 0.0
+    first_token_seconds: float | None = None
+    output_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What is kept of one request. `is_estimated` says that the provider told no counts."""
+
+    request: JudgedRequest
+    status: int
+    end: AnswerEnd
+    tokens: TokenCounts
+    is_estimated: bool
+    response_model: str | None = None
+    provider_request_id: str | None = None
+    latency_seconds: float = 0.0
+    first_token_seconds: float | None = None

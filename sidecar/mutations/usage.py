@@ -1,0 +1,34 @@
+"""What the access log brings back to us about a request, once it is over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from sidecar.domain.mutations import Metadata
+from sidecar.domain.usage import JudgedRequest
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def usage_metadata(request: JudgedRequest) -> Metadata:
+    """Return what the dynamic metadata of *request* needs beside request, key and model.
+
+    `transport.access_log` reads it. Numbers are text: Envoy would write them with an exponent.
+    """
+    since = request.occurred_at - _EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    guardrails = " ".join(
+        f"{name}={verdict}" for name, verdict in (request.guardrails or {}).items()
+    )
+    pairs = (
+        ("started_us", str(microseconds)),
+        ("team_id", request.team_id),
+        ("organization_id", request.organization_id),
+        ("operation", request.operation or ""),
+        ("provider", request.provider or ""),
+        ("streamed", "true" if request.is_streamed else ""),
+        ("text_bytes", str(request.text_bytes) if request.text_bytes else ""),
+        ("guardrails", guardrails),
+    )
+    return tuple(pair for pair in pairs if pair[1])

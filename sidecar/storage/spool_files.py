@@ -1,0 +1,283 @@
+"""Append-only files of checksummed records, in a folder that one process owns.
+
+A file begins with `MAGIC`. A record is its length and its CRC-32, both as four bytes with the
+lowest first, and its bytes. What is cut off or altered ends the file: nothing after it counts.
+Everything here blocks; it runs on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MAGIC: Final = b"egret-spool-1\n"
+_HEAD: Final = struct.Struct("<II")
+MAX_RECORD_BYTES: Final = 1 << 20
+"""Longer than any record of ours: a length beyond it is damage, and is not read into memory."""
+
+_LOCK_NAME: Final = "lock"
+_SUFFIX: Final = ".spool"
+
+
+class Kind(enum.Enum):
+    """What a file holds; part of its name."""
+
+    JUDGED = "judged"
+    ENDED = "ended"
+
+
+class SpoolFullError(Exception):
+    """The folder has reached its bound, or the disk takes nothing more."""
+
+
+class SpoolError(Exception):
+    """The spool cannot be used at all; the message names the folder, the reason and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """`max_bytes` bounds all files of a folder together."""
+
+    max_bytes: int
+    segment_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Records read from one file. `end` is where the next read begins.
+
+    `damaged_bytes` is how much of the file is not believed; it ends here then.
+    """
+
+    payloads: tuple[bytes, ...]
+    end: int
+    damaged_bytes: int = 0
+
+
+def frame(payload: bytes) -> bytes:
+    """Return *payload* as a record of a file."""
+    return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def read_piece(path: Path, *, start: int, stop: int, max_records: int) -> Piece:
+    """Read at most *max_records* from *start* on; *stop* is where the writer had come to."""
+    with path.open("rb") as file:
+        if start == 0:
+            if file.read(len(MAGIC)) != MAGIC:
+                return Piece((), stop, damaged_bytes=stop)
+            start = len(MAGIC)
+        file.seek(start)
+        payloads: list[bytes] = []
+        for payload in _records(file.read(min(stop - start, max_records * 4096)), max_records):
+            payloads.append(payload)
+            start += _HEAD.size + len(payload)
+        if payloads or start >= stop:
+            return Piece(tuple(payloads), start)
+        # Not even one: either it is longer than what was read, or it is damaged.
+        file.seek(start)
+        for payload in _records(file.read(min(stop - start, MAX_RECORD_BYTES + _HEAD.size)), 1):
+            return Piece((payload,), start + _HEAD.size + len(payload))
+    return Piece((), stop, damaged_bytes=stop - start)
+
+
+def _records(raw: bytes, limit: int) -> Iterator[bytes]:
+    """Yield the whole and sound records at the beginning of *raw*."""
+    position = 0
+    for _ in range(limit):
+        if position + _HEAD.size > len(raw):
+            return
+        length, checksum = _HEAD.unpack_from(raw, position)
+        begin = position + _HEAD.size
+        payload = raw[begin : begin + length]
+        if length > MAX_RECORD_BYTES or len(payload) < length or zlib.crc32(payload) != checksum:
+            return
+        yield payload
+        position = begin + length
+
+
+class Segment:
+    """One file of a folder. `size` is what was written to it, as far as it may be read."""
+
+    __slots__ = ("kind", "path", "read_to", "size", "started_at")
+
+    def __init__(self, path: Path, kind: Kind, *, size: int, started_at: float) -> None:
+        self.path = path
+        self.kind = kind
+        self.size = size
+        self.started_at = started_at
+        self.read_to = 0
+
+    @property
+    def is_read(self) -> bool:
+        """Tell whether everything in it was taken."""
+        return self.read_to >= self.size
+
+
+class SpoolFolder:
+    """The files of one process, locked against all others; one writer for each kind."""
+
+    def __init__(self, root: Path, name: str, limits: SpoolLimits) -> None:
+        """Make and lock the folder.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self._root = root
+        self._limits = limits
+        self.path = root / name
+        hidden = root / f".{name}"
+        hidden.mkdir(mode=0o700, parents=True)
+        self._lock = _locked(hidden)
+        hidden.rename(self.path)  # nobody takes over a folder between its making and its lock
+        self._number = 0
+        self._writing: dict[Kind, tuple[Segment, int]] = {}
+        self.segments: list[Segment] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(segment.size for segment in self.segments)
+
+    def append(self, kind: Kind, payloads: Sequence[bytes]) -> None:
+        """Write *payloads* to the end, and force them to the disk.
+
+        Raises:
+            SpoolFullError: nothing of it was written.
+        """
+        raw = b"".join(map(frame, payloads))
+        if self.size + len(raw) > self._limits.max_bytes:
+            raise SpoolFullError("the spool has reached its bound")
+        try:
+            segment, descriptor = self._writer(kind)
+        except OSError as error:
+            raise SpoolFullError(os.strerror(error.errno or 0)) from error
+        try:
+            _write_all(descriptor, raw)
+            os.fdatasync(descriptor)
+        except OSError as error:
+            # A part of a record would hide all that is written after it.
+            os.ftruncate(descriptor, segment.size)
+            raise SpoolFullError(os.strerror(error.errno or 0)) from error
+        segment.size += len(raw)
+        if segment.size >= self._limits.segment_bytes:
+            self.seal(kind)
+
+    def seal(self, kind: Kind) -> None:
+        """Write no more to the present file of *kind*; the next append begins another."""
+        if kind in self._writing:
+            os.close(self._writing.pop(kind)[1])
+
+    def is_sealed(self, segment: Segment) -> bool:
+        """Tell whether nothing will be written to *segment* any more."""
+        return all(writing is not segment for writing, _ in self._writing.values())
+
+    def remove(self, segment: Segment) -> None:
+        """Remove a file that is sealed and no longer needed."""
+        segment.path.unlink(missing_ok=True)
+        self.segments.remove(segment)
+
+    def adopt(self) -> int:
+        """Take over the files of processes that are gone; return how many folders that were."""
+        adopted = 0
+        for folder in sorted(self._root.iterdir()):
+            if folder == self.path or folder.name.startswith(".") or not folder.is_dir():
+                continue
+            try:
+                lock = _locked(folder)
+            except OSError:
+                continue  # its owner lives, or somebody else has just taken it over
+            try:
+                adopted += self._take_over(folder)
+            finally:
+                os.close(lock)
+        return adopted
+
+    def close(self) -> None:
+        """Let go of the folder; remove it if nothing is left in it."""
+        for kind in Kind:
+            self.seal(kind)
+        if not self.segments:
+            _remove_if_empty(self.path)
+        os.close(self._lock)
+
+    def _writer(self, kind: Kind) -> tuple[Segment, int]:
+        writing = self._writing.get(kind)
+        if writing is None:
+            path = self._new_path(kind)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            try:
+                _write_all(descriptor, MAGIC)
+            except OSError:
+                os.close(descriptor)
+                path.unlink()
+                raise
+            _sync_folder(self.path)
+            segment = Segment(path, kind, size=len(MAGIC), started_at=time.time())
+            self.segments.append(segment)
+            writing = self._writing[kind] = (segment, descriptor)
+        return writing
+
+    def _new_path(self, kind: Kind) -> Path:
+        self._number += 1
+        return self.path / f"{kind.value}-{self._number:08d}{_SUFFIX}"
+
+    def _take_over(self, folder: Path) -> bool:
+        files = 0
+        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            kind = next((kind for kind in Kind if path.name.startswith(kind.value)), None)
+            if kind is None:
+                continue  # of a later version: it stays, and so does the folder
+            status = path.stat()
+            mine = path.rename(self._new_path(kind))
+            self.segments.append(
+                Segment(mine, kind, size=status.st_size, started_at=status.st_mtime)
+            )
+            files += 1
+        _remove_if_empty(folder)
+        return files > 0
+
+
+def _locked(folder: Path) -> int:
+    """Lock *folder* until the descriptor is closed, or the process is gone.
+
+    Raises:
+        OSError: another process has it.
+    """
+    descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [_LOCK_NAME]:
+            (folder / _LOCK_NAME).unlink()
+            folder.rmdir()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names of new files last as long as what is in them (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, raw: bytes) -> None:
+    view = memoryview(raw)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,227 @@
+"""Takes usage from the disk to the database, again and again until it is there, once.
+
+A file is removed when everything in it is in the database. After a crash it is read from its
+beginning: what is there already is known by its time and id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final, Never, Protocol, TypeVar
+
+import asyncpg
+import msgspec
+import structlog
+
+from sidecar.domain.usage import JudgedRequest, UsageRecord
+from sidecar.storage.pool import UNAVAILABLE
+from sidecar.storage.spool_files import Kind, Piece, Segment, SpoolFullError
+from sidecar.storage.usage_spool import UsageSpool
+from sidecar.storage.usage_store import PostgresUsage
+from sidecar.usage.estimate import record_of_lost
+from sidecar.usage.ports import NotKeptError
+from sidecar.usage.prices import PriceList
+
+FLUSH_SECONDS: Final = 1.0
+BATCH_RECORDS: Final = 500
+"""A batch is decoded and encoded on the event loop, where it holds requests up for some ms."""
+PRICES_SECONDS: Final = 30.0
+ADOPT_SECONDS: Final = 15.0
+SEAL_SECONDS: Final = 60.0
+"""How long notes of judged requests go to one file: what is looked up in one go."""
+CLOSING_SECONDS: Final = 3.0
+
+_REJECTED: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    OverflowError,  # COPY's encoders raise Python's own
+    ValueError,
+)
+
+_log = structlog.get_logger(__name__)
+
+_Note = TypeVar("_Note", JudgedRequest, UsageRecord)
+
+
+class DeliveryMetrics(Protocol):
+    """What is counted on the way."""
+
+    def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
+        """Count a batch of which *added* records were new."""
+        ...
+
+    def lost(self, reason: str, count: int = 1) -> None:
+        """Count what cannot be delivered."""
+        ...
+
+    def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
+        """Show what waits on the disk."""
+        ...
+
+
+class UsageDelivery:
+    """Implements `UsageKeeper`, and keeps the spool empty."""
+
+    def __init__(
+        self,
+        spool: UsageSpool,
+        store: PostgresUsage,
+        metrics: DeliveryMetrics,
+        *,
+        settle_seconds: float,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._spool = spool
+        self._store = store
+        self._metrics = metrics
+        self._settle_seconds = settle_seconds
+        self._seal_seconds = min(SEAL_SECONDS, settle_seconds / 4)
+        self._wall = wall
+        self._prices = PriceList()
+        self._prices_at = float("-inf")
+        self._adopted_at = wall()
+        self._is_failing = False
+        self._records = msgspec.msgpack.Decoder(UsageRecord)
+        self._notes = msgspec.msgpack.Decoder(JudgedRequest)
+
+    async def keep(self, records: Sequence[UsageRecord]) -> None:
+        """Keep *records* on the disk, or, where it takes nothing, in the database.
+
+        Raises:
+            NotKeptError: they are in neither.
+        """
+        try:
+            await self._spool.keep(records)
+        except SpoolFullError as full:
+            _log.error("usage.spool_full", reason=str(full), bytes=self._spool.size)
+            try:
+                await self._add(records)
+            except UNAVAILABLE as error:
+                self._metrics.lost("refused", len(records))
+                raise NotKeptError from error
+
+    async def run(self) -> Never:
+        """Deliver until cancelled."""
+        while True:
+            await self.deliver()
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    async def deliver(self) -> None:
+        """Bring to the database what waits, and look what has become of what was judged."""
+        try:
+            await self._take_over()
+            await self._deliver_ended()
+            await self._settle_judged()
+        except (*UNAVAILABLE, SpoolFullError) as error:
+            if not self._is_failing:
+                _log.warning("usage.not_delivered", error_type=type(error).__name__)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+        self._show()
+
+    async def aclose(self) -> None:
+        """Deliver what can be delivered in a moment; the rest waits on the disk."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await self.deliver()
+        await self._spool.aclose()
+
+    async def _take_over(self) -> None:
+        if self._wall() - self._adopted_at >= ADOPT_SECONDS:
+            self._adopted_at = self._wall()
+            folders = await self._spool.adopt()
+            if folders:
+                _log.info("usage.spool_adopted", folders=folders)
+
+    async def _deliver_ended(self) -> None:
+        for segment in self._spool.segments(Kind.ENDED):
+            while not segment.is_read:
+                piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+                records = self._decoded(self._records, segment, piece)
+                if records:
+                    await self._add(records)
+                segment.read_to = piece.end
+        await self._remove_read(Kind.ENDED)
+
+    async def _settle_judged(self) -> None:
+        """Let go of what has ended, keep what may still end, and give up what is long overdue."""
+        now = self._wall()
+        segments = self._spool.segments(Kind.JUDGED)
+        if any(now - segment.started_at >= self._seal_seconds for segment in segments):
+            await self._spool.seal(Kind.JUDGED)
+        for segment in segments:
+            if now - segment.started_at < self._seal_seconds:
+                continue
+            while not segment.is_read:
+                piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+                notes = self._decoded(self._notes, segment, piece)
+                if notes:
+                    await self._settle(await self._store.unknown(notes))
+                segment.read_to = piece.end
+        await self._remove_read(Kind.JUDGED)
+
+    async def _settle(self, unknown: Sequence[JudgedRequest]) -> None:
+        give_up_before = datetime.fromtimestamp(self._wall() - self._settle_seconds, UTC)
+        overdue = [one for one in unknown if one.occurred_at < give_up_before]
+        running = [one for one in unknown if one.occurred_at >= give_up_before]
+        if overdue:
+            _log.warning("usage.requests_lost", count=len(overdue))
+            await self._spool.keep([record_of_lost(request) for request in overdue])
+        if running:
+            await self._spool.carry_over(running)
+
+    async def _remove_read(self, kind: Kind) -> None:
+        segments = self._spool.segments(kind)
+        if segments and all(segment.is_read for segment in segments):
+            await self._spool.seal(kind)
+        await self._spool.remove_read(kind)
+
+    async def _add(self, records: Sequence[UsageRecord]) -> None:
+        await self._refresh_prices()
+        try:
+            added = await self._store.add(records, self._prices)
+        except _REJECTED as error:
+            if len(records) > 1:
+                for record in records:
+                    await self._add([record])
+                return
+            _log.error(
+                "usage.rejected",
+                error_type=type(error).__name__,
+                request_id=records[0].request.request_id,
+            )
+            self._metrics.lost("rejected")
+            return
+        self._metrics.stored(records, added=added)
+
+    async def _refresh_prices(self) -> None:
+        now = self._wall()
+        if not 0 <= now - self._prices_at < PRICES_SECONDS:
+            self._prices = await self._store.load_prices()
+            self._prices_at = now
+
+    def _decoded(
+        self, decoder: msgspec.msgpack.Decoder[_Note], segment: Segment, piece: Piece
+    ) -> list[_Note]:
+        if piece.damaged_bytes:
+            _log.error("usage.spool_damaged", file=segment.path.name, bytes=piece.damaged_bytes)
+            self._metrics.lost("damaged")
+        notes: list[_Note] = []
+        for payload in piece.payloads:
+            try:
+                notes.append(decoder.decode(payload))
+            except msgspec.DecodeError:
+                # Sound, and yet none of ours: written by another version.
+                self._metrics.lost("unreadable")
+        return notes
+
+    def _show(self) -> None:
+        ended = self._spool.segments(Kind.ENDED)
+        waiting = [one.started_at for one in ended if not one.is_read]
+        oldest = self._wall() - min(waiting) if waiting else 0.0
+        self._metrics.spool_holds(self._spool.size, oldest_seconds=max(0.0, oldest))

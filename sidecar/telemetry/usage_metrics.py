@@ -1,0 +1,186 @@
+"""Metrics of what requests used and how fast their answers came, told by Envoy's access log.
+
+Names and buckets follow OpenTelemetry's GenAI conventions, in Prometheus's spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.labels import Children, LabelCap
+from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+
+TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
+DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
+FIRST_TOKEN_BUCKETS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+PER_TOKEN_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)  # fmt: skip
+TOKENS_PER_SECOND_BUCKETS: Final = (
+    1, 2.5, 5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500, 1000,
+)  # fmt: skip
+
+LOST_REASONS: Final = (
+    "damaged", "note", "refused", "rejected", "unreadable", "unreadable_log",
+)  # fmt: skip
+
+_GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+_ERRORS: Final = 400
+
+
+class UsageMetrics:
+    """One instance a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._model_label = LabelCap()
+        self._declare_answers(registry)
+        self._declare_delivery(registry)
+
+    def _declare_answers(self, registry: CollectorRegistry) -> None:
+        self._tokens = Children(
+            Histogram(
+                MetricName.TOKEN_USAGE,
+                "Tokens of one request as the provider told them, by type: input or output.",
+                (*_GEN_AI, "gen_ai_token_type"),
+                buckets=TOKEN_BUCKETS,
+                registry=registry,
+            )
+        )
+        self._durations = Children(
+            Histogram(
+                MetricName.REQUEST_DURATION,
+                "Seconds from the first byte of a request to the last of its answer.",
+                (*_GEN_AI, "error_type"),
+                buckets=DURATION_BUCKETS,
+                registry=registry,
+            )
+        )
+        self._first_token = Children(
+            Histogram(
+                MetricName.TIME_TO_FIRST_TOKEN,
+                "Seconds from the first byte of a request to the first of its streamed body.",
+                _GEN_AI,
+                buckets=FIRST_TOKEN_BUCKETS,
+                registry=registry,
+            )
+        )
+        self._per_token = Children(
+            Histogram(
+                MetricName.TIME_PER_OUTPUT_TOKEN,
+                "Seconds a token of a streamed answer after the first: mean over one answer.",
+                _GEN_AI,
+                buckets=PER_TOKEN_BUCKETS,
+                registry=registry,
+            )
+        )
+        self._speed = Children(
+            Histogram(
+                MetricName.OUTPUT_TOKENS_PER_SECOND,
+                "Tokens a second of a streamed answer after the first.",
+                _GEN_AI,
+                buckets=TOKENS_PER_SECOND_BUCKETS,
+                registry=registry,
+            )
+        )
+
+    def _declare_delivery(self, registry: CollectorRegistry) -> None:
+        self._stored = Children(
+            Counter(
+                MetricName.USAGE_RECORDS,
+                "Usage records brought to the database, by how their tokens are known.",
+                ("tokens",),
+                registry=registry,
+            )
+        )
+        self._lost = Children(
+            Counter(
+                MetricName.USAGE_LOST,
+                "Usage that could not be kept or delivered, by reason.",
+                ("reason",),
+                registry=registry,
+            )
+        )
+        for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
+            self._lost(reason)
+        self._duplicates = Counter(
+            MetricName.USAGE_DUPLICATES,
+            "Usage records that were in the database already.",
+            registry=registry,
+        )
+        self._spool_bytes = Gauge(
+            MetricName.USAGE_SPOOL_BYTES,
+            "Bytes of usage on disk, over all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._spool_age = Gauge(
+            MetricName.USAGE_SPOOL_OLDEST_SECONDS,
+            "Age of the oldest usage that is not in the database; the highest of all workers.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+    def exchange_ended(self, ended: ExchangeEnded) -> None:
+        """Count the end of an exchange."""
+        labels = self._labels(ended)
+        self._durations(*labels, _error_type(ended)).observe(ended.latency_seconds)
+        tokens = ended.tokens
+        if tokens is not None:
+            self._tokens(*labels, "input").observe(tokens.input)
+            if tokens.output:
+                self._tokens(*labels, "output").observe(tokens.output)
+        if ended.is_event_stream and ended.first_token_seconds is not None:
+            self._first_token(*labels).observe(ended.first_token_seconds)
+            self._observe_speed(ended, labels)
+
+    def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
+        """Count a batch of which *added* records were new."""
+        for record in records:
+            self._stored(_source(record)).inc()
+        self._duplicates.inc(len(records) - added)
+
+    def lost(self, reason: str, count: int = 1) -> None:
+        """Count what is lost."""
+        self._lost(reason).inc(count)
+
+    def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
+        """Show what waits on the disk."""
+        self._spool_bytes.set(size)
+        self._spool_age.set(oldest_seconds)
+
+    def _observe_speed(self, ended: ExchangeEnded, labels: tuple[str, ...]) -> None:
+        """The first token is not counted: it came when the clock began."""
+        seconds, tokens = ended.output_seconds, ended.tokens
+        if seconds and tokens is not None and tokens.output > 1:
+            self._per_token(*labels).observe(seconds / (tokens.output - 1))
+            self._speed(*labels).observe((tokens.output - 1) / seconds)
+
+    def _labels(self, ended: ExchangeEnded) -> tuple[str, ...]:
+        request = ended.request
+        # Only a model that a provider served is a label: a client could name thousands.
+        is_served = 0 < ended.status < _ERRORS and ended.end is not AnswerEnd.REFUSED
+        model = sanitize.model_name(request.model) if is_served else None
+        return (
+            request.operation or NONE,
+            request.provider or NONE,
+            OVERFLOW if model is None else self._model_label(model),
+        )
+
+
+def _source(record: UsageRecord) -> str:
+    if record.end is AnswerEnd.LOST:
+        return "lost"
+    return "estimated" if record.is_estimated else "reported"
+
+
+def _error_type(ended: ExchangeEnded) -> str:
+    if ended.end is not AnswerEnd.COMPLETED:
+        return str(ended.end.value)
+    return NONE if ended.status < _ERRORS else str(ended.status)

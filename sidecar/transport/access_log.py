@@ -1,0 +1,206 @@
+"""Envoy's access log over OTLP: `ExportLogsServiceRequest` bytes become exchanges that ended.
+
+Each record has the attributes that `envoy/egret.yaml.j2` gives it, all of them text, `-` where
+Envoy has nothing to say. `egret` is the dynamic metadata that Egret left when it judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import orjson
+from google.protobuf.message import DecodeError
+
+from sidecar.domain.usage import (
+    NO_TOKENS,
+    AnswerEnd,
+    DecisionKind,
+    ExchangeEnded,
+    JudgedRequest,
+    TokenCounts,
+)
+from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
+    logs_service_pb2 as service,
+)
+from sidecar.transport._generated.opentelemetry.proto.logs.v1 import logs_pb2 as logs
+from sidecar.transport.codec import UnreadableMessageError
+
+ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
+"""The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
+
+MAX_COUNT: Final = (1 << 53) - 1
+"""Whole numbers up to here are exact in JSON and fit a `bigint`; more tokens is nonsense."""
+
+MAX_STATUS: Final = 999
+MAX_TEXT: Final = 200
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_COUNT: Final = re.compile(r"[0-9]{1,16}")
+
+_ABORTED: Final = frozenset({"DC", "DR"})
+"""Response flags: downstream connection termination, downstream remote reset."""
+
+_EVENT_STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
+
+_COMPLETE: Final = "1"
+"""Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogBatch:
+    """The exchanges of one message, and how many records of it could not be read."""
+
+    ended: tuple[ExchangeEnded, ...]
+    unreadable: int
+
+
+class _UnreadableRecordError(ValueError):
+    """A record lacks what every record of ours has."""
+
+
+def decode_access_log(message: bytes) -> AccessLogBatch:
+    """Turn one `ExportLogsServiceRequest` into exchanges that ended.
+
+    Raises:
+        UnreadableMessageError: the bytes are no such message.
+    """
+    try:
+        request = service.ExportLogsServiceRequest.FromString(message)
+    except DecodeError as error:
+        raise UnreadableMessageError from error
+    ended: list[ExchangeEnded] = []
+    unreadable = 0
+    for resource in request.resource_logs:
+        for scope in resource.scope_logs:
+            for record in scope.log_records:
+                try:
+                    ended.append(_ended(record))
+                except _UnreadableRecordError:
+                    unreadable += 1
+    return AccessLogBatch(tuple(ended), unreadable)
+
+
+def _ended(record: logs.LogRecord) -> ExchangeEnded:
+    values = {one.key: one.value.string_value for one in record.attributes}
+    known = {name: value for name, value in values.items() if value not in {"", "-"}}
+    metadata = _metadata(known)
+    refused = metadata.get("verdict") in {"refused", "failed"}
+    return ExchangeEnded(
+        request=_request(metadata),
+        status=min(_count(known, "status"), MAX_STATUS),
+        end=AnswerEnd.REFUSED if refused else _end(known),
+        tokens=_tokens(known),
+        response_model=_text(known.get("model")),
+        provider_request_id=_text(known.get("provider_request_id")),
+        received_bytes=_count(known, "received_bytes"),
+        sent_bytes=_count(known, "sent_bytes"),
+        is_event_stream=known.get("content_type", "").lower().startswith(_EVENT_STREAMS),
+        # The finer one only where the answer ended as it should.
+        latency_seconds=_seconds(known, "duration_us") or _count(known, "duration_ms") / 1000,
+        first_token_seconds=_seconds(known, "first_byte_us"),
+        output_seconds=_seconds(known, "output_us"),
+    )
+
+
+def _metadata(known: Mapping[str, str]) -> Mapping[str, object]:
+    try:
+        value: object = orjson.loads(known.get("egret", ""))
+    except orjson.JSONDecodeError:
+        raise _UnreadableRecordError from None
+    if not isinstance(value, dict):
+        raise _UnreadableRecordError
+    return cast("Mapping[str, object]", value)
+
+
+def _request(metadata: Mapping[str, object]) -> JudgedRequest:
+    return JudgedRequest(
+        request_id=_needed(metadata, "request_id"),
+        occurred_at=_moment(metadata),
+        key_id=_needed(metadata, "key_id"),
+        team_id=_needed(metadata, "team_id"),
+        organization_id=_needed(metadata, "organization_id"),
+        decision=_DECISIONS.get(metadata.get("verdict"), DecisionKind.DENY),
+        operation=_text(metadata.get("operation")),
+        provider=_text(metadata.get("provider")),
+        model=_text(metadata.get("model")),
+        is_streamed=metadata.get("streamed") == "true",
+        text_bytes=_whole(metadata.get("text_bytes")),
+        guardrails=_guardrails(metadata.get("guardrails")),
+    )
+
+
+_DECISIONS: Final[Mapping[object, DecisionKind]] = {
+    "allowed": DecisionKind.ALLOW,
+    "flagged": DecisionKind.ALLOW,
+    "redacted": DecisionKind.REDACT,
+}
+
+
+def _needed(metadata: Mapping[str, object], name: str) -> str:
+    text = _text(metadata.get(name))
+    if text is None:
+        raise _UnreadableRecordError
+    return text
+
+
+def _moment(metadata: Mapping[str, object]) -> datetime:
+    text = metadata.get("started_us")
+    if not isinstance(text, str) or not _COUNT.fullmatch(text):
+        raise _UnreadableRecordError
+    microseconds = int(text)
+    moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC)
+    return moment.replace(microsecond=microseconds % 1_000_000)
+
+
+def _guardrails(text: object) -> dict[str, str] | None:
+    """Read `name=verdict name=verdict`."""
+    if not isinstance(text, str):
+        return None
+    pairs = (pair.partition("=") for pair in text.split())
+    return {name: verdict for name, _, verdict in pairs} or None
+
+
+def _end(known: Mapping[str, str]) -> AnswerEnd:
+    flags = set(known.get("flags", "").split(","))
+    if flags & _ABORTED:
+        return AnswerEnd.CLIENT_ABORTED
+    return AnswerEnd.FAILED if flags - {""} else AnswerEnd.COMPLETED
+
+
+def _tokens(known: Mapping[str, str]) -> TokenCounts | None:
+    if known.get("method") != "POST":
+        return NO_TOKENS  # only what is posted makes a model work
+    if known.get("usage_status") != _COMPLETE:
+        return None
+    return TokenCounts(
+        input=_count(known, "input_tokens"),
+        output=_count(known, "output_tokens"),
+        cached_input=_count(known, "cached_input_tokens"),
+        cache_write_input=_count(known, "cache_write_input_tokens"),
+        reasoning=_count(known, "reasoning_tokens"),
+    )
+
+
+def _count(known: Mapping[str, str], name: str) -> int:
+    return _whole(known.get(name))
+
+
+def _seconds(known: Mapping[str, str], name: str) -> float | None:
+    text = known.get(name, "")
+    return int(text) / 1_000_000 if _COUNT.fullmatch(text) else None
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, str) or not _COUNT.fullmatch(value):
+        return 0
+    return min(int(value), MAX_COUNT)
+
+
+def _text(value: object) -> str | None:
+    """Return text fit for a database: no control characters, which PostgreSQL may refuse."""
+    if not isinstance(value, str) or not value:
+        return None
+    return _CONTROL.sub("", value)[:MAX_TEXT] or None

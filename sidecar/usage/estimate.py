@@ -1,0 +1,107 @@
+"""From the end of an exchange to what is kept of it; tokens are derived where nobody told them.
+
+An estimate is marked as one wherever it goes. It is there so that a budget sees something, not to
+write a bill with.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.domain.subject import Dialect, Operation
+from sidecar.domain.usage import (
+    NO_TOKENS,
+    AnswerEnd,
+    ExchangeEnded,
+    JudgedRequest,
+    TokenCounts,
+    UsageRecord,
+)
+
+BYTES_A_TOKEN: Final = 4
+"""Of plain text: English in the tokenizers of today's models has about four characters a token."""
+
+WHOLE_FRAME_BYTES: Final = 350
+"""What an answer in one JSON document has around its text: ids, role, finish reason, usage."""
+
+EVENT_BYTES: Final = {
+    Dialect.OPENAI.value: 225,
+    Dialect.AZURE_OPENAI.value: 225,
+    Dialect.ANTHROPIC.value: 120,
+    Dialect.BEDROCK.value: 200,
+}
+"""Bytes of one event of a stream with about one token in it, by whose API it is."""
+
+DEFAULT_EVENT_BYTES: Final = 225
+
+HTTP_ERRORS: Final = 400
+
+_WITHOUT_OUTPUT: Final = frozenset(
+    {Operation.EMBEDDINGS.value, Operation.SPEECH.value, Operation.IMAGE_GENERATION.value}
+)
+"""Numbers, sound and pictures: bytes say nothing about tokens."""
+
+_WITHOUT_TOKENS: Final = frozenset(
+    {
+        Operation.COUNT_TOKENS.value,
+        Operation.LIST_MODELS.value,
+        Operation.MODERATION.value,
+        Operation.STORED_RESPONSE.value,
+    }
+)
+
+
+def record_of(ended: ExchangeEnded) -> UsageRecord:
+    """Return what is kept of an exchange that ended."""
+    tokens, is_estimated = _tokens(ended)
+    return UsageRecord(
+        request=ended.request,
+        status=ended.status,
+        end=ended.end,
+        tokens=tokens,
+        is_estimated=is_estimated,
+        response_model=ended.response_model,
+        provider_request_id=ended.provider_request_id,
+        latency_seconds=ended.latency_seconds,
+        first_token_seconds=ended.first_token_seconds,
+    )
+
+
+def record_of_lost(request: JudgedRequest) -> UsageRecord:
+    """Return what is kept of a request that went to the provider and was never heard of again."""
+    return UsageRecord(
+        request=request,
+        status=0,
+        end=AnswerEnd.LOST,
+        tokens=TokenCounts(input=_input(request, received_bytes=0)),
+        is_estimated=True,
+    )
+
+
+def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
+    request = ended.request
+    if ended.end is AnswerEnd.REFUSED or request.operation in _WITHOUT_TOKENS:
+        return NO_TOKENS, False  # what was stored is shown again, with the counts it once had
+    if ended.tokens is not None:
+        return ended.tokens, False
+    if ended.end is AnswerEnd.COMPLETED and ended.status >= HTTP_ERRORS:
+        # The provider refused: an error is no completion, and is not billed as one.
+        return NO_TOKENS, False
+    counts = TokenCounts(
+        input=_input(request, received_bytes=ended.received_bytes), output=_output(ended)
+    )
+    return counts, True
+
+
+def _input(request: JudgedRequest, *, received_bytes: int) -> int:
+    return -(-(request.text_bytes or received_bytes) // BYTES_A_TOKEN)
+
+
+def _output(ended: ExchangeEnded) -> int:
+    request = ended.request
+    if request.operation in _WITHOUT_OUTPUT or ended.status >= HTTP_ERRORS:
+        return 0
+    if ended.is_event_stream:
+        event_bytes = EVENT_BYTES.get(request.provider or "", DEFAULT_EVENT_BYTES)
+        return ended.sent_bytes // event_bytes
+    return max(0, ended.sent_bytes - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN

@@ -1,0 +1,240 @@
+"""`egret price` and `egret usage` on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sidecar.domain.usage import AnswerEnd, TokenCounts
+from sidecar.storage.pool import open_pool
+from sidecar.storage.usage_store import PostgresUsage
+from tests.support.command_line import Egret
+from tests.support.postgres import Database
+from tests.support.usage import judged, record
+
+OWNERS = """
+INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
+INSERT INTO teams (id, organization_id, name) VALUES
+    ('team_1', 'org_1', 'search'), ('team_2', 'org_1', 'ads');
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
+    VALUES ('AAAAAAAAAAA1', sha256('secret'), 'team_1', 'laptop');
+"""
+NOW = datetime.now(UTC)
+HEADER = (
+    "requests|refused|failed|input tokens|cached input|output tokens|reasoning|cost usd"
+    "|estimated|unpriced"
+)
+
+
+@pytest.fixture
+def egret(database: Database) -> Egret:
+    return Egret(database.dsn)
+
+
+async def fill(database: Database) -> None:
+    """Add five requests: of two teams with names, and of one that is gone."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+    other = judged(3, team_id="team_2", key_id="BBBBBBBBBBB2", occurred_at=NOW, model=None)
+    gone = judged(5, team_id="team_9", organization_id="org_9", occurred_at=NOW)
+    async with open_pool(database.settings) as pool:
+        store = PostgresUsage(pool, database.settings, batch_seconds=20)
+        await store.add(
+            [
+                record(
+                    request=judged(1, occurred_at=NOW - timedelta(days=40)),
+                    tokens=TokenCounts(input=1),
+                ),
+                record(
+                    request=judged(2, occurred_at=NOW - timedelta(hours=2)),
+                    tokens=TokenCounts(1_000_000, 100_000, 200_000, 0, 50_000),
+                ),
+                record(request=other, response_model="nobody-knows", is_estimated=True),
+                record(
+                    request=judged(4, occurred_at=NOW),
+                    status=403,
+                    end=AnswerEnd.REFUSED,
+                    tokens=TokenCounts(),
+                    response_model=None,
+                ),
+                record(request=gone, status=502, tokens=TokenCounts(), response_model=None),
+            ],
+            await store.load_prices(),
+        )
+
+
+async def test_usage_is_reported_by_team_the_dearest_first(
+    database: Database, egret: Egret
+) -> None:
+    """Names where there are any, ids of what is gone; older than asked for stays out."""
+    price = ("price", "set", "gpt-4o*", "--input", "2.5", "--output-tokens", "10")
+    await asyncio.to_thread(egret, *price, "--cached-input", "1.25", "--from", "2020-01-01")
+    await fill(database)
+    ran = await asyncio.to_thread(egret, "usage", "report", "--since", "30d")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.lines == [
+        f"team|{HEADER}",
+        "acme/search|2|1|0|1,000,000|200,000|100,000|50,000|3.2500|0|0",
+        "acme/ads|1|0|0|100|0|20|0|0.0000|1|1",
+        "team_9|1|0|1|0|0|0|0|0.0000|0|0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        ("organization", ["acme", "org_9"]),
+        ("key", ["acme/search/laptop AAAAAAAAAAA1", "BBBBBBBBBBB2", "AAAAAAAAAAA1"]),
+        ("model", ["gpt-4o-2024-08-06", "nobody-knows", "(none)"]),
+    ],
+)
+async def test_usage_is_added_up_by_what_was_asked_for(
+    database: Database, egret: Egret, by: str, names: list[str]
+) -> None:
+    """With every field, and exact amounts, for programs."""
+    await fill(database)
+    ran = await asyncio.to_thread(egret, "usage", "report", "--by", by, "--output", "json")
+
+    assert [row[by] for row in ran.json] == names
+    assert sum(row["requests"] for row in ran.json) == 4
+    assert {row["cost_usd"] for row in ran.json} == {"0.000000000"}
+
+
+async def test_a_report_for_a_spreadsheet_has_a_head_line(
+    database: Database, egret: Egret
+) -> None:
+    """Plain numbers."""
+    await fill(database)
+    ran = await asyncio.to_thread(
+        egret, "usage", "report", "--since", "2020-01-01", "--output", "csv"
+    )
+
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert [row["team"] for row in rows] == ["acme/search", "acme/ads", "team_9"]
+    assert rows[0]["input_tokens"] == "1000001"
+    assert rows[0]["cost_usd"] == "0.000000000"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "begin"), [("png", b"\x89PNG\r\n"), ("svg", b"<?xml")], ids=["png", "svg"]
+)
+async def test_a_chart_is_drawn_beside_the_figures(
+    database: Database, egret: Egret, tmp_path: Path, suffix: str, begin: bytes
+) -> None:
+    """As picture or as drawing; the figures are printed all the same."""
+    await fill(database)
+    file = tmp_path / f"usage.{suffix}"
+    ran = await asyncio.to_thread(egret, "usage", "report", "--chart", str(file))
+
+    assert (ran.code, ran.err) == (0, f"drawn: {file}\n")
+    assert len(ran.lines) == 4
+    assert (await asyncio.to_thread(file.read_bytes)).startswith(begin)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--since", "soon"), 2, "error: --since: 'soon' is no time, write for example"),
+        (("--since", "1d", "--until", "2020-01-01"), 2, "error: --since is not before --until"),
+        (("--until", "never"), 2, "error: --until: never is no time"),
+        (("--chart", "usage.gif"), 2, "error: --chart: usage.gif is no .png or .svg"),
+        (("--chart", "/nowhere/usage.svg"), 1, "error: /nowhere/usage.svg cannot be written"),
+    ],
+)
+def test_what_cannot_be_reported_is_said_in_one_line(
+    egret: Egret, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    """With the option that is wrong."""
+    ran = egret("usage", "report", *arguments)
+
+    assert (ran.code, ran.err.startswith(said)) == (code, True), ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_prices_hold_from_their_date_on(egret: Egret) -> None:
+    """The list shows those that hold now; --all what was and what will be."""
+    for since, amount in (("2020-01-01", "5"), ("2021-01-01", "2.50"), ("2999-01-01", "1")):
+        options = ("--input", amount, "--output-tokens", "0.000001", "--from", since)
+        assert egret("price", "set", "gpt-4o", *options).code == 0
+
+    assert egret("price", "list").lines == [
+        "model|input|output|cached input|cache write|valid from",
+        "gpt-4o|2.5|0.000001|-|-|2021-01-01 00:00:00Z",
+    ]
+    assert [row["input"] for row in egret("price", "list", "--all", "-o", "json").json] == [
+        "1",
+        "2.5",
+        "5",
+    ]
+
+
+def test_a_price_of_the_same_date_is_replaced(egret: Egret) -> None:
+    """A typing error is set right by setting it again."""
+    for amount in ("25", "2.5"):
+        egret(
+            "price", "set", "m", "--input", amount, "--output-tokens", "1", "--from", "2020-01-01"
+        )
+
+    assert [row["input"] for row in egret("price", "list", "--all", "-o", "json").json] == ["2.5"]
+
+
+@pytest.mark.parametrize("amount", ["-1", "much", "NaN", "Infinity", "0.0000001", "1e9"])
+def test_what_is_no_amount_is_refused(egret: Egret, amount: str) -> None:
+    """Before anything is written."""
+    ran = egret("price", "set", "m", f"--input={amount}", "--output-tokens", "1")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: --input: ")
+    assert egret("price", "list", "--all", "-o", "json").json == []
+
+
+def test_prices_of_a_file_are_set_together(egret: Egret, tmp_path: Path) -> None:
+    """CSV or JSON, the same prices."""
+    table, objects = tmp_path / "prices.csv", tmp_path / "prices.json"
+    table.write_text(
+        "model,input,output,cached_input,cache_write,valid_from\n"
+        "gpt-4o*,2.5,10,1.25,,2024-05-13\n"
+        "claude-*,3,15,0.3,3.75,2024-06-20T00:00:00Z\n"
+    )
+    objects.write_text(
+        '[{"model": "o1", "input": 15, "output": 60.1, "valid_from": "2024-12-17T00:00:00Z"}]'
+    )
+    assert egret("price", "import", str(table)).err == "2 prices set\n"
+    assert egret("price", "import", str(objects)).err == "1 prices set\n"
+
+    assert egret("price", "list").lines[1:] == [
+        "claude-*|3|15|0.3|3.75|2024-06-20 00:00:00Z",
+        "gpt-4o*|2.5|10|1.25|-|2024-05-13 00:00:00Z",
+        "o1|15|60.1|-|-|2024-12-17 00:00:00Z",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.csv", "", "no price in here"),
+        ("p.csv", "model,input,output\nm,1,x\n,1,1\n", "line 2: output: "),
+        ("p.csv", "model,input,output,colour\nm,1,1,red\n", "colour: Extra inputs"),
+        ("p.csv", "model,input,output\nm,1,1,1\n", "line 2: more: "),
+        ("p.json", "{}", "not a JSON array"),
+        ("p.json", "[1]", "row 1 is not an object"),
+        ("p.json", "[", "line 1: "),
+    ],
+)
+def test_a_file_with_a_fault_sets_nothing(
+    egret: Egret, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    """Every faulty row is named."""
+    file = tmp_path / name
+    file.write_text(text)
+    ran = egret("price", "import", str(file))
+
+    assert ran.code == 1
+    assert said in ran.err
+    assert egret("price", "list", "--all", "-o", "json").json == []

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
+from sidecar.storage.pool import open_pool
+from sidecar.storage.usage_store import PostgresUsage
+from sidecar.usage.prices import Price, PriceList
+from tests.integration.test_storage_roles import logged_in
+from tests.support.postgres import Database
+from tests.support.usage import MOMENT, judged, record
+
+PRICES = PriceList(
+    [Price(model="gpt-4o*", valid_from=MOMENT, input=Decimal("2.5"), output=Decimal(10))]
+)
+SUMS = (
+    "began_at, model, requests, refused, failed, estimated, unpriced, input_tokens,"
+    " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd"
+)
+
+
+@pytest.fixture
+async def store(database: Database) -> AsyncIterator[PostgresUsage]:
+    """As the login of a worker, which may do nothing else."""
+    async with logged_in(database, "egret_sidecar") as settings, open_pool(settings) as pool:
+        yield PostgresUsage(pool, settings, batch_seconds=20)
+
+
+async def rows(database: Database, query: str) -> list[tuple[object, ...]]:
+    async with database.server.connect(database.name) as connection:
+        return [tuple(row) for row in await connection.fetch(query)]
+
+
+async def test_a_record_is_kept_with_all_that_is_known_of_it(
+    database: Database, store: PostgresUsage
+) -> None:
+    """Every field that a record has, in its own column."""
+    kept = record(
+        request=judged(
+            decision=DecisionKind.REDACT, guardrails={"pii": "redact"}, is_streamed=True
+        ),
+        tokens=TokenCounts(
+            input=1000, output=300, cached_input=200, cache_write_input=100, reasoning=50
+        ),
+        is_estimated=True,
+        provider_request_id="req_1",
+    )
+    assert await store.add([kept], PRICES) == 1
+
+    async with database.server.connect(database.name) as connection:
+        row = await connection.fetchrow("SELECT * FROM usage")
+    assert dict(row or {}) == {
+        "occurred_at": MOMENT,
+        "request_id": "request-1",
+        "key_id": "AAAAAAAAAAA1",
+        "team_id": "team_1",
+        "organization_id": "org_1",
+        "operation": "chat",
+        "provider": "openai",
+        "request_model": "gpt-4o",
+        "response_model": "gpt-4o-2024-08-06",
+        "status": 200,
+        "decision": "redact",
+        "guardrails": '{"pii": "redact"}',
+        "input_tokens": 1000,
+        "cached_input_tokens": 200,
+        "cache_write_tokens": 100,
+        "output_tokens": 300,
+        "reasoning_tokens": 50,
+        "is_estimated": True,
+        "cost_usd": Decimal("0.005500000"),
+        "latency_ms": 250.0,
+        "first_token_ms": 125.0,
+        "ended": "completed",
+        "is_streamed": True,
+        "provider_request_id": "req_1",
+    }
+
+
+async def test_a_record_counts_once_however_often_it_comes(
+    database: Database, store: PostgresUsage
+) -> None:
+    """Twice in a batch, in two batches, and in two batches at once."""
+    assert await store.add([record(1), record(1), record(2)], PRICES) == 2
+    assert await store.add([record(1), record(2), record(3)], PRICES) == 1
+
+    for table in ("usage_by_hour", "usage_by_day"):
+        assert await rows(database, f"SELECT sum(requests), sum(input_tokens) FROM {table}") == [  # noqa: S608
+            (3, 300)
+        ]
+
+
+async def test_sums_are_kept_by_hour_and_day(database: Database, store: PostgresUsage) -> None:
+    """Refused and failed requests count, and have no model of their own."""
+    later = judged(3, occurred_at=MOMENT + timedelta(hours=1))
+    await store.add(
+        [
+            record(1, tokens=TokenCounts(8, 4, 2, 1, 3), is_estimated=True),
+            record(
+                2, status=403, end=AnswerEnd.REFUSED, tokens=TokenCounts(), response_model=None
+            ),
+            record(request=later, status=502, tokens=TokenCounts(), response_model=None),
+            record(request=replace(later, request_id="request-4"), response_model="unknown-model"),
+        ],
+        PRICES,
+    )
+
+    hour = datetime(2026, 11, 25, 9, tzinfo=UTC)
+    cost = Decimal("0.000060000")
+    assert await rows(database, f"SELECT {SUMS} FROM usage_by_hour ORDER BY 1, 2") == [  # noqa: S608
+        (hour, "", 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, Decimal(0)),
+        (hour, "gpt-4o-2024-08-06", 1, 0, 0, 1, 0, 8, 2, 1, 4, 3, cost),
+        (hour + timedelta(hours=1), "", 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, Decimal(0)),
+        (
+            hour + timedelta(hours=1),
+            *("unknown-model", 1, 0, 0, 0, 0, 100, 0, 0, 20, 0, Decimal("0.000450000")),
+        ),
+    ]
+    assert await rows(
+        database, "SELECT began_at, sum(requests)::int FROM usage_by_day GROUP BY 1"
+    ) == [(datetime(2026, 11, 25, tzinfo=UTC), 4)]
+
+
+async def test_what_has_no_price_is_counted_as_such(
+    database: Database, store: PostgresUsage
+) -> None:
+    """A report must not look complete when it is not."""
+    nameless = judged(1, model="nobody-knows")
+    await store.add([record(request=nameless, response_model=None)], PRICES)
+
+    assert await rows(database, "SELECT cost_usd, ended FROM usage") == [(None, "completed")]
+    assert await rows(database, "SELECT unpriced, cost_usd FROM usage_by_day") == [(1, Decimal(0))]
+
+
+async def test_what_was_taken_for_lost_and_turns_up_counts_once(
+    database: Database, store: PostgresUsage
+) -> None:
+    """The guess makes room, in the sums as well; a guess never replaces what is known."""
+    lost = record(1, end=AnswerEnd.LOST, status=0, is_estimated=True, tokens=TokenCounts(input=7))
+    assert await store.add([lost], PRICES) == 1
+    assert await store.add([record(1)], PRICES) == 1
+    assert await store.add([lost], PRICES) == 0
+    assert await store.add([replace(lost, request=judged(2)), record(2)], PRICES) == 1
+
+    assert await rows(database, "SELECT request_id, ended, input_tokens FROM usage") == [
+        ("request-1", "completed", 100),
+        ("request-2", "completed", 100),
+    ]
+    assert await rows(
+        database,
+        "SELECT sum(requests), sum(estimated), sum(failed), sum(input_tokens) FROM usage_by_hour",
+    ) == [(2, 0, 0, 200)]
+
+
+async def test_the_store_tells_of_which_requests_it_knows_nothing(store: PostgresUsage) -> None:
+    """By time and id together."""
+    await store.add([record(1)], PRICES)
+    other_time = judged(1, occurred_at=MOMENT + timedelta(microseconds=1))
+
+    assert await store.unknown([judged(1), judged(2), other_time]) == [judged(2), other_time]
+
+
+async def test_nobody_but_its_owner_can_write_sums(database: Database) -> None:
+    """They come from usage alone."""
+    for group in ("egret_sidecar", "egret_admin"):
+        async with logged_in(database, group) as settings, open_pool(settings) as pool:
+            for change in ("DELETE FROM usage_by_day", "UPDATE usage_by_hour SET requests = 0"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await pool.execute(change)
+
+
+async def test_old_months_are_dropped_and_their_sums_stay(
+    database: Database, store: PostgresUsage
+) -> None:
+    """Dropping a partition takes no time; what a report needs is in the sums."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "CREATE TABLE usage_2020_01 PARTITION OF usage"
+            " FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')"
+        )
+    await store.add([record(request=judged(occurred_at=datetime(2020, 1, 5, tzinfo=UTC)))], PRICES)
+    async with database.server.connect(database.name) as connection:
+        await connection.execute("SET ROLE egret_admin")
+        dropped = await connection.fetchval("SELECT egret_drop_usage(12)")
+
+    assert dropped == ["usage_2020_01"]
+    assert await rows(database, "SELECT count(*) FROM usage") == [(0,)]
+    assert await rows(database, "SELECT sum(requests) FROM usage_by_day") == [(1,)]

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.storage.spool_files import (
+    MAGIC,
+    MAX_RECORD_BYTES,
+    Kind,
+    Segment,
+    SpoolFolder,
+    SpoolFullError,
+    SpoolLimits,
+    frame,
+    read_piece,
+)
+
+LIMITS = SpoolLimits(max_bytes=10_000_000)
+ONE, TWO, THREE = b"one", b"two" * 1000, b""
+
+
+def read_all(path: Path, *, max_records: int = 2) -> tuple[list[bytes], int]:
+    """Return all payloads of a file, and how many bytes are damaged."""
+    size = path.stat().st_size
+    payloads: list[bytes] = []
+    position, damaged = 0, 0
+    while position < size:
+        piece = read_piece(path, start=position, stop=size, max_records=max_records)
+        assert piece.end > position
+        payloads += piece.payloads
+        position, damaged = piece.end, damaged + piece.damaged_bytes
+    return payloads, damaged
+
+
+def folder(root: Path, name: str = "worker-0", limits: SpoolLimits = LIMITS) -> SpoolFolder:
+    return SpoolFolder(root, name, limits)
+
+
+def only(spool: SpoolFolder) -> Segment:
+    (segment,) = spool.segments
+    return segment
+
+
+def test_what_was_appended_is_read_back_in_order(tmp_path: Path) -> None:
+    """Records of any size, empty ones too, and longer than what is read at once."""
+    spool = folder(tmp_path)
+    long = b"x" * (MAX_RECORD_BYTES - 1)
+    spool.append(Kind.ENDED, [ONE, TWO])
+    spool.append(Kind.ENDED, [THREE, long, ONE])
+
+    assert read_all(only(spool).path) == ([ONE, TWO, THREE, long, ONE], 0)
+    spool.close()
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=6), st.data())
+def test_a_tail_that_is_cut_off_anywhere_costs_what_was_cut_off_only(
+    tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], data: st.DataObject
+) -> None:
+    """A process dies, or the power goes, in the middle of a write."""
+    raw = MAGIC + b"".join(map(frame, payloads))
+    cut = data.draw(st.integers(0, len(raw) - 1))
+    path = tmp_path_factory.mktemp("spool") / "ended-1.spool"
+    path.write_bytes(raw[:cut])
+
+    found, damaged = read_all(path)
+    whole = [
+        p
+        for i, p in enumerate(payloads)
+        if len(MAGIC + b"".join(map(frame, payloads[: i + 1]))) <= cut
+    ]
+    assert found == whole
+    sound = len(MAGIC) + sum(len(frame(payload)) for payload in whole)
+    assert damaged == (cut - sound if cut > len(MAGIC) else cut if cut < len(MAGIC) else 0)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=6), st.data())
+def test_a_record_that_was_altered_is_never_believed(
+    tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], data: st.DataObject
+) -> None:
+    """One bit is enough; what came before it is read all the same."""
+    raw = bytearray(MAGIC + b"".join(map(frame, payloads)))
+    position = data.draw(st.integers(0, len(raw) - 1))
+    raw[position] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("spool") / "ended-1.spool"
+    path.write_bytes(raw)
+
+    found, damaged = read_all(path)
+    assert found == payloads[: len(found)]
+    assert len(found) < len(payloads)
+    assert damaged > 0
+
+
+def test_a_spool_at_its_bound_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
+    """All or nothing of what is appended together."""
+    spool = folder(tmp_path, limits=SpoolLimits(max_bytes=100))
+    spool.append(Kind.ENDED, [b"x" * 50])
+    with pytest.raises(SpoolFullError):
+        spool.append(Kind.ENDED, [ONE, b"x" * 50])
+
+    assert read_all(only(spool).path) == ([b"x" * 50], 0)
+    spool.close()
+
+
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_a_full_disk_leaves_no_half_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """What is written after it, once there is room, would be lost behind it."""
+    spool = folder(tmp_path)
+    spool.append(Kind.ENDED, [ONE])
+    real = os.write
+
+    def half(descriptor: int, raw: memoryview) -> int:
+        if len(raw) > 4:
+            return real(descriptor, raw[:4])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, half if call == "write" else full)
+        with pytest.raises(SpoolFullError, match="No space left on device"):
+            spool.append(Kind.ENDED, [TWO])
+    spool.append(Kind.ENDED, [THREE])
+
+    assert read_all(only(spool).path) == ([ONE, THREE], 0)
+    spool.close()
+
+
+def test_a_folder_is_one_processes_own_until_it_ends(tmp_path: Path) -> None:
+    """Another one that looks for what the dead left behind finds nothing to take."""
+    first, second = folder(tmp_path, "worker-0-1"), folder(tmp_path, "worker-0-2")
+    first.append(Kind.ENDED, [ONE])
+
+    assert second.adopt() == 0
+    first.close()
+    assert second.adopt() == 1
+    assert second.adopt() == 0
+    assert read_all(only(second).path) == ([ONE], 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["worker-0-2"]
+    second.close()
+
+
+def _die_with_records(root: Path) -> None:
+    spool = folder(root, "worker-1-9")
+    spool.append(Kind.ENDED, [ONE, TWO])
+    spool.append(Kind.JUDGED, [THREE])
+    os._exit(9)
+
+
+def test_what_a_killed_process_had_written_is_adopted(tmp_path: Path) -> None:
+    """The kernel lets go of its lock, however it dies."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_die_with_records, args=(tmp_path,)
+    )
+    process.start()
+    process.join(30)
+    spool = folder(tmp_path)
+
+    assert (process.exitcode, spool.adopt()) == (9, 1)
+    assert {segment.kind: read_all(segment.path)[0] for segment in spool.segments} == {
+        Kind.ENDED: [ONE, TWO],
+        Kind.JUDGED: [THREE],
+    }
+    spool.close()
+
+
+def test_files_of_a_later_version_stay_where_they_are(tmp_path: Path) -> None:
+    """Whoever can read them will come for them."""
+    gone = folder(tmp_path, "worker-0-1")
+    (gone.path / "summary-00000001.spool").write_bytes(b"egret-spool-2\n")
+    gone.close()
+    spool = folder(tmp_path, "worker-0-2")
+
+    assert spool.adopt() == 0
+    assert (tmp_path / "worker-0-1" / "summary-00000001.spool").exists()
+    spool.close()
+
+
+def test_a_long_file_is_followed_by_another_and_a_read_one_goes(tmp_path: Path) -> None:
+    """So that room is given back while it is still written to."""
+    spool = folder(tmp_path, limits=SpoolLimits(max_bytes=10_000, segment_bytes=60))
+    for _ in range(3):
+        spool.append(Kind.ENDED, [b"x" * 30])
+    first, second = spool.segments
+    assert (spool.is_sealed(first), spool.is_sealed(second)) == (True, False)
+
+    spool.remove(first)
+    assert spool.segments == [second]
+    assert [path.name for path in spool.path.glob("*.spool")] == [second.path.name]
+    spool.close()
+    assert spool.path.exists()
+
+
+def test_an_empty_folder_goes_when_its_process_ends(tmp_path: Path) -> None:
+    """Nothing is left behind."""
+    spool = folder(tmp_path)
+    spool.append(Kind.ENDED, [ONE])
+    spool.seal(Kind.ENDED)
+    spool.remove(only(spool))
+    spool.close()
+
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.usage import NO_TOKENS, AnswerEnd, ExchangeEnded, TokenCounts, UsageRecord
+from sidecar.usage.estimate import record_of, record_of_lost
+from tests.support.usage import ended, judged
+
+
+def test_what_the_provider_counted_is_kept_as_it_is() -> None:
+    """With all that is known of the request and its answer."""
+    assert record_of(ended(provider_request_id="req_1")) == UsageRecord(
+        request=judged(),
+        status=200,
+        end=AnswerEnd.COMPLETED,
+        tokens=TokenCounts(input=100, output=20),
+        is_estimated=False,
+        response_model="gpt-4o-2024-08-06",
+        provider_request_id="req_1",
+        latency_seconds=0.25,
+        first_token_seconds=0.125,
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "tokens"),
+    [
+        pytest.param(
+            ended(tokens=None, sent_bytes=2250, is_event_stream=True, received_bytes=401),
+            TokenCounts(input=101, output=10),
+            id="an OpenAI stream: an event a token",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                sent_bytes=1200,
+                is_event_stream=True,
+                request=judged(provider="anthropic", text_bytes=400),
+            ),
+            TokenCounts(input=100, output=10),
+            id="an Anthropic stream, and a body that was read",
+        ),
+        pytest.param(
+            ended(tokens=None, sent_bytes=750, received_bytes=4),
+            TokenCounts(input=1, output=100),
+            id="a whole answer",
+        ),
+        pytest.param(
+            ended(tokens=None, sent_bytes=10, received_bytes=4),
+            TokenCounts(input=1, output=0),
+            id="an answer that is shorter than what is around its text",
+        ),
+        pytest.param(
+            ended(tokens=None, sent_bytes=0, received_bytes=40, end=AnswerEnd.CLIENT_ABORTED),
+            TokenCounts(input=10, output=0),
+            id="the client left before the answer",
+        ),
+        pytest.param(
+            ended(tokens=None, status=502, sent_bytes=900, received_bytes=8, end=AnswerEnd.FAILED),
+            TokenCounts(input=2, output=0),
+            id="the provider broke off: what it took in may be on the bill",
+        ),
+        pytest.param(
+            ended(tokens=None, sent_bytes=900, request=judged(operation="embeddings")),
+            TokenCounts(),
+            id="embeddings have no output",
+        ),
+    ],
+)
+def test_what_nobody_counted_is_estimated_and_marked(
+    end: ExchangeEnded, tokens: TokenCounts
+) -> None:
+    """From what was delivered."""
+    record = record_of(end)
+
+    assert (record.tokens, record.is_estimated) == (tokens, True)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(ended(tokens=None, status=429), id="the provider refused"),
+        pytest.param(ended(tokens=None, status=403, end=AnswerEnd.REFUSED), id="we refused"),
+        pytest.param(
+            ended(tokens=None, request=judged(operation="count_tokens")), id="tokens were counted"
+        ),
+        pytest.param(
+            ended(tokens=None, request=judged(operation="list_models")), id="models were listed"
+        ),
+    ],
+)
+def test_what_uses_no_tokens_is_known_to(end: ExchangeEnded) -> None:
+    """That is no estimate."""
+    record = record_of(end)
+
+    assert (record.tokens, record.is_estimated) == (NO_TOKENS, False)
+
+
+def test_a_lost_request_is_estimated_by_what_it_said() -> None:
+    """Nobody knows what came back."""
+    record = record_of_lost(judged(text_bytes=40))
+
+    assert (record.end, record.tokens) == (AnswerEnd.LOST, TokenCounts(input=10))
+    assert record.is_estimated

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.domain.usage import NO_TOKENS, TokenCounts
+from sidecar.usage.prices import Price, PriceList
+from tests.support.usage import MOMENT, judged, record
+
+LATER = MOMENT + timedelta(days=1)
+
+
+def price(model: str, input_price: int = 1, **changes: object) -> Price:
+    made = Price(model=model, valid_from=MOMENT, input=Decimal(input_price), output=Decimal(10))
+    return replace(made, **changes)  # type: ignore[arg-type] # as the test says
+
+
+def test_every_kind_of_token_has_its_own_price() -> None:
+    """A million of each, in dollars."""
+    full = price("*", cached_input=Decimal("0.1"), cache_write_input=Decimal("1.25"))
+    million = 1_000_000
+    tokens = TokenCounts(
+        input=4 * million, output=million, cached_input=2 * million, cache_write_input=million
+    )
+
+    assert full.cost_of(tokens) == 1 + Decimal("0.2") + Decimal("1.25") + Decimal(10)
+
+
+def test_cached_input_costs_as_other_input_unless_it_has_a_price() -> None:
+    """Nothing is free for want of a number."""
+    tokens = TokenCounts(input=1_000_000, cached_input=300_000, cache_write_input=200_000)
+
+    assert price("*").cost_of(tokens) == 1
+
+
+@given(
+    st.builds(
+        TokenCounts,
+        input=st.integers(0, 10**9),
+        output=st.integers(0, 10**9),
+        cached_input=st.integers(0, 10**9),
+        cache_write_input=st.integers(0, 10**9),
+    )
+)
+def test_no_count_makes_a_cost_negative(tokens: TokenCounts) -> None:
+    """A provider may say that more was cached than there was."""
+    assert price("*", cached_input=Decimal(0)).cost_of(tokens) >= 0
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        ("gpt-4o", "gpt-4o"),
+        ("gpt-4o-2024-08-06", "gpt-4o-*"),
+        ("gpt-4.1", "gpt-4*"),
+        ("gpt-5", "gpt-*"),
+        ("claude", "*"),
+        ("[x]", "[x]"),
+    ],
+)
+def test_the_glob_that_says_most_about_a_model_counts(model: str, found: str) -> None:
+    """Whatever the order they were set in."""
+    globs = ["*", "gpt-*", "gpt-4*", "gpt-4o-*", "gpt-4o", "[x]"]
+    for order in (globs, globs[::-1]):
+        chosen = PriceList([price(glob) for glob in order]).price_of(model, at=LATER)
+        assert chosen is not None
+        assert chosen.model == found
+
+
+def test_a_price_is_valid_from_its_date_until_the_next() -> None:
+    """To the microsecond; before the first there is none."""
+    prices = PriceList([price("m", 1), price("m", 2, valid_from=LATER)])
+    tick = timedelta(microseconds=1)
+
+    found = [prices.price_of("m", at=at) for at in (MOMENT - tick, MOMENT, LATER - tick, LATER)]
+    assert [one and one.input for one in found] == [None, 1, 1, 2]
+
+
+def test_a_newer_glob_does_not_hide_an_older_name() -> None:
+    """What is said of a model by name counts until something newer is said by name."""
+    prices = PriceList([price("gpt-4o", 1), price("gpt-*", 2, valid_from=LATER)])
+    found = prices.price_of("gpt-4o", at=LATER)
+
+    assert found is not None
+    assert found.input == 1
+
+
+def test_the_model_that_answered_is_paid_for_else_the_one_asked_for() -> None:
+    """Where neither has a price, nobody knows; where nothing was used, nothing is owed."""
+    prices = PriceList([price("big", 1_000_000, output=Decimal(0)), price("small")])
+    one = TokenCounts(input=1)
+
+    def cost(asked: str | None, answered: str | None, tokens: TokenCounts = one) -> Decimal | None:
+        return prices.cost_of(
+            record(request=judged(model=asked), response_model=answered, tokens=tokens)
+        )
+
+    assert cost("small", "big") == 1
+    assert cost("big", "big-2027-01-01") == 1
+    assert cost("big", None) == 1
+    assert cost(None, "other") is None
+    assert cost(None, None, NO_TOKENS) == 0
