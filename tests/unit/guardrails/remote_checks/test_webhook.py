@@ -13,10 +13,10 @@ from aiohttp import web
 
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.policy import Stage
-from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
+from sidecar.domain.remote_guardrails import RemoteCare, RemoteEndpoint, WebhookSettings
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteRequest
+from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteFault, RemoteRequest
 from sidecar.guardrails.remote_checks.http import HttpClient
 from sidecar.guardrails.remote_checks.webhook import WebhookChecks, read_answer, request_body
 from tests.support.fixed_resolver import FixedResolver
@@ -166,6 +166,44 @@ async def test_a_response_that_is_no_answer_is_an_error(case: str) -> None:
         with pytest.raises(RemoteCheckError) as raised:
             await ask(server, "text")
     assert raised.value.error_type == error_type
+
+
+@pytest.mark.parametrize(
+    ("status", "fault", "asked"),
+    [
+        (503, RemoteFault.TRANSIENT, 2),
+        (502, RemoteFault.TRANSIENT, 2),
+        (500, RemoteFault.SERVER, 1),
+        (429, RemoteFault.SERVER, 1),
+        (404, RemoteFault.ANSWER, 1),
+    ],
+)
+async def test_a_status_says_whose_fault_it_is(
+    status: int, fault: RemoteFault, asked: int
+) -> None:
+    """Asked again only where the server has taken nothing up."""
+    async with webhook_server(responding(status=status)) as server:
+        with pytest.raises(RemoteCheckError) as raised:
+            await ask(server, "text")
+    assert (raised.value.error_type, raised.value.fault) == (f"status_{status}", fault)
+    assert len(server.paths) == asked
+
+
+async def test_a_name_that_does_not_resolve_is_an_error() -> None:
+    """Told apart from a server that is down."""
+    async with remote_checks() as checks:
+        with pytest.raises(RemoteCheckError, match="name_resolution"):
+            await checks.check(request_to("http://nobody.invalid/", "text"))
+
+
+async def test_an_answer_is_kept_where_the_policy_says_so() -> None:
+    """The second of two equal questions asks nobody."""
+    async with webhook_server(saying({"verdict": "block"})) as server, remote_checks() as checks:
+        care = RemoteCare(cache_seconds=60.0)
+        request = asking(WebhookSettings(RemoteEndpoint(server.url), care), "text")
+        answers = [await checks.check(request) for _ in range(2)]
+    assert answers == [RemoteAnswer("block")] * 2
+    assert len(server.paths) == 1
 
 
 async def test_a_redirect_is_not_followed() -> None:
