@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Never
+from typing import Final, Never, Protocol
 
 from sidecar.guardrails.compilation import CompiledPolicies, VersionedDocument
 from sidecar.guardrails.slices import Steps
 from sidecar.guardrails.snapshot import PolicySnapshot, snapshot_steps
 from sidecar.storage.postgres_policies import (
     PolicyStoreUnavailableError,
-    PostgresPolicyStore,
     StoredPolicy,
 )
 from sidecar.telemetry.logs import get_logger
@@ -33,12 +32,22 @@ HOLD_SECONDS: Final = 0.001
 Compile = Callable[[Sequence[VersionedDocument]], Awaitable[CompiledPolicies]]
 
 
+class PolicyStore(Protocol):
+    """Where policies come from."""
+
+    async def load_policies(self) -> tuple[StoredPolicy, ...]:
+        """Return the version in force of every policy.
+
+        Raises:
+            PolicyStoreUnavailableError: they could not be read.
+        """
+        ...
+
+
 class PolicyReloader:
     """Keeps `snapshot` up to date; `None` until policies could be loaded once."""
 
-    def __init__(
-        self, store: PostgresPolicyStore, *, compile_policies: Compile, metrics: Metrics
-    ) -> None:
+    def __init__(self, store: PolicyStore, *, compile_policies: Compile, metrics: Metrics) -> None:
         self._store = store
         self._compile = compile_policies
         self._metrics = metrics
