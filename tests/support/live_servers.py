@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import tempfile
@@ -54,7 +55,7 @@ class LiveServer:
         """End it without a farewell."""
         processes = self._processes()
         self._signal(signal.SIGKILL)
-        psutil.wait_procs(processes[1:], timeout=10)
+        await asyncio.to_thread(psutil.wait_procs, processes[1:], timeout=10)
         assert self._child is not None
         await self._child.ended()
 
