@@ -25,6 +25,7 @@ from rich.progress import Progress
 from loadtest.figures import percentile
 from loadtest.key_hit_rate import hit_rate
 from loadtest.key_stack import (
+    BUDGETS,
     KeyServers,
     bench_caches,
     import_bench_keys,
@@ -253,6 +254,7 @@ async def _child(
             **inherited_environment(),
             "EGRET_POSTGRES__DSN": servers.worker_dsn,
             "EGRET_VALKEY__URL": servers.valkey_url,
+            **BUDGETS,
             "EGRET_CACHE__L2_SECRET": secret.get_secret_value(),
             "EGRET_CACHE__MAX_KEYS": str(max_keys),
         },

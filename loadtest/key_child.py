@@ -72,8 +72,13 @@ def _say(line: str) -> None:
 
 
 async def _lines_into(ids: asyncio.Queue[str]) -> None:
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        ids.put_nowait(line.strip())
+    # Not in a thread: one that waits for a line would keep a process alive whose job has failed.
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    while line := await lines.readline():
+        ids.put_nowait(line.decode("ascii").strip())
     ids.put_nowait("")
 
 

@@ -36,6 +36,17 @@ OWNER: Final = "bench"
 TEAMS: Final = 100
 SEED: Final = 20_240_229
 LISTENING_SECONDS: Final = 10.0
+_PATIENCE: Final = 20.0
+"""Of every operation: a machine that does something else as well is slow, not away."""
+BUDGETS: Final = dict.fromkeys(
+    (
+        "EGRET_POSTGRES__ACQUIRE_SECONDS",
+        "EGRET_POSTGRES__QUERY_SECONDS",
+        "EGRET_VALKEY__OPERATION_SECONDS",
+    ),
+    str(_PATIENCE),
+)
+"""The same, for a process of its own."""
 _WORKER: Final = "bench_worker"
 # Not the one by which a listener finds out every few seconds whether its connection is alive.
 _STATEMENTS: Final = """
@@ -67,9 +78,10 @@ class KeyServers:
         if max_keys is not None:
             cache = cache.model_copy(update={"max_keys": max_keys})
         return Settings(
-            postgres=PostgresSettings(dsn=SecretStr(self.worker_dsn)),
-            # A server that is busy with something else is slow, not away.
-            valkey=ValkeySettings(url=SecretStr(self.valkey_url), operation_seconds=5),
+            postgres=PostgresSettings(
+                dsn=SecretStr(self.worker_dsn), acquire_seconds=_PATIENCE, query_seconds=_PATIENCE
+            ),
+            valkey=ValkeySettings(url=SecretStr(self.valkey_url), operation_seconds=_PATIENCE),
             cache=cache,
         )
 

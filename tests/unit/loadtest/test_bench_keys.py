@@ -109,6 +109,36 @@ async def test_a_child_that_dies_is_told_of_and_not_waited_for() -> None:
     await process.wait()
 
 
+FAILING_JOB = """
+import asyncio
+from loadtest.key_child import _lines_into
+
+async def main():
+    ids = asyncio.Queue()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_lines_into(ids))
+        raise ValueError(await ids.get())
+
+asyncio.run(main())
+"""
+
+
+async def test_a_child_whose_job_fails_ends_though_it_could_be_told_more() -> None:
+    """The bench hears of it instead of waiting for ever."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FAILING_JOB,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    child = _Child(process)
+    child.tell("first")
+    with pytest.raises(ChildProcessError):
+        await child.answer()
+    assert process.stderr is not None
+    assert b"ValueError: first" in await process.stderr.read()
+    assert await process.wait() == 1
+
+
 def test_the_table_shows_what_was_measured_and_leaves_out_what_was_not() -> None:
     """A quick run holds no 100,000 keys."""
     figures: Figures = {"keys": 50_000, "l1_hit_p99_us": 1.234, "import_s": 4.0}
