@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final, Never, Protocol
 
 from sidecar.guardrails.compilation import CompiledPolicies, VersionedDocument
@@ -29,7 +29,19 @@ REFRESH_SECONDS: Final = 30.0
 HOLD_SECONDS: Final = 0.001
 """How long building a snapshot keeps the event loop before exchanges have their turn."""
 
-Compile = Callable[[Sequence[VersionedDocument]], Awaitable[CompiledPolicies]]
+
+class Compile(Protocol):
+    """Reads and compiles policies elsewhere."""
+
+    def __call__(
+        self, documents: Sequence[VersionedDocument], *, gives_way: bool
+    ) -> Awaitable[CompiledPolicies]:
+        """Return them compiled; while requests are served, it gives way to those.
+
+        Raises:
+            CompileError: they cannot be read or compiled.
+        """
+        ...
 
 
 class PolicyStore(Protocol):
@@ -101,7 +113,10 @@ class PolicyReloader:
 
     async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:
         began_at = time.monotonic()
-        compiled = await self._compile([(row.document, row.version) for row in stored])
+        compiled = await self._compile(
+            [(row.document, row.version) for row in stored],
+            gives_way=self._snapshot is not None,
+        )
         # What requests asked of the old policies they will ask of the new ones.
         bindings = () if self._snapshot is None else self._snapshot.bindings
         steps = snapshot_steps(compiled, prepared_for=bindings)

@@ -30,7 +30,12 @@ MAX_CPU_SECONDS: Final = 120
 what was applied can be compiled on a slower machine."""
 
 COMPILE_SECONDS: Final = 600.0
-"""Wall clock for the compiling process, whose own CPU limit is lower; it gives way to others."""
+"""Wall clock for the compiling process, whose CPU limit is lower; it may give way to others."""
+
+NICENESS: Final = 5
+"""Of a process that compiles while requests are served, since every worker of a host does so at
+the same time; but a policy must come into force on a busy host as well: this still is a third of
+an equal share."""
 
 VersionedDocument = tuple[str, int]
 """The text of one policy that was checked when it was applied, and its version."""
@@ -69,9 +74,12 @@ def compile_database(policies: Sequence[Policy]) -> bytes:
 
 
 async def compile_in_subprocess(
-    documents: Sequence[VersionedDocument], *, cpu_seconds: int = MAX_CPU_SECONDS
+    documents: Sequence[VersionedDocument],
+    *,
+    cpu_seconds: int = MAX_CPU_SECONDS,
+    gives_way: bool = False,
 ) -> CompiledPolicies:
-    """Read and compile *documents* without holding up this process.
+    """Read and compile *documents* without holding up this process, or others if it *gives_way*.
 
     A fresh interpreter, not a fork: gRPC's threads do not survive one.
 
@@ -83,6 +91,7 @@ async def compile_in_subprocess(
         "-m",
         "sidecar.guardrails.compile_process",
         str(cpu_seconds),
+        str(NICENESS if gives_way else 0),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

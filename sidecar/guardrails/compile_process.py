@@ -13,18 +13,16 @@ from sidecar.guardrails.database import CompileError
 from sidecar.guardrails.policy_document import PolicyDocumentError, parse_policies
 
 MAX_COMPILE_BYTES: Final = 2 * 1024**3
-NICENESS: Final = 5
-"""Requests come first, since every worker of a host compiles at the same time; but a policy must
-come into force on a busy host as well: with 5 it still gets a third of an equal share."""
 
 
 def main() -> None:
     """Read documents as JSON from standard input; exit with 1 or 2 where nothing comes of them.
 
-    The one argument is the CPU time allowed, in seconds.
+    The arguments are the CPU time allowed, in seconds, and how far to give way to others.
     """
-    os.nice(NICENESS)
-    limit(int(sys.argv[1]))
+    cpu_seconds, niceness = (int(one) for one in sys.argv[1:])
+    os.nice(niceness)
+    limit(cpu_seconds)
     try:
         policies = [
             policy

@@ -90,7 +90,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_policies_that_do_not_compile_leave_the_last_good_ones_in_force(
     world: World,
 ) -> None:
@@ -113,7 +113,7 @@ async def test_policies_that_do_not_compile_leave_the_last_good_ones_in_force(
     assert b"PRJ" not in world.log.getvalue()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_a_new_snapshot_is_ready_for_what_the_old_one_was_asked(world: World) -> None:
     """The first request after a change does not pay for it."""
     binding = PolicyBinding(key="p")
@@ -128,7 +128,7 @@ async def test_a_new_snapshot_is_ready_for_what_the_old_one_was_asked(world: Wor
     assert after.effective(binding) is not judged
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_a_store_that_is_away_is_asked_again(world: World) -> None:
     """After a while, and at once where a change is heard of."""
     async with world.running():
