@@ -21,6 +21,9 @@ LARGE_BYTES: Final = 10 * 1024 * 1024
 METADATA_URL: Final = "http://169.254.169.254/latest/meta-data/"
 _JSON: Final = {"content-type": "application/json"}
 _BOMB: Final = gzip.compress(bytes(LARGE_BYTES))
+_LARGE_MESSAGE: Final = guardrail.CheckResponse(
+    verdict=guardrail.VERDICT_PASS, message="x" * LARGE_BYTES
+).SerializeToString()
 
 
 @dataclass
@@ -112,7 +115,6 @@ async def _trickle(request: web.Request) -> web.StreamResponse:
 
 
 async def _grpc_answer(_: guardrail.CheckRequest, call: Call) -> guardrail.CheckResponse | bytes:
-    large = guardrail.CheckResponse(verdict=guardrail.VERDICT_PASS, message="x" * LARGE_BYTES)
     match dict(call.invocation_metadata() or ())["fault"]:
         case "slow":
             await asyncio.sleep(60)
@@ -121,9 +123,9 @@ async def _grpc_answer(_: guardrail.CheckRequest, call: Call) -> guardrail.Check
             return b"<html>\xff"
         case "large":
             call.disable_next_message_compression()
-            return large
+            return _LARGE_MESSAGE
         case "bomb":
-            return large
+            return _LARGE_MESSAGE
         case "broken":
             await call.abort(grpc.StatusCode.INTERNAL, "no")
             raise AssertionError
