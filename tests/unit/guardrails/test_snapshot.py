@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from loadtest.many_rules import many_rules
 from sidecar.domain.local_guardrails import DeniedPattern, DeniedPatternsSettings
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.principal import PolicyBinding
@@ -107,6 +108,13 @@ async def test_the_compiling_process_tells_a_failure(text: str, words: str) -> N
     with pytest.raises(CompileError, match=words) as raised:
         await compile_in_subprocess([(text, 1)])
     assert "secret" not in str(raised.value)
+
+
+async def test_the_compiling_process_is_allowed_so_much_cpu_time() -> None:
+    """It ends by itself, and what it was at is told by its kind."""
+    text = many_rules(500, name="many")
+    with pytest.raises(CompileError, match="more CPU time to compile than is allowed"):
+        await compile_in_subprocess([(text, 1)], cpu_seconds=1)
 
 
 async def test_policies_without_expressions_need_no_database() -> None:
