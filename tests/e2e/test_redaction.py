@@ -116,7 +116,50 @@ ANTHROPIC = {
     "metadata": message("Go on.", metadata={"user_id": HERE}),
 }
 
+RESPONSES: Final = "/v1/responses"
+AZURE: Final = "/openai/deployments/gpt-eu/chat/completions?api-version=2024-10-21"
+GEMINI: Final = "/v1beta/models/gemini-mock:generateContent"
+CONVERSE: Final = "/model/anthropic.claude-mock-v1%3A0/converse"
+
+
+def item(**fields: object) -> dict[str, object]:
+    """Return a response asked for with one item of input."""
+    return {"model": "gpt-4o", "input": [fields]}
+
+
+def contents(**part: object) -> dict[str, object]:
+    """Return a request of Gemini's with one part."""
+    return {"contents": [{"role": "user", "parts": [part]}]}
+
+
+def block(**fields: object) -> dict[str, object]:
+    """Return a request of Bedrock's with one block."""
+    return {"messages": [{"role": "user", "content": [fields]}]}
+
+
+OTHERS = [
+    (RESPONSES, {"model": "gpt-4o", "input": HERE, "instructions": HERE}, "responses, input"),
+    (RESPONSES, item(role="user", content=[{"type": "input_text", "text": HERE}]), "responses"),
+    (RESPONSES, item(type="function_call_output", call_id="c", output=HERE), "responses, tool"),
+    (AZURE, chat(HERE), "azure"),
+    (GEMINI, contents(text=HERE), "gemini, part"),
+    (GEMINI, contents(functionCall={"name": "f", "args": {"to": [HERE]}}), "gemini, arguments"),
+    (
+        GEMINI,
+        {**contents(text="Go on."), "system_instruction": {"parts": [{"text": HERE}]}},
+        "gemini, system",
+    ),
+    (CONVERSE, block(text=HERE), "bedrock, block"),
+    (
+        CONVERSE,
+        block(toolUse={"toolUseId": "t", "name": "f", "input": {HERE: HERE}}),
+        "bedrock, tool input",
+    ),
+    (CONVERSE, {**block(text="Go on."), "system": [{"text": HERE}]}, "bedrock, system"),
+]
+
 PLACES = [
+    *(pytest.param(path, body, id=name) for path, body, name in OTHERS),
     *(pytest.param(CHAT, body, id=f"openai, {name}") for name, body in OPENAI.items()),
     pytest.param(COMPLETIONS, {"model": "gpt-4o", "prompt": HERE}, id="openai, prompt"),
     pytest.param(

@@ -1,0 +1,237 @@
+"""Google's client, Azure's and OpenAI's newer API, unchanged, over TLS; Bedrock by hand."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx2
+import openai
+import pytest
+from google import genai
+from google.genai import errors, types
+
+from tests.support.stack import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+TEXT = "Write a haiku about herons."
+SECRET_TEXT = "Tell me about Bluebird."
+BLOCKED = "Blocked by guardrail 'words'. It contains: DENIED_TERM."
+WORDS = "The mock model was given 27 characters."
+BAD_KEY = "egk_AAAAAAAAAAAA_" + 49 * "A"
+GEMINI: Final = "gemini-mock"
+CONVERSE: Final = "/model/anthropic.claude-mock-v1%3A0/converse"
+BLOCKS: Final = {"messages": [{"role": "user", "content": [{"text": TEXT}]}]}
+CLIENTS_OWN = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+
+
+def _tls(stack: Stack) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(stack.facts.ca_file)))
+
+
+@asynccontextmanager
+async def _google(stack: Stack, key: str) -> AsyncIterator[Any]:
+    async with _tls(stack) as https:
+        options = types.HttpOptions(base_url=stack.facts.https_url, httpx_async_client=https)
+        client = genai.Client(api_key=key, http_options=options)
+        yield client.aio.models
+        client.close()
+
+
+def _openai(stack: Stack, key: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=f"{stack.facts.https_url}/v1", api_key=key, http_client=_tls(stack), max_retries=0
+    )
+
+
+def _azure(stack: Stack, key: str) -> openai.AsyncAzureOpenAI:
+    return openai.AsyncAzureOpenAI(
+        azure_endpoint=stack.facts.https_url,
+        api_key=key,
+        api_version="2024-10-21",
+        http_client=_tls(stack),
+        max_retries=0,
+    )
+
+
+async def _credentials_received(stack: Stack) -> list[dict[str, str]]:
+    """Return the credential headers of each request that reached a provider."""
+    return [
+        {name: value for name, value in one.headers if name in CLIENTS_OWN}
+        for one in await stack.received()
+    ]
+
+
+async def test_google_generates_streams_counts_embeds_and_lists(stack: Stack) -> None:
+    """Every operation of its client; the provider sees Envoy's key alone, where it wants it."""
+    key = stack.keys["block"]
+    async with stack.counting(5) as counted, _google(stack, key) as google:
+        whole = await google.generate_content(model=GEMINI, contents=TEXT)
+        stream = await google.generate_content_stream(model=GEMINI, contents=TEXT)
+        pieces = [chunk.text async for chunk in stream]
+        tokens = await google.count_tokens(model=GEMINI, contents=TEXT)
+        vectors = await google.embed_content(model="gemini-embedding-001", contents=["a", "b"])
+        names = [model.name async for model in await google.list()]
+    assert whole.text == "".join(pieces) == WORDS
+    assert (len(pieces), tokens.total_tokens, len(vectors.embeddings)) == (7, 7, 2)
+    assert f"models/{GEMINI}" in names
+    assert counted.outcomes == {
+        ("allowed", "generate_content", "none"): 2,
+        ("allowed", "count_tokens", "none"): 1,
+        ("allowed", "embeddings", "none"): 1,
+        ("allowed", "list_models", "none"): 1,
+    }
+    credentials = await _credentials_received(stack)
+    assert [set(one) for one in credentials] == [{"x-goog-api-key"}] * 5
+    assert not [one for one in credentials if key in one.values()]
+
+
+async def test_google_raises_its_own_errors(stack: Stack) -> None:
+    """A bad key, a blocked prompt, a model that is not allowed, a guardrail that is away."""
+    narrow = (await stack.new_key("block", allowed_models=(GEMINI,))).reveal()
+    asked = [
+        (BAD_KEY, GEMINI, TEXT, 401, "UNAUTHENTICATED", "This API key is not valid."),
+        (narrow, GEMINI, SECRET_TEXT, 400, "INVALID_ARGUMENT", BLOCKED),
+        (
+            *(narrow, "gemini-other", TEXT, 403, "PERMISSION_DENIED"),
+            "This API key may not use the requested model.",
+        ),
+    ]
+    for key, model, text, code, status, said in asked:
+        async with _google(stack, key) as google:
+            with pytest.raises(errors.ClientError) as raised:
+                await google.generate_content(model=model, contents=text)
+            assert (raised.value.code, raised.value.status) == (code, status)
+            assert raised.value.message == said
+            stream = await google.generate_content_stream(model=model, contents=text)
+            with pytest.raises(errors.ClientError):
+                await anext(stream)
+    async with _google(stack, stack.keys["hook-error-block"]) as google:
+        with pytest.raises(errors.ServerError) as away:
+            await google.generate_content(model=GEMINI, contents=TEXT)
+    assert (away.value.code, away.value.status) == (503, "UNAVAILABLE")
+    assert await stack.received_count() == 0
+
+
+@pytest.mark.parametrize("query", ["key=AIza-of-somebody", "alt=sse&key=AIza"])
+async def test_a_key_in_the_query_reaches_no_provider(stack: Stack, query: str) -> None:
+    """As older clients of Google's send it: refused beside a good key in a header as well."""
+    for key in (stack.keys["free"], None):
+        answer = await stack.post(
+            {"contents": []}, path=f"/v1beta/models/{GEMINI}:generateContent?{query}", key=key
+        )
+        assert answer.status == 401
+        assert answer.json["error"]["details"][0]["reason"] == "CREDENTIAL_IN_QUERY"
+    assert await stack.received_count() == 0
+
+
+async def test_openai_responds_whole_and_in_typed_events(stack: Stack) -> None:
+    """The Responses API, its count of tokens and its stored responses."""
+    async with stack.counting(5) as counted, _openai(stack, stack.keys["block"]) as client:
+        whole = await client.responses.create(model="gpt-4o", input=TEXT)
+        async with client.responses.stream(model="gpt-4o", input=TEXT) as stream:
+            final = await stream.get_final_response()
+        counts = await client.responses.input_tokens.count(model="gpt-4o", input=TEXT)
+        again = await client.responses.retrieve(whole.id)
+        await client.responses.delete(whole.id)
+    assert whole.output_text == final.output_text == WORDS
+    assert (counts.input_tokens, again.id) == (7, whole.id)
+    assert counted.outcomes == {
+        ("allowed", "chat", "none"): 2,
+        ("allowed", "count_tokens", "none"): 1,
+        ("allowed", "stored_response", "none"): 2,
+    }
+
+
+async def test_openai_moderates_and_draws(stack: Stack) -> None:
+    """Both are read as text; what a picture shows is the answer's affair."""
+    async with _openai(stack, stack.keys["block"]) as client:
+        moderated = await client.moderations.create(input=["a", "b"])
+        drawn = await client.images.generate(prompt=TEXT, model="gpt-image-1")
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.images.generate(prompt=SECRET_TEXT, model="gpt-image-1")
+    assert (len(moderated.results), drawn.data is not None) == (2, True)
+    assert refused.value.code == "content_blocked"
+
+
+async def test_a_response_is_redacted_and_blocked_like_a_chat(stack: Stack) -> None:
+    """Byte for byte in its own shape; refused in OpenAI's words."""
+    mail = "Write to bob.builder@example.com."
+    async with _openai(stack, stack.keys["redact"]) as client:
+        await client.responses.create(model="gpt-4o", input=mail)
+    (received,) = await stack.received()
+    assert json.loads(received.body)["input"] == "Write to [EMAIL_1]."
+    async with _openai(stack, stack.keys["block"]) as client:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.responses.create(model="gpt-4o", input=SECRET_TEXT)
+    assert (refused.value.code, BLOCKED in refused.value.message) == ("content_blocked", True)
+
+
+async def test_azures_client_is_judged_by_its_deployment(stack: Stack) -> None:
+    """The key is in `api-key` on both sides, and is another one behind Envoy."""
+    narrow = (await stack.new_key("block", allowed_models=("gpt-eu*",))).reveal()
+    prompt: Any = [{"role": "user", "content": TEXT}]
+    async with stack.counting(2) as counted, _azure(stack, narrow) as client:
+        answer = await client.chat.completions.create(model="gpt-eu-1", messages=prompt)
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            await client.chat.completions.create(model="gpt-us-1", messages=prompt)
+    assert answer.choices[0].message.content == WORDS
+    assert (refused.value.code, refused.value.param) == ("model_not_allowed", "model")
+    assert counted.outcomes == {
+        ("allowed", "chat", "none"): 1,
+        ("refused", "chat", "model_not_allowed"): 1,
+    }
+    (received,) = await stack.received()
+    assert received.path == "/openai/deployments/gpt-eu-1/chat/completions?api-version=2024-10-21"
+    (credentials,) = await _credentials_received(stack)
+    assert set(credentials) == {"api-key"}
+    assert narrow not in credentials.values()
+
+
+async def test_azures_versioned_paths_take_the_model_from_the_body(stack: Stack) -> None:
+    """OpenAI's own client with another base URL, as Azure documents it."""
+    narrow = (await stack.new_key("block", allowed_models=("gpt-eu*",))).reveal()
+    async with _openai(stack, narrow) as client:
+        client.base_url = f"{stack.facts.https_url}/openai/v1/"
+        response = await client.responses.create(model="gpt-eu-1", input=TEXT)
+        with pytest.raises(openai.PermissionDeniedError):
+            await client.responses.create(model="gpt-us-1", input=TEXT)
+    assert response.output_text == WORDS
+    (received,) = await stack.received()
+    assert received.path == "/openai/v1/responses"
+
+
+async def test_bedrock_converses_whole_and_streamed(stack: Stack) -> None:
+    """With an API key as bearer; the framed stream goes through untouched."""
+    whole = await stack.post(BLOCKS, path=CONVERSE, key="block")
+    assert whole.json["output"]["message"]["content"] == [{"text": WORDS}]
+    streamed = await stack.post(BLOCKS, path=f"{CONVERSE}-stream", key="block")
+    assert streamed.headers["content-type"] == "application/vnd.amazon.eventstream"
+    assert streamed.body.count(b"contentBlockDelta") == 7
+    credentials = await _credentials_received(stack)
+    assert [set(one) for one in credentials] == [{"authorization"}] * 2
+    assert not [one for one in credentials if stack.keys["block"] in str(one)]
+
+
+async def test_bedrock_refusals_have_their_type_in_a_header(stack: Stack) -> None:
+    """Where AWS's clients look for it; the id's colon is read before the model is judged."""
+    narrow = (await stack.new_key("block", allowed_models=("*-v1:0",))).reveal()
+    secret = {"messages": [{"role": "user", "content": [{"text": SECRET_TEXT}]}]}
+    other = CONVERSE.replace("v1", "v2")
+    asked = [
+        (BAD_KEY, CONVERSE, BLOCKS, 401, "UnrecognizedClientException"),
+        (narrow, CONVERSE, secret, 400, "ValidationException"),
+        (narrow, other, BLOCKS, 403, "AccessDeniedException"),
+        ("hook-error-block", CONVERSE, BLOCKS, 503, "ServiceUnavailableException"),
+    ]
+    for key, path, body, status, kind in asked:
+        answer = await stack.post(body, path=path, key=key)
+        assert (answer.status, answer.headers["x-amzn-errortype"]) == (status, kind)
+        assert set(answer.json) == {"message"}
+    assert await stack.received_count() == 0
+    good = await stack.post(BLOCKS, path=CONVERSE, key=narrow)
+    assert good.status == 200
