@@ -35,7 +35,7 @@ def read(pieces: Iterable[Piece], chosen: Collection[Reading]) -> Steps[list[Pie
     found: list[Piece] = []
     for piece in pieces:
         for reading in chosen:
-            if reading.may_help(piece.content):
+            if reading.applies(piece.content):
                 found += yield from reading.read(piece)
                 yield
     return found

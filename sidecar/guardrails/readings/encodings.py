@@ -14,7 +14,6 @@ from sidecar.guardrails.text_views import Piece, View
 MIN_RUN: Final = 20
 """Characters; 15 bytes in base64, shorter than any key."""
 
-_HEX_RUN: Final = r"\b(?:[0-9A-Fa-f]{2}[ :]?){12}"
 # In one line, or broken into lines as mail is (RFC 2045 section 6.8).
 _BASE64: Final = compile_re2(
     Expression(
@@ -22,7 +21,7 @@ _BASE64: Final = compile_re2(
         r"(?:\r?\n[0-9A-Za-z+/_-]{1,19})?={0,2}"
     )
 )
-_HEX: Final = compile_re2(Expression(rf"{_HEX_RUN}(?:[0-9A-Fa-f]{{2}}[ :]?)*"))
+_HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
 """What is read of bytes that are no text as a whole: a few in front would hide the rest."""
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -66,8 +65,7 @@ def _from_one(run: bytes) -> Steps[bytes | None]:
 
 
 def _from_hex(run: bytes) -> Steps[bytes | None]:
-    compact = run.translate(None, b" :").decode("ascii")
-    compact = compact[: len(compact) // 2 * 2]
+    compact = run.decode("ascii")
     texts: list[bytes] = []
     for start in range(0, len(compact), SLICE_BYTES):
         if start:
@@ -91,4 +89,6 @@ def _is_utf8(decoded: bytes) -> bool:
     return True
 
 
-ENCODINGS: Final = Reading(_read, trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}|{_HEX_RUN}"))
+ENCODINGS: Final = Reading(
+    _read, lambda _: True, trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+)

@@ -10,7 +10,7 @@ from sidecar.guardrails.readings.reading import Reading
 from sidecar.guardrails.slices import Steps
 from sidecar.guardrails.text_views import Piece, View
 
-_SIGNS: Final = tuple(bytes((sign,)) for sign in b"01345789@$!|")
+_SIGN: Final = re.compile(rb"[0134578@$!|]")
 _LETTER: Final = re.compile(rb"[A-Za-z]")
 _TABLES: Final = tuple(  # a one is an i or an l
     bytes.maketrans(b"0345789@$1!|", b"oeastbgas" + letter * 3) for letter in (b"i", b"l")
@@ -33,4 +33,4 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
     return tuple(found)
 
 
-LEET: Final = Reading(_read, signs=_SIGNS)
+LEET: Final = Reading(_read, lambda content: _SIGN.search(content) is not None)

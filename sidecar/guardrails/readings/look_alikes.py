@@ -16,7 +16,7 @@ from typing import Final
 from sidecar.guardrails.database import SEPARATOR
 from sidecar.guardrails.origins import Chunked, Table
 from sidecar.guardrails.readings.reading import Reading, Through
-from sidecar.guardrails.rules.rule import Expression
+from sidecar.guardrails.rules.rule import Expression, compile_re2
 from sidecar.guardrails.slices import Steps
 from sidecar.guardrails.text_views import CHUNK_CHARACTERS, Piece, View
 
@@ -78,9 +78,11 @@ _FOREIGN: Final = (
     r"(?:\xc4\xb1|[\xc9\xca\xcc-\xd6][\x80-\xbf]|\xe1[\x8e\x8f\xb4][\x80-\xbf]"
     r"|\xea[\x93\x9c][\x80-\xbf]|\xe2\x80[\x90-\x95]|\xe2\x88\x92)"
 )
-_TRIGGER: Final = (
-    rf"[0-9A-Za-z]{_FOREIGN}|{_FOREIGN}[0-9A-Za-z]"
-    r"|(?:(?:\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9]|\xe0[\xa5\xa7][\xa6-\xaf])[ -]?){4}"
+_LIKELY: Final = compile_re2(
+    Expression(
+        rf"[0-9A-Za-z]{_FOREIGN}|{_FOREIGN}[0-9A-Za-z]"
+        r"|(?:(?:\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9]|\xe0[\xa5\xa7][\xa6-\xaf])[ -]?){4}"
+    )
 )
 
 
@@ -120,4 +122,8 @@ def _table(text: str) -> Table:
     )
 
 
-LOOK_ALIKES: Final = Reading(_read, trigger=Expression(_TRIGGER))
+def _applies(content: bytes) -> bool:
+    return not content.isascii() and _LIKELY.search(content) is not None
+
+
+LOOK_ALIKES: Final = Reading(_read, _applies)

@@ -24,18 +24,14 @@ SLICE_RUNS: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way to read. `trigger` tells, in the one pass over the texts, where it is worth it.
+    """One way to read. `trigger` tells, in the one pass over the texts, where it may be worth it.
 
-    `signs` are bytes of which the text must have one, for a reading without a trigger.
+    `applies` looks closer, at one text, and is the only one to tell for a reading without trigger.
     """
 
     read: Callable[[Piece], Steps[tuple[Piece, ...]]]
+    applies: Callable[[bytes], bool]
     trigger: Expression | None = None
-    signs: tuple[bytes, ...] = ()
-
-    def may_help(self, content: bytes) -> bool:
-        """Tell whether *content* has a sign, where one is needed."""
-        return not self.signs or any(sign in content for sign in self.signs)
 
 
 class Runs:
