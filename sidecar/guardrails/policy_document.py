@@ -34,6 +34,7 @@ DEFAULT_POLICY_NAME: Final = "default"
 SUPPORTED_TYPES: Final = frozenset(
     {
         "secrets", "pii", "denied_patterns", "denied_terms", "code", "toxicity", "max_input",
+        "max_tokens",
         "webhook", "grpc", "moderation", "presidio", "llm_judge",
     }
 )  # fmt: skip

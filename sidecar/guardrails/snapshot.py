@@ -29,6 +29,7 @@ from sidecar.guardrails.rules.catalogue import (
 from sidecar.guardrails.rules.numbering import load_numbering_plans
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps, run_to_end
+from sidecar.guardrails.whole_text.max_tokens import load_vocabulary
 
 __all__ = [
     "CompileError",
@@ -181,6 +182,7 @@ def snapshot_steps(
         CompileError: an expression cannot be compiled, or the database is of other policies.
     """
     load_numbering_plans()
+    load_vocabulary()
     policies = policies_with_default(compiled.policies)
     yield from _compile_searches(policies)
     expressions = yield from expressions_in_turn(policies)

@@ -15,6 +15,7 @@ from sidecar.domain.local_guardrails import (
 from sidecar.domain.policy import GuardrailSettings
 from sidecar.guardrails.whole_text.check import WholeTextCheck
 from sidecar.guardrails.whole_text.max_input import MaxInputCheck
+from sidecar.guardrails.whole_text.max_tokens import MaxTokensCheck
 
 
 def whole_text_check(settings: GuardrailSettings) -> WholeTextCheck | None:
@@ -28,7 +29,9 @@ def _check(settings: WholeTextSettings) -> WholeTextCheck | None:
     match settings:
         case MaxInputSettings(max_characters=max_characters):
             return MaxInputCheck(max_characters)
-        case PromptInjectionSettings() | LanguageSettings() | MaxTokensSettings():
+        case MaxTokensSettings(max_tokens=most):
+            return MaxTokensCheck(most)
+        case PromptInjectionSettings() | LanguageSettings():
             return None  # refused when a policy is read: SUPPORTED_TYPES
         case _:
             assert_never(settings)
