@@ -24,7 +24,7 @@ from sidecar.guardrails.rules.catalogue import is_remote, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
 from sidecar.guardrails.seams import Seam, seams
 from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
-from sidecar.guardrails.slices import Steps, run_to_end
+from sidecar.guardrails.slices import SLICE_FINDINGS, Steps, run_to_end
 from sidecar.guardrails.span_search import spans
 from sidecar.guardrails.text_views import Piece, pieces_of
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
@@ -32,7 +32,7 @@ from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
 Outcomes = tuple[Outcome, ...]
 
-MAX_FINDINGS: Final = 5_000
+MAX_FINDINGS: Final = 2_000
 """Findings of one guardrail in one request; of more, each text with one counts as found."""
 
 
@@ -89,8 +89,10 @@ class _RuleCheck:
             found = yield from spans(rule, texts.pieces, texts.ends, first_end=first_end)
             rank, type_ = rule.rank, rule.type
             located += [(part, start, end, rank, type_, name) for part, start, end in found]
-        if len(located) > MAX_FINDINGS:
-            located = _whole_parts(located, texts, name)
+            if len(located) > MAX_FINDINGS:
+                located = _whole_parts(located, texts, name)
+            if len(located) > SLICE_FINDINGS:
+                yield
         return Found((yield from disjoint_findings(located)))
 
 
@@ -231,11 +233,11 @@ class LocalScan:
 
 
 def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Located]:
-    """Return the parts with a finding as a whole, each named by its first."""
-    kinds = {one[0]: (one[3], one[4]) for one in sorted(located, reverse=True)}
-    return [
-        (part, 0, len(texts.parts[part].content), *kinds[part], name) for part in sorted(kinds)
-    ]
+    """Return the parts with a finding as a whole, each named by what stands highest in it."""
+    kinds: dict[int, tuple[int, str]] = {}
+    for part, _, _, rank, type_, _ in located:
+        kinds[part] = min(kinds.get(part, (rank, type_)), (rank, type_))
+    return [(part, 0, len(texts.parts[part].content), *kind, name) for part, kind in kinds.items()]
 
 
 def _judged(check: _Check, texts: _Texts) -> Steps[Outcome]:

@@ -48,6 +48,10 @@ class Table(Origin):
         return (self._original_ends[first - 1] if first else 0), self._original_ends[last]
 
 
+MAX_TABLES: Final = 64
+"""Chunks whose way back is kept: rules go through a text in order."""
+
+
 class Chunked(Origin):
     """A reading made chunk by chunk, of which only those with findings are looked at closely."""
 
@@ -79,6 +83,8 @@ class Chunked(Origin):
         original_start = self._original_ends[chunk - 1] if chunk else 0
         table = self._tables.get(chunk)
         if table is None:
+            if len(self._tables) >= MAX_TABLES:
+                self._tables.clear()
             original = self._original[original_start : self._original_ends[chunk]].decode()
             table = self._tables[chunk] = self._table(original)
         begin, stop = table.span(start - changed_start, end - changed_start)

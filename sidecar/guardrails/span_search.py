@@ -14,6 +14,12 @@ from sidecar.guardrails.text_views import Piece, View
 WINDOW_BYTES: Final = 262_144
 """A longer text is searched in windows of so many bytes, some 0.3 ms each."""
 
+MAX_FOUND: Final = 2_000
+"""Findings of one rule in one scan; beyond it the rest of the text counts as found."""
+
+SLICE_ORIGINS: Final = 4
+"""Findings led back to the original's bytes between two interruptions."""
+
 BYTES_A_CANDIDATE: Final = 64
 """Every so many bytes of one candidate count as one more."""
 
@@ -41,14 +47,15 @@ def spans(
 
 def _search(rule: Rule, piece: Piece, left: int, found: list[PartSpan]) -> Steps[int]:
     """Add what *rule* finds in *piece* to *found*; return how many candidates that took."""
-    tried = 0
+    tried, begin = 0, len(found)
     part, locate = piece.part, rule.locate
     for index, batch in enumerate(candidates(rule, piece.content)):
         if index:
             yield
         tried += len(batch) if locate is None else sum(map(_weight, batch))
-        if tried > left:
-            found.append((part, 0, piece.length))
+        if tried > left or len(found) > MAX_FOUND:
+            found[begin:] = [(part, 0, piece.length)]
+            tried = max(tried, left)
             break
         located = batch
         if locate is not None:
@@ -58,8 +65,16 @@ def _search(rule: Rule, piece: Piece, left: int, found: list[PartSpan]) -> Steps
         if piece.origin is SAME:
             found += [(part, start, end) for start, end in located]
         else:
-            found += [(part, *piece.origin.span(start, end)) for start, end in located]
+            yield from _led_back(piece, located, found)
     return tried
+
+
+def _led_back(piece: Piece, located: Iterable[Span], found: list[PartSpan]) -> Steps[None]:
+    """Add where *located* comes from; the first finding in each chunk of a text takes 0.2 ms."""
+    for count, (start, end) in enumerate(located, 1):
+        found.append((piece.part, *piece.origin.span(start, end)))
+        if not count % SLICE_ORIGINS:
+            yield
 
 
 def candidates(rule: Rule, content: bytes) -> Iterator[list[Span]]:

@@ -81,7 +81,7 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
     plains: list[bytes] = []
     foldeds: list[bytes] = []
     is_plain = True
-    for index, chunks in enumerate(_decoded(content)):
+    for index, chunks in enumerate(chunks_of(content)):
         if index:
             yield
         for chunk in chunks:
@@ -111,7 +111,7 @@ def fold(text: str) -> str:
     return plain(text).casefold()
 
 
-def _decoded(content: bytes) -> Iterator[list[str]]:
+def chunks_of(content: bytes) -> Iterator[list[str]]:
     """Yield chunks of the text, a slice's worth at a time; nothing composes over their ends."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     rest = ""

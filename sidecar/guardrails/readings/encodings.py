@@ -6,7 +6,7 @@ import base64
 import re
 from typing import Final
 
-from sidecar.guardrails.readings.reading import SLICE_RUNS, Reading, Runs
+from sidecar.guardrails.readings.reading import Reading, Runs, matches
 from sidecar.guardrails.rules.rule import Expression, compile_re2
 from sidecar.guardrails.slices import SLICE_BYTES, Steps
 from sidecar.guardrails.text_views import Piece, View
@@ -24,6 +24,11 @@ _BASE64: Final = compile_re2(
 _HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
 """What is read of bytes that are no text as a whole: a few in front would hide the rest."""
+_LEAST: Final = 32
+"""Runs have no more bytes than that at least."""
+SLICE_DECODED: Final = 64
+"""Runs decoded between two interruptions, at some 5 µs each."""
+
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
@@ -32,11 +37,11 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
     content = piece.content
     runs = Runs(content)
     for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
-        for count, match in enumerate(expression.finditer(content), 1):
-            text = yield from decode(match[0])
-            if text is not None:
+        for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
+            text = None if match is None else (yield from decode(match[0]))
+            if match is not None and text is not None:
                 runs.add(text + b"\n", *match.span())
-            if not count % SLICE_RUNS:
+            if match is None or not count % SLICE_DECODED:
                 yield
     return (runs.as_piece(piece, View.DECODED),) if runs else ()
 

@@ -6,7 +6,7 @@ import html
 import re
 from typing import Final
 
-from sidecar.guardrails.readings.reading import SLICE_RUNS, Reading, Runs
+from sidecar.guardrails.readings.reading import Reading, Runs, matches
 from sidecar.guardrails.slices import Steps
 from sidecar.guardrails.text_views import Piece, View
 
@@ -17,6 +17,7 @@ _ESCAPES: Final = re.compile(
     rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))"
 )
 
+_MAX_ESCAPE: Final = 16
 _SIGNS: Final = (
     re.compile(rb"%[0-9A-Fa-f]{2}"),
     re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};"),
@@ -26,12 +27,13 @@ _SIGNS: Final = (
 
 def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
     runs = Runs(piece.content)
-    for count, match in enumerate(_ESCAPES.finditer(piece.content), 1):
+    for match in matches(_ESCAPES, piece.content, least=_MAX_ESCAPE):
+        if match is None:
+            yield
+            continue
         start, end = match.span()
         runs.add_up_to(start)
         runs.add(_characters(match[0]), start, end)
-        if not count % SLICE_RUNS:
-            yield
     if not runs:
         return ()
     runs.add_rest()

@@ -8,7 +8,6 @@ it says what it says.
 
 from __future__ import annotations
 
-import re
 import sys
 import unicodedata
 from typing import Final
@@ -18,7 +17,7 @@ from sidecar.guardrails.origins import Chunked, Table
 from sidecar.guardrails.readings.reading import Reading, Through
 from sidecar.guardrails.rules.rule import Expression, compile_re2
 from sidecar.guardrails.slices import Steps
-from sidecar.guardrails.text_views import CHUNK_CHARACTERS, Piece, View
+from sidecar.guardrails.text_views import Piece, View, chunks_of
 
 _LATIN: Final = {
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420": "ABEKMHOP",  # Cyrillic
@@ -64,11 +63,6 @@ _TABLE: Final = (
     | _DIGITS
     | _MARKS
 )
-_ONE: Final = "".join(re.escape(chr(code)) for code in _TABLE)
-_FOREIGN_DIGITS: Final = "".join(map(chr, _DIGITS))
-_MIXED: Final = re.compile(
-    f"[{_ONE}](?:[0-9A-Za-z]|(?<=[0-9A-Za-z].)|[ -]?(?:[{_FOREIGN_DIGITS}][ -]?){{3}})"
-)
 SLICE_CHUNKS: Final = 16
 """Chunks read between two interruptions: a millisecond or less."""
 
@@ -88,15 +82,16 @@ _LIKELY: Final = compile_re2(
 
 def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
     """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
-    text = piece.content.decode()
-    chunks = [
-        text[start : start + CHUNK_CHARACTERS] for start in range(0, len(text), CHUNK_CHARACTERS)
-    ]
-    yield
+    chunks: list[str] = []
+    for some in chunks_of(piece.content):
+        chunks += some
+        yield
     wanted: set[int] = set()
+    before = ""
     for index, chunk in enumerate(chunks):
-        if not chunk.isascii() and _MIXED.search(chunk):
+        if not chunk.isascii() and _LIKELY.search((before + chunk).encode()):
             wanted |= {index - 1, index, index + 1}
+        before = chunk[-1:]
         if not index % SLICE_CHUNKS:
             yield
     if not wanted:
@@ -122,8 +117,4 @@ def _table(text: str) -> Table:
     )
 
 
-def _applies(content: bytes) -> bool:
-    return not content.isascii() and _LIKELY.search(content) is not None
-
-
-LOOK_ALIKES: Final = Reading(_read, _applies)
+LOOK_ALIKES: Final = Reading(_read, lambda content: not content.isascii())

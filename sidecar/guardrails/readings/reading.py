@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from typing_extensions import override
 
 from sidecar.guardrails.database import SEPARATOR
 from sidecar.guardrails.origins import ByteSpan, Origin
 from sidecar.guardrails.rules.rule import Expression
-from sidecar.guardrails.slices import Steps
+from sidecar.guardrails.slices import SLICE_BYTES, Steps
 from sidecar.guardrails.text_views import Piece, View
 
 REACH_BYTES: Final = 2_048
@@ -32,6 +32,35 @@ class Reading:
     read: Callable[[Piece], Steps[tuple[Piece, ...]]]
     applies: Callable[[bytes], bool]
     trigger: Expression | None = None
+
+
+def matches(
+    expression: Any, content: bytes, *, least: int, likely: Any = None
+) -> Iterator[Any | None]:
+    """Yield the matches of *expression*, and None wherever work may be interrupted.
+
+    *likely* finds wherever *expression* might, at a tenth of its cost.
+    It is searched in windows. What ends within *least* bytes of one is matched anew, without an
+    end; *least* bytes of a match are enough for the expression to match.
+    """
+    position, count = 0, 0
+    while position < len(content):
+        limit = min(len(content), position + SLICE_BYTES)
+        next_position = limit if limit == len(content) else limit - least
+        is_likely = likely is None or likely.search(content, position, limit) is not None
+        for found in expression.finditer(content, position, limit) if is_likely else ():
+            match = found
+            if found.end() > limit - least:
+                match = expression.match(content, found.start()) or found
+            yield match
+            count += 1
+            if not count % SLICE_RUNS:
+                yield None
+            next_position = max(next_position, match.end())
+            if match.end() >= limit:
+                break
+        position = next_position
+        yield None
 
 
 class Runs:

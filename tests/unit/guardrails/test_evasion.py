@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.guardrails import database, text_views
 from sidecar.guardrails.outcomes import Found
 from sidecar.guardrails.overlaps import disjoint
+from sidecar.guardrails.readings import reading
 from tests.support.guardrails import effective, parts_of, policy
 
 KEY = "ghp_0123456789abcdefghijklmnopqrstuvwxAB"
@@ -173,3 +175,15 @@ def test_redaction_leaves_nothing_behind_that_would_be_found(
     """However it was hidden, what has been taken out is gone, in every reading."""
     once = redacted(between.join(hidden))
     assert redacted(once) == once
+
+
+@given(st.lists(st.sampled_from([row.text for row in ROWS.values()]), min_size=1, max_size=3),
+       st.integers(40, 200))  # fmt: skip
+def test_what_is_found_does_not_depend_on_where_slices_end(hidden: list[str], slice_: int) -> None:
+    """A run over the border of two windows is read as one."""
+    parts = parts_of(["\n".join(hidden)])
+    whole = POLICY.local.scan(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (database, text_views, reading):
+            patch.setattr(module, "SLICE_BYTES", slice_)
+        assert POLICY.local.scan(parts) == whole
