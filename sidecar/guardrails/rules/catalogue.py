@@ -41,6 +41,15 @@ from sidecar.guardrails.rules.toxicity import toxicity_rules
 from sidecar.guardrails.slices import Steps, run_to_end
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 
+_ORDER: Final = {
+    expression: index
+    for index, expression in enumerate(
+        (*(rule.expression for rule in (*SECRET_RULES, *PII_RULES)), *TRIGGERS)
+    )
+}
+"""Hyperscan groups neighbours that have no literal: in this order, which is by what they look for,
+the pass takes two thirds of what it takes with the same expressions sorted or shuffled.
+"""
 _AUTHORS: Final = (DeniedPatternsSettings, DeniedTermsSettings, ToxicitySettings)
 _RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
     rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)
@@ -131,7 +140,11 @@ def expressions_in_turn(policies: Iterable[Policy]) -> Steps[tuple[Expression, .
         yield
     if distinct:
         distinct.update(TRIGGERS)
-    return tuple(sorted(distinct, key=lambda one: (one.unicode, one.counted, one.regex)))
+    return tuple(sorted(distinct, key=_place))
+
+
+def _place(one: Expression) -> tuple[int, bool, bool, str]:
+    return _ORDER.get(one, len(_ORDER)), one.unicode, one.counted, one.regex
 
 
 def _chosen(rules: tuple[Rule, ...], types: tuple[str, ...] | None) -> tuple[Rule, ...]:
