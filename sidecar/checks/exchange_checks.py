@@ -11,16 +11,28 @@ from collections.abc import Awaitable, Mapping
 from typing import Final, assert_never
 
 from sidecar.checks.admission import Admission, Admitted, Caller, NotAdmitted, admit
+from sidecar.checks.answer_checks import AnswerChecks, RequestLine, asking_for_identity
 from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
+from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.routes import guess_dialect, recognise
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
-from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+from sidecar.exchange.events import (
+    BodyRequired,
+    RequestCleared,
+    RequestRefused,
+    ResponseCleared,
+    ResponseHeld,
+    ResponseJudged,
+    ResponsePieceJudged,
+    ResponseStreamed,
+)
 from sidecar.mutations.headers import strip
 from sidecar.mutations.refusal import refuse
 from sidecar.mutations.timing import timing_headers
@@ -29,6 +41,8 @@ from sidecar.telemetry.report import ExchangeOutcome, FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
 BodyVerdict = RequestCleared | RequestRefused
+ResponseHeadersVerdict = ResponseCleared | ResponseStreamed | ResponseHeld | RequestRefused
+AnswerVerdict = ResponseJudged | RequestRefused
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
@@ -49,6 +63,7 @@ class ExchangeChecks:
         self._dialect = Dialect.OPENAI
         self._route: Route | UnknownRoute = UnknownRoute(Dialect.OPENAI)
         self._inspection: Inspection | None = None
+        self._answer: AnswerChecks | None = None
         parts.recorder.exchange_began()
 
     def judge_headers(
@@ -75,12 +90,38 @@ class ExchangeChecks:
             return self._conclude(inspected)
         return self._conclude_later(inspected)
 
-    def judge_response_headers(self, headers: Headers) -> ResponseCleared:
-        """Write our timing over whatever the upstream calls by the same names."""
-        del headers
-        if self._parts.timing is not Timing.MUTATION:
-            return ResponseCleared(NO_CHANGE)
-        return ResponseCleared(HeaderMutation(set_headers=self._timing_headers()))
+    def judge_response_headers(
+        self, headers: Headers, *, has_body: bool, may_stream: bool
+    ) -> ResponseHeadersVerdict:
+        """Say what becomes of an answer; one that nobody judges goes on with our timing."""
+        own = self._own_headers()
+        if self._answer is None:
+            return ResponseCleared(own)
+        self._ledger.work()
+        verdict = self._answer.judge_headers(
+            headers, own=own, has_body=has_body, may_stream=may_stream
+        )
+        self._ledger.rest()
+        return self._refuse(verdict) if isinstance(verdict, ClientError) else verdict
+
+    def judge_response_piece(self, body: bytes, *, is_last: bool) -> ResponsePieceJudged:
+        """Judge the next piece of a streamed answer."""
+        if self._answer is None:
+            raise AssertionError("a piece of an answer was judged that nobody asked for")
+        self._ledger.work()
+        verdict = self._answer.judge_piece(body, is_last=is_last)
+        self._ledger.rest()
+        return verdict
+
+    def judge_response_body(self, body: bytes) -> AnswerVerdict | Awaitable[AnswerVerdict]:
+        """Judge a whole answer."""
+        if self._answer is None:
+            raise AssertionError("an answer was judged that nobody asked for")
+        self._ledger.work()
+        verdict = self._answer.judge_body(body, own=self._own_headers())
+        if isinstance(verdict, (ResponseJudged, ClientError)):
+            return self._conclude_answer(verdict)
+        return self._conclude_answer_later(verdict)
 
     def word_refusal(self, kind: ErrorKind) -> RequestRefused:
         """Word a refusal in the client's dialect; may come before the headers."""
@@ -97,6 +138,8 @@ class ExchangeChecks:
         """Report the exchange, once."""
         self._name_request()
         self._ledger.rest()
+        if self._answer is not None and self._ledger.refused is None:
+            self._answer.abandon()
         outcome = self._ledger.outcome()
         if not is_answered:
             outcome = ExchangeOutcome.ABORTED if is_cancelled else ExchangeOutcome.FAILED
@@ -151,9 +194,9 @@ class ExchangeChecks:
                 # A GET with a body: what a provider makes of it, nobody knows.
                 reasons = (UnscannedReason.UNKNOWN_SHAPE,)
                 return self._conclude(inspection.pass_unscanned(reasons))
-            case Route(has_body=True) if admitted.needs_body:
+            case Route(has_body=True) if admitted.needs_body or self._judges_answer(admitted):
                 self._ledger.rest()
-                return BodyRequired(self._strip)
+                return BodyRequired(self._strip, judges_answer=self._judges_answer(admitted))
             case Route():
                 return self._conclude(Passed())
             case _:
@@ -166,13 +209,15 @@ class ExchangeChecks:
         match inspected:
             case ClientError():
                 return self._refuse(inspected)
-            case Passed(body):
+            case Passed(body, restoration):
                 mutations = RequestMutations(
-                    headers=self._strip, body=body, metadata=self._ledger.metadata()
+                    headers=self._prepare_answer(restoration),
+                    body=body,
+                    metadata=self._ledger.metadata(),
                 )
                 self._note_usage()
                 self._ledger.rest()
-                return RequestCleared(mutations)
+                return RequestCleared(mutations, judges_answer=self._answer is not None)
             case _:
                 assert_never(inspected)
 
@@ -181,6 +226,39 @@ class ExchangeChecks:
         judged = self._ledger.judged
         if judged is not None and isinstance(self._route, Route) and self._route.has_body:
             self._parts.usage.note(judged)
+
+    def _judges_answer(self, admitted: Admitted) -> bool:
+        """Tell whether answers to this route must pass here, whatever the model will be.
+
+        They then need the request's body too: with it Envoy refuses, where it may not follow
+        our change of mode, and without it the answer would pass unjudged.
+        """
+        return has_model_text(self._route) and admitted.policy.answers.needs_answer
+
+    def _prepare_answer(self, restoration: Restoration) -> HeaderMutation:
+        """Get ready for the answer; return the changes of the request's headers."""
+        route, setting = self._route, None
+        if self._inspection is not None and has_model_text(route):
+            setting = self._inspection.answer_setting(restoration)
+        if setting is None or not isinstance(route, Route):
+            return self._strip
+        line = RequestLine(self._headers.text(HeaderName.PATH), route)
+        self._answer = AnswerChecks(line, setting, ledger=self._ledger)
+        return asking_for_identity(self._strip)
+
+    def _own_headers(self) -> HeaderMutation:
+        if self._parts.timing is not Timing.MUTATION:
+            return NO_CHANGE
+        return HeaderMutation(set_headers=self._timing_headers())
+
+    async def _conclude_answer_later(
+        self, verdict: Awaitable[ResponseJudged | ClientError]
+    ) -> AnswerVerdict:
+        return self._conclude_answer(await verdict)
+
+    def _conclude_answer(self, verdict: ResponseJudged | ClientError) -> AnswerVerdict:
+        self._ledger.rest()
+        return self._refuse(verdict) if isinstance(verdict, ClientError) else verdict
 
     def _refuse(self, error: ClientError) -> RequestRefused:
         self._ledger.refused = error.kind

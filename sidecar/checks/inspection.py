@@ -9,6 +9,7 @@ from typing import assert_never
 
 from sidecar.authorization.authorize import is_model_allowed
 from sidecar.checks.admission import Admitted
+from sidecar.checks.answer_judgement import AnswerSetting
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
@@ -23,6 +24,7 @@ from sidecar.domain.policy import StreamUsage
 from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.guardrails.inspect import InspectionSubject
+from sidecar.mutations.placeholders import Placeholders
 from sidecar.mutations.redaction import RedactionRules, redact
 
 
@@ -45,6 +47,8 @@ class Inspection:
 
     def __init__(self, admitted: Admitted, *, parts: Parts, ledger: Ledger) -> None:
         self._admitted = admitted
+        self._policy = admitted.policy
+        self._model: str | None = None
         self._parts = parts
         self._ledger = ledger
         self._route: Route | None = None
@@ -84,25 +88,46 @@ class Inspection:
         named = (subject.model, *subject.other_models)
         if not all(is_model_allowed(one, self._admitted.allowed_models) for one in named):
             return client_error(ErrorKind.MODEL_NOT_ALLOWED)
+        self._model = subject.model
         # Of several models nobody knows which one runs: what is for any of them holds.
-        policy = self._admitted.policy.for_model(None if subject.other_models else subject.model)
+        model = None if subject.other_models else subject.model
+        self._policy = policy = self._admitted.policy.for_model(model)
         if policy is not self._admitted.policy:
             self._ledger.take_policy(policy)
         unscanned = decide_unscanned(subject.unscanned, policy.unscanned)
         if isinstance(unscanned, Deny):
             return unscanned.error
         self._ledger.guardrails_began()
-        results = self._parts.inspector.inspect(policy, subject, about=self._about(subject))
+        results = self._parts.inspector.inspect(policy, subject, about=self._about())
         if isinstance(results, tuple):
             return self._decide(results, subject, body)
         return self._decide_later(results, subject, body)
 
-    def _about(self, subject: Subject) -> InspectionSubject:
+    def answer_setting(self, restoration: Restoration) -> AnswerSetting | None:
+        """Return what the answer is judged by; None where nobody looks at it.
+
+        Placeholders of the request are given to nothing else in the answer.
+        """
+        answers = self._policy.answers
+        if not answers.guardrails and not restoration.originals:
+            return None
+        taken = frozenset(restoration.originals)
+        return AnswerSetting(
+            policy=answers,
+            unscanned=self._policy.unscanned,
+            restoration=restoration,
+            placeholders=Placeholders(hash_key=self._hash_key(), taken=taken),
+            inspector=self._parts.inspector,
+            about=self._about(),
+            clock=self._parts.clocks.monotonic,
+        )
+
+    def _about(self) -> InspectionSubject:
         principal = self._ledger.principal
         return InspectionSubject(
             request_id=self._ledger.request_id,
             key_id="" if principal is None else principal.key_id,
-            model=subject.model,
+            model=self._model,
         )
 
     async def _decide_later(

@@ -57,6 +57,10 @@ class Ledger:
         self.results: tuple[GuardrailResult, ...] = ()
         self.unscanned: tuple[UnscannedReason, ...] = ()
         self.is_redacted = False
+        self.answer_results: tuple[GuardrailResult, ...] = ()
+        self.answer_unscanned: tuple[UnscannedReason, ...] = ()
+        self.is_answer_redacted = False
+        self.is_ended_within = False
         self.refused: ErrorKind | None = None
         self.error_type: str | None = None
         self.judged: JudgedRequest | None = None
@@ -108,6 +112,23 @@ class Ledger:
         self.is_streamed = subject.streamed
         self.unscanned = subject.unscanned
         self.text_bytes = sum(len(part.content) for part in subject.parts)
+
+    def take_answer(
+        self,
+        results: tuple[GuardrailResult, ...],
+        unscanned: tuple[UnscannedReason, ...],
+        *,
+        is_redacted: bool,
+    ) -> None:
+        """Keep what the guardrails said of the answer, and what none could read of it."""
+        self.answer_results = results
+        self.answer_unscanned = unscanned
+        self.is_answer_redacted = is_redacted
+
+    def refuse_answer(self, kind: ErrorKind) -> None:
+        """The answer was ended after some of it had left."""
+        self.refused = kind
+        self.is_ended_within = True
 
     def spent(self) -> Spent:
         """Return the time spent until now."""
@@ -175,7 +196,7 @@ class Ledger:
         if self.refused is not None:
             is_ours = self.refused.http_status >= 500  # noqa: PLR2004 - HTTP server errors
             return ExchangeOutcome.FAILED if is_ours else ExchangeOutcome.REFUSED
-        if self.is_redacted:
+        if self.is_redacted or self.is_answer_redacted:
             return ExchangeOutcome.REDACTED
         return ExchangeOutcome.FLAGGED if self._is_flagged() else ExchangeOutcome.ALLOWED
 
@@ -204,22 +225,26 @@ class Ledger:
             policy=self.policy,
             error=self.refused,
             error_type=self.error_type,
-            status=None if self.refused is None else self.refused.http_status,
-            results=self.results,
+            status=self._status(),
+            results=(*self.results, *self.answer_results),
             exempted=self.exempted,
-            unscanned=self.unscanned,
+            unscanned=(*self.unscanned, *self.answer_unscanned),
             cache_tier=self.cache_tier,
             body_bytes=self.body_bytes,
         )
 
     def _is_flagged(self) -> bool:
         flags = self.policy is not None and self.policy.unscanned is UnscannedAction.FLAG
-        if flags and self.unscanned:
+        if flags and (self.unscanned or self.answer_unscanned):
             return True
         return any(
             result.verdict is Verdict.FLAG and result.guardrail.mode is Mode.ENFORCE
-            for result in self.results
+            for result in (*self.results, *self.answer_results)
         )
+
+    def _status(self) -> int | None:
+        """Return the status of our own answer; one that was ended within has its upstream's."""
+        return None if self.refused is None or self.is_ended_within else self.refused.http_status
 
     def _step(self) -> Step:
         now = self._clocks.monotonic()

@@ -12,11 +12,12 @@ from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 
 
-def decide(results: Sequence[GuardrailResult]) -> Decision:
+def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> Decision:
     """Return the answer that enforced results add up to; shadow results change nothing.
 
     The first denial in policy order words the refusal, so that the same content always gets the
-    same answer. Every verdict is named here: one that is forgotten would look like a pass.
+    same answer; *subject* is its word for what was judged. Every verdict is named here: one that
+    is forgotten would look like a pass.
     """
     redacted: list[Finding] = []
     for result in results:
@@ -26,7 +27,7 @@ def decide(results: Sequence[GuardrailResult]) -> Decision:
             case Verdict.BLOCK:
                 return Deny(_blocked(result))
             case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:
-                return Deny(_unavailable(result))
+                return Deny(_unavailable(result, subject))
             case Verdict.REDACT:
                 redacted += result.findings
             case (
@@ -42,7 +43,9 @@ def decide(results: Sequence[GuardrailResult]) -> Decision:
     return Redact(tuple(redacted)) if redacted else Allow()
 
 
-def decide_unscanned(reasons: Iterable[UnscannedReason], action: UnscannedAction) -> Allow | Deny:
+def decide_unscanned(
+    reasons: Iterable[UnscannedReason], action: UnscannedAction, *, subject: str = "request"
+) -> Allow | Deny:
     """Return what becomes of content that no guardrail can read."""
     named = sorted({reason.value for reason in reasons})
     match action:
@@ -50,7 +53,7 @@ def decide_unscanned(reasons: Iterable[UnscannedReason], action: UnscannedAction
             return Deny(
                 ClientError(
                     ErrorKind.UNSCANNED_CONTENT,
-                    f"This request holds content that cannot be checked ({', '.join(named)}), "
+                    f"This {subject} holds content that cannot be checked ({', '.join(named)}), "
                     "and the policy of this key does not let such content pass.",
                 )
             )
@@ -69,9 +72,9 @@ def _blocked(result: GuardrailResult) -> ClientError:
     )
 
 
-def _unavailable(result: GuardrailResult) -> ClientError:
+def _unavailable(result: GuardrailResult, subject: str) -> ClientError:
     return ClientError(
         ErrorKind.GUARDRAIL_UNAVAILABLE,
-        f"Guardrail '{result.guardrail.name}' could not check this request. Try again later.",
+        f"Guardrail '{result.guardrail.name}' could not check this {subject}. Try again later.",
         retry_after_seconds=1,
     )

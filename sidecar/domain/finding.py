@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from sidecar.domain.policy import Guardrail
+from sidecar.domain.policy import Guardrail, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class GuardrailResult:
     `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration.
     `error_type` is a class name or short code when the check failed, for spans and logs.
     `score` is how sure the guardrail is, from 0 to 1, where it tells; also where it passed.
+    `stage` is the side that was judged, never both.
     """
 
     guardrail: Guardrail
@@ -75,3 +76,4 @@ class GuardrailResult:
     error_type: str | None = None
     score: float | None = None
     events: tuple[NotedEvent, ...] = ()
+    stage: Stage = Stage.INPUT

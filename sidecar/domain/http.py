@@ -16,6 +16,7 @@ class HeaderName:
     X_API_KEY: Final = "x-api-key"
     API_KEY: Final = "api-key"
     X_GOOG_API_KEY: Final = "x-goog-api-key"
+    ACCEPT_ENCODING: Final = "accept-encoding"
     CONTENT_ENCODING: Final = "content-encoding"
     CONTENT_LENGTH: Final = "content-length"
     CONTENT_TYPE: Final = "content-type"

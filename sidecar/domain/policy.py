@@ -71,12 +71,27 @@ class RedactionStyle(enum.Enum):
     FORMAT_PRESERVING = "format_preserving"
 
 
+class StreamMode(enum.Enum):
+    """How a streamed answer is judged.
+
+    BUFFER: whole, before any of it leaves. WINDOW: as it comes, holding back what could still
+    become a finding. OBSERVE: as it comes, holding back nothing; findings are only flagged.
+    """
+
+    BUFFER = "buffer"
+    WINDOW = "window"
+    OBSERVE = "observe"
+
+
 GuardrailSettings = RuleSettings | WholeTextSettings | RemoteSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One check of a policy. `restore` turns placeholders in the answer back for the client."""
+    """One check of a policy. `restore` turns placeholders in the answer back for the client.
+
+    `streams` counts where the stage includes answers.
+    """
 
     name: str
     settings: GuardrailSettings
@@ -89,6 +104,7 @@ class Guardrail:
     redaction: RedactionStyle = RedactionStyle.PLACEHOLDER
     restore: bool = False
     scope: Scope = EVERYWHERE
+    streams: StreamMode = StreamMode.WINDOW
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ class UnscannedReason(enum.Enum):
     IMAGE = "image"
     AUDIO = "audio"
     FILE = "file"
+    MALFORMED_ANSWER = "malformed_answer"
+    ANSWER_TOO_LARGE = "answer_too_large"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from sidecar.domain.http import HeaderMutation, HeaderName
-from sidecar.domain.mutations import RequestMutations
 
 
-def with_content_length(mutations: RequestMutations) -> HeaderMutation:
-    """BUFFERED: Envoy keeps the old content-length and refuses a body of another length."""
-    if mutations.body is None:
-        return mutations.headers
-    length = (HeaderName.CONTENT_LENGTH, str(len(mutations.body)).encode())
-    return HeaderMutation(
-        (*mutations.headers.set_headers, length), mutations.headers.remove_headers
-    )
+def with_content_length(headers: HeaderMutation, body: bytes | None) -> HeaderMutation:
+    """BUFFERED: Envoy keeps the old content-length and refuses a body of another length.
+
+    None is a body that is left as it is.
+    """
+    if body is None:
+        return headers
+    length = (HeaderName.CONTENT_LENGTH, str(len(body)).encode())
+    return HeaderMutation((*headers.set_headers, length), headers.remove_headers)
 
 
-def with_new_content_length(mutations: RequestMutations) -> HeaderMutation:
+def with_new_content_length(headers: HeaderMutation, body: bytes | None) -> HeaderMutation:
     """Streamed: a kept content-length would smuggle the rest of the body as a new request.
 
     Envoy writes the new one only where `allow_content_length_header` is set in its filter. The
-    removal counts everywhere, and leaves the request chunked.
+    removal counts everywhere, and leaves the message chunked.
     """
-    if mutations.body is None:
-        return mutations.headers
-    changed = with_content_length(mutations)
+    if body is None:
+        return headers
+    changed = with_content_length(headers, body)
     return HeaderMutation(
         changed.set_headers, (*changed.remove_headers, HeaderName.CONTENT_LENGTH)
     )

@@ -34,9 +34,30 @@ class WordRefusal:
 
 @dataclass(frozen=True, slots=True)
 class JudgeResponseHeaders:
-    """Say how the response headers change; answer with `ResponseCleared`."""
+    """Say what becomes of the response.
+
+    Answer with `ResponseCleared`, `ResponseStreamed`, `ResponseHeld` or `RequestRefused`.
+    """
 
     headers: Headers
+    has_body: bool
+    may_stream: bool
+    """Whether pieces may be let on one by one; else a body can only be held or let on whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeResponsePiece:
+    """Judge the next piece of a streamed body; answer with `ResponsePieceJudged`, at once."""
+
+    body: bytes
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeResponseBody:
+    """Judge a held body; answer with `ResponseJudged` or `RequestRefused`."""
+
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +74,20 @@ class OverrideMode:
     """
 
     response_headers: bool
+    response_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ContinueRequestHeaders:
-    """Answer the request headers. `response_headers` asks for that phase where it is off."""
+    """Answer the request headers.
+
+    `response_headers` and `response_body` ask for those phases where they are off.
+    """
 
     headers: HeaderMutation = NO_CHANGE
     metadata: Metadata = ()
     response_headers: bool = False
+    response_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +117,19 @@ class ContinueResponseHeaders:
     """Answer the response headers."""
 
     headers: HeaderMutation = NO_CHANGE
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ContinueResponseBody:
-    """Answer a piece of the response body that Envoy keeps (BUFFERED, STREAMED)."""
+    """Answer a piece of the response body that Envoy keeps (BUFFERED, STREAMED).
+
+    `body` replaces it, None leaves it; headers can change in BUFFERED only.
+    """
+
+    headers: HeaderMutation = NO_CHANGE
+    body: bytes | None = None
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +138,7 @@ class StreamResponseBody:
 
     body: bytes
     end_of_stream: bool
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +163,14 @@ class AbortStream:
     """End the stream with an error, so that Envoy fails closed (a plain end would fail open)."""
 
 
-Question = JudgeHeaders | JudgeBody | WordRefusal | JudgeResponseHeaders
+Question = (
+    JudgeHeaders
+    | JudgeBody
+    | WordRefusal
+    | JudgeResponseHeaders
+    | JudgeResponsePiece
+    | JudgeResponseBody
+)
 Reply = (
     OverrideMode
     | ContinueRequestHeaders

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
-from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.mutations import Metadata, Refusal, RequestMutations
 
 
 class BodyMode(enum.Enum):
@@ -95,13 +95,16 @@ class BodyRequired:
     """
 
     headers: HeaderMutation = NO_CHANGE
+    judges_answer: bool = False
+    """Whether the answer must pass through here as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestCleared:
-    """The request may go on, changed like this."""
+    """The request may go on, changed like this; `judges_answer` that its answer passes here."""
 
     mutations: RequestMutations
+    judges_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,39 @@ class RequestRefused:
 
 @dataclass(frozen=True, slots=True)
 class ResponseCleared:
-    """The response headers may go on, changed like this."""
+    """The response may go on, its headers changed like this; nobody looks at its body."""
 
     headers: HeaderMutation
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStreamed:
+    """The response headers may go on; each piece of the body is judged as it comes."""
+
+    headers: HeaderMutation
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeld:
+    """Nothing of the response may go on before all of it is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsePieceJudged:
+    """These bytes may go on now; `ends` that they are the last, whatever the upstream sends."""
+
+    body: bytes
+    ends: bool = False
+    metadata: Metadata = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseJudged:
+    """All of a held response may go on; `body` replaces its body, None leaves it."""
+
+    headers: HeaderMutation
+    body: bytes | None = None
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +174,10 @@ EnvoyEvent = (
     | StreamClosed
 )
 RequestEvent = RequestHeadersReceived | RequestBodyReceived | RequestTrailersReceived
-ResponseEvent = (
-    ResponseHeadersReceived | ResponseBodyReceived | ResponseTrailersReceived | ResponseCleared
+ResponseVerdict = (
+    ResponseCleared | ResponseStreamed | ResponseHeld | ResponsePieceJudged | ResponseJudged
 )
-ChecksEvent = BodyRequired | RequestCleared | RequestRefused | ResponseCleared
+ResponseReceived = ResponseHeadersReceived | ResponseBodyReceived | ResponseTrailersReceived
+ResponseEvent = ResponseReceived | ResponseVerdict
+ChecksEvent = BodyRequired | RequestCleared | RequestRefused | ResponseVerdict
 Event = EnvoyEvent | ChecksEvent | DeadlinePassed | Faulted

@@ -18,12 +18,12 @@ from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
-from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.mutations import Refusal
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
-from sidecar.exchange.body import BodyBuffer, cut
 from sidecar.exchange.content_length import with_content_length, with_new_content_length
 from sidecar.exchange.phase import JUDGING, UNANSWERED, Phase, ProtocolViolationError
+from sidecar.exchange.request_body import RequestBody
 from sidecar.exchange.response import ResponsePhases
 
 GATING_BODY_MODES = frozenset(
@@ -36,6 +36,7 @@ _LATE = {
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
     Phase.AWAIT_REQUEST_BODY: ErrorKind.BODY_TIMEOUT,
     Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
+    Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
 }
 """What a passed deadline means where the exchange waits; elsewhere the answer was faster."""
 
@@ -45,13 +46,10 @@ class Exchange:
 
     __slots__ = (
         "_body",
-        "_body_mode",
-        "_has_body",
         "_is_answered",
-        "_is_body_complete",
         "_is_half_closed",
+        "_max_body_bytes",
         "_response",
-        "_trailers_seen",
         "_wants_response_headers",
         "phase",
     )
@@ -60,24 +58,19 @@ class Exchange:
         """Start before the first message of a stream."""
         self.phase = Phase.AWAIT_OPENING
         self._wants_response_headers = wants_response_headers
-        self._body = BodyBuffer(limit_bytes=max_body_bytes)
-        self._body_mode = on.BodyMode.NONE
-        self._has_body = False
+        self._max_body_bytes = max_body_bytes
+        self._body = RequestBody(max_body_bytes=max_body_bytes)
         self._is_answered = False
-        self._is_body_complete = False
         self._is_half_closed = False
-        self._trailers_seen = False
-        self._response = ResponsePhases(body_mode=on.BodyMode.NONE)
+        self._response = self._response_in(on.BodyMode.NONE)
 
     @property
     def is_unanswered(self) -> bool:
         """Tell whether the request was neither cleared nor refused, be the stream over or not."""
         return not self._is_answered
 
-    @property
-    def _asks_response_headers(self) -> bool:
-        """Tell whether the answer to the headers must switch the response headers on."""
-        return self._wants_response_headers and self._body_mode is on.BodyMode.NONE
+    def _response_in(self, body_mode: on.BodyMode) -> ResponsePhases:
+        return ResponsePhases(body_mode=body_mode, max_body_bytes=self._max_body_bytes)
 
     def receive(self, event: on.Event) -> list[do.Effect]:
         """Advance by one event and return what must be done, in order.
@@ -85,24 +78,17 @@ class Exchange:
         Raises:
             ProtocolViolationError: the phase does not expect the event; nothing has changed.
         """
+        if isinstance(event, on.RequestEvent):
+            return self._on_request(event)
+        if isinstance(event, on.ResponseReceived):
+            return self._on_response(event)
+        if isinstance(event, on.ResponseVerdict):
+            return self._on_response_judged(event)
         match event:
             case on.ExchangeOpened():
                 return self._on_opened(event)
-            case (
-                on.RequestHeadersReceived()
-                | on.RequestBodyReceived()
-                | on.RequestTrailersReceived()
-            ):
-                return self._on_request(event)
             case on.BodyRequired() | on.RequestCleared() | on.RequestRefused():
                 return self._on_judged(event)
-            case (
-                on.ResponseHeadersReceived()
-                | on.ResponseBodyReceived()
-                | on.ResponseTrailersReceived()
-                | on.ResponseCleared()
-            ):
-                return self._on_response(event)
             case on.StreamClosed() | on.Faulted() | on.DeadlinePassed():
                 return self._on_interrupted(event)
             case _:
@@ -111,8 +97,8 @@ class Exchange:
     def _on_opened(self, event: on.ExchangeOpened) -> list[do.Effect]:
         if self.phase is not Phase.AWAIT_OPENING:
             raise ProtocolViolationError(self.phase, event)
-        self._body_mode = event.request_body_mode
-        self._response = ResponsePhases(body_mode=event.response_body_mode)
+        self._body.mode = event.request_body_mode
+        self._response = self._response_in(event.response_body_mode)
         if event.observability_mode or event.request_body_mode not in GATING_BODY_MODES:
             return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         self.phase = Phase.AWAIT_REQUEST_HEADERS
@@ -124,9 +110,8 @@ class Exchange:
                 headers, end_of_stream, source
             ):
                 self.phase = Phase.JUDGING_HEADERS
-                self._has_body = not end_of_stream
-                self._is_body_complete = end_of_stream
-                return [do.JudgeHeaders(headers, self._has_body, source)]
+                self._body.begin(is_expected=not end_of_stream)
+                return [do.JudgeHeaders(headers, self._body.is_expected, source)]
             case ((Phase.JUDGING_HEADERS | Phase.AWAIT_REQUEST_BODY), on.RequestBodyReceived()):
                 return self._collect(event)
             case (
@@ -146,14 +131,9 @@ class Exchange:
 
     def _collect(self, event: on.RequestBodyReceived) -> list[do.Effect]:
         self._expect_more_body(event)
-        if not self._body.may_take(event.body):
+        if not self._body.take(event):
             return self._word_refusal(ErrorKind.BODY_TOO_LARGE)
-        self._body.take(event.body)
-        # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
-        is_whole = event.end_of_stream or self._body_mode is on.BodyMode.BUFFERED
-        self._is_body_complete = is_whole
-        self._trailers_seen = is_whole and not event.end_of_stream
-        if is_whole and self.phase is Phase.AWAIT_REQUEST_BODY:
+        if self._body.is_complete and self.phase is Phase.AWAIT_REQUEST_BODY:
             return self._judge_body()
         return []
 
@@ -163,74 +143,101 @@ class Exchange:
 
     def _complete_by_trailers(self, event: on.RequestTrailersReceived) -> list[do.Effect]:
         self._expect_more_body(event)
-        if self._body_mode is on.BodyMode.FULL_DUPLEX_STREAMED:
+        if self._body.is_streamed:
             # Envoy 1.40 sends a body that was streamed back to it twice when trailers follow it
             # and the route may retry: the provider would read what nobody has judged.
             return self._word_refusal(ErrorKind.REQUEST_TRAILERS)
-        self._is_body_complete = self._trailers_seen = True
+        self._body.end_by_trailers()
         return self._judge_body() if self.phase is Phase.AWAIT_REQUEST_BODY else []
 
     def _expect_more_body(self, event: on.RequestEvent) -> None:
         # Only FULL_DUPLEX_STREAMED sends a body while the headers wait for their answer.
-        is_early = self.phase is Phase.JUDGING_HEADERS and (
-            self._body_mode is not on.BodyMode.FULL_DUPLEX_STREAMED
-        )
-        if self._is_body_complete or is_early:
+        is_early = self.phase is Phase.JUDGING_HEADERS and not self._body.is_streamed
+        if self._body.is_complete or is_early:
             raise ProtocolViolationError(self.phase, event)
 
     def _on_judged(
         self, event: on.BodyRequired | on.RequestCleared | on.RequestRefused
     ) -> list[do.Effect]:
         match self.phase, event:
-            case Phase.JUDGING_HEADERS, on.BodyRequired(headers):
-                return self._require_body(headers)
-            case Phase.JUDGING_HEADERS, on.RequestCleared(mutations):
-                return self._clear_on_headers(mutations)
-            case Phase.JUDGING_BODY, on.RequestCleared(mutations):
-                return self._clear_with_body(mutations)
+            case Phase.JUDGING_HEADERS, on.BodyRequired(headers, judges_answer):
+                return self._require_body(headers, judges_answer=judges_answer)
+            case Phase.JUDGING_HEADERS, on.RequestCleared():
+                return self._clear_on_headers(event)
+            case Phase.JUDGING_BODY, on.RequestCleared():
+                return self._clear_with_body(event)
             case (
-                (Phase.JUDGING_HEADERS | Phase.JUDGING_BODY | Phase.WORDING_REFUSAL),
+                (
+                    Phase.JUDGING_HEADERS
+                    | Phase.JUDGING_BODY
+                    | Phase.JUDGING_ANSWER
+                    | Phase.WORDING_REFUSAL
+                ),
                 on.RequestRefused(refusal),
             ):
+                return self._refuse(refusal)
+            case Phase.RESPONDING, on.RequestRefused(refusal) if self._response.is_held:
                 return self._refuse(refusal)
             case _:
                 raise ProtocolViolationError(self.phase, event)
 
-    def _require_body(self, headers: HeaderMutation) -> list[do.Effect]:
-        if self._is_body_complete:
-            return self._judge_body()
+    def _require_body(self, headers: HeaderMutation, *, judges_answer: bool) -> list[do.Effect]:
         self.phase = Phase.AWAIT_REQUEST_BODY
+        if judges_answer and not self._may_judge_answer:
+            return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        if self._body.is_complete:
+            return self._judge_body()
         if self._is_half_closed:
             return self._word_refusal(ErrorKind.INVALID_BODY)  # the rest can no longer come
-        match self._body_mode:
-            case on.BodyMode.NONE:
-                # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
-                self._body_mode = on.BodyMode.FULL_DUPLEX_STREAMED
-                return [do.OverrideMode(response_headers=self._wants_response_headers)]
-            case on.BodyMode.BUFFERED:
-                return [do.ContinueRequestHeaders(headers)]
-            case _:
-                return []  # FULL_DUPLEX_STREAMED: the body comes without an answer
+        if self._body.mode is on.BodyMode.NONE:
+            return self._override_mode(judges_answer=judges_answer)
+        # FULL_DUPLEX_STREAMED: the body comes without an answer.
+        return [do.ContinueRequestHeaders(headers)] if self._body.is_buffered else []
 
-    def _clear_on_headers(self, mutations: RequestMutations) -> list[do.Effect]:
-        self._is_answered = True
-        answer = do.ContinueRequestHeaders(
-            headers=mutations.headers,
-            metadata=mutations.metadata,
-            response_headers=self._asks_response_headers,
+    @property
+    def _may_judge_answer(self) -> bool:
+        """Tell whether the answer comes, or we make it come, in a mode that can refuse it."""
+        return self._body.mode is on.BodyMode.NONE or self._response.can_hold
+
+    def _override_mode(self, *, judges_answer: bool) -> list[do.Effect]:
+        # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
+        self._body.mode = on.BodyMode.FULL_DUPLEX_STREAMED
+        if judges_answer:
+            self._response = self._response_in(on.BodyMode.FULL_DUPLEX_STREAMED)
+        return [
+            do.OverrideMode(
+                response_headers=self._wants_response_headers or judges_answer,
+                response_body=judges_answer,
+            )
+        ]
+
+    def _headers_answer(
+        self, headers: HeaderMutation, cleared: on.RequestCleared
+    ) -> do.ContinueRequestHeaders:
+        """Answer the headers; where no body phase has asked for the response, ask now."""
+        asks = self._body.mode is on.BodyMode.NONE
+        if cleared.judges_answer:
+            if asks:
+                self._response = self._response_in(on.BodyMode.FULL_DUPLEX_STREAMED)
+            self._response.judge_answer()
+        return do.ContinueRequestHeaders(
+            headers=headers,
+            metadata=cleared.mutations.metadata,
+            response_headers=asks and (self._wants_response_headers or cleared.judges_answer),
+            response_body=asks and cleared.judges_answer,
         )
-        if not self._has_body or self._body_mode is on.BodyMode.NONE:
+
+    def _clear_on_headers(self, cleared: on.RequestCleared) -> list[do.Effect]:
+        if cleared.judges_answer and not self._may_judge_answer:
+            return self._word_refusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        self._is_answered = True
+        answer = self._headers_answer(cleared.mutations.headers, cleared)
+        if not self._body.is_expected or self._body.mode is on.BodyMode.NONE:
             return [answer, *self._finish_request()]
         self.phase = Phase.PASSING_REQUEST
-        passed = self._send_on(self._body.joined())
-        may_follow = not self._is_body_complete and not self._is_half_closed
+        passed = self._body.sent_on(self._body.joined())
+        may_follow = not self._body.is_complete and not self._is_half_closed
         return [answer, *passed, *([] if may_follow else self._finish_request())]
-
-    def _send_on(self, body: bytes) -> list[do.Effect]:
-        """Stream *body*, which is all that has come so far."""
-        if body or self._is_body_complete:
-            return _streamed(body, end_of_stream=self._is_body_complete)
-        return []
 
     def _pass_on(self, event: on.RequestEvent) -> list[do.Effect]:
         match self.phase, event:
@@ -244,32 +251,33 @@ class Exchange:
                 raise ProtocolViolationError(self.phase, event)
 
     def _pass_body(self, event: on.RequestBodyReceived) -> list[do.Effect]:
-        if self._body_mode is on.BodyMode.BUFFERED:
-            answers: list[do.Effect] = [do.ContinueRequestBody()]
-        else:
-            answers = _streamed(event.body, end_of_stream=event.end_of_stream)
+        answers = self._body.passed_on(event)
         return [*answers, *self._finish_request()] if event.end_of_stream else answers
 
-    def _clear_with_body(self, mutations: RequestMutations) -> list[do.Effect]:
+    def _clear_with_body(self, cleared: on.RequestCleared) -> list[do.Effect]:
         self._is_answered = True
-        if self._has_body and self._body_mode is on.BodyMode.BUFFERED:
-            answer = do.ContinueRequestBody(
-                headers=with_content_length(mutations),
-                body=mutations.body,
-                metadata=mutations.metadata,
-            )
-            if self._trailers_seen and not self._is_half_closed:
-                self.phase = Phase.PASSING_REQUEST
-                return [answer]
-            return [answer, *self._finish_request()]
-        headers = do.ContinueRequestHeaders(
-            headers=with_new_content_length(mutations),
-            metadata=mutations.metadata,
-            response_headers=self._asks_response_headers,
-        )
+        mutations = cleared.mutations
+        if self._body.is_expected and self._body.is_buffered:
+            return self._clear_buffered(cleared)
+        headers = with_new_content_length(mutations.headers, mutations.body)
+        answer = self._headers_answer(headers, cleared)
         body = self._body.joined() if mutations.body is None else mutations.body
-        sent = self._send_on(body) if self._has_body else []
-        return [headers, *sent, *self._finish_request()]
+        sent = self._body.sent_on(body) if self._body.is_expected else []
+        return [answer, *sent, *self._finish_request()]
+
+    def _clear_buffered(self, cleared: on.RequestCleared) -> list[do.Effect]:
+        mutations = cleared.mutations
+        if cleared.judges_answer:
+            self._response.judge_answer()
+        answer = do.ContinueRequestBody(
+            headers=with_content_length(mutations.headers, mutations.body),
+            body=mutations.body,
+            metadata=mutations.metadata,
+        )
+        if self._body.trailers_seen and not self._is_half_closed:
+            self.phase = Phase.PASSING_REQUEST
+            return [answer]
+        return [answer, *self._finish_request()]
 
     def _refuse(self, refusal: Refusal) -> list[do.Effect]:
         self._is_answered = True
@@ -292,14 +300,14 @@ class Exchange:
         self.phase = Phase.ENDED
         return [do.EndStream()]
 
-    def _on_response(self, event: on.ResponseEvent) -> list[do.Effect]:
+    def _on_response(self, event: on.ResponseReceived) -> list[do.Effect]:
         match self.phase, event:
             case Phase.RESPONDING, _:
                 return self._respond(event)
-            case Phase.PASSING_REQUEST, _ if self._body_mode is on.BodyMode.FULL_DUPLEX_STREAMED:
+            case Phase.PASSING_REQUEST, _ if self._body.is_streamed:
                 # An upstream may answer before it has read the whole request: both go on.
                 return self._response.receive(event)
-            case (Phase.ENDED, _) | (_, on.ResponseCleared()):
+            case ((Phase.ENDED | Phase.JUDGING_ANSWER), _):
                 raise ProtocolViolationError(self.phase, event)
             case ((Phase.AWAIT_OPENING | Phase.AWAIT_REQUEST_HEADERS), _):
                 # Nothing was judged: either request_header_mode is SKIP, or Envoy refused the
@@ -317,8 +325,20 @@ class Exchange:
                 self._body.drop()
                 return abandon + self._respond(event)
 
+    def _on_response_judged(self, event: on.ResponseVerdict) -> list[do.Effect]:
+        match self.phase:
+            case Phase.RESPONDING | Phase.JUDGING_ANSWER:
+                return self._respond(event)
+            case Phase.PASSING_REQUEST if self._body.is_streamed:
+                return self._response.receive(event)
+            case _:
+                raise ProtocolViolationError(self.phase, event)
+
     def _respond(self, event: on.ResponseEvent) -> list[do.Effect]:
         answers = self._response.receive(event)
+        self.phase = Phase.JUDGING_ANSWER if self._response.is_judging_whole else Phase.RESPONDING
+        if self._response.is_overfull:
+            return self._word_refusal(ErrorKind.UNSCANNED_CONTENT)
         if self._response.is_complete:
             self.phase = Phase.ENDED
             answers.append(do.EndStream())
@@ -350,17 +370,16 @@ class Exchange:
         self._body.drop()
         return [do.AbortStream() if must_abort else do.EndStream()]
 
+    @property
+    def _may_still_refuse(self) -> bool:
+        if self.phase is Phase.WORDING_REFUSAL:
+            return False
+        return self.phase in UNANSWERED or self._response.is_held
+
     def _on_fault(self, kind: ErrorKind) -> list[do.Effect]:
         if self.phase is Phase.ENDED:
             return []
-        if self.phase in UNANSWERED and self.phase is not Phase.WORDING_REFUSAL:
+        if self._may_still_refuse:
             return self._word_refusal(kind)
         self.phase = Phase.ENDED
         return [do.AbortStream()]
-
-
-def _streamed(body: bytes, *, end_of_stream: bool) -> list[do.Effect]:
-    return [
-        do.StreamRequestBody(piece, end_of_stream=is_last and end_of_stream)
-        for piece, is_last in cut(body)
-    ]

@@ -18,6 +18,7 @@ class Phase(enum.Enum):
     WORDING_REFUSAL = enum.auto()
     PASSING_REQUEST = enum.auto()  # cleared on headers; body and trailers are still answered
     RESPONDING = enum.auto()
+    JUDGING_ANSWER = enum.auto()  # all of it is there and held; a refusal is still possible
     ENDED = enum.auto()
 
 
@@ -33,7 +34,7 @@ UNANSWERED = frozenset(
 )
 """The request is neither forwarded nor refused yet: a refusal is still possible."""
 
-JUDGING = frozenset({Phase.JUDGING_HEADERS, Phase.JUDGING_BODY})
+JUDGING = frozenset({Phase.JUDGING_HEADERS, Phase.JUDGING_BODY, Phase.JUDGING_ANSWER})
 
 
 class ProtocolViolationError(Exception):

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from sidecar.domain.finding import GuardrailResult, NotedEvent, RemoteEvent, Verdict
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage
 from sidecar.domain.subject import Subject
-from sidecar.guardrails.local_scan import Outcomes
+from sidecar.guardrails.local_scan import LocalScan, Outcomes
 from sidecar.guardrails.outcomes import Failed, Found, Outcome
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.remote import (
@@ -29,7 +29,6 @@ from sidecar.guardrails.remote import (
 )
 from sidecar.guardrails.rules.catalogue import rank_of
 from sidecar.guardrails.slices import Steps
-from sidecar.guardrails.snapshot import EffectivePolicy
 
 __all__ = ["InspectionSubject", "Inspector", "Results"]
 
@@ -49,6 +48,25 @@ GRACE_SECONDS: Final = 0.1
 _CLOSING: Final = frozenset({Verdict.BLOCK, Verdict.ERROR_CLOSED, Verdict.TIMEOUT_CLOSED})
 
 
+class Inspectable(Protocol):
+    """The guardrails of one side of an exchange; `guardrails` has all of them in order."""
+
+    @property
+    def guardrails(self) -> tuple[Guardrail, ...]:
+        """All of them, and maybe some of the other side, in the policy's order."""
+        ...
+
+    @property
+    def local(self) -> LocalScan:
+        """What judges within the process."""
+        ...
+
+    @property
+    def remote(self) -> tuple[Guardrail, ...]:
+        """Those that ask a server."""
+        ...
+
+
 class _DecidedError(Exception):
     """Ends the group of remote checks: a block is known, nothing else can change it."""
 
@@ -62,7 +80,7 @@ class Inspector:
         self._turn = asyncio.Lock()
 
     def inspect(
-        self, policy: EffectivePolicy, subject: Subject, *, about: InspectionSubject
+        self, policy: Inspectable, subject: Subject, *, about: InspectionSubject
     ) -> Results | Awaitable[Results]:
         """Return one result a guardrail that judges input, in the policy's order.
 
@@ -90,7 +108,7 @@ class Inspector:
 
     async def _inspect_in_turns(
         self,
-        policy: EffectivePolicy,
+        policy: Inspectable,
         steps: Steps[Outcomes],
         started_at: float,
         asked: tuple[Subject, InspectionSubject],
@@ -105,7 +123,7 @@ class Inspector:
         return results if isinstance(results, tuple) else await results
 
     def _local_results(
-        self, policy: EffectivePolicy, outcomes: Outcomes, started_at: float
+        self, policy: Inspectable, outcomes: Outcomes, started_at: float
     ) -> dict[str, GuardrailResult]:
         """Word the outcomes of one pass; every local guardrail has the pass's time."""
         seconds = self._clock() - started_at
@@ -116,7 +134,7 @@ class Inspector:
 
     def _go_on(
         self,
-        policy: EffectivePolicy,
+        policy: Inspectable,
         local: dict[str, GuardrailResult],
         asked: tuple[Subject, InspectionSubject],
     ) -> Results | Awaitable[Results]:
@@ -133,7 +151,7 @@ class Inspector:
 
     async def _with_remote(
         self,
-        policy: EffectivePolicy,
+        policy: Inspectable,
         local: Mapping[str, GuardrailResult],
         asked: tuple[Subject, InspectionSubject],
     ) -> Results:
@@ -237,7 +255,7 @@ def _timeout(guardrail: Guardrail) -> Verdict:
     return Verdict.TIMEOUT_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.TIMEOUT_CLOSED
 
 
-def _ordered(policy: EffectivePolicy, results: Mapping[str, GuardrailResult]) -> Results:
+def _ordered(policy: Inspectable, results: Mapping[str, GuardrailResult]) -> Results:
     """Return the results in the policy's order, what is to be redacted made disjoint."""
     ordered = tuple(results[one.name] for one in policy.guardrails if one.name in results)
     redacting = [result for result in ordered if _redacts(result)]

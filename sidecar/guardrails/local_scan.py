@@ -16,7 +16,6 @@ from typing import Final
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.database import ExpressionDatabase, Hits
-from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located
 from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
@@ -131,9 +130,7 @@ class LocalScan:
     ) -> None:
         self._database = database
         self._checks = tuple(
-            _check(guardrail, ids)
-            for guardrail in guardrails
-            if judges_input(guardrail) and not is_remote(guardrail)
+            _check(guardrail, ids) for guardrail in guardrails if not is_remote(guardrail)
         )
         self.guardrails = tuple(check.guardrail for check in self._checks)
         self._folded = any(

@@ -10,11 +10,12 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
-from sidecar.domain.policy import Policy, Stage
+from sidecar.domain.policy import Policy, StreamMode
 from sidecar.guardrails.documents.fields import SYNTAX_ONLY, TRUSTED
 from sidecar.guardrails.documents.local import DeniedPatternsDocument
 from sidecar.guardrails.documents.policy import PolicyModel
 from sidecar.guardrails.policy_faults import PolicyDocumentError, PolicyFault, described, fault
+from sidecar.guardrails.rules.catalogue import judges_pieces
 from sidecar.guardrails.yaml_nodes import YamlDocument, YamlError, read_yaml
 
 __all__ = [
@@ -38,8 +39,6 @@ SUPPORTED_TYPES: Final = frozenset(
         "webhook", "grpc", "moderation", "presidio", "llm_judge",
     }
 )  # fmt: skip
-
-UNSUPPORTED_FIELDS: Final = frozenset({"restore"})
 
 Expressions = Literal["check", "syntax", "trust"]
 """What is done about regular expressions: compiled now by both engines, which takes milliseconds
@@ -158,12 +157,7 @@ def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyF
         if guardrail.type not in SUPPORTED_TYPES:
             problem = f"type `{guardrail.type}` is not supported yet"
             yield fault(document, (*path, "type"), problem)
-        if guardrail.stage is not Stage.INPUT:
-            problem = f"stage `{guardrail.stage.value}` is not supported yet for {guardrail.type}"
-            yield fault(document, (*path, "stage"), problem, mend="use input")
-        fields = type(guardrail).model_fields
-        for field_name in sorted(UNSUPPORTED_FIELDS & guardrail.model_fields_set):
-            if getattr(guardrail, field_name) == fields[field_name].default:
-                continue
-            problem = f"`{field_name}` is not supported yet"
-            yield fault(document, (*path, field_name), problem, at_key=True)
+        holds = guardrail.streams in {None, StreamMode.BUFFER}
+        if not holds and not judges_pieces(guardrail.settings()):
+            problem = f"{guardrail.type} needs the whole of an answer"
+            yield fault(document, (*path, "streams"), problem, mend="use buffer")

@@ -66,6 +66,7 @@ def _guardrail(guardrail: Guardrail) -> dict[str, Any]:
         "mandatory": guardrail.mandatory,
         "redaction": guardrail.redaction.value,
         "restore": guardrail.restore,
+        "streams": guardrail.streams.value,
         **_scope(guardrail.scope),
         **_settings(guardrail.settings),
     }

@@ -8,8 +8,9 @@ from typing import Final
 
 import re2
 
-from sidecar.domain.policy import Guardrail, Policy, StreamUsage, UnscannedAction
+from sidecar.domain.policy import Guardrail, Policy, Stage, StreamUsage, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
+from sidecar.guardrails.answer_policy import AnswerPolicy, answer_policy
 from sidecar.guardrails.compilation import (
     CompiledPolicies,
     compile_database,
@@ -64,6 +65,7 @@ class EffectivePolicy:
     needs_body: bool
     local: LocalScan = field(repr=False, compare=False)
     remote: tuple[Guardrail, ...] = field(repr=False)
+    answers: AnswerPolicy = field(repr=False)
     exempted: tuple[str, ...] = ()
     stream_usage: StreamUsage = StreamUsage.ESTIMATE
     request_forms: RequestForms[EffectivePolicy] | None = field(
@@ -143,7 +145,11 @@ class PolicySnapshot:
         return replace(compiled, model_forms=ModelForms(policy.guardrails, build))
 
     def _compiled(self, policy: Policy) -> EffectivePolicy:
-        inputs = tuple(guardrail for guardrail in policy.guardrails if judges_input(guardrail))
+        inputs = tuple(
+            replace(guardrail, stage=Stage.INPUT)
+            for guardrail in policy.guardrails
+            if judges_input(guardrail)
+        )
         return EffectivePolicy(
             name=policy.name,
             version=policy.version,
@@ -153,10 +159,14 @@ class PolicySnapshot:
             needs_body=bool(inputs)
             or policy.allowed_models is not None
             or policy.stream_usage is StreamUsage.PASS,
-            local=LocalScan(inputs, database=self._database, ids=self._ids),
+            local=self._scan_of(inputs),
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
+            answers=answer_policy(policy.guardrails, self._scan_of),
             stream_usage=policy.stream_usage,
         )
+
+    def _scan_of(self, guardrails: tuple[Guardrail, ...]) -> LocalScan:
+        return LocalScan(guardrails, database=self._database, ids=self._ids)
 
 
 def _compile_searches(policies: Sequence[Policy]) -> Steps[None]:

@@ -9,10 +9,12 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from sidecar.mock_llm.behaviour import Behaviour
+from sidecar.mock_llm.behaviour import Behaviour, Raw
 from sidecar.mock_llm.produced import ProducedTokens
 from sidecar.mock_llm.received import ReceivedRequests
 from sidecar.mock_llm.words import Reply, reply_to
+
+CUT_SECONDS: Final = 0.05
 
 BEHAVIOUR: Final = web.AppKey("behaviour", Behaviour)
 RECEIVED: Final = web.AppKey("received", ReceivedRequests)
@@ -97,16 +99,39 @@ async def event_stream(
     content_type: str = "text/event-stream; charset=utf-8",
 ) -> web.StreamResponse:
     """Answer with events, each in a write of its own."""
-    response = web.StreamResponse(
-        headers={"content-type": content_type, "cache-control": "no-cache"}
-    )
-    behaviour = request.app[BEHAVIOUR]
-    if behaviour.is_compressing:
+    headers = {"content-type": content_type, "cache-control": "no-cache"}
+    response = web.StreamResponse(headers=headers)
+    if request.app[BEHAVIOUR].is_compressing:
         response.enable_compression(web.ContentCoding.gzip)
+    return await _written(request, response, events)
+
+
+async def raw_answer(request: web.Request, raw: Raw) -> web.StreamResponse:
+    """Answer as told, byte for byte."""
+    response = web.StreamResponse(status=raw.status, headers=raw.headers)
+    if not raw.is_cut:
+        return await _written(request, response, raw.chunks)
     await response.prepare(request)
-    for event in events:
-        await response.write(event)
-        if behaviour.delay.event_ms:
-            await asyncio.sleep(behaviour.delay.event_ms / 1000)
-    await response.write_eof()
+    for chunk in raw.chunks:
+        await response.write(chunk)
+    if request.transport is not None:
+        await asyncio.sleep(CUT_SECONDS)  # what was written leaves before the connection goes
+        request.transport.abort()
+    return response
+
+
+async def _written(
+    request: web.Request, response: web.StreamResponse, pieces: Iterable[bytes]
+) -> web.StreamResponse:
+    await response.prepare(request)
+    pause_seconds = request.app[BEHAVIOUR].delay.event_ms / 1000
+    try:
+        for piece in pieces:
+            await response.write(piece)
+            if pause_seconds:
+                await asyncio.sleep(pause_seconds)
+        await response.write_eof()
+    except (ConnectionError, asyncio.CancelledError):
+        request.app[RECEIVED].broken_off += 1
+        raise
     return response

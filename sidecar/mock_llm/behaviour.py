@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 MAX_PAUSE_MS: Final = 600_000
 
@@ -43,6 +43,20 @@ class Compression(BaseModel):
     gzip: bool
 
 
+class Raw(BaseModel):
+    """An answer byte for byte, whatever was asked: chunks in base64, each in a write of its own.
+
+    `is_cut` closes the connection instead of ending the answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: int = Field(default=200, ge=200, le=599)
+    headers: dict[str, str] = Field(default_factory=dict)
+    chunks: tuple[Base64Bytes, ...] = ()
+    is_cut: bool = False
+
+
 class Behaviour:
     """The one mutable thing of the mock besides what it received."""
 
@@ -51,10 +65,11 @@ class Behaviour:
         self.failure: Failure | None = None
         self.answer: Answer | None = None
         self.is_compressing = False
+        self.raw: Raw | None = None
 
     def reset(self) -> None:
         """Answer as at the start."""
-        self.delay, self.failure, self.answer = Delay(), None, None
+        self.delay, self.failure, self.answer, self.raw = Delay(), None, None, None
         self.is_compressing = False
 
     def take_failure(self) -> int | None:

@@ -8,11 +8,13 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from sidecar.mock_llm.answering import BEHAVIOUR, PRODUCED, RECEIVED, json_response
-from sidecar.mock_llm.behaviour import Answer, Behaviour, Compression, Delay, Failure
+from sidecar.mock_llm.behaviour import Answer, Behaviour, Compression, Delay, Failure, Raw
 from sidecar.mock_llm.produced import ProducedTokens
 from sidecar.mock_llm.received import MAX_KEPT, ReceivedRequests
 
 DEFAULT_LIMIT: Final = 20
+MAX_ORDER_BYTES: Final = 32 * 1024 * 1024
+"""An answer of ten megabytes, in base64."""
 
 _Order = TypeVar("_Order", bound=BaseModel)
 
@@ -21,7 +23,7 @@ def debug_app(
     *, received: ReceivedRequests, produced: ProducedTokens, behaviour: Behaviour
 ) -> web.Application:
     """Return the application that shows and steers the mock."""
-    app = web.Application()
+    app = web.Application(client_max_size=MAX_ORDER_BYTES)
     app[RECEIVED] = received
     app[PRODUCED] = produced
     app[BEHAVIOUR] = behaviour
@@ -36,6 +38,7 @@ def debug_app(
             web.post("/status", _status),
             web.post("/answer", _answer),
             web.post("/compression", _compression),
+            web.post("/raw", _raw),
             web.delete("/behaviour", _reset),
         ]
     )
@@ -69,7 +72,8 @@ def _whole(request: web.Request, name: str, default: int) -> int:
 
 
 async def _count(request: web.Request) -> web.Response:
-    return json_response({"count": request.app[RECEIVED].count})
+    received = request.app[RECEIVED]
+    return json_response({"count": received.count, "broken_off": received.broken_off})
 
 
 async def _clear(request: web.Request) -> web.Response:
@@ -94,6 +98,11 @@ async def _answer(request: web.Request) -> web.Response:
 
 async def _compression(request: web.Request) -> web.Response:
     request.app[BEHAVIOUR].is_compressing = (await _order(request, Compression)).gzip
+    return web.Response(status=204)
+
+
+async def _raw(request: web.Request) -> web.Response:
+    request.app[BEHAVIOUR].raw = await _order(request, Raw)
     return web.Response(status=204)
 
 

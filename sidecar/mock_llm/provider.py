@@ -12,7 +12,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from sidecar.mock_llm import anthropic_api, bedrock_api, gemini_api, openai_api, openai_responses
-from sidecar.mock_llm.answering import BEHAVIOUR, NUMBER, PRODUCED, RECEIVED, RequestError
+from sidecar.mock_llm.answering import (
+    BEHAVIOUR,
+    NUMBER,
+    PRODUCED,
+    RECEIVED,
+    RequestError,
+    raw_answer,
+)
 from sidecar.mock_llm.behaviour import Behaviour
 from sidecar.mock_llm.produced import PREFIX, ProducedTokens
 from sidecar.mock_llm.received import ReceivedRequest, ReceivedRequests
@@ -107,6 +114,8 @@ def _gate(keys: ProviderKeys) -> Middleware:
             await _record(request)
             _check_credential(request, keys)
             await _misbehave(request.app[BEHAVIOUR])
+            if (raw := request.app[BEHAVIOUR].raw) is not None:
+                return await raw_answer(request, raw)
             response = await handler(request)
         except web.HTTPException as error:
             words = RequestError(error.status, error.reason)

@@ -43,6 +43,8 @@ class ReceivedRequests:
         self._max_kept = max_kept
         self._max_kept_bytes = max_kept_bytes
         self.count = 0
+        self.broken_off = 0
+        """Streams that the other side did not take to their end."""
 
     def add(self, request: ReceivedRequest) -> None:
         """Keep *request*; the oldest ones make room, the newest always stays."""
@@ -66,4 +68,4 @@ class ReceivedRequests:
         """Forget everything, the count included."""
         self._kept.clear()
         self._kept_bytes = 0
-        self.count = 0
+        self.count = self.broken_off = 0

@@ -71,7 +71,9 @@ async def running_mock(settings: MockSettings) -> AsyncIterator[MockAddress]:
 
 
 def _runner(app: web.Application) -> web.AppRunner:
-    return web.AppRunner(app, access_log=None, shutdown_timeout=1, keepalive_timeout=300)
+    return web.AppRunner(
+        app, access_log=None, shutdown_timeout=1, keepalive_timeout=300, handler_cancellation=True
+    )
 
 
 async def _listen(runner: web.AppRunner, *, port: int, tls: ssl.SSLContext | None) -> int:

@@ -154,6 +154,7 @@ def _guardrail_fields(result: GuardrailResult) -> dict[str, str | float]:
     # Names are values here, not keys: redaction would take one called `secrets` for a secret.
     return {
         "name": sanitize.policy_text(result.guardrail.name),
+        "stage": result.stage.value,
         "verdict": result.verdict.value,
         "ms": _milliseconds(result.seconds),
     }

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail, Policy
+from sidecar.domain.policy import Guardrail, Policy, Stage
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.labels import Children, LabelCap
@@ -59,7 +59,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
-        self._judged: dict[tuple[str, Verdict], _Judged] = {}
+        self._judged: dict[tuple[str, Verdict, Stage], _Judged] = {}
         self._declare_exchange(registry)
         self._declare_checks(registry)
         self._declare_process(registry)
@@ -119,7 +119,7 @@ class Metrics:
             Counter(
                 MetricName.GUARDRAIL_VERDICTS,
                 "Guardrail outcomes; in shadow mode the verdict is what enforce would have done.",
-                ("guardrail", "type", "verdict", "action", "mode"),
+                ("guardrail", "type", "verdict", "action", "mode", "stage"),
                 registry=registry,
             )
         )
@@ -243,25 +243,27 @@ class Metrics:
 
     def _count_verdict(self, result: GuardrailResult) -> None:
         guardrail = result.guardrail
-        known = self._judged.get((guardrail.name, result.verdict))
+        known = self._judged.get((guardrail.name, result.verdict, result.stage))
         if known is None or known.guardrail is not guardrail:
-            known = self._judged_by(guardrail, result.verdict)
+            known = self._judged_by(result)
         known.verdicts.inc()
         known.seconds.observe(result.seconds)
 
-    def _judged_by(self, guardrail: Guardrail, verdict: Verdict) -> _Judged:
+    def _judged_by(self, result: GuardrailResult) -> _Judged:
+        guardrail = result.guardrail
         name = self._guardrail_label(guardrail.name)
         judged = _Judged(
             guardrail,
             self._verdicts(
                 name,
                 sanitize.guardrail_type(guardrail.settings),
-                verdict.value,
+                result.verdict.value,
                 guardrail.action.value,
                 guardrail.mode.value,
+                result.stage.value,
             ),
             self._guardrail_seconds(name),
         )
         if name != OVERFLOW:  # what is beyond the cap would fill memory instead of labels
-            self._judged[guardrail.name, verdict] = judged
+            self._judged[guardrail.name, result.verdict, result.stage] = judged
         return judged

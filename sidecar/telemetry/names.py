@@ -57,6 +57,7 @@ class EgretAttribute:
     GUARDRAIL_VERDICT: Final = "egret.guardrail.verdict"
     GUARDRAIL_ACTION: Final = "egret.guardrail.action"
     GUARDRAIL_MODE: Final = "egret.guardrail.mode"
+    GUARDRAIL_STAGE: Final = "egret.guardrail.stage"
     GUARDRAIL_FINDINGS: Final = "egret.guardrail.findings"
     GUARDRAIL_SCORE: Final = "egret.guardrail.score"
     GUARDRAIL_FINDING_TYPES: Final = "egret.guardrail.finding_types"

@@ -45,6 +45,7 @@ def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
         EgretAttribute.GUARDRAIL_VERDICT: result.verdict.value,
         EgretAttribute.GUARDRAIL_ACTION: guardrail.action.value,
         EgretAttribute.GUARDRAIL_MODE: guardrail.mode.value,
+        EgretAttribute.GUARDRAIL_STAGE: result.stage.value,
         EgretAttribute.GUARDRAIL_FINDINGS: len(result.findings),
     }
     if result.findings:

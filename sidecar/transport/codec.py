@@ -117,24 +117,36 @@ def _headers(message: core.HeaderMap) -> Headers:
     )
 
 
-def _override(*, response_headers: bool) -> bytes:
+def _override(*, response_headers: bool, response_body: bool) -> bytes:
     mode = modes.ProcessingMode(
         request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
         request_trailer_mode=_SEND,
         response_header_mode=_SEND if response_headers else _SKIP,
     )
+    if response_body:
+        _ask_for_response_body(mode)
     return ext.ProcessingResponse(mode_override=mode).SerializeToString()
 
 
-_OVERRIDES: Final = {wanted: _override(response_headers=wanted) for wanted in (False, True)}
-"""The same two messages for every exchange."""
+def _ask_for_response_body(mode: modes.ProcessingMode) -> None:
+    # Envoy takes no FULL_DUPLEX_STREAMED where it may not send the trailers.
+    mode.response_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
+    mode.response_trailer_mode = _SEND
+
+
+_OVERRIDES: Final = {
+    (headers, body): _override(response_headers=headers, response_body=body)
+    for headers in (False, True)
+    for body in (False, True)
+}
+"""The same few messages for every exchange."""
 
 
 def encode(reply: do.Reply) -> bytes:
     """Turn one reply into the bytes of a `ProcessingResponse`."""
     match reply:
-        case do.OverrideMode(response_headers):
-            return _OVERRIDES[response_headers]
+        case do.OverrideMode(response_headers, response_body):
+            return _OVERRIDES[response_headers, response_body]
         case (
             do.ContinueRequestHeaders()
             | do.ContinueRequestBody()
@@ -156,13 +168,15 @@ def _request_answer(
 ) -> ext.ProcessingResponse:
     response = ext.ProcessingResponse()
     match reply:
-        case do.ContinueRequestHeaders(headers, metadata, response_headers):
+        case do.ContinueRequestHeaders(headers, metadata, response_headers, response_body):
             common = response.request_headers.response
             _mutate(common.header_mutation, headers)
             _write_metadata(response, metadata)
             response.request_headers.SetInParent()
             if response_headers:
                 response.mode_override.response_header_mode = _SEND
+            if response_body:
+                _ask_for_response_body(response.mode_override)
         case do.ContinueRequestBody(headers, body, metadata):
             common = response.request_body.response
             _mutate(common.header_mutation, headers)
@@ -189,15 +203,22 @@ def _response_answer(
 ) -> ext.ProcessingResponse:
     response = ext.ProcessingResponse()
     match reply:
-        case do.ContinueResponseHeaders(headers):
+        case do.ContinueResponseHeaders(headers, metadata):
             _mutate(response.response_headers.response.header_mutation, headers)
             response.response_headers.SetInParent()
-        case do.ContinueResponseBody():
+            _write_metadata(response, metadata)
+        case do.ContinueResponseBody(headers, body, metadata):
+            common = response.response_body.response
+            _mutate(common.header_mutation, headers)
+            if body is not None:
+                common.body_mutation.body = body
             response.response_body.SetInParent()
-        case do.StreamResponseBody(body, end_of_stream):
+            _write_metadata(response, metadata)
+        case do.StreamResponseBody(body, end_of_stream, metadata):
             streamed = response.response_body.response.body_mutation.streamed_response
             streamed.body = body
             streamed.end_of_stream = end_of_stream
+            _write_metadata(response, metadata)
         case do.ContinueResponseTrailers():
             response.response_trailers.SetInParent()
         case _:

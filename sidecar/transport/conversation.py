@@ -23,7 +23,16 @@ from sidecar.telemetry.report import FaultKind
 from sidecar.transport.codec import UnreadableMessageError, decode, encode
 from sidecar.transport.judge import Ending, Judge
 
-_VERDICTS: Final = (on.BodyRequired, on.RequestCleared, on.RequestRefused, on.ResponseCleared)
+_VERDICTS: Final = (
+    on.BodyRequired,
+    on.RequestCleared,
+    on.RequestRefused,
+    on.ResponseCleared,
+    on.ResponseStreamed,
+    on.ResponseHeld,
+    on.ResponsePieceJudged,
+    on.ResponseJudged,
+)
 
 
 class StreamGoneError(Exception):
@@ -61,7 +70,7 @@ class Budgets:
                 return self.authorize_seconds
             case Phase.AWAIT_REQUEST_BODY:
                 return self.body_seconds
-            case Phase.JUDGING_BODY:
+            case Phase.JUDGING_BODY | Phase.JUDGING_ANSWER:
                 return self.inspect_seconds
             case _:
                 return None
@@ -198,6 +207,8 @@ class Conversation:
                     | do.JudgeBody()
                     | do.WordRefusal()
                     | do.JudgeResponseHeaders()
+                    | do.JudgeResponsePiece()
+                    | do.JudgeResponseBody()
                 ):
                     self._ask(effect)
                 case do.AbandonJudgement():
@@ -235,8 +246,14 @@ class Conversation:
                 if kind is ErrorKind.UNSUPPORTED_PROCESSING_MODE:
                     self._judge.note_fault(FaultKind.UNSUPPORTED_MODE)
                 return self._judge.word_refusal(kind)
-            case do.JudgeResponseHeaders(headers):
-                return self._judge.judge_response_headers(headers)
+            case do.JudgeResponseHeaders(headers, has_body, may_stream):
+                return self._judge.judge_response_headers(
+                    headers, has_body=has_body, may_stream=may_stream
+                )
+            case do.JudgeResponsePiece(body, is_last):
+                return self._judge.judge_response_piece(body, is_last=is_last)
+            case do.JudgeResponseBody(body):
+                return self._judge.judge_response_body(body)
             case _:
                 assert_never(question)
 

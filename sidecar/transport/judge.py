@@ -8,11 +8,22 @@ from typing import Protocol
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
-from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+from sidecar.exchange.events import (
+    BodyRequired,
+    RequestCleared,
+    RequestRefused,
+    ResponseCleared,
+    ResponseHeld,
+    ResponseJudged,
+    ResponsePieceJudged,
+    ResponseStreamed,
+)
 from sidecar.telemetry.report import FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
 BodyVerdict = RequestCleared | RequestRefused
+ResponseHeadersVerdict = ResponseCleared | ResponseStreamed | ResponseHeld | RequestRefused
+AnswerVerdict = ResponseJudged | RequestRefused
 
 
 class Ending(enum.Enum):
@@ -39,8 +50,18 @@ class Judge(Protocol):
         """Inspect the whole request body."""
         ...
 
-    def judge_response_headers(self, headers: Headers) -> ResponseCleared:
-        """Say how the response headers change."""
+    def judge_response_headers(
+        self, headers: Headers, *, has_body: bool, may_stream: bool
+    ) -> ResponseHeadersVerdict:
+        """Say how the response headers change, and what becomes of the body."""
+        ...
+
+    def judge_response_piece(self, body: bytes, *, is_last: bool) -> ResponsePieceJudged:
+        """Judge the next piece of a streamed answer."""
+        ...
+
+    def judge_response_body(self, body: bytes) -> AnswerVerdict | Awaitable[AnswerVerdict]:
+        """Judge a whole answer."""
         ...
 
     def word_refusal(self, kind: ErrorKind) -> RequestRefused:

@@ -40,6 +40,36 @@ usage: {streams: pass}
 guardrails:
   - {name: pii, type: pii, action: redact}
 ---
+name: answers-redact
+guardrails:
+  - {name: pii, type: pii, stage: output, action: redact}
+  - {name: secrets, type: secrets, stage: output, action: redact}
+---
+name: answers-block
+guardrails:
+  - {name: pii, type: pii, stage: output, action: block}
+---
+name: answers-buffer
+guardrails:
+  - {name: pii, type: pii, stage: output, action: redact, streams: buffer}
+---
+name: answers-observe
+guardrails:
+  - {name: pii, type: pii, stage: output, action: block, streams: observe}
+---
+name: answers-allow
+unscanned: allow
+guardrails:
+  - {name: pii, type: pii, stage: output, action: redact}
+---
+name: answers-hook
+guardrails:
+  - {name: hook, type: webhook, stage: output, url: "HOOK/block", timeout: 5s}
+---
+name: restore
+guardrails:
+  - {name: pii, type: pii, stage: input, action: redact, restore: true}
+---
 name: two-hooks
 guardrails:
   - {name: slow-a, type: webhook, url: "HOOK/slow", timeout: 5s}

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
+from sidecar.exchange.body import BodyBuffer
 from sidecar.exchange.events import BodyMode
 from sidecar.exchange.machine import GATING_BODY_MODES, Exchange
 from sidecar.exchange.phase import Phase, ProtocolViolationError
-from sidecar.exchange.response import UnexpectedResponseError
+from sidecar.exchange.request_body import RequestBody
+from sidecar.exchange.response import ResponsePhases, UnexpectedResponseError
 from tests.support.conversation import (
     TIMED,
     Talk,
@@ -36,7 +38,27 @@ modes = st.sampled_from(list(BodyMode))
 gating_modes = st.sampled_from(GATING)
 pieces = st.binary(max_size=8)
 verdicts: st.SearchStrategy[on.Event] = st.sampled_from(
-    [on.BodyRequired(), cleared(), cleared(b"changed"), refused()]
+    [
+        on.BodyRequired(),
+        on.BodyRequired(judges_answer=True),
+        cleared(),
+        cleared(b"changed"),
+        on.RequestCleared(cleared().mutations, judges_answer=True),
+        refused(),
+    ]
+)
+answer_verdicts: st.SearchStrategy[on.Event] = st.one_of(
+    st.sampled_from(
+        [
+            on.ResponseCleared(TIMED),
+            on.ResponseStreamed(TIMED),
+            on.ResponseHeld(),
+            on.ResponseJudged(TIMED),
+            on.ResponseJudged(TIMED, b"changed"),
+            refused(),
+        ]
+    ),
+    st.builds(on.ResponsePieceJudged, pieces, ends=st.booleans()),
 )
 
 any_event: st.SearchStrategy[on.Event] = st.one_of(
@@ -50,23 +72,25 @@ any_event: st.SearchStrategy[on.Event] = st.one_of(
         [
             on.ResponseTrailersReceived(),
             on.StreamClosed(),
-            on.ResponseCleared(TIMED),
             on.DeadlinePassed(),
             on.Faulted(),
         ]
     ),
     verdicts,
+    answer_verdicts,
 )
 
 
 def state(exchange: Exchange) -> dict[str, object]:
     """Return everything an exchange knows, its parts' knowledge included."""
-    known: dict[str, object] = {}
-    for name in (*Exchange.__slots__, "is_unanswered"):
-        value = getattr(exchange, name)
-        slots = getattr(type(value), "__slots__", ())
-        known[name] = {slot: copy.copy(getattr(value, slot)) for slot in slots} or value
-    return known
+    return {"is_unanswered": exchange.is_unanswered, "known": _known(exchange)}
+
+
+def _known(part: object) -> object:
+    """Return what the mutable parts of an exchange hold, as values."""
+    if not isinstance(part, Exchange | RequestBody | ResponsePhases | BodyBuffer):
+        return copy.copy(part)
+    return {slot: _known(getattr(part, slot)) for slot in type(part).__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +130,8 @@ bodies: st.SearchStrategy[on.Event] = st.builds(body, pieces, ends=st.booleans()
 responses = st.one_of(
     st.builds(response_headers, ends=st.booleans()),
     st.builds(response_body, pieces, ends=st.booleans()),
-    one_of(on.ResponseCleared(TIMED), on.ResponseTrailersReceived()),
+    one_of(on.ResponseTrailersReceived()),
+    answer_verdicts,
 )
 LIKELY: dict[Phase, st.SearchStrategy[on.Event]] = {
     Phase.AWAIT_OPENING: st.builds(opened, gating_modes, modes),
@@ -117,6 +142,7 @@ LIKELY: dict[Phase, st.SearchStrategy[on.Event]] = {
     Phase.WORDING_REFUSAL: one_of(refused()),
     Phase.PASSING_REQUEST: st.one_of(bodies, one_of(trailers()), responses),
     Phase.RESPONDING: st.one_of(responses, one_of(trailers())),
+    Phase.JUDGING_ANSWER: answer_verdicts,
     Phase.ENDED: any_event,
 }
 """What usually comes in a phase: random orders alone rarely get past the headers."""
@@ -177,13 +203,53 @@ def test_nothing_of_a_request_goes_on_before_it_was_cleared(
 def test_a_request_is_never_both_forwarded_and_refused(
     exchange: Exchange, events: list[on.Event]
 ) -> None:
-    """There is one answer; a refusal after a forward would be a lie to somebody."""
+    """There is one answer; a refusal after a forward would be a lie to somebody.
+
+    Unless the answer is judged: then it is refused instead, and nothing of it has gone on.
+    """
     heard = converse(exchange, events)
     effects = [effect for one in heard for effect in one.effects]
     is_cleared = any(isinstance(one.event, on.RequestCleared) for one in heard)
+    is_judged = any(
+        isinstance(one.event, on.RequestCleared) and one.event.judges_answer for one in heard
+    )
     refusals = sum(isinstance(effect, do.Refuse) for effect in effects)
-    assert refusals + is_cleared <= 1
+    assert refusals <= 1
+    assert refusals + is_cleared <= 1 or is_judged
     assert exchange.is_unanswered is (refusals + is_cleared == 0)
+
+
+@settings(max_examples=300)
+@given(exchange=exchanges(), events=orders())
+def test_nothing_of_a_judged_answer_goes_on_before_its_verdict(
+    exchange: Exchange, events: list[on.Event]
+) -> None:
+    """Headers wait where it is held; no byte of body leaves that a verdict did not name.
+
+    What Envoy says itself, before the request was cleared, is nobody's answer.
+    """
+    is_cleared = False
+    allowed = b""
+    sent = b""
+    for heard in converse(exchange, events):
+        match heard.event:
+            case on.RequestCleared(judges_answer=True):
+                is_cleared = True
+            case on.ResponsePieceJudged(body=body):
+                allowed += body
+            case on.ResponseJudged() | on.ResponseCleared():
+                return
+            case _:
+                pass
+        if not is_cleared:
+            continue
+        sent += b"".join(
+            effect.body for effect in heard.effects if isinstance(effect, do.StreamResponseBody)
+        )
+        assert sent == allowed
+        if isinstance(heard.event, on.ResponseHeld):
+            # BUFFERED holds headers that have their answer.
+            assert all(effect == do.ContinueResponseHeaders() for effect in heard.effects)
 
 
 ANSWERS = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 from hypothesis import given
@@ -19,6 +20,8 @@ from sidecar.domain.policy import (
     Mode,
     OnError,
     Policy,
+    Stage,
+    StreamMode,
     StreamUsage,
     UnscannedAction,
 )
@@ -33,6 +36,7 @@ from sidecar.guardrails.policy_document import (
     parse_policies,
 )
 from sidecar.guardrails.policy_text import render_policy
+from sidecar.guardrails.rules.catalogue import judges_pieces
 from sidecar.guardrails.rules.national import NATIONAL_TYPES
 from sidecar.guardrails.rules.pii import PII_TYPES
 from sidecar.guardrails.rules.secrets import SECRET_TYPES
@@ -105,6 +109,12 @@ guardrails = st.builds(
     timeout_seconds=st.integers(1, 30_000).map(lambda milliseconds: milliseconds / 1000),
     mandatory=st.booleans(),
     scope=st.just(EVERYWHERE) | scopes,
+    stage=st.sampled_from(Stage),
+    restore=st.booleans(),
+    streams=st.sampled_from(StreamMode),
+).map(
+    # What needs the whole of an answer can only buffer it.
+    lambda one: one if judges_pieces(one.settings) else replace(one, streams=StreamMode.BUFFER)
 )
 policies = st.builds(
     Policy,

@@ -13,12 +13,18 @@ from sidecar.domain.mutations import Refusal
 from sidecar.exchange import events as on
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport.conversation import StreamGoneError
-from sidecar.transport.judge import BodyVerdict, HeadersVerdict
+from sidecar.transport.judge import (
+    AnswerVerdict,
+    BodyVerdict,
+    HeadersVerdict,
+    ResponseHeadersVerdict,
+)
 
 V = TypeVar("V")
 
 HeadersAnswer = Callable[[], HeadersVerdict | Awaitable[HeadersVerdict]]
 BodyAnswer = Callable[[], BodyVerdict | Awaitable[BodyVerdict]]
+WholeAnswer = Callable[[], AnswerVerdict | Awaitable[AnswerVerdict]]
 
 
 def at_once(verdict: V) -> Callable[[], V]:
@@ -96,6 +102,8 @@ class FakeJudge:
     body: BodyAnswer
     wording: Callable[[ErrorKind], on.RequestRefused] = word
     response: HeaderMutation = field(default_factory=HeaderMutation)
+    answer: ResponseHeadersVerdict | None = None
+    whole: WholeAnswer = field(default=at_once(on.ResponseJudged(HeaderMutation())))
     asked: list[object] = field(default_factory=list)
     source_addresses: list[str | None] = field(default_factory=list)
     faults: list[tuple[FaultKind, type[BaseException] | None]] = field(default_factory=list)
@@ -115,10 +123,23 @@ class FakeJudge:
         self.asked.append(body)
         return self.body()
 
-    def judge_response_headers(self, headers: Headers) -> on.ResponseCleared:
-        """Change the response as prepared."""
+    def judge_response_headers(
+        self, headers: Headers, *, has_body: bool, may_stream: bool
+    ) -> ResponseHeadersVerdict:
+        """Change the response as prepared, or do with it what was prepared."""
+        del has_body, may_stream
         self.asked.append(headers)
-        return on.ResponseCleared(self.response)
+        return self.answer or on.ResponseCleared(self.response)
+
+    def judge_response_piece(self, body: bytes, *, is_last: bool) -> on.ResponsePieceJudged:
+        """Let the piece go on."""
+        self.asked.append((body, is_last))
+        return on.ResponsePieceJudged(body)
+
+    def judge_response_body(self, body: bytes) -> AnswerVerdict | Awaitable[AnswerVerdict]:
+        """Give the prepared answer."""
+        self.asked.append(body)
+        return self.whole()
 
     def word_refusal(self, kind: ErrorKind) -> on.RequestRefused:
         """Word a refusal."""

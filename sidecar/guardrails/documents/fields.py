@@ -28,6 +28,7 @@ from sidecar.domain.policy import (
     OnError,
     RedactionStyle,
     Stage,
+    StreamMode,
 )
 from sidecar.domain.scope import EVERYONE, Exemption, ExemptLevel, Scope
 from sidecar.domain.subject import Operation
@@ -194,6 +195,7 @@ class GuardrailFields(Document):
     mandatory: Switch = False
     redaction: RedactionStyle = RedactionStyle.PLACEHOLDER
     restore: Switch = False
+    streams: StreamMode | None = None
     routes: Annotated[tuple[Operation, ...] | None, Field(min_length=1)] = None
     models: Annotated[tuple[Glob, ...] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
     rollout: Rollout = EVERYONE

@@ -6,7 +6,13 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from sidecar.domain.policy import Guardrail, Policy, StreamUsage, UnscannedAction
+from sidecar.domain.policy import (
+    Guardrail,
+    Policy,
+    StreamMode,
+    StreamUsage,
+    UnscannedAction,
+)
 from sidecar.guardrails.documents.fields import (
     MAX_ITEMS,
     Document,
@@ -35,6 +41,7 @@ from sidecar.guardrails.documents.remote import (
     RemoteDocument,
     WebhookDocument,
 )
+from sidecar.guardrails.rules.catalogue import judges_pieces
 
 GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
     "secrets": SecretsDocument,
@@ -87,9 +94,11 @@ class PolicyModel(Document):
 
 
 def _guardrail(document: GuardrailFields) -> Guardrail:
+    settings = document.settings()
+    usual = StreamMode.WINDOW if judges_pieces(settings) else StreamMode.BUFFER
     return Guardrail(
         name=document.name,
-        settings=document.settings(),
+        settings=settings,
         stage=document.stage,
         action=document.action,
         mode=document.mode,
@@ -99,4 +108,5 @@ def _guardrail(document: GuardrailFields) -> Guardrail:
         redaction=document.redaction,
         restore=document.restore,
         scope=document.scope(),
+        streams=document.streams or usual,
     )

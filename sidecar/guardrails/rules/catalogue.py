@@ -16,6 +16,7 @@ from sidecar.domain.local_guardrails import (
     MaxTokensSettings,
     PiiSettings,
     PromptInjectionSettings,
+    RuleSettings,
     SecretsSettings,
     ToxicitySettings,
     WholeTextSettings,
@@ -110,6 +111,11 @@ def _author_rule(pattern: DeniedPattern) -> Rule:
 def is_remote(guardrail: Guardrail) -> bool:
     """Tell whether judging leaves the process."""
     return isinstance(guardrail.settings, RemoteSettings)
+
+
+def judges_pieces(settings: GuardrailSettings) -> bool:
+    """Tell whether a text can be judged before its end: by rules, which look for spans."""
+    return isinstance(settings, RuleSettings)
 
 
 def rank_of(guardrail: Guardrail, type_: str) -> int:

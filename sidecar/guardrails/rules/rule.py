@@ -76,6 +76,7 @@ class Rule:
     `finder` finds the candidates in RE2's place, all of which the expression must find as well:
     it may look around, and takes 0.3 µs a match where RE2's binding takes 2. It must not be able
     to match in two ways, since it would try both.
+    `grows` is what a finding may look like where `locate` reads on behind the match.
     """
 
     type: str
@@ -86,6 +87,7 @@ class Rule:
     max_candidates: int = MAX_CANDIDATES
     by_author: bool = False
     finder: re.Pattern[bytes] | None = None
+    grows: str | None = None
 
     @property
     def group(self) -> int:

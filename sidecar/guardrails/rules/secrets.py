@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.guardrails.rules.rule import Rank, Rule, rule
+from sidecar.guardrails.rules.rule import Expression, Rank, Rule, rule
 from sidecar.guardrails.rules.secret_validators import (
     json_web_token,
     password,
@@ -17,6 +17,8 @@ from sidecar.guardrails.rules.secret_validators import (
     whole_putty_key,
 )
 from sidecar.guardrails.rules.vendor_tokens import VENDOR_RULES
+
+_PRIVATE_KEY_HEAD: Final = r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 
 SECRET_RULES: Final[tuple[Rule, ...]] = (
     *VENDOR_RULES,
@@ -114,10 +116,11 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
         json_web_token,
     ),
     # PEM and PGP private keys (RFC 7468, RFC 4880).
-    rule(
+    Rule(
         "PRIVATE_KEY",
-        r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----",
+        Expression(_PRIVATE_KEY_HEAD),
         whole_private_key,
+        grows=_PRIVATE_KEY_HEAD + r"[A-Za-z0-9+/=\r\n\t \\:,-]*(?:-----END[A-Z0-9 ]{1,40}-----)?",
     ),
     # PuTTY's own format, from the line before the key's lines to the MAC.
     rule(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.http import HeaderMutation
-from sidecar.domain.mutations import RequestMutations
 from sidecar.exchange.content_length import with_content_length, with_new_content_length
 
 GIVEN = HeaderMutation((("x-a", b"1"),), ("authorization",))
@@ -34,6 +33,5 @@ def test_content_length_follows_a_changed_body(
     body: bytes | None, buffered: HeaderMutation, streamed: HeaderMutation
 ) -> None:
     """Set in bytes; removed first where Envoy would keep the old one."""
-    mutations = RequestMutations(headers=GIVEN, body=body)
-    assert with_content_length(mutations) == buffered
-    assert with_new_content_length(mutations) == streamed
+    assert with_content_length(GIVEN, body) == buffered
+    assert with_new_content_length(GIVEN, body) == streamed

@@ -559,7 +559,9 @@ def test_with_mutated_timing_the_answer_to_the_headers_asks_for_the_response_hea
     assert talk.tell(cleared()) == [
         do.ContinueRequestHeaders(headers=STRIPPED, metadata=METADATA, response_headers=True)
     ]
-    assert talk.tell(response_headers()) == [do.JudgeResponseHeaders(RESPONSE_HEADERS)]
+    assert talk.tell(response_headers()) == [
+        do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False)
+    ]
     assert talk.tell(on.ResponseCleared(TIMED)) == [
         do.ContinueResponseHeaders(TIMED),
         do.EndStream(),
@@ -608,7 +610,7 @@ def test_a_local_reply_overtakes_an_unanswered_request(name: str) -> None:
     talk = Talk(*PHASES[name])
     assert talk.tell(response_headers()) == [
         *abandon(name),
-        do.JudgeResponseHeaders(RESPONSE_HEADERS),
+        do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False),
     ]
     assert talk.tell(on.ResponseCleared(TIMED)) == [
         do.ContinueResponseHeaders(TIMED),
@@ -621,7 +623,7 @@ def test_a_local_reply_overtakes_a_buffered_body_that_never_came() -> None:
     """Envoy refused the body as too long: 413 and no request_body message at all."""
     talk = Talk(opened(BUFFERED), headers(), cleared())
     assert talk.tell(response_headers(), on.ResponseCleared(TIMED)) == [
-        do.JudgeResponseHeaders(RESPONSE_HEADERS),
+        do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False),
         do.ContinueResponseHeaders(TIMED),
         do.EndStream(),
     ]
@@ -640,7 +642,7 @@ def test_an_upstream_that_answers_early_does_not_stop_the_rest_of_a_duplex_body(
     """Both directions go on, and the end comes after the request's last piece."""
     talk = Talk(opened(DUPLEX), headers(), cleared(), body(b"a"))
     assert talk.tell(response_headers(), on.ResponseCleared(TIMED)) == [
-        do.JudgeResponseHeaders(RESPONSE_HEADERS),
+        do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False),
         do.ContinueResponseHeaders(TIMED),
     ]
     assert talk.tell(body(b"b", ends=True)) == [
@@ -665,7 +667,7 @@ def test_a_response_body_phase_keeps_the_exchange_open_after_the_request() -> No
     talk = Talk(opened(response=BodyMode.STREAMED), headers())
     assert talk.tell(cleared()) == [HEADERS_ANSWER]
     assert talk.tell(response_headers(), on.ResponseCleared(TIMED)) == [
-        do.JudgeResponseHeaders(RESPONSE_HEADERS),
+        do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False),
         do.ContinueResponseHeaders(TIMED),
     ]
     assert talk.tell(on.ResponseBodyReceived(b"r", end_of_stream=False)) == [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.exchange import effects as do
@@ -14,7 +16,8 @@ from tests.support.conversation import (
     response_headers,
 )
 
-JUDGE = do.JudgeResponseHeaders(RESPONSE_HEADERS)
+JUDGE = do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False)
+JUDGE_DUPLEX = replace(JUDGE, may_stream=True)
 CONTINUE = do.ContinueResponseHeaders(TIMED)
 CLEARED = on.ResponseCleared(TIMED)
 TRAILERS = on.ResponseTrailersReceived()
@@ -22,7 +25,7 @@ TRAILERS = on.ResponseTrailersReceived()
 
 def respond(mode: BodyMode, *events: on.ResponseEvent) -> tuple[list[do.Effect], bool]:
     """Return the answers to *events* and whether the response is complete after them."""
-    phases = ResponsePhases(body_mode=mode)
+    phases = ResponsePhases(body_mode=mode, max_body_bytes=1_000)
     answers = [effect for event in events for effect in phases.receive(event)]
     return answers, phases.is_complete
 
@@ -31,7 +34,8 @@ def respond(mode: BodyMode, *events: on.ResponseEvent) -> tuple[list[do.Effect],
 def test_a_response_without_body_is_complete_with_its_headers(mode: BodyMode) -> None:
     """Envoy sends nothing after them, whatever is configured."""
     events = (response_headers(ends=True), CLEARED)
-    assert respond(mode, *events) == ([JUDGE, CONTINUE], True)
+    judge = JUDGE_DUPLEX if mode is BodyMode.FULL_DUPLEX_STREAMED else JUDGE
+    assert respond(mode, *events) == ([replace(judge, has_body=False), CONTINUE], True)
 
 
 def test_a_body_that_does_not_come_here_is_not_waited_for() -> None:
@@ -64,7 +68,7 @@ def test_a_duplex_response_body_is_sent_back_in_pieces_that_envoy_takes() -> Non
     )
     assert respond(BodyMode.FULL_DUPLEX_STREAMED, *events) == (
         [
-            JUDGE,
+            JUDGE_DUPLEX,
             CONTINUE,
             do.StreamResponseBody(long, end_of_stream=False),
             do.StreamResponseBody(b"y", end_of_stream=False),
@@ -105,7 +109,7 @@ def test_a_response_out_of_order_raises_and_changes_nothing(
     before: tuple[on.ResponseEvent, ...], event: on.ResponseEvent, phase: ResponsePhase
 ) -> None:
     """The error names both sides."""
-    phases = ResponsePhases(body_mode=BodyMode.STREAMED)
+    phases = ResponsePhases(body_mode=BodyMode.STREAMED, max_body_bytes=1_000)
     for earlier in before:
         phases.receive(earlier)
     with pytest.raises(UnexpectedResponseError) as caught:

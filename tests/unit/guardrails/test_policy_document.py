@@ -9,7 +9,15 @@ from sidecar.domain.local_guardrails import (
     PiiSettings,
     SecretsSettings,
 )
-from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
+from sidecar.domain.policy import (
+    Action,
+    Guardrail,
+    Mode,
+    OnError,
+    Policy,
+    StreamMode,
+    UnscannedAction,
+)
 from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
 from sidecar.domain.subject import Operation
 from sidecar.guardrails.policy_document import (
@@ -71,6 +79,7 @@ def test_every_field_of_a_document_reaches_the_policy() -> None:
                     ),
                     on_error=OnError.ALLOW,
                     timeout_seconds=0.25,
+                    streams=StreamMode.BUFFER,
                 ),
             ),
         ),
@@ -129,7 +138,7 @@ FAULTS = {
         (
             "line 3, column 30: guardrails[0].thresholds: unknown field `thresholds` "
             "(one of action, exceptions, mandatory, mode, models, name, on_error, redaction, "
-            "restore, rollout, routes, stage, timeout, type, types)"
+            "restore, rollout, routes, stage, streams, timeout, type, types)"
         ),
     ),
     "unknown_route": (
@@ -257,11 +266,11 @@ FAULTS = {
             "is not a duration; write for example 500ms, 2s or 1.5"
         ),
     ),
-    "unsupported_stage": (
-        f"{GUARDRAIL}{{name: a, type: pii, stage: output}}",
+    "window_for_a_whole_text": (
+        f"{HOOK}, stage: output, streams: window}}",
         (
-            "line 3, column 33: guardrails[0].stage: "
-            "stage `output` is not supported yet for pii (use input)"
+            "line 3, column 72: guardrails[0].streams: webhook needs the whole of an answer "
+            "(use buffer)"
         ),
     ),
     "unsupported_type": (
@@ -274,10 +283,6 @@ FAULTS = {
             "line 3, column 60: guardrails[0].action: has nothing to replace here; "
             "use block or flag"
         ),
-    ),
-    "unsupported_field": (
-        f"{GUARDRAIL}{{name: a, type: pii, restore: true}}",
-        "line 3, column 26: guardrails[0].restore: `restore` is not supported yet",
     ),
     "unknown_field_of_a_breaker": (
         f"{HOOK}, breaker: {{failure: 3}}}}",

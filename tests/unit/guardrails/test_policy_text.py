@@ -20,6 +20,7 @@ def test_the_canonical_text_writes_out_every_default() -> None:
         "  mandatory: false\n"
         "  redaction: placeholder\n"
         "  restore: false\n"
+        "  streams: window\n"
         "- name: pii\n"
         "  type: pii\n"
         "  stage: input\n"
@@ -30,6 +31,7 @@ def test_the_canonical_text_writes_out_every_default() -> None:
         "  mandatory: false\n"
         "  redaction: placeholder\n"
         "  restore: false\n"
+        "  streams: window\n"
     )
 
 

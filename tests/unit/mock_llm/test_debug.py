@@ -49,7 +49,10 @@ async def test_requests_are_counted_listed_and_cleared(mock: Mock) -> None:
     async with mock.debug.get("/count") as answer:
         after = await answer.json()
     assert listed == ["/v1/completions?n=1", "/v1/completions?n=2"]
-    assert (before, after) == ({"count": 3}, {"count": 0})
+    assert (before, after) == (
+        {"count": 3, "broken_off": 0},
+        {"count": 0, "broken_off": 0},
+    )
 
 
 async def test_a_failure_lasts_for_as_many_requests_as_ordered(mock: Mock) -> None:

@@ -23,9 +23,9 @@ from tests.support.reports import TRACE_ID, WALL_NS, redacted_report, timings
 PROMPT = "my card is 4111 1111 1111 1111"
 
 GUARDRAILS = [
-    {"name": "pii", "verdict": "redact", "ms": 0.4},
-    {"name": "keys", "verdict": "block", "ms": 0.4},
-    {"name": "tone", "verdict": "error_open", "ms": 3.0},
+    {"name": "pii", "stage": "input", "verdict": "redact", "ms": 0.4},
+    {"name": "keys", "stage": "input", "verdict": "block", "ms": 0.4},
+    {"name": "tone", "stage": "input", "verdict": "error_open", "ms": 3.0},
 ]
 
 

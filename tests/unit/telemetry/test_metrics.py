@@ -61,15 +61,15 @@ def test_an_exchange_is_counted_by_outcome_phase_key_and_guardrail(
         "egret_body_bytes_sum 2048.0",
         'egret_authorizations_total{outcome="authorized",tier="l1"} 1.0',
         (
-            'egret_guardrail_verdicts_total{action="redact",guardrail="pii",mode="enforce",'
+            'egret_guardrail_verdicts_total{action="redact",guardrail="pii",mode="enforce",stage="input",'
             'type="pii",verdict="redact"} 1.0'
         ),
         (
-            'egret_guardrail_verdicts_total{action="block",guardrail="keys",mode="shadow",'
+            'egret_guardrail_verdicts_total{action="block",guardrail="keys",mode="shadow",stage="input",'
             'type="secrets",verdict="block"} 1.0'
         ),
         (
-            'egret_guardrail_verdicts_total{action="flag",guardrail="tone",mode="enforce",'
+            'egret_guardrail_verdicts_total{action="flag",guardrail="tone",mode="enforce",stage="input",'
             'type="webhook",verdict="error_open"} 1.0'
         ),
         'egret_guardrail_errors_total{error_type="ClientConnectorError",guardrail="tone"} 1.0',
@@ -199,7 +199,7 @@ def test_labels_stay_bounded_under_a_thousand_guardrails_keys_and_models(
     assert len(verdicts) == 101
     assert [line for line in verdicts if 'guardrail="other"' in line] == [
         (
-            'egret_guardrail_verdicts_total{action="block",guardrail="other",mode="enforce",'
+            'egret_guardrail_verdicts_total{action="block",guardrail="other",mode="enforce",stage="input",'
             'type="pii",verdict="pass"} 900.0'
         ),
     ]
@@ -220,11 +220,11 @@ def test_a_guardrail_that_changed_is_counted_under_its_new_action(
 
     assert {line for line in _samples(registry) if "guardrail_verdicts" in line} == {
         (
-            'egret_guardrail_verdicts_total{action="redact",guardrail="pii",mode="enforce",'
+            'egret_guardrail_verdicts_total{action="redact",guardrail="pii",mode="enforce",stage="input",'
             'type="pii",verdict="redact"} 2.0'
         ),
         (
-            'egret_guardrail_verdicts_total{action="block",guardrail="pii",mode="enforce",'
+            'egret_guardrail_verdicts_total{action="block",guardrail="pii",mode="enforce",stage="input",'
             'type="pii",verdict="redact"} 1.0'
         ),
     }

@@ -122,6 +122,7 @@ def test_a_guardrail_span_keeps_verdict_and_action_apart(receiver: OtlpReceiver)
         "egret.guardrail.verdict": "redact",
         "egret.guardrail.action": "redact",
         "egret.guardrail.mode": "enforce",
+        "egret.guardrail.stage": "input",
         "egret.guardrail.findings": 3,
         "egret.guardrail.finding_types": ("EMAIL", "IBAN"),
         "egret.guardrail.score": 0.75,
@@ -132,6 +133,7 @@ def test_a_guardrail_span_keeps_verdict_and_action_apart(receiver: OtlpReceiver)
         "egret.guardrail.verdict": "block",
         "egret.guardrail.action": "block",
         "egret.guardrail.mode": "shadow",
+        "egret.guardrail.stage": "input",
         "egret.guardrail.findings": 1,
         "egret.guardrail.finding_types": ("AWS_KEY",),
     }
@@ -141,6 +143,7 @@ def test_a_guardrail_span_keeps_verdict_and_action_apart(receiver: OtlpReceiver)
         "egret.guardrail.verdict": "error_open",
         "egret.guardrail.action": "flag",
         "egret.guardrail.mode": "enforce",
+        "egret.guardrail.stage": "input",
         "egret.guardrail.findings": 0,
         "error.type": "ClientConnectorError",
     }

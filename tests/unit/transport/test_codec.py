@@ -467,3 +467,60 @@ def test_a_refusal_always_says_its_status(code: int) -> None:
     refusal = Refusal(status=code, headers=(), body=b"", details="x")
     response = ext.ProcessingResponse.FromString(encode(do.Refuse(refusal)))
     assert response.immediate_response.status.code == code
+
+
+# Answers that are judged.
+
+WHOLE_MODE = modes.ProcessingMode(
+    request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
+    request_trailer_mode=modes.ProcessingMode.SEND,
+    response_header_mode=modes.ProcessingMode.SEND,
+    response_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
+    response_trailer_mode=modes.ProcessingMode.SEND,
+)
+
+
+def test_an_override_for_a_judged_answer_states_the_whole_mode() -> None:
+    """Envoy takes no duplex body without its trailers."""
+    encoded = encode(do.OverrideMode(response_headers=True, response_body=True))
+    assert encoded == ext.ProcessingResponse(mode_override=WHOLE_MODE).SerializeToString()
+
+
+def test_the_answer_to_the_headers_can_ask_for_the_response_as_well() -> None:
+    """For a request without a body, which needs no other override."""
+    encoded = encode(do.ContinueRequestHeaders(response_headers=True, response_body=True))
+    response = ext.ProcessingResponse.FromString(encoded)
+    asked = modes.ProcessingMode()
+    asked.CopyFrom(WHOLE_MODE)
+    asked.ClearField("request_body_mode")
+    asked.ClearField("request_trailer_mode")
+    assert response.mode_override == asked
+    assert response.HasField("request_headers")
+
+
+def test_a_buffered_answer_is_replaced_with_its_headers() -> None:
+    """In the one message that holds them all."""
+    encoded = encode(do.ContinueResponseBody(MUTATION, b"changed", METADATA))
+    wanted = ext.ProcessingResponse(
+        response_body=ext.BodyResponse(
+            response=ext.CommonResponse(
+                header_mutation=MUTATED, body_mutation=ext.BodyMutation(body=b"changed")
+            )
+        )
+    )
+    assert ext.ProcessingResponse.FromString(encoded) == with_metadata(wanted)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        do.ContinueResponseHeaders(metadata=METADATA),
+        do.StreamResponseBody(b"r", end_of_stream=True, metadata=METADATA),
+    ],
+    ids=lambda reply: type(reply).__name__,
+)
+def test_metadata_goes_with_any_part_of_an_answer(reply: do.Reply) -> None:
+    """The access log is written at the very end, and says what the answer came to."""
+    response = ext.ProcessingResponse.FromString(encode(reply))
+    wanted = with_metadata(ext.ProcessingResponse()).dynamic_metadata
+    assert response.dynamic_metadata == wanted

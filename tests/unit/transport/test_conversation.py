@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import effects as do
@@ -449,3 +450,78 @@ async def test_a_body_over_the_limit_is_refused_before_it_ends(mode: BodyMode) -
     held = Held(judging(), opening, too_long)
     assert await held.run() is Ending.COMPLETED
     assert held.stream.written[-1] == encode(do.Refuse(refusal_of(ErrorKind.BODY_TOO_LARGE)))
+
+
+# Judged answers.
+
+JUDGES_ANSWER = at_once(on.BodyRequired(judges_answer=True))
+CLEARS_JUDGED = at_once(on.RequestCleared(cleared().mutations, judges_answer=True))
+ASKS_ANSWER = do.OverrideMode(response_headers=True, response_body=True)
+ANSWER_HEADERS = envoy.response_headers(*RESPONSE_HEADERS.fields, ends=False).SerializeToString()
+
+
+def answer_piece(body: bytes, *, ends: bool = False) -> bytes:
+    """Return a message with a piece of an answer."""
+    piece = ext.HttpBody(body=body, end_of_stream=ends)
+    return ext.ProcessingRequest(response_body=piece).SerializeToString()
+
+
+def answering(**more: Any) -> FakeJudge:
+    """Return a judge of requests and their answers."""
+    return judging(JUDGES_ANSWER, CLEARS_JUDGED, **more)
+
+
+async def test_a_streamed_answer_is_judged_piece_by_piece() -> None:
+    """Each piece is a question, and its verdict what leaves."""
+    judge = answering(answer=on.ResponseStreamed(STRIPPED))
+    held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a"),
+                answer_piece(b"b", ends=True))  # fmt: skip
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(
+        ASKS_ANSWER, FORWARD, WHOLE_BODY, do.ContinueResponseHeaders(STRIPPED),
+        do.StreamResponseBody(b"a", end_of_stream=False),
+        do.StreamResponseBody(b"b", end_of_stream=True),
+    )  # fmt: skip
+    assert judge.asked[-2:] == [(b"a", False), (b"b", True)]
+
+
+@pytest.mark.parametrize("answer", [at_once, awaited], ids=["at-once", "awaited"])
+async def test_a_held_answer_waits_for_its_verdict(answer: Callable[[Any], Any]) -> None:
+    """The same whether the verdict is there at once or has to be waited for."""
+    verdict = on.ResponseJudged(STRIPPED)
+    held = Held(answering(answer=on.ResponseHeld(), whole=answer(verdict)), HEADERS, LAST_PIECE,
+                ANSWER_HEADERS, answer_piece(b"a", ends=True))  # fmt: skip
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(
+        ASKS_ANSWER, FORWARD, WHOLE_BODY, do.ContinueResponseHeaders(STRIPPED),
+        do.StreamResponseBody(b"a", end_of_stream=True),
+    )  # fmt: skip
+
+
+async def test_a_verdict_on_an_answer_that_does_not_come_is_a_refusal() -> None:
+    """Within the budget of judging; the check is cancelled."""
+    endless = Endless()
+    judge = answering(answer=on.ResponseHeld(), whole=endless)
+    budgets = Budgets(authorize_seconds=5, body_seconds=5, inspect_seconds=0.05)
+    held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a", ends=True),
+                budgets=budgets)  # fmt: skip
+    assert await held.run() is Ending.COMPLETED
+    assert held.stream.written[-1] == encode(
+        do.Refuse(refusal_of(ErrorKind.GUARDRAIL_UNAVAILABLE))
+    )
+    await asyncio.wait_for(endless.cancelled.wait(), 5)
+
+
+async def test_a_judgement_of_a_piece_that_raises_cuts_the_stream() -> None:
+    """Envoy sees an error, and the client no end that was made up."""
+
+    class Broken(FakeJudge):
+        @override
+        def judge_response_piece(self, body: bytes, *, is_last: bool) -> on.ResponsePieceJudged:
+            raise KeyError(body, is_last)
+
+    judge = Broken(JUDGES_ANSWER, CLEARS_JUDGED, answer=on.ResponseStreamed(STRIPPED))
+    held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a"))
+    assert await held.run() is Ending.ABORTED
+    assert judge.faults == [(FaultKind.EXCEPTION, KeyError)]
+    assert held.stream.written[-1] == encode(do.ContinueResponseHeaders(STRIPPED))

@@ -1,0 +1,168 @@
+"""Judges one answer: piece by piece, or as a whole before any of it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sidecar.checks.answer_reading import AnswerReading
+from sidecar.decision.decide import decide, decide_unscanned
+from sidecar.dialects.answer_form import AnswerForm
+from sidecar.domain.decision import Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
+from sidecar.domain.restoration import Restoration
+from sidecar.domain.subject import Subject, TextPart, UnscannedReason
+from sidecar.guardrails.answer_policy import AnswerPolicy
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.stream_scan import ROLE, StreamScan
+from sidecar.guardrails.window import Edit, Window
+from sidecar.mutations.placeholders import Placeholders
+
+MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
+"""Events behind one that waits wait with it; no provider sends so much about so little text."""
+
+TOO_LONG: Final = ClientError(
+    ErrorKind.CONTENT_BLOCKED,
+    "The answer was ended: something in it is longer than what can be judged of a stream.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Bytes that may leave now; `error` ends the answer behind them."""
+
+    body: bytes
+    error: ClientError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSetting:
+    """What an answer is judged by, and what its request leaves to it."""
+
+    policy: AnswerPolicy
+    unscanned: UnscannedAction
+    restoration: Restoration
+    placeholders: Placeholders
+    inspector: Inspector
+    about: InspectionSubject
+    clock: Callable[[], float]
+
+
+class AnswerJudgement:
+    """The judgement of one answer."""
+
+    def __init__(self, form: AnswerForm, setting: AnswerSetting) -> None:
+        self._setting = setting
+        self._reading = AnswerReading(form)
+        self._is_observed = setting.policy.streams is StreamMode.OBSERVE
+        self._scan = StreamScan(
+            setting.policy,
+            clock=setting.clock,
+            restoration=setting.restoration,
+            is_streamed=form.is_streamed,
+        )
+        self._guardrails = {one.name: one for one in setting.policy.guardrails}
+        self._remote: tuple[GuardrailResult, ...] = ()
+        self.is_redacted = False
+
+    @property
+    def reasons(self) -> tuple[UnscannedReason, ...]:
+        """Why parts of the answer could not be read."""
+        return tuple(self._reading.reasons)
+
+    def results(self) -> tuple[GuardrailResult, ...]:
+        """Return what each guardrail has come to so far, in the policy's order."""
+        by_name = {one.guardrail.name: one for one in (*self._scan.results(), *self._remote)}
+        return tuple(by_name[name] for name in self._guardrails if name in by_name)
+
+    def take(self, chunk: bytes, *, is_last: bool) -> Released:
+        """Judge the next bytes, and return what may leave."""
+        self._reading.take(chunk, is_last=is_last)
+        unread = self._unread()
+        if unread is not None:
+            self._reading.transcript.let_all_go()  # nothing follows what cannot be read
+        return self._released(self._judge_windows() or unread)
+
+    def judge_whole(self, body: bytes) -> Released | Awaitable[Released]:
+        """Judge all of an answer; awaits remote guardrails only, where there are any.
+
+        Of one that is refused nothing leaves.
+        """
+        self._reading.take(body, is_last=True)
+        asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
+        error = self._judge_windows() or self._unread()
+        if error is not None or not self._setting.policy.asking.remote:
+            return self._released_whole(error)
+        parts = tuple(TextPart(text, (), ROLE) for _, text in asked)
+        subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
+        results = self._setting.inspector.inspect(
+            self._setting.policy.asking, subject, about=self._setting.about
+        )
+        if isinstance(results, tuple):
+            return self._released_whole(self._weigh_remote(results, asked))
+        return self._ask(results, asked)
+
+    async def _ask(
+        self, results: Awaitable[tuple[GuardrailResult, ...]], asked: list[tuple[Window, bytes]]
+    ) -> Released:
+        return self._released_whole(self._weigh_remote(await results, asked))
+
+    def _judge_windows(self) -> ClientError | None:
+        due = self._reading.transcript.due(observed=self._is_observed)
+        if not due:
+            return None
+        outcome = self._scan.judge(due)
+        for one in outcome.redact:
+            self._redact(one.window, one.finding, one.value)
+        if outcome.is_too_long:
+            return TOO_LONG
+        return None if outcome.refused_by is None else _error_of((outcome.refused_by,))
+
+    def _weigh_remote(
+        self, results: tuple[GuardrailResult, ...], asked: list[tuple[Window, bytes]]
+    ) -> ClientError | None:
+        self._remote = tuple(replace(one, stage=Stage.OUTPUT) for one in results)
+        decision = decide(results, subject="answer")
+        if isinstance(decision, Deny):
+            return decision.error
+        if isinstance(decision, Redact):
+            for finding in decision.findings:
+                window, text = asked[finding.part]
+                self._redact(window, finding, text[finding.start : finding.end])
+        return None
+
+    def _redact(self, window: Window, finding: Finding, value: bytes) -> None:
+        guardrail = self._guardrails[finding.guardrail]
+        text = self._setting.placeholders.of(value, type_=finding.type, style=guardrail.redaction)
+        window.edits.append(Edit(finding.start, finding.end, text))
+        self.is_redacted = True
+
+    def _unread(self) -> ClientError | None:
+        decision = decide_unscanned(
+            self._reading.reasons, self._setting.unscanned, subject="answer"
+        )
+        return decision.error if isinstance(decision, Deny) else None
+
+    def _released_whole(self, error: ClientError | None) -> Released:
+        if error is not None:
+            self._reading.held.drop()
+            return Released(b"", error)
+        return Released(self._reading.held.release(unread=True))
+
+    def _released(self, error: ClientError | None) -> Released:
+        held = self._reading.held
+        passes_unread = self._setting.unscanned is not UnscannedAction.BLOCK
+        body = held.release(unread=passes_unread)
+        if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
+            error = TOO_LONG
+        if error is not None:
+            held.drop()
+        return Released(body, error)
+
+
+def _error_of(results: tuple[GuardrailResult, ...]) -> ClientError | None:
+    decision = decide(results, subject="answer")
+    return decision.error if isinstance(decision, Deny) else None

@@ -1,0 +1,307 @@
+"""From the JSON text of an answer, or of one event of a streamed one, to what guardrails judge.
+
+One reader for every API: an event says itself what it is. Texts that a client will join are put
+on one channel, by the path to them in which an `index` counts, and not the place in the list.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from sidecar.dialects import json_text
+from sidecar.dialects.answer_fields import (
+    FREE,
+    JSON_TEXT,
+    KNOWN,
+    MEDIA,
+    PAYLOADS,
+    SEALED,
+    SKIPPED,
+    WHOLE,
+)
+from sidecar.dialects.strict_json import JsonValue
+from sidecar.domain.subject import UnscannedReason
+
+Path = tuple[str | int, ...]
+
+MAX_TEXTS: Final = 50_000
+"""As many as a request may have; ten megabytes of one-letter strings take seconds."""
+
+LONG_NUMBER: Final = 10**8
+"""Nine digits: shorter numbers are no card, account or social security number."""
+
+MIN_PAYLOAD: Final = 64
+"""No image or sound is shorter, but an access key, which looks the same, is."""
+
+_PAYLOAD: Final = re.compile(r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/_-]++={0,2}", re.ASCII)
+
+DONE: Final = b"[DONE]"
+"""How OpenAI ends a stream; the only event that is not JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerText:
+    """One string, or long number, that reaches the client.
+
+    `channel` is the text it is a piece of, None where it is a whole text; `lane` is the choice or
+    block that this text belongs to. `location` is that of `TextPart`, of one token. `is_json`
+    tells that it is JSON text, whose escapes hide what they say.
+    """
+
+    content: bytes
+    location: int
+    channel: Path | None
+    lane: Path
+    is_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEvent:
+    """What an event says. `ended` are the lanes whose texts are complete with it."""
+
+    texts: tuple[AnswerText, ...] = ()
+    ended: tuple[Path, ...] = ()
+    ends_all: bool = False
+    unscanned: tuple[UnscannedReason, ...] = ()
+    has_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableEvent:
+    """Nothing is known of what it says."""
+
+    reason: UnscannedReason
+
+
+_NOTHING: Final = AnswerEvent()
+_END: Final = AnswerEvent(ends_all=True)
+_UNREADABLE: Final = UnreadableEvent(UnscannedReason.MALFORMED_ANSWER)
+
+_JOIN: Final = 0
+_ONCE: Final = 1
+_ALL: Final = 2
+_COUNT: Final = 3
+"""What becomes of the strings below: joined over events, judged at once, all text whatever their
+names, only counted."""
+
+
+def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | UnreadableEvent:
+    """Read an event, or a whole answer, which is its own only event."""
+    if payload is None or not payload.strip():
+        return _NOTHING
+    if payload.strip() == DONE:
+        return _END
+    try:
+        document: JsonValue = _loads(payload)
+        if not isinstance(document, dict):
+            return UnreadableEvent(UnscannedReason.UNKNOWN_SHAPE)
+        walk = _Walk(document, event)
+        walk.run()
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+    if walk.is_overfull or walk.strings != _string_count(payload):
+        return _UNREADABLE  # a key that stands twice hides one of its values from us
+    return AnswerEvent(
+        texts=tuple(walk.texts),
+        ended=tuple(walk.ended),
+        unscanned=tuple(walk.unscanned),
+        has_logprobs=walk.has_logprobs,
+    )
+
+
+def without_logprobs(payload: bytes) -> bytes:
+    """Return the event with the probabilities of its tokens taken out: they repeat the text."""
+    return orjson.dumps(_without(orjson.loads(payload)))
+
+
+def _without(node: JsonValue) -> JsonValue:
+    if isinstance(node, dict):
+        return {key: None if key in _LOGPROBS else _without(value) for key, value in node.items()}
+    return [_without(item) for item in node] if isinstance(node, list) else node
+
+
+_LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
+
+
+def _loads(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        # An emoji cut in two by a provider that counts in UTF-16 leaves half a pair in each
+        # event, which orjson refuses.
+        return json.loads(payload.decode())
+
+
+def _string_count(payload: bytes) -> int:
+    if b"\\" not in payload:
+        return payload.count(b'"') // 2
+    return sum(1 for _ in json_text.string_tokens(payload))
+
+
+class _Walk:
+    """One pass over a document, in the order of its tokens."""
+
+    __slots__ = (
+        "_document",
+        "_event",
+        "_numbers",
+        "ended",
+        "has_logprobs",
+        "is_overfull",
+        "strings",
+        "texts",
+        "unscanned",
+    )
+
+    def __init__(self, document: dict[str, JsonValue], event: str) -> None:
+        self._document = document
+        self._event = event
+        self._numbers = 0
+        self.strings = 0
+        self.texts: list[AnswerText] = []
+        self.ended: list[Path] = []
+        self.unscanned: dict[UnscannedReason, None] = {}
+        self.has_logprobs = False
+        self.is_overfull = False
+
+    def run(self) -> None:
+        """Collect everything."""
+        document = self._document
+        kind = document.get("type")
+        name = kind if isinstance(kind, str) else self._event
+        if name.startswith("response."):
+            self._responses_event(name)
+            return
+        index = document.get("index", document.get("contentBlockIndex"))
+        lane: Path = ("block", index) if isinstance(index, int) else ()
+        self._object(document, lane, lane, _JOIN)
+        if lane and name in _BLOCK_ENDS:
+            self.ended.append(lane)
+
+    def _responses_event(self, name: str) -> None:
+        """OpenAI's typed events: only `delta` comes in pieces, all else repeats it whole."""
+        document = self._document
+        lane: Path = ("output", _number_of(document, "output_index"))
+        stem = name.removesuffix(".delta")
+        place = _number_of(document, "content_index") + _number_of(document, "summary_index")
+        channel = (*lane, stem, place, str(document.get("item_id", "")))
+        for key, value in document.items():
+            self.strings += 1
+            if key == "delta" and isinstance(value, str):
+                if stem != name:
+                    is_json = stem.endswith(("arguments", "input", "code"))
+                    self._add(value, channel, lane, is_json=is_json)
+                self.strings += 1
+            else:
+                if key not in KNOWN:
+                    self._add(key, None, lane, is_json=False)
+                self._value(key, value, lane, lane, self._mode_below(key, value, _ONCE))
+        if stem == name and not name.endswith((".added", ".created", ".in_progress")):
+            self.ended.append(lane)
+
+    # These run for every value of every event: arguments by position, and few calls.
+    def _value(self, key: str, value: JsonValue, path: Path, lane: Path, mode: int) -> None:
+        if isinstance(value, str):
+            if mode != _COUNT and value:
+                self._string(key, value, path, lane, mode)
+            self.strings += 1
+        elif value is None or value is True or value is False:
+            pass
+        elif isinstance(value, dict):
+            self._object(value, path, lane, mode)
+        elif isinstance(value, list):
+            self._list(key, value, path, lane, mode)
+        else:
+            self._number(value, lane, mode)
+
+    def _object(self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int) -> None:
+        if mode != _ALL and node.get("type") in SEALED:
+            mode = _COUNT
+        for key, value in node.items():
+            inner = mode
+            if mode == _ALL or (mode != _COUNT and key not in KNOWN):
+                self._add(key, None, lane, is_json=False)
+            elif mode != _COUNT:
+                inner = self._mode_below(key, value, mode)
+            self.strings += 1
+            name = _ALIASES.get(key, key)
+            self._value(key, value, (*path, name) if inner == _JOIN else path, lane, inner)
+
+    def _mode_below(self, key: str, value: JsonValue, mode: int) -> int:
+        if key in SKIPPED:
+            if value and key in _LOGPROBS:
+                self.has_logprobs = True
+            return _COUNT
+        if key in FREE and not isinstance(value, str):
+            return _ALL
+        return _ONCE if key in WHOLE else mode
+
+    def _list(self, key: str, items: list[JsonValue], path: Path, lane: Path, mode: int) -> None:
+        for position, item in enumerate(items):
+            if self.is_overfull:
+                return
+            if mode != _JOIN:
+                self._value(key, item, path, lane, mode)
+                continue
+            place: str | int = position
+            if isinstance(item, dict):
+                place = _place(key, item, position)
+            inner = (*path, place)
+            own = inner if key in _LANES and len(path) == 1 else lane
+            self._value(key, item, inner, own, mode)
+            if own is inner and _is_finished(item):
+                self.ended.append(own)
+
+    def _string(self, key: str, value: str, path: Path, lane: Path, mode: int) -> None:
+        if mode != _ALL and key in PAYLOADS and _is_payload(value):
+            media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
+            self.unscanned[media[-1] if media else PAYLOADS[key]] = None
+            return
+        self._add(value, path if mode == _JOIN else None, lane, is_json=key in JSON_TEXT)
+
+    def _number(self, value: float, lane: Path, mode: int) -> None:
+        if mode == _ALL and not -LONG_NUMBER < value < LONG_NUMBER:
+            text = AnswerText(b"%d" % int(value), -1 - self._numbers, None, lane, is_json=False)
+            self.texts.append(text)
+        self._numbers += 1
+
+    def _add(self, text: str, channel: Path | None, lane: Path, *, is_json: bool) -> None:
+        if not text:
+            return
+        if len(self.texts) >= MAX_TEXTS:
+            self.is_overfull = True
+            return
+        content = text.encode("utf-8", "replace")
+        self.texts.append(AnswerText(content, self.strings, channel, lane, is_json=is_json))
+
+
+def _is_payload(value: str) -> bool:
+    return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+_LANES: Final = frozenset({"choices", "candidates"})
+_BLOCK_ENDS: Final = frozenset({"content_block_stop", "contentBlockStop"})
+_ALIASES: Final = {"delta": "block", "content_block": "block", "start": "block"}
+"""A block's text goes on in its deltas where its start has left off."""
+
+
+def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
+    if key == "parts":
+        # Gemini's clients join the text of all parts, and set apart only what was thought.
+        return "thought" if item.get("thought") is True else "said"
+    index = item.get("index", position)
+    return index if isinstance(index, int) else position
+
+
+def _number_of(document: dict[str, JsonValue], key: str) -> int:
+    value = document.get(key, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _is_finished(item: JsonValue) -> bool:
+    return isinstance(item, dict) and bool(item.get("finish_reason") or item.get("finishReason"))

@@ -1,0 +1,263 @@
+"""From a regular expression to one for the beginnings of what it matches, read backwards.
+
+A streamed text may end in the beginning of a match. Matched against the text read backwards, the
+expression made here says how much of the end that is: RE2 then takes one short look a chunk,
+however many rules there are. Where it is not exact it takes in too much, never too little.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+MAX_REPEAT: Final = 1_000
+"""RE2 knows no higher count."""
+
+_ANYTHING: Final = r"(?s:.)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Atom:
+    """Source text that matches one character."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Assertion:
+    """Source text that matches no character."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    items: tuple[_Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    items: tuple[_Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    item: _Node
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flags:
+    flags: str
+    item: _Node
+
+
+_Node: TypeAlias = "_Atom | _Assertion | _Sequence | _Choice | _Repeat | _Flags"
+
+_EMPTY: Final = _Sequence(())
+
+
+class UnknownSyntaxError(ValueError):
+    """The expression uses what is not read here."""
+
+
+def reversed_prefixes(regex: str) -> str:
+    """Return an expression for every beginning of a match of *regex*, backwards, empty included.
+
+    Raises:
+        UnknownSyntaxError: *regex* cannot be read.
+    """
+    return _prefixes(_Parser(regex).parse())
+
+
+def _prefixes(node: _Node) -> str:  # noqa: PLR0911 - one line a kind of node
+    match node:
+        case _Atom(text):
+            return f"{text}?"
+        case _Assertion():
+            return ""
+        case _Sequence(items):
+            return _sequence_prefixes(items)
+        case _Choice(items):
+            return "(?:" + "|".join(_prefixes(item) for item in items) + ")"
+        case _Repeat(_Atom(text), _, most):
+            return _repeated(text, 0, most)
+        case _Repeat(item, _, most):
+            before = _repeated(_group(_reversed(item)), 0, None if most is None else most - 1)
+            return "" if most == 0 else _group(_prefixes(item)) + before
+        case _Flags(flags, item):
+            return f"(?{flags}:{_prefixes(item)})"
+
+
+def _sequence_prefixes(items: tuple[_Node, ...]) -> str:
+    """Of a, b, c: beginnings of a; all of a with those of b; all of a and b with those of c."""
+    result = ""
+    for item in reversed(items):
+        match item:
+            case _Assertion(text) if not result:
+                result = ""
+            case _Atom(text) | _Assertion(text):
+                result = f"(?:{result}{text})?"
+            case _ if not result:
+                result = _prefixes(item)
+            case _:
+                result = f"(?:{result}{_reversed(item)}|{_prefixes(item)})"
+    return result
+
+
+def _reversed(node: _Node) -> str:
+    match node:
+        case _Atom(text) | _Assertion(text):
+            return text
+        case _Sequence(items):
+            return "".join(_reversed(item) for item in reversed(items))
+        case _Choice(items):
+            return "(?:" + "|".join(_reversed(item) for item in items) + ")"
+        case _Repeat(_Atom(text), least, most):
+            return _repeated(text, least, most)
+        case _Repeat(item, least, most):
+            return _repeated(_group(_reversed(item)), least, most)
+        case _Flags(flags, item):
+            return f"(?{flags}:{_reversed(item)})"
+
+
+def _group(text: str) -> str:
+    return f"(?:{text})"
+
+
+def _repeated(text: str, least: int, most: int | None) -> str:
+    if most is None:
+        return f"{text}*" if least == 0 else f"{text}{{{least},}}"
+    return "" if most == 0 else f"{text}{{{least},{most}}}"
+
+
+_ESCAPE: Final = re.compile(
+    r"\\(?:x\{[0-9A-Fa-f]+\}|x[0-9A-Fa-f]{2}|[pP](?:\{\^?\w+\}|\w)|[0-7]{1,3}|.)", re.DOTALL
+)
+_CLASS: Final = re.compile(r"\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]", re.DOTALL)
+_QUANTIFIER: Final = re.compile(r"(?:([*+?])|\{(\d+)(?:(,)(\d*))?\})[?+]?")
+_GROUP: Final = re.compile(r"\((?:\?P?<\w+>|\?>|\?([a-zA-Z]*(?:-[a-zA-Z]+)?)([:)]))?")
+_LOOK_AROUND: Final = re.compile(r"\(\?<?[=!]")
+_SIMPLE: Final = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_ZERO_WIDTH: Final = frozenset({"A", "z", "Z", "B"})
+
+
+class _Parser:
+    """Reads RE2's syntax as far as structure goes; a character's own text is kept as it is.
+
+    And what of the syntax of `re` is no more than a condition: look-around, possessive repeats.
+    """
+
+    def __init__(self, regex: str) -> None:
+        self._regex = regex
+        self._at = 0
+
+    def parse(self) -> _Node:
+        """Return the whole expression."""
+        node = self._choice()
+        if self._at != len(self._regex):
+            raise UnknownSyntaxError
+        return node
+
+    def _peek(self) -> str:
+        return self._regex[self._at : self._at + 1]
+
+    def _choice(self) -> _Node:
+        items = [self._sequence()]
+        while self._peek() == "|":
+            self._at += 1
+            items.append(self._sequence())
+        return items[0] if len(items) == 1 else _Choice(tuple(items))
+
+    def _sequence(self) -> _Node:
+        items: list[_Node] = []
+        while (character := self._peek()) and character not in "|)":
+            item = self._item()
+            if isinstance(item, str):
+                # Flags hold for the rest of the group they stand in, its other branches too.
+                items.append(_Flags(item, self._choice()))
+                break
+            items.append(self._quantified(item))
+        return items[0] if len(items) == 1 else _Sequence(tuple(items))
+
+    def _quantified(self, item: _Node) -> _Node:
+        while (found := _QUANTIFIER.match(self._regex, self._at)) is not None:
+            self._at = found.end()
+            simple, least, comma, most = found.groups()
+            low, high = _SIMPLE[simple] if simple else (int(least), _most(least, comma, most))
+            if max(low, high or 0) > MAX_REPEAT:
+                raise UnknownSyntaxError
+            item = _Repeat(item, low, high)
+        return item
+
+    def _item(self) -> _Node | str:
+        match self._peek():
+            case "(":
+                return self._group()
+            case "[":
+                return _Atom(self._take(_CLASS))
+            case "\\":
+                return self._escape()
+            case "^" | "$":
+                self._at += 1
+                return _EMPTY
+            case ".":
+                self._at += 1
+                return _Atom(_ANYTHING)
+            case character:
+                self._at += 1
+                return _Atom(character)
+
+    def _group(self) -> _Node | str:
+        if (around := _LOOK_AROUND.match(self._regex, self._at)) is not None:
+            self._at = around.end()
+            self._choice()
+            self._close()
+            return _EMPTY
+        found = _GROUP.match(self._regex, self._at)
+        if found is None:
+            raise UnknownSyntaxError
+        self._at = found.end()
+        flags, closing = found.groups()
+        if closing == ")":
+            return _known_flags(flags)
+        node = self._choice()
+        self._close()
+        return _Flags(_known_flags(flags), node) if flags else node
+
+    def _close(self) -> None:
+        if self._peek() != ")":
+            raise UnknownSyntaxError
+        self._at += 1
+
+    def _escape(self) -> _Node:
+        text = self._take(_ESCAPE)
+        if text == r"\b":
+            return _Assertion(text)
+        if text[1] in _ZERO_WIDTH:
+            return _EMPTY
+        if text[1] in "QE":
+            raise UnknownSyntaxError
+        return _Atom(_ANYTHING if text == r"\C" else text)
+
+    def _take(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._regex, self._at)
+        if found is None:
+            raise UnknownSyntaxError
+        self._at = found.end()
+        return found.group()
+
+
+def _most(least: str, comma: str | None, most: str | None) -> int | None:
+    if comma is None:
+        return int(least)
+    return int(most) if most else None
+
+
+def _known_flags(flags: str) -> str:
+    """Keep the case flag; `s`, `m` and `U` change nothing in what is a beginning."""
+    on, _, off = flags.partition("-")
+    kept = ("i" if "i" in on else "") + ("-i" if "i" in off else "")
+    return kept or "s"

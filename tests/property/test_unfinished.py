@@ -1,0 +1,111 @@
+"""Whatever may become a finding is held back from its first byte on."""
+
+from __future__ import annotations
+
+import re2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.guardrails.expressions import author_expression
+from sidecar.guardrails.prefixes import reversed_prefixes
+from sidecar.guardrails.rules.pii import PII_RULES
+from sidecar.guardrails.rules.rule import Rule
+from sidecar.guardrails.rules.secrets import SECRET_RULES
+from sidecar.guardrails.rules.terms import term_rule
+from sidecar.guardrails.unfinished import Unfinished
+
+RULES = (*PII_RULES, *SECRET_RULES)
+ALL = Unfinished(RULES)
+
+ATOMS = st.sampled_from(["a", "b", "[ab]", r"\d", "[^a]", ".", r"\.", " "])
+
+
+def _combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map("".join),
+        st.lists(inner, min_size=2, max_size=3).map(lambda some: f"(?:{'|'.join(some)})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,3}", "{2,}"])).map(
+            lambda pair: f"(?:{pair[0]}){pair[1]}"
+        ),
+        inner.map(lambda one: f"({one})"),
+        inner.map(lambda one: f"(?i:{one})"),
+        inner.map(lambda one: rf"\b{one}"),
+        inner.map(lambda one: rf"{one}\b"),
+    )
+
+
+EXPRESSIONS = st.recursive(ATOMS, _combined, max_leaves=8)
+TEXTS = st.text(alphabet="abAB01 .x", max_size=14)
+
+
+@settings(max_examples=500, deadline=None)
+@given(regex=EXPRESSIONS, text=TEXTS)
+def test_every_beginning_of_a_match_is_held(regex: str, text: str) -> None:
+    """However the expression is built: no match that is still coming has begun to leave."""
+    unfinished = Unfinished([Rule(type="X", expression=author_expression(regex))])
+    pattern = re2.compile(regex.encode())
+    for match in pattern.finditer(text.encode()):
+        start, end = match.span()
+        for cut in range(start + 1, end + 1):
+            assert unfinished.begins_at(text[:cut].encode()) <= start
+
+
+@given(regex=EXPRESSIONS)
+def test_what_is_made_of_an_expression_is_one(regex: str) -> None:
+    """RE2 takes it, and it matches the empty end of any text."""
+    assert re2.compile(reversed_prefixes(regex)).match("") is not None
+
+
+EXAMPLES = (
+    "bob@example.com", "4111 1111 1111 1111", "4111111111111111", "DE89 3704 0044 0532 0130 00",
+    "536-22-8726", "social security number: 536228726", "10.20.30.40", "2001:db8::ff00:42:8329",
+    "+49 30 901820", "call me at (212) 555-0123", "AKIAIOSFODNN7EXAMPLA",
+    "ghp_0123456789abcdefghijABCDEFGHIJ012345", "egk_abcdefghijkl_" + "S" * 49,
+    "postgres://bob:hunter2secret@db/x", "api_key = 'q8Zt1xW4vB7nM2kP'",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC==\n-----END RSA PRIVATE KEY-----",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+)  # fmt: skip
+
+
+@given(
+    example=st.sampled_from(EXAMPLES),
+    before=st.text(alphabet="ab .,:\n", max_size=6).map(lambda text: text + " "),
+)
+def test_a_finding_of_the_built_in_rules_is_held_from_its_first_byte(
+    example: str, before: str
+) -> None:
+    """Keywords in front of a value and what a validator reads on behind a match included."""
+    text = (before + example).encode()
+    spans = [
+        (found, max(end, match.end()))
+        for rule in RULES
+        for match in rule.pattern.finditer(text)
+        for start, end in [match.span(rule.group)]
+        for found, end in (
+            [(start, end)] if rule.locate is None else rule.locate(text, start, end)
+        )
+    ]
+    assert spans
+    for start, end in spans:
+        for cut in range(start + 1, end + 1):
+            assert ALL.begins_at(text[:cut]) <= start, text[:cut]
+
+
+@given(
+    term=st.sampled_from(["Bluebird", "top secret", "机密", "straße"]),
+    spelling=st.sampled_from(["{}", "\uff22luebird", "b\u200bluebird", "TOP  Secret", "STRASSE"]),
+)
+def test_other_spellings_are_held_as_well(term: str, spelling: str) -> None:
+    """Full-width letters, zero-width characters, other case."""
+    text = spelling.format(term)
+    unfinished = Unfinished(
+        [term_rule(one) for one in ("Bluebird", "top secret", "机密", "straße")]
+    )
+    for cut in range(1, len(text) + 1):
+        assert unfinished.begins_at(text[:cut].encode()) == 0, text[:cut]
+
+
+@given(text=st.text(alphabet="。、「」—é ", max_size=20))
+def test_what_cannot_become_a_finding_is_not_held(text: str) -> None:
+    """Other scripts' punctuation begins no card, key or address."""
+    assert ALL.begins_at(text.rstrip(" ").encode()) == len(text.rstrip(" ").encode())

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from sidecar.checks.answer_judgement import MAX_HELD_FRAME_BYTES
+from sidecar.dialects.answer_form import AnswerForm
+from sidecar.dialects.frames import MAX_FRAME_BYTES
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import Verdict
+from sidecar.domain.policy import Stage
+from sidecar.domain.restoration import Restoration
+from sidecar.domain.subject import UnscannedReason
+from sidecar.guardrails.transcript import MAX_CHANNELS
+from sidecar.guardrails.window import MAX_HELD_BYTES
+from tests.support.answers import (
+    APIS,
+    chat_chunk,
+    effective,
+    judgement,
+    named_sse,
+    sse,
+    streamed,
+)
+from tests.support.checks import ScriptedRemote, settled
+
+REDACT = "[{name: pii, type: pii, stage: output, action: redact}]"
+BLOCK = "[{name: pii, type: pii, stage: both, action: block}]"
+KEYS = "[{name: secrets, type: secrets, stage: output, action: redact}]"
+CHAT = APIS["chat"]
+
+
+def events(stream: bytes) -> list[bytes]:
+    """Cut a stream at its events."""
+    return [event + b"\n\n" for event in stream.split(b"\n\n")[:-1]]
+
+
+def chat_of(*deltas: object) -> list[bytes]:
+    """Return the events of a chat with these deltas."""
+    return events(sse(*(chat_chunk(delta) for delta in deltas)))
+
+
+def test_only_the_event_with_an_unfinished_word_waits() -> None:
+    """The word before it has come to its end, so that its event leaves at once."""
+    chunks = chat_of(*({"content": word} for word in ("The", " quick", " fox", ". ", "Well")))
+    result = streamed(judgement(effective(REDACT)), chunks)
+    assert [piece.count(b"data:") for piece in result.pieces] == [0, 1, 1, 2, 1]
+
+
+def test_the_end_of_a_choice_lets_its_text_go() -> None:
+    """Nobody waits for the end of the stream, which may hang."""
+    chunks = [*chat_of({"content": "bob"}), sse(chat_chunk({}, finish_reason="stop")), b""]
+    result = streamed(judgement(effective(REDACT)), chunks)
+    assert result.pieces[1] == chunks[0] + chunks[1]
+
+
+def test_a_text_that_makes_room_for_another_is_not_waited_for() -> None:
+    """What was thought has ended when something is said; else all of it would wait for the end."""
+    chunks = chat_of({"reasoning_content": "so bob"}, {"content": "Hi "}, {"content": "you "})
+    result = streamed(judgement(effective(REDACT)), chunks)
+    assert result.pieces[1] == chunks[0] + chunks[1]
+
+
+def test_a_value_cut_by_another_text_is_still_found() -> None:
+    """Its first half has left; the second does not, under redact nor under block."""
+    deltas = [{"content": "bob"}, {"reasoning_content": "hm "}, {"content": "@example.com "},
+              {"content": "now"}]  # fmt: skip
+    result = streamed(judgement(effective(REDACT)), chat_of(*deltas))
+    assert CHAT.said(result.body) == "bob[EMAIL_1] now"
+    blocked = streamed(judgement(effective(BLOCK)), chat_of(*deltas))
+    assert blocked.error is not None
+    assert b"example" not in blocked.body
+
+
+@pytest.mark.parametrize("escape", [r"bob\u0040example.com", r"bob\\u0040example.com"])
+def test_an_escape_in_tool_arguments_hides_nothing(escape: str) -> None:
+    """JSON in JSON: the client's parser reads an address where the bytes show none."""
+    text = f'{{"to": "{escape}", "cc": 1}}'
+    for size in range(1, len(text)):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        result = streamed(judgement(effective(REDACT)), [APIS["tool call"].stream(pieces)])
+        arguments = APIS["tool call"].said(result.body)
+        assert json.loads(arguments) == {"to": "[EMAIL_1]", "cc": 1}
+        one_by_one = events(APIS["tool call"].stream(pieces))
+        again = streamed(judgement(effective(REDACT)), one_by_one)
+        assert APIS["tool call"].said(again.body) == arguments
+
+
+def test_probabilities_do_not_repeat_what_was_redacted() -> None:
+    """`logprobs` has the tokens once more, and their bytes as numbers."""
+    logprobs = {"content": [{"token": "bob@example.com", "bytes": [98, 111, 98], "logprob": -1}]}
+    chunk = sse(chat_chunk({"content": "bob@example.com "}, logprobs=logprobs))
+    clean = sse(chat_chunk({"content": "fine "}, logprobs=logprobs))
+    result = streamed(judgement(effective(REDACT)), [chunk, clean])
+    first, second = events(result.body)
+    assert json.loads(first[6:])["choices"][0]["logprobs"] is None
+    assert b"98,111" not in first
+    assert second == clean
+
+
+def test_the_whole_text_that_closes_a_typed_stream_is_redacted_alike() -> None:
+    """`response.output_text.done` repeats everything; the same value has the same placeholder."""
+    result = streamed(
+        judgement(effective(REDACT)), [APIS["responses"].stream(["a bo", "b@example.com", " b"])]
+    )
+    assert b"example.com" not in result.body
+    assert b'"text": "a [EMAIL_1] b"' in result.body
+
+
+def test_a_structured_tool_call_is_read_to_its_keys_and_numbers() -> None:
+    """Gemini sends arguments as an object; a card number may stand there without quotes."""
+    call = {"functionCall": {"name": "pay", "args": {"bob@example.com": 4111111111111111, "n": 7}}}
+    stream = sse({"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]})
+    result = streamed(judgement(effective(REDACT)), [stream])
+    assert b'{"[EMAIL_1]": "[CREDIT_CARD_1]", "n": 7}' in result.body
+
+
+@pytest.mark.parametrize(
+    ("unscanned", "leaves"), [("block", False), ("flag", True), ("allow", True)]
+)
+@pytest.mark.parametrize(
+    ("chunk", "reason"),
+    [
+        (b"data: {not json}\n\n", UnscannedReason.MALFORMED_ANSWER),
+        (b'data: {"a": "\xff"}\n\n', UnscannedReason.MALFORMED_ANSWER),
+        (b'data: {"a": "x", "a": "y"}\n\n', UnscannedReason.MALFORMED_ANSWER),
+        (b"data: " + b"[" * 200_000 + b"\n\n", UnscannedReason.MALFORMED_ANSWER),
+        (b"data: [1]\n\n", UnscannedReason.UNKNOWN_SHAPE),
+        (
+            b'data: {"audio": {"data": "' + b"QUJD" * 30 + b'"}}\n\n',
+            UnscannedReason.AUDIO,
+        ),
+        (b'data: {"b64_json": "' + b"QUJD" * 30 + b'"}\n\n', UnscannedReason.IMAGE),
+        (b"data: " + b"x" * (MAX_FRAME_BYTES + 1), UnscannedReason.ANSWER_TOO_LARGE),
+    ],
+    ids=["not json", "not utf-8", "twice", "deep", "list", "audio", "image", "too large"],
+)
+def test_what_cannot_be_read_has_the_direction_of_the_policy(
+    chunk: bytes, reason: UnscannedReason, unscanned: str, *, leaves: bool
+) -> None:
+    """Blocked by default, and then not one byte of it leaves; what came before does."""
+    before = sse(chat_chunk({"content": "so it is. "}))
+    judge = judgement(effective(REDACT, unscanned=unscanned))
+    result = streamed(judge, [before, chunk, b""])
+    assert judge.reasons == (reason,)
+    if leaves:
+        assert (result.error, result.body) == (None, before + chunk)
+    else:
+        assert result.error is not None
+        assert result.error.kind is ErrorKind.UNSCANNED_CONTENT
+        assert result.error.message.startswith("This answer holds content")
+        assert result.body == before
+
+
+def test_once_framing_is_lost_the_rest_is_unread() -> None:
+    """Nothing behind an event without end can be told apart."""
+    chunk = b"data: " + b"x" * (MAX_FRAME_BYTES + 1)
+    judge = judgement(effective(REDACT, unscanned="allow"))
+    rest = sse(chat_chunk({"content": "bob@example.com "}))
+    assert streamed(judge, [chunk, rest, b""]).body == chunk + rest
+
+
+def test_half_of_an_emoji_an_event_is_read() -> None:
+    """Providers that count in UTF-16 cut one in two; half a pair is no character yet."""
+    stream = (
+        b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}\n\n'
+        b'data: {"choices":[{"index":0,"delta":{"content":"\\ude00 bob@example.com "}}]}\n\n'
+    )
+    result = streamed(judgement(effective(REDACT)), [stream])
+    assert result.body == stream.replace(b"bob@example.com", b"[EMAIL_1]")
+
+
+def test_a_stream_that_ends_without_terminator_is_judged_to_its_end() -> None:
+    """No `[DONE]`, no blank line, half a line: clients differ in what they make of it."""
+    chunks = [sse(chat_chunk({"content": "bob@exa"}))]
+    last = sse(chat_chunk({"content": "mple.com"})).rstrip(b"\n")
+    result = streamed(judgement(effective(REDACT)), [*chunks, last])
+    assert CHAT.said(result.body) == "[EMAIL_1]"
+
+
+def test_comments_and_pings_stay_where_they_are() -> None:
+    """In order, unchanged, the one before a word that waits and the one behind it."""
+    chunks = [
+        b": hello\n\n",
+        *chat_of({"content": "bob"}),
+        b": ping\n\n",
+        b"event: ping\ndata: {}\n\n",
+    ]
+    result = streamed(judgement(effective(REDACT)), [*chunks, b""])
+    assert result.pieces[0] == chunks[0]
+    assert result.body == b"".join(chunks)
+
+
+def pem(lines: int) -> str:
+    """Return a private key of so many lines."""
+    body = "MIIEowIBAAKCAQEAexampleexampleexampleexampleexampleexampleexample\n" * lines
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{body}-----END RSA PRIVATE KEY-----"
+
+
+def test_a_private_key_over_many_events_is_replaced_whole() -> None:
+    """Its head is found with the first line; the rest must not follow it out."""
+    text = f"Here: {pem(50)} done"
+    chunks = chat_of(*({"content": text[at : at + 11]} for at in range(0, len(text), 11)))
+    result = streamed(judgement(effective(KEYS)), chunks)
+    assert CHAT.said(result.body) == "Here: [PRIVATE_KEY_1] done"
+
+
+def test_a_finding_longer_than_a_window_ends_the_stream() -> None:
+    """Its head would be replaced and its end would leave."""
+    text = pem(MAX_HELD_BYTES // 40)
+    chunks = chat_of(*({"content": text[at : at + 64]} for at in range(0, len(text), 64)))
+    result = streamed(judgement(effective(KEYS)), chunks)
+    assert result.error is not None
+    assert result.body == b""
+
+
+def test_a_word_longer_than_a_window_leaves_from_its_front() -> None:
+    """A long run of letters could begin an address; what is held of it is bounded."""
+    chunks = chat_of(*({"content": "a" * 512} for _ in range(64)))
+    result = streamed(judgement(effective(REDACT)), chunks)
+    assert result.error is None
+    held = [index for index, piece in enumerate(result.pieces) if not piece]
+    assert held == list(range(MAX_HELD_BYTES // 512))
+    assert result.body == b"".join(chunks)
+
+
+def test_events_behind_one_that_waits_are_bounded() -> None:
+    """Four megabytes of pings behind a word: nobody sends that."""
+    ping = b": " + b"x" * 65_000 + b"\n\n"
+    chunks = [*chat_of({"content": "bob"}), *[ping] * (MAX_HELD_FRAME_BYTES // len(ping) + 1)]
+    result = streamed(judgement(effective(REDACT)), [*chunks, b""])
+    assert result.error is not None
+    assert result.body == b""
+
+
+def test_an_answer_with_more_texts_at_once_than_can_be_followed_is_unread() -> None:
+    """A thousand choices in one stream."""
+    chunks = [sse(chat_chunk({"content": "a "}, index)) for index in range(MAX_CHANNELS + 1)]
+    result = streamed(judgement(effective(REDACT)), chunks)
+    assert result.error is not None
+    assert result.error.kind is ErrorKind.UNSCANNED_CONTENT
+
+
+def test_shadow_judges_and_changes_nothing() -> None:
+    """The verdict is what enforce would have done."""
+    policy = effective("[{name: pii, type: pii, stage: output, action: block, mode: shadow}]")
+    stream = CHAT.stream(["bob@example.com", " ok"])
+    judge = judgement(policy)
+    assert streamed(judge, [stream]).body == stream
+    (result,) = judge.results()
+    assert (result.verdict, result.stage) == (Verdict.BLOCK, Stage.OUTPUT)
+
+
+@pytest.mark.parametrize(("on_error", "is_refused"), [("block", True), ("allow", False)])
+def test_a_scan_that_fails_has_the_guardrail_s_direction(
+    on_error: str, *, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed: nothing of what was not judged leaves."""
+    text = f"[{{name: pii, type: pii, stage: output, on_error: {on_error}}}]"
+    policy = effective(text)
+
+    def fail(_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(policy.answers.local._database, "steps", fail, raising=False)
+    monkeypatch.setattr(policy.answers.local._database, "scan", fail, raising=False)
+    stream = CHAT.stream(["hello", " you "])
+    result = streamed(judgement(policy), [stream])
+    assert (result.error is not None) is is_refused
+    opening = sse(chat_chunk({"role": "assistant", "content": ""}))
+    assert result.body == (opening if is_refused else stream)
+
+
+RESTORED = Restoration({b"[EMAIL_1]": b"bob@example.com", b"[NAME_2]": b'O"Hara \xc3\xa9'})
+
+
+@pytest.mark.parametrize("api", ["chat", "messages", "gemini array", "bedrock", "tool call"])
+def test_placeholders_are_turned_back_over_any_border(api: str) -> None:
+    """The client reads its own values, and no guardrail takes them for the model's."""
+    text = 'To [EMAIL_1] and [NAME_2], not [EMAIL_9] "x"'
+    if api == "tool call":
+        text = json.dumps({"to": "[EMAIL_1] and [NAME_2], not [EMAIL_9]"})
+    wanted = "[EMAIL_1]", "bob@example.com"
+    for size in range(1, len(text) + 1):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        stream = APIS[api].stream(pieces)
+        judge = judgement(effective(BLOCK), APIS[api].form, restoration=RESTORED)
+        result = streamed(judge, [stream[at : at + 97] for at in range(0, len(stream), 97)])
+        assert result.error is None
+        said = APIS[api].said(result.body)
+        if api == "tool call":
+            assert json.loads(said) == {"to": 'bob@example.com and O"Hara é, not [EMAIL_9]'}
+        else:
+            assert said == text.replace(*wanted).replace("[NAME_2]", 'O"Hara é')
+
+
+def test_what_the_answer_adds_gets_a_placeholder_of_its_own() -> None:
+    """The request's stay the request's."""
+    chunks = chat_of({"content": "[EMAIL_1] or eve@example.org "}, {"content": "ok"})
+    result = streamed(judgement(effective(REDACT), restoration=RESTORED), chunks)
+    assert CHAT.said(result.body) == "bob@example.com or [EMAIL_2] ok"
+
+
+def whole(*texts: str) -> bytes:
+    """Return a chat completion with a choice a text."""
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "stop",
+        }
+        for index, text in enumerate(texts)
+    ]
+    return json.dumps(
+        {"id": "chatcmpl-1", "object": "chat.completion", "choices": choices}
+    ).encode()
+
+
+async def test_every_choice_of_a_whole_answer_is_judged() -> None:
+    """The same value, the same placeholder; all else stays byte for byte."""
+    body = whole("Hi bob@example.com", "é", "bob@example.com, eve@example.org")
+    released = await settled(judgement(effective(REDACT), AnswerForm.JSON).judge_whole(body))
+    assert released.error is None
+    assert released.body == body.replace(b"bob@example.com", b"[EMAIL_1]").replace(
+        b"eve@example.org", b"[EMAIL_2]"
+    )
+
+
+async def test_a_whole_answer_is_refused_without_a_byte_of_it() -> None:
+    """Its headers have not left yet either."""
+    judge = judgement(effective(BLOCK), AnswerForm.JSON)
+    released = await settled(judge.judge_whole(whole("fine", "4111 1111 1111 1111")))
+    assert released.body == b""
+    assert released.error is not None
+    assert released.error.kind is ErrorKind.CONTENT_BLOCKED
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (b"upstream connect error", b"upstream connect error"),
+        (b"<p>bob@example.com</p>", b"<p>[EMAIL_1]</p>"),
+        (b"", b""),
+    ],
+)
+async def test_plain_text_is_read_as_one_text(body: bytes, left: bytes) -> None:
+    """Envoy's own answers, and the HTML of whatever stands before a provider."""
+    released = await settled(judgement(effective(REDACT), AnswerForm.TEXT).judge_whole(body))
+    assert (released.error, released.body) == (None, left)
+
+
+async def test_text_that_is_none_is_unread() -> None:
+    """Latin-1 that says it is UTF-8."""
+    released = await settled(judgement(effective(REDACT), AnswerForm.TEXT).judge_whole(b"\xe9"))
+    assert released.error is not None
+    assert "charset" in released.error.message
+
+
+HOOK = (
+    "[{name: pii, type: pii, stage: output, action: redact}, "
+    "{name: hook, type: webhook, url: 'http://h/', stage: output, action: block}]"
+)
+
+
+@pytest.mark.parametrize(("verdict", "is_refused"), [("pass", False), ("block", True)])
+async def test_a_remote_guardrail_sees_every_text_of_an_answer(
+    verdict: str, *, is_refused: bool
+) -> None:
+    """As the model wrote it, with the side it stands on; a stream is buffered for it."""
+    remote = ScriptedRemote(verdict=verdict)  # type: ignore[arg-type]  # both are verdicts
+    policy = effective(HOOK)
+    judge = judgement(policy, remote=remote)
+    stream = CHAT.stream(["bob@exa", "mple.com"])
+    released = await settled(judge.judge_whole(stream))
+    (asked,) = remote.asked
+    assert [part.content for part in asked.subject.parts] == [b"bob@example.com"]
+    assert asked.guardrail.stage is Stage.OUTPUT
+    assert (released.error is not None) is is_refused
+    assert CHAT.said(released.body) == ("" if is_refused else "[EMAIL_1]")
+    assert [(one.guardrail.name, one.stage) for one in judge.results()] == [
+        ("pii", Stage.OUTPUT),
+        ("hook", Stage.OUTPUT),
+    ]
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        [{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}],
+        [{"type": "some_new_event", "index": 0, "news": {"text": "all well "}}],
+        [{"type": "content_block_start", "index": 0,
+          "content_block": {"type": "redacted_thinking", "data": "QUJD" * 50}}],
+    ],
+    ids=["error", "unknown", "sealed"],
+)  # fmt: skip
+def test_events_nobody_knows_are_read_and_pass(documents: Sequence[dict[str, object]]) -> None:
+    """They hold text like any other; without a finding they are as the provider sent them."""
+    stream = named_sse(*documents)
+    assert streamed(judgement(effective(REDACT)), [stream]).body == stream
+
+
+def test_text_in_a_field_nobody_knows_is_judged() -> None:
+    """A value, and a key, of a provider's own extension."""
+    stream = sse({"x_vendor": {"note": "bob@example.com", "eve@example.org": True}})
+    result = streamed(judgement(effective(REDACT)), [stream])
+    assert result.body == sse({"x_vendor": {"note": "[EMAIL_2]", "[EMAIL_1]": True}}) or (
+        result.body == sse({"x_vendor": {"note": "[EMAIL_1]", "[EMAIL_2]": True}})
+    )

@@ -1,0 +1,334 @@
+"""The ways an answer can take whose policy judges it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import NO_CHANGE, HeaderMutation
+from sidecar.exchange import effects as do
+from sidecar.exchange import events as on
+from sidecar.exchange.body import MAX_CHUNK_BYTES
+from sidecar.exchange.events import BodyMode
+from sidecar.exchange.phase import Phase, ProtocolViolationError
+from sidecar.exchange.response import UnexpectedResponseError
+from tests.support.conversation import (
+    METADATA,
+    REFUSAL,
+    RESPONSE_HEADERS,
+    STRIPPED,
+    TIMED,
+    Talk,
+    body,
+    cleared,
+    headers,
+    opened,
+    refused,
+    response_body,
+    response_headers,
+    trailers,
+)
+
+NONE, BUFFERED, DUPLEX = BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED
+JUDGED = on.BodyRequired(judges_answer=True)
+CLEARED = on.RequestCleared(cleared().mutations, judges_answer=True)
+JUDGE = do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=True)
+REFUSE = [do.Refuse(REFUSAL), do.EndStream()]
+TRAILERS = on.ResponseTrailersReceived()
+WITH_LENGTH = HeaderMutation((*TIMED.set_headers, ("content-length", b"7")), ("content-length",))
+
+
+def asked(*events: on.Event) -> Talk:
+    """Return an exchange whose request was cleared in the default mode, with these events."""
+    return Talk(opened(), headers(), JUDGED, body(b"a", ends=True), CLEARED, *events)
+
+
+def sent(piece: bytes, *, ends: bool = False) -> do.StreamResponseBody:
+    """Return a piece on its way to the client."""
+    return do.StreamResponseBody(piece, end_of_stream=ends)
+
+
+def test_the_override_asks_for_the_answer_as_well() -> None:
+    """One message states the whole mode, so that none can be left over from another."""
+    talk = Talk(opened(), headers())
+    assert talk.tell(JUDGED) == [do.OverrideMode(response_headers=True, response_body=True)]
+    assert talk.tell(body(b"a", ends=True), cleared()) == [
+        do.JudgeBody(b"a"),
+        do.ContinueRequestHeaders(headers=STRIPPED, metadata=METADATA),
+        do.StreamRequestBody(b"a", end_of_stream=True),
+    ]
+    assert talk.exchange.phase is Phase.RESPONDING
+
+
+def test_an_answer_that_nobody_judges_goes_through_piece_by_piece() -> None:
+    """Its phases were asked for before the model was known; the policy has nothing for it."""
+    talk = Talk(opened(), headers(), JUDGED, body(b"a", ends=True), cleared())
+    assert talk.tell(
+        response_headers(), on.ResponseCleared(TIMED), response_body(b"a"),
+        response_body(b"", ends=True),
+    ) == [
+        JUDGE, do.ContinueResponseHeaders(TIMED), sent(b"a"), sent(b"", ends=True), do.EndStream(),
+    ]  # fmt: skip
+
+
+def test_a_streamed_answer_sends_headers_first_and_pieces_as_they_are_judged() -> None:
+    """What is held back is sent with a later piece; an empty one is no message."""
+    talk = asked(response_headers())
+    assert talk.tell(on.ResponseStreamed(TIMED)) == [do.ContinueResponseHeaders(TIMED)]
+    assert talk.tell(response_body(b"one")) == [do.JudgeResponsePiece(b"one", is_last=False)]
+    assert talk.tell(on.ResponsePieceJudged(b"")) == []
+    assert talk.tell(response_body(b"two"), on.ResponsePieceJudged(b"onetwo")) == [
+        do.JudgeResponsePiece(b"two", is_last=False),
+        sent(b"onetwo"),
+    ]
+    assert talk.tell(response_body(b"", ends=True), on.ResponsePieceJudged(b"")) == [
+        do.JudgeResponsePiece(b"", is_last=True),
+        sent(b"", ends=True),
+        do.EndStream(),
+    ]
+
+
+def test_a_judged_stream_may_end_before_its_upstream_does() -> None:
+    """The error is the last the client reads, and the exchange is over."""
+    talk = asked(response_headers(), on.ResponseStreamed(TIMED), response_body(b"a"))
+    assert talk.tell(on.ResponsePieceJudged(b"error", ends=True, metadata=METADATA)) == [
+        do.StreamResponseBody(b"error", end_of_stream=True, metadata=METADATA),
+        do.EndStream(),
+    ]
+
+
+def test_a_long_piece_is_cut_and_ends_once() -> None:
+    """Metadata goes with the last cut, whose end is the end."""
+    long = b"x" * MAX_CHUNK_BYTES
+    talk = asked(response_headers(), on.ResponseStreamed(TIMED), response_body(b"a", ends=True))
+    assert talk.tell(on.ResponsePieceJudged(long + b"y", metadata=METADATA)) == [
+        sent(long),
+        do.StreamResponseBody(b"y", end_of_stream=True, metadata=METADATA),
+        do.EndStream(),
+    ]
+
+
+def test_trailers_end_a_streamed_answer() -> None:
+    """What was held back goes before them, and the last piece is no end."""
+    talk = asked(response_headers(), on.ResponseStreamed(TIMED))
+    assert talk.tell(TRAILERS) == [do.JudgeResponsePiece(b"", is_last=True)]
+    assert talk.tell(on.ResponsePieceJudged(b"rest")) == [
+        sent(b"rest"),
+        do.ContinueResponseTrailers(),
+        do.EndStream(),
+    ]
+
+
+def test_a_stream_blocked_at_its_trailers_ends_without_them() -> None:
+    """The error's end is the end."""
+    talk = asked(response_headers(), on.ResponseStreamed(TIMED), TRAILERS)
+    assert talk.tell(on.ResponsePieceJudged(b"error", ends=True)) == [
+        sent(b"error", ends=True),
+        do.EndStream(),
+    ]
+
+
+def test_of_a_held_answer_nothing_goes_on_before_its_verdict() -> None:
+    """Neither headers nor body; then both."""
+    talk = asked(response_headers())
+    assert talk.tell(on.ResponseHeld(), response_body(b"a")) == []
+    assert talk.tell(response_body(b"b", ends=True)) == [do.JudgeResponseBody(b"ab")]
+    assert talk.exchange.phase is Phase.JUDGING_ANSWER
+    assert talk.tell(on.ResponseJudged(TIMED, metadata=METADATA)) == [
+        do.ContinueResponseHeaders(TIMED, METADATA),
+        sent(b"ab", ends=True),
+        do.EndStream(),
+    ]
+
+
+def test_a_changed_answer_has_its_own_length() -> None:
+    """The provider's would cut it, or never be reached."""
+    talk = asked(response_headers(), on.ResponseHeld(), response_body(b"ab", ends=True))
+    assert talk.tell(on.ResponseJudged(TIMED, b"changed")) == [
+        do.ContinueResponseHeaders(WITH_LENGTH),
+        sent(b"changed", ends=True),
+        do.EndStream(),
+    ]
+
+
+def test_a_held_answer_may_end_in_trailers() -> None:
+    """They follow the body that was judged."""
+    talk = asked(response_headers(), on.ResponseHeld(), response_body(b"ab"))
+    assert talk.tell(TRAILERS) == [do.JudgeResponseBody(b"ab")]
+    assert talk.tell(on.ResponseJudged(TIMED)) == [
+        do.ContinueResponseHeaders(TIMED),
+        sent(b"ab"),
+        do.ContinueResponseTrailers(),
+        do.EndStream(),
+    ]
+
+
+HELD: dict[str, tuple[on.Event, ...]] = {
+    "headers": (response_headers(),),
+    "body": (response_headers(), on.ResponseHeld(), response_body(b"a")),
+    "whole": (response_headers(), on.ResponseHeld(), response_body(b"a", ends=True)),
+}
+
+
+@pytest.mark.parametrize("name", ["headers", "whole"])
+def test_an_answer_is_refused_while_nothing_of_it_has_gone_on(name: str) -> None:
+    """With a status of its own; the provider's never leaves."""
+    assert asked(*HELD[name]).tell(refused()) == REFUSE
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_fault_refuses_what_is_still_held(name: str) -> None:
+    """The client is told, instead of losing its connection."""
+    talk = asked(*HELD[name])
+    abandon = [do.AbandonJudgement()] if name == "whole" else []
+    assert talk.tell(on.Faulted()) == [*abandon, do.WordRefusal(ErrorKind.INTERNAL_ERROR)]
+    assert talk.tell(refused()) == REFUSE
+
+
+@pytest.mark.parametrize(
+    "events",
+    [(), (response_body(b"a"),), (response_body(b"a"), on.ResponsePieceJudged(b"a"))],
+    ids=["begun", "judging", "between"],
+)
+def test_a_fault_in_a_stream_cuts_it(events: tuple[on.Event, ...]) -> None:
+    """Its headers are gone; a plain end would let the rest pass unjudged."""
+    talk = asked(response_headers(), on.ResponseStreamed(TIMED), *events)
+    assert talk.tell(on.Faulted()) == [do.AbortStream()]
+
+
+def test_a_verdict_on_an_answer_that_comes_late_is_a_refusal() -> None:
+    """A remote guardrail that never answers must not hold the client for ever."""
+    talk = asked(*HELD["whole"])
+    assert talk.tell(on.DeadlinePassed()) == [
+        do.AbandonJudgement(),
+        do.WordRefusal(ErrorKind.GUARDRAIL_UNAVAILABLE),
+    ]
+
+
+def test_a_held_answer_over_the_limit_is_refused_before_its_end() -> None:
+    """What cannot be kept cannot be judged."""
+    talk = Talk(
+        opened(), headers(), JUDGED, body(b"a", ends=True), CLEARED, response_headers(),
+        on.ResponseHeld(), response_body(b"x" * 10), max_body_bytes=19,
+    )  # fmt: skip
+    assert talk.tell(response_body(b"x" * 10)) == [do.WordRefusal(ErrorKind.UNSCANNED_CONTENT)]
+    assert talk.tell(response_body(b"late")) == []
+    assert talk.tell(refused()) == REFUSE
+
+
+@pytest.mark.parametrize("name", [*HELD])
+def test_a_half_close_lets_nothing_of_a_held_answer_pass(name: str) -> None:
+    """Whoever closed may wait for a verdict that is on its way; else the stream is cut."""
+    talk = asked(*HELD[name])
+    wanted = [] if name == "whole" else [do.AbortStream()]
+    assert talk.tell(on.StreamClosed()) == wanted
+
+
+def test_a_buffered_answer_is_judged_in_its_body_message() -> None:
+    """Envoy holds the headers, wants them answered, and takes a changed body."""
+    talk = Talk(opened(BUFFERED, BUFFERED), headers(), JUDGED, body(b"a", ends=True), CLEARED)
+    assert talk.tell(response_headers(), on.ResponseHeld()) == [
+        do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False),
+        do.ContinueResponseHeaders(NO_CHANGE),
+    ]
+    assert talk.tell(response_body(b"ab", ends=True)) == [do.JudgeResponseBody(b"ab")]
+    assert talk.tell(on.ResponseJudged(TIMED, b"changed", METADATA)) == [
+        do.ContinueResponseBody(
+            HeaderMutation((*TIMED.set_headers, ("content-length", b"7"))), b"changed", METADATA
+        ),
+        do.EndStream(),
+    ]
+
+
+def test_trailers_of_a_buffered_answer_are_answered_after_it() -> None:
+    """The body's message says that more follows."""
+    talk = Talk(opened(BUFFERED, BUFFERED), headers(), JUDGED, body(b"a", ends=True), CLEARED)
+    talk.tell(response_headers(), on.ResponseHeld(), response_body(b"ab"))
+    assert talk.tell(on.ResponseJudged(NO_CHANGE)) == [do.ContinueResponseBody()]
+    assert talk.tell(TRAILERS) == [do.ContinueResponseTrailers(), do.EndStream()]
+
+
+@pytest.mark.parametrize("request_mode", [BUFFERED, DUPLEX], ids=lambda mode: mode.value)
+@pytest.mark.parametrize(
+    "response_mode", [NONE, BodyMode.STREAMED, BodyMode.BUFFERED_PARTIAL], ids=lambda m: m.value
+)
+def test_where_the_configuration_cannot_hold_an_answer_the_request_is_refused(
+    request_mode: BodyMode, response_mode: BodyMode
+) -> None:
+    """The answer would pass unjudged, or before its verdict."""
+    talk = Talk(opened(request_mode, response_mode), headers())
+    assert talk.tell(JUDGED) == [do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
+
+
+def test_a_configured_duplex_mode_judges_answers_too() -> None:
+    """Nothing is overridden: Envoy sends all there is anyway."""
+    talk = Talk(opened(DUPLEX, DUPLEX), headers())
+    assert talk.tell(JUDGED, body(b"a", ends=True)) == [do.JudgeBody(b"a")]
+    talk.tell(CLEARED)
+    assert talk.tell(response_headers(), on.ResponseStreamed(TIMED)) == [
+        JUDGE,
+        do.ContinueResponseHeaders(TIMED),
+    ]
+
+
+def test_the_body_of_a_judged_answer_without_its_headers_is_not_let_on() -> None:
+    """A response_header_mode of SKIP: nobody can tell what the bytes are."""
+    talk = Talk(opened(DUPLEX, DUPLEX), headers(), JUDGED, body(b"a", ends=True), CLEARED)
+    with pytest.raises(UnexpectedResponseError):
+        talk.tell(response_body(b"a"))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        on.ResponseStreamed(TIMED),
+        on.ResponseHeld(),
+        on.ResponsePieceJudged(b"a"),
+        on.ResponseJudged(TIMED),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_a_verdict_nobody_waits_for_is_a_fault(event: on.Event) -> None:
+    """On the answer, before there is one, and on the request."""
+    with pytest.raises(UnexpectedResponseError):
+        asked().tell(event)
+    with pytest.raises(ProtocolViolationError):
+        Talk(opened(), headers()).tell(event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [response_body(b"b"), response_headers(), TRAILERS],
+    ids=lambda event: type(event).__name__,
+)
+def test_nothing_comes_while_a_whole_answer_is_judged(event: on.Event) -> None:
+    """All of it was there."""
+    with pytest.raises(ProtocolViolationError):
+        asked(*HELD["whole"]).tell(event)
+
+
+def test_late_trailers_of_the_request_are_answered_while_the_answer_streams() -> None:
+    """They change nothing of it."""
+    talk = asked(response_headers(), on.ResponseStreamed(TIMED))
+    assert talk.tell(trailers()) == [do.ContinueRequestTrailers()]
+    assert talk.exchange.phase is Phase.RESPONDING
+
+
+def test_the_answer_to_a_request_without_a_body_is_asked_for_with_its_headers() -> None:
+    """A stored answer that is fetched again: no override came before."""
+    talk = Talk(opened(), headers(ends=True))
+    assert talk.tell(CLEARED) == [
+        do.ContinueRequestHeaders(
+            headers=STRIPPED, metadata=METADATA, response_headers=True, response_body=True
+        )
+    ]
+    assert talk.tell(response_headers()) == [JUDGE]
+
+
+def test_where_it_cannot_be_held_a_request_without_a_body_is_refused_too() -> None:
+    """Nothing may be said unjudged."""
+    talk = Talk(opened(BUFFERED), headers(ends=True))
+    assert talk.tell(CLEARED) == [
+        do.AbandonJudgement(),
+        do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE),
+    ]
