@@ -15,10 +15,26 @@ import typer
 
 from sidecar.cli.database import on_connection
 from sidecar.cli.moments import MomentError, parse_moment, parse_span
-from sidecar.cli.output import WRONG_USAGE, Output, Row, fail, note, print_json, print_rows
+from sidecar.cli.output import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_json,
+    print_rows,
+)
 from sidecar.cli.usage_chart import ChartError, draw_usage
 from sidecar.storage.pool import Connection
-from sidecar.storage.usage_reports import By, UsagePoint, UsageSum, usage_points, usage_sums
+from sidecar.storage.usage_reports import (
+    By,
+    UsagePoint,
+    UsageSum,
+    drop_usage,
+    usage_points,
+    usage_sums,
+)
 
 usage = typer.Typer(no_args_is_help=True, help="What was used, and what it cost.")
 
@@ -87,6 +103,22 @@ def report(
         except ChartError as error:
             fail(str(error), mend="the figures above are complete")
         note(f"drawn: {chart}")
+
+
+@usage.command("drop")
+def drop(
+    keep_months: Annotated[
+        int,
+        typer.Option("--keep-months", min=1, max=1200, help="Whole months before this one."),
+    ],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Drop the requests of older months; sums by hour and day stay, and so do reports.
+
+    Example: egret usage drop --keep-months 13
+    """
+    dropped = on_connection(lambda connection: drop_usage(connection, keep_months=keep_months))
+    print_rows([{"dropped": month} for month in dropped], columns=("dropped",), output=output)
 
 
 def _since(text: str, *, now: datetime) -> datetime:

@@ -103,6 +103,12 @@ async def usage_points(
     return [UsagePoint(**dict(row)) for row in rows]
 
 
+async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
+    """Drop the requests of months before the last *keep_months* whole ones; return which."""
+    dropped = await connection.fetchval("SELECT egret_drop_usage($1)", keep_months)
+    return list(dropped)
+
+
 def _from(unit: str) -> str:
     return _FROM.format(table=f"usage_by_{unit}", unit=unit)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from tests.support.second_gateway import Config, connection_managers, second_gateway
-from tests.support.stack import Stack
+from tests.support.stack import Stack, chat
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -33,6 +34,19 @@ def read_by_json_to_metadata(config: Config) -> None:
     """Let the filter that holds answers back read them."""
     for manager in connection_managers(config):
         manager["http_filters"].insert(-1, JSON_TO_METADATA)
+
+
+async def test_behind_a_decompressor_such_a_filter_never_lets_go(stack: Stack) -> None:
+    """The decompressor ends an answer with trailers, which the other filter never sees."""
+    async with stack.debug.post("/compression", json={"gzip": True}) as told:
+        assert told.status == 204
+    async with second_gateway(stack, read_by_json_to_metadata) as gateway:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await stack.post(chat("Hello"), key="free", url=gateway.https_url)
+    passed = await stack.post(chat("Hello"), key="free")
+
+    assert passed.status == 200
 
 
 async def test_a_filter_that_holds_answers_back_fails_those_larger_than_a_buffer(

@@ -157,6 +157,26 @@ def test_what_cannot_be_reported_is_said_in_one_line(
     assert ran.err.count("\n") == 1
 
 
+async def test_old_months_are_dropped_and_reports_stay(database: Database, egret: Egret) -> None:
+    """Whole months only, and never this one."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "CREATE TABLE usage_2020_01 PARTITION OF usage"
+            " FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')"
+        )
+    old = judged(1, occurred_at=datetime(2020, 1, 5, tzinfo=UTC))
+    async with open_pool(database.settings) as pool:
+        store = PostgresUsage(pool, database.settings, batch_seconds=20)
+        await store.add([record(request=old)], await store.load_prices())
+    dropped = await asyncio.to_thread(egret, "usage", "drop", "--keep-months", "13", "-o", "json")
+    report = await asyncio.to_thread(
+        egret, "usage", "report", "--since", "2020-01-01", "-o", "csv"
+    )
+
+    assert dropped.json == [{"dropped": "usage_2020_01"}]
+    assert report.out.count("team_1") == 1
+
+
 def test_prices_hold_from_their_date_on(egret: Egret) -> None:
     """The list shows those that hold now; --all what was and what will be."""
     for since, amount in (("2020-01-01", "5"), ("2021-01-01", "2.50"), ("2999-01-01", "1")):
