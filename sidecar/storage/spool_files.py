@@ -69,8 +69,15 @@ def frame(payload: bytes) -> bytes:
 
 
 def read_piece(path: Path, *, start: int, stop: int, max_records: int) -> Piece:
-    """Read at most *max_records* from *start* on; *stop* is where the writer had come to."""
-    with path.open("rb") as file:
+    """Read at most *max_records* from *start* on; *stop* is where the writer had come to.
+
+    A file that somebody has removed is one that is damaged from its beginning.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return Piece((), stop, damaged_bytes=stop - start)
+    with file:
         if start == 0:
             if file.read(len(MAGIC)) != MAGIC:
                 return Piece((), stop, damaged_bytes=stop)

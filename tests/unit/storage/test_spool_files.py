@@ -96,6 +96,20 @@ def test_a_record_that_was_altered_is_never_believed(
     assert damaged > 0
 
 
+def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Path) -> None:
+    """Whatever comes after it must not wait for it."""
+    spool = folder(tmp_path)
+    spool.append(Kind.ENDED, [ONE])
+    segment = only(spool)
+    segment.path.unlink()
+
+    piece = read_piece(segment.path, start=0, stop=segment.size, max_records=1)
+    assert (piece.payloads, piece.end, piece.damaged_bytes) == ((), segment.size, segment.size)
+    spool.seal(Kind.ENDED)
+    spool.remove(segment)
+    spool.close()
+
+
 def test_a_spool_at_its_bound_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
     """All or nothing of what is appended together."""
     spool = folder(tmp_path, limits=SpoolLimits(max_bytes=100))
