@@ -27,7 +27,9 @@ LOGS_SERVICE_NAME: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
 ReceiveLog = Callable[[bytes], Awaitable[bytes]]
 """Takes one message of Envoy's access log and returns its answer.
 
-Raises `NotKeptError` where Envoy is to send the message to another worker: UNAVAILABLE."""
+Raises `NotKeptError` where Envoy is to send the message to another worker: RESOURCE_EXHAUSTED.
+UNAVAILABLE would count against the worker as a gateway failure, and three of those in a row keep
+requests away from it that it could judge (Envoy's outlier detection)."""
 
 NOT_KEPT: Final = "the records could not be kept"
 """What Envoy is told of a message that another worker is to take."""

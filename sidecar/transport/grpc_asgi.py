@@ -198,7 +198,7 @@ class GrpcApplication:
         try:
             answer = await receive_log(await call.read() or b"")
         except NotKeptError:
-            await call.end(GrpcStatus.UNAVAILABLE, NOT_KEPT)
+            await call.end(GrpcStatus.RESOURCE_EXHAUSTED, NOT_KEPT)
         else:
             await call.write([answer], ends=True)
 

@@ -31,9 +31,9 @@ JSON_TO_METADATA: dict[str, Any] = {
 
 
 def read_by_json_to_metadata(config: Config) -> None:
-    """Let the filter that holds answers back read them."""
+    """Let the filter that holds answers back read them, as they are when decompressed."""
     for manager in connection_managers(config):
-        manager["http_filters"].insert(-1, JSON_TO_METADATA)
+        manager["http_filters"].insert(1, JSON_TO_METADATA)
 
 
 async def test_behind_a_decompressor_such_a_filter_never_lets_go(stack: Stack) -> None:

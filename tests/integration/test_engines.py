@@ -418,14 +418,14 @@ async def received_log(message: bytes) -> bytes:
     ("message", "code"),
     [
         (b"log", grpc.StatusCode.OK),
-        (b"full", grpc.StatusCode.UNAVAILABLE),
+        (b"full", grpc.StatusCode.RESOURCE_EXHAUSTED),
         (b"broken", grpc.StatusCode.INTERNAL),
     ],
 )
 async def test_the_access_log_is_answered_or_refused_in_our_own_words(
     engine_type: EngineType, path: Path, message: bytes, code: grpc.StatusCode
 ) -> None:
-    """UNAVAILABLE sends Envoy to another worker; what raised stays out of Envoy's log."""
+    """One status sends Envoy to another worker; what raised stays out of Envoy's log."""
     engine = engine_type(options(path), Judged().converse, received_log)
     await engine.start()
     try:

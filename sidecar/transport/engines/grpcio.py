@@ -101,7 +101,7 @@ class _ExportMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generi
         try:
             return await self._receive_log(message)
         except NotKeptError:
-            await call.abort(grpc.StatusCode.UNAVAILABLE, NOT_KEPT)
+            await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, NOT_KEPT)
         except Exception as error:  # noqa: BLE001 - its text would go into Envoy's log
             get_logger().error("engine.access_log_failed", exc_info=error)
             await call.abort(grpc.StatusCode.INTERNAL, "the access log could not be taken")
