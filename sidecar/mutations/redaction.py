@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidecar.dialects import json_text
 from sidecar.dialects.splice import Replacement, splice
+from sidecar.dialects.walk import MAX_NESTING
 from sidecar.domain.finding import Finding
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.restoration import PLACEHOLDER, Restoration
@@ -58,7 +60,7 @@ def replacements(
     made: list[Replacement] = []
     for found in ordered:
         part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
-        value = part.content[found.start : found.end]
+        value = _as_read(part.content, found)
         style = guardrail.redaction
         if style is RedactionStyle.FORMAT_PRESERVING and _is_in_a_row(part.content, found):
             style = RedactionStyle.PLACEHOLDER
@@ -76,6 +78,20 @@ def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
     return frozenset(
         found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
     )
+
+
+def _as_read(content: bytes, found: Finding) -> bytes:
+    """Return the value a model reads: in JSON text its escapes mean something.
+
+    The text inside such a string is a part of its own. Found in both, a value is one value.
+    """
+    if not json_text.may_be_json(content):
+        return content[found.start : found.end]
+    start, end = json_text.whole_units(content, found.start, found.end)
+    value = content[start:end]
+    for _ in range(MAX_NESTING):
+        value = json_text.decode(value)
+    return value
 
 
 def _is_in_a_row(content: bytes, found: Finding) -> bool:

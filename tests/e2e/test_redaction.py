@@ -62,7 +62,7 @@ OPENAI = {
     "developer": said("developer"),
     "assistant": said("assistant"),
     "result of a tool": said("tool", tool_call_id="call_1"),
-    "text part": chat([{"type": "text", "text": "one"}, {"type": "text", "text": HERE}]),
+    "text part": chat([{"type": "text", "text": "One: "}, {"type": "text", "text": HERE}]),
     "refusal part": said("assistant", [{"type": "refusal", "refusal": HERE}]),
     "name of a speaker": said("user", "hello", name=HERE),
     "tool argument": called(json.dumps({"to": HERE})),
@@ -266,7 +266,8 @@ def _without_length(config: Config) -> None:
         del settings["allow_content_length_header"]
 
 
-LONG: Final = " ".join([EMAIL] * 9000)
+LONG: Final = " ".join([EMAIL, *["word"] * 20] * 1900)
+"""Of many pieces, and short of the number of findings past which a whole text counts as one."""
 
 
 async def test_requests_after_a_redacted_one_on_the_same_connection_arrive_intact(

@@ -157,6 +157,18 @@ async def test_a_secret_that_is_whole_for_the_model_is_blocked_and_redacted(
     assert again.mutations.body is None
 
 
+async def test_a_word_that_runs_into_a_value_is_taken_with_it() -> None:
+    """Without a blank between the parts the model reads one word, and rather too much goes."""
+    for first, left in (("One", "[EMAIL_1]"), ("One: ", "One: ")):
+        body = _said(("user", _parts(first, "bob.builder@example.com")))
+        redacted = await _judged(REDACTING, CHAT, body)
+        assert isinstance(redacted, RequestCleared)
+        assert redacted.mutations.body is not None
+        said = json.loads(redacted.mutations.body)["messages"][0]["content"]
+        assert said[0]["text"] == left
+        assert said[1]["text"].startswith("[EMAIL_")
+
+
 @pytest.mark.parametrize(
     ("path", "body"), [pytest.param(path, body, id=name) for path, body, name in NOT_FOUND]
 )

@@ -76,6 +76,28 @@ def test_the_same_value_gets_the_same_placeholder_across_parts() -> None:
     }
 
 
+@pytest.mark.parametrize("at", ["\\\\u0040", "\\\\\\\\u0040"])
+def test_a_value_in_json_text_is_the_one_that_its_escapes_mean(at: str) -> None:
+    """Found in a string of arguments and in the text within it, it is one value with one name."""
+    outer = f'{{"to":"anna{at}a.test"}}'
+    parts = [part(outer, 1), part(FIRST, 1, 1), part(FIRST, 3)]
+    findings = [
+        found(parts, 0, f"anna{at}a.test"),
+        found(parts, 1, FIRST),
+        found(parts, 2, FIRST),
+    ]
+    made, restoration = replacements(parts, findings, rules=rules(restore=True))
+    assert {one.text for one in made} == {b"[EMAIL_1]"}
+    assert restoration.originals == {b"[EMAIL_1]": FIRST.encode()}
+
+
+def test_a_backslash_in_plain_text_is_one() -> None:
+    """Only JSON text has escapes."""
+    parts = [part(r"a\u0041b", 1)]
+    _, restoration = replacements(parts, [found(parts, 0, r"\u0041")], rules=rules(restore=True))
+    assert restoration.originals == {b"[EMAIL_1]": rb"\u0041"}
+
+
 def test_numbers_follow_the_text_and_not_the_order_of_the_findings() -> None:
     """The same request is redacted alike, whichever guardrail was faster."""
     parts = [part(f"{FIRST} {SECOND}", 1)]
