@@ -30,6 +30,7 @@ from sidecar.guardrails.rules.catalogue import (
 from sidecar.guardrails.rules.numbering import load_numbering_plans
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps, run_to_end
+from sidecar.guardrails.whole_text.language import load_model
 from sidecar.guardrails.whole_text.max_tokens import load_vocabulary
 
 __all__ = [
@@ -193,6 +194,7 @@ def snapshot_steps(
     """
     load_numbering_plans()
     load_vocabulary()
+    load_model()
     policies = policies_with_default(compiled.policies)
     yield from _compile_searches(policies)
     expressions = yield from expressions_in_turn(policies)

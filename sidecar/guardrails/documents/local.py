@@ -38,6 +38,7 @@ from sidecar.guardrails.rules.national import COUNTRIES, NATIONAL_TYPES
 from sidecar.guardrails.rules.numbering import KNOWN_REGIONS
 from sidecar.guardrails.rules.pii import PII_TYPES
 from sidecar.guardrails.rules.secrets import SECRET_TYPES
+from sidecar.guardrails.whole_text.language import LANGUAGES
 
 
 class SecretsDocument(GuardrailFields):
@@ -158,7 +159,7 @@ class LanguageDocument(GuardrailFields):
 
     type: Literal["language"]
     allowed: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[a-z]{2}$")], ...],
+        tuple[Annotated[str, known_name("language", LANGUAGES)], ...],
         Field(min_length=1, max_length=100),
     ]
 

@@ -14,6 +14,7 @@ from sidecar.domain.local_guardrails import (
 )
 from sidecar.domain.policy import GuardrailSettings
 from sidecar.guardrails.whole_text.check import WholeTextCheck
+from sidecar.guardrails.whole_text.language import LanguageCheck
 from sidecar.guardrails.whole_text.max_input import MaxInputCheck
 from sidecar.guardrails.whole_text.max_tokens import MaxTokensCheck
 
@@ -31,7 +32,9 @@ def _check(settings: WholeTextSettings) -> WholeTextCheck | None:
             return MaxInputCheck(max_characters)
         case MaxTokensSettings(max_tokens=most):
             return MaxTokensCheck(most)
-        case PromptInjectionSettings() | LanguageSettings():
+        case LanguageSettings(allowed=allowed):
+            return LanguageCheck(allowed)
+        case PromptInjectionSettings():
             return None  # refused when a policy is read: SUPPORTED_TYPES
         case _:
             assert_never(settings)
