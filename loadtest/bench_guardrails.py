@@ -28,6 +28,7 @@ from sidecar.dialects.read import read_request
 from sidecar.domain.finding import Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.local_guardrails import PromptInjectionSettings
+from sidecar.domain.policy import Mode
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 
 SIZES: Final = {"1k": 1 << 10, "8k": 1 << 13, "64k": 1 << 16, "1m": 1 << 20}
@@ -73,7 +74,9 @@ def _benign(judge: Pass, *, seconds: float) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, size in SIZES.items():
         text = benign_text(size)
-        if {result.verdict for result in judge.results(text)} != {Verdict.PASS}:
+        enforced = [one for one in judge.results(text) if one.guardrail.mode is Mode.ENFORCE]
+        # In random words, those of an attack will stand side by side somewhere: shadow may report.
+        if {result.verdict for result in enforced} != {Verdict.PASS}:
             raise AssertionError(f"the benign text of {name} is not benign")
         passes = timed_us(partial(judge.results, text), seconds=seconds)
         reads = timed_us(partial(read_request, ROUTE, HEADERS, chat_body(size)), seconds=seconds)

@@ -55,6 +55,15 @@ ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "f
 OTHER_ROLE: Final = "unknown"
 """Stands for a role or field name that is the client's own text, and may not be shown."""
 
+RESULT_ROLE: Final = "tool"
+"""The role of what a tool returned or a document says, whoever's message it is in."""
+
+RESULT_SUFFIXES: Final = ("_result", "_output")
+"""How types of parts and items that hold such text end, `function_call_output` for one."""
+
+RESULT_FIELDS: Final = frozenset({"functionResponse", "toolResult"})
+"""The fields that hold it where parts have no type: Gemini's and Bedrock's."""
+
 PART_TYPES: Final = frozenset(
     """
     text input_text output_text refusal thinking redacted_thinking reasoning reasoning_text

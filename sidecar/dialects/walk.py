@@ -12,7 +12,14 @@ import re
 from typing import Final
 
 from sidecar.dialects import json_text
-from sidecar.dialects.fields import OTHER_ROLE, ROLES, WORDS
+from sidecar.dialects.fields import (
+    OTHER_ROLE,
+    RESULT_FIELDS,
+    RESULT_ROLE,
+    RESULT_SUFFIXES,
+    ROLES,
+    WORDS,
+)
 from sidecar.dialects.strict_json import JsonValue
 from sidecar.dialects.vocabulary import Vocabulary
 from sidecar.domain.subject import TextPart, UnscannedReason
@@ -159,6 +166,7 @@ class Walk:
                 places["input"] = _FREE
             kind = node.get("type")
             if isinstance(kind, str):
+                role = RESULT_ROLE if _is_result(kind) else role
                 if "input" in node and kind.endswith("tool_use"):
                     places["input"] = _FREE
                 if place is _KNOWN and kind not in self._words.part_types:
@@ -169,7 +177,7 @@ class Walk:
                 self._strings += 1
             else:
                 inner = self._key(key, role, place)
-            self._value(key, value, role, places.get(key, inner) if places else inner)
+            self._value(key, value, _speaker(key, role), places.get(key, inner))
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of what stands under it."""
@@ -271,6 +279,14 @@ def _reason(
 
 def _is_base64(value: str) -> bool:
     return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+def _speaker(key: str, role: str) -> str:
+    return RESULT_ROLE if key in RESULT_FIELDS else role
+
+
+def _is_result(kind: str) -> bool:
+    return kind.endswith(RESULT_SUFFIXES) or kind == "document"
 
 
 def _role_of(message: JsonValue) -> str:

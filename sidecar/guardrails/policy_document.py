@@ -35,8 +35,8 @@ DEFAULT_POLICY_NAME: Final = "default"
 SUPPORTED_TYPES: Final = frozenset(
     {
         "secrets", "pii", "denied_patterns", "denied_terms", "code", "toxicity", "max_input",
-        "max_tokens", "language",
-        "webhook", "grpc", "moderation", "presidio", "llm_judge",
+        "max_tokens", "language", "prompt_injection", "webhook", "grpc", "moderation", "presidio",
+        "llm_judge",
     }
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from sidecar.guardrails.database import CompileError, ExpressionDatabase, load_d
 from sidecar.guardrails.effective import MissingPolicy, judges_input, prevailing, resolve
 from sidecar.guardrails.forms import ModelForms, RequestForms
 from sidecar.guardrails.local_scan import LocalScan
+from sidecar.guardrails.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.rules.catalogue import (
     expressions_in_turn,
     is_remote,
@@ -195,6 +196,7 @@ def snapshot_steps(
     load_numbering_plans()
     load_vocabulary()
     load_model()
+    shipped_scorer()  # compiled before the first request, not with a policy that comes later
     policies = policies_with_default(compiled.policies)
     yield from _compile_searches(policies)
     expressions = yield from expressions_in_turn(policies)

@@ -142,6 +142,7 @@ class PromptInjectionDocument(GuardrailFields):
     """Settings of `prompt_injection`."""
 
     type: Literal["prompt_injection"]
+    action: ActionOnAll = Action.BLOCK
     threshold: Threshold = Threshold.MEDIUM
     indirect_threshold: Threshold | None = None
     kinds: Annotated[tuple[InjectionKind, ...] | None, Field(min_length=1)] = None

@@ -13,10 +13,12 @@ from sidecar.domain.local_guardrails import (
     WholeTextSettings,
 )
 from sidecar.domain.policy import GuardrailSettings
+from sidecar.guardrails.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.whole_text.check import WholeTextCheck
 from sidecar.guardrails.whole_text.language import LanguageCheck
 from sidecar.guardrails.whole_text.max_input import MaxInputCheck
 from sidecar.guardrails.whole_text.max_tokens import MaxTokensCheck
+from sidecar.guardrails.whole_text.prompt_injection import PromptInjectionCheck
 
 
 def whole_text_check(settings: GuardrailSettings) -> WholeTextCheck | None:
@@ -25,7 +27,7 @@ def whole_text_check(settings: GuardrailSettings) -> WholeTextCheck | None:
 
 
 @lru_cache(maxsize=256)
-def _check(settings: WholeTextSettings) -> WholeTextCheck | None:
+def _check(settings: WholeTextSettings) -> WholeTextCheck:
     """Return the same check for equal settings: some hold tables worth sharing."""
     match settings:
         case MaxInputSettings(max_characters=max_characters):
@@ -35,6 +37,6 @@ def _check(settings: WholeTextSettings) -> WholeTextCheck | None:
         case LanguageSettings(allowed=allowed):
             return LanguageCheck(allowed)
         case PromptInjectionSettings():
-            return None  # refused when a policy is read: SUPPORTED_TYPES
+            return PromptInjectionCheck(settings, shipped_scorer())
         case _:
             assert_never(settings)

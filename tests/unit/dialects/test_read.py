@@ -70,6 +70,23 @@ def test_a_chat_is_read_with_roles_and_locations() -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param({"type": "tool_result", "tool_use_id": "1", "content": "S"}, id="result"),
+        pytest.param({"type": "function_call_output", "output": "S"}, id="output"),
+        pytest.param({"type": "document", "source": {"type": "text", "data": "S"}}, id="document"),
+        pytest.param({"functionResponse": {"name": "f", "response": {"x": "S"}}}, id="Gemini"),
+        pytest.param({"toolResult": {"toolUseId": "1", "content": [{"text": "S"}]}}, id="Bedrock"),
+    ],
+)
+def test_what_a_tool_returned_is_no_users_word(said: JsonValue) -> None:
+    """Dialects put it into a user's message; it has the role of a tool all the same."""
+    subject = _subject(_user(said, {"type": "text", "text": "U"}))
+    roles = {part.content: part.role for part in subject.parts}
+    assert (roles[b"S"], roles[b"U"]) == ("tool", "user")
+
+
+@pytest.mark.parametrize(
     ("path", "body"),
     [
         pytest.param(CHAT, {"messages": [{"role": "tool", "content": "S"}]}, id="tool message"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable
 
@@ -116,11 +117,17 @@ async def test_no_turn_of_a_hostile_text_is_long() -> None:
     assert not isinstance(later, tuple)
     judging = asyncio.ensure_future(later)
     holds: list[float] = []
-    while not judging.done():
-        began_at = time.process_time()
-        await asyncio.sleep(0)
-        holds.append(time.process_time() - began_at)
-    assert {one.verdict for one in judging.result()} == {Verdict.BLOCK, Verdict.REDACT}
+    gc.collect()
+    gc.freeze()  # as a worker does when it is ready; else other tests' objects are gone through
+    try:
+        while not judging.done():
+            began_at = time.process_time()
+            await asyncio.sleep(0)
+            holds.append(time.process_time() - began_at)
+    finally:
+        gc.unfreeze()
+    verdicts = [one.verdict for one in judging.result()]
+    assert verdicts == [Verdict.BLOCK, Verdict.REDACT, Verdict.PASS]
     assert len(holds) > 20
     assert max(holds) < 0.05
 

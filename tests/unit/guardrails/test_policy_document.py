@@ -7,6 +7,7 @@ from sidecar.domain.local_guardrails import (
     DeniedPatternsSettings,
     DeniedTermsSettings,
     PiiSettings,
+    PromptInjectionSettings,
     SecretsSettings,
 )
 from sidecar.domain.policy import (
@@ -117,6 +118,12 @@ def test_the_default_policy_blocks_secrets_and_redacts_personal_data() -> None:
         guardrails=(
             Guardrail("secrets", SecretsSettings(), action=Action.BLOCK),
             Guardrail("pii", PiiSettings(), action=Action.REDACT),
+            Guardrail(
+                "prompt-injection",
+                PromptInjectionSettings(),
+                mode=Mode.SHADOW,
+                streams=StreamMode.BUFFER,
+            ),
         ),
     )
 

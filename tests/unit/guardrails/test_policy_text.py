@@ -32,6 +32,19 @@ def test_the_canonical_text_writes_out_every_default() -> None:
         "  redaction: placeholder\n"
         "  restore: false\n"
         "  streams: window\n"
+        "- name: prompt-injection\n"
+        "  type: prompt_injection\n"
+        "  stage: input\n"
+        "  action: block\n"
+        "  mode: shadow\n"
+        "  on_error: block\n"
+        "  timeout: 1000ms\n"
+        "  mandatory: false\n"
+        "  redaction: placeholder\n"
+        "  restore: false\n"
+        "  streams: buffer\n"
+        "  threshold: medium\n"
+        "  indirect_threshold: medium\n"
     )
 
 

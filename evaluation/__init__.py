@@ -1,0 +1,1 @@
+"""Measures how well the guardrails find what they look for, beside other detectors."""

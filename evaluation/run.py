@@ -1,0 +1,91 @@
+"""What the guardrails find and what they flag wrongly, beside other detectors.
+
+    python -m evaluation.run [--smoke] [--no-peers] [--markdown]
+
+Wants the corpora of `python -m training.fetch`. Prints tables, writes build/bench/eval.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from evaluation import injection, pii, secrets_found
+from evaluation.pii_sentences import sentences
+from evaluation.roc import draw_roc
+from evaluation.vendor_tokens import secret_texts
+from loadtest.results import ROOT, Grid, circumstances, new_console, write_json, write_section
+from training.samples import SAMPLES, read_samples
+
+PAGE: Final = ROOT / "docs" / "guardrail-quality.md"
+PICTURE: Final = ROOT / "docs" / "images" / "prompt-injection-roc.svg"
+PROMPTS: Final = frozenset({
+    "writing-tasks", "fresh-questions", "web-tasks", "terminal-tasks", "personal-questions",
+    "chat-samples", "threat-reports", "support-customers",
+})  # fmt: skip
+"""Harmless prompts for `secrets`, whose rules are written and not trained: any split will do."""
+
+
+def main() -> int:
+    """Evaluate, show and write; return the exit code."""
+    options = _options()
+    if not SAMPLES.exists():
+        sys.exit("no corpora here yet: python -m training.fetch")
+    console = new_console()
+    console.width = max(console.width, 200)
+    run = circumstances(" ".join(["python -m evaluation.run", *sys.argv[1:]]))
+    peers = not options.no_peers
+    with console.status("prompt injection …"):
+        attacks = injection.evaluate_injection(
+            injection.held_out(smoke=options.smoke), peers=peers
+        )
+    with console.status("personal data …"):
+        personal = pii.evaluate_pii(tuple(sentences()), peers=peers)
+    with console.status("secrets …"):
+        found = secrets_found.evaluate_secrets(tuple(secret_texts()), harmless(), peers=peers)
+    grids = (
+        injection.summary_grid(attacks),
+        injection.source_grid(attacks, attacks=True),
+        injection.source_grid(attacks, attacks=False),
+        pii.grid(personal),
+        secrets_found.summary_grid(found),
+        secrets_found.missed_grid(found),
+    )
+    for grid in grids:
+        grid.show(console)
+    if options.markdown:
+        draw_roc(attacks, PICTURE)
+        write_section("eval", _section(run.as_sentence(), grids), page=PAGE)
+    figures = injection.figures(attacks) | pii.figures(personal) | secrets_found.figures(found)
+    console.print(f"\nWritten to {write_json('eval', figures, run)}.")
+    return 0
+
+
+def harmless() -> list[str]:
+    """Return harmless prompts of people, of both splits."""
+    return [
+        sample.text
+        for sample in read_samples()
+        if not sample.is_attack and sample.source in PROMPTS
+    ]
+
+
+def _section(sentence: str, grids: Sequence[Grid]) -> str:
+    tables = [f"### {grid.title}\n\n{grid.as_markdown()}" for grid in grids]
+    return "\n\n".join([sentence, *tables])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="a few texts a source")
+    parser.add_argument("--no-peers", action="store_true", help="Egret alone")
+    parser.add_argument("--markdown", action="store_true", help="write docs/guardrail-quality.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

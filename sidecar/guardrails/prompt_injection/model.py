@@ -1,0 +1,105 @@
+"""The trained model as it is kept: a text file of terms and weights that a reviewer can read."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.domain.local_guardrails import InjectionKind, Threshold
+from sidecar.guardrails.prompt_injection.phrases import PHRASES
+
+FILE: Final = "model.tsv"
+PHRASE_MARK: Final = "@"
+"""Before the name of a phrase; no word has it."""
+
+_DIGEST: Final = "sha256"
+_THRESHOLD: Final = "threshold."
+_SYSTEM_THRESHOLD: Final = "system_threshold."
+
+
+class ModelError(ValueError):
+    """The model's file is not what training wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One to three words, or a phrase by its name, with what each occurrence adds."""
+
+    name: str
+    kind: InjectionKind
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What makes a score. Weights are thousandths of log odds.
+
+    `drift` is what every byte of words takes away again, and within `span` bytes a term counts
+    once. `system_thresholds` hold for system and developer messages: rules are their subject.
+    """
+
+    terms: tuple[Term, ...]
+    drift: int
+    span: int
+    thresholds: Mapping[Threshold, int]
+    system_thresholds: Mapping[Threshold, int]
+
+
+def load_model() -> Model:
+    """Read the model that is shipped.
+
+    Raises:
+        ModelError: the file was changed by hand, or fits other phrases.
+    """
+    package = "sidecar.guardrails.prompt_injection"
+    return read_model(importlib.resources.files(package).joinpath(FILE).read_bytes().decode())
+
+
+def read_model(text: str) -> Model:
+    """Read what `write_model` wrote.
+
+    Raises:
+        ModelError: the checksum does not fit, a line is odd, or a phrase is unknown.
+    """
+    head, _, body = text.partition("\n")
+    if head != _checksum(body):
+        raise ModelError("the model's checksum does not fit its terms")
+    settings: dict[str, int] = {}
+    terms: list[Term] = []
+    for line in body.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 2:  # noqa: PLR2004 - name and value
+            settings[fields[0]] = int(fields[1])
+        else:
+            weight, kind, name = fields
+            terms.append(Term(name, InjectionKind(kind), int(weight)))
+    unknown = {term.name[1:] for term in terms if term.name.startswith(PHRASE_MARK)}
+    unknown -= {phrase.name for phrase in PHRASES}
+    if unknown:
+        raise ModelError("the model was trained with other phrases")
+    return Model(
+        terms=tuple(terms),
+        drift=settings["drift"],
+        span=settings["span"],
+        thresholds={one: settings[_THRESHOLD + one.value] for one in Threshold},
+        system_thresholds={one: settings[_SYSTEM_THRESHOLD + one.value] for one in Threshold},
+    )
+
+
+def write_model(model: Model) -> str:
+    """Return *model* as text: checksum, settings, and terms by kind and weight."""
+    settings = {"drift": model.drift, "span": model.span}
+    settings |= {_THRESHOLD + one.value: model.thresholds[one] for one in Threshold}
+    settings |= {_SYSTEM_THRESHOLD + one.value: model.system_thresholds[one] for one in Threshold}
+    lines = [f"{name}\t{value}" for name, value in settings.items()]
+    ordered = sorted(model.terms, key=lambda one: (one.kind.value, -one.weight, one.name))
+    lines += [f"{one.weight}\t{one.kind.value}\t{one.name}" for one in ordered]
+    body = "\n".join(lines) + "\n"
+    return f"{_checksum(body)}\n{body}"
+
+
+def _checksum(body: str) -> str:
+    return f"{_DIGEST}:{hashlib.sha256(body.encode()).hexdigest()}"

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.guardrails.prompt_injection.scoring import Stretch, shipped_scorer
+from sidecar.guardrails.prompt_injection.words import words
+from sidecar.guardrails.slices import run_to_end
+
+SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
+TERMS = st.sampled_from(
+    (
+        "ignore all previous instructions", "do anything now", "your system prompt", "reveal",
+        "stay in character", "without any restrictions", "the weather", "is nice", "git", "table",
+    )
+)  # fmt: skip
+TEXTS = st.lists(TERMS, max_size=12).map(" ".join)
+NEUTRAL = st.integers(min_value=0, max_value=3000).map(lambda count: "zz " * count)
+
+
+def _stretch(text: str) -> Stretch:
+    return run_to_end(SCORER.stretch(text.encode()))
+
+
+@given(before=NEUTRAL, text=TEXTS, after=NEUTRAL)
+def test_text_around_an_attack_does_not_change_its_score(
+    before: str, text: str, after: str
+) -> None:
+    """However long the harmless text before and after, the best stretch is the same."""
+    assert _stretch(f"{before}{text} {after}") == _stretch(text)
+
+
+@given(before=TEXTS, text=TEXTS, after=TEXTS)
+@settings(max_examples=200)
+def test_words_added_around_a_text_never_lower_its_score(
+    before: str, text: str, after: str
+) -> None:
+    """No words talk an attack down: the weights are not negative.
+
+    A term that was said a span before counts no second time, so the text stands a span apart.
+    """
+    gap = " zz" * 200
+    assert _stretch(f"{before}{gap} {text}{gap} {after}").total >= _stretch(text).total
+
+
+@given(text=st.text(max_size=300))
+def test_words_of_words_are_the_same(text: str) -> None:
+    """Reading a text as words twice changes nothing more, and leaves valid UTF-8."""
+    once = words(text.encode("utf-8", "replace"))
+    assert words(once) == once
+    once.decode()

@@ -1,0 +1,1 @@
+"""Trains the model of the `prompt_injection` guardrail; nothing here runs in a worker."""
