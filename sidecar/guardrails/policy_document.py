@@ -32,14 +32,6 @@ __all__ = [
 
 DEFAULT_POLICY_NAME: Final = "default"
 
-SUPPORTED_TYPES: Final = frozenset(
-    {
-        "secrets", "pii", "denied_patterns", "denied_terms", "code", "toxicity", "max_input",
-        "max_tokens", "language", "prompt_injection", "webhook", "grpc", "moderation", "presidio",
-        "llm_judge",
-    }
-)  # fmt: skip
-
 Expressions = Literal["check", "syntax", "trust"]
 """What is done about regular expressions: compiled now by both engines, which takes milliseconds
 or, for some, minutes; read by the fast one, and left to `expression_check`; or nothing, since
@@ -151,12 +143,9 @@ def _repeated_names(document: YamlDocument, model: PolicyModel) -> Iterable[Poli
 
 
 def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
-    """Refuse what documents can say and this version cannot do: it must not look done."""
+    """Refuse what a type cannot do: it must not look done."""
     for index, guardrail in enumerate(model.guardrails):
         path = ("guardrails", index)
-        if guardrail.type not in SUPPORTED_TYPES:
-            problem = f"type `{guardrail.type}` is not supported yet"
-            yield fault(document, (*path, "type"), problem)
         holds = guardrail.streams in {None, StreamMode.BUFFER}
         if not holds and not judges_pieces(guardrail.settings()):
             problem = f"{guardrail.type} needs the whole of an answer"

@@ -280,10 +280,6 @@ FAULTS = {
             "(use buffer)"
         ),
     ),
-    "unsupported_type": (
-        f"{GUARDRAIL}{{name: a, type: prompt_injection}}",
-        "line 3, column 21: guardrails[0].type: type `prompt_injection` is not supported yet",
-    ),
     "limit_to_redact": (
         f"{GUARDRAIL}{{name: a, type: max_input, max_characters: 10, action: redact}}",
         (
