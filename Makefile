@@ -10,7 +10,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -77,6 +77,9 @@ bench-seams: $(DEV_STAMP) ## What searching where texts meet costs and finds, al
 
 bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
 	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)
+
+bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
+	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)
 
 bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
 	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)

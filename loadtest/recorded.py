@@ -7,6 +7,7 @@ import hashlib
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 import msgspec
@@ -22,10 +23,14 @@ from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.limits.claims import Claim
+from sidecar.limits.limiter import Granted, Outcome
+from sidecar.limits.ports import Change
 from sidecar.settings import TelemetrySettings, Timing
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.usage.prices import PriceList
 
 KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)
 METADATA: Final = {"x-envoy-expected-rq-timeout-ms": "10000", "user-agent": "grpc-c++"}
@@ -132,6 +137,25 @@ class _Uses:
         self._counts[key_id, refused] += 1
 
 
+class _Roomy:
+    """Limits for keys that have none."""
+
+    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
+        """Let everything through."""
+        del principal, claims, member
+        return Granted(())
+
+    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+        """Keep nothing."""
+        del organization_id, changes
+
+
+class _NoPrices:
+    """Nothing costs anything."""
+
+    current = PriceList()
+
+
 class _Fixed:
     """The default policy, compiled."""
 
@@ -162,6 +186,8 @@ def worker_parts(log: BinaryIO) -> Parts:
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=Timing.METADATA,
+        limiter=_Roomy(),
+        prices=_NoPrices(),
     )
 
 

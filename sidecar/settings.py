@@ -194,6 +194,16 @@ class UsageSettings(_Section):
     answer take (`max_stream_duration`)."""
 
 
+class LimitSettings(_Section):
+    """Limits and budgets of keys, teams and organizations."""
+
+    shares: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Into how many parts a limit is divided while Valkey is away: the workers of the whole fleet.
+    0: those of this process."""
+    default_output_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1_024
+    """What is taken for the answer to a request that sets no bound itself."""
+
+
 class TelemetrySettings(_Section):
     """Where spans and metrics go and what is logged."""
 
@@ -219,6 +229,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     redaction: RedactionSettings = RedactionSettings()
     usage: UsageSettings = UsageSettings()
+    limits: LimitSettings = LimitSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")

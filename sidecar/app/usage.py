@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.transport.access_log_receiver import AccessLogReceiver
 from sidecar.transport.engine import ReceiveLog
-from sidecar.usage.ports import UsageNotes
+from sidecar.usage.ports import EndedListener, UsageNotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,18 @@ class _NoNotes:
         del request
 
 
-async def open_usage(
+async def open_usage(  # noqa: PLR0913 - each is a part of its own
     settings: Settings,
     pool: Pool,
     *,
     metrics: UsageMetrics,
+    listeners: Sequence[EndedListener],
     instance: str,
     stack: AsyncExitStack,
 ) -> WorkerUsage:
     """Open the spool, to be closed with *stack*, and deliver from now on.
+
+    Metrics and *listeners* hear of every exchange that ends.
 
     Raises:
         SpoolError: there is no place for it.
@@ -61,6 +65,8 @@ async def open_usage(
     tasks = await stack.enter_async_context(BackgroundTasks())
     tasks.start(delivery.run(), name="usage")
     receiver = AccessLogReceiver(
-        delivery, [metrics], on_unreadable=lambda count: metrics.lost("unreadable_log", count)
+        delivery,
+        [metrics, *listeners],
+        on_unreadable=lambda count: metrics.lost("unreadable_log", count),
     )
     return WorkerUsage(spool, receiver.receive)

@@ -13,11 +13,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
 
 from sidecar.app.background import BackgroundTasks
-from sidecar.app.keys import open_keys
+from sidecar.app.keys import WorkerKeys, open_keys
+from sidecar.app.limits import WorkerLimits, open_limits
 from sidecar.app.policies import PolicyReloader
 from sidecar.app.remote_checks import open_remote_checks
 from sidecar.app.usage import WorkerUsage, open_usage
@@ -61,16 +63,9 @@ async def run_worker(settings: Settings, index: int) -> None:
         loop.add_signal_handler(number, stopping.set)
     recorder = Recorder(settings.telemetry, instance=f"worker-{index}")
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(open_pool(settings.postgres))
-        usage = await open_usage(
-            settings,
-            pool,
-            metrics=recorder.metrics.usage,
-            instance=f"worker-{index}",
-            stack=stack,
-        )
-        parts = await _build_parts(settings, recorder, stack, pool=pool, usage=usage)
-        engine = _engine(settings, index, parts, receive_log=usage.receive_log)
+        stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
+        parts = await _build_parts(settings, recorder, stack, stores=stores)
+        engine = _engine(settings, index, parts, receive_log=stores.usage.receive_log)
         await engine.start()
         # What lives from here on is never garbage: keep the collector from walking it again.
         gc.freeze()
@@ -91,18 +86,43 @@ async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> Non
                 await asyncio.sleep(POLL_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What a worker keeps elsewhere."""
+
+    pool: Pool
+    keys: WorkerKeys
+    limits: WorkerLimits
+    usage: WorkerUsage
+
+
+async def _open_stores(
+    settings: Settings, recorder: Recorder, stack: AsyncExitStack, *, instance: str
+) -> _Stores:
+    metrics = recorder.metrics
+    pool = await stack.enter_async_context(open_pool(settings.postgres))
+    keys = await open_keys(settings, pool, metrics=metrics.keys, stack=stack)
+    limits = await open_limits(
+        settings, pool, keys=keys.cache, metrics=metrics.limits, stack=stack
+    )
+    usage = await open_usage(
+        settings,
+        pool,
+        metrics=metrics.usage,
+        listeners=[limits.settling],
+        instance=instance,
+        stack=stack,
+    )
+    return _Stores(pool, keys, limits, usage)
+
+
 async def _build_parts(
-    settings: Settings,
-    recorder: Recorder,
-    stack: AsyncExitStack,
-    *,
-    pool: Pool,
-    usage: WorkerUsage,
+    settings: Settings, recorder: Recorder, stack: AsyncExitStack, *, stores: _Stores
 ) -> Parts:
+    pool, keys, limits = stores.pool, stores.keys, stores.limits
     remote = await open_remote_checks(
         settings.exchange, metrics=recorder.metrics.remote, stack=stack
     )
-    keys = await open_keys(settings, pool, metrics=recorder.metrics.keys, stack=stack)
     policies = PolicyReloader(
         PostgresPolicyStore(pool, settings.postgres),
         compile_policies=compile_in_subprocess,
@@ -115,10 +135,11 @@ async def _build_parts(
     tasks.start(policies.run(), name="policies")
     tasks.start(uses.run(), name="key uses")
     keys.start(tasks, on_policies=policies.note_change)
+    limits.start(tasks)
     return Parts(
         keys=keys.cache,
         uses=uses,
-        usage=usage.notes,
+        usage=stores.usage.notes,
         policies=policies,
         inspector=Inspector(remote=remote, clock=time.monotonic),
         recorder=recorder,
@@ -126,6 +147,9 @@ async def _build_parts(
         new_request_id=lambda: str(uuid.uuid4()),
         timing=settings.exchange.timing,
         redaction_key=_redaction_key(settings),
+        limiter=limits.limiter,
+        prices=limits.prices,
+        default_output_tokens=settings.limits.default_output_tokens,
     )
 
 

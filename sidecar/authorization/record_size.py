@@ -25,6 +25,8 @@ def record_bytes(record: KeyRecord) -> int:
         *(record.allowed_models or ()),
         *(record.allowed_operations or ()),
         *map(str, record.allowed_sources or ()),
+        *(limit.id for limit in record.limits),
+        *(name for limit in record.limits for name in limit.models or ()),
     )
     return len(record.secret_sha256) + sum(len(text.encode()) for text in texts if text)
 

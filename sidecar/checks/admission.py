@@ -15,6 +15,7 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
+from sidecar.domain.limits import Limit, Priority
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.scope import Circumstances
 from sidecar.domain.subject import Operation, Route
@@ -41,11 +42,14 @@ class Caller:
 class Admitted:
     """The key is good; this is what its requests must pass.
 
-    `allowed_models` is the nearest list of globs, None where every model is allowed.
+    `allowed_models` is the nearest list of globs, None where every model is allowed. `limits` are
+    those of key, team and organization.
     """
 
     policy: EffectivePolicy
     allowed_models: tuple[str, ...] | None
+    limits: tuple[Limit, ...] = ()
+    priority: Priority = Priority.STANDARD
 
     @property
     def needs_body(self) -> bool:
@@ -132,7 +136,8 @@ def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admissi
         policy = policy.request_forms(circumstances)
     ledger.take_policy(policy)
     is_set = record.allowed_models is not None
-    return Admitted(policy, record.allowed_models if is_set else policy.allowed_models)
+    allowed_models = record.allowed_models if is_set else policy.allowed_models
+    return Admitted(policy, allowed_models, record.limits, record.priority)
 
 
 def _circumstances(principal: Principal, *, parts: Parts, ledger: Ledger) -> Circumstances:

@@ -14,12 +14,14 @@ from sidecar.checks.admission import Admission, Admitted, Caller, NotAdmitted, a
 from sidecar.checks.answer_checks import AnswerChecks, RequestLine, asking_for_identity
 from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
+from sidecar.checks.limiting import needs_body
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
 from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.routes import guess_dialect, recognise
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
+from sidecar.domain.limits import Measure
 from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
@@ -33,7 +35,9 @@ from sidecar.exchange.events import (
     ResponsePieceJudged,
     ResponseStreamed,
 )
+from sidecar.limits.settlement import changes_of, unused
 from sidecar.mutations.headers import strip
+from sidecar.mutations.limit_headers import limit_headers
 from sidecar.mutations.refusal import refuse
 from sidecar.mutations.timing import timing_headers
 from sidecar.settings import Timing
@@ -43,6 +47,9 @@ HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
 BodyVerdict = RequestCleared | RequestRefused
 ResponseHeadersVerdict = ResponseCleared | ResponseStreamed | ResponseHeld | RequestRefused
 AnswerVerdict = ResponseJudged | RequestRefused
+
+_LOCAL: Final = ((HeaderName.LIMITS, b"local"),)
+"""For whoever looks into it: the shared counts were away, and this worker's share decided."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
@@ -148,7 +155,17 @@ class ExchangeChecks:
             is_refused = self._ledger.refused is not None
             now = self._parts.clocks.wall()
             self._parts.uses.note(principal.key_id, refused=is_refused, at=now)
+        if not is_answered:
+            self._give_back()
         self._parts.recorder.record(self._ledger.report(outcome))
+
+    def _give_back(self) -> None:
+        """Of a request without an answer no access log tells what became of what it took."""
+        judged = self._ledger.judge_usage()
+        limits = () if self._inspection is None else self._inspection.limits
+        if judged is not None and (ended := unused(judged)) is not None:
+            changes = changes_of(limits, ended)
+            self._parts.limiter.settle(judged.organization_id, changes)
 
     def _take_headers(self, headers: Headers) -> None:
         self._headers = headers
@@ -171,9 +188,12 @@ class ExchangeChecks:
     async def _go_on_later(
         self, admission: Awaitable[Admission], *, has_body: bool
     ) -> HeadersVerdict:
-        return self._go_on(await admission, has_body=has_body)
+        verdict = self._go_on(await admission, has_body=has_body)
+        return await verdict if isinstance(verdict, Awaitable) else verdict
 
-    def _go_on(self, admission: Admission, *, has_body: bool) -> HeadersVerdict:
+    def _go_on(
+        self, admission: Admission, *, has_body: bool
+    ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
         match admission:
             case NotAdmitted(kind):
                 return self._refuse(client_error(kind))
@@ -185,22 +205,29 @@ class ExchangeChecks:
 
     def _require(
         self, admitted: Admitted, inspection: Inspection, *, has_body: bool
-    ) -> HeadersVerdict:
+    ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
         match self._route:
             case UnknownRoute():
                 reasons = (UnscannedReason.UNKNOWN_ROUTE,)
-                return self._conclude(inspection.pass_unscanned(reasons))
+                inspected = inspection.without_body(None, reasons=reasons)
             case Route(has_body=False) if has_body:
                 # A GET with a body: what a provider makes of it, nobody knows.
                 reasons = (UnscannedReason.UNKNOWN_SHAPE,)
-                return self._conclude(inspection.pass_unscanned(reasons))
-            case Route(has_body=True) if admitted.needs_body or self._judges_answer(admitted):
+                inspected = inspection.without_body(self._route, reasons=reasons)
+            case Route(has_body=True) if self._needs_body(admitted):
                 self._ledger.rest()
                 return BodyRequired(self._strip, judges_answer=self._judges_answer(admitted))
             case Route():
-                return self._conclude(Passed())
+                inspected = inspection.without_body(self._route)
             case _:
                 assert_never(self._route)
+        if isinstance(inspected, (Passed, ClientError)):
+            return self._conclude(inspected)
+        return self._conclude_later(inspected)
+
+    def _needs_body(self, admitted: Admitted) -> bool:
+        is_wanted = admitted.needs_body or needs_body(admitted.limits)
+        return is_wanted or self._judges_answer(admitted)
 
     async def _conclude_later(self, inspected: Awaitable[Inspected]) -> BodyVerdict:
         return self._conclude(await inspected)
@@ -266,10 +293,19 @@ class ExchangeChecks:
         refusal = refuse(
             error,
             dialect=self._dialect,
-            headers=self._timing_headers(),
+            headers=(*self._timing_headers(), *self._limit_headers()),
             metadata=self._ledger.metadata(),
         )
         return RequestRefused(refusal)
+
+    def _limit_headers(self) -> tuple[tuple[str, bytes], ...]:
+        short = self._ledger.short
+        if short is None:
+            return ()
+        headers = limit_headers(self._dialect, [short], now=self._parts.clocks.wall())
+        if short.limit.measure is Measure.COST:
+            headers += ((HeaderName.SHOULD_RETRY, b"false"),)
+        return (*headers, *(_LOCAL if self._ledger.limits_are_local else ()))
 
     def _timing_headers(self) -> tuple[tuple[str, bytes], ...]:
         return timing_headers(

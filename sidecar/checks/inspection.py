@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -11,6 +11,7 @@ from sidecar.authorization.authorize import is_model_allowed
 from sidecar.checks.admission import Admitted
 from sidecar.checks.answer_judgement import AnswerSetting
 from sidecar.checks.ledger import Ledger
+from sidecar.checks.limiting import Limiting, Read
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
 from sidecar.decision.decide import decide, decide_unscanned
@@ -20,6 +21,7 @@ from sidecar.domain.decision import Allow, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.http import Headers
+from sidecar.domain.limits import Limit
 from sidecar.domain.policy import StreamUsage
 from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
@@ -51,7 +53,13 @@ class Inspection:
         self._model: str | None = None
         self._parts = parts
         self._ledger = ledger
+        self._limiting = Limiting(admitted, parts=parts, ledger=ledger)
         self._route: Route | None = None
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits of key, team and organization."""
+        return self._admitted.limits
 
     def inspect(
         self, body: bytes, *, route: Route, headers: Headers
@@ -61,17 +69,55 @@ class Inspection:
         self._route = route
         read = read_request(route, headers, body)
         self._ledger.read_ended()
+        if isinstance(read, Malformed):
+            return ClientError(ErrorKind.INVALID_BODY, read.problem)
+        subject = read if isinstance(read, Subject) else None
+        if subject is not None:
+            self._ledger.take_subject(subject)
+        limited = self._limiting.take(Read(subject, len(body)), route)
+        if isinstance(limited, ClientError):
+            return limited
+        if limited is None:
+            return self._look(read, route, body)
+        return self._look_later(limited, lambda: self._look(read, route, body))
+
+    def without_body(
+        self, route: Route | None, *, reasons: tuple[UnscannedReason, ...] = ()
+    ) -> Inspected | Awaitable[Inspected]:
+        """Judge by the headers alone; *reasons* say what of it cannot be read."""
+        limited = self._limiting.take(Read(), route)
+        if isinstance(limited, ClientError):
+            return limited
+        if limited is None:
+            return self._pass(reasons)
+        return self._look_later(limited, lambda: self._pass(reasons))
+
+    def _pass(self, reasons: tuple[UnscannedReason, ...]) -> Inspected:
+        return self._pass_unscanned(reasons) if reasons else Passed()
+
+    async def _look_later(
+        self,
+        limited: Awaitable[ClientError | None],
+        look: Callable[[], Inspected | Awaitable[Inspected]],
+    ) -> Inspected:
+        error = await limited
+        if error is not None:
+            return error
+        looked = look()
+        return looked if isinstance(looked, (Passed, ClientError)) else await looked
+
+    def _look(
+        self, read: Subject | Unreadable, route: Route, body: bytes
+    ) -> Inspected | Awaitable[Inspected]:
         match read:
-            case Malformed(problem):
-                return ClientError(ErrorKind.INVALID_BODY, problem)
             case Unreadable(reason):
-                return self.pass_unscanned((reason,), model=route.model)
+                return self._pass_unscanned((reason,), model=route.model)
             case Subject():
                 return self._judge(read, body)
             case _:
                 assert_never(read)
 
-    def pass_unscanned(
+    def _pass_unscanned(
         self, reasons: tuple[UnscannedReason, ...], *, model: str | None = None
     ) -> Inspected:
         """Judge content that cannot be read; its model is known only where the path names it."""
@@ -84,7 +130,6 @@ class Inspection:
         return Passed()
 
     def _judge(self, subject: Subject, body: bytes) -> Inspected | Awaitable[Inspected]:
-        self._ledger.take_subject(subject)
         named = (subject.model, *subject.other_models)
         if not all(is_model_allowed(one, self._admitted.allowed_models) for one in named):
             return client_error(ErrorKind.MODEL_NOT_ALLOWED)

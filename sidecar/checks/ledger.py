@@ -9,6 +9,7 @@ from typing import Final
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.limits import Reserved, Standing
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.policy import Mode, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
@@ -63,6 +64,9 @@ class Ledger:
         self.is_ended_within = False
         self.refused: ErrorKind | None = None
         self.error_type: str | None = None
+        self.reserved: Reserved | None = None
+        self.short: Standing | None = None
+        self.limits_are_local = False
         self.judged: JudgedRequest | None = None
         """As the metadata tells it; None where nobody could be charged with the request."""
 
@@ -160,14 +164,15 @@ class Ledger:
             )
         if self.policy is not None:
             named += (("policy", self.policy.name),)
-        self.judged = self._judge_usage()
+        self.judged = self.judge_usage()
         return (
             *(pair for pair in named if pair[1]),
             *(() if self.judged is None else usage_metadata(self.judged)),
             *timing_metadata(self.spent()),
         )
 
-    def _judge_usage(self) -> JudgedRequest | None:
+    def judge_usage(self) -> JudgedRequest | None:
+        """Return what is known of the request now; None where nobody could be charged with it."""
         if self.principal is None:
             return None
         route = self.route if isinstance(self.route, Route) else None
@@ -189,6 +194,7 @@ class Ledger:
                 if result.verdict is not Verdict.PASS
             }
             or None,
+            reserved=self.reserved,
         )
 
     def outcome(self) -> ExchangeOutcome:

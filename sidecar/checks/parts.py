@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.checks.ledger import Clocks
+from sidecar.domain.principal import Principal
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import PolicySnapshot
+from sidecar.limits.claims import Claim
+from sidecar.limits.limiter import Outcome
+from sidecar.limits.ports import Change
 from sidecar.settings import Timing
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.ports import UsageNotes
+from sidecar.usage.prices import PriceList
 
 
 class PolicySource(Protocol):
@@ -32,6 +37,29 @@ class KeyUses(Protocol):
         ...
 
 
+class Limits(Protocol):
+    """Where it is decided whether there is room for a request."""
+
+    def take(
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+    ) -> Outcome | Awaitable[Outcome]:
+        """Take what *claims* ask for, all or nothing; *member* names the request."""
+        ...
+
+    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+        """Put right what was taken; later, and without waiting."""
+        ...
+
+
+class Prices(Protocol):
+    """Where prices come from."""
+
+    @property
+    def current(self) -> PriceList:
+        """The prices as they are known now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The shared parts of a worker. `redaction_key` is what hashes of values are made with."""
@@ -45,4 +73,7 @@ class Parts:
     clocks: Clocks
     new_request_id: Callable[[], str]
     timing: Timing
+    limiter: Limits
+    prices: Prices
+    default_output_tokens: int = 1_024
     redaction_key: bytes | None = field(default=None, repr=False)

@@ -41,6 +41,7 @@ def key_row(key: Key) -> Row:
         "allowed_operations": key.allowed_operations,
         "allowed_sources": key.allowed_sources,
         "tags": key.tags,
+        "priority": key.priority,
         "created_at": key.created_at,
         "last_used_at": key.last_used_at,
         "requests": key.requests,

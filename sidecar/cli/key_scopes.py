@@ -21,6 +21,7 @@ from sidecar.cli.key_output import key_row, public_id, told_of
 from sidecar.cli.moments import MomentError, parse_moment
 from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, fail, print_record
 from sidecar.cli.owners import ModelOption
+from sidecar.domain.limits import Priority
 from sidecar.domain.principal import Network
 from sidecar.storage.key_administration import AS_IT_IS, KeyChange, Unchanged, change_key
 
@@ -88,6 +89,10 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     tag: TagOption = None,
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all tags away.")] = False,
     not_before: NotBeforeOption = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option("--priority", help="Who keeps capacity when a shared limit runs short."),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change what a key is for, everywhere within a second or so; a list replaces the one before.
@@ -103,6 +108,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         allowed_sources=_chosen(("--source", source), ("--any-source", any_source), _sources),
         tags=_chosen(("--tag", tag), ("--no-tags", no_tags), _tags) or (),
         not_before=AS_IT_IS if not_before is None else _not_before(not_before),
+        priority=AS_IT_IS if priority is None else priority.value,
     )
     if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
         fail("nothing to set", mend="see `egret keys set --help`", code=WRONG_USAGE)

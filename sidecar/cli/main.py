@@ -15,6 +15,7 @@ from sidecar.cli.guardrails import guardrails
 from sidecar.cli.key_scopes import set_
 from sidecar.cli.key_transfer import export, import_
 from sidecar.cli.keys import keys
+from sidecar.cli.limits import limits
 from sidecar.cli.lint import lint
 from sidecar.cli.migrate import migrate
 from sidecar.cli.owners import orgs, teams
@@ -57,6 +58,7 @@ app.command()(lint)
 app.add_typer(orgs, name="orgs")
 app.add_typer(teams, name="teams")
 app.add_typer(keys, name="keys")
+app.add_typer(limits, name="limits")
 keys.command("set")(set_)
 keys.command("import")(import_)
 keys.command("export")(export)

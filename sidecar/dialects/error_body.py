@@ -95,8 +95,13 @@ def openai_type(kind: ErrorKind) -> str:
             | ErrorKind.BODY_TOO_LARGE
             | ErrorKind.BODY_TIMEOUT
             | ErrorKind.REQUEST_TRAILERS
+            | ErrorKind.OUTPUT_LIMIT_EXCEEDED
         ):
             return "invalid_request_error"
+        case ErrorKind.RATE_LIMIT_EXCEEDED:
+            return "rate_limit_error"
+        case ErrorKind.BUDGET_EXHAUSTED:
+            return "insufficient_quota"
         case (
             ErrorKind.GUARDRAIL_UNAVAILABLE
             | ErrorKind.AUTHORIZATION_UNAVAILABLE
@@ -108,7 +113,7 @@ def openai_type(kind: ErrorKind) -> str:
             assert_never(kind)
 
 
-def anthropic_type(kind: ErrorKind) -> str:
+def anthropic_type(kind: ErrorKind) -> str:  # noqa: PLR0911 - one line a type
     """Return Anthropic's error `type`, as its page of HTTP errors pairs them with statuses."""
     match kind:
         case (
@@ -128,8 +133,15 @@ def anthropic_type(kind: ErrorKind) -> str:
             | ErrorKind.UNSCANNED_CONTENT
         ):
             return "permission_error"
-        case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY | ErrorKind.REQUEST_TRAILERS:
+        case (
+            ErrorKind.CONTENT_BLOCKED
+            | ErrorKind.INVALID_BODY
+            | ErrorKind.REQUEST_TRAILERS
+            | ErrorKind.OUTPUT_LIMIT_EXCEEDED
+        ):
             return "invalid_request_error"
+        case ErrorKind.RATE_LIMIT_EXCEEDED | ErrorKind.BUDGET_EXHAUSTED:
+            return "rate_limit_error"
         case ErrorKind.BODY_TOO_LARGE:
             return "request_too_large"
         case ErrorKind.BODY_TIMEOUT:

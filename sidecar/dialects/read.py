@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.dialects.named_models import named_models
+from sidecar.dialects.output_bound import output_bound
 from sidecar.dialects.shape import has_tokens, shape_problem
 from sidecar.dialects.stream_usage import asks_for_usage
 from sidecar.dialects.strict_json import JsonDocument, parse
@@ -102,4 +103,5 @@ def _subject(route: Route, document: JsonDocument) -> Subject | Malformed:
         other_models=others,
         runs=tuple(walk.runs),
         asks_for_usage=asks_for_usage(fields.get("stream_options")),
+        max_output_tokens=output_bound(fields),
     )

@@ -26,13 +26,16 @@ class ErrorKind(enum.Enum):
     BODY_TOO_LARGE = "body_too_large"
     BODY_TIMEOUT = "body_timeout"
     REQUEST_TRAILERS = "request_trailers"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    OUTPUT_LIMIT_EXCEEDED = "output_limit_exceeded"
     GUARDRAIL_UNAVAILABLE = "guardrail_unavailable"
     AUTHORIZATION_UNAVAILABLE = "authorization_unavailable"
     UNSUPPORTED_PROCESSING_MODE = "unsupported_processing_mode"
     INTERNAL_ERROR = "internal_error"
 
     @property
-    def http_status(self) -> int:  # noqa: PLR0911 - one line a group of kinds
+    def http_status(self) -> int:  # noqa: C901, PLR0911 - one line a group of kinds
         """HTTP status of the refusal."""
         match self:
             case (
@@ -52,8 +55,15 @@ class ErrorKind(enum.Enum):
                 | ErrorKind.UNSCANNED_CONTENT
             ):
                 return 403
-            case ErrorKind.CONTENT_BLOCKED | ErrorKind.INVALID_BODY | ErrorKind.REQUEST_TRAILERS:
+            case (
+                ErrorKind.CONTENT_BLOCKED
+                | ErrorKind.INVALID_BODY
+                | ErrorKind.REQUEST_TRAILERS
+                | ErrorKind.OUTPUT_LIMIT_EXCEEDED
+            ):
                 return 400
+            case ErrorKind.RATE_LIMIT_EXCEEDED | ErrorKind.BUDGET_EXHAUSTED:
+                return 429
             case ErrorKind.BODY_TOO_LARGE:
                 return 413
             case ErrorKind.BODY_TIMEOUT:

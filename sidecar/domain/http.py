@@ -27,6 +27,8 @@ class HeaderName:
     EGRET_REQUEST_ID: Final = "x-egret-request-id"
     RESPONSE_TIME: Final = "x-response-time"
     SERVER_TIMING: Final = "server-timing"
+    SHOULD_RETRY: Final = "x-should-retry"
+    LIMITS: Final = "x-egret-limits"
 
 
 CREDENTIAL_HEADERS: Final = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
+from sidecar.domain.limits import Limit, Priority
+
 Network = IPv4Network | IPv6Network
 
 
@@ -35,7 +37,8 @@ class KeyRecord:
     Times are seconds since the epoch. `secret_sha256` is the digest of the secret, never the
     secret. `allowed_models` holds glob patterns already resolved key → team → organization;
     None where no level sets any. `allowed_operations`, by the names of `Operation`, and
-    `allowed_sources` are the key's own; None allows every operation, or every address.
+    `allowed_sources` are the key's own; None allows every operation, or every address. `limits`
+    are those of key, team and organization together.
     """
 
     principal: Principal
@@ -50,3 +53,5 @@ class KeyRecord:
     policies: PolicyBinding
     allowed_operations: tuple[str, ...] | None = None
     allowed_sources: tuple[Network, ...] | None = None
+    limits: tuple[Limit, ...] = ()
+    priority: Priority = Priority.STANDARD

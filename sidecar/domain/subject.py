@@ -107,7 +107,8 @@ class Subject:
 
     `other_models` are further ones that the body names and a provider could go by instead.
     Each of `runs` lists parts, by index, that the model reads as one text. `asks_for_usage` is
-    about streams: whether their counts are asked for.
+    about streams: whether their counts are asked for. `max_output_tokens` is what all choices
+    together may have, None where nothing sets a bound.
     """
 
     model: str | None
@@ -117,6 +118,7 @@ class Subject:
     other_models: tuple[str, ...] = ()
     runs: tuple[tuple[int, ...], ...] = ()
     asks_for_usage: bool = False
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

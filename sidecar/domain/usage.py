@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from sidecar.domain.limits import Reserved
+
 
 class AnswerEnd(enum.Enum):
     """How the answer to a request ended."""
@@ -51,7 +53,8 @@ class JudgedRequest:
     `request_id` and `occurred_at` together name it: every note of the same request has both.
     `operation`, `provider` and `model` are None where they were not read. `text_bytes` is the
     text that goes to the model, 0 where the body was not read. `guardrails` holds each verdict
-    that is not a pass, by the guardrail's name.
+    that is not a pass, by the guardrail's name. `reserved` is what was taken of limits for it,
+    None where its key, team and organization have none.
     """
 
     request_id: str
@@ -66,6 +69,7 @@ class JudgedRequest:
     is_streamed: bool = False
     text_bytes: int = 0
     guardrails: dict[str, str] | None = None
+    reserved: Reserved | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

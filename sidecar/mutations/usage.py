@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
+from sidecar.domain.limits import Reserved
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.usage import JudgedRequest
 
@@ -30,5 +31,12 @@ def usage_metadata(request: JudgedRequest) -> Metadata:
         ("streamed", "true" if request.is_streamed else ""),
         ("text_bytes", str(request.text_bytes) if request.text_bytes else ""),
         ("guardrails", guardrails),
+        ("reserved", _reserved(request.reserved)),
     )
     return tuple(pair for pair in pairs if pair[1])
+
+
+def _reserved(reserved: Reserved | None) -> str:
+    if reserved is None:
+        return ""
+    return f"{reserved.input_tokens} {reserved.output_tokens} {reserved.cost}"

@@ -47,6 +47,7 @@ class KeyChange:
     allowed_sources: tuple[Network, ...] | Unchanged | None = AS_IT_IS
     tags: tuple[str, ...] | Unchanged = AS_IT_IS
     not_before: datetime | Unchanged | None = AS_IT_IS
+    priority: str | Unchanged = AS_IT_IS
 
 
 _CASTS: Final = {"allowed_sources": "::text[]::cidr[]"}
@@ -61,9 +62,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text[]::cidr[], $10, $11)
 
 _COPY_KEY: Final = """
 INSERT INTO api_keys (public_id, secret_sha256, team_id, name, enabled, not_before, expires_at,
-                      allowed_models, policy_name, allowed_operations, allowed_sources, tags)
+                      allowed_models, policy_name, allowed_operations, allowed_sources, tags,
+                      limits, priority)
 SELECT $2, $3, team_id, name, enabled, not_before, $4, allowed_models, policy_name,
-       allowed_operations, allowed_sources, tags
+       allowed_operations, allowed_sources, tags, limits, priority
 FROM api_keys WHERE public_id = $1
 """
 

@@ -42,6 +42,7 @@ class Key:
     allowed_operations: tuple[str, ...] | None
     allowed_sources: tuple[str, ...] | None
     tags: tuple[str, ...]
+    priority: str
     policy: str | None
     created_at: datetime
     last_used_at: datetime | None
@@ -84,7 +85,8 @@ END"""
 _KEYS: Final = f"""
 SELECT k.public_id, k.name, o.name || '/' || t.name AS team, k.not_before, k.expires_at,
        k.revoked_at, k.replaced_by, k.allowed_models, k.allowed_operations,
-       k.allowed_sources::text[] AS allowed_sources, k.tags, k.policy_name, k.created_at,
+       k.allowed_sources::text[] AS allowed_sources, k.tags, k.priority, k.policy_name,
+       k.created_at,
        a.last_used_at, COALESCE(a.requests, 0) AS requests, COALESCE(a.refused, 0) AS refused,
        {_STATE} AS state
 FROM api_keys AS k
@@ -190,6 +192,7 @@ def _key(row: asyncpg.Record) -> Key:
         allowed_operations=as_tuple(row["allowed_operations"]),
         allowed_sources=as_tuple(row["allowed_sources"]),
         tags=tuple(row["tags"]),
+        priority=row["priority"],
         policy=row["policy_name"],
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],

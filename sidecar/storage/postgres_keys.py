@@ -8,7 +8,9 @@ from typing import Final
 import asyncpg
 
 from sidecar.authorization.ports import Fence, KeyStoreUnavailableError, Reading
+from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.principal import KeyRecord, Network, PolicyBinding, Principal
+from sidecar.limits.written import read_limits
 from sidecar.settings import PostgresSettings
 from sidecar.storage.administration import as_tuple
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
@@ -32,6 +34,10 @@ SELECT k.public_id,
        o.name AS organization_name,
        k.allowed_operations,
        k.allowed_sources::text[] AS allowed_sources,
+       k.limits AS key_limits,
+       t.limits AS team_limits,
+       o.limits AS organization_limits,
+       k.priority,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS horizon,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS settled
 FROM api_keys AS k
@@ -74,7 +80,11 @@ class PostgresKeyStore:
         if not rows:
             return Reading(None, horizon=0, settled=0)
         (row,) = rows
-        return Reading(_record(row), horizon=row["horizon"], settled=row["settled"])
+        try:
+            record = _record(row)
+        except ValueError as error:  # written by a newer Egret, or by hand
+            raise KeyStoreUnavailableError("a key has limits that cannot be read") from error
+        return Reading(record, horizon=row["horizon"], settled=row["settled"])
 
     async def fence(self) -> Fence:
         """Return a fence behind everything that is committed now.
@@ -118,6 +128,21 @@ def _record(row: asyncpg.Record) -> KeyRecord:
         ),
         allowed_operations=as_tuple(row["allowed_operations"]),
         allowed_sources=_networks(row["allowed_sources"]),
+        limits=_limits(row),
+        priority=Priority(row["priority"]),
+    )
+
+
+def _limits(row: asyncpg.Record) -> tuple[Limit, ...]:
+    owners = (
+        (Level.KEY, row["public_id"], row["key_limits"]),
+        (Level.TEAM, row["team_id"], row["team_limits"]),
+        (Level.ORGANIZATION, row["organization_id"], row["organization_limits"]),
+    )
+    return tuple(
+        limit
+        for level, owner, text in owners
+        for limit in read_limits(text, level=level, owner=owner)
     )
 
 

@@ -27,6 +27,9 @@ INDEXES: Final = (
     "idx_audit_log_transaction",
     "idx_organizations_policy_name",
     "idx_teams_policy_name",
+    "idx_usage_by_hour_key_id",
+    "idx_usage_by_hour_organization_id",
+    "idx_usage_by_hour_team_id",
     "idx_usage_key_id_occurred_at",
     "idx_usage_team_id_occurred_at",
 )

@@ -1,6 +1,6 @@
 """How a key record is written into a cache that others may write to.
 
-Value, version 2: one byte 2, an HMAC-SHA256 of 32 bytes, and a MessagePack array (`_Written`).
+Value, version 3: one byte 3, an HMAC-SHA256 of 32 bytes, and a MessagePack array (`_Written`).
 The HMAC is over a label, the key's public id and the array: what was altered, cut short, copied
 from another key or made up by someone without the secret is not believed. It does not show that a
 value is recent; `authorization.fences` sees to that.
@@ -16,13 +16,15 @@ from typing import Final
 import msgspec
 
 from sidecar.authorization.ports import SharedRecord
+from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.limits.written import read_limits, write_limits
 from sidecar.telemetry.key_metrics import SharedOutcome
 
-VERSION: Final = 2
+VERSION: Final = 3
 _NEWER: Final = tuple(bytes((version,)) for version in range(VERSION + 1, 16))
 _TAG_BYTES: Final = hashlib.sha256().digest_size
-_LABEL: Final = b"egret shared key record 2\0"
+_LABEL: Final = b"egret shared key record 3\0"
 _MAX_BYTES: Final = 16 * 1024
 """Several times what is ever written; more is not worth the time to authenticate it."""
 
@@ -50,6 +52,8 @@ class _Written(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     policies: tuple[str | None, str | None, str | None]
     allowed_operations: tuple[str, ...] | None
     allowed_sources: tuple[str, ...] | None
+    limits: tuple[str, str, str]
+    priority: str
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -88,6 +92,8 @@ class SharedRecordCodec:
                 policies=(policies.key, policies.team, policies.organization),
                 allowed_operations=record.allowed_operations,
                 allowed_sources=None if sources is None else tuple(map(str, sources)),
+                limits=_limit_texts(record.limits),
+                priority=record.priority.value,
             )
         )
         return bytes((VERSION,)) + self._tag(owner.key_id, payload) + payload
@@ -114,8 +120,24 @@ class SharedRecordCodec:
         return hmac.digest(self._secret, text, "sha256")
 
 
+def _limit_texts(limits: tuple[Limit, ...]) -> tuple[str, str, str]:
+    key, team, organization = (
+        write_limits(limit for limit in limits if limit.level is level) for level in Level
+    )
+    return key, team, organization
+
+
+def _limits(written: _Written) -> tuple[Limit, ...]:
+    owners = (written.key_id, written.team_id, written.organization_id)
+    return tuple(
+        limit
+        for level, owner, text in zip(Level, owners, written.limits, strict=True)
+        for limit in read_limits(text, level=level, owner=owner)
+    )
+
+
 def _record(written: _Written) -> SharedRecord:
-    """Raises ValueError for what is no network, or no UTF-8."""
+    """Raises ValueError for what is no network, no limit, or no UTF-8."""
     key, team, organization = written.policies
     sources = written.allowed_sources
     record = KeyRecord(
@@ -137,6 +159,8 @@ def _record(written: _Written) -> SharedRecord:
         policies=PolicyBinding(key=key, team=team, organization=organization),
         allowed_operations=written.allowed_operations,
         allowed_sources=None if sources is None else tuple(map(ip_network, sources)),
+        limits=_limits(written),
+        priority=Priority(written.priority),
     )
     return SharedRecord(
         record,

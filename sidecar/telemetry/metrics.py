@@ -18,6 +18,7 @@ from sidecar.domain.policy import Guardrail, Policy, Stage
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.labels import Children, LabelCap
+from sidecar.telemetry.limit_metrics import LimitMetrics
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
@@ -68,6 +69,7 @@ class Metrics:
             registry, guardrail_label=self._guardrail_label, error_label=LabelCap()
         )
         self.usage = UsageMetrics(registry)
+        self.limits = LimitMetrics(registry)
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
         self._exchanges = Children(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from sidecar import __version__
+from sidecar.domain.limits import Level, Measure
 from sidecar.settings import TelemetrySettings
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
@@ -63,6 +64,11 @@ class Recorder:
         """Take an exchange out of those in flight."""
         with self._metrics_part:
             self.metrics.exchange_ended()
+
+    def limit_refused(self, measure: Measure, level: Level) -> None:
+        """Count a request without room."""
+        with self._metrics_part:
+            self.metrics.limits.refused(measure, level)
 
     def fault(self, kind: FaultKind, error: BaseException | None = None) -> None:
         """Count what went wrong around an exchange; log where an exception came from."""

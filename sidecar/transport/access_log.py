@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Final, cast
 
 import orjson
 from google.protobuf.message import DecodeError
 
+from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -129,6 +130,7 @@ def _request(metadata: Mapping[str, object]) -> JudgedRequest:
         is_streamed=metadata.get("streamed") == "true",
         text_bytes=_whole(metadata.get("text_bytes")),
         guardrails=_guardrails(metadata.get("guardrails")),
+        reserved=_reserved(metadata.get("reserved")),
     )
 
 
@@ -161,6 +163,14 @@ def _guardrails(text: object) -> dict[str, str] | None:
         return None
     pairs = (pair.partition("=") for pair in text.split())
     return {name: verdict for name, _, verdict in pairs} or None
+
+
+def _reserved(text: object) -> Reserved | None:
+    """Read three numbers, as `mutations.usage` writes them."""
+    numbers = text.split() if isinstance(text, str) else []
+    if len(numbers) != len(fields(Reserved)):
+        return None
+    return Reserved(*(_whole(number) for number in numbers))
 
 
 def _end(known: Mapping[str, str]) -> AnswerEnd:

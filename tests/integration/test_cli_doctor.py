@@ -106,7 +106,7 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "postgres notifications": ("ok", "heard", None),
         "postgres clock": ("ok", "as this machine's clock", None),
         "postgres migrations": ("ok", "none pending", None),
-        "postgres indexes": ("ok", "all 12 present and in use", None),
+        "postgres indexes": ("ok", "all 15 present and in use", None),
         "postgres triggers": ("ok", "all 37 present and in use", None),
         "postgres roles": ("ok", "egret_sidecar and egret_admin have their grants", None),
         "postgres grants": ("ok", f"{login} has what a worker needs", None),
@@ -248,7 +248,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(
         {
             "postgres migrations": (
                 "failed",
-                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008",
+                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009",
                 MIGRATE,
             )
         },

@@ -62,6 +62,11 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, op
            lpad((n % 10000)::text, 12, '0'), 'team_' || n % 1000, 'org_' || n % 100, 'chat',
            'openai', 200, 'allow', 8
     FROM generate_series(1, 200000) AS n;
+INSERT INTO usage_by_hour
+    SELECT date_trunc('hour', now()) - n / 1000 * interval '1 hour',
+           lpad((n % 1000)::text, 12, '0'), 'team_' || n % 1000, 'org_' || n % 100,
+           'gpt-5', 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1
+    FROM generate_series(1, 200000) AS n;
 ANALYZE;
 """
 
@@ -73,6 +78,12 @@ KEY_USAGE = """
 SELECT sum(cost_usd), sum(input_tokens), sum(output_tokens) FROM usage
 WHERE key_id = $1 AND occurred_at >= $2
 """
+USED = """
+SELECT u.model, sum(u.requests)::bigint, sum(u.input_tokens)::bigint,
+    sum(u.output_tokens)::bigint, sum(u.cost_usd) FROM usage_by_hour AS u
+WHERE u.{owner} = $1 AND u.began_at >= date_trunc('hour', $2, 'UTC') GROUP BY u.model
+"""
+"""As `egret_used` asks it."""
 RULES = {"idx_api_keys_team_id_name"}
 """Indexes that are there to refuse what must not be twice; `test_cli_keys` shows that they do."""
 # What a foreign key asks when the row that it points to is deleted (PostgreSQL, ri_triggers.c).
@@ -163,6 +174,19 @@ CASES = [
     ),
     Case("usage of a key", "idx_usage_key_id_occurred_at", KEY_USAGE, (KEY, MONTH_AGO)),
     Case("usage of a team", "idx_usage_team_id_occurred_at", TEAM_USAGE, (TEAM, MONTH_AGO)),
+    *(
+        Case(
+            f"what counts of a {owner} begin with",
+            f"idx_usage_by_hour_{owner}",
+            USED.format(owner=owner),
+            (subject, MONTH_AGO),
+        )
+        for owner, subject in (
+            ("key_id", "000000000077"),
+            ("team_id", "team_77"),
+            ("organization_id", "org_77"),
+        )
+    ),
 ]
 
 

@@ -68,12 +68,12 @@ def settings_of(servers: LiveServers, cache: CacheSettings | None = None) -> Set
 
 async def until_shared(servers: LiveServers, key: ApiKey, *, is_there: bool = True) -> None:
     async with Redis.from_url(servers.valkey_url.get_secret_value()) as client:
-        while bool(await client.exists(f"egret:key:v2:{key.key_id}")) is not is_there:  # noqa: ASYNC110 - Valkey's state
+        while bool(await client.exists(f"egret:key:v3:{key.key_id}")) is not is_there:  # noqa: ASYNC110 - Valkey's state
             await asyncio.sleep(0.01)
 
 
 async def stored(client: Redis, key: ApiKey) -> bytes:
-    value = await client.get(f"egret:key:v2:{key.key_id}")
+    value = await client.get(f"egret:key:v3:{key.key_id}")
     assert isinstance(value, bytes)
     return value
 
@@ -180,7 +180,7 @@ async def test_a_record_that_is_put_back_after_a_revocation_is_not_believed(
     servers: LiveServers, key: ApiKey
 ) -> None:
     """Authentic, but from before what this worker has heard of."""
-    name = f"egret:key:v2:{key.key_id}"
+    name = f"egret:key:v3:{key.key_id}"
     async with (
         key_worker(settings_of(servers)) as one,
         Redis.from_url(servers.valkey_url.get_secret_value()) as client,
@@ -230,7 +230,7 @@ async def test_a_worker_that_starts_believes_no_record_that_a_change_was_under_w
                 record = await stored(client, key)
         await until_refused(one, key)
         async with Redis.from_url(servers.valkey_url.get_secret_value()) as client:
-            await client.set(f"egret:key:v2:{key.key_id}", record)
+            await client.set(f"egret:key:v3:{key.key_id}", record)
         async with key_worker(settings_of(servers)) as late:
             judged = await late.judge(key)
             others = await late.judge(other)
@@ -248,7 +248,7 @@ def _altered(value: bytes) -> bytes:
 
 
 def _newer(value: bytes) -> bytes:
-    return b"\x03" + value[1:]
+    return b"\x04" + value[1:]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def _newer(value: bytes) -> bytes:
         pytest.param(_truncated, "unauthentic", id="truncated"),
         pytest.param(_altered, "unauthentic", id="altered"),
         pytest.param(lambda _value: b"", "unauthentic", id="empty"),
-        pytest.param(lambda _value: b"\x02{}" + b"x" * 20_000, "unauthentic", id="huge"),
+        pytest.param(lambda _value: b"\x03{}" + b"x" * 20_000, "unauthentic", id="huge"),
         pytest.param(_newer, "newer", id="from a newer version"),
     ],
 )
@@ -266,7 +266,7 @@ async def test_a_poisoned_record_is_counted_and_loaded_anew(
 ) -> None:
     """And written over: the next worker finds a good one."""
     assert callable(spoil)
-    name = f"egret:key:v2:{key.key_id}"
+    name = f"egret:key:v3:{key.key_id}"
     async with (
         key_worker(settings_of(servers)) as one,
         key_worker(settings_of(servers)) as other,
@@ -282,7 +282,7 @@ async def test_a_poisoned_record_is_counted_and_loaded_anew(
 
         assert (type(judged.verdict), judged.tier) == (Authorized, CacheTier.STORE)
         assert other.counted(outcome) == 1
-        assert (await stored(client, key))[:1] == b"\x02"
+        assert (await stored(client, key))[:1] == b"\x03"
 
 
 async def test_another_keys_record_is_not_believed(servers: LiveServers, key: ApiKey) -> None:
@@ -296,7 +296,7 @@ async def test_another_keys_record_is_not_believed(servers: LiveServers, key: Ap
         await one.judge(key)
         await until_shared(servers, key)
         record = await stored(client, key)
-        await client.set(f"egret:key:v2:{other_key.key_id}", record)
+        await client.set(f"egret:key:v3:{other_key.key_id}", record)
 
         judged = await other.judge(other_key)
 

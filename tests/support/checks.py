@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -17,15 +19,20 @@ from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts
 from sidecar.domain.http import Headers
-from sidecar.domain.principal import KeyRecord
+from sidecar.domain.limits import Standing
+from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.policy_document import parse_policies
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest, RemoteVerdict
 from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.limits.claims import Claim
+from sidecar.limits.limiter import Granted, Limited, Outcome
+from sidecar.limits.ports import Change
 from sidecar.settings import TelemetrySettings, Timing
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
+from sidecar.usage.prices import Price, PriceList
 from tests.support.keys import record_of
 
 KEY: Final = ApiKey(key_id="abcdefghijkl", secret="S" * 43)
@@ -92,6 +99,51 @@ class NotedUsage:
         self.noted.append(request)
 
 
+class ScriptedLimits:
+    """The port `Limits`: has room until `short` says of which claim it has none."""
+
+    def __init__(self) -> None:
+        self.short: int | None = None
+        self.is_local = False
+        self.waits = False
+        self.asked: list[tuple[Claim, ...]] = []
+        self.settled: list[tuple[str, tuple[Change, ...]]] = []
+
+    def take(
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+    ) -> Outcome | Awaitable[Outcome]:
+        """Answer as told, at once or after one turn."""
+        del principal, member
+        self.asked.append(claims)
+        outcome: Outcome = Granted((), self.is_local)
+        if self.short is not None:
+            outcome = Limited(Standing(claims[self.short].limit, 3, 1.5), self.is_local)
+        return self._later(outcome) if self.waits else outcome
+
+    async def _later(self, outcome: Outcome) -> Outcome:
+        await asyncio.sleep(0)
+        return outcome
+
+    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+        """Keep them."""
+        self.settled.append((organization_id, tuple(changes)))
+
+
+class FixedPrices:
+    """A dollar for a million tokens of `gpt-5`, whichever way they go."""
+
+    current = PriceList(
+        [
+            Price(
+                model="gpt-5",
+                valid_from=datetime(2020, 1, 1, tzinfo=UTC),
+                input=Decimal(1),
+                output=Decimal(1),
+            )
+        ]
+    )
+
+
 class World:
     """Everything around one worker's checks."""
 
@@ -100,6 +152,7 @@ class World:
         self.remote = ScriptedRemote()
         self.uses = NotedUses()
         self.usage = NotedUsage()
+        self.limiter = ScriptedLimits()
         self.policies = FixedPolicies(build_snapshot(parse_policies(policies) if policies else ()))
         self.registry = CollectorRegistry()
         configure_logs("error", io.BytesIO())
@@ -113,6 +166,8 @@ class World:
             clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
             new_request_id=lambda: "made-up-by-egret",
             timing=timing,
+            limiter=self.limiter,
+            prices=FixedPrices(),
         )
 
     def exchange(self, metadata: Mapping[str, str] | None = None) -> ExchangeChecks:

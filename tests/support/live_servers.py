@@ -176,7 +176,8 @@ def _postgres(directory: Path) -> tuple[LiveServer, Program]:
     return LiveServer(replace(initdb, command=command), lambda: _accepts(directory)), initdb
 
 
-def _valkey(directory: Path) -> LiveServer:
+def valkey_server(directory: Path) -> LiveServer:
+    """Return a Valkey of a test's own, not started; its socket is `valkey.sock` in *directory*."""
     socket = directory / "valkey.sock"
     program = Program(
         part="Valkey",
@@ -201,7 +202,7 @@ async def live_servers() -> AsyncIterator[LiveServers]:
             postgres, initdb = _postgres(place / "postgres")
             async with Children().running(initdb) as child:
                 await child.ended()
-            valkey = _valkey(place)
+            valkey = valkey_server(place)
             for server in (postgres, valkey):
                 stack.push_async_callback(server.aclose)
                 await server.start()

@@ -14,15 +14,18 @@ OPENAI_TYPES = {
     403: "invalid_request_error",
     408: "invalid_request_error",
     413: "invalid_request_error",
+    429: "rate_limit_error",
     500: "server_error",
     503: "server_error",
 }
+OPENAI_TYPES_OF_THEIR_OWN = {ErrorKind.BUDGET_EXHAUSTED: "insufficient_quota"}
 ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     408: "timeout_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     500: "api_error",
     503: "api_error",
 }
@@ -52,12 +55,12 @@ OPENAIS = [Dialect.OPENAI, Dialect.AZURE_OPENAI]
 @pytest.mark.parametrize("dialect", OPENAIS, ids=lambda dialect: dialect.value)
 @pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
 def test_openai_clients_get_type_code_and_param(kind: ErrorKind, dialect: Dialect) -> None:
-    """The type follows the status, the code is the stable name of the kind."""
+    """The type follows the status, mostly; the code is the stable name of the kind."""
     error = ClientError(kind, 'Not "this" one.', param="model")
     assert json.loads(error_body(dialect, error)) == {
         "error": {
             "message": 'Not "this" one.',
-            "type": OPENAI_TYPES[kind.http_status],
+            "type": OPENAI_TYPES_OF_THEIR_OWN.get(kind, OPENAI_TYPES[kind.http_status]),
             "param": "model",
             "code": kind.value,
         }

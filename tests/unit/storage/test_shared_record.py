@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.authorization.ports import SharedRecord
+from sidecar.domain.limits import Level, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.limits.written import read_limits
 from sidecar.storage.shared_record import SharedRecordCodec
 from sidecar.telemetry.key_metrics import SharedOutcome
 
@@ -100,10 +102,10 @@ def test_a_value_is_good_for_its_key_and_secret_alone(
 def test_what_is_authentic_and_no_record_is_unreadable(payload: bytes) -> None:
     """Written by an Egret that had a fault, or by one with the same version and other fields."""
     name = b"AAAAAAAAAAA1"
-    text = b"egret shared key record 2\0" + b"\x00\x0c" + name + payload
+    text = b"egret shared key record 3\0" + b"\x00\x0c" + name + payload
     tag = hmac.digest(SECRET.encode(), text, "sha256")
 
-    told = CODEC.decode("AAAAAAAAAAA1", b"\x02" + tag + payload)
+    told = CODEC.decode("AAAAAAAAAAA1", b"\x03" + tag + payload)
 
     is_huge = len(payload) > 16 * 1024
     assert told is (SharedOutcome.UNAUTHENTIC if is_huge else SharedOutcome.UNREADABLE)
@@ -112,12 +114,15 @@ def test_what_is_authentic_and_no_record_is_unreadable(payload: bytes) -> None:
 @given(shared_records)
 def test_a_value_of_a_newer_version_is_left_alone(shared: SharedRecord) -> None:
     """During an upgrade both versions run; neither reads the other's."""
-    newer = b"\x03" + CODEC.encode(shared)[1:]
+    newer = b"\x04" + CODEC.encode(shared)[1:]
 
     assert CODEC.decode("AAAAAAAAAAA1", newer) is SharedOutcome.NEWER
 
 
-def test_the_format_of_version_2_stays_as_it_is() -> None:
+TEAM_LIMITS = '[{"measure":"requests","window":"minute","amount":60}]'
+
+
+def test_the_format_of_version_3_stays_as_it_is() -> None:
     """Workers of two releases share a cache while one replaces the other."""
     record = KeyRecord(
         principal=Principal("AAAAAAAAAAA1", "team_1", "search", "org_1", "acme"),
@@ -132,17 +137,20 @@ def test_the_format_of_version_2_stays_as_it_is() -> None:
         policies=PolicyBinding(team="strict"),
         allowed_operations=("chat",),
         allowed_sources=(ip_network("192.0.2.0/24"),),
+        limits=read_limits(TEAM_LIMITS, level=Level.TEAM, owner="team_1"),
+        priority=Priority.BATCH,
     )
     shared = SharedRecord(record, timeline=1, horizon=750, settled=740, read_at=2.5)
 
     value = CODEC.encode(shared)
 
     assert (value[:1], msgspec.msgpack.decode(value[33:])) == (
-        b"\x02",
+        b"\x03",
         [
             *(1, 750, 740, 2.5, "AAAAAAAAAAA1", "team_1", "search", "org_1", "acme", bytes(32)),
             *(True, True, False, None, 1.5, None, ["gpt-*"], [None, "strict", None]),
             *(["chat"], ["192.0.2.0/24"]),
+            *(["[]", TEAM_LIMITS, "[]"], "batch"),
         ],
     )
     assert dataclasses.asdict(shared)["horizon"] == 750

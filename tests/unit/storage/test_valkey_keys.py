@@ -83,7 +83,7 @@ async def test_a_record_is_found_under_its_versioned_name_until_it_is_discarded(
     await bench.keys.discard("AAAAAAAAAAA1")
     gone = await bench.keys.get("AAAAAAAAAAA1")
 
-    assert (found, names, gone) == (SHARED, ["egret:key:v2:AAAAAAAAAAA1"], None)
+    assert (found, names, gone) == (SHARED, ["egret:key:v3:AAAAAAAAAAA1"], None)
     assert bench.counted == {
         SharedOutcome.WRITTEN: 1,
         SharedOutcome.HIT: 1,
@@ -96,7 +96,7 @@ async def test_a_record_is_found_under_its_versioned_name_until_it_is_discarded(
     ("value", "outcome"),
     [
         pytest.param(b"poison", SharedOutcome.UNAUTHENTIC, id="poison"),
-        pytest.param(b"\x03" + bytes(64), SharedOutcome.NEWER, id="newer"),
+        pytest.param(b"\x04" + bytes(64), SharedOutcome.NEWER, id="newer"),
         pytest.param(7, SharedOutcome.UNREADABLE, id="not even bytes"),
     ],
 )
@@ -104,7 +104,7 @@ async def test_what_cannot_be_believed_is_counted_and_is_no_record(
     bench: Bench, value: object, outcome: SharedOutcome
 ) -> None:
     """The database is asked instead."""
-    bench.valkey.values["egret:key:v2:AAAAAAAAAAA1"] = value
+    bench.valkey.values["egret:key:v3:AAAAAAAAAAA1"] = value
 
     found = await bench.keys.get("AAAAAAAAAAA1")
 

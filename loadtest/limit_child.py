@@ -1,0 +1,120 @@
+"""One worker's limits under so many clients, as a process of its own.
+
+Run by `bench_limits.py` as `python -m loadtest.limit_child SOCKET CLIENTS SECONDS AMOUNT BURST`:
+waits for a line on standard input, asks as fast as its clients can, and prints a line of JSON:
+asked, granted, calls (of the shared counts), local (judged while those were away).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+import uvloop
+from pydantic import SecretStr
+
+from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
+from sidecar.domain.principal import Principal
+from sidecar.limits.claims import Claim, Demand, claims_of
+from sidecar.limits.limiter import Clocks, Granted, Limiter
+from sidecar.settings import ValkeySettings
+from sidecar.storage.valkey import open_valkey
+from sidecar.storage.valkey_limits import ValkeyLimits
+
+PRINCIPAL = Principal("key_1", "team_1", "bench", "org_1", "bench")
+WORKERS = 4
+OPERATION_SECONDS = 0.5
+PAUSE_SECONDS = 0.01
+"""Of a client between two requests: with 800 of them, many times what is let through."""
+
+
+class NoRecords:
+    """Nothing was used before."""
+
+    async def used(self, limit: Limit, *, subject: str, start: int) -> int:
+        """Return nothing."""
+        del limit, subject, start
+        return 0
+
+
+def bench_limit(amount: int, burst: int) -> Limit:
+    """Return a team's limit a minute."""
+    return Limit(
+        id="team_1/requests/minute",
+        level=Level.TEAM,
+        measure=Measure.REQUESTS,
+        window=Window.MINUTE,
+        amount=amount,
+        burst=burst,
+    )
+
+
+def claims(limit: Limit) -> tuple[Claim, ...]:
+    """Return what an interactive request asks of *limit*: nothing is left for anybody else."""
+    demand = Demand(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE)
+    found = claims_of([limit], demand, now=time.time())
+    assert isinstance(found, tuple)  # noqa: S101 - a limit of requests is never exceeded by one
+    return found
+
+
+@asynccontextmanager
+async def bench_limiter(socket: str) -> AsyncIterator[Limiter]:
+    """Give a worker's limits on the Valkey at *socket*, tended."""
+    settings = ValkeySettings(
+        url=SecretStr(f"unix://{socket}"), operation_seconds=OPERATION_SECONDS, pool_size=64
+    )
+    clocks = Clocks(monotonic=time.monotonic, wall=time.time)
+    async with open_valkey(settings) as client:
+        store = ValkeyLimits(client, operation_seconds=OPERATION_SECONDS)
+        limiter = Limiter(store, NoRecords(), shares=WORKERS, clocks=clocks)
+        running = asyncio.ensure_future(limiter.run())
+        try:
+            yield limiter
+        finally:
+            running.cancel()
+
+
+async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> Counter[str]:
+    """Ask from so many clients for so long; count what came of it."""
+    counted: Counter[str] = Counter(asked=0, granted=0, calls=0, local=0)
+    asked = claims(limit)
+    async with bench_limiter(socket) as limiter:
+        end = time.monotonic() + seconds
+
+        async def ask() -> None:
+            while time.monotonic() < end:
+                outcome = limiter.take(PRINCIPAL, asked, member="r")
+                counted["asked"] += 1
+                if isinstance(outcome, Awaitable):
+                    counted["calls"] += 1
+                    outcome = await outcome
+                counted["granted"] += isinstance(outcome, Granted)
+                counted["local"] += outcome.is_local
+                await asyncio.sleep(PAUSE_SECONDS)
+
+        await asyncio.gather(*(ask() for _ in range(clients)))
+    return counted
+
+
+def main() -> None:
+    """Hammer and print."""
+    socket, clients, seconds, amount, burst = sys.argv[1:]
+    sys.stdin.readline()
+    counted = uvloop.run(
+        hammer(
+            socket,
+            clients=int(clients),
+            seconds=float(seconds),
+            limit=bench_limit(int(amount), int(burst)),
+        )
+    )
+    print(json.dumps(counted))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Between reading a request and judging its content: is there room for it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, assert_never
+
+from sidecar.checks.admission import Admitted
+from sidecar.checks.ledger import Ledger
+from sidecar.checks.parts import Parts
+from sidecar.checks.wording import budget_error, limit_error, single_request_error
+from sidecar.domain.errors import ClientError
+from sidecar.domain.limits import Limit, Measure, Reserved
+from sidecar.domain.subject import Operation, Route, Subject
+from sidecar.domain.usage import TokenCounts
+from sidecar.limits.claims import Demand, Exceeded, claims_of
+from sidecar.limits.limiter import Granted, Limited, Outcome
+
+BYTES_A_TOKEN: Final = 4
+"""Rather too many tokens than too few: what is too much is given back in the end."""
+
+MICROS: Final = 1_000_000
+
+_WITHOUT_OUTPUT: Final = frozenset(
+    {
+        Operation.EMBEDDINGS,
+        Operation.MODERATION,
+        Operation.COUNT_TOKENS,
+        Operation.LIST_MODELS,
+        Operation.STORED_RESPONSE,
+    }
+)
+
+_OF_BODY: Final = frozenset(Measure) - {Measure.REQUESTS, Measure.CONCURRENT}
+
+
+def needs_body(limits: tuple[Limit, ...]) -> bool:
+    """Tell whether judging by *limits* takes more than the headers."""
+    return any(limit.measure in _OF_BODY or limit.models is not None for limit in limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What is known of a request's content: nothing but its size where it was not read."""
+
+    subject: Subject | None = None
+    body_bytes: int = 0
+
+
+class Limiting:
+    """Takes what one admitted request needs of its limits."""
+
+    def __init__(self, admitted: Admitted, *, parts: Parts, ledger: Ledger) -> None:
+        self._admitted = admitted
+        self._parts = parts
+        self._ledger = ledger
+
+    def take(
+        self, read: Read, route: Route | None
+    ) -> ClientError | Awaitable[ClientError | None] | None:
+        """Take it; return what the client is told where there is no room.
+
+        Awaits the shared counts, and only where what was taken ahead is not enough.
+        """
+        limits = self._admitted.limits
+        principal = self._ledger.principal
+        if not limits or principal is None:
+            return None
+        demand = self._demand(read, route)
+        claims = claims_of(limits, demand, now=self._parts.clocks.wall())
+        if isinstance(claims, Exceeded):
+            return single_request_error(claims.limit)
+        if not claims:
+            return None
+        outcome = self._parts.limiter.take(principal, claims, member=self._ledger.request_id)
+        if isinstance(outcome, (Granted, Limited)):
+            return self._conclude(outcome, demand)
+        return self._conclude_later(outcome, demand)
+
+    async def _conclude_later(
+        self, outcome: Awaitable[Outcome], demand: Demand
+    ) -> ClientError | None:
+        return self._conclude(await outcome, demand)
+
+    def _conclude(self, outcome: Outcome, demand: Demand) -> ClientError | None:
+        self._ledger.limits_are_local = outcome.is_local
+        match outcome:
+            case Granted():
+                self._ledger.reserved = Reserved(
+                    demand.input_tokens, demand.output_tokens, demand.cost
+                )
+                return None
+            case Limited(standing):
+                self._ledger.short = standing
+                limit = standing.limit
+                self._parts.recorder.limit_refused(limit.measure, limit.level)
+                seconds = max(1, math.ceil(standing.reset_seconds))
+                if limit.measure is Measure.COST:
+                    return budget_error(limit, retry_after_seconds=seconds)
+                return limit_error(limit, retry_after_seconds=seconds)
+            case _:
+                assert_never(outcome)
+
+    def _demand(self, read: Read, route: Route | None) -> Demand:
+        subject = read.subject
+        is_of_one = subject is not None and not subject.other_models
+        model = subject.model if subject is not None and is_of_one else None
+        tokens_in, tokens_out = self._tokens(read, route)
+        return Demand(
+            operation=None if route is None else route.operation.value,
+            model=model,
+            priority=self._admitted.priority,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            cost=self._cost(model, tokens_in, tokens_out),
+            request_bytes=read.body_bytes,
+        )
+
+    def _tokens(self, read: Read, route: Route | None) -> tuple[int, int]:
+        """Estimate input, and the most output that is allowed."""
+        subject = read.subject
+        text = read.body_bytes if subject is None else self._ledger.text_bytes
+        tokens_in = -(-text // BYTES_A_TOKEN)
+        if route is not None and route.operation in _WITHOUT_OUTPUT:
+            return tokens_in, 0
+        bound = None if subject is None else subject.max_output_tokens
+        return tokens_in, self._parts.default_output_tokens if bound is None else bound
+
+    def _cost(self, model: str | None, tokens_in: int, tokens_out: int) -> int:
+        """Return the estimated cost in millionths of a dollar, rounded up."""
+        if model is None:
+            return 0
+        at = datetime.fromtimestamp(self._parts.clocks.wall(), UTC)
+        price = self._parts.prices.current.price_of(model, at=at)
+        if price is None:
+            return 0
+        return math.ceil(price.cost_of(TokenCounts(tokens_in, tokens_out)) * MICROS)

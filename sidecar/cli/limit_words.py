@@ -1,0 +1,113 @@
+"""Limits as people write and read them: `requests/minute=60`, `cost/month=250.00`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.limits.written import MAX_AMOUNT, limit_id
+
+MICROS: Final = 1_000_000
+EXAMPLE: Final = "requests/minute=60"
+
+
+class LimitWordsError(ValueError):
+    """Words that are no limit; the message says which part and what would be one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selectors:
+    """What the limits of one command hold for."""
+
+    models: tuple[str, ...] | None = None
+    operations: tuple[str, ...] | None = None
+    time_zone: str = "UTC"
+    burst: int | None = None
+
+
+def parse_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -> Limit:
+    """Read one limit.
+
+    Raises:
+        LimitWordsError: not MEASURE/WINDOW=AMOUNT.
+    """
+    name, equals, amount = words.partition("=")
+    if not equals:
+        raise LimitWordsError(f"`{words[:60]}` has no amount; write for example {EXAMPLE}")
+    measure, window = parse_kind(name)
+    bare = Limit(
+        id="",
+        level=level,
+        measure=measure,
+        window=window,
+        amount=_amount(measure, amount),
+        burst=selectors.burst,
+        models=selectors.models,
+        operations=selectors.operations,
+        time_zone=selectors.time_zone,
+    )
+    return replace(bare, id=limit_id(owner, bare))
+
+
+def parse_kind(name: str) -> tuple[Measure, Window]:
+    """Read MEASURE/WINDOW; what holds at any moment or for one request has no window.
+
+    Raises:
+        LimitWordsError: there is no such measure or window.
+    """
+    measure, _, window = name.strip().partition("/")
+    return _measure(measure), _window(window)
+
+
+def shown(limit: Limit) -> str:
+    """Return the words for a limit, without what it holds for."""
+    window = "" if limit.window is Window.ONCE else f"/{limit.window.value}"
+    return f"{limit.measure.value}{window}={shown_amount(limit.measure, limit.amount)}"
+
+
+def shown_amount(measure: Measure, amount: int) -> str:
+    """Return an amount as people read it: money in US dollars."""
+    if measure is Measure.COST:
+        return f"{Decimal(amount) / MICROS:.2f}"
+    return str(amount)
+
+
+def _measure(word: str) -> Measure:
+    try:
+        return Measure(word)
+    except ValueError:
+        raise LimitWordsError(
+            f"there is no measure `{word[:60]}`; one of {_listed([one.value for one in Measure])}"
+        ) from None
+
+
+def _window(word: str) -> Window:
+    try:
+        return Window(word or Window.ONCE.value)
+    except ValueError:
+        known = [one.value for one in Window if one is not Window.ONCE]
+        raise LimitWordsError(
+            f"there is no window `{word[:60]}`; one of {_listed(known)}"
+        ) from None
+
+
+def _amount(measure: Measure, text: str) -> int:
+    try:
+        number = Decimal(text.replace("_", ""))
+        amount = int(number * MICROS if measure is Measure.COST else number)
+    except (InvalidOperation, ValueError, OverflowError):
+        raise LimitWordsError(f"`{text[:60]}` is no amount") from None
+    if number != number.to_integral_value() and measure is not Measure.COST:
+        raise LimitWordsError(f"`{text[:60]}` is no whole number")
+    if not 0 <= amount <= MAX_AMOUNT:
+        raise LimitWordsError(
+            f"`{text[:60]}` is not between 0 and {shown_amount(measure, MAX_AMOUNT)}"
+        )
+    return amount
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

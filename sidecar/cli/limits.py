@@ -1,0 +1,171 @@
+"""`egret limits`: how much keys, teams and organizations may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final
+
+import typer
+
+from sidecar.cli.bindings import KeyOption, OrgOption, TeamOption
+from sidecar.cli.database import Told, on_connection
+from sidecar.cli.key_output import public_id
+from sidecar.cli.limit_words import (
+    LimitWordsError,
+    Selectors,
+    parse_kind,
+    parse_limit,
+    shown,
+)
+from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, Row, fail, print_rows
+from sidecar.domain.limits import Level, Limit
+from sidecar.storage.limit_administration import (
+    OwnedLimits,
+    Owner,
+    change_limits,
+    owned_limits,
+)
+
+limits = typer.Typer(help="How much keys, teams and organizations may use.", no_args_is_help=True)
+
+_Change = Callable[[OwnedLimits], tuple[Limit, ...]]
+_COLUMNS: Final = ("limit", "burst", "models", "operations", "time_zone")
+
+
+@limits.command("set")
+def set_(  # noqa: PLR0913, PLR0917 - options of a command
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="LIMIT…", help="MEASURE/WINDOW=AMOUNT, money in US dollars."),
+    ],
+    key: KeyOption = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="GLOB", help="For these models alone.")
+    ] = None,
+    operation: Annotated[
+        list[str] | None,
+        typer.Option("--operation", metavar="NAME", help="For these operations alone: chat, …"),
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option("--burst", min=1, help="How much of a second or minute at once.")
+    ] = None,
+    time_zone: Annotated[
+        str, typer.Option("--time-zone", help="Where days, weeks and months begin.")
+    ] = "UTC",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set limits; one that measures the same for the same is replaced. Acts within a second.
+
+    Measures: requests, tokens, input_tokens, output_tokens a second, minute or day; cost a day,
+    week or month; concurrent, request_bytes and max_output_tokens without a window.
+
+    Example: egret limits set --team acme/search requests/minute=600 cost/month=250
+    """
+    owner = _owner(key=key, team=team, org=org)
+    selectors = Selectors(
+        models=tuple(model) if model else None,
+        operations=tuple(operation) if operation else None,
+        time_zone=time_zone,
+        burst=burst,
+    )
+
+    def change(before: OwnedLimits) -> tuple[Limit, ...]:
+        added = {
+            one.id: one
+            for one in (
+                parse_limit(word, level=owner.level, owner=before.owner_id, selectors=selectors)
+                for word in words
+            )
+        }
+        return tuple(({one.id: one for one in before.limits} | added).values())
+
+    _change(owner, change, output)
+
+
+@limits.command()
+def remove(
+    words: Annotated[
+        list[str], typer.Argument(metavar="LIMIT…", help="MEASURE/WINDOW, whatever it is for.")
+    ],
+    key: KeyOption = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Take limits away.
+
+    Example: egret limits remove --team acme/search requests/minute
+    """
+    owner = _owner(key=key, team=team, org=org)
+
+    def change(before: OwnedLimits) -> tuple[Limit, ...]:
+        kinds = {parse_kind(word) for word in words}
+        missing = kinds - {(one.measure, one.window) for one in before.limits}
+        if missing:
+            measure, window = min(missing, key=str)
+            raise LimitWordsError(f"there is no limit {measure.value}/{window.value} to remove")
+        return tuple(one for one in before.limits if (one.measure, one.window) not in kinds)
+
+    _change(owner, change, output)
+
+
+@limits.command("list")
+def list_(
+    key: KeyOption = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the limits that are set at one level.
+
+    Example: egret limits list --team acme/search
+    """
+    owner = _owner(key=key, team=team, org=org)
+    found = on_connection(lambda connection: owned_limits(connection, owner))
+    _print(found.limits, output)
+
+
+def _change(owner: Owner, change: _Change, output: Output) -> None:
+    try:
+        found = on_connection(
+            lambda connection: change_limits(connection, owner, change),
+            tells=lambda changed: Told(keys=(_told(owner.level, changed.owner_id),)),
+        )
+    except LimitWordsError as error:
+        fail(str(error), mend="nothing was changed", code=WRONG_USAGE)
+    _print(found.limits, output)
+
+
+def _owner(*, key: str | None, team: str | None, org: str | None) -> Owner:
+    named = [
+        Owner(level, name)
+        for level, name in zip(Level, (key, team, org), strict=True)
+        if name is not None
+    ]
+    if len(named) != 1:
+        fail("say whose", mend="give one of --key, --team and --org", code=WRONG_USAGE)
+    owner = named[0]
+    return Owner(owner.level, public_id(owner.name)) if owner.level is Level.KEY else owner
+
+
+def _told(level: Level, owner_id: str) -> str:
+    return owner_id if level is Level.KEY else f"{level.value}:{owner_id}"
+
+
+def _print(found: tuple[Limit, ...], output: Output) -> None:
+    print_rows([_row(limit) for limit in found], columns=_COLUMNS, output=output)
+
+
+def _row(limit: Limit) -> Row:
+    return {
+        "limit": shown(limit),
+        "measure": limit.measure.value,
+        "window": limit.window.value,
+        "amount": limit.amount,
+        "burst": limit.burst,
+        "models": limit.models,
+        "operations": limit.operations,
+        "time_zone": limit.time_zone,
+    }

@@ -1,0 +1,174 @@
+"""What one request asks of the limits that hold for it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final, assert_never
+from zoneinfo import ZoneInfo
+
+from sidecar.domain.limits import (
+    RESERVED,
+    SLIDING_SECONDS,
+    Level,
+    Limit,
+    Measure,
+    Priority,
+    Window,
+)
+
+PERIODS: Final = 4
+"""The last period, this one and the next, as four borders: whoever keeps the counts picks by its
+own clock, and ours may be off by as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a request takes, as far as it is known before it is made.
+
+    `input_tokens` is estimated, `output_tokens` the most it may produce; `cost` is of both, in
+    millionths of a US dollar. `model` is None where none was read; every limit by model holds
+    then.
+    """
+
+    operation: str | None
+    model: str | None
+    priority: Priority = Priority.STANDARD
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: int = 0
+    request_bytes: int = 0
+
+    def of(self, measure: Measure) -> int:
+        """Return how much of *measure* it takes."""
+        match measure:
+            case Measure.REQUESTS | Measure.CONCURRENT:
+                return 1
+            case Measure.INPUT_TOKENS:
+                return self.input_tokens
+            case Measure.OUTPUT_TOKENS | Measure.MAX_OUTPUT_TOKENS:
+                return self.output_tokens
+            case Measure.TOKENS:
+                return self.input_tokens + self.output_tokens
+            case Measure.COST:
+                return self.cost
+            case Measure.REQUEST_BYTES:
+                return self.request_bytes
+            case _:
+                assert_never(measure)
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """So much in any stretch of time, a part of it at once (GCRA)."""
+
+    window_seconds: int
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """So much in a calendar period; *borders* are seconds since the epoch, ascending."""
+
+    borders: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """So many at any moment."""
+
+
+Span = Sliding | Calendar | Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one limit is asked for. `reserve` is left over for requests of higher priority."""
+
+    limit: Limit
+    span: Span
+    cost: int
+    reserve: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """A limit that one request breaks by itself, whatever others do."""
+
+    limit: Limit
+
+
+def claims_of(
+    limits: Iterable[Limit], demand: Demand, *, now: float
+) -> tuple[Claim, ...] | Exceeded:
+    """Return the claims of a request; *now* is in seconds since the epoch."""
+    claims: list[Claim] = []
+    for limit in _holding(limits, demand):
+        cost = demand.of(limit.measure)
+        if limit.measure in {Measure.REQUEST_BYTES, Measure.MAX_OUTPUT_TOKENS}:
+            if cost > limit.amount:
+                return Exceeded(limit)
+            continue
+        reserve = 0
+        if limit.level is not Level.KEY:
+            reserve = int(limit.amount * RESERVED[demand.priority])
+        claims.append(Claim(limit, span_of(limit, now=now), cost, reserve))
+    return tuple(claims)
+
+
+def _holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
+    for limit in limits:
+        if limit.operations is not None and demand.operation not in {None, *limit.operations}:
+            continue
+        if limit.models is None or demand.model is None or _matches(demand.model, limit.models):
+            yield limit
+
+
+def _matches(model: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
+def span_of(limit: Limit, *, now: float) -> Span:
+    """Return over what time *limit* is counted, around *now*."""
+    match limit.window:
+        case Window.SECOND | Window.MINUTE:
+            return Sliding(SLIDING_SECONDS[limit.window], limit.at_once)
+        case Window.DAY | Window.WEEK | Window.MONTH:
+            return Calendar(_borders(limit.window, limit.time_zone, now))
+        case Window.ONCE:
+            return Slots()
+        case _:
+            assert_never(limit.window)
+
+
+def _borders(window: Window, time_zone: str, now: float) -> tuple[int, ...]:
+    zone = ZoneInfo(time_zone)
+    day = dt.datetime.fromtimestamp(now, zone).date()
+    start = _start(window, day)
+    starts = [_start(window, start - dt.timedelta(days=1)), start]
+    while len(starts) < PERIODS:
+        starts.append(_next(window, starts[-1]))
+    # Midnight by the wall clock of the zone: a day in March has 23 hours there.
+    return tuple(int(dt.datetime.combine(one, dt.time(), zone).timestamp()) for one in starts)
+
+
+def _start(window: Window, day: dt.date) -> dt.date:
+    match window:
+        case Window.MONTH:
+            return day.replace(day=1)
+        case Window.WEEK:
+            return day - dt.timedelta(days=day.weekday())
+        case _:
+            return day
+
+
+def _next(window: Window, start: dt.date) -> dt.date:
+    match window:
+        case Window.MONTH:
+            return (start + dt.timedelta(days=32)).replace(day=1)
+        case Window.WEEK:
+            return start + dt.timedelta(days=7)
+        case _:
+            return start + dt.timedelta(days=1)

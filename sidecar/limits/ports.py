@@ -1,0 +1,116 @@
+"""What limits need of the outside: a place that all workers share, and what was used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sidecar.domain.limits import Limit
+from sidecar.limits.claims import Claim
+
+
+class LimitsUnavailableError(Exception):
+    """Nobody can tell now how much is left. Says what failed, never for whom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One limit is asked for `cost`, and for up to `ahead` more if plenty is left.
+
+    `member` names the request where a slot is taken, so that any worker can free it.
+    """
+
+    claim: Claim
+    cost: int
+    ahead: int = 0
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a limit stands: taken ahead for us, left, seconds until it is whole again, used."""
+
+    ahead: int
+    remaining: int
+    reset_seconds: float
+    used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """All was taken."""
+
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Nothing was taken: limit `index` has no room."""
+
+    index: int
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nothing was taken: what was used of limit `index` since `start` has to be told first."""
+
+    index: int
+    start: int
+
+
+Answer = Taken | Short | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was taken of a limit is put right by `amount`; a slot is freed.
+
+    `period_start`, in seconds since the epoch, is that of the period it was taken in.
+    """
+
+    limit: Limit
+    amount: int
+    member: str = ""
+    period_start: int = 0
+
+
+class LimitStore(Protocol):
+    """Counts for all workers; `scope` keeps together what is taken in one step."""
+
+    async def take(self, scope: str, asks: Sequence[Ask]) -> Answer:
+        """Take all that is asked for, or nothing.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        ...
+
+    async def begin(self, scope: str, ask: Ask, *, start: int, used: int) -> None:
+        """Tell what was used since *start*, unless somebody has.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        ...
+
+    async def adjust(self, scope: str, changes: Sequence[Change]) -> None:
+        """Put right what was taken.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        ...
+
+
+class UsageTotals(Protocol):
+    """What was used, by the records of usage."""
+
+    async def used(self, limit: Limit, *, subject: str, start: int) -> int:
+        """Return how much of the limit's measure *subject* has used since *start*.
+
+        Raises:
+            LimitsUnavailableError: the records cannot be read now.
+        """
+        ...

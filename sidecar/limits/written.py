@@ -1,0 +1,123 @@
+"""Limits as they are stored with their owner: a JSON array, one object a limit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from sidecar.domain.limits import Level, Limit, Measure, Window
+
+MAX_LIMITS: Final = 20
+"""Of one owner. Each is one more number that every request has to ask for."""
+MAX_AMOUNT: Final = 10**12
+
+_PIECES: Final = {Measure.REQUESTS, Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS}
+_PERIODS: Final = {Window.DAY, Window.WEEK, Window.MONTH}
+
+
+class LimitError(ValueError):
+    """A limit that cannot be kept; the message says which and why."""
+
+
+class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    measure: Measure
+    window: Window
+    amount: Annotated[int, msgspec.Meta(ge=0, le=MAX_AMOUNT)]
+    burst: Annotated[int, msgspec.Meta(ge=1, le=MAX_AMOUNT)] | None = None
+    models: tuple[str, ...] | None = None
+    operations: tuple[str, ...] | None = None
+    time_zone: str = "UTC"
+
+
+_decoder: Final = msgspec.json.Decoder(tuple[_Written, ...])
+_encoder: Final = msgspec.json.Encoder()
+
+
+def read_limits(text: str | bytes, *, level: Level, owner: str) -> tuple[Limit, ...]:
+    """Return the limits of *owner*, an id.
+
+    Raises:
+        LimitError: not what `write_limits` writes.
+    """
+    if text in {"[]", b"[]"}:
+        return ()
+    try:
+        written = _decoder.decode(text)
+    except msgspec.DecodeError as error:
+        raise LimitError(str(error)) from None
+    limits = tuple(_limit(one, level=level, owner=owner) for one in written)
+    check_limits(limits)
+    return limits
+
+
+def write_limits(limits: Iterable[Limit]) -> str:
+    """Return the text that stands for the limits of one owner; equal limits, equal texts."""
+    written = [
+        _Written(
+            measure=limit.measure,
+            window=limit.window,
+            amount=limit.amount,
+            burst=limit.burst,
+            models=limit.models,
+            operations=limit.operations,
+            time_zone=limit.time_zone,
+        )
+        for limit in limits
+    ]
+    return _encoder.encode(written).decode()
+
+
+def limit_id(owner: str, one: _Written | Limit) -> str:
+    """Return the id under which a limit is counted: the same while only amounts change."""
+    selectors = repr((one.models, one.operations, one.time_zone)).encode()
+    digest = hashlib.sha256(selectors).hexdigest()[:8]
+    return f"{owner}/{one.measure.value}/{one.window.value}/{digest}"
+
+
+def check_limits(limits: tuple[Limit, ...]) -> None:
+    """Check what no single field tells.
+
+    Raises:
+        LimitError: two of the same kind, a window that does not go with what is measured, a time
+            zone that nobody knows, or too many.
+    """
+    if len(limits) > MAX_LIMITS:
+        raise LimitError(f"more than {MAX_LIMITS} limits")
+    if len({limit.id for limit in limits}) < len(limits):
+        raise LimitError("two limits measure the same; keep one of them")
+    for limit in limits:
+        if limit.window not in _windows_of(limit.measure):
+            takes = ", ".join(
+                window.value for window in Window if window in _windows_of(limit.measure)
+            )
+            raise LimitError(f"{limit.measure.value} goes with {takes}, not {limit.window.value}")
+        if limit.burst is not None and limit.window in {*_PERIODS, Window.ONCE}:
+            raise LimitError("a burst goes with second and minute only")
+        try:
+            ZoneInfo(limit.time_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise LimitError(f"there is no time zone {limit.time_zone[:60]}") from None
+
+
+def _windows_of(measure: Measure) -> set[Window]:
+    if measure in _PIECES:
+        return {Window.SECOND, Window.MINUTE, Window.DAY}
+    return _PERIODS if measure is Measure.COST else {Window.ONCE}
+
+
+def _limit(one: _Written, *, level: Level, owner: str) -> Limit:
+    return Limit(
+        id=limit_id(owner, one),
+        level=level,
+        measure=one.measure,
+        window=one.window,
+        amount=one.amount,
+        burst=one.burst,
+        models=one.models,
+        operations=one.operations,
+        time_zone=one.time_zone,
+    )

@@ -1,0 +1,127 @@
+"""Counts of limits in Valkey or Redis: one script call takes all that a request needs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+from collections.abc import Sequence
+from typing import Any, Final, assert_never
+
+from sidecar.domain.limits import SLIDING_SECONDS, Limit, Measure
+from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
+from sidecar.limits.ports import (
+    Answer,
+    Ask,
+    Change,
+    LimitsUnavailableError,
+    Short,
+    State,
+    Taken,
+    Unknown,
+)
+from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client
+
+SLOT_SECONDS: Final = 3_600
+"""As long as a stream may live at most by the Envoy configuration that Egret ships."""
+_PER_LIMIT: Final = 4
+
+
+class ValkeyLimits:
+    """Implements `LimitStore`."""
+
+    def __init__(self, client: Client, *, operation_seconds: float) -> None:
+        self._operation_seconds = operation_seconds
+        self._take = client.register_script(_script("limits.lua"))
+        self._adjust = client.register_script(_script("limits_adjust.lua"))
+        self._begin = client.register_script(_script("limits_begin.lua"))
+
+    async def take(self, scope: str, asks: Sequence[Ask]) -> Answer:
+        """Take all that is asked for, or nothing.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        keys = [_key(scope, ask.claim.limit) for ask in asks]
+        arguments = [value for ask in asks for value in _asked(ask)]
+        answer = await self._run(self._take, keys, arguments)
+        outcome, index, numbers = int(answer[0]), int(answer[1]) - 1, answer[2:]
+        if outcome == _UNKNOWN:
+            return Unknown(index, start=int(numbers[3]))
+        states = tuple(
+            _state(numbers[at : at + _PER_LIMIT]) for at in range(0, len(numbers), _PER_LIMIT)
+        )
+        return Taken(states) if outcome == _TAKEN else Short(index, states)
+
+    async def begin(self, scope: str, ask: Ask, *, start: int, used: int) -> None:
+        """Tell what was used since *start*, unless somebody has.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        span = ask.claim.span
+        borders = span.borders if isinstance(span, Calendar) else ()
+        end = next((border for border in borders if border > start), start)
+        await self._run(self._begin, [_key(scope, ask.claim.limit)], [start, end, used])
+
+    async def adjust(self, scope: str, changes: Sequence[Change]) -> None:
+        """Put right what was taken.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        keys = [_key(scope, change.limit) for change in changes]
+        arguments = [value for change in changes for value in _changed(change)]
+        await self._run(self._adjust, keys, arguments)
+
+    async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._operation_seconds):
+                return await script(keys=keys, args=arguments)
+        except VALKEY_UNAVAILABLE as error:
+            raise LimitsUnavailableError(type(error).__name__) from error
+
+
+_TAKEN: Final = 1
+_UNKNOWN: Final = 2
+
+
+def _script(name: str) -> str:
+    return importlib.resources.files("sidecar.storage").joinpath(name).read_text(encoding="utf-8")
+
+
+def _key(scope: str, limit: Limit) -> str:
+    # What is in braces decides the node of a cluster: one organization's limits stay together.
+    return f"egret:limit:{{{scope}}}:{limit.id}"
+
+
+def _asked(ask: Ask) -> tuple[str | int, ...]:
+    claim = ask.claim
+    kind, detail = _detail(claim, ask.member)
+    return kind, claim.limit.amount, ask.cost, ask.ahead, claim.reserve, detail
+
+
+def _detail(claim: Claim, member: str) -> tuple[str, str]:
+    match claim.span:
+        case Sliding(window_seconds=window, at_once=at_once):
+            return "s", f"{window * 1_000_000}/{at_once}"
+        case Calendar(borders):
+            return "c", ",".join(map(str, borders))
+        case Slots():
+            return "n", f"{member}/{SLOT_SECONDS}"
+        case _:
+            assert_never(claim.span)
+
+
+def _changed(change: Change) -> tuple[str | int, ...]:
+    limit = change.limit
+    if limit.measure is Measure.CONCURRENT:
+        return "n", limit.amount, 0, change.member
+    if limit.window in SLIDING_SECONDS:
+        window = SLIDING_SECONDS[limit.window] * 1_000_000
+        return "s", limit.amount, change.amount, window
+    return "c", limit.amount, change.amount, change.period_start
+
+
+def _state(numbers: Sequence[Any]) -> State:
+    ahead, remaining, reset_us, used = map(int, numbers)
+    return State(ahead, remaining, reset_us / 1e6, used)

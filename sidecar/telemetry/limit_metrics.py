@@ -1,0 +1,44 @@
+"""Metrics of limits: what was decided, and whether the shared counts are there."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from sidecar.domain.limits import Level, Measure
+from sidecar.telemetry.names import MetricName
+
+
+class LimitMetrics:
+    """One instance a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            MetricName.LIMIT_REFUSALS,
+            "Requests without room, by what was short and whose it was.",
+            ("measure", "level"),
+            registry=registry,
+        )
+        for measure in Measure:  # an alert on a rate needs the zero before the first refusal
+            for level in Level:
+                self._refused.labels(measure.value, level.value)
+        self._local = Gauge(
+            MetricName.LIMITS_LOCAL,
+            "Workers that go by their own share of limits: the shared counts do not answer.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            MetricName.LIMIT_CORRECTIONS_WAITING,
+            "Corrections of limits that wait for the shared counts.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+    def refused(self, measure: Measure, level: Level) -> None:
+        """Count a request without room."""
+        self._refused.labels(measure.value, level.value).inc()
+
+    def stand(self, *, is_local: bool, waiting: int) -> None:
+        """Show how the limits of this worker stand."""
+        self._local.set(1 if is_local else 0)
+        self._waiting.set(waiting)

@@ -1,0 +1,120 @@
+"""Limits and budgets on the whole stack: Envoy, Valkey, PostgreSQL, the official client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+import pytest_asyncio
+
+from tests.support.command_line import Egret
+from tests.support.stack import Stack, chat
+
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(180),
+]
+
+
+MODEL = "gpt-4o"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def key_id(stack: Stack) -> AsyncIterator[str]:
+    """The id of a new key, under the policy that redacts; its secret is `limited`."""
+    key = await stack.new_key("redact")
+    stack.keys["limited"] = key.reveal()
+    yield key.key_id
+    del stack.keys["limited"]
+
+
+async def limit(stack: Stack, key_id: str, *words: str) -> None:
+    """Set limits of the key, and wait until they act."""
+    await command(stack, "limits", "set", "--key", key_id, *words)
+    await asyncio.sleep(1.0)
+
+
+async def command(stack: Stack, *words: str) -> None:
+    """Run a command on the stack's database."""
+    ran = await asyncio.to_thread(Egret(stack.facts.postgres_dsn), *words)
+    assert ran.code == 0, ran.err
+
+
+async def statuses(stack: Stack, count: int, **fields: Any) -> Counter[int]:
+    """Ask so many times, one after the other; count the statuses."""
+    counted: Counter[int] = Counter()
+    for _ in range(count):
+        answer = await stack.post(chat("hello", **fields), key="limited")
+        counted[answer.status] += 1
+    return counted
+
+
+async def test_a_limit_set_at_run_time_acts_within_a_second(stack: Stack, key_id: str) -> None:
+    """And is refused in OpenAI's words, with its headers."""
+    assert await statuses(stack, 5) == {200: 5}
+    await limit(stack, key_id, "requests/minute=4", "--burst", "3")
+    assert await statuses(stack, 5) == {200: 3, 429: 2}
+    refused = await stack.post(chat("hello"), key="limited")
+    assert json.loads(refused.body)["error"]["code"] == "rate_limit_exceeded"
+    assert refused.headers["x-ratelimit-limit-requests"] == "4"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert int(refused.headers["retry-after"]) > 0
+
+
+async def test_the_openai_client_waits_as_told_and_succeeds(stack: Stack, key_id: str) -> None:
+    """Its own retries honour our headers."""
+    await limit(stack, key_id, "requests/second=1")
+    async with openai.AsyncOpenAI(
+        base_url=f"{stack.facts.url}/v1", api_key=stack.keys["limited"], max_retries=5
+    ) as client:
+        started_at = time.monotonic()
+        for _ in range(3):
+            answer = await client.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "hello"}]
+            )
+            assert answer.choices
+    assert time.monotonic() - started_at > 1.5
+
+
+async def test_tokens_that_were_not_used_are_given_back(stack: Stack, key_id: str) -> None:
+    """An answer is far shorter than what it might have been."""
+    await limit(stack, key_id, "tokens/day=10000")
+    assert await statuses(stack, 1, max_tokens=9_900) == {200: 1}
+    async with asyncio.timeout(20):
+        while await statuses(stack, 1, max_tokens=9_000) != {200: 1}:  # noqa: ASYNC110 - in Valkey
+            await asyncio.sleep(0.3)
+
+
+async def test_concurrent_requests_are_counted_to_the_end_of_their_answers(
+    stack: Stack, key_id: str
+) -> None:
+    """The access log frees a slot, whichever worker hears of it."""
+    await limit(stack, key_id, "concurrent=2")
+    await stack.tell_provider("delay", ms=3_000)
+    answers = await asyncio.gather(*(stack.post(chat("hello"), key="limited") for _ in range(6)))
+    assert Counter(answer.status for answer in answers) == {200: 2, 429: 4}
+    await stack.forget()
+    async with asyncio.timeout(20):
+        while await statuses(stack, 1) != {200: 1}:  # noqa: ASYNC110 - in Valkey
+            await asyncio.sleep(0.3)
+
+
+async def test_a_budget_ends_with_its_own_code(stack: Stack, key_id: str) -> None:
+    """By the price table; the client is told not to try again."""
+    prices = ("--input", "1000", "--output-tokens", "1000")
+    await command(stack, "price", "set", MODEL, *prices, "--from", "2020-01-01")
+    await limit(stack, key_id, "cost/month=0.5")
+    async with asyncio.timeout(30):
+        while await statuses(stack, 1, max_tokens=1_000) != {429: 1}:  # noqa: ASYNC110 - prices are read now and then
+            await asyncio.sleep(0.5)
+    refused = await stack.post(chat("hello", max_tokens=1_000), key="limited")
+    assert json.loads(refused.body)["error"]["code"] == "budget_exhausted"
+    assert refused.headers["x-should-retry"] == "false"
+    assert await statuses(stack, 1, max_tokens=10) == {200: 1}

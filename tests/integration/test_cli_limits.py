@@ -1,0 +1,157 @@
+"""`egret limits` as it is typed, on a database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
+from sidecar.storage.pool import open_pool
+from sidecar.storage.postgres_keys import PostgresKeyStore
+from tests.support.command_line import Egret
+from tests.support.postgres import Database
+
+
+@pytest.fixture
+def egret(database: Database) -> Egret:
+    egret = Egret(database.dsn)
+    egret("orgs", "create", "acme")
+    egret("teams", "create", "search", "--org", "acme")
+    return egret
+
+
+@pytest.fixture
+def key_id(egret: Egret) -> str:
+    created = egret("keys", "create", "--team", "search", "--name", "backend", "-o", "json")
+    return str(created.json["key_id"])
+
+
+def rows(shown: Any) -> list[tuple[str, Any, Any]]:
+    """Return what a list shows: limit, burst, models."""
+    return [(row["limit"], row["burst"], row["models"]) for row in shown]
+
+
+def record_limits(database: Database, key_id: str) -> tuple[tuple[Limit, ...], Priority]:
+    """Return what a worker reads of a key, in one statement."""
+
+    async def read() -> tuple[tuple[Limit, ...], Priority]:
+        async with open_pool(database.settings) as pool:
+            record = await PostgresKeyStore(pool, database.settings).load(key_id)
+        assert record is not None
+        return record.limits, record.priority
+
+    return asyncio.run(read())
+
+
+def test_limits_are_set_replaced_and_removed(egret: Egret) -> None:
+    """One that measures the same for the same is another amount of the same limit."""
+    team = ("--team", "acme/search")
+    egret("limits", "set", *team, "requests/minute=60", "cost/month=250.5")
+    egret("limits", "set", *team, "requests/minute=90", "--burst", "5")
+    shown = egret("limits", "set", *team, "tokens/day=1_000_000", "--model", "gpt-*", "-o", "json")
+    assert rows(shown.json) == [
+        ("requests/minute=90", 5, None),
+        ("cost/month=250.50", None, None),
+        ("tokens/day=1000000", None, ["gpt-*"]),
+    ]
+    left = egret("limits", "remove", *team, "cost/month", "-o", "json")
+    assert rows(left.json) == rows(egret("limits", "list", *team, "-o", "json").json)
+    assert [row["limit"] for row in left.json] == ["requests/minute=90", "tokens/day=1000000"]
+
+
+def test_a_worker_reads_the_limits_of_all_levels_with_the_key(
+    egret: Egret, database: Database, key_id: str
+) -> None:
+    """And how important the key is."""
+    egret("limits", "set", "--key", key_id, "concurrent=4")
+    egret("limits", "set", "--team", "search", "requests/second=10")
+    egret("limits", "set", "--org", "acme", "cost/day=5", "--time-zone", "Europe/Berlin")
+    egret("keys", "set", key_id, "--priority", "batch")
+    limits, priority = record_limits(database, key_id)
+    assert [(one.level, one.measure, one.window, one.amount, one.time_zone) for one in limits] == [
+        (Level.KEY, Measure.CONCURRENT, Window.ONCE, 4, "UTC"),
+        (Level.TEAM, Measure.REQUESTS, Window.SECOND, 10, "UTC"),
+        (Level.ORGANIZATION, Measure.COST, Window.DAY, 5_000_000, "Europe/Berlin"),
+    ]
+    assert priority is Priority.BATCH
+
+
+def test_a_rotated_key_keeps_its_limits(egret: Egret, database: Database, key_id: str) -> None:
+    """A new secret is no way out."""
+    egret("limits", "set", "--key", key_id, "requests/minute=5")
+    egret("keys", "set", key_id, "--priority", "interactive")
+    rotated = egret("keys", "rotate", key_id, "-o", "json")
+    limits, priority = record_limits(database, rotated.json["key_id"])
+    assert [one.amount for one in limits] == [5]
+    assert priority is Priority.INTERACTIVE
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["requests/minute"], "has no amount; write for example requests/minute=60"),
+        (["requests/minute=-1"], "is not between 0 and"),
+        (["requests/minute=1.5"], "is no whole number"),
+        (["requests/minute=many"], "is no amount"),
+        (["rates/minute=1"], "there is no measure `rates`; one of requests"),
+        (["requests/hour=1"], "there is no window `hour`; one of second"),
+        (["requests/month=1"], "requests goes with second, minute, day, not month"),
+        (["cost/minute=1"], "cost goes with day, week, month, not minute"),
+        (["concurrent/day=1"], "concurrent goes with once, not day"),
+        (["cost/day=1", "--time-zone", "Mars/North"], "there is no time zone Mars/North"),
+        (["cost/day=1", "--burst", "2"], "a burst goes with second and minute only"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_no_limit_is_explained_and_changes_nothing(
+    egret: Egret, words: list[str], said: str
+) -> None:
+    """Zero is a limit, less than zero is none."""
+    egret("limits", "set", "--team", "search", "requests/minute=0")
+    ran = egret("limits", "set", "--team", "search", *words)
+    assert ran.code in {1, 2}
+    assert said in ran.err
+    shown = egret("limits", "list", "--team", "search", "-o", "json")
+    assert rows(shown.json) == [("requests/minute=0", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ((), "say whose"),
+        (("--team", "search", "--org", "acme"), "say whose"),
+        (("--team", "nobody"), "there is no team nobody"),
+        (("--org", "nobody"), "there is no organization nobody"),
+        (("--key", "AAAAAAAAAAAA"), "there is no key AAAAAAAAAAAA"),
+    ],
+    ids=["none", "two", "team", "organization", "key"],
+)
+def test_an_owner_that_is_not_there_is_named(
+    egret: Egret, target: tuple[str, ...], said: str
+) -> None:
+    """With what would be right."""
+    ran = egret("limits", "set", *target, "requests/minute=1")
+    assert ran.code in {1, 2}
+    assert said in ran.err
+
+
+async def test_limits_that_cannot_be_read_let_nobody_in(database: Database) -> None:
+    """Written by hand, or by a newer Egret: to ignore them would be to lift them."""
+    connection = await asyncpg.connect(database.dsn)
+    await connection.execute("INSERT INTO organizations (id, name) VALUES ('org_9', 'odd')")
+    await connection.execute(
+        "INSERT INTO teams (id, organization_id, name, limits)"
+        " VALUES ('team_9', 'org_9', 'odd', '[{\"measure\": \"smiles\"}]')"
+    )
+    await connection.execute(
+        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+        " VALUES ('ODDODDODDODD', sha256('x'), 'team_9', 'odd')"
+    )
+    await connection.close()
+    async with open_pool(database.settings) as pool:
+        store = PostgresKeyStore(pool, database.settings)
+        with pytest.raises(Exception, match="limits that cannot be read"):
+            await store.load("ODDODDODDODD")

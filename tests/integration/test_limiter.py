@@ -1,0 +1,186 @@
+"""The limits of several workers on one Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from sidecar.domain.limits import Limit, Measure, Priority, Window
+from sidecar.limits.claims import Claim, Demand, claims_of
+from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.limiter import Granted, Limited, Limiter, Outcome
+from tests.support.limits import PRINCIPAL, Records, claims, limit, limiter
+from tests.support.live_servers import LiveServer, valkey_server
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
+
+WORKERS = 4
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveServer]:
+    server = valkey_server(tmp_path_factory.mktemp("v"))
+    await server.start()
+    yield server
+    await server.aclose()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """An id of the test's own."""
+    return str(request.node.name)
+
+
+@asynccontextmanager
+async def workers(
+    server: LiveServer,
+    *,
+    count: int = WORKERS,
+    totals: Records | None = None,
+    seconds: float = 5.0,
+) -> AsyncIterator[list[Limiter]]:
+    """Give so many workers' limits, each with its own connections, tended as they run."""
+    socket = server.program.log.parent / "valkey.sock"
+    async with AsyncExitStack() as stack:
+        made = [
+            await stack.enter_async_context(limiter(socket, totals=totals, seconds=seconds))
+            for _ in range(count)
+        ]
+        running = [asyncio.ensure_future(one.run()) for one in made]
+        yield made
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def take(one: Limiter, asked: tuple[Claim, ...], *, member: str = "r1") -> Outcome:
+    """Ask, and wait if it takes waiting."""
+    outcome = one.take(PRINCIPAL, asked, member=member)
+    return await outcome if isinstance(outcome, Awaitable) else outcome
+
+
+async def hammer(
+    made: list[Limiter], asked: Limit, *, clients: int, seconds: float, **demand: int
+) -> Counter[str]:
+    """Ask from so many clients a worker for so long, as fast as they can."""
+    counted: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+
+    async def ask(one: Limiter) -> None:
+        while time.monotonic() < end:
+            before = time.monotonic()
+            outcome = one.take(PRINCIPAL, claims(asked, **demand), member="r")
+            counted["asked"] += 1
+            if isinstance(outcome, Awaitable):
+                outcome = await outcome
+                counted["calls"] += 1
+            counted["granted"] += isinstance(outcome, Granted)
+            counted["local"] += outcome.is_local
+            await asyncio.sleep(0.001 if time.monotonic() - before < 1 else 0)
+
+    await asyncio.gather(*(ask(one) for one in made for _ in range(clients)))
+    return counted
+
+
+async def test_workers_together_let_through_what_the_limit_says(
+    server: LiveServer, name: str
+) -> None:
+    """Not more than the amount, the burst and what is held ahead; not less than 99 of 100."""
+    one = limit(id=name, window=Window.SECOND, amount=300, burst=300)
+    seconds = 8.0
+    async with workers(server) as made:
+        counted = await hammer(made, one, clients=20, seconds=seconds)
+    allowed = one.amount * seconds
+    bound = one.at_once + WORKERS * (one.amount // LARGEST_SHARE)
+    assert counted["local"] == 0
+    assert 0.99 * allowed <= counted["granted"] <= allowed + bound
+
+
+async def test_far_from_the_limit_nobody_is_asked(server: LiveServer, name: str) -> None:
+    """A request that a lease covers is judged on the spot."""
+    one = limit(id=name, amount=10_000_000)
+    async with workers(server, count=1) as made:
+        await hammer(made, one, clients=10, seconds=0.5)
+        counted = await hammer(made, one, clients=10, seconds=1.0)
+    assert counted["granted"] == counted["asked"] > 500
+    assert counted["calls"] < counted["asked"] / 50
+
+
+async def test_what_a_lease_does_not_use_comes_back(server: LiveServer, name: str) -> None:
+    """A worker that fell quiet holds nothing for longer than a moment."""
+    one = limit(id=name, window=Window.DAY, amount=100_000)
+    async with workers(server, count=2) as made:
+        counted = await hammer(made[:1], one, clients=20, seconds=1.0)
+        await asyncio.sleep(2.0)
+        outcome = await take(made[1], claims(one))
+    assert isinstance(outcome, Granted)
+    left = outcome.standings[0].remaining
+    assert left == one.amount - counted["granted"] - 1
+
+
+async def test_a_calendar_limit_begins_with_what_the_records_say(
+    server: LiveServer, name: str
+) -> None:
+    """Budgets survive a flush, and a period that began without us."""
+    one = limit(Measure.COST, id=name, window=Window.MONTH, amount=100)
+    totals = Records(used_before=95)
+    async with workers(server, totals=totals) as made:
+        outcomes = await asyncio.gather(
+            *(take(made[n % 4], claims(one, cost=1)) for n in range(40))
+        )
+    assert sum(isinstance(outcome, Granted) for outcome in outcomes) == 5
+    assert len(set(totals.asked)) == 1
+
+
+async def test_limits_are_shared_out_while_valkey_is_away_and_whole_again_after(
+    tmp_path: Path, name: str
+) -> None:
+    """A quarter for each of four workers; what was used meanwhile is counted afterwards."""
+    server = valkey_server(tmp_path)
+    await server.start()
+    one = limit(Measure.COST, id=name, window=Window.DAY, amount=4_000)
+    try:
+        async with workers(server, seconds=0.2) as made:
+            assert isinstance(await take(made[0], claims(one, cost=1)), Granted)
+            await server.freeze()
+            outcomes = [await take(made[0], claims(one, cost=100)) for _ in range(12)]
+            assert [type(outcome) for outcome in outcomes] == [Granted] * 10 + [Limited] * 2
+            assert all(outcome.is_local for outcome in outcomes)
+            assert made[0].is_local
+            await server.thaw()
+            async with asyncio.timeout(10):
+                while (outcome := await take(made[0], claims(one, cost=1))).is_local:  # noqa: ASYNC110 - until it is back
+                    await asyncio.sleep(0.05)
+            await made[0].tend()
+            outcome = await take(made[1], claims(one, cost=1))
+            assert isinstance(outcome, Granted)
+            assert not outcome.is_local
+            # One before, a thousand meanwhile, one of each worker since.
+            assert outcome.standings[0].remaining <= one.amount - 1_003
+    finally:
+        await server.aclose()
+
+
+async def test_one_noisy_key_leaves_capacity_to_those_before_it(
+    server: LiveServer, name: str
+) -> None:
+    """Batch work stops at four fifths of what a team has; interactive use goes on."""
+    one = limit(id=name, amount=100, burst=100)
+    async with workers(server, count=1) as made:
+        for priority, granted in (("batch", 80), ("standard", 15), ("interactive", 5)):
+            outcomes = [await take(made[0], _claims_with(one, priority)) for _ in range(100)]
+            assert sum(isinstance(outcome, Granted) for outcome in outcomes) == granted
+
+
+def _claims_with(one: Limit, priority: str) -> tuple[Claim, ...]:
+    demand = Demand(operation="chat", model="gpt-5", priority=Priority(priority))
+    found = claims_of([one], demand, now=time.time())
+    assert isinstance(found, tuple)
+    return found

@@ -1,0 +1,217 @@
+"""Counts of limits on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from sidecar.domain.limits import Limit, Measure, Window
+from sidecar.limits.claims import Calendar
+from sidecar.limits.ports import Answer, Ask, Change, LimitsUnavailableError, Short, Taken, Unknown
+from sidecar.storage.valkey_limits import ValkeyLimits
+from tests.support.limits import claims, limit, valkey_limits
+from tests.support.live_servers import LiveServer, valkey_server
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveServer]:
+    server = valkey_server(tmp_path_factory.mktemp("v"))
+    await server.start()
+    yield server
+    await server.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def store(server: LiveServer) -> AsyncIterator[ValkeyLimits]:
+    async with valkey_limits(socket_of(server)) as store:
+        yield store
+
+
+@pytest.fixture
+def scope(request: pytest.FixtureRequest) -> str:
+    """A name of the test's own, so that no count is another's."""
+    return str(request.node.name)
+
+
+def socket_of(server: LiveServer) -> Path:
+    """Return where the server listens."""
+    return server.program.log.parent / "valkey.sock"
+
+
+def asks(*limits: Limit, ahead: int = 0, member: str = "r1", **demand: Any) -> tuple[Ask, ...]:
+    """Return what a request asks of *limits*."""
+    return tuple(Ask(one, one.cost, ahead, member) for one in claims(*limits, **demand))
+
+
+async def taken(store: ValkeyLimits, scope: str, *limits: Limit, times: int, **asked: Any) -> int:
+    """Ask so many times, as fast as can be; return how often all was taken."""
+    answers = await asyncio.gather(
+        *(store.take(scope, asks(*limits, **asked)) for _ in range(times))
+    )
+    return sum(isinstance(answer, Taken) for answer in answers)
+
+
+def remaining(answer: Answer) -> int:
+    """Return how much is left of the first limit."""
+    assert isinstance(answer, (Taken, Short))
+    return answer.states[0].remaining
+
+
+async def test_a_sliding_limit_lets_its_burst_through_and_then_its_rate(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Sixty a minute, five at once: five now, one a second after."""
+    one = limit(amount=60, burst=5)
+    assert await taken(store, scope, one, times=50) == 5
+    answer = await store.take(scope, asks(one))
+    assert isinstance(answer, Short)
+    assert 0 < answer.states[0].reset_seconds <= 1
+    await asyncio.sleep(answer.states[0].reset_seconds)
+    assert await taken(store, scope, one, times=50) == 1
+
+
+async def test_a_request_larger_than_what_is_left_waits_for_it(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Tokens are taken at once; the answer says when enough will be there."""
+    one = limit(Measure.TOKENS, amount=6_000)
+    assert await taken(store, scope, one, times=1, input_tokens=5_900) == 1
+    answer = await store.take(scope, asks(one, input_tokens=200))
+    assert isinstance(answer, Short)
+    assert answer.states[0].reset_seconds == pytest.approx(1.0, abs=0.2)
+
+
+async def test_all_is_taken_or_nothing(store: ValkeyLimits, scope: str) -> None:
+    """A request that one limit refuses costs none of the others."""
+    wide, narrow = limit(amount=1_000, burst=100), limit(id="lim_2", amount=60, burst=1)
+    assert await taken(store, scope, wide, narrow, times=20) == 1
+    answer = await store.take(scope, asks(wide, narrow))
+    assert isinstance(answer, Short)
+    assert answer.index == 1
+    assert remaining(await store.take(scope, asks(wide))) == 98
+
+
+async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A sixteenth of what is left at most."""
+    one = limit(amount=1_600, burst=1_600)
+    ahead: list[int] = []
+    while isinstance(answer := await store.take(scope, asks(one, ahead=100)), Taken):
+        ahead.append(answer.states[0].ahead)
+    assert ahead[0] == 99
+    assert ahead == sorted(ahead, reverse=True)
+    assert ahead[-1] == 0
+
+
+async def test_a_calendar_limit_has_to_be_told_what_was_used(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """After a flush nobody knows; the records of usage do. Telling twice changes nothing."""
+    one = limit(Measure.COST, window=Window.DAY, amount=100)
+    (ask,) = asks(one, cost=10)
+    answer = await store.take(scope, [ask])
+    today = int(time.time()) // 86_400 * 86_400
+    assert answer == Unknown(0, today)
+    await store.begin(scope, ask, start=today, used=75)
+    await store.begin(scope, ask, start=today, used=0)
+    assert await taken(store, scope, one, times=10, cost=10) == 2
+    answer = await store.take(scope, [ask])
+    assert isinstance(answer, Short)
+    assert (answer.states[0].used, answer.states[0].remaining) == (95, 5)
+    assert 0 < answer.states[0].reset_seconds <= 86_400
+
+
+async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """The period is picked by the server's clock, out of those around the worker's."""
+    one = limit(Measure.COST, window=Window.DAY, amount=100)
+    today = int(time.time()) // 86_400 * 86_400
+    for days in (-1, 1):
+        borders = tuple(today + (days + offset) * 86_400 for offset in (-1, 0, 1, 2))
+        (ask,) = asks(one, cost=1)
+        shifted = Ask(type(ask.claim)(one, Calendar(borders), 1, 0), cost=1, ahead=0, member="r1")
+        assert await store.take(f"{scope}{days}", [shifted]) == Unknown(0, today)
+
+
+async def test_slots_are_free_again_by_name(store: ValkeyLimits, scope: str) -> None:
+    """Whichever worker hears of the end."""
+    one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=2)
+    for member in ("a", "b"):
+        assert isinstance(await store.take(scope, asks(one, member=member)), Taken)
+    assert isinstance(await store.take(scope, asks(one, member="c")), Short)
+    await store.adjust(scope, [Change(one, 0, member="a")])
+    await store.adjust(scope, [Change(one, 0, member="a")])
+    assert isinstance(await store.take(scope, asks(one, member="c")), Taken)
+    assert isinstance(await store.take(scope, asks(one, member="d")), Short)
+
+
+async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope: str) -> None:
+    """And what was taken too little is taken after all, even past the limit."""
+    tokens = limit(Measure.TOKENS, amount=1_000)
+    cost = limit(Measure.COST, id="lim_2", window=Window.DAY, amount=1_000)
+    today = int(time.time()) // 86_400 * 86_400
+    both = asks(tokens, cost, input_tokens=800, cost=800)
+    await store.begin(scope, both[1], start=today, used=0)
+    assert isinstance(await store.take(scope, both), Taken)
+    await store.adjust(scope, [Change(tokens, -700), Change(cost, -700, period_start=today)])
+    assert isinstance(await store.take(scope, both), Taken)
+    await store.adjust(scope, [Change(cost, 500, period_start=today)])
+    answer = await store.take(scope, asks(cost, cost=1))
+    assert isinstance(answer, Short)
+    assert answer.states[0].used == 1_400
+
+
+async def test_a_change_to_a_period_that_is_over_is_left_out(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A stream that began yesterday does not count today."""
+    cost = limit(Measure.COST, window=Window.DAY, amount=1_000)
+    today = int(time.time()) // 86_400 * 86_400
+    (ask,) = asks(cost, cost=0)
+    await store.begin(scope, ask, start=today, used=0)
+    await store.adjust(scope, [Change(cost, 500, period_start=today - 86_400)])
+    answer = await store.take(scope, [ask])
+    assert isinstance(answer, Taken)
+    assert answer.states[0].used == 0
+
+
+@pytest.mark.parametrize("window", [Window.MINUTE, Window.DAY, Window.ONCE])
+async def test_an_amount_of_nothing_lets_nothing_through(
+    store: ValkeyLimits, scope: str, window: Window
+) -> None:
+    """Zero is a limit like any other."""
+    measure = Measure.CONCURRENT if window is Window.ONCE else Measure.REQUESTS
+    one = limit(measure, window=window, amount=0)
+    (ask,) = asks(one)
+    if window is Window.DAY:
+        today = int(time.time()) // 86_400 * 86_400
+        await store.begin(scope, ask, start=today, used=0)
+    assert isinstance(await store.take(scope, [ask]), Short)
+
+
+async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+    """Within its budget; whoever asks has another way."""
+    server = valkey_server(tmp_path)
+    await server.start()
+    try:
+        async with valkey_limits(socket_of(server), seconds=0.2) as store:
+            assert isinstance(await store.take("org", asks(limit())), Taken)
+            await server.freeze()
+            with pytest.raises(LimitsUnavailableError):
+                await store.take("org", asks(limit()))
+            await server.thaw()
+            await server.kill()
+            with pytest.raises(LimitsUnavailableError):
+                await store.adjust("org", [Change(limit(), -1)])
+    finally:
+        await server.aclose()

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidecar.checks.exchange_checks import ExchangeChecks
+from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
+from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
+from sidecar.limits.ports import Change
+from tests.support.checks import KEY, World, headers
+
+FREE = "name: default\nunscanned: allow\nguardrails: []\n"
+STRICT = "name: default\nguardrails: [{name: words, type: denied_terms, terms: [Bluebird]}]\n"
+
+
+def limit(measure: Measure, window: Window = Window.MINUTE, **fields: Any) -> Limit:
+    """Return a team's limit."""
+    defaults: dict[str, Any] = {"id": measure.value, "level": Level.TEAM, "amount": 100}
+    return Limit(measure=measure, window=window, **{**defaults, **fields})
+
+
+def world(*limits: Limit, policies: str = STRICT) -> World:
+    """Return a world in which the key has these limits."""
+    made = World(policies)
+    record = made.store.records[KEY.key_id]
+    made.store.records[KEY.key_id] = replace(record, limits=limits)
+    return made
+
+
+def chat(text: str = "hello", **fields: Any) -> bytes:
+    """Return a chat request's body."""
+    message = {"role": "user", "content": text}
+    return json.dumps({"model": "gpt-5", "messages": [message], **fields}).encode()
+
+
+async def judged(
+    made: World, body: bytes | None, path: str = "/v1/chat/completions"
+) -> tuple[ExchangeChecks, Any]:
+    """Judge a request to the end; without a body by its headers alone."""
+    exchange = made.exchange()
+    method = "GET" if body is None else "POST"
+    verdict: Any = exchange.judge_headers(headers(path, method=method), has_body=body is not None)
+    verdict = await verdict if isinstance(verdict, Awaitable) else verdict
+    if isinstance(verdict, BodyRequired):
+        assert body is not None
+        verdict = exchange.judge_body(body)
+        verdict = await verdict if isinstance(verdict, Awaitable) else verdict
+    return exchange, verdict
+
+
+def costs(made: World) -> list[tuple[str, int]]:
+    """Return what the last request asked for."""
+    return [(claim.limit.id, claim.cost) for claim in made.limiter.asked[-1]]
+
+
+async def test_a_key_without_limits_asks_nobody() -> None:
+    """The common request pays nothing for them."""
+    made = world()
+    _, verdict = await judged(made, chat())
+    assert isinstance(verdict, RequestCleared)
+    assert made.limiter.asked == []
+
+
+async def test_a_request_asks_for_its_estimate_of_tokens_and_money() -> None:
+    """A token for four bytes of text, and what it allows the model to write."""
+    made = world(limit(Measure.TOKENS), limit(Measure.COST, Window.DAY), limit(Measure.REQUESTS))
+    await judged(made, chat("x" * 396, max_tokens=50))
+    # 396 bytes of the message and 5 of the model's name are text.
+    tokens = -(-(396 + len("gpt-5")) // 4) + 50
+    assert costs(made) == [("tokens", tokens), ("cost", tokens), ("requests", 1)]
+
+
+async def test_a_request_that_sets_no_bound_is_taken_to_write_as_much_as_is_usual() -> None:
+    """The setting says how much."""
+    made = world(limit(Measure.OUTPUT_TOKENS))
+    await judged(made, chat())
+    assert costs(made) == [("output_tokens", 1_024)]
+
+
+async def test_embeddings_write_nothing() -> None:
+    """Numbers are no tokens."""
+    made = world(limit(Measure.OUTPUT_TOKENS), limit(Measure.INPUT_TOKENS))
+    body = json.dumps({"model": "embed-1", "input": "x" * 400}).encode()
+    await judged(made, body, path="/v1/embeddings")
+    assert costs(made)[0] == ("output_tokens", 0)
+
+
+async def test_a_limit_on_requests_is_judged_by_the_headers_alone() -> None:
+    """Where no policy wants the body, no byte of it is waited for."""
+    made = world(limit(Measure.REQUESTS), policies=FREE)
+    exchange = made.exchange()
+    verdict: Any = exchange.judge_headers(headers(), has_body=True)
+    verdict = await verdict if isinstance(verdict, Awaitable) else verdict
+    assert isinstance(verdict, RequestCleared)
+    assert costs(made) == [("requests", 1)]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        limit(Measure.TOKENS),
+        limit(Measure.COST, Window.DAY),
+        limit(Measure.REQUEST_BYTES, Window.ONCE),
+        limit(Measure.REQUESTS, models=("gpt-*",)),
+    ],
+    ids=["tokens", "cost", "bytes", "by model"],
+)
+async def test_a_limit_on_what_is_said_needs_the_body(one: Limit) -> None:
+    """Whatever the policy wants."""
+    made = world(one, policies=FREE)
+    exchange = made.exchange()
+    verdict: Any = exchange.judge_headers(headers(), has_body=True)
+    verdict = await verdict if isinstance(verdict, Awaitable) else verdict
+    assert isinstance(verdict, BodyRequired)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a call"])
+async def test_a_request_without_room_is_told_which_limit_and_when_to_try_again(
+    *, waits: bool
+) -> None:
+    """In the client's own words, with its headers; its guardrails are not asked."""
+    made = world(limit(Measure.REQUESTS))
+    made.limiter.short, made.limiter.waits = 0, waits
+    _, verdict = await judged(made, chat("Bluebird"))
+    assert isinstance(verdict, RequestRefused)
+    refusal = verdict.refusal
+    told = dict(refusal.headers)
+    assert refusal.status == 429
+    assert json.loads(refusal.body)["error"] == {
+        "message": ("The limit of this team is reached: 100 requests a minute. Try again in 2 s."),
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    assert told["retry-after"] == b"2"
+    assert told["x-ratelimit-remaining-requests"] == b"3"
+    assert "x-egret-limits" not in told
+
+
+async def test_a_budget_that_is_used_up_has_a_code_of_its_own_and_asks_for_no_retry() -> None:
+    """A client library would try again for nothing."""
+    made = world(limit(Measure.COST, Window.MONTH, amount=2_500_000))
+    made.limiter.short, made.limiter.is_local = 0, True
+    _, verdict = await judged(made, chat())
+    assert isinstance(verdict, RequestRefused)
+    error = json.loads(verdict.refusal.body)["error"]
+    told = dict(verdict.refusal.headers)
+    assert (error["code"], error["type"]) == ("budget_exhausted", "insufficient_quota")
+    assert "2.50 US dollars a month" in error["message"]
+    assert (told["x-should-retry"], told["x-egret-limits"]) == (b"false", b"local")
+
+
+@pytest.mark.parametrize(
+    ("measure", "body", "status", "code"),
+    [
+        (Measure.REQUEST_BYTES, chat("x" * 200), 413, "body_too_large"),
+        (Measure.MAX_OUTPUT_TOKENS, chat(max_tokens=101), 400, "output_limit_exceeded"),
+        (Measure.MAX_OUTPUT_TOKENS, chat(max_tokens=60, n=2), 400, "output_limit_exceeded"),
+    ],
+)
+async def test_one_request_that_asks_for_too_much_is_refused_by_itself(
+    measure: Measure, body: bytes, status: int, code: str
+) -> None:
+    """No count is asked."""
+    made = world(limit(measure, Window.ONCE))
+    _, verdict = await judged(made, body)
+    assert isinstance(verdict, RequestRefused)
+    assert verdict.refusal.status == status
+    assert json.loads(verdict.refusal.body)["error"]["code"] == code
+    assert made.limiter.asked == []
+
+
+async def test_what_was_taken_goes_with_the_request_to_the_access_log() -> None:
+    """Whichever worker hears of its end can put it right."""
+    made = world(limit(Measure.TOKENS))
+    await judged(made, chat("x" * 395, max_tokens=50))
+    assert [noted.reserved for noted in made.usage.noted] == [Reserved(100, 50, 150)]
+
+
+async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
+    """The client left while guardrails looked: no access log will tell of it."""
+    slots = limit(Measure.CONCURRENT, Window.ONCE)
+    made = world(limit(Measure.TOKENS), slots)
+    exchange, _ = await judged(made, chat(max_tokens=50))
+    exchange.close(is_cancelled=True, is_answered=False)
+    ((organization, changes),) = made.limiter.settled
+    tokens = costs(made)[0][1]
+    assert organization == made.store.records[KEY.key_id].principal.organization_id
+    assert changes[0].amount == -tokens
+    assert changes[1] == Change(slots, 0, member=changes[1].member)
+
+
+async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
+    """Only then it is known what it used."""
+    made = world(limit(Measure.TOKENS))
+    exchange, _ = await judged(made, chat())
+    exchange.close(is_cancelled=False, is_answered=True)
+    await asyncio.sleep(0)
+    assert made.limiter.settled == []

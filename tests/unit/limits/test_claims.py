@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import datetime as dt
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
+from sidecar.limits.claims import Calendar, Claim, Demand, Exceeded, Sliding, Slots, claims_of
+
+NOW = dt.datetime(2026, 3, 29, 12, tzinfo=dt.UTC).timestamp()
+
+
+def limit(measure: Measure = Measure.REQUESTS, **fields: object) -> Limit:
+    """Return a limit of a team, a hundred a minute unless told otherwise."""
+    defaults: dict[str, object] = {
+        "id": "lim_1", "level": Level.TEAM, "window": Window.MINUTE, "amount": 100,
+    }  # fmt: skip
+    return Limit(measure=measure, **{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def demand(**fields: object) -> Demand:
+    """Return a chat request."""
+    defaults: dict[str, object] = {"operation": "chat", "model": "gpt-5-mini"}
+    return Demand(**{**defaults, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("measure", "cost"),
+    [
+        (Measure.REQUESTS, 1),
+        (Measure.INPUT_TOKENS, 30),
+        (Measure.OUTPUT_TOKENS, 50),
+        (Measure.TOKENS, 80),
+        (Measure.COST, 7),
+    ],
+)
+def test_a_claim_costs_what_its_limit_measures(measure: Measure, cost: int) -> None:
+    """Tokens and money as estimated before the request is made."""
+    one = limit(measure, level=Level.KEY)
+    asked = demand(input_tokens=30, output_tokens=50, cost=7)
+    claims = claims_of([one], asked, now=NOW)
+    at_once = 10 if measure is Measure.REQUESTS else 100
+    assert claims == (Claim(one, Sliding(60, at_once), cost, 0),)
+
+
+@pytest.mark.parametrize(
+    ("models", "operations", "model", "operation", "holds"),
+    [
+        (None, None, "gpt-5", "chat", True),
+        (("gpt-*",), None, "gpt-5", "chat", True),
+        (("claude-*",), None, "gpt-5", "chat", False),
+        (("claude-*",), None, None, "chat", True),
+        (None, ("embeddings",), "gpt-5", "chat", False),
+        (None, ("chat",), "gpt-5", "chat", True),
+        (None, ("chat",), "gpt-5", None, True),
+    ],
+)
+def test_a_limit_holds_for_its_models_and_operations(
+    models: tuple[str, ...] | None,
+    operations: tuple[str, ...] | None,
+    model: str | None,
+    operation: str | None,
+    *,
+    holds: bool,
+) -> None:
+    """What nobody could read counts for every limit: hiding a model must not hide from limits."""
+    one = limit(models=models, operations=operations)
+    claims = claims_of([one], demand(model=model, operation=operation), now=NOW)
+    assert bool(claims) is holds
+
+
+@pytest.mark.parametrize(
+    ("measure", "asked"),
+    [
+        (Measure.REQUEST_BYTES, {"request_bytes": 101}),
+        (Measure.MAX_OUTPUT_TOKENS, {"output_tokens": 101}),
+    ],
+)
+def test_one_request_can_break_a_limit_by_itself(measure: Measure, asked: dict[str, int]) -> None:
+    """Nothing is counted for it."""
+    one = limit(measure, window=Window.ONCE)
+    assert claims_of([one], demand(**asked), now=NOW) == Exceeded(one)
+    assert claims_of([one], demand(), now=NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("level", "priority", "reserve"),
+    [
+        (Level.TEAM, Priority.INTERACTIVE, 0),
+        (Level.TEAM, Priority.STANDARD, 5),
+        (Level.ORGANIZATION, Priority.BATCH, 20),
+        (Level.KEY, Priority.BATCH, 0),
+    ],
+)
+def test_a_shared_limit_is_left_for_those_before(
+    level: Level, priority: Priority, reserve: int
+) -> None:
+    """A key's own limit is its own."""
+    claims = claims_of([limit(level=level)], demand(priority=priority), now=NOW)
+    assert isinstance(claims, tuple)
+    assert [claim.reserve for claim in claims] == [reserve]
+
+
+def test_slots_are_counted_at_any_moment() -> None:
+    """Not over a time."""
+    claims = claims_of([limit(Measure.CONCURRENT, window=Window.ONCE)], demand(), now=NOW)
+    assert isinstance(claims, tuple)
+    assert [claim.span for claim in claims] == [Slots()]
+
+
+@pytest.mark.parametrize(
+    ("window", "zone", "starts"),
+    [
+        (Window.DAY, "UTC", ["2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31"]),
+        (Window.DAY, "Europe/Berlin", ["2026-03-28", "2026-03-29", "2026-03-30", "2026-03-31"]),
+        (Window.WEEK, "UTC", ["2026-03-16", "2026-03-23", "2026-03-30", "2026-04-06"]),
+        (Window.MONTH, "UTC", ["2026-02-01", "2026-03-01", "2026-04-01", "2026-05-01"]),
+        (Window.MONTH, "Asia/Tokyo", ["2026-02-01", "2026-03-01", "2026-04-01", "2026-05-01"]),
+    ],
+)
+def test_periods_are_those_of_the_calendar_where_the_limit_is(
+    window: Window, zone: str, starts: list[str]
+) -> None:
+    """Midnight by the wall clock there; the day the clocks change has 23 hours."""
+    one = limit(Measure.COST, window=window, time_zone=zone)
+    claims = claims_of([one], demand(), now=NOW)
+    assert isinstance(claims, tuple)
+    midnights = tuple(
+        int(dt.datetime.fromisoformat(start).replace(tzinfo=ZoneInfo(zone)).timestamp())
+        for start in starts
+    )
+    assert [claim.span for claim in claims] == [Calendar(midnights)]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.limits.claims import Demand
+from sidecar.limits.ports import Change
+from sidecar.limits.settlement import Ended, changes_of
+
+AT = dt.datetime(2026, 5, 17, 12, tzinfo=dt.UTC).timestamp()
+MAY = int(dt.datetime(2026, 5, 1, tzinfo=dt.UTC).timestamp())
+TAKEN = Demand(operation="chat", model="gpt-5", input_tokens=100, output_tokens=400, cost=50)
+
+
+def limit(measure: Measure, window: Window = Window.MINUTE, **fields: object) -> Limit:
+    """Return a key's limit."""
+    return Limit(
+        id=measure.value, level=Level.KEY, measure=measure, window=window, amount=1_000,
+        **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "change"),
+    [
+        (limit(Measure.INPUT_TOKENS), 20),
+        (limit(Measure.OUTPUT_TOKENS), -390),
+        (limit(Measure.TOKENS), -370),
+    ],
+    ids=lambda value: value.measure.value if isinstance(value, Limit) else "",
+)
+def test_what_was_taken_becomes_what_was_used(one: Limit, change: int) -> None:
+    """More or less than the estimate."""
+    ended = Ended(TAKEN, "r1", AT, input_tokens=120, output_tokens=10, cost=50)
+    assert changes_of([one], ended) == (Change(one, change),)
+
+
+def test_money_is_put_right_in_the_month_it_was_taken_in() -> None:
+    """A stream may end in the next one."""
+    one = limit(Measure.COST, Window.MONTH)
+    ended = Ended(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=45)
+    assert changes_of([one], ended) == (Change(one, -5, period_start=MAY),)
+
+
+def test_a_request_that_never_was_gives_back_all_but_itself() -> None:
+    """Blocked by a guardrail, or refused by the provider: it was asked for all the same."""
+    slots = limit(Measure.CONCURRENT, Window.ONCE)
+    both = [limit(Measure.REQUESTS), limit(Measure.TOKENS), slots]
+    assert changes_of(both, Ended(TAKEN, "r1", AT)) == (
+        Change(both[1], -500),
+        Change(slots, 0, member="r1"),
+    )
+
+
+def test_what_was_used_as_taken_changes_nothing() -> None:
+    """Neither do limits that did not hold for the request."""
+    ended = Ended(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=50)
+    others = limit(Measure.TOKENS, models=("claude-*",))
+    bytes_ = limit(Measure.REQUEST_BYTES, Window.ONCE)
+    assert changes_of([limit(Measure.TOKENS), others, bytes_], ended) == ()

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.limits import Level, Limit, Measure, Standing, Window
+from sidecar.domain.subject import Dialect
+from sidecar.mutations.limit_headers import limit_headers
+
+NOW = 1_800_000_000.0
+
+
+def standing(
+    measure: Measure, *, amount: int, remaining: int, reset_seconds: float = 1.0
+) -> Standing:
+    """Return how a limit a minute stands."""
+    limit = Limit(
+        id=f"{measure}{amount}", level=Level.KEY, measure=measure, window=Window.MINUTE,
+        amount=amount,
+    )  # fmt: skip
+    return Standing(limit, remaining, reset_seconds)
+
+
+@pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.AZURE_OPENAI])
+def test_an_openai_client_reads_requests_and_tokens(dialect: Dialect) -> None:
+    """Of a team's and a key's limit, the one that has least left."""
+    headers = limit_headers(
+        dialect,
+        [
+            standing(Measure.REQUESTS, amount=600, remaining=500),
+            standing(Measure.REQUESTS, amount=60, remaining=2, reset_seconds=61.2),
+            standing(Measure.TOKENS, amount=1_000, remaining=7, reset_seconds=0.25),
+            standing(Measure.COST, amount=1, remaining=1),
+        ],
+        now=NOW,
+    )
+    assert headers == (
+        ("x-ratelimit-limit-requests", b"60"),
+        ("x-ratelimit-remaining-requests", b"2"),
+        ("x-ratelimit-reset-requests", b"1m2s"),
+        ("x-ratelimit-limit-tokens", b"1000"),
+        ("x-ratelimit-remaining-tokens", b"7"),
+        ("x-ratelimit-reset-tokens", b"250ms"),
+    )
+
+
+def test_an_anthropic_client_reads_input_and_output_apart() -> None:
+    """Times as RFC 3339."""
+    headers = limit_headers(
+        Dialect.ANTHROPIC,
+        [
+            standing(Measure.INPUT_TOKENS, amount=50, remaining=5, reset_seconds=1.2),
+            standing(Measure.OUTPUT_TOKENS, amount=10, remaining=0),
+        ],
+        now=NOW,
+    )
+    assert headers == (
+        ("anthropic-ratelimit-input-tokens-limit", b"50"),
+        ("anthropic-ratelimit-input-tokens-remaining", b"5"),
+        ("anthropic-ratelimit-input-tokens-reset", b"2027-01-15T08:00:02Z"),
+        ("anthropic-ratelimit-output-tokens-limit", b"10"),
+        ("anthropic-ratelimit-output-tokens-remaining", b"0"),
+        ("anthropic-ratelimit-output-tokens-reset", b"2027-01-15T08:00:01Z"),
+    )
+
+
+@pytest.mark.parametrize("dialect", [Dialect.GEMINI, Dialect.BEDROCK])
+def test_an_api_without_such_headers_gets_none(dialect: Dialect) -> None:
+    """Its clients go by status and retry-after."""
+    assert (
+        limit_headers(dialect, [standing(Measure.REQUESTS, amount=1, remaining=0)], now=NOW) == ()
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0001, b"1ms"),
+        (1.0, b"1s"),
+        (59.5, b"1m0s"),
+        (3_600.0, b"1h0m0s"),
+        (90_061.0, b"25h1m1s"),
+    ],
+)
+def test_a_reset_is_rounded_up(seconds: float, words: bytes) -> None:
+    """Who comes back too early is refused again."""
+    one = standing(Measure.REQUESTS, amount=1, remaining=0, reset_seconds=seconds)
+    headers = dict(limit_headers(Dialect.OPENAI, [one], now=NOW))
+    assert headers["x-ratelimit-reset-requests"] == words
