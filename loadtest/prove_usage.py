@@ -96,14 +96,17 @@ class _World:
         await _end(workers[0].pid, signal.SIGKILL)
 
     async def kill_envoy(self) -> None:
-        """Kill it without a warning, with all that it had not sent."""
-        found = [
+        """Kill it without a warning, with all that it had not sent.
+
+        It is known by its configuration: another stack of the same process has an Envoy too.
+        """
+        config = str(self._run.path / "envoy.yaml")
+        (pid,) = (
             process.pid
             for process in psutil.Process().children(recursive=True)
-            if process.name() == "envoy"
-        ]
-        for pid in found:
-            await _end(pid, signal.SIGKILL)
+            if process.name() == "envoy" and config in process.cmdline()
+        )
+        await _end(pid, signal.SIGKILL)
 
     async def start_envoy(self, load: Load) -> None:
         """Start another with the same configuration, and send what is left to it."""
