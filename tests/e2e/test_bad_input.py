@@ -494,8 +494,10 @@ async def test_without_its_database_egret_starts_refuses_and_recovers(stack: Sta
                     answer = await cut_off.post(prompt(path), path=path, key="block")
                 assert_refused(answer, path, status=503, code="authorization_unavailable")
                 assert counted.outcomes == {("failed", "chat", "authorization_unavailable"): 1}
-                malformed = await cut_off.post(prompt(path), path=path, key="egk_x")
+                async with cut_off.counting() as counted:
+                    malformed = await cut_off.post(prompt(path), path=path, key="egk_x")
                 assert malformed.status == 401
+                assert counted.outcomes == {("refused", "chat", "invalid_api_key"): 1}
             assert await cut_off.received_count() == 0
             (Path(place) / real.name).symlink_to(real)
             await _until(lambda: _is_served(cut_off))
