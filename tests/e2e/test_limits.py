@@ -112,7 +112,7 @@ async def test_a_budget_ends_with_its_own_code(stack: Stack, key_id: str) -> Non
     await command(stack, "price", "set", MODEL, *prices, "--from", "2020-01-01")
     await limit(stack, key_id, "cost/month=0.5")
     async with asyncio.timeout(30):
-        while await statuses(stack, 1, max_tokens=1_000) != {429: 1}:  # noqa: ASYNC110 - prices are read now and then
+        while await statuses(stack, 8, max_tokens=1_000) != {429: 8}:  # noqa: ASYNC110 - each worker reads prices now and then
             await asyncio.sleep(0.5)
     refused = await stack.post(chat("hello", max_tokens=1_000), key="limited")
     assert json.loads(refused.body)["error"]["code"] == "budget_exhausted"
