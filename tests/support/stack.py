@@ -14,7 +14,7 @@ import ssl
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -282,14 +282,14 @@ class Stack:
 
     async def log_line(self, request_id: str) -> dict[str, Any]:
         """Return the line of Envoy's access log about a request; it is written a little later."""
-        async for line in _lines_of(self.facts.access_log):
+        async for line in _lines_of(self.facts.access_log, saying=request_id):
             if line.get("egret", {}).get("request_id") == request_id:
                 return line
         raise AssertionError("the access log has no such line")
 
     async def worker_line(self, request_id: str) -> dict[str, Any]:
         """Return a worker's line about a request that has ended."""
-        async for line in _lines_of(self.facts.logs / "workers.log"):
+        async for line in _lines_of(self.facts.logs / "workers.log", saying=request_id):
             if line.get("request_id") == request_id:
                 return line
         raise AssertionError("no worker has such a line")
@@ -298,12 +298,12 @@ class Stack:
         """Return all spans of the trace a request belongs to, once Egret's own are there."""
         assert self.facts.traces_file is not None
         trace_id = ""
-        async for span in _lines_of(self.facts.traces_file):
+        async for span in _lines_of(self.facts.traces_file, saying=request_id):
             if span["attributes"].get("egret.request.id") == request_id:
                 trace_id = span["trace_id"]
                 break
         await asyncio.sleep(0.5)  # Envoy's own come in an export of theirs
-        spans = _whole_lines(self.facts.traces_file)
+        spans = _whole_lines(self.facts.traces_file, saying=trace_id)
         return [span for span in spans if span["trace_id"] == trace_id]
 
     async def apply(self, policies: str) -> None:
@@ -361,23 +361,40 @@ def as_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def _whole_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the JSON lines of a file but for a last one that is still being written."""
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return [orjson.loads(line) for line in lines if line.startswith(b"{") and line[-1:] == b"\n"]
+def _whole_lines(file: Path, *, saying: str = "") -> list[dict[str, Any]]:
+    """Return the JSON lines of a file that hold these words."""
+    return [
+        orjson.loads(line)
+        for line in _ended_lines(file, 0)
+        if line.startswith(b"{") and saying.encode() in line
+    ]
+
+
+def _ended_lines(file: Path, offset: int) -> Iterator[bytes]:
+    """Yield the lines of a file but for a last one that is still being written."""
+    if not file.exists():
+        return
+    with file.open("rb") as lines:
+        lines.seek(offset)
+        yield from (line for line in lines if line.endswith(b"\n"))
 
 
 async def _lines_of(
-    file: Path, *, patience: float = PATIENCE_SECONDS
+    file: Path, *, saying: str = "", patience: float = PATIENCE_SECONDS
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield the JSON lines of a file that still grows, for as long as anybody is patient."""
+    """Yield the JSON lines of a file that still grows, for as long as anybody is patient.
+
+    What was read is not read again, and what is not sought is not parsed: by the end of a session
+    a file has many megabytes, and the receiver of traces runs on this very loop.
+    """
     deadline = time.monotonic() + patience
-    seen = 0
+    offset = 0
     while True:
-        lines = _whole_lines(file)
-        for line in lines[seen:]:
-            yield line
-        seen = len(lines)
+        ended = list(_ended_lines(file, offset))
+        offset += sum(len(line) for line in ended)
+        for line in ended:
+            if line.startswith(b"{") and saying.encode() in line:
+                yield orjson.loads(line)
         if time.monotonic() > deadline:
             raise AssertionError(f"{file.name} does not say what was waited for")
         await asyncio.sleep(POLL_SECONDS)
