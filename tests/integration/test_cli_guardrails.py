@@ -41,7 +41,11 @@ def test_the_built_in_policy_judges_a_text_without_a_database() -> None:
     """Offsets count characters; the text itself is not repeated."""
     ran = NOWHERE("guardrails", "test", "ünïcode bob@example.com", "-o", "json")
 
-    assert found(ran) == {"secrets": ("pass", []), "pii": ("redact", [("EMAIL", 0, 8, 23)])}
+    assert found(ran) == {
+        "secrets": ("pass", []),
+        "pii": ("redact", [("EMAIL", 0, 8, 23)]),
+        "prompt-injection": ("pass", []),
+    }
     assert (ran.json["policy"], ran.json["decision"]) == ("default", "redact")
     assert all(one["microseconds"] > 0 for one in ran.json["guardrails"])
     assert "bob" not in ran.out

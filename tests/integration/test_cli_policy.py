@@ -33,6 +33,7 @@ guardrails:
   mandatory: false
   redaction: placeholder
   restore: false
+  streams: window
 - name: judge
   type: webhook
   stage: input
@@ -43,6 +44,7 @@ guardrails:
   mandatory: false
   redaction: placeholder
   restore: false
+  streams: buffer
   url: https://judge.example/v1
   headers:
     authorization: '***'
@@ -80,7 +82,7 @@ def test_a_new_policy_is_shown_as_added_and_comes_into_force(egret: Egret, file:
     added = "".join(f"+{line}\n" for line in STRICT_SHOWN.splitlines())
     assert ran == Ran(
         0,
-        f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,32 @@\n{added}",
+        f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,34 @@\n{added}",
         "strict: version 1 is in force\n",
     )
     assert egret("policy", "show", "strict") == Ran(0, STRICT_SHOWN, "strict, version 1\n")

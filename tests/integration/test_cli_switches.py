@@ -213,7 +213,7 @@ def test_the_audit_log_tells_who_changed_what(egret: Egret, database: Database) 
         "at|by|action|what|change",
         (
             "TIME|carol (postgres)|insert|organizations org_ID|"
-            "id: org_ID, name: zoo, enabled: true, created_at: TIME"
+            "id: org_ID, name: zoo, limits: [], enabled: true, created_at: TIME"
         ),
         f"TIME|bob (postgres)|update|api_keys {KEY}|policy_name: - → strict",
         f"TIME|alice (postgres)|update|api_keys {KEY}|enabled: true → false",

@@ -64,7 +64,7 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, op
     FROM generate_series(1, 200000) AS n;
 INSERT INTO usage_by_hour
     SELECT date_trunc('hour', now()) - n / 1000 * interval '1 hour',
-           lpad((n % 1000)::text, 12, '0'), 'team_' || n % 1000, 'org_' || n % 100,
+           lpad((n % 100000)::text, 12, '0'), 'team_' || n % 10000 + 1, 'org_' || n % 10000 + 1,
            'gpt-5', 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1
     FROM generate_series(1, 200000) AS n;
 ANALYZE;

@@ -47,10 +47,24 @@ def lines() -> Iterator[str]:
         yield f"{number:012},{digest},acme/team-{number % TEAMS},key-{number}\n"
 
 
+def _peak_kb(pid: int) -> int:
+    """What it took at most so far; `getrusage` would count what this process takes as well.
+
+    A child that shares its parent's memory until it executes its program inherits that peak.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(peak[1]) if peak else 0
+
+
 def run(database: Database, *arguments: str) -> Ran:
     """Run `egret` with a terminal as its standard error."""
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
+    peaks = [0]
 
     def read() -> None:
         while True:
@@ -59,6 +73,7 @@ def run(database: Database, *arguments: str) -> Ran:
             except OSError:  # Linux: nobody holds the other side any more
                 return
             shown.append(chunk)
+            peaks.append(_peak_kb(process.pid))
 
     environment = {
         **inherited_environment(),
@@ -72,11 +87,10 @@ def run(database: Database, *arguments: str) -> Ran:
     os.close(theirs)
     reader = threading.Thread(target=read)
     reader.start()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process.wait()
     reader.join()
     os.close(ours)
-    return Ran(process.returncode, b"".join(shown).decode(), usage.ru_maxrss)
+    return Ran(process.returncode, b"".join(shown).decode(), max(peaks))
 
 
 def test_a_million_keys_go_in_and_come_out_with_a_bar_and_little_memory(
@@ -95,7 +109,8 @@ def test_a_million_keys_go_in_and_come_out_with_a_bar_and_little_memory(
     assert "1000000 keys exported" in exported.screen
     assert len(imported.percentages) > 20
     assert len(exported.percentages) > 10
-    assert max(imported.memory_kb, exported.memory_kb) < MAX_MEMORY_KB
+    assert 0 < imported.memory_kb < MAX_MEMORY_KB
+    assert 0 < exported.memory_kb < MAX_MEMORY_KB
     with second.open() as stream:
         header = stream.readline()
         came_out = {",".join(line.split(",")[:4]) for line in stream}

@@ -125,6 +125,8 @@ async def test_a_new_key_is_logged_without_its_digest(database: Database) -> Non
         "name": "other",
         "enabled": True,
         "tags": [],
+        "limits": [],
+        "priority": "standard",
         "created_at": "2026-01-01T00:00:00+00:00",
     }
     assert entries == [

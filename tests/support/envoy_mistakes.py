@@ -223,7 +223,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR203": _put(_workers, "connect_timeout", value="5s"),
     "EGR204": _drop(_workers, "circuit_breakers"),
     "EGR205": _drop(_workers, "health_checks"),
-    "EGR206": _drop(_workers, "common_lb_config"),
+    "EGR206": _drop(_workers, "common_lb_config", "healthy_panic_threshold"),
     "EGR207": _drop(_workers, "outlier_detection"),
     "EGR208": _put(_workers, "lb_policy", value="ROUND_ROBIN"),
     "EGR209": _put(
@@ -241,6 +241,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR214": lambda config: config["layered_runtime"]["layers"][0]["static_layer"].pop(
         "envoy.reloadable_features.ext_proc_graceful_grpc_close"
     ),
+    "EGR215": _drop(_workers, "common_lb_config", "update_merge_window"),
     "EGR301": _no_tls,
     "EGR302": _put(
         _tls, "common_tls_context", "validation_context", "trust_chain_verification",

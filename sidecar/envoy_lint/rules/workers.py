@@ -68,6 +68,12 @@ def _panics(cluster: Cluster) -> Node | None:
     return threshold if is_high and len(list(cluster.endpoints())) > 1 else None
 
 
+def _late_news(cluster: Cluster) -> Node | None:
+    window = cluster.node.at("common_lb_config", "update_merge_window")
+    is_late = window.seconds is None or window.seconds > 0
+    return window if is_late and len(list(cluster.endpoints())) > 1 else None
+
+
 def _no_outlier_detection(cluster: Cluster) -> Node | None:
     detection = cluster.node.at("outlier_detection")
     return None if detection.exists else detection
@@ -173,4 +179,8 @@ RULES: Final = (
          "nearly every stream ends in a reset, and the h2corn engine closes the connection at the "
          "201st; Envoy reads it at its start only",
          f"layered_runtime: a static_layer with {GRACEFUL_CLOSE}: true", _resets),
+    ConfigRule("EGR215", "workers-merge-window", _W,
+         "by default the load balancer hears up to 1 s late that a worker died or came back; "
+         "requests go on to the dead one",
+         "common_lb_config: {update_merge_window: 0s}", _where(_late_news)),
 )  # fmt: skip
