@@ -6,12 +6,12 @@ import asyncio
 import os
 import pwd
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
+from sidecar.cli.actor import ACTOR
 from sidecar.cli.output import WRONG_USAGE, fail, note
 from sidecar.settings import PostgresSettings, Settings, SettingsError, read_settings
 from sidecar.storage.administration import ChangeRefusedError
@@ -19,9 +19,6 @@ from sidecar.storage.audit import set_actor
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
 
 Result = TypeVar("Result")
-
-ACTOR: Final[ContextVar[str | None]] = ContextVar("ACTOR", default=None)
-"""Who runs the command, for the audit log; None is the user of the operating system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from typer.testing import CliRunner
 
-from sidecar.cli.main import app
+from sidecar.cli.main import command_tree
 from tests.support.live_servers import LiveServers, live_servers
 from tests.support.more_workers import more_workers
 from tests.support.pgbouncer import pgbouncer, through
@@ -38,7 +38,9 @@ class Pooled:
 
     async def egret(self, *arguments: str) -> str:
         """Run a command and return its standard output."""
-        ran = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=self.environment)
+        ran = await asyncio.to_thread(
+            CliRunner().invoke, command_tree(), arguments, env=self.environment
+        )
         assert ran.exit_code == 0, ran.stderr
         return ran.stdout
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from sidecar.authorization.api_key import ApiKey, generate, parse
 from sidecar.authorization.authorize import Authorized, Refused
-from sidecar.cli.main import app
+from sidecar.cli.main import command_tree
 from sidecar.domain.errors import ErrorKind
 from sidecar.settings import (
     CacheSettings,
@@ -71,7 +71,9 @@ class Bounced:
             "EGRET_VALKEY__URL": self.servers.valkey_url.get_secret_value(),
             "EGRET_CACHE__INVALIDATION": invalidation,
         }
-        ran = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
+        ran = await asyncio.to_thread(
+            CliRunner().invoke, command_tree(), arguments, env=environment
+        )
         return ran.exit_code, ran.stdout
 
 

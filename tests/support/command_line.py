@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from typer.testing import CliRunner
 
-from sidecar.cli.main import app
+from sidecar.cli.main import command_tree
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Egret:
     def __call__(self, *arguments: str, stdin: str | None = None) -> Ran:
         """Run one command."""
         environment = {"EGRET_POSTGRES__DSN": self.dsn, "EGRET_POSTGRES__ACQUIRE_SECONDS": "20"}
-        result = CliRunner().invoke(app, arguments, input=stdin, env=environment)
+        result = CliRunner().invoke(
+            command_tree(arguments), arguments, input=stdin, env=environment
+        )
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ran(result.exit_code, result.stdout, result.stderr)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from sidecar.cli.main import app
+from sidecar.cli.main import command_tree
 from sidecar.envoy_lint.lint import ALL_RULES
 from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
 
@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
 
 def lint(*arguments: str | Path, stdin: str | None = None) -> tuple[int, str, str]:
     """Run the command; return its exit code and what it said."""
-    ran = CliRunner().invoke(app, ["lint", *map(str, arguments)], input=stdin)
+    ran = CliRunner().invoke(command_tree(), ["lint", *map(str, arguments)], input=stdin)
     return ran.exit_code, ran.stdout, ran.stderr
 
 
