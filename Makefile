@@ -45,7 +45,8 @@ demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table an
 
 test: $(DEV_STAMP) has-pgbouncer ## All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn
-	$(PY) -m coverage run -m pytest
+	$(PY) -m pytest tests/e2e --engine grpcio
+	$(PY) -m pytest tests --ignore tests/e2e --numprocesses 2 --dist loadfile --cov --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 
