@@ -14,7 +14,7 @@ from sidecar.settings import PostgresSettings
 from sidecar.storage.checkup import Checked, Use, clock, failed, ok, skipped, warning
 from sidecar.storage.migrate import UnknownRevisionError, pending
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
-from sidecar.storage.schema import GRANTS, INDEXES, ROLES, TRIGGERS
+from sidecar.storage.schema import CALLS, GRANTS, INDEXES, ROLES, TRIGGERS
 
 CONNECTION: Final = "postgres connection"
 MIGRATIONS: Final = "postgres migrations"
@@ -46,6 +46,14 @@ _LACKING: Final = """
 SELECT privilege || ' on ' || relation
 FROM unnest($1::text[], $2::text[]) AS needed (relation, privilege)
 WHERE NOT has_table_privilege($3, relation, privilege)
+ORDER BY 1
+"""
+
+# A function that is not there counts as one that may not be called.
+_NOT_TO_CALL: Final = """
+SELECT 'EXECUTE on ' || called FROM unnest($1::text[]) AS called
+WHERE to_regprocedure(called) IS NULL
+    OR NOT has_function_privilege($2, to_regprocedure(called), 'EXECUTE')
 ORDER BY 1
 """
 
@@ -232,7 +240,8 @@ async def _lacking(connection: Connection, role: str, *, wanted: str) -> list[st
     rows = await connection.fetch(
         _LACKING, [table for table, _ in needed], [privilege for _, privilege in needed], role
     )
-    return [row[0] for row in rows]
+    calls = await connection.fetch(_NOT_TO_CALL, CALLS[wanted], role)
+    return [row[0] for row in (*rows, *calls)]
 
 
 async def _partitions(connection: Connection) -> Checked:

@@ -74,3 +74,18 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
 }
 """What each role may do, as table and privilege; the function `egret_grant` grants it."""
+
+CALLS: Final[Mapping[str, tuple[str, ...]]] = {
+    "egret_sidecar": (
+        "egret_last_change()",
+        "egret_prepare_usage(integer)",
+        "egret_usage_found(timestamptz[], text[])",
+        "egret_used(text, text, timestamptz)",
+    ),
+    "egret_admin": (
+        "egret_drop_usage(integer)",
+        "egret_prepare_usage(integer)",
+        "egret_used(text, text, timestamptz)",
+    ),
+}
+"""What each role may execute, granted by the same."""

@@ -175,6 +175,16 @@ def test_a_worker_that_can_write_keys_is_warned_of(egret: Egret) -> None:
             id="a role lacks a grant",
         ),
         pytest.param(
+            "REVOKE EXECUTE ON FUNCTION egret_last_change() FROM egret_sidecar",
+            "postgres roles",
+            (
+                "failed",
+                "egret_sidecar lacks EXECUTE on egret_last_change()",
+                "SELECT egret_set_up_roles() as the tables' owner",
+            ),
+            id="a role may not call what it needs",
+        ),
+        pytest.param(
             "UPDATE alembic_version SET version_num = '9999'",
             "postgres migrations",
             (
@@ -248,7 +258,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(
         {
             "postgres migrations": (
                 "failed",
-                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009",
+                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010",
                 MIGRATE,
             )
         },
@@ -304,7 +314,7 @@ def test_a_login_without_grants_is_told_which(database: Database, folder: Path) 
         "failed",
         (
             f"{login} lacks DELETE on api_keys, DELETE on organizations, DELETE on policies, "
-            "DELETE on policy_versions, DELETE on prices and 17 more"
+            "DELETE on policy_versions, DELETE on prices and 18 more"
         ),
         f"GRANT egret_admin TO {login}",
     )

@@ -3,7 +3,7 @@
 In this order, from outside in. What is kept costs the server nothing and needs no place; what
 finds no place says nothing about the server; a server that is let alone is not asked again;
 and attempts of one check count as one, for the place and for the breaker.
-docs/decisions/0009 says why.
+docs/decisions/0012 says why.
 """
 
 from __future__ import annotations
