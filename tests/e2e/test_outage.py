@@ -22,6 +22,7 @@ from tests.support.stack import MESSAGES, Answer, Stack, chat, message, whole_st
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.any_engine,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(180),
 ]

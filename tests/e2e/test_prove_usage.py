@@ -7,7 +7,7 @@ from rich.console import Console
 
 from loadtest.prove_usage import Proof, prove
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.any_engine]
 
 
 @pytest.mark.timeout(240)

@@ -13,6 +13,7 @@ from tests.support.stack import CHAT, Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.any_engine,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
 ]
