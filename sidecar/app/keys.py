@@ -24,7 +24,7 @@ from sidecar.telemetry.logs import get_logger
 
 _LISTEN: Final = "listen"
 _PUBSUB: Final = "pubsub"
-_SIZE_SECONDS: Final = 5.0
+_SIZE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class WorkerKeys:
 
     async def _show_size(self) -> Never:
         while True:
-            self.metrics.cache_holds(self.cache.key_count)
+            self.metrics.cache_holds(self.cache.key_count, loads=self.cache.load_count)
             await asyncio.sleep(_SIZE_SECONDS)
 
     async def _subscribe(self, on_policies: Callable[[], None]) -> Never:

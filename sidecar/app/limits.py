@@ -22,6 +22,7 @@ from sidecar.storage.pool import UNAVAILABLE, Pool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.storage.usage_totals import PostgresTotals
 from sidecar.telemetry.limit_metrics import LimitMetrics
+from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.estimate import record_of
 from sidecar.usage.prices import PriceList
 
@@ -107,6 +108,18 @@ class Settling:
         if over is not None:
             changes = changes_of(limits, over)
             self._limiter.settle(ended.request.organization_id, changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Implements `EndedListener`: counts what requests cost, those without limits too."""
+
+    prices: PriceBook
+    metrics: UsageMetrics
+
+    def exchange_ended(self, ended: ExchangeEnded) -> None:
+        """Count it."""
+        self.metrics.cost(ended, self.prices.current.cost_of(record_of(ended)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class PolicyReloader:
                 keeps_last_good=self._snapshot is not None,
             )
             return False
+        self._metrics.policies_read()
         return True
 
     async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:

@@ -20,6 +20,7 @@ from sidecar.app.process import CANNOT_START
 from sidecar.settings import Settings, inherited_environment
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
 
@@ -53,6 +54,9 @@ class Supervisor:
         except EndpointError:
             shutil.rmtree(self._metrics_directory, ignore_errors=True)
             raise
+        self._own_metrics = SupervisorMetrics(
+            self._endpoint.registry, wanted=settings.server.workers
+        )
 
     async def run(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT.
@@ -93,6 +97,7 @@ class Supervisor:
                 raise WorkerStartError(f"worker {index} cannot start; its log says why")
             if loop.time() - started_at > STEADY_SECONDS:
                 delay = FIRST_RESTART_SECONDS
+            self._own_metrics.worker_died()
             get_logger().error("worker.died", worker=index, exit_code=code, restart_seconds=delay)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
@@ -113,10 +118,12 @@ class Supervisor:
             start_new_session=True,
         )
         self._processes[index] = process
+        self._own_metrics.running(len(self._processes))
         try:
             return await self._outcome(process)
         finally:
             del self._processes[index]
+            self._own_metrics.running(len(self._processes))
             self._metrics.worker_gone(process.pid)
 
     async def _outcome(self, process: asyncio.subprocess.Process) -> int:

@@ -19,10 +19,11 @@ from typing import Final, assert_never
 
 from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import WorkerKeys, open_keys
-from sidecar.app.limits import WorkerLimits, open_limits
+from sidecar.app.limits import Spending, WorkerLimits, open_limits
 from sidecar.app.policies import PolicyReloader
 from sidecar.app.remote_checks import open_remote_checks
 from sidecar.app.usage import WorkerUsage, open_usage
+from sidecar.app.vitals import Vitals
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts, PolicySource
@@ -35,6 +36,7 @@ from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.process_metrics import GcPauses
 from sidecar.telemetry.recorder import Recorder
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import Converse, Engine, EngineOptions, ReceiveLog
@@ -109,7 +111,7 @@ async def _open_stores(
         settings,
         pool,
         metrics=metrics.usage,
-        listeners=[limits.settling],
+        listeners=[limits.settling, Spending(limits.prices, metrics.usage)],
         instance=instance,
         stack=stack,
     )
@@ -134,6 +136,7 @@ async def _build_parts(
     stack.push_async_callback(uses.aclose)
     tasks.start(policies.run(), name="policies")
     tasks.start(uses.run(), name="key uses")
+    tasks.start(Vitals(recorder.metrics.process, pool, GcPauses()).run(), name="vitals")
     keys.start(tasks, on_policies=policies.note_change)
     limits.start(tasks)
     return Parts(

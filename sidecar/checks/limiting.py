@@ -89,6 +89,7 @@ class Limiting:
         self._ledger.limits_are_local = outcome.is_local
         match outcome:
             case Granted():
+                self._parts.recorder.limit_granted(is_local=outcome.is_local)
                 self._ledger.reserved = Reserved(
                     demand.input_tokens, demand.output_tokens, demand.cost
                 )
@@ -96,7 +97,9 @@ class Limiting:
             case Limited(standing):
                 self._ledger.short = standing
                 limit = standing.limit
-                self._parts.recorder.limit_refused(limit.measure, limit.level)
+                self._parts.recorder.limit_refused(
+                    limit.measure, limit.level, is_local=outcome.is_local
+                )
                 seconds = max(1, math.ceil(standing.reset_seconds))
                 if limit.measure is Measure.COST:
                     return budget_error(limit, retry_after_seconds=seconds)

@@ -30,13 +30,16 @@ class EndpointError(Exception):
 
 
 class MetricsEndpoint:
-    """The HTTP server around `WorkerMetrics`. It answers on threads of its own."""
+    """The HTTP server around `WorkerMetrics`. It answers on threads of its own.
+
+    `registry` is where whoever runs the workers counts on its own account.
+    """
 
     def __init__(self, metrics: WorkerMetrics, *, host: str, port: int) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(metrics)
+        self.registry: Final = CollectorRegistry(auto_describe=False)
+        self.registry.register(metrics)
         try:
-            self._server = _Server((host, port), registry)
+            self._server = _Server((host, port), self.registry)
         except OSError as error:
             raise EndpointError(
                 f"metrics endpoint cannot listen on {host}:{port} ({error.strerror}): free it or"

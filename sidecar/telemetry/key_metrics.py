@@ -62,6 +62,12 @@ class KeyMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._loads = Gauge(
+            MetricName.KEY_LOADS,
+            "Look-ups of keys beyond the in-process cache under way now, over all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._heard = Gauge(
             MetricName.KEY_CHANGES_HEARD,
             "1 if changes to keys are heard of, 0 if not; the lowest of all live workers.",
@@ -73,9 +79,10 @@ class KeyMetrics:
         """Count an operation on the shared cache."""
         self._operations[outcome].inc()
 
-    def cache_holds(self, entries: int) -> None:
-        """Show how many keys this worker's cache holds."""
+    def cache_holds(self, entries: int, *, loads: int) -> None:
+        """Show how many keys this worker's cache holds, and how many are being looked up."""
         self._entries.set(entries)
+        self._loads.set(loads)
 
     def oversized(self) -> None:
         """Count a record that was too large to keep."""

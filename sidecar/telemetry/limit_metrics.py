@@ -21,6 +21,19 @@ class LimitMetrics:
         for measure in Measure:  # an alert on a rate needs the zero before the first refusal
             for level in Level:
                 self._refused.labels(measure.value, level.value)
+        decisions = Counter(
+            MetricName.LIMIT_DECISIONS,
+            "Requests held against limits, by what came of it and by whose counts.",
+            ("decision", "counts"),
+            registry=registry,
+        )
+        self._decisions = {
+            (is_granted, is_local): decisions.labels(
+                "granted" if is_granted else "refused", "local" if is_local else "shared"
+            )
+            for is_granted in (True, False)
+            for is_local in (True, False)
+        }
         self._local = Gauge(
             MetricName.LIMITS_LOCAL,
             "Workers that go by their own share of limits: the shared counts do not answer.",
@@ -34,8 +47,13 @@ class LimitMetrics:
             registry=registry,
         )
 
-    def refused(self, measure: Measure, level: Level) -> None:
+    def granted(self, *, is_local: bool) -> None:
+        """Count a request with room in all of its limits."""
+        self._decisions[True, is_local].inc()
+
+    def refused(self, measure: Measure, level: Level, *, is_local: bool) -> None:
         """Count a request without room."""
+        self._decisions[False, is_local].inc()
         self._refused.labels(measure.value, level.value).inc()
 
     def stand(self, *, is_local: bool, waiting: int) -> None:

@@ -20,8 +20,10 @@ from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.labels import Children, LabelCap
 from sidecar.telemetry.limit_metrics import LimitMetrics
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+from sidecar.telemetry.process_metrics import ProcessMetrics
 from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
+from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
 
 SECONDS_BUCKETS: Final = (
@@ -70,6 +72,8 @@ class Metrics:
         )
         self.usage = UsageMetrics(registry)
         self.limits = LimitMetrics(registry)
+        self.spans = SpanMetrics(registry)
+        self.process = ProcessMetrics(registry)
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
         self._exchanges = Children(
@@ -171,6 +175,18 @@ class Metrics:
                 registry=registry,
             )
         )
+        self._policies_read = Gauge(
+            MetricName.POLICIES_READ,
+            "When policies were last read from the database; the earliest of all live workers.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._policies_loaded = Gauge(
+            MetricName.POLICIES_LOADED,
+            "Since when the policies in force are; the earliest of all live workers.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
         self._policy_reload_failures = Counter(
             MetricName.POLICY_RELOAD_FAILURES,
             "Policies that could not be loaded; the last good one stayed in place.",
@@ -204,6 +220,11 @@ class Metrics:
         """Show the versions of the policies that this worker applies from now on."""
         for policy in policies:
             self._policy_version(self._policy_label(policy.name)).set(policy.version)
+        self._policies_loaded.set_to_current_time()
+
+    def policies_read(self) -> None:
+        """Show that what is in force is what the database holds."""
+        self._policies_read.set_to_current_time()
 
     def policy_reload_failed(self) -> None:
         """Count a policy that could not be loaded."""

@@ -15,6 +15,7 @@ from sidecar.settings import TelemetrySettings
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind
+from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Recorder:
     ) -> None:
         self.metrics: Final = Metrics(registry)
         self.metrics.build(__version__)
-        self._tracing = _tracing(settings, instance or str(uuid.uuid4()))
+        self._tracing = _tracing(settings, instance or str(uuid.uuid4()), self.metrics.spans)
         self._log = ExchangeLog(get_logger(), slow_request_ms=settings.slow_request_ms)
         self._metrics_part = _Part("metrics", self.metrics, self._log)
         self._spans_part = _Part("spans", self.metrics, self._log)
@@ -65,10 +66,15 @@ class Recorder:
         with self._metrics_part:
             self.metrics.exchange_ended()
 
-    def limit_refused(self, measure: Measure, level: Level) -> None:
+    def limit_granted(self, *, is_local: bool) -> None:
+        """Count a request with room in all of its limits."""
+        with self._metrics_part:
+            self.metrics.limits.granted(is_local=is_local)
+
+    def limit_refused(self, measure: Measure, level: Level, *, is_local: bool) -> None:
         """Count a request without room."""
         with self._metrics_part:
-            self.metrics.limits.refused(measure, level)
+            self.metrics.limits.refused(measure, level, is_local=is_local)
 
     def fault(self, kind: FaultKind, error: BaseException | None = None) -> None:
         """Count what went wrong around an exchange; log where an exception came from."""
@@ -123,10 +129,10 @@ class _Part:
         return True
 
 
-def _tracing(settings: TelemetrySettings, instance: str) -> Tracing | None:
+def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> Tracing | None:
     if settings.otlp_endpoint is None:
         return None
     # Without an endpoint the SDK is never loaded.
     from sidecar.telemetry.tracing import Tracing  # noqa: PLC0415
 
-    return Tracing(settings.otlp_endpoint, version=__version__, instance=instance)
+    return Tracing(settings.otlp_endpoint, version=__version__, instance=instance, count=count)

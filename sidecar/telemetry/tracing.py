@@ -7,15 +7,15 @@ This module loads the OpenTelemetry SDK; import it only where an endpoint is con
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -28,6 +28,7 @@ from opentelemetry.trace import (
     TraceState,
     format_trace_id,
 )
+from typing_extensions import override
 
 from sidecar.domain.finding import GuardrailResult
 from sidecar.telemetry import sanitize
@@ -38,6 +39,7 @@ from sidecar.telemetry.span_attributes import (
     exchange_attributes,
     guardrail_attributes,
 )
+from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import TraceParent
 
 EXPORT_SECONDS: Final = 5.0
@@ -49,10 +51,33 @@ QUEUE_SPANS: Final = 4096
 BATCH_DELAY_MILLISECONDS: Final = 1000.0
 
 
+class _Exporter(SpanExporter):
+    """Counts what its exporter could bring to the collector."""
+
+    def __init__(self, exporter: SpanExporter, count: SpanMetrics) -> None:
+        self._exporter = exporter
+        self._count = count
+
+    @override
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        self._count.left(len(spans), is_taken=result is SpanExportResult.SUCCESS)
+        return result
+
+    @override
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    @override
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
 class Tracing:
     """The way to an OTLP collector."""
 
-    def __init__(self, endpoint: str, *, version: str, instance: str) -> None:
+    def __init__(self, endpoint: str, *, version: str, instance: str, count: SpanMetrics) -> None:
+        self._count = count
         self._provider = TracerProvider(
             sampler=ParentBased(root=ALWAYS_ON),
             resource=Resource.create(
@@ -64,7 +89,7 @@ class Tracing:
             ),
             shutdown_on_exit=False,  # it would wait 30 s for a collector that is away
         )
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS)
+        exporter = _Exporter(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS), count)
         self._provider.add_span_processor(
             BatchSpanProcessor(
                 exporter,
@@ -88,6 +113,8 @@ class Tracing:
         )
         self._record_children(report, trace.set_span_in_context(span, Context()))
         _end(span, attributes, report.timings.wall_ns + _nanoseconds(report.timings.seconds))
+        steps = (report.timings.authorize, report.timings.read)
+        self._count.recorded(1 + sum(step is not None for step in steps) + len(report.results))
         return format_trace_id(span.get_span_context().trace_id)
 
     def shutdown(self, seconds: float) -> None:

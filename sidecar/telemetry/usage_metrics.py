@@ -6,6 +6,7 @@ Names and buckets follow OpenTelemetry's GenAI conventions, in Prometheus's spel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -90,6 +91,20 @@ class UsageMetrics:
             )
         )
 
+        self._cost = Children(
+            Counter(
+                MetricName.COST_USD,
+                "US dollars that tokens cost by the prices in the database, estimates included.",
+                _GEN_AI,
+                registry=registry,
+            )
+        )
+        self._unpriced = Counter(
+            MetricName.COST_UNKNOWN,
+            "Requests whose model has no price.",
+            registry=registry,
+        )
+
     def _declare_delivery(self, registry: CollectorRegistry) -> None:
         self._stored = Children(
             Counter(
@@ -139,6 +154,13 @@ class UsageMetrics:
         if ended.is_event_stream and ended.first_token_seconds is not None:
             self._first_token(*labels).observe(ended.first_token_seconds)
             self._observe_speed(ended, labels)
+
+    def cost(self, ended: ExchangeEnded, usd: Decimal | None) -> None:
+        """Count what the tokens of an exchange cost, None where no price is known."""
+        if usd is None:
+            self._unpriced.inc()
+        elif usd:
+            self._cost(*self._labels(ended)).inc(float(usd))
 
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""

@@ -162,6 +162,8 @@ async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path:
         port = _logged_port(running.log)
         page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}/metrics")
         assert "egret_build_info" in page
+        assert "egret_workers_running 2.0" in page
+        assert "egret_worker_deaths_total 0.0" in page
 
 
 def _logged_port(log: Path) -> str:

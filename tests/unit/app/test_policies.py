@@ -137,4 +137,7 @@ async def test_a_store_that_is_away_is_asked_again(world: World) -> None:
         world.hold(GOOD)
         await world.snapshot_of(1)
 
+        read_at = world.registry.get_sample_value("egret_policies_read_timestamp_seconds")
+
     assert world.failures == 2
+    assert read_at

@@ -53,6 +53,16 @@ async def judged(
     return exchange, verdict
 
 
+def decisions(made: World) -> dict[tuple[str, str], float]:
+    """Return how many requests were decided on, by decision and by whose counts."""
+    return {
+        (sample.labels["decision"], sample.labels["counts"]): sample.value
+        for metric in made.registry.collect()
+        for sample in metric.samples
+        if sample.name == "egret_limit_decisions_total" and sample.value
+    }
+
+
 def costs(made: World) -> list[tuple[str, int]]:
     """Return what the last request asked for."""
     return [(claim.limit.id, claim.cost) for claim in made.limiter.asked[-1]]
@@ -153,6 +163,20 @@ async def test_a_budget_that_is_used_up_has_a_code_of_its_own_and_asks_for_no_re
     assert (error["code"], error["type"]) == ("budget_exhausted", "insufficient_quota")
     assert "2.50 US dollars a month" in error["message"]
     assert (told["x-should-retry"], told["x-egret-limits"]) == (b"false", b"local")
+
+
+async def test_requests_held_against_limits_are_counted_by_what_came_of_them() -> None:
+    """And by whose counts; a key without limits is no decision."""
+    made = world(limit(Measure.REQUESTS))
+    await judged(made, chat())
+    await judged(made, chat())
+    made.limiter.short, made.limiter.is_local = 0, True
+    await judged(made, chat())
+    without = world()
+    await judged(without, chat())
+
+    assert decisions(made) == {("granted", "shared"): 2, ("refused", "local"): 1}
+    assert decisions(without) == {}
 
 
 @pytest.mark.parametrize(

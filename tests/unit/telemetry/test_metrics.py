@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -167,13 +168,23 @@ def test_the_state_of_a_worker_is_shown_as_it_was_last_told(
     metrics.policies_loaded((POLICY,))
     metrics.policies_loaded((dataclasses.replace(POLICY, version=8),))
     metrics.policy_reload_failed()
-    metrics.keys.cache_holds(12)
+    metrics.keys.cache_holds(12, loads=3)
 
-    assert _samples(registry) == {
+    metrics.policies_read()
+    samples = _samples(registry)
+    moments = {line for line in samples if "_timestamp_seconds" in line}
+
+    assert {line.split()[0] for line in moments} == {
+        "egret_policies_loaded_timestamp_seconds",
+        "egret_policies_read_timestamp_seconds",
+    }
+    assert all(abs(float(line.split()[1]) - time.time()) < 60 for line in moments)
+    assert samples - moments == {
         "egret_in_flight_exchanges 1.0",
         'egret_policy_version{policy="standard"} 8.0',
         "egret_policy_reload_failures_total 1.0",
         "egret_key_cache_entries 12.0",
+        "egret_key_loads 3.0",
     }
 
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
 from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
+from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.otlp import OtlpReceiver, ReceivedSpan, otlp_receiver
@@ -34,8 +36,15 @@ def receiver() -> Iterator[OtlpReceiver]:
         yield running
 
 
-def _export(receiver: OtlpReceiver, *reports: ExchangeReport) -> list[str | None]:
-    tracing = Tracing(receiver.endpoint, version="1.2.3", instance="worker-0")
+def _export(
+    receiver: OtlpReceiver, *reports: ExchangeReport, registry: CollectorRegistry | None = None
+) -> list[str | None]:
+    tracing = Tracing(
+        receiver.endpoint,
+        version="1.2.3",
+        instance="worker-0",
+        count=SpanMetrics(registry or CollectorRegistry()),
+    )
     ids = [
         tracing.record_spans(one, parse_trace_parent(one.traceparent, one.tracestate))
         for one in reports
@@ -293,13 +302,31 @@ def test_a_clock_set_back_between_steps_moves_no_child_out_of_its_parent(
     )
 
 
+def test_spans_are_counted_as_recorded_and_as_taken_by_the_collector(
+    receiver: OtlpReceiver,
+) -> None:
+    """The two meet where none was lost; an unsampled exchange is in neither."""
+    registry = CollectorRegistry()
+    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED)
+    _export(receiver, redacted_report(), unsampled, registry=registry)
+    receiver.wait_for(6)
+
+    assert {
+        state: registry.get_sample_value("egret_spans_total", {"state": state})
+        for state in ("recorded", "exported", "failed")
+    } == {"recorded": 6, "exported": 6, "failed": 0}
+
+
 AWAY = """
 import sys, time
+from prometheus_client import CollectorRegistry
+from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.reports import SAMPLED, redacted_report
 
-tracing = Tracing(sys.argv[1], version="1", instance="i")
+registry = CollectorRegistry()
+tracing = Tracing(sys.argv[1], version="1", instance="i", count=SpanMetrics(registry))
 for _ in range(50):
     tracing.record_spans(redacted_report(), parse_trace_parent(SAMPLED, None))
 before = time.monotonic()

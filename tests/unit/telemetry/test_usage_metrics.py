@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -155,3 +157,18 @@ def test_every_kind_of_loss_is_shown_before_it_happens() -> None:
         reason: counted.sample("egret_usage_lost_total", reason=reason) for reason in LOST_REASONS
     }
     assert found == {**dict.fromkeys(LOST_REASONS, 0), "rejected": 3}
+
+
+def test_what_tokens_cost_is_counted_by_model_and_what_has_no_price_is_counted_apart() -> None:
+    """An answer without tokens costs nothing and makes no series."""
+    counted = Counted()
+    free = judged(model="free-1")
+    counted.metrics.cost(ended(), Decimal("0.25"))
+    counted.metrics.cost(ended(), Decimal("0.5"))
+    counted.metrics.cost(ended(request=free), Decimal(0))
+    counted.metrics.cost(ended(request=judged(model="new-1")), None)
+
+    assert counted.sample("egret_cost_usd_total", **LABELS) == 0.75
+    of_free = LABELS | {"gen_ai_request_model": "free-1"}
+    assert counted.sample("egret_cost_usd_total", **of_free) is None
+    assert counted.sample("egret_cost_unknown_total") == 1

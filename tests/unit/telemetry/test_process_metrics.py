@@ -1,0 +1,108 @@
+"""What is shown of a worker's process itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from sidecar.app.vitals import BEAT_SECONDS, Vitals
+from sidecar.settings import PostgresSettings
+from sidecar.storage.pool import open_pool
+from sidecar.telemetry.process_metrics import MAX_PAUSES, GcPauses, PoolUse, ProcessMetrics
+from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def pauses() -> Iterator[GcPauses]:
+    watched = GcPauses()
+    watched.start()
+    yield watched
+    watched.stop()
+
+
+def test_a_collection_is_noted_with_its_generation_and_taken_once(
+    pauses: GcPauses, registry: CollectorRegistry
+) -> None:
+    """The figures become a histogram when somebody takes them, not while garbage is collected."""
+    gc.collect(2)
+    taken = pauses.take()
+    metrics = ProcessMetrics(registry)
+    metrics.collected([(2, 0.5), (0, 0.001)])
+
+    assert [generation for generation, _ in taken if generation == 2] == [2]
+    assert all(0 < seconds < 10 for _, seconds in taken)
+    assert 2 not in [generation for generation, _ in pauses.take()]
+    sums = [
+        registry.get_sample_value("egret_gc_pause_seconds_sum", {"generation": one})
+        for one in "012"
+    ]
+    assert sums == [0.001, 0.0, 0.5]
+
+
+def test_collections_that_nobody_takes_fill_no_memory(pauses: GcPauses) -> None:
+    """A loop that hangs takes none, and garbage is collected all the same."""
+    for _ in range(MAX_PAUSES + 100):
+        gc.collect(0)
+
+    assert len(pauses.take()) == MAX_PAUSES
+
+
+def test_a_pool_is_shown_by_what_its_connections_do(registry: CollectorRegistry) -> None:
+    """Busy and idle add up to what is open."""
+    ProcessMetrics(registry).pool_is(PoolUse(busy=3, open=4, limit=8))
+    shown = [
+        registry.get_sample_value("egret_database_connections", {"state": state})
+        for state in ("busy", "idle")
+    ]
+
+    assert (shown, registry.get_sample_value("egret_database_connections_limit")) == ([3, 1], 8)
+
+
+async def test_a_loop_that_is_held_up_is_seen_to_be_late(registry: CollectorRegistry) -> None:
+    """A stall is a lag; the watch on garbage ends with the task."""
+    before = list(gc.callbacks)
+    settings = PostgresSettings()
+    async with open_pool(settings) as pool:
+        vitals = Vitals(ProcessMetrics(registry), pool, GcPauses())
+        task = asyncio.ensure_future(vitals.run())
+        await asyncio.sleep(0)
+        time.sleep(BEAT_SECONDS + 0.15)  # noqa: ASYNC251 - this is the stall
+        while not registry.get_sample_value("egret_database_connections_limit"):  # noqa: ASYNC110 - a metric tells nobody
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    lag = registry.get_sample_value("egret_event_loop_lag_seconds_sum")
+
+    assert lag is not None
+    assert lag > 0.1
+    assert gc.callbacks == before
+    limit = registry.get_sample_value("egret_database_connections_limit")
+    assert limit == settings.pool_size
+
+
+def test_a_supervisor_shows_the_workers_there_are_and_counts_those_that_died(
+    registry: CollectorRegistry,
+) -> None:
+    """The count is there before the first death: a rate would miss it otherwise."""
+    metrics = SupervisorMetrics(registry, wanted=4)
+    before = registry.get_sample_value("egret_worker_deaths_total")
+    metrics.running(3)
+    metrics.worker_died()
+
+    assert before == 0
+    assert [
+        registry.get_sample_value(f"egret_{name}")
+        for name in ("workers_wanted", "workers_running", "worker_deaths_total")
+    ] == [4, 3, 1]
