@@ -10,7 +10,7 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-pgbouncer run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -28,14 +28,15 @@ $(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
 
 setup: $(DEV_STAMP) ## Make .venv with everything for development
 
-system: ## Install what the tests need beside wheels: pgbouncer (Debian, as root)
+system: ## Install what the tests need beside wheels: pgbouncer, prometheus (Debian, as root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer prometheus
 
-has-pgbouncer:
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer >/dev/null \
+has-programs:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+	  { command -v pgbouncer && command -v prometheus && command -v promtool; } >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(MAKE) --no-print-directory system; } \
-	  || { echo "The tests need pgbouncer: run 'make system' as root, or install it (Debian: pgbouncer, 1.21 or later)" >&2; exit 1; }
+	  || { echo "The tests need pgbouncer and prometheus: run 'make system' as root, or install them (Debian: pgbouncer, 1.21 or later; prometheus with promtool)" >&2; exit 1; }
 
 run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
 	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
@@ -43,7 +44,7 @@ run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envo
 demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table and exits
 	$(PY) -m sidecar demo
 
-test: $(DEV_STAMP) has-pgbouncer ## All tests, on real Envoy, PostgreSQL and Valkey
+test: $(DEV_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine"
 	$(PY) -m pytest tests/e2e --engine grpcio
 	$(PY) -m pytest tests --ignore tests/e2e --numprocesses 2 --dist loadfile --cov --cov-report=

@@ -1,0 +1,108 @@
+"""Alerts that Prometheus itself has checked, each with a runbook and with both of its cases."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+
+ROOT: Final = Path(__file__).parents[2]
+PLACE: Final = ROOT / "deploy" / "prometheus"
+CASES: Final = ("egret.rules.test.yaml", "egret.rules.days.test.yaml")
+HEADINGS: Final = ["Meaning", "Impact", "What to look at", "Mend"]
+METRIC: Final = re.compile(
+    r"\b(?:egret|gen_ai)_[a-z_]+(?:total|seconds|bytes|count|bucket|[a-z])\b"
+)
+
+
+def _alerts() -> dict[str, dict[str, Any]]:
+    rules = yaml.safe_load((PLACE / "egret.rules.yaml").read_text(encoding="utf-8"))
+    return {
+        rule["alert"]: rule
+        for group in rules["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+
+
+def _promtool(*arguments: str) -> None:
+    done = subprocess.run(
+        ["promtool", *arguments], cwd=PLACE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("what", ["rules egret.rules.yaml", "config prometheus.yaml"])
+def test_prometheus_takes_rules_and_configuration(what: str) -> None:
+    """As Prometheus would read them."""
+    _promtool("check", *what.split())
+
+
+@pytest.mark.parametrize("cases", CASES)
+def test_alerts_fire_and_stay_silent_as_their_cases_say(cases: str) -> None:
+    """Prometheus evaluates the rules over made-up series."""
+    _promtool("test", "rules", cases)
+
+
+def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    """A rule that cannot fire, or always does, would show."""
+    seen = {
+        (case["alertname"], bool(case["exp_alerts"]))
+        for file in CASES
+        for test in yaml.safe_load((PLACE / file).read_text(encoding="utf-8"))["tests"]
+        for case in test["alert_rule_test"]
+    }
+
+    assert seen == {(alert, fires) for alert in _alerts() for fires in (True, False)}
+
+
+def test_each_alert_links_a_runbook_with_all_of_its_parts() -> None:
+    """Whoever is woken up finds what it means and what to do; no page is left over."""
+    links = {alert: rule["annotations"]["runbook"] for alert, rule in _alerts().items()}
+    pages = {page.stem: page for page in (ROOT / "docs" / "runbooks").iterdir()}
+
+    assert links == {name: f"docs/runbooks/{name}.md" for name in pages}
+    for name, page in pages.items():
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {name}\n")
+        assert re.findall("^## (.*)$", text, re.MULTILINE) == HEADINGS
+
+
+def test_the_page_on_alerts_lists_each_with_its_severity_and_what_it_says() -> None:
+    """In the words of the alert itself."""
+    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| (\w+) \| (.+) \|$", page, re.MULTILINE
+    )
+
+    assert rows == [
+        (name, name, rule["labels"]["severity"], rule["annotations"]["summary"])
+        for name, rule in _alerts().items()
+    ]
+
+
+def test_rules_and_runbooks_ask_for_metrics_that_there_are() -> None:
+    """A query for a name that was mistyped is silent for ever."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    SupervisorMetrics(registry, wanted=1)
+    known = {
+        name + suffix
+        for name in registry._names_to_collectors
+        for suffix in ("", "_bucket", "_count", "_sum")
+    }
+    texts = [PLACE / "egret.rules.yaml", *(ROOT / "docs" / "runbooks").iterdir()]
+    asked = {
+        name for file in texts for name in METRIC.findall(file.read_text(encoding="utf-8"))
+    } - {"gen_ai_provider_name", "gen_ai_request_model"}
+
+    assert asked - known == set()
+    assert len(asked) > 20
