@@ -8,6 +8,7 @@ TRAINING_STAMP := $(VENV)/.training-stamp
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
+WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system has-programs run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
@@ -46,8 +47,8 @@ demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table an
 
 test: $(DEV_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine"
-	$(PY) -m pytest tests/e2e --engine grpcio
-	$(PY) -m pytest tests --ignore tests/e2e --numprocesses 2 --dist loadfile --cov --cov-report=
+	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio
+	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) --numprocesses 2 --dist loadfile --cov --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from sidecar.settings import Engine
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("egret", deadline=None)
+settings.load_profile("egret")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
