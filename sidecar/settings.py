@@ -27,6 +27,8 @@ ENV_PREFIX = "EGRET_"
 MAX_SOCKET_PATH_BYTES: Final = 107
 """`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""
 
+MAX_PORT: Final = 65535
+
 
 class Engine(enum.Enum):
     """The gRPC server below the codec."""
@@ -67,6 +69,38 @@ class ServerSettings(_Section):
     drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 2.5
     """NOT_SERVING is shown this long before the socket closes: over two health intervals."""
     drain_grace_seconds: Seconds = 20.0
+
+
+class NetworkTls(enum.Enum):
+    """What secures calls that come over the network.
+
+    MUTUAL: TLS 1.2 or later, and a certificate of the client's, which Egret checks.
+    OFF: a mesh around both sides; Egret reads plain HTTP/2.
+    """
+
+    MUTUAL = "mutual"
+    OFF = "off"
+
+
+class ListenSettings(_Section):
+    """Ports for an Envoy on another machine, beside the sockets; without a host there are none."""
+
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 50051
+    """Of worker 0; worker N has the Nth after it."""
+    tls: NetworkTls = NetworkTls.MUTUAL
+    certificate_file: Path | None = None
+    """With the chain, PEM. Read again when it changes, as the two below."""
+    key_file: Path | None = None
+    client_ca_file: Path | None = None
+    """Whoever has a certificate of this authority may ask Egret and report usage to it."""
+
+    @property
+    def tls_files(self) -> tuple[Path, Path, Path] | None:
+        """Certificate, key and the clients' authority, where all are given."""
+        if self.certificate_file and self.key_file and self.client_ca_file:
+            return self.certificate_file, self.key_file, self.client_ca_file
+        return None
 
 
 class ExchangeSettings(_Section):
@@ -223,6 +257,7 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    listen: ListenSettings = ListenSettings()
     exchange: ExchangeSettings = ExchangeSettings()
     postgres: PostgresSettings = PostgresSettings()
     valkey: ValkeySettings = ValkeySettings()
@@ -239,6 +274,22 @@ class Settings(BaseSettings):
         is_sentinel = self.valkey.mode is ValkeyMode.SENTINEL
         if is_sentinel and self.valkey.sentinel_master is None:
             raise ValueError("EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_can_be_served(self) -> Self:
+        if self.listen.host is None:
+            return self
+        if self.listen.tls is NetworkTls.MUTUAL and self.listen.tls_files is None:
+            raise ValueError(
+                "EGRET_LISTEN__HOST needs EGRET_LISTEN__CERTIFICATE_FILE, EGRET_LISTEN__KEY_FILE"
+                " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, where a mesh"
+                " encrypts and lets nobody else in"
+            )
+        if self.server.engine is Engine.H2CORN:
+            raise ValueError("EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio")
+        if self.listen.port + self.server.workers - 1 > MAX_PORT:
+            raise ValueError("EGRET_LISTEN__PORT leaves no port for each worker")
         return self
 
 

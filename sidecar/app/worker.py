@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, assert_never
 
 from sidecar.app.background import BackgroundTasks
@@ -24,6 +23,7 @@ from sidecar.app.policies import PolicyReloader
 from sidecar.app.remote_checks import open_remote_checks
 from sidecar.app.usage import WorkerUsage, open_usage
 from sidecar.app.vitals import Vitals
+from sidecar.app.worker_sockets import worker_socket
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.parts import Parts, PolicySource
@@ -31,7 +31,7 @@ from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
 from sidecar.settings import Engine as EngineChoice
-from sidecar.settings import Settings, Timing
+from sidecar.settings import ListenSettings, NetworkTls, Settings, Timing
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
@@ -39,17 +39,19 @@ from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.process_metrics import GcPauses
 from sidecar.telemetry.recorder import Recorder
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import Converse, Engine, EngineOptions, ReceiveLog
+from sidecar.transport.engine import (
+    Converse,
+    Engine,
+    EngineOptions,
+    NetworkAddress,
+    ReceiveLog,
+    TlsFiles,
+)
 from sidecar.transport.judge import Ending
 
 POLICIES_SECONDS: Final = 10.0
 """How long a worker waits for its first policies before it serves, and refuses, without them."""
 POLL_SECONDS: Final = 0.02
-
-
-def socket_path(settings: Settings, index: int) -> Path:
-    """Return the socket of worker *index*."""
-    return settings.server.socket_directory.absolute() / f"worker-{index}.sock"
 
 
 async def run_worker(settings: Settings, index: int) -> None:
@@ -73,7 +75,9 @@ async def run_worker(settings: Settings, index: int) -> None:
         gc.freeze()
         await _able_to_judge(parts.policies, stopping)
         await engine.set_ready(is_ready=True)
-        get_logger().info("worker.ready", worker=index, socket=str(socket_path(settings, index)))
+        get_logger().info(
+            "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))
+        )
         await stopping.wait()
         get_logger().info("worker.draining", worker=index)
         await engine.drain()
@@ -182,13 +186,22 @@ def _engine(
         ).run()
 
     options = EngineOptions(
-        socket_path=socket_path(settings, index),
+        socket_path=worker_socket(settings.server, index),
         socket_mode=settings.server.socket_mode,
         max_message_bytes=settings.server.max_message_bytes,
         drain_delay_seconds=settings.server.drain_delay_seconds,
         drain_grace_seconds=settings.server.drain_grace_seconds,
+        network=_network(settings.listen, index),
     )
     return _engine_type(settings.server.engine)(options, converse, receive_log)
+
+
+def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
+    if listen.host is None:
+        return None
+    files = listen.tls_files if listen.tls is NetworkTls.MUTUAL else None
+    tls = None if files is None else TlsFiles(*files)
+    return NetworkAddress(listen.host, listen.port + index, tls)
 
 
 def _engine_type(

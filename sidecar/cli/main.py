@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "serve": "sidecar.cli.serve:serve",
     "migrate": "sidecar.cli.migrate:migrate",
     "doctor": "sidecar.cli.doctor:doctor",
+    "health": "sidecar.cli.health:health",
     "lint": "sidecar.cli.lint:lint",
 }
 _GROUPS: Final = {

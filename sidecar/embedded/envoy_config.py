@@ -14,6 +14,7 @@ from sidecar.settings import MAX_SOCKET_PATH_BYTES
 
 TEMPLATE_NAME: Final = "egret.yaml.j2"
 HTTPS_PORT: Final = 443
+EGRET_PORT: Final = 50051
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -26,7 +27,8 @@ class Provider:
     """One LLM provider. `host` is the name its certificate must carry and the Host it is sent.
 
     `address` is what is resolved or dialled, `host` unless told. `credential_header` is the
-    header Envoy writes from the SDS file; None sends no credential.
+    header Envoy writes from the SDS file; None sends no credential. With `is_many` each address of
+    the name is a server of its own, as behind a headless service.
     """
 
     host: str
@@ -34,6 +36,7 @@ class Provider:
     address: str = ""
     ca_file: str = SYSTEM_CA_FILE
     credential_header: str | None = None
+    is_many: bool = False
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -72,10 +75,40 @@ class OtlpCollector:
         return {"socket_address": {"address": self.host, "port_value": self.port}}
 
 
+@dataclass(frozen=True, slots=True)
+class EgretService:
+    """Egret on other machines, reached with mutual TLS.
+
+    `host` is what its certificate must carry, `address` what is resolved, `host` unless told.
+    """
+
+    host: str
+    port: int = EGRET_PORT
+    address: str = ""
+
+    @property
+    def as_address(self) -> dict[str, object]:
+        """The address as Envoy writes it."""
+        return {"socket_address": {"address": self.address or self.host, "port_value": self.port}}
+
+
+@dataclass(frozen=True, slots=True)
+class SelfHosted:
+    """Models of one's own behind OpenAI's API (vLLM and others), asked for by another name.
+
+    `domain` is the host that clients use for them.
+    """
+
+    domain: str
+    servers: Provider
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyParameters:
     """Everything that differs between one deployment and another.
 
+    Workers are at `worker_sockets`, or all behind `egret_service`, which needs `egret_client.yaml`
+    and `egret_ca.yaml` in `sds_directory`. `wants_client_certificates` needs `client_ca.yaml`.
     `sds_directory` holds `server_certificate.yaml` and, for each provider with a credential,
     a file of the provider's name. A provider of None is not there, and what is sent to its API
     is answered 404. With `admin_socket` None the admin listens on `admin_port` of loopback.
@@ -84,16 +117,19 @@ class EnvoyParameters:
     `http_port` None leaves the plain listener out.
     """
 
-    worker_sockets: tuple[str, ...]
+    worker_sockets: tuple[str, ...] = ()
+    egret_service: EgretService | None = None
     sds_directory: str
     openai: Provider = OPENAI
     anthropic: Provider = ANTHROPIC
     azure: Provider | None = None
     gemini: Provider | None = None
     bedrock: Provider | None = None
+    self_hosted: SelfHosted | None = None
     trusted_proxies: int = 0
     https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
     https_port: int = 8443
+    wants_client_certificates: bool = False
     http_port: int | None = None
     admin_socket: str | None = None
     admin_port: int = 0
@@ -123,7 +159,7 @@ def render_envoy_config(parameters: EnvoyParameters) -> str:
     """Return the configuration as YAML.
 
     Raises:
-        EnvoyConfigError: there is no worker socket, or a socket path is too long.
+        EnvoyConfigError: there is no worker, or two kinds of them, or a socket path is too long.
     """
     _check(parameters)
     environment = jinja2.Environment(
@@ -145,8 +181,11 @@ def template_text() -> str:
 
 
 def _check(parameters: EnvoyParameters) -> None:
-    if not parameters.worker_sockets:
-        raise EnvoyConfigError("there is no worker socket, so nothing could judge a request")
+    if bool(parameters.worker_sockets) == (parameters.egret_service is not None):
+        raise EnvoyConfigError(
+            "workers are behind sockets or behind a service: one of the two, or nothing could"
+            " judge a request"
+        )
     sockets = [*parameters.worker_sockets]
     if parameters.admin_socket is not None:
         sockets.append(parameters.admin_socket)

@@ -31,6 +31,17 @@ def write_certificate(directory: Path, *, name: str, chain: Path, private_key: P
     _write(directory, name=name, secret=secret)
 
 
+def write_authority(directory: Path, *, name: str, ca_file: Path) -> None:
+    """Write which authority the other side's certificate must be of."""
+    secret = {
+        "validation_context": {
+            "trusted_ca": {"filename": str(ca_file)},
+            "watched_directory": {"path": str(ca_file.parent)},
+        }
+    }
+    _write(directory, name=name, secret=secret)
+
+
 def _write(directory: Path, *, name: str, secret: Mapping[str, object]) -> None:
     """Replace the file in one step: Envoy acts on a rename, and never sees half a secret."""
     document = {"resources": [{"@type": TYPE_URL, "name": name, **secret}]}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from typing_extensions import override
+
 from sidecar.settings import MAX_SOCKET_PATH_BYTES
 from sidecar.transport.conversation import Stream
 from sidecar.transport.judge import Ending
@@ -36,18 +38,42 @@ NOT_KEPT: Final = "the records could not be kept"
 
 
 class SocketError(Exception):
-    """The socket cannot be served; the message names the path, the reason and the mend."""
+    """The socket or port cannot be served; the message says where, why and what would mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of a server that wants certificates of its clients."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAddress:
+    """Where an Envoy on another machine connects to; `tls` None is for a mesh."""
+
+    host: str
+    port: int
+    tls: TlsFiles | None
+
+    @override
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """One engine serves one Unix socket."""
+    """One engine serves one Unix socket, and a network address where one is given."""
 
     socket_path: Path
     socket_mode: int
     max_message_bytes: int
     drain_delay_seconds: float
     drain_grace_seconds: float
+    network: NetworkAddress | None = None
 
 
 class Engine(Protocol):

@@ -23,7 +23,7 @@ from yarl import URL
 from sidecar.embedded.certificates import Certificates, write_certificates
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyAddress, EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector, Provider
+from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector, Provider, SelfHosted
 from sidecar.embedded.envoy_secrets import write_certificate, write_credential
 from sidecar.embedded.trace_receiver import running_trace_receiver
 from sidecar.mock_llm.server import MockAddress, running_mock
@@ -218,6 +218,30 @@ async def test_anthropics_paths_go_to_anthropic_with_its_own_key(
         last = await gate.last()
     assert last["headers"]["x-api-key"] == ANTHROPIC_KEY
     assert "authorization" not in last["headers"]
+
+
+async def test_models_of_ones_own_are_asked_for_by_their_name(run: Path) -> None:
+    """The same path by another host, with another credential; every other host as before."""
+
+    def adapt(parameters: EnvoyParameters) -> EnvoyParameters:
+        secrets = Path(parameters.sds_directory)
+        write_credential(secrets, name="self_hosted", header_value=SecretStr("Bearer of-our-own"))
+        servers = replace(parameters.openai, is_many=True)
+        return replace(parameters, self_hosted=SelfHosted("models.internal", servers))
+
+    async with gateway(run, allow(remove=STRIP), adapt=adapt) as gate:
+        seen = {}
+        for host in ("models.internal", "models.internal:8443", "api.example"):
+            path, headers = "/v1/chat/completions", {"host": host, "x-api-key": CLIENT_KEY}
+            async with gate.http.post(path, json=CHAT, headers=headers):
+                seen[host] = (await gate.last())["headers"]
+    keys = {host: headers["authorization"] for host, headers in seen.items()}
+    assert keys == {
+        "models.internal": "Bearer of-our-own",
+        "models.internal:8443": "Bearer of-our-own",
+        "api.example": f"Bearer {OPENAI_KEY}",
+    }
+    assert CLIENT_KEY not in json.dumps(seen)
 
 
 async def test_an_answer_carries_timing_written_by_envoy(run: Path) -> None:

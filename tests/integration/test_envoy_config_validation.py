@@ -12,14 +12,17 @@ from pydantic import SecretStr
 
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.envoy_config import (
+    EgretService,
     EnvoyConfigError,
     EnvoyParameters,
     OtlpCollector,
     Provider,
+    SelfHosted,
     render_envoy_config,
 )
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
 from sidecar.embedded.wheels import MissingProgramError, envoy_program, program_in_wheel
+from sidecar.envoy_lint.lint import lint
 
 SOCKETS = ("sockets/worker-0.sock", "sockets/worker-1.sock")
 
@@ -36,7 +39,15 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         chain=certificates.gateway.chain,
         private_key=certificates.gateway.private_key,
     )
-    for provider in ("openai", "anthropic"):
+    write_certificate(
+        secrets,
+        name="egret_client",
+        chain=certificates.gateway.chain,
+        private_key=certificates.gateway.private_key,
+    )
+    for authority in ("egret_ca", "client_ca"):
+        write_authority(secrets, name=authority, ca_file=certificates.gateway_ca)
+    for provider in ("openai", "anthropic", "self_hosted"):
         write_credential(secrets, name=provider, header_value=SecretStr("made up"))
     return secrets
 
@@ -67,8 +78,25 @@ def _embedded(sds: Path) -> EnvoyParameters:
     )
 
 
+def _standalone(sds: Path) -> EnvoyParameters:
+    return EnvoyParameters(
+        egret_service=EgretService("egret.egret.svc"),
+        sds_directory=str(sds),
+        admin_socket="run/envoy-admin.sock",
+        wants_client_certificates=True,
+        self_hosted=SelfHosted(
+            "models.internal",
+            Provider(host="vllm.models.svc", credential_header="authorization", is_many=True),
+        ),
+    )
+
+
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
-@pytest.mark.parametrize("deployment", [_production, _embedded], ids=["production", "embedded"])
+@pytest.mark.parametrize(
+    "deployment",
+    [_production, _embedded, _standalone],
+    ids=["production", "embedded", "standalone"],
+)
 def test_envoy_accepts_the_configuration_without_a_warning(
     sds: Path, tmp_path: Path, *, deployment: Callable[[Path], EnvoyParameters], traced: bool
 ) -> None:
@@ -122,6 +150,20 @@ def test_what_cannot_work_is_refused_before_envoy_sees_it(
     parameters = EnvoyParameters(worker_sockets=sockets, sds_directory="s", admin_socket=admin)
     with pytest.raises(EnvoyConfigError):
         render_envoy_config(parameters)
+
+
+def test_workers_of_two_kinds_are_refused() -> None:
+    """One cluster has one kind of endpoints."""
+    both = EnvoyParameters(
+        worker_sockets=SOCKETS, egret_service=EgretService("egret"), sds_directory="s"
+    )
+    with pytest.raises(EnvoyConfigError):
+        render_envoy_config(both)
+
+
+def test_egret_lint_finds_nothing_in_an_envoy_before_a_standalone_egret(sds: Path) -> None:
+    """Its cluster of the network has TLS; everything else is as with sockets."""
+    assert lint("envoy.yaml", render_envoy_config(_standalone(sds))).findings == ()
 
 
 def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:

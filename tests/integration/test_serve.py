@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc.aio
+import orjson
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -27,6 +29,7 @@ class Serving:
     process: asyncio.subprocess.Process
     sockets: Path
     log: Path
+    environment: Mapping[str, str]
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes, oldest first."""
@@ -47,6 +50,15 @@ class Serving:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
+    async def health(self, question: str) -> tuple[int, list[str]]:
+        """Run `egret health`; return its exit code and the states it shows."""
+        command = ("-m", "sidecar", "health", question, "-o", "json")
+        asked = await asyncio.create_subprocess_exec(
+            sys.executable, *command, env=self.environment, stdout=asyncio.subprocess.PIPE
+        )
+        rows, _ = await asyncio.wait_for(asked.communicate(), PATIENCE_SECONDS)
+        return asked.returncode or 0, [row["state"] for row in orjson.loads(rows)]
+
     async def until_serving(self, *workers: int) -> None:
         """Wait until these workers serve."""
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -65,7 +77,7 @@ async def serving(dsn: str, directory: Path, **settings: str) -> AsyncIterator[S
             env=environment, stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        yield Serving(process, directory / "s", log)
+        yield Serving(process, directory / "s", log, environment)
     finally:
         if process.returncode is None:
             process.kill()
@@ -95,6 +107,34 @@ async def test_a_killed_worker_is_replaced_and_the_others_go_on(
         await running.until_serving(0, 1)
         after = {worker.pid for worker in running.workers()}
         assert (len(after), victim.pid in after, other.pid in after) == (2, False, True)
+
+
+async def test_probes_and_the_network_see_what_the_sockets_show(
+    database: Database, tmp_path: Path
+) -> None:
+    """One port a worker; exit codes and rows say what an orchestrator asks."""
+    first = _two_free_ports()
+    settings = {"LISTEN__HOST": "127.0.0.1", "LISTEN__TLS": "off", "LISTEN__PORT": str(first)}
+    async with serving(database.dsn, tmp_path, **settings) as running:
+        await running.until_serving(0, 1)
+        for port in (first, first + 1):
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert await running.health("started") == (0, ["serving", "serving"])
+        running.process.send_signal(signal.SIGTERM)
+        await running.process.wait()
+        assert await running.health("live") == (1, ["silent", "silent"])
+
+
+def _two_free_ports() -> int:
+    """Return the first of two ports, one after the other, that nobody uses."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as one:
+            first = int(one.getsockname()[1])
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", first + 1)):
+                return first
 
 
 async def test_sigterm_drains_and_leaves_nothing(database: Database, tmp_path: Path) -> None:

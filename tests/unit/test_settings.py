@@ -4,6 +4,8 @@ import pytest
 
 from sidecar.settings import Invalidation, SettingsError, read_settings
 
+PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
+
 
 @pytest.mark.parametrize(
     ("variables", "fault"),
@@ -32,6 +34,23 @@ from sidecar.settings import Invalidation, SettingsError, read_settings
             {"EGRET_VALKEY__NODES": '["redis://b:6379"]'},
             "EGRET_VALKEY__NODES__0: String should match pattern '^[^\\s@/]+:[0-9]{1,5}$'",
             id="a node that is a URL",
+        ),
+        pytest.param(
+            {"EGRET_LISTEN__HOST": "egret", "EGRET_LISTEN__KEY_FILE": "/k"},
+            "EGRET_LISTEN__HOST needs EGRET_LISTEN__CERTIFICATE_FILE, EGRET_LISTEN__KEY_FILE"
+            " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, where a mesh"
+            " encrypts and lets nobody else in",
+            id="a port in the clear",
+        ),
+        pytest.param(
+            PLAIN_PORT | {"EGRET_SERVER__ENGINE": "h2corn"},
+            "EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio",
+            id="a port of an engine that has none",
+        ),
+        pytest.param(
+            PLAIN_PORT | {"EGRET_LISTEN__PORT": "65535", "EGRET_SERVER__WORKERS": "2"},
+            "EGRET_LISTEN__PORT leaves no port for each worker",
+            id="more workers than ports",
         ),
     ],
 )

@@ -35,6 +35,7 @@ from sidecar.transport.engine import (
     check_socket_path,
     is_alive,
 )
+from sidecar.transport.engines.server_tls import rotating_credentials
 from sidecar.transport.judge import Ending
 from sidecar.usage.ports import NotKeptError
 
@@ -108,7 +109,10 @@ class _ExportMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generi
 
 
 class GrpcioEngine:
-    """grpc.aio serving ext_proc, the access log, health and reflection on one Unix socket."""
+    """grpc.aio serving ext_proc, the access log, health and reflection on one Unix socket.
+
+    On a network address as well, where one is given.
+    """
 
     def __init__(
         self, options: EngineOptions, converse: Converse, receive_log: ReceiveLog | None = None
@@ -139,7 +143,26 @@ class GrpcioEngine:
         if not bound:
             raise SocketError(f"cannot bind {path}: is its folder writable?")
         path.chmod(self._options.socket_mode)
+        self._listen()
         await self._server.start()
+
+    def _listen(self) -> None:
+        """Bind the network address as well, if there is one."""
+        network = self._options.network
+        if network is None:
+            return
+        try:
+            if network.tls is None:
+                bound = self._server.add_insecure_port(str(network))
+            else:
+                credentials = rotating_credentials(network.tls)
+                bound = self._server.add_secure_port(str(network), credentials)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise SocketError(
+                f"cannot bind {network}: is it in use, or no address of this machine?"
+            )
 
     async def set_ready(self, *, is_ready: bool) -> None:
         """Show SERVING or NOT_SERVING, for the whole server and for ext_proc by name."""
