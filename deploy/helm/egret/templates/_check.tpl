@@ -1,0 +1,49 @@
+{{- /* What the schema cannot say, in words that name what is missing. */ -}}
+{{- define "egret.check" -}}
+{{- $pg := .Values.postgres -}}
+{{- $fromStore := and .Values.externalSecret.enabled .Values.externalSecret.postgres.dsn -}}
+{{- if not (or $pg.existingSecret $pg.dsn $fromStore) -}}
+{{- fail "no database: give postgres.existingSecret, postgres.dsn, or externalSecret.postgres.dsn" -}}
+{{- end -}}
+{{- if and .Values.externalSecret.enabled (not .Values.externalSecret.store.name) -}}
+{{- fail "externalSecret.enabled needs externalSecret.store.name" -}}
+{{- end -}}
+{{- if eq .Values.mode "sidecar" -}}
+{{- include "egret.checkSidecar" . -}}
+{{- else -}}
+{{- if gt (int .Values.workers) 1 -}}
+{{- fail "workers: in standalone mode a pod has one worker, since its service has one port; raise replicas" -}}
+{{- end -}}
+{{- if and (eq .Values.listen.tls "mutual") (not .Values.listen.existingSecret) -}}
+{{- fail "no certificate: give listen.existingSecret with tls.crt, tls.key and ca.crt, or listen.tls=off where a mesh encrypts" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled -}}
+{{- fail "autoscaling.enabled and keda.enabled would scale against each other: choose one" -}}
+{{- end -}}
+{{- if and .Values.keda.enabled (not .Values.keda.prometheusUrl) -}}
+{{- fail "keda.enabled needs keda.prometheusUrl" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egret.checkSidecar" -}}
+{{- $envoy := .Values.envoy -}}
+{{- if not $envoy.tls.existingSecret -}}
+{{- fail "no server certificate: give envoy.tls.existingSecret, of type kubernetes.io/tls" -}}
+{{- end -}}
+{{- $names := include "egret.providers" . -}}
+{{- if not (or $names $envoy.config) -}}
+{{- fail "no provider: enable one of envoy.providers" -}}
+{{- end -}}
+{{- if not (or $envoy.credentials.existingSecret $envoy.config) -}}
+{{- range splitList " " $names -}}
+{{- $inStore := and $.Values.externalSecret.enabled (hasKey $.Values.externalSecret.providers .) -}}
+{{- if not (or (hasKey $envoy.credentials.keys .) $inStore) -}}
+{{- fail (printf "provider %s has no credential: give envoy.credentials.existingSecret, envoy.credentials.keys.%s or externalSecret.providers.%s" . . .) -}}
+{{- end -}}
+{{- if not (get $envoy.providers .).host -}}
+{{- fail (printf "provider %s has no host: give envoy.providers.%s.host" . .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

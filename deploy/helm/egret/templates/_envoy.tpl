@@ -1,0 +1,59 @@
+{{- /* The chart's Envoy configuration: files/envoy.json with every provider, from which those that
+       are off are taken away. As JSON, which writes large numbers as they are. */ -}}
+{{- define "egret.envoyConfig" -}}
+{{- if .Values.envoy.config -}}
+{{ .Values.envoy.config }}
+{{- else -}}
+{{- $config := .Files.Get "files/envoy.json" | fromJson -}}
+{{- $providers := .Values.envoy.providers -}}
+{{- $hcm := (index (index (index $config.static_resources.listeners 0).filter_chains 0).filters 0).typed_config -}}
+{{- $_ := set $hcm "xff_num_trusted_hops" (int .Values.envoy.trustedProxies) -}}
+{{- range $route := (index $hcm.route_config.virtual_hosts 0).routes -}}
+{{- if $route.route -}}
+{{- $provider := get $providers $route.route.cluster -}}
+{{- if $provider.enabled -}}
+{{- $_ := set $route.route "host_rewrite_literal" $provider.host -}}
+{{- else -}}
+{{- $_ := unset $route "route" -}}
+{{- $_ := unset $route "typed_per_filter_config" -}}
+{{- $_ := set $route "direct_response" (dict "status" 404) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $clusters := list -}}
+{{- range $cluster := $config.static_resources.clusters -}}
+{{- $provider := get $providers $cluster.name -}}
+{{- if not (hasKey $providers $cluster.name) -}}
+{{- if eq $cluster.name "egret" -}}
+{{- $_ := set (index $cluster.load_assignment.endpoints 0) "lb_endpoints" (include "egret.workerEndpoints" $ | fromJsonArray) -}}
+{{- end -}}
+{{- $clusters = append $clusters $cluster -}}
+{{- else if $provider.enabled -}}
+{{- $tls := $cluster.transport_socket.typed_config -}}
+{{- $_ := set $tls "sni" $provider.host -}}
+{{- $_ := set (index $tls.common_tls_context.validation_context.match_typed_subject_alt_names 0) "matcher" (dict "exact" $provider.host) -}}
+{{- $_ := set (index (index $cluster.load_assignment.endpoints 0).lb_endpoints 0).endpoint.address.socket_address "address" $provider.host -}}
+{{- $clusters = append $clusters $cluster -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $config.static_resources "clusters" $clusters -}}
+{{- $config | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egret.workerEndpoints" -}}
+{{- $endpoints := list -}}
+{{- range $index := until (int .Values.workers) -}}
+{{- $path := printf "/run/egret/sockets/worker-%d.sock" $index -}}
+{{- $endpoints = append $endpoints (dict "endpoint" (dict "address" (dict "pipe" (dict "path" $path)))) -}}
+{{- end -}}
+{{- $endpoints | toJson -}}
+{{- end -}}
+
+{{- /* One provider's key as Envoy reads it: a file of SDS. Arguments: name, value. */ -}}
+{{- define "egret.sdsCredential" -}}
+{{- $bearer := has .name (list "openai" "bedrock") -}}
+{{- $value := ternary (printf "Bearer %s" .value) .value $bearer -}}
+{{- $secret := dict "@type" "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret" "name" .name "generic_secret" (dict "secret" (dict "inline_string" $value)) -}}
+{{- dict "resources" (list $secret) | toJson -}}
+{{- end -}}

@@ -1,0 +1,59 @@
+{{- define "egret.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "egret.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "egret.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egret.selector" -}}
+app.kubernetes.io/name: {{ include "egret.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "egret.labels" -}}
+{{ include "egret.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "egret.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "egret.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "egret.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The Secret with the DSNs: yours, the store's, or one of the release. */ -}}
+{{- define "egret.postgresSecret" -}}
+{{- .Values.postgres.existingSecret | default (printf "%s-postgres" (include "egret.fullname" .)) -}}
+{{- end -}}
+
+{{- define "egret.credentialsSecret" -}}
+{{- .Values.envoy.credentials.existingSecret | default (printf "%s-providers" (include "egret.fullname" .)) -}}
+{{- end -}}
+
+{{- /* Names of the providers that are proxied, separated by spaces. */ -}}
+{{- define "egret.providers" -}}
+{{- $names := list -}}
+{{- range $name, $provider := .Values.envoy.providers -}}
+{{- if $provider.enabled -}}{{- $names = append $names $name -}}{{- end -}}
+{{- end -}}
+{{- join " " $names -}}
+{{- end -}}

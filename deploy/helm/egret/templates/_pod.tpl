@@ -1,0 +1,149 @@
+{{- define "egret.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "egret.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- /* Settings that every container of Egret has. */ -}}
+{{- define "egret.env" -}}
+- name: EGRET_SERVER__WORKERS
+  value: {{ .Values.workers | quote }}
+- name: EGRET_SERVER__SOCKET_DIRECTORY
+  value: /run/egret/sockets
+- name: EGRET_SERVER__DRAIN_DELAY_SECONDS
+  value: {{ .Values.drain.delaySeconds | quote }}
+- name: EGRET_SERVER__DRAIN_GRACE_SECONDS
+  value: {{ .Values.drain.graceSeconds | quote }}
+- name: EGRET_USAGE__SPOOL_DIRECTORY
+  value: /var/lib/egret/usage
+- name: EGRET_TELEMETRY__METRICS_HOST
+  value: 0.0.0.0
+- name: EGRET_TELEMETRY__METRICS_PORT
+  value: "9464"
+{{- if eq .Values.mode "standalone" }}
+- name: EGRET_LISTEN__HOST
+  value: 0.0.0.0
+- name: EGRET_LISTEN__PORT
+  value: {{ .Values.listen.port | quote }}
+- name: EGRET_LISTEN__TLS
+  value: {{ .Values.listen.tls | quote }}
+{{- if eq .Values.listen.tls "mutual" }}
+- name: EGRET_LISTEN__CERTIFICATE_FILE
+  value: /etc/egret/tls/tls.crt
+- name: EGRET_LISTEN__KEY_FILE
+  value: /etc/egret/tls/tls.key
+- name: EGRET_LISTEN__CLIENT_CA_FILE
+  value: /etc/egret/tls/ca.crt
+{{- end }}
+{{- end }}
+{{- if .Values.valkey.existingSecret }}
+- name: EGRET_VALKEY__URL
+  valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.urlKey | quote }}}}
+- name: EGRET_CACHE__L2_SECRET
+  valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- range $name, $from := .Values.secretSettings }}
+- name: {{ $name }}
+  valueFrom: {secretKeyRef: {name: {{ $from.secret | quote }}, key: {{ $from.key | quote }}}}
+{{- end }}
+{{- end -}}
+
+{{- define "egret.container" -}}
+name: egret
+image: {{ include "egret.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args: [serve]
+env:
+  - name: EGRET_POSTGRES__DSN
+    valueFrom: {secretKeyRef: {name: {{ include "egret.postgresSecret" . | quote }}, key: {{ .Values.postgres.key | quote }}}}
+  {{- include "egret.env" . | nindent 2 }}
+ports:
+  - {name: metrics, containerPort: 9464}
+{{- if eq .Values.mode "standalone" }}
+  - {name: grpc, containerPort: {{ .Values.listen.port }}}
+{{- end }}
+# All over the sockets, which need no certificate. A worker that waits for its database serves, and
+# refuses with 503: killing it would help nobody.
+startupProbe:
+  exec: {command: [egret, health, started]}
+  periodSeconds: 2
+  timeoutSeconds: 10
+  failureThreshold: 60
+readinessProbe:
+  exec: {command: [egret, health, ready]}
+  periodSeconds: 10
+  timeoutSeconds: 10
+livenessProbe:
+  exec: {command: [egret, health, live]}
+  periodSeconds: 30
+  timeoutSeconds: 10
+  failureThreshold: 3
+resources: {{- toYaml .Values.resources | nindent 2 }}
+securityContext: {{- include "egret.containerSecurity" . | nindent 2 }}
+volumeMounts:
+  - {name: sockets, mountPath: /run/egret}
+  - {name: usage, mountPath: /var/lib/egret}
+  - {name: tmp, mountPath: /tmp}
+{{- if and (eq .Values.mode "standalone") (eq .Values.listen.tls "mutual") }}
+  - {name: tls, mountPath: /etc/egret/tls, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "egret.volumes" -}}
+- name: sockets
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+- name: usage
+  {{- toYaml .Values.usageSpool.volume | nindent 2 }}
+- name: tmp
+  emptyDir: {sizeLimit: 512Mi}
+{{- if eq .Values.mode "sidecar" }}
+- name: envoy-run
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+- name: envoy-config
+  configMap: {name: {{ include "egret.fullname" . }}-envoy, items: [{key: envoy.json, path: envoy.json}]}
+- name: server-certificate
+  secret: {secretName: {{ .Values.envoy.tls.existingSecret | quote }}}
+# One folder, so that Envoy notices when any of it is replaced.
+- name: sds
+  projected:
+    sources:
+      - configMap: {name: {{ include "egret.fullname" . }}-envoy, items: [{key: server_certificate.yaml, path: server_certificate.yaml}]}
+      - secret: {name: {{ include "egret.credentialsSecret" . | quote }}}
+{{- else if eq .Values.listen.tls "mutual" }}
+- name: tls
+  secret: {secretName: {{ .Values.listen.existingSecret | quote }}}
+{{- end }}
+{{- end -}}
+
+{{- define "egret.placement" -}}
+serviceAccountName: {{ include "egret.serviceAccount" . }}
+automountServiceAccountToken: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,380 @@
+"""The chart, rendered by Helm 3 and 4 over values that stand beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from deploy.chart_envoy import WRITTEN
+from sidecar.embedded.certificates import write_certificates
+from sidecar.embedded.envoy_secrets import write_credential
+from sidecar.embedded.wheels import envoy_program
+from sidecar.envoy_lint.lint import lint
+from tests.support.helm import (
+    CASES,
+    CHART,
+    HELMS,
+    HelmError,
+    Resource,
+    environment,
+    one,
+    pods,
+    render,
+)
+
+KUBERNETES = ("1.30", "1.37")
+"""The oldest that the chart takes, and the newest that there is a schema of."""
+CUSTOM = {"ExternalSecret", "ScaledObject", "ServiceMonitor", "PrometheusRule"}
+SIDECARS = [case for case in CASES if case.startswith("sidecar")]
+PROVIDERS = {"openai", "anthropic", "azure", "gemini", "bedrock"}
+
+
+@cache
+def rendered(helm: str, case: str) -> list[Resource]:
+    """Return what the chart makes of the values of *case*; not to be changed."""
+    return render(helm, case=case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_helms_make_the_same_of_the_chart(case: str) -> None:
+    """Resources, to the last field."""
+    three, four = (
+        {(each["kind"], each["metadata"]["name"]): each for each in rendered(helm, case)}
+        for helm in HELMS
+    )
+    assert three == four
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("case", CASES)
+def test_kubernetes_knows_every_field(case: str, version: str) -> None:
+    """Of its own kinds; those of operators are listed here."""
+    custom = set()
+    for resource in rendered("helm4", case):
+        if resource["kind"] in CUSTOM:
+            custom.add(resource["kind"])
+        else:
+            kubernetes_validate.validate(resource, version, strict=True)
+    assert custom == (CUSTOM if case == "sidecar-full" else set())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pod_is_allowed_where_only_restricted_ones_are(case: str) -> None:
+    """Pod Security Standards, profile `restricted`, and a read-only root beside it."""
+    found = pods(rendered("helm4", case))
+    assert found
+    for pod in found:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            assert own["readOnlyRootFilesystem"] is True
+            assert own.get("runAsUser", pod["securityContext"]["runAsUser"]) > 0
+            assert container["resources"]["limits"]["memory"]
+        assert {volume for each in pod["volumes"] for volume in each} <= {
+            "name", "emptyDir", "secret", "configMap", "projected", "persistentVolumeClaim",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_mounted_is_there_and_what_is_there_is_mounted(case: str) -> None:
+    """A name that is wrong shows only when a pod starts, or stops starting."""
+    for pod in pods(rendered("helm4", case)):
+        mounted = {
+            mount["name"]
+            for container in (*pod["containers"], *pod.get("initContainers", ()))
+            for mount in container["volumeMounts"]
+        }
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+# Sidecar mode.
+
+
+@pytest.mark.parametrize("case", SIDECARS)
+def test_egret_starts_before_envoy_and_ends_after_it(case: str) -> None:
+    """A native sidecar with a startup probe; Envoy waits for it, and its end for Envoy's."""
+    pod = one(rendered("helm4", case), "Deployment")["spec"]["template"]["spec"]
+    (egret,) = pod["initContainers"]
+    assert (egret["name"], egret["restartPolicy"]) == ("egret", "Always")
+    assert egret["startupProbe"]["exec"]["command"] == ["egret", "health", "started"]
+    assert [container["name"] for container in pod["containers"]] == ["envoy", "drain"]
+
+
+@pytest.mark.parametrize("case", SIDECARS)
+def test_answers_under_way_have_the_time_that_they_were_promised(case: str) -> None:
+    """Envoy waits as long as it drains, and the pod's grace is longer than all drains together."""
+    pod = one(rendered("helm4", case), "Deployment")["spec"]["template"]["spec"]
+    envoy = pod["containers"][0]
+    drain = envoy["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert envoy["args"][envoy["args"].index("--drain-time-s") + 1] == str(drain)
+    assert pod["terminationGracePeriodSeconds"] > drain + _own_drain(pod["initContainers"][0])
+
+
+def _own_drain(egret: Resource) -> int:
+    told = environment(egret)
+    delay, grace = (
+        float(told[f"EGRET_SERVER__DRAIN_{part}_SECONDS"]) for part in ("DELAY", "GRACE")
+    )
+    return math.ceil(delay + grace)
+
+
+def _envoy_config(resources: list[Resource]) -> dict[str, Any]:
+    name = one(resources, "Deployment")["metadata"]["name"]
+    config: dict[str, Any] = json.loads(
+        one(resources, "ConfigMap", f"{name}-envoy")["data"]["envoy.json"]
+    )
+    return config
+
+
+@pytest.mark.parametrize("case", SIDECARS)
+def test_egret_lint_finds_nothing_in_the_charts_envoy(case: str) -> None:
+    """Whatever is taken away from it."""
+    text = json.dumps(_envoy_config(rendered("helm4", case)))
+    assert lint("envoy.json", text).findings == ()
+
+
+@pytest.fixture(scope="module")
+def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that are mounted into Envoy's container."""
+    place = tmp_path_factory.mktemp("chart")
+    certificates = write_certificates(place / "certificates")
+    server = place / "server-certificate"
+    server.mkdir()
+    (server / "tls.crt").write_bytes(certificates.gateway.chain.read_bytes())
+    (server / "tls.key").write_bytes(certificates.gateway.private_key.read_bytes())
+    (place / "sds").mkdir()
+    for provider in PROVIDERS:
+        write_credential(place / "sds", name=provider, header_value=SecretStr("made up"))
+    return place
+
+
+@pytest.mark.parametrize("case", SIDECARS)
+def test_envoy_takes_the_charts_configuration(case: str, sds: Path) -> None:
+    """The real one, with the files where the test has them."""
+    resources = rendered("helm4", case)
+    name = one(resources, "Deployment")["metadata"]["name"]
+    data = one(resources, "ConfigMap", f"{name}-envoy")["data"]
+    moved = {key: value.replace("/etc/egret", str(sds)) for key, value in data.items()}
+    (sds / "sds" / "server_certificate.yaml").write_text(moved["server_certificate.yaml"])
+    (sds / "envoy.json").write_text(moved["envoy.json"])
+    checked = subprocess.run(
+        [envoy_program(), "--mode", "validate", "-c", sds / "envoy.json", "-l", "error"],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def _clusters(config: dict[str, Any]) -> dict[str, Any]:
+    return {cluster["name"]: cluster for cluster in config["static_resources"]["clusters"]}
+
+
+def _hosts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key in {"sni", "host_rewrite_literal", "address", "exact"} and isinstance(
+                each, str
+            ):
+                yield each
+            yield from _hosts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _hosts(each)
+
+
+def test_a_provider_that_is_off_is_nowhere() -> None:
+    """No cluster, and what is sent to its API goes to no other provider."""
+    config = _envoy_config(rendered("helm4", "sidecar"))
+    assert set(_clusters(config)) == {"egret", "openai"}
+    listener = config["static_resources"]["listeners"][0]
+    hcm = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    for route in hcm["route_config"]["virtual_hosts"][0]["routes"]:
+        is_openai = route.get("route", {}).get("cluster") == "openai"
+        assert is_openai or route["direct_response"] == {"status": 404}
+
+
+def test_a_host_of_ones_own_stands_everywhere() -> None:
+    """Name, certificate, address and Host header; nothing is left of the placeholder."""
+    config = _envoy_config(rendered("helm4", "sidecar-full"))
+    assert set(_clusters(config)) == PROVIDERS | {"egret"}
+    azure = [host for host in _hosts(config) if "openai.azure.com" in host]
+    assert len(azure) == 5
+    assert "invalid" not in json.dumps(config)
+
+
+def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
+    """As many as Egret is told to start, where it makes them."""
+    resources = rendered("helm4", "sidecar-full")
+    egret = one(resources, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
+    folder = environment(egret)["EGRET_SERVER__SOCKET_DIRECTORY"]
+    cluster = _clusters(_envoy_config(resources))["egret"]
+    found = [
+        each["endpoint"]["address"]["pipe"]["path"]
+        for each in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    ]
+    assert environment(egret)["EGRET_SERVER__WORKERS"] == "4"
+    assert found == [f"{folder}/worker-{index}.sock" for index in range(4)]
+    assert cluster["common_lb_config"]["update_merge_window"] == "0s"
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_what_is_written_from_the_template_is_as_the_template_is_now(path: Path) -> None:
+    """`make chart` writes it anew."""
+    assert path.read_text() == WRITTEN[path]()
+
+
+def test_a_change_of_envoys_configuration_rolls_the_pods_and_nothing_else_does() -> None:
+    """Envoy reads it once, when it starts; what is equal must not roll."""
+    sums = {
+        count: one(render("helm4", case="sidecar", workers=count), "Deployment")["spec"][
+            "template"
+        ]["metadata"]["annotations"]["checksum/envoy"]
+        for count in ("1", "2")
+    }
+    usual = one(rendered("helm4", "sidecar"), "Deployment")
+    assert usual["spec"]["template"]["metadata"]["annotations"]["checksum/envoy"] == sums["1"]
+    assert sums["1"] != sums["2"]
+
+
+def test_a_key_that_is_given_is_in_a_secret_alone_as_envoy_reads_it() -> None:
+    """Not in the configuration, nor in a pod's environment."""
+    resources = render(
+        "helm4", case="sidecar", envoy__credentials__existingSecret="",
+        envoy__credentials__keys__openai="sk-made-up",
+    )  # fmt: skip
+    holders = [each["kind"] for each in resources if "sk-made-up" in json.dumps(each)]
+    assert holders == ["Secret"]
+    secret = yaml.safe_load(one(resources, "Secret")["stringData"]["openai.yaml"])
+    (resource,) = secret["resources"]
+    assert resource["generic_secret"] == {"secret": {"inline_string": "Bearer sk-made-up"}}
+
+
+# Standalone mode.
+
+
+def test_standalone_serves_a_port_with_the_certificates_of_its_secret() -> None:
+    """A headless service in front, so that Envoy balances over pods and not over connections."""
+    resources = rendered("helm4", "standalone")
+    (egret,) = one(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
+    told = environment(egret)
+    assert (told["EGRET_LISTEN__TLS"], told["EGRET_LISTEN__PORT"]) == ("mutual", "50051")
+    folder = next(mount for mount in egret["volumeMounts"] if mount["name"] == "tls")["mountPath"]
+    assert {
+        told[f"EGRET_LISTEN__{part}_FILE"] for part in ("CERTIFICATE", "KEY", "CLIENT_CA")
+    } == {f"{folder}/{file}" for file in ("tls.crt", "tls.key", "ca.crt")}
+    service = one(resources, "Service", "r-egret")
+    assert service["spec"]["clusterIP"] == "None"
+    assert [port["port"] for port in service["spec"]["ports"]] == [50051]
+
+
+def test_the_alert_rules_of_the_operator_are_those_that_are_tested() -> None:
+    """With the operator's own after them."""
+    ours = yaml.safe_load((CHART.parents[1] / "prometheus" / "egret.rules.yaml").read_text())
+    groups = one(rendered("helm4", "sidecar-full"), "PrometheusRule")["spec"]["groups"]
+    assert groups[:-1] == ours["groups"]
+    assert [group["name"] for group in groups][-1] == "own"
+
+
+def test_jobs_are_no_endpoints_of_the_services() -> None:
+    """A pod that migrates answers no request."""
+    resources = rendered("helm4", "sidecar-full")
+    jobs = [each for each in resources if each["kind"] == "Job"]
+    assert len(jobs) == 2
+    for service in (each for each in resources if each["kind"] == "Service"):
+        for job in jobs:
+            labels = job["spec"]["template"]["metadata"]["labels"]
+            assert not service["spec"]["selector"].items() <= labels.items()
+
+
+# Values that are wrong.
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("case", "values", "said"),
+    [
+        pytest.param("sidecar", {"replica": "3"}, "replica", id="a typo"),
+        pytest.param("sidecar", {"envoy__tlss__x": "y"}, "tlss", id="a typo deep down"),
+        pytest.param("sidecar", {"mode": "deamon"}, "mode", id="a mode that is none"),
+        pytest.param("sidecar", {"workers": "many"}, "workers", id="a number that is none"),
+        pytest.param(
+            "sidecar", {"settings__EGRET_WORKERS": "2"}, "EGRET_WORKERS",
+            id="a setting that is none",
+        ),
+        pytest.param(
+            "sidecar",
+            {"envoy__providers__mistral__enabled": "true"}, "mistral", id="an unknown provider",
+        ),
+        pytest.param(
+            "sidecar", {"postgres__existingSecret": ""}, "no database: give postgres.exist",
+            id="no database",
+        ),
+        pytest.param(
+            "sidecar", {"envoy__tls__existingSecret": ""}, "no server certificate",
+            id="no certificate",
+        ),
+        pytest.param(
+            "sidecar", {"envoy__credentials__existingSecret": ""},
+            "provider openai has no credential", id="no credential",
+        ),
+        pytest.param(
+            "sidecar",
+            {
+                "envoy__credentials__existingSecret": "",
+                "envoy__credentials__keys__azure": "k",
+                "envoy__providers__azure__enabled": "true",
+                "envoy__providers__openai__enabled": "false",
+            },
+            "provider azure has no host", id="no host",
+        ),
+        pytest.param(
+            "sidecar", {"envoy__providers__openai__enabled": "false"}, "no provider",
+            id="no provider",
+        ),
+        pytest.param(
+            "standalone", {"listen__existingSecret": ""}, "no certificate", id="in the clear"
+        ),
+        pytest.param("standalone", {"workers": "2"}, "raise replicas", id="workers of one port"),
+        pytest.param(
+            "standalone", {"autoscaling__enabled": "true", "keda__enabled": "true"},
+            "choose one", id="two scalers",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused_by_name(
+    helm: str, case: str, values: dict[str, str], said: str
+) -> None:
+    """Before anything reaches the cluster."""
+    with pytest.raises(HelmError, match=said):
+        render(helm, case=case, **values)
+
+
+def test_the_schema_knows_every_value_of_the_chart() -> None:
+    """What the schema leaves out could be misspelt in silence."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(schema["properties"]) - {"global"} == set(values)
+    assert list(_open(schema, values, ())) == []
+
+
+def _open(schema: Any, values: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the groups of values that take any name, where the chart itself names some."""
+    for name, value in values.items():
+        one_schema = schema["properties"][name]
+        if isinstance(value, dict) and value and "properties" in one_schema:
+            if one_schema.get("additionalProperties") is not False:
+                yield (*path, name)
+            yield from _open(one_schema, value, (*path, name))
