@@ -115,16 +115,17 @@ volumeMounts:
 - name: envoy-config
   configMap: {name: {{ include "egret.fullname" . }}-envoy, items: [{key: envoy.json, path: envoy.json}]}
 - name: server-certificate
-  secret: {secretName: {{ .Values.envoy.tls.existingSecret | quote }}}
+  secret: {secretName: {{ .Values.envoy.tls.existingSecret | quote }}, defaultMode: 0440}
 # One folder, so that Envoy notices when any of it is replaced.
 - name: sds
   projected:
+    defaultMode: 0440
     sources:
       - configMap: {name: {{ include "egret.fullname" . }}-envoy, items: [{key: server_certificate.yaml, path: server_certificate.yaml}]}
       - secret: {name: {{ include "egret.credentialsSecret" . | quote }}}
 {{- else if eq .Values.listen.tls "mutual" }}
 - name: tls
-  secret: {secretName: {{ .Values.listen.existingSecret | quote }}}
+  secret: {secretName: {{ .Values.listen.existingSecret | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
