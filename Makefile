@@ -17,7 +17,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -122,6 +122,9 @@ bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a milli
 
 bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
 	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)
+
+prove-limits: $(DEV_STAMP) ## A million operations leave no drift, and a budget holds for 10,000 requests at once
+	$(PY) -m loadtest.prove_limits $(BENCH_OPTIONS)
 
 bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
 	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)

@@ -2,8 +2,9 @@
 
     python -m loadtest.bench_limits [--seconds 60] [--markdown]
 
-Four processes with 200 clients each ask for one limit, far more than it lets through. Prints a
-table and writes build/bench/bench-limits.json; exits with 1 if the limit did not hold.
+Four processes with 200 clients each ask for one limit, far more than it lets through; then again,
+with Valkey stopped halfway and started again with an empty memory. Prints tables and writes
+build/bench/bench-limits.json; exits with 1 if the limit did not hold.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,9 +29,10 @@ from loadtest.figures import percentile
 from loadtest.limit_child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, claims
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from sidecar.embedded.child import Children
-from sidecar.embedded.run_directory import run_directory
+from sidecar.embedded.run_directory import RunDirectory, run_directory
 from sidecar.embedded.valkey import running_valkey
 from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.limiter import TEND_SECONDS
 from sidecar.settings import inherited_environment
 
 CLIENTS: Final = 200
@@ -39,21 +42,32 @@ PLENTY: Final = 1_000_000_000
 TAKES: Final = 50_000
 CALLS: Final = 5_000
 KEYS: Final = 20_000
+STATE: Final = "1800000000000000/600/1800000000000000/1800000000000000"
+"""Of one sliding limit, as limits.lua writes it."""
 STARTED_SECONDS: Final = 5.0
+DOWN_SECONDS: Final = 1.0
+UNCOUNTED_SECONDS: Final = 2 * TEND_SECONDS
+"""Workers that were cut off tell what they let through no later than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """What came of one limit: what may be let through in the time, at least and at most."""
 
-    counted: Counter[str]
+    counted: dict[str, float]
     least: float
     most: float
 
     @property
-    def over(self) -> float:
-        """How much more was let through than the amount; negative for less."""
-        return self.counted["granted"] / (self.least / 0.99) - 1
+    def holds(self) -> bool:
+        """Whether as much was let through as may be."""
+        return self.least <= self.counted["granted"] <= self.most
+
+    def figures(self, prefix: str = "") -> dict[str, float]:
+        """Return them by name."""
+        over = self.counted["granted"] / (self.least / 0.99) - 1
+        all_of_it = {**self.counted, "least": self.least, "most": self.most}
+        return {f"{prefix}{name}": one for name, one in {**all_of_it, "over": over}.items()}
 
 
 def main() -> int:
@@ -62,60 +76,81 @@ def main() -> int:
     console = new_console()
     run = circumstances(" ".join(["python -m loadtest.bench_limits", *sys.argv[1:]]))
     with Progress(console=console) as progress:
-        held, costs = asyncio.run(_measured(options, progress))
-    figures = {
-        **costs,
-        "over_admission": held.over,
-        **{name: float(count) for name, count in held.counted.items()},
-        "least": held.least,
-        "most": held.most,
-    }
-    grid = _grid(figures, options.seconds)
-    grid.show(console)
+        calm, restarted, costs = asyncio.run(_measured(options, progress))
+    figures = {**costs, **calm.figures(), **restarted.figures("restarted_")}
+    grids = (_costs_grid(figures), _held_grid(figures, options.seconds))
+    for grid in grids:
+        grid.show(console)
     console.print(f"\nWritten to {write_json('bench-limits', figures, run)}.")
     if options.markdown:
-        write_section("limits", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
-    return 0 if held.least <= held.counted["granted"] <= held.most else 1
+        tables = "\n\n".join(grid.as_markdown() for grid in grids)
+        write_section("limits", f"{run.as_sentence()}\n\n{tables}")
+    return 0 if calm.holds and restarted.holds else 1
 
 
 async def _measured(
     options: argparse.Namespace, progress: Progress
-) -> tuple[Held, dict[str, float]]:
+) -> tuple[Held, Held, dict[str, float]]:
     with (
         tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
         run_directory(Path(place) / "run") as run,
     ):
-        async with running_valkey(Children(), directory=run.path / "valkey", logs=run.logs) as url:
-            socket = url.removeprefix("unix://")
-            progress.add_task("what asking costs", total=None)
+        progress.add_task("what asking costs", total=None)
+        async with AsyncExitStack() as servers:
+            socket = await _start(servers, run)
             costs = {**await _costs(socket), **await _memory(socket)}
-            progress.add_task(f"{WORKERS} workers, {CLIENTS} clients each", total=None)
-            held = await _held(socket, seconds=options.seconds)
-    return held, costs
+        progress.add_task(f"{WORKERS} workers, {CLIENTS} clients each", total=None)
+        calm = await _held(run, seconds=options.seconds, restarts=False)
+        progress.add_task("the same, with Valkey restarted", total=None)
+        restarted = await _held(run, seconds=options.seconds, restarts=True)
+    return calm, restarted, costs
 
 
-async def _held(socket: str, *, seconds: float) -> Held:
-    arguments = (socket, str(CLIENTS), str(seconds), str(AMOUNT), str(BURST))
-    children = [
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "loadtest.limit_child",
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=inherited_environment(),
-        )
-        for _ in range(WORKERS)
-    ]
-    await asyncio.sleep(STARTED_SECONDS)
-    answers = await asyncio.gather(*(child.communicate(b"\n") for child in children))
-    counted: Counter[str] = Counter()
-    for answer, _ in answers:
-        counted.update(json.loads(answer))
-    allowed = AMOUNT * seconds / 60
-    bound = BURST + WORKERS * (AMOUNT // LARGEST_SHARE)
-    return Held(counted, least=0.99 * allowed, most=allowed + bound)
+async def _start(servers: AsyncExitStack, run: RunDirectory) -> str:
+    """Start a Valkey that knows nothing, always at the same place."""
+    directory = run.path / "valkey"
+    shutil.rmtree(directory, ignore_errors=True)
+    url = await servers.enter_async_context(
+        running_valkey(Children(), directory=directory, logs=run.logs)
+    )
+    return url.removeprefix("unix://")
+
+
+async def _held(run: RunDirectory, *, seconds: float, restarts: bool) -> Held:
+    async with AsyncExitStack() as servers:
+        socket = await _start(servers, run)
+        arguments = (socket, str(CLIENTS), str(seconds), str(AMOUNT), str(BURST))
+        children = [await _child(arguments) for _ in range(WORKERS)]
+        await asyncio.sleep(STARTED_SECONDS)
+        asking = asyncio.gather(*(child.communicate(b"\n") for child in children))
+        if restarts:
+            await asyncio.sleep(seconds / 2)
+            await servers.aclose()
+            await asyncio.sleep(DOWN_SECONDS)
+            await _start(servers, run)
+        counted = [json.loads(answer) for answer, _ in await asking]
+    total = {name: sum(one[name] for one in counted) for name in counted[0]}
+    # From the first request to the last answer, of all of them together.
+    took = max(one["ended"] for one in counted) - min(one["began"] for one in counted)
+    bursts = 2 if restarts else 1
+    bound = bursts * BURST + WORKERS * (AMOUNT // LARGEST_SHARE)
+    return Held(
+        {name: total[name] for name in ("asked", "granted", "calls", "local")},
+        least=0.99 * AMOUNT * seconds / 60,
+        most=AMOUNT * (took + UNCOUNTED_SECONDS) / 60 + bound,
+    )
+
+
+async def _child(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "loadtest.limit_child",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=inherited_environment(),
+    )
 
 
 async def _costs(socket: str) -> dict[str, float]:
@@ -134,7 +169,8 @@ async def _costs(socket: str) -> dict[str, float]:
                 await asyncio.sleep(0)  # refills run beside the requests
         called: list[float] = []
         for number in range(CALLS):
-            one = claims(bench_limit(PLENTY + number + 1, PLENTY))
+            # Of a limit that nobody has asked for yet nothing is held ahead.
+            one = claims(replace(bench_limit(PLENTY, PLENTY), id=f"call_{number}"))
             started_at = time.perf_counter()
             outcome = limiter.take(PRINCIPAL, one, member="r")
             if isinstance(outcome, Awaitable):
@@ -156,8 +192,8 @@ async def _memory(socket: str) -> dict[str, float]:
     before = (await client.info("memory"))["used_memory"]
     async with client.pipeline(transaction=False) as pipeline:
         for number in range(KEYS):
-            pipeline.set(f"egret:limit:{{org_{number}}}:team_{number}/requests/minute/0a1b2c3d",
-                         "1800000000000000", px=60_000)  # fmt: skip
+            name = f"egret:limit:{{org_{number}}}:team_{number}/requests/minute/0a1b2c3d"
+            pipeline.set(name, STATE, px=60_000)
         await pipeline.execute()
     after = (await client.info("memory"))["used_memory"]
     await client.flushall()
@@ -173,18 +209,30 @@ _ROWS: Final[tuple[tuple[str, str, Callable[[float], str]], ...]] = (
     ("valkey_added_p99_us", "added with a call of Valkey, p99 µs", lambda value: f"{value:.0f}"),
     ("valkey_calls_per_s", "calls a second, one after the other", lambda value: f"{value:,.0f}"),
     ("valkey_mb_100k_keys", "MB in Valkey for 100,000 limits", lambda value: f"{value:.1f}"),
-    ("asked", "asked by 4 workers with 200 clients each", lambda value: f"{value:,.0f}"),
-    ("least", "to be let through at least", lambda value: f"{value:,.0f}"),
-    ("granted", "let through", lambda value: f"{value:,.0f}"),
-    ("most", "to be let through at most", lambda value: f"{value:,.0f}"),
-    ("calls", "of all, after a call of Valkey", lambda value: f"{value:,.0f}"),
-    ("local", "of all, while Valkey did not answer in time", lambda value: f"{value:,.0f}"),
+)
+
+_HELD: Final[tuple[tuple[str, str], ...]] = (
+    ("asked", "asked"),
+    ("least", "to be let through at least"),
+    ("granted", "let through"),
+    ("most", "to be let through at most"),
+    ("calls", "of all, after waiting for Valkey"),
+    ("local", "of all, while Valkey did not answer"),
 )
 
 
-def _grid(figures: dict[str, float], seconds: float) -> Grid:
+def _costs_grid(figures: dict[str, float]) -> Grid:
     rows = [[words, shown(figures[name])] for name, words, shown in _ROWS]
-    return Grid(f"{AMOUNT:,} requests a minute, for {seconds:g} s", ("limits", "figure"), rows)
+    return Grid("What a limit costs", ("limits", "figure"), rows)
+
+
+def _held_grid(figures: dict[str, float], seconds: float) -> Grid:
+    rows = [
+        [words, f"{figures[name]:,.0f}", f"{figures[f'restarted_{name}']:,.0f}"]
+        for name, words in _HELD
+    ]
+    columns = (f"{WORKERS} workers, {CLIENTS} clients each", "requests", "Valkey restarted")
+    return Grid(f"{AMOUNT:,} requests a minute, for {seconds:g} s", columns, rows)
 
 
 def _options() -> argparse.Namespace:

@@ -2,13 +2,15 @@
 
 Run by `bench_limits.py` as `python -m loadtest.limit_child SOCKET CLIENTS SECONDS AMOUNT BURST`:
 waits for a line on standard input, asks as fast as its clients can, and prints a line of JSON:
-asked, granted, calls (of the shared counts), local (judged while those were away).
+asked, granted, calls (had to wait), local (judged while the shared counts were away), began and
+ended (monotonic seconds).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 import time
 from collections import Counter
@@ -22,13 +24,13 @@ from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
 from sidecar.domain.principal import Principal
 from sidecar.limits.claims import Claim, Demand, claims_of
 from sidecar.limits.limiter import Clocks, Granted, Limiter
+from sidecar.limits.shared import SharedCounts, Worker
 from sidecar.settings import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 
 PRINCIPAL = Principal("key_1", "team_1", "bench", "org_1", "bench")
 WORKERS = 4
-OPERATION_SECONDS = 0.5
 PAUSE_SECONDS = 0.01
 """Of a client between two requests: with 800 of them, many times what is let through."""
 
@@ -64,30 +66,34 @@ def claims(limit: Limit) -> tuple[Claim, ...]:
 
 @asynccontextmanager
 async def bench_limiter(socket: str) -> AsyncIterator[Limiter]:
-    """Give a worker's limits on the Valkey at *socket*, tended."""
-    settings = ValkeySettings(
-        url=SecretStr(f"unix://{socket}"), operation_seconds=OPERATION_SECONDS, pool_size=64
-    )
+    """Give a worker's limits on the Valkey at *socket*, tended, with the settings by default."""
+    settings = ValkeySettings(url=SecretStr(f"unix://{socket}"))
     clocks = Clocks(monotonic=time.monotonic, wall=time.time)
     async with open_valkey(settings) as client:
-        store = ValkeyLimits(client, operation_seconds=OPERATION_SECONDS)
-        limiter = Limiter(store, NoRecords(), shares=WORKERS, clocks=clocks)
+        shared = SharedCounts(
+            ValkeyLimits(client, operation_seconds=settings.operation_seconds),
+            worker=Worker(secrets.token_hex(8), WORKERS),
+            calls=settings.pool_size,
+            clock=time.monotonic,
+        )
+        limiter = Limiter(shared, NoRecords(), clocks=clocks)
         running = asyncio.ensure_future(limiter.run())
         try:
             yield limiter
         finally:
             running.cancel()
+            await limiter.aclose()
 
 
-async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> Counter[str]:
+async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> dict[str, float]:
     """Ask from so many clients for so long; count what came of it."""
     counted: Counter[str] = Counter(asked=0, granted=0, calls=0, local=0)
     asked = claims(limit)
     async with bench_limiter(socket) as limiter:
-        end = time.monotonic() + seconds
+        began = time.monotonic()
 
         async def ask() -> None:
-            while time.monotonic() < end:
+            while time.monotonic() < began + seconds:
                 outcome = limiter.take(PRINCIPAL, asked, member="r")
                 counted["asked"] += 1
                 if isinstance(outcome, Awaitable):
@@ -98,7 +104,8 @@ async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> 
                 await asyncio.sleep(PAUSE_SECONDS)
 
         await asyncio.gather(*(ask() for _ in range(clients)))
-    return counted
+        ended = time.monotonic()
+    return {**counted, "began": began, "ended": ended}
 
 
 def main() -> None:

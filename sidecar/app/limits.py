@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -14,9 +15,11 @@ from sidecar.authorization.key_cache import Hit, KeyCache
 from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.limits import Limit
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded
+from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Clocks, Limiter
-from sidecar.limits.ports import Answer, Ask, Change, LimitStore, LimitsUnavailableError
+from sidecar.limits.ports import Answer, Ask, Change, LimitStore, NotAskedError
 from sidecar.limits.settlement import changes_of, ended_with
+from sidecar.limits.shared import SharedCounts, Worker
 from sidecar.settings import Settings
 from sidecar.storage.pool import UNAVAILABLE, Pool
 from sidecar.storage.usage_store import PostgresUsage
@@ -49,19 +52,23 @@ class PriceBook:
 
 
 class _NoStore:
-    """No Valkey: every worker goes by its own share."""
+    """No Valkey: every worker goes by its own share, and there is nothing to put right."""
 
-    async def take(self, scope: str, asks: Sequence[Ask]) -> Answer:
-        del scope, asks
-        raise LimitsUnavailableError("none")
+    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+        del scope, asks, name
+        raise NotAskedError("none")
 
-    async def begin(self, scope: str, ask: Ask, *, start: int, used: int) -> None:
-        del scope, ask, start, used
-        raise LimitsUnavailableError("none")
+    async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
+        del scope
+        return (None,) * len(names)
 
-    async def adjust(self, scope: str, changes: Sequence[Change]) -> None:
-        del scope, changes
-        raise LimitsUnavailableError("none")
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+        del scope, claim, start, used
+
+    async def adjust(
+        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+    ) -> None:
+        del scope, changes, sender, number
 
 
 class Settling:
@@ -148,12 +155,18 @@ async def open_limits(
 ) -> WorkerLimits:
     """Build the limits, to be closed with *stack*. Waits for no server."""
     store = await _store(settings, stack)
-    limiter = Limiter(
+    shared = SharedCounts(
         store,
+        worker=Worker(secrets.token_hex(8), settings.limits.shares or settings.server.workers),
+        calls=settings.valkey.pool_size,
+        clock=time.monotonic,
+    )
+    limiter = Limiter(
+        shared,
         PostgresTotals(pool, settings.postgres),
-        shares=settings.limits.shares or settings.server.workers,
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
     )
+    stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
     prices = PriceBook(usage)
     settling = Settling(limiter, keys, prices, tasks=set())

@@ -74,6 +74,11 @@ class Calendar:
 
     borders: tuple[int, ...]
 
+    @property
+    def start(self) -> int:
+        """Where this period began, by the clock of whoever asks."""
+        return self.borders[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Slots:
@@ -91,6 +96,11 @@ class Claim:
     span: Span
     cost: int
     reserve: int
+
+    @property
+    def period_start(self) -> int:
+        """Where the calendar period began, 0 where there is none."""
+        return self.span.start if isinstance(self.span, Calendar) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,16 +27,17 @@ class Lease:
     amount: int
     left: int = 0
     expires_at: float = 0.0
+    period_start: int = 0
     rate: float = 0.0
     refilling: bool = False
     _measured_at: float = 0.0
     _measured: int = 0
     _short_until: float = 0.0
 
-    def take(self, cost: int, *, now: float) -> bool:
-        """Give out *cost* units, or none."""
+    def take(self, cost: int, *, now: float, period_start: int = 0) -> bool:
+        """Give out *cost* units, or none; those of a calendar period are for that period only."""
         self._measure(cost, now)
-        if now >= self.expires_at or self.left < cost:
+        if now >= self.expires_at or self.left < cost or period_start != self.period_start:
             return False
         self.left -= cost
         return True
@@ -51,15 +52,21 @@ class Lease:
         if size < 2 or now < self._short_until:  # noqa: PLR2004 - one unit is what a request asks for itself
             return 0
         is_low = self.left * 2 < size or now >= self.expires_at
-        return size if is_low and not self.refilling else 0
+        return max(0, size - self.left) if is_low and not self.refilling else 0
 
-    def filled(self, units: int, *, asked: int, now: float) -> None:
-        """Keep what a refill brought."""
-        if units == 0 and asked:
-            self._short_until = now + SHORT_SECONDS
-        elif units:
-            self.left += units
-            self.expires_at = now + TTL_SECONDS
+    def filled(self, units: int, *, asked: int, now: float, period_start: int = 0) -> int:
+        """Keep what a refill brought; return what is left of an earlier period, now given up."""
+        if units == 0:
+            if asked:
+                self._short_until = now + SHORT_SECONDS
+            return 0
+        given_up = 0
+        if self.period_start != period_start:
+            given_up = self.give_up()
+            self.period_start = period_start
+        self.left += units
+        self.expires_at = now + TTL_SECONDS
+        return given_up
 
     def is_in_demand(self, *, now: float) -> bool:
         """Tell whether anybody has asked lately."""
@@ -67,8 +74,10 @@ class Lease:
 
     def expired(self, *, now: float) -> int:
         """Give up what was not used in time; return how much that is."""
-        if self.left == 0 or now < self.expires_at:
-            return 0
+        return 0 if now < self.expires_at else self.give_up()
+
+    def give_up(self) -> int:
+        """Give up what is left; return how much that is."""
         units, self.left = self.left, 0
         return units
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Never, assert_never
@@ -11,12 +11,12 @@ from typing import Final, Never, assert_never
 from sidecar.domain.limits import Level, Limit, Standing
 from sidecar.domain.principal import Principal
 from sidecar.limits.claims import Calendar, Claim, Slots
-from sidecar.limits.lease import Lease
-from sidecar.limits.local import LocalShares, period_start
+from sidecar.limits.held import Holdings
+from sidecar.limits.local import LocalShares, Moment
 from sidecar.limits.ports import (
+    Answer,
     Ask,
     Change,
-    LimitStore,
     LimitsUnavailableError,
     Short,
     State,
@@ -24,11 +24,12 @@ from sidecar.limits.ports import (
     Unknown,
     UsageTotals,
 )
+from sidecar.limits.shared import SharedCounts
+from sidecar.limits.shortage import Shortages
 
 TEND_SECONDS: Final = 0.25
-MAX_CHANGES: Final = 100_000
-"""Corrections that wait for the shared counts, some 30 MB; beyond, the oldest are dropped."""
-MAX_BATCH: Final = 256
+RECORDS_AWAY_SECONDS: Final = 1.0
+"""Records that did not answer are not asked for so long: a request would wait for each of them."""
 MAX_TELLS: Final = 8
 """A request has at most so many calendar limits whose counts have to be told first."""
 
@@ -63,19 +64,15 @@ class Clocks:
 class Limiter:
     """The limits of a worker. `run` runs beside it, returns leases and sends corrections."""
 
-    def __init__(
-        self, store: LimitStore, totals: UsageTotals, *, shares: int, clocks: Clocks
-    ) -> None:
-        self._store = store
+    def __init__(self, shared: SharedCounts, totals: UsageTotals, *, clocks: Clocks) -> None:
+        self._shared = shared
         self._totals = totals
         self._clocks = clocks
-        self._shares = shares
-        self._local = LocalShares(shares=shares)
-        self._leases: dict[tuple[str, int], Lease] = {}
-        self._owners: dict[tuple[str, int], tuple[str, Claim]] = {}
-        self._states: dict[str, State] = {}
-        self._changes: deque[tuple[str, Change]] = deque(maxlen=MAX_CHANGES)
+        self._local = LocalShares(shares=shared.worker.shares)
+        self._holdings = Holdings()
+        self._shortages = Shortages()
         self._refills: set[asyncio.Task[None]] = set()
+        self._no_records_until = 0.0
         self.is_local = False
 
     def take(
@@ -83,24 +80,24 @@ class Limiter:
     ) -> Outcome | Awaitable[Outcome]:
         """Take what *claims* ask for, all or nothing; *member* names the request.
 
-        At once where leases have it all, else something to await.
+        At once where leases have it all or there was no room a moment ago, else something to
+        await.
         """
         if not claims:
             return Granted(())
-        scope = principal.organization_id
-        if self._take_leased(claims):
-            self._refill_low(scope, claims)
-            return Granted(self._standings(claims))
-        return self._take_shared(principal, claims, member=member)
+        at_hand = self._at_hand(principal.organization_id, claims)
+        return at_hand or self._take_later(principal, claims, member=member)
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
         """Put right what was taken for a request that has ended; sent with others, later."""
-        self._changes.extend((organization_id, change) for change in changes)
+        for change in changes:
+            self._shared.correct(organization_id, change)
+            self._local.settle(change)
 
     @property
     def waiting(self) -> int:
         """How many corrections have not reached the shared counts yet."""
-        return len(self._changes)
+        return len(self._shared)
 
     async def run(self) -> Never:
         """Return what leases did not use and send corrections, for ever."""
@@ -110,151 +107,165 @@ class Limiter:
 
     async def tend(self) -> None:
         """Do so once."""
-        now = self._clocks.monotonic()
-        for key, lease in list(self._leases.items()):
-            units = lease.expired(now=now)
-            scope, claim = self._owners[key]
-            if units:
-                self._changes.append((scope, self._change(claim, -units)))
-            elif not lease.refilling and not lease.left and not lease.is_in_demand(now=now):
-                del self._leases[key], self._owners[key]
-        await self._send_changes()
+        now = self._moment()
+        for scope, change in self._holdings.expired(now=now.monotonic):
+            self._shared.correct(scope, change)
+        self._shortages.forget(now=now.monotonic)
+        self._local.tidy(now=now)
+        await self._shared.send()
 
-    def _take_leased(self, claims: tuple[Claim, ...]) -> bool:
-        now = self._clocks.monotonic()
-        given: list[tuple[Lease, int]] = []
-        for claim in claims:
-            lease = None if isinstance(claim.span, Slots) else self._lease(claim)
-            if lease is None or not lease.take(claim.cost, now=now):
-                for one, cost in given:
-                    one.put_back(cost)
-                return False
-            given.append((lease, claim.cost))
-        return True
+    async def aclose(self) -> None:
+        """Give back all that is held ahead, as far as the shared counts answer."""
+        for scope, change in self._holdings.give_up():
+            self._shared.correct(scope, change)
+        await self._shared.send()
 
-    def _lease(self, claim: Claim) -> Lease:
-        key = (claim.limit.id, claim.reserve)
-        lease = self._leases.get(key)
-        if lease is None or lease.amount != claim.limit.amount:
-            # A limit that was changed starts anew: what was held of the old one runs out unused.
-            lease = self._leases[key] = Lease(claim.limit.amount)
-        return lease
+    def uncounted(self, *, counted: int) -> Iterator[Change]:
+        """Yield what the shared counts lack if the worker dies now: what it holds ahead as well.
+
+        Of the batches of corrections that it has sent, those up to number *counted* have arrived.
+        """
+        yield from self._holdings.held()
+        yield from self._shared.uncounted(counted=counted)
+
+    def _at_hand(self, scope: str, claims: tuple[Claim, ...]) -> Outcome | None:
+        now = self._clocks.monotonic()
+        if self._holdings.take(scope, claims, now=now):
+            self._refill_low(scope, claims)
+            return Granted(self._standings(scope, claims))
+        short = self._shortages.of(claims, now=now)
+        return None if short is None else Limited(short)
+
+    async def _take_later(
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+    ) -> Outcome:
+        try:
+            async with self._shared.turn():
+                at_hand = self._at_hand(principal.organization_id, claims)
+                return at_hand or await self._take_shared(principal, claims, member=member)
+        except LimitsUnavailableError:
+            return await self._take_local(principal, claims, member=member)
 
     async def _take_shared(
         self, principal: Principal, claims: tuple[Claim, ...], *, member: str
     ) -> Outcome:
         scope = principal.organization_id
-        now = self._clocks.monotonic()
-        asks = tuple(Ask(claim, claim.cost, self._wanted(claim, now), member) for claim in claims)
+        for _ in range(MAX_TELLS):
+            wanted = [self._wanted(scope, claim) for claim in claims]
+            asks = tuple(
+                Ask(claim, claim.cost, ahead, member)
+                for claim, ahead in zip(claims, wanted, strict=True)
+            )
+            answer = await self._ask(scope, asks)
+            match answer:
+                case Taken():
+                    return Granted(self._standings(scope, claims))
+                case Short(index, states):
+                    standing = _stands(claims[index], states[index])
+                    self._shortages.note(claims[index], standing, now=self._clocks.monotonic())
+                    return Limited(standing)
+                case Unknown(index, start):
+                    await self._tell(principal, claims[index], start)
+                case _:
+                    assert_never(answer)
+        raise LimitsUnavailableError("does not keep what it is told")
+
+    async def _ask(self, scope: str, asks: tuple[Ask, ...]) -> Answer:
+        """Ask the shared counts, and keep what they say."""
+        ahead = [self._holdings.lease(scope, ask.claim) for ask in asks if ask.ahead]
+        for lease in ahead:
+            lease.refilling = True
         try:
-            for _ in range(MAX_TELLS):
-                answer = await self._store.take(scope, asks)
-                match answer:
-                    case Taken(states):
-                        self._keep(scope, asks, states)
-                        return Granted(self._standings(claims))
-                    case Short(index, states):
-                        return Limited(_stands(claims[index], states[index]))
-                    case Unknown(index, start):
-                        await self._tell(principal, asks[index], start)
-                    case _:
-                        assert_never(answer)
-        except LimitsUnavailableError:
-            pass
-        return self._take_local(scope, claims, member=member)
+            answer = await self._shared.take(scope, asks)
+        finally:
+            for lease in ahead:
+                lease.refilling = False
+        if not isinstance(answer, Unknown):
+            self._keep(scope, asks, answer)
+        return answer
 
-    async def _tell(self, principal: Principal, ask: Ask, start: int) -> None:
-        subject = subject_of(principal, ask.claim.limit)
-        used = await self._totals.used(ask.claim.limit, subject=subject, start=start)
-        await self._store.begin(principal.organization_id, ask, start=start, used=used)
+    def _keep(self, scope: str, asks: tuple[Ask, ...], answer: Taken | Short) -> None:
+        self.is_local = False
+        now = self._clocks.monotonic()
+        for ask, state in zip(asks, answer.states, strict=True):
+            claim = ask.claim
+            if isinstance(answer, Taken):
+                back = self._holdings.fill(scope, claim, state, asked=ask.ahead, now=now)
+                if back is not None:
+                    self._shared.correct(scope, back)
+            else:
+                self._holdings.note(claim, state, now=now)
+            limit_id = claim.limit.id
+            if self._local.is_counting(limit_id) and self._shared.is_complete(limit_id):
+                self._local.forget(limit_id)
 
-    def _take_local(self, scope: str, claims: tuple[Claim, ...], *, member: str) -> Outcome:
+    async def _tell(self, principal: Principal, claim: Claim, start: int) -> None:
+        subject = subject_of(principal, claim.limit)
+        used = await self._totals.used(claim.limit, subject=subject, start=start)
+        await self._shared.begin(principal.organization_id, claim, start=start, used=used)
+
+    async def _take_local(
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+    ) -> Outcome:
         self.is_local = True
-        now = self._clocks.wall()
-        index = self._local.take(claims, member=member, now=now)
-        if index is not None:
-            state = self._local.state(claims[index], now=now)
-            return Limited(_stands(claims[index], state), is_local=True)
         for claim in claims:
-            if isinstance(claim.span, Calendar):
-                self._changes.append((scope, self._change(claim, claim.cost)))
-        standings = (_stands(claim, self._local.state(claim, now=now)) for claim in claims)
-        return Granted(tuple(standings), is_local=True)
+            await self._look_up(principal, claim)
+        now, known = self._moment(), self._holdings.known
+        index = self._local.take(claims, member=member, now=now, known=known)
+        states = [
+            self._local.state(claim, now=now, known=known.get(claim.limit.id)) for claim in claims
+        ]
+        if index is not None:
+            return Limited(_stands(claims[index], states[index]), is_local=True)
+        for claim in claims:
+            period = claim.period_start
+            change = Change(claim.limit, claim.cost, period_start=period, is_new=True)
+            if not isinstance(claim.span, Slots):
+                self._shared.correct(principal.organization_id, change)
+        return Granted(tuple(map(_stands, claims, states)), is_local=True)
 
-    def _wanted(self, claim: Claim, now: float) -> int:
-        return 0 if isinstance(claim.span, Slots) else self._lease(claim).wanted(now=now)
+    async def _look_up(self, principal: Principal, claim: Claim) -> None:
+        """Learn from the records what was used of a period that nobody here has heard of."""
+        known = self._holdings.known.get(claim.limit.id)
+        is_known = known is not None and known.period_start == claim.period_start
+        now = self._clocks.monotonic()
+        if is_known or not isinstance(claim.span, Calendar) or now < self._no_records_until:
+            return
+        subject = subject_of(principal, claim.limit)
+        start = claim.period_start
+        try:
+            used = await self._totals.used(claim.limit, subject=subject, start=start)
+        except LimitsUnavailableError:
+            self._no_records_until = now + RECORDS_AWAY_SECONDS
+            return
+        state = State(0, max(0, claim.limit.amount - used), 0.0, used)
+        self._holdings.note(claim, state, now=now)
+
+    def _wanted(self, scope: str, claim: Claim) -> int:
+        if isinstance(claim.span, Slots):
+            return 0
+        return self._holdings.lease(scope, claim).wanted(now=self._clocks.monotonic())
 
     def _refill_low(self, scope: str, claims: tuple[Claim, ...]) -> None:
-        now = self._clocks.monotonic()
         asks = tuple(
-            Ask(claim, 0, wanted) for claim in claims if (wanted := self._wanted(claim, now))
+            Ask(claim, 0, wanted) for claim in claims if (wanted := self._wanted(scope, claim))
         )
         if asks:
             for ask in asks:
-                self._lease(ask.claim).refilling = True
+                self._holdings.lease(scope, ask.claim).refilling = True
             task = asyncio.ensure_future(self._refill(scope, asks))
             self._refills.add(task)
             task.add_done_callback(self._refills.discard)
 
     async def _refill(self, scope: str, asks: tuple[Ask, ...]) -> None:
-        try:
-            answer = await self._store.take(scope, asks)
-        except LimitsUnavailableError:
-            return
-        finally:
-            for ask in asks:
-                self._lease(ask.claim).refilling = False
-        if isinstance(answer, Taken):
-            self._keep(scope, asks, answer.states)
+        with contextlib.suppress(LimitsUnavailableError):
+            await self._ask(scope, asks)
 
-    def _keep(self, scope: str, asks: tuple[Ask, ...], states: tuple[State, ...]) -> None:
-        if self.is_local:
-            self.is_local = False
-            self._local = LocalShares(shares=self._shares)
-        now = self._clocks.monotonic()
-        for ask, state in zip(asks, states, strict=True):
-            self._states[ask.claim.limit.id] = state
-            if not isinstance(ask.claim.span, Slots):
-                self._owners[ask.claim.limit.id, ask.claim.reserve] = (scope, ask.claim)
-                self._lease(ask.claim).filled(state.ahead, asked=ask.ahead, now=now)
+    def _standings(self, scope: str, claims: tuple[Claim, ...]) -> tuple[Standing, ...]:
+        return tuple(self._holdings.standing(scope, claim) for claim in claims)
 
-    def _standings(self, claims: tuple[Claim, ...]) -> tuple[Standing, ...]:
-        return tuple(self._standing(claim) for claim in claims)
-
-    def _standing(self, claim: Claim) -> Standing:
-        state = self._states[claim.limit.id]
-        held = 0 if isinstance(claim.span, Slots) else self._lease(claim).left
-        return Standing(claim.limit, state.remaining + held, state.reset_seconds)
-
-    def _change(self, claim: Claim, amount: int) -> Change:
-        start = 0
-        if isinstance(claim.span, Calendar):
-            start = period_start(claim.span.borders, self._clocks.wall())
-        return Change(claim.limit, amount, period_start=start)
-
-    async def _send_changes(self) -> None:
-        for scope, batch in self._batches():
-            try:
-                await self._store.adjust(scope, batch)
-            except LimitsUnavailableError:
-                self._changes.extendleft((scope, change) for change in reversed(batch))
-                return
-
-    def _batches(self) -> Iterator[tuple[str, list[Change]]]:
-        """Yield what waits, in order, as much at a time as one call takes."""
-        waiting = len(self._changes)
-        while waiting and self._changes:
-            scope = self._changes[0][0]
-            batch: list[Change] = []
-            while (
-                waiting
-                and self._changes
-                and self._changes[0][0] == scope
-                and len(batch) < MAX_BATCH
-            ):
-                batch.append(self._changes.popleft()[1])
-                waiting -= 1
-            yield scope, batch
+    def _moment(self) -> Moment:
+        return Moment(self._clocks.monotonic(), self._clocks.wall())
 
 
 def _stands(claim: Claim, state: State) -> Standing:

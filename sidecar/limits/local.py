@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
-from sidecar.limits.ports import State
+from sidecar.limits.ports import Change, State
 
 SLOT_SECONDS: Final = 60.0
 """How long a slot is held at most: its release may reach another worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Monotonic seconds, and seconds since the epoch: only calendars go by those."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How a limit stood when the shared counts last told, at `at` by the monotonic clock.
+
+    `period_start` is that of the calendar period then.
+    """
+
+    state: State
+    at: float
+    period_start: int = 0
 
 
 @dataclass(slots=True)
@@ -21,81 +42,119 @@ class _Count:
 
 
 class LocalShares:
-    """Every limit divided by the number of workers, rounded down to one at least.
+    """What was left of every limit, divided by the number of workers.
 
-    What is used here of a calendar period is told to the shared counts when they are back;
-    `LocalShares` forgets everything then.
+    Not of the whole limit: the worker has had its part of what is used already. What is used here
+    is told to the shared counts when they are back, and is kept in mind until they have it.
     """
 
     def __init__(self, *, shares: int) -> None:
         self._shares = shares
         self._counts: dict[str, _Count] = {}
 
-    def take(self, claims: tuple[Claim, ...], *, member: str, now: float) -> int | None:
-        """Take all claims, or none; return the index of the one without room, else None.
-
-        *now* is in seconds since the epoch.
-        """
+    def take(
+        self,
+        claims: tuple[Claim, ...],
+        *,
+        member: str,
+        now: Moment,
+        known: Mapping[str, Known],
+    ) -> int | None:
+        """Take all claims, or none; return the index of the one without room, else None."""
         for index, claim in enumerate(claims):
-            if not self._has_room(claim, now):
+            left = self.state(claim, now=now, known=known.get(claim.limit.id)).remaining
+            if left < claim.cost + claim.reserve // self._shares:
                 return index
         for claim in claims:
             self._take(claim, member=member, now=now)
         return None
 
-    def state(self, claim: Claim, *, now: float) -> State:
-        """Return how a limit stands here."""
-        count = self._count(claim)
+    def state(self, claim: Claim, *, now: Moment, known: Known | None) -> State:
+        """Return how a limit stands here; *known* is how all of it stood."""
+        count = self._counts.setdefault(claim.limit.id, _Count())
         amount = self._share(claim.limit.amount)
         match claim.span:
             case Sliding():
-                interval = claim.span.window_seconds / max(1, amount)
-                ahead = max(0.0, count.tat - now)
-                room = self._share(claim.span.at_once) * interval - ahead
-                return State(0, max(0, int(room / interval)), max(interval, ahead))
+                return self._sliding(claim, claim.span, count, now=now, known=known)
             case Calendar(borders):
-                used = count.used if count.start == period_start(borders, now) else 0
-                ends = next((border for border in borders if border > now), now)
-                return State(0, max(0, amount - used), ends - now, used)
+                start = period_start(borders, now.wall)
+                used = count.used if count.start == start else 0
+                if known is not None and known.period_start == start:
+                    amount = self._share(max(0, claim.limit.amount - known.state.used))
+                ends = next((border for border in borders if border > now.wall), now.wall)
+                return State(0, max(0, amount - used), ends - now.wall, used)
             case Slots():
+                count.slots = {
+                    name: until for name, until in count.slots.items() if until > now.monotonic
+                }
                 return State(0, max(0, amount - len(count.slots)), 1.0, len(count.slots))
             case _:
                 assert_never(claim.span)
 
-    def release(self, claim: Claim, member: str) -> None:
-        """Free a slot."""
-        self._count(claim).slots.pop(member, None)
+    def settle(self, change: Change) -> None:
+        """A request has ended: free its slot, give back what it did not use of a period."""
+        count = self._counts.get(change.limit.id)
+        if count is None:
+            return
+        count.slots.pop(change.member, None)
+        if change.period_start and count.start == change.period_start:
+            count.used = max(0, count.used + change.amount)
+
+    def is_counting(self, limit_id: str) -> bool:
+        """Tell whether anything of a limit is kept in mind here."""
+        return limit_id in self._counts
+
+    def forget(self, limit_id: str) -> None:
+        """The shared counts have it all, what is used of a period above all.
+
+        But for what is under way: slots, and what has been used of a window.
+        """
+        count = self._counts.get(limit_id)
+        if count is not None:
+            count.used = count.start = 0
+
+    def tidy(self, *, now: Moment) -> None:
+        """Drop what says nothing any more."""
+        self._counts = {
+            name: count
+            for name, count in self._counts.items()
+            if count.tat > now.monotonic or count.start or count.slots
+        }
+
+    def _sliding(
+        self, claim: Claim, span: Sliding, count: _Count, *, now: Moment, known: Known | None
+    ) -> State:
+        limit = claim.limit
+        interval = span.window_seconds / max(1, self._share(limit.amount))
+        at_once = self._share(span.at_once)
+        if known is not None and span.at_once:
+            # As full as all of it was; it has drained since.
+            passed = now.monotonic - known.at
+            left = known.state.remaining + passed * limit.amount / span.window_seconds
+            is_used = 1 - min(1.0, left / span.at_once)
+            count.tat = max(count.tat, now.monotonic + at_once * interval * is_used)
+        ahead = max(0.0, count.tat - now.monotonic)
+        room = (at_once * interval - ahead) / interval
+        is_closed = limit.amount == 0
+        return State(0, 0 if is_closed else max(0, int(room + 1e-6)), max(interval, ahead))
 
     def _share(self, amount: int) -> int:
         return 0 if amount == 0 else max(1, amount // self._shares)
 
-    def _count(self, claim: Claim) -> _Count:
-        return self._counts.setdefault(claim.limit.id, _Count())
-
-    def _has_room(self, claim: Claim, now: float) -> bool:
-        self._forget_slots(claim, now)
-        reserve = claim.reserve // self._shares
-        return self.state(claim, now=now).remaining >= claim.cost + reserve
-
-    def _take(self, claim: Claim, *, member: str, now: float) -> None:
-        count = self._count(claim)
+    def _take(self, claim: Claim, *, member: str, now: Moment) -> None:
+        count = self._counts[claim.limit.id]
         match claim.span:
             case Sliding(window_seconds=window):
                 interval = window / max(1, self._share(claim.limit.amount))
-                count.tat = max(count.tat, now) + claim.cost * interval
+                count.tat = max(count.tat, now.monotonic) + claim.cost * interval
             case Calendar(borders):
-                start = period_start(borders, now)
+                start = period_start(borders, now.wall)
                 count.used = claim.cost + (count.used if count.start == start else 0)
                 count.start = start
             case Slots():
-                count.slots[member] = now + SLOT_SECONDS
+                count.slots[member] = now.monotonic + SLOT_SECONDS
             case _:
                 assert_never(claim.span)
-
-    def _forget_slots(self, claim: Claim, now: float) -> None:
-        if isinstance(claim.span, Slots):
-            count = self._count(claim)
-            count.slots = {name: until for name, until in count.slots.items() if until > now}
 
 
 def period_start(borders: tuple[int, ...], now: float) -> int:

@@ -14,6 +14,10 @@ class LimitsUnavailableError(Exception):
     """Nobody can tell now how much is left. Says what failed, never for whom."""
 
 
+class NotAskedError(LimitsUnavailableError):
+    """Nobody was even asked, so nothing can have been taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One limit is asked for `cost`, and for up to `ahead` more if plenty is left.
@@ -67,27 +71,42 @@ Answer = Taken | Short | Unknown
 class Change:
     """What was taken of a limit is put right by `amount`; a slot is freed.
 
-    `period_start`, in seconds since the epoch, is that of the period it was taken in.
+    `period_start`, in seconds since the epoch, is that of the period it was taken in. A change
+    `is_new` where it is of units that nobody has counted: they were used `age_seconds` ago, and a
+    sliding limit drains since then.
     """
 
     limit: Limit
     amount: int
     member: str = ""
     period_start: int = 0
+    is_new: bool = False
+    age_seconds: float = 0.0
 
 
 class LimitStore(Protocol):
     """Counts for all workers; `scope` keeps together what is taken in one step."""
 
-    async def take(self, scope: str, asks: Sequence[Ask]) -> Answer:
-        """Take all that is asked for, or nothing.
+    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+        """Take all that is asked for, or nothing; `void` knows it by its *name*.
+
+        Raises:
+            LimitsUnavailableError: no answer in time; it may have been taken all the same.
+        """
+        ...
+
+    async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
+        """Keep takes of these names from being made, should they still be on their way.
+
+        Return of each what it took ahead of its limits, where it was made: that and what it asked
+        for is to be given back; None where it was not.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
         ...
 
-    async def begin(self, scope: str, ask: Ask, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
 
         Raises:
@@ -95,8 +114,10 @@ class LimitStore(Protocol):
         """
         ...
 
-    async def adjust(self, scope: str, changes: Sequence[Change]) -> None:
-        """Put right what was taken.
+    async def adjust(
+        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+    ) -> None:
+        """Put right what was taken; nothing is done for a *number* that *sender* has used.
 
         Raises:
             LimitsUnavailableError: no answer in time.

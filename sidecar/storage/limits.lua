@@ -1,7 +1,10 @@
 -- Takes what a request needs of all its limits, or nothing of any.
 --
 -- KEYS[i]   state of limit i; all share one hash tag, so that a cluster keeps them together.
--- ARGV      six values a limit, in order: kind, amount, cost, want, reserve, detail.
+-- KEYS, last  the name of this take: there afterwards, with what was taken ahead of each limit.
+--           Where it is there before, the take was made void (limits_void.lua), and nothing is done.
+-- ARGV      six values a limit, in order: kind, amount, cost, want, reserve, detail; in the end
+--           for how many seconds the name is kept.
 --   kind    's' sliding (GCRA), 'c' calendar, 'n' slots.
 --   want    how much more to take ahead, if plenty is left; the answer says how much it was.
 --   detail  's': window in microseconds / how much at once
@@ -12,11 +15,46 @@
 --           2: nothing is known of limit i in this period; it must be told what was used.
 --   reset   microseconds until all is free again, or until the period ends.
 --
+-- State of 's', four numbers with / between them: the theoretical arrival time, in microseconds; the
+-- amount it was reckoned by (where that was changed, as many units are used as were); and the last
+-- long time in which all was free, from and until: who was cut off then may still have to tell of
+-- units that it gave out (limits_adjust.lua). For that it is kept for a minute longer.
+--
 -- Time is the server's own: workers' clocks may differ.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local SHARE = 16  -- at most a sixteenth of what is left is taken ahead: near the limit, nothing.
+
+local name = KEYS[#KEYS]
+if redis.call('EXISTS', name) == 1 then
+  return {0, 1}
+end
+
+local KEPT = 60000000
+
+-- Returns the arrival time, at least now, and the time in which all was free.
+local function state_of(key, amount)
+  local pattern = '^(%d+)/(%d+)/(%d+)/(%d+)$'
+  local tat, reckoned_by, from, till = string.match(redis.call('GET', key) or '', pattern)
+  if not tat then
+    return now, now, now
+  end
+  tat, from, till = tonumber(tat), tonumber(from), tonumber(till)
+  if tat > now then
+    return now + (tat - now) * (amount > 0 and reckoned_by / amount or 1), from, till
+  end
+  if now - tat > till - from - (now - till) then
+    from, till = tat, now
+  end
+  return now, from, till
+end
+
+-- A unit that takes less than a microsecond must not be rounded away.
+local function written(tat, interval, amount, from, till)
+  local whole = interval < 1 and math.ceil(tat) or tat
+  return string.format('%.0f/%.0f/%.0f/%.0f', whole, amount, from, till)
+end
 
 local function ahead_of(want, left)
   return math.max(0, math.min(want, math.floor(left / SHARE)))
@@ -24,8 +62,10 @@ end
 
 local answer = {1, 0}
 local writes = {}
+local taken = {}
 
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS - 1 do
+  local key = KEYS[i]
   local at = (i - 1) * 6
   local kind, detail = ARGV[at + 1], ARGV[at + 6]
   local amount, cost = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -38,7 +78,7 @@ for i, key in ipairs(KEYS) do
     window, at_once = tonumber(window), tonumber(at_once)
     local interval = amount > 0 and window / amount or window
     local tolerance = at_once * interval
-    local tat = math.max(tonumber(redis.call('GET', key) or 0), now)
+    local tat, from, till = state_of(key, amount)
     local left = (now + tolerance - tat) / interval
     if amount == 0 or left + 1e-6 < cost + reserve then
       refused = true
@@ -49,8 +89,8 @@ for i, key in ipairs(KEYS) do
       local after = tat + (cost + ahead) * interval
       remaining = math.max(0, math.floor((now + tolerance - after) / interval + 1e-6))
       reset = math.ceil(after - now)
-      local ttl = math.max(1, math.ceil((after - now) / 1000))
-      writes[#writes + 1] = {'SET', key, string.format('%.0f', after), 'PX', ttl}
+      local text = written(after, interval, amount, from, till)
+      writes[#writes + 1] = {'SET', key, text, 'PX', math.ceil((after - now + KEPT) / 1000)}
     end
 
   elseif kind == 'c' then
@@ -76,6 +116,7 @@ for i, key in ipairs(KEYS) do
     else
       ahead = ahead_of(want, left - cost - reserve)
       remaining = left - cost - ahead
+      used = used + cost + ahead
       writes[#writes + 1] = {'HINCRBY', key, 'used', cost + ahead}
     end
 
@@ -98,6 +139,7 @@ for i, key in ipairs(KEYS) do
   if refused and answer[1] == 1 then
     answer[1], answer[2] = 0, i
   end
+  taken[i] = string.format('%.0f', ahead)
   for _, number in ipairs({ahead, remaining, reset, used}) do
     answer[#answer + 1] = number
   end
@@ -107,5 +149,6 @@ if answer[1] == 1 then
   for _, write in ipairs(writes) do
     redis.call(unpack(write))
   end
+  redis.call('SET', name, table.concat(taken, ','), 'EX', ARGV[#ARGV])
 end
 return answer

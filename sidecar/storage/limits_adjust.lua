@@ -1,31 +1,80 @@
 -- Puts right what was taken: more or less was used, or a slot is free again.
 --
--- KEYS and hash tag as in limits.lua. ARGV: four values a limit: kind, amount, change, detail.
---   detail  's': window in microseconds; 'c': start of the period it was taken in; 'n': member
--- A change to a period that is over is left out: what was used then is in the usage records.
+-- KEYS and hash tag as in limits.lua; in the end who sends this.
+-- ARGV: four values a limit: kind, amount, change, detail; in the end the number of what is sent,
+-- and for how many seconds it is known. A number that this sender has used, or a lower one, was
+-- counted before, and its answer was lost: nothing is done.
+--   detail  's': window in microseconds / for how long the units have been used
+--           'c': start of the period they were taken in; 'n': member
+-- A change to a period that is over is left out: what was used then is in the usage records. What was
+-- used while nobody had told yet what was used before is added to that (limits_begin.lua).
+--
+-- Units of 's' that nobody has counted were used some time ago, and drain since then. They go where
+-- they would be had they been told at once: first into the time after that in which all was free.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+local sender, number = KEYS[#KEYS], tonumber(ARGV[#ARGV - 1])
+if tonumber(redis.call('GET', sender) or 0) >= number then
+  return 0
+end
+redis.call('SET', sender, ARGV[#ARGV - 1], 'EX', ARGV[#ARGV])
 
-for i, key in ipairs(KEYS) do
-  local at = (i - 1) * 4
+local KEPT = 60000000  -- as in limits.lua
+
+local function slide(key, amount, change, detail)
+  local window, age = string.match(detail, '^(%d+)/(%d+)$')
+  local interval = window / amount
+  local pattern = '^(%d+)/(%d+)/(%d+)/(%d+)$'
+  local tat, reckoned_by, from, till = string.match(redis.call('GET', key) or '0/0/0/0', pattern)
+  tat, from, till = tonumber(tat), tonumber(from), tonumber(till)
+  if tat > now and tonumber(reckoned_by) ~= amount then
+    tat = now + (tat - now) * reckoned_by / amount
+  end
+  local move = change * interval
+  if change > 0 then
+    local since = now - age
+    local begin = math.max(from, since)
+    local fits = math.max(0, math.min(move, till - begin))
+    if fits > 0 then
+      from = begin + fits
+    end
+    tat = math.max(tat, since) + move - fits
+  elseif tat > now then
+    tat = math.max(now, tat + move)
+  else
+    return  -- what is given back has drained
+  end
+  local whole = interval < 1 and math.ceil(tat) or tat
+  local text = string.format('%.0f/%.0f/%.0f/%.0f', whole, amount, from, till)
+  redis.call('SET', key, text, 'PX', math.ceil((math.max(0, tat - now) + KEPT) / 1000))
+end
+
+local function count(key, change, period)
+  local start = string.format('%.0f', period * 1000000)
+  local known = redis.call('HMGET', key, 'start', 'early_start')
+  if known[1] == start then
+    if redis.call('HINCRBY', key, 'used', change) < 0 then
+      redis.call('HSET', key, 'used', 0)
+    end
+  elseif known[2] == start then
+    redis.call('HINCRBY', key, 'early', change)
+  elseif change > 0 and tonumber(known[1] or 0) < tonumber(start) then
+    redis.call('HSET', key, 'early_start', start, 'early', change)
+    if redis.call('TTL', key) < 90000 then
+      redis.call('EXPIRE', key, 90000)
+    end
+  end
+end
+
+for i = 1, #KEYS - 1 do
+  local key, at = KEYS[i], (i - 1) * 4
   local kind, detail = ARGV[at + 1], ARGV[at + 4]
   local amount, change = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   if kind == 's' and amount > 0 then
-    local interval = tonumber(detail) / amount
-    local tat = math.max(tonumber(redis.call('GET', key) or 0), now) + change * interval
-    if tat <= now then
-      redis.call('DEL', key)
-    else
-      redis.call('SET', key, string.format('%.0f', tat), 'PX',
-                 math.max(1, math.ceil((tat - now) / 1000)))
-    end
+    slide(key, amount, change, detail)
   elseif kind == 'c' then
-    if redis.call('HGET', key, 'start') == string.format('%.0f', detail * 1000000) then
-      if redis.call('HINCRBY', key, 'used', change) < 0 then
-        redis.call('HSET', key, 'used', 0)
-      end
-    end
+    count(key, change, detail)
   elseif kind == 'n' then
     redis.call('ZREM', key, detail)
   end

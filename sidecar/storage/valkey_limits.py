@@ -23,6 +23,11 @@ from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client
 
 SLOT_SECONDS: Final = 3_600
 """As long as a stream may live at most by the Envoy configuration that Egret ships."""
+NAME_SECONDS: Final = 60
+"""How long a take is known by its name. Whoever makes it void asks within a second, or as soon as
+the server answers again."""
+SENDER_SECONDS: Final = 86_400
+"""How long it is known what a worker has sent. It sends again until it has an answer."""
 _PER_LIMIT: Final = 4
 
 
@@ -34,16 +39,17 @@ class ValkeyLimits:
         self._take = client.register_script(_script("limits.lua"))
         self._adjust = client.register_script(_script("limits_adjust.lua"))
         self._begin = client.register_script(_script("limits_begin.lua"))
+        self._void = client.register_script(_script("limits_void.lua"))
 
-    async def take(self, scope: str, asks: Sequence[Ask]) -> Answer:
-        """Take all that is asked for, or nothing.
+    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+        """Take all that is asked for, or nothing; `void` knows it by its *name*.
 
         Raises:
-            LimitsUnavailableError: no answer in time.
+            LimitsUnavailableError: no answer in time; it may have been taken all the same.
         """
-        keys = [_key(scope, ask.claim.limit) for ask in asks]
+        keys = [*(_key(scope, ask.claim.limit) for ask in asks), _name_key(scope, name)]
         arguments = [value for ask in asks for value in _asked(ask)]
-        answer = await self._run(self._take, keys, arguments)
+        answer = await self._run(self._take, keys, [*arguments, NAME_SECONDS])
         outcome, index, numbers = int(answer[0]), int(answer[1]) - 1, answer[2:]
         if outcome == _UNKNOWN:
             return Unknown(index, start=int(numbers[3]))
@@ -52,26 +58,37 @@ class ValkeyLimits:
         )
         return Taken(states) if outcome == _TAKEN else Short(index, states)
 
-    async def begin(self, scope: str, ask: Ask, *, start: int, used: int) -> None:
+    async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
+        """Keep takes of these names from being made; return what they took ahead, if they were.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        keys = [_name_key(scope, name) for name in names]
+        found = await self._run(self._void, keys, [NAME_SECONDS])
+        return tuple(_ahead(one) for one in found)
+
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        span = ask.claim.span
-        borders = span.borders if isinstance(span, Calendar) else ()
+        borders = claim.span.borders if isinstance(claim.span, Calendar) else ()
         end = next((border for border in borders if border > start), start)
-        await self._run(self._begin, [_key(scope, ask.claim.limit)], [start, end, used])
+        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used])
 
-    async def adjust(self, scope: str, changes: Sequence[Change]) -> None:
-        """Put right what was taken.
+    async def adjust(
+        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+    ) -> None:
+        """Put right what was taken; nothing is done for a *number* that *sender* has used.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        keys = [_key(scope, change.limit) for change in changes]
+        keys = [*(_key(scope, change.limit) for change in changes), _sender_key(scope, sender)]
         arguments = [value for change in changes for value in _changed(change)]
-        await self._run(self._adjust, keys, arguments)
+        await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
 
     async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
         try:
@@ -92,6 +109,14 @@ def _script(name: str) -> str:
 def _key(scope: str, limit: Limit) -> str:
     # What is in braces decides the node of a cluster: one organization's limits stay together.
     return f"egret:limit:{{{scope}}}:{limit.id}"
+
+
+def _name_key(scope: str, name: str) -> str:
+    return f"egret:limit-take:{{{scope}}}:{name}"
+
+
+def _sender_key(scope: str, sender: str) -> str:
+    return f"egret:limit-sender:{{{scope}}}:{sender}"
 
 
 def _asked(ask: Ask) -> tuple[str | int, ...]:
@@ -118,8 +143,14 @@ def _changed(change: Change) -> tuple[str | int, ...]:
         return "n", limit.amount, 0, change.member
     if limit.window in SLIDING_SECONDS:
         window = SLIDING_SECONDS[limit.window] * 1_000_000
-        return "s", limit.amount, change.amount, window
+        age = round(change.age_seconds * 1_000_000)
+        return "s", limit.amount, change.amount, f"{window}/{age}"
     return "c", limit.amount, change.amount, change.period_start
+
+
+def _ahead(found: Any) -> tuple[int, ...] | None:
+    """Read what a take left under its name: units between commas, nothing where it is void."""
+    return tuple(map(int, found.split(b","))) if found else None
 
 
 def _state(numbers: Sequence[Any]) -> State:

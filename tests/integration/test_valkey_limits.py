@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,20 @@ def asks(*limits: Limit, ahead: int = 0, member: str = "r1", **demand: Any) -> t
     return tuple(Ask(one, one.cost, ahead, member) for one in claims(*limits, **demand))
 
 
+async def take(store: ValkeyLimits, scope: str, asked: Sequence[Ask]) -> Answer:
+    """Take under a name of its own."""
+    return await store.take(scope, asked, name=secrets.token_hex(8))
+
+
+async def adjust(store: ValkeyLimits, scope: str, *changes: Change) -> None:
+    """Put right, as a worker of its own."""
+    await store.adjust(scope, changes, sender=secrets.token_hex(8), number=1)
+
+
 async def taken(store: ValkeyLimits, scope: str, *limits: Limit, times: int, **asked: Any) -> int:
     """Ask so many times, as fast as can be; return how often all was taken."""
     answers = await asyncio.gather(
-        *(store.take(scope, asks(*limits, **asked)) for _ in range(times))
+        *(take(store, scope, asks(*limits, **asked)) for _ in range(times))
     )
     return sum(isinstance(answer, Taken) for answer in answers)
 
@@ -71,7 +82,7 @@ async def test_a_sliding_limit_lets_its_burst_through_and_then_its_rate(
     """Sixty a minute, five at once: five now, one a second after."""
     one = limit(amount=60, burst=5)
     assert await taken(store, scope, one, times=50) == 5
-    answer = await store.take(scope, asks(one))
+    answer = await take(store, scope, asks(one))
     assert isinstance(answer, Short)
     assert 0 < answer.states[0].reset_seconds <= 1
     await asyncio.sleep(answer.states[0].reset_seconds)
@@ -84,7 +95,7 @@ async def test_a_request_larger_than_what_is_left_waits_for_it(
     """Tokens are taken at once; the answer says when enough will be there."""
     one = limit(Measure.TOKENS, amount=6_000)
     assert await taken(store, scope, one, times=1, input_tokens=5_900) == 1
-    answer = await store.take(scope, asks(one, input_tokens=200))
+    answer = await take(store, scope, asks(one, input_tokens=200))
     assert isinstance(answer, Short)
     assert answer.states[0].reset_seconds == pytest.approx(1.0, abs=0.2)
 
@@ -93,10 +104,10 @@ async def test_all_is_taken_or_nothing(store: ValkeyLimits, scope: str) -> None:
     """A request that one limit refuses costs none of the others."""
     wide, narrow = limit(amount=1_000, burst=100), limit(id="lim_2", amount=60, burst=1)
     assert await taken(store, scope, wide, narrow, times=20) == 1
-    answer = await store.take(scope, asks(wide, narrow))
+    answer = await take(store, scope, asks(wide, narrow))
     assert isinstance(answer, Short)
     assert answer.index == 1
-    assert remaining(await store.take(scope, asks(wide))) == 98
+    assert remaining(await take(store, scope, asks(wide))) == 98
 
 
 async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
@@ -105,7 +116,7 @@ async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
     """A sixteenth of what is left at most."""
     one = limit(amount=1_600, burst=1_600)
     ahead: list[int] = []
-    while isinstance(answer := await store.take(scope, asks(one, ahead=100)), Taken):
+    while isinstance(answer := await take(store, scope, asks(one, ahead=100)), Taken):
         ahead.append(answer.states[0].ahead)
     assert ahead[0] == 99
     assert ahead == sorted(ahead, reverse=True)
@@ -118,13 +129,13 @@ async def test_a_calendar_limit_has_to_be_told_what_was_used(
     """After a flush nobody knows; the records of usage do. Telling twice changes nothing."""
     one = limit(Measure.COST, window=Window.DAY, amount=100)
     (ask,) = asks(one, cost=10)
-    answer = await store.take(scope, [ask])
+    answer = await take(store, scope, [ask])
     today = int(time.time()) // 86_400 * 86_400
     assert answer == Unknown(0, today)
-    await store.begin(scope, ask, start=today, used=75)
-    await store.begin(scope, ask, start=today, used=0)
+    await store.begin(scope, ask.claim, start=today, used=75)
+    await store.begin(scope, ask.claim, start=today, used=0)
     assert await taken(store, scope, one, times=10, cost=10) == 2
-    answer = await store.take(scope, [ask])
+    answer = await take(store, scope, [ask])
     assert isinstance(answer, Short)
     assert (answer.states[0].used, answer.states[0].remaining) == (95, 5)
     assert 0 < answer.states[0].reset_seconds <= 86_400
@@ -140,19 +151,19 @@ async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
         borders = tuple(today + (days + offset) * 86_400 for offset in (-1, 0, 1, 2))
         (ask,) = asks(one, cost=1)
         shifted = Ask(type(ask.claim)(one, Calendar(borders), 1, 0), cost=1, ahead=0, member="r1")
-        assert await store.take(f"{scope}{days}", [shifted]) == Unknown(0, today)
+        assert await take(store, f"{scope}{days}", [shifted]) == Unknown(0, today)
 
 
 async def test_slots_are_free_again_by_name(store: ValkeyLimits, scope: str) -> None:
     """Whichever worker hears of the end."""
     one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=2)
     for member in ("a", "b"):
-        assert isinstance(await store.take(scope, asks(one, member=member)), Taken)
-    assert isinstance(await store.take(scope, asks(one, member="c")), Short)
-    await store.adjust(scope, [Change(one, 0, member="a")])
-    await store.adjust(scope, [Change(one, 0, member="a")])
-    assert isinstance(await store.take(scope, asks(one, member="c")), Taken)
-    assert isinstance(await store.take(scope, asks(one, member="d")), Short)
+        assert isinstance(await take(store, scope, asks(one, member=member)), Taken)
+    assert isinstance(await take(store, scope, asks(one, member="c")), Short)
+    await adjust(store, scope, Change(one, 0, member="a"))
+    await adjust(store, scope, Change(one, 0, member="a"))
+    assert isinstance(await take(store, scope, asks(one, member="c")), Taken)
+    assert isinstance(await take(store, scope, asks(one, member="d")), Short)
 
 
 async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope: str) -> None:
@@ -161,12 +172,12 @@ async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope:
     cost = limit(Measure.COST, id="lim_2", window=Window.DAY, amount=1_000)
     today = int(time.time()) // 86_400 * 86_400
     both = asks(tokens, cost, input_tokens=800, cost=800)
-    await store.begin(scope, both[1], start=today, used=0)
-    assert isinstance(await store.take(scope, both), Taken)
-    await store.adjust(scope, [Change(tokens, -700), Change(cost, -700, period_start=today)])
-    assert isinstance(await store.take(scope, both), Taken)
-    await store.adjust(scope, [Change(cost, 500, period_start=today)])
-    answer = await store.take(scope, asks(cost, cost=1))
+    await store.begin(scope, both[1].claim, start=today, used=0)
+    assert isinstance(await take(store, scope, both), Taken)
+    await adjust(store, scope, Change(tokens, -700), Change(cost, -700, period_start=today))
+    assert isinstance(await take(store, scope, both), Taken)
+    await adjust(store, scope, Change(cost, 500, period_start=today))
+    answer = await take(store, scope, asks(cost, cost=1))
     assert isinstance(answer, Short)
     assert answer.states[0].used == 1_400
 
@@ -178,11 +189,133 @@ async def test_a_change_to_a_period_that_is_over_is_left_out(
     cost = limit(Measure.COST, window=Window.DAY, amount=1_000)
     today = int(time.time()) // 86_400 * 86_400
     (ask,) = asks(cost, cost=0)
-    await store.begin(scope, ask, start=today, used=0)
-    await store.adjust(scope, [Change(cost, 500, period_start=today - 86_400)])
-    answer = await store.take(scope, [ask])
+    await store.begin(scope, ask.claim, start=today, used=0)
+    await adjust(store, scope, Change(cost, 500, period_start=today - 86_400))
+    answer = await take(store, scope, [ask])
     assert isinstance(answer, Taken)
     assert answer.states[0].used == 0
+
+
+async def test_a_correction_that_is_sent_again_is_counted_once(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Its answer was lost; another worker's of the same number is another one."""
+    tokens = limit(Measure.TOKENS, amount=60_000)
+    await taken(store, scope, tokens, times=1, input_tokens=50_000)
+    for sender, number in (("a", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 1)):
+        await store.adjust(scope, [Change(tokens, -10_000)], sender=sender, number=number)
+    left = remaining(await take(store, scope, asks(tokens)))
+    assert left == pytest.approx(40_000, abs=1_000)
+
+
+async def test_a_take_that_nobody_heard_of_is_found_by_its_name(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """It says what was taken ahead; asked again, the same."""
+    one = limit(amount=1_600, burst=1_600)
+    assert isinstance(await store.take(scope, asks(one, ahead=10), name="t1"), Taken)
+    assert await store.void(scope, ["t1", "t2"]) == ((10,), None)
+    assert await store.void(scope, ["t1", "t2"]) == ((10,), None)
+
+
+async def test_a_take_that_arrives_after_it_was_made_void_takes_nothing(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A server that was frozen reads it from a connection that was given up long ago."""
+    one = limit(amount=1_000, burst=100)
+    assert await store.void(scope, ["late"]) == (None,)
+    assert isinstance(await store.take(scope, asks(one), name="late"), Short)
+    assert remaining(await take(store, scope, asks(one))) == 99
+
+
+async def test_units_that_are_told_of_late_have_drained_since(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Sixty a minute: of thirty that were used twenty seconds ago, ten are left."""
+    one = limit(amount=60, burst=60)
+    await adjust(store, scope, Change(one, 30, is_new=True, age_seconds=20.0))
+    assert remaining(await take(store, scope, asks(one))) == 49
+
+
+async def test_units_that_are_told_of_after_others_go_to_where_all_was_free(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """The order in which workers come back makes no difference."""
+    one = limit(amount=60, burst=60)
+    await adjust(store, scope, Change(one, 5, is_new=True, age_seconds=20.0))
+    assert await taken(store, scope, one, times=10) == 10
+    await adjust(store, scope, Change(one, 5, is_new=True, age_seconds=20.0))
+    assert remaining(await take(store, scope, asks(one))) == 49
+
+
+async def test_what_is_used_before_counting_begins_is_added_to_what_the_records_say(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A worker that could ask nobody tells before anybody has asked the records."""
+    cost = limit(Measure.COST, window=Window.DAY, amount=1_000)
+    today = int(time.time()) // 86_400 * 86_400
+    (ask,) = asks(cost, cost=0)
+    await adjust(store, scope, Change(cost, 70, period_start=today, is_new=True))
+    await adjust(store, scope, Change(cost, -20, period_start=today))
+    assert await take(store, scope, [ask]) == Unknown(0, today)
+    await store.begin(scope, ask.claim, start=today, used=100)
+    answer = await take(store, scope, [ask])
+    assert isinstance(answer, Taken)
+    assert answer.states[0].used == 150
+
+
+async def test_a_limit_that_is_changed_has_as_much_used_as_before(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Raised, there is more room at once; not in a minute, when the old rate would have it."""
+    low, high = limit(amount=60, burst=60), limit(amount=6_000, burst=600)
+    assert await taken(store, scope, low, times=100) == 60
+    assert remaining(await take(store, scope, asks(high))) == pytest.approx(540, abs=5)
+    assert isinstance(await take(store, scope, asks(low)), Short)
+
+
+async def test_a_budget_that_is_changed_within_its_period_counts_on(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Lowered below what was used nothing goes, raised the difference does."""
+    today = int(time.time()) // 86_400 * 86_400
+    small, large = (limit(Measure.COST, window=Window.DAY, amount=n) for n in (50, 100))
+    await store.begin(scope, asks(small, cost=1)[0].claim, start=today, used=0)
+    assert await taken(store, scope, large, times=10, cost=8) == 10
+    assert isinstance(await take(store, scope, asks(small, cost=1)), Short)
+    assert await taken(store, scope, large, times=10, cost=8) == 2
+
+
+async def test_tokens_that_take_less_than_a_microsecond_are_not_rounded_away(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A billion a minute, a few at a time."""
+    one = limit(Measure.TOKENS, amount=10**9, burst=1_000)
+    answers = [await take(store, scope, asks(one, input_tokens=5)) for _ in range(3)]
+    assert all(isinstance(answer, Taken) for answer in answers)
+    assert isinstance(await take(store, scope, asks(one, input_tokens=10**6)), Short)
+
+
+async def test_an_absurd_request_is_refused_and_takes_nothing(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """More than any limit has at once."""
+    one = limit(Measure.TOKENS, amount=1_000)
+    answer = await take(store, scope, asks(one, input_tokens=10**12))
+    assert isinstance(answer, Short)
+    assert remaining(answer) == 1_000
+    assert await taken(store, scope, one, times=1, input_tokens=1_000) == 1
+
+
+async def test_a_thousand_keys_share_what_their_team_has(store: ValkeyLimits, scope: str) -> None:
+    """Each with a limit of its own that would allow it."""
+    team = limit(amount=600, burst=100)
+    keys = [limit(id=f"key_{n}", amount=60, burst=1) for n in range(1_000)]
+    answers = await asyncio.gather(*(take(store, scope, asks(team, key)) for key in keys))
+    assert sum(isinstance(answer, Taken) for answer in answers) in range(100, 120)
+    fresh = [answer for answer in answers if isinstance(answer, Short)]
+    assert all(answer.index == 0 for answer in fresh)
+    assert all(answer.states[1].remaining == 0 for answer in fresh)
 
 
 @pytest.mark.parametrize("window", [Window.MINUTE, Window.DAY, Window.ONCE])
@@ -195,8 +328,8 @@ async def test_an_amount_of_nothing_lets_nothing_through(
     (ask,) = asks(one)
     if window is Window.DAY:
         today = int(time.time()) // 86_400 * 86_400
-        await store.begin(scope, ask, start=today, used=0)
-    assert isinstance(await store.take(scope, [ask]), Short)
+        await store.begin(scope, ask.claim, start=today, used=0)
+    assert isinstance(await take(store, scope, [ask]), Short)
 
 
 async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
@@ -205,13 +338,13 @@ async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
     await server.start()
     try:
         async with valkey_limits(socket_of(server), seconds=0.2) as store:
-            assert isinstance(await store.take("org", asks(limit())), Taken)
+            assert isinstance(await take(store, "org", asks(limit())), Taken)
             await server.freeze()
             with pytest.raises(LimitsUnavailableError):
-                await store.take("org", asks(limit()))
+                await take(store, "org", asks(limit()))
             await server.thaw()
             await server.kill()
             with pytest.raises(LimitsUnavailableError):
-                await store.adjust("org", [Change(limit(), -1)])
+                await adjust(store, "org", Change(limit(), -1))
     finally:
         await server.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
 from sidecar.limits.claims import Claim, Demand, claims_of
 from sidecar.limits.limiter import Clocks, Limiter
+from sidecar.limits.shared import SharedCounts, Worker
 from sidecar.settings import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
@@ -67,4 +69,7 @@ async def limiter(
 ) -> AsyncIterator[Limiter]:
     """Give the limits of one worker."""
     async with valkey_limits(socket, seconds=seconds) as store:
-        yield Limiter(store, totals or Records(), shares=shares, clocks=CLOCKS)
+        shared = SharedCounts(
+            store, worker=Worker(secrets.token_hex(8), shares), calls=8, clock=CLOCKS.monotonic
+        )
+        yield Limiter(shared, totals or Records(), clocks=CLOCKS)

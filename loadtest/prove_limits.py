@@ -1,0 +1,158 @@
+"""Proves that limits do not drift, and that a budget holds for many requests at once.
+
+    python -m loadtest.prove_limits [--operations N] [--requests N]
+
+On a real Valkey: random operations of four workers, with calls and answers lost and workers
+killed, against a model of what was used; then four processes whose requests all ask at once for a
+budget that is enough for a hundred. Prints figures, writes build/bench/prove-limits.json, and
+exits with 1 if anything does not add up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import Progress
+
+from loadtest.limit_budget_child import ask, budget, spending
+from loadtest.limit_child import WORKERS, bench_limiter
+from loadtest.limit_drift import Drift, Mix, Usage
+from loadtest.results import Grid, circumstances, new_console, write_json
+from sidecar.embedded.child import Children
+from sidecar.embedded.run_directory import run_directory
+from sidecar.embedded.valkey import running_valkey
+from sidecar.limits.limiter import Clocks
+from sidecar.settings import ValkeySettings, inherited_environment
+from sidecar.storage.valkey import open_valkey
+from sidecar.storage.valkey_limits import ValkeyLimits
+
+OPERATIONS: Final = 1_000_000
+REQUESTS: Final = 10_000
+ENOUGH_FOR: Final = 100
+COST: Final = 1_000
+STARTED_SECONDS: Final = 4.0
+PATIENCE_SECONDS: Final = 60.0
+"""A call that is given up on a busy machine would be a fault that the model does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What requests at once got of a budget, and what was left for one after the other."""
+
+    granted: int
+    local: int
+    later: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of it went, and no more; without an answer a worker spends its share."""
+        most = ENOUGH_FOR if self.local == 0 else 2 * ENOUGH_FOR
+        return ENOUGH_FOR <= self.granted + self.later <= most
+
+
+async def drift(socket: str, mix: Mix, progress: Progress) -> Drift:
+    """Do the operations."""
+    settings = ValkeySettings(
+        url=SecretStr(f"unix://{socket}"), operation_seconds=PATIENCE_SECONDS, pool_size=64
+    )
+    bar = progress.add_task("operations", total=mix.operations)
+    async with open_valkey(settings) as client:
+        store = ValkeyLimits(client, operation_seconds=PATIENCE_SECONDS)
+        usage = Usage(store, mix, Clocks(time.monotonic, time.time))
+        return await usage.run(lambda done: progress.update(bar, completed=done))
+
+
+async def spend(socket: str, *, requests: int) -> Spent:
+    """Have all of the requests ask at once, then as many again one after the other."""
+    amount = ENOUGH_FOR * COST
+    arguments = (socket, str(requests // WORKERS), str(COST), str(amount))
+    children = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "loadtest.limit_budget_child",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=inherited_environment(),
+        )
+        for _ in range(WORKERS)
+    ]
+    await asyncio.sleep(STARTED_SECONDS)
+    answers = await asyncio.gather(*(child.communicate(b"\n") for child in children))
+    counted: Counter[str] = Counter()
+    for answer, _ in answers:
+        counted.update(json.loads(answer))
+    later: Counter[str] = Counter()
+    async with bench_limiter(socket) as limiter:
+        for _ in range(2 * ENOUGH_FOR):
+            await ask(limiter, spending(budget(amount), COST), later)
+    return Spent(counted["granted"], counted["local"], later["granted"])
+
+
+async def _prove(given: argparse.Namespace, progress: Progress) -> tuple[Drift, Spent]:
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-prove-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        async with running_valkey(Children(), directory=run.path / "valkey", logs=run.logs) as url:
+            socket = url.removeprefix("unix://")
+            found = await drift(socket, Mix(operations=given.operations), progress)
+            progress.add_task(f"{given.requests:,} requests at once", total=None)
+            return found, await spend(socket, requests=given.requests)
+
+
+def main() -> int:
+    """Prove it, or say what does not add up."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.prove_limits", description=__doc__)
+    parser.add_argument("--operations", type=int, default=OPERATIONS)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    given = parser.parse_args()
+    console = new_console()
+    run = circumstances(f"python -m loadtest.prove_limits {' '.join(sys.argv[1:])}".strip())
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        found, spent = uvloop.run(_prove(given, progress))
+    show(found, spent, console)
+    figures = {
+        **{name.replace(" ", "_"): float(count) for name, count in found.done.items()},
+        "differences": float(len(found.differences)),
+        "at_once": float(spent.granted),
+        "at_once_local": float(spent.local),
+        "later": float(spent.later),
+    }
+    write_json("prove-limits", figures, run)
+    return 1 if found.differences or not spent.holds else 0
+
+
+def show(found: Drift, spent: Spent, console: Console) -> None:
+    """Print what was done and what it came to."""
+    done = [(name, f"{count:,}") for name, count in sorted(found.done.items())]
+    Grid("Operations of four workers, with faults", ("what", "count"), done).show(console)
+    rows = [
+        ("let through at once", f"{spent.granted:,}"),
+        ("of all at once, judged without an answer", f"{spent.local:,}"),
+        ("let through afterwards", f"{spent.later:,}"),
+    ]
+    Grid(f"A budget that is enough for {ENOUGH_FOR}", ("requests", "count"), rows).show(console)
+    for name, difference in found.differences.items():
+        console.print(f"WRONG: {name} is off by {difference:,}")
+    if not found.differences:
+        console.print("Every count says what was used.")
+    if not spent.holds:
+        console.print("WRONG: the budget did not hold, or was not used up")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

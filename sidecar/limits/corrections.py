@@ -1,0 +1,136 @@
+"""What waits for the shared counts: added up by limit, and counted once however often it is sent.
+
+No I/O and no clock: times are monotonic seconds, passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sidecar.domain.limits import SLIDING_SECONDS, Limit
+from sidecar.limits.ports import Change
+
+MAX_RELEASES: Final = 100_000
+"""Slots that wait to be freed, some 30 MB; beyond, the oldest are left to their expiry."""
+MAX_BATCH: Final = 256
+
+_Key = tuple[str, str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    change: Change
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is sent in one call; `number` tells the shared counts whether they have had it."""
+
+    number: int
+    scope: str
+    sums: tuple[_Sum, ...]
+
+    def changes(self, *, now: float) -> tuple[Change, ...]:
+        """Return the changes, each with its age at *now*."""
+        return tuple(
+            replace(one.change, age_seconds=max(0.0, now - one.at))
+            if one.change.is_new
+            else one.change
+            for one in self.sums
+        )
+
+
+class Corrections:
+    """Of one worker. A batch is sent, unchanged, until it is acknowledged; then comes the next.
+
+    *shares* is the number of workers that share the limits.
+    """
+
+    def __init__(self, *, shares: int) -> None:
+        self._shares = shares
+        self._waiting: dict[str, dict[_Key, _Sum]] = {}
+        self._releases = 0
+        self._debts = 0
+        self._sent: Batch | None = None
+        self._number = 0
+
+    def __len__(self) -> int:
+        sent = 0 if self._sent is None else len(self._sent.sums)
+        return sent + sum(map(len, self._waiting.values()))
+
+    def add(self, scope: str, change: Change, *, now: float) -> None:
+        """Keep *change*.
+
+        New units drain from now on. A worker that goes by its share drains at the pace of its
+        share: together they drain as fast as the limit does, and not each of them.
+        """
+        sums = self._waiting.setdefault(scope, {})
+        kind = 2 if change.is_new else int(change.amount > 0)
+        key = (change.limit.id, change.member, change.period_start, kind)
+        known = sums.get(key)
+        if known is None:
+            self._releases += bool(change.member)
+            self._debts += change.is_new
+            sums[key] = _Sum(change, now)
+            self._drop_releases()
+            return
+        drained_at = now - known.change.amount * _interval(change.limit) * self._shares
+        total = known.change.amount + change.amount
+        sums[key] = _Sum(replace(change, amount=total), max(known.at, drained_at))
+
+    @property
+    def has_debts(self) -> bool:
+        """Whether units were used that nobody has counted yet."""
+        return self._debts > 0
+
+    def waits(self, limit_id: str) -> bool:
+        """Tell whether anything about a limit has not been counted yet."""
+        sent = () if self._sent is None else self._sent.sums
+        return any(one.change.limit.id == limit_id for one in sent) or any(
+            key[0] == limit_id for sums in self._waiting.values() for key in sums
+        )
+
+    def batch(self) -> Batch | None:
+        """Return what is to be sent now: the same again until it is acknowledged."""
+        if self._sent is None and self._waiting:
+            scope, sums = next(iter(self._waiting.items()))
+            # What is new comes first: what was too much of it may be in the same batch.
+            keys = sorted(sums, key=lambda key: not sums[key].change.is_new)[:MAX_BATCH]
+            self._number += 1
+            self._sent = Batch(self._number, scope, tuple(sums.pop(key) for key in keys))
+            self._releases -= sum(bool(one.change.member) for one in self._sent.sums)
+            if not sums:
+                del self._waiting[scope]
+        return self._sent
+
+    def acknowledge(self) -> None:
+        """The last batch was counted."""
+        if self._sent is not None:
+            self._debts -= sum(one.change.is_new for one in self._sent.sums)
+        self._sent = None
+
+    def uncounted(self, *, counted: int) -> Iterator[Change]:
+        """Yield what is lost with a worker that dies; batches up to *counted* have arrived."""
+        if self._sent is not None and self._sent.number > counted:
+            yield from (one.change for one in self._sent.sums)
+        for sums in self._waiting.values():
+            yield from (one.change for one in sums.values())
+
+    def _drop_releases(self) -> None:
+        if self._releases <= MAX_RELEASES:
+            return
+        for sums in self._waiting.values():
+            oldest = next((key for key, one in sums.items() if one.change.member), None)
+            if oldest is not None:
+                del sums[oldest]
+                self._releases -= 1
+                return
+
+
+def _interval(limit: Limit) -> float:
+    """Return in how many seconds a sliding limit drains a unit; a period drains nothing."""
+    window = SLIDING_SECONDS.get(limit.window)
+    return 0.0 if window is None else window / max(1, limit.amount)

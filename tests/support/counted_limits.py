@@ -1,0 +1,232 @@
+"""Counts of limits as `limits.lua` and its like keep them, by a clock and with faults of a test's.
+
+That both count the same is tested on a real Valkey (`tests/integration/test_limits_drift.py`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from sidecar.domain.limits import SLIDING_SECONDS, Limit, Measure
+from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
+from sidecar.limits.local import period_start
+from sidecar.limits.ports import (
+    Answer,
+    Ask,
+    Change,
+    LimitsUnavailableError,
+    Short,
+    State,
+    Taken,
+    Unknown,
+)
+
+LEFT_FOR_ONE = 16
+Answered = TypeVar("Answered")
+
+
+class Fault(enum.Enum):
+    """What becomes of a call."""
+
+    NONE = "none"
+    LOST = "it never arrives"
+    UNHEARD = "it is done, and its answer is lost"
+
+
+@dataclass
+class Slid:
+    """The theoretical arrival time, and the last long time in which all was free."""
+
+    tat: float
+    since: float
+    until: float
+
+
+@dataclass
+class Server:
+    """The memory that all workers share; `clock` is in seconds."""
+
+    clock: Callable[[], float]
+    sliding: dict[str, Slid] = field(default_factory=dict)
+    periods: dict[str, tuple[int, int]] = field(default_factory=dict)
+    early: dict[str, tuple[int, int]] = field(default_factory=dict)
+    slots: dict[str, set[str]] = field(default_factory=dict)
+    names: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    senders: dict[str, int] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Lose all memory, as a server that was started again."""
+        for memory in (
+            self.sliding,
+            self.periods,
+            self.early,
+            self.slots,
+            self.names,
+            self.senders,
+        ):
+            memory.clear()
+
+    def try_one(self, ask: Ask) -> tuple[bool, State]:
+        """Tell whether there is room, and how the limit stands then."""
+        now, claim = self.clock(), ask.claim
+        limit, need = claim.limit, ask.cost + claim.reserve
+        match claim.span:
+            case Sliding(window_seconds=window, at_once=at_once):
+                interval = window / max(1, limit.amount)
+                left = at_once - (self.slid(limit).tat - now) / interval
+                if limit.amount == 0 or left + 1e-6 < need:
+                    return False, State(0, max(0, int(left)), (need - left) * interval)
+                ahead = max(0, min(ask.ahead, int((left - need) / LEFT_FOR_ONE)))
+                left -= ask.cost + ahead
+                return True, State(ahead, int(left + 1e-6), (at_once - left) * interval)
+            case Calendar(borders):
+                used = self.periods[limit.id][1]
+                left = limit.amount - used
+                reset = next(border for border in borders if border > now) - now
+                if left < need:
+                    return False, State(0, max(0, left), reset, used)
+                ahead = max(0, min(ask.ahead, (left - need) // LEFT_FOR_ONE))
+                taken = ask.cost + ahead
+                return True, State(ahead, left - taken, reset, used + taken)
+            case Slots():
+                used = len(self.slots.get(limit.id, ()))
+                return used + need <= limit.amount, State(0, limit.amount - used, 1.0, used)
+
+    def take_one(self, ask: Ask, units: int) -> None:
+        """Take *units* and what was asked for."""
+        limit = ask.claim.limit
+        match ask.claim.span:
+            case Sliding():
+                slid = self.sliding[limit.id] = self.slid(limit)
+                slid.tat += (ask.cost + units) * _interval(limit)
+            case Calendar():
+                start, used = self.periods[limit.id]
+                self.periods[limit.id] = (start, used + ask.cost + units)
+            case Slots():
+                self.slots.setdefault(limit.id, set()).add(ask.member)
+
+    def slid(self, limit: Limit) -> Slid:
+        """Return the state of a sliding limit now."""
+        now = self.clock()
+        slid = self.sliding.get(limit.id)
+        if slid is None:
+            return Slid(now, now, now)
+        kept = slid.until - slid.since - (now - slid.until)
+        if slid.tat <= now and now - slid.tat > kept:
+            return Slid(now, slid.tat, now)
+        return replace(slid, tat=max(now, slid.tat))
+
+    def slide(self, limit: Limit, units: int, *, age: float = 0.0) -> None:
+        """Move the state of a sliding limit; what is given back late has drained."""
+        now, slid = self.clock(), self.sliding.get(limit.id, Slid(0, 0, 0))
+        move = units * _interval(limit)
+        if units > 0:
+            begin = max(slid.since, now - age)
+            fits = max(0.0, min(move, slid.until - begin))
+            since = begin + fits if fits else slid.since
+            tat = max(slid.tat, now - age) + move - fits
+            self.sliding[limit.id] = Slid(tat, since, slid.until)
+        elif slid.tat > now:
+            slid.tat = max(now, slid.tat + move)
+
+    def unknown(self, asks: Sequence[Ask]) -> Unknown | None:
+        """Return the first limit of which nothing is known in this period."""
+        for index, ask in enumerate(asks):
+            if isinstance(ask.claim.span, Calendar):
+                start = period_start(ask.claim.span.borders, self.clock())
+                if self.periods.get(ask.claim.limit.id, (None, 0))[0] != start:
+                    return Unknown(index, start)
+        return None
+
+
+@dataclass
+class CountedLimits:
+    """Implements `LimitStore`: one worker's connection to *server*, with faults."""
+
+    server: Server
+    fault: Callable[[], Fault] = lambda: Fault.NONE
+
+    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+        """Take all, or nothing."""
+        del scope
+        return self._call(lambda: self._take(asks, name))
+
+    async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
+        """Tell what was taken under these names, and take nothing under them from now on."""
+        del scope
+        known = self.server.names
+        return self._call(lambda: tuple(known.setdefault(name, None) for name in names))
+
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+        """Begin to count."""
+        del scope
+        self._call(lambda: self._begin(claim.limit.id, start, used))
+
+    async def adjust(
+        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+    ) -> None:
+        """Put right, once."""
+        del scope
+        self._call(lambda: self._adjust(changes, sender, number))
+
+    def _call(self, call: Callable[[], Answered]) -> Answered:
+        fault = self.fault()
+        if fault is Fault.LOST:
+            raise LimitsUnavailableError(fault.value)
+        answer = call()
+        if fault is Fault.UNHEARD:
+            raise LimitsUnavailableError(fault.value)
+        return answer
+
+    def _take(self, asks: Sequence[Ask], name: str) -> Answer:
+        server = self.server
+        unknown = server.unknown(asks)
+        if unknown is not None:
+            return unknown
+        tried = [server.try_one(ask) for ask in asks]
+        states = tuple(state for _, state in tried)
+        for index, (has_room, _) in enumerate(tried):
+            if not has_room:
+                return Short(index, states)
+        server.names[name] = tuple(state.ahead for state in states)
+        for ask, state in zip(asks, states, strict=True):
+            server.take_one(ask, state.ahead)
+        return Taken(states)
+
+    def _adjust(self, changes: Sequence[Change], sender: str, number: int) -> None:
+        server = self.server
+        if server.senders.get(sender, 0) >= number:
+            return
+        server.senders[sender] = number
+        for change in changes:
+            limit = change.limit
+            if limit.measure is Measure.CONCURRENT:
+                server.slots.get(limit.id, set()).discard(change.member)
+            elif limit.window in SLIDING_SECONDS:
+                server.slide(limit, change.amount, age=change.age_seconds)
+            else:
+                self._count(change)
+
+    def _count(self, change: Change) -> None:
+        limit_id, start, server = change.limit.id, change.period_start, self.server
+        begun, used = server.periods.get(limit_id, (0, 0))
+        early_start, early = server.early.get(limit_id, (0, 0))
+        if begun == start:
+            server.periods[limit_id] = (start, max(0, used + change.amount))
+        elif early_start == start:
+            server.early[limit_id] = (start, early + change.amount)
+        elif change.amount > 0 and begun < start:
+            server.early[limit_id] = (start, change.amount)
+
+    def _begin(self, limit_id: str, start: int, used: int) -> None:
+        server = self.server
+        if server.periods.get(limit_id, (0, 0))[0] != start:
+            early_start, early = server.early.pop(limit_id, (0, 0))
+            server.periods[limit_id] = (start, max(0, used + early * (early_start == start)))
+
+
+def _interval(limit: Limit) -> float:
+    return SLIDING_SECONDS[limit.window] / max(1, limit.amount)

@@ -1,0 +1,284 @@
+"""Workers that share limits while calls of the counts are lost; on a clock of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.principal import Principal
+from sidecar.limits.claims import Demand, claims_of
+from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, Limited, Limiter, Outcome
+from sidecar.limits.ports import Change, LimitsUnavailableError
+from sidecar.limits.shared import SharedCounts, Worker
+from tests.support.counted_limits import CountedLimits, Fault, Server
+
+WORKERS = 4
+PRINCIPAL = Principal("key_1", "team_1", "search", "org_1", "acme")
+MIDNIGHT = 1_700_006_400.0
+NOON = MIDNIGHT + 43_200
+
+
+def limit(measure: Measure = Measure.REQUESTS, **fields: object) -> Limit:
+    """Return a key's limit: 1,200 a minute, 40 at once, unless told otherwise."""
+    defaults: dict[str, object] = {
+        "id": "lim_1", "level": Level.KEY, "window": Window.MINUTE, "amount": 1_200, "burst": 40,
+    }  # fmt: skip
+    return Limit(measure=measure, **{**defaults, **fields})  # type: ignore[arg-type]
+
+
+def budget(amount: int) -> Limit:
+    """Return a key's budget for the day; below 128 nothing of it is ever taken ahead."""
+    return limit(Measure.COST, window=Window.DAY, amount=amount, burst=None)
+
+
+@dataclass
+class Fleet:
+    """So many workers on one memory; `faults` decides what becomes of a worker's call."""
+
+    now: float = NOON
+    faults: Callable[[int], Fault] = lambda _: Fault.NONE
+    recorded: int = 0
+    has_records: bool = True
+    server: Server = field(init=False)
+    workers: list[Limiter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.server = Server(lambda: self.now)
+        self.workers = [self.worker(number) for number in range(WORKERS)]
+
+    def worker(self, number: int) -> Limiter:
+        """Return one worker's limits."""
+        store = CountedLimits(self.server, lambda: self.faults(number))
+        clock = lambda: self.now  # noqa: E731
+        shared = SharedCounts(store, worker=Worker(f"w{number}", WORKERS), calls=8, clock=clock)
+        return Limiter(shared, self, clocks=Clocks(clock, clock))
+
+    async def used(self, limit: Limit, *, subject: str, start: int) -> int:
+        """Tell what the records say."""
+        del limit, subject, start
+        if not self.has_records:
+            raise LimitsUnavailableError("down")
+        return self.recorded
+
+    async def take(self, number: int, one: Limit, *, cost: int = 0, member: str = "r") -> Outcome:
+        """Ask a worker."""
+        asked = Demand(operation="chat", model="gpt-5", cost=cost)
+        found = claims_of([one], asked, now=self.now)
+        assert isinstance(found, tuple)
+        outcome = self.workers[number].take(PRINCIPAL, found, member=member)
+        return await outcome if isinstance(outcome, Awaitable) else outcome
+
+    async def hammer(self, one: Limit, *, seconds: float, step: float = 0.04) -> int:
+        """Have every worker ask five times a step, more than there is; count what is granted."""
+        granted, tended_at, end = 0, self.now, self.now + seconds
+        while self.now < end:
+            for number in range(WORKERS):
+                for _ in range(5):
+                    granted += isinstance(await self.take(number, one), Granted)
+            self.now += step
+            if self.now - tended_at >= TEND_SECONDS:
+                tended_at = self.now
+                await self.tend()
+        return granted
+
+    async def tend(self) -> None:
+        """Let every worker send what waits."""
+        for worker in self.workers:
+            await worker.tend()
+            await asyncio.sleep(0)  # refills run beside
+
+
+def most(one: Limit, seconds: float, *, bursts: int = 1) -> float:
+    """Return what decision 22 says can get through at most."""
+    leases = WORKERS * (one.amount // LARGEST_SHARE)
+    return one.amount * seconds / 60 + bursts * one.at_once + leases
+
+
+@pytest.mark.parametrize("answers", [0.9, 0.5], ids=["few", "half"])
+@pytest.mark.parametrize(
+    "fault", [Fault.LOST, Fault.UNHEARD], ids=lambda fault: fault.name.lower()
+)
+async def test_calls_that_are_lost_let_nothing_more_through(fault: Fault, answers: float) -> None:
+    """A busy machine answers late now and then: that is not worth another burst each time."""
+    chance, one = random.Random(1), limit()  # noqa: S311
+    fleet = Fleet(faults=lambda _: Fault.NONE if chance.random() < answers else fault)
+    granted = await fleet.hammer(one, seconds=60)
+    # What shares have let through in the end and nobody has counted yet is on top.
+    uncounted = one.amount / 60 * 2 * TEND_SECONDS
+    assert 0.99 * one.amount <= granted <= most(one, 60) + uncounted
+
+
+async def test_what_a_worker_lets_through_by_itself_is_paid_back() -> None:
+    """Cut off for 20 of 60 seconds, while the others go on with all of it."""
+    one, fleet = limit(), Fleet()
+    granted = await fleet.hammer(one, seconds=20)
+    fleet.faults = lambda number: Fault.LOST if number == 0 else Fault.NONE
+    alone = await fleet.hammer(one, seconds=20)
+    # Its share on top of the limit, and not a burst more.
+    assert alone <= one.amount / 60 * 20 * (1 + 1 / WORKERS) + WORKERS * (
+        one.amount // LARGEST_SHARE
+    )
+    fleet.faults = lambda _: Fault.NONE
+    granted += alone + await fleet.hammer(one, seconds=20)
+    assert 0.99 * one.amount <= granted <= most(one, 60)
+
+
+async def test_an_outage_for_all_is_no_second_burst() -> None:
+    """Shares begin with what was left, not with all, and are counted as of when they were used."""
+    one, fleet = limit(), Fleet()
+    granted = await fleet.hammer(one, seconds=20)
+    fleet.faults = lambda _: Fault.LOST
+    granted += await fleet.hammer(one, seconds=20)
+    assert all(worker.is_local for worker in fleet.workers)
+    fleet.faults = lambda _: Fault.NONE
+    granted += await fleet.hammer(one, seconds=20)
+    assert not any(worker.is_local for worker in fleet.workers)
+    assert 0.99 * one.amount <= granted <= most(one, 60)
+
+
+async def test_a_memory_that_is_lost_is_one_burst_more() -> None:
+    """Killed for a second, then started again without anything: a sliding limit begins anew."""
+    one, fleet = limit(), Fleet()
+    granted = await fleet.hammer(one, seconds=30)
+    fleet.faults = lambda _: Fault.LOST
+    granted += await fleet.hammer(one, seconds=1)
+    fleet.server.forget()
+    fleet.faults = lambda _: Fault.NONE
+    granted += await fleet.hammer(one, seconds=29)
+    assert 0.99 * one.amount <= granted <= most(one, 60, bursts=2)
+
+
+async def spent(fleet: Fleet, one: Limit, cost: int) -> int:
+    """Have the workers spend in turn until none of them lets anything through; return how much."""
+    total, refused = 0, 0
+    while refused < WORKERS:
+        for number in range(WORKERS):
+            is_granted = isinstance(await fleet.take(number, one, cost=cost), Granted)
+            total += cost * is_granted
+            refused = 0 if is_granted else refused + 1
+    return total
+
+
+async def test_a_budget_does_not_begin_anew_because_nobody_answers() -> None:
+    """Nine tenths are used: of the rest every worker has its share, not of the whole."""
+    one, fleet = budget(120), Fleet()
+    for number in range(WORKERS):
+        for _ in range(9):
+            assert isinstance(await fleet.take(number, one, cost=3), Granted)
+    for number in range(WORKERS):
+        await fleet.take(number, one)
+    fleet.faults = lambda _: Fault.LOST
+    fleet.now += 1
+    assert await spent(fleet, one, 1) == 12
+    fleet.faults = lambda _: Fault.NONE
+    fleet.now += 1
+    await fleet.tend()
+    assert fleet.server.periods[one.id][1] == 120
+    assert await spent(fleet, one, 1) == 0
+
+
+@pytest.mark.parametrize(("has_records", "left"), [(True, 20), (False, 120)])
+async def test_a_worker_that_has_never_heard_of_a_budget_asks_the_records(
+    *, has_records: bool, left: int
+) -> None:
+    """Only where those are away as well does it take its share of the whole."""
+    fleet = Fleet(faults=lambda _: Fault.LOST, recorded=100, has_records=has_records)
+    assert await spent(fleet, budget(120), 5) == left
+
+
+async def test_a_take_whose_answer_was_lost_is_made_void() -> None:
+    """Nothing was let through for it, so nothing is charged for it; not even once."""
+    one, fleet = budget(100), Fleet()
+    await fleet.take(0, one, cost=10)
+    fleet.faults = lambda _: Fault.UNHEARD
+    fleet.now += 1
+    assert isinstance(await fleet.take(0, one, cost=90), Limited)
+    assert fleet.server.periods[one.id][1] == 100
+    await fleet.tend()  # done, and not heard of either
+    fleet.faults = lambda _: Fault.NONE
+    await fleet.tend()
+    assert fleet.server.periods[one.id][1] == 10
+
+
+async def test_a_request_that_is_given_up_while_it_waits_holds_no_slot() -> None:
+    """A client that opens thousands of streams and aborts them."""
+    one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=5, burst=None)
+    fleet = Fleet(faults=lambda _: Fault.UNHEARD)
+    fleet.workers[0] = fleet.worker(0)
+    await fleet.take(0, one, member="stream")
+    assert fleet.server.slots[one.id] == {"stream"}
+    fleet.faults = lambda _: Fault.NONE
+    await fleet.tend()
+    assert fleet.server.slots[one.id] == set()
+
+
+async def test_a_correction_is_counted_once_however_often_it_is_sent() -> None:
+    """Its answer is lost, so it is sent again."""
+    one, fleet = budget(100), Fleet()
+    await fleet.take(0, one, cost=100)
+    lost = [Fault.UNHEARD, Fault.UNHEARD]
+    fleet.faults = lambda _: lost.pop() if lost else Fault.NONE
+    fleet.workers[0].settle("org_1", [Change(one, -60, period_start=int(MIDNIGHT))])
+    for _ in range(3):
+        await fleet.tend()
+    assert fleet.server.periods[one.id][1] == 40
+    assert fleet.workers[0].waiting == 0
+
+
+async def test_a_flood_at_a_limit_is_no_flood_on_the_shared_counts() -> None:
+    """What was refused is refused again at once, until there may be room."""
+    one, calls = limit(burst=1), [0]
+
+    def count(_: int) -> Fault:
+        calls[0] += 1
+        return Fault.NONE
+
+    fleet = Fleet(faults=count)
+    outcomes = [await fleet.take(0, one) for _ in range(1_000)]
+    assert sum(isinstance(outcome, Granted) for outcome in outcomes) == 1
+    assert calls[0] == 2
+    fleet.now += 0.05
+    assert isinstance(await fleet.take(0, one), Granted)
+
+
+async def test_a_limit_that_was_raised_is_asked_for_at_once() -> None:
+    """Whatever was refused a moment ago."""
+    fleet = Fleet()
+    assert isinstance(await fleet.take(0, limit(amount=0)), Limited)
+    assert isinstance(await fleet.take(0, limit()), Granted)
+
+
+async def test_what_is_held_ahead_is_given_back_in_the_end() -> None:
+    """A worker that is stopped in good order leaves nothing taken."""
+    one, fleet = budget(1_000_000), Fleet()
+    granted = 0
+    for _ in range(100):
+        granted += isinstance(await fleet.take(0, one, cost=10), Granted)
+        fleet.now += 0.01
+        await asyncio.sleep(0)
+    assert fleet.server.periods[one.id][1] > granted * 10
+    await fleet.workers[0].aclose()
+    assert fleet.server.periods[one.id][1] == granted * 10
+
+
+async def test_units_held_for_one_day_are_not_given_out_on_the_next() -> None:
+    """Nor are they given back to it."""
+    one, fleet = limit(window=Window.DAY, amount=100_000, burst=None), Fleet(now=MIDNIGHT + 86_399)
+    for _ in range(90):
+        await fleet.take(0, one)
+        fleet.now += 0.01
+        await asyncio.sleep(0)
+    granted = 0
+    for _ in range(30):
+        fleet.now += 0.01
+        granted += fleet.now >= MIDNIGHT + 86_400
+        await fleet.take(0, one)
+        await asyncio.sleep(0)
+    await fleet.workers[0].aclose()
+    assert fleet.server.periods[one.id] == (int(MIDNIGHT) + 86_400, granted)
