@@ -121,6 +121,7 @@ class EnvoyParameters:
     egret_service: EgretService | None = None
     sds_directory: str
     openai: Provider = OPENAI
+    openai_fallback: Provider | None = None
     anthropic: Provider = ANTHROPIC
     azure: Provider | None = None
     gemini: Provider | None = None
@@ -146,6 +147,7 @@ class EnvoyParameters:
     request_seconds: int = 120
     answer_idle_seconds: int = 600
     buffer_limit_bytes: int = 65536
+    fallback_body_bytes: int = 4 * 1024**2
     max_connections: int = 20000
     max_heap_bytes: int = 2 * 1024**3
 

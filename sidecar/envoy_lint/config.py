@@ -150,16 +150,21 @@ class EnvoyConfig:
 
     def providers(self) -> Iterator[Cluster]:
         """Yield the clusters that routes send requests to."""
-        named = {name for route in self.routes() for name in _targets(route.at("route"))}
+        named = {name for route in self.routes() for name in targets(route.at("route"))}
         for cluster in self.clusters:
             if cluster.name in named and cluster.name != self.egret:
                 yield cluster
 
 
-def _targets(action: Node) -> Iterator[str]:
+def targets(action: Node) -> Iterator[str]:
+    """Yield the clusters that a route's action may send a request to."""
     yield action.at("cluster").text
     for one in action.at("weighted_clusters", "clusters"):
         yield one.at("name").text
+    plugin = action.at("inline_cluster_specifier_plugin", "extension", "typed_config")
+    for group in plugin.at("priority_groups"):
+        for one in group.at("clusters"):
+            yield one.at("cluster_name").text
 
 
 def listeners_of(node: Node) -> Iterator[Listener]:

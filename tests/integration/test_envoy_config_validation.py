@@ -47,7 +47,7 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for authority in ("egret_ca", "client_ca"):
         write_authority(secrets, name=authority, ca_file=certificates.gateway_ca)
-    for provider in ("openai", "anthropic", "self_hosted"):
+    for provider in ("openai", "openai_fallback", "anthropic", "self_hosted"):
         write_credential(secrets, name=provider, header_value=SecretStr("made up"))
     return secrets
 
@@ -91,11 +91,16 @@ def _standalone(sds: Path) -> EnvoyParameters:
     )
 
 
+def _with_fallback(sds: Path) -> EnvoyParameters:
+    second = Provider(host="eu.api.openai.com", credential_header="authorization")
+    return replace(_production(sds), openai_fallback=second)
+
+
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
 @pytest.mark.parametrize(
     "deployment",
-    [_production, _embedded, _standalone],
-    ids=["production", "embedded", "standalone"],
+    [_production, _embedded, _standalone, _with_fallback],
+    ids=["production", "embedded", "standalone", "fallback"],
 )
 def test_envoy_accepts_the_configuration_without_a_warning(
     sds: Path, tmp_path: Path, *, deployment: Callable[[Path], EnvoyParameters], traced: bool
@@ -159,6 +164,26 @@ def test_workers_of_two_kinds_are_refused() -> None:
     )
     with pytest.raises(EnvoyConfigError):
         render_envoy_config(both)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "rules"),
+    [
+        ("", "", set()),
+        ("overwrite: true", "overwrite: false", {"EGR307"}),
+        ("auto_host_rewrite: true", "auto_host_rewrite: false", {"EGR409"}),
+        ('sni: "eu.api.openai.com"', 'sni: ""', {"EGR304"}),
+    ],
+    ids=["right", "credential", "host", "name"],
+)
+def test_egret_lint_looks_at_a_fallback_as_at_any_provider(
+    sds: Path, right: str, wrong: str, rules: set[str]
+) -> None:
+    """It is behind a plug-in of the route, not named by it."""
+    text = render_envoy_config(_with_fallback(sds))
+    assert right in text
+    found = lint("envoy.yaml", text.replace(right, wrong) if right else text).findings
+    assert {finding.rule.id for finding in found} == rules
 
 
 def test_egret_lint_finds_nothing_in_an_envoy_before_a_standalone_egret(sds: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from sidecar.envoy_lint.config import EnvoyConfig
+from sidecar.envoy_lint.config import EnvoyConfig, targets
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Hit, Severity
 
@@ -107,9 +107,8 @@ def _own_host(config: EnvoyConfig) -> Iterator[Hit]:
         action = route.at("route")
         names = ("host_rewrite_literal", "host_rewrite_header", "host_rewrite_path_regex")
         rewrites = any(action.at(name).value for name in names)
-        if action.at("cluster").text in remote and not (
-            rewrites or action.at("auto_host_rewrite").is_true
-        ):
+        leaves = not remote.isdisjoint(targets(action))
+        if leaves and not (rewrites or action.at("auto_host_rewrite").is_true):
             yield Hit(action.at("host_rewrite_literal"))
 
 
