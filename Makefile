@@ -17,7 +17,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -128,6 +128,9 @@ prove-limits: $(DEV_STAMP) ## A million operations leave no drift, and a budget 
 
 bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
 	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)
+
+bench-json-schema: $(DEV_STAMP) ## What judging answers by a schema costs, and how long hostile ones hold a worker
+	$(PY) -m loadtest.bench_json_schema $(BENCH_OPTIONS)
 
 bench-policy-swap: $(DEV_STAMP) ## The same load with and without policies of 500 rules coming into force
 	$(PY) -m loadtest.policy_swap $(BENCH_OPTIONS)

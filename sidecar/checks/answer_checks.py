@@ -59,7 +59,8 @@ class AnswerChecks:
             decision = decide_unscanned((form.reason,), self._setting.unscanned, subject="answer")
             return decision.error if isinstance(decision, Deny) else ResponseCleared(own)
         self._form = form
-        self._judgement = AnswerJudgement(form, self._setting)
+        is_success = headers.text(HeaderName.STATUS)[:1] in {"2", ""}
+        self._judgement = AnswerJudgement(form, self._setting, is_success=is_success)
         if not may_stream or not form.is_streamed:
             return ResponseHeld()
         if self._setting.policy.streams is StreamMode.BUFFER:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.checks.answer_reading import AnswerReading
+from sidecar.checks.answer_structure import judge_structure
 from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.dialects.answer_form import AnswerForm
 from sidecar.domain.decision import Deny, Redact
@@ -54,8 +55,13 @@ class AnswerSetting:
 class AnswerJudgement:
     """The judgement of one answer."""
 
-    def __init__(self, form: AnswerForm, setting: AnswerSetting) -> None:
+    def __init__(
+        self, form: AnswerForm, setting: AnswerSetting, *, is_success: bool = True
+    ) -> None:
+        """Begin. What a provider says of a failure is judged as text, not by its structure."""
         self._setting = setting
+        self._form = form
+        self._structured = setting.policy.structured if is_success else ()
         self._reading = AnswerReading(form)
         self._is_observed = setting.policy.streams is StreamMode.OBSERVE
         self._scan = StreamScan(
@@ -66,6 +72,7 @@ class AnswerJudgement:
         )
         self._guardrails = {one.name: one for one in setting.policy.guardrails}
         self._remote: tuple[GuardrailResult, ...] = ()
+        self._structure: tuple[GuardrailResult, ...] = ()
         self.is_redacted = False
 
     @property
@@ -75,7 +82,8 @@ class AnswerJudgement:
 
     def results(self) -> tuple[GuardrailResult, ...]:
         """Return what each guardrail has come to so far, in the policy's order."""
-        by_name = {one.guardrail.name: one for one in (*self._scan.results(), *self._remote)}
+        every = (*self._scan.results(), *self._remote, *self._structure)
+        by_name = {one.guardrail.name: one for one in every}
         return tuple(by_name[name] for name in self._guardrails if name in by_name)
 
     def take(self, chunk: bytes, *, is_last: bool) -> Released:
@@ -87,7 +95,7 @@ class AnswerJudgement:
         return self._released(self._judge_windows() or unread)
 
     def judge_whole(self, body: bytes) -> Released | Awaitable[Released]:
-        """Judge all of an answer; awaits remote guardrails only, where there are any.
+        """Judge all of an answer; awaits remote guardrails, and what takes its time.
 
         Of one that is refused nothing leaves.
         """
@@ -95,20 +103,46 @@ class AnswerJudgement:
         asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
         error = self._judge_windows() or self._unread()
         if error is not None or not self._setting.policy.asking.remote:
-            return self._released_whole(error)
+            return self._conclude(error)
         parts = tuple(TextPart(text, (), ROLE) for _, text in asked)
         subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
         results = self._setting.inspector.inspect(
             self._setting.policy.asking, subject, about=self._setting.about
         )
         if isinstance(results, tuple):
-            return self._released_whole(self._weigh_remote(results, asked))
+            return self._conclude(self._weigh_remote(results, asked))
         return self._ask(results, asked)
 
     async def _ask(
         self, results: Awaitable[tuple[GuardrailResult, ...]], asked: list[tuple[Window, bytes]]
     ) -> Released:
-        return self._released_whole(self._weigh_remote(await results, asked))
+        concluded = self._conclude(self._weigh_remote(await results, asked))
+        return concluded if isinstance(concluded, Released) else await concluded
+
+    def _conclude(self, error: ClientError | None) -> Released | Awaitable[Released]:
+        """Look at the structure of what is to leave, where nothing has refused it yet."""
+        released = self._released_whole(error)
+        if error is not None or not self._structured:
+            return released
+        steps = judge_structure(
+            released.body, self._form, self._structured, clock=self._setting.clock
+        )
+        results = self._setting.inspector.in_turns(steps)
+        if isinstance(results, tuple):
+            return self._weigh_structure(results, released)
+        return self._conclude_later(results, released)
+
+    async def _conclude_later(
+        self, results: Awaitable[tuple[GuardrailResult, ...]], released: Released
+    ) -> Released:
+        return self._weigh_structure(await results, released)
+
+    def _weigh_structure(
+        self, results: tuple[GuardrailResult, ...], released: Released
+    ) -> Released:
+        self._structure = results
+        error = _error_of(results)
+        return released if error is None else Released(b"", error)
 
     def _judge_windows(self) -> ClientError | None:
         due = self._reading.transcript.due(observed=self._is_observed)

@@ -28,9 +28,9 @@ from sidecar.decision.decide import decide
 from sidecar.dialects.read import read_request
 from sidecar.dialects.routes import recognise
 from sidecar.domain.decision import Allow, Deny, Redact
-from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.finding import Finding, GuardrailResult
 from sidecar.domain.http import Headers
-from sidecar.domain.policy import Mode
+from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
 from sidecar.guardrails.database import CompileError
 from sidecar.guardrails.policy_document import (
@@ -71,6 +71,10 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         str, typer.Option("--path", help="Of the request with --dialect-body.")
     ] = _CHAT,
     role: Annotated[str, typer.Option("--role", help="Whose message the text is.")] = "user",
+    answer: Annotated[
+        bool,
+        typer.Option("--answer", help="Take it for an answer: stages `output` and `both` judge."),
+    ] = False,
     policy: Annotated[
         str | None, typer.Option("--policy", "-p", help="Of the store, or of --policy-file.")
     ] = None,
@@ -86,10 +90,14 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret guardrails test "write to bob@example.com" --policy-file policies.yaml
     """
+    if answer and body is not None:
+        mend = "give the text that the model said"
+        fail("--dialect-body is a request, not an answer", mend=mend, code=WRONG_USAGE)
     document = _document(policy, policy_file)
-    subject = _subject(_Source(text, file, body), path=path, role=role)
+    subject = _subject(_Source(text, file, body), path=path, role="model" if answer else role)
+    side = Stage.OUTPUT if answer else Stage.INPUT
     try:
-        trial = asyncio.run(try_policy(document.text, subject))
+        trial = asyncio.run(try_policy(document.text, subject, side=side))
     except CompileError as error:
         fail(str(error), mend="write fewer or simpler expressions")
     if output is Output.JSON:
@@ -187,9 +195,13 @@ def _row(one: Judged) -> Row:
         "mode": result.guardrail.mode.value,
         "verdict": result.verdict.value + (f" ({result.error_type})" if result.error_type else ""),
         "score": None if result.score is None else f"{result.score:.2f}",
-        "finds": ", ".join(dict.fromkeys(found.type for found in result.findings)) or None,
+        "finds": ", ".join(dict.fromkeys(map(_words, result.findings))) or None,
         "µs": f"{one.microseconds:.0f}",
     }
+
+
+def _words(finding: Finding) -> str:
+    return finding.type if finding.place is None else f"{finding.type} at {finding.place}"
 
 
 def _decision(results: tuple[GuardrailResult, ...]) -> str:

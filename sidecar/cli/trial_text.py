@@ -44,7 +44,9 @@ def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object
     for found in result.findings:
         content = subject.parts[found.part].content
         start, end = _characters(content, (found.start, found.end))
-        spans.append({"type": found.type, "text": found.part, "start": start, "end": end})
+        place = {} if found.place is None else {"place": found.place}
+        span = {"type": found.type, "text": found.part, "start": start, "end": end}
+        spans.append(span | place)
     return spans
 
 

@@ -64,12 +64,16 @@ def decide_unscanned(
 
 
 def _blocked(result: GuardrailResult) -> ClientError:
-    types = sorted({finding.type for finding in result.findings})
+    types = sorted({_words(finding) for finding in result.findings})
     found = f" It contains: {', '.join(types)}." if types else ""
     return ClientError(
         ErrorKind.CONTENT_BLOCKED,
         f"Blocked by guardrail '{result.guardrail.name}'.{found}",
     )
+
+
+def _words(finding: Finding) -> str:
+    return finding.type if finding.place is None else f"{finding.type} at {finding.place}"
 
 
 def _unavailable(result: GuardrailResult, subject: str) -> ClientError:

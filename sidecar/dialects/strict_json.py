@@ -49,14 +49,14 @@ def parse(body: bytes) -> JsonDocument | Malformed:
 
 def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
     """Look for what the decoder lets pass; a cheap test of the bytes settles it mostly."""
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not _is_shallow(value):
-        return _TOO_DEEP
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_shallow(value):
+        return TOO_DEEP
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
         return Malformed("The body has an unpaired surrogate escape.")
     return None
 
 
-_TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
+TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -94,7 +94,7 @@ def _decode(text: str) -> JsonValue | Malformed:
     except _RefusedError as refused:
         return Malformed(str(refused))
     except RecursionError:
-        return _TOO_DEEP
+        return TOO_DEEP
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return Malformed("The body goes on after the end of its JSON document.")
@@ -105,9 +105,10 @@ def _decode(text: str) -> JsonValue | Malformed:
     return value
 
 
-def _is_shallow(value: JsonValue) -> bool:
+def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:
+    """Tell whether objects and arrays stand in each other *levels* deep at most."""
     level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(MAX_DEPTH):
+    for _ in range(levels):
         level = [
             child
             for node in level

@@ -14,6 +14,7 @@ class Finding:
 
     `type` is upper snake case, for example `EMAIL`; it names the placeholder `[EMAIL_1]`.
     `part` indexes `Subject.parts`; `start` and `end` are byte offsets into its content.
+    `place` says where in structured text, by names that the policy has and by numbers.
     """
 
     guardrail: str
@@ -21,6 +22,7 @@ class Finding:
     part: int
     start: int
     end: int
+    place: str | None = None
 
 
 class Verdict(enum.Enum):

@@ -10,6 +10,7 @@ class HeaderName:
     """Header names that mean something to us, in the lower case Envoy uses."""
 
     METHOD: Final = ":method"
+    STATUS: Final = ":status"
     PATH: Final = ":path"
     AUTHORITY: Final = ":authority"
     AUTHORIZATION: Final = "authorization"

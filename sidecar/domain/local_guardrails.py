@@ -31,6 +31,13 @@ class CodeLanguage(enum.Enum):
     SHELL = "shell"
 
 
+class AnswerPart(enum.Enum):
+    """Which texts of an answer a program reads."""
+
+    CONTENT = "content"
+    ARGUMENTS = "arguments"
+
+
 @dataclass(frozen=True, slots=True)
 class SecretsSettings:
     """Vendor tokens, private keys, connection strings."""
@@ -128,6 +135,22 @@ class MaxTokensSettings:
 
     guardrail_type: ClassVar[str] = "max_tokens"
     max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchemaSettings:
+    """What an answer must look like that a program reads.
+
+    `schema` is JSON text of draft 2020-12. `tools` are those whose arguments are judged, None
+    all. `max_bytes` and `max_depth` bound one text, and the levels of values within each other.
+    """
+
+    guardrail_type: ClassVar[str] = "json_schema"
+    schema: str
+    of: AnswerPart = AnswerPart.CONTENT
+    tools: tuple[str, ...] | None = None
+    max_bytes: int = 65_536
+    max_depth: int = 32
 
 
 RuleSettings = (

@@ -5,7 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from sidecar.domain.local_guardrails import RuleSettings, WholeTextSettings
+from sidecar.domain.local_guardrails import (
+    JsonSchemaSettings,
+    RuleSettings,
+    WholeTextSettings,
+)
 from sidecar.domain.remote_guardrails import RemoteSettings
 from sidecar.domain.scope import EVERYWHERE, Scope
 
@@ -83,7 +87,7 @@ class StreamMode(enum.Enum):
     OBSERVE = "observe"
 
 
-GuardrailSettings = RuleSettings | WholeTextSettings | RemoteSettings
+GuardrailSettings = RuleSettings | WholeTextSettings | JsonSchemaSettings | RemoteSettings
 
 
 @dataclass(frozen=True, slots=True)

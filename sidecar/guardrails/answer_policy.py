@@ -9,6 +9,7 @@ from sidecar.domain.policy import Action, Guardrail, Stage, StreamMode
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.rules.catalogue import is_remote, rules_of
+from sidecar.guardrails.structured import Structured, structured_of
 from sidecar.guardrails.unfinished import Unfinished
 
 
@@ -25,7 +26,8 @@ class RemoteGuardrails:
 class AnswerPolicy:
     """The guardrails of answers, ready to run. `streams` is the strictest mode any of them asks.
 
-    `restores` tells that placeholders of the request are turned back.
+    `restores` tells that placeholders of the request are turned back. `structured` judge what
+    is to leave, once all others have changed it.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -34,6 +36,7 @@ class AnswerPolicy:
     local: LocalScan = field(repr=False, compare=False)
     asking: RemoteGuardrails = field(repr=False, compare=False)
     unfinished: Unfinished = field(repr=False, compare=False)
+    structured: tuple[Structured, ...] = field(default=(), repr=False)
 
     @property
     def needs_answer(self) -> bool:
@@ -58,6 +61,7 @@ def answer_policy(
         local=scan_of(outputs),
         asking=RemoteGuardrails(remote, remote, scan_of(())),
         unfinished=Unfinished(rules),
+        structured=structured_of(outputs),
     )
 
 

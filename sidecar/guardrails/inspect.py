@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from sidecar.domain.finding import GuardrailResult, NotedEvent, RemoteEvent, Verdict
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage
@@ -33,6 +33,7 @@ from sidecar.guardrails.slices import Steps
 __all__ = ["InspectionSubject", "Inspector", "Results"]
 
 Results = tuple[GuardrailResult, ...]
+T = TypeVar("T")
 
 HOLD_SECONDS: Final = 0.001
 """How long one pass keeps the event loop before others have their turn."""
@@ -95,16 +96,30 @@ class Inspector:
         return self._go_on(policy, self._local_results(policy, outcomes, started_at),
                            (subject, about))  # fmt: skip
 
-    def _advance(self, steps: Steps[Outcomes], *, until: float) -> Outcomes | None:
+    def in_turns(self, steps: Steps[tuple[T, ...]]) -> tuple[T, ...] | Awaitable[tuple[T, ...]]:
+        """Do all of the work now where it is short, else in turns with that of others."""
+        done = self._advance(steps, until=self._clock() + HOLD_SECONDS)
+        return self._finish(steps) if done is None else done
+
+    def _advance(self, steps: Steps[tuple[T, ...]], *, until: float) -> tuple[T, ...] | None:
         """Work for a while; return the outcomes, or None where more is to be done."""
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                outcomes: Outcomes = end.value
+                outcomes: tuple[T, ...] = end.value
                 return outcomes
             if self._clock() >= until:
                 return None
+
+    async def _finish(self, steps: Steps[tuple[T, ...]]) -> tuple[T, ...]:
+        """Go on with long work; one piece of it at a time, ten would hold ten times."""
+        outcomes: tuple[T, ...] | None = None
+        while outcomes is None:
+            await asyncio.sleep(0)
+            async with self._turn:
+                outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
+        return outcomes
 
     async def _inspect_in_turns(
         self,
@@ -113,12 +128,8 @@ class Inspector:
         started_at: float,
         asked: tuple[Subject, InspectionSubject],
     ) -> Results:
-        """Go on where `inspect` left off; one long pass at a time, ten would hold ten times."""
-        outcomes: Outcomes | None = None
-        while outcomes is None:
-            await asyncio.sleep(0)
-            async with self._turn:
-                outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
+        """Go on where `inspect` left off."""
+        outcomes = await self._finish(steps)
         results = self._go_on(policy, self._local_results(policy, outcomes, started_at), asked)
         return results if isinstance(results, tuple) else await results
 

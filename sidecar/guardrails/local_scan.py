@@ -19,7 +19,7 @@ from sidecar.guardrails.database import ExpressionDatabase, Hits
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located
 from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
-from sidecar.guardrails.rules.catalogue import is_remote, rules_of
+from sidecar.guardrails.rules.catalogue import judges_texts, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
 from sidecar.guardrails.seams import Seam, seams
 from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
@@ -130,7 +130,7 @@ class LocalScan:
     ) -> None:
         self._database = database
         self._checks = tuple(
-            _check(guardrail, ids) for guardrail in guardrails if not is_remote(guardrail)
+            _check(guardrail, ids) for guardrail in guardrails if judges_texts(guardrail)
         )
         self.guardrails = tuple(check.guardrail for check in self._checks)
         self._folded = any(

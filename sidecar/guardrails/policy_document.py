@@ -14,6 +14,8 @@ from sidecar.domain.policy import Policy, StreamMode
 from sidecar.guardrails.documents.fields import SYNTAX_ONLY, TRUSTED
 from sidecar.guardrails.documents.local import DeniedPatternsDocument
 from sidecar.guardrails.documents.policy import PolicyModel
+from sidecar.guardrails.documents.structured import JsonSchemaDocument
+from sidecar.guardrails.json_schema.schema_check import schema_faults
 from sidecar.guardrails.policy_faults import PolicyDocumentError, PolicyFault, described, fault
 from sidecar.guardrails.rules.catalogue import judges_pieces
 from sidecar.guardrails.yaml_nodes import YamlDocument, YamlError, read_yaml
@@ -119,6 +121,8 @@ def _model(document: YamlDocument, *, expressions: Expressions) -> PolicyModel:
     except ValidationError as error:
         raise PolicyDocumentError(described(document, error)) from None
     faults = [*_repeated_names(document, model), *_unsupported(document, model)]
+    if expressions != "trust":
+        faults += _schemas(document, model)
     if faults:
         raise PolicyDocumentError(faults)
     return model
@@ -140,6 +144,15 @@ def _repeated_names(document: YamlDocument, model: PolicyModel) -> Iterable[Poli
             path = ("guardrails", index, "name")
             yield fault(document, path, "a guardrail of this name is above", mend="rename one")
         seen.add(guardrail.name)
+
+
+def _schemas(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
+    for index, guardrail in enumerate(model.guardrails):
+        if isinstance(guardrail, JsonSchemaDocument):
+            path = ("guardrails", index, "schema")
+            for one in schema_faults(guardrail.answer_schema, max_depth=guardrail.max_depth):
+                at = (*path, *one.place)
+                yield fault(document, at, one.problem, mend=one.mend, at_key=one.at_key)
 
 
 def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:

@@ -11,7 +11,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 from typing_extensions import override
 
-from sidecar.guardrails.documents.fields import ExceptionDocument, UnknownNameError
+from sidecar.guardrails.documents.fields import (
+    ExceptionDocument,
+    GuardrailFields,
+    UnknownNameError,
+)
 from sidecar.guardrails.documents.local import PatternDocument
 from sidecar.guardrails.documents.policy import GUARDRAIL_DOCUMENTS, PolicyModel
 from sidecar.guardrails.documents.remote import BreakerDocument
@@ -125,13 +129,17 @@ def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
         case ("guardrails", int()):
             kind = _value_at(document.value, (*path, "type"))
             model = GUARDRAIL_DOCUMENTS.get(str(kind))
-            return model.model_fields if model else ()
+            return _written(model) if model else ()
         case (*_, "exceptions", int()):
             return ExceptionDocument.model_fields
         case (*_, "breaker"):
             return BreakerDocument.model_fields
         case _:
             return PatternDocument.model_fields
+
+
+def _written(model: type[GuardrailFields]) -> Iterable[str]:
+    return (field.alias or name for name, field in model.model_fields.items())
 
 
 def _nearest(given: str, known: Iterable[str]) -> str:

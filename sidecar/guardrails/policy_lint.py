@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
 from typing import Final
 
-from sidecar.domain.local_guardrails import DeniedPatternsSettings
+from sidecar.domain.local_guardrails import (
+    AnswerPart,
+    DeniedPatternsSettings,
+    JsonSchemaSettings,
+)
 from sidecar.domain.policy import (
     Action,
     Guardrail,
@@ -34,6 +39,12 @@ class Advice:
     problem: str
     mend: str
 
+
+_CLOSING_KEYWORDS: Final = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "$ref", "allOf", "anyOf", "oneOf", "items",
+     "enum", "const", "prefixItems"}
+)  # fmt: skip
+"""Beside one of these a schema may be closed, or is for no object; without any it is open."""
 
 _Said = tuple[str, str, str]
 """Code, problem, mend."""
@@ -119,6 +130,19 @@ def _scope(guardrail: Guardrail) -> Iterator[_Said]:
         yield "count-tokens-open", problem, "add count_tokens to its routes"
 
 
+def _structure(guardrail: Guardrail) -> Iterator[_Said]:
+    settings = guardrail.settings
+    if not isinstance(settings, JsonSchemaSettings):
+        return
+    schema = json.loads(settings.schema)
+    if _CLOSING_KEYWORDS.isdisjoint(schema):
+        problem = "its schema lets any further property of the answer pass"
+        yield "schema-open", problem, "say `additionalProperties: false` where objects are meant"
+    if settings.of is AnswerPart.ARGUMENTS and settings.tools is None:
+        problem = "the arguments of every tool are judged by one schema"
+        yield "schema-for-every-tool", problem, "name its `tools`"
+
+
 def _displaced(
     policy: Policy, guardrail: Guardrail, policies: Iterable[Policy]
 ) -> Iterator[_Said]:
@@ -146,5 +170,5 @@ def _exceptions(guardrail: Guardrail, today: date, near_days: int) -> Iterator[_
 
 
 _CHECKS: Final[tuple[Callable[[Guardrail], Iterator[_Said]], ...]] = (
-    _open, _mandatory_shadow, _patterns, _scope,
+    _open, _mandatory_shadow, _patterns, _structure, _scope,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, assert_never
 
 import yaml
@@ -10,6 +11,7 @@ from sidecar.domain.local_guardrails import (
     CodeSettings,
     DeniedPatternsSettings,
     DeniedTermsSettings,
+    JsonSchemaSettings,
     LanguageSettings,
     MaxInputSettings,
     MaxTokensSettings,
@@ -105,6 +107,8 @@ def _settings(settings: GuardrailSettings) -> dict[str, Any]:
             | MaxTokensSettings()
         ):
             return _whole_text(settings)
+        case JsonSchemaSettings():
+            return _json_schema(settings)
         case _:
             return {
                 "url": settings.endpoint.url,
@@ -148,6 +152,16 @@ def _whole_text(settings: WholeTextSettings) -> dict[str, Any]:
             return {"max_tokens": limit}
         case _:
             assert_never(settings)
+
+
+def _json_schema(settings: JsonSchemaSettings) -> dict[str, Any]:
+    return {
+        "of": settings.of.value,
+        **_given(tools=settings.tools),
+        "max_bytes": settings.max_bytes,
+        "max_depth": settings.max_depth,
+        "schema": json.loads(settings.schema),
+    }
 
 
 def _asked(settings: RemoteSettings) -> dict[str, Any]:

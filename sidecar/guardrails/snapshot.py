@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import jsonschema_rs
 import re2
 
+from sidecar.domain.local_guardrails import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail, Policy, Stage, StreamUsage, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.answer_policy import AnswerPolicy, answer_policy
@@ -20,6 +22,7 @@ from sidecar.guardrails.compilation import (
 from sidecar.guardrails.database import CompileError, ExpressionDatabase, load_database
 from sidecar.guardrails.effective import MissingPolicy, judges_input, prevailing, resolve
 from sidecar.guardrails.forms import ModelForms, RequestForms
+from sidecar.guardrails.json_schema.check import json_schema_check
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.rules.catalogue import (
@@ -181,8 +184,13 @@ def _compile_searches(policies: Sequence[Policy]) -> Steps[None]:
                     yield
                 rules_of(one.settings)
                 yield
+                if isinstance(one.settings, JsonSchemaSettings):
+                    json_schema_check(one.settings)
+                    yield
         except re2.error:
             raise CompileError(f"an expression of policy {policy.name} is not RE2") from None
+        except jsonschema_rs.ValidationError:
+            raise CompileError(f"a schema of policy {policy.name} cannot be used") from None
 
 
 def snapshot_steps(

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Never
 
+from sidecar.dialects.answer_structure import AnswerPiece
 from sidecar.domain.finding import GuardrailResult
-from sidecar.domain.policy import Guardrail, Policy
+from sidecar.domain.local_guardrails import JsonSchemaSettings
+from sidecar.domain.policy import Guardrail, Policy, Stage
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.scope import EVERYWHERE
 from sidecar.domain.subject import Subject
+from sidecar.guardrails.answer_policy import judges_output
 from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.remote import RemoteRequest
-from sidecar.guardrails.rules.catalogue import is_remote
+from sidecar.guardrails.rules.catalogue import is_remote, judges_texts
 from sidecar.guardrails.slices import run_to_end
 from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
+from sidecar.guardrails.structured import Structured, judge_pieces, structured_of
 
 MAX_RUNS: Final = 200
 MAX_RUN_SECONDS: Final = 0.1
@@ -65,16 +70,21 @@ class _Nobody:
         raise AssertionError(f"a trial asked {request.guardrail.name}")
 
 
-async def try_policy(document: str, subject: Subject) -> Trial:
+async def try_policy(document: str, subject: Subject, *, side: Stage = Stage.INPUT) -> Trial:
     """Judge *subject* by the policy of *document*, whose expressions were checked.
+
+    *side* `OUTPUT` takes each text for what a model says, or for the arguments of a call.
 
     Raises:
         CompileError: it cannot be compiled within the limits.
     """
     compiled = await compile_in_subprocess([(document, 1)])
     policy = compiled.policies[0]
-    inputs = tuple(one for one in policy.guardrails if judges_input(one))
-    local = tuple(replace(one, scope=EVERYWHERE) for one in inputs if not is_remote(one))
+    judges = judges_output if side is Stage.OUTPUT else judges_input
+    asked = tuple(one for one in policy.guardrails if judges(one))
+    local = tuple(
+        replace(one, scope=EVERYWHERE, stage=Stage.INPUT) for one in asked if judges_texts(one)
+    )
     snapshot = _snapshot(compiled, policy, local)
     whole = _effective(snapshot, _PREFIX)
     about = InspectionSubject(request_id="", key_id="", model=subject.model)
@@ -82,12 +92,30 @@ async def try_policy(document: str, subject: Subject) -> Trial:
         whole, subject, about=about
     )
     results = results if isinstance(results, tuple) else await results
-    alone = [_microseconds(_effective(snapshot, _PREFIX + one.name), subject) for one in local]
+    judged = {one.guardrail.name: _alone(snapshot, one, subject) for one in results}
+    judged |= {one.guardrail.name: _of_structure(one, subject) for one in structured_of(asked)}
     return Trial(
-        judged=tuple(Judged(*pair) for pair in zip(results, alone, strict=True)),
-        not_asked=tuple(one for one in inputs if is_remote(one)),
-        pass_microseconds=_microseconds(whole, subject),
+        judged=tuple(judged[one.name] for one in asked if one.name in judged),
+        not_asked=tuple(one for one in asked if is_remote(one)),
+        pass_microseconds=_microseconds(lambda: whole.local.scan(subject.parts, subject.runs)),
     )
+
+
+def _alone(snapshot: PolicySnapshot, result: GuardrailResult, subject: Subject) -> Judged:
+    policy = _effective(snapshot, _PREFIX + result.guardrail.name)
+    time_taken = _microseconds(lambda: policy.local.scan(subject.parts, subject.runs))
+    return Judged(result, time_taken)
+
+
+def _of_structure(one: Structured, subject: Subject) -> Judged:
+    settings = one.guardrail.settings
+    assert isinstance(settings, JsonSchemaSettings)  # noqa: S101 - nothing else has structure
+    pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
+
+    def judge() -> GuardrailResult:
+        return run_to_end(judge_pieces([one], pieces, clock=time.perf_counter))[0]
+
+    return Judged(judge(), _microseconds(judge))
 
 
 def _snapshot(
@@ -107,11 +135,11 @@ def _effective(snapshot: PolicySnapshot, name: str) -> EffectivePolicy:
     return found
 
 
-def _microseconds(policy: EffectivePolicy, subject: Subject) -> float:
+def _microseconds(judge: Callable[[], object]) -> float:
     taken: list[float] = []
     until = time.perf_counter() + MAX_RUN_SECONDS
     while not taken or (len(taken) < MAX_RUNS and time.perf_counter() < until):
         began_at = time.perf_counter()
-        policy.local.scan(subject.parts, subject.runs)
+        judge()
         taken.append(time.perf_counter() - began_at)
     return statistics.median(taken) * 1e6

@@ -10,8 +10,9 @@ import yaml
 from typing_extensions import override
 
 MAX_TEXT_CHARACTERS: Final = 1_000_000
-MAX_DEPTH: Final = 20
-"""A policy is five levels deep; more is an attack on the parser's stack."""
+MAX_DEPTH: Final = 60
+"""A policy is five levels deep, a schema in it twice as deep as what it describes; more is an
+attack on the parser's stack."""
 
 Path = tuple[str | int, ...]
 Mark = tuple[int, int]

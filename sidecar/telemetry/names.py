@@ -61,6 +61,7 @@ class EgretAttribute:
     GUARDRAIL_FINDINGS: Final = "egret.guardrail.findings"
     GUARDRAIL_SCORE: Final = "egret.guardrail.score"
     GUARDRAIL_FINDING_TYPES: Final = "egret.guardrail.finding_types"
+    GUARDRAIL_FINDING_PLACES: Final = "egret.guardrail.finding_places"
 
 
 class MetricName:

@@ -13,6 +13,7 @@ from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
 AttributeValue = str | bool | int | float | Sequence[str]
 
 MAX_FINDING_TYPES: Final = 8
+MAX_PLACE_CHARACTERS: Final = 200
 MAX_PROCESSING_MODES: Final = 4
 
 _FAILED_VERDICTS: Final = frozenset(
@@ -51,6 +52,10 @@ def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
     if result.findings:
         types = dict.fromkeys(sanitize.word(finding.type) for finding in result.findings)
         attributes[EgretAttribute.GUARDRAIL_FINDING_TYPES] = tuple(types)[:MAX_FINDING_TYPES]
+    if places := [one.place for one in result.findings if one.place is not None]:
+        attributes[EgretAttribute.GUARDRAIL_FINDING_PLACES] = tuple(
+            place[:MAX_PLACE_CHARACTERS] for place in places[:MAX_FINDING_TYPES]
+        )
     if result.score is not None:
         attributes[EgretAttribute.GUARDRAIL_SCORE] = result.score
     if result.verdict in _FAILED_VERDICTS:

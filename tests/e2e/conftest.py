@@ -62,6 +62,20 @@ unscanned: allow
 guardrails:
   - {name: pii, type: pii, stage: output, action: redact}
 ---
+name: answers-schema
+guardrails:
+  - name: order
+    type: json_schema
+    schema:
+      type: object
+      properties: {to: {type: string}, n: {type: integer}}
+      required: [to]
+      additionalProperties: false
+---
+name: answers-schema-flag
+guardrails:
+  - {name: order, type: json_schema, action: flag, schema: {required: [to]}}
+---
 name: answers-hook
 guardrails:
   - {name: hook, type: webhook, stage: output, url: "HOOK/block", timeout: 5s}

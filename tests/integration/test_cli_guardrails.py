@@ -123,6 +123,12 @@ def test_a_policy_of_the_store_is_tried(database: Database, file: Path) -> None:
             2,
             "say which text; give a text, --file or --dialect-body, or pipe it in",
         ),
+        (
+            ["--answer", "--dialect-body", "-"],
+            "{}",
+            2,
+            "--dialect-body is a request, not an answer; give the text that the model said",
+        ),
         (["-f", "nope"], None, 2, "nope: No such file or directory; name a file that can be read"),
         (
             ["--dialect-body", "-", "--path", "/x"],
@@ -148,6 +154,29 @@ def test_what_cannot_be_tried_is_said_in_one_line(
     ran = NOWHERE("guardrails", "test", *arguments, stdin=stdin)
 
     assert ran == Ran(code, "", f"error: {error}\n")
+
+
+def test_an_answer_is_judged_by_what_judges_answers(tmp_path: Path) -> None:
+    """By rules and schemas, with the place that does not fit; nothing of a request's side."""
+    file = tmp_path / "answers.yaml"
+    file.write_text(
+        "name: answers\nguardrails:\n"
+        "  - {name: words, type: denied_terms, terms: [Bluebird]}\n"
+        "  - {name: order, type: json_schema, schema: {properties: {n: {type: integer}}}}\n"
+        "  - {name: mail, type: pii, stage: both, action: redact}\n"
+    )
+    text = '{"n": "bluebird at bob@example.com"}'
+
+    ran = NOWHERE("guardrails", "test", "--answer", text, "--policy-file", str(file), "-o", "json")
+    table = NOWHERE("guardrails", "test", "--answer", text, "--policy-file", str(file))
+
+    judged = found(ran)
+    assert {name: verdict for name, (verdict, _) in judged.items()} == {
+        "order": "block",
+        "mail": "redact",
+    }
+    assert [one["place"] for one in ran.json["guardrails"][0]["findings"]] == ["answer/n"]
+    assert "SCHEMA_TYPE at answer/n" in table.out
 
 
 def test_a_policy_that_is_not_in_the_file_is_told(file: Path) -> None:

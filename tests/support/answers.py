@@ -50,6 +50,13 @@ def judgement(
     return AnswerJudgement(form, setting)
 
 
+def judged_at_once(judge: AnswerJudgement, body: bytes) -> Released:
+    """Judge a whole answer that needs no waiting."""
+    released = judge.judge_whole(body)
+    assert isinstance(released, Released)
+    return released
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What left of an answer, piece by piece, and what ended it."""

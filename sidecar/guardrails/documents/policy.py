@@ -41,6 +41,7 @@ from sidecar.guardrails.documents.remote import (
     RemoteDocument,
     WebhookDocument,
 )
+from sidecar.guardrails.documents.structured import JsonSchemaDocument
 from sidecar.guardrails.rules.catalogue import judges_pieces
 
 GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
@@ -54,6 +55,7 @@ GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
     "language": LanguageDocument,
     "max_input": MaxInputDocument,
     "max_tokens": MaxTokensDocument,
+    "json_schema": JsonSchemaDocument,
     "webhook": WebhookDocument,
     "grpc": GrpcDocument,
     "moderation": ModerationDocument,
@@ -77,7 +79,12 @@ class PolicyModel(Document):
     allowed_models: Annotated[tuple[Glob, ...] | None, Field(max_length=MAX_ITEMS)] = None
     usage: UsageDocument = UsageDocument()
     guardrails: Annotated[
-        tuple[Annotated[LocalDocument | RemoteDocument, Field(discriminator="type")], ...],
+        tuple[
+            Annotated[
+                LocalDocument | JsonSchemaDocument | RemoteDocument, Field(discriminator="type")
+            ],
+            ...,
+        ],
         Field(max_length=100),
     ] = ()
 

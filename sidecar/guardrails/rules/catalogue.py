@@ -11,6 +11,7 @@ from sidecar.domain.local_guardrails import (
     DeniedPattern,
     DeniedPatternsSettings,
     DeniedTermsSettings,
+    JsonSchemaSettings,
     LanguageSettings,
     MaxInputSettings,
     MaxTokensSettings,
@@ -82,6 +83,7 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             | LanguageSettings()
             | MaxInputSettings()
             | MaxTokensSettings()
+            | JsonSchemaSettings()
             | WebhookSettings()
             | GrpcSettings()
             | ModerationSettings()
@@ -113,6 +115,11 @@ def is_remote(guardrail: Guardrail) -> bool:
     return isinstance(guardrail.settings, RemoteSettings)
 
 
+def judges_texts(guardrail: Guardrail) -> bool:
+    """Tell whether it is part of the local pass, which takes texts as texts."""
+    return isinstance(guardrail.settings, (RuleSettings, WholeTextSettings))
+
+
 def judges_pieces(settings: GuardrailSettings) -> bool:
     """Tell whether a text can be judged before its end: by rules, which look for spans."""
     return isinstance(settings, RuleSettings)
@@ -124,7 +131,7 @@ def rank_of(guardrail: Guardrail, type_: str) -> int:
         return Rank.AUTHOR
     if isinstance(guardrail.settings, CodeSettings):
         return Rank.CODE
-    if isinstance(guardrail.settings, WholeTextSettings):
+    if isinstance(guardrail.settings, (WholeTextSettings, JsonSchemaSettings)):
         return Rank.WHOLE_TEXT
     if is_remote(guardrail):
         return Rank.REMOTE

@@ -53,6 +53,16 @@ def result(
     return GuardrailResult(guardrail, verdict, findings, started_at=0.0, seconds=0.001)
 
 
+def test_a_refusal_says_where_in_a_structured_answer() -> None:
+    """The place is in names of the policy's own and numbers, so that a client may read it."""
+    misfit = Finding("order", "SCHEMA_TYPE", 0, 0, 9, place="choices[0]/items/3")
+
+    decision = decide([result(Verdict.BLOCK, findings=(misfit,))], subject="answer")
+
+    assert isinstance(decision, Deny)
+    assert decision.error.message.endswith("It contains: SCHEMA_TYPE at choices[0]/items/3.")
+
+
 def test_nothing_checked_is_allowed() -> None:
     """A policy without guardrails lets everything pass."""
     assert decide([]) == Allow()

@@ -16,6 +16,7 @@ from sidecar.domain.policy import (
     Mode,
     OnError,
     Policy,
+    Stage,
     StreamMode,
     UnscannedAction,
 )
@@ -130,6 +131,7 @@ def test_the_default_policy_blocks_secrets_and_redacts_personal_data() -> None:
 
 HOOK = "name: p\nguardrails:\n  - {name: a, type: webhook, url: 'http://h/'"
 GUARDRAIL = "name: p\nguardrails:\n  - "
+SCHEMA = f"{GUARDRAIL}{{name: a, type: json_schema, schema: {{}}"
 
 FAULTS = {
     "unknown_field": (
@@ -231,8 +233,8 @@ FAULTS = {
         (
             "line 3, column 5: guardrails[0]: `type` is required "
             "(one of secrets, pii, prompt_injection, denied_patterns, denied_terms, code, "
-            "toxicity, language, max_input, max_tokens, webhook, grpc, moderation, presidio, "
-            "llm_judge)"
+            "toxicity, language, max_input, max_tokens, json_schema, webhook, grpc, "
+            "moderation, presidio, llm_judge)"
         ),
     ),
     "missing_field": (
@@ -325,6 +327,53 @@ FAULTS = {
         f"{GUARDRAIL}{{name: a, type: grpc, url: 'grpc://h:1', headers: {{a-bin: x}}}}",
         "line 3, column 5: guardrails[0]: `a-bin` is gRPC's own, or binary metadata",
     ),
+    "schema_of_requests": (
+        f"{SCHEMA}, stage: both}}",
+        (
+            "line 3, column 53: guardrails[0].stage: judges answers alone; "
+            "use output, or leave it out"
+        ),
+    ),
+    "schema_that_redacts": (
+        f"{SCHEMA}, action: redact}}",
+        (
+            "line 3, column 54: guardrails[0].action: has nothing to replace here; "
+            "use block or flag"
+        ),
+    ),
+    "schema_of_half_a_stream": (
+        f"{SCHEMA}, streams: window}}",
+        (
+            "line 3, column 55: guardrails[0].streams: json_schema needs the whole of an answer "
+            "(use buffer)"
+        ),
+    ),
+    "no_schema": (
+        f"{GUARDRAIL}{{name: a, type: json_schema, shema: {{}}}}",
+        (
+            "line 3, column 5: guardrails[0]: `schema` is required\n"
+            "line 3, column 34: guardrails[0].shema: unknown field `shema` "
+            "(did you mean `schema`?)"
+        ),
+    ),
+    "tools_without_arguments": (
+        f"{SCHEMA}, tools: [f]}}",
+        "line 3, column 5: guardrails[0]: has `tools`, which go with `of: arguments`",
+    ),
+    "schema_with_an_unknown_keyword": (
+        f"{GUARDRAIL}{{name: a, type: json_schema, schema: {{items: {{requird: [b]}}}}}}",
+        (
+            "line 3, column 51: guardrails[0].schema.items.requird: unknown keyword `requird`, "
+            "which would not be checked (did you mean `required`?)"
+        ),
+    ),
+    "schema_of_elsewhere": (
+        f"{GUARDRAIL}{{name: a, type: json_schema, schema: {{$ref: 'http://h/s'}}}}",
+        (
+            "line 3, column 49: guardrails[0].schema.$ref: leads out of this schema; nothing is "
+            "ever fetched (put it under `$defs`, and write `#/$defs/NAME`)"
+        ),
+    ),
     "same_guardrail_twice": (
         f"{GUARDRAIL}{{name: a, type: pii}}\n  - {{name: a, type: secrets}}",
         "line 4, column 12: guardrails[1].name: a guardrail of this name is above (rename one)",
@@ -377,7 +426,7 @@ FAULTS = {
         "name: a\n\x00",
         "line 2, column 1: not YAML: special characters are not allowed",
     ),
-    "too_deep": (f"name: {'[' * 50}", "line 1, column 26: nested deeper than 20 levels"),
+    "too_deep": (f"name: {'[' * 80}", "line 1, column 66: nested deeper than 60 levels"),
     "too_long": (f"#{'a' * 1_000_001}", "line 1, column 1: longer than 1000000 characters"),
 }
 
@@ -445,3 +494,12 @@ def test_no_fault_repeats_a_header_value() -> None:
         parse_policies(text)
     assert "hunter2" not in str(raised.value)
     assert raised.value.__context__ is None or "hunter2" not in str(raised.value.__context__)
+
+
+def test_a_trusted_schema_is_not_checked_again() -> None:
+    """It was when it was applied; a worker that reads a thousand policies has no time for it."""
+    text = f"{SCHEMA.replace('{}', '{$ref: nowhere}')}}}"
+
+    assert parse_policies(text, expressions="trust")[0].guardrails[0].stage is Stage.OUTPUT
+    with pytest.raises(PolicyDocumentError):
+        parse_policies(text, expressions="syntax")

@@ -23,6 +23,10 @@ def one(fields: str) -> str:
     return f"name: p\nguardrails: [{{name: z, type: secrets}}, {{name: a, type: pii, {fields}}}]"
 
 
+def structured(fields: str) -> str:
+    return f"name: p\nguardrails: [{{name: a, type: json_schema, {fields}}}]"
+
+
 def excepting(until: str) -> str:
     return one(f"exceptions: [{{team: acme/search, until: {until}, reason: SEC-1}}]")
 
@@ -51,6 +55,14 @@ def excepting(until: str) -> str:
         (PATTERN.format("(?i)project"), [("p", "a", "no-word-boundary")]),
         (PATTERN.format(r"\bPRJ-[0-9]{4}\b"), []),
         (PATTERN.format(r"^PRJ-[0-9]{4}$"), [("p", "a", "searched-everywhere")]),
+        (structured("schema: {type: object}"), [("p", "a", "schema-open")]),
+        (structured("schema: {type: object, additionalProperties: false}"), []),
+        (structured("schema: {type: array, items: {type: string}}"), []),
+        (
+            structured("of: arguments, schema: {additionalProperties: false}"),
+            [("p", "a", "schema-for-every-tool")],
+        ),
+        (structured("of: arguments, tools: [f], schema: {additionalProperties: false}"), []),
         (excepting("2026-11-24"), [("p", "a", "exception-over")]),
         (excepting("2026-11-25"), [("p", "a", "exception-ends")]),
         (excepting("2026-12-09"), [("p", "a", "exception-ends")]),

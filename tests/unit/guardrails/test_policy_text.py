@@ -55,6 +55,9 @@ def test_the_canonical_text_reads_back_as_the_same_policy() -> None:
         "  - {name: b, type: pii, types: [EMAIL], regions: [US], timeout: 250ms}\n"
         "  - {name: c, type: denied_terms, terms: ['yes', Blåbär]}\n"
         "  - {name: d, type: denied_patterns, patterns: [{name: X, regex: 'a\\d: #'}]}\n"
+        "  - {name: f, type: json_schema, schema: {properties: {b: {enum: [1, 'yes', null]}}}}\n"
+        "  - {name: g, type: json_schema, of: arguments, tools: [h], max_bytes: 9, max_depth: 3,"
+        " schema: {$ref: '#/$defs/a', $defs: {a: true}}}\n"
         "  - {name: e, type: webhook, url: 'http://h/', timeout: 2s}\n"
     )[0]
     assert parse_policies(render_policy(policy)) == (policy,)

@@ -361,3 +361,22 @@ def test_without_an_endpoint_the_sdk_is_not_loaded() -> None:
     )
 
     assert run.stdout.strip() == "[]"
+
+
+def test_the_places_of_a_structured_answer_are_on_its_span(receiver: OtlpReceiver) -> None:
+    """As many and as long as a span can bear; the schema's own names, and no value."""
+    report = redacted_report()
+    result = report.results[0]
+    findings = tuple(
+        dataclasses.replace(result.findings[0], type="SCHEMA_TYPE", place=f"choices[{n}]" * 30)
+        for n in range(9)
+    )
+    places = tuple((f"choices[{n}]" * 30)[:200] for n in range(8))
+
+    _export(
+        receiver,
+        dataclasses.replace(report, results=(dataclasses.replace(result, findings=findings),)),
+    )
+
+    span = receiver.wait_for(4)[f"guardrail {result.guardrail.name}"]
+    assert span.attributes["egret.guardrail.finding_places"] == places

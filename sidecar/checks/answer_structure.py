@@ -1,0 +1,65 @@
+"""Judges what a program reads of an answer: the very bytes that are to leave, read once more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import orjson
+
+from sidecar.dialects.answer_form import AnswerForm, framer_of
+from sidecar.dialects.answer_read import DONE
+from sidecar.dialects.answer_structure import AnswerPiece, AnswerStructure
+from sidecar.domain.finding import GuardrailResult
+from sidecar.guardrails.outcomes import Failed
+from sidecar.guardrails.slices import SLICE_BYTES, Steps
+from sidecar.guardrails.structured import Structured, judge_pieces
+
+UNKNOWN_SHAPE: Final = "unknown_shape"
+"""Error type of an answer that is none of those we know to hold a model's words."""
+
+
+def judge_structure(
+    body: bytes,
+    form: AnswerForm,
+    structured: Iterable[Structured],
+    *,
+    clock: Callable[[], float],
+) -> Steps[tuple[GuardrailResult, ...]]:
+    """Return one result a guardrail."""
+    read = yield from _read(body, form)
+    return (yield from judge_pieces(structured, read, clock=clock))
+
+
+def _read(body: bytes, form: AnswerForm) -> Steps[Sequence[AnswerPiece] | Failed]:
+    structure = AnswerStructure()
+    framer = framer_of(form)
+    if framer is not None:
+        for start in range(0, len(body), SLICE_BYTES):
+            for frame in framer.feed(body[start : start + SLICE_BYTES]):
+                _take(structure, frame.payload)
+            yield
+        for frame in framer.finish():
+            _take(structure, frame.payload)
+    elif form is AnswerForm.JSON:
+        _take(structure, body)
+        yield
+    if not structure.is_known or structure.is_overfull:
+        return Failed(UNKNOWN_SHAPE)
+    return structure.pieces()
+
+
+def _take(structure: AnswerStructure, payload: bytes | None) -> None:
+    if payload is None or payload.strip() in {b"", DONE}:
+        return
+    try:
+        document: Any = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        # Half of a character in each of two events, as in `answer_read`; what is no JSON at all
+        # is unscanned, and leaves by the policy's word.
+        try:
+            document = json.loads(payload)
+        except (ValueError, RecursionError):
+            return
+    structure.take(document)

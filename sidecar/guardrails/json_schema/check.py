@@ -1,0 +1,103 @@
+"""Judges texts of an answer by a schema, in slices that are bounded however they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from sidecar.dialects.answer_structure import AnswerPiece
+from sidecar.dialects.strict_json import TOO_DEEP, JsonDocument, is_shallow, parse
+from sidecar.domain.finding import Finding
+from sidecar.domain.local_guardrails import JsonSchemaSettings
+from sidecar.guardrails.json_schema.positions import Place
+from sidecar.guardrails.json_schema.telling import Misfit, Teller
+from sidecar.guardrails.json_schema.validators import compile_schema
+from sidecar.guardrails.json_schema.weight import MAX_WEIGHT, Weight, weight_of
+from sidecar.guardrails.outcomes import Found
+from sidecar.guardrails.slices import Steps
+
+MAX_VALUES: Final = 20_000
+"""Values of one text, commas and brackets within strings counted as some."""
+MAX_WORK: Final = 1_000_000
+"""Values times what the schema may look at of each; an answer of ordinary shape has a tenth."""
+
+MAX_PATTERN_WORK: Final = 262_144
+"""Bytes of one text times the regular expressions that may look at each string: 0.4 ms of usual
+ones, 0.25 s of the worst that an author can write, on a text made for it."""
+
+_SEPARATORS: Final = (b",", b"{", b"[")
+
+_UNKNOWN_WEIGHT: Final = Weight(MAX_WEIGHT, MAX_WEIGHT)
+"""Of a schema that was applied by another Egret, and that this one would refuse."""
+
+
+class JsonSchemaCheck:
+    """The check of one guardrail. Keeps nothing of what it judges."""
+
+    def __init__(self, settings: JsonSchemaSettings) -> None:
+        """Compile the schema.
+
+        Raises:
+            jsonschema_rs.ValidationError: it was never checked.
+        """
+        schema = json.loads(settings.schema)
+        self._settings = settings
+        self._validator = compile_schema(schema)
+        self._teller = Teller(schema)
+        weight = weight_of(schema, max_depth=settings.max_depth)
+        self._weight = weight if isinstance(weight, Weight) else _UNKNOWN_WEIGHT
+
+    def judge(self, guardrail: str, pieces: Sequence[AnswerPiece]) -> Steps[Found]:
+        """Return a finding for each text that does not fit, the first thing that is wrong."""
+        findings: list[Finding] = []
+        for index, piece in enumerate(pieces):
+            if not self._is_meant(piece):
+                continue
+            misfit = yield from self._misfit(piece.text)
+            if misfit is not None:
+                end, place = len(piece.text), piece.place + _pointer(misfit.path)
+                findings.append(Finding(guardrail, misfit.type, index, 0, end, place=place))
+            yield
+        return Found(tuple(findings))
+
+    def _is_meant(self, piece: AnswerPiece) -> bool:
+        tools = self._settings.tools
+        if piece.of is not self._settings.of:
+            return False
+        return tools is None or piece.tool is None or piece.tool in tools
+
+    def _is_bounded(self, text: bytes) -> bool:
+        """Tell whether judging takes milliseconds, before anything of *text* is read."""
+        values = 1 + sum(map(text.count, _SEPARATORS))
+        return (
+            values <= MAX_VALUES
+            and values * self._weight.keywords <= MAX_WORK
+            and len(text) * self._weight.patterns <= MAX_PATTERN_WORK
+        )
+
+    def _misfit(self, text: bytes) -> Steps[Misfit | None]:
+        if len(text) > self._settings.max_bytes or not self._is_bounded(text):
+            return Misfit("JSON_TOO_LARGE", ())
+        document = parse(text)
+        if not isinstance(document, JsonDocument):
+            return Misfit("JSON_TOO_DEEP" if document is TOO_DEEP else "INVALID_JSON", ())
+        yield
+        if not is_shallow(document.value, levels=self._settings.max_depth):
+            return Misfit("JSON_TOO_DEEP", ())
+        if self._validator.is_valid(document.value):
+            return None
+        yield
+        return (yield from self._teller.tell(document.value))
+
+
+@lru_cache(maxsize=256)
+def json_schema_check(settings: JsonSchemaSettings) -> JsonSchemaCheck:
+    """Return the same check for equal settings: it holds a compiled schema."""
+    return JsonSchemaCheck(settings)
+
+
+def _pointer(path: Place) -> str:
+    """Write a path as RFC 6901 has it."""
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)

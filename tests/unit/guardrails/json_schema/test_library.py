@@ -1,0 +1,67 @@
+"""What we rely on of the library that validates; a new version must still do it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from sidecar.guardrails.json_schema.validators import compile_schema
+
+BRANCHES = [
+    {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}},
+    {"type": "object", "minProperties": 1, "properties": {"x": {"$ref": "#/$defs/a"}}},
+]
+EXPLODING: dict[str, dict[str, Any]] = {
+    "any": {"anyOf": BRANCHES},
+    "one": {"oneOf": BRANCHES},
+    "all": {"allOf": BRANCHES, "unevaluatedProperties": False},
+    "not": {"not": {"not": BRANCHES[0]}, "if": BRANCHES[0], "then": BRANCHES[1]},
+}
+
+
+def nested(levels: int, innermost: Any) -> Any:
+    value = innermost
+    for _ in range(levels):
+        value = {"x": value}
+    return value
+
+
+@pytest.mark.parametrize("kind", EXPLODING)
+@pytest.mark.parametrize("innermost", [{}, "no"])
+def test_a_schema_that_refers_to_itself_looks_at_each_value_once(
+    kind: str, innermost: object
+) -> None:
+    """Two looks for each level would never end; one takes some ten microseconds."""
+    validator = compile_schema({"$ref": "#/$defs/a", "$defs": {"a": EXPLODING[kind]}})
+    began = time.perf_counter()
+
+    validator.is_valid(nested(100, innermost))
+
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    "reference", ["https://example.com/a.json", "file:///etc/hostname", "a.json"]
+)
+def test_nothing_is_fetched(reference: str) -> None:
+    """Neither a server nor a file, whoever wrote the reference."""
+    with pytest.raises(jsonschema_rs.ValidationError):
+        compile_schema({"$ref": reference})
+
+
+def test_patterns_take_linear_time() -> None:
+    """The classic that doubles with every letter."""
+    validator = compile_schema({"pattern": "^(a+)+$"})
+    began = time.perf_counter()
+
+    assert not validator.is_valid("a" * 50_000 + "b")
+    assert time.perf_counter() - began < 1
+
+
+def test_formats_are_checked() -> None:
+    """Draft 2020-12 leaves that open; what is written in a policy is meant."""
+    assert not compile_schema({"format": "email"}).is_valid("nobody")
+    assert compile_schema({"format": "email"}).is_valid("bob@example.com")
