@@ -30,6 +30,7 @@ from tests.support.placeholder_processor import allow, running_processor
 pytestmark = pytest.mark.stack
 
 KEYS = {"openai": "sk-of-the-first", "openai_fallback": "sk-of-the-second", "anthropic": "x"}
+NOBODYS = SecretStr("x")
 PATH = "/v1/chat/completions"
 
 
@@ -69,15 +70,13 @@ async def providers(*, first_is_there: bool = True) -> AsyncIterator[Providers]:
     )
     for name, key in KEYS.items():
         write_credential(sds, name=name, header_value=SecretStr(f"Bearer {key}"))
-    others = dict.fromkeys(
-        ("anthropic_key", "azure_key", "gemini_key", "bedrock_key"), SecretStr("x")
-    )
 
     def settings(name: str) -> MockSettings:
         return MockSettings(
             certificate_chain=certificates.provider.chain,
             private_key=certificates.provider.private_key,
-            openai_key=SecretStr(KEYS[name]), **others,
+            openai_key=SecretStr(KEYS[name]),
+            anthropic_key=NOBODYS, azure_key=NOBODYS, gemini_key=NOBODYS, bedrock_key=NOBODYS,
         )  # fmt: skip
 
     def provider(port: int, host: str) -> Provider:
