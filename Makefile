@@ -17,7 +17,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -135,11 +135,14 @@ bench-json-schema: $(DEV_STAMP) ## What judging answers by a schema costs, and h
 bench-policy-swap: $(DEV_STAMP) ## The same load with and without policies of 500 rules coming into force
 	$(PY) -m loadtest.policy_swap $(BENCH_OPTIONS)
 
+bench-stream: $(DEV_STAMP) ## What guarded and counted streams cost: first token, hold time, CPU a chunk
+	$(PY) -m loadtest.bench_stream $(BENCH_OPTIONS)
+
 bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
 
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
-	$(MAKE) bench bench-guardrails bench-keys bench-waterfall BENCH_OPTIONS=--markdown
+	$(MAKE) bench bench-guardrails bench-keys bench-stream bench-waterfall BENCH_OPTIONS=--markdown
 
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)

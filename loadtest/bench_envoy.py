@@ -35,9 +35,15 @@ Config = dict[str, Any]
 
 
 def bench_config(
-    parameters: EnvoyParameters, *, sockets: Mapping[str, Sequence[str]], provider_socket: str
+    parameters: EnvoyParameters,
+    *,
+    sockets: Mapping[str, Sequence[str]],
+    provider_socket: str,
+    answers: bool = True,
 ) -> str:
     """Return the configuration; *sockets* has the workers of each engine.
+
+    Unless Envoy *answers* itself, somebody else does on the provider's socket, over HTTP/1.1.
 
     TLS is taken out on both sides, where it would cost the same with and without Egret. All else
     that the template writes stays: limits, access log, credential injection, timing headers.
@@ -49,12 +55,12 @@ def bench_config(
     resources["listeners"] = [
         _bare_listener(plain),
         *(_engine_listener(plain, engine) for engine in sockets),
-        _provider_listener(provider_socket),
+        *([_provider_listener(provider_socket)] if answers else []),
     ]
     resources["clusters"] = [
         *(_engine_cluster(egret, engine, workers) for engine, workers in sockets.items()),
         *(
-            _answered_here(cluster, provider_socket)
+            _answered_here(cluster, provider_socket, over_http1=not answers)
             for cluster in resources["clusters"]
             if cluster["name"] in {"openai", "anthropic"}
         ),
@@ -101,7 +107,7 @@ def _engine_cluster(egret: Config, engine: str, workers: Sequence[str]) -> Confi
     return cluster
 
 
-def _answered_here(cluster: Config, provider_socket: str) -> Config:
+def _answered_here(cluster: Config, provider_socket: str, *, over_http1: bool) -> Config:
     """Keep what a provider's cluster does to a request; send it to our own listener."""
     kept = copy.deepcopy(cluster)
     for name in ("cluster_type", "transport_socket", "upstream_connection_options"):
@@ -111,6 +117,8 @@ def _answered_here(cluster: Config, provider_socket: str) -> Config:
     protocol = next(iter(kept["typed_extension_protocol_options"].values()))
     # `auto_config` picks by ALPN, which takes TLS.
     protocol["explicit_http_config"] = protocol.pop("auto_config")
+    if over_http1:
+        protocol["explicit_http_config"] = {"http_protocol_options": {}}
     return kept
 
 

@@ -20,11 +20,13 @@ from sidecar.embedded.envoy_secrets import write_credential
 from sidecar.embedded.postgres import running_postgres
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.workers import running_workers, worker_sockets
+from sidecar.guardrails.policy_document import parse_documents
 from sidecar.settings import PostgresSettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.key_administration import create_key
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import connect
+from sidecar.storage.postgres_policies import apply_policy
 
 PATH: Final = "/v1/chat/completions"
 OWNER: Final = "bench"
@@ -32,23 +34,34 @@ OWNER: Final = "bench"
 
 @dataclass(frozen=True, slots=True)
 class BenchStack:
-    """A running stack: the address of each listener, and the processes to watch."""
+    """A running stack: the address of each listener, and the processes to watch.
+
+    `keys` has one for each policy, by its name; `key` is the one without a policy of its own.
+    """
 
     urls: Mapping[str, str]
     workers: Mapping[str, tuple[int, ...]]
     envoy_pid: int
     key: SecretStr
     dsn: SecretStr
+    keys: Mapping[str, SecretStr]
 
 
 @asynccontextmanager
-async def running_bench_stack(
-    engines: Sequence[str], *, workers: int, envoy_threads: int, run: RunDirectory
+async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
+    engines: Sequence[str],
+    *,
+    workers: int,
+    envoy_threads: int,
+    run: RunDirectory,
+    policies: str = "",
+    provider: Path | None = None,
 ) -> AsyncIterator[BenchStack]:
     """Start everything, yield once requests are answered, stop in the opposite order.
 
     The key has no policy of its own: the default one holds. Egret exports no traces, and logs a
-    line an exchange to a file, as it would in production.
+    line an exchange to a file, as it would in production. Without a *provider*, the socket of a
+    server over HTTP/1.1, Envoy answers itself.
 
     Raises:
         PartError: a part does not come up.
@@ -58,7 +71,7 @@ async def running_bench_stack(
         dsn = await parts.enter_async_context(
             running_postgres(children, directory=run.path / "postgres", logs=run.logs)
         )
-        key = await _make_key(SecretStr(dsn))
+        keys = await _make_keys(SecretStr(dsn), policies)
         sockets: dict[str, tuple[Path, ...]] = {}
         processes: dict[str, tuple[int, ...]] = {}
         for engine in engines:
@@ -77,26 +90,35 @@ async def running_bench_stack(
         envoy_pid, ports = await parts.enter_async_context(
             running_bench_envoy(
                 children,
-                config=_envoy_config(run, sockets),
+                config=_envoy_config(run, sockets, provider),
                 directory=run.path,
                 threads=envoy_threads,
             )
         )
         urls = {name: f"http://127.0.0.1:{port}{PATH}" for name, port in ports.items()}
-        yield BenchStack(urls, processes, envoy_pid, key, SecretStr(dsn))
+        yield BenchStack(urls, processes, envoy_pid, keys.pop(""), SecretStr(dsn), keys)
 
 
-async def _make_key(dsn: SecretStr) -> SecretStr:
+async def _make_keys(dsn: SecretStr, policies: str) -> dict[str, SecretStr]:
+    """Return a key for each policy by its name, and one without a policy by none."""
     settings = PostgresSettings(dsn=dsn)
     await migrate(settings)
-    rules = Rules()
-    key = generate(secrets.token_bytes)
+    keys: dict[str, SecretStr] = {}
     async with connect(settings) as connection:
-        await create_organization(connection, OWNER, rules=rules)
-        await create_team(connection, OWNER, organization=OWNER, rules=rules)
-        owner = (f"{OWNER}/{OWNER}", OWNER)
-        await create_key(connection, key, owner=owner, expires_at=None, rules=rules)
-    return SecretStr(key.reveal())
+        await create_organization(connection, OWNER, rules=Rules())
+        await create_team(connection, OWNER, organization=OWNER, rules=Rules())
+        documents = parse_documents(policies) if policies else ()
+        for document in documents:
+            name, text = document.policy.name, document.text
+            async with connection.transaction():
+                await apply_policy(connection, name, document=text, expected_version=0)
+        for name in ("", *(document.policy.name for document in documents)):
+            key = generate(secrets.token_bytes)
+            owner = (f"{OWNER}/{OWNER}", f"{OWNER}-{name}".rstrip("-"))
+            rules = Rules(policy=name or None)
+            await create_key(connection, key, owner=owner, expires_at=None, rules=rules)
+            keys[name] = SecretStr(key.reveal())
+    return keys
 
 
 def _worker_settings(
@@ -114,7 +136,9 @@ def _worker_settings(
     }
 
 
-def _envoy_config(run: RunDirectory, sockets: Mapping[str, Sequence[Path]]) -> str:
+def _envoy_config(
+    run: RunDirectory, sockets: Mapping[str, Sequence[Path]], provider: Path | None
+) -> str:
     sds = run.path / "sds"
     sds.mkdir(mode=0o700)
     for name, value in (("openai", "Bearer sk-bench"), ("anthropic", "sk-ant-bench")):
@@ -127,4 +151,9 @@ def _envoy_config(run: RunDirectory, sockets: Mapping[str, Sequence[Path]]) -> s
         # Written as in production, kept nowhere: a run makes some hundred megabytes of it.
         access_log_path="/dev/null",
     )
-    return bench_config(parameters, sockets=paths, provider_socket=str(run.path / "provider.sock"))
+    return bench_config(
+        parameters,
+        sockets=paths,
+        provider_socket=str(provider or run.path / "provider.sock"),
+        answers=provider is None,
+    )

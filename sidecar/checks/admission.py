@@ -15,7 +15,8 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
-from sidecar.domain.limits import Limit, Priority
+from sidecar.domain.limits import Limit, Measure, Priority
+from sidecar.domain.policy import StreamUsage
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.scope import Circumstances
 from sidecar.domain.subject import Operation, Route
@@ -27,6 +28,11 @@ NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 _HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
 """The key is good and its holder is known, as with a model that is not allowed: whose it is can be
 told in the log, where a key that is used from elsewhere may be a stolen one."""
+
+_COUNTING: Final = frozenset(
+    {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
+)
+"""Limits that are settled by what an answer came to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,14 @@ class Admitted:
     def needs_body(self) -> bool:
         """Tell whether a verdict needs the body: to inspect it, or to know the model."""
         return self.policy.needs_body or self.allowed_models is not None
+
+    @property
+    def stream_usage(self) -> StreamUsage:
+        """How streams are counted: as the policy says, else exactly where limits go by it."""
+        if self.policy.stream_usage is not None:
+            return self.policy.stream_usage
+        counts = any(limit.measure in _COUNTING for limit in self.limits)
+        return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE
 
 
 @dataclass(frozen=True, slots=True)

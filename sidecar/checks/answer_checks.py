@@ -65,7 +65,7 @@ class AnswerChecks:
             return ResponseHeld()
         if self._setting.policy.streams is StreamMode.BUFFER:
             return ResponseHeld()
-        return ResponseStreamed(_without_length(own, headers))
+        return ResponseStreamed(without_length(own, headers))
 
     def judge_piece(self, body: bytes, *, is_last: bool) -> ResponsePieceJudged:
         """Judge the next piece of a stream; an error ends it in the words of its API."""
@@ -128,7 +128,7 @@ class AnswerChecks:
         )
 
 
-def _without_length(own: HeaderMutation, headers: Headers) -> HeaderMutation:
+def without_length(own: HeaderMutation, headers: Headers) -> HeaderMutation:
     """A stream may grow or shrink; its length would then cut it, or never come to its end."""
     if headers.first(HeaderName.CONTENT_LENGTH) is None:
         return own

@@ -50,6 +50,7 @@ class AnswerSetting:
     inspector: Inspector
     about: InspectionSubject
     clock: Callable[[], float]
+    hides_usage: bool = False
 
 
 class AnswerJudgement:
@@ -62,7 +63,7 @@ class AnswerJudgement:
         self._setting = setting
         self._form = form
         self._structured = setting.policy.structured if is_success else ()
-        self._reading = AnswerReading(form)
+        self._reading = AnswerReading(form, hides_usage=setting.hides_usage)
         self._is_observed = setting.policy.streams is StreamMode.OBSERVE
         self._scan = StreamScan(
             setting.policy,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from sidecar.dialects.alike_events import AlikeEvents
 from sidecar.dialects.answer_form import AnswerForm, framer_of
-from sidecar.dialects.answer_read import UnreadableEvent, read_answer
+from sidecar.dialects.answer_read import UnreadableEvent
 from sidecar.dialects.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
+from sidecar.dialects.hidden_usage import without_usage
 from sidecar.domain.subject import UnscannedReason
 from sidecar.guardrails.transcript import TooManyTextsError, Transcript
 from sidecar.mutations.held_frames import HeldFrames
@@ -20,11 +22,13 @@ _REASONS: Final = {
 class AnswerReading:
     """What an answer has said so far. `reasons` is why parts of it could not be read."""
 
-    def __init__(self, form: AnswerForm) -> None:
+    def __init__(self, form: AnswerForm, *, hides_usage: bool = False) -> None:
         self.transcript: Final = Transcript()
         self.held: Final = HeldFrames()
         self.reasons: dict[UnscannedReason, None] = {}
         self._form = form
+        self._events = AlikeEvents()
+        self._hides_usage = hides_usage
         self._framer = framer_of(form)
         self._is_beyond = False
 
@@ -44,7 +48,7 @@ class AnswerReading:
         if is_last:
             frames += framer.finish()
         for frame in frames:
-            self._take_frame(frame)
+            self._take_frame(without_usage(frame) if self._hides_usage else frame)
         if framer.fault is not None:
             self._is_beyond = True
             self._take_unread(framer.rest(), _REASONS[framer.fault])
@@ -57,7 +61,7 @@ class AnswerReading:
             self._take_frame(frame)
 
     def _take_frame(self, frame: Frame) -> None:
-        read = read_answer(frame.payload, event=frame.event)
+        read = self._events.read(frame.payload, event=frame.event)
         if isinstance(read, UnreadableEvent):
             self._take_unread(frame.raw, read.reason)
             return

@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 from sidecar.checks.admission import Admission, Admitted, Caller, NotAdmitted, admit
 from sidecar.checks.answer_checks import AnswerChecks, RequestLine, asking_for_identity
+from sidecar.checks.answer_usage import UsageHiding
 from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.limiting import needs_body
@@ -48,6 +49,8 @@ BodyVerdict = RequestCleared | RequestRefused
 ResponseHeadersVerdict = ResponseCleared | ResponseStreamed | ResponseHeld | RequestRefused
 AnswerVerdict = ResponseJudged | RequestRefused
 
+_STATUS: Final = re.compile(r"[0-9]{3}")
+
 _LOCAL: Final = ((HeaderName.LIMITS, b"local"),)
 """For whoever looks into it: the shared counts were away, and this worker's share decided."""
 
@@ -70,7 +73,7 @@ class ExchangeChecks:
         self._dialect = Dialect.OPENAI
         self._route: Route | UnknownRoute = UnknownRoute(Dialect.OPENAI)
         self._inspection: Inspection | None = None
-        self._answer: AnswerChecks | None = None
+        self._answer: AnswerChecks | UsageHiding | None = None
         parts.recorder.exchange_began()
 
     def judge_headers(
@@ -87,12 +90,19 @@ class ExchangeChecks:
             return self._go_on(admission, has_body=has_body)
         return self._go_on_later(admission, has_body=has_body)
 
-    def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:
-        """Inspect the whole request body."""
+    def judge_body(
+        self, body: bytes, *, may_judge_answer: bool = True
+    ) -> BodyVerdict | Awaitable[BodyVerdict]:
+        """Inspect the whole request body; without `may_judge_answer` no answer comes here."""
         self._ledger.work()
         if self._inspection is None or not isinstance(self._route, Route):
             raise AssertionError("a body was judged before its headers")
-        inspected = self._inspection.inspect(body, route=self._route, headers=self._headers)
+        inspected = self._inspection.inspect(
+            body,
+            route=self._route,
+            headers=self._headers,
+            may_judge_answer=may_judge_answer,
+        )
         if isinstance(inspected, (Passed, ClientError)):
             return self._conclude(inspected)
         return self._conclude_later(inspected)
@@ -104,6 +114,7 @@ class ExchangeChecks:
         own = self._own_headers()
         if self._answer is None:
             return ResponseCleared(own)
+        self._ledger.answer_status = _status_of(headers)
         self._ledger.work()
         verdict = self._answer.judge_headers(
             headers, own=own, has_body=has_body, may_stream=may_stream
@@ -264,13 +275,17 @@ class ExchangeChecks:
 
     def _prepare_answer(self, restoration: Restoration) -> HeaderMutation:
         """Get ready for the answer; return the changes of the request's headers."""
-        route, setting = self._route, None
-        if self._inspection is not None and has_model_text(route):
-            setting = self._inspection.answer_setting(restoration)
-        if setting is None or not isinstance(route, Route):
+        route, inspection = self._route, self._inspection
+        if inspection is None or not isinstance(route, Route) or not has_model_text(route):
             return self._strip
         line = RequestLine(self._headers.text(HeaderName.PATH), route)
-        self._answer = AnswerChecks(line, setting, ledger=self._ledger)
+        setting = inspection.answer_setting(restoration)
+        if setting is not None:
+            self._answer = AnswerChecks(line, setting, ledger=self._ledger)
+        elif inspection.hides_usage:
+            self._answer = UsageHiding(line)
+        else:
+            return self._strip
         return asking_for_identity(self._strip)
 
     def _own_headers(self) -> HeaderMutation:
@@ -313,3 +328,8 @@ class ExchangeChecks:
             request_id=self._ledger.request_id,
             since_start_seconds=self._ledger.since_start_seconds(),
         )
+
+
+def _status_of(headers: Headers) -> int:
+    status = headers.text(HeaderName.STATUS)
+    return int(status) if _STATUS.fullmatch(status) else 0

@@ -55,6 +55,9 @@ class Inspection:
         self._ledger = ledger
         self._limiting = Limiting(admitted, parts=parts, ledger=ledger)
         self._route: Route | None = None
+        self._may_judge_answer = False
+        self.hides_usage = False
+        """Whether the answer must lose the counts that its request was made to ask for."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -62,11 +65,12 @@ class Inspection:
         return self._admitted.limits
 
     def inspect(
-        self, body: bytes, *, route: Route, headers: Headers
+        self, body: bytes, *, route: Route, headers: Headers, may_judge_answer: bool
     ) -> Inspected | Awaitable[Inspected]:
         """Judge *body*; awaits remote guardrails only, and only where the policy has any."""
         self._ledger.body_bytes = len(body)
         self._route = route
+        self._may_judge_answer = may_judge_answer
         read = read_request(route, headers, body)
         self._ledger.read_ended()
         if isinstance(read, Malformed):
@@ -165,6 +169,7 @@ class Inspection:
             inspector=self._parts.inspector,
             about=self._about(),
             clock=self._parts.clocks.monotonic,
+            hides_usage=self.hides_usage,
         )
 
     def _about(self) -> InspectionSubject:
@@ -203,10 +208,22 @@ class Inspection:
 
     def _asking_for_usage(self, subject: Subject, body: bytes) -> bytes:
         """Return *body*, or one that asks for the counts of its stream where they are wanted."""
-        wants = self._admitted.policy.stream_usage is StreamUsage.PASS and subject.streamed
-        if not wants or subject.asks_for_usage or self._route is None:
+        if not subject.streamed or subject.asks_for_usage or self._route is None:
             return body
-        return ask_for_usage(body) if can_ask_for_usage(self._route) else body
+        if not can_ask_for_usage(self._route):
+            return body
+        wanted = self._admitted.stream_usage
+        match wanted:
+            case StreamUsage.ESTIMATE:
+                return body
+            case StreamUsage.PASS:
+                return ask_for_usage(body)
+            case StreamUsage.HIDE:
+                asking = ask_for_usage(body) if self._may_judge_answer else body
+                self.hides_usage = asking is not body
+                return asking
+            case _:
+                assert_never(wanted)
 
     def _hash_key(self) -> bytes | None:
         """Return the organization's own key, so that none can look for another's values."""

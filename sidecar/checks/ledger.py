@@ -58,6 +58,7 @@ class Ledger:
         self.results: tuple[GuardrailResult, ...] = ()
         self.unscanned: tuple[UnscannedReason, ...] = ()
         self.is_redacted = False
+        self.answer_status: int | None = None
         self.answer_results: tuple[GuardrailResult, ...] = ()
         self.answer_unscanned: tuple[UnscannedReason, ...] = ()
         self.is_answer_redacted = False
@@ -164,6 +165,8 @@ class Ledger:
             )
         if self.policy is not None:
             named += (("policy", self.policy.name),)
+        if self.refused is not None and self.answer_status is not None:
+            named += (("answer_status", str(self.answer_status)),)
         self.judged = self.judge_usage()
         return (
             *(pair for pair in named if pair[1]),

@@ -30,9 +30,10 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of an object; its value's bytes are `text[start:end]`."""
+    """A member of an object, from `text[at]` on; its value's bytes are `text[start:end]`."""
 
     name: bytes
+    at: int
     start: int
     end: int
 
@@ -80,7 +81,7 @@ def members(text: bytes, start: int) -> Iterator[Member]:
         if depth == 0 or (depth == 1 and token.group() == b","):
             if tokens:
                 name = json_text.decode(tokens[0].group()[1:-1])
-                yield Member(name, tokens[2].start(), tokens[-1].end())
+                yield Member(name, tokens[0].start(), tokens[2].start(), tokens[-1].end())
             tokens = []
         else:
             tokens.append(token)

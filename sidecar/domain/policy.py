@@ -55,10 +55,12 @@ class UnscannedAction(enum.Enum):
 class StreamUsage(enum.Enum):
     """How the tokens of a stream become known where its provider tells them on demand only.
 
-    `PASS` asks for them, and the client gets the event that tells them too. `ESTIMATE` leaves
-    the request alone and derives them from what was delivered.
+    `HIDE` asks for them and takes them out of the answer again. `PASS` asks for them, and the
+    client gets the event that tells them too. `ESTIMATE` leaves the request alone and derives
+    them from what was delivered.
     """
 
+    HIDE = "hide"
     PASS = "pass"  # noqa: S105 - no password
     ESTIMATE = "estimate"
 
@@ -116,6 +118,7 @@ class Policy:
     """A named, versioned list of guardrails and the direction for what cannot be read.
 
     `allowed_models` are glob patterns that apply where no key, team or organization sets its own.
+    `stream_usage` is None where it goes by whether the key's limits count tokens.
     """
 
     name: str
@@ -123,4 +126,4 @@ class Policy:
     guardrails: tuple[Guardrail, ...] = ()
     unscanned: UnscannedAction = UnscannedAction.BLOCK
     allowed_models: tuple[str, ...] | None = None
-    stream_usage: StreamUsage = StreamUsage.ESTIMATE
+    stream_usage: StreamUsage | None = None

@@ -17,6 +17,7 @@ class AnswerEnd(enum.Enum):
     CLIENT_ABORTED = "client_aborted"
     FAILED = "failed"  # by the provider or on the way to it
     REFUSED = "refused"  # by us: the provider never saw the request
+    BLOCKED = "blocked"  # by us: the provider has answered, and is paid for it
     LOST = "lost"  # nobody told: Envoy died before its access log had left
 
 
@@ -80,7 +81,8 @@ class ExchangeEnded:
     again if a worker died over it, with the same `request`. `tokens` is what the provider
     reported, None where it told nothing. `status` is 0 where no answer began. The three times
     count from the first byte of the request; `output_seconds` from the first to the last byte
-    of the answer's body.
+    of the answer's body. `answer_status` and `answer_bytes` are the provider's own, of an answer
+    that was blocked.
     """
 
     request: JudgedRequest
@@ -91,6 +93,8 @@ class ExchangeEnded:
     provider_request_id: str | None = None
     received_bytes: int = 0
     sent_bytes: int = 0
+    answer_status: int | None = None
+    answer_bytes: int = 0
     is_event_stream: bool = False
     latency_seconds: float = 0.0
     first_token_seconds: float | None = None

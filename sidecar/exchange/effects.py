@@ -20,9 +20,13 @@ class JudgeHeaders:
 
 @dataclass(frozen=True, slots=True)
 class JudgeBody:
-    """Inspect the whole body; answer with `RequestCleared` or `RequestRefused`."""
+    """Inspect the whole body; answer with `RequestCleared` or `RequestRefused`.
+
+    `may_judge_answer` tells whether the answer comes here, or can still be made to.
+    """
 
     body: bytes
+    may_judge_answer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +85,16 @@ class OverrideMode:
 class ContinueRequestHeaders:
     """Answer the request headers.
 
-    `response_headers` and `response_body` ask for those phases where they are off.
+    `response_headers` and `response_body` ask for those phases where they are off. Where an
+    override came before, `request_body` says its part once more, since Envoy starts from its
+    configuration again.
     """
 
     headers: HeaderMutation = NO_CHANGE
     metadata: Metadata = ()
     response_headers: bool = False
     response_body: bool = False
+    request_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Exchange:
         "_body",
         "_is_answered",
         "_is_half_closed",
+        "_is_overridden",
         "_max_body_bytes",
         "_response",
         "_wants_response_headers",
@@ -62,6 +63,7 @@ class Exchange:
         self._body = RequestBody(max_body_bytes=max_body_bytes)
         self._is_answered = False
         self._is_half_closed = False
+        self._is_overridden = False
         self._response = self._response_in(on.BodyMode.NONE)
 
     @property
@@ -139,7 +141,7 @@ class Exchange:
 
     def _judge_body(self) -> list[do.Effect]:
         self.phase = Phase.JUDGING_BODY
-        return [do.JudgeBody(self._body.joined())]
+        return [do.JudgeBody(self._body.joined(), self._may_judge_answer)]
 
     def _complete_by_trailers(self, event: on.RequestTrailersReceived) -> list[do.Effect]:
         self._expect_more_body(event)
@@ -197,11 +199,14 @@ class Exchange:
     @property
     def _may_judge_answer(self) -> bool:
         """Tell whether the answer comes, or we make it come, in a mode that can refuse it."""
-        return self._body.mode is on.BodyMode.NONE or self._response.can_hold
+        return (
+            self._body.mode is on.BodyMode.NONE or self._is_overridden or self._response.can_hold
+        )
 
     def _override_mode(self, *, judges_answer: bool) -> list[do.Effect]:
         # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
         self._body.mode = on.BodyMode.FULL_DUPLEX_STREAMED
+        self._is_overridden = True
         if judges_answer:
             self._response = self._response_in(on.BodyMode.FULL_DUPLEX_STREAMED)
         return [
@@ -214,8 +219,14 @@ class Exchange:
     def _headers_answer(
         self, headers: HeaderMutation, cleared: on.RequestCleared
     ) -> do.ContinueRequestHeaders:
-        """Answer the headers; where no body phase has asked for the response, ask now."""
-        asks = self._body.mode is on.BodyMode.NONE
+        """Answer the headers; where no body phase has asked for the response, ask now.
+
+        That an answer is to pass here may depend on what the body said: then ask once more.
+        """
+        asks_again = (
+            cleared.judges_answer and self._is_overridden and not self._response.has_body_phase
+        )
+        asks = self._body.mode is on.BodyMode.NONE or asks_again
         if cleared.judges_answer:
             if asks:
                 self._response = self._response_in(on.BodyMode.FULL_DUPLEX_STREAMED)
@@ -225,6 +236,7 @@ class Exchange:
             metadata=cleared.mutations.metadata,
             response_headers=asks and (self._wants_response_headers or cleared.judges_answer),
             response_body=asks and cleared.judges_answer,
+            request_body=asks_again,
         )
 
     def _clear_on_headers(self, cleared: on.RequestCleared) -> list[do.Effect]:

@@ -22,7 +22,7 @@ from sidecar.domain.local_guardrails import (
     ToxicitySettings,
     WholeTextSettings,
 )
-from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy, StreamUsage
+from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
 from sidecar.domain.remote_guardrails import (
     GrpcSettings,
     LlmJudgeSettings,
@@ -50,7 +50,7 @@ def render_policy(policy: Policy) -> str:
     document: dict[str, Any] = {"name": policy.name, "unscanned": policy.unscanned.value}
     if policy.allowed_models is not None:
         document["allowed_models"] = list(policy.allowed_models)
-    if policy.stream_usage is not StreamUsage.ESTIMATE:
+    if policy.stream_usage is not None:
         document["usage"] = {"streams": policy.stream_usage.value}
     document["guardrails"] = [_guardrail(guardrail) for guardrail in policy.guardrails]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1_000)

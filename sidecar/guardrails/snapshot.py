@@ -72,7 +72,7 @@ class EffectivePolicy:
     remote: tuple[Guardrail, ...] = field(repr=False)
     answers: AnswerPolicy = field(repr=False)
     exempted: tuple[str, ...] = ()
-    stream_usage: StreamUsage = StreamUsage.ESTIMATE
+    stream_usage: StreamUsage | None = None
     request_forms: RequestForms[EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
@@ -163,7 +163,7 @@ class PolicySnapshot:
             allowed_models=policy.allowed_models,
             needs_body=bool(inputs)
             or policy.allowed_models is not None
-            or policy.stream_usage is StreamUsage.PASS,
+            or policy.stream_usage in {StreamUsage.HIDE, StreamUsage.PASS},
             local=self._scan_of(inputs),
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
             answers=answer_policy(policy.guardrails, self._scan_of),

@@ -127,12 +127,14 @@ class StreamScan:
         redact: list[WindowFinding] = []
         is_too_long = False
         for row, (one, readings) in enumerate(read):
-            border, is_longer = self._border(one, readings, found.get(row, ()))
-            final = self._final(one.window, border, found.get(row, ()))
+            here = found.get(row, ())
+            border, is_longer = self._border(one, readings, here)
             is_too_long = is_too_long or is_longer
-            refusing, replaced = self._note(one.window, final)
-            refused_by = refused_by or refusing
-            redact += replaced
+            refusing = None
+            if here:
+                refusing, replaced = self._note(one.window, self._final(one.window, border, here))
+                refused_by = refused_by or refusing
+                redact += replaced
             if refusing is None and not is_longer and not is_failed:
                 self._settle(one, border, readings)
         return Outcome(tuple(redact), refused_by, is_too_long)

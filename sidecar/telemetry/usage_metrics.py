@@ -187,7 +187,8 @@ class UsageMetrics:
     def _labels(self, ended: ExchangeEnded) -> tuple[str, ...]:
         request = ended.request
         # Only a model that a provider served is a label: a client could name thousands.
-        is_served = 0 < ended.status < _ERRORS and ended.end is not AnswerEnd.REFUSED
+        status = ended.status if ended.answer_status is None else ended.answer_status
+        is_served = 0 < status < _ERRORS and ended.end is not AnswerEnd.REFUSED
         model = sanitize.model_name(request.model) if is_served else None
         return (
             request.operation or NONE,

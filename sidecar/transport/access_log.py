@@ -88,16 +88,19 @@ def _ended(record: logs.LogRecord) -> ExchangeEnded:
     values = {one.key: one.value.string_value for one in record.attributes}
     known = {name: value for name, value in values.items() if value not in {"", "-"}}
     metadata = _metadata(known)
-    refused = metadata.get("verdict") in {"refused", "failed"}
+    end = _end(known, metadata)
+    is_blocked = end is AnswerEnd.BLOCKED
     return ExchangeEnded(
         request=_request(metadata),
         status=min(_count(known, "status"), MAX_STATUS),
-        end=AnswerEnd.REFUSED if refused else _end(known),
+        end=end,
         tokens=_tokens(known),
         response_model=_text(known.get("model")),
         provider_request_id=_text(known.get("provider_request_id")),
         received_bytes=_count(known, "received_bytes"),
         sent_bytes=_count(known, "sent_bytes"),
+        answer_status=_whole(metadata.get("answer_status")) if is_blocked else None,
+        answer_bytes=_count(known, "answer_bytes") if is_blocked else 0,
         is_event_stream=known.get("content_type", "").lower().startswith(_EVENT_STREAMS),
         # The finer one only where the answer ended as it should.
         latency_seconds=_seconds(known, "duration_us") or _count(known, "duration_ms") / 1000,
@@ -173,7 +176,10 @@ def _reserved(text: object) -> Reserved | None:
     return Reserved(*(_whole(number) for number in numbers))
 
 
-def _end(known: Mapping[str, str]) -> AnswerEnd:
+def _end(known: Mapping[str, str], metadata: Mapping[str, object]) -> AnswerEnd:
+    if metadata.get("verdict") in {"refused", "failed"}:
+        # Egret names the provider's status only where it has refused an answer.
+        return AnswerEnd.BLOCKED if "answer_status" in metadata else AnswerEnd.REFUSED
     flags = set(known.get("flags", "").split(","))
     if flags & _ABORTED:
         return AnswerEnd.CLIENT_ABORTED

@@ -118,18 +118,20 @@ def _headers(message: core.HeaderMap) -> Headers:
 
 
 def _override(*, response_headers: bool, response_body: bool) -> bytes:
-    mode = modes.ProcessingMode(
-        request_body_mode=modes.ProcessingMode.FULL_DUPLEX_STREAMED,
-        request_trailer_mode=_SEND,
-        response_header_mode=_SEND if response_headers else _SKIP,
-    )
+    mode = modes.ProcessingMode(response_header_mode=_SEND if response_headers else _SKIP)
+    _ask_for_request_body(mode)
     if response_body:
         _ask_for_response_body(mode)
     return ext.ProcessingResponse(mode_override=mode).SerializeToString()
 
 
+# Envoy takes no FULL_DUPLEX_STREAMED where it may not send the trailers.
+def _ask_for_request_body(mode: modes.ProcessingMode) -> None:
+    mode.request_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
+    mode.request_trailer_mode = _SEND
+
+
 def _ask_for_response_body(mode: modes.ProcessingMode) -> None:
-    # Envoy takes no FULL_DUPLEX_STREAMED where it may not send the trailers.
     mode.response_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
     mode.response_trailer_mode = _SEND
 
@@ -168,15 +170,8 @@ def _request_answer(
 ) -> ext.ProcessingResponse:
     response = ext.ProcessingResponse()
     match reply:
-        case do.ContinueRequestHeaders(headers, metadata, response_headers, response_body):
-            common = response.request_headers.response
-            _mutate(common.header_mutation, headers)
-            _write_metadata(response, metadata)
-            response.request_headers.SetInParent()
-            if response_headers:
-                response.mode_override.response_header_mode = _SEND
-            if response_body:
-                _ask_for_response_body(response.mode_override)
+        case do.ContinueRequestHeaders():
+            _answer_headers(response, reply)
         case do.ContinueRequestBody(headers, body, metadata):
             common = response.request_body.response
             _mutate(common.header_mutation, headers)
@@ -193,6 +188,19 @@ def _request_answer(
         case _:
             assert_never(reply)
     return response
+
+
+def _answer_headers(response: ext.ProcessingResponse, reply: do.ContinueRequestHeaders) -> None:
+    common = response.request_headers.response
+    _mutate(common.header_mutation, reply.headers)
+    _write_metadata(response, reply.metadata)
+    response.request_headers.SetInParent()
+    if reply.response_headers:
+        response.mode_override.response_header_mode = _SEND
+    if reply.response_body:
+        _ask_for_response_body(response.mode_override)
+    if reply.request_body:
+        _ask_for_request_body(response.mode_override)
 
 
 def _response_answer(

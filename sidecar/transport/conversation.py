@@ -240,8 +240,8 @@ class Conversation:
         match question:
             case do.JudgeHeaders(headers, has_body, source):
                 return self._judge.judge_headers(headers, has_body=has_body, source_address=source)
-            case do.JudgeBody(body):
-                return self._judge.judge_body(body)
+            case do.JudgeBody(body, may_judge_answer):
+                return self._judge.judge_body(body, may_judge_answer=may_judge_answer)
             case do.WordRefusal(kind):
                 if kind is ErrorKind.UNSUPPORTED_PROCESSING_MODE:
                     self._judge.note_fault(FaultKind.UNSUPPORTED_MODE)

@@ -46,8 +46,10 @@ class Judge(Protocol):
         """Authorize by the request headers and the client's address, None if not known."""
         ...
 
-    def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:
-        """Inspect the whole request body."""
+    def judge_body(
+        self, body: bytes, *, may_judge_answer: bool = True
+    ) -> BodyVerdict | Awaitable[BodyVerdict]:
+        """Inspect the whole request body; without `may_judge_answer` no answer comes here."""
         ...
 
     def judge_response_headers(

@@ -84,7 +84,8 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
         return NO_TOKENS, False  # what was stored is shown again, with the counts it once had
     if ended.tokens is not None:
         return ended.tokens, False
-    if ended.end is AnswerEnd.COMPLETED and ended.status >= HTTP_ERRORS:
+    is_over = ended.end in {AnswerEnd.COMPLETED, AnswerEnd.BLOCKED}
+    if is_over and _provider_status(ended) >= HTTP_ERRORS:
         # The provider refused: an error is no completion, and is not billed as one.
         return NO_TOKENS, False
     counts = TokenCounts(
@@ -97,11 +98,20 @@ def _input(request: JudgedRequest, *, received_bytes: int) -> int:
     return -(-(request.text_bytes or received_bytes) // BYTES_A_TOKEN)
 
 
+def _provider_status(ended: ExchangeEnded) -> int:
+    return ended.status if ended.answer_status is None else ended.answer_status
+
+
 def _output(ended: ExchangeEnded) -> int:
     request = ended.request
-    if request.operation in _WITHOUT_OUTPUT or ended.status >= HTTP_ERRORS:
+    if request.operation in _WITHOUT_OUTPUT or _provider_status(ended) >= HTTP_ERRORS:
         return 0
-    if ended.is_event_stream:
+    is_stream, produced = ended.is_event_stream, ended.sent_bytes
+    if ended.end is AnswerEnd.BLOCKED:
+        # What the client was sent is our refusal, and less than what the provider wrote.
+        is_stream = request.is_streamed
+        produced = max(produced, ended.answer_bytes)
+    if is_stream:
         event_bytes = EVENT_BYTES.get(request.provider or "", DEFAULT_EVENT_BYTES)
-        return ended.sent_bytes // event_bytes
-    return max(0, ended.sent_bytes - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN
+        return produced // event_bytes
+    return max(0, produced - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN

@@ -40,6 +40,15 @@ usage: {streams: pass}
 guardrails:
   - {name: pii, type: pii, action: redact}
 ---
+name: hidden
+usage: {streams: hide}
+guardrails: []
+---
+name: hidden-redact
+usage: {streams: hide}
+guardrails:
+  - {name: pii, type: pii, stage: both, action: redact}
+---
 name: answers-redact
 guardrails:
   - {name: pii, type: pii, stage: output, action: redact}

@@ -92,6 +92,31 @@ async def test_tokens_that_were_not_used_are_given_back(stack: Stack, key_id: st
             await asyncio.sleep(0.3)
 
 
+async def test_a_blocked_answer_is_not_given_back(stack: Stack) -> None:
+    """Its tokens were produced: whoever is blocked again and again still runs into the limit."""
+    key = await stack.new_key("answers-block")
+    stack.keys["limited"] = key.reveal()
+    await limit(stack, key.key_id, "tokens/day=10000")
+    async with stack.debug.post("/answer", json={"text": f"ann@example.org{' x' * 3000}"}):
+        blocked = await stack.post(chat("hello", max_tokens=9_900), key="limited")
+    assert blocked.openai_error[::2] == (400, "content_blocked")
+    await stack.forget()
+    async with asyncio.timeout(20):
+        while await statuses(stack, 1, max_tokens=6_000) != {200: 1}:  # noqa: ASYNC110 - in Valkey
+            await asyncio.sleep(0.3)
+    assert await statuses(stack, 1, max_tokens=9_000) == {429: 1}
+
+
+async def test_a_key_whose_tokens_are_limited_has_its_streams_counted(
+    stack: Stack, key_id: str
+) -> None:
+    """Exactly, though nobody asked, and the client sees nothing of it."""
+    await limit(stack, key_id, "tokens/day=10000")
+    answer = await stack.post(chat("hello", stream=True), key="limited")
+    assert b"usage" not in answer.body
+    assert b"include_usage" in (await stack.received())[-1].body
+
+
 async def test_concurrent_requests_are_counted_to_the_end_of_their_answers(
     stack: Stack, key_id: str
 ) -> None:

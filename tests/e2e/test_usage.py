@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import time
 from collections.abc import Mapping
@@ -78,6 +79,44 @@ async def test_a_refused_request_is_recorded_and_cost_nothing(stack: Stack) -> N
 
     assert told(record, *TOKENS) == (0, 0, False, "refused", answer.status)
     assert told(record, "decision", "cost_usd") == ("deny", 0)
+
+
+async def test_a_blocked_answer_is_charged_as_its_provider_counted_it(stack: Stack) -> None:
+    """It was written, and is paid for, though nobody has read it."""
+    async with stack.debug.post("/answer", json={"text": f"Mail ann@example.org{' x' * 40}"}):
+        answer = await stack.post(chat("Count me."), key="answers-block")
+    record = await recorded(stack, answer.request_id)
+
+    assert told(record, *TOKENS) == (3, 42, False, "blocked", 400)
+    assert told(record, "decision", "response_model") == ("deny", "gpt-4o")
+
+
+@pytest.mark.parametrize("key", ["answers-block", "answers-hook"], ids=["window", "buffer"])
+async def test_a_blocked_stream_is_charged_by_what_its_provider_sent(
+    stack: Stack, key: str
+) -> None:
+    """Its own count never came, or nobody asked for it: an estimate, and marked as one."""
+    text = f"{'x ' * 60}ann@example.org"
+    async with stack.debug.post("/answer", json={"text": text}):
+        answer = await stack.post(chat("Count me.", stream=True), key=key)
+    record = await recorded(stack, answer.request_id)
+
+    assert told(record, "ended", "is_estimated", "input_tokens") == ("blocked", True, 4)
+    assert 40 <= record["output_tokens"] <= 80
+
+
+async def test_an_error_that_was_blocked_is_no_completion(stack: Stack) -> None:
+    """The provider charges nothing for it."""
+    order = {
+        "status": 500,
+        "headers": {"content-type": "text/plain"},
+        "chunks": [base64.b64encode(b"ask ann@example.org").decode()],
+    }
+    async with stack.debug.post("/raw", json=order):
+        answer = await stack.post(chat("Count me."), key="answers-block")
+    record = await recorded(stack, answer.request_id)
+
+    assert told(record, *TOKENS) == (0, 0, False, "blocked", 400)
 
 
 async def test_an_anthropic_stream_is_recorded_as_its_events_count_it(stack: Stack) -> None:

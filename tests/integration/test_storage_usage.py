@@ -37,6 +37,22 @@ async def rows(database: Database, query: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in await connection.fetch(query)]
 
 
+async def test_a_blocked_answer_counts_as_refused_and_with_its_tokens(
+    database: Database, store: PostgresUsage
+) -> None:
+    """Under the model that was asked for, where nobody knows which one answered."""
+    blocked = record(
+        request=judged(decision=DecisionKind.DENY),
+        status=400,
+        end=AnswerEnd.BLOCKED,
+        response_model=None,
+        tokens=TokenCounts(input=100, output=20),
+    )
+    assert await store.add([blocked], PRICES) == 1
+    sums = "SELECT model, requests, refused, failed, output_tokens FROM usage_by_day"
+    assert await rows(database, sums) == [("gpt-4o", 1, 1, 0, 20)]
+
+
 async def test_a_record_is_kept_with_all_that_is_known_of_it(
     database: Database, store: PostgresUsage
 ) -> None:

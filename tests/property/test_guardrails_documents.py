@@ -123,7 +123,7 @@ policies = st.builds(
     guardrails=st.lists(guardrails, max_size=4, unique_by=lambda one: one.name).map(tuple),
     unscanned=st.sampled_from(UnscannedAction),
     allowed_models=st.none() | st.lists(printable, max_size=3).map(tuple),
-    stream_usage=st.sampled_from(StreamUsage),
+    stream_usage=st.none() | st.sampled_from(StreamUsage),
 )
 
 

@@ -36,6 +36,7 @@ def judgement(
     *,
     restoration: Restoration = NOTHING_REDACTED,
     remote: ScriptedRemote | None = None,
+    hides_usage: bool = False,
 ) -> AnswerJudgement:
     """Begin to judge an answer."""
     setting = AnswerSetting(
@@ -46,6 +47,7 @@ def judgement(
         inspector=Inspector(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
         about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
+        hides_usage=hides_usage,
     )
     return AnswerJudgement(form, setting)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -144,6 +145,12 @@ class FixedPrices:
     )
 
 
+@lru_cache
+def _snapshot(policies: str) -> PolicySnapshot:
+    """Compile policies once for all tests: a snapshot does not change."""
+    return build_snapshot(parse_policies(policies) if policies else ())
+
+
 class World:
     """Everything around one worker's checks."""
 
@@ -153,7 +160,7 @@ class World:
         self.uses = NotedUses()
         self.usage = NotedUsage()
         self.limiter = ScriptedLimits()
-        self.policies = FixedPolicies(build_snapshot(parse_policies(policies) if policies else ()))
+        self.policies = FixedPolicies(_snapshot(policies))
         self.registry = CollectorRegistry()
         configure_logs("error", io.BytesIO())
         self.parts = Parts(

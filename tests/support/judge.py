@@ -118,8 +118,11 @@ class FakeJudge:
         self.asked.append((headers, has_body))
         return self.headers()
 
-    def judge_body(self, body: bytes) -> BodyVerdict | Awaitable[BodyVerdict]:
+    def judge_body(
+        self, body: bytes, *, may_judge_answer: bool = True
+    ) -> BodyVerdict | Awaitable[BodyVerdict]:
         """Give the prepared answer."""
+        del may_judge_answer
         self.asked.append(body)
         return self.body()
 

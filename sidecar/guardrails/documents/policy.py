@@ -68,7 +68,7 @@ GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
 class UsageDocument(Document):
     """How it becomes known what was used."""
 
-    streams: StreamUsage = StreamUsage.ESTIMATE
+    streams: StreamUsage | None = None
 
 
 class PolicyModel(Document):

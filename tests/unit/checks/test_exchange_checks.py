@@ -7,11 +7,21 @@ from dataclasses import replace
 import pytest
 
 from sidecar.authorization.api_key import ApiKey
+from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation
+from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.usage import DecisionKind
-from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused, ResponseCleared
+from sidecar.exchange.events import (
+    BodyRequired,
+    RequestCleared,
+    RequestRefused,
+    ResponseCleared,
+    ResponseHeld,
+    ResponseJudged,
+    ResponseStreamed,
+)
 from sidecar.guardrails.remote import RemoteVerdict
 from sidecar.settings import Timing
 from tests.support.checks import KEY, NOW, REQUEST_ID, World, headers, settled
@@ -445,3 +455,127 @@ async def test_a_stream_is_made_to_tell_its_counts_where_the_policy_wants_them(
 
     assert isinstance(cleared, RequestCleared)
     assert cleared.mutations.body == changed
+    assert not cleared.judges_answer
+
+
+HIDING = COUNTING.replace("pass", "hide")
+GUARDED = HIDING.replace("[]", "[{name: pii, type: pii, stage: output, action: redact}]")
+ASKING = chat("hi", stream=True)[:-1] + b',"stream_options":{"include_usage":true}}'
+EVENTS = Headers(((":status", b"200"), ("content-type", b"text/event-stream")))
+ASKED = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"hi. "}}],"usage":null}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":7}}\n\n'
+    b"data: [DONE]\n\n"
+)
+UNASKED = b'data: {"choices":[{"index":0,"delta":{"content":"hi. "}}]}\n\ndata: [DONE]\n\n'
+NO_CHANGE = HeaderMutation()
+
+
+async def cleared_by(
+    world: World, body: bytes, *, may_judge_answer: bool = True
+) -> tuple[ExchangeChecks, RequestCleared]:
+    """Judge a request with this body up to its answer."""
+    checks = world.exchange()
+    assert isinstance(await settled(checks.judge_headers(headers(), has_body=True)), BodyRequired)
+    cleared = await settled(checks.judge_body(body, may_judge_answer=may_judge_answer))
+    assert isinstance(cleared, RequestCleared)
+    return checks, cleared
+
+
+@pytest.mark.parametrize("policy", [HIDING, GUARDED], ids=["alone", "with a guardrail"])
+async def test_counts_that_the_policy_hides_are_asked_for_and_taken_out(policy: str) -> None:
+    """The answer of that stream passes here for it, readable and of no fixed length."""
+    checks, cleared = await cleared_by(World(policy), chat("hi", stream=True))
+    assert (cleared.mutations.body, cleared.judges_answer) == (ASKING, True)
+    assert ("accept-encoding", b"identity") in cleared.mutations.headers.set_headers
+
+    assert checks.judge_response_headers(
+        EVENTS, has_body=True, may_stream=True
+    ) == ResponseStreamed(NO_CHANGE)
+    assert checks.judge_response_piece(ASKED, is_last=True).body == UNASKED
+    checks.close(is_cancelled=False, is_answered=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "may_judge_answer"),
+    [
+        (chat("hi", stream=True, stream_options={"include_usage": True}), True),
+        (chat("hi"), True),
+        (chat("hi", stream=True), False),
+    ],
+    ids=["a stream that asks", "no stream", "a gateway that does not send answers"],
+)
+async def test_what_needs_no_hiding_or_cannot_have_it_stays_as_it_is(
+    body: bytes, *, may_judge_answer: bool
+) -> None:
+    """Neither the request nor its answer is touched, and the answer does not come here."""
+    _, cleared = await cleared_by(World(HIDING), body, may_judge_answer=may_judge_answer)
+    assert (cleared.mutations.body, cleared.judges_answer) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "measure", "hides"),
+    [
+        (REDACTING, Measure.TOKENS, True),
+        (REDACTING, Measure.INPUT_TOKENS, True),
+        (REDACTING, Measure.OUTPUT_TOKENS, True),
+        (REDACTING, Measure.COST, True),
+        (REDACTING, Measure.REQUESTS, False),
+        (REDACTING, Measure.CONCURRENT, False),
+        (COUNTING.replace("pass", "estimate"), Measure.TOKENS, False),
+    ],
+)
+async def test_where_the_policy_is_silent_limits_on_tokens_and_money_want_exact_counts(
+    policy: str, measure: Measure, *, hides: bool
+) -> None:
+    """They are settled by them; other keys' answers go past us."""
+    world = World(policy)
+    one = Limit(id="1", level=Level.TEAM, measure=measure, window=Window.DAY, amount=10**9)
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, limits=(one,))
+    _, cleared = await cleared_by(world, chat("hi", stream=True))
+    assert cleared.judges_answer is hides
+    assert cleared.mutations.body == (ASKING if hides else None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Headers(((":status", b"429"), ("content-type", b"application/json"))),
+        Headers(((":status", b"200"), ("content-type", b"text/event-stream"),
+                 ("content-encoding", b"gzip"))),
+        Headers(((":status", b"200"),)),
+    ],
+    ids=["an error", "compressed", "of no type"],
+)  # fmt: skip
+async def test_an_answer_without_counts_to_hide_goes_on_whatever_it_is(answer: Headers) -> None:
+    """Nobody judges it: nothing of it is unscanned."""
+    checks, _ = await cleared_by(World(HIDING), chat("hi", stream=True))
+    assert checks.judge_response_headers(
+        answer, has_body=True, may_stream=True
+    ) == ResponseCleared(NO_CHANGE)
+    checks.close(is_cancelled=False, is_answered=True)
+
+
+async def test_a_gateway_that_collects_answers_gets_the_stream_without_counts() -> None:
+    """In one piece."""
+    checks, _ = await cleared_by(World(HIDING), chat("hi", stream=True))
+    held = checks.judge_response_headers(EVENTS, has_body=True, may_stream=False)
+    assert held == ResponseHeld()
+    judged = await settled(checks.judge_response_body(ASKED))
+    assert judged == ResponseJudged(NO_CHANGE, UNASKED)
+
+
+@pytest.mark.parametrize("status", [b"200", b"502", b"odd"])
+async def test_a_blocked_answer_names_its_provider_s_status(status: bytes) -> None:
+    """So that what was produced is charged, and an error is not."""
+    checks, _ = await cleared_by(
+        World(GUARDED.replace("redact", "block")), chat("hi", stream=True)
+    )
+    answer = Headers(((":status", status), ("content-type", b"application/json")))
+    checks.judge_response_headers(answer, has_body=True, may_stream=True)
+    verdict = await settled(checks.judge_response_body(b'{"text":"ann@example.org"}'))
+    assert refused(verdict)[:2] == (400, "content_blocked")
+    assert isinstance(verdict, RequestRefused)
+    wanted = status.decode() if status.isdigit() else "0"
+    assert dict(verdict.refusal.metadata)["answer_status"] == wanted

@@ -60,6 +60,41 @@ def test_the_override_asks_for_the_answer_as_well() -> None:
     assert talk.exchange.phase is Phase.RESPONDING
 
 
+def test_an_answer_that_only_the_body_asks_for_is_asked_for_with_the_headers() -> None:
+    """A second override starts from Envoy's configuration: the request's part is said again."""
+    talk = Talk(opened(), headers(), on.BodyRequired(), body(b"a", ends=True))
+    assert talk.tell(CLEARED) == [
+        do.ContinueRequestHeaders(
+            headers=STRIPPED, metadata=METADATA,
+            response_headers=True, response_body=True, request_body=True,
+        ),
+        do.StreamRequestBody(b"a", end_of_stream=True),
+    ]  # fmt: skip
+    assert talk.tell(response_headers(), on.ResponseStreamed(TIMED)) == [
+        JUDGE,
+        do.ContinueResponseHeaders(TIMED),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_mode", "response_mode", "may"),
+    [
+        (NONE, NONE, True),
+        (BUFFERED, BUFFERED, True),
+        (DUPLEX, DUPLEX, True),
+        (BUFFERED, NONE, False),
+        (BUFFERED, BodyMode.STREAMED, False),
+        (DUPLEX, NONE, False),
+    ],
+)
+def test_a_body_is_judged_in_the_knowledge_whether_its_answer_can_come(
+    request_mode: BodyMode, response_mode: BodyMode, *, may: bool
+) -> None:
+    """What a request asks its provider for may depend on it."""
+    talk = Talk(opened(request_mode, response_mode), headers(), on.BodyRequired())
+    assert talk.tell(body(b"a", ends=True)) == [do.JudgeBody(b"a", may_judge_answer=may)]
+
+
 def test_an_answer_that_nobody_judges_goes_through_piece_by_piece() -> None:
     """Its phases were asked for before the model was known; the policy has nothing for it."""
     talk = Talk(opened(), headers(), JUDGED, body(b"a", ends=True), cleared())

@@ -91,7 +91,7 @@ def test_a_request_without_body_is_answered_on_its_headers(mode: BodyMode) -> No
 def test_a_body_is_judged_as_empty_where_there_is_none(mode: BodyMode) -> None:
     """Whoever asks for the body of a request without one gets an empty one at once."""
     talk = Talk(opened(mode), headers(ends=True))
-    assert talk.tell(on.BodyRequired()) == [do.JudgeBody(b"")]
+    assert talk.tell(on.BodyRequired()) == [do.JudgeBody(b"", may_judge_answer=mode is NONE)]
     assert talk.tell(cleared()) == [HEADERS_ANSWER, do.EndStream()]
 
 
@@ -150,7 +150,7 @@ def test_a_buffered_body_is_asked_for_by_answering_the_headers() -> None:
     stripped = HeaderMutation(remove_headers=("authorization",))
     talk = Talk(opened(BUFFERED), headers())
     assert talk.tell(on.BodyRequired(stripped)) == [do.ContinueRequestHeaders(stripped)]
-    assert talk.tell(body(b"abc", ends=True)) == [do.JudgeBody(b"abc")]
+    assert talk.tell(body(b"abc", ends=True)) == [do.JudgeBody(b"abc", may_judge_answer=False)]
     assert talk.tell(cleared()) == [
         do.ContinueRequestBody(headers=STRIPPED, body=None, metadata=METADATA),
         do.EndStream(),
@@ -173,7 +173,7 @@ def test_a_changed_buffered_body_gets_its_new_content_length() -> None:
 def test_a_buffered_body_with_trailers_is_judged_before_they_come() -> None:
     """Envoy sends the trailers only after the body is answered."""
     talk = Talk(opened(BUFFERED), headers(), on.BodyRequired())
-    assert talk.tell(body(b"abc")) == [do.JudgeBody(b"abc")]
+    assert talk.tell(body(b"abc")) == [do.JudgeBody(b"abc", may_judge_answer=False)]
     assert talk.tell(cleared()) == [
         do.ContinueRequestBody(headers=STRIPPED, body=None, metadata=METADATA)
     ]
@@ -197,7 +197,7 @@ def test_a_buffered_body_that_nobody_needs_may_have_trailers() -> None:
 def test_buffered_trailers_without_body_are_judged_as_an_empty_body() -> None:
     """Nothing of the request goes on before a verdict."""
     talk = Talk(opened(BUFFERED), headers(), on.BodyRequired())
-    assert talk.tell(trailers()) == [do.JudgeBody(b"")]
+    assert talk.tell(trailers()) == [do.JudgeBody(b"", may_judge_answer=False)]
 
 
 # FULL_DUPLEX_STREAMED as the configured mode.
@@ -207,7 +207,7 @@ def test_a_duplex_body_that_came_while_the_headers_were_judged_is_judged_at_once
     """Pieces are kept while authorization runs; no message asks for the body."""
     talk = Talk(opened(DUPLEX), headers())
     assert talk.tell(body(b"ab"), body(b"c", ends=True)) == []
-    assert talk.tell(on.BodyRequired()) == [do.JudgeBody(b"abc")]
+    assert talk.tell(on.BodyRequired()) == [do.JudgeBody(b"abc", may_judge_answer=False)]
     assert talk.tell(cleared()) == [
         HEADERS_ANSWER,
         do.StreamRequestBody(b"abc", end_of_stream=True),
@@ -219,7 +219,7 @@ def test_a_duplex_body_that_comes_later_is_waited_for_without_a_message() -> Non
     """There is nothing to answer until the body is whole."""
     talk = Talk(opened(DUPLEX), headers(), body(b"ab"))
     assert talk.tell(on.BodyRequired()) == []
-    assert talk.tell(body(b"c", ends=True)) == [do.JudgeBody(b"abc")]
+    assert talk.tell(body(b"c", ends=True)) == [do.JudgeBody(b"abc", may_judge_answer=False)]
 
 
 def test_a_duplex_body_that_nobody_needs_is_sent_back_piece_by_piece() -> None:

@@ -56,6 +56,18 @@ def test_every_engine_has_a_cluster_of_its_own_workers() -> None:
     assert clusters["one"]["health_checks"]
 
 
+def test_another_provider_is_spoken_to_in_the_place_of_envoy() -> None:
+    """Over the protocol that a simple server knows."""
+    config = bench_config(
+        PARAMETERS, sockets={"one": ("/s/a.sock",)}, provider_socket="/s/p.sock", answers=False
+    )
+    resources = json.loads(config)["static_resources"]
+    assert "provider" not in {one["name"] for one in resources["listeners"]}
+    openai = next(one for one in resources["clusters"] if one["name"] == "openai")
+    (protocol,) = openai["typed_extension_protocol_options"].values()
+    assert protocol["explicit_http_config"] == {"http_protocol_options": {}}
+
+
 def test_the_provider_waits_for_the_body() -> None:
     """A direct response without the buffer filter would leave before it, and close."""
     provider = next(one for one in configured()["listeners"] if one["name"] == "provider")

@@ -98,6 +98,7 @@ def test_a_stream_of_unknown_speed_has_none(end: ExchangeEnded) -> None:
         (ended(end=AnswerEnd.CLIENT_ABORTED), "client_aborted"),
         (ended(status=502, end=AnswerEnd.FAILED), "failed"),
         (ended(status=403, end=AnswerEnd.REFUSED), "refused"),
+        (ended(status=400, end=AnswerEnd.BLOCKED, answer_status=200), "blocked"),
     ],
 )
 def test_what_went_wrong_is_told_apart(end: ExchangeEnded, error_type: str) -> None:
@@ -112,6 +113,15 @@ def test_what_went_wrong_is_told_apart(end: ExchangeEnded, error_type: str) -> N
         if sample.name == "gen_ai_server_request_duration_seconds_count"
     ]
     assert found == [error_type]
+
+
+def test_a_blocked_answer_counts_for_the_model_that_wrote_it() -> None:
+    """Whatever status its client was given."""
+    counted = Counted()
+    counted.metrics.exchange_ended(ended(status=400, end=AnswerEnd.BLOCKED, answer_status=200))
+
+    output = {**LABELS, "gen_ai_token_type": "output"}
+    assert counted.sample("gen_ai_client_token_usage_sum", **output) == 20
 
 
 def test_a_client_cannot_fill_the_labels_with_models_it_makes_up() -> None:

@@ -89,6 +89,16 @@ def test_flags_and_verdict_say_how_an_answer_ended(
     assert one(flags=flags, egret=json.dumps(told)).end is end
 
 
+def test_an_answer_that_we_blocked_is_told_from_a_request_that_we_refused() -> None:
+    """By the provider's status, which Egret names where it has refused an answer."""
+    told = {**metadata(FULL), "verdict": "refused", "answer_status": "200"}
+    found = one(status="400", answer_bytes="4500", egret=json.dumps(told))
+
+    assert (found.end, found.status) == (AnswerEnd.BLOCKED, 400)
+    assert (found.answer_status, found.answer_bytes) == (200, 4500)
+    assert found.tokens == TokenCounts(100, 20)
+
+
 @pytest.mark.parametrize("status", ["-", "", "2", "3", "0", "COMPLETE"])
 def test_counts_that_are_not_complete_are_none(status: str) -> None:
     """No answer to read, one that broke off, or one that could not be read."""

@@ -498,6 +498,14 @@ def test_the_answer_to_the_headers_can_ask_for_the_response_as_well() -> None:
     assert response.HasField("request_headers")
 
 
+def test_where_an_override_came_before_the_second_one_states_the_whole_mode() -> None:
+    """Envoy starts from its configuration: what the first said of the request would be lost."""
+    reply = do.ContinueRequestHeaders(response_headers=True, response_body=True, request_body=True)
+    response = ext.ProcessingResponse.FromString(encode(reply))
+    assert response.mode_override == WHOLE_MODE
+    assert response.HasField("request_headers")
+
+
 def test_a_buffered_answer_is_replaced_with_its_headers() -> None:
     """In the one message that holds them all."""
     encoded = encode(do.ContinueResponseBody(MUTATION, b"changed", METADATA))

@@ -46,6 +46,30 @@ def test_what_the_provider_counted_is_kept_as_it_is() -> None:
             id="a whole answer",
         ),
         pytest.param(
+            ended(
+                tokens=None,
+                end=AnswerEnd.BLOCKED,
+                status=400,
+                answer_status=200,
+                answer_bytes=2250,
+                sent_bytes=90,
+                request=judged(is_streamed=True, text_bytes=40),
+            ),
+            TokenCounts(input=10, output=10),
+            id="a stream that we blocked: what its provider sent",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                end=AnswerEnd.BLOCKED,
+                answer_status=200,
+                sent_bytes=750,
+                request=judged(text_bytes=40),
+            ),
+            TokenCounts(input=10, output=100),
+            id="a blocked answer, where Envoy does not tell its bytes",
+        ),
+        pytest.param(
             ended(tokens=None, sent_bytes=10, received_bytes=4),
             TokenCounts(input=1, output=0),
             id="an answer that is shorter than what is around its text",
@@ -81,6 +105,12 @@ def test_what_nobody_counted_is_estimated_and_marked(
     [
         pytest.param(ended(tokens=None, status=429), id="the provider refused"),
         pytest.param(ended(tokens=None, status=403, end=AnswerEnd.REFUSED), id="we refused"),
+        pytest.param(
+            ended(
+                tokens=None, status=400, end=AnswerEnd.BLOCKED, answer_status=500, answer_bytes=900
+            ),
+            id="the provider refused, in words that we blocked",
+        ),
         pytest.param(
             ended(tokens=None, request=judged(operation="count_tokens")), id="tokens were counted"
         ),

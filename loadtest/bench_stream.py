@@ -1,0 +1,290 @@
+"""What a guarded and a counted stream cost: the same streams with and without Egret, in turn.
+
+    python -m loadtest.bench_stream [--quick] [--seconds 12] [--markdown]
+
+One Envoy, one worker of each engine, and a provider whose events say when they were sent. Prints
+tables and writes build/bench/bench-stream.json. Exits 1 when a stream failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from rich.console import Console
+
+from loadtest.bench_stack import BenchStack, running_bench_stack
+from loadtest.figures import BASELINE, Figures
+from loadtest.processes import cpu_seconds
+from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.stream_clients import StreamLoad, read_streams
+from loadtest.stream_estimates import Estimate, estimates
+from loadtest.stream_figures import StreamCell, added, holds, stream_figures
+from loadtest.stream_judging import judging_us
+from sidecar.embedded.child import Children, Program, until_ready
+from sidecar.embedded.errors import PartError
+from sidecar.embedded.run_directory import run_directory
+from sidecar.settings import inherited_environment
+
+ENGINES: Final = ("grpcio", "h2corn")
+WINDOW: Final = "window"
+HIDE: Final = "hide"
+BOTH: Final = "window-hide"
+WAYS: Final = (WINDOW, HIDE, BOTH)
+_GUARDED: Final = """
+  - {name: pii, type: pii, stage: output, action: redact}
+  - {name: secrets, type: secrets, stage: output, action: block}
+"""
+POLICIES: Final = f"""
+name: {WINDOW}
+usage: {{streams: estimate}}
+guardrails: {_GUARDED}
+---
+name: {HIDE}
+usage: {{streams: hide}}
+guardrails: []
+---
+name: {BOTH}
+usage: {{streams: hide}}
+guardrails: {_GUARDED}
+"""
+
+RATE: Final = 50
+"""Events a second of one stream: a fast model."""
+FEW: Final = 20
+MANY: Final = (200, 150, 100, 60, 40)
+"""Streams at once, the most first: the first number that holds is the answer."""
+SETTLE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A listener, and the policy of the key that is used there."""
+
+    listener: str
+    way: str
+
+    @property
+    def name(self) -> str:
+        """Its prefix among the figures; of the window it is the engine alone."""
+        if self.listener == BASELINE:
+            return BASELINE
+        return self.listener if self.way == WINDOW else f"{self.listener}.{self.way}"
+
+
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    options = _options()
+    seconds = 4.0 if options.quick else options.seconds
+    console = new_console()
+    run = circumstances(" ".join(["python -m loadtest.bench_stream", *sys.argv[1:]]))
+    try:
+        figures = uvloop.run(_measure(seconds, MANY[:1] if options.quick else MANY, console))
+    except PartError as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    guesses = list(estimates())
+    judging = judging_us(_GUARDED)
+    figures |= _estimate_figures(guesses)
+    figures |= {f"judging_us.{name.replace(', ', '_')}": us for name, us in judging.items()}
+    rows = [[name, f"{us:.1f}"] for name, us in judging.items()]
+    own = Grid("One event in a worker's own code", ("what is done to it", "µs"), rows)
+    grids = (_cost_grid(figures), _most_grid(figures), own, _estimate_grid(guesses))
+    for grid in grids:
+        grid.show(console)
+    console.print(f"\nWritten to {write_json('bench-stream', figures, run)}.")
+    if options.markdown:
+        tables = "\n\n".join(grid.as_markdown() for grid in grids)
+        write_section("stream", f"{run.as_sentence()}\n\n{tables}")
+    failed = sum(value for key, value in figures.items() if key.endswith("failed"))
+    if failed:
+        console.print(f"✗ {failed:.0f} streams failed.", style="red")
+    return 1 if failed else 0
+
+
+async def _measure(seconds: float, many: Sequence[int], console: Console) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="egret-bench-") as place:
+        socket = Path(place) / "provider.sock"
+        with run_directory(Path(place) / "run") as run:
+            async with (
+                _running_provider(socket, logs=run.logs),
+                running_bench_stack(
+                    ENGINES, workers=1, envoy_threads=1, run=run,
+                    policies=POLICIES, provider=socket,
+                ) as stack,
+            ):  # fmt: skip
+                runner = _Runner(stack, seconds, console)
+                return {**await runner.costs(), **await runner.most(many)}
+
+
+@asynccontextmanager
+async def _running_provider(socket: Path, *, logs: Path) -> AsyncIterator[None]:
+    program = Program(
+        part="Provider",
+        command=(sys.executable, "-m", "loadtest.stream_provider", str(socket)),
+        log=logs / "provider.log",
+        environment=inherited_environment(),
+    )
+
+    async def is_there() -> bool:
+        return await asyncio.to_thread(socket.exists)
+
+    async with Children().running(program) as child:
+        await until_ready(child, is_there)
+        yield
+
+
+class _Runner:
+    """Puts one load after another on one target after another, and watches the processes."""
+
+    def __init__(self, stack: BenchStack, seconds: float, console: Console) -> None:
+        self._stack = stack
+        self._seconds = seconds
+        self._console = console
+
+    async def costs(self) -> dict[str, float]:
+        """Measure a few streams on every target, so that nothing queues."""
+        load = StreamLoad(FEW, RATE, self._seconds)
+        for target in _targets():
+            await self._cell(StreamLoad(FEW, RATE, 2.0, stream_seconds=1.0), target)
+        figures: dict[str, float] = {}
+        baseline: Figures = {}
+        for target in _targets():
+            mine = stream_figures(await self._cell(load, target))
+            baseline = baseline or mine
+            both = mine if target.listener == BASELINE else {**mine, **added(mine, baseline)}
+            figures |= {
+                f"{target.name}.{name}": value
+                for name, value in both.items()
+                if name != "chunks_per_s"
+            }
+        return figures
+
+    async def most(self, many: Sequence[int]) -> dict[str, float]:
+        """Return the highest rate at which delays do not grow, and what the highest one did."""
+        figures: dict[str, float] = {}
+        for target in _targets():
+            figures[f"{target.name}.chunks_per_s"] = 0.0
+            for streams in many:
+                cell = await self._cell(StreamLoad(streams, RATE, self._seconds), target)
+                mine = stream_figures(cell)
+                if streams == many[0]:
+                    figures |= {f"{target.name}.full.{name}": mine[name] for name in _FULL}
+                if holds(cell):
+                    figures[f"{target.name}.chunks_per_s"] = mine["chunks_per_s"]
+                    break
+        return figures
+
+    async def _cell(self, load: StreamLoad, target: Target) -> StreamCell:
+        workers = self._stack.workers.get(target.listener, ())
+        envoy = (self._stack.envoy_pid,)
+        with self._console.status(f"{load.streams} streams on {target.name} …"):
+            before = cpu_seconds(workers), cpu_seconds(envoy)
+            seen = await read_streams(
+                load,
+                url=self._stack.urls[target.listener],
+                key=self._stack.keys[target.way].get_secret_value(),
+            )
+            cell = StreamCell(
+                load,
+                seen,
+                worker_cpu_seconds=cpu_seconds(workers) - before[0],
+                envoy_cpu_seconds=cpu_seconds(envoy) - before[1],
+            )
+        await asyncio.sleep(SETTLE_SECONDS)
+        return cell
+
+
+_FULL: Final = (
+    "chunks_per_s", "growth_ms", "delay_p50_ms", "delay_p95_ms", "worker_cpu_us_per_chunk",
+    "envoy_cpu_us_per_chunk", "failed",
+)  # fmt: skip
+
+
+def _targets() -> Iterator[Target]:
+    yield Target(BASELINE, WINDOW)
+    for engine in ENGINES:
+        for way in WAYS:
+            yield Target(engine, way)
+
+
+def _title(target: Target) -> list[str]:
+    if target.listener == BASELINE:
+        return ["Envoy alone", ""]
+    return [target.listener, target.way.replace("-", " + ")]
+
+
+def _cost_grid(figures: Figures) -> Grid:
+    names = (
+        "added_ttft_p50_ms", "added_ttft_p95_ms", "added_first_word_p50_ms", "added_delay_p50_ms",
+        "added_release_p50_ms", "added_release_p95_ms", "worker_cpu_us_per_chunk",
+        "envoy_cpu_us_per_chunk",
+    )  # fmt: skip
+    rows = [
+        [*_title(target), *(_shown(figures, f"{target.name}.{name}", name) for name in names)]
+        for target in _targets()
+    ]
+    columns = (
+        "target", "policy", "+TTFT p50 ms", "+TTFT p95 ms", "+first word p50 ms",
+        "+hold p50 ms", "+own p50 ms", "+own p95 ms", "worker µs", "Envoy µs",
+    )  # fmt: skip
+    return Grid(f"{FEW} streams of {RATE} chunks a second", columns, rows, labels=2)
+
+
+def _most_grid(figures: Figures) -> Grid:
+    names = (
+        "chunks_per_s", "full.chunks_per_s", "full.growth_ms", "full.delay_p50_ms",
+        "full.delay_p95_ms", "full.worker_cpu_us_per_chunk", "full.envoy_cpu_us_per_chunk",
+    )  # fmt: skip
+    rows = [
+        [*_title(target), *(_shown(figures, f"{target.name}.{name}", name) for name in names)]
+        for target in _targets()
+    ]
+    columns = (
+        "target", "policy", "holds chunks/s", "came/s", "growth ms", "delay p50 ms",
+        "delay p95 ms", "worker µs", "Envoy µs",
+    )  # fmt: skip
+    return Grid(f"{MANY[0]} streams of {RATE} chunks a second", columns, rows, labels=2)
+
+
+def _estimate_grid(guesses: Sequence[Estimate]) -> Grid:
+    rows = [
+        [one.text, one.form, f"{one.output:,}", *map("{:+.0%}".format, one.errors)]
+        for one in guesses
+    ]
+    columns = ("text", "events of", "tokens", "estimate of output", "estimate of input")
+    return Grid("How far off an estimate is", columns, rows, labels=2)
+
+
+def _estimate_figures(guesses: Sequence[Estimate]) -> dict[str, float]:
+    return {
+        f"estimate.{name}_error_most": max(abs(one.errors[place]) for one in guesses)
+        for place, name in enumerate(("output", "input"))
+    }
+
+
+def _shown(figures: Figures, key: str, name: str) -> str:
+    if key not in figures:
+        return "-"
+    digits = 2 if name.endswith("_ms") else 0
+    return f"{figures[key]:,.{digits}f}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_stream", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=12.0, help="length of one measurement")
+    parser.add_argument("--quick", action="store_true", help="4 s and one rate: a smoke test")
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Clients that read streams, many at once, and note when each event was sent and when it came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from array import array
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from typing_extensions import override
+
+_EVENT: Final = re.compile(rb'"created":([0-9]+),')
+_LONGEST: Final = 40
+"""Bytes of a mark that may be cut in two."""
+_GOOD: Final = b"HTTP/1.1 200 OK"
+_END: Final = b"0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLoad:
+    """So many streams at once, each of `rate` events a second, for so many seconds."""
+
+    streams: int
+    rate: int
+    seconds: float
+    stream_seconds: float = 5.0
+
+    @property
+    def events(self) -> int:
+        """Events of one stream."""
+        return int(self.rate * self.stream_seconds)
+
+    @property
+    def chunks_per_second(self) -> int:
+        """What all streams send together."""
+        return self.streams * self.rate
+
+
+@dataclass(slots=True)
+class Seen:
+    """What clients saw. Times are nanoseconds of the monotonic clock, which processes share.
+
+    `sent`, `came` and `newest` go together, event by event: when it left the provider, when it
+    came, and when the newest event of its stream had left by then. Of each stream `first` and
+    `first_word` are the times from its request to the first event and to the first word.
+    """
+
+    began: int = 0
+    sent: array[int] = field(default_factory=lambda: array("q"))
+    came: array[int] = field(default_factory=lambda: array("q"))
+    newest: array[int] = field(default_factory=lambda: array("q"))
+    first: list[int] = field(default_factory=list[int])
+    first_word: list[int] = field(default_factory=list[int])
+    failed: int = 0
+
+    def add(self, marks: list[tuple[int, int]], *, asked: int) -> None:
+        """Take a whole stream: when each of its events was sent, and when it came."""
+        self.first.append(marks[0][1] - asked)
+        self.first_word.append(marks[1][1] - asked)
+        newest = 0
+        for sent, came in marks:
+            while newest + 1 < len(marks) and marks[newest + 1][0] <= came:
+                newest += 1
+            self.sent.append(sent)
+            self.came.append(came)
+            self.newest.append(marks[newest][0])
+
+
+async def read_streams(load: StreamLoad, *, url: str, key: str) -> Seen:
+    """Put the load on and return what was seen of it."""
+    target = urlsplit(url)
+    body = json.dumps(
+        {
+            "model": "gpt-4o-mini",
+            "messages": [{"role": "user", "content": "Tell me a story."}],
+            "stream": True,
+            "max_tokens": load.events,
+            "seed": load.rate,
+        }
+    ).encode()
+    head = (
+        f"POST {target.path} HTTP/1.1\r\nhost: {target.netloc}\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    seen = Seen(began=time.monotonic_ns())
+    until_ns = seen.began + int(load.seconds * 1e9)
+    loop = asyncio.get_running_loop()
+    clients: list[_Client] = []
+    for number in range(load.streams):
+        _, client = await loop.create_connection(
+            lambda: _Client(head.encode() + body, seen, until_ns=until_ns),
+            target.hostname or "",
+            target.port or 0,
+        )
+        clients.append(client)
+        # Spread over the pause between two events, so that they do not all come at once.
+        loop.call_later(number / load.chunks_per_second, client.begin)
+    async with asyncio.timeout(load.seconds + 4 * load.stream_seconds + 10):
+        await asyncio.gather(*(client.is_over for client in clients))
+    return seen
+
+
+class _Client(asyncio.Protocol):
+    """One stream after another on one connection, until the time is over."""
+
+    def __init__(self, request: bytes, seen: Seen, *, until_ns: int) -> None:
+        self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._seen = seen
+        self._until_ns = until_ns
+        self._rest = b""
+        self._marks: list[tuple[int, int]] = []
+        self._asked_ns = 0
+
+    @override
+    def connection_made(self, transport: Any) -> None:
+        self._transport: asyncio.Transport = transport
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.is_over.done():
+            self._seen.failed += 1
+            self.is_over.set_result(None)
+
+    def begin(self) -> None:
+        """Ask for a stream."""
+        self._marks = []
+        self._rest = b""
+        self._asked_ns = time.monotonic_ns()
+        self._transport.write(self._request)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic_ns()
+        text = self._rest + data
+        if not self._marks and not text.startswith(_GOOD[: len(text)]):
+            self._transport.close()
+            return
+        end = 0
+        for mark in _EVENT.finditer(text):
+            self._marks.append((int(mark[1]), now))
+            end = mark.end()
+        if self._marks:  # before, it is still the headers
+            text = text[max(end, len(text) - _LONGEST) :]
+        self._rest = text
+        if text.endswith(_END):
+            self._finish()
+
+    def _finish(self) -> None:
+        if len(self._marks) < 2:  # noqa: PLR2004 - the first event and a word
+            self._seen.failed += 1
+        else:
+            self._seen.add(self._marks, asked=self._asked_ns)
+        if time.monotonic_ns() < self._until_ns:
+            self.begin()
+        else:
+            self.is_over.set_result(None)
+            self._transport.close()

@@ -1,0 +1,99 @@
+"""What one event of a stream costs in a worker's own code, without gRPC, Envoy or kernel.
+
+By the same policies as `bench_stream`: *window* for events that differ in their text alone, as
+OpenAI's do; *window, unlike* where something else differs as well and each event is parsed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import orjson
+
+from loadtest.figures import percentile
+from loadtest.texts import benign_text
+from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting
+from sidecar.dialects.answer_form import AnswerForm
+from sidecar.dialects.hidden_usage import UsageHider
+from sidecar.domain.policy import UnscannedAction
+from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.restoration import NOTHING_REDACTED
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.policy_document import parse_policies
+from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.mutations.placeholders import Placeholders
+
+EVENTS: Final = 500
+ROUNDS: Final = 15
+
+Take = Callable[[bytes], object]
+
+
+class _NoRemote:
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        raise NotImplementedError(request.guardrail.name)
+
+
+def judging_us(guardrails: str) -> dict[str, float]:
+    """Return the microseconds of one event, by what is done to it."""
+    text = f"name: default\nguardrails: {guardrails}\n"
+    policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
+    if not isinstance(policy, EffectivePolicy):
+        raise TypeError("there is no default policy")
+    alike, unlike = list(_events(differ=False)), list(_events(differ=True))
+    return {
+        "window": _median_us(lambda: _window(policy), alike),
+        "window, unlike": _median_us(lambda: _window(policy), unlike),
+        "hide": _median_us(_hide, alike),
+    }
+
+
+def _events(*, differ: bool) -> Iterator[bytes]:
+    words = benign_text(EVENTS * 8).split()[:EVENTS]
+    for number, word in enumerate(words):
+        choice = {"index": 0, "delta": {"content": f" {word}"}, "finish_reason": None}
+        document = {
+            "id": "chatcmpl-bench",
+            "object": "chat.completion.chunk",
+            "created": 1764064800,
+            "model": "gpt-4o-mini-2024-07-18",
+            "service_tier": "default",
+            "system_fingerprint": f"fp_{number}" if differ else "fp_bench",
+            "choices": [choice],
+            "usage": None,
+        }
+        yield b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+def _window(policy: EffectivePolicy) -> Take:
+    setting = AnswerSetting(
+        policy=policy.answers,
+        unscanned=UnscannedAction.BLOCK,
+        restoration=NOTHING_REDACTED,
+        placeholders=Placeholders(hash_key=None, taken=frozenset()),
+        inspector=Inspector(remote=_NoRemote(), clock=time.monotonic),
+        about=InspectionSubject(request_id="bench", key_id="bench", model="gpt-4o-mini"),
+        clock=time.monotonic,
+    )
+    judgement = AnswerJudgement(AnswerForm.SSE, setting)
+    return lambda event: judgement.take(event, is_last=False)
+
+
+def _hide() -> Take:
+    hider = UsageHider()
+    return lambda event: hider.take(event, is_last=False)
+
+
+def _median_us(begin: Callable[[], Take], events: Sequence[bytes]) -> float:
+    """Return microseconds an event, of whole streams: the middle one of several."""
+    taken: list[float] = []
+    for _ in range(ROUNDS):
+        take = begin()
+        started_at = time.perf_counter()
+        for event in events:
+            take(event)
+        taken.append((time.perf_counter() - started_at) / len(events) * 1e6)
+    return percentile(taken, 50)
