@@ -149,6 +149,7 @@ def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admissi
         circumstances = _circumstances(record.principal, parts=parts, ledger=ledger)
         policy = policy.request_forms(circumstances)
     ledger.take_policy(policy)
+    ledger.priority = record.priority
     is_set = record.allowed_models is not None
     allowed_models = record.allowed_models if is_set else policy.allowed_models
     return Admitted(policy, allowed_models, record.limits, record.priority)

@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.limits import Reserved, Standing
+from sidecar.domain.limits import Priority, Reserved, Standing
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.policy import Mode, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
@@ -65,6 +65,9 @@ class Ledger:
         self.is_ended_within = False
         self.refused: ErrorKind | None = None
         self.error_type: str | None = None
+        self.priority: Priority | None = None
+        self.estimated_tokens: int | None = None
+        """Of input and output together; None where nobody read the request."""
         self.reserved: Reserved | None = None
         self.short: Standing | None = None
         self.limits_are_local = False
@@ -158,10 +161,14 @@ class Ledger:
             ("model", sanitize.model_name(self.model) or ""),
         )
         if self.principal is not None:
+            tokens = self.estimated_tokens
             named += (
                 ("key_id", self.principal.key_id),
                 ("team", self.principal.team_name),
                 ("organization", self.principal.organization_name),
+                ("priority", "" if self.priority is None else self.priority.value),
+                # Text, as a descriptor of Envoy's rate limits takes nothing else.
+                ("estimated_tokens", "" if tokens is None else str(tokens)),
             )
         if self.policy is not None:
             named += (("policy", self.policy.name),)

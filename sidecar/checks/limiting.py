@@ -65,11 +65,14 @@ class Limiting:
 
         Awaits the shared counts, and only where what was taken ahead is not enough.
         """
+        tokens = self._tokens(read, route)
+        if read.subject is not None:  # for limits of Envoy's own as well
+            self._ledger.estimated_tokens = sum(tokens)
         limits = self._admitted.limits
         principal = self._ledger.principal
         if not limits or principal is None:
             return None
-        demand = self._demand(read, route)
+        demand = self._demand(read, route, tokens)
         claims = claims_of(limits, demand, now=self._parts.clocks.wall())
         if isinstance(claims, Exceeded):
             return single_request_error(claims.limit)
@@ -107,11 +110,11 @@ class Limiting:
             case _:
                 assert_never(outcome)
 
-    def _demand(self, read: Read, route: Route | None) -> Demand:
+    def _demand(self, read: Read, route: Route | None, tokens: tuple[int, int]) -> Demand:
         subject = read.subject
         is_of_one = subject is not None and not subject.other_models
         model = subject.model if subject is not None and is_of_one else None
-        tokens_in, tokens_out = self._tokens(read, route)
+        tokens_in, tokens_out = tokens
         return Demand(
             operation=None if route is None else route.operation.value,
             model=model,

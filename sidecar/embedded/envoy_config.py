@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 import json
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sidecar.settings import MAX_SOCKET_PATH_BYTES
 
 TEMPLATE_NAME: Final = "egret.yaml.j2"
 HTTPS_PORT: Final = 443
+METADATA_NAMESPACE: Final = "egret"
 EGRET_PORT: Final = 50051
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -103,6 +105,57 @@ class SelfHosted:
     servers: Provider
 
 
+class Hits(enum.Enum):
+    """What a request takes of a limit that Envoy keeps."""
+
+    REQUESTS = "requests"
+    ESTIMATED_TOKENS = "estimated_tokens"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescriptorLimit:
+    """A limit that each Envoy keeps by itself, on what Egret tells of a request.
+
+    `by` are names in Egret's dynamic metadata; each combination of their values has `amount` in
+    `seconds`. A request that lacks one of them is not counted.
+    """
+
+    by: tuple[str, ...]
+    amount: int
+    seconds: int
+    hits: Hits = Hits.REQUESTS
+
+    @property
+    def as_rate_limit(self) -> dict[str, object]:
+        """Where its descriptor is from, as Envoy writes it."""
+        actions = [
+            {
+                "metadata": {
+                    "descriptor_key": name,
+                    "metadata_key": {"key": METADATA_NAMESPACE, "path": [{"key": name}]},
+                    "source": "DYNAMIC",
+                }
+            }
+            for name in self.by
+        ]
+        if self.hits is Hits.REQUESTS:
+            return {"actions": actions}
+        source = f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:{self.hits.value})%"
+        return {"actions": actions, "hits_addend": {"format": source}}
+
+    @property
+    def as_descriptor(self) -> dict[str, object]:
+        """How much it lets through for each descriptor, as Envoy writes it."""
+        return {
+            "entries": [{"key": name} for name in self.by],
+            "token_bucket": {
+                "max_tokens": self.amount,
+                "tokens_per_fill": self.amount,
+                "fill_interval": f"{self.seconds}s",
+            },
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyParameters:
     """Everything that differs between one deployment and another.
@@ -138,6 +191,7 @@ class EnvoyParameters:
     otlp: OtlpCollector | None = None
     sampling_percent: float = 100
     span_flush_ms: int = 5000
+    descriptor_limits: tuple[DescriptorLimit, ...] = ()
     writes_timing: bool = True
     sends_usage: bool = True
     usage_flush_ms: int = 100

@@ -23,11 +23,19 @@ from yarl import URL
 from sidecar.embedded.certificates import Certificates, write_certificates
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyAddress, EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector, Provider, SelfHosted
+from sidecar.embedded.envoy_config import (
+    DescriptorLimit,
+    EnvoyParameters,
+    Hits,
+    OtlpCollector,
+    Provider,
+    SelfHosted,
+)
 from sidecar.embedded.envoy_secrets import write_certificate, write_credential
 from sidecar.embedded.trace_receiver import running_trace_receiver
 from sidecar.mock_llm.server import MockAddress, running_mock
 from sidecar.mock_llm.settings import MockSettings
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support.placeholder_processor import Answer, allow, refuse, running_processor
 
 pytestmark = pytest.mark.stack
@@ -359,6 +367,51 @@ async def test_a_stream_is_passed_on_event_by_event(run: Path) -> None:
             first = await answer.content.readline()
             assert first.startswith(b'data: {"id":"chatcmpl-mock')
             assert not answer.content.at_eof()
+
+
+TEAM_LIMIT = DescriptorLimit(by=("organization", "team"), amount=2, seconds=60)
+TOKEN_LIMIT = DescriptorLimit(by=("key_id",), amount=1_000, seconds=60, hits=Hits.ESTIMATED_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "statuses"),
+    [
+        pytest.param({"organization": "acme", "team": "search"}, [200, 200, 429], id="a team"),
+        pytest.param({"organization": "acme"}, [200] * 3, id="no team"),
+        pytest.param(
+            {"key_id": "k1", "estimated_tokens": "600"}, [200, 429, 429], id="tokens of a key"
+        ),
+    ],
+)
+async def test_envoys_own_limits_act_on_what_egret_tells(
+    run: Path, metadata: dict[str, Any], statuses: list[int]
+) -> None:
+    """By descriptors of dynamic metadata; what is refused there reaches no provider."""
+    limits = (TEAM_LIMIT, TOKEN_LIMIT)
+    limited = lambda parameters: replace(parameters, descriptor_limits=limits)  # noqa: E731
+    async with gateway(run, allow(**metadata), adapt=limited) as gate:
+        seen = []
+        for _ in statuses:
+            async with gate.http.post("/v1/chat/completions", json=CHAT) as answer:
+                seen.append(answer.status)
+        assert seen == statuses
+        assert await gate.count() == statuses.count(200)
+
+
+async def test_each_team_has_its_own_count_in_envoy(run: Path) -> None:
+    """None is named in the configuration."""
+    teams = iter(["search", "search", "ads", "search"])
+
+    def of_the_next(request: ext.ProcessingRequest) -> ext.ProcessingResponse:
+        return allow(organization="acme", team=next(teams))(request)
+
+    limited = lambda parameters: replace(parameters, descriptor_limits=(TEAM_LIMIT,))  # noqa: E731
+    async with gateway(run, of_the_next, adapt=limited) as gate:
+        seen = []
+        for _ in range(4):
+            async with gate.http.post("/v1/chat/completions", json=CHAT) as answer:
+                seen.append(answer.status)
+    assert seen == [200, 200, 200, 429]
 
 
 async def test_a_dead_worker_costs_no_request(run: Path) -> None:

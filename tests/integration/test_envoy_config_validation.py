@@ -12,9 +12,11 @@ from pydantic import SecretStr
 
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.envoy_config import (
+    DescriptorLimit,
     EgretService,
     EnvoyConfigError,
     EnvoyParameters,
+    Hits,
     OtlpCollector,
     Provider,
     SelfHosted,
@@ -96,11 +98,19 @@ def _with_fallback(sds: Path) -> EnvoyParameters:
     return replace(_production(sds), openai_fallback=second)
 
 
+def _limited(sds: Path) -> EnvoyParameters:
+    limits = (
+        DescriptorLimit(by=("organization", "team"), amount=600, seconds=60),
+        DescriptorLimit(by=("key_id",), amount=9, seconds=1, hits=Hits.ESTIMATED_TOKENS),
+    )
+    return replace(_production(sds), descriptor_limits=limits)
+
+
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
 @pytest.mark.parametrize(
     "deployment",
-    [_production, _embedded, _standalone, _with_fallback],
-    ids=["production", "embedded", "standalone", "fallback"],
+    [_production, _embedded, _standalone, _with_fallback, _limited],
+    ids=["production", "embedded", "standalone", "fallback", "with limits of its own"],
 )
 def test_envoy_accepts_the_configuration_without_a_warning(
     sds: Path, tmp_path: Path, *, deployment: Callable[[Path], EnvoyParameters], traced: bool

@@ -73,6 +73,8 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
         "key_id": KEY.key_id,
         "team": "search",
         "organization": "acme",
+        "priority": "standard",
+        "estimated_tokens": "1027",
         "policy": "default",
         "started_us": "1700000000000000",
         "team_id": "team_1",
