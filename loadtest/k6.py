@@ -20,6 +20,10 @@ OPEN_LOOP_CONNECTIONS: Final = 200
 """Requests an open loop may have under way at once; more are dropped, and counted."""
 
 
+ADMITTED_LATENCY: Final = "http_req_duration{expected_response:true}"
+"""k6's own name for the latency of answers below 400."""
+
+
 class LoadError(Exception):
     """k6 itself failed; nothing was measured."""
 
@@ -47,7 +51,8 @@ class Measured:
     """What k6 saw.
 
     Latencies in milliseconds, from request sent to answer received, without connecting. `dropped`
-    are requests of an open loop for which no connection was free.
+    are requests of an open loop for which no connection was free. `refused` are those of the
+    errors that were turned away with a time to come back; `admitted_p99_ms` is of the answers.
     """
 
     requests: int
@@ -58,6 +63,8 @@ class Measured:
     p95_ms: float
     p99_ms: float
     max_ms: float
+    refused: int = 0
+    admitted_p99_ms: float = 0.0
 
     @property
     def rps(self) -> float:
@@ -126,6 +133,8 @@ def read_summary(summary: Mapping[str, Any], *, seconds: float) -> Measured:
         p95_ms=latency["p(95)"],
         p99_ms=latency["p(99)"],
         max_ms=latency["max"],
+        refused=int(_value(metrics, "refused", "count")),
+        admitted_p99_ms=_value(metrics, ADMITTED_LATENCY, "p(99)"),
     )
 
 

@@ -1,5 +1,9 @@
 // One load on one address: closed loop with CONNECTIONS, or open loop with RATE requests a second.
 import http from 'k6/http';
+import { Counter } from 'k6/metrics';
+
+// Turned away as overloaded, which is an answer and no failure.
+const refused = new Counter('refused');
 
 const body = open(__ENV.BODY_FILE);
 const params = {
@@ -29,7 +33,8 @@ export const options = {
 };
 
 export default function () {
-  http.post(__ENV.URL, body, params);
+  const answer = http.post(__ENV.URL, body, params);
+  if (answer.status === 503 && answer.headers['Retry-After']) refused.add(1);
 }
 
 export function handleSummary(summary) {

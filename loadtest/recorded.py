@@ -17,6 +17,7 @@ from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import Loaded
 from sidecar.checks.ledger import Clocks
+from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
@@ -50,21 +51,23 @@ REQUEST_HEADERS: Final = (
 )
 
 
-def headers_message() -> bytes:
+def headers_message(*, with_key: bool = True) -> bytes:
     """Return the first message of a stream, in the default mode."""
     request = ext.ProcessingRequest()
     request.metadata_context.SetInParent()
     request.protocol_config.SetInParent()
     for name, value in REQUEST_HEADERS:
+        if name == "authorization" and not with_key:
+            continue
         request.request_headers.headers.headers.add(key=name, raw_value=value.encode())
     return request.SerializeToString()
 
 
-def body_message() -> bytes:
+def body_message(body: bytes = BODY) -> bytes:
     """Return the second and last: a body of this size comes in one piece."""
     request = ext.ProcessingRequest()
     request.metadata_context.SetInParent()
-    request.request_body.body = BODY
+    request.request_body.body = body
     request.request_body.end_of_stream = True
     return request.SerializeToString()
 
@@ -106,10 +109,11 @@ class _OneKey:
         return Loaded(record)
 
 
-class _NoRemote:
+class NoRemote:
     """The default policy has no remote guardrail."""
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        """Never be asked."""
         raise NotImplementedError(request.guardrail.name)
 
 
@@ -181,13 +185,14 @@ def worker_parts(log: BinaryIO) -> Parts:
         uses=_Uses(),
         usage=_Usage(),
         policies=_Fixed(),
-        inspector=Inspector(remote=_NoRemote(), clock=time.monotonic),
+        inspector=Inspector(remote=NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="waterfall"),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=Timing.METADATA,
         limiter=_Roomy(),
         prices=_NoPrices(),
+        load=Load(max_exchanges=1024, max_held_bytes=1 << 28),
     )
 
 

@@ -41,7 +41,9 @@ CALLS: Final = 250
 ANSWERS: Final = 3
 """Override of the mode, the headers, the body."""
 MESSAGES: Final = (headers_message(), body_message())
-BUDGETS: Final = Budgets(authorize_seconds=2, body_seconds=30, inspect_seconds=5)
+BUDGETS: Final = Budgets(
+    authorize_seconds=2, body_seconds=30, body_idle_seconds=10, inspect_seconds=5
+)
 MAX_BODY_BYTES: Final = 1 << 20
 
 WHOLE: Final = "whole"
@@ -112,6 +114,7 @@ async def _converse(parts: Parts) -> None:
         exchange=Exchange(max_body_bytes=MAX_BODY_BYTES, wants_response_headers=False),
         judge=ExchangeChecks(parts, METADATA),
         budgets=BUDGETS,
+        load=parts.load,
     ).run()
     if ending is not Ending.COMPLETED or stream.written != ANSWERS:
         raise AssertionError(f"the recorded conversation went another way: {ending}")

@@ -111,6 +111,13 @@ class ExchangeSettings(_Section):
     inspect_seconds: Seconds = 5.0
     body_seconds: Seconds = 30.0
     """How long a client may take to send its body; no Envoy timer covers this (1.40)."""
+    body_idle_seconds: Seconds = 10.0
+    """How long it may pause within it."""
+    max_exchanges: Annotated[int, Field(ge=1, le=65536)] = 1024
+    """Requests under judgement at once in a worker; beyond, 503. A worker that does nothing but
+    judge is through with so many in half a second, well within the budget of a key look-up."""
+    max_held_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
+    """Bodies that a worker keeps until they are judged, in all; beyond, 503."""
     timing: Timing = Timing.METADATA
 
 
@@ -266,6 +273,14 @@ class Settings(BaseSettings):
     usage: UsageSettings = UsageSettings()
     limits: LimitSettings = LimitSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _largest_body_has_room(self) -> Self:
+        if self.exchange.max_held_bytes < self.exchange.max_body_bytes:
+            raise ValueError(
+                "EGRET_EXCHANGE__MAX_HELD_BYTES is less than EGRET_EXCHANGE__MAX_BODY_BYTES"
+            )
+        return self
 
     @model_validator(mode="after")
     def _valkey_is_there_for_what_needs_it(self) -> Self:

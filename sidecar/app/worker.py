@@ -26,6 +26,7 @@ from sidecar.app.vitals import Vitals
 from sidecar.app.worker_sockets import worker_socket
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
+from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts, PolicySource
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
@@ -156,6 +157,10 @@ async def _build_parts(
         redaction_key=_redaction_key(settings),
         limiter=limits.limiter,
         prices=limits.prices,
+        load=Load(
+            max_exchanges=settings.exchange.max_exchanges,
+            max_held_bytes=settings.exchange.max_held_bytes,
+        ),
         default_output_tokens=settings.limits.default_output_tokens,
     )
 
@@ -172,6 +177,7 @@ def _engine(
     budgets = Budgets(
         authorize_seconds=limits.authorize_seconds,
         body_seconds=limits.body_seconds,
+        body_idle_seconds=limits.body_idle_seconds,
         inspect_seconds=limits.inspect_seconds,
     )
 
@@ -182,7 +188,7 @@ def _engine(
         )
         checks = ExchangeChecks(parts, metadata)
         return await Conversation(
-            stream=stream, exchange=exchange, judge=checks, budgets=budgets
+            stream=stream, exchange=exchange, judge=checks, budgets=budgets, load=parts.load
         ).run()
 
     options = EngineOptions(

@@ -74,6 +74,7 @@ class ExchangeChecks:
         self._route: Route | UnknownRoute = UnknownRoute(Dialect.OPENAI)
         self._inspection: Inspection | None = None
         self._answer: AnswerChecks | UsageHiding | None = None
+        self._is_counted = False
         parts.recorder.exchange_began()
 
     def judge_headers(
@@ -82,6 +83,11 @@ class ExchangeChecks:
         """Admit by the request headers and where they come from."""
         self._ledger.work()
         self._take_headers(headers)
+        self._is_counted = self._parts.load.begin()
+        if not self._is_counted:
+            # Before the key: a request that nobody has time for is not even looked up.
+            self.note_fault(FaultKind.TOO_MANY_EXCHANGES)
+            return self._refuse(client_error(ErrorKind.OVERLOADED))
         route = self._route
         operation = route.operation if isinstance(route, Route) else None
         caller = Caller(headers, source_address, operation)
@@ -154,6 +160,7 @@ class ExchangeChecks:
 
     def close(self, *, is_cancelled: bool, is_answered: bool) -> None:
         """Report the exchange, once."""
+        self._make_room()
         self._name_request()
         self._ledger.rest()
         if self._answer is not None and self._ledger.refused is None:
@@ -255,6 +262,7 @@ class ExchangeChecks:
                 )
                 self._note_usage()
                 self._ledger.rest()
+                self._make_room()
                 return RequestCleared(mutations, judges_answer=self._answer is not None)
             case _:
                 assert_never(inspected)
@@ -304,6 +312,7 @@ class ExchangeChecks:
 
     def _refuse(self, error: ClientError) -> RequestRefused:
         self._ledger.refused = error.kind
+        self._make_room()
         self._ledger.rest()  # so that the client and the access log are told the same times
         refusal = refuse(
             error,
@@ -312,6 +321,12 @@ class ExchangeChecks:
             metadata=self._ledger.metadata(),
         )
         return RequestRefused(refusal)
+
+    def _make_room(self) -> None:
+        """Judged, or given up: another request may come in."""
+        if self._is_counted:
+            self._is_counted = False
+            self._parts.load.end()
 
     def _limit_headers(self) -> tuple[tuple[str, bytes], ...]:
         short = self._ledger.short

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.checks.ledger import Clocks
+from sidecar.checks.load import Load
 from sidecar.domain.principal import Principal
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import PolicySnapshot
@@ -75,5 +76,6 @@ class Parts:
     timing: Timing
     limiter: Limits
     prices: Prices
+    load: Load
     default_output_tokens: int = 1_024
     redaction_key: bytes | None = field(default=None, repr=False)

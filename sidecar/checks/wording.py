@@ -67,6 +67,8 @@ def _message(kind: ErrorKind) -> str:  # noqa: C901, PLR0911, PLR0912 - one line
             return "A guardrail could not check this request in time. Try again later."
         case ErrorKind.AUTHORIZATION_UNAVAILABLE:
             return "The API key cannot be checked now. Try again later."
+        case ErrorKind.OVERLOADED:
+            return "The gateway has more to do than it can. Try again later."
         case ErrorKind.UNSUPPORTED_PROCESSING_MODE:
             return "The gateway is configured in a way that cannot guard requests."
         case ErrorKind.INTERNAL_ERROR:

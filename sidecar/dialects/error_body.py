@@ -105,6 +105,7 @@ def openai_type(kind: ErrorKind) -> str:
         case (
             ErrorKind.GUARDRAIL_UNAVAILABLE
             | ErrorKind.AUTHORIZATION_UNAVAILABLE
+            | ErrorKind.OVERLOADED
             | ErrorKind.UNSUPPORTED_PROCESSING_MODE
             | ErrorKind.INTERNAL_ERROR
         ):
@@ -113,7 +114,7 @@ def openai_type(kind: ErrorKind) -> str:
             assert_never(kind)
 
 
-def anthropic_type(kind: ErrorKind) -> str:  # noqa: PLR0911 - one line a type
+def anthropic_type(kind: ErrorKind) -> str:  # noqa: C901, PLR0911 - one line a type
     """Return Anthropic's error `type`, as its page of HTTP errors pairs them with statuses."""
     match kind:
         case (
@@ -146,6 +147,8 @@ def anthropic_type(kind: ErrorKind) -> str:  # noqa: PLR0911 - one line a type
             return "request_too_large"
         case ErrorKind.BODY_TIMEOUT:
             return "timeout_error"
+        case ErrorKind.OVERLOADED:
+            return "overloaded_error"  # of 529 there, which is a status of their own
         case (
             ErrorKind.GUARDRAIL_UNAVAILABLE
             | ErrorKind.AUTHORIZATION_UNAVAILABLE

@@ -31,6 +31,7 @@ class ErrorKind(enum.Enum):
     OUTPUT_LIMIT_EXCEEDED = "output_limit_exceeded"
     GUARDRAIL_UNAVAILABLE = "guardrail_unavailable"
     AUTHORIZATION_UNAVAILABLE = "authorization_unavailable"
+    OVERLOADED = "overloaded"
     UNSUPPORTED_PROCESSING_MODE = "unsupported_processing_mode"
     INTERNAL_ERROR = "internal_error"
 
@@ -68,7 +69,11 @@ class ErrorKind(enum.Enum):
                 return 413
             case ErrorKind.BODY_TIMEOUT:
                 return 408
-            case ErrorKind.GUARDRAIL_UNAVAILABLE | ErrorKind.AUTHORIZATION_UNAVAILABLE:
+            case (
+                ErrorKind.GUARDRAIL_UNAVAILABLE
+                | ErrorKind.AUTHORIZATION_UNAVAILABLE
+                | ErrorKind.OVERLOADED
+            ):
                 return 503
             case ErrorKind.UNSUPPORTED_PROCESSING_MODE | ErrorKind.INTERNAL_ERROR:
                 return 500

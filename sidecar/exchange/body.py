@@ -23,6 +23,11 @@ class BodyBuffer:
         """Tell whether *piece* still fits under the limit."""
         return self._size_bytes + len(piece) <= self._limit_bytes
 
+    @property
+    def size_bytes(self) -> int:
+        """How much is kept."""
+        return self._size_bytes
+
     def take(self, piece: bytes) -> None:
         """Keep *piece*."""
         if piece:

@@ -22,23 +22,16 @@ from sidecar.domain.mutations import Refusal
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.content_length import with_content_length, with_new_content_length
-from sidecar.exchange.phase import JUDGING, UNANSWERED, Phase, ProtocolViolationError
-from sidecar.exchange.request_body import RequestBody
-from sidecar.exchange.response import ResponsePhases
-
-GATING_BODY_MODES = frozenset(
-    {on.BodyMode.NONE, on.BodyMode.BUFFERED, on.BodyMode.FULL_DUPLEX_STREAMED}
+from sidecar.exchange.phase import (
+    COLLECTING,
+    JUDGING,
+    LATE,
+    UNANSWERED,
+    Phase,
+    ProtocolViolationError,
 )
-"""STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
-long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
-
-_LATE = {
-    Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
-    Phase.AWAIT_REQUEST_BODY: ErrorKind.BODY_TIMEOUT,
-    Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
-    Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
-}
-"""What a passed deadline means where the exchange waits; elsewhere the answer was faster."""
+from sidecar.exchange.request_body import GATING_BODY_MODES, RequestBody
+from sidecar.exchange.response import ResponsePhases
 
 
 class Exchange:
@@ -70,6 +63,26 @@ class Exchange:
     def is_unanswered(self) -> bool:
         """Tell whether the request was neither cleared nor refused, be the stream over or not."""
         return not self._is_answered
+
+    @property
+    def comes_in_pieces(self) -> bool:
+        """Tell whether the request's body reaches us as the client sends it."""
+        return self._body.is_streamed
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of request and response is kept until it is judged."""
+        return self._body.held_bytes + self._response.held_bytes
+
+    def would_hold(self, event: on.Event) -> int:
+        """Tell how many bytes of *event* would be kept until they are judged."""
+        match event:
+            case on.RequestBodyReceived(body) if self.phase in COLLECTING:
+                return len(body)
+            case on.ResponseBodyReceived(body) if self._response.is_held:
+                return len(body)
+            case _:
+                return 0
 
     def _response_in(self, body_mode: on.BodyMode) -> ResponsePhases:
         return ResponsePhases(body_mode=body_mode, max_body_bytes=self._max_body_bytes)
@@ -365,7 +378,7 @@ class Exchange:
             case on.Faulted(kind):
                 return self._on_fault(kind)
             case on.DeadlinePassed():
-                late = _LATE.get(self.phase)
+                late = LATE.get(self.phase)
                 return [] if late is None else self._word_refusal(late)
             case _:
                 assert_never(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import events as on
 
 
@@ -35,6 +36,17 @@ UNANSWERED = frozenset(
 """The request is neither forwarded nor refused yet: a refusal is still possible."""
 
 JUDGING = frozenset({Phase.JUDGING_HEADERS, Phase.JUDGING_BODY, Phase.JUDGING_ANSWER})
+
+LATE = {
+    Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
+    Phase.AWAIT_REQUEST_BODY: ErrorKind.BODY_TIMEOUT,
+    Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
+    Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
+}
+"""What a passed deadline means where the exchange waits; elsewhere the answer was faster."""
+
+COLLECTING = frozenset({Phase.JUDGING_HEADERS, Phase.AWAIT_REQUEST_BODY})
+"""Where the pieces of a request's body are kept."""
 
 
 class ProtocolViolationError(Exception):

@@ -6,6 +6,12 @@ from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.body import BodyBuffer, cut
 
+GATING_BODY_MODES = frozenset(
+    {on.BodyMode.NONE, on.BodyMode.BUFFERED, on.BodyMode.FULL_DUPLEX_STREAMED}
+)
+"""STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
+long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
+
 
 class RequestBody:
     """Collects one request body, and words the pieces that go on."""
@@ -29,6 +35,11 @@ class RequestBody:
     def is_buffered(self) -> bool:
         """Whether Envoy sends it in one message and keeps it."""
         return self.mode is on.BodyMode.BUFFERED
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of it is kept."""
+        return self._buffer.size_bytes
 
     def begin(self, *, is_expected: bool) -> None:
         """The headers are there."""

@@ -92,6 +92,11 @@ class ResponsePhases:
         return self._is_judged and self.phase in _HELD
 
     @property
+    def held_bytes(self) -> int:
+        """How much of a held body is kept."""
+        return self._body.size_bytes
+
+    @property
     def is_judging_whole(self) -> bool:
         """Tell whether a verdict on a whole answer is waited for."""
         return self.phase is ResponsePhase.JUDGING_WHOLE

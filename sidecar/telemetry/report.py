@@ -52,6 +52,8 @@ class FaultKind(enum.Enum):
     DEADLINE = "deadline"
     UNREADABLE_MESSAGE = "unreadable_message"
     UNSUPPORTED_MODE = "unsupported_mode"
+    TOO_MANY_EXCHANGES = "too_many_exchanges"
+    TOO_MANY_BYTES = "too_many_bytes"
     TELEMETRY = "telemetry"
 
 

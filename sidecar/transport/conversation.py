@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, assert_never
 
+from sidecar.checks.load import Load
 from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
@@ -33,6 +34,7 @@ _VERDICTS: Final = (
     on.ResponsePieceJudged,
     on.ResponseJudged,
 )
+_BODIES: Final = (on.RequestBodyReceived, on.ResponseBodyReceived)
 
 
 class StreamGoneError(Exception):
@@ -61,6 +63,8 @@ class Budgets:
 
     authorize_seconds: float
     body_seconds: float
+    body_idle_seconds: float
+    """Between two pieces of a body; where Envoy keeps the body, it comes in one."""
     inspect_seconds: float
 
     def of(self, phase: Phase) -> float | None:
@@ -80,12 +84,14 @@ class Conversation:
     """Drives one exchange from the first message of a stream to its end."""
 
     def __init__(
-        self, *, stream: Stream, exchange: Exchange, judge: Judge, budgets: Budgets
+        self, *, stream: Stream, exchange: Exchange, judge: Judge, budgets: Budgets, load: Load
     ) -> None:
         self._stream = stream
         self._exchange = exchange
         self._judge = judge
         self._budgets = budgets
+        self._load = load
+        self._held_bytes = 0
         self._events: deque[on.Event] = deque()
         self._reading: asyncio.Future[bytes | None] | None = None
         self._judging: asyncio.Future[on.ChecksEvent] | None = None
@@ -108,6 +114,7 @@ class Conversation:
             self._judge.note_fault(FaultKind.EXCEPTION, error)
         finally:
             self._drop_waits()
+            self._load.hold(-self._held_bytes)
             is_answered = not self._exchange.is_unanswered
             # Completed without an answer: a local reply of Envoy overtook the judgement.
             is_overtaken = ending is Ending.COMPLETED and not is_answered
@@ -120,7 +127,10 @@ class Conversation:
         while True:
             if not self._events:
                 self._events.extend(await self._next_events())
-            await self._advance(self._events.popleft())
+            event = self._events.popleft()
+            if isinstance(event, _BODIES):
+                event = self._admitted(event)
+            await self._advance(event)
             if self._ending is not None:
                 return self._ending
 
@@ -170,7 +180,25 @@ class Conversation:
             self._deadline = None if budget is None else now + budget
         if self._deadline is None:
             return None
-        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+        seconds = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        if phase is Phase.AWAIT_REQUEST_BODY and self._exchange.comes_in_pieces:
+            return min(seconds, self._budgets.body_idle_seconds)
+        return seconds
+
+    def _admitted(self, event: on.RequestBodyReceived | on.ResponseBodyReceived) -> on.Event:
+        """Return *event*, or a fault where there is no room for the body in it."""
+        size = self._exchange.would_hold(event)
+        if size and not self._load.may_hold(size):
+            self._judge.note_fault(FaultKind.TOO_MANY_BYTES)
+            return on.Faulted(ErrorKind.OVERLOADED)
+        return event
+
+    def _account(self) -> None:
+        """Tell the worker what this exchange keeps now."""
+        held = self._exchange.held_bytes
+        if held != self._held_bytes:
+            self._load.hold(held - self._held_bytes)
+            self._held_bytes = held
 
     def _decoded(self, message: bytes | None) -> list[on.Event]:
         if message is None:
@@ -193,14 +221,19 @@ class Conversation:
             return on.Faulted()
         return judging.result()
 
-    async def _advance(self, event: on.Event) -> None:
+    def _effects(self, event: on.Event) -> list[do.Effect]:
         try:
             effects = self._exchange.receive(event)
         except (ProtocolViolationError, UnexpectedResponseError) as error:
             self._judge.note_fault(FaultKind.PROTOCOL_VIOLATION, error)
             effects = self._exchange.receive(on.Faulted())
+        if self._held_bytes or isinstance(event, _BODIES):
+            self._account()
+        return effects
+
+    async def _advance(self, event: on.Event) -> None:
         replies: list[bytes] = []
-        for effect in effects:
+        for effect in self._effects(event):
             match effect:
                 case (
                     do.JudgeHeaders()

@@ -36,6 +36,7 @@ from tests.support.judge import (
     at_once,
     failing,
     failing_later,
+    roomy,
     word,
 )
 from tests.support.scripted_processor import Script, ScriptedProcessor, Side, scripted_processor
@@ -89,9 +90,11 @@ class OwnEngine:
         judge = self.judge()
         self.judges = (*self.judges, judge)
         exchange = Exchange(max_body_bytes=1000, wants_response_headers=False)
-        budgets = Budgets(authorize_seconds=0.2, body_seconds=0.2, inspect_seconds=0.2)
+        budgets = Budgets(
+            authorize_seconds=0.2, body_seconds=0.2, body_idle_seconds=0.2, inspect_seconds=0.2
+        )
         return await Conversation(
-            stream=stream, exchange=exchange, judge=judge, budgets=budgets
+            stream=stream, exchange=exchange, judge=judge, budgets=budgets, load=roomy()
         ).run()
 
 

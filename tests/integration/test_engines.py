@@ -35,10 +35,10 @@ from sidecar.transport.judge import Ending
 from sidecar.usage.ports import NotKeptError
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
-from tests.support.judge import Endless, FakeJudge, HeadersAnswer, at_once
+from tests.support.judge import Endless, FakeJudge, HeadersAnswer, at_once, roomy
 
 MEGABYTE = 1 << 20
-BUDGETS = Budgets(authorize_seconds=30, body_seconds=30, inspect_seconds=30)
+BUDGETS = Budgets(authorize_seconds=30, body_seconds=30, body_idle_seconds=30, inspect_seconds=30)
 
 HEADERS = envoy.opening(envoy.request_headers(*REQUEST_HEADERS.fields)).SerializeToString()
 BUFFERED_HEADERS = envoy.opening(
@@ -72,7 +72,7 @@ class Judged:
         exchange = Exchange(max_body_bytes=32 * MEGABYTE, wants_response_headers=False)
         try:
             return await Conversation(
-                stream=stream, exchange=exchange, judge=judge, budgets=BUDGETS
+                stream=stream, exchange=exchange, judge=judge, budgets=BUDGETS, load=roomy()
             ).run()
         finally:
             self.closed.set()

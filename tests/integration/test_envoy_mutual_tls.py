@@ -29,7 +29,7 @@ from sidecar.transport.engines.grpcio import GrpcioEngine
 from sidecar.transport.judge import Ending
 from tests.support.authority import Authority
 from tests.support.conversation import cleared
-from tests.support.judge import FakeJudge, at_once
+from tests.support.judge import FakeJudge, at_once, roomy
 
 pytestmark = pytest.mark.stack
 
@@ -48,10 +48,12 @@ class Egret:
         del metadata
         self.passed += 1
         exchange = Exchange(max_body_bytes=1 << 20, wants_response_headers=False)
-        budgets = Budgets(authorize_seconds=5, body_seconds=5, inspect_seconds=5)
+        budgets = Budgets(
+            authorize_seconds=5, body_seconds=5, body_idle_seconds=5, inspect_seconds=5
+        )
         judge = FakeJudge(headers=at_once(cleared()), body=at_once(cleared()))
         return await Conversation(
-            stream=stream, exchange=exchange, judge=judge, budgets=budgets
+            stream=stream, exchange=exchange, judge=judge, budgets=budgets, load=roomy()
         ).run()
 
 

@@ -18,6 +18,7 @@ from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
+from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Standing
@@ -175,6 +176,7 @@ class World:
             timing=timing,
             limiter=self.limiter,
             prices=FixedPrices(),
+            load=Load(max_exchanges=1024, max_held_bytes=1 << 28),
         )
 
     def exchange(self, metadata: Mapping[str, str] | None = None) -> ExchangeChecks:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from sidecar.checks.load import Load
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal
@@ -77,6 +78,11 @@ class Endless:
             self.cancelled.set()
             raise
         raise AssertionError("nothing sets this event")
+
+
+def roomy() -> Load:
+    """Return the load of a worker with room for everything."""
+    return Load(max_exchanges=1024, max_held_bytes=1 << 28)
 
 
 def refusal_of(kind: ErrorKind) -> Refusal:

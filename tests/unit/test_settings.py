@@ -31,6 +31,11 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             id="a secret that can be guessed",
         ),
         pytest.param(
+            {"EGRET_EXCHANGE__MAX_HELD_BYTES": "10485759"},
+            "EGRET_EXCHANGE__MAX_HELD_BYTES is less than EGRET_EXCHANGE__MAX_BODY_BYTES",
+            id="no room for one body",
+        ),
+        pytest.param(
             {"EGRET_VALKEY__NODES": '["redis://b:6379"]'},
             "EGRET_VALKEY__NODES__0: String should match pattern '^[^\\s@/]+:[0-9]{1,5}$'",
             id="a node that is a URL",

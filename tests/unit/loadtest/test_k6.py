@@ -36,6 +36,20 @@ def test_a_summary_is_read_with_its_failures_and_drops() -> None:
     assert seen.rps == pytest.approx(99.0)
 
 
+def test_what_was_turned_away_is_told_apart_from_what_failed() -> None:
+    """A refusal for overload is an answer; and how fast the others were is a figure of its own."""
+    seen = read_summary(
+        summary(
+            http_reqs={"count": 10},
+            http_req_failed={"rate": 0.5, "passes": 5, "fails": 5},
+            refused={"count": 4, "rate": 1.0},
+            **{"http_req_duration{expected_response:true}": {"p(99)": 7.0}},
+        ),
+        seconds=1,
+    )
+    assert (seen.errors, seen.refused, seen.admitted_p99_ms) == (5, 4, 7.0)
+
+
 def test_a_metric_that_never_came_up_is_zero() -> None:
     """k6 leaves `dropped_iterations` out where nothing was dropped."""
     seen = read_summary(summary(http_reqs={"count": 1}), seconds=1)

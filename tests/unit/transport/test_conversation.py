@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from sidecar.checks.load import Load
 from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
@@ -19,7 +20,7 @@ from sidecar.exchange.phase import Phase
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport.codec import encode
-from sidecar.transport.conversation import Budgets, Conversation
+from sidecar.transport.conversation import Budgets, Conversation, StreamGoneError
 from sidecar.transport.judge import Ending
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import (
@@ -44,14 +45,18 @@ from tests.support.judge import (
     failing,
     failing_later,
     refusal_of,
+    roomy,
 )
 
-PATIENT = Budgets(authorize_seconds=30, body_seconds=30, inspect_seconds=30)
-HURRIED = Budgets(authorize_seconds=0.01, body_seconds=0.01, inspect_seconds=0.01)
+PATIENT = Budgets(authorize_seconds=30, body_seconds=30, body_idle_seconds=30, inspect_seconds=30)
+HURRIED = replace(PATIENT, authorize_seconds=0.01, body_seconds=0.01, inspect_seconds=0.01)
 
 HEADERS = envoy.opening(envoy.request_headers(*REQUEST_HEADERS.fields)).SerializeToString()
 DUPLEX_HEADERS = envoy.opening(
     envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.DUPLEX
+).SerializeToString()
+BUFFERED_HEADERS = envoy.opening(
+    envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.BUFFERED
 ).SerializeToString()
 STREAMED_HEADERS = envoy.opening(
     envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.STREAMED
@@ -88,6 +93,7 @@ class Held:
         *messages: bytes | None,
         budgets: Budgets = PATIENT,
         wants_response_headers: bool = False,
+        load: Load | None = None,
     ) -> None:
         self.judge = judge
         self.stream = MemoryStream(*messages)
@@ -95,7 +101,11 @@ class Held:
             max_body_bytes=MAX_BODY_BYTES, wants_response_headers=wants_response_headers
         )
         self._conversation = Conversation(
-            stream=self.stream, exchange=self.exchange, judge=judge, budgets=budgets
+            stream=self.stream,
+            exchange=self.exchange,
+            judge=judge,
+            budgets=budgets,
+            load=load or roomy(),
         )
 
     async def run(self) -> Ending:
@@ -243,6 +253,83 @@ async def test_pieces_of_a_body_do_not_renew_its_budget() -> None:
     assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
 
 
+async def test_a_client_that_pauses_within_its_body_is_cut_off_sooner() -> None:
+    """Long before a slow one that goes on sending."""
+    held = Held(judging(), HEADERS, PIECE, budgets=replace(PATIENT, body_idle_seconds=0.01))
+    assert await held.run() is Ending.COMPLETED
+    assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
+    assert held.judge.faults == [(FaultKind.DEADLINE, None)]
+
+
+async def test_where_envoy_keeps_the_body_a_pause_cannot_be_seen() -> None:
+    """It comes in one message when the client is done: only the whole budget counts."""
+    budgets = replace(PATIENT, body_idle_seconds=0.01, body_seconds=0.1)
+    held = Held(judging(), BUFFERED_HEADERS, budgets=budgets)
+    running = held.start()
+    await held.stream.count(1)
+    await asyncio.sleep(0.05)
+    held.stream.send(LAST_PIECE)
+    assert await running is Ending.COMPLETED
+    assert held.judge.faults == []
+
+
+# Bodies that a worker keeps.
+
+
+def load_for(size: int) -> Load:
+    """Return the load of a worker that may keep so many bytes."""
+    return Load(max_exchanges=1, max_held_bytes=size)
+
+
+@pytest.mark.parametrize("opening", [HEADERS, DUPLEX_HEADERS], ids=["override", "duplex"])
+async def test_a_body_that_a_worker_has_no_room_for_is_refused(opening: bytes) -> None:
+    """As soon as it does not fit; what was kept of it is let go of."""
+    load = load_for(2)
+    held = Held(judging(), opening, PIECE, LAST_PIECE, load=load)
+    assert await held.run() is Ending.COMPLETED
+    assert held.stream.written[-1] == encode(do.Refuse(refusal_of(ErrorKind.OVERLOADED)))
+    assert held.judge.faults == [(FaultKind.TOO_MANY_BYTES, None)]
+    assert load.held_bytes == 0
+
+
+async def test_a_body_counts_until_it_has_its_verdict() -> None:
+    """Another that comes meanwhile finds the room taken, and afterwards free."""
+    load, verdict = load_for(3), asyncio.Event()
+    first = Held(judging(body=awaited(cleared(), verdict)), HEADERS, LAST_PIECE, load=load)
+    running = first.start()
+    await first.stream.count(1)
+    await first.stream.drained()
+    second = Held(judging(), HEADERS, LAST_PIECE, load=load)
+    assert await second.run() is Ending.COMPLETED
+    assert second.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.OVERLOADED)))
+    verdict.set()
+    assert await running is Ending.COMPLETED
+    assert first.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
+    assert load.held_bytes == 0
+    third = Held(judging(), HEADERS, LAST_PIECE, load=load)
+    assert await third.run() is Ending.COMPLETED
+    assert third.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
+
+
+async def test_of_a_client_that_leaves_nothing_is_kept() -> None:
+    """The room is there again."""
+    load = load_for(10)
+    held = Held(judging(), HEADERS, PIECE, load=load)
+    running = held.start()
+    await held.stream.drained()
+    held.stream.send(StreamGoneError())
+    assert await running is Ending.CANCELLED
+    assert load.held_bytes == 0
+
+
+async def test_an_empty_piece_needs_no_room() -> None:
+    """The end of a body that fitted is not what breaks it."""
+    end = envoy.request_body(b"", ends=True).SerializeToString()
+    held = Held(judging(), HEADERS, PIECE, end, load=load_for(1))
+    assert await held.run() is Ending.COMPLETED
+    assert held.judge.faults == []
+
+
 @pytest.mark.parametrize(
     ("phase", "seconds"),
     [
@@ -257,7 +344,7 @@ async def test_pieces_of_a_body_do_not_renew_its_budget() -> None:
 )
 def test_each_wait_of_ours_has_its_budget(phase: Phase, seconds: float | None) -> None:
     """Elsewhere Envoy's own timers rule."""
-    budgets = Budgets(authorize_seconds=1.0, body_seconds=2.0, inspect_seconds=3.0)
+    budgets = replace(PATIENT, authorize_seconds=1.0, body_seconds=2.0, inspect_seconds=3.0)
     assert budgets.of(phase) == seconds
 
 
@@ -502,7 +589,7 @@ async def test_a_verdict_on_an_answer_that_does_not_come_is_a_refusal() -> None:
     """Within the budget of judging; the check is cancelled."""
     endless = Endless()
     judge = answering(answer=on.ResponseHeld(), whole=endless)
-    budgets = Budgets(authorize_seconds=5, body_seconds=5, inspect_seconds=0.05)
+    budgets = replace(PATIENT, inspect_seconds=0.05)
     held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a", ends=True),
                 budgets=budgets)  # fmt: skip
     assert await held.run() is Ending.COMPLETED

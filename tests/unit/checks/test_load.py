@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from sidecar.authorization.ports import Loaded
+from sidecar.checks.load import Load
+from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
+from tests.support.checks import KEY, World, headers, settled
+
+CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
+
+
+def world_with_room(*, for_exchanges: int) -> World:
+    """Return a worker that judges so many requests at once."""
+    world = World()
+    load = Load(max_exchanges=for_exchanges, max_held_bytes=1 << 20)
+    world.parts = replace(world.parts, load=load)
+    return world
+
+
+def error_of(verdict: object) -> tuple[int, dict[str, object]]:
+    """Return status and body of a refusal."""
+    assert isinstance(verdict, RequestRefused)
+    return verdict.refusal.status, orjson.loads(verdict.refusal.body)
+
+
+def test_a_load_takes_as_many_as_it_has_room_for() -> None:
+    """One that was turned away takes no room, and one that ended gives its own back."""
+    load = Load(max_exchanges=2, max_held_bytes=10)
+    assert [load.begin() for _ in range(4)] == [True, True, False, False]
+    load.end()
+    assert [load.begin() for _ in range(2)] == [True, False]
+
+
+def test_a_load_keeps_as_many_bytes_as_it_has_room_for() -> None:
+    """To the last byte."""
+    load = Load(max_exchanges=1, max_held_bytes=10)
+    load.hold(6)
+    assert [load.may_hold(size) for size in (4, 5)] == [True, False]
+    load.hold(-6)
+    assert [load.may_hold(size) for size in (10, 11)] == [True, False]
+
+
+async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> None:
+    """503 with a time to come back, and no work for whatever is behind the cache of keys."""
+    world = world_with_room(for_exchanges=1)
+    first = world.exchange()
+    assert isinstance(await settled(first.judge_headers(headers(), has_body=True)), BodyRequired)
+    asked: list[str] = []
+
+    async def load(key_id: str) -> Loaded:
+        asked.append(key_id)
+        await asyncio.sleep(0)
+        return Loaded(None)
+
+    world.store.load = load  # type: ignore[method-assign] # to see that nobody asks
+    second = world.exchange()
+    verdict = second.judge_headers(headers(), has_body=True)
+    status, told = error_of(verdict)
+    assert (status, told["error"]) == (
+        503,
+        {
+            "message": "The gateway has more to do than it can. Try again later.",
+            "type": "server_error",
+            "param": None,
+            "code": "overloaded",
+        },
+    )
+    assert isinstance(verdict, RequestRefused)
+    assert ("retry-after", b"2") in verdict.refusal.headers
+    second.close(is_cancelled=False, is_answered=True)
+    assert asked == []
+    assert world.counted() == {("failed", "overloaded"): 1}
+    kind = {"kind": "too_many_exchanges"}
+    assert world.registry.get_sample_value("egret_exchange_faults_total", kind) == 1
+
+
+async def test_anthropics_clients_are_told_in_their_own_words() -> None:
+    """Their libraries know an error of this type."""
+    world = world_with_room(for_exchanges=1)
+    world.parts.load.begin()
+    verdict = world.exchange().judge_headers(headers("/v1/messages"), has_body=True)
+    status, told = error_of(verdict)
+    assert (status, told["error"]) == (
+        503,
+        {
+            "type": "overloaded_error",
+            "message": "The gateway has more to do than it can. Try again later.",
+        },
+    )
+
+
+@pytest.mark.parametrize("ending", ["cleared", "refused", "given up"])
+async def test_a_request_makes_room_once_however_it_ends(ending: str) -> None:
+    """With its verdict, not with the end of its answer; and never twice."""
+    world = world_with_room(for_exchanges=1)
+    checks = world.exchange()
+    key = None if ending == "refused" else KEY
+    verdict = await settled(checks.judge_headers(headers(key=key), has_body=True))
+    if ending == "cleared":
+        assert world.parts.load.exchanges == 1
+        assert isinstance(await settled(checks.judge_body(CHAT)), RequestCleared)
+    if ending == "refused":
+        assert isinstance(verdict, RequestRefused)
+    if ending != "given up":
+        assert world.parts.load.exchanges == 0
+    checks.close(is_cancelled=ending == "given up", is_answered=ending != "given up")
+    assert world.parts.load.exchanges == 0

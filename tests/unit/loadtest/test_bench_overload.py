@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from loadtest.bench_overload import overload_figures, overload_grid
+from loadtest.k6 import Measured
+
+PEAK = Measured(
+    requests=20_000, seconds=10, errors=0, dropped=0, p50_ms=1, p95_ms=2, p99_ms=3, max_ms=9
+)
+OVER = Measured(
+    requests=36_000,
+    seconds=10,
+    errors=17_001,
+    dropped=4_000,
+    p50_ms=1,
+    p95_ms=2,
+    p99_ms=50,
+    max_ms=90,
+    refused=17_000,
+    admitted_p99_ms=60,
+)
+
+
+def test_goodput_is_what_was_answered_of_what_was_offered() -> None:
+    """What the load generator could not send is not hidden, and neither is what failed."""
+    figures = overload_figures("grpcio", peak=PEAK, over=OVER)
+    assert figures == pytest.approx(
+        {
+            "grpcio.peak_rps": 2000,
+            "grpcio.peak_p99_ms": 3,
+            "grpcio.offered_rps": 4000,
+            "grpcio.goodput_rps": 1899.9,
+            "grpcio.goodput_share": 0.94995,
+            "grpcio.admitted_p99_ms": 60,
+            "grpcio.refused_rps": 1700,
+            "grpcio.unsent_rps": 400,
+            "grpcio.failed": 1,
+        }
+    )
+    assert overload_grid(figures, ["grpcio"]).rows == [
+        ["grpcio", "2000", "4000", "1900", "0.9499", "60", "1700", "400", "1"]
+    ]
