@@ -18,6 +18,7 @@ WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: bench-overload counts counts-baseline
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -119,6 +120,15 @@ bench-seams: $(DEV_STAMP) ## What searching where texts meet costs and finds, al
 
 bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
 	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)
+
+bench-overload: $(DEV_STAMP) ## What is left of the throughput when twice as much comes
+	$(PY) -m loadtest.bench_overload $(BENCH_OPTIONS)
+
+counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the baseline; part of make test
+	$(PY) -m loadtest.counts
+
+counts-baseline: $(DEV_STAMP) ## Make what is counted now the baseline
+	$(PY) -m loadtest.counts --write
 
 bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
 	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)

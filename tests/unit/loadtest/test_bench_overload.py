@@ -39,5 +39,5 @@ def test_goodput_is_what_was_answered_of_what_was_offered() -> None:
         }
     )
     assert overload_grid(figures, ["grpcio"]).rows == [
-        ["grpcio", "2000", "4000", "1900", "0.9499", "60", "1700", "400", "1"]
+        ["grpcio", "2000", "4000", "1900", "0.95", "60", "1700", "400", "1"]
     ]

@@ -1,0 +1,129 @@
+"""Whether a request costs more than it did, by counts instead of by time.
+
+    python -m loadtest.counts [--write]
+
+Compares calls, bytecodes and memory of recorded conversations, from Envoy's bytes to ours, with
+the baseline in loadtest/counts.json. Counts do not depend on the machine or on what else runs
+there, but on the minor version of Python. What C libraries do within a call is not seen.
+`--write` makes what is counted now the new baseline. Exits 1 when something costs more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from loadtest.results import Grid, new_console
+from sidecar.settings import inherited_environment
+
+BASELINE: Final = Path(__file__).with_name("counts.json")
+TOLERANCE: Final = 0.03
+"""A few lines more are no regression; what matters comes in calls by the dozen."""
+
+Counts = Mapping[str, Mapping[str, int]]
+"""By conversation and by what is counted."""
+
+
+def main() -> int:
+    """Count, compare, show; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.counts", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="make this the baseline")
+    counted = count()
+    if parser.parse_args().write:
+        write_baseline(counted)
+    version, baseline = read_baseline()
+    console = new_console()
+    if version != python_version():
+        console.print(f"✗ The baseline is of Python {version}.", style="red")
+        return 1
+    counts_grid(counted, baseline).show(console)
+    dearer = regressions(counted, baseline)
+    for line in dearer:
+        console.print(f"✗ {line}", markup=False, style="red")
+    if dearer:
+        console.print(MEND, markup=False)
+    return 1 if dearer else 0
+
+
+MEND: Final = (
+    "A request costs more than the baseline says. Make it cheaper, or, where that is the price of"
+    " something worth it, run `make counts-baseline` and commit loadtest/counts.json with it."
+)
+
+
+def python_version() -> str:
+    """Return what bytecodes depend on."""
+    return ".".join(platform.python_version_tuple()[:2])
+
+
+def count() -> Counts:
+    """Return the counts, taken in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="egret-counts-") as metrics:
+        done = subprocess.run(
+            [sys.executable, "-m", "loadtest.counting"],
+            stdout=subprocess.PIPE,
+            check=True,
+            # As in a worker; and without a seed: sets are walked in one order only.
+            env=inherited_environment()
+            | {"PROMETHEUS_MULTIPROC_DIR": metrics, "PYTHONHASHSEED": "0"},
+        )
+    counted: Counts = json.loads(done.stdout)
+    return counted
+
+
+def read_baseline(path: Path = BASELINE) -> tuple[str, Counts]:
+    """Return the version of Python that was counted with, and the counts."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return document["python"], document["conversations"]
+
+
+def write_baseline(counted: Counts, path: Path = BASELINE) -> None:
+    """Keep these counts."""
+    document = {"python": python_version(), "conversations": counted}
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def regressions(counted: Counts, baseline: Counts) -> list[str]:
+    """Say what costs more than it may, and what is compared with nothing."""
+    return [*_dearer(counted, baseline), *_unmatched(counted, baseline)]
+
+
+def _dearer(counted: Counts, baseline: Counts) -> Iterator[str]:
+    for name, counts in counted.items():
+        for what, number in counts.items():
+            allowed = baseline.get(name, {}).get(what)
+            if allowed is not None and number > allowed * (1 + TOLERANCE):
+                growth = f"{number / allowed - 1:+.1%}"
+                yield f"{name}: {number} {what} instead of {allowed} ({growth})"
+
+
+def _unmatched(counted: Counts, baseline: Counts) -> Iterator[str]:
+    keys = [
+        {(name, what) for name in counts for what in counts[name]}
+        for counts in (counted, baseline)
+    ]
+    for name, what in sorted(keys[0] ^ keys[1]):
+        yield f"{name}: {what} is on one side of the comparison only"
+
+
+def counts_grid(counted: Counts, baseline: Counts) -> Grid:
+    """Return what is counted now beside the baseline."""
+    rows = [
+        [name, what, str(number), str(before := baseline.get(name, {}).get(what, 0)),
+         f"{number / before - 1:+.1%}" if before else "-"]
+        for name, counts in counted.items()
+        for what, number in counts.items()
+    ]  # fmt: skip
+    columns = ("conversation", "counted", "now", "baseline", "change")
+    return Grid("What one exchange makes a worker do", columns, rows, labels=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
