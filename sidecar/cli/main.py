@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "doctor": "sidecar.cli.doctor:doctor",
     "health": "sidecar.cli.health:health",
     "lint": "sidecar.cli.lint:lint",
+    "conformance": "sidecar.cli.conformance:conformance",
 }
 _GROUPS: Final = {
     "orgs": "sidecar.cli.owners:orgs",

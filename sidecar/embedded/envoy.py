@@ -34,6 +34,16 @@ class EnvoyRun:
     directory: Path
     logs: Path
     threads: int = 2
+    program: Path | None = None
+    """None is the Envoy of the wheel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where Envoy's admin is, and the port of each listener by its name."""
+
+    admin_url: str
+    ports: dict[str, int]
 
 
 @asynccontextmanager
@@ -53,7 +63,22 @@ async def running_envoy(
 async def envoy_with(
     children: Children, *, run: EnvoyRun, config: str
 ) -> AsyncIterator[EnvoyAddress]:
-    """Run Envoy with a configuration that is written already.
+    """Run Envoy with a configuration that is written already and has our listeners.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    async with listening_envoy(children, run=run, config=config) as envoy:
+        yield EnvoyAddress(
+            envoy.admin_url, https_port=envoy.ports["https"], http_port=envoy.ports.get("http")
+        )
+
+
+@asynccontextmanager
+async def listening_envoy(
+    children: Children, *, run: EnvoyRun, config: str
+) -> AsyncIterator[Listening]:
+    """Run Envoy with any configuration.
 
     Raises:
         PartError: it does not come up.
@@ -64,7 +89,7 @@ async def envoy_with(
     program = Program(
         part=PART,
         command=(
-            str(envoy_program()),
+            str(run.program or envoy_program()),
             *("-c", str(file), "--admin-address-path", str(admin)),
             *("--concurrency", str(run.threads), "--disable-hot-restart"),
             *("--log-level", "warning", "--file-flush-interval-msec", "100"),
@@ -73,10 +98,10 @@ async def envoy_with(
         environment=inherited_environment(),
     )
     async with children.running(program) as child, aiohttp.ClientSession() as client:
-        yield await _address(child, admin=admin, client=client)
+        yield await _listening(child, admin=admin, client=client)
 
 
-async def _address(child: Child, *, admin: Path, client: aiohttp.ClientSession) -> EnvoyAddress:
+async def _listening(child: Child, *, admin: Path, client: aiohttp.ClientSession) -> Listening:
     async def has_admin() -> bool:
         return bool(_read(admin))
 
@@ -97,7 +122,7 @@ async def _address(child: Child, *, admin: Path, client: aiohttp.ClientSession) 
         listener["name"]: int(listener["local_address"]["socket_address"]["port_value"])
         for listener in listeners
     }
-    return EnvoyAddress(admin_url, https_port=ports["https"], http_port=ports.get("http"))
+    return Listening(admin_url, ports)
 
 
 def _read(path: Path) -> str:
