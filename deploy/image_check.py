@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyRun, running_envoy
 from sidecar.embedded.envoy_config import EnvoyParameters
 from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+from sidecar.transport.clients.worker_health import worker_states
+from sidecar.transport.worker_health import WorkerState
 
 USER: Final = "65532:65532"
 PATIENCE_SECONDS: Final = 60.0
@@ -107,9 +109,9 @@ def _checked(tool: Tool, image: str) -> dict[str, float]:
         sockets.mkdir()
         sockets.chmod(0o777)  # the container's user is none of this machine's
         with _running(tool, image, sockets) as (container, started_at):
-            socket = sockets / "own" / "worker-0.sock"
-            _await(lambda: "worker.ready" in tool.do("logs", container), "it does not start")
-            ready_seconds = time.monotonic() - started_at
+            socket = sockets / "worker-0.sock"
+            answers = _seconds_until(socket, WorkerState.NOT_SERVING, started_at)
+            serves = _seconds_until(socket, WorkerState.SERVING, started_at)
             tool.do("exec", container, "egret", "health", "started")
             within = json.loads(tool.do("exec", container, "python", "-c", SEEN_FROM_WITHIN))
             _expect("what it may do", within, {
@@ -117,7 +119,12 @@ def _checked(tool: Tool, image: str) -> dict[str, float]:
                 "sockets": "written",
             })  # fmt: skip
             asyncio.run(_judges(Path(place), socket))
-    return {"size_mb": described["Size"] / MEGABYTE, "ready_seconds": ready_seconds}
+    # Without a database a worker first waits for its policies, then serves, and refuses with 503.
+    return {
+        "size_mb": described["Size"] / MEGABYTE,
+        "answers_seconds": answers,
+        "serves_without_database_seconds": serves,
+    }
 
 
 def _expect(what: str, found: Any, wanted: Any) -> None:
@@ -125,18 +132,21 @@ def _expect(what: str, found: Any, wanted: Any) -> None:
         raise ImageFaultError(f"{what} is {found}, not {wanted}")
 
 
-def _await(is_so: Callable[[], bool], fault: str) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        if time.monotonic() > until:
-            raise ImageFaultError(fault)
+def _seconds_until(socket: Path, state: WorkerState, started_at: float) -> float:
+    """Wait until the worker says so much of itself, or more."""
+    enough = {state, WorkerState.SERVING}
+    while asyncio.run(worker_states([socket]))[0] not in enough:
+        if time.monotonic() - started_at > PATIENCE_SECONDS:
+            raise ImageFaultError(
+                f"after {PATIENCE_SECONDS:.0f} s its worker is not {state.value}"
+            )
         time.sleep(0.05)
+    return time.monotonic() - started_at
 
 
 @contextmanager
 def _running(tool: Tool, image: str, sockets: Path) -> Iterator[tuple[str, float]]:
     """Run it without a database, as it is while the database is away."""
-    started_at = time.monotonic()
     container = tool.do(
         "run", "--detach", "--read-only", "--cap-drop", "all",
         "--security-opt", "no-new-privileges",
@@ -145,12 +155,13 @@ def _running(tool: Tool, image: str, sockets: Path) -> Iterator[tuple[str, float
         "--volume", f"{sockets}:/run/egret",
         "--env", "EGRET_POSTGRES__DSN=postgresql://nobody@127.0.0.1:1/none",
         "--env", "EGRET_SERVER__WORKERS=1",
-        "--env", "EGRET_SERVER__SOCKET_DIRECTORY=/run/egret/own",
+        "--env", "EGRET_SERVER__SOCKET_MODE=438",
         "--env", "EGRET_SERVER__DRAIN_DELAY_SECONDS=0",
         *tool.run_options, image,
     ).strip()  # fmt: skip
     try:
-        yield container, started_at
+        # From here: before, the tool unpacks the image, which a node does once.
+        yield container, time.monotonic()
         tool.do("stop", "--time", "20", container)
         (ended,) = json.loads(tool.do("inspect", container))
         _expect("exit code after SIGTERM", ended["State"]["ExitCode"], 0)
