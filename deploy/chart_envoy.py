@@ -16,6 +16,7 @@ import yaml
 from sidecar.embedded.envoy_config import (
     EgretService,
     EnvoyParameters,
+    OtlpCollector,
     Provider,
     render_envoy_config,
 )
@@ -24,7 +25,7 @@ HERE: Final = Path(__file__).parent
 
 
 def chart_configuration() -> str:
-    """Return the configuration with every provider in it, as JSON."""
+    """Return the configuration with everything in it that the chart can do, as JSON."""
     parameters = EnvoyParameters(
         worker_sockets=("/run/egret/sockets/worker-0.sock",),
         sds_directory="/etc/egret/sds",
@@ -34,6 +35,8 @@ def chart_configuration() -> str:
             host="generativelanguage.googleapis.com", credential_header="x-goog-api-key"
         ),
         bedrock=Provider(host="bedrock.invalid", credential_header="authorization"),
+        otlp=OtlpCollector("collector.invalid", 4317),
+        wants_client_certificates=True,
     )
     return json.dumps(yaml.safe_load(render_envoy_config(parameters)), indent=1) + "\n"
 

@@ -156,6 +156,8 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     server.mkdir()
     (server / "tls.crt").write_bytes(certificates.gateway.chain.read_bytes())
     (server / "tls.key").write_bytes(certificates.gateway.private_key.read_bytes())
+    (place / "client-ca").mkdir()
+    (place / "client-ca" / "ca.crt").write_bytes(certificates.gateway_ca.read_bytes())
     (place / "sds").mkdir()
     for provider in PROVIDERS:
         write_credential(place / "sds", name=provider, header_value=SecretStr("made up"))
@@ -169,8 +171,10 @@ def test_envoy_takes_the_charts_configuration(case: str, sds: Path) -> None:
     name = one(resources, "Deployment")["metadata"]["name"]
     data = one(resources, "ConfigMap", f"{name}-envoy")["data"]
     moved = {key: value.replace("/etc/egret", str(sds)) for key, value in data.items()}
-    (sds / "sds" / "server_certificate.yaml").write_text(moved["server_certificate.yaml"])
-    (sds / "envoy.json").write_text(moved["envoy.json"])
+    config = moved.pop("envoy.json")
+    (sds / "envoy.json").write_text(config)
+    for name, text in moved.items():
+        (sds / "sds" / name).write_text(text)
     checked = subprocess.run(
         [envoy_program(), "--mode", "validate", "-c", sds / "envoy.json", "-l", "error"],
         capture_output=True, text=True, check=False, timeout=30,
@@ -209,10 +213,30 @@ def test_a_provider_that_is_off_is_nowhere() -> None:
 def test_a_host_of_ones_own_stands_everywhere() -> None:
     """Name, certificate, address and Host header; nothing is left of the placeholder."""
     config = _envoy_config(rendered("helm4", "sidecar-full"))
-    assert set(_clusters(config)) == PROVIDERS | {"egret"}
+    assert set(_clusters(config)) == PROVIDERS | {"egret", "otlp"}
     azure = [host for host in _hosts(config) if "openai.azure.com" in host]
     assert len(azure) == 5
     assert "invalid" not in json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    ("case", "is_on"), [("sidecar", False), ("sidecar-full", True)], ids=["off", "on"]
+)
+def test_clients_certificates_and_spans_are_there_when_asked_for(
+    case: str, *, is_on: bool
+) -> None:
+    """And nothing of them otherwise: Envoy would wait for their files."""
+    config = _envoy_config(rendered("helm4", case))
+    chain = config["static_resources"]["listeners"][0]["filter_chains"][0]
+    tls = chain["transport_socket"]["typed_config"]
+    tracing = chain["filters"][0]["typed_config"].get("tracing", {})
+    assert tls.get("require_client_certificate", False) is is_on
+    assert ("validation_context_sds_secret_config" in tls["common_tls_context"]) is is_on
+    assert tracing.get("random_sampling") == ({"value": 2.5} if is_on else None)
+    collectors = [
+        host for host in _hosts(_clusters(config).get("otlp", {})) if host.startswith("collector")
+    ]
+    assert collectors == (["collector.observability"] if is_on else [])
 
 
 def test_envoy_balances_over_the_sockets_of_all_workers() -> None:

@@ -1,12 +1,24 @@
-{{- /* The chart's Envoy configuration: files/envoy.json with every provider, from which those that
-       are off are taken away. As JSON, which writes large numbers as they are. */ -}}
+{{- /* The chart's Envoy configuration: files/envoy.json has everything, and what is off is taken
+       away. As JSON, which writes large numbers as they are. */ -}}
 {{- define "egret.envoyConfig" -}}
 {{- if .Values.envoy.config -}}
 {{ .Values.envoy.config }}
 {{- else -}}
 {{- $config := .Files.Get "files/envoy.json" | fromJson -}}
 {{- $providers := .Values.envoy.providers -}}
-{{- $hcm := (index (index (index $config.static_resources.listeners 0).filter_chains 0).filters 0).typed_config -}}
+{{- $chain := index (index $config.static_resources.listeners 0).filter_chains 0 -}}
+{{- $hcm := (index $chain.filters 0).typed_config -}}
+{{- $otlp := .Values.envoy.otlp -}}
+{{- if $otlp.host -}}
+{{- $_ := set $hcm.tracing "random_sampling" (dict "value" $otlp.samplingPercent) -}}
+{{- else -}}
+{{- $_ := unset $hcm "tracing" -}}
+{{- end -}}
+{{- if not .Values.envoy.clientCertificates.existingSecret -}}
+{{- $tls := $chain.transport_socket.typed_config -}}
+{{- $_ := unset $tls "require_client_certificate" -}}
+{{- $_ := unset $tls.common_tls_context "validation_context_sds_secret_config" -}}
+{{- end -}}
 {{- $_ := set $hcm "xff_num_trusted_hops" (int .Values.envoy.trustedProxies) -}}
 {{- range $route := (index $hcm.route_config.virtual_hosts 0).routes -}}
 {{- if $route.route -}}
@@ -27,7 +39,14 @@
 {{- if eq $cluster.name "egret" -}}
 {{- $_ := set (index $cluster.load_assignment.endpoints 0) "lb_endpoints" (include "egret.workerEndpoints" $ | fromJsonArray) -}}
 {{- end -}}
+{{- if eq $cluster.name "otlp" -}}
+{{- $address := (index (index $cluster.load_assignment.endpoints 0).lb_endpoints 0).endpoint.address.socket_address -}}
+{{- $_ := set $address "address" $otlp.host -}}
+{{- $_ := set $address "port_value" (int $otlp.port) -}}
+{{- end -}}
+{{- if or (ne $cluster.name "otlp") $otlp.host -}}
 {{- $clusters = append $clusters $cluster -}}
+{{- end -}}
 {{- else if $provider.enabled -}}
 {{- $tls := $cluster.transport_socket.typed_config -}}
 {{- $_ := set $tls "sni" $provider.host -}}

@@ -116,12 +116,22 @@ volumeMounts:
   configMap: {name: {{ include "egret.fullname" . }}-envoy, items: [{key: envoy.json, path: envoy.json}]}
 - name: server-certificate
   secret: {secretName: {{ .Values.envoy.tls.existingSecret | quote }}, defaultMode: 0440}
+{{- if .Values.envoy.clientCertificates.existingSecret }}
+- name: client-ca
+  secret: {secretName: {{ .Values.envoy.clientCertificates.existingSecret | quote }}, items: [{key: ca.crt, path: ca.crt}], defaultMode: 0440}
+{{- end }}
 # One folder, so that Envoy notices when any of it is replaced.
 - name: sds
   projected:
     defaultMode: 0440
     sources:
-      - configMap: {name: {{ include "egret.fullname" . }}-envoy, items: [{key: server_certificate.yaml, path: server_certificate.yaml}]}
+      - configMap:
+          name: {{ include "egret.fullname" . }}-envoy
+          items:
+            - {key: server_certificate.yaml, path: server_certificate.yaml}
+            {{- if .Values.envoy.clientCertificates.existingSecret }}
+            - {key: client_ca.yaml, path: client_ca.yaml}
+            {{- end }}
       - secret: {name: {{ include "egret.credentialsSecret" . | quote }}}
 {{- else if eq .Values.listen.tls "mutual" }}
 - name: tls
