@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import shutil
-import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 from pydantic import SecretStr
 
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EgretService, EnvoyParameters, Provider
+from sidecar.embedded.envoy import EnvoyRun, envoy_with
+from sidecar.embedded.envoy_config import (
+    EgretService,
+    EnvoyParameters,
+    Provider,
+    render_envoy_config,
+)
 from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
+from sidecar.embedded.ports import free_port
 from sidecar.exchange.machine import Exchange
 from sidecar.mock_llm.server import running_mock
 from sidecar.mock_llm.settings import MockSettings
+from sidecar.settings import ServerSettings
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import EngineOptions, NetworkAddress, TlsFiles
 from sidecar.transport.engines.grpcio import GrpcioEngine
@@ -88,16 +98,18 @@ def parties() -> Iterator[Parties]:
 
 
 @asynccontextmanager
-async def _egret(parties: Parties) -> AsyncIterator[tuple[Egret, int]]:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = int(taken.getsockname()[1])
-    own = parties.servers.identity("localhost")
+async def _egret(
+    parties: Parties, *, port: int | None = None, drain_delay_seconds: float = 0
+) -> AsyncIterator[tuple[Egret, int]]:
+    """Serve on *port*, or any, as one pod does."""
+    port = port or free_port()
+    own = parties.servers.identity("localhost", file=f"{port}")
     tls = TlsFiles(own["cert_file"], own["key_file"], parties.envoys.ca_file)
     options = EngineOptions(
-        socket_path=parties.place / "worker-0.sock",
+        socket_path=parties.place / f"{port}" / "worker-0.sock",
         socket_mode=0o600,
         max_message_bytes=1 << 20,
-        drain_delay_seconds=0,
+        drain_delay_seconds=drain_delay_seconds,
         drain_grace_seconds=1,
         network=NetworkAddress("127.0.0.1", port, tls),
     )
@@ -116,6 +128,16 @@ class Gateway:
     port: int
     ca_file: Path
     debug_url: str
+
+    async def statuses(self, context: ssl.SSLContext, until: asyncio.Event) -> Counter[int]:
+        """Ask again and again on one connection, as clients do; return how often it was what."""
+        url = f"https://localhost:{self.port}/v1/chat/completions"
+        found: Counter[int] = Counter()
+        async with aiohttp.ClientSession() as client:
+            while not until.is_set():
+                async with client.post(url, json=CHAT, ssl=context) as answer:
+                    found[answer.status] += 1
+        return found
 
     async def status(self, context: ssl.SSLContext) -> int:
         """Return the status of one request, on a connection of its own."""
@@ -136,8 +158,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def _gateway(parties: Parties, port: int, *, envoys: Authority) -> AsyncIterator[Gateway]:
-    """Run Envoy before an Egret on *port*, with a certificate of *envoys*."""
+async def _gateway(
+    parties: Parties, port: int, *further: int, envoys: Authority
+) -> AsyncIterator[Gateway]:
+    """Run Envoy before an Egret on each port, with a certificate of *envoys*."""
     certificates = write_certificates(parties.place / "certificates")
     sds = parties.place / "sds"
     sds.mkdir()
@@ -171,8 +195,49 @@ async def _gateway(parties: Parties, port: int, *, envoys: Authority) -> AsyncIt
             sends_usage=False,
         )  # fmt: skip
         run = EnvoyRun(parties.place, parties.place)
-        async with running_envoy(Children(), run=run, parameters=parameters) as address:
+        config = _with_ports(render_envoy_config(parameters), further)
+        async with envoy_with(Children(), run=run, config=config) as address:
             yield Gateway(address.https_port, certificates.gateway_ca, mock.debug_url)
+
+
+def _with_ports(text: str, ports: Sequence[int]) -> str:
+    """Put more endpoints into Egret's cluster: here pods have ports, not addresses."""
+    config = yaml.safe_load(text)
+    (cluster,) = (one for one in config["static_resources"]["clusters"] if one["name"] == "egret")
+    endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    for port in ports:
+        further = copy.deepcopy(endpoints[0])
+        further["endpoint"]["address"]["socket_address"]["port_value"] = port
+        endpoints.append(further)
+    return yaml.safe_dump(config)
+
+
+async def test_a_pod_of_egret_is_replaced_under_load_without_a_failed_request(
+    parties: Parties,
+) -> None:
+    """It drains as a pod that is taken away; the other judges alone, then the new one with it."""
+    delay = ServerSettings().drain_delay_seconds
+    one, two = free_port(), free_port()
+    done = asyncio.Event()
+    async with AsyncExitStack() as pods, AsyncExitStack() as old, asyncio.TaskGroup() as group:
+        await old.enter_async_context(_egret(parties, port=one, drain_delay_seconds=delay))
+        (second, _) = await pods.enter_async_context(_egret(parties, port=two))
+        gateway = await pods.enter_async_context(
+            _gateway(parties, one, two, envoys=parties.envoys)
+        )
+        context = parties.client_context(gateway.ca_file, identity=True)
+        load = [group.create_task(gateway.statuses(context, done)) for _ in range(4)]
+        await old.aclose()
+        alone = second.passed
+        (replacement, _) = await pods.enter_async_context(_egret(parties, port=one))
+        async with asyncio.timeout(20):
+            while not replacement.passed:  # noqa: ASYNC110 - Envoy finds it by itself
+                await asyncio.sleep(0.05)
+        done.set()
+        found = [await one_client for one_client in load]
+    total = sum(found, Counter[int]())
+    assert alone > 0
+    assert set(total) == {200}
 
 
 async def test_with_certificates_on_all_sides_requests_pass(parties: Parties) -> None:
