@@ -18,7 +18,7 @@ from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.guardrails.answer_policy import AnswerPolicy
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.stream_scan import ROLE, StreamScan
+from sidecar.guardrails.stream_scan import ROLE, Outcome, StreamScan
 from sidecar.guardrails.window import Edit, Window
 from sidecar.mutations.placeholders import Placeholders
 
@@ -102,7 +102,23 @@ class AnswerJudgement:
         """
         self._reading.take(body, is_last=True)
         asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
-        error = self._judge_windows() or self._unread()
+        due = self._reading.transcript.due(observed=self._is_observed)
+        outcomes = self._setting.inspector.in_turns(self._scan.steps(due))
+        if isinstance(outcomes, tuple):
+            return self._go_on(outcomes[0], asked)
+        return self._go_on_later(outcomes, asked)
+
+    async def _go_on_later(
+        self, outcomes: Awaitable[tuple[Outcome, ...]], asked: list[tuple[Window, bytes]]
+    ) -> Released:
+        released = self._go_on((await outcomes)[0], asked)
+        return released if isinstance(released, Released) else await released
+
+    def _go_on(
+        self, outcome: Outcome, asked: list[tuple[Window, bytes]]
+    ) -> Released | Awaitable[Released]:
+        """Ask the remote guardrails, where that can still matter."""
+        error = self._error_in(outcome) or self._unread()
         if error is not None or not self._setting.policy.asking.remote:
             return self._conclude(error)
         parts = tuple(TextPart(text, (), ROLE) for _, text in asked)
@@ -147,9 +163,9 @@ class AnswerJudgement:
 
     def _judge_windows(self) -> ClientError | None:
         due = self._reading.transcript.due(observed=self._is_observed)
-        if not due:
-            return None
-        outcome = self._scan.judge(due)
+        return self._error_in(self._scan.judge(due)) if due else None
+
+    def _error_in(self, outcome: Outcome) -> ClientError | None:
         for one in outcome.redact:
             self._redact(one.window, one.finding, one.value)
         if outcome.is_too_long:

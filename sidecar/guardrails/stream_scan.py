@@ -14,6 +14,7 @@ from sidecar.guardrails.answer_policy import AnswerPolicy
 from sidecar.guardrails.outcomes import Failed, Found
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.rules.catalogue import rank_of
+from sidecar.guardrails.slices import Steps, run_to_end
 from sidecar.guardrails.window import MAX_HELD_BYTES, Edit, Reading, Window
 
 MAX_REPORTED: Final = 100
@@ -83,15 +84,19 @@ class StreamScan:
 
     def judge(self, windows: Sequence[ToJudge]) -> Outcome:
         """Look at *windows*, settle what is final in each, and say what must be done."""
+        return run_to_end(self.steps(windows))[0]
+
+    def steps(self, windows: Sequence[ToJudge]) -> Steps[tuple[Outcome]]:
+        """Do what `judge` does, in slices of a millisecond or two."""
         began = self._clock()
         read = [(one, one.window.readings()) for one in windows]
         parts = [
             TextPart(reading.content, (), ROLE) for _, readings in read for reading in readings
         ]
-        outcomes = self._policy.local.scan(parts)
+        outcomes = yield from self._policy.local.steps(parts)
         outcome = self._weigh(read, outcomes)
         self.seconds += self._clock() - began
-        return outcome
+        return (outcome,)
 
     def results(self) -> tuple[GuardrailResult, ...]:
         """Return what each guardrail has come to."""

@@ -187,9 +187,12 @@ def test_what_a_provider_says_of_a_failure_is_no_answer() -> None:
     assert judged_at_once(failed, body) == Released(body)
 
 
-async def test_a_long_answer_is_judged_in_turns() -> None:
-    """Others go on between two slices, and what comes of it is the same."""
-    policy = effective(BLOCK)
+@pytest.mark.parametrize(
+    "guardrails", [BLOCK, "[{name: pii, type: pii, stage: output, action: block}]"]
+)
+async def test_a_long_answer_is_judged_in_turns(guardrails: str) -> None:
+    """Others go on between two slices, of rules or of structure; what comes of it is the same."""
+    policy = effective(guardrails)
     ticks = count()
     setting = AnswerSetting(
         policy=policy.answers,
@@ -209,7 +212,7 @@ async def test_a_long_answer_is_judged_in_turns() -> None:
             await asyncio.sleep(0)
 
     judge = AnswerJudgement(AnswerForm.SSE, setting)
-    pieces = [MISFITS[at : at + 1] for at in range(len(MISFITS))] + [" "] * 2_000
+    pieces = [MISFITS[at : at + 1] for at in range(len(MISFITS))] + ["\n" * 100] * 2_000
     released = judge.judge_whole(APIS["chat"].stream(pieces))
     assert isinstance(released, Awaitable)
     beside = asyncio.ensure_future(others())

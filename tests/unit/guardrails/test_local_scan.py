@@ -1,12 +1,17 @@
 # ruff: noqa: RUF001 - look-alikes such as full-width letters are what is tested
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import pytest
 
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.local_scan import Outcomes
 from sidecar.guardrails.outcomes import Failed, Found
 from sidecar.guardrails.rules.rule import MAX_CANDIDATES
+from sidecar.guardrails.slices import Steps, run_to_end
 from tests.support.guardrails import effective, parts_of, policy
 
 PATTERNS = """\
@@ -91,6 +96,46 @@ def test_a_match_repeated_beyond_counting_takes_in_the_rest() -> None:
             Finding("own", "CODE", 2, 0, 8),
         )
     )
+
+
+MANY: Final = 100_000
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "match", "type_"),
+    [
+        ("  - {name: own, type: pii}\n", "a@b.co ", "EMAIL"),
+        ("  - {name: own, type: pii}\n", "1.2.3.4 ", "IPV4"),
+        (PATTERNS, "PRJ-1234 ", "CODE"),
+        (TERMS, "bluebird ", "DENIED_TERM"),
+    ],
+)
+def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
+    guardrail: str, match: str, type_: str
+) -> None:
+    """Work ends with the cap, not with the text; between two slices others have their turn."""
+    text = match * MANY
+    steps = effective(policy(guardrail)).local.steps(parts_of([text]))
+    slices, began = 0, time.process_time()
+
+    def counted() -> Steps[Outcomes]:
+        nonlocal slices
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcomes: Outcomes = end.value
+                return outcomes
+            slices += 1
+            yield
+
+    outcomes = run_to_end(counted())
+
+    assert isinstance(outcomes[0], Found)
+    name = outcomes[0].findings[0].guardrail
+    assert outcomes == (Found((Finding(name, type_, 0, 0, len(text)),)),)
+    assert slices > 50
+    assert time.process_time() - began < 5
 
 
 def test_text_that_is_not_utf8_fails_every_guardrail() -> None:
