@@ -116,8 +116,9 @@ class ExchangeSettings(_Section):
     max_exchanges: Annotated[int, Field(ge=1, le=65536)] = 1024
     """Requests under judgement at once in a worker; beyond, 503. A worker that does nothing but
     judge is through with so many in half a second, well within the budget of a key look-up."""
-    max_held_bytes: Annotated[int, Field(ge=1)] = 256 * 1024 * 1024
-    """Bodies that a worker keeps until they are judged, in all; beyond, 503."""
+    max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Bodies that a worker keeps until they are judged, in all; beyond, 503. In memory they are
+    three times as large while they are judged: 256 MB beside what a worker takes itself."""
     timing: Timing = Timing.METADATA
 
 
