@@ -31,6 +31,7 @@ from loadtest.recorded import (
 from loadtest.texts import chat_body
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
+from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
@@ -55,12 +56,14 @@ class Recorded:
 
     messages: tuple[bytes, ...]
     answers: int
+    finds_room: bool = True
 
 
 CONVERSATIONS: Final = {
     "chat": Recorded((headers_message(), body_message()), answers=3),
     "chat of 8 KB": Recorded((headers_message(), body_message(chat_body(LONG_BYTES))), answers=3),
     "redacted chat": Recorded((headers_message(), body_message(PERSONAL)), answers=3),
+    "one too many": Recorded((headers_message(),), answers=1, finds_room=False),
     "no key": Recorded((headers_message(with_key=False),), answers=1),
 }
 
@@ -88,6 +91,9 @@ async def _counts(parts: Parts) -> dict[str, dict[str, int]]:
 
 
 async def _count(parts: Parts, recorded: Recorded) -> dict[str, int]:
+    if not recorded.finds_room:
+        parts = replace(parts, load=Load(max_exchanges=0, max_held_bytes=0))
+
     async def converse() -> None:
         await _converse(parts, recorded)
 

@@ -74,7 +74,10 @@ class ExchangeChecks:
         self._route: Route | UnknownRoute = UnknownRoute(Dialect.OPENAI)
         self._inspection: Inspection | None = None
         self._answer: AnswerChecks | UsageHiding | None = None
-        self._is_counted = False
+        # Now, and not when the headers are read: what waits to be read is what a worker that is
+        # behind has most of.
+        self._is_counted = parts.load.begin()
+        self._is_one_too_many = not self._is_counted
         parts.recorder.exchange_began()
 
     def judge_headers(
@@ -82,12 +85,9 @@ class ExchangeChecks:
     ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
         """Admit by the request headers and where they come from."""
         self._ledger.work()
+        if self._is_one_too_many:
+            return self._turn_away(headers)
         self._take_headers(headers)
-        self._is_counted = self._parts.load.begin()
-        if not self._is_counted:
-            # Before the key: a request that nobody has time for is not even looked up.
-            self.note_fault(FaultKind.TOO_MANY_EXCHANGES)
-            return self._refuse(client_error(ErrorKind.OVERLOADED))
         route = self._route
         operation = route.operation if isinstance(route, Route) else None
         caller = Caller(headers, source_address, operation)
@@ -185,18 +185,28 @@ class ExchangeChecks:
             changes = changes_of(limits, ended)
             self._parts.limiter.settle(judged.organization_id, changes)
 
+    def _turn_away(self, headers: Headers) -> RequestRefused:
+        """Refuse before anything is looked up: what it costs, others have to wait."""
+        self.note_fault(FaultKind.TOO_MANY_EXCHANGES)
+        self._dialect = guess_dialect(headers.text(HeaderName.PATH), headers)
+        self._take_request_id(headers)
+        return self._refuse(client_error(ErrorKind.OVERLOADED))
+
     def _take_headers(self, headers: Headers) -> None:
         self._headers = headers
         method, path = headers.text(HeaderName.METHOD), headers.text(HeaderName.PATH)
         self._route = recognise(method, path, headers)
         self._dialect = guess_dialect(path, headers)
+        self._take_request_id(headers)
+        self._strip = strip(headers)
+        self._ledger.method = method
+        self._ledger.route = self._route
+
+    def _take_request_id(self, headers: Headers) -> None:
         request_id = headers.text(HeaderName.REQUEST_ID)
         if _REQUEST_ID.fullmatch(request_id):
             self._ledger.request_id = request_id
         self._name_request()
-        self._strip = strip(headers)
-        self._ledger.method = method
-        self._ledger.route = self._route
 
     def _name_request(self) -> None:
         """Make up an id where Envoy has sent none; it takes a system call, so only there."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from sidecar import __version__
+from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Level, Measure
 from sidecar.settings import TelemetrySettings
 from sidecar.telemetry.logs import ExchangeLog, get_logger
@@ -50,6 +51,8 @@ class Recorder:
         """Report the end of an exchange."""
         with self._metrics_part:
             self.metrics.record(report)
+        if report.error is ErrorKind.OVERLOADED:
+            return  # a line and a span of each would take the time that is short
         trace_id: str | None = None
         with self._spans_part:
             trace_id = self._record_spans(report)

@@ -79,6 +79,16 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
     assert world.registry.get_sample_value("egret_exchange_faults_total", kind) == 1
 
 
+async def test_what_waits_unread_counts_as_well() -> None:
+    """A worker that is behind has streams whose headers it has not seen; the first are judged."""
+    world = world_with_room(for_exchanges=2)
+    waiting = [world.exchange() for _ in range(4)]
+    verdicts = [await settled(one.judge_headers(headers(), has_body=True)) for one in waiting]
+    assert [type(verdict) for verdict in verdicts] == [
+        BodyRequired, BodyRequired, RequestRefused, RequestRefused,
+    ]  # fmt: skip
+
+
 async def test_anthropics_clients_are_told_in_their_own_words() -> None:
     """Their libraries know an error of this type."""
     world = world_with_room(for_exchanges=1)
