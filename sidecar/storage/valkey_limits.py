@@ -21,8 +21,9 @@ from sidecar.limits.ports import (
 )
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client
 
-SLOT_SECONDS: Final = 3_600
-"""As long as a stream may live at most by the Envoy configuration that Egret ships."""
+SLOT_SECONDS: Final = 600
+"""How long a request holds its slot at most. Of one that its client leaves in the very moment of
+its verdict, Envoy's log does not say whose it was."""
 NAME_SECONDS: Final = 60
 """How long a take is known by its name. Whoever makes it void asks within a second, or as soon as
 the server answers again."""

@@ -1,0 +1,230 @@
+"""What becomes of limits while Valkey or PostgreSQL fail: the fault table of docs/limits.md."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+import pytest_asyncio
+import redis.asyncio
+
+from sidecar.authorization.api_key import ApiKey, generate
+from tests.support.live_servers import LiveServers, live_servers
+from tests.support.stack import CHAT, Stack, as_json, chat, whole_stack
+
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.any_engine,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(120),
+]
+
+WORKERS: Final = 2
+AMOUNT: Final = 40
+BEFORE: Final = 20
+"""So many of a day's requests are used before anything fails."""
+ASKED: Final = 60
+"""More than is left, and more than the whole."""
+LONG_PAUSE_MS: Final = 2_500
+
+
+@dataclass(frozen=True)
+class World:
+    """A stack whose workers keep everything on servers of a test's own."""
+
+    stack: Stack
+    servers: LiveServers
+    valkey: redis.asyncio.Redis
+
+    async def new_key(self, limits: str) -> ApiKey:
+        """Make a key with limits of its own."""
+        key = generate(secrets.token_bytes)
+        await self.servers.execute(
+            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name, limits)"
+            " VALUES ($1, $2, 'team_1', 'k-' || lower($1), $3)",
+            *(key.key_id, key.secret_sha256, limits),
+        )
+        return key
+
+    async def ask(self, key: ApiKey, times: int) -> tuple[int, int]:
+        """Ask one after the other; return how many went on, and how many locally did not."""
+        answers = [await self.stack.post(chat("hello"), key=key.reveal()) for _ in range(times)]
+        assert {answer.status for answer in answers} <= {200, 429}
+        local = sum(answer.headers.get("x-egret-limits") == "local" for answer in answers)
+        return sum(answer.status == 200 for answer in answers), local
+
+    async def used(self, key: ApiKey) -> int:
+        """Return what the shared count says of a key's requests today."""
+        for name in await self.valkey.keys(f"egret:limit:*:{key.key_id}/requests/day/*"):
+            return int(await self.valkey.hget(name, "used") or 0)
+        return 0
+
+    async def until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until it is."""
+        async with asyncio.timeout(20):
+            while not await is_so():  # noqa: ASYNC110 - on servers
+                await asyncio.sleep(0.1)
+
+    async def until_shared(self, key: ApiKey) -> int:
+        """Ask until no worker goes by its own share; return how many went on meanwhile."""
+        granted = in_a_row = 0
+        async with asyncio.timeout(20):
+            while in_a_row < 4 * WORKERS:
+                went_on, local = await self.ask(key, 1)
+                granted += went_on
+                in_a_row = 0 if local else in_a_row + 1
+                await asyncio.sleep(0.05)
+        return granted
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world() -> AsyncIterator[World]:
+    async with live_servers() as servers:
+        await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
+        await servers.execute(
+            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
+        )
+        valkey_url = servers.valkey_url.get_secret_value()
+        settings = {
+            "EGRET_POSTGRES__DSN": servers.postgres_settings.dsn.get_secret_value(),
+            "EGRET_VALKEY__URL": valkey_url,
+        }
+        valkey = redis.asyncio.Redis(unix_socket_path=valkey_url.removeprefix("unix://"))
+        async with whole_stack(settings=settings, workers=WORKERS) as stack:
+            yield World(stack, servers, valkey)
+        await valkey.aclose()
+
+
+async def half_used(world: World) -> ApiKey:
+    """Return a key that has used half of its day."""
+    key = await world.new_key(f'[{{"measure": "requests", "window": "day", "amount": {AMOUNT}}}]')
+    assert await world.ask(key, BEFORE) == (BEFORE, 0)
+    return key
+
+
+async def recorded(world: World, key: ApiKey, count: int) -> None:
+    """Wait until the records have so many requests of *key*."""
+
+    async def is_so() -> bool:
+        return count <= int(
+            str(
+                await world.servers.fetchval(
+                    "SELECT count(*) FROM usage WHERE key_id = $1", key.key_id
+                )
+            )
+        )
+
+    await world.until(is_so)
+
+
+async def test_a_slow_valkey_leaves_shares_of_the_rest_and_no_drift(world: World) -> None:
+    """What it does late, for requests that were judged without it, is undone."""
+    key = await half_used(world)
+    await world.valkey.client_pause(LONG_PAUSE_MS)
+    meanwhile, local = await world.ask(key, ASKED)
+    assert 0 < meanwhile <= AMOUNT
+    assert local > 0
+    granted = BEFORE + meanwhile + await world.until_shared(key)
+
+    async def says_what_was_used() -> bool:
+        return await world.used(key) == granted
+
+    await world.until(says_what_was_used)
+
+
+async def test_a_dead_valkey_leaves_shares_of_the_rest_and_comes_back_without_a_jump(
+    world: World,
+) -> None:
+    """Its memory is gone; the records and what workers let through say what was used."""
+    key = await half_used(world)
+    await world.servers.valkey.kill()
+    try:
+        meanwhile, local = await world.ask(key, ASKED)
+        assert 0 < meanwhile <= AMOUNT
+        assert local > 0
+        await recorded(world, key, BEFORE + meanwhile)
+    finally:
+        await world.servers.valkey.start()
+    granted = BEFORE + meanwhile + await world.until_shared(key)
+    assert granted <= BEFORE + AMOUNT
+    assert await world.used(key) >= min(granted, AMOUNT)
+
+
+async def test_a_flushed_valkey_is_told_by_the_records(world: World) -> None:
+    """Nothing is let through twice."""
+    key = await half_used(world)
+    await recorded(world, key, BEFORE)
+    await world.valkey.flushall()
+    assert await world.ask(key, ASKED) == (AMOUNT - BEFORE, 0)
+
+
+async def test_a_dead_postgresql_is_nothing_to_limits(world: World) -> None:
+    """Counts are in Valkey, and the key is known."""
+    key = await half_used(world)
+    await world.servers.postgres.kill()
+    try:
+        assert await world.ask(key, ASKED) == (AMOUNT - BEFORE, 0)
+    finally:
+        await world.servers.postgres.start()
+
+
+async def test_a_flushed_valkey_without_records_leaves_shares_of_the_rest(world: World) -> None:
+    """Workers know how the limit stood; nobody else does."""
+    key = await half_used(world)
+    await world.servers.postgres.kill()
+    try:
+        await world.valkey.flushall()
+        meanwhile, local = await world.ask(key, ASKED)
+    finally:
+        await world.servers.postgres.start()
+    assert 0 < meanwhile <= AMOUNT
+    assert local > 0
+
+
+async def test_many_requests_at_once_do_not_overspend(world: World) -> None:
+    """Ten times as many as the day has, all at the same time."""
+    key = await world.new_key(f'[{{"measure": "requests", "window": "day", "amount": {AMOUNT}}}]')
+    assert await world.ask(key, 4 * WORKERS) == (4 * WORKERS, 0)
+    answers = await asyncio.gather(
+        *(world.stack.post(chat("hello"), key=key.reveal()) for _ in range(10 * AMOUNT))
+    )
+    statuses = Counter(answer.status for answer in answers)
+    assert set(statuses) == {200, 429}
+    # All that is left; without an answer in time, a worker's share of it once more.
+    left = AMOUNT - 4 * WORKERS
+    assert left <= statuses[200] <= 2 * left
+
+
+async def test_streams_that_are_opened_and_aborted_hold_no_slots(world: World) -> None:
+    """Five times as many as may be open at once, each left after its first words."""
+    key = await world.new_key('[{"measure": "concurrent", "window": "once", "amount": 20}]')
+    await world.stack.tell_provider("delay", event_ms=30_000)
+    headers = {
+        "authorization": f"Bearer {key.reveal()}",
+        "content-type": "application/json",
+    }
+    body = as_json(chat("hello", stream=True))
+    names = f"egret:limit:*:{key.key_id}/concurrent/*"
+
+    async def open_and_leave() -> int:
+        url = f"{world.stack.facts.url}{CHAT}"
+        async with world.stack.client.post(url, data=body, headers=headers) as answer:
+            if answer.status == 200:
+                await answer.content.readline()
+            return answer.status
+
+    async def is_free() -> bool:
+        held = [await world.valkey.zcard(name) for name in await world.valkey.keys(names)]
+        return sum(held) == 0
+
+    statuses: Counter[int] = Counter()
+    for _ in range(5):
+        statuses.update(await asyncio.gather(*(open_and_leave() for _ in range(20))))
+        await world.until(is_free)
+    assert statuses == {200: 100}
+    await world.stack.forget()
