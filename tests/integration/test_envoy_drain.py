@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,56 @@ async def test_on_sigterm_clients_are_sent_elsewhere_and_new_ones_still_served(
             assert await asyncio.to_thread(_ask, new) == (200, "close")
             held.close()
             new.close()
+
+
+class Client:
+    """Asks again and again, on one connection until an answer ends it."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.found: Counter[tuple[int, int]] = Counter()
+        """How often which port answered with which status."""
+
+    def run(self, service: list[int], stop: threading.Event) -> None:
+        """Connect to the first of *service*, as often as there is need, until *stop*."""
+        while not stop.is_set():
+            self.port = service[0]
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            ends = None
+            while ends != "close" and not stop.is_set():
+                status, ends = _ask(connection)
+                self.found[self.port, status] += 1
+            connection.close()
+
+
+async def test_an_envoy_is_replaced_under_load_without_a_failed_request(place: Path) -> None:
+    """It leaves the service, tells its clients, waits until they are gone, and ends at once."""
+    (place / "old").mkdir()
+    (place / "new").mkdir()
+    stop = threading.Event()
+    clients = [Client() for _ in range(4)]
+
+    async def all_are_at(port: int) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while any(not client.found[port, 200] for client in clients):  # noqa: ASYNC110 - threads
+                await asyncio.sleep(0.01)
+
+    with ExitStack() as old, envoy(place / "new") as new_port:
+        old_port = old.enter_context(envoy(place / "old"))
+        service = [old_port]
+        async with asyncio.TaskGroup() as group, drainer(place / "old" / "admin.sock") as draining:
+            for client in clients:
+                group.create_task(asyncio.to_thread(client.run, service, stop))
+            try:
+                await all_are_at(old_port)
+                service[0] = new_port
+                draining.send_signal(signal.SIGTERM)
+                await all_are_at(new_port)  # preStop: in the chart as long as an answer may take
+                old.close()
+            finally:
+                stop.set()
+    found = sum((client.found for client in clients), Counter[tuple[int, int]]())
+    assert {key for key, count in found.items() if count} == {(old_port, 200), (new_port, 200)}
 
 
 async def test_an_envoy_that_does_not_answer_fails_the_drain(place: Path) -> None:
