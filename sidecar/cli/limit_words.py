@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -73,6 +74,28 @@ def shown_amount(measure: Measure, amount: int) -> str:
     if measure is Measure.COST:
         return f"{Decimal(amount) / MICROS:.2f}"
     return str(amount)
+
+
+def shown_span(seconds: float) -> str:
+    """Return a time from now as people read it, in its largest unit or two."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours == 0:
+        return f"{minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+
+
+def shown_whose(level: Level, name: str) -> str:
+    """Return whose a limit is."""
+    return f"{level.value} {name}"
+
+
+def shown_for(limit: Limit) -> str:
+    """Return what a limit holds for, where that is not everything."""
+    return ", ".join((*(limit.models or ()), *(limit.operations or ()))) or "-"
 
 
 def _measure(word: str) -> Measure:

@@ -9,7 +9,7 @@ import typer
 
 from sidecar.cli.bindings import KeyOption, OrgOption, TeamOption
 from sidecar.cli.database import Told, on_connection
-from sidecar.cli.key_output import public_id
+from sidecar.cli.limit_owners import owner_of
 from sidecar.cli.limit_words import (
     LimitWordsError,
     Selectors,
@@ -63,7 +63,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret limits set --team acme/search requests/minute=600 cost/month=250
     """
-    owner = _owner(key=key, team=team, org=org)
+    owner = owner_of(key=key, team=team, org=org)
     selectors = Selectors(
         models=tuple(model) if model else None,
         operations=tuple(operation) if operation else None,
@@ -98,7 +98,7 @@ def remove(
 
     Example: egret limits remove --team acme/search requests/minute
     """
-    owner = _owner(key=key, team=team, org=org)
+    owner = owner_of(key=key, team=team, org=org)
 
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
         kinds = {parse_kind(word) for word in words}
@@ -122,7 +122,7 @@ def list_(
 
     Example: egret limits list --team acme/search
     """
-    owner = _owner(key=key, team=team, org=org)
+    owner = owner_of(key=key, team=team, org=org)
     found = on_connection(lambda connection: owned_limits(connection, owner))
     _print(found.limits, output)
 
@@ -136,18 +136,6 @@ def _change(owner: Owner, change: _Change, output: Output) -> None:
     except LimitWordsError as error:
         fail(str(error), mend="nothing was changed", code=WRONG_USAGE)
     _print(found.limits, output)
-
-
-def _owner(*, key: str | None, team: str | None, org: str | None) -> Owner:
-    named = [
-        Owner(level, name)
-        for level, name in zip(Level, (key, team, org), strict=True)
-        if name is not None
-    ]
-    if len(named) != 1:
-        fail("say whose", mend="give one of --key, --team and --org", code=WRONG_USAGE)
-    owner = named[0]
-    return Owner(owner.level, public_id(owner.name)) if owner.level is Level.KEY else owner
 
 
 def _told(level: Level, owner_id: str) -> str:

@@ -30,6 +30,7 @@ _GROUPS: Final = {
     "teams": "sidecar.cli.owners:teams",
     "keys": "sidecar.cli.keys:keys",
     "limits": "sidecar.cli.limits:limits",
+    "budget": "sidecar.cli.budget:budget",
     "guardrails": "sidecar.cli.guardrails:guardrails",
     "policy": "sidecar.cli.policy:policy",
     "usage": "sidecar.cli.usage:usage",
@@ -42,6 +43,7 @@ _OF_GROUPS: Final = {
         "import": "sidecar.cli.key_transfer:import_",
         "export": "sidecar.cli.key_transfer:export",
     },
+    "limits": {"show": "sidecar.cli.limit_show:show"},
     "policy": {
         "bind": "sidecar.cli.bindings:bind",
         "unbind": "sidecar.cli.bindings:unbind",

@@ -68,6 +68,14 @@ Answer = Taken | Short | Unknown
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How limits stood at `now`, in seconds since the epoch; None where nobody has counted yet."""
+
+    now: float
+    states: tuple[State | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """What was taken of a limit is put right by `amount`; a slot is freed.
 

@@ -51,15 +51,20 @@ async def owned_limits(connection: Connection, owner: Owner) -> OwnedLimits:
         name = await find_team_id(connection, name)
     row = await connection.fetchrow(_READ[owner.level], name)
     if row is None:
-        raise ChangeRefusedError(
-            f"there is no {owner.level.value} {owner.name}",
-            mend=f"see `egret {_LISTED[owner.level]} list`",
-        )
+        raise no_such(owner)
     limits = read_limits(row[1], level=owner.level, owner=row[0])
     return OwnedLimits(row[0], limits)
 
 
 _LISTED: Final = {Level.KEY: "keys", Level.TEAM: "teams", Level.ORGANIZATION: "orgs"}
+
+
+def no_such(owner: Owner) -> ChangeRefusedError:
+    """Return what is said where nobody of that name is known."""
+    return ChangeRefusedError(
+        f"there is no {owner.level.value} {owner.name}",
+        mend=f"see `egret {_LISTED[owner.level]} list`",
+    )
 
 
 async def change_limits(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -11,9 +13,14 @@ from typing import Any, Final
 from sidecar.domain.limits import Limit, Measure
 from sidecar.limits.ports import LimitsUnavailableError
 from sidecar.settings import PostgresSettings
-from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
+from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, fetch
 
 _TOTALS: Final = "SELECT * FROM egret_used($1, $2, $3)"
+_MANY: Final = """
+SELECT asked.number, used.* FROM unnest($1::text[], $2::text[], $3::timestamptz[])
+    WITH ORDINALITY AS asked (level, subject, since, number)
+CROSS JOIN LATERAL egret_used(asked.level, asked.subject, asked.since) AS used
+"""
 _MICROS: Final = 1_000_000
 
 
@@ -40,7 +47,34 @@ class PostgresTotals:
             )
         except UNAVAILABLE as error:
             raise LimitsUnavailableError(type(error).__name__) from error
-        return sum(_of(limit.measure, row) for row in rows if _holds(limit, row["model"]))
+        return _total(limit, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How much of a limit's measure has *subject* used since *start*, in epoch seconds?"""
+
+    limit: Limit
+    subject: str
+    start: int
+
+
+async def totals_of(connection: Connection, asked: Sequence[Asked]) -> list[int]:
+    """Return what was used of each limit, by the same records as workers go by."""
+    found: list[list[Any]] = [[] for _ in asked]
+    rows = await connection.fetch(
+        _MANY,
+        [one.limit.level.value for one in asked],
+        [one.subject for one in asked],
+        [datetime.fromtimestamp(one.start, UTC) for one in asked],
+    )
+    for row in rows:
+        found[row["number"] - 1].append(row)
+    return [_total(one.limit, of_one) for one, of_one in zip(asked, found, strict=True)]
+
+
+def _total(limit: Limit, rows: Iterable[Any]) -> int:
+    return sum(_of(limit.measure, row) for row in rows if _holds(limit, row["model"]))
 
 
 def _holds(limit: Limit, model: str) -> bool:

@@ -14,6 +14,7 @@ from sidecar.limits.ports import (
     Ask,
     Change,
     LimitsUnavailableError,
+    Seen,
     Short,
     State,
     Taken,
@@ -41,6 +42,7 @@ class ValkeyLimits:
         self._adjust = client.register_script(_script("limits_adjust.lua"))
         self._begin = client.register_script(_script("limits_begin.lua"))
         self._void = client.register_script(_script("limits_void.lua"))
+        self._look = client.register_script(_script("limits_look.lua"))
 
     async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
         """Take all that is asked for, or nothing; `void` knows it by its *name*.
@@ -91,6 +93,20 @@ class ValkeyLimits:
         arguments = [value for change in changes for value in _changed(change)]
         await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
 
+    async def look(self, scope: str, claims: Sequence[Claim]) -> Seen:
+        """Tell how limits stand, and change nothing.
+
+        Raises:
+            LimitsUnavailableError: no answer in time.
+        """
+        keys = [_key(scope, claim.limit) for claim in claims]
+        arguments = [value for claim in claims for value in _looked_at(claim)]
+        now, *numbers = await self._run(self._look, keys, arguments)
+        states = tuple(
+            _seen(numbers[at : at + _PER_LIMIT]) for at in range(0, len(numbers), _PER_LIMIT)
+        )
+        return Seen(int(now) / 1e6, states)
+
     async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
         try:
             async with asyncio.timeout(self._operation_seconds):
@@ -126,6 +142,11 @@ def _asked(ask: Ask) -> tuple[str | int, ...]:
     return kind, claim.limit.amount, ask.cost, ask.ahead, claim.reserve, detail
 
 
+def _looked_at(claim: Claim) -> tuple[str | int, ...]:
+    kind, detail = _detail(claim, "")
+    return kind, claim.limit.amount, detail
+
+
 def _detail(claim: Claim, member: str) -> tuple[str, str]:
     match claim.span:
         case Sliding(window_seconds=window, at_once=at_once):
@@ -157,3 +178,8 @@ def _ahead(found: Any) -> tuple[int, ...] | None:
 def _state(numbers: Sequence[Any]) -> State:
     ahead, remaining, reset_us, used = map(int, numbers)
     return State(ahead, remaining, reset_us / 1e6, used)
+
+
+def _seen(numbers: Sequence[Any]) -> State | None:
+    is_known, remaining, reset_us, used = map(int, numbers)
+    return State(0, remaining, reset_us / 1e6, used) if is_known else None

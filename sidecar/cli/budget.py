@@ -1,0 +1,172 @@
+"""`egret budget`: what of a budget is spent, and how its period will end."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from sidecar.cli.bars import bar, percent
+from sidecar.cli.bindings import KeyOption, OrgOption, TeamOption
+from sidecar.cli.database import on_connection
+from sidecar.cli.limit_owners import owner_or_all
+from sidecar.cli.limit_words import MICROS, shown, shown_amount, shown_for, shown_span, shown_whose
+from sidecar.cli.output import console, print_json
+from sidecar.cli.usage import ReportOutput
+from sidecar.domain.limits import Limit, Measure
+from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
+from sidecar.storage.limit_holders import Holder, holders_of_budgets
+from sidecar.storage.pool import Connection
+from sidecar.storage.usage_totals import Asked, totals_of
+
+budget = typer.Typer(no_args_is_help=True, help="Budgets: what is spent, and what will be.")
+
+_CSV: Final = (
+    "level", "whose", "id", "limit", "window", "models", "operations", "time_zone", "starts_at",
+    "resets_at", "spent_usd", "amount_usd", "spent_percent", "projected_usd", "runs_out_at",
+    "thresholds_passed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """One budget in its present period; `spent` is in millionths of a dollar."""
+
+    holder: Holder
+    limit: Limit
+    period: Forecast
+    spent: int
+
+
+@budget.command("report")
+def report(
+    key: KeyOption = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    output: Annotated[
+        ReportOutput, typer.Option("--output", "-o", help="For people or programs.")
+    ] = ReportOutput.TABLE,
+) -> None:
+    """Report the budgets of the present period: of all, or of one owner and whom it holds.
+
+    By the records of usage: requests that are under way are not in them. `projected` is what the
+    period will have cost by its end at its rate so far; `-` in its first hour.
+
+    Example: egret budget report --org acme
+    """
+    owner = owner_or_all(key=key, team=team, org=org)
+    now = time.time()
+
+    async def read(connection: Connection) -> list[_Spent]:
+        holders = await holders_of_budgets(connection, owner)
+        return await _spent(connection, holders, now=now)
+
+    found = on_connection(read)
+    match output:
+        case ReportOutput.JSON:
+            print_json([_exact(one) for one in found])
+        case ReportOutput.CSV:
+            _print_csv(found)
+        case ReportOutput.TABLE:
+            console().print(_table(found, now=now))
+
+
+async def _spent(
+    connection: Connection, holders: tuple[Holder, ...], *, now: float
+) -> list[_Spent]:
+    budgets = [
+        (holder, limit, period)
+        for holder in holders
+        for limit in holder.limits
+        if (period := forecast(limit, 0, now=now)) is not None
+    ]
+    asked = [Asked(limit, holder.id, period.start) for holder, limit, period in budgets]
+    totals = await totals_of(connection, asked)
+    return [
+        _Spent(holder, limit, forecast(limit, spent, now=now) or period, spent)
+        for (holder, limit, period), spent in zip(budgets, totals, strict=True)
+    ]
+
+
+def _exact(one: _Spent) -> dict[str, Any]:
+    """Return every field; money as text, in dollars to its last digit."""
+    limit, period = one.limit, one.period
+    return {
+        "level": limit.level.value,
+        "whose": one.holder.name,
+        "id": one.holder.id,
+        "limit": shown(limit),
+        "window": limit.window.value,
+        "models": limit.models,
+        "operations": limit.operations,
+        "time_zone": limit.time_zone,
+        "starts_at": _moment(period.start),
+        "resets_at": _moment(period.end),
+        "spent_usd": _dollars(one.spent),
+        "amount_usd": _dollars(limit.amount),
+        "spent_percent": percent(one.spent, limit.amount),
+        "projected_usd": None if period.projected is None else _dollars(period.projected),
+        "runs_out_at": None if period.runs_out_at is None else _moment(period.runs_out_at),
+        "thresholds_passed": thresholds_passed(one.spent, limit.amount),
+    }
+
+
+def _print_csv(found: list[_Spent]) -> None:
+    rows = [{name: _cell(value) for name, value in _exact(one).items()} for one in found]
+    writer = csv.DictWriter(sys.stdout, _CSV, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _cell(value: object) -> object:
+    match value:
+        case datetime():
+            return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+        case tuple():
+            return " ".join(map(str, value))
+        case _:
+            return value
+
+
+def _table(found: list[_Spent], *, now: float) -> Table:
+    table = Table()
+    columns = ("whose", "budget", "for", "spent", "", "projected", "passed", "resets in")
+    for column in columns:
+        table.add_column(column)
+    for one in found:
+        limit, period = one.limit, one.period
+        passed = thresholds_passed(one.spent, limit.amount)
+        table.add_row(
+            Text(shown_whose(limit.level, one.holder.name)),
+            Text(shown(limit)),
+            Text(shown_for(limit)),
+            Text(shown_amount(Measure.COST, one.spent)),
+            bar(one.spent, limit.amount),
+            _projected(one),
+            Text(", ".join(f"{threshold} %" for threshold in passed) or "-"),
+            Text(shown_span(period.end - now)),
+        )
+    return table
+
+
+def _projected(one: _Spent) -> Text:
+    projected = one.period.projected
+    if projected is None:
+        return Text("-")
+    is_over = projected > one.limit.amount
+    return Text(shown_amount(Measure.COST, projected), style="red" if is_over else "")
+
+
+def _dollars(micros: int) -> str:
+    return f"{micros // MICROS}.{micros % MICROS:06d}"
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
