@@ -20,11 +20,14 @@ from sidecar.limits.limiter import Clocks, Limiter
 from sidecar.limits.ports import Answer, Ask, Change, LimitStore, NotAskedError
 from sidecar.limits.settlement import changes_of, ended_with
 from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.written import owner_of
 from sidecar.settings import Settings
 from sidecar.storage.pool import UNAVAILABLE, Pool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.storage.usage_totals import PostgresTotals
 from sidecar.telemetry.limit_metrics import LimitMetrics
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.names import LogEvent
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.estimate import record_of
 from sidecar.usage.prices import PriceList
@@ -69,6 +72,25 @@ class _NoStore:
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int
     ) -> None:
         del scope, changes, sender, number
+
+
+class ThresholdReports:
+    """Implements `ThresholdListener`: a line in the log and a count."""
+
+    def __init__(self, metrics: LimitMetrics) -> None:
+        self._metrics = metrics
+
+    def threshold_passed(self, limit: Limit, threshold: int) -> None:
+        """Tell whose budget it is, and no number of it: logs go further than the owner."""
+        self._metrics.threshold_passed(limit.level, threshold)
+        get_logger().warning(
+            LogEvent.BUDGET_THRESHOLD,
+            threshold=threshold,
+            owner=limit.level.value,
+            owner_id=owner_of(limit.id),
+            window=limit.window.value,
+            limit_id=limit.id,
+        )
 
 
 class Settling:
@@ -147,6 +169,8 @@ class WorkerLimits:
     async def _show(self) -> Never:
         while True:
             self.metrics.stand(is_local=self.limiter.is_local, waiting=self.limiter.waiting)
+            for (level, window), left in self.limiter.budgets.lowest(now=time.time()).items():
+                self.metrics.budget_left(level, window, left)
             await asyncio.sleep(SHOW_SECONDS)
 
 
@@ -165,6 +189,7 @@ async def open_limits(
         shared,
         PostgresTotals(pool, settings.postgres),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
+        thresholds=ThresholdReports(metrics),
     )
     stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)

@@ -15,6 +15,7 @@ from sidecar.checks.answer_checks import AnswerChecks, RequestLine, asking_for_i
 from sidecar.checks.answer_usage import UsageHiding
 from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
+from sidecar.checks.limit_answers import headers_of_limits
 from sidecar.checks.limiting import needs_body
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
@@ -22,8 +23,7 @@ from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.routes import guess_dialect, recognise
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
-from sidecar.domain.limits import Measure
-from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.mutations import Metadata, RequestMutations
 from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
 from sidecar.exchange.events import (
@@ -38,7 +38,7 @@ from sidecar.exchange.events import (
 )
 from sidecar.limits.settlement import changes_of, unused
 from sidecar.mutations.headers import strip
-from sidecar.mutations.limit_headers import limit_headers
+from sidecar.mutations.limit_headers import foreign_headers
 from sidecar.mutations.refusal import refuse
 from sidecar.mutations.timing import timing_headers
 from sidecar.settings import Timing
@@ -50,9 +50,6 @@ ResponseHeadersVerdict = ResponseCleared | ResponseStreamed | ResponseHeld | Req
 AnswerVerdict = ResponseJudged | RequestRefused
 
 _STATUS: Final = re.compile(r"[0-9]{3}")
-
-_LOCAL: Final = ((HeaderName.LIMITS, b"local"),)
-"""For whoever looks into it: the shared counts were away, and this worker's share decided."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
@@ -78,6 +75,7 @@ class ExchangeChecks:
         # behind has most of.
         self._is_counted = parts.load.begin()
         self._is_one_too_many = not self._is_counted
+        self._foreign: tuple[str, ...] = ()
         parts.recorder.exchange_began()
 
     def judge_headers(
@@ -117,6 +115,8 @@ class ExchangeChecks:
         self, headers: Headers, *, has_body: bool, may_stream: bool
     ) -> ResponseHeadersVerdict:
         """Say what becomes of an answer; one that nobody judges goes on with our timing."""
+        if self._parts.timing is Timing.MUTATION:
+            self._foreign = foreign_headers(headers)
         own = self._own_headers()
         if self._answer is None:
             return ResponseCleared(own)
@@ -268,7 +268,7 @@ class ExchangeChecks:
                 mutations = RequestMutations(
                     headers=self._prepare_answer(restoration),
                     body=body,
-                    metadata=self._ledger.metadata(),
+                    metadata=(*self._ledger.metadata(), *self._limit_metadata()),
                 )
                 self._note_usage()
                 self._ledger.rest()
@@ -309,7 +309,10 @@ class ExchangeChecks:
     def _own_headers(self) -> HeaderMutation:
         if self._parts.timing is not Timing.MUTATION:
             return NO_CHANGE
-        return HeaderMutation(set_headers=self._timing_headers())
+        return HeaderMutation(
+            set_headers=(*self._timing_headers(), *self._limit_headers()),
+            remove_headers=self._foreign,
+        )
 
     async def _conclude_answer_later(
         self, verdict: Awaitable[ResponseJudged | ClientError]
@@ -339,13 +342,14 @@ class ExchangeChecks:
             self._parts.load.end()
 
     def _limit_headers(self) -> tuple[tuple[str, bytes], ...]:
-        short = self._ledger.short
-        if short is None:
+        now = self._parts.clocks.wall()
+        return headers_of_limits(self._ledger, self._dialect, now=now)
+
+    def _limit_metadata(self) -> Metadata:
+        """Return the headers of limits for Envoy to write, where it is Envoy that writes."""
+        if self._parts.timing is Timing.MUTATION:
             return ()
-        headers = limit_headers(self._dialect, [short], now=self._parts.clocks.wall())
-        if short.limit.measure is Measure.COST:
-            headers += ((HeaderName.SHOULD_RETRY, b"false"),)
-        return (*headers, *(_LOCAL if self._ledger.limits_are_local else ()))
+        return tuple((name, value.decode("ascii")) for name, value in self._limit_headers())
 
     def _timing_headers(self) -> tuple[tuple[str, bytes], ...]:
         return timing_headers(

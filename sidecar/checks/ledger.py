@@ -69,6 +69,7 @@ class Ledger:
         self.estimated_tokens: int | None = None
         """Of input and output together; None where nobody read the request."""
         self.reserved: Reserved | None = None
+        self.standings: tuple[Standing, ...] = ()
         self.short: Standing | None = None
         self.limits_are_local = False
         self.judged: JudgedRequest | None = None

@@ -91,7 +91,8 @@ class Limiting:
     def _conclude(self, outcome: Outcome, demand: Demand) -> ClientError | None:
         self._ledger.limits_are_local = outcome.is_local
         match outcome:
-            case Granted():
+            case Granted(standings):
+                self._ledger.standings = standings
                 self._parts.recorder.limit_granted(is_local=outcome.is_local)
                 self._ledger.reserved = Reserved(
                     demand.input_tokens, demand.output_tokens, demand.cost

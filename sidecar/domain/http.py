@@ -30,6 +30,7 @@ class HeaderName:
     SERVER_TIMING: Final = "server-timing"
     SHOULD_RETRY: Final = "x-should-retry"
     LIMITS: Final = "x-egret-limits"
+    BUDGET: Final = "x-egret-budget"
 
 
 CREDENTIAL_HEADERS: Final = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.domain.limits import Limit
+from sidecar.domain.limits import Level, Limit, Measure, Standing, Window
 from sidecar.limits.claims import Calendar, span_of
 from sidecar.limits.local import period_start
+from sidecar.limits.ports import State, ThresholdListener
 
 THRESHOLDS: Final = (50, 80, 90, 95)
 """In percent of a budget's amount. Nothing stops there; somebody is told."""
@@ -19,6 +21,64 @@ FORECAST_SECONDS: Final = 3_600
 def thresholds_passed(used: int, amount: int) -> tuple[int, ...]:
     """Return the thresholds that *used* of *amount* has reached."""
     return tuple(one for one in THRESHOLDS if used * 100 >= amount * one)
+
+
+def highest_passed(standings: Iterable[Standing]) -> int:
+    """Return the highest threshold that any budget among *standings* has passed, else 0."""
+    passed = (
+        thresholds_passed(one.limit.amount - one.remaining, one.limit.amount)
+        for one in standings
+        if one.limit.measure is Measure.COST
+    )
+    return max((thresholds[-1] for thresholds in passed if thresholds), default=0)
+
+
+MAX_WATCHED: Final = 2_000
+"""Budgets that a worker remembers, and looks through once a second; beyond, those that it first
+asked for are forgotten until it asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    level: Level
+    window: Window
+    left: float
+    ends_at: float
+
+
+class Budgets:
+    """The budgets that a worker has asked for, as they stood then; tells of thresholds."""
+
+    def __init__(self, listener: ThresholdListener | None = None) -> None:
+        self._listener = listener
+        self._watched: dict[str, _Watched] = {}
+
+    def note(self, limit: Limit, state: State, *, now: float, is_taken: bool) -> None:
+        """Keep how *limit* stands, if it is a budget; *now* is in seconds since the epoch."""
+        if limit.measure is not Measure.COST:
+            return
+        if limit.id not in self._watched and len(self._watched) >= MAX_WATCHED:
+            del self._watched[next(iter(self._watched))]
+        left = state.remaining / limit.amount if limit.amount else 0.0
+        ends_at = now + state.reset_seconds
+        self._watched[limit.id] = _Watched(limit.level, limit.window, left, ends_at)
+        if self._listener is None or not is_taken:
+            return
+        for threshold in THRESHOLDS:
+            if state.told < threshold <= state.passed:
+                self._listener.threshold_passed(limit, threshold)
+
+    def lowest(self, *, now: float) -> dict[tuple[Level, Window], float]:
+        """Return what is left of the budget that has least left, of each level and window.
+
+        A share of its amount; all of it where the period has ended and nobody has asked since.
+        """
+        found: dict[tuple[Level, Window], float] = {}
+        for one in self._watched.values():
+            left = one.left if now < one.ends_at else 1.0
+            kind = (one.level, one.window)
+            found[kind] = min(found.get(kind, 1.0), left)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Final, Never, assert_never
 
 from sidecar.domain.limits import Level, Limit, Standing
 from sidecar.domain.principal import Principal
+from sidecar.limits.budgets import Budgets
 from sidecar.limits.claims import Calendar, Claim, Slots
 from sidecar.limits.held import Holdings
 from sidecar.limits.local import LocalShares, Moment
@@ -21,6 +22,7 @@ from sidecar.limits.ports import (
     Short,
     State,
     Taken,
+    ThresholdListener,
     Unknown,
     UsageTotals,
 )
@@ -64,7 +66,14 @@ class Clocks:
 class Limiter:
     """The limits of a worker. `run` runs beside it, returns leases and sends corrections."""
 
-    def __init__(self, shared: SharedCounts, totals: UsageTotals, *, clocks: Clocks) -> None:
+    def __init__(
+        self,
+        shared: SharedCounts,
+        totals: UsageTotals,
+        *,
+        clocks: Clocks,
+        thresholds: ThresholdListener | None = None,
+    ) -> None:
         self._shared = shared
         self._totals = totals
         self._clocks = clocks
@@ -74,6 +83,7 @@ class Limiter:
         self._refills: set[asyncio.Task[None]] = set()
         self._no_records_until = 0.0
         self.is_local = False
+        self.budgets = Budgets(thresholds)
 
     def take(
         self, principal: Principal, claims: tuple[Claim, ...], *, member: str
@@ -186,10 +196,12 @@ class Limiter:
 
     def _keep(self, scope: str, asks: tuple[Ask, ...], answer: Taken | Short) -> None:
         self.is_local = False
-        now = self._clocks.monotonic()
+        now, wall = self._clocks.monotonic(), self._clocks.wall()
+        is_taken = isinstance(answer, Taken)
         for ask, state in zip(asks, answer.states, strict=True):
             claim = ask.claim
-            if isinstance(answer, Taken):
+            self.budgets.note(claim.limit, state, now=wall, is_taken=is_taken)
+            if is_taken:
                 back = self._holdings.fill(scope, claim, state, asked=ask.ahead, now=now)
                 if back is not None:
                     self._shared.correct(scope, back)

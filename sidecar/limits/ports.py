@@ -33,12 +33,18 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a limit stands: taken ahead for us, left, seconds until it is whole again, used."""
+    """How a limit stands: taken ahead for us, left, seconds until it is whole again, used.
+
+    Of a budget: the highest threshold that somebody was told of in this period, and the highest
+    that is passed now. Where all was taken, nobody else is told of those between.
+    """
 
     ahead: int
     remaining: int
     reset_seconds: float
     used: int = 0
+    told: int = 0
+    passed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,14 @@ class LimitStore(Protocol):
         Raises:
             LimitsUnavailableError: no answer in time.
         """
+        ...
+
+
+class ThresholdListener(Protocol):
+    """Who is told once when a threshold of a budget is passed."""
+
+    def threshold_passed(self, limit: Limit, threshold: int) -> None:
+        """So many percent of *limit* are used in this period."""
         ...
 
 

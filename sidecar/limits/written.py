@@ -78,6 +78,11 @@ def limit_id(owner: str, one: _Written | Limit) -> str:
     return f"{owner}/{one.measure.value}/{one.window.value}/{digest}"
 
 
+def owner_of(limit_id: str) -> str:
+    """Return the id of the owner of a limit."""
+    return limit_id.partition("/")[0]
+
+
 def check_limits(limits: tuple[Limit, ...]) -> None:
     """Check what no single field tells.
 

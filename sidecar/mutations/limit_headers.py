@@ -7,10 +7,12 @@ Anthropic's in its page on rate limits (`anthropic-ratelimit-*`, resets as RFC 3
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
+from sidecar.domain.http import Headers
 from sidecar.domain.limits import Measure, Standing
 from sidecar.domain.subject import Dialect
 
@@ -26,6 +28,18 @@ _ANTHROPIC: Final = {
     Measure.INPUT_TOKENS: "input-tokens",
     Measure.OUTPUT_TOKENS: "output-tokens",
 }
+
+_OURS: Final = re.compile(r"(?:x-ratelimit|anthropic-ratelimit|x-egret)-[a-z0-9-]+")
+"""As Envoy's `mutation_rules` allow: to remove another name would fail the answer."""
+
+
+def foreign_headers(answer: Headers) -> tuple[str, ...]:
+    """Return the names in a provider's *answer* that are ours to write, to be removed.
+
+    A provider counts for the account that all our clients share: what is left of it says what
+    others use, and beside our own numbers a client could not tell which are whose.
+    """
+    return tuple(dict.fromkeys(name for name, _ in answer.fields if _OURS.fullmatch(name)))
 
 
 def limit_headers(

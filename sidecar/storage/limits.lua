@@ -8,12 +8,16 @@
 --   kind    's' sliding (GCRA), 'c' calendar, 'n' slots.
 --   want    how much more to take ahead, if plenty is left; the answer says how much it was.
 --   detail  's': window in microseconds / how much at once
---           'c': borders of periods in seconds, separated by commas
+--           'c': borders of periods in seconds, separated by commas; of a budget then a slash
+--                and the percentages of its amount at which somebody is told, ascending
 --           'n': member / seconds until the slot is free in any case
--- Answer    {taken, i, then four numbers a limit: ahead, remaining, reset, used}
+-- Answer    {taken, i, then six numbers a limit: ahead, remaining, reset, used, told, passed}
 --   taken   1: all taken. 0: limit i has no room; its reset is when to try again.
 --           2: nothing is known of limit i in this period; it must be told what was used.
 --   reset   microseconds until all is free again, or until the period ends.
+--   told    the highest percentage of a budget that somebody was told of in this period, else 0
+--   passed  the highest that is passed now: where more, and all was taken, the caller tells. One
+--           caller does so, whichever worker it is. Another amount is another budget.
 --
 -- State of 's', four numbers with / between them: the theoretical arrival time, in microseconds; the
 -- amount it was reckoned by (where that was changed, as many units are used as were); and the last
@@ -70,7 +74,7 @@ for i = 1, #KEYS - 1 do
   local kind, detail = ARGV[at + 1], ARGV[at + 6]
   local amount, cost = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local want, reserve = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  local ahead, remaining, reset, used = 0, 0, 0, 0
+  local ahead, remaining, reset, used, told, passed = 0, 0, 0, 0, 0, 0
   local refused = false
 
   if kind == 's' then
@@ -96,16 +100,17 @@ for i = 1, #KEYS - 1 do
   elseif kind == 'c' then
     local start, stop
     local last
-    for border in string.gmatch(detail, '%d+') do
+    local borders, percentages = string.match(detail, '^([^/]*)/?(.*)$')
+    for border in string.gmatch(borders, '%d+') do
       border = tonumber(border) * 1000000
       if last and last <= now and now < border then
         start, stop = last, border
       end
       last = border
     end
-    local known = redis.call('HMGET', key, 'start', 'used')
+    local known = redis.call('HMGET', key, 'start', 'used', 'told')
     if not start or tonumber(known[1] or -1) ~= start then
-      return {2, i, 0, 0, 0, start and start / 1000000 or 0}
+      return {2, i, 0, 0, 0, start and start / 1000000 or 0, 0, 0}
     end
     used = tonumber(known[2])
     reset = stop - now
@@ -116,6 +121,17 @@ for i = 1, #KEYS - 1 do
     else
       ahead = ahead_of(want, left - cost - reserve)
       remaining = left - cost - ahead
+      told = tonumber(string.match(known[3] or '', '^' .. ARGV[at + 2] .. ':(%d+)$') or 0)
+      passed = told
+      for percentage in string.gmatch(percentages, '%d+') do
+        percentage = tonumber(percentage)
+        if percentage > passed and (used + cost) * 100 >= amount * percentage then
+          passed = percentage
+        end
+      end
+      if passed > told then
+        writes[#writes + 1] = {'HSET', key, 'told', ARGV[at + 2] .. ':' .. passed}
+      end
       used = used + cost + ahead
       writes[#writes + 1] = {'HINCRBY', key, 'used', cost + ahead}
     end
@@ -140,7 +156,7 @@ for i = 1, #KEYS - 1 do
     answer[1], answer[2] = 0, i
   end
   taken[i] = string.format('%.0f', ahead)
-  for _, number in ipairs({ahead, remaining, reset, used}) do
+  for _, number in ipairs({ahead, remaining, reset, used, told, passed}) do
     answer[#answer + 1] = number
   end
 end

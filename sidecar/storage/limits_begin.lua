@@ -6,7 +6,7 @@ local known = redis.call('HMGET', KEYS[1], 'start', 'early_start', 'early')
 if known[1] ~= start then
   local early = known[2] == start and tonumber(known[3]) or 0
   redis.call('HSET', KEYS[1], 'start', start, 'used', math.max(0, ARGV[3] + early))
-  redis.call('HDEL', KEYS[1], 'early_start', 'early')
+  redis.call('HDEL', KEYS[1], 'early_start', 'early', 'told')
   redis.call('EXPIREAT', KEYS[1], ARGV[2] + 3600)
 end
 return 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
 from sidecar.domain.limits import SLIDING_SECONDS, Limit, Measure
+from sidecar.limits.budgets import THRESHOLDS
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
 from sidecar.limits.ports import (
     Answer,
@@ -30,7 +31,9 @@ NAME_SECONDS: Final = 60
 the server answers again."""
 SENDER_SECONDS: Final = 86_400
 """How long it is known what a worker has sent. It sends again until it has an answer."""
-_PER_LIMIT: Final = 4
+_PER_LIMIT: Final = 6
+_PER_SEEN: Final = 4
+_PERCENTAGES: Final = ",".join(map(str, THRESHOLDS))
 
 
 class ValkeyLimits:
@@ -103,7 +106,7 @@ class ValkeyLimits:
         arguments = [value for claim in claims for value in _looked_at(claim)]
         now, *numbers = await self._run(self._look, keys, arguments)
         states = tuple(
-            _seen(numbers[at : at + _PER_LIMIT]) for at in range(0, len(numbers), _PER_LIMIT)
+            _seen(numbers[at : at + _PER_SEEN]) for at in range(0, len(numbers), _PER_SEEN)
         )
         return Seen(int(now) / 1e6, states)
 
@@ -152,7 +155,9 @@ def _detail(claim: Claim, member: str) -> tuple[str, str]:
         case Sliding(window_seconds=window, at_once=at_once):
             return "s", f"{window * 1_000_000}/{at_once}"
         case Calendar(borders):
-            return "c", ",".join(map(str, borders))
+            periods = ",".join(map(str, borders))
+            is_budget = claim.limit.measure is Measure.COST
+            return "c", f"{periods}/{_PERCENTAGES}" if is_budget else periods
         case Slots():
             return "n", f"{member}/{SLOT_SECONDS}"
         case _:
@@ -176,8 +181,8 @@ def _ahead(found: Any) -> tuple[int, ...] | None:
 
 
 def _state(numbers: Sequence[Any]) -> State:
-    ahead, remaining, reset_us, used = map(int, numbers)
-    return State(ahead, remaining, reset_us / 1e6, used)
+    ahead, remaining, reset_us, used, told, passed = map(int, numbers)
+    return State(ahead, remaining, reset_us / 1e6, used, told, passed)
 
 
 def _seen(numbers: Sequence[Any]) -> State | None:

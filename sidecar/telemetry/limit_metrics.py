@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from sidecar.domain.limits import Level, Measure
+from sidecar.domain.limits import Level, Measure, Window
 from sidecar.telemetry.names import MetricName
 
 
@@ -34,6 +34,19 @@ class LimitMetrics:
             for is_granted in (True, False)
             for is_local in (True, False)
         }
+        self._thresholds = Counter(
+            MetricName.BUDGET_THRESHOLDS,
+            "Thresholds of budgets that were passed, by percentage and whose budget it was.",
+            ("level", "threshold"),
+            registry=registry,
+        )
+        self._remaining = Gauge(
+            MetricName.BUDGET_REMAINING_RATIO,
+            "What is left of the budget that has least left: a share of its amount.",
+            ("level", "window"),
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
         self._local = Gauge(
             MetricName.LIMITS_LOCAL,
             "Workers that go by their own share of limits: the shared counts do not answer.",
@@ -55,6 +68,14 @@ class LimitMetrics:
         """Count a request without room."""
         self._decisions[False, is_local].inc()
         self._refused.labels(measure.value, level.value).inc()
+
+    def threshold_passed(self, level: Level, threshold: int) -> None:
+        """Count a threshold that was passed."""
+        self._thresholds.labels(level.value, str(threshold)).inc()
+
+    def budget_left(self, level: Level, window: Window, ratio: float) -> None:
+        """Show what is left of the budget that has least left."""
+        self._remaining.labels(level.value, window.value).set(ratio)
 
     def stand(self, *, is_local: bool, waiting: int) -> None:
         """Show how the limits of this worker stand."""

@@ -81,6 +81,8 @@ class MetricName:
     LIMIT_DECISIONS: Final = "egret_limit_decisions"
     LIMITS_LOCAL: Final = "egret_limits_local"
     LIMIT_CORRECTIONS_WAITING: Final = "egret_limit_corrections_waiting"
+    BUDGET_THRESHOLDS: Final = "egret_budget_thresholds_passed"
+    BUDGET_REMAINING_RATIO: Final = "egret_budget_remaining_ratio"
     UNSCANNED: Final = "egret_unscanned"
     IN_FLIGHT_EXCHANGES: Final = "egret_in_flight_exchanges"
     BODY_BYTES: Final = "egret_body_bytes"
@@ -127,6 +129,7 @@ class LogEvent:
     TELEMETRY_FAILED: Final = "telemetry.failed"
     BREAKER_OPENED: Final = "guardrails.breaker_opened"
     BREAKER_CLOSED: Final = "guardrails.breaker_closed"
+    BUDGET_THRESHOLD: Final = "budget.threshold"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
     LIBRARY: Final = "library.log"
 

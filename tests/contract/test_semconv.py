@@ -77,6 +77,8 @@ def test_metric_names_are_what_dashboards_query() -> None:
     assert sorted(_constants(MetricName).values()) == [
         "egret_authorizations",
         "egret_body_bytes",
+        "egret_budget_remaining_ratio",
+        "egret_budget_thresholds_passed",
         "egret_build_info",
         "egret_cost_unknown",
         "egret_cost_usd",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -9,6 +11,7 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
+from tests.support.command_line import Egret
 from tests.support.more_workers import more_workers
 from tests.support.second_gateway import Config
 from tests.support.stack import MESSAGES, Answer, Stack, as_json, chat, message
@@ -152,16 +155,41 @@ def _leaves_timing_to_egret(config: Config) -> None:
                 options["http_filters"] = kept
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def writing(stack: Stack) -> AsyncIterator[Stack]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def writing(session_stack: Stack) -> AsyncIterator[Stack]:
     """The stack with workers that write the timing of answers themselves."""
     settings = {"EGRET_EXCHANGE__TIMING": "mutation"}
     async with more_workers(
-        stack, _leaves_timing_to_egret, workers=1, settings=settings
+        session_stack, _leaves_timing_to_egret, workers=1, settings=settings
     ) as writing:
         yield writing
 
 
+@pytest.mark.usefixtures("stack")
+async def test_egret_can_write_how_limits_stand_itself(writing: Stack) -> None:
+    """In place of what the provider says of its own."""
+    made = await writing.new_key("block")
+    words = ("limits", "set", "--key", made.key_id, "requests/minute=600")
+    ran = await asyncio.to_thread(Egret(writing.facts.postgres_dsn), *words)
+    assert ran.code == 0, ran.err
+    own = {"x-ratelimit-remaining-tokens": "149984", "x-egret-budget": "95"}
+    chunk = base64.b64encode(b"{}").decode()
+    async with writing.debug.post("/raw", json={"headers": own, "chunks": [chunk]}) as told:
+        assert told.status == 204
+    try:
+        answers = [await writing.post(chat("hello"), key=key) for key in (made.reveal(), "block")]
+    finally:
+        await writing.forget()
+    limits = [
+        {name for name in answer.headers if "ratelimit" in name or "budget" in name}
+        for answer in answers
+    ]
+    ours = {f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")}
+    assert [answer.status for answer in answers] == [200, 200]
+    assert limits == [ours, set()]
+
+
+@pytest.mark.usefixtures("stack")
 async def test_egret_can_write_the_timing_of_answers_itself(writing: Stack) -> None:
     """For gateways whose answers cannot be given headers: whole, streamed, refused, no body."""
     headers = writing.credentials("/v1/models", "block", ())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -143,3 +145,71 @@ async def test_a_budget_ends_with_its_own_code(stack: Stack, key_id: str) -> Non
     assert json.loads(refused.body)["error"]["code"] == "budget_exhausted"
     assert refused.headers["x-should-retry"] == "false"
     assert await statuses(stack, 1, max_tokens=10) == {200: 1}
+
+
+async def told(stack: Stack, body: dict[str, Any], *, key: str = "limited") -> dict[str, str]:
+    """Ask, and return what the answer says about limits; each header once."""
+    answer = await stack.post(body, key=key)
+    assert answer.status == 200
+    found = [(name, value) for name, value in answer.headers.items() if is_of_limits(name)]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def is_of_limits(name: str) -> bool:
+    return "ratelimit" in name or name in {"x-egret-budget", "x-egret-limits"}
+
+
+async def answer_with_limits_of_its_own(stack: Stack) -> None:
+    """Let the provider say how much is left of the account that all clients share."""
+    own = {
+        "content-type": "application/json",
+        "x-ratelimit-limit-requests": "10000",
+        "x-ratelimit-remaining-project-tokens": "149984",
+        "x-egret-budget": "95",
+    }
+    chunks = [base64.b64encode(b"{}").decode()]
+    async with stack.debug.post("/raw", json={"headers": own, "chunks": chunks}) as answer:
+        assert answer.status == 204
+
+
+async def test_an_answer_tells_how_limits_stand_in_place_of_the_providers(
+    stack: Stack, key_id: str
+) -> None:
+    """As this worker knows it: what it took ahead is still there to be used."""
+    await command(
+        stack, "limits", "set", "--key", key_id, "requests/minute=600", "tokens/day=50000"
+    )
+    await answer_with_limits_of_its_own(stack)
+    try:
+        of_limited = await told(stack, chat("hello", max_tokens=100))
+        of_other = await told(stack, chat("hello"), key="redact")
+    finally:
+        await stack.forget()
+    assert of_other == {}
+    assert set(of_limited) == {
+        f"x-ratelimit-{what}-{of}"
+        for what in ("limit", "remaining", "reset")
+        for of in ("requests", "tokens")
+    }
+    assert of_limited["x-ratelimit-limit-requests"] == "600"
+    assert 50 <= int(of_limited["x-ratelimit-remaining-requests"]) < 60
+    assert 49_000 < int(of_limited["x-ratelimit-remaining-tokens"]) < 49_900
+
+
+async def test_a_budget_that_runs_short_is_told_before_it_ends(stack: Stack, key_id: str) -> None:
+    """On answers, and once to those who watch."""
+    prices = ("--input", "1000", "--output-tokens", "1000")
+    await command(stack, "price", "set", MODEL, *prices, "--from", "2020-01-01")
+    await command(stack, "limits", "set", "--key", key_id, "cost/month=1")
+    async with asyncio.timeout(30):
+        while not (found := await told(stack, chat("hello", max_tokens=600))):  # noqa: ASYNC110 - each worker reads prices now and then
+            await asyncio.sleep(0.3)
+    assert found["x-egret-budget"] in {"50", "80"}
+    async with stack.client.get(stack.facts.metrics_url) as answer:
+        metrics = await answer.text()
+    passed = re.search(
+        r'egret_budget_thresholds_passed_total\{level="key",threshold="50"\} (\d+)', metrics
+    )
+    assert passed is not None
+    assert int(passed[1]) >= 1

@@ -269,6 +269,53 @@ async def test_an_answer_carries_timing_written_by_envoy(run: Path) -> None:
     assert headers["x-egret-request-id"] == "r-1"
 
 
+PROVIDERS_OWN = {
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-remaining-project-tokens": "149984",
+    "anthropic-ratelimit-tokens-remaining": "80000",
+    "x-egret-budget": "95",
+    "retry-after": "3",
+}
+"""What a provider says of the account that all clients share, and one lie."""
+
+
+@pytest.mark.parametrize(
+    ("path", "written", "ours"),
+    [
+        (
+            "/v1/chat/completions",
+            {"x-ratelimit-limit-requests": "60", "x-ratelimit-reset-tokens": "1m2s"},
+            {"x-ratelimit-limit-requests", "x-ratelimit-reset-tokens"},
+        ),
+        (
+            "/v1/messages",
+            {"anthropic-ratelimit-tokens-remaining": "5", "x-egret-budget": "80"},
+            {"anthropic-ratelimit-tokens-remaining", "x-egret-budget"},
+        ),
+        ("/v1/chat/completions", {"anthropic-ratelimit-tokens-remaining": "5"}, set()),
+        ("/v1/chat/completions", {}, set()),
+    ],
+    ids=["openai", "anthropic", "of another API", "a key without limits"],
+)
+async def test_limits_of_ours_are_written_in_place_of_the_providers(
+    run: Path, path: str, written: dict[str, Any], ours: set[str]
+) -> None:
+    """Once each, and none that is empty; when to come back is the provider's to say."""
+    async with gateway(run, allow(**written)) as gate:
+        chunk = base64.b64encode(b"{}").decode()
+        raw = {"headers": PROVIDERS_OWN, "chunks": [chunk]}
+        await gate.debug.post("/raw", json=raw)
+        async with gate.http.post(path, json=CHAT) as answer:
+            assert answer.status == 200
+            found = [
+                (name.lower(), value)
+                for name, value in answer.headers.items()
+                if "ratelimit" in name.lower() or name.lower() in {"x-egret-budget", "retry-after"}
+            ]
+    expected = {name: written[name] for name in ours} | {"retry-after": "3"}
+    assert sorted(found) == sorted(expected.items())
+
+
 async def test_a_refusal_keeps_the_timing_egret_wrote(run: Path) -> None:
     """One value of each header, Egret's, and nothing reaches the provider."""
     own = (

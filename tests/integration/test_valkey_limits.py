@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
 from sidecar.limits.claims import Calendar
 from sidecar.limits.ports import Answer, Ask, Change, LimitsUnavailableError, Short, Taken, Unknown
+from sidecar.settings import ValkeySettings
+from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 from tests.support.limits import claims, limit, valkey_limits
 from tests.support.live_servers import LiveServer, valkey_server
@@ -348,3 +351,51 @@ async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
                 await adjust(store, "org", Change(limit(), -1))
     finally:
         await server.aclose()
+
+
+def passed(answer: Answer) -> tuple[int, int]:
+    """Return what was told before of the first limit, and what is passed now."""
+    assert isinstance(answer, Taken)
+    return answer.states[0].told, answer.states[0].passed
+
+
+async def test_one_caller_is_told_of_each_threshold_of_a_budget(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """Also where what was given back lets it be passed once more; another amount is another."""
+    one = limit(Measure.COST, window=Window.DAY, amount=100)
+    today = int(time.time()) // 86_400 * 86_400
+    await store.begin(scope, asks(one)[0].claim, start=today, used=40)
+
+    async def spend(cost: int, of: Limit = one) -> tuple[int, int]:
+        return passed(await take(store, scope, asks(of, cost=cost)))
+
+    assert await spend(9) == (0, 0)
+    assert await spend(1) == (0, 50)
+    assert await spend(1) == (50, 50)
+    assert await spend(40) == (50, 90)
+    await adjust(store, scope, Change(one, -60, period_start=today))
+    assert await spend(59) == (90, 90)
+    together = await asyncio.gather(*(spend(1) for _ in range(10)))
+    assert sorted(together) == [(90, 90)] * 4 + [(90, 95)] + [(95, 95)] * 5
+    raised = limit(Measure.COST, window=Window.DAY, amount=120)
+    assert await spend(0, raised) == (0, 80)
+    other = limit(Measure.TOKENS, id="lim_2", window=Window.DAY, amount=10)
+    await store.begin(scope, asks(other)[0].claim, start=today, used=0)
+    assert passed(await take(store, scope, asks(other, input_tokens=10))) == (0, 0)
+
+
+async def test_a_new_period_tells_of_its_thresholds_anew(
+    store: ValkeyLimits, server: LiveServer, scope: str
+) -> None:
+    """Here the old one is written as if it had begun yesterday."""
+    one = limit(Measure.COST, window=Window.DAY, amount=100)
+    today = int(time.time()) // 86_400 * 86_400
+    key = f"egret:limit:{{{scope}}}:{one.id}"
+    async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
+        begun = str((today - 86_400) * 1_000_000)
+        await client.hset(key, mapping={"start": begun, "used": "99", "told": "100:95"})
+    (ask,) = asks(one, cost=55)
+    assert await take(store, scope, [ask]) == Unknown(0, today)
+    await store.begin(scope, ask.claim, start=today, used=0)
+    assert passed(await take(store, scope, [ask])) == (0, 50)

@@ -102,10 +102,14 @@ class NotedUsage:
 
 
 class ScriptedLimits:
-    """The port `Limits`: has room until `short` says of which claim it has none."""
+    """The port `Limits`: has room until `short` says of which claim it has none.
+
+    `left` is how much is left then of every limit; None tells nothing.
+    """
 
     def __init__(self) -> None:
         self.short: int | None = None
+        self.left: int | None = None
         self.is_local = False
         self.waits = False
         self.asked: list[tuple[Claim, ...]] = []
@@ -117,7 +121,10 @@ class ScriptedLimits:
         """Answer as told, at once or after one turn."""
         del principal, member
         self.asked.append(claims)
-        outcome: Outcome = Granted((), self.is_local)
+        standings: tuple[Standing, ...] = ()
+        if self.left is not None:
+            standings = tuple(Standing(claim.limit, self.left, 1.5) for claim in claims)
+        outcome: Outcome = Granted(standings, self.is_local)
         if self.short is not None:
             outcome = Limited(Standing(claims[self.short].limit, 3, 1.5), self.is_local)
         return self._later(outcome) if self.waits else outcome

@@ -162,6 +162,13 @@ def _key_in_route(config: Config) -> None:
     _host(config)["request_headers_to_add"] = [{"header": header}]
 
 
+def _limits_of_provider(config: Config) -> None:
+    filters = _options(_provider(config))["http_filters"]
+    mutations = next(one for one in filters if "header_mutation" in one["name"])["typed_config"]
+    kept = [one for one in mutations["mutations"]["response_mutations"] if "append" in one]
+    mutations["mutations"]["response_mutations"] = kept
+
+
 def _workers_by_tcp(config: Config) -> None:
     address = {"socket_address": {"address": "10.0.0.5", "port_value": 50051}}
     _workers(config)["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
@@ -261,6 +268,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR308": _put(_injector, "allow_request_without_credential", value=True),
     "EGR309": _inline_secret,
     "EGR310": _key_in_route,
+    "EGR311": _limits_of_provider,
     "EGR401": _drop(_route, "timeout"),
     "EGR402": _put(_route, "idle_timeout", value="10s"),
     "EGR403": _drop(_route, "max_stream_duration"),

@@ -19,7 +19,11 @@ NAMESPACE: Final = "egret"
 SOURCE_ATTRIBUTE: Final = "source.address"
 REMOVED_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 """What Egret takes away before a request leaves; a rule that forbids it leaves the key in."""
-NEEDED_HEADERS: Final = (*REMOVED_HEADERS, "x-egret-request-id", "content-length", "retry-after")
+NEEDED_HEADERS: Final = (
+    *REMOVED_HEADERS,
+    *("x-egret-request-id", "content-length", "retry-after", "x-should-retry"),
+    *("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
+)
 
 _GATES: Final = {"NONE", "BUFFERED", "FULL_DUPLEX_STREAMED"}
 _PER_ROUTE: Final = "envoy.filters.http.ext_proc"

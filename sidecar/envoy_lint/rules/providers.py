@@ -10,6 +10,7 @@ from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Hit, Look, Severity
 
 _SIGNERS: Final = ("CredentialInjector", "AwsRequestSigning", "GcpAuthnFilterConfig")
+_LIMITS_OF_PROVIDERS: Final = {"x-ratelimit-", "anthropic-ratelimit-"}
 _OLD_TLS: Final = {"TLSv1_0", "TLSv1_1"}
 
 
@@ -116,6 +117,19 @@ def _optional_credential(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("allow_request_without_credential"), replacement="false")
 
 
+def _foreign_limits(config: EnvoyConfig) -> Iterator[Hit]:
+    """Where Envoy writes Egret's headers, it has to take the provider's own of their kind away."""
+    for cluster in config.providers():
+        for one in cluster.http_filters():
+            mutations = one.at("mutations", "response_mutations")
+            values = [each.at("append", "header", "value").text for each in mutations]
+            removed = {
+                each.at("remove_on_match", "key_matcher", "prefix").text for each in mutations
+            }
+            if any("(egret:" in value for value in values) and not removed >= _LIMITS_OF_PROVIDERS:
+                yield Hit(mutations, f"cluster {cluster.name}")
+
+
 def _injectors(config: EnvoyConfig) -> Iterator[Node]:
     filters = [one for cluster in config.providers() for one in cluster.http_filters()]
     for listener in config.listeners:
@@ -182,4 +196,9 @@ RULES: Final = (
     ConfigRule("EGR310", "key-in-route", _E,
          "a provider's key stands in a route, and is shown by every config dump",
          "credential_injector with an SDS file", _key_in_headers),
+    ConfigRule("EGR311", "provider-limits-shown", _N,
+         "clients see what is left of the account they all share, beside or instead of what is "
+         "left of their own limits",
+         "remove_on_match: {key_matcher: {prefix: …}} for x-ratelimit- and anthropic-ratelimit-, "
+         "as docs/envoy.md has it", _foreign_limits),
 )  # fmt: skip

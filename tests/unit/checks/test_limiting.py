@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 
 from sidecar.checks.exchange_checks import ExchangeChecks
+from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
-from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
+from sidecar.exchange.events import (
+    BodyRequired,
+    RequestCleared,
+    RequestRefused,
+    ResponseCleared,
+)
 from sidecar.limits.ports import Change
+from sidecar.settings import Timing
 from tests.support.checks import KEY, World, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
@@ -24,9 +31,9 @@ def limit(measure: Measure, window: Window = Window.MINUTE, **fields: Any) -> Li
     return Limit(measure=measure, window=window, **{**defaults, **fields})
 
 
-def world(*limits: Limit, policies: str = STRICT) -> World:
+def world(*limits: Limit, policies: str = STRICT, timing: Timing = Timing.METADATA) -> World:
     """Return a world in which the key has these limits."""
-    made = World(policies)
+    made = World(policies, timing=timing)
     record = made.store.records[KEY.key_id]
     made.store.records[KEY.key_id] = replace(record, limits=limits)
     return made
@@ -226,3 +233,90 @@ async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
     exchange.close(is_cancelled=False, is_answered=True)
     await asyncio.sleep(0)
     assert made.limiter.settled == []
+
+
+def limits_told(verdict: RequestCleared) -> dict[str, Any]:
+    """Return what Envoy is given to write about limits."""
+    told = dict(verdict.mutations.metadata)
+    return {name: value for name, value in told.items() if "ratelimit" in name or "x-" in name}
+
+
+async def test_a_request_that_may_go_on_tells_how_its_limits_stand() -> None:
+    """Envoy writes it on the answer: the exchange is over by then."""
+    made = world(limit(Measure.REQUESTS), limit(Measure.TOKENS, amount=9_000))
+    made.limiter.left = 42
+    _, verdict = await judged(made, chat())
+    assert limits_told(verdict) == {
+        "x-ratelimit-limit-requests": "100",
+        "x-ratelimit-remaining-requests": "42",
+        "x-ratelimit-reset-requests": "2s",
+        "x-ratelimit-limit-tokens": "9000",
+        "x-ratelimit-remaining-tokens": "42",
+        "x-ratelimit-reset-tokens": "2s",
+    }
+
+
+async def test_an_anthropic_client_is_told_in_its_own_words() -> None:
+    """By the API it speaks."""
+    made = world(limit(Measure.INPUT_TOKENS))
+    made.limiter.left = 7
+    _, verdict = await judged(made, chat(max_tokens=5), path="/v1/messages")
+    told = limits_told(verdict)
+    assert set(told) == {
+        f"anthropic-ratelimit-input-tokens-{what}" for what in ("limit", "remaining", "reset")
+    }
+    assert told["anthropic-ratelimit-input-tokens-remaining"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("left", "passed"), [(51, None), (50, "50"), (11, "80"), (6, "90"), (0, "95")]
+)
+async def test_a_client_is_told_which_part_of_a_budget_is_used(
+    left: int, passed: str | None
+) -> None:
+    """A threshold, and neither amount nor whose it is."""
+    made = world(limit(Measure.COST, Window.MONTH))
+    made.limiter.left = left
+    _, verdict = await judged(made, chat())
+    assert limits_told(verdict) == ({} if passed is None else {"x-egret-budget": passed})
+
+
+async def test_a_share_of_a_worker_says_nothing_of_a_budget() -> None:
+    """What is told then is that it was a share."""
+    made = world(limit(Measure.COST, Window.MONTH))
+    made.limiter.left, made.limiter.is_local = 1, True
+    _, verdict = await judged(made, chat())
+    assert limits_told(verdict) == {"x-egret-limits": "local"}
+
+
+async def test_a_key_without_limits_is_told_nothing() -> None:
+    """And nothing is worked out for it."""
+    made = world()
+    made.limiter.left = 1
+    _, verdict = await judged(made, chat())
+    assert limits_told(verdict) == {}
+
+
+async def test_where_egret_writes_headers_itself_it_replaces_those_of_the_provider() -> None:
+    """Beside ours, a client could not tell which are whose; nothing is given to Envoy as well."""
+    made = world(limit(Measure.REQUESTS), timing=Timing.MUTATION)
+    made.limiter.left = 42
+    exchange, verdict = await judged(made, chat())
+    answer = Headers(
+        (("x-ratelimit-remaining-tokens", b"9"), ("x-egret-limits", b"none"), ("server", b"x"))
+    )
+    cleared = exchange.judge_response_headers(answer, has_body=True, may_stream=True)
+    assert isinstance(cleared, ResponseCleared)
+    assert limits_told(verdict) == {}
+    assert cleared.headers.remove_headers == ("x-ratelimit-remaining-tokens", "x-egret-limits")
+    assert dict(cleared.headers.set_headers)["x-ratelimit-remaining-requests"] == b"42"
+
+
+async def test_a_request_that_a_guardrail_refuses_tells_how_its_limits_stand() -> None:
+    """It has taken of them."""
+    made = world(limit(Measure.REQUESTS))
+    made.limiter.left = 42
+    _, verdict = await judged(made, chat("Bluebird"))
+    assert isinstance(verdict, RequestRefused)
+    assert dict(verdict.refusal.headers)["x-ratelimit-remaining-requests"] == b"42"
+    assert verdict.refusal.status != 429

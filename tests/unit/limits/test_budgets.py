@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.budgets import THRESHOLDS, Forecast, forecast, thresholds_passed
+from sidecar.limits import budgets as budgets_module
+from sidecar.limits.budgets import THRESHOLDS, Budgets, Forecast, forecast, thresholds_passed
+from sidecar.limits.ports import State
 
 
 def at(*parts: int) -> float:
@@ -66,3 +69,68 @@ def test_the_first_hour_of_a_period_projects_nothing() -> None:
 def test_what_slides_has_no_period() -> None:
     """So nothing is forecast."""
     assert forecast(budget(window=Window.MINUTE), 1, now=at(2026, 3, 4)) is None
+
+
+class Told:
+    """The port `ThresholdListener`: keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.passed: list[tuple[str, int]] = []
+
+    def threshold_passed(self, limit: Limit, threshold: int) -> None:
+        """Keep it."""
+        self.passed.append((limit.id, threshold))
+
+
+@pytest.mark.parametrize(
+    ("told", "passed", "heard"),
+    [(0, 0, []), (0, 50, [50]), (0, 90, [50, 80, 90]), (80, 95, [90, 95]), (90, 90, [])],
+)
+def test_each_threshold_that_was_passed_is_told(told: int, passed: int, heard: list[int]) -> None:
+    """One after the other, though a request may pass several."""
+    listener = Told()
+    state = State(0, 5, 10.0, told=told, passed=passed)
+    Budgets(listener).note(budget(), state, now=0.0, is_taken=True)
+    assert listener.passed == [("b", threshold) for threshold in heard]
+
+
+def test_a_request_without_room_passes_no_threshold() -> None:
+    """It took nothing, and whoever takes next is told of them."""
+    listener = Told()
+    state = State(0, 5, 10.0, told=50, passed=95)
+    Budgets(listener).note(budget(), state, now=0.0, is_taken=False)
+    assert listener.passed == []
+
+
+def test_the_budget_with_least_left_is_shown_until_its_period_ends() -> None:
+    """Of each level and window; a new period has all of it."""
+    watched = Budgets()
+    for number, left in enumerate((60, 25, 80)):
+        one = replace(budget(), id=f"b{number}")
+        watched.note(one, State(0, left, 10.0), now=0.0, is_taken=True)
+    monthly = replace(budget(window=Window.MONTH), id="m", level=Level.KEY)
+    watched.note(monthly, State(0, 90, 99.0), now=0.0, is_taken=True)
+    zero = replace(budget(amount=0, window=Window.WEEK), id="z")
+    watched.note(zero, State(0, 0, 99.0), now=0.0, is_taken=False)
+    kinds = [(Level.TEAM, Window.DAY), (Level.KEY, Window.MONTH), (Level.TEAM, Window.WEEK)]
+    assert watched.lowest(now=5.0) == dict(zip(kinds, (0.25, 0.9, 0.0), strict=True))
+    assert watched.lowest(now=10.0) == dict(zip(kinds, (1.0, 0.9, 0.0), strict=True))
+
+
+def test_a_worker_remembers_so_many_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand keys with budgets of their own are no leak."""
+    monkeypatch.setattr(budgets_module, "MAX_WATCHED", 2)
+    watched = Budgets()
+    for number, left in enumerate((10, 20, 30)):
+        one = replace(budget(), id=f"b{number}")
+        watched.note(one, State(0, left, 10.0), now=0.0, is_taken=True)
+    assert watched.lowest(now=0.0) == {(Level.TEAM, Window.DAY): 0.2}
+
+
+def test_a_limit_on_something_else_is_no_budget() -> None:
+    """Nobody is told of tokens."""
+    listener = Told()
+    watched = Budgets(listener)
+    tokens = replace(budget(), measure=Measure.TOKENS)
+    watched.note(tokens, State(0, 5, 10.0, told=0, passed=95), now=0.0, is_taken=True)
+    assert (listener.passed, watched.lowest(now=0.0)) == ([], {})

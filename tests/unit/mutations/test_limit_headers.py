@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Standing, Window
 from sidecar.domain.subject import Dialect
-from sidecar.mutations.limit_headers import limit_headers
+from sidecar.mutations.limit_headers import foreign_headers, limit_headers
 
 NOW = 1_800_000_000.0
 
@@ -86,3 +87,24 @@ def test_a_reset_is_rounded_up(seconds: float, words: bytes) -> None:
     one = standing(Measure.REQUESTS, amount=1, remaining=0, reset_seconds=seconds)
     headers = dict(limit_headers(Dialect.OPENAI, [one], now=NOW))
     assert headers["x-ratelimit-reset-requests"] == words
+
+
+def test_what_a_provider_says_in_our_place_is_to_go() -> None:
+    """Each name once, however often it was sent; no other header, and none that Envoy guards."""
+    answer = Headers(
+        (
+            ("content-type", b"application/json"),
+            ("x-ratelimit-remaining-tokens", b"149984"),
+            ("x-ratelimit-remaining-tokens", b"1"),
+            ("x-request-id", b"req_1"),
+            ("anthropic-ratelimit-unified-5h-reset", b"1800000000"),
+            ("x-egret-budget", b"95"),
+            ("x-ratelimit-\u00e9", b"1"),
+            ("retry-after", b"3"),
+        )
+    )
+    assert foreign_headers(answer) == (
+        "x-ratelimit-remaining-tokens",
+        "anthropic-ratelimit-unified-5h-reset",
+        "x-egret-budget",
+    )

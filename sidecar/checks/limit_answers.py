@@ -1,0 +1,40 @@
+"""What an answer says about limits, whether the request was let through or not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.checks.ledger import Ledger
+from sidecar.domain.http import HeaderName
+from sidecar.domain.limits import Measure, Standing
+from sidecar.domain.subject import Dialect
+from sidecar.limits.budgets import highest_passed
+from sidecar.mutations.limit_headers import limit_headers
+
+_Headers = tuple[tuple[str, bytes], ...]
+
+_LOCAL: Final = ((HeaderName.LIMITS, b"local"),)
+"""For whoever looks into it: the shared counts were away, and this worker's share decided."""
+
+
+def headers_of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
+    """Return how limits stand: the one that has no room, or all that the request has taken of.
+
+    They are as this worker knows them: nobody is asked for a header.
+    """
+    if ledger.short is not None:
+        return _refused(ledger, ledger.short, dialect, now=now)
+    if not ledger.standings:
+        return ()
+    headers = limit_headers(dialect, ledger.standings, now=now)
+    if ledger.limits_are_local:
+        return (*headers, *_LOCAL)
+    passed = highest_passed(ledger.standings)
+    return (*headers, (HeaderName.BUDGET, str(passed).encode())) if passed else headers
+
+
+def _refused(ledger: Ledger, short: Standing, dialect: Dialect, *, now: float) -> _Headers:
+    headers = limit_headers(dialect, [short], now=now)
+    if short.limit.measure is Measure.COST:
+        headers += ((HeaderName.SHOULD_RETRY, b"false"),)
+    return (*headers, *(_LOCAL if ledger.limits_are_local else ()))
