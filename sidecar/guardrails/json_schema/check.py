@@ -26,10 +26,12 @@ MAX_WORK: Final = 1_000_000
 MAX_PATTERN_WORK: Final = 262_144
 """Bytes of one text times the regular expressions that may look at each string: 0.4 ms of usual
 ones, 0.25 s of the worst that an author can write, on a text made for it."""
+MAX_FRACTION_WORK: Final = 1_000
+"""Values times the fractions that each may have to be a multiple of."""
 
 _SEPARATORS: Final = (b",", b"{", b"[")
 
-_UNKNOWN_WEIGHT: Final = Weight(MAX_WEIGHT, MAX_WEIGHT)
+_UNKNOWN_WEIGHT: Final = Weight(MAX_WEIGHT, MAX_WEIGHT, MAX_WEIGHT)
 """Of a schema that was applied by another Egret, and that this one would refuse."""
 
 
@@ -74,6 +76,7 @@ class JsonSchemaCheck:
         return (
             values <= MAX_VALUES
             and values * self._weight.keywords <= MAX_WORK
+            and values * self._weight.fractions <= MAX_FRACTION_WORK
             and len(text) * self._weight.patterns <= MAX_PATTERN_WORK
         )
 

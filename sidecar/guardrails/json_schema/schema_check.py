@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,8 +57,8 @@ def _shape(schema: Mapping[str, Any]) -> SchemaFault | None:
     try:
         jsonschema_rs.meta.validate(dict(schema))
     except jsonschema_rs.ValidationError as error:
-        place = tuple(error.instance_path)
-        if _at(schema, place) is None:
+        place, value = _found(schema, error.instance_path)
+        if value is None:
             return SchemaFault(place, "must not be empty", 'the type is "null", in quotes')
         if "pattern" in place[-1:] or error.kind.name == "format":
             return SchemaFault(place, "is not a regular expression", _PATTERN_MEND)
@@ -142,14 +142,18 @@ def _of_the_whole(schema: Mapping[str, Any], max_depth: int) -> Iterator[SchemaF
     try:
         compile_schema(schema)
     except jsonschema_rs.ValidationError as error:
-        place = tuple(error.instance_path)
+        place, _ = _found(schema, error.instance_path)
         if "pattern" in place[-1:] or "patternProperties" in place:
             yield SchemaFault(place, "is no regular expression of linear time", _PATTERN_MEND)
         else:
             yield SchemaFault(place, "cannot be used")
 
 
-def _at(value: Any, place: Place) -> Any:
-    for step in place:
-        value = value[step]
-    return value
+def _found(schema: Any, path: Iterable[str | int]) -> tuple[Place, Any]:
+    """Return the place of a path of the library's, which takes a property named 0 for an item."""
+    place: Place = ()
+    value = schema
+    for step in path:
+        step = str(step) if isinstance(value, Mapping) else step  # noqa: PLW2901 - see above
+        place, value = (*place, step), value[step]
+    return place, value

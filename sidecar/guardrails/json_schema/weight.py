@@ -32,16 +32,18 @@ MAX_STATES: Final = 2_000
 """Sets of schemas that may come to a value; an ordinary schema has as many as it has parts."""
 _LIST_SHARE: Final = 8
 """Entries of a list (names, alternatives) that cost as much as one keyword."""
-_FRACTION: Final = 1_000
-"""Keywords that cost as much as whether one number is a multiple of a fraction: 1 µs, or 8."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What is applied to one value at most: keywords, and regular expressions among them."""
+    """What is applied to one value at most: keywords, and of them those that cost far more.
+
+    `fractions` are multiples of one: 1 µs for a number, or 8 for one of 300 digits.
+    """
 
     keywords: int
     patterns: int
+    fractions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class _Graph:
     within: Mapping[Place, Children]
     costs: Mapping[Place, int]
     patterns: Mapping[Place, int]
+    fractions: Mapping[Place, int]
     remembered: frozenset[Place]
 
 
@@ -87,13 +90,14 @@ def weight_of(root: Schema, *, max_depth: int) -> Weight | TooHeavy | Endless:
         within=within,
         costs={place: _cost(schema) for place, schema in known.items()},
         patterns={place: _patterns(schema) for place, schema in known.items()},
+        fractions={place: _fractions(schema) for place, schema in known.items()},
         remembered=_recursive(known, same, within),
     )
     return _heaviest(graph, max_depth)
 
 
 def _heaviest(graph: _Graph, max_depth: int) -> Weight | TooHeavy:
-    keywords, patterns = 0, 0
+    keywords, patterns, fractions = 0, 0, 0
     seen: set[_State] = set()
     level: list[_State] = [frozenset({(ROOT, 1)})]
     for depth in range(max_depth + 1):
@@ -102,6 +106,7 @@ def _heaviest(graph: _Graph, max_depth: int) -> Weight | TooHeavy:
             applied = _applied(graph, state)
             keywords = max(keywords, _sum(applied, graph.costs))
             patterns = max(patterns, _sum(applied, graph.patterns))
+            fractions = max(fractions, _sum(applied, graph.fractions))
             if keywords > MAX_WEIGHT or len(seen) > MAX_STATES:
                 return TooHeavy(max(applied, key=applied.__getitem__), depth)
             for below in _below(graph, applied):
@@ -109,7 +114,7 @@ def _heaviest(graph: _Graph, max_depth: int) -> Weight | TooHeavy:
                     seen.add(below)
                     following.append(below)
         level = following
-    return Weight(keywords, patterns)
+    return Weight(keywords, patterns, fractions)
 
 
 def _sum(applied: Counter[Place], costs: Mapping[Place, int]) -> int:
@@ -197,15 +202,18 @@ def _all_of(within: Children) -> list[Place]:
 def _cost(schema: Schema) -> int:
     if isinstance(schema, bool):
         return 1
-    fraction = _FRACTION if isinstance(schema.get("multipleOf"), float) else 0
     lists = sum(_length(value) for value in schema.values()) // _LIST_SHARE
-    return 1 + len(schema) + lists + fraction
+    return 1 + len(schema) + lists
 
 
 def _patterns(schema: Schema) -> int:
     if isinstance(schema, bool):
         return 0
     return ("pattern" in schema) + len(schema.get("patternProperties", ()))
+
+
+def _fractions(schema: Schema) -> int:
+    return int(not isinstance(schema, bool) and isinstance(schema.get("multipleOf"), float))
 
 
 def _length(value: Any) -> int:

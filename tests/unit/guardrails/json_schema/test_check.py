@@ -137,12 +137,17 @@ def test_a_text_is_bounded(text: str, settings: dict[str, int], type_: str | Non
 
 
 def test_the_heavier_a_schema_the_less_of_a_text_it_may_look_at() -> None:
-    """Values times keywords, and bytes times expressions, are what judging takes."""
+    """Values times keywords or fractions, and bytes times expressions, are what judging takes."""
     heavy = {"items": {"allOf": [{"minimum": least} for least in range(150)]}}
+    cents = {"items": {"multipleOf": 0.01}}
     patterns = {"items": {"anyOf": [{"pattern": f"{letter}$"} for letter in "abcdefgh"]}}
 
     assert found(piece(json.dumps([200] * 1_000)), schema=heavy) == []
     assert found(piece(json.dumps([200] * 9_000)), schema=heavy) == [
+        ("JSON_TOO_LARGE", "choices[0]")
+    ]
+    assert found(piece(json.dumps([0.5] * 900)), schema=cents) == []
+    assert found(piece(json.dumps([0.5] * 1_000)), schema=cents) == [
         ("JSON_TOO_LARGE", "choices[0]")
     ]
     assert found(piece(json.dumps(["a" * (MAX_PATTERN_WORK // 8 - 10)])), schema=patterns) == []

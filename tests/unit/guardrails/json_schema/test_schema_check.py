@@ -49,6 +49,7 @@ def doubling(levels: int) -> dict[str, Any]:
         {"pattern": r"^[\w.+-]+@[\w-]+\.[\w.]+$"},
         {"enum": ["$ref", {"$ref": "https://example.com"}], "const": {"nullable": 1}},
         {"items": {"format": min(FORMATS)}, "default": {"properties": 3}},
+        {"anyOf": [{"properties": {"n": {"multipleOf": 0.01}}}] * 20},
         doubling(4),
     ],
 )  # fmt: skip
@@ -77,6 +78,9 @@ def test_a_schema_that_an_answer_can_be_judged_by_has_no_faults(schema: dict[str
         ({"type": None}, ("type",), "must not be empty"),
         ({"type": "strng"}, ("type",), "is not what `type` may be"),
         ({"properties": {"a": 3}}, ("properties", "a"), "is not what `a` may be"),
+        ({"properties": {"0": 3}}, ("properties", "0"), "is not what `0` may be"),
+        ({"properties": {"0": {"pattern": "("}}}, ("properties", "0", "pattern"), "no regular"),
+        ({"prefixItems": [{}, {"type": None}]}, ("prefixItems", 1, "type"), "must not be empty"),
         ({"minimum": "3"}, ("minimum",), "is not what `minimum` may be"),
         ({"items": {"pattern": "(?=a)"}}, ("items", "pattern"), "no regular expression of linear"),
         ({"pattern": r"(a)\1"}, ("pattern",), "no regular expression of linear"),
