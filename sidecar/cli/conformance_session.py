@@ -15,7 +15,7 @@ from sidecar.cli.up_session import until_signal
 from sidecar.conformance.case import CaseFile, Group, load_cases, own_files
 from sidecar.conformance.modes import MODES
 from sidecar.conformance.suite import Options, Result, Run, results_of, runs_of
-from sidecar.conformance.target import read_target
+from sidecar.conformance.target import UnixTarget, read_target
 from sidecar.embedded.errors import PartError
 
 _FAILURE_COLUMNS: Final = ("case", "mode", "protocol", "differs")
@@ -81,6 +81,9 @@ def _is_for_all(document: CaseFile) -> bool:
 
 def run(plan: Plan, runs: Sequence[Run], *, output: Output) -> int:
     """Run everything and print it. Returns 0 when all conforms, else 1."""
+    target = plan.options.target
+    if isinstance(target, UnixTarget) and not target.path.is_socket():
+        fail(f"there is no socket {target.path}", mend="start the server first")
     results: list[Result] = []
     try:
         asyncio.run(until_signal(lambda: _collect(plan, runs, results)))

@@ -155,6 +155,10 @@ async def test_the_command_prints_what_differed_and_exits_1(processor: ScriptedP
     assert done.returncode == 0
     assert "2 conform, 0 differ" in done.stderr
 
+    done = await asyncio.to_thread(run, "--target", "unix:missing.sock")
+    assert done.returncode == 1
+    assert "start the server first" in done.stderr
+
     done = await asyncio.to_thread(run, "--target", "nowhere")
     assert done.returncode == 2
     assert "neither unix:PATH nor host:port" in done.stderr
