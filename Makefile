@@ -133,7 +133,7 @@ counts-baseline: $(DEV_STAMP) ## Make what is counted now the baseline
 bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
 	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)
 
-prove-limits: $(DEV_STAMP) ## A million operations leave no drift, and a budget holds for 10,000 requests at once
+prove-limits: $(DEV_STAMP) ## A million operations leave no drift, 10,000 aborted requests no slot, and a budget holds
 	$(PY) -m loadtest.prove_limits $(BENCH_OPTIONS)
 
 bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind

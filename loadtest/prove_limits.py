@@ -1,11 +1,11 @@
-"""Proves that limits do not drift, and that a budget holds for many requests at once.
+"""Proves that limits do not drift, that a budget holds, and that nobody leaves with a slot.
 
     python -m loadtest.prove_limits [--operations N] [--requests N]
 
 On a real Valkey: random operations of four workers, with calls and answers lost and workers
-killed, against a model of what was used; then four processes whose requests all ask at once for a
-budget that is enough for a hundred. Prints figures, writes build/bench/prove-limits.json, and
-exits with 1 if anything does not add up.
+killed, against a model of what was used; requests that are given up while they ask for a slot;
+then four processes whose requests all ask at once for a budget that is enough for a hundred.
+Prints figures, writes build/bench/prove-limits.json, and exits with 1 if anything does not add up.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress
 
+from loadtest.limit_abort import abandoned
 from loadtest.limit_budget_child import ask, budget, spending
 from loadtest.limit_child import WORKERS, bench_limiter
 from loadtest.limit_drift import Drift, Mix, Usage
@@ -102,7 +103,21 @@ async def spend(socket: str, *, requests: int) -> Spent:
     return Spent(counted["granted"], counted["local"], later["granted"])
 
 
-async def _prove(given: argparse.Namespace, progress: Progress) -> tuple[Drift, Spent]:
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What came of each of the three."""
+
+    drift: Drift
+    abandoned: Counter[str]
+    spent: Spent
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything adds up."""
+        return not self.drift.differences and not self.abandoned["held"] and self.spent.holds
+
+
+async def _prove(given: argparse.Namespace, progress: Progress) -> Proof:
     with (
         tempfile.TemporaryDirectory(prefix="egret-prove-") as place,
         run_directory(Path(place) / "run") as run,
@@ -110,8 +125,10 @@ async def _prove(given: argparse.Namespace, progress: Progress) -> tuple[Drift, 
         async with running_valkey(Children(), directory=run.path / "valkey", logs=run.logs) as url:
             socket = url.removeprefix("unix://")
             found = await drift(socket, Mix(operations=given.operations), progress)
+            progress.add_task(f"{given.requests:,} requests given up", total=None)
+            left = await abandoned(socket, requests=given.requests)
             progress.add_task(f"{given.requests:,} requests at once", total=None)
-            return found, await spend(socket, requests=given.requests)
+            return Proof(found, left, await spend(socket, requests=given.requests))
 
 
 def main() -> int:
@@ -123,32 +140,42 @@ def main() -> int:
     console = new_console()
     run = circumstances(f"python -m loadtest.prove_limits {' '.join(sys.argv[1:])}".strip())
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        found, spent = uvloop.run(_prove(given, progress))
-    show(found, spent, console)
+        proof = uvloop.run(_prove(given, progress))
+    show(proof, console)
+    done, left, spent = proof.drift.done, proof.abandoned, proof.spent
     figures = {
-        **{name.replace(" ", "_"): float(count) for name, count in found.done.items()},
-        "differences": float(len(found.differences)),
+        **{name.replace(" ", "_"): float(count) for name, count in done.items()},
+        "differences": float(len(proof.drift.differences)),
+        **{f"given_up_{name}": float(count) for name, count in left.items()},
         "at_once": float(spent.granted),
         "at_once_local": float(spent.local),
         "later": float(spent.later),
     }
     write_json("prove-limits", figures, run)
-    return 1 if found.differences or not spent.holds else 0
+    return 0 if proof.holds else 1
 
 
-def show(found: Drift, spent: Spent, console: Console) -> None:
+def show(proof: Proof, console: Console) -> None:
     """Print what was done and what it came to."""
-    done = [(name, f"{count:,}") for name, count in sorted(found.done.items())]
-    Grid("Operations of four workers, with faults", ("what", "count"), done).show(console)
+    done, left, spent = proof.drift.done, proof.abandoned, proof.spent
+    rows = [(name, f"{count:,}") for name, count in sorted(done.items())]
+    Grid("Operations of four workers, with faults", ("what", "count"), rows).show(console)
+    rows = [
+        ("given up while they asked", f"{left['abandoned']:,}"),
+        ("refused", f"{left['refused']:,}"),
+        ("let through", f"{left['granted']:,}"),
+        ("slots held in the end", f"{left['held']:,}"),
+    ]
+    Grid("Requests for 200 slots", ("requests", "count"), rows).show(console)
     rows = [
         ("let through at once", f"{spent.granted:,}"),
         ("of all at once, judged without an answer", f"{spent.local:,}"),
         ("let through afterwards", f"{spent.later:,}"),
     ]
     Grid(f"A budget that is enough for {ENOUGH_FOR}", ("requests", "count"), rows).show(console)
-    for name, difference in found.differences.items():
+    for name, difference in proof.drift.differences.items():
         console.print(f"WRONG: {name} is off by {difference:,}")
-    if not found.differences:
+    if not proof.drift.differences:
         console.print("Every count says what was used.")
     if not spent.holds:
         console.print("WRONG: the budget did not hold, or was not used up")

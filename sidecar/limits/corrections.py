@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from sidecar.domain.limits import SLIDING_SECONDS, Limit
@@ -98,7 +99,9 @@ class Corrections:
         if self._sent is None and self._waiting:
             scope, sums = next(iter(self._waiting.items()))
             # What is new comes first: what was too much of it may be in the same batch.
-            keys = sorted(sums, key=lambda key: not sums[key].change.is_new)[:MAX_BATCH]
+            new = (key for key, one in sums.items() if one.change.is_new)
+            some = (*(new if self._debts else ()), *islice(sums, MAX_BATCH))
+            keys = list(dict.fromkeys(some))[:MAX_BATCH]
             self._number += 1
             self._sent = Batch(self._number, scope, tuple(sums.pop(key) for key in keys))
             self._releases -= sum(bool(one.change.member) for one in self._sent.sums)

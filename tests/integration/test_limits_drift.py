@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from loadtest.limit_abort import abandoned
 from loadtest.limit_drift import Mix, Usage
 from sidecar.limits.limiter import Clocks
 from sidecar.settings import ValkeySettings
@@ -38,3 +39,16 @@ async def test_twenty_thousand_operations_leave_no_drift(tmp_path: Path) -> None
     assert drift.done["granted"] > 2_000
     assert drift.done["granted locally"] > 0
     assert drift.done["workers killed"] > 0
+
+
+async def test_requests_that_are_given_up_while_they_ask_hold_no_slot(tmp_path: Path) -> None:
+    """Waiting for their turn, for an answer, or let through a moment ago."""
+    server = valkey_server(tmp_path)
+    await server.start()
+    try:
+        counted = await abandoned(str(tmp_path / "valkey.sock"), requests=3_000)
+    finally:
+        await server.aclose()
+    assert counted["held"] == 0
+    assert counted["granted"] > 0
+    assert counted["abandoned"] > 0

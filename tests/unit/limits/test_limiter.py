@@ -45,6 +45,7 @@ class Fleet:
     faults: Callable[[int], Fault] = lambda _: Fault.NONE
     recorded: int = 0
     has_records: bool = True
+    wall_is_off: float = 0.0
     server: Server = field(init=False)
     workers: list[Limiter] = field(init=False)
 
@@ -57,7 +58,8 @@ class Fleet:
         store = CountedLimits(self.server, lambda: self.faults(number))
         clock = lambda: self.now  # noqa: E731
         shared = SharedCounts(store, worker=Worker(f"w{number}", WORKERS), calls=8, clock=clock)
-        return Limiter(shared, self, clocks=Clocks(clock, clock))
+        clocks = Clocks(clock, lambda: self.now + self.wall_is_off)
+        return Limiter(shared, self, clocks=clocks)
 
     async def used(self, limit: Limit, *, subject: str, start: int) -> int:
         """Tell what the records say."""
@@ -66,10 +68,10 @@ class Fleet:
             raise LimitsUnavailableError("down")
         return self.recorded
 
-    async def take(self, number: int, one: Limit, *, cost: int = 0, member: str = "r") -> Outcome:
+    async def take(self, number: int, *limits: Limit, cost: int = 0, member: str = "r") -> Outcome:
         """Ask a worker."""
         asked = Demand(operation="chat", model="gpt-5", cost=cost)
-        found = claims_of([one], asked, now=self.now)
+        found = claims_of(limits, asked, now=self.now + self.wall_is_off)
         assert isinstance(found, tuple)
         outcome = self.workers[number].take(PRINCIPAL, found, member=member)
         return await outcome if isinstance(outcome, Awaitable) else outcome
@@ -252,6 +254,36 @@ async def test_a_limit_that_was_raised_is_asked_for_at_once() -> None:
     fleet = Fleet()
     assert isinstance(await fleet.take(0, limit(amount=0)), Limited)
     assert isinstance(await fleet.take(0, limit()), Granted)
+
+
+async def test_windows_that_overlap_all_hold() -> None:
+    """The tightest one refuses, and what it refuses costs the others nothing."""
+    second = limit(id="second", window=Window.SECOND, amount=10, burst=10)
+    minute = limit(id="minute", amount=60, burst=25)
+    day = limit(id="day", window=Window.DAY, amount=40, burst=None)
+    fleet, granted = Fleet(), []
+    for _ in range(4):
+        outcomes = [await fleet.take(0, second, minute, day) for _ in range(50)]
+        granted.append(sum(isinstance(outcome, Granted) for outcome in outcomes))
+        fleet.now += 1.0
+    assert granted == [10, 10, 7, 1]
+    assert fleet.server.periods["day"][1] == 28
+    fleet.now += 60
+    outcomes = [await fleet.take(0, minute, day) for _ in range(50)]
+    assert sum(isinstance(outcome, Granted) for outcome in outcomes) == 12
+
+
+@pytest.mark.parametrize("step", [-86_400.0, -5.0, 5.0, 86_400.0])
+async def test_a_clock_that_steps_lets_nothing_more_through(step: float) -> None:
+    """Sliding limits and leases go by the monotonic clock, and the server's own."""
+    one, fleet = limit(), Fleet()
+    granted = await fleet.hammer(one, seconds=5)
+    fleet.wall_is_off = step
+    fleet.faults = lambda number: Fault.LOST if number == 0 else Fault.NONE
+    granted += await fleet.hammer(one, seconds=5)
+    fleet.faults = lambda _: Fault.NONE
+    granted += await fleet.hammer(one, seconds=5)
+    assert 0.99 * one.amount / 4 <= granted <= most(one, 15)
 
 
 async def test_what_is_held_ahead_is_given_back_in_the_end() -> None:
