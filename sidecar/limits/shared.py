@@ -81,11 +81,7 @@ class SharedCounts:
         Raises:
             LimitsUnavailableError: no answer in time, or none a moment ago.
         """
-        if self._clock() < self._away_until:
-            raise LimitsUnavailableError("away")
-        if self._corrections.has_debts:
-            await self.send()
-        if self._corrections.has_debts:
+        if self._is_away or not await self._is_out_of_debt():
             raise LimitsUnavailableError("away")
         self._takes += 1
         name = f"{self.worker.instance}.{self._takes}"
@@ -128,6 +124,18 @@ class SharedCounts:
         """Send what waits; what cannot be sent now goes on waiting."""
         async with self._sending:
             await self._send()
+
+    @property
+    def _is_away(self) -> bool:
+        return self._clock() < self._away_until
+
+    async def _is_out_of_debt(self) -> bool:
+        """Tell what was used and nobody has counted; return whether all of it has been told."""
+        if self._corrections.has_debts:
+            async with self._sending:
+                if not self._is_away:  # else one that waited here before has just found out
+                    await self._send()
+        return not self._corrections.has_debts
 
     async def _send(self) -> None:
         try:
