@@ -17,7 +17,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish lock clean train eval
 .PHONY: bench-overload counts counts-baseline
 
 help: ## List the targets
@@ -169,6 +169,12 @@ train: build/corpora/samples.jsonl ## Train the model of prompt_injection from p
 
 eval: build/corpora/samples.jsonl ## Quality of the guardrails beside other detectors; writes build/bench/eval.json
 	$(PY) -m evaluation.run $(BENCH_OPTIONS)
+
+dashboards: $(DEV_STAMP) ## Make the Grafana dashboards anew
+	$(PY) -m dashboards
+
+dashboard-pictures: $(DEV_STAMP) has-programs ## Draw every dashboard from a run of the whole stack
+	$(PY) -m dashboards.pictures
 
 proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py

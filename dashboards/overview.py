@@ -1,0 +1,220 @@
+"""The first dashboard to open: is it us, Envoy or the provider, and since when?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dashboards.board import (
+    EGRET,
+    RATE,
+    Board,
+    Kind,
+    Panel,
+    Query,
+    Row,
+    Unit,
+    quantile,
+    quantiles,
+    rate,
+)
+
+_ENDED: Final = rate("egret_exchanges_total")
+_FAILED: Final = rate("egret_exchanges_total", where=f'outcome="failed", {EGRET}')
+_OPEN: Final = f'mode="enforce", verdict=~"error_open|timeout_open", {EGRET}'
+_DURATION: Final = "gen_ai_server_request_duration_seconds"
+
+_NOW: Final = Row(
+    "Now",
+    (
+        Panel(
+            title="Requests",
+            description="Exchanges that ended, a second, whatever became of them.",
+            queries=(Query(_ENDED),),
+            unit=Unit.REQUESTS,
+            kind=Kind.NUMBER,
+            width=4,
+        ),
+        Panel(
+            title="Failed",
+            description=(
+                "Share of exchanges that Egret could not judge and failed closed. The objective "
+                "is 0.1 %."
+            ),
+            queries=(Query(f"({_FAILED} or vector(0)) / {_ENDED}"),),
+            unit=Unit.SHARE,
+            kind=Kind.NUMBER,
+            width=4,
+        ),
+        Panel(
+            title="Own time, p99",
+            description=(
+                "What Egret adds to all but one in a hundred requests, without upload and "
+                "provider."
+            ),
+            queries=(Query(quantile(0.99, "egret_overhead_seconds")),),
+            unit=Unit.SECONDS,
+            kind=Kind.NUMBER,
+            width=4,
+        ),
+        Panel(
+            title="Passed unjudged",
+            description=(
+                "Verdicts of guardrails that could not tell and let pass, within the chosen "
+                "time. Should be 0."
+            ),
+            queries=(
+                Query(
+                    f"sum(increase(egret_guardrail_verdicts_total{{{_OPEN}}}[$__range]))"
+                    " or vector(0)"
+                ),
+            ),
+            kind=Kind.NUMBER,
+            width=4,
+        ),
+        Panel(
+            title="Workers",
+            description="Worker processes there are, of all supervisors that are scraped.",
+            queries=(Query(f"sum(egret_workers_running{{{EGRET}}})"),),
+            kind=Kind.NUMBER,
+            width=4,
+        ),
+        Panel(
+            title="Being judged",
+            description="Exchanges that are open now. It grows when something is waited for.",
+            queries=(Query(f"sum(egret_in_flight_exchanges{{{EGRET}}})"),),
+            kind=Kind.NUMBER,
+            width=4,
+        ),
+    ),
+)
+
+_WHOSE: Final = Row(
+    "Is it us, or the provider?",
+    (
+        Panel(
+            title="Outcomes",
+            description=(
+                "How exchanges ended. Only `failed` is Egret's fault; `refused` is its purpose."
+            ),
+            queries=(Query(rate("egret_exchanges_total", "outcome"), "{{outcome}}"),),
+            unit=Unit.REQUESTS,
+            kind=Kind.STACKED,
+        ),
+        Panel(
+            title="Why requests were refused or failed",
+            description="By the code that the client saw.",
+            queries=(
+                Query(
+                    rate("egret_exchanges_total", "error", f'error!="none", {EGRET}'), "{{error}}"
+                ),
+            ),
+            unit=Unit.REQUESTS,
+            kind=Kind.STACKED,
+        ),
+        Panel(
+            title="What providers answered",
+            description=(
+                "By status of an error; `none` is a good answer, `refused` never reached a "
+                "provider."
+            ),
+            queries=(
+                Query(
+                    rate(f"{_DURATION}_count", "gen_ai_provider_name, error_type"),
+                    "{{gen_ai_provider_name}} {{error_type}}",
+                ),
+            ),
+            unit=Unit.REQUESTS,
+            kind=Kind.STACKED,
+        ),
+    ),
+)
+
+_TIME: Final = Row(
+    "How long it takes, and what went wrong",
+    (
+        Panel(
+            title="Own time",
+            description=(
+                "Egret's own share of an exchange, without the client's upload and the provider."
+            ),
+            queries=quantiles("egret_overhead_seconds"),
+            unit=Unit.SECONDS,
+        ),
+        Panel(
+            title="Whole requests, p50",
+            description=(
+                "From the first byte of the request to the last of the answer, by provider. Far "
+                "above Egret's own time: it is the provider."
+            ),
+            queries=(
+                Query(
+                    quantile(
+                        0.5,
+                        _DURATION,
+                        "gen_ai_provider_name",
+                        f'error_type="none", {EGRET}',
+                    ),
+                    "{{gen_ai_provider_name}}",
+                ),
+            ),
+            unit=Unit.SECONDS,
+        ),
+        Panel(
+            title="Faults",
+            description=(
+                "Protocol violations, exceptions, missed deadlines, lost telemetry. Should be 0."
+            ),
+            queries=(Query(rate("egret_exchange_faults_total", "kind"), "{{kind}}"),),
+        ),
+    ),
+)
+
+_HEALTH: Final = Row(
+    "What it depends on",
+    (
+        Panel(
+            title="Age of policies",
+            description=(
+                "Seconds since the worker that lags most read policies. They are read every 30 s."
+            ),
+            queries=(
+                Query(
+                    f"time() - (egret_policies_read_timestamp_seconds{{{EGRET}}} > 0)",
+                    "{{instance}}",
+                ),
+            ),
+            unit=Unit.SECONDS,
+            width=6,
+        ),
+        Panel(
+            title="Changes to keys are heard of",
+            description="1 while every worker hears of revocations at once; 0 if one does not.",
+            queries=(Query(f"egret_key_changes_heard{{{EGRET}}}", "{{instance}}"),),
+            width=6,
+        ),
+        Panel(
+            title="Oldest usage on disk",
+            description=(
+                "How long usage waits for the database. Minutes mean that it does not take it."
+            ),
+            queries=(Query(f"egret_usage_spool_oldest_seconds{{{EGRET}}}", "{{instance}}"),),
+            unit=Unit.SECONDS,
+            width=6,
+        ),
+        Panel(
+            title="Workers that died",
+            description="Workers that ended by themselves, within the rate's interval.",
+            queries=(
+                Query(f"increase(egret_worker_deaths_total{{{EGRET}}}{RATE})", "{{instance}}"),
+            ),
+            width=6,
+        ),
+    ),
+)
+
+OVERVIEW: Final = Board(
+    "overview",
+    "Egret: overview",
+    "Is it us, Envoy or the provider, and since when? Open this one first.",
+    (_NOW, _WHOSE, _TIME, _HEALTH),
+)
