@@ -251,6 +251,9 @@ class TelemetrySettings(_Section):
 
     otlp_endpoint: str | None = None
     """OTLP over gRPC, for example `http://127.0.0.1:4317`; None exports no spans."""
+    kept_traces_per_second: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    """Exchanges of one worker that were blocked, failed, slow or not judged, and are traced
+    although Envoy did not sample them; 0 keeps none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     slow_request_ms: Annotated[float, Field(gt=0)] = 250.0

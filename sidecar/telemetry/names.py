@@ -43,6 +43,7 @@ class EgretAttribute:
     PROCESSING_MODES: Final = "egret.processing_modes"
     OVERHEAD_SECONDS: Final = "egret.overhead_seconds"
     VERDICT: Final = "egret.verdict"
+    KEPT: Final = "egret.trace.kept"
     REFUSAL_KIND: Final = "egret.refusal.kind"
     KEY_ID: Final = "egret.key.id"
     TEAM: Final = "egret.team"

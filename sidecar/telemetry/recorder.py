@@ -13,6 +13,7 @@ from sidecar import __version__
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Level, Measure
 from sidecar.settings import TelemetrySettings
+from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind
@@ -138,4 +139,13 @@ def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> 
     # Without an endpoint the SDK is never loaded.
     from sidecar.telemetry.tracing import Tracing  # noqa: PLC0415
 
-    return Tracing(settings.otlp_endpoint, version=__version__, instance=instance, count=count)
+    keeping = Keeping(
+        slow_seconds=settings.slow_request_ms / 1000, per_second=settings.kept_traces_per_second
+    )
+    return Tracing(
+        settings.otlp_endpoint,
+        version=__version__,
+        instance=instance,
+        count=count,
+        keeping=keeping,
+    )

@@ -6,7 +6,7 @@ Format: https://www.w3.org/TR/trace-context/ sections 3.2 and 3.3.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 _SAMPLED: Final = 0x01
@@ -35,6 +35,10 @@ class TraceParent:
     def is_sampled(self) -> bool:
         """Whether the caller records this trace; then so do we."""
         return bool(self.flags & _SAMPLED)
+
+    def sampled(self) -> TraceParent:
+        """Return it as if its caller had sampled it."""
+        return replace(self, flags=self.flags | _SAMPLED)
 
 
 def parse_trace_parent(traceparent: str | None, tracestate: str | None) -> TraceParent | None:

@@ -1,6 +1,7 @@
 """Spans, made from the report of an exchange and exported over OTLP on a thread of their own.
 
 Envoy decides what is sampled: its flag is followed, and an exchange without a parent is recorded.
+What somebody will ask about is kept all the same.
 This module loads the OpenTelemetry SDK; import it only where an endpoint is configured.
 """
 
@@ -32,7 +33,8 @@ from typing_extensions import override
 
 from sidecar.domain.finding import GuardrailResult
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.names import SERVICE_NAME, SemconvAttribute, SpanName
+from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.names import SERVICE_NAME, EgretAttribute, SemconvAttribute, SpanName
 from sidecar.telemetry.report import ExchangeReport, Step, Timings
 from sidecar.telemetry.span_attributes import (
     AttributeValue,
@@ -76,8 +78,17 @@ class _Exporter(SpanExporter):
 class Tracing:
     """The way to an OTLP collector."""
 
-    def __init__(self, endpoint: str, *, version: str, instance: str, count: SpanMetrics) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        version: str,
+        instance: str,
+        count: SpanMetrics,
+        keeping: Keeping,
+    ) -> None:
         self._count = count
+        self._keeping = keeping
         self._provider = TracerProvider(
             sampler=ParentBased(root=ALWAYS_ON),
             resource=Resource.create(
@@ -101,9 +112,14 @@ class Tracing:
 
     def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> str | None:
         """Record an exchange and its steps; return the trace id, None where it is not sampled."""
-        if parent is not None and not parent.is_sampled:
-            return None
+        is_kept = parent is not None and not parent.is_sampled
+        if parent is not None and is_kept:
+            if not self._keeping.keeps(report):
+                return None
+            parent = parent.sampled()
         attributes = exchange_attributes(report)
+        if is_kept:
+            attributes[EgretAttribute.KEPT] = True
         span = self._tracer.start_span(
             SpanName.EXCHANGE,
             context=_remote(parent),

@@ -80,7 +80,7 @@ def test_an_unsampled_exchange_is_logged_with_its_trace_id_and_not_exported(
 ) -> None:
     """Its line can still be found from Envoy's access log."""
     recorder = Recorder(TelemetrySettings(otlp_endpoint=receiver.endpoint), registry=registry)
-    recorder.record(dataclasses.replace(redacted_report(), traceparent=UNSAMPLED))
+    recorder.record(dataclasses.replace(redacted_report(), traceparent=UNSAMPLED, results=()))
     recorder.shutdown(20)
     [line] = log_lines.read()
 

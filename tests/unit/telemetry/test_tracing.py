@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
+from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
@@ -44,6 +45,7 @@ def _export(
         version="1.2.3",
         instance="worker-0",
         count=SpanMetrics(registry or CollectorRegistry()),
+        keeping=Keeping(slow_seconds=0.25, per_second=10),
     )
     ids = [
         tracing.record_spans(one, parse_trace_parent(one.traceparent, one.tracestate))
@@ -259,7 +261,7 @@ def test_a_failure_of_egret_marks_the_span(
 
 def test_envoy_decides_what_is_sampled(receiver: OtlpReceiver) -> None:
     """An unsampled parent leaves nothing behind; without a parent a trace begins here."""
-    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED)
+    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED, results=())
     orphan = dataclasses.replace(redacted_report(), traceparent=None)
     none, own = _export(receiver, unsampled, orphan)
     root = receiver.wait_for(6)["egret.exchange"]
@@ -267,6 +269,22 @@ def test_envoy_decides_what_is_sampled(receiver: OtlpReceiver) -> None:
     assert none is None
     assert (root.trace_id, root.parent_id) == (own, "")
     assert own not in {None, TRACE_ID}
+
+
+def test_a_blocked_exchange_is_traced_although_nobody_sampled_it(receiver: OtlpReceiver) -> None:
+    """Under the id that the log and the provider know, and marked."""
+    blocked = dataclasses.replace(
+        redacted_report(),
+        traceparent=UNSAMPLED,
+        outcome=ExchangeOutcome.REFUSED,
+        error=ErrorKind.CONTENT_BLOCKED,
+        results=(),
+    )
+    assert _export(receiver, blocked) == [TRACE_ID]
+    root = receiver.wait_for(3)["egret.exchange"]
+
+    assert (root.trace_id, root.parent_id) == (TRACE_ID, PARENT_ID)
+    assert root.attributes["egret.trace.kept"] is True
 
 
 @pytest.mark.parametrize(
@@ -307,7 +325,7 @@ def test_spans_are_counted_as_recorded_and_as_taken_by_the_collector(
 ) -> None:
     """The two meet where none was lost; an unsampled exchange is in neither."""
     registry = CollectorRegistry()
-    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED)
+    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED, results=())
     _export(receiver, redacted_report(), unsampled, registry=registry)
     receiver.wait_for(6)
 
@@ -320,13 +338,16 @@ def test_spans_are_counted_as_recorded_and_as_taken_by_the_collector(
 AWAY = """
 import sys, time
 from prometheus_client import CollectorRegistry
+from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.reports import SAMPLED, redacted_report
 
-registry = CollectorRegistry()
-tracing = Tracing(sys.argv[1], version="1", instance="i", count=SpanMetrics(registry))
+tracing = Tracing(
+    sys.argv[1], version="1", instance="i", count=SpanMetrics(CollectorRegistry()),
+    keeping=Keeping(slow_seconds=1, per_second=0),
+)
 for _ in range(50):
     tracing.record_spans(redacted_report(), parse_trace_parent(SAMPLED, None))
 before = time.monotonic()

@@ -1,0 +1,73 @@
+"""Which exchanges are traced although nobody sampled them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import Verdict
+from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
+from tests.support.reports import redacted_report, results, timings
+
+PLAIN = dataclasses.replace(redacted_report(), results=())
+REFUSED = dataclasses.replace(PLAIN, outcome=ExchangeOutcome.REFUSED)
+REDACTED, SHADOWED, OPEN = results()
+
+
+def _report(base: ExchangeReport = PLAIN, **changes: object) -> ExchangeReport:
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type] # as the test says
+
+
+@pytest.mark.parametrize(
+    ("report", "is_kept"),
+    [
+        pytest.param(PLAIN, False, id="redacted"),
+        pytest.param(_report(results=(REDACTED, SHADOWED)), False, id="a block in shadow"),
+        pytest.param(_report(REFUSED, error=ErrorKind.INVALID_API_KEY), False, id="no good key"),
+        pytest.param(_report(REFUSED, error=ErrorKind.RATE_LIMIT_EXCEEDED), False, id="a limit"),
+        pytest.param(_report(outcome=ExchangeOutcome.ABORTED), False, id="a client that left"),
+        pytest.param(_report(REFUSED, error=ErrorKind.CONTENT_BLOCKED), True, id="blocked"),
+        pytest.param(_report(REFUSED, error=ErrorKind.UNSCANNED_CONTENT), True, id="unscanned"),
+        pytest.param(_report(outcome=ExchangeOutcome.FAILED), True, id="failed"),
+        pytest.param(_report(results=(REDACTED, OPEN)), True, id="failed open"),
+        pytest.param(
+            _report(results=(dataclasses.replace(OPEN, verdict=Verdict.TIMEOUT_OPEN),)),
+            True,
+            id="timed out open",
+        ),
+        pytest.param(_report(timings=timings(0.25)), False, id="as slow as is allowed"),
+        pytest.param(_report(timings=timings(0.26)), True, id="slower"),
+    ],
+)
+def test_what_somebody_will_ask_about_is_kept(report: ExchangeReport, *, is_kept: bool) -> None:
+    """And nothing that costs a stranger nothing."""
+    assert Keeping(slow_seconds=0.25, per_second=10).keeps(report) is is_kept
+
+
+def _at(second: float) -> ExchangeReport:
+    return _report(
+        outcome=ExchangeOutcome.FAILED,
+        timings=dataclasses.replace(timings(), started_at=second, seconds=0.0),
+    )
+
+
+def test_a_flood_is_kept_up_to_so_many_a_second() -> None:
+    """Room comes back with time, never beyond one second's, and not from a clock gone back."""
+    keeping = Keeping(slow_seconds=1, per_second=2)
+    moments = (10, 10, 10, 10.5, 10.5, 9, 9, 60, 60, 60)
+
+    assert [keeping.keeps(_at(moment)) for moment in moments] == [
+        True, True, False, True, False, False, False, True, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("per_second", "kept"), [(0.0, 0), (0.5, 1)])
+def test_few_or_none_may_be_wanted(per_second: float, kept: int) -> None:
+    """One every two seconds is one at once, then a wait."""
+    keeping = Keeping(slow_seconds=1, per_second=per_second)
+
+    assert sum(keeping.keeps(_at(10.0)) for _ in range(5)) == kept
+    assert keeping.keeps(_at(12.0)) is bool(kept)
