@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "health": "sidecar.cli.health:health",
     "lint": "sidecar.cli.lint:lint",
     "conformance": "sidecar.cli.conformance:conformance",
+    "top": "sidecar.cli.top:top",
 }
 _GROUPS: Final = {
     "orgs": "sidecar.cli.owners:orgs",
