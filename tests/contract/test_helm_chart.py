@@ -35,6 +35,7 @@ from tests.support.helm import (
 KUBERNETES = ("1.30", "1.37")
 """The oldest that the chart takes, and the newest that there is a schema of."""
 CUSTOM = {"ExternalSecret", "ScaledObject", "ServiceMonitor", "PrometheusRule"}
+DASHBOARDS = CHART.parents[1] / "grafana"
 SIDECARS = [case for case in CASES if case.startswith("sidecar")]
 PROVIDERS = {"openai", "anthropic", "azure", "gemini", "bedrock"}
 
@@ -310,6 +311,19 @@ def test_the_alert_rules_of_the_operator_are_those_that_are_tested() -> None:
     groups = one(rendered("helm4", "sidecar-full"), "PrometheusRule")["spec"]["groups"]
     assert groups[:-1] == ours["groups"]
     assert [group["name"] for group in groups][-1] == "own"
+
+
+def test_grafana_gets_every_dashboard_as_it_is() -> None:
+    """A ConfigMap each, with the label that its sidecar looks for."""
+    made = {
+        name: json.loads(text)
+        for each in rendered("helm4", "sidecar-full")
+        if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+        for name, text in each["data"].items()
+    }
+    ours = {path.name: json.loads(path.read_text()) for path in DASHBOARDS.glob("*.json")}
+    assert made == ours
+    assert len(ours) > 1
 
 
 def test_jobs_are_no_endpoints_of_the_services() -> None:
