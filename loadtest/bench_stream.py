@@ -96,7 +96,7 @@ def main() -> int:
     figures |= _estimate_figures(guesses)
     figures |= {f"judging_us.{name.replace(', ', '_')}": us for name, us in judging.items()}
     rows = [[name, f"{us:.1f}"] for name, us in judging.items()]
-    own = Grid("One event in a worker's own code", ("what is done to it", "µs"), rows)
+    own = Grid("One event in a worker's own code", ("what is done to it", "CPU µs"), rows)
     grids = (_cost_grid(figures), _most_grid(figures), own, _estimate_grid(guesses))
     for grid in grids:
         grid.show(console)
@@ -152,9 +152,9 @@ class _Runner:
 
     async def costs(self) -> dict[str, float]:
         """Measure a few streams on every target, so that nothing queues."""
-        load = StreamLoad(FEW, RATE, self._seconds)
+        load = StreamLoad(FEW, RATE, self._seconds, stream_seconds=2.0)
         for target in _targets():
-            await self._cell(StreamLoad(FEW, RATE, 2.0, stream_seconds=1.0), target)
+            await self._cell(StreamLoad(FEW, RATE, 1.0, stream_seconds=1.0), target)
         figures: dict[str, float] = {}
         baseline: Figures = {}
         for target in _targets():

@@ -22,7 +22,11 @@ _END: Final = b"0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class StreamLoad:
-    """So many streams at once, each of `rate` events a second, for so many seconds."""
+    """So many streams at once, each of `rate` events a second, for so many seconds.
+
+    They begin one after another over the length of the first, and count from then on: requests
+    that all came at once would wait for each other.
+    """
 
     streams: int
     rate: int
@@ -44,12 +48,14 @@ class StreamLoad:
 class Seen:
     """What clients saw. Times are nanoseconds of the monotonic clock, which processes share.
 
+    All streams run between `steady` and `until`; events are kept of the whole time.
     `sent`, `came` and `newest` go together, event by event: when it left the provider, when it
     came, and when the newest event of its stream had left by then. Of each stream `first` and
     `first_word` are the times from its request to the first event and to the first word.
     """
 
-    began: int = 0
+    steady: int = 0
+    until: int = 0
     sent: array[int] = field(default_factory=lambda: array("q"))
     came: array[int] = field(default_factory=lambda: array("q"))
     newest: array[int] = field(default_factory=lambda: array("q"))
@@ -59,8 +65,9 @@ class Seen:
 
     def add(self, marks: list[tuple[int, int]], *, asked: int) -> None:
         """Take a whole stream: when each of its events was sent, and when it came."""
-        self.first.append(marks[0][1] - asked)
-        self.first_word.append(marks[1][1] - asked)
+        if self.steady <= asked < self.until:
+            self.first.append(marks[0][1] - asked)
+            self.first_word.append(marks[1][1] - asked)
         newest = 0
         for sent, came in marks:
             while newest + 1 < len(marks) and marks[newest + 1][0] <= came:
@@ -86,19 +93,18 @@ async def read_streams(load: StreamLoad, *, url: str, key: str) -> Seen:
         f"POST {target.path} HTTP/1.1\r\nhost: {target.netloc}\r\nauthorization: Bearer {key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    seen = Seen(began=time.monotonic_ns())
-    until_ns = seen.began + int(load.seconds * 1e9)
+    steady = time.monotonic_ns() + int(load.stream_seconds * 1e9)
+    seen = Seen(steady=steady, until=steady + int(load.seconds * 1e9))
     loop = asyncio.get_running_loop()
     clients: list[_Client] = []
     for number in range(load.streams):
         _, client = await loop.create_connection(
-            lambda: _Client(head.encode() + body, seen, until_ns=until_ns),
+            lambda: _Client(head.encode() + body, seen),
             target.hostname or "",
             target.port or 0,
         )
         clients.append(client)
-        # Spread over the pause between two events, so that they do not all come at once.
-        loop.call_later(number / load.chunks_per_second, client.begin)
+        loop.call_later(number * load.stream_seconds / load.streams, client.begin)
     async with asyncio.timeout(load.seconds + 4 * load.stream_seconds + 10):
         await asyncio.gather(*(client.is_over for client in clients))
     return seen
@@ -107,11 +113,10 @@ async def read_streams(load: StreamLoad, *, url: str, key: str) -> Seen:
 class _Client(asyncio.Protocol):
     """One stream after another on one connection, until the time is over."""
 
-    def __init__(self, request: bytes, seen: Seen, *, until_ns: int) -> None:
+    def __init__(self, request: bytes, seen: Seen) -> None:
         self.is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request = request
         self._seen = seen
-        self._until_ns = until_ns
         self._rest = b""
         self._marks: list[tuple[int, int]] = []
         self._asked_ns = 0
@@ -155,7 +160,7 @@ class _Client(asyncio.Protocol):
             self._seen.failed += 1
         else:
             self._seen.add(self._marks, asked=self._asked_ns)
-        if time.monotonic_ns() < self._until_ns:
+        if time.monotonic_ns() < self._seen.until:
             self.begin()
         else:
             self.is_over.set_result(None)

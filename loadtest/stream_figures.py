@@ -10,9 +10,6 @@ from typing import Final
 from loadtest.figures import Figures, per_request_us, percentile
 from loadtest.stream_clients import Seen, StreamLoad
 
-EDGE_SECONDS: Final = 1.0
-"""At both ends of a measurement, where streams begin and end, the rate is another."""
-
 MOST_GROWTH_MS: Final = 5.0
 LEAST_SHARE: Final = 0.97
 """Of the events that should have come in a second; what is late by seconds has not come."""
@@ -34,14 +31,18 @@ def stream_figures(cell: StreamCell) -> Figures:
     """Return the figures of one cell by itself."""
     seen = cell.seen
     chunks = len(seen.came)
-    delays = [(came - sent) * _MS for sent, came in zip(seen.sent, seen.came, strict=True)]
-    own = [(came - newest) * _MS for newest, came in zip(seen.newest, seen.came, strict=True)]
+    steady = [
+        (sent, newest, came)
+        for sent, newest, came in zip(seen.sent, seen.newest, seen.came, strict=True)
+        if seen.steady <= sent < seen.until
+    ]
+    delays = [(sent, (came - sent) * _MS) for sent, _, came in steady]
     return {
         **_percentiles("ttft", [one * _MS for one in seen.first]),
         **_percentiles("first_word", [one * _MS for one in seen.first_word]),
-        **_percentiles("delay", delays),
-        **_percentiles("release", own),
-        "growth_ms": _growth_ms(cell, delays),
+        **_percentiles("delay", [delay for _, delay in delays]),
+        **_percentiles("release", [(came - newest) * _MS for _, newest, came in steady]),
+        "growth_ms": _growth_ms(seen, delays),
         "chunks_per_s": _rate(cell),
         "worker_cpu_us_per_chunk": per_request_us(cell.worker_cpu_seconds, chunks),
         "envoy_cpu_us_per_chunk": per_request_us(cell.envoy_cpu_seconds, chunks),
@@ -69,23 +70,15 @@ def _percentiles(name: str, values: Sequence[float]) -> Figures:
     return {f"{name}_p{part}_ms": percentile(values, part) for part in (50, 95)}
 
 
-def _growth_ms(cell: StreamCell, delays: Sequence[float]) -> float:
+def _growth_ms(seen: Seen, delays: Sequence[tuple[int, float]]) -> float:
     """Return how much longer events take in the last quarter of the time than in the first."""
-    quarter = cell.load.seconds / 4 * 1e9
-    began = cell.seen.began
-    early = [
-        delay for delay, sent in zip(delays, cell.seen.sent, strict=True) if sent - began < quarter
-    ]
-    late = [
-        delay
-        for delay, sent in zip(delays, cell.seen.sent, strict=True)
-        if 3 * quarter <= sent - began < 4 * quarter
-    ]
+    quarter = (seen.until - seen.steady) / 4
+    early = [delay for sent, delay in delays if sent < seen.steady + quarter]
+    late = [delay for sent, delay in delays if sent >= seen.until - quarter]
     return statistics.median(late) - statistics.median(early)
 
 
 def _rate(cell: StreamCell) -> float:
-    start = cell.seen.began + EDGE_SECONDS * 1e9
-    end = cell.seen.began + (cell.load.seconds - EDGE_SECONDS) * 1e9
-    within = sum(1 for came in cell.seen.came if start <= came < end)
-    return within / (end - start) * 1e9
+    seen = cell.seen
+    within = sum(1 for came in seen.came if seen.steady <= came < seen.until)
+    return within / (seen.until - seen.steady) * 1e9

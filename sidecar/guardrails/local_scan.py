@@ -31,6 +31,9 @@ from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
 Outcomes = tuple[Outcome, ...]
 
+SHORT_BYTES: Final = 512
+"""A text that is worth a look of its own before all else; longer ones would be scanned twice."""
+
 MAX_FINDINGS: Final = 2_000
 """Findings of one guardrail in one request; of more, each text with one counts as found."""
 
@@ -143,6 +146,14 @@ class LocalScan:
             for one in readings
             if one.trigger is not None and one.trigger in ids
         }
+        self._nothing: Outcomes = tuple(NOTHING for _ in self._checks)
+        filtered = [
+            check.filtered
+            for check in self._checks
+            if isinstance(check, _RuleCheck) and not check.unfiltered
+        ]
+        self._is_filtered = len(filtered) == len(self._checks)
+        self._own_ids = frozenset(self._triggered).union(*filtered)
 
     def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Outcomes:
         """Return one outcome a guardrail, in the order of `guardrails`.
@@ -151,10 +162,27 @@ class LocalScan:
         """
         return run_to_end(self.steps(parts, runs))
 
+    def at_a_glance(self, content: bytes) -> Outcomes | None:
+        """Return what `scan` says of a short text with nothing in it; None where there may be.
+
+        Most events of a stream end here, at a third of the cost.
+        """
+        if not self._is_filtered or len(content) > SHORT_BYTES or not content.isascii():
+            return None
+        try:
+            hits = run_to_end(self._database.scan((content,)))
+            if not self._own_ids.isdisjoint(hits):
+                return None
+            if any(reading.applies(content) for reading in self._untriggered):
+                return None
+        except Exception:  # noqa: BLE001 - the whole scan will fail as well, and say in which direction
+            return None
+        return self._nothing
+
     def steps(self, parts: Sequence[TextPart], runs: Runs = ()) -> Steps[Outcomes]:
         """Do what `scan` does, in slices of a millisecond or two."""
         if not self._checks or not parts:
-            return tuple(NOTHING for _ in self._checks)
+            return self._nothing
         outcomes = yield from self._look(parts, runs, self._checks)
         return (
             yield from settled(

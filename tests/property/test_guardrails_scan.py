@@ -210,6 +210,25 @@ def test_a_text_searched_in_windows_has_the_same_findings(text: str, window: int
     assert windows == whole
 
 
+ORDINARY = st.sampled_from(["the plan is ", "4 x 4", "%41%42", "a.b@", "aWdub3Jl", "s k i p", ""])
+
+
+@given(st.lists(st.one_of(fragments, ORDINARY, ORDINARY), max_size=6).map("".join))
+def test_a_quick_look_at_a_short_text_says_what_a_whole_scan_would(text: str) -> None:
+    """It may only say that there is nothing, and only where there is nothing."""
+    parts = parts_of([text])
+    for one in (POLICY, FORWARD):
+        assert one.local.at_a_glance(text.encode()) in {None, one.local.scan(parts)}
+
+
+def test_an_ordinary_text_takes_no_more_than_that_look() -> None:
+    """Under rules that the database filters; any other guardrail judges as ever."""
+    assert POLICY.local.at_a_glance(b"The plan is ready.") == POLICY.local.scan(
+        parts_of(["The plan is ready."])
+    )
+    assert POLICY.local.at_a_glance(b"ann@example.org") is None
+
+
 @given(st.lists(fragments, max_size=4), st.integers(1, 30))
 def test_a_request_scanned_in_slices_has_the_same_findings(
     written: list[str], slice_: int

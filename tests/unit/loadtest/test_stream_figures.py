@@ -16,7 +16,7 @@ def cell(
 
     With *waits* each event comes with the next one.
     """
-    seen = Seen(began=0)
+    seen = Seen(steady=-MS, until=8_000 * MS)
     sent = [number * 20 * MS for number in range(0, 400, every)]
     marks = []
     for place, one in enumerate(sent):
