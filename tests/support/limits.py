@@ -70,6 +70,6 @@ async def limiter(
     """Give the limits of one worker."""
     async with valkey_limits(socket, seconds=seconds) as store:
         shared = SharedCounts(
-            store, worker=Worker(secrets.token_hex(8), shares), calls=8, clock=CLOCKS.monotonic
+            store, worker=Worker(secrets.token_hex(8), shares), calls=32, clock=CLOCKS.monotonic
         )
         yield Limiter(shared, totals or Records(), clocks=CLOCKS)
