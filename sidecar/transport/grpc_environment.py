@@ -10,5 +10,11 @@ GRPC_ENVIRONMENT: Final = {
     # a worker's CPU time a request instead of 971, 930 requests a second instead of 720. A gRPC
     # that no longer knows the switch says so in the log and goes on.
     "GRPC_EXPERIMENTS": "-event_engine_listener",
+    # A worker starts a process that compiles policies, and uvloop starts processes by fork. gRPC's
+    # core stops its threads around each fork, and on a busy machine now and then waits for one of
+    # them for ever, before the fork or in the child: the worker's loop stands still. Seen in three
+    # workers at their start, by their stacks. The child becomes another program at once and needs
+    # none of it.
+    "GRPC_ENABLE_FORK_SUPPORT": "false",
 }
 """Defaults: whoever sets a variable keeps what was set."""
