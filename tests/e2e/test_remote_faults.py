@@ -22,6 +22,7 @@ from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message, wh
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.any_engine,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(180),  # a stack of its own
 ]
