@@ -43,7 +43,7 @@ CLOUD_RULES: Final = (
 
 DEVELOPMENT_RULES: Final = (
     rule("BITBUCKET_APP_PASSWORD", r"\bATBB[A-Za-z0-9]{32}\b"),
-    # RubyGems: rubygems_ and 48 hex. crates.io: cio and 32. NuGet: oy2 and 43. Clojars: 60.
+    # RubyGems: rubygems_ and 48 hex. Cargo: cio and 32. NuGet: oy2 and 43. Clojars: 60.
     rule("RUBYGEMS_KEY", r"\brubygems_[0-9a-f]{48}\b"),
     rule("CRATES_IO_TOKEN", r"\bcio[A-Za-z0-9]{32}\b", random_value),
     rule("NUGET_KEY", r"\boy2[a-z0-9]{43}\b"),
