@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-import orjson
-
 from sidecar.dialects.answer_form import AnswerForm, framer_of
-from sidecar.dialects.answer_read import DONE
+from sidecar.dialects.answer_read import DONE, load_event
 from sidecar.dialects.answer_structure import AnswerPiece, AnswerStructure
 from sidecar.domain.finding import GuardrailResult
 from sidecar.guardrails.outcomes import Failed
@@ -54,12 +51,7 @@ def _take(structure: AnswerStructure, payload: bytes | None) -> None:
     if payload is None or payload.strip() in {b"", DONE}:
         return
     try:
-        document: Any = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        # Half of a character in each of two events, as in `answer_read`; what is no JSON at all
-        # is unscanned, and leaves by the policy's word.
-        try:
-            document = json.loads(payload)
-        except (ValueError, RecursionError):
-            return
+        document: Any = load_event(payload)
+    except (ValueError, RecursionError):
+        return  # what is no JSON at all is unscanned, and leaves by the policy's word
     structure.take(document)

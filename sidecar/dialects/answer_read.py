@@ -97,7 +97,7 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
     if payload.strip() == DONE:
         return _END
     try:
-        document: JsonValue = _loads(payload)
+        document: JsonValue = load_event(payload)
         if not isinstance(document, dict):
             return UnreadableEvent(UnscannedReason.UNKNOWN_SHAPE)
         walk = _Walk(document, event)
@@ -128,7 +128,13 @@ def _without(node: JsonValue) -> JsonValue:
 _LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
 
 
-def _loads(payload: bytes) -> Any:
+def load_event(payload: bytes) -> Any:
+    """Return the JSON of an event, or of a whole answer.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8.
+        RecursionError: it is nested too deep.
+    """
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
