@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+from time import monotonic
+
+import pytest
+
+from sidecar.checks.answer_structure import UNKNOWN_SHAPE, judge_structure
+from sidecar.dialects.answer_form import AnswerForm
+from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.local_guardrails import JsonSchemaSettings
+from sidecar.domain.policy import Guardrail
+from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.structured import structured_of
+
+ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
+OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))
+
+
+def judged(body: bytes) -> GuardrailResult:
+    steps = judge_structure(body, AnswerForm.JSON, structured_of([OBJECT]), clock=monotonic)
+    (result,) = run_to_end(steps)
+    return result
+
+
+def test_a_fitting_answer_passes() -> None:
+    """It is read as a program reads it."""
+    assert judged(ANSWER.encode()).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le"])
+def test_json_in_another_encoding_is_read_as_little_as_elsewhere(encoding: str) -> None:
+    """Texts are looked for in UTF-8 alone; what would be read of it here nobody has scanned."""
+    result = judged(ANSWER.encode(encoding))
+
+    assert (result.verdict, result.error_type) == (Verdict.ERROR_CLOSED, UNKNOWN_SHAPE)
