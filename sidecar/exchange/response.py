@@ -106,6 +106,10 @@ class ResponsePhases:
         """Tell whether something that Envoy waits for has no answer yet."""
         return self.phase in _OWING
 
+    def open(self, body_mode: on.BodyMode) -> None:
+        """Envoy will send the body like this: it is configured to, or was asked to."""
+        self._body_mode = body_mode
+
     def judge_answer(self) -> None:
         """The request is cleared, and its answer is to be judged."""
         self._is_judged = True

@@ -16,6 +16,7 @@ from sidecar.exchange.body import BodyBuffer
 from sidecar.exchange.events import BodyMode
 from sidecar.exchange.machine import Exchange
 from sidecar.exchange.phase import Phase, ProtocolViolationError
+from sidecar.exchange.request import RequestPhases
 from sidecar.exchange.request_body import GATING_BODY_MODES, RequestBody
 from sidecar.exchange.response import ResponsePhases, UnexpectedResponseError
 from tests.support.conversation import (
@@ -88,7 +89,7 @@ def state(exchange: Exchange) -> dict[str, object]:
 
 def _known(part: object) -> object:
     """Return what the mutable parts of an exchange hold, as values."""
-    if not isinstance(part, Exchange | RequestBody | ResponsePhases | BodyBuffer):
+    if not isinstance(part, Exchange | RequestPhases | RequestBody | ResponsePhases | BodyBuffer):
         return copy.copy(part)
     return {slot: _known(getattr(part, slot)) for slot in type(part).__slots__}
 
