@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import orjson
 import typer
 
 from sidecar.cli.database import on_connection
-from sidecar.cli.moments import MomentError, parse_moment, parse_span
-from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, Row, fail, print_json, print_rows
+from sidecar.cli.moments import since_or_exit
+from sidecar.cli.output import Output, OutputOption, Row, print_json, print_rows
 from sidecar.storage.audit import AuditEntry, AuditFilter, audit_entries
 
 audit = typer.Typer(no_args_is_help=True, help="The log of administrative changes.")
@@ -40,7 +39,7 @@ def list_entries(
     Example: egret audit list --id 5OKO8h6jGWNP --since 30d
     """
     wanted = AuditFilter(
-        since=None if since is None else _since(since),
+        since=since_or_exit(since),
         object_type=object_type,
         object_id=object_id,
         limit=limit,
@@ -50,20 +49,6 @@ def list_entries(
         print_json(found)
     else:
         print_rows([_row(entry) for entry in found], columns=_COLUMNS, output=output)
-
-
-def _since(text: str) -> datetime | None:
-    now = datetime.now(UTC)
-    try:
-        return now - parse_span(text)
-    except OverflowError:
-        return None
-    except MomentError:
-        pass
-    try:
-        return parse_moment(text, now=now)
-    except MomentError as error:
-        fail(f"--since: {error}", mend="give another", code=WRONG_USAGE)
 
 
 def _row(entry: AuditEntry) -> Row:

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "lint": "sidecar.cli.lint:lint",
     "conformance": "sidecar.cli.conformance:conformance",
     "top": "sidecar.cli.top:top",
+    "logs": "sidecar.cli.logs:logs",
 }
 _GROUPS: Final = {
     "orgs": "sidecar.cli.owners:orgs",

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from sidecar.cli.output import WRONG_USAGE, fail
+
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -43,6 +45,23 @@ def parse_moment(text: str, *, now: datetime) -> datetime | None:
             return _later(now, by=parse_span(text))
         case _:
             return _iso(text)
+
+
+def since_or_exit(text: str | None) -> datetime | None:
+    """Read --since: how long ago, or a time. None is the beginning of time."""
+    if text is None:
+        return None
+    now = datetime.now(UTC)
+    try:
+        return now - parse_span(text)
+    except OverflowError:
+        return None
+    except MomentError:
+        pass
+    try:
+        return parse_moment(text, now=now)
+    except MomentError as error:
+        fail(f"--since: {error}", mend="give another", code=WRONG_USAGE)
 
 
 def _later(now: datetime, *, by: timedelta) -> datetime:

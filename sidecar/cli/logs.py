@@ -1,0 +1,176 @@
+"""`egret logs`: a stream of Egret's log lines, to be read by people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, cast
+
+import typer
+from rich.color import ColorSystem
+
+from sidecar.cli.log_lines import LEVELS, LogLine, Wanted, read_line
+from sidecar.cli.log_picture import Piece, harmless_json, other, picture
+from sidecar.cli.log_stream import MAX_LINE_BYTES, Lines, Readable, chunks_of, followed
+from sidecar.cli.moments import since_or_exit
+from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, console, fail, note
+
+STANDARD_INPUT: Final = "-"
+_COLORS: Final = ColorSystem.STANDARD
+
+
+def logs(  # noqa: PLR0913, PLR0917 - options of a command
+    file: Annotated[
+        Path, typer.Argument(help="A file; without one, or -, standard input.")
+    ] = Path(STANDARD_INPUT),
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for what is added to the file.")
+    ] = False,
+    level: Annotated[
+        str | None, typer.Option("--level", help=f"At least: {', '.join(LEVELS)}.")
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option("--event", help="By name; * stands for anything. Again: or."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="ID", help="Public id of a key.")
+    ] = None,
+    team: Annotated[
+        str | None, typer.Option("--team", help="A team, or organization/team.")
+    ] = None,
+    verdict: Annotated[
+        list[str] | None,
+        typer.Option("--verdict", help="How it ended, or what a guardrail said; as --event."),
+    ] = None,
+    trace: Annotated[str | None, typer.Option("--trace", metavar="ID", help="One trace.")] = None,
+    request_id: Annotated[
+        str | None, typer.Option("--request-id", metavar="ID", help="x-egret-request-id.")
+    ] = None,
+    slow: Annotated[
+        float | None, typer.Option("--slow", metavar="MS", help="Egret's own share is no less.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="How long ago (15m), or a time.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read log lines of Egret and of Envoy's access log, and show those that are wanted.
+
+    A line that is no JSON is shown as it is where nothing is asked for, else only counted.
+    With --output json lines pass unchanged.
+
+    Example: kubectl logs -f deploy/egret | egret logs --verdict 'error_*' --team acme/search
+    """
+    if level is not None and level not in LEVELS:
+        fail(
+            f"there is no level {level}", mend=f"say one of {', '.join(LEVELS)}", code=WRONG_USAGE
+        )
+    wanted = Wanted(
+        level=level,
+        events=event or (),
+        key_id=key,
+        team=team,
+        verdicts=verdict or (),
+        trace_id=trace,
+        request_id=request_id,
+        slow_ms=slow,
+        since=since_or_exit(since),
+    )
+    lines = Lines()
+    shown = _Shown(wanted, output)
+    with _ends_quietly():
+        for chunk in _chunks(file, is_followed=follow):
+            shown.show(lines.feed(chunk))
+        shown.show(lines.close())
+    _tell_what_was_left_out(shown.not_json, lines.too_long)
+
+
+class _Shown:
+    """Standard output, a batch of lines at a time."""
+
+    def __init__(self, wanted: Wanted, output: Output) -> None:
+        self.not_json = 0
+        self._wanted = wanted
+        self._output = output
+        screen = console()
+        self._is_terminal = screen.is_terminal
+        self._has_colors = screen.color_system is not None
+        if hasattr(sys.stdout, "reconfigure"):
+            # A terminal of another character set gets escapes instead of a traceback.
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+    def show(self, lines: Iterable[bytes]) -> None:
+        """Write what is wanted of *lines*, and do not keep it back."""
+        for raw in lines:
+            line = read_line(raw)
+            if line is None:
+                self._show_other(raw)
+            elif self._wanted.has(line):
+                self._show(line)
+        sys.stdout.flush()
+
+    def _show(self, line: LogLine) -> None:
+        if self._output is Output.TABLE:
+            self._write(picture(line))
+        elif self._is_terminal:
+            sys.stdout.write(harmless_json(line.raw) + "\n")
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(line.raw + b"\n")
+
+    def _show_other(self, raw: bytes) -> None:
+        if not raw.strip():
+            return
+        if self._output is Output.JSON or not self._wanted.is_everything:
+            self.not_json += 1
+        else:
+            self._write((other(raw),))
+
+    def _write(self, pieces: Iterable[Piece]) -> None:
+        # Not by the console: it wraps, takes ten times as long, and exits with 1 on a closed pipe.
+        color_system = _COLORS if self._has_colors else None
+        for text, style in pieces:
+            sys.stdout.write(style.render(text, color_system=color_system))
+        sys.stdout.write("\n")
+
+
+def _chunks(file: Path, *, is_followed: bool) -> Iterator[bytes]:
+    if str(file) == STANDARD_INPUT:
+        if is_followed:
+            fail("--follow needs a file", mend="a pipe is read to its end", code=WRONG_USAGE)
+        if sys.stdin.isatty():
+            fail("nothing is piped in", mend="name a file, or pipe log lines in", code=WRONG_USAGE)
+        yield from chunks_of(cast("Readable", sys.stdin.buffer))
+        return
+    try:
+        if is_followed:
+            yield from followed(file)
+        else:
+            with file.open("rb") as opened:
+                yield from chunks_of(opened)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
+
+
+@contextmanager
+def _ends_quietly() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Whoever read has what they wanted. What Python flushes as it exits goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_what_was_left_out(not_json: int, too_long: int) -> None:
+    if not_json:
+        note(f"lines that are no JSON: {not_json}")
+    if too_long:
+        note(f"lines of over {MAX_LINE_BYTES} bytes: {too_long}")
