@@ -18,7 +18,7 @@ WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish lock clean train eval
-.PHONY: bench-overload counts counts-baseline
+.PHONY: bench-overload counts counts-baseline prove-model
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -157,6 +157,14 @@ bench-docs: ## All of them, their tables written into docs/performance.md; wants
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)
 
+build/model/.stamp: requirements/model.txt
+	$(PYTHON) -m venv build/model
+	build/model/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+prove-model: $(DEV_STAMP) build/model/.stamp ## A real small model behind the stack: streams, guardrails and usage are what it said
+	$(PY) -m loadtest.prove_model
+
 $(TRAINING_STAMP): requirements/training.txt $(DEV_STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
@@ -191,6 +199,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group build -c requirements/dev.txt -o requirements/build.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group training -c requirements/dev.txt -o requirements/training.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group model -o requirements/model.txt
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
