@@ -25,12 +25,31 @@ class EnvoyConfigError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AwsSigning:
+    """Requests are signed with AWS's version 4, body included, instead of carrying a key.
+
+    `credentials_file` is in the format of AWS's own tools, and read again when another is renamed
+    over it; empty leaves it to Envoy to find credentials: environment, web identity, container,
+    instance.
+    """
+
+    region: str
+    service: str = "bedrock"
+    credentials_file: str = ""
+
+    @property
+    def credentials_directory(self) -> str:
+        """Where Envoy watches for another file."""
+        return str(Path(self.credentials_file).parent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """One LLM provider. `host` is the name its certificate must carry and the Host it is sent.
 
     `address` is what is resolved or dialled, `host` unless told. `credential_header` is the
-    header Envoy writes from the SDS file; None sends no credential. With `is_many` each address of
-    the name is a server of its own, as behind a headless service.
+    header Envoy writes from the SDS file; None sends no credential, or a signature with `signing`.
+    With `is_many` each address of the name is a server of its own, as behind a headless service.
     """
 
     host: str
@@ -38,6 +57,7 @@ class Provider:
     address: str = ""
     ca_file: str = SYSTEM_CA_FILE
     credential_header: str | None = None
+    signing: AwsSigning | None = None
     is_many: bool = False
 
     def __post_init__(self) -> None:
@@ -202,6 +222,7 @@ class EnvoyParameters:
     answer_idle_seconds: int = 600
     buffer_limit_bytes: int = 65536
     fallback_body_bytes: int = 4 * 1024**2
+    signed_body_bytes: int = 16 * 1024**2
     max_connections: int = 20000
     max_heap_bytes: int = 2 * 1024**3
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.envoy_config import (
+    AwsSigning,
     DescriptorLimit,
     EgretService,
     EnvoyConfigError,
@@ -49,8 +50,12 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for authority in ("egret_ca", "client_ca"):
         write_authority(secrets, name=authority, ca_file=certificates.gateway_ca)
-    for provider in ("openai", "openai_fallback", "anthropic", "self_hosted"):
+    for provider in (
+        *("openai", "openai_fallback", "anthropic", "self_hosted"),
+        *("azure", "gemini", "bedrock"),
+    ):
         write_credential(secrets, name=provider, header_value=SecretStr("made up"))
+    (directory / "aws").write_text("[default]\naws_access_key_id=a\naws_secret_access_key=b\n")
     return secrets
 
 
@@ -106,12 +111,46 @@ def _limited(sds: Path) -> EnvoyParameters:
     return replace(_production(sds), descriptor_limits=limits)
 
 
+def _every_provider(sds: Path) -> EnvoyParameters:
+    return replace(
+        _production(sds),
+        azure=Provider(host="acme.openai.azure.com", credential_header="api-key"),
+        gemini=Provider(
+            host="generativelanguage.googleapis.com", credential_header="x-goog-api-key"
+        ),
+        bedrock=Provider(
+            host="bedrock-runtime.eu-central-1.amazonaws.com", credential_header="authorization"
+        ),
+        self_hosted=SelfHosted(
+            "models.internal", Provider(host="vllm.models.svc", credential_header="authorization")
+        ),
+    )
+
+
+def _signed(sds: Path, *, credentials_file: str = "") -> EnvoyParameters:
+    signing = AwsSigning(region="eu-central-1", credentials_file=credentials_file)
+    host = "bedrock-runtime.eu-central-1.amazonaws.com"
+    return replace(_production(sds), bedrock=Provider(host=host, signing=signing))
+
+
+def _signed_by_a_file(sds: Path) -> EnvoyParameters:
+    return _signed(sds, credentials_file=str(sds.parent / "aws"))
+
+
+DEPLOYMENTS = {
+    "production": _production,
+    "embedded": _embedded,
+    "standalone": _standalone,
+    "fallback": _with_fallback,
+    "with limits of its own": _limited,
+    "every provider": _every_provider,
+    "signed": _signed,
+    "signed by a file": _signed_by_a_file,
+}
+
+
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
-@pytest.mark.parametrize(
-    "deployment",
-    [_production, _embedded, _standalone, _with_fallback, _limited],
-    ids=["production", "embedded", "standalone", "fallback", "with limits of its own"],
-)
+@pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
 def test_envoy_accepts_the_configuration_without_a_warning(
     sds: Path, tmp_path: Path, *, deployment: Callable[[Path], EnvoyParameters], traced: bool
 ) -> None:
@@ -196,9 +235,12 @@ def test_egret_lint_looks_at_a_fallback_as_at_any_provider(
     assert {finding.rule.id for finding in found} == rules
 
 
-def test_egret_lint_finds_nothing_in_an_envoy_before_a_standalone_egret(sds: Path) -> None:
-    """Its cluster of the network has TLS; everything else is as with sockets."""
-    assert lint("envoy.yaml", render_envoy_config(_standalone(sds))).findings == ()
+@pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_egret_lint_finds_nothing_in_what_we_render(
+    sds: Path, deployment: Callable[[Path], EnvoyParameters]
+) -> None:
+    """What we ship is what we ask for, in every form of it."""
+    assert lint("envoy.yaml", render_envoy_config(deployment(sds))).findings == ()
 
 
 def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:

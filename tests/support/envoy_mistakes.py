@@ -128,6 +128,17 @@ def _read_first(config: Config) -> None:
     )
 
 
+def _sign_first(config: Config) -> None:
+    kind = "type.googleapis.com/envoy.extensions.filters.http.aws_request_signing.v3"
+    signing = {
+        "@type": f"{kind}.AwsRequestSigning", "service_name": "bedrock", "region": "eu-central-1",
+        "credential_provider": {"environment_credential_provider": {}},
+    }  # fmt: skip
+    _hcm(config)["http_filters"].insert(
+        1, {"name": "envoy.filters.http.aws_request_signing", "typed_config": signing}
+    )
+
+
 def _move_retry(config: Config) -> None:
     service = _ext_proc(config)["grpc_service"]
     service["envoy_grpc"]["retry_policy"] = {"num_retries": 1}
@@ -225,6 +236,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR126": lambda config: _hcm(config)["http_filters"][0].update(disabled=True),
     "EGR127": _drop(_ext_proc, "allow_content_length_header"),
     "EGR128": _drop(_ext_proc, "request_attributes"),
+    "EGR129": _put(_ext_proc, "processing_mode", "request_body_mode", value="BUFFERED"),
     "EGR201": _put(_workers, "name", value="other"),
     "EGR202": _drop(_workers, "typed_extension_protocol_options"),
     "EGR203": _put(_workers, "connect_timeout", value="5s"),
@@ -301,6 +313,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
         value={"socket_address": {"address": "192.0.2.1", "port_value": 9901}},
     ),
     "EGR520": _drop(lambda config: config, "overload_manager"),
+    "EGR521": _sign_first,
 }  # fmt: skip
 """One mistake a rule."""
 

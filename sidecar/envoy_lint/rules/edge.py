@@ -83,6 +83,14 @@ def _read_before(listener: Listener) -> Node | None:
     return None
 
 
+def _signed_before(listener: Listener) -> Node | None:
+    """Find a signer of the listener: it signs what Egret, the route and the host name change."""
+    for one in listener.hcm.at("http_filters"):
+        if one.at("typed_config").type_name.endswith("AwsRequestSigning"):
+            return one
+    return None
+
+
 def _escaped_slashes(listener: Listener) -> Node | None:
     action = listener.hcm.at("path_with_escaped_slashes_action")
     return None if action.text == "REJECT_REQUEST" else action
@@ -233,4 +241,8 @@ RULES: Final = (
     ConfigRule("EGR520", "no-overload-manager", _W,
          "under load Envoy is killed for its memory instead of turning requests away",
          "overload_manager with fixed_heap and a limit of connections", _no_overload_manager),
+    ConfigRule("EGR521", "signed-too-early", _E,
+         "what is signed for AWS is changed afterwards, by Egret, the route or the host name: 403",
+         "aws_request_signing among the http_filters of the provider's cluster",
+         _guarded(_signed_before)),
 )  # fmt: skip

@@ -108,6 +108,11 @@ def _no_source_address(one: Node) -> Node | None:
     return None if any(name.text == SOURCE_ATTRIBUTE for name in attributes) else attributes
 
 
+def _held_body(one: Node) -> Node | None:
+    mode = _mode(one, "request_body_mode")
+    return mode if mode.text == "BUFFERED" else None
+
+
 def _no_rules(one: Node) -> Node | None:
     rules = one.at("mutation_rules")
     return None if rules.at("disallow_is_error").is_true else rules.at("disallow_is_error")
@@ -329,4 +334,8 @@ RULES: Final = (
     ConfigRule("EGR128", "source-address-withheld", _W,
          "Egret is not told where a client is and refuses every key that is bound to networks",
          "request_attributes: [source.address]", _where(_no_source_address)),
+    ConfigRule("EGR129", "buffered-on-h2corn", _N,
+         "each stream ends in a reset, graceful close or not: the h2corn engine closes the "
+         "connection at the 201st within ten seconds, and what is judged on it fails",
+         "request_body_mode: NONE, or the grpcio engine", _where(_held_body)),
 )  # fmt: skip
