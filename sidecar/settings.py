@@ -126,9 +126,17 @@ class PostgresSettings(_Section):
     """Where keys and policies live."""
 
     dsn: SecretStr = SecretStr("postgresql:///egret")
+    dsn_file: Path | None = None
+    """Holds the DSN where `dsn` is not given; read anew for each connection, so a password may
+    change."""
     pool_size: Annotated[int, Field(ge=1, le=100)] = 4
     acquire_seconds: Seconds = 1.0
     query_seconds: Seconds = 1.5
+
+    @property
+    def read_from(self) -> Path | None:
+        """The file to read the DSN from, if it is not given itself."""
+        return None if "dsn" in self.model_fields_set else self.dsn_file
 
 
 class ValkeyMode(enum.Enum):

@@ -99,7 +99,8 @@ def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     except UNAVAILABLE as error:
         fail(
             f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
-            mend="check that it runs and that EGRET_POSTGRES__DSN leads to it",
+            mend="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
+            " EGRET_POSTGRES__DSN_FILE, leads to it",
         )
 
 

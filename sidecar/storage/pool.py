@@ -57,18 +57,29 @@ class InvalidDsnError(Exception):
         )
 
 
+class DsnFileError(OSError):
+    """The file with the DSN cannot be read, or holds no URL: no answer, which may pass."""
+
+
 @asynccontextmanager
 async def open_pool(settings: PostgresSettings) -> AsyncGenerator[Pool]:
     """Give a pool without connecting, and close it in the end, by force after a while.
 
+    Each connection is made with the DSN as it stands in its file then, if it is in one.
     No statement of ours changes its session, so a connection goes back without the usual round
     trip that resets it: a key that misses every cache costs one statement.
 
     Raises:
         InvalidDsnError: no database could ever be reached.
     """
+    if settings.read_from is None:
+        _checked(settings.dsn.get_secret_value())
+
+    async def connect_anew(*_: Any, **options: Any) -> Connection:
+        return await asyncpg.connect(await _current_dsn(settings), **options)
+
     pool = await asyncpg.create_pool(
-        _checked_dsn(settings),
+        connect=connect_anew,
         min_size=0,
         max_size=settings.pool_size,
         timeout=settings.acquire_seconds,
@@ -133,7 +144,7 @@ async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
         One of `UNAVAILABLE`.
     """
     connection = await asyncpg.connect(
-        _checked_dsn(settings),
+        await _current_dsn(settings),
         timeout=settings.acquire_seconds,
         server_settings=_SERVER_SETTINGS,
     )
@@ -146,12 +157,27 @@ async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
             connection.terminate()
 
 
-def _checked_dsn(settings: PostgresSettings) -> str:
+async def _current_dsn(settings: PostgresSettings) -> str:
+    """Return the DSN of the settings, or what their file holds now."""
+    if settings.read_from is None:
+        return _checked(settings.dsn.get_secret_value())
+    try:
+        held = await asyncio.to_thread(settings.read_from.read_text, encoding="utf-8")
+        return _checked(held.strip())
+    except OSError as error:
+        reason = error.strerror or "it cannot be read"
+        raise DsnFileError(f"the file of EGRET_POSTGRES__DSN_FILE: {reason}") from None
+    except (UnicodeDecodeError, InvalidDsnError):
+        raise DsnFileError(
+            "the file of EGRET_POSTGRES__DSN_FILE holds no PostgreSQL URL"
+        ) from None
+
+
+def _checked(dsn: str) -> str:
     """Return the DSN if its parts can be told apart.
 
     asyncpg repeats what it cannot parse: a `#` in a password would put the rest of it into logs.
     """
-    dsn = settings.dsn.get_secret_value()
     parts = urllib.parse.urlsplit(dsn)
     hosts = parts.netloc.rpartition("@")[2].split(",")
     is_url = parts.scheme in {"postgresql", "postgres"} and not parts.fragment

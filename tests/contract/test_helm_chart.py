@@ -102,6 +102,21 @@ def test_what_is_mounted_is_there_and_what_is_there_is_mounted(case: str) -> Non
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_workers_read_their_dsn_from_a_secret_that_may_change(case: str) -> None:
+    """A folder: a file that is mounted by itself never changes."""
+    pod = one(rendered("helm4", case), "Deployment")["spec"]["template"]["spec"]
+    (egret,) = [
+        one for one in (*pod["containers"], *pod.get("initContainers", ()))
+        if one["name"] == "egret"
+    ]  # fmt: skip
+    folder, _, file = environment(egret)["EGRET_POSTGRES__DSN_FILE"].rpartition("/")
+    (mount,) = [one for one in egret["volumeMounts"] if one["mountPath"] == folder]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == mount["name"]]
+    assert "subPath" not in mount
+    assert [item["path"] for item in volume["secret"]["items"]] == [file]
+
+
 # Sidecar mode.
 
 

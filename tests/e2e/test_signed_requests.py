@@ -134,7 +134,7 @@ def bedrock(stack: Stack, signing_gateway: Bedrock, monkeypatch: pytest.MonkeyPa
     return signing_gateway
 
 
-@pytest.mark.parametrize("size", [0, 300_000, 8_000_000], ids=["short", "300 KB", "8 MB"])
+@pytest.mark.parametrize("size", [0, 300_000, 1_200_000], ids=["short", "300 KB", "1.2 MB"])
 async def test_what_is_signed_is_what_egret_made_of_the_request(
     bedrock: Bedrock, size: int
 ) -> None:

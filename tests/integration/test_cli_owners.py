@@ -154,7 +154,10 @@ def test_an_unreachable_database_is_one_line_without_the_password() -> None:
 
     assert (ran.code, ran.out, ran.err.count("\n"), "hunter2" in ran.err) == (1, "", 1, False)
     assert ran.err.startswith("error: PostgreSQL gave no answer (ConnectionRefusedError: ")
-    assert ran.err.endswith("; check that it runs and that EGRET_POSTGRES__DSN leads to it\n")
+    assert ran.err.endswith(
+        "; check that it runs and that EGRET_POSTGRES__DSN, or the file of"
+        " EGRET_POSTGRES__DSN_FILE, leads to it\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,9 @@ image: {{ include "egret.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 args: [serve]
 env:
-  - name: EGRET_POSTGRES__DSN
-    valueFrom: {secretKeyRef: {name: {{ include "egret.postgresSecret" . | quote }}, key: {{ .Values.postgres.key | quote }}}}
+  # From a file, which changes with the Secret: a new password needs no new pod.
+  - name: EGRET_POSTGRES__DSN_FILE
+    value: /etc/egret/postgres/dsn
   {{- include "egret.env" . | nindent 2 }}
 ports:
   - {name: metrics, containerPort: 9464}
@@ -96,6 +97,7 @@ securityContext: {{- include "egret.containerSecurity" . | nindent 2 }}
 volumeMounts:
   - {name: sockets, mountPath: /run/egret}
   - {name: usage, mountPath: /var/lib/egret}
+  - {name: postgres, mountPath: /etc/egret/postgres, readOnly: true}
   - {name: tmp, mountPath: /tmp}
 {{- if and (eq .Values.mode "standalone") (eq .Values.listen.tls "mutual") }}
   - {name: tls, mountPath: /etc/egret/tls, readOnly: true}
@@ -107,6 +109,8 @@ volumeMounts:
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
 - name: usage
   {{- toYaml .Values.usageSpool.volume | nindent 2 }}
+- name: postgres
+  secret: {secretName: {{ include "egret.postgresSecret" . | quote }}, items: [{key: {{ .Values.postgres.key | quote }}, path: dsn}], defaultMode: 0440}
 - name: tmp
   emptyDir: {sizeLimit: 512Mi}
 {{- if eq .Values.mode "sidecar" }}
