@@ -18,7 +18,7 @@ WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish lock clean train eval
-.PHONY: bench-overload counts counts-baseline prove-model
+.PHONY: bench-overload soak counts counts-baseline prove-model
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -123,6 +123,10 @@ bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a milli
 
 bench-overload: $(DEV_STAMP) ## What is left of the throughput when twice as much comes
 	$(PY) -m loadtest.bench_overload $(BENCH_OPTIONS)
+
+soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
+	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
+	$(PY) -m loadtest.soak --engine grpcio $(BENCH_OPTIONS)
 
 counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the baseline; part of make test
 	$(PY) -m loadtest.counts

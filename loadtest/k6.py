@@ -78,36 +78,55 @@ async def put_load(load: Load, *, target: Target, seconds: float, scratch: Path)
     Raises:
         LoadError: k6 could not be run or failed.
     """
-    summary = scratch / "k6-summary.json"
-    summary.unlink(missing_ok=True)
-    environment = inherited_environment() | {
+    environment = {
         "URL": target.url,
         "API_KEY": target.key.get_secret_value(),
         "BODY_FILE": str(target.body.absolute()),
+    }
+    summary = await run_k6(SCRIPT, load, environment, seconds=seconds, scratch=scratch)
+    return read_summary(summary, seconds=seconds)
+
+
+async def run_k6(
+    script: Path, load: Load, environment: Mapping[str, str], *, seconds: float, scratch: Path
+) -> Mapping[str, Any]:
+    """Run *script* with *load* and return what it hands to `handleSummary`.
+
+    Raises:
+        LoadError: k6 could not be run or failed.
+    """
+    summary = scratch / "k6-summary.json"
+    summary.unlink(missing_ok=True)
+    whole = {
+        **inherited_environment(),
+        **environment,
         "CONNECTIONS": str(load.connections),
         "SECONDS": f"{seconds:g}",
         "SUMMARY_FILE": str(summary.absolute()),
     }
     if load.rate is not None:
-        environment["RATE"] = str(load.rate)
-    process = await asyncio.create_subprocess_exec(
-        str(PROGRAM),
-        *("run", "--quiet", "--no-usage-report", "--no-color", "--address", "", str(SCRIPT)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=environment,
-    )
+        whole["RATE"] = str(load.rate)
+    log = scratch / "k6.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            str(PROGRAM),
+            *("run", "--quiet", "--no-usage-report", "--no-color", "--address", "", str(script)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env=whole,
+        )
     try:
-        output, _ = await process.communicate()
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0 or not summary.exists():
-        tail = output.decode(errors="replace").strip()[-2000:]
+        tail = log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
         raise LoadError(f"k6 exited {process.returncode}: {tail}")
-    return read_summary(json.loads(summary.read_text(encoding="utf-8")), seconds=seconds)
+    loaded: Mapping[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    return loaded
 
 
 def read_summary(summary: Mapping[str, Any], *, seconds: float) -> Measured:

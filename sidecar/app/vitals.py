@@ -15,7 +15,7 @@ BEAT_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Shows loop lag, garbage collections and the pool of connections."""
+    """Shows loop lag, tasks, garbage collections and the pool of connections."""
 
     metrics: ProcessMetrics
     pool: Pool
@@ -30,6 +30,7 @@ class Vitals:
                 asked_for = loop.time() + BEAT_SECONDS
                 await asyncio.sleep(BEAT_SECONDS)
                 self.metrics.loop_was_late(max(0.0, loop.time() - asked_for))
+                self.metrics.tasks_are(len(asyncio.all_tasks(loop)))
                 self.metrics.collected(self.pauses.take())
                 self.metrics.pool_is(_use_of(self.pool))
         finally:

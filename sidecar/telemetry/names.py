@@ -112,6 +112,7 @@ class MetricName:
     COST_UNKNOWN: Final = "egret_cost_unknown"
     SPANS: Final = "egret_spans"
     LOOP_LAG_SECONDS: Final = "egret_event_loop_lag_seconds"
+    EVENT_LOOP_TASKS: Final = "egret_event_loop_tasks"
     GC_PAUSE_SECONDS: Final = "egret_gc_pause_seconds"
     DATABASE_CONNECTIONS: Final = "egret_database_connections"
     DATABASE_CONNECTIONS_LIMIT: Final = "egret_database_connections_limit"

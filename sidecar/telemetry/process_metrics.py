@@ -73,6 +73,12 @@ class ProcessMetrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
+        self._tasks = Gauge(
+            MetricName.EVENT_LOOP_TASKS,
+            "Tasks of the event loops of all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         pauses = Histogram(
             MetricName.GC_PAUSE_SECONDS,
             "Seconds one garbage collection kept a worker, by generation.",
@@ -98,6 +104,10 @@ class ProcessMetrics:
     def loop_was_late(self, seconds: float) -> None:
         """Count a timer that came *seconds* late."""
         self._lag.observe(seconds)
+
+    def tasks_are(self, count: int) -> None:
+        """Show how many tasks the event loop has."""
+        self._tasks.set(count)
 
     def collected(self, pauses: list[tuple[int, float]]) -> None:
         """Count garbage collections by generation and seconds."""

@@ -85,6 +85,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_database_connections",
         "egret_database_connections_limit",
         "egret_event_loop_lag_seconds",
+        "egret_event_loop_tasks",
         "egret_exchange_faults",
         "egret_exchanges",
         "egret_gc_pause_seconds",

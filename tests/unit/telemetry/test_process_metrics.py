@@ -88,6 +88,9 @@ async def test_a_loop_that_is_held_up_is_seen_to_be_late(registry: CollectorRegi
     assert lag is not None
     assert lag > 0.1
     assert gc.callbacks == before
+    tasks = registry.get_sample_value("egret_event_loop_tasks")
+    assert tasks is not None
+    assert tasks >= 2  # the watch itself and this test
     limit = registry.get_sample_value("egret_database_connections_limit")
     assert limit == settings.pool_size
 

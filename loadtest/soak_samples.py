@@ -1,0 +1,118 @@
+"""What is seen of a running stack from outside, every few seconds: processes, Envoy, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import psutil
+
+from sidecar.cli.top_figures import Page, read_page
+from sidecar.embedded.stack_options import StackFacts
+from sidecar.telemetry.names import MetricName
+
+MB: Final = 1 << 20
+_STATS: Final = {
+    "egret_streams": "cluster.egret.upstream_rq_active",
+    "egret_connections": "cluster.egret.upstream_cx_active",
+    "egret_connections_lost": "cluster.egret.upstream_cx_destroy_remote_with_active_rq",
+    "requests_active": "http.http.downstream_rq_active",
+    "requests": "http.http.downstream_rq_total",
+    "answers_5xx": "http.http.downstream_rq_5xx",
+    "streams_failed": "http.http.ext_proc.egret.streams_failed",
+    "message_timeouts": "http.http.ext_proc.egret.message_timeouts",
+    "usage_logged": "access_logs.open_telemetry_access_log.egret.logs_written",
+    "usage_dropped": "access_logs.open_telemetry_access_log.egret.logs_dropped",
+}
+_METRICS: Final = {
+    "in_flight": MetricName.IN_FLIGHT_EXCHANGES,
+    "tasks": MetricName.EVENT_LOOP_TASKS,
+    "faults": f"{MetricName.EXCHANGE_FAULTS}_total",
+    "usage_lost": f"{MetricName.USAGE_LOST}_total",
+    "worker_deaths": f"{MetricName.WORKER_DEATHS}_total",
+    "limits_local": MetricName.LIMITS_LOCAL,
+}
+_FILTER: Final = "^(" + "|".join(name.replace(".", r"\.") for name in _STATS.values()) + ")$"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """One process at one moment."""
+
+    rss_mb: float
+    files: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Everything at one moment; `at` is in seconds of the monotonic clock.
+
+    `files` of a process are its open file descriptors, sockets among them. What `counts` has are
+    gauges and totals, of Envoy and of all workers together.
+    """
+
+    at: float
+    processes: Mapping[str, ProcessSample]
+    counts: Mapping[str, int]
+
+
+class Sampler:
+    """Looks at a stack whenever asked."""
+
+    def __init__(self, facts: StackFacts, client: aiohttp.ClientSession) -> None:
+        self._facts = facts
+        self._client = client
+        self._processes = dict(_processes(facts))
+
+    async def take(self) -> Sample:
+        """Look once.
+
+        Raises:
+            aiohttp.ClientError: Envoy or the supervisor does not answer.
+            psutil.NoSuchProcess: a process is gone.
+        """
+        stats, page = await self._stats(), await self._page()
+        counts = {name: stats.get(stat, 0) for name, stat in _STATS.items()}
+        counts |= {
+            name: int(sum(page.samples.get(metric, {}).values()))
+            for name, metric in _METRICS.items()
+        }
+        processes = {name: _look_at(process) for name, process in self._processes.items()}
+        return Sample(time.monotonic(), processes, counts)
+
+    async def _stats(self) -> dict[str, int]:
+        query = {"filter": _FILTER, "format": "json"}
+        async with self._client.get(f"{self._facts.admin_url}/stats", params=query) as answer:
+            stats = (await answer.json(content_type=None))["stats"]
+        return {one["name"]: int(one["value"]) for one in stats if "name" in one}
+
+    async def _page(self) -> Page:
+        async with self._client.get(self._facts.metrics_url) as answer:
+            return read_page(await answer.text(), at=time.monotonic())
+
+
+def _processes(facts: StackFacts) -> list[tuple[str, psutil.Process]]:
+    supervisor = psutil.Process(facts.workers_pid)
+    config = str(facts.logs.parent / "envoy.yaml")
+    envoys = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name() == "envoy" and config in process.cmdline()
+    ]
+    workers = [one for one in supervisor.children() if "sidecar.app" in one.cmdline()]
+    return [
+        ("supervisor", supervisor),
+        *((f"worker {number}", worker) for number, worker in enumerate(workers)),
+        *(("envoy", envoy) for envoy in envoys),
+    ]
+
+
+def _look_at(process: psutil.Process) -> ProcessSample:
+    with process.oneshot():
+        return ProcessSample(
+            process.memory_info().rss / MB, process.num_fds(), process.num_threads()
+        )

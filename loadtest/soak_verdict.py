@@ -1,0 +1,169 @@
+"""What a soak has shown: slopes, and what was not as it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loadtest.soak_load import Outcome
+from loadtest.soak_samples import Sample
+
+HOUR: Final = 3600.0
+LEAK_MB_AN_HOUR: Final = 20.0
+"""At a thousand requests a second this is six bytes a request. What an exchange leaves behind, if
+anything, is some hundred: then one request in fifty that leaks is seen."""
+LEAST_SECONDS: Final = 1000.0
+"""Shorter soaks do not tell a leak from a process that is still warming up; no slope is judged."""
+MAX_DROPPED: Final = 0.01
+"""Beyond this share of what should have been sent the load was not the one that was asked for."""
+SLACK: Final = 4
+"""A pool may have opened another connection, a loop have a timer's task under way."""
+WATCHED: Final = ("files", "threads")
+_NONE_LEFT: Final = {
+    "in_flight": "exchanges are under judgement",
+    "egret_streams": "streams from Envoy to Egret are open",
+    "requests_active": "requests are open in Envoy",
+}
+_NEVER: Final = {
+    "answers_5xx": "answers of 500 and above",
+    "streams_failed": "ext_proc streams failed",
+    "message_timeouts": "ext_proc messages came too late",
+    "egret_connections_lost": "connections to workers were lost with requests on them",
+    "faults": "faults of exchanges",
+    "usage_lost": "usage records lost",
+    "usage_dropped": "usage records that Envoy dropped",
+    "worker_deaths": "workers died",
+    "limits_local": "limits were kept without Valkey",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """All that was seen. `warm` and `quiet` are of moments without load, before and after it.
+
+    `records` are those of usage by how their answers ended, `slots` what Valkey holds in the end
+    for others than requests that nobody told the end of.
+    The first `warm_up_seconds` of `samples` are for caches and pools to fill.
+    """
+
+    outcome: Outcome
+    samples: Sequence[Sample]
+    warm: Sample
+    quiet: Sample
+    records: Mapping[str, int]
+    slots: int
+    warm_up_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """A straight line through samples, and the standard error of its slope; both an hour."""
+
+    an_hour: float
+    error: float
+
+
+def slope(points: Sequence[tuple[float, float]]) -> Slope:
+    """Return the line of least squares through seconds and values.
+
+    Raises:
+        ValueError: fewer than three points, or all at one moment.
+    """
+    count = len(points)
+    if count < 3:  # noqa: PLR2004 - two points always lie on a line
+        raise ValueError("too few points for a slope")
+    mean_x = sum(x for x, _ in points) / count
+    mean_y = sum(y for _, y in points) / count
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    if not spread:
+        raise ValueError("all points are at one moment")
+    steepness = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    residue = sum((y - mean_y - steepness * (x - mean_x)) ** 2 for x, y in points)
+    return Slope(steepness * HOUR, math.sqrt(residue / (count - 2) / spread) * HOUR)
+
+
+def memory_slopes(soak: Soak) -> dict[str, Slope]:
+    """Return how the memory of each process of Egret's grows, in MB, once it is warm."""
+    begin = soak.samples[0].at + soak.warm_up_seconds
+    judged = [sample for sample in soak.samples if sample.at >= begin]
+    return {
+        name: slope([(one.at, one.processes[name].rss_mb) for one in judged])
+        for name in soak.warm.processes
+        if name != "envoy"
+    }
+
+
+def is_long_enough(soak: Soak) -> bool:
+    """Say whether slopes mean anything."""
+    return soak.samples[-1].at - soak.samples[0].at - soak.warm_up_seconds >= LEAST_SECONDS
+
+
+def violations(soak: Soak) -> list[str]:
+    """Return what is wrong, a sentence each; an empty list is a soak that went well."""
+    return [
+        *_of_load(soak.outcome),
+        *_of_counts(soak.warm.counts, soak.quiet.counts),
+        *_of_processes(soak),
+        *_of_memory(soak),
+        *_of_usage(soak),
+    ]
+
+
+def _of_load(outcome: Outcome) -> Iterator[str]:
+    for kind, counts in outcome.by_kind.items():
+        if counts["bad"]:
+            yield f"{counts['bad']} requests of kind {kind} came to what they should not"
+        if not any(counts[one] for one in ("answered", "refused", "aborted")):
+            yield f"no request of kind {kind} came to what it should"
+    share = outcome.dropped / (outcome.requests + outcome.dropped)
+    if share > MAX_DROPPED:
+        yield f"{share:.1%} of the load was not sent: no connection was free"
+
+
+def _of_counts(warm: Mapping[str, int], quiet: Mapping[str, int]) -> Iterator[str]:
+    for name, what in _NONE_LEFT.items():
+        if quiet[name]:
+            yield f"{quiet[name]} {what} after the end"
+    for name, what in _NEVER.items():
+        if quiet[name] > warm[name]:
+            yield f"{quiet[name] - warm[name]} {what}"
+    if quiet["tasks"] > warm["tasks"] + SLACK:
+        yield f"{quiet['tasks']} tasks are left, {warm['tasks']} there were before"
+
+
+def _of_processes(soak: Soak) -> Iterator[str]:
+    for name, before in soak.warm.processes.items():
+        after = soak.quiet.processes[name]
+        for what in WATCHED:
+            if getattr(after, what) > getattr(before, what) + SLACK:
+                yield (
+                    f"{name} has {getattr(after, what)} {what} open,"
+                    f" {getattr(before, what)} there were before"
+                )
+
+
+def _of_memory(soak: Soak) -> Iterator[str]:
+    if not is_long_enough(soak):
+        return
+    for name, line in memory_slopes(soak).items():
+        # Twice its error is taken off: what may be noise is not called a leak.
+        if line.an_hour - 2 * line.error > LEAK_MB_AN_HOUR:
+            yield f"the memory of {name} grows by {line.an_hour:.1f} MB an hour"
+
+
+def _of_usage(soak: Soak) -> Iterator[str]:
+    """Who breaks off at once may be gone before the key was known; nobody tells of such an end."""
+    least = soak.outcome.total("answered", "refused", strangers=False)
+    given_up = soak.outcome.total("aborted", "bad", strangers=False)
+    records, lost = sum(soak.records.values()), soak.records.get("lost", 0)
+    if not least <= records <= least + given_up:
+        yield f"{records} usage records for {least} to {least + given_up} requests of known keys"
+    if lost > given_up:
+        yield f"{lost} usage records are declared lost, {given_up} requests were broken off"
+    told = soak.quiet.counts["usage_logged"] - soak.warm.counts["usage_logged"]
+    if records - lost != told:
+        yield f"{records - lost} usage records, {told} that Envoy told of"
+    if soak.slots:
+        yield f"{soak.slots} slots of concurrent requests are held after the end"
