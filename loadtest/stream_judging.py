@@ -1,7 +1,8 @@
 """What one event of a stream costs in a worker's own code, without gRPC, Envoy or kernel.
 
 By the same policies as `bench_stream`: *window* for events that differ in their text alone, as
-OpenAI's do; *window, unlike* where something else differs as well and each event is parsed.
+OpenAI's do; *window, unlike* where something else differs as well and each event is parsed;
+*window, new text* where no stream repeats another: our own documentation, word by word.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import orjson
 
 from loadtest.figures import percentile
+from loadtest.results import ROOT
 from loadtest.texts import benign_text
 from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting
 from sidecar.dialects.answer_form import AnswerForm
@@ -43,16 +45,26 @@ def judging_us(guardrails: str) -> dict[str, float]:
     policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
     if not isinstance(policy, EffectivePolicy):
         raise TypeError("there is no default policy")
-    alike, unlike = list(_events(differ=False)), list(_events(differ=True))
+    words = benign_text(EVENTS * 8).split()[:EVENTS]
+    alike, unlike = list(_events(words)), list(_events(words, differ=True))
+    new = [list(_events(words)) for words in _new_words()]
     return {
-        "window": _median_us(lambda: _window(policy), alike),
-        "window, unlike": _median_us(lambda: _window(policy), unlike),
-        "hide": _median_us(_hide, alike),
+        "window": _median_us(lambda: _window(policy), [alike] * ROUNDS),
+        "window, unlike": _median_us(lambda: _window(policy), [unlike] * ROUNDS),
+        "window, new text": _median_us(lambda: _window(policy), new),
+        "hide": _median_us(_hide, [alike] * ROUNDS),
     }
 
 
-def _events(*, differ: bool) -> Iterator[bytes]:
-    words = benign_text(EVENTS * 8).split()[:EVENTS]
+def _new_words() -> Iterator[list[str]]:
+    """Yield the words of each stream, none twice: decisions have no examples of personal data."""
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    words = " ".join(page.read_text(encoding="utf-8") for page in pages).split()
+    for start in range(0, len(words) - EVENTS, EVENTS):
+        yield words[start : start + EVENTS]
+
+
+def _events(words: Sequence[str], *, differ: bool = False) -> Iterator[bytes]:
     for number, word in enumerate(words):
         choice = {"index": 0, "delta": {"content": f" {word}"}, "finish_reason": None}
         document = {
@@ -87,10 +99,10 @@ def _hide() -> Take:
     return lambda event: hider.take(event, is_last=False)
 
 
-def _median_us(begin: Callable[[], Take], events: Sequence[bytes]) -> float:
-    """Return microseconds of CPU time an event, of whole streams: the middle one of several."""
+def _median_us(begin: Callable[[], Take], streams: Sequence[Sequence[bytes]]) -> float:
+    """Return microseconds of CPU time an event, of whole streams: the middle one of them."""
     taken: list[float] = []
-    for _ in range(ROUNDS):
+    for events in streams:
         take = begin()
         started_at = time.thread_time()
         for event in events:

@@ -16,6 +16,8 @@ MAX_REPEAT: Final = 1_000
 
 _ANYTHING: Final = r"(?s:.)"
 
+_NEARLY_ANY: Final = ("[^", r"\S", r"\D", r"\W", _ANYTHING)
+
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
@@ -70,6 +72,30 @@ def reversed_prefixes(regex: str) -> str:
         UnknownSyntaxError: *regex* cannot be read.
     """
     return _prefixes(_Parser(regex).parse())
+
+
+def has_gap(regex: str) -> bool:
+    """Tell whether *regex* counts characters of nearly any kind, as `[^0-9]{0,24}` does.
+
+    Read backwards such a gap comes before the word that opens it, so it may begin anywhere in any
+    text, and the automaton keeps where.
+
+    Raises:
+        UnknownSyntaxError: *regex* cannot be read.
+    """
+    return _has_gap(_Parser(regex).parse())
+
+
+def _has_gap(node: _Node) -> bool:
+    match node:
+        case _Atom() | _Assertion():
+            return False
+        case _Sequence(items) | _Choice(items):
+            return any(_has_gap(item) for item in items)
+        case _Repeat(_Atom(text), _, most):
+            return most is not None and most > 1 and text.startswith(_NEARLY_ANY)
+        case _Repeat(item, _, _) | _Flags(_, item):
+            return _has_gap(item)
 
 
 def _prefixes(node: _Node) -> str:  # noqa: PLR0911 - one line a kind of node
