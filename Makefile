@@ -6,6 +6,7 @@ RUN_STAMP := $(VENV)/.embedded-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 TRAINING_STAMP := $(VENV)/.training-stamp
 HELM_STAMP := $(VENV)/.helm-stamp
+CHROMIUM ?= chromium-headless-shell
 IMAGE ?= egret:dev
 IMAGE_TOOL ?= docker build
 PYTHON_IMAGE ?=
@@ -18,7 +19,7 @@ WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish lock clean train eval
-.PHONY: bench-overload soak counts counts-baseline prove-model
+.PHONY: bench-overload soak counts counts-baseline prove-model status-page-test
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -187,6 +188,10 @@ dashboards: $(DEV_STAMP) ## Make the Grafana dashboards anew
 
 dashboard-pictures: $(DEV_STAMP) has-programs ## Draw every dashboard from a run of the whole stack
 	$(PY) -m dashboards.pictures
+
+status-page-test: $(DEV_STAMP) ## The status page in CHROMIUM, a headless one, and its picture for the docs
+	@command -v $(CHROMIUM) >/dev/null || { echo "Install a headless Chromium (Debian: chromium-headless-shell) or name one: CHROMIUM=…" >&2; exit 1; }
+	$(PY) -m pytest tests/browser --browser $(CHROMIUM) --pictures docs/images
 
 proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py

@@ -7,6 +7,7 @@ Variables are `EGRET_` plus the path in capitals, levels joined by two underscor
 from __future__ import annotations
 
 import enum
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -47,6 +48,14 @@ class Timing(enum.Enum):
 
     METADATA = "metadata"
     MUTATION = "mutation"
+
+
+class StatusPage(enum.Enum):
+    """Where the page of charts is shown: on loopback alone, wherever metrics are, or nowhere."""
+
+    LOOPBACK = "loopback"
+    ON = "on"
+    OFF = "off"
 
 
 class _Section(BaseModel):
@@ -264,8 +273,29 @@ class TelemetrySettings(_Section):
     although Envoy did not sample them; 0 keeps none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    status_page: StatusPage = StatusPage.LOOPBACK
+    """`/status` beside `/metrics`. It shows no more than those, but to whoever has a browser."""
+    host_names: Annotated[str, Field(pattern="^[a-z0-9.,-]*$")] = ""
+    """Names, parted by commas, that browsers may ask by beside localhost and addresses."""
     slow_request_ms: Annotated[float, Field(gt=0)] = 250.0
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether metrics are served to this machine alone."""
+        if self.metrics_host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.metrics_host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def has_status_page(self) -> bool:
+        """Whether `/status` is there."""
+        return self.status_page is StatusPage.ON or (
+            self.status_page is StatusPage.LOOPBACK and self.is_local
+        )
 
 
 class Settings(BaseSettings):

@@ -46,11 +46,7 @@ class Supervisor:
         self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
         self._metrics = WorkerMetrics(self._metrics_directory)
         try:
-            self._endpoint = MetricsEndpoint(
-                self._metrics,
-                host=settings.telemetry.metrics_host,
-                port=settings.telemetry.metrics_port,
-            )
+            self._endpoint = MetricsEndpoint(self._metrics, settings.telemetry)
         except EndpointError:
             shutil.rmtree(self._metrics_directory, ignore_errors=True)
             raise

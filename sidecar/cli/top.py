@@ -20,7 +20,7 @@ from rich.text import Text
 
 from sidecar.cli.database import settings_or_exit
 from sidecar.cli.output import Output, OutputOption, console, fail, print_json
-from sidecar.cli.top_figures import Figures, Page, figures, read_page
+from sidecar.telemetry.figures import Figures, Page, figures, read_page
 
 MAX_LINES: Final = 10
 FETCH_SECONDS: Final = 5.0

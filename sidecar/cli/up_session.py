@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urljoin
 
 import orjson
 from pydantic import SecretStr
@@ -111,7 +112,7 @@ class Session:
         yield "Key", facts.key.get_secret_value()
         if facts.mock_debug_url is not None:
             yield "Provider", f"{facts.mock_debug_url}/last shows what it last received"
-        yield "Metrics", facts.metrics_url
+        yield "Metrics", f"{facts.metrics_url}  charts: {urljoin(facts.metrics_url, 'status')}"
         yield "Envoy", facts.admin_url
         yield "More", str(self.run_directory / READY_NAME)
 

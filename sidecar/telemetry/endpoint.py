@@ -1,10 +1,11 @@
-"""`GET /metrics` of the supervisor: one answer for all workers, classic or OpenMetrics."""
+"""The supervisor's HTTP: `/metrics`, one answer for all workers, and `/status`, a page of them."""
 
 from __future__ import annotations
 
 import functools
 import gzip
 import threading
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final
@@ -13,12 +14,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from typing_extensions import override
 
+from sidecar.settings import TelemetrySettings
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
+from sidecar.telemetry.status.host_names import is_known
+from sidecar.telemetry.status.page import HEADERS, Part, StatusPage
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 
 METRICS_PATH: Final = "/metrics"
 PLAIN_TEXT: Final = "text/plain; charset=utf-8"
+OTHER_NAME: Final = b"not by this host name; EGRET_TELEMETRY__HOST_NAMES allows more\n"
 POLL_SECONDS: Final = 0.1
 """How soon `close` is noticed."""
 SCRAPE_TIMEOUT_SECONDS: Final = 10.0
@@ -35,11 +40,12 @@ class MetricsEndpoint:
     `registry` is where whoever runs the workers counts on its own account.
     """
 
-    def __init__(self, metrics: WorkerMetrics, *, host: str, port: int) -> None:
+    def __init__(self, metrics: WorkerMetrics, telemetry: TelemetrySettings) -> None:
         self.registry: Final = CollectorRegistry(auto_describe=False)
         self.registry.register(metrics)
+        host, port = telemetry.metrics_host, telemetry.metrics_port
         try:
-            self._server = _Server((host, port), self.registry)
+            self._server = _Server((host, port), _Site(self.registry, telemetry))
         except OSError as error:
             raise EndpointError(
                 f"metrics endpoint cannot listen on {host}:{port} ({error.strerror}): free it or"
@@ -74,37 +80,68 @@ def _exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     return encode(registry), content_type
 
 
+class _Site:
+    """What is answered, and to whom."""
+
+    def __init__(self, registry: CollectorRegistry, telemetry: TelemetrySettings) -> None:
+        self.registry = registry
+        self.status = StatusPage(registry) if telemetry.has_status_page else None
+        self.places = "see /metrics\n" if self.status is None else "see /metrics and /status\n"
+        self._host_names = frozenset(filter(None, telemetry.host_names.split(",")))
+        self._is_local = telemetry.is_local
+
+    def may_ask(self, hosts: Sequence[str], *, is_metrics: bool) -> bool:
+        """Return whether a request by these names is answered.
+
+        Elsewhere than on loopback a Prometheus asks for metrics by any name, and whoever reaches
+        the port may read them anyway.
+        """
+        return (is_metrics and not self._is_local) or is_known(hosts, self._host_names)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], registry: CollectorRegistry) -> None:
-        super().__init__(address, functools.partial(_Scrape, registry))
+    def __init__(self, address: tuple[str, int], site: _Site) -> None:
+        super().__init__(address, functools.partial(_Request, site))
 
     @override
     def handle_error(self, request: object, client_address: object) -> None:
         """A scraper that hangs up is its own business; the standard prints a traceback."""
 
 
-class _Scrape(BaseHTTPRequestHandler):
+class _Request(BaseHTTPRequestHandler):
     timeout: ClassVar[float | None] = SCRAPE_TIMEOUT_SECONDS
     server_version = "egret"
     sys_version = ""
 
-    def __init__(self, registry: CollectorRegistry, *connection: Any) -> None:
-        self._registry = registry
+    def __init__(self, site: _Site, *connection: Any) -> None:
+        self._site = site
         super().__init__(*connection)  # answers before it returns
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != METRICS_PATH:
-            self._answer(HTTPStatus.NOT_FOUND, b"see /metrics\n", PLAIN_TEXT)
+        path, _, query = self.path.partition("?")
+        is_metrics = path == METRICS_PATH
+        if not self._site.may_ask(self.headers.get_all("host", []), is_metrics=is_metrics):
+            self._answer(HTTPStatus.MISDIRECTED_REQUEST, OTHER_NAME, PLAIN_TEXT)
             return
         try:
-            body, content_type = _exposition(self._registry, self.headers.get("accept", ""))
+            part = self._metrics() if is_metrics else self._status(path, query)
         except Exception as error:  # noqa: BLE001 - a damaged file must be seen, and end no thread
             get_logger().error(LogEvent.SCRAPE_FAILED, exc_info=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n", PLAIN_TEXT)
             return
-        self._answer(HTTPStatus.OK, body, content_type)
+        if part is None:
+            self._answer(HTTPStatus.NOT_FOUND, self._site.places.encode(), PLAIN_TEXT)
+        else:
+            self._answer(HTTPStatus.OK, part.body, part.content_type)
+
+    def _metrics(self) -> Part:
+        accept = self.headers.get("accept", "")
+        return Part(*_exposition(self._site.registry, accept))
+
+    def _status(self, path: str, query: str) -> Part | None:
+        return None if self._site.status is None else self._site.status.part(path, query)
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         is_gzip = "gzip" in self.headers.get("accept-encoding", "")
@@ -112,6 +149,8 @@ class _Scrape(BaseHTTPRequestHandler):
             body = gzip.compress(body, compresslevel=1)
         self.send_response(status)
         self.send_header("content-type", content_type)
+        for name, value in HEADERS:
+            self.send_header(name, value)
         if is_gzip:
             self.send_header("content-encoding", "gzip")
         self.send_header("content-length", str(len(body)))

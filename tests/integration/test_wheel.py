@@ -49,6 +49,16 @@ def test_the_installed_command_lists_its_commands(installed: Path, tmp_path: Pat
     assert all(name in shown for name in ("up", "serve", "demo", "migrate", "keys", "policy"))
 
 
+def test_the_wheel_brings_the_status_page(installed: Path, tmp_path: Path) -> None:
+    """With its script and its style."""
+    made = (
+        "from prometheus_client import CollectorRegistry as R;"
+        "from sidecar.telemetry.status.page import StatusPage as P; p = P(R());"
+        "print([len(p.part(f'/status{end}', '').body) > 500 for end in ('', '.js', '.css')])"
+    )
+    assert _run(str(installed / "python"), "-c", made, cwd=tmp_path) == "[True, True, True]\n"
+
+
 def test_the_wheel_brings_its_migrations(
     installed: Path, tmp_path: Path, empty_database: Database
 ) -> None:

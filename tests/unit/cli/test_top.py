@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from typing_extensions import override
 
 from sidecar.cli.main import command_tree
-from sidecar.cli.top_figures import Page, figures, read_page
+from sidecar.telemetry.figures import Page, figures, read_page
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
 from tests.support.reports import redacted_report, timings

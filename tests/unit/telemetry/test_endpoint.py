@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from sidecar.settings import inherited_environment
+from sidecar.settings import TelemetrySettings, inherited_environment
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 
@@ -93,7 +93,7 @@ def metrics(tmp_path: Path) -> WorkerMetrics:
 
 @pytest.fixture
 def endpoint(metrics: WorkerMetrics) -> Iterator[MetricsEndpoint]:
-    running = MetricsEndpoint(metrics, host="127.0.0.1", port=0)
+    running = MetricsEndpoint(metrics, TelemetrySettings(metrics_port=0))
     running.start()
     yield running
     running.close()
@@ -272,7 +272,7 @@ def test_any_other_path_is_not_found(endpoint: MetricsEndpoint) -> None:
     with pytest.raises(urllib.error.HTTPError) as raised:
         urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/secret-path")
     with raised.value as answer:
-        assert (answer.code, answer.read()) == (404, b"see /metrics\n")
+        assert (answer.code, answer.read()) == (404, b"see /metrics and /status\n")
 
 
 def test_a_port_in_use_is_named_with_the_setting_that_mends_it(metrics: WorkerMetrics) -> None:
@@ -280,7 +280,7 @@ def test_a_port_in_use_is_named_with_the_setting_that_mends_it(metrics: WorkerMe
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EndpointError) as raised:
-            MetricsEndpoint(metrics, host="127.0.0.1", port=port)
+            MetricsEndpoint(metrics, TelemetrySettings(metrics_port=port))
 
     assert str(raised.value) == (
         f"metrics endpoint cannot listen on 127.0.0.1:{port} ({os.strerror(98)}): free it or"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.telemetry.names import MetricName
@@ -32,8 +33,13 @@ def read_page(text: str, *, at: float) -> Page:
     Raises:
         ValueError: it is no page of metrics.
     """
+    return page_of(text_string_to_metric_families(text), at=at)
+
+
+def page_of(families: Iterable[Metric], *, at: float) -> Page:
+    """Return what *families* are at a moment, without the way over text."""
     samples: dict[str, dict[Labels, float]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in families:
         for sample in family.samples:
             samples.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
     return Page(at, samples)

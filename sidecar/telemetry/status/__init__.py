@@ -1,0 +1,1 @@
+"""The status page: what `egret top` shows, as charts in a browser."""
