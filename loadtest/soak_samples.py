@@ -10,8 +10,8 @@ from typing import Final
 import aiohttp
 import psutil
 
-from sidecar.cli.top_figures import Page, read_page
 from sidecar.embedded.stack_options import StackFacts
+from sidecar.telemetry.figures import Page, read_page
 from sidecar.telemetry.names import MetricName
 
 MB: Final = 1 << 20
