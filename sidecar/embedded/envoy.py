@@ -29,13 +29,14 @@ class EnvoyAddress:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyRun:
-    """Where Envoy keeps its files, and with how many threads it works."""
+    """Where Envoy keeps its files, with how many threads it works, and with which options more."""
 
     directory: Path
     logs: Path
     threads: int = 2
     program: Path | None = None
     """None is the Envoy of the wheel."""
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ async def listening_envoy(
             *("-c", str(file), "--admin-address-path", str(admin)),
             *("--concurrency", str(run.threads), "--disable-hot-restart"),
             *("--log-level", "warning", "--file-flush-interval-msec", "100"),
+            *run.options,
         ),
         log=run.logs / "envoy.log",
         environment=inherited_environment(),

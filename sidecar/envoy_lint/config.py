@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from typing_extensions import override
+
 from sidecar.envoy_lint.node import Node
 
 HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -95,12 +97,25 @@ class Listener:
                 yield one
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class EnvoyVersion:
+    """A minor version of Envoy; what is in a configuration changes with those."""
+
+    major: int
+    minor: int
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
 @dataclass(frozen=True, slots=True)
 class EnvoyConfig:
     """What rules look at. `egret` is the name of the cluster of Egret's workers.
 
     `whole` tells that this is all of an Envoy's configuration, so that what is not here is
-    nowhere; a resource for a gateway is a part.
+    nowhere; a resource for a gateway is a part. `envoy` is the version that runs it, where it is
+    known: a config dump says it.
     """
 
     listeners: tuple[Listener, ...] = ()
@@ -111,6 +126,7 @@ class EnvoyConfig:
     egret: str = "egret"
     whole: bool = True
     place: Node | None = field(default=None)
+    envoy: EnvoyVersion | None = None
 
     def filters(self) -> Iterator[Node]:
         """Yield the settings of every ext_proc filter that asks Egret."""
@@ -188,6 +204,7 @@ def of_bootstrap(root: Node, *, egret: str) -> EnvoyConfig:
         bootstrap=root,
         egret=egret,
         place=root,
+        envoy=_version_of(root),
     )
 
 
@@ -202,17 +219,26 @@ _DUMPED: Final = {
 def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
     """Return the parts of what `/config_dump` shows: static, and sent by a control plane."""
     dumps = {one.type_name.rpartition(".")[2]: one for one in root.at("configs")}
-    bootstrap = dumps.get("BootstrapConfigDump")
+    dumped = dumps.get("BootstrapConfigDump")
+    bootstrap = None if dumped is None else dumped.at("bootstrap")
     listeners = tuple(one for node in _dumped(dumps, "listener") for one in listeners_of(node))
     return EnvoyConfig(
         listeners=listeners,
         clusters=tuple(Cluster(node) for node in _dumped(dumps, "cluster")),
         # A dump repeats the routes that stand within a listener.
         route_configs=tuple(_dumped(dumps, "route_config")) or _inline_routes(listeners),
-        bootstrap=None if bootstrap is None else bootstrap.at("bootstrap"),
+        bootstrap=bootstrap,
         egret=egret,
         place=root,
+        envoy=None if bootstrap is None else _version_of(bootstrap),
     )
+
+
+def _version_of(bootstrap: Node) -> EnvoyVersion | None:
+    """Return what an Envoy writes of itself into its node."""
+    version = bootstrap.at("node", "user_agent_build_version", "version")
+    major, minor = version.at("major_number").number, version.at("minor_number").number
+    return EnvoyVersion(int(major), int(minor)) if major and minor else None
 
 
 def _dumped(dumps: Mapping[str, Node], what: str) -> Iterator[Node]:

@@ -11,13 +11,14 @@ from sidecar.envoy_lint.config import (
     HCM,
     Cluster,
     EnvoyConfig,
+    EnvoyVersion,
     listeners_of,
     of_bootstrap,
     of_config_dump,
 )
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Finding, Hit, Rule, Severity
-from sidecar.envoy_lint.rules import edge, ext_proc, gateways, providers, routes, workers
+from sidecar.envoy_lint.rules import edge, ext_proc, gateways, providers, routes, versions, workers
 from sidecar.envoy_lint.schema import BOOTSTRAP, CONFIG_DUMP, SchemaError, settle
 from sidecar.envoy_lint.source import JsonValue, Mark, Source, Suppression, read_source
 
@@ -48,6 +49,7 @@ CONFIG_RULES: Final[tuple[ConfigRule, ...]] = (
     *providers.RULES,
     *routes.RULES,
     *edge.RULES,
+    *versions.RULES,
 )
 ALL_RULES: Final[tuple[Rule, ...]] = (
     SCHEMA,
@@ -67,25 +69,36 @@ class Linted:
     suppressed: tuple[Finding, ...] = ()
 
 
-def lint(name: str, text: str, *, cluster: str = "egret") -> Linted:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known beside the text: the name of Egret's cluster, and the version of Envoy."""
+
+    cluster: str = "egret"
+    envoy: EnvoyVersion | None = None
+
+
+NOTHING_MORE: Final = Known()
+
+
+def lint(name: str, text: str, *, known: Known = NOTHING_MORE) -> Linted:
     """Look for everything that is wrong in *text*.
 
     Raises:
         SourceError: neither YAML nor JSON.
     """
     sources = read_source(name, text) or (Source(name, None, text, {}),)
-    found = [finding for source in sources for finding in _lint_source(source, cluster)]
+    found = [finding for source in sources for finding in _lint_source(source, known)]
     return _silenced(found, sources[0].suppressions, Source(name, None, text, {}))
 
 
-def _lint_source(source: Source, cluster: str) -> Iterator[Finding]:
+def _lint_source(source: Source, known: Known) -> Iterator[Finding]:
     value = source.value
     if not isinstance(value, dict):
         yield _not_a_config(source)
     elif isinstance(value.get("kind"), str) and "apiVersion" in value:
-        yield from _lint_resource(Node(value, source), cluster)
+        yield from _lint_resource(Node(value, source), known)
     else:
-        yield from _lint_envoy(source, value, cluster)
+        yield from _lint_envoy(source, value, known)
 
 
 def _not_a_config(source: Source) -> Finding:
@@ -93,7 +106,7 @@ def _not_a_config(source: Source) -> Finding:
     return Finding(SCHEMA, Hit(Node(None, source), about))
 
 
-def _lint_envoy(source: Source, value: dict[str, JsonValue], cluster: str) -> Iterator[Finding]:
+def _lint_envoy(source: Source, value: dict[str, JsonValue], known: Known) -> Iterator[Finding]:
     is_dump = "configs" in value
     try:
         settled = settle(value, CONFIG_DUMP if is_dump else BOOTSTRAP)
@@ -104,21 +117,25 @@ def _lint_envoy(source: Source, value: dict[str, JsonValue], cluster: str) -> It
     for path, type_name in settled.unknown:
         yield Finding(UNKNOWN_EXTENSION, Hit(Node(None, source, path), type_name))
     read = of_config_dump if is_dump else of_bootstrap
-    yield from _apply(read(root, egret=cluster))
+    yield from _apply(_told(read(root, egret=known.cluster), known))
 
 
-def _lint_resource(resource: Node, cluster: str) -> Iterator[Finding]:
+def _told(config: EnvoyConfig, known: Known) -> EnvoyConfig:
+    return config if known.envoy is None else replace(config, envoy=known.envoy)
+
+
+def _lint_resource(resource: Node, known: Known) -> Iterator[Finding]:
     kind = resource.at("kind").text
     for rule in gateways.RULES:
         if rule.kind == kind:
             yield from (Finding(rule, hit) for hit in rule.look(resource))
     if kind == gateways.ENVOY_FILTER:
-        yield from _lint_patches(resource, cluster)
+        yield from _lint_patches(resource, known)
 
 
-def _lint_patches(resource: Node, cluster: str) -> Iterator[Finding]:
+def _lint_patches(resource: Node, known: Known) -> Iterator[Finding]:
     """Judge the patches of an EnvoyFilter as parts of a configuration."""
-    config = EnvoyConfig(egret=cluster, whole=False)
+    config = EnvoyConfig(egret=known.cluster, whole=False, envoy=known.envoy)
     for patch in resource.at("spec", "configPatches"):
         value = patch.at("patch", "value")
         if patch.at("applyTo").text == "HTTP_FILTER":
@@ -140,7 +157,7 @@ def _lint_patches(resource: Node, cluster: str) -> Iterator[Finding]:
     named = [
         one.at("grpc_service", "envoy_grpc", "cluster_name").text for one in config.loose_filters
     ]
-    yield from _apply(replace(config, egret=named[0] if named else cluster))
+    yield from _apply(replace(config, egret=named[0] if named else known.cluster))
 
 
 def _settled_at(node: Node, message: str) -> Node:

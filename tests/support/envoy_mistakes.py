@@ -314,6 +314,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "EGR520": _drop(lambda config: config, "overload_manager"),
     "EGR521": _sign_first,
+    "EGR522": lambda config: config["node"].update(
+        user_agent_build_version={"version": {"major_number": 1, "minor_number": 39}}
+    ),
 }  # fmt: skip
 """One mistake a rule."""
 

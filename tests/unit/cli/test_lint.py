@@ -95,3 +95,15 @@ def test_the_rules_can_be_listed() -> None:
     code, shown, _ = lint("--rules", "--output", "json")
     assert code == 0
     assert [row["rule"] for row in orjson.loads(shown)] == [rule.id for rule in ALL_RULES]
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [("1.40", 0), ("1.38.3", 1), ("v1.39", 1), ("old", 2)]
+)
+def test_the_version_of_envoy_may_be_told(tmp_path: Path, version: str, code: int) -> None:
+    """What it lacks is a finding; what is no version is wrong usage."""
+    file = tmp_path / "envoy.yaml"
+    file.write_text(own_text())
+    ended, out, _ = lint(file, "--envoy", version, "--output", "json")
+    assert ended == code
+    assert ("FULL_DUPLEX_STREAMED" in out) == (code == 1)

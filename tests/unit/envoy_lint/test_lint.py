@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.envoy_lint.config import EXT_PROC
+from sidecar.embedded.envoy_config import (
+    EnvoyParameters,
+    OtlpCollector,
+    Provider,
+    render_envoy_config,
+)
+from sidecar.envoy_lint.config import EXT_PROC, EnvoyVersion
 from sidecar.envoy_lint.fix import fixed
-from sidecar.envoy_lint.lint import lint
+from sidecar.envoy_lint.lint import NOTHING_MORE, Known, lint
 from sidecar.envoy_lint.sarif import sarif
 from sidecar.envoy_lint.source import SourceError
 from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
@@ -60,11 +66,11 @@ spec:
 """.replace("EXT_PROC", EXT_PROC)
 
 
-def places(text: str, **options: str) -> list[tuple[str, int, int]]:
+def places(text: str, known: Known = NOTHING_MORE) -> list[tuple[str, int, int]]:
     """Return what is found: rule, line and column."""
     return [
         (one.rule.id, one.hit.node.mark.line, one.hit.node.mark.column)
-        for one in lint("envoy.yaml", text, **options).findings
+        for one in lint("envoy.yaml", text, known=known).findings
     ]
 
 
@@ -273,7 +279,7 @@ def test_the_cluster_of_the_workers_may_have_another_name() -> None:
         .replace("- name: egret\n", "- name: judge\n")
     )
     assert {rule for rule, _, _ in places(text)} == {"EGR501"}
-    assert places(text, cluster="judge") == []
+    assert places(text, known=Known("judge")) == []
 
 
 # Gateways.
@@ -334,3 +340,37 @@ def test_sarif_has_every_rule_and_each_finding_with_its_place() -> None:
         "artifactLocation": {"uri": "envoy.yaml"},
         "region": {"startLine": mark.line, "startColumn": mark.column},
     }
+
+
+# What an older Envoy lacks.
+
+
+def _too_new(minor: int) -> set[str]:
+    parameters = EnvoyParameters(
+        worker_sockets=("/run/egret/w-0.sock",),
+        sds_directory="/etc/egret/sds",
+        openai_fallback=Provider(host="eu.api.openai.com", credential_header="authorization"),
+        otlp=OtlpCollector("collector", 4317),
+    )
+    known = Known(envoy=EnvoyVersion(1, minor))
+    found = lint("envoy.yaml", render_envoy_config(parameters), known=known).findings
+    assert {one.rule.id for one in found} <= {"EGR522"}
+    return {one.hit.about.partition(" needs Envoy ")[0] for one in found}
+
+
+def test_what_an_older_envoy_lacks_is_named_with_what_to_do_instead() -> None:
+    """Feature by feature, as versions brought them."""
+    of_1_40 = {"a body that Egret asks for", "token counts of answers", "a second provider"}
+    of_1_38 = {"a changed body with its length", "traces that end at Envoy"}
+    of_1_37 = {"an access log in calls that are answered", "a tag from a format"}
+    assert _too_new(41) == _too_new(40) == set()
+    assert _too_new(39) == _too_new(38) == of_1_40
+    assert _too_new(37) == of_1_40 | of_1_38
+    assert _too_new(36) == of_1_40 | of_1_38 | of_1_37
+
+
+def test_a_config_dump_says_itself_which_envoy_it_is_of() -> None:
+    """Nothing has to be told."""
+    config = yaml.safe_load(with_mistake(MISTAKES["EGR522"]))
+    (first, *_) = lint("dump.json", json.dumps(_dump(config))).findings
+    assert first.hit.about.startswith("a body that Egret asks for needs Envoy 1.40 (")

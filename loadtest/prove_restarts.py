@@ -1,0 +1,290 @@
+"""Proves what a request loses when a part is killed or replaced under it.
+
+    python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn]
+
+Under load, each so many times: a worker is killed, a worker is told to stop, Envoy is replaced as
+a pod is. Streams wait for their model meanwhile. Exits with 1 if a request fails that had its
+verdict, or that was sent after the kill, or if a replacement fails any. Prints figures, and writes
+build/bench/prove-restarts.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import psutil
+from rich.console import Console
+from rich.progress import Progress
+
+from loadtest.restart_load import Failed, RestartLoad, Sending
+from loadtest.results import Grid, circumstances, new_console, write_json
+from sidecar.embedded.child import Children
+from sidecar.embedded.envoy import EnvoyRun, listening_envoy
+from sidecar.embedded.run_directory import RunDirectory, run_directory
+from sidecar.embedded.stack import running_stack
+from sidecar.embedded.stack_options import StackFacts, StackOptions
+
+ROUNDS: Final = 20
+EVENT_MS: Final = 100
+"""Between two words of a stream: it waits for the model most of its life."""
+WORKERS: Final = 2
+BETWEEN: Final = 100
+"""Requests that are answered between one blow and the next."""
+PATIENCE_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.02
+ENVOY_OPTIONS: Final = ("--drain-time-s", "60", "--drain-strategy", "immediate")
+"""As the chart has them."""
+DRAIN: Final = "/drain_listeners?graceful&skip_exit"
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What came of all rounds of one kind.
+
+    `had_verdict` are requests that reached the provider and were not answered; `sent_later` those
+    that were sent after the blow and failed.
+    """
+
+    what: str
+    rounds: int
+    answered: int
+    failed: int
+    had_verdict: int
+    sent_later: int
+    may_fail: bool
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What must not be, in words."""
+        found = []
+        if self.had_verdict:
+            found.append(f"{self.what}: {self.had_verdict} requests failed after their verdict")
+        if self.sent_later:
+            found.append(f"{self.what}: {self.sent_later} failed that were sent afterwards")
+        if self.failed and not self.may_fail:
+            found.append(f"{self.what}: {self.failed} requests failed")
+        return tuple(found)
+
+
+@dataclass
+class World:
+    """The stack, what can be done to it, and its Envoy of the moment."""
+
+    facts: StackFacts
+    run: RunDirectory
+    load: RestartLoad
+    client: aiohttp.ClientSession
+    envoys: AsyncExitStack = field(default_factory=AsyncExitStack)
+    admin_url: str = ""
+    replaced: int = 0
+
+    async def kill_worker(self) -> None:
+        """Kill one without a warning, and wait until its successor takes requests."""
+        await self._end_worker(signal.SIGKILL)
+
+    async def stop_worker(self) -> None:
+        """Have one drain and end, and wait until its successor takes requests."""
+        await self._end_worker(signal.SIGTERM)
+
+    async def _end_worker(self, number: signal.Signals) -> None:
+        before = {one.pid for one in self._workers()}
+        psutil.Process(min(before)).send_signal(number)
+        await until(lambda: self._has_successor(before))
+
+    async def _has_successor(self, before: set[int]) -> bool:
+        now = {one.pid for one in self._workers()}
+        is_whole = len(now) == WORKERS and now != before
+        return is_whole and self._are_ready() and await self._is_healthy()
+
+    def _workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.facts.workers_pid).children()
+
+    def _are_ready(self) -> bool:
+        log = (self.facts.logs / "workers.log").read_text(encoding="utf-8")
+        died = log.count('"worker.died"') + log.count('"worker.stopped"')
+        return log.count('"worker.ready"') >= WORKERS + died
+
+    async def _is_healthy(self) -> bool:
+        """Tell whether Envoy sends requests to every worker."""
+        query = {"format": "json"}
+        async with self.client.get(f"{self.admin_url}/clusters", params=query) as answer:
+            clusters = (await answer.json(content_type=None))["cluster_statuses"]
+        (workers,) = (one for one in clusters if one["name"] == "egret")
+        return all(
+            set(host["health_status"]) == {"eds_health_status"}
+            for host in workers["host_statuses"]
+        )
+
+    async def replace_envoy(self) -> None:
+        """Start another, name it in the service, send the old one's clients there, and end it."""
+        old, old_url, old_admin = self.envoys, self.load.url, self.admin_url
+        await self.start_envoy()
+        async with self.client.post(f"{old_admin}{DRAIN}") as answer:
+            answer.raise_for_status()
+        await until(lambda: _as_awaited(self.load.at(old_url) == 0))
+        await old.aclose()
+
+    async def start_envoy(self) -> None:
+        """Start one with the stack's configuration, as the chart does, and lead clients there."""
+        self.replaced += 1
+        place = self.run.path / f"envoy-{self.replaced}"
+        place.mkdir()
+        config = (self.run.path / "envoy.yaml").read_text(encoding="utf-8")
+        run = EnvoyRun(place, place, options=ENVOY_OPTIONS)
+        self.envoys = AsyncExitStack()
+        envoy = await self.envoys.enter_async_context(
+            listening_envoy(Children(), run=run, config=config)
+        )
+        self.admin_url = envoy.admin_url
+        self.load.url = f"http://127.0.0.1:{envoy.ports['http']}"
+
+
+async def _as_awaited(value: bool) -> bool:  # noqa: FBT001 - a condition
+    return value
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until it is so.
+
+    Raises:
+        TimeoutError: it never is.
+    """
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await holds():  # noqa: ASYNC110 - of other processes
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _received(world: World) -> int:
+    async with world.client.get(f"{world.facts.mock_debug_url}/count") as answer:
+        return int((await answer.json())["count"])
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """What is done to a part under load; what is judged at that moment may fail by some."""
+
+    what: str
+    strike: Callable[[], Awaitable[None]]
+    may_fail: bool = False
+
+
+async def tally(world: World, blow: Blow, strikes: Iterable[object]) -> Tally:
+    """Put load on, strike so many times, and count."""
+    load, done = world.load, asyncio.Event()
+    load.answered, load.failures = 0, []
+    before, struck = await _received(world), list[float]()
+    sending = asyncio.ensure_future(load.run(Sending(), done))
+    try:
+        for _ in strikes:
+            await load.answers(BETWEEN)
+            struck.append(time.monotonic())
+            await blow.strike()
+    finally:
+        done.set()
+        await sending
+    return Tally(
+        blow.what,
+        rounds=len(struck),
+        answered=load.answered,
+        failed=len(load.failures),
+        had_verdict=await _received(world) - before - load.answered,
+        sent_later=sum(is_later(one, struck) for one in load.failures),
+        may_fail=blow.may_fail,
+        kinds=tuple(
+            f"{n} x {what}" for what, n in Counter(one.what for one in load.failures).items()
+        ),
+    )
+
+
+def is_later(failed: Failed, struck: Sequence[float]) -> bool:
+    """Tell whether a request was sent after the last blow that it can have failed by."""
+    return failed.begun > max((when for when in struck if when < failed.ended), default=-math.inf)
+
+
+async def prove(rounds: int, engine: str, console: Console) -> tuple[Tally, ...]:
+    """Run everything."""
+    async with AsyncExitStack() as parts:
+        place = parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-restart-"))
+        run = parts.enter_context(run_directory(Path(place) / "run"))
+        settings = {"EGRET_SERVER__ENGINE": engine}
+        options = StackOptions(workers=WORKERS, traces=False, worker_settings=settings)
+        stack = await parts.enter_async_context(running_stack(options, run=run))
+        client = await parts.enter_async_context(aiohttp.ClientSession())
+        facts = stack.facts
+        async with client.post(
+            f"{facts.mock_debug_url}/delay", json={"event_ms": EVENT_MS}
+        ) as set_:
+            set_.raise_for_status()
+        world = World(facts, run, RestartLoad(facts.url, facts.key.get_secret_value()), client)
+        await world.start_envoy()
+        parts.push_async_callback(lambda: world.envoys.aclose())  # noqa: PLW0108 - of the last
+        progress = parts.enter_context(Progress(console=console, disable=not console.is_terminal))
+        blows = (
+            Blow("a worker killed", world.kill_worker, may_fail=True),
+            Blow("a worker told to stop", world.stop_worker),
+            Blow("Envoy replaced", world.replace_envoy),
+        )
+        return tuple(
+            [
+                await tally(world, blow, progress.track(range(rounds), description=blow.what))
+                for blow in blows
+            ]
+        )
+
+
+def show(tallies: Sequence[Tally], console: Console) -> None:
+    """Print what was lost, and what must not have been."""
+    columns = ("each round", "rounds", "answered", "failed", "after a verdict", "sent later", "as")
+    rows = [
+        [
+            one.what,
+            *(f"{n:,}" for n in (one.rounds, one.answered, one.failed)),
+            *(f"{n:,}" for n in (one.had_verdict, one.sent_later)),
+            ", ".join(one.kinds),
+        ]
+        for one in tallies
+    ]
+    Grid("What requests lost", columns, rows).show(console)
+    for one in tallies:
+        for fault in one.faults:
+            console.print(f"WRONG: {fault}")
+
+
+def main() -> int:
+    """Prove it, or say what was lost."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.prove_restarts", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--engine", choices=("grpcio", "h2corn"), default="grpcio")
+    given = parser.parse_args()
+    run = circumstances(f"python -m loadtest.prove_restarts {' '.join(sys.argv[1:])}".strip())
+    console = new_console()
+    tallies = asyncio.run(prove(given.rounds, given.engine, console))
+    show(tallies, console)
+    figures = {
+        f"{one.what.replace(' ', '_')}.{name}": float(value)
+        for one in tallies
+        for name, value in (
+            ("rounds", one.rounds), ("answered", one.answered), ("failed", one.failed),
+            ("had_verdict", one.had_verdict), ("sent_later", one.sent_later),
+        )
+    }  # fmt: skip
+    write_json("prove-restarts", figures, run)
+    return 1 if any(one.faults for one in tallies) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
