@@ -18,7 +18,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish lock clean train eval
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval
 .PHONY: bench-overload soak counts counts-baseline prove-model status-page-test
 
 help: ## List the targets
@@ -200,6 +200,9 @@ proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py
 	$(PY) proto/extract_envoy_config.py
 	$(PY) proto/generate_guardrail.py
+
+schema-publish: $(DEV_STAMP) ## Keep what workers find in the database now as what later schemas must still have
+	$(PY) -m tests.support.published_schema
 
 proto-publish: $(DEV_STAMP) ## Keep our own messages, as they are now, as what later ones must be compatible with
 	$(VENV)/bin/buf build --as-file-descriptor-set --exclude-source-info -o proto/published.binpb

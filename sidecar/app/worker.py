@@ -21,6 +21,7 @@ from sidecar.app.keys import WorkerKeys, open_keys
 from sidecar.app.limits import Spending, WorkerLimits, open_limits
 from sidecar.app.policies import PolicyReloader
 from sidecar.app.remote_checks import open_remote_checks
+from sidecar.app.schema_watch import SchemaWatch
 from sidecar.app.usage import WorkerUsage, open_usage
 from sidecar.app.vitals import Vitals
 from sidecar.app.worker_sockets import worker_socket
@@ -141,6 +142,7 @@ async def _build_parts(
     stack.push_async_callback(uses.aclose)
     tasks.start(policies.run(), name="policies")
     tasks.start(uses.run(), name="key uses")
+    tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
     tasks.start(Vitals(recorder.metrics.process, pool, GcPauses()).run(), name="vitals")
     keys.start(tasks, on_policies=policies.note_change)
     limits.start(tasks)

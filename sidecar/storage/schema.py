@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+REVISION: Final = "0011"
+"""The last of db/versions: the schema that this version of Egret is written for."""
+
 KEYS_CHANNEL: Final = "egret_keys"
 """Payload: the public id of a key, or a scope that holds keys: `team:<id>`, `organization:<id>`,
 `*` for all; then, with most changes, a comma and when it was made, in microseconds since the

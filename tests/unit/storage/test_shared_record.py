@@ -119,6 +119,14 @@ def test_a_value_of_a_newer_version_is_left_alone(shared: SharedRecord) -> None:
     assert CODEC.decode("AAAAAAAAAAA1", newer) is SharedOutcome.NEWER
 
 
+@given(shared_records)
+def test_a_value_of_an_older_version_is_not_believed(shared: SharedRecord) -> None:
+    """It is no miss without a word: whoever reads it writes it anew, and it is counted."""
+    older = b"\x02" + CODEC.encode(shared)[1:]
+
+    assert CODEC.decode("AAAAAAAAAAA1", older) is SharedOutcome.UNAUTHENTIC
+
+
 TEAM_LIMITS = '[{"measure":"requests","window":"minute","amount":60}]'
 
 
