@@ -114,11 +114,10 @@ class Gateway:
     def __post_init__(self) -> None:
         self.sds = Volume(self.place / "sds")
         self.certificate = Volume(self.place / "certificate")
-        self.write_key("first")
         self.certificate.write(_pair(self.servers[0].issue_cert("localhost")))
 
-    def write_key(self, key: str) -> None:
-        """Replace the folder of secrets, with this provider's key in it."""
+    def write_key(self, key: str | None) -> None:
+        """Replace the folder of secrets, with this provider's key in it, or without one."""
         folder = self.place / "certificate"
         pair = {
             "certificate_chain": {"filename": str(folder / "tls.crt")},
@@ -128,7 +127,7 @@ class Gateway:
         clients = {"trusted_ca": {"inline_string": self.clients.cert_pem.bytes().decode()}}
         self.sds.write(
             {
-                "openai.yaml": _credential("openai", f"Bearer {key}"),
+                "openai.yaml": _credential("openai", f"Bearer {key}" if key else ""),
                 "anthropic.yaml": _credential("anthropic", "unused"),
                 "server_certificate.yaml": _secret(
                     "server_certificate", {"tls_certificate": pair}
@@ -187,10 +186,15 @@ def place() -> Iterator[Path]:
 
 @asynccontextmanager
 async def running_gateway(
-    place: Path, provider: LlmProvider, *, wants_client_certificates: bool = False
+    place: Path,
+    provider: LlmProvider,
+    *,
+    wants_client_certificates: bool = False,
+    key: str | None = "first",
 ) -> AsyncIterator[Gateway]:
     """Run Envoy as the template has it, before this provider."""
     gateway = Gateway(place)
+    gateway.write_key(key)
     ca_file = place / "provider-ca.pem"
     provider.authority.cert_pem.write_to_path(ca_file)
     upstream = Provider(
@@ -239,6 +243,22 @@ async def test_key_and_certificate_are_replaced_under_load_without_a_failed_requ
 async def _until_seen(provider: LlmProvider, key: str) -> None:
     while provider.keys[key] < 50:  # noqa: ASYNC110 - by many
         await asyncio.sleep(0.02)
+
+
+async def test_a_provider_without_a_credential_is_asked_nothing(place: Path) -> None:
+    """Envoy answers 401 itself, for as long as the secret is empty."""
+    async with (
+        running_provider() as provider,
+        running_gateway(place, provider, key=None) as gateway,
+        aiohttp.ClientSession() as client,
+    ):
+        assert await gateway.ask(client, gateway.context()) == 401
+        assert not provider.keys
+        gateway.write_key("first")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await gateway.ask(client, gateway.context()) != 200:  # noqa: ASYNC110 - Envoy reads it
+                await asyncio.sleep(0.02)
+    assert set(provider.keys) == {"Bearer first"}
 
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)

@@ -2,8 +2,9 @@
 
     python -m tests.support.published_schema
 
-writes tests/contract/published_schema.json: what workers that are out there use. A later schema must still have it,
-for while pods are replaced the old ones work on the new schema (docs/upgrade.md).
+writes tests/contract/published_schema.json: what workers that are out there use. A later schema
+must still have it, for while pods are replaced the old ones work on the new schema
+(docs/upgrade.md).
 """
 
 from __future__ import annotations
