@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.telemetry.names import WITH_EXEMPLARS
+
 RATE: Final = "[$__rate_interval]"
 """Grafana's own: at least four scrapes, so that a rate has something to go by."""
 
@@ -42,6 +44,11 @@ class Query:
 
     expression: str
     legend: str = ""
+
+    @property
+    def leads_to_traces(self) -> bool:
+        """Whether there are exemplars to be shown as dots above its lines."""
+        return any(f"{name}_bucket" in self.expression for name in WITH_EXEMPLARS)
 
     def with_everything(self, window: str, *, span: str | None = None) -> str:
         """Return it as Grafana asks it: all variables at "All", this rate interval, this range."""
@@ -110,6 +117,12 @@ def quantile(share: float, metric: str, by: str = "", where: str = EGRET) -> str
     """Return a quantile of a histogram, by some labels."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, {rate(f'{metric}_bucket', labels, where)})"
+
+
+def by_engine(rate_of: str) -> str:
+    """Return a rate by instance with the engine that serves there as a label."""
+    engine = f"max by (instance, engine) (egret_build_info{{{EGRET}}})"
+    return f"{rate_of} * on (instance) group_left (engine) {engine}"
 
 
 def quantiles(metric: str, where: str = EGRET) -> tuple[Query, ...]:

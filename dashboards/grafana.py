@@ -85,4 +85,6 @@ def _shown(kind: Kind) -> stat.Panel | timeseries.Panel:
 
 def _target(query: Query, letter: str) -> prometheus.Dataquery:
     target = prometheus.Dataquery().ref_id(letter).expr(query.expression)
+    if query.leads_to_traces:
+        target.exemplar(exemplar=True)
     return target.legend_format(query.legend) if query.legend else target

@@ -7,12 +7,14 @@ from typing import Final
 from dashboards.board import (
     EGRET,
     INSTANCE,
+    RATE,
     Board,
     Panel,
     Query,
     Row,
     Unit,
     Variable,
+    by_engine,
     quantile,
     quantiles,
     rate,
@@ -44,6 +46,47 @@ _OWN_ROW: Final = Row(
             description="Sizes of request bodies that were read.",
             queries=quantiles("egret_body_bytes"),
             unit=Unit.BYTES,
+        ),
+    ),
+)
+
+_ENDED: Final = f"rate(egret_exchanges_total{{{EGRET}}}{RATE})"
+_FAILED: Final = f'rate(egret_exchanges_total{{outcome="failed", {EGRET}}}{RATE})'
+_PHASES: Final = f"rate(egret_phase_seconds_bucket{{{EGRET}}}{RATE})"
+_ENGINE: Final = "{{engine}}"
+
+_ENGINE_ROW: Final = Row(
+    "By engine",
+    (
+        Panel(
+            title="Exchanges, by engine",
+            description="What `EGRET_SERVER__ENGINE` chose; two of them while one is tried out.",
+            queries=(Query(f"sum by (engine) ({by_engine(_ENDED)})", _ENGINE),),
+            unit=Unit.REQUESTS,
+        ),
+        Panel(
+            title="Failed, by engine",
+            description="The share that Egret could not judge and refused.",
+            queries=(
+                Query(
+                    f"(sum by (engine) ({by_engine(_FAILED)}) "
+                    f"or 0 * sum by (engine) ({by_engine(_ENDED)})) "
+                    f"/ sum by (engine) ({by_engine(_ENDED)})",
+                    _ENGINE,
+                ),
+            ),
+            unit=Unit.SHARE,
+        ),
+        Panel(
+            title="By engine and phase, p99",
+            description="The same work on both; what differs is the way of the messages.",
+            queries=(
+                Query(
+                    f"histogram_quantile(0.99, sum by (le, engine, phase) ({by_engine(_PHASES)}))",
+                    "{{engine}} {{phase}}",
+                ),
+            ),
+            unit=Unit.SECONDS,
         ),
     ),
 )
@@ -83,7 +126,7 @@ _PROCESS_ROW: Final = Row(
         ),
         Panel(
             title="Spans on their way",
-            description="Recorded a second, and what the collector took. A lasting gap is lost.",
+            description="Recorded a second, what the collector took, and what was lost.",
             queries=(Query(rate("egret_spans_total", "state"), "{{state}}"),),
             width=6,
         ),
@@ -168,7 +211,7 @@ PERFORMANCE: Final = Board(
     "performance",
     "Egret: performance",
     "Where time goes: in Egret, in its processes, at the provider.",
-    (_OWN_ROW, _PROCESS_ROW, _ANSWER_ROW),
+    (_OWN_ROW, _ENGINE_ROW, _PROCESS_ROW, _ANSWER_ROW),
     (
         INSTANCE,
         Variable(

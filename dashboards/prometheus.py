@@ -51,6 +51,15 @@ class Prometheus:
             for one in await self._ask("query_range", query=expression, **times)
         ]
 
+    async def trace_ids(self, expression: str, start: float, end: float) -> set[str]:
+        """Return the traces that the buckets behind *expression* lead to."""
+        times = {"start": f"{start}", "end": f"{end}"}
+        return {
+            exemplar["labels"]["trace_id"]
+            for series in await self._tell("query_exemplars", query=expression, **times)
+            for exemplar in series["exemplars"]
+        }
+
     async def rules(self) -> list[dict[str, Any]]:
         """Return every rule with its health."""
         async with self.client.get("/api/v1/rules") as answer:
@@ -58,12 +67,15 @@ class Prometheus:
         return [rule for group in groups for rule in group["rules"]]
 
     async def _ask(self, what: str, **form: str) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = (await self._tell(what, **form))["result"]
+        return result
+
+    async def _tell(self, what: str, **form: str) -> Any:
         async with self.client.post(f"/api/v1/{what}", data=form) as answer:
             told = await answer.json()
         if told["status"] != "success":
             raise ValueError(f"{form['query']}: {told['error']}")
-        result: list[dict[str, Any]] = told["data"]["result"]
-        return result
+        return told["data"]
 
 
 @asynccontextmanager
@@ -87,6 +99,7 @@ async def running_prometheus(
         f"--storage.tsdb.path={place / 'tsdb'}",
         f"--web.listen-address={address}",
         "--log.level=warn",
+        "--enable-feature=exemplar-storage",
     )
     run = Program(part="Prometheus", command=command, log=place / "prometheus.log", environment={})
     async with (

@@ -38,6 +38,18 @@ class Engine(enum.Enum):
     GRPCIO = "grpcio"
     H2CORN = "h2corn"
 
+    @property
+    def chosen(self) -> Engine:
+        """Which one serves."""
+        return Engine.GRPCIO if self is Engine.AUTO else self
+
+
+class OtlpProtocol(enum.Enum):
+    """How telemetry travels to a collector, in the words of OTEL_EXPORTER_OTLP_PROTOCOL."""
+
+    GRPC = "grpc"
+    HTTP = "http/protobuf"
+
 
 class Timing(enum.Enum):
     """Who writes the timing headers of an answer.
@@ -267,7 +279,8 @@ class TelemetrySettings(_Section):
     """Where spans and metrics go and what is logged."""
 
     otlp_endpoint: str | None = None
-    """OTLP over gRPC, for example `http://127.0.0.1:4317`; None exports no spans."""
+    """For example `http://127.0.0.1:4317`, over HTTP without a path; None exports no spans."""
+    otlp_protocol: OtlpProtocol = OtlpProtocol.GRPC
     kept_traces_per_second: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Exchanges of one worker that were blocked, failed, slow or not judged, and are traced
     although Envoy did not sample them; 0 keeps none."""
@@ -374,6 +387,12 @@ def _faults(error: ValidationError) -> list[str]:
         else fault["msg"].removeprefix("Value error, ")
         for fault in error.errors(include_input=False, include_url=False)
     ]
+
+
+def metrics_directory() -> Path | None:
+    """Return where the supervisor of this worker wants metrics; None in a process without one."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # noqa: TID251 - this is settings.py
+    return Path(directory) if directory else None
 
 
 def inherited_environment() -> dict[str, str]:

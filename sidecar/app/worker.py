@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import time
 import uuid
@@ -16,6 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+from sidecar import __version__
 from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import WorkerKeys, open_keys
 from sidecar.app.limits import Spending, WorkerLimits, open_limits
@@ -33,10 +35,11 @@ from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
 from sidecar.settings import Engine as EngineChoice
-from sidecar.settings import ListenSettings, NetworkTls, Settings, Timing
+from sidecar.settings import ListenSettings, NetworkTls, Settings, Timing, metrics_directory
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
+from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.process_metrics import GcPauses
 from sidecar.telemetry.recorder import Recorder
@@ -67,7 +70,10 @@ async def run_worker(settings: Settings, index: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    recorder = Recorder(settings.telemetry, instance=f"worker-{index}")
+    recorder = Recorder(
+        settings.telemetry, instance=f"worker-{index}", exemplars=_exemplars(settings)
+    )
+    recorder.metrics.build(__version__, engine=settings.server.engine.chosen)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
         parts = await _build_parts(settings, recorder, stack, stores=stores)
@@ -84,6 +90,14 @@ async def run_worker(settings: Settings, index: int) -> None:
         get_logger().info("worker.draining", worker=index)
         await engine.drain()
     recorder.shutdown()
+
+
+def _exemplars(settings: Settings) -> ExemplarFile | None:
+    """Where there is somebody to read them, and traces for them to lead to."""
+    directory = metrics_directory()
+    if directory is None or settings.telemetry.otlp_endpoint is None:
+        return None
+    return ExemplarFile(exemplar_path(directory, os.getpid()))
 
 
 async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> None:
@@ -216,7 +230,7 @@ def _engine_type(
     engine: EngineChoice,
 ) -> Callable[[EngineOptions, Converse, ReceiveLog | None], Engine]:
     """Return the engine, whose library alone is imported: the other's memory is saved."""
-    match engine:
+    match engine.chosen:
         case EngineChoice.GRPCIO | EngineChoice.AUTO:
             from sidecar.transport.engines.grpcio import GrpcioEngine  # noqa: PLC0415
 

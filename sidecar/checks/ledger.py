@@ -20,6 +20,7 @@ from sidecar.mutations.timing import Spent, timing_metadata
 from sidecar.mutations.usage import usage_metadata
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
+from sidecar.telemetry.traceparent import sampled_trace_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ class Ledger:
             ("verdict", self.outcome().value),
             ("error", "" if self.refused is None else self.refused.value),
             ("model", sanitize.model_name(self.model) or ""),
+            ("trace_id", sampled_trace_id(self.traceparent) or ""),
         )
         if self.principal is not None:
             tokens = self.estimated_tokens

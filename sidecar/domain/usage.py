@@ -82,7 +82,7 @@ class ExchangeEnded:
     reported, None where it told nothing. `status` is 0 where no answer began. The three times
     count from the first byte of the request; `output_seconds` from the first to the last byte
     of the answer's body. `answer_status` and `answer_bytes` are the provider's own, of an answer
-    that was blocked.
+    that was blocked. `trace_id` is that of a sampled trace.
     """
 
     request: JudgedRequest
@@ -99,6 +99,7 @@ class ExchangeEnded:
     latency_seconds: float = 0.0
     first_token_seconds: float | None = None
     output_seconds: float | None = None
+    trace_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

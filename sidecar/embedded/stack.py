@@ -99,6 +99,7 @@ class _Workers:
     sockets: tuple[Path, ...]
     metrics_port: int
     otlp_port: int | None
+    traces_file: Path | None
     pid: int
 
 
@@ -176,9 +177,10 @@ async def _start_providers(
 
 async def _start_workers(options: StackOptions, *, start: _Starter, storage: _Storage) -> _Workers:
     run = start.run
-    otlp_port = None
-    if options.traces:
-        otlp_port = await start.enter("Trace receiver", running_trace_receiver(run.traces_file))
+    otlp_port, traces_file = options.collector_port, None
+    if options.traces and otlp_port is None:
+        traces_file = run.traces_file
+        otlp_port = await start.enter("Trace receiver", running_trace_receiver(traces_file))
     metrics_port = free_port()
     sockets = worker_sockets(run.sockets, workers=options.workers)
     settings = {
@@ -203,7 +205,13 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
         "Egret workers",
         running_workers(start.children, sockets=sockets, settings=settings, logs=run.logs),
     )
-    return _Workers(sockets=sockets, metrics_port=metrics_port, otlp_port=otlp_port, pid=pid)
+    return _Workers(
+        sockets=sockets,
+        metrics_port=metrics_port,
+        otlp_port=otlp_port,
+        traces_file=traces_file,
+        pid=pid,
+    )
 
 
 def _write_secrets(directory: Path, *, providers: Providers, certificates: Certificates) -> None:
@@ -259,7 +267,7 @@ def _facts(
         workers_pid=workers.pid,
         postgres_dsn=storage.postgres_dsn,
         valkey_url=storage.valkey_url,
-        traces_file=None if workers.otlp_port is None else run.traces_file,
+        traces_file=workers.traces_file,
         access_log=run.access_log,
         logs=run.logs,
     )

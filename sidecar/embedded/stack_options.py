@@ -17,6 +17,8 @@ class StackOptions:
     """Ports of 0 are free ones. `upstream` None is the mock.
 
     `worker_settings` are further EGRET_ variables for the workers; they win over the stack's own.
+    `collector_port` is where on the loopback an OTLP receiver of yours listens (gRPC): it gets the
+    spans instead of `traces.jsonl`.
     """
 
     workers: int = 2
@@ -25,6 +27,7 @@ class StackOptions:
     upstream: Upstream | None = None
     timing: Timing = Timing.METADATA
     traces: bool = True
+    collector_port: int | None = None
     envoy_threads: int = 2
     worker_settings: Mapping[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.policy import Guardrail, Policy, Stage
+from sidecar.settings import Engine
 from sidecar.telemetry import sanitize
+from sidecar.telemetry.exchange_exemplars import SECONDS_BUCKETS, ExchangeExemplars
+from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.labels import Children, LabelCap
 from sidecar.telemetry.limit_metrics import LimitMetrics
@@ -25,11 +28,6 @@ from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
 from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
-
-SECONDS_BUCKETS: Final = (
-    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
-)  # fmt: skip
-"""From a quarter of a millisecond, which is about what an exchange without remote checks costs."""
 
 BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
 """256 bytes to 16 MiB in steps of four."""
@@ -59,7 +57,8 @@ class _Judged(NamedTuple):
 class Metrics:
     """All metrics of a worker. One instance a process: two would write to the same samples."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
+        self._exemplars = None if exemplars is None else ExchangeExemplars(exemplars)
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
         self._judged: dict[tuple[str, Verdict, Stage], _Judged] = {}
@@ -70,7 +69,7 @@ class Metrics:
         self.remote = RemoteMetrics(
             registry, guardrail_label=self._guardrail_label, error_label=LabelCap()
         )
-        self.usage = UsageMetrics(registry)
+        self.usage = UsageMetrics(registry, exemplars)
         self.limits = LimitMetrics(registry)
         self.spans = SpanMetrics(registry)
         self.process = ProcessMetrics(registry)
@@ -194,15 +193,15 @@ class Metrics:
         )
         self._build = Gauge(
             MetricName.BUILD,
-            "Always 1; the labels are the versions that run.",
-            ("version", "python"),
+            "Always 1; the labels say what runs.",
+            ("version", "python", "engine"),
             multiprocess_mode="livemax",
             registry=registry,
         )
 
-    def build(self, version: str) -> None:
-        """Show which version of Egret and of Python this is."""
-        self._build.labels(version, platform.python_version()).set(1)
+    def build(self, version: str, *, engine: Engine) -> None:
+        """Show which version of Egret and of Python this is, and which engine serves."""
+        self._build.labels(version, platform.python_version(), engine.value).set(1)
 
     def exchange_began(self) -> None:
         """Count an exchange as in flight."""
@@ -250,6 +249,11 @@ class Metrics:
             self._exempted(self._guardrail_label(name)).inc()
         for reason in dict.fromkeys(report.unscanned):
             self._unscanned(reason.value, report.unscanned_action.value).inc()
+
+    def traced(self, report: ExchangeReport, trace_id: int) -> None:
+        """Have the buckets that an exchange fell into lead to its trace."""
+        if self._exemplars is not None:
+            self._exemplars.note(report, trace_id, guardrail_label=self._guardrail_label)
 
     def _observe_phase(self, phase: str, step: Step | None) -> None:
         if step is not None:

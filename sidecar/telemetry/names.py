@@ -122,6 +122,16 @@ class MetricName:
     BUILD: Final = "egret_build_info"
 
 
+WITH_EXEMPLARS: Final = (
+    MetricName.OVERHEAD_SECONDS,
+    MetricName.PHASE_SECONDS,
+    MetricName.GUARDRAIL_SECONDS,
+    MetricName.REQUEST_DURATION,
+    MetricName.TIME_TO_FIRST_TOKEN,
+)
+"""Histograms whose buckets lead to a trace."""
+
+
 class LogEvent:
     """Event names of log lines written from this package."""
 

@@ -13,12 +13,13 @@ from sidecar import __version__
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Level, Measure
 from sidecar.settings import TelemetrySettings
+from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind
 from sidecar.telemetry.span_metrics import SpanMetrics
-from sidecar.telemetry.traceparent import parse_trace_parent
+from sidecar.telemetry.traceparent import format_trace_id, parse_trace_parent
 
 if TYPE_CHECKING:
     from sidecar.telemetry.tracing import Tracing
@@ -39,9 +40,9 @@ class Recorder:
         *,
         instance: str | None = None,
         registry: CollectorRegistry = REGISTRY,
+        exemplars: ExemplarFile | None = None,
     ) -> None:
-        self.metrics: Final = Metrics(registry)
-        self.metrics.build(__version__)
+        self.metrics: Final = Metrics(registry, exemplars)
         self._tracing = _tracing(settings, instance or str(uuid.uuid4()), self.metrics.spans)
         self._log = ExchangeLog(get_logger(), slow_request_ms=settings.slow_request_ms)
         self._metrics_part = _Part("metrics", self.metrics, self._log)
@@ -97,7 +98,11 @@ class Recorder:
         """Return the trace id for the log, which an unsampled trace has too."""
         parent = parse_trace_parent(report.traceparent, report.tracestate)
         recorded = None if self._tracing is None else self._tracing.record_spans(report, parent)
-        return recorded if parent is None else f"{parent.trace_id:032x}"
+        if recorded is not None:
+            self.metrics.traced(report, recorded)
+        if parent is not None:
+            return format_trace_id(parent.trace_id)
+        return None if recorded is None else format_trace_id(recorded)
 
 
 class _Part:
@@ -137,13 +142,14 @@ def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> 
     if settings.otlp_endpoint is None:
         return None
     # Without an endpoint the SDK is never loaded.
+    from sidecar.telemetry.otlp import span_exporter  # noqa: PLC0415
     from sidecar.telemetry.tracing import Tracing  # noqa: PLC0415
 
     keeping = Keeping(
         slow_seconds=settings.slow_request_ms / 1000, per_second=settings.kept_traces_per_second
     )
     return Tracing(
-        settings.otlp_endpoint,
+        span_exporter(settings.otlp_endpoint, settings.otlp_protocol),
         version=__version__,
         instance=instance,
         count=count,

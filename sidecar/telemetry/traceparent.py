@@ -55,6 +55,19 @@ def parse_trace_parent(traceparent: str | None, tracestate: str | None) -> Trace
     return parent if parent.trace_id and parent.span_id else None
 
 
+def sampled_trace_id(traceparent: str | None) -> str | None:
+    """Return the trace id where the caller records the trace."""
+    if traceparent is None or traceparent.endswith("-00"):
+        return None  # without a look at the rest: this is asked of every request
+    parent = parse_trace_parent(traceparent, None)
+    return format_trace_id(parent.trace_id) if parent is not None and parent.is_sampled else None
+
+
+def format_trace_id(trace_id: int) -> str:
+    """Return a trace id as everybody writes it."""
+    return f"{trace_id:032x}"
+
+
 def _may_follow(version: str, rest: str) -> bool:
     # A later version may append fields after a dash; ff is forbidden.
     return rest == "" if version == "00" else version != "ff" and rest[:1] in {"", "-"}

@@ -13,8 +13,6 @@ from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
@@ -27,7 +25,6 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     TraceState,
-    format_trace_id,
 )
 from typing_extensions import override
 
@@ -35,20 +32,15 @@ from sidecar.domain.finding import GuardrailResult
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.names import SERVICE_NAME, EgretAttribute, SemconvAttribute, SpanName
+from sidecar.telemetry.otlp import resource
 from sidecar.telemetry.report import ExchangeReport, Step, Timings
 from sidecar.telemetry.span_attributes import (
     AttributeValue,
     exchange_attributes,
     guardrail_attributes,
 )
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.span_metrics import QUEUE_SPANS, SpanMetrics
 from sidecar.telemetry.traceparent import TraceParent
-
-EXPORT_SECONDS: Final = 5.0
-"""How long one batch is tried, retries included; spans wait in the queue meanwhile."""
-
-QUEUE_SPANS: Final = 4096
-"""Spans kept for a collector that is away; beyond it the oldest are dropped."""
 
 BATCH_DELAY_MILLISECONDS: Final = 1000.0
 
@@ -62,6 +54,7 @@ class _Exporter(SpanExporter):
 
     @override
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._count.taken(len(spans))
         result = self._exporter.export(spans)
         self._count.left(len(spans), is_taken=result is SpanExportResult.SUCCESS)
         return result
@@ -80,7 +73,7 @@ class Tracing:
 
     def __init__(
         self,
-        endpoint: str,
+        exporter: SpanExporter,
         *,
         version: str,
         instance: str,
@@ -91,26 +84,19 @@ class Tracing:
         self._keeping = keeping
         self._provider = TracerProvider(
             sampler=ParentBased(root=ALWAYS_ON),
-            resource=Resource.create(
-                {
-                    SemconvAttribute.SERVICE_NAME: SERVICE_NAME,
-                    SemconvAttribute.SERVICE_VERSION: version,
-                    SemconvAttribute.SERVICE_INSTANCE_ID: instance,
-                }
-            ),
+            resource=resource(version=version, instance=instance),
             shutdown_on_exit=False,  # it would wait 30 s for a collector that is away
         )
-        exporter = _Exporter(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS), count)
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                exporter,
+                _Exporter(exporter, count),
                 max_queue_size=QUEUE_SPANS,
                 schedule_delay_millis=BATCH_DELAY_MILLISECONDS,
             )
         )
         self._tracer = self._provider.get_tracer(SERVICE_NAME, version)
 
-    def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> str | None:
+    def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> int | None:
         """Record an exchange and its steps; return the trace id, None where it is not sampled."""
         is_kept = parent is not None and not parent.is_sampled
         if parent is not None and is_kept:
@@ -131,7 +117,7 @@ class Tracing:
         _end(span, attributes, report.timings.wall_ns + _nanoseconds(report.timings.seconds))
         steps = (report.timings.authorize, report.timings.read)
         self._count.recorded(1 + sum(step is not None for step in steps) + len(report.results))
-        return format_trace_id(span.get_span_context().trace_id)
+        return span.get_span_context().trace_id
 
     def shutdown(self, seconds: float) -> None:
         """Export what waits, for at most *seconds*; what is left then is lost."""

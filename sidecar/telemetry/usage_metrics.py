@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
+from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, Moment
 from sidecar.telemetry.labels import Children, LabelCap
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 
@@ -36,10 +37,35 @@ _GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_reque
 _ERRORS: Final = 400
 
 
+class _Exemplars:
+    """Traces behind the times of answers."""
+
+    def __init__(self, file: ExemplarFile) -> None:
+        self._durations = BucketExemplars(
+            file,
+            MetricName.REQUEST_DURATION,
+            buckets=DURATION_BUCKETS,
+            labels=(*_GEN_AI, "error_type"),
+        )
+        self._first_token = BucketExemplars(
+            file, MetricName.TIME_TO_FIRST_TOKEN, buckets=FIRST_TOKEN_BUCKETS, labels=_GEN_AI
+        )
+
+    def note(self, ended: ExchangeEnded, labels: tuple[str, ...]) -> None:
+        if ended.trace_id is None:
+            return
+        began_at = ended.request.occurred_at.timestamp()
+        moment = Moment(ended.trace_id, began_at + ended.latency_seconds)
+        self._durations.note(ended.latency_seconds, moment, *labels, _error_type(ended))
+        if ended.is_event_stream and ended.first_token_seconds is not None:
+            self._first_token.note(ended.first_token_seconds, moment, *labels)
+
+
 class UsageMetrics:
     """One instance a process."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
+        self._exemplars = None if exemplars is None else _Exemplars(exemplars)
         self._model_label = LabelCap()
         self._declare_answers(registry)
         self._declare_delivery(registry)
@@ -146,6 +172,8 @@ class UsageMetrics:
         """Count the end of an exchange."""
         labels = self._labels(ended)
         self._durations(*labels, _error_type(ended)).observe(ended.latency_seconds)
+        if self._exemplars is not None:
+            self._exemplars.note(ended, labels)
         tokens = ended.tokens
         if tokens is not None:
             self._tokens(*labels, "input").observe(tokens.input)

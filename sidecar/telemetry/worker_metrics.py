@@ -7,7 +7,7 @@ a total never falls over a restart, and a worker that restarts all day leaves no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -15,7 +15,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from typing_extensions import override
+
+from sidecar.telemetry.exemplars import Key, exemplar_path, read_exemplars
 
 _FOLDED_TYPES: Final = ("counter", "histogram")
 
@@ -49,13 +52,15 @@ class WorkerMetrics(Collector):
     def clear(self) -> None:
         """Forget a former supervisor's workers. Call before the first worker starts."""
         with self._lock:
-            for file in self._directory.glob("*.db"):
-                file.unlink(missing_ok=True)
+            for pattern in ("*.db", "exemplars_*"):
+                for file in self._directory.glob(pattern):
+                    file.unlink(missing_ok=True)
 
     def worker_gone(self, pid: int) -> None:
         """Keep what a dead worker counted and forget what it was holding. May be called twice."""
         with self._lock:
             _remove_live_gauges(pid, str(self._directory))
+            exemplar_path(self._directory, pid).unlink(missing_ok=True)
             for kind in _FOLDED_TYPES:
                 self._fold(self._directory / f"{kind}_{pid}.db", kind)
 
@@ -65,7 +70,8 @@ class WorkerMetrics(Collector):
         with self._lock:
             # A worker creates its file before it gives it a size.
             files = [str(f) for f in self._directory.glob("*.db") if f.stat().st_size > 0]
-            return list(_merge(files))
+            exemplars = read_exemplars(self._directory)
+            return [_with_exemplars(metric, exemplars) for metric in _merge(files)]
 
     def _fold(self, gone: Path, kind: str) -> None:
         if not gone.exists():
@@ -77,3 +83,14 @@ class WorkerMetrics(Collector):
                 past.write_value(key, before + value, 0.0)
             past.close()
         gone.unlink()
+
+
+def _with_exemplars(metric: Metric, exemplars: Mapping[Key, Exemplar]) -> Metric:
+    if exemplars and metric.type == "histogram":
+        metric.samples = [
+            sample._replace(
+                exemplar=exemplars.get((sample.name, frozenset(sample.labels.items())))
+            )
+            for sample in metric.samples
+        ]
+    return metric

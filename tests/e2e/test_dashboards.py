@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
+import pytest_asyncio
 
 from dashboards.boards import BOARDS
 from dashboards.pictures import targets_of
@@ -26,6 +28,16 @@ pytestmark = [
 WINDOW = "1m"
 PATIENCE_SECONDS = 20.0
 SCRAPE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was watched, by whom, since when; `silent` are panels that never had a number."""
+
+    prometheus: Prometheus
+    stack: Stack
+    silent: set[str]
+    began_at: float
 
 
 async def _egret(stack: Stack, *words: str) -> None:
@@ -52,10 +64,12 @@ async def _silent(prometheus: Prometheus) -> set[str]:
     }
 
 
-async def test_each_query_of_each_dashboard_has_something_to_show(
-    stack: Stack, tmp_path: Path
-) -> None:
-    """After requests of every kind; and Prometheus can evaluate every rule on what it scraped."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def watched(
+    session_stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Watched]:
+    """A Prometheus that has scraped the stack while requests of every kind came."""
+    stack = session_stack
     limited = await stack.new_key("redact")
     limit = ("limits", "set", "--key", limited.key_id)
     prices = ("--input", "1", "--output-tokens", "1", "--from", "2020-01-01")
@@ -64,9 +78,11 @@ async def test_each_query_of_each_dashboard_has_something_to_show(
     keys = stack.keys | {"limited": limited.reveal()}
     gateway = Gateway(stack.client, stack.facts.https_url, stack.tls, keys)
     await mixed_requests(gateway)  # a rate needs series that were there before
-    targets = targets_of(stack.facts)
+    began_at = time.time()
     async with running_prometheus(
-        tmp_path, targets=targets, scrape_seconds=SCRAPE_SECONDS
+        tmp_path_factory.mktemp("prometheus"),
+        targets=targets_of(stack.facts),
+        scrape_seconds=SCRAPE_SECONDS,
     ) as prometheus:
         await asyncio.sleep(2 * SCRAPE_SECONDS)
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -77,7 +93,30 @@ async def test_each_query_of_each_dashboard_has_something_to_show(
             await mixed_requests(gateway)
             await asyncio.sleep(2 * SCRAPE_SECONDS)
             silent = await _silent(prometheus)
-        rules = await prometheus.rules()
+        yield Watched(prometheus, stack, silent, began_at)
 
-    assert silent == set()
+
+async def test_each_query_of_each_dashboard_has_something_to_show(watched: Watched) -> None:
+    """After requests of every kind; and Prometheus can evaluate every rule on what it scraped."""
+    rules = await watched.prometheus.rules()
+
+    assert watched.silent == set()
     assert {rule["health"] for rule in rules} == {"ok"}
+
+
+async def test_panels_of_times_lead_to_traces_that_the_collector_has(watched: Watched) -> None:
+    """Each of their queries, as Grafana asks for its exemplars."""
+    led = {
+        f"{board.name}: {panel.title}": await watched.prometheus.trace_ids(
+            query.with_everything(WINDOW), watched.began_at, time.time()
+        )
+        for board in BOARDS
+        for panel in board.panels
+        for query in panel.queries
+        if query.leads_to_traces
+    }
+    for trace_id in set().union(*led.values()):
+        await watched.stack.trace(trace_id, {"egret.exchange"})
+
+    assert "performance: Time to first token, p50" in led
+    assert [name for name, traces in led.items() if not traces] == []

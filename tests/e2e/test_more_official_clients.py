@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import httpx2
 import openai
 import pytest
 from google import genai
 from google.genai import errors, types
 
+from tests.support.clients import openai_client, tls_client
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -29,23 +28,13 @@ BLOCKS: Final = {"messages": [{"role": "user", "content": [{"text": TEXT}]}]}
 CLIENTS_OWN = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
 
-def _tls(stack: Stack) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(stack.facts.ca_file)))
-
-
 @asynccontextmanager
 async def _google(stack: Stack, key: str) -> AsyncIterator[Any]:
-    async with _tls(stack) as https:
+    async with tls_client(stack) as https:
         options = types.HttpOptions(base_url=stack.facts.https_url, httpx_async_client=https)
         client = genai.Client(api_key=key, http_options=options)
         yield client.aio.models
         client.close()
-
-
-def _openai(stack: Stack, key: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1", api_key=key, http_client=_tls(stack), max_retries=0
-    )
 
 
 def _azure(stack: Stack, key: str) -> openai.AsyncAzureOpenAI:
@@ -53,7 +42,7 @@ def _azure(stack: Stack, key: str) -> openai.AsyncAzureOpenAI:
         azure_endpoint=stack.facts.https_url,
         api_key=key,
         api_version="2024-10-21",
-        http_client=_tls(stack),
+        http_client=tls_client(stack),
         max_retries=0,
     )
 
@@ -131,7 +120,7 @@ async def test_a_key_in_the_query_reaches_no_provider(stack: Stack, query: str) 
 
 async def test_openai_responds_whole_and_in_typed_events(stack: Stack) -> None:
     """The Responses API, its count of tokens and its stored responses."""
-    async with stack.counting(5) as counted, _openai(stack, stack.keys["block"]) as client:
+    async with stack.counting(5) as counted, openai_client(stack, stack.keys["block"]) as client:
         whole = await client.responses.create(model="gpt-4o", input=TEXT)
         async with client.responses.stream(model="gpt-4o", input=TEXT) as stream:
             final = await stream.get_final_response()
@@ -149,7 +138,7 @@ async def test_openai_responds_whole_and_in_typed_events(stack: Stack) -> None:
 
 async def test_openai_moderates_and_draws(stack: Stack) -> None:
     """Both are read as text; what a picture shows is the answer's affair."""
-    async with _openai(stack, stack.keys["block"]) as client:
+    async with openai_client(stack, stack.keys["block"]) as client:
         moderated = await client.moderations.create(input=["a", "b"])
         drawn = await client.images.generate(prompt=TEXT, model="gpt-image-1")
         with pytest.raises(openai.BadRequestError) as refused:
@@ -161,11 +150,11 @@ async def test_openai_moderates_and_draws(stack: Stack) -> None:
 async def test_a_response_is_redacted_and_blocked_like_a_chat(stack: Stack) -> None:
     """Byte for byte in its own shape; refused in OpenAI's words."""
     mail = "Write to bob.builder@example.com."
-    async with _openai(stack, stack.keys["redact"]) as client:
+    async with openai_client(stack, stack.keys["redact"]) as client:
         await client.responses.create(model="gpt-4o", input=mail)
     (received,) = await stack.received()
     assert json.loads(received.body)["input"] == "Write to [EMAIL_1]."
-    async with _openai(stack, stack.keys["block"]) as client:
+    async with openai_client(stack, stack.keys["block"]) as client:
         with pytest.raises(openai.BadRequestError) as refused:
             await client.responses.create(model="gpt-4o", input=SECRET_TEXT)
     assert (refused.value.code, BLOCKED in refused.value.message) == ("content_blocked", True)
@@ -195,7 +184,7 @@ async def test_azures_client_is_judged_by_its_deployment(stack: Stack) -> None:
 async def test_azures_versioned_paths_take_the_model_from_the_body(stack: Stack) -> None:
     """OpenAI's own client with another base URL, as Azure documents it."""
     narrow = (await stack.new_key("block", allowed_models=("gpt-eu*",))).reveal()
-    async with _openai(stack, narrow) as client:
+    async with openai_client(stack, narrow) as client:
         client.base_url = f"{stack.facts.https_url}/openai/v1/"
         response = await client.responses.create(model="gpt-eu-1", input=TEXT)
         with pytest.raises(openai.PermissionDeniedError):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 import pytest_asyncio
 
+from tests.support.clients import openai_client, tls_client
 from tests.support.http2 import Http2Answer, http2_request
 from tests.support.stack import CHAT, MESSAGES, Stack, as_json, chat, message
 
@@ -27,19 +26,9 @@ WORDS = "The mock model was given 27 characters."
 BAD_KEY = "egk_AAAAAAAAAAAA_" + 49 * "A"
 
 
-def _tls(stack: Stack) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(stack.facts.ca_file)))
-
-
-def _openai(stack: Stack, key: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1", api_key=key, http_client=_tls(stack), max_retries=0
-    )
-
-
 def _anthropic(stack: Stack, key: str) -> anthropic.AsyncAnthropic:
     return anthropic.AsyncAnthropic(
-        base_url=stack.facts.https_url, api_key=key, http_client=_tls(stack), max_retries=0
+        base_url=stack.facts.https_url, api_key=key, http_client=tls_client(stack), max_retries=0
     )
 
 
@@ -57,7 +46,7 @@ async def _message(client: anthropic.AsyncAnthropic, said: object = PROMPT, **mo
 @pytest_asyncio.fixture(loop_scope="session")
 async def gpt(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's client with a key whose policy blocks."""
-    async with _openai(stack, stack.keys["block"]) as client:
+    async with openai_client(stack, stack.keys["block"]) as client:
         yield client
 
 
@@ -152,7 +141,7 @@ async def test_anthropic_streams_counts_and_lists(
 async def test_openai_raises_its_authentication_error_for_a_bad_key(stack: Stack) -> None:
     """With our words and code, for a key of the right form and for none of ours."""
     for key in (BAD_KEY, "sk-of-somebody-else"):
-        async with stack.counting() as counted, _openai(stack, key) as client:
+        async with stack.counting() as counted, openai_client(stack, key) as client:
             with pytest.raises(openai.AuthenticationError) as raised:
                 await _chat(client)
         assert (raised.value.status_code, raised.value.code) == (401, "invalid_api_key")
@@ -209,7 +198,7 @@ async def test_a_forbidden_model_and_an_image_raise_permission_denied(stack: Sta
     """The key may use one model only, and its policy blocks what cannot be read."""
     key = await stack.new_key("block", allowed_models=("gpt-4o", "claude-mock"))
     image = [{"type": "image_url", "image_url": {"url": "https://example.com/heron.png"}}]
-    async with _openai(stack, key.reveal()) as client:
+    async with openai_client(stack, key.reveal()) as client:
         with pytest.raises(openai.PermissionDeniedError) as raised:
             await _chat(client, model="gpt-4o-mini")
         assert (raised.value.code, raised.value.param) == ("model_not_allowed", "model")

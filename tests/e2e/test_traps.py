@@ -601,21 +601,3 @@ async def _requests_by_host(admin: aiohttp.ClientSession) -> list[int]:
         if cluster["name"] == "egret"
         for host in cluster["host_statuses"]
     ]
-
-
-async def test_an_exchange_is_a_child_of_envoys_call_in_one_trace(stack: Stack) -> None:
-    """Whatever trace the client claims to be part of, in its own headers."""
-    claimed = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    answer = await stack.post(chat("hello"), key="block", headers=[("traceparent", claimed)])
-    spans = await stack.spans(answer.request_id)
-    by_name = {span["name"]: span for span in spans}
-    exchange = by_name["egret.exchange"]
-    call = by_name["async envoy.service.ext_proc.v3.ExternalProcessor.Process egress"]
-    server = next(span for span in spans if span["name"] == "ingress")
-    assert (call["kind"], exchange["kind"], server["kind"]) == ("CLIENT", "SERVER", "SERVER")
-    assert exchange["parent_span_id"] == call["span_id"]
-    assert call["parent_span_id"] == server["span_id"]
-    children = {span["name"] for span in spans if span["parent_span_id"] == exchange["span_id"]}
-    assert children == {"authorize", "read", "guardrail secrets", "guardrail words"}
-    (received,) = await stack.received()
-    assert received.all("traceparent") == []

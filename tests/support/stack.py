@@ -14,7 +14,7 @@ import ssl
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,6 +40,7 @@ from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy
 from sidecar.telemetry.redaction import MAX_ITEMS
+from tests.support.rotel import Rotel, Span, running_rotel
 
 CHAT: Final = "/v1/chat/completions"
 MESSAGES: Final = "/v1/messages"
@@ -179,6 +180,7 @@ class Stack:
     client: aiohttp.ClientSession
     debug: aiohttp.ClientSession
     tls: ssl.SSLContext
+    collector: Rotel
     workers: int
     keys: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -294,17 +296,15 @@ class Stack:
                 return line
         raise AssertionError("no worker has such a line")
 
-    async def spans(self, request_id: str) -> list[dict[str, Any]]:
+    async def spans(self, request_id: str) -> list[Span]:
         """Return all spans of the trace a request belongs to, once Egret's own are there."""
-        assert self.facts.traces_file is not None
-        trace_id = ""
-        async for span in _lines_of(self.facts.traces_file, saying=request_id):
-            if span["attributes"].get("egret.request.id") == request_id:
-                trace_id = span["trace_id"]
-                break
+        await self.collector.trace(_exchange_of(request_id), {"egret.exchange"})
         await asyncio.sleep(0.5)  # Envoy's own come in an export of theirs
-        spans = _whole_lines(self.facts.traces_file, saying=trace_id)
-        return [span for span in spans if span["trace_id"] == trace_id]
+        return await self.collector.trace(_exchange_of(request_id), {"egret.exchange"})
+
+    async def trace(self, trace_id: str, names: set[str]) -> list[Span]:
+        """Return all spans of a trace once those of these names are there."""
+        return await self.collector.trace(lambda span: span["trace_id"] == trace_id, names)
 
     async def apply(self, policies: str) -> None:
         """Bring policies into force and wait until every worker has them."""
@@ -356,6 +356,10 @@ class Stack:
         return key
 
 
+def _exchange_of(request_id: str) -> Callable[[Span], bool]:
+    return lambda span: span["attributes"].get("egret.request.id") == request_id
+
+
 def as_json(value: object) -> bytes:
     """Return JSON as a client writes it, blanks included."""
     return json.dumps(value, ensure_ascii=False).encode()
@@ -385,7 +389,7 @@ async def _lines_of(
     """Yield the JSON lines of a file that still grows, for as long as anybody is patient.
 
     What was read is not read again, and what is not sought is not parsed: by the end of a session
-    a file has many megabytes, and the receiver of traces runs on this very loop.
+    a file has many megabytes.
     """
     deadline = time.monotonic() + patience
     offset = 0
@@ -409,9 +413,15 @@ async def whole_stack(
     **options: Any,
 ) -> AsyncIterator[Stack]:
     """Run a stack with these policies, and a key for each of them under the policy's name."""
-    chosen = StackOptions(workers=workers, worker_settings=settings or {}, **options)
     async with AsyncExitStack() as parts:
         place = parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-e2e-"))
+        rotel = await parts.enter_async_context(running_rotel(Path(place)))
+        chosen = StackOptions(
+            workers=workers,
+            worker_settings=settings or {},
+            collector_port=rotel.grpc_port,
+            **options,
+        )
         run = parts.enter_context(run_directory(Path(place) / "run"))
         stack = await parts.enter_async_context(running_stack(chosen, run=run))
         tls = ssl.create_default_context(cafile=str(stack.facts.ca_file))
@@ -420,7 +430,13 @@ async def whole_stack(
         )
         debug = aiohttp.ClientSession(stack.facts.mock_debug_url)
         running = Stack(
-            stack.facts, run, client, await parts.enter_async_context(debug), tls, workers
+            facts=stack.facts,
+            run=run,
+            client=client,
+            debug=await parts.enter_async_context(debug),
+            tls=tls,
+            collector=rotel,
+            workers=workers,
         )
         if policies:
             await running.apply(policies)

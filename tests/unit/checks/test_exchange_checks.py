@@ -25,6 +25,7 @@ from sidecar.exchange.events import (
 from sidecar.guardrails.remote import RemoteVerdict
 from sidecar.settings import Timing
 from tests.support.checks import KEY, NOW, REQUEST_ID, World, headers, settled
+from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED
 
 REDACTING = """
 name: default
@@ -89,6 +90,18 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
     }
     checks.close(is_cancelled=False, is_answered=True)
     assert world.counted() == {("allowed", "none"): 1}
+
+
+@pytest.mark.parametrize(("traceparent", "told"), [(SAMPLED, TRACE_ID), (UNSAMPLED, None)])
+async def test_the_metadata_names_a_trace_that_is_sampled(
+    traceparent: str, told: str | None
+) -> None:
+    """So that the times of the answer can lead to it, which come with Envoy's access log."""
+    checks = World(REDACTING).exchange({"traceparent": traceparent})
+    await settled(checks.judge_headers(headers(), has_body=True))
+    cleared = await settled(checks.judge_body(chat("hello")))
+    assert isinstance(cleared, RequestCleared)
+    assert metadata_of(cleared).get("trace_id") == told
 
 
 async def test_a_hot_key_is_judged_without_waiting() -> None:

@@ -26,19 +26,24 @@ from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 
 WORKER = """
-import dataclasses, sys
+import dataclasses, os, sys
 from prometheus_client import CollectorRegistry
+from sidecar.settings import metrics_directory
+from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import FaultKind
 from tests.support.reports import POLICY, redacted_report
 
-metrics = Metrics(CollectorRegistry())
+exemplars = ExemplarFile(exemplar_path(metrics_directory(), os.getpid()))
+metrics = Metrics(CollectorRegistry(), exemplars)
 print("ready", flush=True)
 for line in sys.stdin:
     match line.strip():
-        case "exchange":
+        case "exchange" | "exchange traced":
             metrics.exchange_began()
             metrics.record(redacted_report())
+            if "traced" in line:
+                metrics.traced(redacted_report(), 0xabc)
         case "policy":
             version = int(next(sys.stdin))
             metrics.policies_loaded((dataclasses.replace(POLICY, version=version),))
@@ -253,6 +258,33 @@ def test_the_format_follows_accept(
 
     assert told == content_type
     assert {"egret_exchanges_total", "egret_overhead_seconds_bucket"} <= names
+
+
+def test_buckets_lead_to_traces_where_the_format_can_say_so(
+    endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
+) -> None:
+    """For as long as the worker lives whose exchange it was."""
+    openmetrics = "application/openmetrics-text;version=1.0.0"
+    with _worker(tmp_path / "metrics") as worker:
+        worker.tell("exchange traced")
+        with_exemplars = _get(endpoint, accept=openmetrics)[1]
+        classic = _get(endpoint)[1]
+    metrics.worker_gone(worker.pid)
+    exemplars = {
+        (sample.name, sample.labels["le"]): sample.exemplar
+        for family in parse_openmetrics(with_exemplars)  # type: ignore[no-untyped-call] # prometheus-client 0.26
+        for sample in family.samples
+        if sample.exemplar is not None
+        and "phase" not in sample.labels
+        and "guardrail" not in sample.labels
+    }
+
+    (place,) = exemplars
+    assert place == ("egret_overhead_seconds_bucket", "0.005")
+    assert exemplars[place].labels == {"trace_id": f"{0xABC:032x}"}
+    assert exemplars[place].value == 0.004
+    assert "trace_id" not in classic
+    assert "trace_id" not in _get(endpoint, accept=openmetrics)[1]
 
 
 def test_a_scraper_that_takes_gzip_gets_it(endpoint: MetricsEndpoint) -> None:

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sidecar import __version__
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import UnscannedReason
-from sidecar.settings import TelemetrySettings
+from sidecar.settings import Engine, TelemetrySettings
+from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.report import ExchangeReport, FaultKind
 from tests.support.log_lines import LogLines
@@ -200,18 +201,19 @@ def test_a_fault_is_counted_by_kind_and_its_exception_named(
     ]
 
 
-def test_the_running_version_is_shown(registry: CollectorRegistry, log_lines: LogLines) -> None:
-    """A dashboard marks a rollout by it."""
-    Recorder(TelemetrySettings(), registry=registry)
+def test_the_running_version_is_shown(registry: CollectorRegistry) -> None:
+    """A dashboard marks a rollout by it, and compares engines."""
+    Metrics(registry).build(__version__, engine=Engine.AUTO.chosen)
 
-    assert 'egret_build_info{python="' in generate_latest(registry).decode()
-    assert f'version="{__version__}"}} 1.0' in generate_latest(registry).decode()
-    assert log_lines.read() == []
+    page = generate_latest(registry).decode()
+    assert 'egret_build_info{engine="grpcio",python="' in page
+    assert f'version="{__version__}"}} 1.0' in page
 
 
 AWAY = """
 import sys
-from sidecar.settings import TelemetrySettings
+from sidecar.settings import Engine, TelemetrySettings
+from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
 from tests.support.reports import redacted_report

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.telemetry.traceparent import TraceParent, parse_trace_parent
+from sidecar.telemetry.traceparent import TraceParent, parse_trace_parent, sampled_trace_id
 from tests.support.reports import PARENT_ID, SAMPLED, TRACE_ID, UNSAMPLED
 
 PARENT = TraceParent(int(TRACE_ID, 16), int(PARENT_ID, 16), 1)
@@ -36,6 +36,8 @@ def test_a_trace_parent_is_read_or_is_none(
 ) -> None:
     """Section 3.2 of the W3C trace context."""
     assert parse_trace_parent(traceparent, None) == parent
+    is_sampled = parent is not None and parent.is_sampled
+    assert sampled_trace_id(traceparent) == (TRACE_ID if is_sampled else None)
 
 
 @pytest.mark.parametrize(

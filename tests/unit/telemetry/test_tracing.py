@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import http.server
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
 
+import grpc
 import pytest
 from prometheus_client import CollectorRegistry
+from typing_extensions import override
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
+from sidecar.settings import OtlpProtocol
 from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.otlp import EXPORT_SECONDS, span_exporter
 from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry.span_metrics import SpanMetrics
-from sidecar.telemetry.traceparent import parse_trace_parent
+from sidecar.telemetry.traceparent import format_trace_id, parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.otlp import OtlpReceiver, ReceivedSpan, otlp_receiver
 from tests.support.reports import (
     PARENT_ID,
+    SAMPLED,
     STARTED_AT,
     TRACE_ID,
     UNSAMPLED,
@@ -40,19 +50,32 @@ def receiver() -> Iterator[OtlpReceiver]:
 def _export(
     receiver: OtlpReceiver, *reports: ExchangeReport, registry: CollectorRegistry | None = None
 ) -> list[str | None]:
-    tracing = Tracing(
-        receiver.endpoint,
-        version="1.2.3",
-        instance="worker-0",
-        count=SpanMetrics(registry or CollectorRegistry()),
-        keeping=Keeping(slow_seconds=0.25, per_second=10),
-    )
+    tracing = _tracing(receiver.endpoint, registry or CollectorRegistry())
     ids = [
         tracing.record_spans(one, parse_trace_parent(one.traceparent, one.tracestate))
         for one in reports
     ]
     tracing.shutdown(20)
-    return ids
+    return [None if one is None else format_trace_id(one) for one in ids]
+
+
+def _tracing(
+    endpoint: str, registry: CollectorRegistry, protocol: OtlpProtocol = OtlpProtocol.GRPC
+) -> Tracing:
+    return Tracing(
+        span_exporter(endpoint, protocol),
+        version="1.2.3",
+        instance="worker-0",
+        count=SpanMetrics(registry),
+        keeping=Keeping(slow_seconds=0.25, per_second=10),
+    )
+
+
+def _spans_counted(registry: CollectorRegistry) -> dict[str, float | None]:
+    states = ("recorded", "exported", "failed", "dropped")
+    return {
+        state: registry.get_sample_value("egret_spans_total", {"state": state}) for state in states
+    }
 
 
 def _at(milliseconds: float) -> int:
@@ -329,23 +352,65 @@ def test_spans_are_counted_as_recorded_and_as_taken_by_the_collector(
     _export(receiver, redacted_report(), unsampled, registry=registry)
     receiver.wait_for(6)
 
-    assert {
-        state: registry.get_sample_value("egret_spans_total", {"state": state})
-        for state in ("recorded", "exported", "failed")
-    } == {"recorded": 6, "exported": 6, "failed": 0}
+    assert _spans_counted(registry) == {"recorded": 6, "exported": 6, "failed": 0, "dropped": 0}
+
+
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_error(403)
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+@contextmanager
+def _refusing(protocol: OtlpProtocol) -> Iterator[str]:
+    if protocol is OtlpProtocol.GRPC:
+        with futures.ThreadPoolExecutor(max_workers=1) as threads:
+            server = grpc.server(threads)  # knows no service: UNIMPLEMENTED
+            port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            yield f"http://127.0.0.1:{port}"
+            server.stop(grace=0).wait()
+        return
+    with http.server.HTTPServer(("127.0.0.1", 0), _Refusing) as web:
+        threading.Thread(target=web.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+
+
+@pytest.mark.parametrize("protocol", OtlpProtocol)
+def test_spans_that_a_collector_refuses_are_failed_and_not_tried_again(
+    protocol: OtlpProtocol,
+) -> None:
+    """At once: it would refuse them the next time as well."""
+    registry = CollectorRegistry()
+    with _refusing(protocol) as endpoint:
+        tracing = _tracing(endpoint, registry, protocol)
+        tracing.record_spans(redacted_report(), parse_trace_parent(SAMPLED, None))
+        began_at = time.monotonic()
+        tracing.shutdown(20)
+        seconds = time.monotonic() - began_at
+
+    assert _spans_counted(registry) == {"recorded": 6, "exported": 0, "failed": 6, "dropped": 0}
+    assert seconds < EXPORT_SECONDS / 2
 
 
 AWAY = """
 import sys, time
 from prometheus_client import CollectorRegistry
+from sidecar.settings import OtlpProtocol
 from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.otlp import span_exporter
 from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.reports import SAMPLED, redacted_report
 
 tracing = Tracing(
-    sys.argv[1], version="1", instance="i", count=SpanMetrics(CollectorRegistry()),
+    span_exporter(sys.argv[1], OtlpProtocol(sys.argv[2])),
+    version="1", instance="i", count=SpanMetrics(CollectorRegistry()),
     keeping=Keeping(slow_seconds=1, per_second=0),
 )
 for _ in range(50):
@@ -356,13 +421,16 @@ print(time.monotonic() - before < 3)
 """
 
 
-def test_a_collector_that_is_away_costs_no_more_than_the_shutdown_bound() -> None:
+@pytest.mark.parametrize("protocol", OtlpProtocol)
+def test_a_collector_that_is_away_costs_no_more_than_the_shutdown_bound(
+    protocol: OtlpProtocol,
+) -> None:
     """Recording goes on, shutdown returns although nothing answers, and the process ends."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
         # A process of its own: the exporter's thread outlives the bound.
-        command = [sys.executable, "-c", AWAY, endpoint]
+        command = [sys.executable, "-c", AWAY, endpoint, protocol.value]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert run.stdout == "True\n"  # exporting alone would try for 5 seconds

@@ -99,6 +99,15 @@ def test_an_answer_that_we_blocked_is_told_from_a_request_that_we_refused() -> N
     assert found.tokens == TokenCounts(100, 20)
 
 
+@pytest.mark.parametrize(
+    ("told", "trace_id"),
+    [("00" * 15 + "ff", 255), ("FF" * 16, None), ("ff" * 15, None), ("", None), (7.0, None)],
+)
+def test_the_trace_is_that_which_egret_names(told: object, trace_id: int | None) -> None:
+    """Envoy has one in each of its records, whether or not anybody will ever see it."""
+    assert one(egret=json.dumps({**metadata(FULL), "trace_id": told})).trace_id == trace_id
+
+
 @pytest.mark.parametrize("status", ["-", "", "2", "3", "0", "COMPLETE"])
 def test_counts_that_are_not_complete_are_none(status: str) -> None:
     """No answer to read, one that broke off, or one that could not be read."""

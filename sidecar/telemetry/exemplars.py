@@ -1,0 +1,138 @@
+"""Exemplars: the last trace behind each bucket of a histogram, kept by workers in files of theirs.
+
+prometheus-client keeps none in the mode that sums processes (0.26). So a worker writes them
+beside its metrics, into a file of slots that its supervisor reads at a scrape: no system call, and
+no word between the two. A slot that is being written fails its checksum and is left out.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+import orjson
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
+
+SLOTS: Final = 4096
+"""Buckets of one worker that may have an exemplar; the file is sparse, and 1 MiB at most."""
+
+_SLOT_BYTES: Final = 256
+_CHECKSUM: Final = struct.Struct("<I")
+_PART: Final = struct.Struct("<16sddH")
+"""Trace id, value, seconds since the epoch, length of the key that follows."""
+_KEY_BYTES: Final = _SLOT_BYTES - _CHECKSUM.size - _PART.size
+
+_go: Final = cast("Callable[[float], str]", floatToGoString)
+"""How prometheus-client writes the bound of a bucket; it has no types of its own (0.26)."""
+
+Key = tuple[str, frozenset[tuple[str, str]]]
+"""A sample's name and its labels, `le` among them."""
+
+
+def exemplar_path(directory: Path, pid: int) -> Path:
+    """Return where the worker with this process id keeps its exemplars."""
+    return directory / f"exemplars_{pid}"
+
+
+class Moment(NamedTuple):
+    """Which trace, and when it ended, in seconds since the epoch."""
+
+    trace_id: int
+    at: float
+
+
+class _Found(NamedTuple):
+    key: Key
+    trace_id: str
+    value: float
+    at: float
+
+
+class ExemplarFile:
+    """The file of this process."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("w+b") as file:
+            file.truncate(SLOTS * _SLOT_BYTES)
+            self._memory = mmap.mmap(file.fileno(), 0)
+        self._used = 0
+
+    def slot(self) -> int | None:
+        """Take a slot, None where all are taken."""
+        if self._used == SLOTS:
+            return None
+        self._used += 1
+        return self._used - 1
+
+    def write(self, slot: int, key: bytes, value: float, moment: Moment) -> None:
+        """Replace what the slot holds."""
+        trace_id = moment.trace_id.to_bytes(16, "big")
+        part = _PART.pack(trace_id, value, moment.at, len(key)) + key
+        start = slot * _SLOT_BYTES
+        whole = _CHECKSUM.pack(zlib.crc32(part)) + part
+        self._memory[start : start + len(whole)] = whole
+
+
+class BucketExemplars:
+    """The exemplars of one histogram."""
+
+    def __init__(
+        self,
+        file: ExemplarFile,
+        name: str,
+        *,
+        buckets: Sequence[float],
+        labels: Sequence[str] = (),
+    ) -> None:
+        self._file = file
+        self._name = f"{name}_bucket"
+        self._buckets = tuple(buckets)
+        self._labels = tuple(labels)
+        self._slots: dict[tuple[int, tuple[str, ...]], tuple[int, bytes] | None] = {}
+
+    def note(self, value: float, moment: Moment, *labels: str) -> None:
+        """Keep *moment* as the last one that fell into the bucket of *value*."""
+        place = (bisect_left(self._buckets, value), labels)
+        if place not in self._slots:
+            self._slots[place] = self._slot(*place)
+        slot = self._slots[place]
+        if slot is not None:
+            self._file.write(*slot, value, moment)
+
+    def _slot(self, bucket: int, labels: tuple[str, ...]) -> tuple[int, bytes] | None:
+        bound = self._buckets[bucket] if bucket < len(self._buckets) else float("inf")
+        named = dict(zip(self._labels, labels, strict=True)) | {"le": _go(bound)}
+        key = orjson.dumps([self._name, named])
+        if len(key) > _KEY_BYTES:
+            return None
+        slot = self._file.slot()
+        return None if slot is None else (slot, key)
+
+
+def read_exemplars(directory: Path) -> Mapping[Key, Exemplar]:
+    """Return the latest exemplar of each bucket that any worker keeps."""
+    found = sorted(
+        (one for path in directory.glob("exemplars_*") for one in _read(path.read_bytes())),
+        key=lambda one: one.at,
+    )
+    return {one.key: Exemplar({"trace_id": one.trace_id}, one.value, one.at) for one in found}
+
+
+def _read(content: bytes) -> Iterator[_Found]:
+    for start in range(0, len(content), _SLOT_BYTES):
+        slot = content[start : start + _SLOT_BYTES]
+        (checksum,) = _CHECKSUM.unpack_from(slot)
+        trace_id, value, at, length = _PART.unpack_from(slot, _CHECKSUM.size)
+        if not length:
+            return
+        end = _CHECKSUM.size + _PART.size + length
+        if zlib.crc32(slot[_CHECKSUM.size : end]) != checksum:
+            continue
+        name, labels = orjson.loads(slot[end - length : end])
+        yield _Found((name, frozenset(labels.items())), trace_id.hex(), value, at)

@@ -1,0 +1,155 @@
+"""Spans on their way to a collector that others wrote, over either protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
+
+from sidecar.settings import OtlpProtocol
+from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.otlp import EXPORT_SECONDS, span_exporter
+from sidecar.telemetry.span_metrics import QUEUE_SPANS, SpanMetrics
+from sidecar.telemetry.traceparent import parse_trace_parent
+from sidecar.telemetry.tracing import Tracing
+from tests.support.reports import PARENT_ID, redacted_report
+from tests.support.rotel import Rotel, running_rotel
+
+pytestmark = [pytest.mark.stack, pytest.mark.any_engine, pytest.mark.asyncio(loop_scope="module")]
+
+SPANS_OF_ONE = 6
+BATCH_SPANS = 512
+"""What the SDK exports at a time; one batch is out of the queue while it is tried."""
+MIB = 1 << 20
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rotel(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rotel]:
+    async with running_rotel(tmp_path_factory.mktemp("rotel")) as running:
+        yield running
+
+
+class _Sender:
+    """Records exchanges, each a trace of its own."""
+
+    def __init__(self, rotel: Rotel, protocol: OtlpProtocol) -> None:
+        self._registry = CollectorRegistry()
+        endpoint = rotel.grpc_endpoint if protocol is OtlpProtocol.GRPC else rotel.http_endpoint
+        self.tracing = Tracing(
+            span_exporter(endpoint, protocol),
+            version="1.2.3",
+            instance="worker-0",
+            count=SpanMetrics(self._registry),
+            keeping=Keeping(slow_seconds=0.25, per_second=10),
+        )
+
+    def record(self, trace: int) -> None:
+        parent = f"00-{trace:032x}-{PARENT_ID}-01"
+        self.tracing.record_spans(redacted_report(), parse_trace_parent(parent, None))
+
+    def counted(self) -> dict[str, int]:
+        states = ("recorded", "exported", "failed", "dropped")
+        return {
+            state: int(self._registry.get_sample_value("egret_spans_total", {"state": state}) or 0)
+            for state in states
+        }
+
+
+@contextmanager
+def _frozen(rotel: Rotel) -> Iterator[None]:
+    """Stop the collector where it is: it takes connections and answers nothing."""
+    os.kill(rotel.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(rotel.pid, signal.SIGCONT)
+
+
+@contextmanager
+def _memory() -> Iterator[Callable[[], int]]:
+    """Watch allocations; the function tells how many bytes of them are in use."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("protocol", OtlpProtocol)
+async def test_spans_arrive_as_they_were_recorded(rotel: Rotel, protocol: OtlpProtocol) -> None:
+    """Parents, times, attributes and events, whichever way they travel."""
+    sender = _Sender(rotel, protocol)
+    trace = 0x1000 + list(OtlpProtocol).index(protocol)
+    sender.record(trace)
+    await asyncio.to_thread(sender.tracing.shutdown, 20)
+    spans = {
+        span["name"]: span
+        for span in await rotel.trace(
+            lambda span: span["trace_id"] == f"{trace:032x}", {"egret.exchange"}
+        )
+    }
+    root = spans["egret.exchange"]
+
+    assert len(spans) == SPANS_OF_ONE
+    assert (root["service"], root["kind"], root["parent_span_id"]) == (
+        "egret",
+        "SERVER",
+        PARENT_ID,
+    )
+    assert {span["parent_span_id"] for span in spans.values() if span is not root} == {
+        root["span_id"]
+    }
+    assert root["end_ns"] - root["start_ns"] == pytest.approx(10_000_000, abs=1000)
+    assert root["attributes"]["egret.key.id"] == "k1a2b3c4d5e6"
+    assert root["attributes"]["egret.overhead_seconds"] == 0.004
+    assert [event["name"] for event in spans["guardrail tone"]["events"]] == [
+        "guardrail.retry",
+        "guardrail.hedge",
+    ]
+    assert sender.counted() == {"recorded": 6, "exported": 6, "failed": 0, "dropped": 0}
+
+
+@pytest.mark.parametrize("protocol", OtlpProtocol)
+async def test_a_collector_that_stands_still_costs_a_full_queue_and_the_oldest_spans(
+    rotel: Rotel, protocol: OtlpProtocol
+) -> None:
+    """No call waits for it, memory stops growing at the bound, every span is accounted for."""
+    sender = _Sender(rotel, protocol)
+    first = 0x2000 + 0x10000 * list(OtlpProtocol).index(protocol)
+    fills = (QUEUE_SPANS + BATCH_SPANS) // SPANS_OF_ONE + 1
+    seconds = []
+    with _frozen(rotel), _memory() as memory:
+        for at in range(first, first + fills):
+            sender.record(at)
+        full = memory()
+        for at in range(first + fills, first + 2 * fills):
+            before = time.monotonic()
+            sender.record(at)
+            seconds.append(time.monotonic() - before)
+        grown = memory() - full
+        dropped = sender.counted()["dropped"]
+    await asyncio.to_thread(sender.tracing.shutdown, 30)
+    last = first + 2 * fills - 1
+    await rotel.trace(lambda span: span["trace_id"] == f"{last:032x}", {"egret.exchange"})
+    arrived = {int(span["trace_id"], 16) for span in rotel.spans()}
+    newest = range(last - QUEUE_SPANS // SPANS_OF_ONE + 1, last + 1)
+
+    assert max(seconds) < EXPORT_SECONDS / 4
+    assert grown < MIB < full < 16 * MIB
+    recorded = 2 * fills * SPANS_OF_ONE
+    assert dropped == recorded - QUEUE_SPANS - BATCH_SPANS
+    assert sender.counted() == {
+        "recorded": recorded,
+        "exported": recorded - dropped,
+        "failed": 0,
+        "dropped": dropped,
+    }
+    assert arrived.issuperset(newest)

@@ -1,0 +1,182 @@
+"""A collector that others wrote: rotel receives spans over OTLP and prints what it understood."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sidecar.embedded.child import Children, Program, until_ready
+from sidecar.embedded.ports import free_port
+from sidecar.embedded.wheels import program_in_wheel
+
+LOOPBACK: Final = "127.0.0.1"
+POLL_SECONDS: Final = 0.05
+
+Span = dict[str, Any]
+
+_BLOCK: Final = re.compile(rb"^(?=ResourceSpans #|Span #)", re.MULTILINE)
+_FIELD: Final = re.compile(r"^(?: {4})?(\w[\w ]*?) *: (.*)$")
+_PAIR: Final = re.compile(r"^ {5}(?: {5})?-> ([^:]+): (.*)$")
+_VALUE: Final = re.compile(r"^(Str|Int|Double|Bool)\((.*?)\)?$", re.DOTALL)
+_ITEM: Final = re.compile(r"Str\((.*?)\)(?:, |$)")
+
+
+class Rotel:
+    """Where it listens, and what has arrived."""
+
+    def __init__(self, *, grpc_port: int, http_port: int, printed: Path) -> None:
+        self.grpc_port = grpc_port
+        self.http_port = http_port
+        self.pid = 0
+        self._printed = printed
+        self._offset = 0
+        self._service = ""
+        self._spans: list[Span] = []
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """OTLP over gRPC."""
+        return f"http://{LOOPBACK}:{self.grpc_port}"
+
+    @property
+    def http_endpoint(self) -> str:
+        """OTLP over HTTP, without the path of a signal."""
+        return f"http://{LOOPBACK}:{self.http_port}"
+
+    @property
+    def printed(self) -> str:
+        """All that it printed."""
+        return self._printed.read_text(encoding="utf-8")
+
+    def spans(self) -> list[Span]:
+        """Return every span it has received so far, in the order they came."""
+        with self._printed.open("rb") as printed:
+            printed.seek(self._offset)
+            blocks = _BLOCK.split(printed.read())
+        # The last one may still be written: it is read, and will be read again.
+        *whole, last = blocks
+        for block in whole:
+            self._offset += len(block)
+            self._spans += self._read(block)
+        return [*self._spans, *self._read(last)]
+
+    async def trace(
+        self, is_wanted: Callable[[Span], bool], names: set[str], *, seconds: float = 15.0
+    ) -> list[Span]:
+        """Return the trace of the first span that is wanted, once spans of all *names* are there.
+
+        Raises:
+            AssertionError: they do not come in time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            spans = self.spans()
+            trace_id = next((span["trace_id"] for span in spans if is_wanted(span)), None)
+            trace = [span for span in spans if span["trace_id"] == trace_id]
+            come = {span["name"] for span in trace}
+            if trace and names <= come:
+                return trace
+            if time.monotonic() > deadline:
+                raise AssertionError(f"did not come: {names - come}; came: {come}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _read(self, block: bytes) -> Iterator[Span]:
+        text = block.decode(errors="replace")
+        if text.startswith("ResourceSpans #"):
+            self._service = _attributes(text).get("service.name", "")
+        elif text.startswith("Span #") and (span := _span(text)) is not None:
+            yield {"service": self._service, **span}
+
+
+@asynccontextmanager
+async def running_rotel(place: Path) -> AsyncIterator[Rotel]:
+    """Run it on two free ports of the loopback; what it prints is kept in *place*."""
+    rotel = Rotel(grpc_port=free_port(), http_port=free_port(), printed=place / "rotel.log")
+    command = (
+        str(program_in_wheel("rotel", ends_with="rotel/rotel-agent")),
+        "start",
+        f"--otlp-grpc-endpoint={LOOPBACK}:{rotel.grpc_port}",
+        f"--otlp-http-endpoint={LOOPBACK}:{rotel.http_port}",
+        "--exporter=blackhole",
+        "--debug-log=traces",
+        "--debug-log-verbosity=detailed",
+    )
+    program = Program(part="rotel", command=command, log=place / "rotel.log", environment={})
+    async with Children().running(program) as child:
+
+        async def is_listening() -> bool:
+            return await _listens(rotel.grpc_port) and await _listens(rotel.http_port)
+
+        rotel.pid = child.pid
+        await until_ready(child, is_listening)
+        yield rotel
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _span(text: str) -> Span | None:
+    """Return a span with ids in hexadecimal and times in ns; None where it is not all there."""
+    head, _, events = text.partition("\nEvents:\n")
+    fields = _named(_FIELD, head)
+    if "End time" not in fields:
+        return None
+    return {
+        "name": fields["Name"],
+        "kind": fields["Kind"].removeprefix("SPAN_KIND_"),
+        "trace_id": fields["Trace ID"],
+        "span_id": fields["ID"],
+        "parent_span_id": fields["Parent ID"],
+        "start_ns": int(fields["Start time"]),
+        "end_ns": int(fields["End time"]),
+        "status": fields.get("Status code", "UNSET").removeprefix("STATUS_CODE_"),
+        "attributes": _attributes(head),
+        "events": [_event(one) for one in events.split("SpanEvent #")[1:]],
+    }
+
+
+def _event(text: str) -> dict[str, Any]:
+    pairs = _pairs(text)
+    return {"name": pairs["Name"], "time_ns": int(pairs["Timestamp"])}
+
+
+def _attributes(text: str) -> dict[str, Any]:
+    return {name: _value(value) for name, value in _pairs(text).items()}
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return _named(_PAIR, text)
+
+
+def _named(line: re.Pattern[str], text: str) -> dict[str, str]:
+    found = (line.match(one) for one in text.splitlines())
+    return {one[1]: one[2] for one in found if one is not None}
+
+
+def _value(text: str) -> object:
+    if text.startswith("Slice("):
+        return _ITEM.findall(text.removeprefix("Slice(").removesuffix(")"))
+    found = _VALUE.match(text)
+    if found is None:
+        return text
+    kind, value = found.groups()
+    match kind:
+        case "Int":
+            return int(value)
+        case "Double":
+            return float(value)
+        case "Bool":
+            return value == "true"
+        case _:
+            return value
