@@ -284,6 +284,8 @@ class TelemetrySettings(_Section):
     kept_traces_per_second: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Exchanges of one worker that were blocked, failed, slow or not judged, and are traced
     although Envoy did not sample them; 0 keeps none."""
+    metrics_push_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """How often all metrics are pushed to the same collector; 0 pushes none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     status_page: StatusPage = StatusPage.LOOPBACK
@@ -344,6 +346,14 @@ class Settings(BaseSettings):
         is_sentinel = self.valkey.mode is ValkeyMode.SENTINEL
         if is_sentinel and self.valkey.sentinel_master is None:
             raise ValueError("EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_are_pushed_somewhere(self) -> Self:
+        if self.telemetry.metrics_push_seconds and self.telemetry.otlp_endpoint is None:
+            raise ValueError(
+                "EGRET_TELEMETRY__METRICS_PUSH_SECONDS needs EGRET_TELEMETRY__OTLP_ENDPOINT"
+            )
         return self
 
     @model_validator(mode="after")

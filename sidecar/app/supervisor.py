@@ -14,15 +14,20 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from socket import gethostname
+from typing import TYPE_CHECKING, Final
 
+from sidecar import __version__
 from sidecar.app.process import CANNOT_START
-from sidecar.settings import Settings, inherited_environment
+from sidecar.settings import Settings, TelemetrySettings, inherited_environment
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.metrics_push import MetricsPush
 
 FIRST_RESTART_SECONDS: Final = 0.1
 LONGEST_RESTART_SECONDS: Final = 5.0
@@ -53,6 +58,7 @@ class Supervisor:
         self._own_metrics = SupervisorMetrics(
             self._endpoint.registry, wanted=settings.server.workers
         )
+        self._push = _push(settings.telemetry, self._endpoint, count=self._own_metrics)
 
     async def run(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT.
@@ -65,6 +71,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._forward, signal.SIGHUP)
         self._endpoint.start()
+        if self._push is not None:
+            self._push.start()
         get_logger().info(
             "supervisor.started",
             workers=self._settings.server.workers,
@@ -77,6 +85,8 @@ class Supervisor:
         except* WorkerStartError as errors:
             raise errors.exceptions[0] from None
         finally:
+            if self._push is not None:
+                self._push.close()
             self._endpoint.close()
             shutil.rmtree(self._metrics_directory, ignore_errors=True)
 
@@ -149,6 +159,25 @@ class Supervisor:
     def _forward(self, number: signal.Signals) -> None:
         for process in self._processes.values():
             _send(process, number)
+
+
+def _push(
+    settings: TelemetrySettings, endpoint: MetricsEndpoint, *, count: SupervisorMetrics
+) -> MetricsPush | None:
+    if settings.otlp_endpoint is None or not settings.metrics_push_seconds:
+        return None
+    # Where nothing is pushed the SDK is never loaded.
+    from sidecar.telemetry.metrics_push import MetricsPush  # noqa: PLC0415
+    from sidecar.telemetry.otlp import metric_exporter, resource  # noqa: PLC0415
+
+    return MetricsPush(
+        endpoint.registry,
+        metric_exporter(settings.otlp_endpoint, settings.otlp_protocol),
+        # As Prometheus tells them apart: one host may have several supervisors.
+        resource=resource(version=__version__, instance=f"{gethostname()}:{endpoint.port}"),
+        every_seconds=settings.metrics_push_seconds,
+        count=count,
+    )
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

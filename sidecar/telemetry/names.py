@@ -116,11 +116,28 @@ class MetricName:
     GC_PAUSE_SECONDS: Final = "egret_gc_pause_seconds"
     DATABASE_CONNECTIONS: Final = "egret_database_connections"
     DATABASE_CONNECTIONS_LIMIT: Final = "egret_database_connections_limit"
+    METRIC_PUSHES: Final = "egret_metric_pushes"
     WORKERS_WANTED: Final = "egret_workers_wanted"
     WORKERS_RUNNING: Final = "egret_workers_running"
     WORKER_DEATHS: Final = "egret_worker_deaths"
     BUILD: Final = "egret_build_info"
 
+
+OTLP_NAMES: Final = {
+    MetricName.TOKEN_USAGE: "gen_ai.client.token.usage",
+    MetricName.REQUEST_DURATION: "gen_ai.server.request.duration",
+    MetricName.TIME_TO_FIRST_TOKEN: "gen_ai.server.time_to_first_token",
+    MetricName.TIME_PER_OUTPUT_TOKEN: "gen_ai.server.time_per_output_token",
+}
+"""Metrics of the conventions, as they are called where dots are allowed."""
+
+OTLP_ATTRIBUTES: Final = {
+    "gen_ai_operation_name": SemconvAttribute.GEN_AI_OPERATION_NAME,
+    "gen_ai_provider_name": SemconvAttribute.GEN_AI_PROVIDER_NAME,
+    "gen_ai_request_model": SemconvAttribute.GEN_AI_REQUEST_MODEL,
+    "gen_ai_token_type": "gen_ai.token.type",
+    "error_type": SemconvAttribute.ERROR_TYPE,
+}
 
 WITH_EXEMPLARS: Final = (
     MetricName.OVERHEAD_SECONDS,
@@ -143,6 +160,7 @@ class LogEvent:
     BREAKER_CLOSED: Final = "guardrails.breaker_closed"
     BUDGET_THRESHOLD: Final = "budget.threshold"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
+    PUSH_FAILED: Final = "metrics.push_failed"
     LIBRARY: Final = "library.log"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
+from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -17,6 +18,7 @@ EXPORT_SECONDS: Final = 5.0
 """How long one export is tried, retries included."""
 
 TRACES_PATH: Final = "/v1/traces"
+METRICS_PATH: Final = "/v1/metrics"
 
 
 def span_exporter(endpoint: str, protocol: OtlpProtocol) -> SpanExporter:
@@ -34,6 +36,25 @@ def span_exporter(endpoint: str, protocol: OtlpProtocol) -> SpanExporter:
             )
 
             return SpansOverHttp(endpoint=_url(endpoint, TRACES_PATH), timeout=EXPORT_SECONDS)
+        case _:
+            assert_never(protocol)
+
+
+def metric_exporter(endpoint: str, protocol: OtlpProtocol) -> MetricExporter:
+    """Return what brings metrics there."""
+    match protocol:
+        case OtlpProtocol.GRPC:
+            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
+                OTLPMetricExporter as MetricsOverGrpc,
+            )
+
+            return MetricsOverGrpc(endpoint=endpoint, timeout=EXPORT_SECONDS)
+        case OtlpProtocol.HTTP:
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # noqa: PLC0415
+                OTLPMetricExporter as MetricsOverHttp,
+            )
+
+            return MetricsOverHttp(endpoint=_url(endpoint, METRICS_PATH), timeout=EXPORT_SECONDS)
         case _:
             assert_never(protocol)
 

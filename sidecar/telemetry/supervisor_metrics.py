@@ -1,4 +1,4 @@
-"""Metrics of the supervisor itself: how many workers there should be, are, and have died."""
+"""Metrics of the supervisor itself: of its workers, and of what it pushes to a collector."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ class SupervisorMetrics:
             "Workers that ended although nobody asked them to, and were started again.",
             registry=registry,
         )
+
+        self._pushes = Counter(
+            MetricName.METRIC_PUSHES,
+            "Pushes of all metrics over OTLP, by whether the collector took them.",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("taken", "failed"):  # a rate needs the zero before the first
+            self._pushes.labels(outcome)
+
+    def pushed(self, *, is_taken: bool) -> None:
+        """Count a push. Called from a thread of its own."""
+        self._pushes.labels("taken" if is_taken else "failed").inc()
 
     def running(self, workers: int) -> None:
         """Show how many processes there are."""

@@ -15,6 +15,8 @@ from opentelemetry.semconv.attributes import (
 
 from sidecar.domain.subject import Dialect, Operation
 from sidecar.telemetry.names import (
+    OTLP_ATTRIBUTES,
+    OTLP_NAMES,
     EgretAttribute,
     LogEvent,
     MetricName,
@@ -35,7 +37,7 @@ OURS_ONLY = {
 """Operations the conventions have no value for; they allow own ones."""
 
 
-def _constants(owner: type) -> dict[str, str]:
+def _constants(owner: object) -> dict[str, str]:
     return {name: value for name, value in vars(owner).items() if name.isupper()}
 
 
@@ -62,6 +64,19 @@ def test_an_operation_is_a_value_of_the_conventions(operation: Operation) -> Non
 def test_a_dialect_is_a_provider_of_the_conventions(dialect: Dialect) -> None:
     """`gen_ai.provider.name` is taken from the enum's value as it is."""
     assert dialect.value in {p.value for p in gen_ai_attributes.GenAiProviderNameValues}
+
+
+def test_metrics_of_the_conventions_have_their_names_where_dots_are_allowed() -> None:
+    """And their spelling on the page is what Prometheus makes of those."""
+    metrics = set(_constants(gen_ai_metrics).values())
+    attributes = {*_constants(gen_ai_attributes).values(), error_attributes.ERROR_TYPE}
+
+    assert set(OTLP_NAMES.values()) <= metrics
+    for page, name in OTLP_NAMES.items():
+        assert page.removesuffix("_seconds") == name.replace(".", "_")
+    for label, attribute in OTLP_ATTRIBUTES.items():
+        assert label == attribute.replace(".", "_")
+        assert attribute in attributes
 
 
 def test_own_attributes_are_under_one_root_and_distinct() -> None:
@@ -102,6 +117,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_limit_decisions",
         "egret_limit_refusals",
         "egret_limits_local",
+        "egret_metric_pushes",
         "egret_output_tokens_per_second",
         "egret_overhead_seconds",
         "egret_phase_seconds",

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.settings import inherited_environment
 from tests.support.postgres import Database
+from tests.support.rotel import running_rotel
 
 PATIENCE_SECONDS = 40
 
@@ -196,14 +197,26 @@ async def test_a_socket_that_another_serves_is_not_taken_over(
 
 
 async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path: Path) -> None:
-    """The supervisor answers for every worker."""
-    async with serving(database.dsn, tmp_path, TELEMETRY__METRICS_PORT="0") as running:
+    """The supervisor answers for every worker, and pushes the same to a collector."""
+    telemetry = {"TELEMETRY__METRICS_PORT": "0", "TELEMETRY__METRICS_PUSH_SECONDS": "0.5"}
+    async with (
+        running_rotel(tmp_path, prints="metrics") as rotel,
+        serving(
+            database.dsn, tmp_path, TELEMETRY__OTLP_ENDPOINT=rotel.grpc_endpoint, **telemetry
+        ) as running,
+    ):
         await running.until_serving(0, 1)
         port = _logged_port(running.log)
         page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}/metrics")
         assert "egret_build_info" in page
         assert "egret_workers_running 2.0" in page
         assert "egret_worker_deaths_total 0.0" in page
+        assert 'outcome="failed"} 0.0' in page
+        running.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
+        pushed = rotel.points("egret_workers_running")
+        assert 2 in {point.value for point in pushed}
+        assert rotel.points("egret_build_info")[0].attributes["engine"] == "grpcio"
 
 
 def _logged_port(log: Path) -> str:

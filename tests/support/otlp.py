@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent import futures
@@ -20,6 +21,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from typing_extensions import override
+
+from sidecar.settings import OtlpProtocol
 
 Value = str | bool | int | float | tuple["Value", ...] | None
 
@@ -130,3 +133,29 @@ def _value(value: AnyValue) -> Value:
             return tuple(_value(item) for item in value.array_value.values)
         case _:
             return None
+
+
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_error(403)
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+@contextmanager
+def refusing_collector(protocol: OtlpProtocol) -> Iterator[str]:
+    """Yield the endpoint of one that takes nothing."""
+    if protocol is OtlpProtocol.GRPC:
+        with futures.ThreadPoolExecutor(max_workers=1) as threads:
+            server = grpc.server(threads)  # knows no service: UNIMPLEMENTED
+            port = server.add_insecure_port("127.0.0.1:0")
+            server.start()
+            yield f"http://127.0.0.1:{port}"
+            server.stop(grace=0).wait()
+        return
+    with http.server.HTTPServer(("127.0.0.1", 0), _Refusing) as web:
+        threading.Thread(target=web.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,21 @@ POLL_SECONDS: Final = 0.05
 Span = dict[str, Any]
 
 _BLOCK: Final = re.compile(rb"^(?=ResourceSpans #|Span #)", re.MULTILINE)
+_POINT: Final = re.compile(r"^(?:Number|Histogram)DataPoints #", re.MULTILINE)
 _FIELD: Final = re.compile(r"^(?: {4})?(\w[\w ]*?) *: (.*)$")
 _PAIR: Final = re.compile(r"^ {5}(?: {5})?-> ([^:]+): (.*)$")
 _VALUE: Final = re.compile(r"^(Str|Int|Double|Bool)\((.*?)\)?$", re.DOTALL)
 _ITEM: Final = re.compile(r"Str\((.*?)\)(?:, |$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one series; of a histogram the count, and the traces it leads to."""
+
+    attributes: dict[str, Any]
+    began_ns: int
+    value: float
+    traces: tuple[str, ...]
 
 
 class Rotel:
@@ -65,6 +77,15 @@ class Rotel:
             self._spans += self._read(block)
         return [*self._spans, *self._read(last)]
 
+    def points(self, metric: str) -> list[Point]:
+        """Return every point of a metric it has received so far, in the order they came."""
+        return [
+            _point(point)
+            for block in self.printed.split("\nMetric #")
+            if f"     -> Name: {metric}\n" in block
+            for point in _POINT.split(block)[1:]
+        ]
+
     async def trace(
         self, is_wanted: Callable[[Span], bool], names: set[str], *, seconds: float = 15.0
     ) -> list[Span]:
@@ -94,8 +115,8 @@ class Rotel:
 
 
 @asynccontextmanager
-async def running_rotel(place: Path) -> AsyncIterator[Rotel]:
-    """Run it on two free ports of the loopback; what it prints is kept in *place*."""
+async def running_rotel(place: Path, *, prints: str = "traces") -> AsyncIterator[Rotel]:
+    """Run it on two free ports of the loopback; it prints traces or metrics, in *place*."""
     rotel = Rotel(grpc_port=free_port(), http_port=free_port(), printed=place / "rotel.log")
     command = (
         str(program_in_wheel("rotel", ends_with="rotel/rotel-agent")),
@@ -103,7 +124,7 @@ async def running_rotel(place: Path) -> AsyncIterator[Rotel]:
         f"--otlp-grpc-endpoint={LOOPBACK}:{rotel.grpc_port}",
         f"--otlp-http-endpoint={LOOPBACK}:{rotel.http_port}",
         "--exporter=blackhole",
-        "--debug-log=traces",
+        f"--debug-log={prints}",
         "--debug-log-verbosity=detailed",
     )
     program = Program(part="rotel", command=command, log=place / "rotel.log", environment={})
@@ -144,6 +165,18 @@ def _span(text: str) -> Span | None:
         "attributes": _attributes(head),
         "events": [_event(one) for one in events.split("SpanEvent #")[1:]],
     }
+
+
+def _point(text: str) -> Point:
+    head, _, values = text.partition("StartTimestamp: ")
+    found = re.search(r"^(?:Value|Count): (.*)$", values, re.MULTILINE)
+    assert found is not None, text
+    return Point(
+        attributes=_attributes(head),
+        began_ns=int(values.partition("\n")[0]),
+        value=float(found[1]),
+        traces=tuple(re.findall(r"-> Trace ID: (\w+)", values)),
+    )
 
 
 def _event(text: str) -> dict[str, Any]:

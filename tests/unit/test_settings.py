@@ -16,6 +16,11 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             id="nobody to subscribe to",
         ),
         pytest.param(
+            {"EGRET_TELEMETRY__METRICS_PUSH_SECONDS": "15"},
+            "EGRET_TELEMETRY__METRICS_PUSH_SECONDS needs EGRET_TELEMETRY__OTLP_ENDPOINT",
+            id="nowhere to push to",
+        ),
+        pytest.param(
             {"EGRET_VALKEY__URL": "redis://a", "EGRET_VALKEY__MODE": "sentinel"},
             "EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER",
             id="a Sentinel of nothing",

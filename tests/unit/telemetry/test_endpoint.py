@@ -6,13 +6,10 @@ import gzip
 import http.client
 import os
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,74 +18,10 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from sidecar.settings import TelemetrySettings, inherited_environment
+from sidecar.settings import TelemetrySettings
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.worker_metrics import WorkerMetrics
-
-WORKER = """
-import dataclasses, os, sys
-from prometheus_client import CollectorRegistry
-from sidecar.settings import metrics_directory
-from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
-from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.report import FaultKind
-from tests.support.reports import POLICY, redacted_report
-
-exemplars = ExemplarFile(exemplar_path(metrics_directory(), os.getpid()))
-metrics = Metrics(CollectorRegistry(), exemplars)
-print("ready", flush=True)
-for line in sys.stdin:
-    match line.strip():
-        case "exchange" | "exchange traced":
-            metrics.exchange_began()
-            metrics.record(redacted_report())
-            if "traced" in line:
-                metrics.traced(redacted_report(), 0xabc)
-        case "policy":
-            version = int(next(sys.stdin))
-            metrics.policies_loaded((dataclasses.replace(POLICY, version=version),))
-    print("done", flush=True)
-"""
-
-
-class Worker:
-    """A process that records on demand and can be killed."""
-
-    def __init__(self, directory: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=inherited_environment() | {"PROMETHEUS_MULTIPROC_DIR": str(directory)},
-        )
-        self.pid = self._process.pid
-        self._answer()
-
-    def tell(self, *lines: str) -> None:
-        """Have the worker do something, and wait until it is done."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("".join(f"{line}\n" for line in lines))
-        self._process.stdin.flush()
-        self._answer()
-
-    def kill(self) -> None:
-        """End the worker as SIGKILL ends it: nothing is tidied up."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _answer(self) -> None:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline()
-
-
-@contextmanager
-def _worker(directory: Path) -> Iterator[Worker]:
-    worker = Worker(directory)
-    try:
-        yield worker
-    finally:
-        worker.kill()
+from tests.support.metric_workers import metric_worker
 
 
 @pytest.fixture
@@ -125,7 +58,7 @@ def test_counters_and_histograms_of_all_workers_are_one_sum(
     endpoint: MetricsEndpoint, tmp_path: Path
 ) -> None:
     """Two workers, three exchanges, one number each."""
-    with _worker(tmp_path / "metrics") as one, _worker(tmp_path / "metrics") as other:
+    with metric_worker(tmp_path / "metrics") as one, metric_worker(tmp_path / "metrics") as other:
         one.tell("exchange")
         one.tell("exchange")
         other.tell("exchange")
@@ -142,7 +75,7 @@ def test_counters_never_fall_when_a_worker_is_killed_and_replaced(
     directory = tmp_path / "metrics"
     seen = []
     for _ in range(3):
-        with _worker(directory) as worker:
+        with metric_worker(directory) as worker:
             worker.tell("exchange")
             seen.append(_value(endpoint, "egret_exchanges_total"))
         seen.append(_value(endpoint, "egret_exchanges_total"))
@@ -162,7 +95,7 @@ def test_a_worker_that_is_gone_twice_is_counted_once(
     endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
 ) -> None:
     """A supervisor may learn of a death by signal and by wait."""
-    with _worker(tmp_path / "metrics") as worker:
+    with metric_worker(tmp_path / "metrics") as worker:
         worker.tell("exchange")
     metrics.worker_gone(worker.pid)
     metrics.worker_gone(worker.pid)
@@ -174,7 +107,7 @@ def test_the_policy_version_shown_is_that_of_the_worker_that_lags(
     endpoint: MetricsEndpoint, tmp_path: Path
 ) -> None:
     """A reload is over when the last worker has it."""
-    with _worker(tmp_path / "metrics") as one, _worker(tmp_path / "metrics") as other:
+    with metric_worker(tmp_path / "metrics") as one, metric_worker(tmp_path / "metrics") as other:
         one.tell("policy", "8")
         other.tell("policy", "7")
         lagging = _value(endpoint, "egret_policy_version")
@@ -197,7 +130,7 @@ def test_scrapes_during_restarts_see_totals_that_only_grow(
     scraper = threading.Thread(target=scrape)
     scraper.start()
     for _ in range(4):
-        with _worker(tmp_path / "metrics") as worker:
+        with metric_worker(tmp_path / "metrics") as worker:
             worker.tell("exchange")
         metrics.worker_gone(worker.pid)
     stopped.set()
@@ -212,7 +145,7 @@ def test_a_file_that_a_worker_has_only_just_made_is_passed_over(
     endpoint: MetricsEndpoint, tmp_path: Path
 ) -> None:
     """A scrape may fall between the file's creation and its first byte."""
-    with _worker(tmp_path / "metrics") as worker:
+    with metric_worker(tmp_path / "metrics") as worker:
         worker.tell("exchange")
         (tmp_path / "metrics" / "counter_1.db").touch()
 
@@ -223,7 +156,7 @@ def test_a_new_supervisor_starts_from_nothing(
     endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
 ) -> None:
     """Files of a former run would be counted again."""
-    with _worker(tmp_path / "metrics") as worker:
+    with metric_worker(tmp_path / "metrics") as worker:
         worker.tell("exchange")
     metrics.clear()
 
@@ -250,7 +183,7 @@ def test_the_format_follows_accept(
     endpoint: MetricsEndpoint, tmp_path: Path, accept: str, content_type: str
 ) -> None:
     """Both formats are parsed by the parsers of their own specification."""
-    with _worker(tmp_path / "metrics") as worker:
+    with metric_worker(tmp_path / "metrics") as worker:
         worker.tell("exchange")
         told, text = _get(endpoint, accept=accept)
     parse = parse_openmetrics if "openmetrics" in content_type else parse_classic
@@ -265,7 +198,7 @@ def test_buckets_lead_to_traces_where_the_format_can_say_so(
 ) -> None:
     """For as long as the worker lives whose exchange it was."""
     openmetrics = "application/openmetrics-text;version=1.0.0"
-    with _worker(tmp_path / "metrics") as worker:
+    with metric_worker(tmp_path / "metrics") as worker:
         worker.tell("exchange traced")
         with_exemplars = _get(endpoint, accept=openmetrics)[1]
         classic = _get(endpoint)[1]

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import http.server
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent import futures
-from contextlib import contextmanager
 
-import grpc
 import pytest
 from prometheus_client import CollectorRegistry
-from typing_extensions import override
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
@@ -27,7 +21,7 @@ from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.traceparent import format_trace_id, parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
-from tests.support.otlp import OtlpReceiver, ReceivedSpan, otlp_receiver
+from tests.support.otlp import OtlpReceiver, ReceivedSpan, otlp_receiver, refusing_collector
 from tests.support.reports import (
     PARENT_ID,
     SAMPLED,
@@ -355,38 +349,13 @@ def test_spans_are_counted_as_recorded_and_as_taken_by_the_collector(
     assert _spans_counted(registry) == {"recorded": 6, "exported": 6, "failed": 0, "dropped": 0}
 
 
-class _Refusing(http.server.BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.send_error(403)
-
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Nobody reads it."""
-
-
-@contextmanager
-def _refusing(protocol: OtlpProtocol) -> Iterator[str]:
-    if protocol is OtlpProtocol.GRPC:
-        with futures.ThreadPoolExecutor(max_workers=1) as threads:
-            server = grpc.server(threads)  # knows no service: UNIMPLEMENTED
-            port = server.add_insecure_port("127.0.0.1:0")
-            server.start()
-            yield f"http://127.0.0.1:{port}"
-            server.stop(grace=0).wait()
-        return
-    with http.server.HTTPServer(("127.0.0.1", 0), _Refusing) as web:
-        threading.Thread(target=web.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{web.server_port}"
-        web.shutdown()
-
-
 @pytest.mark.parametrize("protocol", OtlpProtocol)
 def test_spans_that_a_collector_refuses_are_failed_and_not_tried_again(
     protocol: OtlpProtocol,
 ) -> None:
     """At once: it would refuse them the next time as well."""
     registry = CollectorRegistry()
-    with _refusing(protocol) as endpoint:
+    with refusing_collector(protocol) as endpoint:
         tracing = _tracing(endpoint, registry, protocol)
         tracing.record_spans(redacted_report(), parse_trace_parent(SAMPLED, None))
         began_at = time.monotonic()
