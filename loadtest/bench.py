@@ -18,7 +18,7 @@ from typing import Final
 
 from rich.console import Console
 
-from loadtest.bench_report import engine_grid, latency_plot, load_grid, memory_grid
+from loadtest.bench_report import bench_plot, engine_grid, load_grid, memory_grid
 from loadtest.bench_stack import BenchStack, running_bench_stack
 from loadtest.figures import BASELINE, Cell, Round, bench_figures, errors_of
 from loadtest.k6 import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target, put_load
@@ -27,6 +27,7 @@ from loadtest.results import (
     DIRECTORY,
     circumstances,
     new_console,
+    publish,
     write_json,
     write_section,
 )
@@ -81,11 +82,12 @@ def main() -> int:
     for grid in grids:
         grid.show(console)
     path = write_json("bench", figures, run)
-    latency_plot(figures, LOADS, ENGINES, path=DIRECTORY / "bench.png")
+    bench_plot(figures, LOADS, ENGINES, path=DIRECTORY / "bench.png")
     console.print(f"\nWritten to {path} and {DIRECTORY / 'bench.png'}.")
     if options.markdown:
         tables = "\n\n".join(grid.as_markdown() for grid in grids)
         write_section("bench", f"{run.as_sentence()}\n\n{tables}")
+        publish("bench")
     errors = errors_of(figures)
     if errors:
         console.print(f"✗ {errors} requests failed.", style="red")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from sidecar.settings import inherited_environment
 
 BARE: Final = "envoy"
 """The listener without ext_proc."""
+SECURED: Final = "+tls"
+"""How the names of listeners with TLS end."""
 ANSWER: Final = (
     '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini","choices":'
     '[{"index":0,"message":{"role":"assistant","content":"Done."},"finish_reason":"stop"}],'
@@ -34,52 +37,85 @@ _EXT_PROC: Final = "envoy.filters.http.ext_proc"
 Config = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class MoreListeners:
+    """Listeners beyond the bare one and one an engine.
+
+    For each of `samplings` there is `ENGINE@PERCENT`, on which so many percent of requests are
+    traced; on the others none is. If `is_secured`, there is one with TLS and HTTP/2 beside each,
+    `ENGINE+tls`.
+    """
+
+    samplings: tuple[int, ...] = ()
+    is_secured: bool = False
+
+
 def bench_config(
     parameters: EnvoyParameters,
     *,
     sockets: Mapping[str, Sequence[str]],
-    provider_socket: str,
+    provider: Config,
     answers: bool = True,
+    more: MoreListeners | None = None,
 ) -> str:
     """Return the configuration; *sockets* has the workers of each engine.
 
-    Unless Envoy *answers* itself, somebody else does on the provider's socket, over HTTP/1.1.
+    Unless Envoy *answers* itself, somebody else does at the provider's address, over HTTP/1.1.
 
-    TLS is taken out on both sides, where it would cost the same with and without Egret. All else
-    that the template writes stays: limits, access log, credential injection, timing headers.
+    Else TLS is taken out on both sides, where it would cost the same with and without Egret. What
+    else the template writes stays: limits, access log, credential injection, timing headers.
     """
     config: Config = yaml.safe_load(render_envoy_config(parameters))
+    more = more or MoreListeners()
     resources = config["static_resources"]
     plain = next(one for one in resources["listeners"] if one["name"] == "http")
     egret = next(one for one in resources["clusters"] if one["name"] == "egret")
     resources["listeners"] = [
         _bare_listener(plain),
         *(_engine_listener(plain, engine) for engine in sockets),
-        *([_provider_listener(provider_socket)] if answers else []),
+        *(
+            _engine_listener(plain, engine, sampling=percent)
+            for engine in sockets
+            for percent in more.samplings
+        ),
+        *(_secured_listeners(resources["listeners"], sockets) if more.is_secured else []),
+        *([provider_listener(provider)] if answers else []),
     ]
     resources["clusters"] = [
         *(_engine_cluster(egret, engine, workers) for engine, workers in sockets.items()),
         *(
-            _answered_here(cluster, provider_socket, over_http1=not answers)
+            _answered_here(cluster, provider, over_http1=not answers)
             for cluster in resources["clusters"]
             if cluster["name"] in {"openai", "anthropic"}
         ),
+        *(cluster for cluster in resources["clusters"] if cluster["name"] == "otlp"),
     ]
     return json.dumps(config, indent=1)
+
+
+def _secured_listeners(listeners: Sequence[Config], engines: Iterable[str]) -> list[Config]:
+    https = next(one for one in listeners if one["name"] == "https")
+    made = [_bare_listener(https), *(_engine_listener(https, engine) for engine in engines)]
+    return [
+        _renamed(one, f"{one['name']}{SECURED}") | {"address": port_address(0)} for one in made
+    ]
 
 
 def _bare_listener(plain: Config) -> Config:
     listener = _renamed(plain, BARE)
     for manager in _managers(listener):
+        manager.pop("tracing", None)
         manager["http_filters"] = [
             one for one in manager["http_filters"] if one["name"] != _EXT_PROC
         ]
     return listener
 
 
-def _engine_listener(plain: Config, engine: str) -> Config:
-    listener = _renamed(plain, engine)
+def _engine_listener(plain: Config, engine: str, *, sampling: int = 0) -> Config:
+    listener = _renamed(plain, f"{engine}@{sampling}" if sampling else engine)
     for manager in _managers(listener):
+        if "tracing" in manager:
+            manager["tracing"]["random_sampling"] = {"value": sampling}
         for one in manager["http_filters"]:
             if one["name"] == _EXT_PROC:
                 one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = engine
@@ -103,17 +139,17 @@ def _managers(listener: Config) -> Iterator[Config]:
 def _engine_cluster(egret: Config, engine: str, workers: Sequence[str]) -> Config:
     cluster = copy.deepcopy(egret)
     cluster["name"] = engine
-    cluster["load_assignment"] = _endpoints(engine, workers)
+    cluster["load_assignment"] = _endpoints(engine, [socket_address(path) for path in workers])
     return cluster
 
 
-def _answered_here(cluster: Config, provider_socket: str, *, over_http1: bool) -> Config:
-    """Keep what a provider's cluster does to a request; send it to our own listener."""
+def _answered_here(cluster: Config, provider: Config, *, over_http1: bool) -> Config:
+    """Keep what a provider's cluster does to a request; send it to our own provider."""
     kept = copy.deepcopy(cluster)
     for name in ("cluster_type", "transport_socket", "upstream_connection_options"):
         kept.pop(name, None)
     kept["type"] = "STATIC"
-    kept["load_assignment"] = _endpoints(kept["name"], [provider_socket])
+    kept["load_assignment"] = _endpoints(kept["name"], [provider])
     protocol = next(iter(kept["typed_extension_protocol_options"].values()))
     # `auto_config` picks by ALPN, which takes TLS.
     protocol["explicit_http_config"] = protocol.pop("auto_config")
@@ -122,19 +158,29 @@ def _answered_here(cluster: Config, provider_socket: str, *, over_http1: bool) -
     return kept
 
 
-def _endpoints(name: str, sockets: Sequence[str]) -> Config:
-    endpoints = [{"endpoint": {"address": {"pipe": {"path": path}}}} for path in sockets]
+def socket_address(path: str) -> Config:
+    """Return the address of a Unix socket."""
+    return {"pipe": {"path": path}}
+
+
+def port_address(port: int) -> Config:
+    """Return the address of a port of this machine; 0 is a free one."""
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _endpoints(name: str, addresses: Sequence[Config]) -> Config:
+    endpoints = [{"endpoint": {"address": address}} for address in addresses]
     return {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}
 
 
-def _provider_listener(socket: str) -> Config:
+def provider_listener(address: Config) -> Config:
     """Answer every request once its body is in.
 
     Without the buffer filter a direct response would leave before the body came, and close.
     """
     return {
         "name": "provider",
-        "address": {"pipe": {"path": socket}},
+        "address": address,
         "filter_chains": [
             {
                 "filters": [

@@ -11,6 +11,8 @@ from loadtest.k6 import Load
 from loadtest.results import Grid
 
 PLOTTED: Final = (("p50_ms", "-"), ("p99_ms", ":"))
+SPREAD: Final = "c16"
+"""The load of which all quantiles are drawn."""
 
 
 def load_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
@@ -46,33 +48,50 @@ def memory_grid(figures: Figures, engines: Sequence[str]) -> Grid:
     return Grid("Memory of a worker", ("engine", "RSS MB"), rows)
 
 
-def latency_plot(
+def bench_plot(
     figures: Figures, loads: Sequence[Load], engines: Sequence[str], *, path: Path
 ) -> None:
-    """Draw latency by concurrency of the closed loops, with and without Egret."""
+    """Draw how latency is spread at one load, and how it grows with the throughput."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen unless told otherwise
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     closed = [load for load in loads if load.rate is None]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, (spread, growth) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for number, target in enumerate((BASELINE, *engines)):
+        label = "Envoy alone" if target == BASELINE else f"+ Egret, {target}"
+        points = quantiles(figures, f"{target}.{SPREAD}")
+        latencies, shares = [ms for _, ms in points], [percent / 100 for percent, _ in points]
+        spread.plot(latencies, shares, marker=".", color=f"C{number}", label=label)
         for name, line in PLOTTED:
-            axes.plot(
-                [str(load.connections) for load in closed],
+            growth.plot(
+                [figures[f"{target}.{load.name}.rps"] for load in closed],
                 [figures[f"{target}.{load.name}.{name}"] for load in closed],
                 linestyle=line,
                 marker="o",
                 color=f"C{number}",
-                label=f"{'Envoy alone' if target == BASELINE else target} {name[:3]}",
+                label=f"{label}, {name[:3]}",
             )
-    axes.set(xlabel="connections (closed loop)", ylabel="latency, ms", yscale="log")
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+    spread.set(xlabel=f"latency, ms ({SPREAD})", ylabel="share of requests", xscale="log")
+    connections = ", ".join(str(load.connections) for load in closed)
+    growth.set(xlabel=f"requests a second ({connections} connections)", ylabel="ms", yscale="log")
+    for axes in (spread, growth):
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def quantiles(figures: Figures, key: str) -> list[tuple[float, float]]:
+    """Return percent and latency of each quantile of a load on a target, the smallest first."""
+    start = f"{key}.q"
+    return sorted(
+        (float(name.removeprefix(start).removesuffix("_ms")), value)
+        for name, value in figures.items()
+        if name.startswith(start)
+    )
 
 
 _SEEN: Final = (

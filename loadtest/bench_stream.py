@@ -21,6 +21,7 @@ from typing import Final
 import uvloop
 from rich.console import Console
 
+from loadtest.bench_envoy import socket_address
 from loadtest.bench_stack import BenchStack, running_bench_stack
 from loadtest.figures import BASELINE, Figures
 from loadtest.processes import cpu_seconds
@@ -118,7 +119,7 @@ async def _measure(seconds: float, many: Sequence[int], console: Console) -> dic
                 _running_provider(socket, logs=run.logs),
                 running_bench_stack(
                     ENGINES, workers=1, envoy_threads=1, run=run,
-                    policies=POLICIES, provider=socket,
+                    policies=POLICIES, provider=socket_address(str(socket)),
                 ) as stack,
             ):  # fmt: skip
                 runner = _Runner(stack, seconds, console)

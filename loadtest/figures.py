@@ -44,6 +44,7 @@ def cell_figures(cell: Cell) -> Figures:
         "envoy_cpu_us": per_request_us(cell.envoy_cpu_seconds, measured.requests),
         "errors": measured.errors,
         "dropped": measured.dropped,
+        **{f"q{percent:g}_ms": value for percent, value in measured.quantiles_ms.items()},
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +38,23 @@ class Load:
     rate: int | None = None
 
 
+class Draw(enum.Enum):
+    """Which of many keys a request has: by Zipf's law, or each key once."""
+
+    ZIPF = "zipf"
+    ONCE = "once"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the load goes."""
+    """Where the load goes. `keys`, a JSON array, are drawn from in the place of `key`."""
 
     url: str
     key: SecretStr
     body: Path
+    headers: Mapping[str, str] = field(default_factory=dict)
+    keys: Path | None = None
+    draw: Draw = Draw.ZIPF
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class Measured:
     Latencies in milliseconds, from request sent to answer received, without connecting. `dropped`
     are requests of an open loop for which no connection was free. `refused` are those of the
     errors that were turned away with a time to come back; `admitted_p99_ms` is of the answers.
+    `quantiles_ms` are latencies by percent, as many as k6 was asked for.
     """
 
     requests: int
@@ -65,6 +77,7 @@ class Measured:
     max_ms: float
     refused: int = 0
     admitted_p99_ms: float = 0.0
+    quantiles_ms: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def rps(self) -> float:
@@ -82,7 +95,10 @@ async def put_load(load: Load, *, target: Target, seconds: float, scratch: Path)
         "URL": target.url,
         "API_KEY": target.key.get_secret_value(),
         "BODY_FILE": str(target.body.absolute()),
+        "HEADERS": json.dumps(dict(target.headers)),
     }
+    if target.keys is not None:
+        environment |= {"KEYS_FILE": str(target.keys), "DRAW": target.draw.value}
     summary = await run_k6(SCRIPT, load, environment, seconds=seconds, scratch=scratch)
     return read_summary(summary, seconds=seconds)
 
@@ -154,6 +170,9 @@ def read_summary(summary: Mapping[str, Any], *, seconds: float) -> Measured:
         max_ms=latency["max"],
         refused=int(_value(metrics, "refused", "count")),
         admitted_p99_ms=_value(metrics, ADMITTED_LATENCY, "p(99)"),
+        quantiles_ms={
+            float(name[2:-1]): value for name, value in latency.items() if name.startswith("p(")
+        },
     )
 
 

@@ -18,10 +18,11 @@ ZIPF_DRAWS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class _InMemory:
+class InMemory:
     """A store that answers at once: the hit rate does not depend on how long one takes."""
 
     async def load(self, key_id: str) -> Loaded:
+        """Return a key that may do everything."""
         principal = Principal(key_id, "", "", "", "")
         return Loaded(
             KeyRecord(
@@ -38,7 +39,7 @@ async def hit_rate(ids: Sequence[str]) -> float:
     drawn = random.Random(SEED)  # noqa: S311 - must be the same in every run
     weights = itertools.accumulate(rank**-ZIPF_EXPONENT for rank in range(1, len(ids) + 1))
     asked = drawn.choices(ids, cum_weights=list(weights), k=2 * ZIPF_DRAWS)
-    cache, hits = KeyCache(_InMemory()), 0
+    cache, hits = KeyCache(InMemory()), 0
     for number, key_id in enumerate(asked):
         if isinstance(cache.peek(key_id, now=0.0), Hit):
             hits += number >= ZIPF_DRAWS

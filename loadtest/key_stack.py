@@ -155,7 +155,7 @@ async def import_bench_keys(
     async with connect(servers.owner) as connection:
         await import_keys(
             connection,
-            _rows(ids),
+            bench_rows(ids),
             faults=Faults(),
             options=ImportOptions(),
             on_written=on_written,
@@ -204,7 +204,8 @@ def _ids(made: random.Random, count: int) -> Iterator[str]:
     return ("".join(made.choices(_ALPHABET, k=KEY_ID_LENGTH)) for _ in range(count))
 
 
-def _rows(ids: Sequence[str]) -> Iterator[KeyRow]:
+def bench_rows(ids: Sequence[str]) -> Iterator[KeyRow]:
+    """Yield a row to import for each of *ids*, spread over all teams."""
     for line, key_id in enumerate(ids, start=1):
         digest = bench_key(key_id).secret_sha256
         team = f"{OWNER}/team-{line % TEAMS}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -19,10 +19,16 @@ from rich.table import Table
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIRECTORY: Final = ROOT / "build" / "bench"
 PAGE: Final = ROOT / "docs" / "performance.md"
+PUBLISHED: Final = ROOT / "docs" / "figures"
+"""Results that the pages stand on, as files for those who reckon with them."""
 
 
 class MarkersMissingError(Exception):
     """The page has no place for this section."""
+
+
+class NotPublishedError(Exception):
+    """A result that others reckon with is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,28 @@ def write_json(target: str, figures: Mapping[str, float], run: Circumstances) ->
     return path
 
 
+def publish(target: str) -> Path:
+    """Keep the result file of *target* beside the pages that were written from it."""
+    PUBLISHED.mkdir(exist_ok=True)
+    return Path(shutil.copy(DIRECTORY / f"{target}.json", PUBLISHED / f"{target}.json"))
+
+
+def published(target: str) -> Mapping[str, Any]:
+    """Return the result that was published of *target*: figures, and their circumstances.
+
+    Raises:
+        NotPublishedError: there is none.
+    """
+    file = PUBLISHED / f"{target}.json"
+    if not file.exists():
+        raise NotPublishedError(
+            f"nothing of {target} is published; `make {target} BENCH_OPTIONS=--markdown` does it"
+        )
+    text = file.read_text(encoding="utf-8")
+    found: Mapping[str, Any] = json.loads(text)
+    return found
+
+
 def write_section(name: str, text: str, *, page: Path = PAGE) -> None:
     """Replace what stands between the markers of *name*.
 
@@ -120,8 +148,8 @@ def _commit() -> str:
     git = shutil.which("git")
     if git is None:
         return "unknown"
-    # The page itself is written by these very runs.
-    paths = ["--", ".", f":!{PAGE.relative_to(ROOT)}"]
+    # Pages are written by these very runs.
+    paths = ["--", ".", ":!docs"]
     commands = (
         [git, "rev-parse", "--short", "HEAD"],
         [git, "status", "--porcelain", "--untracked-files=no", *paths],

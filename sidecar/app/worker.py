@@ -215,7 +215,7 @@ def _engine(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=_network(settings.listen, index),
     )
-    return _engine_type(settings.server.engine)(options, converse, receive_log)
+    return engine_type(settings.server.engine)(options, converse, receive_log)
 
 
 def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
@@ -226,7 +226,7 @@ def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
     return NetworkAddress(listen.host, listen.port + index, tls)
 
 
-def _engine_type(
+def engine_type(
     engine: EngineChoice,
 ) -> Callable[[EngineOptions, Converse, ReceiveLog | None], Engine]:
     """Return the engine, whose library alone is imported: the other's memory is saved."""

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
-from loadtest.bench_envoy import bench_config
-from sidecar.embedded.envoy_config import EnvoyParameters
+from loadtest.bench_envoy import MoreListeners, bench_config, socket_address
+from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
 
 PARAMETERS = EnvoyParameters(
     worker_sockets=("/s/a.sock",), sds_directory="/sds", http_port=0, access_log_path="/dev/null"
@@ -14,7 +15,7 @@ PARAMETERS = EnvoyParameters(
 def configured() -> dict[str, Any]:
     sockets = {"one": ("/s/a.sock", "/s/b.sock"), "two": ("/s/c.sock",)}
     resources: dict[str, Any] = json.loads(
-        bench_config(PARAMETERS, sockets=sockets, provider_socket="/s/p.sock")
+        bench_config(PARAMETERS, sockets=sockets, provider=socket_address("/s/p.sock"))
     )["static_resources"]
     return resources
 
@@ -59,7 +60,10 @@ def test_every_engine_has_a_cluster_of_its_own_workers() -> None:
 def test_another_provider_is_spoken_to_in_the_place_of_envoy() -> None:
     """Over the protocol that a simple server knows."""
     config = bench_config(
-        PARAMETERS, sockets={"one": ("/s/a.sock",)}, provider_socket="/s/p.sock", answers=False
+        PARAMETERS,
+        sockets={"one": ("/s/a.sock",)},
+        provider=socket_address("/s/p.sock"),
+        answers=False,
     )
     resources = json.loads(config)["static_resources"]
     assert "provider" not in {one["name"] for one in resources["listeners"]}
@@ -72,3 +76,29 @@ def test_the_provider_waits_for_the_body() -> None:
     """A direct response without the buffer filter would leave before it, and close."""
     provider = next(one for one in configured()["listeners"] if one["name"] == "provider")
     assert filter_names(provider) == ["envoy.filters.http.buffer", "envoy.filters.http.router"]
+
+
+def test_more_listeners_differ_in_what_they_are_for() -> None:
+    """One that traces so many percent, one with TLS beside each; the others trace nothing."""
+    config = json.loads(
+        bench_config(
+            replace(PARAMETERS, otlp=OtlpCollector("127.0.0.1", 4317)),
+            sockets={"one": ("/s/a.sock",)},
+            provider=socket_address("/s/p.sock"),
+            more=MoreListeners(samplings=(100,), is_secured=True),
+        )
+    )["static_resources"]
+    listeners = {one["name"]: one for one in config["listeners"]}
+    sampled = {
+        name: one["filter_chains"][0]["filters"][0]["typed_config"].get("tracing")
+        for name, one in listeners.items()
+    }
+    assert set(listeners) == {"envoy", "one", "one@100", "envoy+tls", "one+tls", "provider"}
+    assert sampled["one"]["random_sampling"] == {"value": 0}
+    assert sampled["one@100"]["random_sampling"] == {"value": 100}
+    assert sampled["envoy"] is None
+    secured = {
+        name for name, one in listeners.items() if "transport_socket" in one["filter_chains"][0]
+    }
+    assert secured == {"envoy+tls", "one+tls"}
+    assert "otlp" in {one["name"] for one in config["clusters"]}

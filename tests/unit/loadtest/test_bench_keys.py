@@ -8,7 +8,7 @@ import pytest
 
 from loadtest.bench_keys import Figures, WrongTierError, _Child, _grid, _loads, _peeks
 from loadtest.key_hit_rate import hit_rate
-from loadtest.key_stack import TEAMS, KeyServers, _rows, bench_key, key_ids
+from loadtest.key_stack import TEAMS, KeyServers, bench_key, bench_rows, key_ids
 from sidecar.app.keys import WorkerKeys
 from sidecar.authorization.api_key import parse
 from sidecar.authorization.authorize import Authorized, judge
@@ -56,14 +56,14 @@ def test_ids_are_the_same_in_every_run_and_none_is_twice() -> None:
 
 def test_a_bench_key_is_a_key_like_any_other() -> None:
     """Its digest is what is imported for it, in a row of as many fields as a file has."""
-    (first, *_) = rows = list(_rows(IDS))
+    (first, *_) = rows = list(bench_rows(IDS))
     key = bench_key(IDS[0])
     digest = first[1 + FIELDS.index("secret_sha256")]
     assert isinstance(digest, bytes)
     assert parse(key.reveal()) == key
     assert isinstance(judge(record_of(IDS[0], digest=digest), key, now=0.0), Authorized)
     assert {len(row) for row in rows} == {1 + len(FIELDS)}
-    assert len({row[1 + FIELDS.index("team")] for row in list(_rows(key_ids(500)))}) == TEAMS
+    assert len({row[1 + FIELDS.index("team")] for row in list(bench_rows(key_ids(500)))}) == TEAMS
 
 
 async def test_a_look_up_is_timed_only_if_the_cache_to_be_measured_answered() -> None:

@@ -32,6 +32,7 @@ def test_a_summary_is_read_with_its_failures_and_drops() -> None:
         p95_ms=2.0,
         p99_ms=3.0,
         max_ms=9.0,
+        quantiles_ms={95: 2.0, 99: 3.0},
     )
     assert seen.rps == pytest.approx(99.0)
 

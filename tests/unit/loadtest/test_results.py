@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.results import Grid, MarkersMissingError, write_section
+from loadtest import results
+from loadtest.results import (
+    Circumstances,
+    Grid,
+    MarkersMissingError,
+    NotPublishedError,
+    publish,
+    published,
+    write_json,
+    write_section,
+)
 
 PAGE = "# Title\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n"
 
@@ -41,3 +51,18 @@ def test_a_grid_is_a_markdown_table_with_figures_to_the_right() -> None:
     assert grid.as_markdown() == (
         "| load | target | RPS |\n| --- | --- | ---: |\n| c1 | envoy | 9 |"
     )
+
+
+def test_a_result_that_is_published_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, what would publish it is said."""
+    monkeypatch.setattr(results, "DIRECTORY", tmp_path / "build")
+    monkeypatch.setattr(results, "PUBLISHED", tmp_path / "figures")
+    with pytest.raises(NotPublishedError, match="make bench BENCH_OPTIONS=--markdown"):
+        published("bench")
+    write_json("bench", {"rps": 7.0}, Circumstances("c", "abc", "m", "now"))
+    assert publish("bench").parent == tmp_path / "figures"
+    assert published("bench") == {
+        "rps": 7.0, "command": "c", "commit": "abc", "machine": "m", "started": "now"
+    }  # fmt: skip

@@ -1,0 +1,228 @@
+"""What changes the cost of a request: one thing at a time, each against Envoy alone.
+
+    python -m loadtest.bench_full [--seconds 5] [--markdown]
+
+Prompts of 1, 8 and 64 KB, HTTP/2 with TLS, keys by Zipf's law, a new key each time, two workers;
+all at 16 connections on both engines. `make bench-full` also runs bench and bench-features. Prints
+a table and writes build/bench/bench-full.json. Exits 1 when a request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from loadtest.bench import ENGINES
+from loadtest.bench_envoy import BARE, SECURED, MoreListeners
+from loadtest.bench_stack import OWNER, BenchStack, Extras, running_bench_stack
+from loadtest.figures import per_request_us
+from loadtest.k6 import Draw, Load, LoadError, Target, put_load
+from loadtest.key_stack import TEAMS, bench_key, bench_rows, key_ids
+from loadtest.processes import cpu_seconds
+from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.texts import CHAT_BODY_BYTES, chat_body
+from sidecar.embedded.errors import PartError
+from sidecar.embedded.run_directory import run_directory
+from sidecar.settings import PostgresSettings
+from sidecar.storage.administration import Rules, create_team
+from sidecar.storage.key_files import Faults
+from sidecar.storage.key_import import ImportOptions, import_keys
+from sidecar.storage.pool import connect
+
+LOAD: Final = Load("c16", 16)
+WARM_UP: Final = Load("warm-up", 8)
+WARM_UP_SECONDS: Final = 2.0
+ZIPF_KEYS: Final = 20_000
+NEW_KEYS: Final = 20_000
+"""Of one measurement: more than it has requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One thing that differs from the base."""
+
+    name: str
+    body_bytes: int = CHAT_BODY_BYTES
+    is_secured: bool = False
+    draw: Draw | None = None
+    workers: int = 1
+
+
+VARIANTS: Final = (
+    Variant("1 KB, HTTP/1.1, one key, 1 worker"),
+    Variant("8 KB", body_bytes=8 * 1024),
+    Variant("64 KB", body_bytes=64 * 1024),
+    Variant("HTTP/2 with TLS", is_secured=True),
+    Variant(f"{ZIPF_KEYS:,} keys by Zipf's law", draw=Draw.ZIPF),
+    Variant("a new key each time", draw=Draw.ONCE),
+    Variant("2 workers", workers=2),
+)
+
+
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    options = _options()
+    console = new_console()
+    run = circumstances(" ".join(["python -m loadtest.bench_full", *sys.argv[1:]]))
+    figures: dict[str, float] = {}
+    try:
+        for workers in (1, 2):
+            variants = [one for one in VARIANTS if one.workers == workers]
+            figures |= asyncio.run(_measure(variants, options.seconds, console))
+    except (PartError, LoadError) as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    grid = full_grid(figures)
+    grid.show(console)
+    console.print(f"\nWritten to {write_json('bench-full', figures, run)}.")
+    if options.markdown:
+        write_section("full", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+    errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
+    if errors:
+        console.print(f"✗ {errors:.0f} requests failed.", style="red")
+    return 1 if errors else 0
+
+
+def full_grid(figures: Mapping[str, float]) -> Grid:
+    """Return a line a variant and target."""
+    rows = [
+        [
+            variant.name,
+            "Envoy alone" if target == BARE else target,
+            *(
+                f"{figures[f'{target}.{variant.name}.{name}']:,.{digits}f}"
+                for name, digits in _SHOWN
+            ),
+        ]
+        for variant in VARIANTS
+        for target in (BARE, *ENGINES)
+    ]
+    columns = ("", "target", "RPS", "p50 ms", "p99 ms", "worker CPU µs", "Envoy CPU µs")
+    return Grid("One thing at a time, 16 connections", columns, rows, labels=2)
+
+
+_SHOWN: Final = (
+    ("rps", 0), ("p50_ms", 2), ("p99_ms", 2), ("worker_cpu_us", 0), ("envoy_cpu_us", 0),
+)  # fmt: skip
+
+
+async def _measure(
+    variants: Sequence[Variant], seconds: float, console: Console
+) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        extras = Extras(listeners=MoreListeners(is_secured=True))
+        async with running_bench_stack(
+            ENGINES, workers=variants[0].workers, envoy_threads=1, run=run, extras=extras
+        ) as stack:
+            keys = _Keys(Path(place), await _import_keys(stack, variants))
+            for variant in variants:
+                body = Path(place) / "body.json"
+                body.write_bytes(chat_body(variant.body_bytes))
+                for target in (BARE, *ENGINES):
+                    with console.status(f"{variant.name} on {target} …"):
+                        found = await _cell(
+                            stack, variant, target, body=body, keys=keys, seconds=seconds
+                        )
+                    figures |= {
+                        f"{target}.{variant.name}.{name}": value for name, value in found.items()
+                    }
+    return figures
+
+
+async def _cell(  # noqa: PLR0913 - what makes up a measurement
+    stack: BenchStack,
+    variant: Variant,
+    target: str,
+    *,
+    body: Path,
+    keys: _Keys,
+    seconds: float,
+) -> dict[str, float]:
+    """Put one load on one target; keys that must be warm are, by the load before it."""
+    url = stack.urls[f"{target}{SECURED}" if variant.is_secured else target]
+    aim = Target(url, stack.key, body)
+    if variant.draw is not None:
+        file = keys.hot() if variant.draw is Draw.ZIPF else keys.new()
+        aim = Target(url, stack.key, body, keys=file, draw=variant.draw)
+    if variant.draw is not Draw.ONCE:
+        await put_load(WARM_UP, target=aim, seconds=WARM_UP_SECONDS, scratch=body.parent)
+    workers, envoy = stack.workers.get(target, ()), (stack.envoy_pid,)
+    before = cpu_seconds(workers), cpu_seconds(envoy)
+    seen = await put_load(LOAD, target=aim, seconds=seconds, scratch=body.parent)
+    return {
+        "rps": seen.rps,
+        "p50_ms": seen.p50_ms,
+        "p99_ms": seen.p99_ms,
+        "worker_cpu_us": per_request_us(cpu_seconds(workers) - before[0], seen.requests),
+        "envoy_cpu_us": per_request_us(cpu_seconds(envoy) - before[1], seen.requests),
+        "errors": seen.errors,
+    }
+
+
+class _Keys:
+    """Files of keys for k6: the same ones, or ones that nobody has used."""
+
+    def __init__(self, place: Path, ids: Sequence[str]) -> None:
+        self._place = place
+        self._hot = ids[:ZIPF_KEYS]
+        self._unused = self._slices(ids[ZIPF_KEYS:])
+
+    def hot(self) -> Path:
+        """Return those that are asked for again and again."""
+        return self._written(self._hot)
+
+    def new(self) -> Path:
+        """Return some that nobody has asked for."""
+        return self._written(next(self._unused))
+
+    def _written(self, ids: Sequence[str]) -> Path:
+        file = self._place / "keys.json"
+        file.write_text(json.dumps([bench_key(one).reveal() for one in ids]), encoding="utf-8")
+        return file
+
+    @staticmethod
+    def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+        for begin in range(0, len(ids), NEW_KEYS):
+            yield ids[begin : begin + NEW_KEYS]
+
+
+async def _import_keys(stack: BenchStack, variants: Sequence[Variant]) -> Sequence[str]:
+    """Import as many keys as *variants* draw from, beside the one that all others use."""
+    if not any(variant.draw for variant in variants):
+        return ()
+    ids = key_ids(ZIPF_KEYS + (1 + len(ENGINES)) * NEW_KEYS)
+    async with connect(PostgresSettings(dsn=stack.dsn)) as database:
+        for number in range(TEAMS):
+            await create_team(database, f"team-{number}", organization=OWNER, rules=Rules())
+        await import_keys(
+            database,
+            bench_rows(ids),
+            faults=Faults(),
+            options=ImportOptions(),
+            on_written=lambda _: None,
+        )
+    return ids
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_full", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

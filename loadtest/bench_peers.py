@@ -1,0 +1,229 @@
+"""Egret beside other gateways: one machine, one run, one provider, one load.
+
+    python -m loadtest.bench_peers [--seconds 5] [--rounds 2] [--markdown]
+
+Needs what `make bench-peers` installs below build/peers. Every load is put on each gateway in
+turn, in rounds. Prints a table and writes build/bench/bench-peers.json. Exits 1 when a request
+failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from loadtest.bench import ENGINES
+from loadtest.bench_envoy import port_address, provider_listener
+from loadtest.bench_stack import BenchStack, running_bench_stack
+from loadtest.figures import BASELINE, per_request_us
+from loadtest.k6 import Load, LoadError, Target, put_load
+from loadtest.peers import (
+    Peer,
+    ferrogw,
+    guarded_portkey,
+    is_installed,
+    litellm,
+    portkey,
+    running_peer,
+)
+from loadtest.processes import cpu_seconds, resident_mb
+from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.texts import chat_body
+from sidecar.embedded.child import Children
+from sidecar.embedded.envoy import EnvoyRun, listening_envoy
+from sidecar.embedded.errors import PartError
+from sidecar.embedded.run_directory import RunDirectory, run_directory
+
+LOADS: Final = (Load("c1", 1), Load("c16", 16))
+WARM_UP: Final = Load("warm-up", 4)
+WARM_UP_SECONDS: Final = 2.0
+SWITCHED_ON: Final = "key, secrets, personal data, prompt injection in shadow, metrics, log"
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What is put under load, and whose CPU time it takes."""
+
+    name: str
+    switched_on: str
+    target: Target
+    pids: tuple[int, ...]
+
+
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    options = _options()
+    console = new_console()
+    run = circumstances(" ".join(["python -m loadtest.bench_peers", *sys.argv[1:]]))
+    if not is_installed():
+        console.print("✗ Other gateways are not installed; run `make bench-peers`.", style="red")
+        return 1
+    try:
+        figures, switched_on = asyncio.run(_measure(options.seconds, options.rounds, console))
+    except (PartError, LoadError) as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    grid = peers_grid(figures, switched_on)
+    grid.show(console)
+    console.print(f"\nWritten to {write_json('bench-peers', figures, run)}.")
+    if options.markdown:
+        write_section("peers", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+    errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
+    if errors:
+        console.print(f"✗ {errors:.0f} requests failed.", style="red")
+    return 1 if errors else 0
+
+
+def peers_grid(figures: Mapping[str, float], switched_on: Mapping[str, str]) -> Grid:
+    """Return a line a gateway and load."""
+    rows = [
+        [
+            name,
+            on,
+            str(load.connections),
+            *(
+                f"{figures[f'{name}.{load.name}.{figure}']:,.{digits}f}"
+                for figure, digits in _SHOWN
+            ),
+            f"{figures[f'{name}.rss_mb']:,.0f}",
+        ]
+        for load in LOADS
+        for name, on in switched_on.items()
+    ]
+    columns = ("gateway", "switched on", "connections", "RPS", "p50 ms", "p95 ms", "p99 ms",
+               "CPU µs", "RSS MB")  # fmt: skip
+    return Grid("Gateways with the same provider and load", columns, rows, labels=2)
+
+
+_SHOWN: Final = (("rps", 0), ("p50_ms", 2), ("p95_ms", 2), ("p99_ms", 2), ("cpu_us", 0))
+
+
+async def _measure(
+    seconds: float, rounds: int, console: Console
+) -> tuple[dict[str, float], dict[str, str]]:
+    series: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="egret-bench-") as place:
+        body = Path(place) / "body.json"
+        body.write_bytes(chat_body())
+        with run_directory(Path(place) / "run") as run:
+            async with _running(run, body) as runners:
+                for runner in runners:
+                    await _put(WARM_UP, runner, seconds=WARM_UP_SECONDS, scratch=run.path)
+                for number in range(rounds):
+                    for load in LOADS:
+                        for runner in runners if number % 2 == 0 else runners[::-1]:
+                            with console.status(f"{load.name} on {runner.name} …"):
+                                found = await _put(load, runner, seconds=seconds, scratch=run.path)
+                            for name, value in found.items():
+                                key = f"{runner.name}.{load.name}.{name}"
+                                series.setdefault(key, []).append(value)
+                memory = {
+                    f"{one.name}.rss_mb": sum(resident_mb(pid) for pid in one.pids)
+                    for one in runners
+                }
+    figures = {
+        key: sum(values) if key.endswith(".errors") else statistics.median(values)
+        for key, values in series.items()
+    }
+    return {**figures, **memory}, {one.name: one.switched_on for one in runners}
+
+
+async def _put(load: Load, runner: Runner, *, seconds: float, scratch: Path) -> dict[str, float]:
+    before = cpu_seconds(runner.pids)
+    measured = await put_load(load, target=runner.target, seconds=seconds, scratch=scratch)
+    spent = cpu_seconds(runner.pids) - before
+    return {
+        "rps": measured.rps,
+        "p50_ms": measured.p50_ms,
+        "p95_ms": measured.p95_ms,
+        "p99_ms": measured.p99_ms,
+        "cpu_us": per_request_us(spent, measured.requests),
+        "errors": measured.errors,
+    }
+
+
+@asynccontextmanager
+async def _running(run: RunDirectory, body: Path) -> AsyncIterator[list[Runner]]:
+    """Start the provider, Egret on both engines, and every other gateway."""
+    children, place = Children(), run.path / "peers"
+    place.mkdir()
+    async with AsyncExitStack() as parts:
+        provider = await parts.enter_async_context(_running_provider(children, place, run))
+        stack = await parts.enter_async_context(
+            running_bench_stack(
+                ENGINES, workers=1, envoy_threads=1, run=run, provider=port_address(provider)
+            )
+        )
+        peers: list[Peer] = []
+        for way in (
+            litellm(place, provider_port=provider, is_guarded=False),
+            litellm(place, provider_port=provider, is_guarded=True),
+            portkey(provider_port=provider),
+            ferrogw(place, provider_port=provider),
+        ):
+            running = running_peer(children, way, body=body, place=place)
+            peers.append(await parts.enter_async_context(running))
+            if way.name == "Portkey":
+                peers.append(guarded_portkey(peers[-1], provider_port=provider))
+        yield [
+            *_egret(stack, body),
+            *(Runner(one.name, one.switched_on, one.target, one.processes()) for one in peers),
+        ]
+
+
+def _egret(stack: BenchStack, body: Path) -> Sequence[Runner]:
+    """Return Envoy alone, and Egret on each engine: Envoy's share is in both its figures."""
+    targets = (
+        (BASELINE, "Envoy alone", "nothing"),
+        *((engine, f"Egret {engine}", SWITCHED_ON) for engine in ENGINES),
+    )
+    return [
+        Runner(
+            name,
+            on,
+            Target(stack.urls[listener], stack.key, body),
+            (*stack.workers.get(listener, ()), stack.envoy_pid),
+        )
+        for listener, name, on in targets
+    ]
+
+
+@asynccontextmanager
+async def _running_provider(
+    children: Children, place: Path, run: RunDirectory
+) -> AsyncIterator[int]:
+    """Run an Envoy that answers at once, over a port, and yield that."""
+    config = {
+        "admin": {"address": port_address(0)},
+        "static_resources": {"listeners": [provider_listener(port_address(0))]},
+    }
+    directory = place / "provider"
+    directory.mkdir()
+    logs = run.logs
+    async with listening_envoy(
+        children, run=EnvoyRun(directory, logs, threads=1), config=json.dumps(config)
+    ) as envoy:
+        yield envoy.ports["provider"]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_peers", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=2, help="each figure is a median of these")
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
