@@ -70,6 +70,16 @@ class StatusPage(enum.Enum):
     OFF = "off"
 
 
+class RouteByModel(enum.Enum):
+    """Whether Envoy is told a request's model in `x-egret-model`, to choose the route by it.
+
+    ON: every body that names a model is read, and every request's route is chosen twice.
+    """
+
+    OFF = "off"
+    ON = "on"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -141,6 +151,7 @@ class ExchangeSettings(_Section):
     """Bodies that a worker keeps until they are judged, in all; beyond, 503. In memory they are
     three times as large while they are judged: 256 MB beside what a worker takes itself."""
     timing: Timing = Timing.METADATA
+    route_by_model: RouteByModel = RouteByModel.OFF
 
 
 class PostgresSettings(_Section):

@@ -177,6 +177,7 @@ async def _build_parts(
             max_exchanges=settings.exchange.max_exchanges,
             max_held_bytes=settings.exchange.max_held_bytes,
         ),
+        route_by_model=settings.exchange.route_by_model,
         default_output_tokens=settings.limits.default_output_tokens,
     )
 

@@ -37,11 +37,11 @@ from sidecar.exchange.events import (
     ResponseStreamed,
 )
 from sidecar.limits.settlement import changes_of, unused
-from sidecar.mutations.headers import strip
+from sidecar.mutations.headers import naming_model, strip
 from sidecar.mutations.limit_headers import foreign_headers
 from sidecar.mutations.refusal import refuse
 from sidecar.mutations.timing import timing_headers
-from sidecar.settings import Timing
+from sidecar.settings import RouteByModel, Timing
 from sidecar.telemetry.report import ExchangeOutcome, FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
@@ -255,7 +255,13 @@ class ExchangeChecks:
 
     def _needs_body(self, admitted: Admitted) -> bool:
         is_wanted = admitted.needs_body or needs_body(admitted.limits)
-        return is_wanted or self._judges_answer(admitted)
+        names_model = self._routes and isinstance(self._route, Route) and not self._route.model
+        return is_wanted or names_model or self._judges_answer(admitted)
+
+    @property
+    def _routes(self) -> bool:
+        """Whether Envoy chooses the route by what we say."""
+        return self._parts.route_by_model is RouteByModel.ON
 
     async def _conclude_later(self, inspected: Awaitable[Inspected]) -> BodyVerdict:
         return self._conclude(await inspected)
@@ -264,11 +270,14 @@ class ExchangeChecks:
         match inspected:
             case ClientError():
                 return self._refuse(inspected)
-            case Passed(body, restoration):
+            case Passed(body, restoration, model):
+                headers = self._prepare_answer(restoration)
                 mutations = RequestMutations(
-                    headers=self._prepare_answer(restoration),
+                    headers=naming_model(headers, model) if self._routes else headers,
                     body=body,
                     metadata=(*self._ledger.metadata(), *self._limit_metadata()),
+                    # Also where no model is named: a client's own word may have chosen the route.
+                    clear_route_cache=self._routes,
                 )
                 self._note_usage()
                 self._ledger.rest()

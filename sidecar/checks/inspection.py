@@ -19,7 +19,7 @@ from sidecar.dialects.read import read_request
 from sidecar.dialects.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.decision import Allow, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.finding import Finding, GuardrailResult
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Limit
 from sidecar.domain.policy import StreamUsage
@@ -34,11 +34,13 @@ from sidecar.mutations.redaction import RedactionRules, redact
 class Passed:
     """The request may go on; `body` replaces its body, None leaves it.
 
-    `restoration` says what the answer is to name again; nothing, mostly.
+    `restoration` says what the answer is to name again; nothing, mostly. `model` is what the
+    provider will read as the one that is asked for, None where nobody can tell.
     """
 
     body: bytes | None = None
     restoration: Restoration = NOTHING_REDACTED
+    model: str | None = None
 
 
 Inspected = Passed | ClientError
@@ -93,11 +95,13 @@ class Inspection:
         if isinstance(limited, ClientError):
             return limited
         if limited is None:
-            return self._pass(reasons)
-        return self._look_later(limited, lambda: self._pass(reasons))
+            return self._pass(route, reasons)
+        return self._look_later(limited, lambda: self._pass(route, reasons))
 
-    def _pass(self, reasons: tuple[UnscannedReason, ...]) -> Inspected:
-        return self._pass_unscanned(reasons) if reasons else Passed()
+    def _pass(self, route: Route | None, reasons: tuple[UnscannedReason, ...]) -> Inspected:
+        if reasons:
+            return self._pass_unscanned(reasons)
+        return Passed(model=None if route is None else route.model)
 
     async def _look_later(
         self,
@@ -131,7 +135,7 @@ class Inspection:
             return decision.error
         if not is_model_allowed(model, self._admitted.allowed_models):
             return client_error(ErrorKind.MODEL_NOT_ALLOWED)
-        return Passed()
+        return Passed(model=model)
 
     def _judge(self, subject: Subject, body: bytes) -> Inspected | Awaitable[Inspected]:
         named = (subject.model, *subject.other_models)
@@ -193,18 +197,27 @@ class Inspection:
         match decision:
             case Allow():
                 asking = self._asking_for_usage(subject, body)
-                return Passed(None if asking is body else asking)
+                return Passed(None if asking is body else asking, model=subject.model)
             case Redact(findings):
                 self._ledger.is_redacted = True
                 guardrails = {result.guardrail.name: result.guardrail for result in results}
                 rules = RedactionRules(guardrails, self._hash_key())
                 redacted = redact(body, subject.parts, findings, rules=rules)
                 asking = self._asking_for_usage(subject, redacted.body)
-                return Passed(asking, redacted.restoration)
+                model = self._model_after(findings, subject)
+                return Passed(asking, redacted.restoration, model)
             case Deny(error):
                 return error
             case _:
                 assert_never(decision)
+
+    def _model_after(self, findings: tuple[Finding, ...], subject: Subject) -> str | None:
+        """Return the model, unless some of its name is replaced in the body that goes on."""
+        if subject.model is None or (self._route is not None and self._route.model is not None):
+            return subject.model
+        name = subject.model.encode()
+        is_changed = any(subject.parts[found.part].content == name for found in findings)
+        return None if is_changed else subject.model
 
     def _asking_for_usage(self, subject: Subject, body: bytes) -> bytes:
         """Return *body*, or one that asks for the counts of its stream where they are wanted."""

@@ -15,7 +15,7 @@ from sidecar.guardrails.snapshot import PolicySnapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Outcome
 from sidecar.limits.ports import Change
-from sidecar.settings import Timing
+from sidecar.settings import RouteByModel, Timing
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.ports import UsageNotes
 from sidecar.usage.prices import PriceList
@@ -77,5 +77,6 @@ class Parts:
     limiter: Limits
     prices: Prices
     load: Load
+    route_by_model: RouteByModel = RouteByModel.OFF
     default_output_tokens: int = 1_024
     redaction_key: bytes | None = field(default=None, repr=False)

@@ -25,6 +25,7 @@ class HeaderName:
     RETRY_AFTER: Final = "retry-after"
     REQUEST_ID: Final = "x-request-id"
     ANTHROPIC_VERSION: Final = "anthropic-version"
+    EGRET_MODEL: Final = "x-egret-model"
     EGRET_REQUEST_ID: Final = "x-egret-request-id"
     RESPONSE_TIME: Final = "x-response-time"
     SERVER_TIMING: Final = "server-timing"

@@ -16,11 +16,13 @@ class RequestMutations:
 
     `body` replaces the whole body; None leaves its bytes alone. `metadata` becomes dynamic
     metadata in namespace `egret`, from which Envoy writes timing headers and its access log.
+    With `clear_route_cache` Envoy chooses the route anew, by the headers as they are now.
     """
 
     headers: HeaderMutation
     body: bytes | None = None
     metadata: Metadata = ()
+    clear_route_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

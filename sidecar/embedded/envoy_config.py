@@ -11,6 +11,7 @@ from typing import Final
 
 import jinja2
 
+from sidecar.embedded.model_routes import ModelRoute, UnknownModels, unknown_model_routes
 from sidecar.settings import MAX_SOCKET_PATH_BYTES
 
 TEMPLATE_NAME: Final = "egret.yaml.j2"
@@ -188,6 +189,8 @@ class EnvoyParameters:
     `trusted_proxies` is how many of our own stand in front of Envoy and write x-forwarded-for;
     one too many, and clients write their own address.
     `http_port` None leaves the plain listener out.
+    `model_routes` need workers with EGRET_EXCHANGE__ROUTE_BY_MODEL=on; the first one that names a
+    model wins.
     """
 
     worker_sockets: tuple[str, ...] = ()
@@ -200,6 +203,8 @@ class EnvoyParameters:
     gemini: Provider | None = None
     bedrock: Provider | None = None
     self_hosted: SelfHosted | None = None
+    model_routes: tuple[ModelRoute, ...] = ()
+    unknown_models: UnknownModels = UnknownModels.REFUSE
     trusted_proxies: int = 0
     https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
     https_port: int = 8443
@@ -231,12 +236,25 @@ class EnvoyParameters:
         """One endpoint a worker: Envoy balances over sockets, a shared one starves workers."""
         return [{"pipe": {"path": path}} for path in self.worker_sockets]
 
+    @property
+    def unknown_model_routes(self) -> list[dict[str, object]]:
+        """What answers requests for models that no route names; nothing where they go by path."""
+        refuses = self.model_routes and self.unknown_models is UnknownModels.REFUSE
+        return list(unknown_model_routes()) if refuses else []
+
+    def provider(self, name: str) -> Provider | None:
+        """Return one whose paths others have too; None where it is not there, or is none."""
+        own = None if self.self_hosted is None else self.self_hosted.servers
+        providers = {"openai": self.openai, "anthropic": self.anthropic, "self_hosted": own}
+        return providers.get(name)
+
 
 def render_envoy_config(parameters: EnvoyParameters) -> str:
     """Return the configuration as YAML.
 
     Raises:
-        EnvoyConfigError: there is no worker, or two kinds of them, or a socket path is too long.
+        EnvoyConfigError: there is no worker, or two kinds of them; a socket path is too long; a
+            route by model leads nowhere.
     """
     _check(parameters)
     environment = jinja2.Environment(
@@ -271,4 +289,12 @@ def _check(parameters: EnvoyParameters) -> None:
             raise EnvoyConfigError(
                 f"a socket path is at most {MAX_SOCKET_PATH_BYTES} bytes long, this one is not:"
                 f" {path}"
+            )
+    for route in parameters.model_routes:
+        if route.problem is not None:
+            raise EnvoyConfigError(route.problem)
+        if parameters.provider(route.provider) is None:
+            raise EnvoyConfigError(
+                f"a route by model leads to {route.provider}: it can lead to openai, to anthropic"
+                " and, where there is one, to self_hosted"
             )

@@ -15,6 +15,7 @@ EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+MODEL_HEADER: Final = "x-egret-model"
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 
@@ -170,6 +171,19 @@ class EnvoyConfig:
         for cluster in self.clusters:
             if cluster.name in named and cluster.name != self.egret:
                 yield cluster
+
+
+def goes_by_model(route: Node) -> bool:
+    """Tell whether a route is chosen, or its cluster, by the header that only Egret may write."""
+    names = [one.at("name").text for one in route.at("match", "headers")]
+    names.append(route.at("route", "cluster_header").text)
+    return MODEL_HEADER in (name.lower() for name in names)
+
+
+def goes_by_models(route_config: Node) -> bool:
+    """Tell whether any route of a route configuration does."""
+    routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
+    return any(goes_by_model(route) for route in routes)
 
 
 def targets(action: Node) -> Iterator[str]:

@@ -95,6 +95,7 @@ class ContinueRequestHeaders:
     response_headers: bool = False
     response_body: bool = False
     request_body: bool = False
+    clear_route_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class ContinueRequestBody:
     headers: HeaderMutation = NO_CHANGE
     body: bytes | None = None
     metadata: Metadata = ()
+    clear_route_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

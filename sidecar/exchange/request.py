@@ -201,6 +201,7 @@ class RequestPhases:
             response_headers=asks and (self._wants_response_headers or cleared.judges_answer),
             response_body=asks and cleared.judges_answer,
             request_body=asks_again,
+            clear_route_cache=cleared.mutations.clear_route_cache,
         )
 
     def _clear_on_headers(self, cleared: on.RequestCleared) -> Answers:
@@ -233,6 +234,7 @@ class RequestPhases:
             headers=with_content_length(mutations.headers, mutations.body),
             body=mutations.body,
             metadata=mutations.metadata,
+            clear_route_cache=mutations.clear_route_cache,
         )
         if self._body.trailers_seen and not self._is_half_closed:
             self.phase = Phase.PASSING_REQUEST

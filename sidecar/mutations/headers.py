@@ -1,13 +1,15 @@
-"""Which request headers we take away before a request leaves."""
+"""Which request headers we take away before a request leaves, and the one that Envoy routes by."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
     EGRET_HEADER_PREFIX,
     HeaderMutation,
+    HeaderName,
     Headers,
 )
 
@@ -26,3 +28,20 @@ def strip(headers: Headers) -> HeaderMutation:
         if name in CLIENT_CREDENTIALS or name.startswith(EGRET_HEADER_PREFIX)
     }
     return HeaderMutation(remove_headers=tuple(sorted(removed)))
+
+
+_ROUTABLE: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+~-]{0,255}")
+"""What models are called, ARNs and names of repositories included. Another text than this could
+mean something else to whoever matches it (blanks at its ends, letters outside of ASCII, a line's
+end, ten kilobytes): no route is chosen by it."""
+
+
+def naming_model(headers: HeaderMutation, model: str | None) -> HeaderMutation:
+    """Return *headers* with the model in a header of ours, just as the provider reads it.
+
+    Without a model that can be told so there is no such header: the client's own is gone by then.
+    """
+    if model is None or not _ROUTABLE.fullmatch(model):
+        return headers
+    named = (HeaderName.EGRET_MODEL, model.encode("ascii"))
+    return HeaderMutation((*headers.set_headers, named), headers.remove_headers)

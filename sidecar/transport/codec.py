@@ -172,9 +172,10 @@ def _request_answer(
     match reply:
         case do.ContinueRequestHeaders():
             _answer_headers(response, reply)
-        case do.ContinueRequestBody(headers, body, metadata):
+        case do.ContinueRequestBody(headers, body, metadata, clear_route_cache):
             common = response.request_body.response
             _mutate(common.header_mutation, headers)
+            common.clear_route_cache = clear_route_cache
             if body is not None:
                 common.body_mutation.body = body
             _write_metadata(response, metadata)
@@ -193,6 +194,7 @@ def _request_answer(
 def _answer_headers(response: ext.ProcessingResponse, reply: do.ContinueRequestHeaders) -> None:
     common = response.request_headers.response
     _mutate(common.header_mutation, reply.headers)
+    common.clear_route_cache = reply.clear_route_cache
     _write_metadata(response, reply.metadata)
     response.request_headers.SetInParent()
     if reply.response_headers:

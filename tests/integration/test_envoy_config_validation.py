@@ -24,6 +24,7 @@ from sidecar.embedded.envoy_config import (
     render_envoy_config,
 )
 from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
+from sidecar.embedded.model_routes import ModelRoute
 from sidecar.embedded.wheels import MissingProgramError, envoy_program, program_in_wheel
 from sidecar.envoy_lint.lint import lint
 
@@ -137,6 +138,15 @@ def _signed_by_a_file(sds: Path) -> EnvoyParameters:
     return _signed(sds, credentials_file=str(sds.parent / "aws"))
 
 
+def _routed(sds: Path) -> EnvoyParameters:
+    routes = (
+        ModelRoute(models=("gpt-*", "o?-mini"), provider="openai"),
+        ModelRoute(models=("claude-*",), provider="anthropic"),
+        ModelRoute(models=("*",), provider="self_hosted"),
+    )
+    return replace(_standalone(sds), model_routes=routes)
+
+
 DEPLOYMENTS = {
     "production": _production,
     "embedded": _embedded,
@@ -146,6 +156,7 @@ DEPLOYMENTS = {
     "every provider": _every_provider,
     "signed": _signed,
     "signed by a file": _signed_by_a_file,
+    "routed": _routed,
 }
 
 
@@ -241,6 +252,11 @@ def test_egret_lint_finds_nothing_in_what_we_render(
 ) -> None:
     """What we ship is what we ask for, in every form of it."""
     assert lint("envoy.yaml", render_envoy_config(deployment(sds))).findings == ()
+
+
+def test_egret_lint_finds_nothing_in_routes_by_model(sds: Path) -> None:
+    """Only Egret writes the header that they go by, and no provider is sent it."""
+    assert lint("envoy.yaml", render_envoy_config(_routed(sds))).findings == ()
 
 
 def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:

@@ -31,7 +31,7 @@ from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Limited, Outcome
 from sidecar.limits.ports import Change
-from sidecar.settings import TelemetrySettings, Timing
+from sidecar.settings import RouteByModel, TelemetrySettings, Timing
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.prices import Price, PriceList
@@ -162,7 +162,13 @@ def _snapshot(policies: str) -> PolicySnapshot:
 class World:
     """Everything around one worker's checks."""
 
-    def __init__(self, policies: str = "", *, timing: Timing = Timing.METADATA) -> None:
+    def __init__(
+        self,
+        policies: str = "",
+        *,
+        timing: Timing = Timing.METADATA,
+        route_by_model: RouteByModel = RouteByModel.OFF,
+    ) -> None:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
         self.uses = NotedUses()
@@ -184,6 +190,7 @@ class World:
             limiter=self.limiter,
             prices=FixedPrices(),
             load=Load(max_exchanges=1024, max_held_bytes=1 << 28),
+            route_by_model=route_by_model,
         )
 
     def exchange(self, metadata: Mapping[str, str] | None = None) -> ExchangeChecks:

@@ -201,6 +201,26 @@ def _keep(name: str) -> Mistake:
     return mistake
 
 
+def _by_model(*mistakes: Mistake) -> Mistake:
+    """Return mistakes in a configuration in which a route goes by the model, rightly."""
+    kind = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3"
+
+    def mistake(config: Config) -> None:
+        typed = {"@type": f"{kind}.HeaderMutation", "mutations": [{"remove": "x-egret-model"}]}
+        name = "envoy.http.early_header_mutation.header_mutation"
+        _hcm(config)[_EARLY] = [{"name": name, "typed_config": typed}]
+        route = copy.deepcopy(_host(config)["routes"][-1])
+        named = {"name": "x-egret-model", "string_match": {"prefix": "gpt-"}}
+        route["match"] = {"prefix": "/", "headers": [named]}
+        _host(config)["routes"].insert(0, route)
+        for one in mistakes:
+            one(config)
+
+    return mistake
+
+
+_EARLY = "early_header_mutation_extensions"
+
 MISTAKES: Final[dict[str, Mistake]] = {
     "EGR101": _put(_ext_proc, "failure_mode_allow", value=True),
     "EGR102": _drop(_ext_proc, "message_timeout"),
@@ -237,6 +257,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR127": _drop(_ext_proc, "allow_content_length_header"),
     "EGR128": _drop(_ext_proc, "request_attributes"),
     "EGR129": _put(_ext_proc, "processing_mode", "request_body_mode", value="BUFFERED"),
+    "EGR130": _by_model(_put(_ext_proc, "disable_clear_route_cache", value=True)),
     "EGR201": _put(_workers, "name", value="other"),
     "EGR202": _drop(_workers, "typed_extension_protocol_options"),
     "EGR203": _put(_workers, "connect_timeout", value="5s"),
@@ -290,6 +311,8 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR407": _keep("x-api-key"),
     "EGR408": _keep("traceparent"),
     "EGR409": _drop(_route, "host_rewrite_literal"),
+    "EGR410": _by_model(_drop(_hcm, _EARLY)),
+    "EGR411": _by_model(_keep("x-egret-model")),
     "EGR501": lambda config: _hcm(config).update(http_filters=_hcm(config)["http_filters"][-1:]),
     "EGR502": _unguard,
     "EGR503": _read_first,

@@ -7,7 +7,7 @@ from typing import Final
 
 import re2
 
-from sidecar.envoy_lint.config import EXT_PROC_PER_ROUTE, EnvoyConfig
+from sidecar.envoy_lint.config import EXT_PROC_PER_ROUTE, EnvoyConfig, goes_by_models
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Hit, Look, Severity
 
@@ -235,6 +235,16 @@ def _no_content_length(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("allow_content_length_header"), replacement="true")
 
 
+def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
+    if not any(goes_by_models(one) for one in config.route_configs):
+        return
+    for one in config.filters():
+        if one.at("disable_clear_route_cache").is_true:
+            yield Hit(one.at("disable_clear_route_cache"), replacement="false")
+        if one.at("route_cache_action").text == "RETAIN":
+            yield Hit(one.at("route_cache_action"), replacement="DEFAULT")
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -338,4 +348,8 @@ RULES: Final = (
          "each stream ends in a reset, graceful close or not: the h2corn engine closes the "
          "connection at the 201st within ten seconds, and what is judged on it fails",
          "request_body_mode: NONE, or the grpcio engine", _where(_held_body)),
+    ConfigRule("EGR130", "route-by-model-kept", _E,
+         "routes go by the model that Egret reads in the body, and every request keeps the route "
+         "it had before that",
+         "leave disable_clear_route_cache and route_cache_action out", _route_kept),
 )  # fmt: skip

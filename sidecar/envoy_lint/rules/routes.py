@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from sidecar.envoy_lint.config import EnvoyConfig, targets
+from sidecar.envoy_lint.config import (
+    MODEL_HEADER,
+    EnvoyConfig,
+    goes_by_model,
+    goes_by_models,
+    targets,
+)
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Hit, Severity
 
@@ -112,6 +118,36 @@ def _own_host(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(action.at("host_rewrite_literal"))
 
 
+def _spoofed_model(config: EnvoyConfig) -> Iterator[Hit]:
+    for listener in config.listeners:
+        inline = listener.hcm.at("route_config")
+        # Routes that a control plane sends may be those of any listener.
+        routes = (inline,) if inline.exists else config.route_configs
+        early = listener.hcm.at("early_header_mutation_extensions")
+        if any(map(goes_by_models, routes)) and not any(map(_removes_model, early)):
+            yield Hit(early)
+
+
+def _removes_model(extension: Node) -> bool:
+    for one in extension.at("typed_config", "mutations"):
+        key = one.at("remove_on_match", "key_matcher")
+        prefix = key.at("prefix").text.lower()
+        is_prefix = bool(prefix) and MODEL_HEADER.startswith(prefix)
+        if is_prefix or MODEL_HEADER in (one.at("remove").text.lower(), key.at("exact").text):
+            return True
+    return False
+
+
+def _leaks_model(config: EnvoyConfig) -> Iterator[Hit]:
+    for holder in config.route_configs:
+        for host in holder.at("virtual_hosts"):
+            for route in host.at("routes"):
+                is_kept = MODEL_HEADER not in _removed(holder, host, route)
+                if is_kept and route.at("route").exists and goes_by_model(route):
+                    yield Hit(host.at("request_headers_to_remove"))
+                    break
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -145,4 +181,11 @@ RULES: Final = (
     ConfigRule("EGR409", "own-host", _W,
          "the provider is sent your host name and answers 404 or 421",
          "host_rewrite_literal", _own_host),
+    ConfigRule("EGR410", "model-route-spoofed", _E,
+         "a client's own x-egret-model chooses the provider of whatever Egret does not judge",
+         "early_header_mutation_extensions that remove x-egret-model, as docs/envoy.md has it",
+         _spoofed_model),
+    ConfigRule("EGR411", "model-header-leak", _N,
+         "the provider is sent x-egret-model, which is only for your routes",
+         "request_headers_to_remove: [x-egret-model]", _leaks_model),
 )  # fmt: skip

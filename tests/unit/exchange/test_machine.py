@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
+from sidecar.domain.mutations import RequestMutations
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.body import MAX_CHUNK_BYTES
@@ -40,6 +41,7 @@ def stripped_with_length(length: bytes) -> HeaderMutation:
     return HeaderMutation((("content-length", length),), ("authorization", "content-length"))
 
 
+NAMED = HeaderMutation((("x-egret-model", b"gpt-5"),), ("authorization",))
 REFUSE = [do.Refuse(REFUSAL), do.EndStream()]
 
 PHASES: dict[str, tuple[on.Event, ...]] = {
@@ -93,6 +95,42 @@ def test_a_body_is_judged_as_empty_where_there_is_none(mode: BodyMode) -> None:
     talk = Talk(opened(mode), headers(ends=True))
     assert talk.tell(on.BodyRequired()) == [do.JudgeBody(b"", may_judge_answer=mode is NONE)]
     assert talk.tell(cleared()) == [HEADERS_ANSWER, do.EndStream()]
+
+
+ROUTED = on.RequestCleared(RequestMutations(headers=NAMED, clear_route_cache=True))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param((opened(), headers()), id="headers"),
+        pytest.param((opened(), headers(), on.BodyRequired(), body(b"a", ends=True)), id="none"),
+        pytest.param((opened(DUPLEX), headers()), id="duplex-headers"),
+        pytest.param(
+            (opened(DUPLEX), headers(), on.BodyRequired(), body(b"a", ends=True)), id="duplex"
+        ),
+    ],
+)
+def test_a_route_is_chosen_anew_with_the_answer_to_the_headers(
+    before: tuple[on.Event, ...],
+) -> None:
+    """The same answer that changes them: they are held until the verdict, body or not."""
+    answers = [
+        effect
+        for effect in Talk(*before).tell(ROUTED)
+        if isinstance(effect, do.ContinueRequestHeaders)
+    ]
+    assert answers == [do.ContinueRequestHeaders(headers=NAMED, clear_route_cache=True)]
+
+
+def test_a_route_is_chosen_anew_with_the_answer_to_a_buffered_body() -> None:
+    """The headers had to be answered before it came; Envoy still holds them."""
+    talk = Talk(opened(BUFFERED), headers(), on.BodyRequired(STRIPPED), body(b"a", ends=True))
+    assert talk.lines[2][1] == [do.ContinueRequestHeaders(headers=STRIPPED)]
+    assert talk.tell(ROUTED) == [
+        do.ContinueRequestBody(headers=NAMED, clear_route_cache=True),
+        do.EndStream(),
+    ]
 
 
 def test_a_changed_body_goes_on_without_the_old_content_length() -> None:

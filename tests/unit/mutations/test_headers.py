@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.domain.http import CREDENTIAL_HEADERS, HeaderMutation, Headers
-from sidecar.mutations.headers import strip
+from sidecar.mutations.headers import naming_model, strip
 
 KEPT = (
     (":method", b"POST"),
@@ -40,3 +44,35 @@ def test_removals_come_in_a_stable_order() -> None:
     """The same request leads to the same bytes."""
     headers = Headers((("x-egret-b", b""), ("cookie", b""), ("authorization", b"")))
     assert strip(headers).remove_headers == ("authorization", "cookie", "x-egret-b")
+
+
+OURS = HeaderMutation((("accept-encoding", b"identity"),), ("authorization", "x-egret-model"))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "gpt-5",
+        "llama3:8b",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "@cf/meta/llama-3",
+        "ft:gpt-5-mini:acme::a1",
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-v2:0",
+    ],
+)
+def test_a_models_name_is_told_as_it_is(model: str) -> None:
+    """Beside what changes already."""
+    written = (*OURS.set_headers, ("x-egret-model", model.encode()))
+    assert naming_model(OURS, model) == HeaderMutation(written, OURS.remove_headers)
+
+
+@given(st.none() | st.text(max_size=300) | st.from_regex(r"[ -~]{0,300}", fullmatch=True))
+def test_no_models_name_can_be_read_in_two_ways(model: str | None) -> None:
+    """Whatever a client writes: told whole in visible characters, or not at all."""
+    mutation = naming_model(OURS, model)
+    assert mutation.remove_headers == OURS.remove_headers
+    if mutation == OURS:
+        return
+    told = dict(mutation.set_headers)["x-egret-model"]
+    assert told.decode() == model
+    assert re.fullmatch(rb"[!-~]{1,256}", told)

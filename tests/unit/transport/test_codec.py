@@ -289,6 +289,22 @@ def test_headers_come_out_as_they_went_in(fields: tuple[tuple[str, bytes], ...])
                 )
             ),
         ),
+        (
+            do.ContinueRequestHeaders(headers=MUTATION, clear_route_cache=True),
+            ext.ProcessingResponse(
+                request_headers=ext.HeadersResponse(
+                    response=ext.CommonResponse(header_mutation=MUTATED, clear_route_cache=True)
+                )
+            ),
+        ),
+        (
+            do.ContinueRequestBody(headers=MUTATION, clear_route_cache=True),
+            ext.ProcessingResponse(
+                request_body=ext.BodyResponse(
+                    response=ext.CommonResponse(header_mutation=MUTATED, clear_route_cache=True)
+                )
+            ),
+        ),
         (do.ContinueRequestBody(), ext.ProcessingResponse(request_body=ext.BodyResponse())),
         (
             do.ContinueRequestBody(headers=MUTATION, body=b"", metadata=METADATA),
@@ -398,6 +414,8 @@ def test_headers_come_out_as_they_went_in(fields: tuple[tuple[str, bytes], ...])
         "override-response",
         "request-headers",
         "request-headers-changed",
+        "request-headers-routed",
+        "request-body-routed",
         "request-body",
         "request-body-changed",
         "streamed-end",
