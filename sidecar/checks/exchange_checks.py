@@ -61,6 +61,7 @@ class ExchangeChecks:
     def __init__(self, parts: Parts, metadata: Mapping[str, str]) -> None:
         """Begin; *metadata* is that of the gRPC call, where Envoy names its own span."""
         self._parts = parts
+        self._routes = parts.route_by_model is RouteByModel.ON
         self._ledger = Ledger(parts.clocks)
         # Not the traceparent among the request headers: that one is still the caller's.
         self._ledger.traceparent = metadata.get("traceparent")
@@ -257,11 +258,6 @@ class ExchangeChecks:
         is_wanted = admitted.needs_body or needs_body(admitted.limits)
         names_model = self._routes and isinstance(self._route, Route) and not self._route.model
         return is_wanted or names_model or self._judges_answer(admitted)
-
-    @property
-    def _routes(self) -> bool:
-        """Whether Envoy chooses the route by what we say."""
-        return self._parts.route_by_model is RouteByModel.ON
 
     async def _conclude_later(self, inspected: Awaitable[Inspected]) -> BodyVerdict:
         return self._conclude(await inspected)

@@ -67,12 +67,12 @@ class Exchange:
     @property
     def comes_in_pieces(self) -> bool:
         """Tell whether the request's body reaches us as the client sends it."""
-        return self._request.is_streamed
+        return self._request.body.is_streamed
 
     @property
     def held_bytes(self) -> int:
         """How much of request and response is kept until it is judged."""
-        return self._request.held_bytes + self._response.held_bytes
+        return self._request.body.held_bytes + self._response.held_bytes
 
     def would_hold(self, event: on.Event) -> int:
         """Tell how many bytes of *event* would be kept until they are judged."""
@@ -174,13 +174,13 @@ class Exchange:
     def _refuse(self, refusal: Refusal) -> list[do.Effect]:
         self._is_answered = True
         self.phase = Phase.ENDED
-        self._request.drop()
+        self._request.body.drop()
         return [do.Refuse(refusal), do.EndStream()]
 
     def _word_refusal(self, kind: ErrorKind) -> list[do.Effect]:
         abandon: list[do.Effect] = [do.AbandonJudgement()] if self.phase in JUDGING else []
         self.phase = Phase.WORDING_REFUSAL
-        self._request.drop()
+        self._request.body.drop()
         return [*abandon, do.WordRefusal(kind)]
 
     def _await_response(self) -> list[do.Effect]:
@@ -196,7 +196,7 @@ class Exchange:
         match self.phase, event:
             case Phase.RESPONDING, _:
                 return self._respond(event)
-            case Phase.PASSING_REQUEST, _ if self._request.is_streamed:
+            case Phase.PASSING_REQUEST, _ if self._request.body.is_streamed:
                 # An upstream may answer before it has read the whole request: both go on.
                 return self._response.receive(event)
             case ((Phase.ENDED | Phase.JUDGING_ANSWER), _):
@@ -221,7 +221,7 @@ class Exchange:
         match self.phase:
             case Phase.RESPONDING | Phase.JUDGING_ANSWER:
                 return self._respond(event)
-            case Phase.PASSING_REQUEST if self._request.is_streamed:
+            case Phase.PASSING_REQUEST if self._request.body.is_streamed:
                 return self._response.receive(event)
             case _:
                 raise ProtocolViolationError(self.phase, event)
@@ -259,7 +259,7 @@ class Exchange:
             return []
         must_abort = self.phase in UNANSWERED or self._response.owes_answer
         self.phase = Phase.ENDED
-        self._request.drop()
+        self._request.body.drop()
         return [do.AbortStream() if must_abort else do.EndStream()]
 
     @property

@@ -27,11 +27,11 @@ class RequestPhases:
     """
 
     __slots__ = (
-        "_body",
         "_is_half_closed",
         "_is_overridden",
         "_response",
         "_wants_response_headers",
+        "body",
         "phase",
     )
 
@@ -41,28 +41,18 @@ class RequestPhases:
         self.phase = Phase.AWAIT_REQUEST_HEADERS
         self._response = response
         self._wants_response_headers = wants_response_headers
-        self._body = RequestBody(max_body_bytes=max_body_bytes)
+        self.body = RequestBody(max_body_bytes=max_body_bytes)
         self._is_half_closed = False
         self._is_overridden = False
-
-    @property
-    def is_streamed(self) -> bool:
-        """Tell whether the body reaches us as the client sends it."""
-        return self._body.is_streamed
 
     @property
     def is_half_closed(self) -> bool:
         """Tell whether Envoy sends nothing more."""
         return self._is_half_closed
 
-    @property
-    def held_bytes(self) -> int:
-        """How much of the body is kept until it is judged."""
-        return self._body.held_bytes
-
     def open(self, body_mode: on.BodyMode) -> None:
         """Envoy's configuration sends request bodies like this."""
-        self._body.mode = body_mode
+        self.body.mode = body_mode
 
     def half_close(self) -> None:
         """Envoy sends nothing more, and may still wait for the verdict."""
@@ -71,11 +61,7 @@ class RequestPhases:
     def overtake(self) -> None:
         """Envoy has answered the client itself: the request goes nowhere."""
         self.phase = Phase.RESPONDING
-        self._body.drop()
-
-    def drop(self) -> None:
-        """Let go of the body: nobody judges it any more."""
-        self._body.drop()
+        self.body.drop()
 
     def receive(self, event: on.RequestEvent) -> Answers:
         """Advance by one event from Envoy.
@@ -88,14 +74,14 @@ class RequestPhases:
                 headers, end_of_stream, source
             ):
                 self.phase = Phase.JUDGING_HEADERS
-                self._body.begin(is_expected=not end_of_stream)
-                return [do.JudgeHeaders(headers, self._body.is_expected, source)]
+                self.body.begin(is_expected=not end_of_stream)
+                return [do.JudgeHeaders(headers, self.body.is_expected, source)]
             case phase, on.RequestBodyReceived() if phase in COLLECTING:
                 return self._collect(event)
             case phase, on.RequestTrailersReceived() if phase in COLLECTING:
                 return self._complete_by_trailers(event)
             case Phase.PASSING_REQUEST, on.RequestBodyReceived():
-                passed = self._body.passed_on(event)
+                passed = self.body.passed_on(event)
                 return self._through(passed) if event.end_of_stream else passed
             case Phase.PASSING_REQUEST, on.RequestTrailersReceived():
                 return self._through([do.ContinueRequestTrailers()])
@@ -122,54 +108,52 @@ class RequestPhases:
 
     def _collect(self, event: on.RequestBodyReceived) -> Answers:
         self._expect_more_body(event)
-        if not self._body.take(event):
+        if not self.body.take(event):
             return ErrorKind.BODY_TOO_LARGE
-        if self._body.is_complete and self.phase is Phase.AWAIT_REQUEST_BODY:
+        if self.body.is_complete and self.phase is Phase.AWAIT_REQUEST_BODY:
             return self._judge_body()
         return []
 
     def _judge_body(self) -> Answers:
         self.phase = Phase.JUDGING_BODY
-        return [do.JudgeBody(self._body.joined(), self._may_judge_answer)]
+        return [do.JudgeBody(self.body.joined(), self._may_judge_answer)]
 
     def _complete_by_trailers(self, event: on.RequestTrailersReceived) -> Answers:
         self._expect_more_body(event)
-        if self._body.is_streamed:
+        if self.body.is_streamed:
             # Envoy 1.40 sends a body that was streamed back to it twice when trailers follow it
             # and the route may retry: the provider would read what nobody has judged.
             return ErrorKind.REQUEST_TRAILERS
-        self._body.end_by_trailers()
+        self.body.end_by_trailers()
         return self._judge_body() if self.phase is Phase.AWAIT_REQUEST_BODY else []
 
     def _expect_more_body(self, event: on.RequestEvent) -> None:
         # Only FULL_DUPLEX_STREAMED sends a body while the headers wait for their answer.
-        is_early = self.phase is Phase.JUDGING_HEADERS and not self._body.is_streamed
-        if self._body.is_complete or is_early:
+        is_early = self.phase is Phase.JUDGING_HEADERS and not self.body.is_streamed
+        if self.body.is_complete or is_early:
             raise ProtocolViolationError(self.phase, event)
 
     def _require_body(self, headers: HeaderMutation, *, judges_answer: bool) -> Answers:
         self.phase = Phase.AWAIT_REQUEST_BODY
         if judges_answer and not self._may_judge_answer:
             return ErrorKind.UNSUPPORTED_PROCESSING_MODE
-        if self._body.is_complete:
+        if self.body.is_complete:
             return self._judge_body()
         if self._is_half_closed:
             return ErrorKind.INVALID_BODY  # the rest can no longer come
-        if self._body.mode is on.BodyMode.NONE:
+        if self.body.mode is on.BodyMode.NONE:
             return self._override_mode(judges_answer=judges_answer)
         # FULL_DUPLEX_STREAMED: the body comes without an answer.
-        return [do.ContinueRequestHeaders(headers)] if self._body.is_buffered else []
+        return [do.ContinueRequestHeaders(headers)] if self.body.is_buffered else []
 
     @property
     def _may_judge_answer(self) -> bool:
         """Tell whether the answer comes, or we make it come, in a mode that can refuse it."""
-        return (
-            self._body.mode is on.BodyMode.NONE or self._is_overridden or self._response.can_hold
-        )
+        return self.body.mode is on.BodyMode.NONE or self._is_overridden or self._response.can_hold
 
     def _override_mode(self, *, judges_answer: bool) -> Answers:
         # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
-        self._body.mode = on.BodyMode.FULL_DUPLEX_STREAMED
+        self.body.mode = on.BodyMode.FULL_DUPLEX_STREAMED
         self._is_overridden = True
         if judges_answer:
             self._response.open(on.BodyMode.FULL_DUPLEX_STREAMED)
@@ -190,7 +174,7 @@ class RequestPhases:
         asks_again = (
             cleared.judges_answer and self._is_overridden and not self._response.has_body_phase
         )
-        asks = self._body.mode is on.BodyMode.NONE or asks_again
+        asks = self.body.mode is on.BodyMode.NONE or asks_again
         if cleared.judges_answer:
             if asks:
                 self._response.open(on.BodyMode.FULL_DUPLEX_STREAMED)
@@ -208,22 +192,22 @@ class RequestPhases:
         if cleared.judges_answer and not self._may_judge_answer:
             return ErrorKind.UNSUPPORTED_PROCESSING_MODE
         answer = self._headers_answer(cleared.mutations.headers, cleared)
-        if not self._body.is_expected or self._body.mode is on.BodyMode.NONE:
+        if not self.body.is_expected or self.body.mode is on.BodyMode.NONE:
             return self._through([answer])
-        passed = [answer, *self._body.sent_on(self._body.joined())]
-        if self._body.is_complete or self._is_half_closed:
+        passed = [answer, *self.body.sent_on(self.body.joined())]
+        if self.body.is_complete or self._is_half_closed:
             return self._through(passed)
         self.phase = Phase.PASSING_REQUEST
         return passed
 
     def _clear_with_body(self, cleared: on.RequestCleared) -> Answers:
         mutations = cleared.mutations
-        if self._body.is_expected and self._body.is_buffered:
+        if self.body.is_expected and self.body.is_buffered:
             return self._clear_buffered(cleared)
         headers = with_new_content_length(mutations.headers, mutations.body)
         answer = self._headers_answer(headers, cleared)
-        body = self._body.joined() if mutations.body is None else mutations.body
-        sent = self._body.sent_on(body) if self._body.is_expected else []
+        body = self.body.joined() if mutations.body is None else mutations.body
+        sent = self.body.sent_on(body) if self.body.is_expected else []
         return self._through([answer, *sent])
 
     def _clear_buffered(self, cleared: on.RequestCleared) -> Answers:
@@ -236,12 +220,12 @@ class RequestPhases:
             metadata=mutations.metadata,
             clear_route_cache=mutations.clear_route_cache,
         )
-        if self._body.trailers_seen and not self._is_half_closed:
+        if self.body.trailers_seen and not self._is_half_closed:
             self.phase = Phase.PASSING_REQUEST
             return [answer]
         return self._through([answer])
 
     def _through(self, answers: list[do.Effect]) -> list[do.Effect]:
-        self._body.drop()
+        self.body.drop()
         self.phase = Phase.RESPONDING
         return answers
