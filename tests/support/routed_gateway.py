@@ -34,7 +34,7 @@ from sidecar.embedded.workers import running_workers, worker_sockets
 from sidecar.mock_llm.server import MockAddress, running_mock
 from sidecar.mock_llm.settings import MockSettings
 from tests.support.second_gateway import Adapt
-from tests.support.stack import Stack
+from tests.support.stack import COMPILE_PATIENCE_SECONDS, Stack, logged
 
 LOOPBACK: Final = "127.0.0.1"
 HEADERS: Final = {
@@ -152,6 +152,8 @@ async def routed_world(stack: Stack, *, engine: str) -> AsyncIterator[RoutedWorl
         await parts.enter_async_context(
             running_workers(Children(), sockets=sockets, settings=settings, logs=place)
         )
+        # Ready before that, and every key refused.
+        await logged(place / "workers.log", "policies.loaded", patience=COMPILE_PATIENCE_SECONDS)
         debug = {
             name: await parts.enter_async_context(aiohttp.ClientSession(mock.debug_url))
             for name, mock in mocks.items()

@@ -383,6 +383,13 @@ def _ended_lines(file: Path, offset: int) -> Iterator[bytes]:
         yield from (line for line in lines if line.endswith(b"\n"))
 
 
+async def logged(file: Path, event: str, *, patience: float = PATIENCE_SECONDS) -> None:
+    """Wait until a log tells of an event."""
+    async for line in _lines_of(file, saying=event, patience=patience):
+        if line.get("event") == event:
+            return
+
+
 async def _lines_of(
     file: Path, *, saying: str = "", patience: float = PATIENCE_SECONDS
 ) -> AsyncIterator[dict[str, Any]]:
