@@ -18,7 +18,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity bench-features bench-full
+.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity targets bench-features bench-full
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -133,6 +133,9 @@ build/peers/.stamp: loadtest/peer-packages/requirements.txt loadtest/peer-packag
 
 bench-peers: build/peers/.stamp ## Egret beside other gateways: one machine, one run, one provider, one load
 	$(PY) -m loadtest.bench_peers $(BENCH_OPTIONS)
+
+targets: $(DEV_STAMP) ## What was aimed at, held against what make bench and bench-peers published
+	$(PY) -m loadtest.targets $(BENCH_OPTIONS)
 
 capacity: $(DEV_STAMP) ## What a thousand to ten million requests a second need, from what make bench published
 	$(PY) -m loadtest.capacity $(BENCH_OPTIONS)

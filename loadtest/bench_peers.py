@@ -38,7 +38,7 @@ from loadtest.peers import (
     running_peer,
 )
 from loadtest.processes import cpu_seconds, resident_mb
-from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import Grid, circumstances, new_console, publish, write_json, write_section
 from loadtest.texts import chat_body
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyRun, listening_envoy
@@ -48,7 +48,7 @@ from sidecar.embedded.run_directory import RunDirectory, run_directory
 LOADS: Final = (Load("c1", 1), Load("c16", 16))
 WARM_UP: Final = Load("warm-up", 4)
 WARM_UP_SECONDS: Final = 2.0
-SWITCHED_ON: Final = "key, secrets, personal data, prompt injection in shadow, metrics, log"
+SWITCHED_ON: Final = "key, default policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ def main() -> int:
     console.print(f"\nWritten to {write_json('bench-peers', figures, run)}.")
     if options.markdown:
         write_section("peers", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+        publish("bench-peers")
     errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
     if errors:
         console.print(f"✗ {errors:.0f} requests failed.", style="red")
@@ -101,7 +102,7 @@ def peers_grid(figures: Mapping[str, float], switched_on: Mapping[str, str]) -> 
         for load in LOADS
         for name, on in switched_on.items()
     ]
-    columns = ("gateway", "switched on", "connections", "RPS", "p50 ms", "p95 ms", "p99 ms",
+    columns = ("gateway", "switched on", "c", "RPS", "p50 ms", "p95 ms", "p99 ms",
                "CPU µs", "RSS MB")  # fmt: skip
     return Grid("Gateways with the same provider and load", columns, rows, labels=2)
 

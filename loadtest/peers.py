@@ -144,7 +144,7 @@ def litellm(place: Path, *, provider_port: int, is_guarded: bool) -> _Way:
     port = free_port()
     return _Way(
         name,
-        "master key, content filter with 9 patterns" if is_guarded else "master key",
+        "key, 9 patterns" if is_guarded else "key",
         command=(
             str(INSTALLED / "venv" / "bin" / "litellm"),
             *("--config", str(file), "--host", "127.0.0.1", "--port", str(port)),
@@ -181,7 +181,7 @@ def guarded_portkey(peer: Peer, *, provider_port: int) -> Peer:
     }
     headers = {"x-portkey-config": json.dumps(config)}
     target = Target(peer.target.url, peer.target.key, peer.target.body, headers=headers)
-    return Peer("Portkey guarded", "one regular expression, no key", peer.pid, target)
+    return Peer("Portkey guarded", "1 pattern", peer.pid, target)
 
 
 def ferrogw(place: Path, *, provider_port: int) -> _Way:
@@ -192,7 +192,7 @@ def ferrogw(place: Path, *, provider_port: int) -> _Way:
     file.write_text(json.dumps(config), encoding="utf-8")
     return _Way(
         "ferrogw",
-        "master key",
+        "key",
         command=(str(INSTALLED / "venv" / "bin" / "ferrogw"), "serve"),
         port=port,
         key=key,
@@ -203,6 +203,8 @@ def ferrogw(place: Path, *, provider_port: int) -> _Way:
             "OPENAI_BASE_URL": f"http://127.0.0.1:{provider_port}",
             "PORT": str(port),
             "LOG_LEVEL": "warn",
+            # By default it lets a client's address make some 25 requests a second.
+            "RATE_LIMIT_RPS": "0",
         },
     )
 

@@ -33,8 +33,8 @@ _METRICS: Final = {
     "faults": f"{MetricName.EXCHANGE_FAULTS}_total",
     "usage_lost": f"{MetricName.USAGE_LOST}_total",
     "worker_deaths": f"{MetricName.WORKER_DEATHS}_total",
-    "limits_local": MetricName.LIMITS_LOCAL,
 }
+_DECISIONS: Final = f"{MetricName.LIMIT_DECISIONS}_total"
 _FILTER: Final = "^(" + "|".join(name.replace(".", r"\.") for name in _STATS.values()) + ")$"
 
 
@@ -81,6 +81,13 @@ class Sampler:
             name: int(sum(page.samples.get(metric, {}).values()))
             for name, metric in _METRICS.items()
         }
+        counts["local_decisions"] = int(
+            sum(
+                value
+                for labels, value in page.samples.get(_DECISIONS, {}).items()
+                if ("counts", "local") in labels
+            )
+        )
         processes = {name: _look_at(process) for name, process in self._processes.items()}
         return Sample(time.monotonic(), processes, counts)
 

@@ -35,7 +35,6 @@ _NEVER: Final = {
     "usage_lost": "usage records lost",
     "usage_dropped": "usage records that Envoy dropped",
     "worker_deaths": "workers died",
-    "limits_local": "limits were kept without Valkey",
 }
 
 

@@ -17,7 +17,7 @@ ZEROS = dict.fromkeys(
         "egret_streams", "egret_connections", "egret_connections_lost", "requests_active",
         "requests", "answers_5xx", "streams_failed", "message_timeouts", "usage_logged",
         "usage_dropped", "in_flight", "tasks", "faults", "usage_lost", "worker_deaths",
-        "limits_local",
+        "local_decisions",
     ),
     0,
 )  # fmt: skip
