@@ -304,6 +304,8 @@ class TelemetrySettings(_Section):
     host_names: Annotated[str, Field(pattern="^[a-z0-9.,-]*$")] = ""
     """Names, parted by commas, that browsers may ask by beside localhost and addresses."""
     slow_request_ms: Annotated[float, Field(gt=0)] = 250.0
+    completed_log_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Of the lines about exchanges that were let through as they came, and in no way slow."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import random
 import sys
 from typing import Any, BinaryIO, Final, cast
 
@@ -17,12 +18,14 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 from typing_extensions import override
 
-from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exceptions import exception_fields
 from sidecar.telemetry.names import LogEvent
 from sidecar.telemetry.redaction import redact_fields
-from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
+from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport, FaultKind, Step
+
+_UNEVENTFUL: Final = frozenset({Verdict.PASS, Verdict.SKIPPED})
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -73,15 +76,33 @@ def name_exception(_logger: WrappedLogger, _method: str, fields: EventDict) -> E
 class ExchangeLog:
     """The lines about exchanges."""
 
-    def __init__(self, logger: FilteringBoundLogger, *, slow_request_ms: float) -> None:
+    def __init__(
+        self,
+        logger: FilteringBoundLogger,
+        *,
+        slow_request_ms: float,
+        completed_share: float = 1.0,
+    ) -> None:
         self._logger = logger.bind()
         self._slow_request_ms = slow_request_ms
+        self._completed_share = completed_share
 
     def completed(self, report: ExchangeReport, trace_id: str | None) -> None:
-        """Write `exchange.completed`, and `slow_request` where Egret's own share was too long."""
-        self._logger.info(LogEvent.EXCHANGE_COMPLETED, **_exchange_fields(report, trace_id))
+        """Write `exchange.completed`, and `slow_request` where Egret's own share was too long.
+
+        Where only a share is wanted, lines that tell of something are all written, and the others
+        say for how many they stand.
+        """
         overhead_ms = _milliseconds(report.timings.overhead_seconds)
-        if overhead_ms > self._slow_request_ms:
+        is_slow = overhead_ms > self._slow_request_ms
+        share = 1.0 if is_slow or not _is_uneventful(report) else self._completed_share
+        # Not by the request's id, which a client may have chosen.
+        if share >= 1 or random.random() < share:  # noqa: S311 - a sample, not a secret
+            fields = _exchange_fields(report, trace_id)
+            if share < 1:
+                fields["sampled"] = share
+            self._logger.info(LogEvent.EXCHANGE_COMPLETED, **fields)
+        if is_slow:
             self._logger.warning(
                 LogEvent.SLOW_REQUEST,
                 threshold_ms=self._slow_request_ms,
@@ -97,6 +118,14 @@ class ExchangeLog:
         self._logger.warning(
             LogEvent.TELEMETRY_FAILED, part=part, failures=failures, exc_info=error
         )
+
+
+def _is_uneventful(report: ExchangeReport) -> bool:
+    return (
+        report.outcome is ExchangeOutcome.ALLOWED
+        and not report.unscanned
+        and all(result.verdict in _UNEVENTFUL for result in report.results)
+    )
 
 
 def _exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:

@@ -44,7 +44,11 @@ class Recorder:
     ) -> None:
         self.metrics: Final = Metrics(registry, exemplars)
         self._tracing = _tracing(settings, instance or str(uuid.uuid4()), self.metrics.spans)
-        self._log = ExchangeLog(get_logger(), slow_request_ms=settings.slow_request_ms)
+        self._log = ExchangeLog(
+            get_logger(),
+            slow_request_ms=settings.slow_request_ms,
+            completed_share=settings.completed_log_share,
+        )
         self._metrics_part = _Part("metrics", self.metrics, self._log)
         self._spans_part = _Part("spans", self.metrics, self._log)
         self._log_part = _Part("log", self.metrics, self._log)

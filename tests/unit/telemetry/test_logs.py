@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 from decimal import Decimal
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -122,6 +122,47 @@ def test_a_slow_exchange_warns_with_where_the_time_went(log_lines: LogLines) -> 
             "guardrails": GUARDRAILS,
         }
     ]
+
+
+PASSED = dataclasses.replace(redacted_report(), outcome=ExchangeOutcome.ALLOWED, results=())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outcome": ExchangeOutcome.REDACTED},
+        {"outcome": ExchangeOutcome.REFUSED},
+        {"outcome": ExchangeOutcome.FAILED},
+        {"outcome": ExchangeOutcome.ABORTED},
+        {"unscanned": (UnscannedReason.IMAGE,)},
+        {"results": redacted_report().results},
+        {"timings": timings(overhead_seconds=0.3)},
+    ],
+    ids=["redacted", "refused", "failed", "aborted", "unscanned", "a finding", "slow"],
+)
+def test_whatever_tells_of_something_is_logged_although_the_others_are_not(
+    log_lines: LogLines, changes: dict[str, Any]
+) -> None:
+    """With a share of none, and as if there were no sampling."""
+    log = ExchangeLog(get_logger(), slow_request_ms=250.0, completed_share=0.0)
+    log.completed(PASSED, None)
+    log.completed(dataclasses.replace(PASSED, **changes), None)
+    first = log_lines.read()[0]
+
+    assert first["event"] == "exchange.completed"
+    assert "sampled" not in first
+    assert first["outcome"] == changes.get("outcome", ExchangeOutcome.ALLOWED).value
+
+
+def test_of_what_tells_of_nothing_a_share_is_logged_that_says_so(log_lines: LogLines) -> None:
+    """Some thousand of ten thousand, each of which stands for ten."""
+    log = ExchangeLog(get_logger(), slow_request_ms=250.0, completed_share=0.1)
+    for _ in range(10_000):
+        log.completed(PASSED, None)
+    lines = log_lines.read()
+
+    assert 800 < len(lines) < 1200  # six standard deviations
+    assert {line["sampled"] for line in lines} == {0.1}
 
 
 def test_a_level_hides_what_is_below_it(log_lines: LogLines) -> None:
