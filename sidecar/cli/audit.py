@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import orjson
 import typer
 
-from sidecar.cli.database import on_connection
+from sidecar.cli.database import on_connection, on_database
 from sidecar.cli.moments import since_or_exit
-from sidecar.cli.output import Output, OutputOption, Row, print_json, print_rows
-from sidecar.storage.audit import AuditEntry, AuditFilter, audit_entries
+from sidecar.cli.output import Output, OutputOption, Row, ends_quietly, print_json, print_rows
+from sidecar.settings import PostgresSettings
+from sidecar.storage.audit import AuditEntry, AuditFilter, AuditTail, audit_entries
+from sidecar.storage.pool import connect
 
 audit = typer.Typer(no_args_is_help=True, help="The log of administrative changes.")
 
@@ -49,6 +55,48 @@ def list_entries(
         print_json(found)
     else:
         print_rows([_row(entry) for entry in found], columns=_COLUMNS, output=output)
+
+
+@audit.command("follow")
+def follow(
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Begin with changes of so long ago (1h); else now."),
+    ] = None,
+    every: Annotated[
+        float, typer.Option("--every", min=0.1, max=60, help="Seconds between two looks.")
+    ] = 2.0,
+) -> None:
+    """Write each change as a line of log, as it is made, until Ctrl-C: for what collects logs.
+
+    Lines are those of Egret's log (JSON, event `audit.update` and the like); `egret logs` reads
+    them. Secrets are masked.
+
+    Example: egret audit follow --since 1h | egret logs
+    """
+    tail = AuditTail(since_or_exit(since) or datetime.now(UTC))
+
+    async def write_all(settings: PostgresSettings) -> None:
+        async with connect(settings) as connection:
+            with ends_quietly():  # else a closed pipe is taken for a database without an answer
+                while True:
+                    for entry in await tail.more(connection):
+                        sys.stdout.write(_log_line(entry) + "\n")
+                    sys.stdout.flush()
+                    await asyncio.sleep(every)
+
+    with ends_quietly():
+        on_database(write_all)
+
+
+def _log_line(entry: AuditEntry) -> str:
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(entry).items()
+        if value is not None and name not in {"at", "action"}
+    }
+    head = {"timestamp": entry.at, "level": "info", "event": f"audit.{entry.action}"}
+    return orjson.dumps(head | fields, option=orjson.OPT_UTC_Z).decode()
 
 
 def _row(entry: AuditEntry) -> Row:

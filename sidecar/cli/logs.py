@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, cast
 
@@ -16,7 +14,7 @@ from sidecar.cli.log_lines import LEVELS, LogLine, Wanted, read_line
 from sidecar.cli.log_picture import Piece, harmless_json, other, picture
 from sidecar.cli.log_stream import MAX_LINE_BYTES, Lines, Readable, chunks_of, followed
 from sidecar.cli.moments import since_or_exit
-from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, console, fail, note
+from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, console, ends_quietly, fail, note
 
 STANDARD_INPUT: Final = "-"
 _COLORS: Final = ColorSystem.STANDARD
@@ -82,7 +80,7 @@ def logs(  # noqa: PLR0913, PLR0917 - options of a command
     )
     lines = Lines()
     shown = _Shown(wanted, output)
-    with _ends_quietly():
+    with ends_quietly():
         for chunk in _chunks(file, is_followed=follow):
             shown.show(lines.feed(chunk))
         shown.show(lines.close())
@@ -156,17 +154,6 @@ def _chunks(file: Path, *, is_followed: bool) -> Iterator[bytes]:
         raise
     except OSError as error:
         fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
-
-
-@contextmanager
-def _ends_quietly() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    except BrokenPipeError:
-        # Whoever read has what they wanted. What Python flushes as it exits goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_what_was_left_out(not_json: int, too_long: int) -> None:

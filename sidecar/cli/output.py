@@ -6,8 +6,10 @@ Results go to standard output, everything else to standard error, so that a comm
 from __future__ import annotations
 
 import enum
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Final, NoReturn
 
@@ -72,6 +74,18 @@ def fail(problem: str, *, mend: str, code: int = FAILED) -> NoReturn:
     """Say in one line what went wrong and what would be right, and exit."""
     console(stderr=True).print(Text(f"error: {problem}; {mend}".replace("\n", " ")))
     raise typer.Exit(code)
+
+
+@contextmanager
+def ends_quietly() -> Iterator[None]:
+    """Let Ctrl-C, or a reader that has enough, end what would go on for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Whoever read has what they wanted. What Python flushes as it exits goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -63,6 +63,40 @@ FROM audit_log
 WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type = $2)
 ORDER BY at DESC, id DESC LIMIT $3
 """
+
+
+_AFTER: Final = """
+SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
+       CASE WHEN object_id IS NOT NULL THEN after END AS after
+FROM audit_log
+WHERE at >= $1 AND id <> ALL ($2::bigint[])
+ORDER BY at, id LIMIT 10000
+"""
+
+LATE_SECONDS: Final = 3600
+"""How long after it was written an entry may appear: its transaction was open until then."""
+
+
+class AuditTail:
+    """Entries as they appear, each once, from a moment on.
+
+    Ids are no order: of two transactions the one with the later id may end first.
+    """
+
+    def __init__(self, since: datetime) -> None:
+        self._since = since
+        self._seen: dict[int, datetime] = {}
+
+    async def more(self, connection: Connection) -> tuple[AuditEntry, ...]:
+        """Return what has appeared since it was last asked, the earliest first."""
+        rows = await connection.fetch(_AFTER, self._since, list(self._seen))
+        entries = tuple(_entry(row) for row in rows)
+        if entries:
+            self._seen |= {entry.id: entry.at for entry in entries}
+            horizon = max(self._seen.values()) - timedelta(seconds=LATE_SECONDS)
+            self._since = max(self._since, horizon)
+            self._seen = {id_: at for id_, at in self._seen.items() if at >= self._since}
+        return entries
 
 
 async def set_actor(connection: Connection, actor: str) -> None:

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from sidecar.settings import inherited_environment
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 
@@ -245,6 +250,40 @@ def test_the_audit_log_is_json_for_programs(egret: Egret, database: Database) ->
     assert len(egret("audit", "list", "--since", "1h", "-o", "json").json) == 2
     assert len(egret("audit", "list", "--limit", "1", "-o", "json").json) == 1
     assert egret("audit", "list", "--since", "2999-01-01", "-o", "json").json == []
+
+
+def test_changes_are_followed_as_lines_of_log(egret: Egret, database: Database) -> None:
+    """As they are made; Ctrl-C ends it, and `egret logs` reads them."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", "audit", "follow", "--since", "1h", "--every", "0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=inherited_environment() | {"EGRET_POSTGRES__DSN": database.dsn},
+    )
+    assert process.stdout is not None
+    while b'"api_keys"' not in process.stdout.readline():  # made by the fixture
+        pass
+    egret("--as", "alice", "keys", "disable", KEY)
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.returncode == 0
+    told = orjson.loads(line)
+    assert told | {"timestamp": "", "id": 0} == {
+        "timestamp": "",
+        "level": "info",
+        "event": "audit.update",
+        "id": 0,
+        "database_role": "postgres",
+        "actor": "alice",
+        "object_type": "api_keys",
+        "object_id": KEY,
+        "rows": 1,
+        "before": {"enabled": True},
+        "after": {"enabled": False},
+    }
+    assert " info    audit.update " in egret("logs", "--since", "1h", stdin=line.decode()).out
 
 
 def test_without_a_name_the_user_of_the_system_is_logged(egret: Egret) -> None:

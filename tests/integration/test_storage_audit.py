@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from sidecar.storage.audit import AuditEntry, AuditFilter, audit_entries, set_actor
+from sidecar.storage.audit import AuditEntry, AuditFilter, AuditTail, audit_entries, set_actor
 from tests.support.postgres import Database
 
 OWNERS = """
@@ -199,3 +201,27 @@ async def test_entries_are_found_by_thing_table_and_time(database: Database) -> 
     assert of_key == every[:2]
     assert of_teams == every[2:3]
     assert later == every[:1]
+
+
+async def test_followed_entries_come_once_and_also_those_that_were_committed_late(
+    database: Database,
+) -> None:
+    """The later of two transactions ends first; its entry has the greater id."""
+    rename = "UPDATE teams SET name = '{}' WHERE id = 'team_1'"
+    tail = AuditTail(datetime.now(UTC) - timedelta(minutes=1))
+    connect = database.server.connect
+    async with connect(database.name) as reader, connect(database.name) as slow:
+        await reader.execute(OWNERS)
+        before = await tail.more(reader)
+        async with slow.transaction():
+            await slow.execute("UPDATE api_keys SET enabled = false")
+            await reader.execute(rename.format("b"))
+            first = await tail.more(reader)
+        second = await tail.more(reader)
+        nothing = await tail.more(reader)
+
+    assert len(before) == 5
+    assert [entry.object_type for entry in first] == ["teams"]
+    assert [entry.object_type for entry in second] == ["api_keys"]
+    assert second[0].id < first[0].id
+    assert nothing == ()

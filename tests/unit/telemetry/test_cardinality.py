@@ -88,6 +88,28 @@ def test_ten_thousand_models_keys_guardrails_and_errors_make_a_bounded_page() ->
     )
 
 
+def test_a_hundred_thousand_models_fill_neither_the_page_nor_memory() -> None:
+    """A client may get its provider to serve new names without end."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    asked = ended()
+    series: list[int] = []
+    for first in (0, 1000):
+        for index in range(first, 100 * first or 1000):
+            request = dataclasses.replace(asked.request, model=f"model-{index}")
+            metrics.usage.exchange_ended(dataclasses.replace(asked, request=request))
+        series.append(sum(_series(registry).values()))
+    models = {
+        sample.labels["gen_ai_request_model"]
+        for metric in registry.collect()
+        for sample in metric.samples
+        if "gen_ai_request_model" in sample.labels
+    }
+
+    assert len(models) == MAX_LABEL_VALUES + 1
+    assert series[0] == series[1]
+
+
 def test_models_that_no_provider_served_are_no_series_at_all() -> None:
     """What a client merely asks for takes no place from models that are used."""
     registry = CollectorRegistry()
