@@ -138,7 +138,7 @@ async def _found_in_database(dsn: str) -> dict[str, str]:
     async with connect(PostgresSettings(dsn=SecretStr(dsn))) as connection:
         names = await connection.fetch(
             "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables"
-            " WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+            " WHERE schemaname NOT LIKE 'pg_%' AND schemaname <> 'information_schema'"
         )
         return {
             name: "\n".join(
