@@ -22,6 +22,7 @@ _HTTP_METHODS: Final = frozenset(
 # At least one letter, so that a card or social security number is no model; and nothing that
 # begins as a key does.
 _MODEL: Final = re.compile(r"(?!sk-|egk_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,64}")
+_RESPONSE_MODEL: Final = re.compile(r"(?!sk-|egk_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,200}")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -29,6 +30,14 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 def model_name(model: str | None) -> str | None:
     """Return the model a client asked for, or `other` where it does not look like one."""
     return None if model is None else _shaped(model, _MODEL)
+
+
+def response_model(model: str | None) -> str | None:
+    """Return the model a provider says it served, which may be an ARN: longer, else the same.
+
+    A provider that serves whatever it is asked for says what the client wrote.
+    """
+    return None if model is None else _shaped(model, _RESPONSE_MODEL)
 
 
 def request_id(value: str) -> str:

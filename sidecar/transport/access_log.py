@@ -24,6 +24,7 @@ from sidecar.domain.usage import (
     JudgedRequest,
     TokenCounts,
 )
+from sidecar.telemetry import sanitize
 from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
@@ -96,7 +97,7 @@ def _ended(record: logs.LogRecord) -> ExchangeEnded:
         status=min(_count(known, "status"), MAX_STATUS),
         end=end,
         tokens=_tokens(known),
-        response_model=_text(known.get("model")),
+        response_model=sanitize.response_model(_text(known.get("model"))),
         provider_request_id=_text(known.get("provider_request_id")),
         received_bytes=_count(known, "received_bytes"),
         sent_bytes=_count(known, "sent_bytes"),

@@ -255,3 +255,24 @@ async def test_what_is_not_kept_is_told_to_nobody() -> None:
     with pytest.raises(NotKeptError):
         await receiver.receive(export(attributes(judged(1))))
     assert kept.heard == []
+
+
+BEDROCK = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.anthropic.claude-v2:0"
+
+
+@pytest.mark.parametrize(
+    ("served", "kept"),
+    [
+        ("ft:gpt-4o-mini-2024-07-18:acme:help:9fXyZ", "ft:gpt-4o-mini-2024-07-18:acme:help:9fXyZ"),
+        (BEDROCK, BEDROCK),
+        ("write to ann@example.org", "other"),
+        ("ann@example.org", "other"),
+        ("4111111111111111", "other"),
+        ("egk_0123456789ab_secret", "other"),
+    ],
+)
+def test_a_model_that_a_provider_only_repeats_is_kept_where_it_looks_like_one(
+    served: str, kept: str
+) -> None:
+    """What serves whatever it is asked for says what the client wrote, an address included."""
+    assert one(model=served).response_model == kept
