@@ -275,6 +275,7 @@ async def test_what_was_planted_is_found_nowhere(stack: Stack) -> None:
     assert "egret" in everything["Valkey"]
 
 
+@pytest.mark.any_engine
 async def test_each_field_of_the_access_log_is_explained(stack: Stack) -> None:
     """Of Envoy's, of Egret's metadata, and of what the filter measured: see docs/envoy.md."""
     for policy in ("block", "redact", "answers-redact"):
