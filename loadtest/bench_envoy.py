@@ -33,6 +33,7 @@ ANSWER: Final = (
 )
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _EXT_PROC: Final = "envoy.filters.http.ext_proc"
+_OF_EGRET: Final = {_EXT_PROC, "envoy.filters.http.set_filter_state"}
 
 Config = dict[str, Any]
 
@@ -106,7 +107,7 @@ def _bare_listener(plain: Config) -> Config:
     for manager in _managers(listener):
         manager.pop("tracing", None)
         manager["http_filters"] = [
-            one for one in manager["http_filters"] if one["name"] != _EXT_PROC
+            one for one in manager["http_filters"] if one["name"] not in _OF_EGRET
         ]
     return listener
 

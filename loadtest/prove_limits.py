@@ -4,7 +4,8 @@
 
 On a real Valkey: random operations of four workers, with calls and answers lost and workers
 killed, against a model of what was used; requests that are given up while they ask for a slot;
-then four processes whose requests all ask at once for a budget that is enough for a hundred.
+four processes whose requests all ask at once for a budget that is enough for a hundred. Then, on
+each engine behind a real Envoy, clients that leave at any moment.
 Prints figures, writes build/bench/prove-limits.json, and exits with 1 if anything does not add up.
 """
 
@@ -30,17 +31,19 @@ from loadtest.limit_abort import abandoned
 from loadtest.limit_budget_child import ask, budget, spending
 from loadtest.limit_child import WORKERS, bench_limiter
 from loadtest.limit_drift import Drift, Mix, Usage
+from loadtest.live_aborts import Left, clients_leave
 from loadtest.results import Grid, circumstances, new_console, write_json
 from sidecar.embedded.child import Children
 from sidecar.embedded.run_directory import run_directory
 from sidecar.embedded.valkey import running_valkey
 from sidecar.limits.limiter import Clocks
-from sidecar.settings import ValkeySettings, inherited_environment
+from sidecar.settings import Engine, ValkeySettings, inherited_environment
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 
 OPERATIONS: Final = 1_000_000
 REQUESTS: Final = 10_000
+ENGINES: Final = (Engine.GRPCIO, Engine.H2CORN)
 ENOUGH_FOR: Final = 100
 COST: Final = 1_000
 STARTED_SECONDS: Final = 4.0
@@ -105,16 +108,19 @@ async def spend(socket: str, *, requests: int) -> Spent:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What came of each of the three."""
+    """What came of each part; `left` is by engine."""
 
     drift: Drift
     abandoned: Counter[str]
     spent: Spent
+    left: dict[Engine, Left]
 
     @property
     def holds(self) -> bool:
         """Whether everything adds up."""
-        return not self.drift.differences and not self.abandoned["held"] and self.spent.holds
+        is_free = all(left.is_right for left in self.left.values())
+        is_counted = not self.drift.differences and not self.abandoned["held"]
+        return is_free and is_counted and self.spent.holds
 
 
 async def _prove(given: argparse.Namespace, progress: Progress) -> Proof:
@@ -128,7 +134,12 @@ async def _prove(given: argparse.Namespace, progress: Progress) -> Proof:
             progress.add_task(f"{given.requests:,} requests given up", total=None)
             left = await abandoned(socket, requests=given.requests)
             progress.add_task(f"{given.requests:,} requests at once", total=None)
-            return Proof(found, left, await spend(socket, requests=given.requests))
+            spent = await spend(socket, requests=given.requests)
+    gone = dict[Engine, Left]()
+    for engine in ENGINES:
+        progress.add_task(f"{given.requests:,} clients leave ({engine.value})", total=None)
+        gone[engine] = await clients_leave(requests=given.requests, engine=engine)
+    return Proof(found, left, spent, gone)
 
 
 def main() -> int:
@@ -150,6 +161,11 @@ def main() -> int:
         "at_once": float(spent.granted),
         "at_once_local": float(spent.local),
         "later": float(spent.later),
+        **{f"unheard_{name.value}": float(gone.unheard) for name, gone in proof.left.items()},
+        **{
+            f"slots_left_{name.value}": float(gone.taken.slots)
+            for name, gone in proof.left.items()
+        },
     }
     write_json("prove-limits", figures, run)
     return 0 if proof.holds else 1
@@ -173,12 +189,28 @@ def show(proof: Proof, console: Console) -> None:
         ("let through afterwards", f"{spent.later:,}"),
     ]
     Grid(f"A budget that is enough for {ENOUGH_FOR}", ("requests", "count"), rows).show(console)
+    for engine, gone in proof.left.items():
+        _show_left(engine, gone, console)
     for name, difference in proof.drift.differences.items():
         console.print(f"WRONG: {name} is off by {difference:,}")
     if not proof.drift.differences:
         console.print("Every count says what was used.")
     if not spent.holds:
         console.print("WRONG: the budget did not hold, or was not used up")
+
+
+def _show_left(engine: Engine, gone: Left, console: Console) -> None:
+    found = gone.taken
+    rows = [
+        *((f"left {moment}", f"{count:,}") for moment, count in sorted(gone.moments.items())),
+        ("whose verdict Envoy never heard", f"{gone.unheard:,}"),
+        ("slots still taken", f"{found.slots:,}"),
+        ("tokens taken", f"{found.tokens:,}"),
+        ("tokens recorded", f"{found.recorded_tokens:,}"),
+    ]
+    Grid(f"Clients that leave ({engine.value})", ("what", "count"), rows).show(console)
+    if not gone.is_right:
+        console.print(f"WRONG: what clients took and did not use is still taken ({engine.value})")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,14 @@ class _Usage:
         self._size += len(self._encoder.encode(request))
 
 
+class _Verdicts:
+    """Remembers the last one."""
+
+    def given(self, stream: str, request: JudgedRequest) -> None:
+        """Remember it."""
+        self._last = (stream, request)
+
+
 class _Uses:
     """Counts uses in memory, as a worker does between two batches."""
 
@@ -184,6 +192,7 @@ def worker_parts(log: BinaryIO) -> Parts:
         keys=keys,
         uses=_Uses(),
         usage=_Usage(),
+        verdicts=_Verdicts(),
         policies=_Fixed(),
         inspector=Inspector(remote=NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="waterfall"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sidecar.app.background import BackgroundTasks
 from sidecar.domain.usage import JudgedRequest
@@ -17,7 +19,11 @@ from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.transport.access_log_receiver import AccessLogReceiver
 from sidecar.transport.engine import ReceiveLog
-from sidecar.usage.ports import EndedListener, UsageNotes
+from sidecar.usage.ports import EndedListener, GivenVerdicts, UsageNotes
+from sidecar.usage.unnamed_ends import UnnamedEnds
+
+if TYPE_CHECKING:
+    from sidecar.storage.valkey_ends import ValkeyEnds
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +31,18 @@ class WorkerUsage:
     """`receive_log` is None where nobody is to send a log."""
 
     notes: UsageNotes
+    verdicts: GivenVerdicts
     receive_log: ReceiveLog | None
 
 
 class _NoNotes:
-    """Notes nothing."""
+    """Notes nothing, and remembers nothing."""
 
     def note(self, request: JudgedRequest) -> None:
         del request
+
+    def given(self, stream: str, request: JudgedRequest) -> None:
+        del stream, request
 
 
 async def open_usage(  # noqa: PLR0913 - each is a part of its own
@@ -52,7 +62,7 @@ async def open_usage(  # noqa: PLR0913 - each is a part of its own
         SpoolError: there is no place for it.
     """
     if settings.usage.source is UsageSource.OFF:
-        return WorkerUsage(_NoNotes(), None)
+        return WorkerUsage(_NoNotes(), _NoNotes(), None)
     spool = await UsageSpool.open(
         settings.usage.spool_directory.absolute(),
         instance=instance,
@@ -64,9 +74,32 @@ async def open_usage(  # noqa: PLR0913 - each is a part of its own
     stack.push_async_callback(delivery.aclose)
     tasks = await stack.enter_async_context(BackgroundTasks())
     tasks.start(delivery.run(), name="usage")
+    everybody = [metrics, *listeners]
+    others = _other_workers(settings)
+    unnamed = UnnamedEnds(
+        delivery,
+        everybody,
+        others=others,
+        clock=time.monotonic,
+        on_found=metrics.verdict_unheard,
+    )
+    if others is not None:
+        tasks.start(others.run_telling(), name="ends told")
+        tasks.start(others.run_hearing(unnamed.hear_of_others), name="ends heard")
     receiver = AccessLogReceiver(
         delivery,
-        [metrics, *listeners],
+        everybody,
+        unnamed=unnamed,
         on_unreadable=lambda count: metrics.lost("unreadable_log", count),
     )
-    return WorkerUsage(spool, receiver.receive)
+    return WorkerUsage(spool, unnamed, receiver.receive)
+
+
+def _other_workers(settings: Settings) -> ValkeyEnds | None:
+    """Without Valkey a worker tells nobody: limits are each worker's own share then, too."""
+    if settings.valkey.url is None:
+        return None
+    # As for keys: a worker without Valkey never loads its client.
+    from sidecar.storage.valkey_ends import ValkeyEnds  # noqa: PLC0415
+
+    return ValkeyEnds(settings.valkey)

@@ -164,6 +164,7 @@ async def _build_parts(
         keys=keys.cache,
         uses=uses,
         usage=stores.usage.notes,
+        verdicts=stores.usage.verdicts,
         policies=policies,
         inspector=Inspector(remote=remote, clock=time.monotonic),
         recorder=recorder,

@@ -26,6 +26,7 @@ from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import Metadata, RequestMutations
 from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
+from sidecar.domain.usage import DecisionKind
 from sidecar.exchange.events import (
     BodyRequired,
     RequestCleared,
@@ -51,6 +52,12 @@ AnswerVerdict = ResponseJudged | RequestRefused
 
 _STATUS: Final = re.compile(r"[0-9]{3}")
 
+STREAM_NAME: Final = "x-egret-stream"
+"""Of the gRPC call's metadata: Envoy's own name of the request, which its access log has too.
+
+Not the request id: an Envoy that keeps a client's would let it name, and so end, another request.
+"""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
 
@@ -66,6 +73,7 @@ class ExchangeChecks:
         # Not the traceparent among the request headers: that one is still the caller's.
         self._ledger.traceparent = metadata.get("traceparent")
         self._ledger.tracestate = metadata.get("tracestate")
+        self._stream = metadata.get(STREAM_NAME, "")
         self._headers = Headers()
         self._strip = NO_CHANGE
         self._dialect = Dialect.OPENAI
@@ -176,6 +184,8 @@ class ExchangeChecks:
             self._parts.uses.note(principal.key_id, refused=is_refused, at=now)
         if not is_answered:
             self._give_back()
+        else:
+            self._remember()
         self._parts.recorder.record(self._ledger.report(outcome))
 
     def _give_back(self) -> None:
@@ -185,6 +195,14 @@ class ExchangeChecks:
         if judged is not None and (ended := unused(judged)) is not None:
             changes = changes_of(limits, ended)
             self._parts.limiter.settle(judged.organization_id, changes)
+
+    def _remember(self) -> None:
+        """Keep in mind what Envoy may not hear of, where that would leave anything taken."""
+        judged = self._ledger.judged
+        if judged is None or not self._stream:
+            return
+        if judged.reserved is not None or judged.decision is not DecisionKind.DENY:
+            self._parts.verdicts.given(self._stream, judged)
 
     def _turn_away(self, headers: Headers) -> RequestRefused:
         """Refuse before anything is looked up: what it costs, others have to wait."""

@@ -17,7 +17,7 @@ from sidecar.limits.limiter import Outcome
 from sidecar.limits.ports import Change
 from sidecar.settings import RouteByModel, Timing
 from sidecar.telemetry.recorder import Recorder
-from sidecar.usage.ports import UsageNotes
+from sidecar.usage.ports import GivenVerdicts, UsageNotes
 from sidecar.usage.prices import PriceList
 
 
@@ -68,6 +68,7 @@ class Parts:
     keys: KeyCache
     uses: KeyUses
     usage: UsageNotes
+    verdicts: GivenVerdicts
     policies: PolicySource
     inspector: Inspector
     recorder: Recorder

@@ -103,6 +103,19 @@ class ExchangeEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnnamedEnd:
+    """The end of a request of which Envoy knows nothing that Egret said; no provider has seen it.
+
+    `stream` is Envoy's name of it, which Egret was told when it was asked.
+    """
+
+    stream: str
+    status: int
+    end: AnswerEnd
+    latency_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
     """What is kept of one request. `is_estimated` says that the provider told no counts."""
 

@@ -7,29 +7,18 @@ Whoever can publish can make workers read keys anew, and nothing else.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Final, Never
-
-import structlog
-from redis.asyncio import RedisCluster
+from collections.abc import Callable
+from typing import Final, Never
 
 from sidecar.settings import Settings, ValkeySettings
 from sidecar.storage.postgres_changes import ChangeCallbacks
-from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, open_valkey
+from sidecar.storage.valkey import VALKEY_UNAVAILABLE, open_valkey
+from sidecar.storage.valkey_topics import HEARTBEAT_SECONDS, Subscriber, patient
 
 KEYS_TOPIC: Final = "egret:keys"
 """Messages are as the payloads of `schema.KEYS_CHANNEL`."""
 POLICIES_TOPIC: Final = "egret:policies"
-HEARTBEAT_SECONDS: Final = 5.0
-SUBSCRIBER_SECONDS: Final = 1.0
-"""Budget of connecting and of a heartbeat's answer: nobody waits for the subscriber."""
-_FIRST_DELAY_SECONDS: Final = 0.1
-_LONGEST_DELAY_SECONDS: Final = 5.0
-
-_log = structlog.get_logger(__name__)
 
 
 class ValkeyNotPublishedError(Exception):
@@ -57,7 +46,7 @@ async def publish_policy_change(settings: Settings, *names: str) -> None:
 
 async def _publish(settings: ValkeySettings, topic: str, messages: list[str]) -> None:
     try:
-        async with open_valkey(_patient(settings)) as client:
+        async with open_valkey(patient(settings)) as client:
             for message in messages:
                 await client.publish(topic, message)
     except VALKEY_UNAVAILABLE as error:
@@ -65,7 +54,7 @@ async def _publish(settings: ValkeySettings, topic: str, messages: list[str]) ->
 
 
 class ValkeyChangeListener:
-    """Subscribes, and again whenever the connection is lost."""
+    """Hears of changes, those before it listened included."""
 
     def __init__(
         self,
@@ -75,75 +64,23 @@ class ValkeyChangeListener:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._settings = _patient(settings)
         self._callbacks = callbacks
-        self._heartbeat_seconds = heartbeat_seconds
         self._wall = wall
+        self._subscriber = Subscriber(
+            settings,
+            {KEYS_TOPIC: self._hear_key, POLICIES_TOPIC: lambda _: callbacks.on_policies()},
+            on_listening=self._begin,
+            on_lost=callbacks.on_lost,
+            heartbeat_seconds=heartbeat_seconds,
+        )
 
     async def run(self) -> Never:
         """Listen until cancelled."""
-        delay_seconds = _FIRST_DELAY_SECONDS
-        while True:
-            is_listening = False
-            try:
-                async with open_valkey(self._settings) as client, _subscription(client) as topics:
-                    is_listening = True
-                    _log.info("changes.subscribed")
-                    self._callbacks.on_listening()
-                    self._callbacks.on_policies()
-                    delay_seconds = _FIRST_DELAY_SECONDS
-                    await self._stay(topics)
-            except VALKEY_UNAVAILABLE as error:
-                _log.warning(
-                    "changes.not_subscribed",
-                    error_type=type(error).__name__,
-                    retry_seconds=delay_seconds,
-                )
-            finally:
-                if is_listening:
-                    self._callbacks.on_lost()
-            await asyncio.sleep(delay_seconds)
-            delay_seconds = min(2 * delay_seconds, _LONGEST_DELAY_SECONDS)
+        await self._subscriber.run()
 
-    async def _stay(self, topics: Any) -> Never:
-        is_asked = False
-        while True:
-            message = await topics.get_message(timeout=self._heartbeat_seconds)
-            if message is not None:
-                is_asked = False
-                self._tell(message)
-            elif is_asked:
-                raise TimeoutError("the server does not answer")
-            else:
-                is_asked = True
-                await topics.ping()
+    def _begin(self) -> None:
+        self._callbacks.on_listening()
+        self._callbacks.on_policies()
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        if message["type"] != "message":
-            return
-        if message["channel"] == POLICIES_TOPIC.encode():
-            self._callbacks.on_policies()
-        else:
-            payload = bytes(message["data"]).decode("ascii", "replace")
-            self._callbacks.hear(payload, now=self._wall())
-
-
-@asynccontextmanager
-async def _subscription(client: Client) -> AsyncGenerator[Any]:
-    """Give a subscription that the server has confirmed."""
-    if isinstance(client, RedisCluster):
-        await client.initialize()  # a subscription does not do that by itself (redis 8.1)
-    topics: Any = client.pubsub()  # typed only in part (redis 8.1)
-    try:
-        await topics.subscribe(KEYS_TOPIC, POLICIES_TOPIC)
-        async with asyncio.timeout(SUBSCRIBER_SECONDS):
-            for _ in range(2):
-                while await topics.get_message(timeout=SUBSCRIBER_SECONDS) is None:
-                    pass
-        yield topics
-    finally:
-        await topics.aclose()
-
-
-def _patient(settings: ValkeySettings) -> ValkeySettings:
-    return settings.model_copy(update={"operation_seconds": SUBSCRIBER_SECONDS})
+    def _hear_key(self, payload: bytes) -> None:
+        self._callbacks.hear(payload.decode("ascii", "replace"), now=self._wall())

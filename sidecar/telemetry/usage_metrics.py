@@ -155,6 +155,11 @@ class UsageMetrics:
             "Usage records that were in the database already.",
             registry=registry,
         )
+        self._unheard = Counter(
+            MetricName.VERDICTS_UNHEARD,
+            "Requests that ended before Envoy heard the verdict; what they took is given back.",
+            registry=registry,
+        )
         self._spool_bytes = Gauge(
             MetricName.USAGE_SPOOL_BYTES,
             "Bytes of usage on disk, over all live workers.",
@@ -199,6 +204,10 @@ class UsageMetrics:
     def lost(self, reason: str, count: int = 1) -> None:
         """Count what is lost."""
         self._lost(reason).inc(count)
+
+    def verdict_unheard(self) -> None:
+        """Count a request that ended before Envoy had heard its verdict."""
+        self._unheard.inc()
 
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
         """Show what waits on the disk."""

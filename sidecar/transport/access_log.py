@@ -1,13 +1,14 @@
 """Envoy's access log over OTLP: `ExportLogsServiceRequest` bytes become exchanges that ended.
 
 Each record has the attributes that `envoy/egret.yaml.j2` gives it, all of them text, `-` where
-Envoy has nothing to say. `egret` is the dynamic metadata that Egret left when it judged.
+Envoy has nothing to say. `egret` is the dynamic metadata that Egret left when it judged. Where
+there is none, Envoy had not heard of a verdict when the request ended: `stream` names it then.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Final, cast
@@ -23,12 +24,12 @@ from sidecar.domain.usage import (
     ExchangeEnded,
     JudgedRequest,
     TokenCounts,
+    UnnamedEnd,
 )
 from sidecar.telemetry import sanitize
 from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
-from sidecar.transport._generated.opentelemetry.proto.logs.v1 import logs_pb2 as logs
 from sidecar.transport.codec import UnreadableMessageError
 
 ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
@@ -52,12 +53,16 @@ _COMPLETE: Final = "1"
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
 
+_STREAM: Final = re.compile(r"[0-9a-f-]{36}")
+
+
 @dataclass(frozen=True, slots=True)
 class AccessLogBatch:
     """The exchanges of one message, and how many records of it could not be read."""
 
     ended: tuple[ExchangeEnded, ...]
     unreadable: int
+    unnamed: tuple[UnnamedEnd, ...] = ()
 
 
 class _UnreadableRecordError(ValueError):
@@ -75,20 +80,46 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     except DecodeError as error:
         raise UnreadableMessageError from error
     ended: list[ExchangeEnded] = []
+    unnamed: list[UnnamedEnd] = []
     unreadable = 0
     for resource in request.resource_logs:
         for scope in resource.scope_logs:
             for record in scope.log_records:
+                values = {one.key: one.value.string_value for one in record.attributes}
+                if values.get("egret") == "-":
+                    unnamed.extend(_unnamed(values))
+                    continue
                 try:
-                    ended.append(_ended(record))
+                    ended.append(_ended(values))
                 except _UnreadableRecordError:
                     unreadable += 1
-    return AccessLogBatch(tuple(ended), unreadable)
+    return AccessLogBatch(tuple(ended), unreadable, tuple(unnamed))
 
 
-def _ended(record: logs.LogRecord) -> ExchangeEnded:
-    values = {one.key: one.value.string_value for one in record.attributes}
-    known = {name: value for name, value in values.items() if value not in {"", "-"}}
+def _unnamed(values: Mapping[str, str]) -> Iterator[UnnamedEnd]:
+    """Yield the end of a stream, if Egret was asked about it and nobody else heard of it.
+
+    An Envoy that lets requests pass while Egret does not answer has sent it on: then what was
+    taken for it was used, and nobody knows how much of it.
+    """
+    known = _known(values)
+    stream = known.get("stream", "")
+    if _STREAM.fullmatch(stream) and "upstream" not in known:
+        is_aborted = _flags(known) & _ABORTED
+        yield UnnamedEnd(
+            stream=stream,
+            status=min(_count(known, "status"), MAX_STATUS),
+            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
+            latency_seconds=_count(known, "duration_ms") / 1000,
+        )
+
+
+def _known(values: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value not in {"", "-"}}
+
+
+def _ended(values: Mapping[str, str]) -> ExchangeEnded:
+    known = _known(values)
     metadata = _metadata(known)
     end = _end(known, metadata)
     is_blocked = end is AnswerEnd.BLOCKED
@@ -189,10 +220,14 @@ def _end(known: Mapping[str, str], metadata: Mapping[str, object]) -> AnswerEnd:
     if metadata.get("verdict") in {"refused", "failed"}:
         # Egret names the provider's status only where it has refused an answer.
         return AnswerEnd.BLOCKED if "answer_status" in metadata else AnswerEnd.REFUSED
-    flags = set(known.get("flags", "").split(","))
+    flags = _flags(known)
     if flags & _ABORTED:
         return AnswerEnd.CLIENT_ABORTED
     return AnswerEnd.FAILED if flags - {""} else AnswerEnd.COMPLETED
+
+
+def _flags(known: Mapping[str, str]) -> set[str]:
+    return set(known.get("flags", "").split(","))
 
 
 def _tokens(known: Mapping[str, str]) -> TokenCounts | None:

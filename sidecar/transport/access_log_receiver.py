@@ -8,6 +8,7 @@ from sidecar.transport.access_log import ACCEPTED, decode_access_log
 from sidecar.transport.codec import UnreadableMessageError
 from sidecar.usage.estimate import record_of
 from sidecar.usage.ports import EndedListener, UsageKeeper
+from sidecar.usage.unnamed_ends import UnnamedEnds
 
 
 class AccessLogReceiver:
@@ -18,9 +19,11 @@ class AccessLogReceiver:
         keeper: UsageKeeper,
         listeners: Sequence[EndedListener],
         *,
+        unnamed: UnnamedEnds,
         on_unreadable: Callable[[int], None],
     ) -> None:
         self._keeper = keeper
+        self._unnamed = unnamed
         self._listeners = tuple(listeners)
         self._on_unreadable = on_unreadable
 
@@ -43,4 +46,6 @@ class AccessLogReceiver:
             for ended in batch.ended:
                 for listener in self._listeners:
                     listener.exchange_ended(ended)
+        if batch.unnamed:
+            self._unnamed.hear(batch.unnamed)
         return ACCEPTED

@@ -28,6 +28,14 @@ class UsageNotes(Protocol):
         ...
 
 
+class GivenVerdicts(Protocol):
+    """Where a verdict is remembered until Envoy has surely heard of it."""
+
+    def given(self, stream: str, request: JudgedRequest) -> None:
+        """Remember it by Envoy's name of the stream. Must not wait and does not raise."""
+        ...
+
+
 class NotKeptError(Exception):
     """Neither the disk nor the database took the records; whoever has them must keep them."""
 

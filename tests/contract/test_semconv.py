@@ -136,6 +136,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_usage_records",
         "egret_usage_spool_bytes",
         "egret_usage_spool_oldest_seconds",
+        "egret_verdicts_unheard",
         "egret_worker_deaths",
         "egret_workers_running",
         "egret_workers_wanted",

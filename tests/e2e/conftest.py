@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from aiohttp import web
 
@@ -128,6 +129,9 @@ guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_er
 ---
 name: hook-rubbish-allow
 guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_error: allow}]
+---
+name: gated
+guardrails: [{name: hook, type: webhook, url: "HOOK/gate", timeout: 5s}]
 """
 
 SETTINGS = {
@@ -137,8 +141,37 @@ SETTINGS = {
 }
 
 
+class Gate:
+    """Where a webhook waits for a test."""
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def wait(self) -> None:
+        """Wait until the test lets go on."""
+        may_pass = asyncio.Event()
+        self._asked.put_nowait(may_pass)
+        await may_pass.wait()
+
+    async def reached(self) -> asyncio.Event:
+        """Return what lets the next one go on, once it is there."""
+        return await self._asked.get()
+
+
+GATE = Gate()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """Where the webhook of the policy `gated` waits."""
+    return GATE
+
+
 async def _answer(request: web.Request) -> web.StreamResponse:
     match request.path:
+        case "/gate":
+            await GATE.wait()
+            return web.json_response({"verdict": "pass"})
         case "/slow":
             await asyncio.sleep(0.05)
             return web.json_response({"verdict": "pass"})

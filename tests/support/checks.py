@@ -101,6 +101,17 @@ class NotedUsage:
         self.noted.append(request)
 
 
+class NotedVerdicts:
+    """Keeps the verdicts that were given, by Envoy's name of the stream."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[str, JudgedRequest]] = []
+
+    def given(self, stream: str, request: JudgedRequest) -> None:
+        """Keep it."""
+        self.noted.append((stream, request))
+
+
 class ScriptedLimits:
     """The port `Limits`: has room until `short` says of which claim it has none.
 
@@ -173,6 +184,7 @@ class World:
         self.remote = ScriptedRemote()
         self.uses = NotedUses()
         self.usage = NotedUsage()
+        self.verdicts = NotedVerdicts()
         self.limiter = ScriptedLimits()
         self.policies = FixedPolicies(_snapshot(policies))
         self.registry = CollectorRegistry()
@@ -181,6 +193,7 @@ class World:
             keys=KeyCache(self.store),
             uses=self.uses,
             usage=self.usage,
+            verdicts=self.verdicts,
             policies=self.policies,
             inspector=Inspector(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),

@@ -43,8 +43,16 @@ def _hcm(config: Config) -> Any:
     return _listener(config)["filter_chains"][0]["filters"][0]["typed_config"]
 
 
+def _is_ext_proc(filter_: Any) -> bool:
+    return bool(filter_["name"] == "envoy.filters.http.ext_proc")
+
+
+def _ext_proc_filter(config: Config) -> Any:
+    return next(filter(_is_ext_proc, _hcm(config)["http_filters"]))
+
+
 def _ext_proc(config: Config) -> Any:
-    return _hcm(config)["http_filters"][0]["typed_config"]
+    return _ext_proc_filter(config)["typed_config"]
 
 
 def _cluster(config: Config, name: str) -> Any:
@@ -115,8 +123,8 @@ def _unguard(config: Config) -> None:
     second = copy.deepcopy(_listener(config))
     second["name"] = "second"
     second["address"]["socket_address"]["port_value"] = 9443
-    filters = second["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
-    del filters[0]
+    manager = second["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"] = [one for one in manager["http_filters"] if not _is_ext_proc(one)]
     config["static_resources"]["listeners"].append(second)
 
 
@@ -253,7 +261,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR125": lambda config: _per_route(
         config, {"overrides": {"processing_mode": {"request_body_mode": "BUFFERED"}}}
     ),
-    "EGR126": lambda config: _hcm(config)["http_filters"][0].update(disabled=True),
+    "EGR126": lambda config: _ext_proc_filter(config).update(disabled=True),
     "EGR127": _drop(_ext_proc, "allow_content_length_header"),
     "EGR128": _drop(_ext_proc, "request_attributes"),
     "EGR129": _put(_ext_proc, "processing_mode", "request_body_mode", value="BUFFERED"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
+from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.events import (
     BodyRequired,
     RequestCleared,
@@ -22,6 +23,7 @@ from sidecar.settings import Timing
 from tests.support.checks import KEY, World, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
+STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
 STRICT = "name: default\nguardrails: [{name: words, type: denied_terms, terms: [Bluebird]}]\n"
 
 
@@ -46,10 +48,13 @@ def chat(text: str = "hello", **fields: Any) -> bytes:
 
 
 async def judged(
-    made: World, body: bytes | None, path: str = "/v1/chat/completions"
+    made: World,
+    body: bytes | None,
+    path: str = "/v1/chat/completions",
+    metadata: Mapping[str, str] | None = None,
 ) -> tuple[ExchangeChecks, Any]:
     """Judge a request to the end; without a body by its headers alone."""
-    exchange = made.exchange()
+    exchange = made.exchange(metadata)
     method = "GET" if body is None else "POST"
     verdict: Any = exchange.judge_headers(headers(path, method=method), has_body=body is not None)
     verdict = await verdict if isinstance(verdict, Awaitable) else verdict
@@ -233,6 +238,51 @@ async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
     exchange.close(is_cancelled=False, is_answered=True)
     await asyncio.sleep(0)
     assert made.limiter.settled == []
+
+
+async def closed(
+    made: World, body: bytes, *, stream: str = STREAM, is_answered: bool = True
+) -> list[tuple[str, JudgedRequest]]:
+    """Judge a request whose stream then ends; return which verdicts are remembered."""
+    exchange, _ = await judged(made, body, metadata={"x-egret-stream": stream})
+    exchange.close(is_cancelled=not is_answered, is_answered=is_answered)
+    return made.verdicts.noted
+
+
+async def test_a_verdict_is_remembered_by_envoys_name_of_the_stream() -> None:
+    """Envoy may not hear of it, and then knows the request by no other name."""
+    made = world(limit(Measure.TOKENS))
+    ((stream, request),) = await closed(made, chat(max_tokens=50))
+    assert stream == STREAM
+    assert request.reserved == made.usage.noted[0].reserved
+
+
+async def test_a_refusal_is_remembered_where_something_was_taken_before_it() -> None:
+    """By a guardrail: its tokens are given back when the log tells of its end."""
+    made = world(limit(Measure.TOKENS))
+    ((_, request),) = await closed(made, chat("Bluebird"))
+    assert request.decision is DecisionKind.DENY
+    assert request.reserved is not None
+
+
+async def test_a_refusal_that_took_nothing_is_not_remembered() -> None:
+    """Whoever is refused again and again pushes nobody else out of memory."""
+    made = world(limit(Measure.REQUESTS))
+    made.limiter.short = 0
+    assert await closed(made, chat()) == []
+
+
+async def test_what_is_given_back_at_once_is_not_remembered() -> None:
+    """It would be given back twice."""
+    made = world(limit(Measure.TOKENS))
+    assert await closed(made, chat(), is_answered=False) == []
+    assert len(made.limiter.settled) == 1
+
+
+async def test_a_stream_without_a_name_is_not_remembered() -> None:
+    """An Envoy that tells none has none in its log."""
+    made = world(limit(Measure.TOKENS))
+    assert await closed(made, chat(), stream="") == []
 
 
 def limits_told(verdict: RequestCleared) -> dict[str, Any]:

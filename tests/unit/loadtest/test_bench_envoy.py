@@ -33,8 +33,11 @@ def test_listeners_differ_only_in_egret() -> None:
     """Else the difference between them would be more than what Egret adds."""
     listeners = {one["name"]: one for one in configured()["listeners"]}
     bare, one = manager(listeners["envoy"]), manager(listeners["one"])
-    assert [*bare["http_filters"]] == [*one["http_filters"][1:]]
-    assert filter_names(listeners["one"])[0] == "envoy.filters.http.ext_proc"
+    assert [*bare["http_filters"]] == [*one["http_filters"][2:]]
+    assert filter_names(listeners["one"])[:2] == [
+        "envoy.filters.http.set_filter_state",
+        "envoy.filters.http.ext_proc",
+    ]
     for config in (bare, one):
         del config["http_filters"], config["stat_prefix"]
     assert bare == one

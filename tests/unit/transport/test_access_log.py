@@ -15,6 +15,7 @@ from sidecar.domain.usage import (
     ExchangeEnded,
     JudgedRequest,
     TokenCounts,
+    UnnamedEnd,
     UsageRecord,
 )
 from sidecar.mutations.usage import usage_metadata
@@ -23,6 +24,7 @@ from sidecar.transport.access_log_receiver import AccessLogReceiver
 from sidecar.transport.codec import UnreadableMessageError
 from sidecar.usage.estimate import record_of
 from sidecar.usage.ports import NotKeptError
+from sidecar.usage.unnamed_ends import UnnamedEnds
 from tests.support.access_log import attributes, export, metadata
 from tests.support.usage import ended, judged
 
@@ -132,7 +134,7 @@ def test_a_client_that_left_before_an_answer_has_no_times_of_one() -> None:
 @pytest.mark.parametrize(
     "egret",
     [
-        "-",
+        "",
         "not json",
         "[]",
         "{}",
@@ -151,6 +153,56 @@ def test_a_record_that_is_not_ours_is_counted_and_left_out(egret: str) -> None:
 
     assert batch.unreadable == 1
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
+
+
+STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
+
+
+def nameless(**changes: str) -> dict[str, str]:
+    """Return the attributes of a record about a request whose verdict Envoy has not heard."""
+    return (
+        attributes(FULL, egret="-", stream=STREAM, upstream="-", status="0", flags="DC") | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "flags", "end"),
+    [
+        ("0", "DC", AnswerEnd.CLIENT_ABORTED),
+        ("0", "DR", AnswerEnd.CLIENT_ABORTED),
+        ("504", "-", AnswerEnd.FAILED),
+        ("503", "UAEX", AnswerEnd.FAILED),
+    ],
+)
+def test_a_record_without_a_verdict_has_envoys_name_of_the_stream(
+    status: str, flags: str, end: AnswerEnd
+) -> None:
+    """The others of its message are taken."""
+    record = nameless(status=status, flags=flags)
+    batch = decode_access_log(export(record, attributes(judged(2))))
+
+    assert batch.unnamed == (
+        UnnamedEnd(stream=STREAM, status=int(status), end=end, latency_seconds=0.25),
+    )
+    assert [found.request.request_id for found in batch.ended] == ["request-2"]
+    assert batch.unreadable == 0
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        nameless(stream="-"),
+        nameless(stream="request-1"),
+        nameless(stream=STREAM + "0"),
+        nameless(upstream="192.0.2.1:443"),
+    ],
+    ids=["no name", "another name", "a longer name", "was sent on"],
+)
+def test_a_record_that_tells_of_no_unheard_verdict_says_nothing(record: dict[str, str]) -> None:
+    """Refused before Egret was asked, or let through by an Envoy that does not wait for it."""
+    batch = decode_access_log(export(record))
+
+    assert (batch.ended, batch.unnamed, batch.unreadable) == ((), (), 0)
 
 
 def test_text_that_a_database_refuses_is_cleaned_and_cut() -> None:
@@ -226,10 +278,17 @@ class Kept:
         self.heard.append(ended)
 
 
+def unnamed(kept: Kept) -> UnnamedEnds:
+    """Return the memory of a worker that is alone."""
+    return UnnamedEnds(kept, [kept], others=None, clock=lambda: 0.0, on_found=lambda: None)
+
+
 async def test_what_is_received_is_kept_and_then_told() -> None:
     """Envoy may forget it once it has its answer."""
     kept, unreadable = Kept(), [0]
-    receiver = AccessLogReceiver(kept, [kept], on_unreadable=unreadable.append)
+    receiver = AccessLogReceiver(
+        kept, [kept], unnamed=unnamed(kept), on_unreadable=unreadable.append
+    )
 
     answer = await receiver.receive(export(attributes(judged(1)), attributes(judged(2), egret="")))
     assert answer == ACCEPTED
@@ -241,7 +300,9 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
 async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
     """Sent to another worker it would be no better."""
     kept, unreadable = Kept(), [0]
-    receiver = AccessLogReceiver(kept, [kept], on_unreadable=unreadable.append)
+    receiver = AccessLogReceiver(
+        kept, [kept], unnamed=unnamed(kept), on_unreadable=unreadable.append
+    )
 
     assert await receiver.receive(b"\xff\xff") == ACCEPTED
     assert (kept.records, unreadable) == ([], [0, 1])
@@ -250,7 +311,7 @@ async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
 async def test_what_is_not_kept_is_told_to_nobody() -> None:
     """Envoy sends it to another worker, and it would be heard of twice."""
     kept = Kept(is_full=True)
-    receiver = AccessLogReceiver(kept, [kept], on_unreadable=lambda _: None)
+    receiver = AccessLogReceiver(kept, [kept], unnamed=unnamed(kept), on_unreadable=lambda _: None)
 
     with pytest.raises(NotKeptError):
         await receiver.receive(export(attributes(judged(1))))
@@ -276,3 +337,14 @@ def test_a_model_that_a_provider_only_repeats_is_kept_where_it_looks_like_one(
 ) -> None:
     """What serves whatever it is asked for says what the client wrote, an address included."""
     assert one(model=served).response_model == kept
+
+
+async def test_what_has_no_name_is_given_to_whoever_remembers_it() -> None:
+    """After what is to be safe before it is acknowledged."""
+    kept = Kept()
+    memory = unnamed(kept)
+    memory.given(STREAM, judged(2))
+    receiver = AccessLogReceiver(kept, [kept], unnamed=memory, on_unreadable=lambda _: None)
+
+    assert await receiver.receive(export(attributes(judged(1)), nameless())) == ACCEPTED
+    assert [one.request for one in kept.heard] == [judged(1), judged(2)]
