@@ -6,7 +6,9 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,7 +16,8 @@ import pytest_asyncio
 import redis.asyncio
 
 from sidecar.authorization.api_key import ApiKey, generate
-from tests.support.live_servers import LiveServers, live_servers
+from sidecar.embedded.ports import free_port
+from tests.support.live_servers import LiveServers, live_servers, valkey_server
 from tests.support.stack import CHAT, Answer, Stack, as_json, chat, whole_stack
 
 pytestmark = [
@@ -45,6 +48,13 @@ class World:
     stack: Stack
     servers: LiveServers
     valkey: redis.asyncio.Redis
+    address: Path
+    """Where workers find Valkey: a link to its socket, which can be moved."""
+
+    def move_to(self, socket: Path) -> None:
+        """Have whoever connects from now on find the server of this socket."""
+        self.address.unlink()
+        self.address.symlink_to(socket)
 
     async def new_key(self, limits: str) -> ApiKey:
         """Make a key with limits of its own."""
@@ -63,10 +73,11 @@ class World:
         refused = [answer for answer in answers if answer.status != 200]
         return times - len(refused), sum(map(is_local, refused))
 
-    async def used(self, key: ApiKey) -> int:
+    async def used(self, key: ApiKey, valkey: redis.asyncio.Redis | None = None) -> int:
         """Return what the shared count says of a key's requests today."""
-        for name in await self.valkey.keys(f"egret:limit:*:{key.key_id}/requests/day/*"):
-            return int(await self.valkey.hget(name, "used") or 0)
+        server = valkey or self.valkey
+        for name in await server.keys(f"egret:limit:*:{key.key_id}/requests/day/*"):
+            return int(await server.hget(name, "used") or 0)
         return 0
 
     async def until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
@@ -94,15 +105,18 @@ async def world() -> AsyncIterator[World]:
         await servers.execute(
             "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
         )
-        valkey_url = servers.valkey_url.get_secret_value()
+        socket = Path(servers.valkey_url.get_secret_value().removeprefix("unix://"))
+        address = socket.with_name("valkey-now.sock")
+        address.symlink_to(socket)
         settings = {
             "EGRET_POSTGRES__DSN": servers.postgres_settings.dsn.get_secret_value(),
-            "EGRET_VALKEY__URL": valkey_url,
+            "EGRET_VALKEY__URL": f"unix://{address}",
         }
-        valkey = redis.asyncio.Redis(unix_socket_path=valkey_url.removeprefix("unix://"))
-        async with whole_stack(settings=settings, workers=WORKERS) as stack:
-            yield World(stack, servers, valkey)
-        await valkey.aclose()
+        async with (
+            redis.asyncio.Redis(unix_socket_path=str(socket)) as valkey,
+            whole_stack(settings=settings, workers=WORKERS) as stack,
+        ):
+            yield World(stack, servers, valkey, address)
 
 
 async def half_used(world: World) -> ApiKey:
@@ -158,6 +172,54 @@ async def test_a_dead_valkey_leaves_shares_of_the_rest_and_comes_back_without_a_
     granted = BEFORE + meanwhile + await world.until_shared(key)
     assert granted <= BEFORE + AMOUNT
     assert await world.used(key) >= min(granted, AMOUNT)
+
+
+@asynccontextmanager
+async def replica_of(world: World) -> AsyncIterator[tuple[Path, redis.asyncio.Redis]]:
+    """Run a replica of the world's Valkey, and give its socket and a client."""
+    port, directory = free_port(), world.address.parent
+    await world.valkey.config_set("port", port)
+    further = ("--replicaof", "127.0.0.1", str(port))
+    server = valkey_server(directory, *further, name="replica")
+    socket = directory / "replica.sock"
+    await server.start()
+    try:
+        async with redis.asyncio.Redis(unix_socket_path=str(socket)) as client:
+            yield socket, client
+    finally:
+        await server.aclose()
+
+
+async def test_a_replica_that_takes_over_goes_on_where_the_count_was(world: World) -> None:
+    """What had reached it is used; what workers let through meanwhile is told to it."""
+    key = await half_used(world)
+    async with replica_of(world) as (socket, replica):
+
+        async def has_it_all() -> bool:
+            return await world.used(key, replica) == BEFORE == await world.used(key)
+
+        await world.until(has_it_all)
+        await world.servers.valkey.kill()
+        try:
+            first, local = await world.ask(key, 4)
+            assert local == 4 - first
+            world.move_to(socket)  # and it may not be written to yet
+            second, local = await world.ask(key, ASKED)
+            assert 0 < first + second < AMOUNT
+            assert local > 0
+            await replica.replicaof("NO", "ONE")
+            granted = BEFORE + first + second + await world.until_shared(key)
+            rest, _ = await world.ask(key, ASKED)
+            # Shares of what a worker last heard was left, one unit each at least.
+            assert AMOUNT <= granted + rest <= AMOUNT + BEFORE
+
+            async def says_what_was_used() -> bool:
+                return await world.used(key, replica) == granted + rest
+
+            await world.until(says_what_was_used)
+        finally:
+            await world.servers.valkey.start()
+            world.move_to(socket.with_name("valkey.sock"))
 
 
 async def test_a_flushed_valkey_is_told_by_the_records(world: World) -> None:

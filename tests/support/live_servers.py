@@ -176,17 +176,18 @@ def _postgres(directory: Path) -> tuple[LiveServer, Program]:
     return LiveServer(replace(initdb, command=command), lambda: _accepts(directory)), initdb
 
 
-def valkey_server(directory: Path) -> LiveServer:
+def valkey_server(directory: Path, *further: str, name: str = "valkey") -> LiveServer:
     """Return a Valkey of a test's own, not started; its socket is `valkey.sock` in *directory*."""
-    socket = directory / "valkey.sock"
+    socket = directory / f"{name}.sock"
     program = Program(
         part="Valkey",
         command=(
             str(valkey_program()),
             *("--port", "0", "--unixsocket", str(socket), "--dir", str(directory)),
             *("--save", "", "--appendonly", "no"),
+            *further,
         ),
-        log=directory / "valkey.log",
+        log=directory / f"{name}.log",
         environment=inherited_environment(),
     )
     return LiveServer(program, lambda: _answers(socket))
