@@ -4,6 +4,7 @@
 
 Takes the CPU time of a worker under load, plays the same request's recorded conversation to the
 worker's own parts without any gRPC, and shows the stages and what is left for gRPC and kernel.
+A second table shows what telemetry adds, step by step; spans go to a collector that runs beside.
 Writes build/bench/bench-waterfall.json.
 """
 
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.bench_stack import running_bench_stack
+from loadtest.collector import running_collector
 from loadtest.figures import per_request_us
 from loadtest.k6 import Load, LoadError, Target, put_load
 from loadtest.processes import cpu_seconds
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from loadtest.stages import WHOLE
+from loadtest.telemetry_costs import OFF
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
@@ -48,12 +51,15 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     figures = waterfall(_stages(), worker_us=worker_us)
-    grid = waterfall_grid(figures)
+    costs = asyncio.run(_telemetry())
+    grid, telemetry = waterfall_grid(figures), telemetry_grid(costs)
     grid.show(console)
-    path = write_json("bench-waterfall", figures, run)
+    telemetry.show(console)
+    path = write_json("bench-waterfall", {**figures, **telemetry_figures(costs)}, run)
     console.print(f"\nWritten to {path}.")
     if options.markdown:
         write_section("waterfall", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+        write_section("telemetry", f"{run.as_sentence()}\n\n{telemetry.as_markdown()}")
     return 0
 
 
@@ -82,10 +88,33 @@ def waterfall_grid(figures: Mapping[str, float]) -> Grid:
     return Grid("Where a worker's CPU time goes, per request", ("stage", "µs", "share"), rows)
 
 
+def telemetry_figures(costs: Mapping[str, float]) -> dict[str, float]:
+    """Return what each step adds to an exchange that nobody is told of, in microseconds."""
+    return {f"telemetry.{step}": us - costs[OFF] for step, us in costs.items() if step != OFF}
+
+
+def telemetry_grid(costs: Mapping[str, float]) -> Grid:
+    """Return the steps, each with all before it, and what telemetry takes by then."""
+    rows = [[step, f"{us:.1f}", f"{us - costs[OFF]:.1f}"] for step, us in costs.items()]
+    return Grid("What telemetry costs, per request", ("told", "µs", "of telemetry"), rows)
+
+
+async def _telemetry() -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="egret-waterfall-") as place:
+        async with running_collector(Path(place)) as collector:
+            return await asyncio.to_thread(
+                _costs, "loadtest.telemetry_costs", collector.grpc_endpoint
+            )
+
+
 def _stages() -> dict[str, float]:
+    return _costs("loadtest.stages")
+
+
+def _costs(module: str, *arguments: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="egret-waterfall-") as metrics:
-        done = subprocess.run(
-            [sys.executable, "-m", "loadtest.stages"],
+        done = subprocess.run(  # noqa: S603 - a module of ours
+            [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
             check=True,
             # prometheus-client chooses its storage when it is imported; as in a worker.

@@ -11,6 +11,7 @@ import enum
 import logging
 import random
 import sys
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, cast
 
 import orjson
@@ -22,7 +23,7 @@ from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exceptions import exception_fields
 from sidecar.telemetry.names import LogEvent
-from sidecar.telemetry.redaction import redact_fields
+from sidecar.telemetry.redaction import MAX_ITEMS, is_harmless, redact_fields
 from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport, FaultKind, Step
 
 _UNEVENTFUL: Final = frozenset({Verdict.PASS, Verdict.SKIPPED})
@@ -84,6 +85,8 @@ class ExchangeLog:
         completed_share: float = 1.0,
     ) -> None:
         self._logger = logger.bind()
+        self._is_shown = self._logger.is_enabled_for(logging.INFO)
+        self._write = _bytes_logger().msg
         self._slow_request_ms = slow_request_ms
         self._completed_share = completed_share
 
@@ -97,11 +100,12 @@ class ExchangeLog:
         is_slow = overhead_ms > self._slow_request_ms
         share = 1.0 if is_slow or not _is_uneventful(report) else self._completed_share
         # Not by the request's id, which a client may have chosen.
-        if share >= 1 or random.random() < share:  # noqa: S311 - a sample, not a secret
-            fields = _exchange_fields(report, trace_id)
+        is_wanted = share >= 1 or random.random() < share  # noqa: S311 - a sample, not a secret
+        if is_wanted and self._is_shown:
+            fields = exchange_fields(report, trace_id)
             if share < 1:
                 fields["sampled"] = share
-            self._logger.info(LogEvent.EXCHANGE_COMPLETED, **fields)
+            self._write(_line_of(fields))
         if is_slow:
             self._logger.warning(
                 LogEvent.SLOW_REQUEST,
@@ -128,7 +132,27 @@ def _is_uneventful(report: ExchangeReport) -> bool:
     )
 
 
-def _exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
+def _bytes_logger() -> structlog.BytesLogger:
+    return cast("structlog.BytesLogger", structlog.get_config()["logger_factory"]())
+
+
+def _line_of(fields: dict[str, Any]) -> bytes:
+    """Render the line of an exchange as structlog's processors would, at a third of the cost.
+
+    It is the one line that each request pays for. What it is made of has been through `sanitize`:
+    redaction is for what nobody thought of, and is skipped where the line shows nothing of it.
+    """
+    fields["event"] = LogEvent.EXCHANGE_COMPLETED
+    fields["level"] = "info"
+    fields["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = orjson.dumps(fields)
+    if is_harmless(line) and len(fields.get("guardrails", ())) <= MAX_ITEMS:
+        return line
+    return orjson.dumps(redact_fields(None, "", fields))
+
+
+def exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
+    """Return what is told of an exchange, but for what every line has."""
     timings = report.timings
     fields: dict[str, Any] = {
         "request_id": sanitize.request_id(report.request_id),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import statistics
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -125,9 +127,11 @@ async def test_spans_arrive_as_they_were_recorded(rotel: Rotel, protocol: OtlpPr
 
 @pytest.mark.parametrize("protocol", OtlpProtocol)
 async def test_a_collector_that_stands_still_costs_a_full_queue_and_the_oldest_spans(
-    rotel: Rotel, protocol: OtlpProtocol
+    rotel: Rotel, protocol: OtlpProtocol, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No call waits for it, memory stops growing at the bound, every span is accounted for."""
+    # A record of a failed export that pytest keeps would keep the spans of that export as well.
+    caplog.set_level(logging.CRITICAL, logger="opentelemetry")
     sender = _Sender(rotel, protocol)
     first = 0x2000 + 0x10000 * list(OtlpProtocol).index(protocol)
     fills = (QUEUE_SPANS + BATCH_SPANS) // SPANS_OF_ONE + 1
@@ -148,8 +152,8 @@ async def test_a_collector_that_stands_still_costs_a_full_queue_and_the_oldest_s
     arrived = {int(span["trace_id"], 16) for span in rotel.spans()}
     newest = range(last - QUEUE_SPANS // SPANS_OF_ONE + 1, last + 1)
 
-    # To wait for one export would take all of these seconds.
-    assert max(seconds) < EXPORT_SECONDS / 2
+    # To wait for an export would take all of these seconds, every time once the queue is full.
+    assert statistics.median(seconds) < EXPORT_SECONDS / 50
     assert MIB < full < 16 * MIB
     assert grown < full / 2
     counted = sender.counted()

@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.wheels import program_in_wheel
+from loadtest.collector import Collector, running_collector
 
-LOOPBACK: Final = "127.0.0.1"
 POLL_SECONDS: Final = 0.05
 
 Span = dict[str, Any]
@@ -41,24 +38,15 @@ class Point:
 class Rotel:
     """Where it listens, and what has arrived."""
 
-    def __init__(self, *, grpc_port: int, http_port: int, printed: Path) -> None:
-        self.grpc_port = grpc_port
-        self.http_port = http_port
-        self.pid = 0
-        self._printed = printed
+    def __init__(self, collector: Collector) -> None:
+        self.pid = collector.pid
+        self.grpc_port = collector.grpc_port
+        self.grpc_endpoint = collector.grpc_endpoint
+        self.http_endpoint = collector.http_endpoint
+        self._printed = collector.printed
         self._offset = 0
         self._service = ""
         self._spans: list[Span] = []
-
-    @property
-    def grpc_endpoint(self) -> str:
-        """OTLP over gRPC."""
-        return f"http://{LOOPBACK}:{self.grpc_port}"
-
-    @property
-    def http_endpoint(self) -> str:
-        """OTLP over HTTP, without the path of a signal."""
-        return f"http://{LOOPBACK}:{self.http_port}"
 
     @property
     def printed(self) -> str:
@@ -117,34 +105,9 @@ class Rotel:
 @asynccontextmanager
 async def running_rotel(place: Path, *, prints: str = "traces") -> AsyncIterator[Rotel]:
     """Run it on two free ports of the loopback; it prints traces or metrics, in *place*."""
-    rotel = Rotel(grpc_port=free_port(), http_port=free_port(), printed=place / "rotel.log")
-    command = (
-        str(program_in_wheel("rotel", ends_with="rotel/rotel-agent")),
-        "start",
-        f"--otlp-grpc-endpoint={LOOPBACK}:{rotel.grpc_port}",
-        f"--otlp-http-endpoint={LOOPBACK}:{rotel.http_port}",
-        "--exporter=blackhole",
-        f"--debug-log={prints}",
-        "--debug-log-verbosity=detailed",
-    )
-    program = Program(part="rotel", command=command, log=place / "rotel.log", environment={})
-    async with Children().running(program) as child:
-
-        async def is_listening() -> bool:
-            return await _listens(rotel.grpc_port) and await _listens(rotel.http_port)
-
-        rotel.pid = child.pid
-        await until_ready(child, is_listening)
-        yield rotel
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(LOOPBACK, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
+    options = (f"--debug-log={prints}", "--debug-log-verbosity=detailed")
+    async with running_collector(place, *options) as collector:
+        yield Rotel(collector)
 
 
 def _span(text: str) -> Span | None:

@@ -12,13 +12,23 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import UnscannedReason
-from sidecar.telemetry.logs import ExchangeLog, configure_logs, get_logger
+from sidecar.telemetry.logs import ExchangeLog, configure_logs, exchange_fields, get_logger
+from sidecar.telemetry.names import LogEvent
 from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Timings
 from tests.support.log_lines import LogLines
-from tests.support.reports import TRACE_ID, WALL_NS, redacted_report, timings
+from tests.support.reports import (
+    POLICY,
+    PRINCIPAL,
+    TRACE_ID,
+    WALL_NS,
+    redacted_report,
+    timings,
+)
 
 PROMPT = "my card is 4111 1111 1111 1111"
 
@@ -62,6 +72,48 @@ def test_an_exchange_is_one_line_with_all_that_is_known(log_lines: LogLines) -> 
             "policy_version": 7,
         }
     ]
+
+
+TEXTS = st.one_of(
+    st.text(max_size=80),
+    st.sampled_from(
+        [
+            "acme", "bearer abc", "Basic\tdXNlcg==", "bearer\u00a0abc", "basic\x1fabc", "a\\b",
+            "https://user:password@host/", "egk_0123456789ab_" + "s" * 43, "x" * 2000, "\ud7ff",
+        ]
+    ),
+)  # fmt: skip
+
+
+@given(
+    texts=st.tuples(TEXTS, TEXTS, TEXTS, TEXTS, TEXTS),
+    repeats=st.integers(min_value=0, max_value=40),
+)
+def test_the_line_of_an_exchange_is_the_same_as_through_all_of_structlog(
+    texts: tuple[str, str, str, str, str], repeats: int
+) -> None:
+    """Although most of the time it takes a shorter way: whatever names hold, and however many."""
+    team, organization, policy, guardrail, model = texts
+    report = redacted_report()
+    result = dataclasses.replace(
+        report.results[0],
+        guardrail=dataclasses.replace(report.results[0].guardrail, name=guardrail),
+    )
+    odd = dataclasses.replace(
+        report,
+        model=model,
+        principal=dataclasses.replace(PRINCIPAL, team_name=team, organization_name=organization),
+        policy=dataclasses.replace(POLICY, name=policy),
+        results=(result,) * repeats,
+    )
+    lines = LogLines()
+    configure_logs("info", lines.stream)
+    ExchangeLog(get_logger(), slow_request_ms=250).completed(odd, TRACE_ID)
+    get_logger().info(LogEvent.EXCHANGE_COMPLETED, **exchange_fields(odd, TRACE_ID))
+    short, long = lines.read()
+
+    assert short == long
+    assert list(short) == list(long)
 
 
 def test_a_refusal_without_an_owner_says_why_and_leaves_out_what_is_not_known(
