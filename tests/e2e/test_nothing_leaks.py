@@ -190,13 +190,14 @@ async def _everything(stack: Stack, spool: Spool) -> dict[str, str]:
     run = stack.run.path
     files = {
         str(file.relative_to(run)): file.read_bytes().decode("utf-8", "replace")
-        for file in [*stack.facts.logs.iterdir(), stack.facts.access_log, stack.run.traces_file]
+        for file in [*stack.facts.logs.iterdir(), stack.facts.access_log]
     }
     pages = {f"/{name}": await _page(stack, name) for name in ("metrics", "status")}
     tables = await _found_in_database(stack.facts.postgres_dsn)
+    spans = stack.collector.printed
     valkey = await _found_in_valkey(stack.facts.valkey_url)
     pages["/status.json"] = await _until_shown(stack)
-    return {**files, **pages, **tables, "Valkey": valkey, "spool": spool.seen}
+    return {**files, **pages, **tables, "Valkey": valkey, "spool": spool.seen, "spans": spans}
 
 
 async def _until_told(stack: Stack, request_ids: set[str]) -> None:
@@ -252,6 +253,7 @@ async def test_what_was_planted_is_found_nowhere(stack: Stack) -> None:
         answers = await _be_busy(stack)
         answers.append(await stack.post(chat(TEXT), key=mistyped))
         await _until_told(stack, {one.request_id for one in answers if one.status == 200})
+        assert await stack.spans(answers[-1].request_id)  # they leave in batches
         everything = await _everything(stack, spool)
 
     assert {200, 400, 401, 403, 500} <= {answer.status for answer in answers}
@@ -265,7 +267,7 @@ async def test_what_was_planted_is_found_nowhere(stack: Stack) -> None:
     assert leaks == set()
     # And each place does tell of the run: none was read that says nothing.
     ids = {one.request_id for one in answers if "x-egret-request-id" in one.headers}
-    for place in ("logs/workers.log", "access.jsonl", "traces.jsonl", "spool"):
+    for place in ("logs/workers.log", "access.jsonl", "spans", "spool"):
         assert any(one in everything[place] for one in ids), place
     usage = "".join(text for name, text in everything.items() if name.startswith("public.usage"))
     assert any(one in usage for one in ids)
