@@ -20,7 +20,10 @@ from sidecar.embedded.envoy_config import (
     Provider,
     render_envoy_config,
 )
+from sidecar.embedded.model_routes import ModelRoute
 
+ROUTED_BY_MODEL: Final = ("openai", "anthropic")
+"""Whose paths models can lead to; the chart copies their routes for each glob of its values."""
 HERE: Final = Path(__file__).parent
 
 
@@ -36,6 +39,9 @@ def chart_configuration() -> str:
         ),
         bedrock=Provider(host="bedrock.invalid", credential_header="authorization"),
         otlp=OtlpCollector("collector.invalid", 4317),
+        model_routes=tuple(
+            ModelRoute(models=("model.invalid",), provider=name) for name in ROUTED_BY_MODEL
+        ),
         wants_client_certificates=True,
     )
     return json.dumps(yaml.safe_load(render_envoy_config(parameters)), indent=1) + "\n"

@@ -232,7 +232,37 @@ def test_a_host_of_ones_own_stands_everywhere() -> None:
     assert set(_clusters(config)) == PROVIDERS | {"egret", "otlp"}
     azure = [host for host in _hosts(config) if "openai.azure.com" in host]
     assert len(azure) == 5
-    assert "invalid" not in json.dumps(config)
+    assert ".invalid" not in json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    ("case", "is_on"), [("sidecar", False), ("sidecar-full", True)], ids=["off", "on"]
+)
+def test_models_lead_to_their_providers_where_the_values_say_so(case: str, *, is_on: bool) -> None:
+    """With the header that they go by in Egret's hands alone; nothing of it otherwise."""
+    resources = rendered("helm4", case)
+    pod = one(resources, "Deployment")["spec"]["template"]["spec"]
+    told = environment(pod["initContainers"][0]).get("EGRET_EXCHANGE__ROUTE_BY_MODEL")
+    listener = _envoy_config(resources)["static_resources"]["listeners"][0]
+    hcm = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = hcm["route_config"]["virtual_hosts"][0]["routes"]
+    by_model = [
+        (header["string_match"]["safe_regex"]["regex"], route["route"]["cluster"])
+        for route in routes
+        for header in route["match"].get("headers", ())
+        if header["name"] == "x-egret-model"
+    ]
+    refused = [route for route in routes if "body" in route.get("direct_response", {})]
+    wanted = [("gpt-.*", "openai"), ("o.-mini", "openai"), ("claude-.*", "anthropic")]
+    assert by_model == [each for each in wanted for _ in range(3)] * is_on
+    assert (told, len(refused)) == (("on", 3) if is_on else (None, 0))
+    assert ("early_header_mutation_extensions" in hcm) is is_on
+
+
+def test_other_models_go_by_path_where_the_values_say_so() -> None:
+    """Instead of 404."""
+    config = _envoy_config(render("helm4", case="sidecar-full", envoy__unknownModels="by_path"))
+    assert "model_not_found" not in json.dumps(config)
 
 
 @pytest.mark.parametrize(
@@ -396,6 +426,18 @@ def test_jobs_are_no_endpoints_of_the_services() -> None:
         pytest.param(
             "sidecar", {"envoy__providers__openai__enabled": "false"}, "no provider",
             id="no provider",
+        ),
+        pytest.param(
+            "sidecar-full", {"envoy__providers__anthropic__enabled": "false"},
+            "envoy.modelRoutes: provider anthropic is off", id="models of nobody",
+        ),
+        pytest.param(
+            "sidecar-full", {"envoy__config": "x"}, "envoy.modelRoutes: they are made for",
+            id="routes in another configuration",
+        ),
+        pytest.param(
+            "sidecar-full", {"envoy__unknownModels": "openai"}, "unknownModels",
+            id="a choice that is none",
         ),
         pytest.param(
             "standalone", {"listen__existingSecret": ""}, "no certificate", id="in the clear"

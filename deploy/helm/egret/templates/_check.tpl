@@ -35,6 +35,14 @@
 {{- if not (or $names $envoy.config) -}}
 {{- fail "no provider: enable one of envoy.providers" -}}
 {{- end -}}
+{{- if and $envoy.modelRoutes (or $envoy.config (hasKey .Values.settings "EGRET_EXCHANGE__ROUTE_BY_MODEL")) -}}
+{{- fail "envoy.modelRoutes: they are made for the chart's own configuration, and say themselves that Egret names models; leave them out beside envoy.config, and settings.EGRET_EXCHANGE__ROUTE_BY_MODEL beside them" -}}
+{{- end -}}
+{{- range $one := $envoy.modelRoutes -}}
+{{- if not (get $envoy.providers $one.provider).enabled -}}
+{{- fail (printf "envoy.modelRoutes: provider %s is off: envoy.providers.%s.enabled" $one.provider $one.provider) -}}
+{{- end -}}
+{{- end -}}
 {{- if not (or $envoy.credentials.existingSecret $envoy.config) -}}
 {{- range splitList " " $names -}}
 {{- $inStore := and $.Values.externalSecret.enabled (hasKey $.Values.externalSecret.providers .) -}}

@@ -19,6 +19,7 @@
 {{- $_ := unset $tls "require_client_certificate" -}}
 {{- $_ := unset $tls.common_tls_context "validation_context_sds_secret_config" -}}
 {{- end -}}
+{{- include "egret.routeByModel" (dict "values" .Values.envoy "hcm" $hcm) -}}
 {{- $_ := set $hcm "xff_num_trusted_hops" (int .Values.envoy.trustedProxies) -}}
 {{- range $route := (index $hcm.route_config.virtual_hosts 0).routes -}}
 {{- if $route.route -}}
@@ -58,6 +59,43 @@
 {{- $_ := set $config.static_resources "clusters" $clusters -}}
 {{- $config | toJson -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Puts routes by model in place of those that stand for them, a copy for each glob and path.
+       Writes into the connection manager and returns nothing. Arguments: values, hcm. */ -}}
+{{- define "egret.routeByModel" -}}
+{{- $host := index .hcm.route_config.virtual_hosts 0 -}}
+{{- $byPath := list -}}
+{{- $refused := list -}}
+{{- $patterns := dict -}}
+{{- range $route := $host.routes -}}
+{{- $header := first ($route.match.headers | default (list dict)) -}}
+{{- if eq ($header.name | default "") "x-egret-model" -}}
+{{- $cluster := $route.route.cluster -}}
+{{- $_ := set $patterns $cluster (append (get $patterns $cluster | default list) $route) -}}
+{{- else if ($route.direct_response | default dict).body -}}
+{{- $refused = append $refused $route -}}
+{{- else -}}
+{{- $byPath = append $byPath $route -}}
+{{- end -}}
+{{- end -}}
+{{- $routes := list -}}
+{{- range $one := .values.modelRoutes -}}
+{{- range $glob := $one.models -}}
+{{- $regex := $glob | replace "." "\\." | replace "+" "\\+" | replace "*" ".*" | replace "?" "." -}}
+{{- range $pattern := get $patterns $one.provider -}}
+{{- $route := deepCopy $pattern -}}
+{{- $_ := set (index $route.match.headers 0) "string_match" (dict "safe_regex" (dict "regex" $regex)) -}}
+{{- $routes = append $routes $route -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not $routes -}}
+{{- $_ := unset .hcm "early_header_mutation_extensions" -}}
+{{- else if eq .values.unknownModels "refuse" -}}
+{{- $routes = concat $routes $refused -}}
+{{- end -}}
+{{- $_ := set $host "routes" (concat $routes $byPath) -}}
 {{- end -}}
 
 {{- define "egret.workerEndpoints" -}}

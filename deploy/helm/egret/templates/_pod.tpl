@@ -51,6 +51,10 @@ capabilities: {drop: [ALL]}
 - name: EGRET_CACHE__L2_SECRET
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
+{{- if and (eq .Values.mode "sidecar") .Values.envoy.modelRoutes }}
+- name: EGRET_EXCHANGE__ROUTE_BY_MODEL
+  value: "on"
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
