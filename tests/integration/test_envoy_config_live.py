@@ -498,6 +498,16 @@ async def test_what_two_parsers_could_read_differently_is_refused_at_the_edge(
         assert await gate.count() == 0
 
 
+async def test_a_websocket_reaches_no_provider(run: Path) -> None:
+    """After an upgrade nothing would be judged, so there is none (`egret lint`: EGR406)."""
+    async with gateway(run, allow()) as gate:
+        url = f"http://127.0.0.1:{gate.envoy.http_port}/v1/realtime?model=gpt-realtime"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await gate.http.ws_connect(url)
+        assert refused.value.status == 403
+        assert await gate.count() == 0
+
+
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
 async def test_the_tls_listener_speaks_both_versions_of_http(run: Path, protocol: str) -> None:
     """Chosen by ALPN, with a certificate the throw-away CA vouches for."""
