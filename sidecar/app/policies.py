@@ -66,6 +66,12 @@ class PolicyReloader:
         self._changed = asyncio.Event()
         self._loaded: tuple[StoredPolicy, ...] | None = None
         self._snapshot: PolicySnapshot | None = None
+        self._is_building = False
+
+    @property
+    def is_building(self) -> bool:
+        """Whether what was read is being compiled: it comes, however busy the machine is."""
+        return self._is_building
 
     @property
     def snapshot(self) -> PolicySnapshot | None:
@@ -99,6 +105,7 @@ class PolicyReloader:
         try:
             stored = await self._store.load_policies()
             if stored != self._loaded:
+                self._is_building = True
                 self._snapshot = await self._build(stored)
                 self._loaded = stored
         except (PolicyStoreUnavailableError, OSError, ValueError) as error:
@@ -109,6 +116,8 @@ class PolicyReloader:
                 keeps_last_good=self._snapshot is not None,
             )
             return False
+        finally:
+            self._is_building = False
         self._metrics.policies_read()
         return True
 

@@ -6,7 +6,6 @@ The database need not be there at the start: requests are refused with 503 until
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -15,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 from sidecar import __version__
 from sidecar.app.background import BackgroundTasks
@@ -30,7 +29,7 @@ from sidecar.app.worker_sockets import worker_socket
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
-from sidecar.checks.parts import Parts, PolicySource
+from sidecar.checks.parts import Parts
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
@@ -55,6 +54,8 @@ from sidecar.transport.engine import (
 from sidecar.transport.judge import Ending
 
 POLICIES_SECONDS: Final = 10.0
+BUILDING_SECONDS: Final = 60.0
+"""On a machine that has no time for it; below what a startup probe waits."""
 """How long a worker waits for its first policies before it serves, and refuses, without them."""
 POLL_SECONDS: Final = 0.02
 
@@ -76,12 +77,17 @@ async def run_worker(settings: Settings, index: int) -> None:
     recorder.metrics.build(__version__, engine=settings.server.engine.chosen)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
-        parts = await _build_parts(settings, recorder, stack, stores=stores)
+        policies = PolicyReloader(
+            PostgresPolicyStore(stores.pool, settings.postgres),
+            compile_policies=compile_in_subprocess,
+            metrics=recorder.metrics,
+        )
+        parts = await _build_parts(settings, recorder, stack, stores=stores, policies=policies)
         engine = _engine(settings, index, parts, receive_log=stores.usage.receive_log)
         await engine.start()
         # What lives from here on is never garbage: keep the collector from walking it again.
         gc.freeze()
-        await _able_to_judge(parts.policies, stopping)
+        await able_to_judge(policies, stopping)
         await engine.set_ready(is_ready=True)
         get_logger().info(
             "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))
@@ -100,12 +106,30 @@ def _exemplars(settings: Settings) -> ExemplarFile | None:
     return ExemplarFile(exemplar_path(directory, os.getpid()))
 
 
-async def _able_to_judge(policies: PolicySource, stopping: asyncio.Event) -> None:
-    """Wait for the first policies, for as long as it makes sense."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(POLICIES_SECONDS):
-            while policies.snapshot is None and not stopping.is_set():  # noqa: ASYNC110 - two things to wait for
-                await asyncio.sleep(POLL_SECONDS)
+class Loading(Protocol):
+    """Policies on their way."""
+
+    @property
+    def snapshot(self) -> object | None:
+        """Those in force, if there are any yet."""
+
+    @property
+    def is_building(self) -> bool:
+        """Whether they were read and are being compiled."""
+
+
+async def able_to_judge(policies: Loading, stopping: asyncio.Event) -> None:
+    """Wait for the first policies, for as long as it makes sense.
+
+    A worker that cannot judge answers fast and looks least busy: Envoy would send it most of what
+    others could serve. Where the database is away, all are alike.
+    """
+    now = asyncio.get_running_loop().time
+    read_by, built_by = now() + POLICIES_SECONDS, now() + BUILDING_SECONDS
+    while policies.snapshot is None and not stopping.is_set():
+        if now() > (built_by if policies.is_building else read_by):
+            return
+        await asyncio.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +163,16 @@ async def _open_stores(
 
 
 async def _build_parts(
-    settings: Settings, recorder: Recorder, stack: AsyncExitStack, *, stores: _Stores
+    settings: Settings,
+    recorder: Recorder,
+    stack: AsyncExitStack,
+    *,
+    stores: _Stores,
+    policies: PolicyReloader,
 ) -> Parts:
     pool, keys, limits = stores.pool, stores.keys, stores.limits
     remote = await open_remote_checks(
         settings.exchange, metrics=recorder.metrics.remote, stack=stack
-    )
-    policies = PolicyReloader(
-        PostgresPolicyStore(pool, settings.postgres),
-        compile_policies=compile_in_subprocess,
-        metrics=recorder.metrics,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
     tasks = await stack.enter_async_context(BackgroundTasks())

@@ -141,3 +141,22 @@ async def test_a_store_that_is_away_is_asked_again(world: World) -> None:
 
     assert world.failures == 2
     assert read_at
+
+
+@pytest.mark.parametrize("document", [GOOD, BROKEN], ids=["good", "broken"])
+async def test_policies_that_were_read_are_being_built_until_it_is_known_what_they_are(
+    world: World, document: str
+) -> None:
+    """Whether or not anything comes of it; without a database nothing is built."""
+    assert not world.reloader.is_building
+    async with world.running():
+        while not world.store.asked:  # noqa: ASYNC110 - tells nobody
+            await asyncio.sleep(0.01)
+        assert not world.reloader.is_building
+        world.hold(document)
+        async with asyncio.timeout(60):
+            while not world.reloader.is_building:  # noqa: ASYNC110 - tells nobody
+                await asyncio.sleep(0.001)
+            while world.reloader.is_building:  # noqa: ASYNC110 - tells nobody
+                await asyncio.sleep(0.01)
+    assert (world.reloader.snapshot is None) is (document == BROKEN)
