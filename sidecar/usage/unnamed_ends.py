@@ -28,7 +28,7 @@ from sidecar.usage.ports import EndedListener, NotKeptError, UsageKeeper
 VERDICT_SECONDS: Final = 30.0
 """A log entry that another worker did not take is sent again for so long (Envoy's tries)."""
 MAX_VERDICTS: Final = 10_000
-"""Some 7 MB. At more than 300 requests a second the time is shorter."""
+"""At more than 300 requests a second the time is shorter."""
 EARLY_SECONDS: Final = 5.0
 MAX_EARLY: Final = 10_000
 
