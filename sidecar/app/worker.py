@@ -54,9 +54,9 @@ from sidecar.transport.engine import (
 from sidecar.transport.judge import Ending
 
 POLICIES_SECONDS: Final = 10.0
-BUILDING_SECONDS: Final = 60.0
-"""On a machine that has no time for it; below what a startup probe waits."""
 """How long a worker waits for its first policies before it serves, and refuses, without them."""
+BUILDING_SECONDS: Final = 60.0
+"""How long where they are being compiled: below what a startup probe waits."""
 POLL_SECONDS: Final = 0.02
 
 
