@@ -84,6 +84,7 @@ async def test_a_promotion_shows_what_the_shadow_came_to_and_then_enforces(stack
     key = (await stack.new_key("watched")).reveal()
     assert MAIL in await seen(stack, chat(MAIL), key=key)
     assert "hello" in await seen(stack, chat("hello"), key=key)
+    loads = stack.policy_loads()
 
     ran = await asyncio.to_thread(
         Egret(stack.facts.postgres_dsn),
@@ -94,7 +95,5 @@ async def test_a_promotion_shows_what_the_shadow_came_to_and_then_enforces(stack
     assert ran.code == 0, ran
     assert ran.err.startswith("In shadow watched-mail came to: block 1, pass 1 (")
     assert "-  mode: shadow\n+  mode: enforce\n" in ran.out
-    async with asyncio.timeout(60):
-        while MAIL in await seen(stack, chat(MAIL), key=key):  # noqa: ASYNC110 - in other processes
-            await asyncio.sleep(0.1)
+    await stack.every_worker_has({"watched": 2}, since=loads)
     assert await seen(stack, chat(MAIL), key=key) == "content_blocked"

@@ -309,8 +309,7 @@ class Stack:
     async def apply(self, policies: str) -> None:
         """Bring policies into force and wait until every worker has them."""
         settings = PostgresSettings(dsn=SecretStr(self.facts.postgres_dsn))
-        log = self.facts.logs / "workers.log"
-        before = sum(line.get("event") == "policies.loaded" for line in _whole_lines(log))
+        before = self.policy_loads()
         versions: dict[str, int] = {}
         async with connect(settings) as connection, connection.transaction():
             for document in parse_documents(policies):
@@ -321,7 +320,17 @@ class Stack:
                     connection, name, document=document.text, expected_version=known
                 )
                 versions[name] = known + 1
-        loaded = 0
+        await self.every_worker_has(versions, since=before)
+
+    def policy_loads(self) -> int:
+        """Return how often workers have taken policies into force."""
+        log = self.facts.logs / "workers.log"
+        return sum(line.get("event") == "policies.loaded" for line in _whole_lines(log))
+
+    async def every_worker_has(self, versions: Mapping[str, int], *, since: int) -> None:
+        """Wait until each worker has these versions in force, after so many loads."""
+        loaded, before = 0, since
+        log = self.facts.logs / "workers.log"
         async for line in _lines_of(log, patience=COMPILE_PATIENCE_SECONDS):
             if line.get("event") != "policies.loaded":
                 continue
