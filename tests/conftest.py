@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 from sidecar.settings import Engine
+
+# A run in the background of a script ignores SIGINT, and so would the programs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("egret", deadline=None)
