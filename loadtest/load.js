@@ -3,6 +3,7 @@ import http from 'k6/http';
 import exec from 'k6/execution';
 import { SharedArray } from 'k6/data';
 import { Counter } from 'k6/metrics';
+import { arrivals } from './arrivals.js';
 
 // Turned away as overloaded, which is an answer and no failure.
 const refused = new Counter('refused');
@@ -38,21 +39,6 @@ function drawn() {
   return keys[low];
 }
 
-const open_loop = {
-  executor: 'constant-arrival-rate',
-  rate: Number(__ENV.RATE || 0),
-  timeUnit: '1s',
-  duration: `${__ENV.SECONDS}s`,
-  // What finds no free connection is dropped and counted; it never waits unseen.
-  preAllocatedVUs: Number(__ENV.CONNECTIONS),
-  maxVUs: Number(__ENV.CONNECTIONS),
-};
-const closed_loop = {
-  executor: 'constant-vus',
-  vus: Number(__ENV.CONNECTIONS),
-  duration: `${__ENV.SECONDS}s`,
-};
-
 export const options = {
   discardResponseBodies: true,
   insecureSkipTLSVerify: true,
@@ -60,7 +46,7 @@ export const options = {
     'avg', 'med', 'max',
     ...[1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9].map((percent) => `p(${percent})`),
   ],
-  scenarios: { load: { gracefulStop: '5s', ...(__ENV.RATE ? open_loop : closed_loop) } },
+  scenarios: { load: { gracefulStop: '5s', ...arrivals } },
 };
 
 export default function () {

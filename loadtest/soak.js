@@ -2,6 +2,7 @@
 // Each kind says what may come of it; anything else is counted as bad and logged.
 import http from 'k6/http';
 import { Counter } from 'k6/metrics';
+import { arrivals } from './arrivals.js';
 
 const keys = JSON.parse(__ENV.KEYS);
 const chat = open(__ENV.BODY_FILE);
@@ -83,24 +84,9 @@ for (const name of names) {
   }
 }
 
-const open_loop = {
-  executor: 'constant-arrival-rate',
-  rate: Number(__ENV.RATE || 0),
-  timeUnit: '1s',
-  duration: `${__ENV.SECONDS}s`,
-  // What finds no free connection is dropped and counted; it never waits unseen.
-  preAllocatedVUs: Number(__ENV.CONNECTIONS),
-  maxVUs: Number(__ENV.CONNECTIONS),
-};
-const closed_loop = {
-  executor: 'constant-vus',
-  vus: Number(__ENV.CONNECTIONS),
-  duration: `${__ENV.SECONDS}s`,
-};
-
 export const options = {
   summaryTrendStats: ['med', 'p(95)', 'p(99)', 'max'],
-  scenarios: { load: { gracefulStop: '30s', ...(__ENV.RATE ? open_loop : closed_loop) } },
+  scenarios: { load: { gracefulStop: '30s', ...arrivals } },
 };
 
 export default function () {
