@@ -196,7 +196,12 @@ async def webhooks() -> AsyncIterator[WebhookServer]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def session_stack(webhooks: WebhookServer, engine: str) -> AsyncIterator[Stack]:
     """The stack that most tests share; a key for every policy."""
-    policies = re.sub("HOOK", webhooks.url.removesuffix("/check"), POLICIES)
+    # Their servers fail on purpose, for many tests in any order: none may open another's breaker.
+    policies = re.sub(
+        r'"HOOK(/\w+)"',
+        rf'"{webhooks.url.removesuffix("/check")}\1", breaker: {{failures: 1000}}',
+        POLICIES,
+    )
     async with whole_stack(
         policies, settings=SETTINGS | {"EGRET_SERVER__ENGINE": engine}
     ) as stack:
