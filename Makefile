@@ -180,7 +180,7 @@ bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
 	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
 
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
-	$(MAKE) bench bench-guardrails bench-keys bench-stream bench-waterfall BENCH_OPTIONS=--markdown
+	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream bench-waterfall BENCH_OPTIONS=--markdown
 
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)
