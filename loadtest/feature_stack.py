@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,7 @@ from pydantic import SecretStr
 
 from loadtest.bench_envoy import BARE, MoreListeners
 from loadtest.bench_stack import BenchStack, Extras, running_bench_stack
+from loadtest.texts import MODEL
 from sidecar.cli.limit_words import Selectors, parse_limit
 from sidecar.domain.limits import Level, Limit
 from sidecar.embedded.child import Children, Program, until_ready
@@ -28,6 +31,8 @@ from sidecar.embedded.valkey import running_valkey
 from sidecar.settings import PostgresSettings, inherited_environment
 from sidecar.storage.limit_administration import OwnedLimits, Owner, change_limits
 from sidecar.storage.pool import connect
+from sidecar.storage.prices import set_prices
+from sidecar.usage.prices import Price
 
 IDLE: Final = "idle"
 RARELY: Final = 1
@@ -136,7 +141,18 @@ async def _exists(path: Path) -> bool:
 
 
 async def _limit(bench: BenchStack, names: tuple[str, ...]) -> None:
+    """Set limits, and a price: without one the budget would have nothing to count.
+
+    Workers read prices every ten seconds; the warm-up takes longer.
+    """
+    price = Price(
+        model=MODEL,
+        valid_from=datetime(2026, 1, 1, tzinfo=UTC),
+        input=Decimal("0.15"),
+        output=Decimal("0.60"),
+    )
     async with connect(PostgresSettings(dsn=bench.dsn)) as connection:
+        await set_prices(connection, [price])
         for name in names:
             key_id = bench.keys[name].get_secret_value().split("_")[1]
             await change_limits(connection, Owner(Level.KEY, key_id), _limits)
@@ -151,7 +167,7 @@ def _limits(before: OwnedLimits) -> tuple[Limit, ...]:
 
 async def _until_compiled(url: str, keys: Mapping[str, SecretStr]) -> None:
     """Wait until workers judge by every policy: until then its key is answered 503."""
-    deadline, chat = time.monotonic() + READY_SECONDS, {"model": "gpt-4o-mini", "messages": []}
+    deadline, chat = time.monotonic() + READY_SECONDS, {"model": MODEL, "messages": []}
     async with aiohttp.ClientSession() as client:
         for key in keys.values():
             headers, in_a_row = {"authorization": f"Bearer {key.get_secret_value()}"}, 0

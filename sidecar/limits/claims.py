@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -154,9 +155,14 @@ def span_of(limit: Limit, *, now: float) -> Span:
 
 
 def _borders(window: Window, time_zone: str, now: float) -> tuple[int, ...]:
+    day = dt.datetime.fromtimestamp(now, ZoneInfo(time_zone)).date()
+    return _borders_around(window, time_zone, _start(window, day))
+
+
+@functools.lru_cache(maxsize=1_024)
+def _borders_around(window: Window, time_zone: str, start: dt.date) -> tuple[int, ...]:
+    # Most requests of a day, and their ends, ask for the same ones.
     zone = ZoneInfo(time_zone)
-    day = dt.datetime.fromtimestamp(now, zone).date()
-    start = _start(window, day)
     starts = [_start(window, start - dt.timedelta(days=1)), start]
     while len(starts) < PERIODS:
         starts.append(_next(window, starts[-1]))

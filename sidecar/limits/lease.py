@@ -33,11 +33,17 @@ class Lease:
     _measured_at: float = 0.0
     _measured: int = 0
     _short_until: float = 0.0
+    _granted_until: float = 0.0
 
     def take(self, cost: int, *, now: float, period_start: int = 0) -> bool:
-        """Give out *cost* units, or none; those of a calendar period are for that period only."""
+        """Give out *cost* units, or none; those of a calendar period are for that period only.
+
+        What costs nothing, say of a model without a price, is refused only by a limit that is
+        overdrawn: after an answer that was none, it asks no sooner than units would expire.
+        """
         self._measure(cost, now)
-        if now >= self.expires_at or self.left < cost or period_start != self.period_start:
+        until = self.expires_at if cost else self._granted_until
+        if now >= until or self.left < cost or period_start != self.period_start:
             return False
         self.left -= cost
         return True
@@ -56,16 +62,16 @@ class Lease:
 
     def filled(self, units: int, *, asked: int, now: float, period_start: int = 0) -> int:
         """Keep what a refill brought; return what is left of an earlier period, now given up."""
-        if units == 0:
-            if asked:
-                self._short_until = now + SHORT_SECONDS
-            return 0
+        self._granted_until = now + TTL_SECONDS
         given_up = 0
         if self.period_start != period_start:
             given_up = self.give_up()
             self.period_start = period_start
-        self.left += units
-        self.expires_at = now + TTL_SECONDS
+        if units:
+            self.left += units
+            self.expires_at = now + TTL_SECONDS
+        elif asked:
+            self._short_until = now + SHORT_SECONDS
         return given_up
 
     def is_in_demand(self, *, now: float) -> bool:

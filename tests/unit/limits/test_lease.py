@@ -71,3 +71,23 @@ def test_a_limit_that_runs_short_is_not_asked_ahead_for_a_while() -> None:
     lease.filled(0, asked=100, now=2.0)
     assert lease.wanted(now=2.0 + SHORT_SECONDS / 2) == 0
     assert lease.wanted(now=2.0 + SHORT_SECONDS) > 0
+
+
+def test_what_costs_nothing_asks_once_for_as_long_as_units_would_last() -> None:
+    """A model without a price under a budget would make every request ask, and wait."""
+    lease = Lease(AMOUNT)
+    assert not lease.take(0, now=5.0, period_start=60)
+    lease.filled(0, asked=0, now=5.0, period_start=60)
+    assert lease.take(0, now=5.0, period_start=60)
+    assert not lease.take(1, now=5.0, period_start=60)
+    assert lease.take(0, now=5.9, period_start=60)
+    assert not lease.take(0, now=5.9, period_start=120)
+    assert not lease.take(0, now=5.0 + TTL_SECONDS, period_start=60)
+
+
+def test_units_of_an_earlier_period_are_given_up_when_the_next_one_begins() -> None:
+    """Also where nothing is taken ahead of the new one."""
+    lease = Lease(AMOUNT)
+    lease.filled(10, asked=10, now=0.0, period_start=60)
+    assert lease.filled(0, asked=0, now=0.5, period_start=120) == 10
+    assert lease.left == 0

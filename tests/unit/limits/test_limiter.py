@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -167,12 +168,29 @@ async def spent(fleet: Fleet, one: Limit, cost: int) -> int:
     return total
 
 
+async def test_requests_that_cost_nothing_do_not_ask_one_by_one() -> None:
+    """As those of a model without a price under a budget: each would wait for a call."""
+    one, fleet = budget(120), Fleet()
+    calls = Counter[int]()
+    fleet.faults = lambda number: (calls.update([number]), Fault.NONE)[1]
+    for _ in range(50):
+        assert isinstance(await fleet.take(0, one), Granted)
+    # Asked, told what was used, asked again.
+    assert calls[0] == 3
+    await fleet.take(1, one, cost=120)
+    await fleet.take(1, one, cost=1)
+    fleet.now += 1
+    assert isinstance(await fleet.take(0, one), Granted)
+    assert isinstance(await fleet.take(0, one, cost=1), Limited)
+
+
 async def test_a_budget_does_not_begin_anew_because_nobody_answers() -> None:
     """Nine tenths are used: of the rest every worker has its share, not of the whole."""
     one, fleet = budget(120), Fleet()
     for number in range(WORKERS):
         for _ in range(9):
             assert isinstance(await fleet.take(number, one, cost=3), Granted)
+    fleet.now += 1
     for number in range(WORKERS):
         await fleet.take(number, one)
     fleet.faults = lambda _: Fault.LOST
