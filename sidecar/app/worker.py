@@ -85,9 +85,9 @@ async def run_worker(settings: Settings, index: int) -> None:
         parts = await _build_parts(settings, recorder, stack, stores=stores, policies=policies)
         engine = _engine(settings, index, parts, receive_log=stores.usage.receive_log)
         await engine.start()
-        # What lives from here on is never garbage: keep the collector from walking it again.
-        gc.freeze()
         await able_to_judge(policies, stopping)
+        # What is there now is never garbage, policies included: the collector need not walk it.
+        gc.freeze()
         await engine.set_ready(is_ready=True)
         get_logger().info(
             "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))

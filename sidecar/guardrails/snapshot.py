@@ -34,8 +34,7 @@ from sidecar.guardrails.rules.catalogue import (
 from sidecar.guardrails.rules.numbering import load_numbering_plans
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps, run_to_end
-from sidecar.guardrails.whole_text.language import load_model
-from sidecar.guardrails.whole_text.max_tokens import load_vocabulary
+from sidecar.guardrails.whole_text.catalogue import whole_text_check
 
 __all__ = [
     "CompileError",
@@ -174,8 +173,8 @@ class PolicySnapshot:
         return LocalScan(guardrails, database=self._database, ids=self._ids)
 
 
-def _compile_searches(policies: Sequence[Policy]) -> Steps[None]:
-    """Compile what finds the spans now: within an exchange it would be late, and could fail."""
+def _prepare(policies: Sequence[Policy]) -> Steps[None]:
+    """Make ready what judges now: within an exchange it would be late, and could fail."""
     for policy in policies:
         try:
             for one in policy.guardrails:
@@ -184,6 +183,9 @@ def _compile_searches(policies: Sequence[Policy]) -> Steps[None]:
                     yield
                 rules_of(one.settings)
                 yield
+                if (check := whole_text_check(one.settings)) is not None:
+                    check.load()
+                    yield
                 if isinstance(one.settings, JsonSchemaSettings):
                     json_schema_check(one.settings)
                     yield
@@ -202,11 +204,9 @@ def snapshot_steps(
         CompileError: an expression cannot be compiled, or the database is of other policies.
     """
     load_numbering_plans()
-    load_vocabulary()
-    load_model()
     shipped_scorer()  # compiled before the first request, not with a policy that comes later
     policies = policies_with_default(compiled.policies)
-    yield from _compile_searches(policies)
+    yield from _prepare(policies)
     expressions = yield from expressions_in_turn(policies)
     yield
     database = load_database(compiled.database, expressions)
@@ -226,6 +226,6 @@ def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None)
     Raises:
         CompileError: as `snapshot_steps` does.
     """
-    run_to_end(_compile_searches(policies))  # tells what is wrong by the policy's name
+    run_to_end(_prepare(policies))  # tells what is wrong by the policy's name
     compiled = CompiledPolicies(tuple(policies), database or compile_database(policies))
     return run_to_end(snapshot_steps(compiled))

@@ -48,6 +48,10 @@ class WholeTextCheck(Protocol):
         """What the shared database looks for on its behalf."""
         ...
 
+    def load(self) -> None:
+        """Read what it judges by, if it is large: before the first text, and once a process."""
+        return
+
     def judge(self, scanned: Scanned) -> Steps[Found]:
         """Return what is found, as spans of parts; yield at least every millisecond of work."""
         ...

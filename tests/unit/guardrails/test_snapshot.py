@@ -19,11 +19,17 @@ from sidecar.guardrails.snapshot import (
     compile_in_subprocess,
     snapshot_steps,
 )
+from sidecar.guardrails.whole_text import language, max_tokens
 from tests.support.guardrails import parts_of, policy
 
 CODES = policy(
     "  - {name: a, type: denied_patterns, patterns: [{name: CODE, regex: 'PRJ-[0-9]'}]}", "codes"
 )
+LARGE = {
+    "  - {name: a, type: language, allowed: [en]}": language._identifier,
+    "  - {name: a, type: max_tokens, max_tokens: 9}": max_tokens._counter,
+}
+"""A guardrail, and what reads the large tables that it judges by."""
 
 
 def broken(regex: str) -> Policy:
@@ -53,6 +59,17 @@ def test_equal_bindings_have_the_same_effective_policy() -> None:
     binding = PolicyBinding(key="codes")
     assert snapshot.effective(binding) is snapshot.effective(PolicyBinding(key="codes"))
     assert snapshot.effective(PolicyBinding(team="gone")) == MissingPolicy("gone")
+
+
+def test_a_guardrails_tables_are_read_with_its_policy_and_not_before() -> None:
+    """A worker without `language` and `max_tokens` has 150 MB less, and pays for none of it."""
+    for read in LARGE.values():
+        read.cache_clear()
+    build_snapshot(())
+    assert [read.cache_info().currsize for read in LARGE.values()] == [0, 0]
+    for guardrail in LARGE:
+        build_snapshot((policy(guardrail),))
+    assert [read.cache_info().currsize for read in LARGE.values()] == [1, 1]
 
 
 CODES_TEXT = """\
