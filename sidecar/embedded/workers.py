@@ -13,10 +13,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.settings import inherited_environment
+from sidecar.settings import Engine, inherited_environment
 
 PART: Final = "Egret workers"
 HEALTH_SECONDS: Final = 1.0
+OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.H2CORN.value}
+"""What the Envoy beside is set up for; the environment may say otherwise."""
 
 
 def worker_sockets(directory: Path, *, workers: int) -> tuple[Path, ...]:
@@ -41,7 +43,7 @@ async def running_workers(
         part=PART,
         command=(sys.executable, "-m", "sidecar", "serve"),
         log=logs / "workers.log",
-        environment={**inherited_environment(), **settings},
+        environment={**OUR_ENVOY, **inherited_environment(), **settings},
         # The supervisor ends its workers; killed, it could not.
         orphan_signal=signal.SIGTERM,
         grace_seconds=20,

@@ -300,6 +300,27 @@ def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
     assert cluster["common_lb_config"]["update_merge_window"] == "0s"
 
 
+@pytest.mark.parametrize(
+    ("case", "config", "engine"),
+    [
+        ("sidecar", "", "h2corn"),
+        ("sidecar", "static_resources: {}", None),
+        ("sidecar-full", "", "grpcio"),
+        ("standalone", "", None),
+    ],
+    ids=["the chart's Envoy", "another configuration", "asked for", "no Envoy"],
+)
+def test_workers_take_the_engine_that_the_envoy_before_them_is_set_up_for(
+    case: str, config: str, engine: str | None
+) -> None:
+    """Where the chart does not know of Envoy, the one that works with any; said once."""
+    pod = one(render("helm4", case=case, envoy__config=config), "Deployment")["spec"]["template"]
+    containers = (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))
+    (egret,) = [one for one in containers if one["name"] == "egret"]
+    told = [entry["value"] for entry in egret["env"] if entry["name"] == "EGRET_SERVER__ENGINE"]
+    assert told == ([] if engine is None else [engine])
+
+
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
 def test_what_is_written_from_the_template_is_as_the_template_is_now(path: Path) -> None:
     """`make chart` writes it anew."""

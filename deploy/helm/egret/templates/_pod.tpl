@@ -51,6 +51,11 @@ capabilities: {drop: [ALL]}
 - name: EGRET_CACHE__L2_SECRET
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
+{{- if and (eq .Values.mode "sidecar") (not .Values.envoy.config) (not (hasKey .Values.settings "EGRET_SERVER__ENGINE")) }}
+# The chart's own Envoy is set up for it.
+- name: EGRET_SERVER__ENGINE
+  value: h2corn
+{{- end }}
 {{- if and (eq .Values.mode "sidecar") .Values.envoy.modelRoutes }}
 - name: EGRET_EXCHANGE__ROUTE_BY_MODEL
   value: "on"
