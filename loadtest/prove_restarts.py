@@ -1,11 +1,11 @@
 """Proves what a request loses when a part is killed or replaced under it.
 
-    python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn]
+    python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn] [--markdown]
 
 Under load, each so many times: a worker is killed, a worker is told to stop, Envoy is replaced as
 a pod is. Streams wait for their model meanwhile. Exits with 1 if a request fails that had its
 verdict, or that was sent after the kill, or if a replacement fails any. Prints figures, and writes
-build/bench/prove-restarts.json.
+build/bench/prove-restarts-ENGINE.json.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.restart_load import Failed, RestartLoad, Sending
-from loadtest.results import Grid, circumstances, new_console, write_json
+from loadtest.restart_tally import Tally, tally_figures, tally_grid
+from loadtest.results import circumstances, new_console, write_json, write_section
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyRun, listening_envoy
+from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import RunDirectory, run_directory
 from sidecar.embedded.stack import running_stack
 from sidecar.embedded.stack_options import StackFacts, StackOptions
@@ -55,41 +57,6 @@ PATIENT: Final = {
 ENVOY_OPTIONS: Final = ("--drain-time-s", "60", "--drain-strategy", "immediate")
 """As the chart has them."""
 DRAIN: Final = "/drain_listeners?graceful&skip_exit"
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What came of all rounds of one kind.
-
-    `had_verdict` are requests that reached the provider and were not answered; `sent_later` those
-    that were sent after the blow and failed.
-    """
-
-    what: str
-    rounds: int
-    answered: int
-    failed: int
-    had_verdict: int
-    sent_later: int
-    may_fail: bool
-    kinds: tuple[str, ...] = ()
-
-    @property
-    def sent(self) -> int:
-        """All of them."""
-        return self.answered + self.failed
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """What must not be, in words."""
-        found = []
-        if self.had_verdict:
-            found.append(f"{self.what}: {self.had_verdict} requests failed after their verdict")
-        if self.sent_later:
-            found.append(f"{self.what}: {self.sent_later} failed that were sent afterwards")
-        if self.failed and not self.may_fail:
-            found.append(f"{self.what}: {self.failed} requests failed")
-        return tuple(found)
 
 
 @dataclass
@@ -258,44 +225,34 @@ async def prove(rounds: int, engine: str, console: Console) -> tuple[Tally, ...]
         return tuple(found)
 
 
-def show(tallies: Sequence[Tally], console: Console) -> None:
-    """Print what was lost, and what must not have been."""
-    columns = ("each round", "rounds", "answered", "failed", "after a verdict", "sent later", "as")
-    rows = [
-        [
-            one.what,
-            *(f"{n:,}" for n in (one.rounds, one.answered, one.failed)),
-            *(f"{n:,}" for n in (one.had_verdict, one.sent_later)),
-            ", ".join(one.kinds),
-        ]
-        for one in tallies
-    ]
-    Grid("What requests lost", columns, rows).show(console)
-    for one in tallies:
-        for fault in one.faults:
-            console.print(f"WRONG: {fault}")
-
-
 def main() -> int:
     """Prove it, or say what was lost."""
+    given = _options()
+    run = circumstances(f"python -m loadtest.prove_restarts {' '.join(sys.argv[1:])}".strip())
+    console = new_console()
+    try:
+        tallies = asyncio.run(prove(given.rounds, given.engine, console))
+    except PartError as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    grid = tally_grid(tallies, engine=given.engine)
+    grid.show(console)
+    faults = [fault for one in tallies for fault in one.faults]
+    for fault in faults:
+        console.print(f"WRONG: {fault}", markup=False, style="red")
+    write_json(f"prove-restarts-{given.engine}", tally_figures(tallies), run)
+    if given.markdown and not faults:
+        text = f"{run.as_sentence()}\n\n{grid.as_markdown()}"
+        write_section(f"restarts-{given.engine}", text)
+    return 1 if faults else 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.prove_restarts", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--engine", choices=("grpcio", "h2corn"), default="grpcio")
-    given = parser.parse_args()
-    run = circumstances(f"python -m loadtest.prove_restarts {' '.join(sys.argv[1:])}".strip())
-    console = new_console()
-    tallies = asyncio.run(prove(given.rounds, given.engine, console))
-    show(tallies, console)
-    figures = {
-        f"{one.what.replace(' ', '_')}.{name}": float(value)
-        for one in tallies
-        for name, value in (
-            ("rounds", one.rounds), ("answered", one.answered), ("failed", one.failed),
-            ("had_verdict", one.had_verdict), ("sent_later", one.sent_later),
-        )
-    }  # fmt: skip
-    write_json("prove-restarts", figures, run)
-    return 1 if any(one.faults for one in tallies) else 0
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
