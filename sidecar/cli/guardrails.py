@@ -11,7 +11,6 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from sidecar.cli.database import on_connection
 from sidecar.cli.output import (
     WRONG_USAGE,
     Output,
@@ -22,7 +21,8 @@ from sidecar.cli.output import (
     print_json,
     print_rows,
 )
-from sidecar.cli.policy_change import STANDARD_INPUT, check_expressions, read_documents
+from sidecar.cli.policy_change import STANDARD_INPUT
+from sidecar.cli.policy_choice import chosen_document
 from sidecar.cli.trial_text import highlighted, spans_of
 from sidecar.decision.decide import decide
 from sidecar.dialects.read import read_request
@@ -33,14 +33,8 @@ from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
 from sidecar.guardrails.database import CompileError
-from sidecar.guardrails.policy_document import (
-    DEFAULT_POLICY_NAME,
-    PolicyDocument,
-    default_policy_text,
-    parse_documents,
-)
+from sidecar.guardrails.policy_document import PolicyDocument
 from sidecar.guardrails.trial import Judged, Trial, try_policy
-from sidecar.storage.postgres_policies import load_policy
 
 guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: what they find in a text.")
 
@@ -93,7 +87,7 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     if answer and body is not None:
         mend = "give the text that the model said"
         fail("--dialect-body is a request, not an answer", mend=mend, code=WRONG_USAGE)
-    document = _document(policy, policy_file)
+    document = chosen_document(policy, policy_file)
     subject = _subject(_Source(text, file, body), path=path, role="model" if answer else role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
@@ -104,23 +98,6 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         print_json(_as_json(document, subject, trial))
     else:
         _show(subject, trial)
-
-
-def _document(name: str | None, file: Path | None) -> PolicyDocument:
-    if file is not None:
-        documents = read_documents(file)
-        check_expressions(documents, stored=(), source=str(file))
-        for document in documents:
-            if name in {None, document.policy.name}:
-                return document
-        fail(f"{file} holds no policy {name}", mend="name one of it, or none for the first")
-    if name is None:
-        return parse_documents(default_policy_text(), expressions="trust")[0]
-    stored = on_connection(lambda connection: load_policy(connection, name))
-    if stored is None and name != DEFAULT_POLICY_NAME:
-        fail(f"there is no policy {name}", mend="see `egret policy list`")
-    text = default_policy_text() if stored is None else stored.document
-    return parse_documents(text, expressions="trust")[0]
 
 
 def _subject(source: _Source, *, path: str, role: str) -> Subject:

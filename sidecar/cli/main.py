@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "conformance": "sidecar.cli.conformance:conformance",
     "top": "sidecar.cli.top:top",
     "logs": "sidecar.cli.logs:logs",
+    "replay": "sidecar.cli.replay:replay",
 }
 _GROUPS: Final = {
     "orgs": "sidecar.cli.owners:orgs",

@@ -1,0 +1,171 @@
+"""What a policy makes of requests that were kept: as in an exchange, but nobody waits for it.
+
+Every key counts as one that the policy holds for: roll-outs are complete, exceptions are over.
+Guardrails that ask a server are left out: a rehearsal never sends a text anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final, Never, assert_never
+
+from sidecar.authorization.authorize import is_model_allowed
+from sidecar.decision.decide import decide, decide_unscanned
+from sidecar.dialects.read import read_request
+from sidecar.dialects.routes import recognise
+from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.http import Headers
+from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
+from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.scope import EVERYONE, Circumstances
+from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.remote import RemoteRequest
+from sidecar.guardrails.rules.catalogue import is_remote
+from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
+from sidecar.telemetry.report import ExchangeOutcome
+
+_NAME: Final = "\0rehearsed"
+"""Of the policy as it is rehearsed: no document can name one so."""
+_JSON: Final = Headers((("content-type", b"application/json"),))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRequest:
+    """A request that was kept: its path with the query, and its body as the client sent it."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What became of one request.
+
+    `error` is why it was refused. `acted` names guardrails whose verdict was not to pass, in
+    shadow or not, with that verdict.
+    """
+
+    outcome: ExchangeOutcome
+    error: ErrorKind | None = None
+    acted: tuple[tuple[Guardrail, Verdict], ...] = ()
+
+
+class _Nobody:
+    """The port `RemoteChecks` where nothing may leave the process."""
+
+    async def check(self, request: RemoteRequest) -> Never:
+        """Refuse."""
+        raise AssertionError(f"a rehearsal asked {request.guardrail.name}")
+
+
+class Rehearsal:
+    """One policy, compiled; `not_asked` are guardrails that a rehearsal leaves out."""
+
+    def __init__(self, snapshot: PolicySnapshot, *, not_asked: tuple[Guardrail, ...]) -> None:
+        self._snapshot = snapshot
+        self._inspector = Inspector(remote=_Nobody(), clock=time.perf_counter)
+        self.not_asked: Final = not_asked
+
+    @classmethod
+    async def of(cls, document: str) -> Rehearsal:
+        """Compile the policy of *document*, whose expressions were checked.
+
+        Raises:
+            CompileError: it cannot be compiled within the limits.
+        """
+        compiled = await compile_in_subprocess([(document, 1)])
+        policy = compiled.policies[0]
+        local = tuple(
+            replace(one, scope=replace(one.scope, rollout=EVERYONE, exceptions=()))
+            for one in policy.guardrails
+            if not is_remote(one)
+        )
+        rehearsed = replace(policy, name=_NAME, guardrails=local)
+        policies = CompiledPolicies((policy, rehearsed), compiled.database)
+        return cls(
+            run_to_end(snapshot_steps(policies)),
+            not_asked=tuple(one for one in policy.guardrails if is_remote(one)),
+        )
+
+    async def judge(self, request: KeptRequest) -> Rehearsed:
+        """Return what the policy makes of *request*."""
+        route = recognise(request.method, request.path)
+        policy = self._policy(route if isinstance(route, Route) else None)
+        if not isinstance(route, Route):
+            return _of_unscanned((UnscannedReason.UNKNOWN_ROUTE,), policy.unscanned)
+        read = read_request(route, _JSON, request.body)
+        match read:
+            case Malformed():
+                return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.INVALID_BODY)
+            case Unreadable(reason):
+                unscanned = _of_unscanned((reason,), policy.unscanned)
+                if unscanned.error is None and not is_model_allowed(
+                    route.model, policy.allowed_models
+                ):
+                    return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.MODEL_NOT_ALLOWED)
+                return unscanned
+            case Subject():
+                return await self._judge(read, policy)
+            case _:
+                assert_never(read)
+
+    async def _judge(self, subject: Subject, policy: EffectivePolicy) -> Rehearsed:
+        named = (subject.model, *subject.other_models)
+        if not all(is_model_allowed(one, policy.allowed_models) for one in named):
+            return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.MODEL_NOT_ALLOWED)
+        # As in an exchange: of several models nobody knows which one runs.
+        policy = policy.for_model(None if subject.other_models else subject.model)
+        unscanned = _of_unscanned(tuple(subject.unscanned), policy.unscanned)
+        if unscanned.error is not None:
+            return unscanned
+        about = InspectionSubject(request_id="", key_id="", model=subject.model)
+        results = self._inspector.inspect(policy, subject, about=about)
+        judged = _of_results(results if isinstance(results, tuple) else await results)
+        is_flagged = unscanned.outcome is ExchangeOutcome.FLAGGED
+        if judged.outcome is ExchangeOutcome.ALLOWED and is_flagged:
+            return replace(judged, outcome=ExchangeOutcome.FLAGGED)
+        return judged
+
+    def _policy(self, route: Route | None) -> EffectivePolicy:
+        policy = self._snapshot.effective(PolicyBinding(key=_NAME))
+        assert isinstance(policy, EffectivePolicy)  # noqa: S101 - it was put in
+        if policy.request_forms is None:
+            return policy
+        operation = None if route is None else route.operation
+        return policy.request_forms(Circumstances(operation=operation, key_id="", team="", at=0.0))
+
+
+def _of_unscanned(reasons: tuple[UnscannedReason, ...], action: UnscannedAction) -> Rehearsed:
+    decision = decide_unscanned(reasons, action)
+    if isinstance(decision, Deny):
+        return Rehearsed(ExchangeOutcome.REFUSED, decision.error.kind)
+    is_flagged = bool(reasons) and action is UnscannedAction.FLAG
+    return Rehearsed(ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED)
+
+
+def _of_results(results: tuple[GuardrailResult, ...]) -> Rehearsed:
+    acted = tuple(
+        (one.guardrail, one.verdict) for one in results if one.verdict is not Verdict.PASS
+    )
+    decision = decide(results)
+    match decision:
+        case Deny(error):
+            return Rehearsed(ExchangeOutcome.REFUSED, error.kind, acted)
+        case Redact():
+            return Rehearsed(ExchangeOutcome.REDACTED, None, acted)
+        case Allow():
+            is_flagged = any(
+                verdict is Verdict.FLAG and guardrail.mode is Mode.ENFORCE
+                for guardrail, verdict in acted
+            )
+            outcome = ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED
+            return Rehearsed(outcome, None, acted)
+        case _:
+            assert_never(decision)
