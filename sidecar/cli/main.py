@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "top": "sidecar.cli.top:top",
     "logs": "sidecar.cli.logs:logs",
     "replay": "sidecar.cli.replay:replay",
+    "bench": "sidecar.cli.bench:bench",
 }
 _GROUPS: Final = {
     "orgs": "sidecar.cli.owners:orgs",

@@ -17,6 +17,8 @@ from sidecar.settings import Engine, inherited_environment
 
 PART: Final = "Egret workers"
 HEALTH_SECONDS: Final = 1.0
+START_SECONDS: Final = 120.0
+"""Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
 OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.H2CORN.value}
 """What the Envoy beside is set up for; the environment may say otherwise."""
 
@@ -49,7 +51,7 @@ async def running_workers(
         grace_seconds=20,
     )
     async with children.running(program) as supervisor:
-        await until_ready(supervisor, lambda: _all_serve(sockets))
+        await until_ready(supervisor, lambda: _all_serve(sockets), seconds=START_SECONDS)
         yield supervisor.pid
 
 

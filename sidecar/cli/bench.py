@@ -1,0 +1,157 @@
+"""`egret bench`: how long a gateway's answers take, and which part of it is Egret's."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Annotated, Final
+
+import orjson
+import typer
+from pydantic import SecretStr
+
+from sidecar.cli.bench_load import FIRST_BYTE, WHOLE, Measured, Order, percentile, put
+from sidecar.cli.output import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_json,
+    print_rows,
+)
+from sidecar.cli.progress import progress
+
+_SHARES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "max_ms": 1.0}
+_OURS: Final = ("upstream", "egret", "authorize", "guardrails")
+"""Metrics of `server-timing` in the order they are shown."""
+_RUN: Final = Path("run")
+
+
+def bench(  # noqa: PLR0913, PLR0917 - options of a command
+    url: Annotated[
+        str | None, typer.Argument(help="https://host[:port]; without, that of `egret up`.")
+    ] = None,
+    path: Annotated[str, typer.Option("--path", help="Of the requests.")] = "/v1/chat/completions",
+    model: Annotated[str, typer.Option("--model", help="Of the short chat request.")] = "gpt-4o",
+    body: Annotated[
+        Path | None, typer.Option("--body", help="A file with another request's body.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", envvar="EGRET_KEY", show_envvar=True, help="An API key.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Whom to trust, in PEM; else the system's.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option("--requests", "-n", min=1, max=1_000_000, help="How many in all.")
+    ] = 200,
+    connections: Annotated[
+        int, typer.Option("--connections", "-c", min=1, max=1_000, help="How many at a time.")
+    ] = 4,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds for one answer.")
+    ] = 60.0,
+    run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = _RUN,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Send requests to a gateway and show where the time of its answers went.
+
+    Egret's own share and the provider's are what `server-timing` says. Every request is a real
+    one: a provider behind the gateway is asked, and charges. The client is a closed loop in
+    Python: it tells latency, not how much a gateway can take. Exits with 1 if a request is lost
+    or answered with an error.
+
+    Example: EGRET_KEY=… egret bench https://llm.example.com --requests 500 --connections 8
+    """
+    if url is None:
+        url, key, ca_file = _of_stack(run, key=key, ca_file=ca_file)
+    if not url.startswith(("http://", "https://")):
+        mend = "write it as https://host[:port]"
+        fail(f"{url} is no URL of a gateway", mend=mend, code=WRONG_USAGE)
+    order = Order(
+        url=url.rstrip("/") + path,
+        key=None if key is None else SecretStr(key),
+        body=_chat(model) if body is None else _read(body),
+        requests=requests,
+        connections=min(connections, requests),
+        tls=None if ca_file is None else _trusting(ca_file),
+        timeout_seconds=timeout,
+    )
+    with progress(f"Sending {requests} requests", total=requests) as advance:
+        measured = asyncio.run(put(order, advance))
+    _show(order, measured, output)
+    if measured.lost or any(status >= 400 for status in measured.statuses):  # noqa: PLR2004 - HTTP
+        raise typer.Exit(FAILED)
+
+
+def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str, str, Path | None]:
+    file = run / "egret.json"
+    try:
+        facts = orjson.loads(file.read_bytes())
+    except OSError as error:
+        mend = "name a gateway, or start `egret up`"
+        fail(f"{file}: {error.strerror}", mend=mend, code=WRONG_USAGE)
+    return facts["https_url"], key or facts["key"], ca_file or Path(facts["ca_file"])
+
+
+def _chat(model: str) -> bytes:
+    message = {"role": "user", "content": "Say hello in one word."}
+    return orjson.dumps({"model": model, "messages": [message]})
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
+
+
+def _trusting(file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or "no certificates in PEM"
+        fail(f"{file}: {reason}", mend="name a file of certificates", code=WRONG_USAGE)
+
+
+def _show(order: Order, measured: Measured, output: Output) -> None:
+    times = _percentiles(measured)
+    if output is Output.JSON:
+        print_json(
+            {
+                "url": order.url,
+                "connections": order.connections,
+                "seconds": round(measured.seconds, 3),
+                "answers_per_second": round(measured.per_second, 1),
+                "statuses": {str(status): n for status, n in sorted(measured.statuses.items())},
+                "lost": dict(measured.lost),
+                "times": times,
+            }
+        )
+        return
+    if times:
+        rows: list[Row] = [
+            {"time": name, **{label: f"{one[label]:.2f}" for label in _SHARES}}
+            for name, one in times.items()
+        ]
+        print_rows(rows, columns=("time", *_SHARES), output=Output.TABLE)
+    statuses = ", ".join(f"{n} of {status}" for status, n in sorted(measured.statuses.items()))
+    lost = "".join(f", {n} lost ({kind})" for kind, n in sorted(measured.lost.items()))
+    note(
+        f"{statuses or 'no answer'}{lost}; {measured.seconds:.1f} s, "
+        f"{measured.per_second:.1f} answers a second over {order.connections} connections"
+    )
+    if times and "egret" not in times:
+        note("the answers have no `server-timing` of Egret's: is it in front of this provider?")
+
+
+def _percentiles(measured: Measured) -> dict[str, dict[str, float]]:
+    return {
+        name: {label: round(percentile(times, share), 3) for label, share in _SHARES.items()}
+        for name in (WHOLE, FIRST_BYTE, *_OURS)
+        if (times := measured.milliseconds.get(name))
+    }
