@@ -62,9 +62,9 @@ demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table an
 	$(PY) -m sidecar demo
 
 test: $(DEV_STAMP) $(HELM_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
-	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine"
-	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio
-	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) --numprocesses 2 --dist loadfile --cov --cov-report=
+	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine" --durations 20
+	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio --durations 40
+	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) --numprocesses 2 --dist loadfile --durations 40 --cov --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 
