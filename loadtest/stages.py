@@ -12,7 +12,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any, Final
 
 import uvloop
@@ -89,7 +88,7 @@ async def _whole_us(parts: Parts) -> float:
     for _ in range(BATCHES):
         started_at = time.perf_counter()
         for _ in range(CALLS):
-            await converse(parts, METADATA)
+            await converse(parts, ExchangeChecks(parts, METADATA))
         seconds.append(time.perf_counter() - started_at)
     return min(seconds) / CALLS * 1e6
 
@@ -102,19 +101,19 @@ async def _stage_costs(parts: Parts) -> dict[str, float]:
         for _ in range(BATCHES):
             watch.reset()
             for _ in range(CALLS):
-                await converse(parts, METADATA)
+                await converse(parts, ExchangeChecks(parts, METADATA))
             batches.append(watch.seconds())
     fastest = min(batches, key=lambda seconds: sum(seconds.values()))
     return {stage: seconds / CALLS * 1e6 for stage, seconds in fastest.items()}
 
 
-async def converse(parts: Parts, metadata: Mapping[str, str]) -> None:
+async def converse(parts: Parts, judge: ExchangeChecks) -> None:
     """Hold one conversation from beginning to end."""
     stream = RecordedStream(MESSAGES)
     ending = await Conversation(
         stream=stream,
         exchange=Exchange(max_body_bytes=MAX_BODY_BYTES, wants_response_headers=False),
-        judge=ExchangeChecks(parts, metadata),
+        judge=judge,
         budgets=BUDGETS,
         load=parts.load,
     ).run()

@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +29,7 @@ from loadtest.k6 import Load, LoadError, Target, put_load
 from loadtest.processes import cpu_seconds
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from loadtest.stages import WHOLE
-from loadtest.telemetry_costs import OFF
+from loadtest.telemetry_costs import OFF, STEPS
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
@@ -38,6 +40,18 @@ LOAD: Final = Load("c16", 16)
 WARM_UP_SECONDS: Final = 2.0
 WORKER: Final = "worker"
 TRANSPORT: Final = "gRPC, event loop, kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    """How often what telemetry adds is measured: processes, and rounds in each."""
+
+    processes: int
+    rounds: int
+
+
+FULL: Final = _Effort(processes=5, rounds=200)
+QUICK: Final = _Effort(processes=2, rounds=60)
 
 
 def main() -> int:
@@ -51,11 +65,11 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     figures = waterfall(_stages(), worker_us=worker_us)
-    costs = asyncio.run(_telemetry())
-    grid, telemetry = waterfall_grid(figures), telemetry_grid(costs)
+    runs = asyncio.run(_telemetry(QUICK if options.quick else FULL))
+    grid, telemetry = waterfall_grid(figures), telemetry_grid(runs)
     grid.show(console)
     telemetry.show(console)
-    path = write_json("bench-waterfall", {**figures, **telemetry_figures(costs)}, run)
+    path = write_json("bench-waterfall", {**figures, **telemetry_figures(runs)}, run)
     console.print(f"\nWritten to {path}.")
     if options.markdown:
         write_section("waterfall", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
@@ -88,23 +102,38 @@ def waterfall_grid(figures: Mapping[str, float]) -> Grid:
     return Grid("Where a worker's CPU time goes, per request", ("stage", "µs", "share"), rows)
 
 
-def telemetry_figures(costs: Mapping[str, float]) -> dict[str, float]:
+def telemetry_figures(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return what each step adds to an exchange that nobody is told of, in microseconds."""
-    return {f"telemetry.{step}": us - costs[OFF] for step, us in costs.items() if step != OFF}
+    return {f"telemetry.{step}": _middle(runs, step) for step in STEPS if step != OFF}
 
 
-def telemetry_grid(costs: Mapping[str, float]) -> Grid:
-    """Return the steps, each with all before it, and what telemetry takes by then."""
-    rows = [[step, f"{us:.1f}", f"{us - costs[OFF]:.1f}"] for step, us in costs.items()]
-    return Grid("What telemetry costs, per request", ("told", "µs", "of telemetry"), rows)
+def telemetry_grid(runs: Sequence[Mapping[str, float]]) -> Grid:
+    """Return the middle of what each step adds, and the lowest and highest of all *runs*."""
+    rows = [
+        [
+            step,
+            f"{_middle(runs, step):.1f}",
+            f"{min(run[step] for run in runs):.1f}",
+            f"{max(run[step] for run in runs):.1f}",
+        ]
+        for step in STEPS
+        if step != OFF
+    ]
+    return Grid("What telemetry adds to a request", ("told", "µs", "lowest", "highest"), rows)
 
 
-async def _telemetry() -> dict[str, float]:
+def _middle(runs: Sequence[Mapping[str, float]], step: str) -> float:
+    return statistics.median(run[step] for run in runs)
+
+
+async def _telemetry(effort: _Effort) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory(prefix="egret-waterfall-") as place:
         async with running_collector(Path(place)) as collector:
-            return await asyncio.to_thread(
-                _costs, "loadtest.telemetry_costs", collector.grpc_endpoint
-            )
+            arguments = (collector.grpc_endpoint, str(effort.rounds))
+            return [
+                await asyncio.to_thread(_costs, "loadtest.telemetry_costs", *arguments)
+                for _ in range(effort.processes)
+            ]
 
 
 def _stages() -> dict[str, float]:

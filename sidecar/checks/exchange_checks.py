@@ -186,6 +186,9 @@ class ExchangeChecks:
             self._give_back()
         else:
             self._remember()
+        self._report(outcome)
+
+    def _report(self, outcome: ExchangeOutcome) -> None:
         self._parts.recorder.record(self._ledger.report(outcome))
 
     def _give_back(self) -> None:

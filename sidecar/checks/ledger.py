@@ -142,13 +142,15 @@ class Ledger:
 
     def spent(self) -> Spent:
         """Return the time spent until now."""
-        now = self._clocks.monotonic()
-        running = 0.0 if self._working_since is None else now - self._working_since
         return Spent(
             authorize=_seconds(self._authorize),
             guardrails=_seconds(self._guardrails),
-            egret=self._own_seconds + running,
+            egret=self._own_until(self._clocks.monotonic()),
         )
+
+    def _own_until(self, now: float) -> float:
+        running = 0.0 if self._working_since is None else now - self._working_since
+        return self._own_seconds + running
 
     def since_start_seconds(self) -> float:
         """Return the age of the exchange."""
@@ -221,15 +223,15 @@ class Ledger:
 
     def report(self, outcome: ExchangeOutcome) -> ExchangeReport:
         """Return the final report."""
-        spent = self.spent()
+        now = self._clocks.monotonic()
         return ExchangeReport(
             request_id=self.request_id,
             outcome=outcome,
             timings=Timings(
                 wall_ns=self._wall_ns,
                 started_at=self._started_at,
-                seconds=self.since_start_seconds(),
-                overhead_seconds=spent.egret,
+                seconds=now - self._started_at,
+                overhead_seconds=self._own_until(now),
                 authorize=self._authorize,
                 read=self._read,
                 guardrails=self._guardrails,

@@ -9,7 +9,6 @@ from sidecar.domain.finding import Verdict
 from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
 
 _BLOCKED: Final = frozenset({ErrorKind.CONTENT_BLOCKED, ErrorKind.UNSCANNED_CONTENT})
-_OPEN: Final = frozenset({Verdict.ERROR_OPEN, Verdict.TIMEOUT_OPEN})
 
 
 class Keeping:
@@ -28,7 +27,7 @@ class Keeping:
 
     def keeps(self, report: ExchangeReport) -> bool:
         """Tell whether *report* is to be traced, and take the room for it."""
-        if self._per_second <= 0 or not self._is_of_interest(report):
+        if self._per_second <= 0 or not self.is_of_interest(report):
             return False
         now = report.timings.started_at + report.timings.seconds
         gained = max(0.0, now - self._filled_at) * self._per_second
@@ -39,10 +38,16 @@ class Keeping:
         self._room -= 1
         return True
 
-    def _is_of_interest(self, report: ExchangeReport) -> bool:
-        return (
+    def is_of_interest(self, report: ExchangeReport) -> bool:
+        """Tell whether somebody will ask about *report*."""
+        if (
             report.outcome is ExchangeOutcome.FAILED
             or report.error in _BLOCKED
             or report.timings.overhead_seconds > self._slow_seconds
-            or any(result.verdict in _OPEN for result in report.results)
-        )
+        ):
+            return True
+        # A loop, and identities: it runs for every request, and a set would hash in Python.
+        for result in report.results:
+            if result.verdict is Verdict.ERROR_OPEN or result.verdict is Verdict.TIMEOUT_OPEN:
+                return True
+        return False

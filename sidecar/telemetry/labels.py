@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from prometheus_client.metrics import MetricWrapperBase
@@ -13,6 +14,7 @@ MAX_LABEL_VALUES: Final = 100
 """Distinct guardrail, policy or model names a worker shows; the rest are `other`."""
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+_Use = TypeVar("_Use")
 
 
 class LabelCap:
@@ -32,16 +34,25 @@ class LabelCap:
         return self._shown.setdefault(value, sanitize.policy_text(value))
 
 
-class Children(Generic[_Metric]):
-    """The label children of one metric: on the request's path a look-up, not a construction."""
+class Children(Generic[_Metric, _Use]):
+    """The label children of one metric: on the request's path a look-up, not a construction.
 
-    def __init__(self, metric: _Metric) -> None:
+    What is found is the *use* of a child, worked out once, for example what counts in it.
+    """
+
+    def __init__(self, metric: _Metric, use: Callable[[_Metric], _Use]) -> None:
         self._metric = metric
-        self._found: dict[tuple[str, ...], _Metric] = {}
+        self._use = use
+        self._found: dict[tuple[str, ...], _Use] = {}
 
-    def __call__(self, *values: str) -> _Metric:
-        """Return the child with these label values."""
-        child = self._found.get(values)
-        if child is None:
-            child = self._found[values] = self._metric.labels(*values)
-        return child
+    def __call__(self, *values: str) -> _Use:
+        """Return the use of the child with these label values."""
+        found = self._found.get(values)
+        if found is None:
+            found = self._found[values] = self._use(self._metric.labels(*values))
+        return found
+
+
+def itself(metric: _Metric) -> _Metric:
+    """Use a child as it is."""
+    return metric

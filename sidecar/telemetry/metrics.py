@@ -13,19 +13,21 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail, Policy, Stage
+from sidecar.domain.policy import Policy
+from sidecar.domain.subject import Route
 from sidecar.settings import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exchange_exemplars import SECONDS_BUCKETS, ExchangeExemplars
 from sidecar.telemetry.exemplars import ExemplarFile
+from sidecar.telemetry.guardrail_metrics import GuardrailMetrics
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.labels import Children, LabelCap
+from sidecar.telemetry.labels import Children, LabelCap, itself
 from sidecar.telemetry.limit_metrics import LimitMetrics
-from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+from sidecar.telemetry.mapped_samples import Count, counting, observing, rising_and_falling
+from sidecar.telemetry.names import NONE, MetricName
 from sidecar.telemetry.process_metrics import ProcessMetrics
 from sidecar.telemetry.remote_metrics import RemoteMetrics
-from sidecar.telemetry.report import ExchangeReport, FaultKind, Step
+from sidecar.telemetry.report import ExchangeReport, FaultKind, Timings
 from sidecar.telemetry.span_metrics import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
 
@@ -46,12 +48,11 @@ _AUTHORIZATION_ERRORS: Final = frozenset(
 )
 
 
-class _Judged(NamedTuple):
-    """Where one verdict of one guardrail is counted."""
+class _Kind(NamedTuple):
+    """Where exchanges are counted that have all labels in common."""
 
-    guardrail: Guardrail
-    verdicts: Counter
-    seconds: Histogram
+    add: Count
+    add_authorization: Count | None
 
 
 class Metrics:
@@ -61,10 +62,11 @@ class Metrics:
         self._exemplars = None if exemplars is None else ExchangeExemplars(exemplars)
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
-        self._judged: dict[tuple[str, Verdict, Stage], _Judged] = {}
+        # By ids: members of an enumeration are hashed in Python.
+        self._kinds: dict[tuple[int | bool, ...], _Kind] = {}
         self._declare_exchange(registry)
-        self._declare_checks(registry)
         self._declare_process(registry)
+        self._guardrails = GuardrailMetrics(registry, guardrail_label=self._guardrail_label)
         self.keys = KeyMetrics(registry)
         self.remote = RemoteMetrics(
             registry, guardrail_label=self._guardrail_label, error_label=LabelCap()
@@ -81,13 +83,16 @@ class Metrics:
                 "Exchanges that ended, by outcome, operation and kind of error.",
                 ("outcome", "operation", "error"),
                 registry=registry,
-            )
+            ),
+            counting,
         )
-        self._overhead = Histogram(
-            MetricName.OVERHEAD_SECONDS,
-            "Egret's own share of an exchange: without the client's upload and the provider.",
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
+        self._observe_overhead = observing(
+            Histogram(
+                MetricName.OVERHEAD_SECONDS,
+                "Egret's own share of an exchange: without the client's upload and the provider.",
+                buckets=SECONDS_BUCKETS,
+                registry=registry,
+            )
         )
         self._phases = Children(
             Histogram(
@@ -96,62 +101,33 @@ class Metrics:
                 ("phase",),
                 buckets=SECONDS_BUCKETS,
                 registry=registry,
+            ),
+            observing,
+        )
+        self._one_more, self._one_less = rising_and_falling(
+            Gauge(
+                MetricName.IN_FLIGHT_EXCHANGES,
+                "Exchanges being judged now, over all live workers.",
+                multiprocess_mode="livesum",
+                registry=registry,
             )
         )
-        self._in_flight = Gauge(
-            MetricName.IN_FLIGHT_EXCHANGES,
-            "Exchanges being judged now, over all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        self._observe_body = observing(
+            Histogram(
+                MetricName.BODY_BYTES,
+                "Bytes of the request bodies that were read.",
+                buckets=BODY_BUCKETS,
+                registry=registry,
+            )
         )
-        self._body_bytes = Histogram(
-            MetricName.BODY_BYTES,
-            "Bytes of the request bodies that were read.",
-            buckets=BODY_BUCKETS,
-            registry=registry,
-        )
-
-    def _declare_checks(self, registry: CollectorRegistry) -> None:
         self._authorizations = Children(
             Counter(
                 MetricName.AUTHORIZATIONS,
                 "Judged keys, by outcome and by the cache tier that answered.",
                 ("outcome", "tier"),
                 registry=registry,
-            )
-        )
-        self._verdicts = Children(
-            Counter(
-                MetricName.GUARDRAIL_VERDICTS,
-                "Guardrail outcomes; in shadow mode the verdict is what enforce would have done.",
-                ("guardrail", "type", "verdict", "action", "mode", "stage"),
-                registry=registry,
-            )
-        )
-        self._guardrail_seconds = Children(
-            Histogram(
-                MetricName.GUARDRAIL_SECONDS,
-                "Seconds one guardrail took.",
-                ("guardrail",),
-                buckets=SECONDS_BUCKETS,
-                registry=registry,
-            )
-        )
-        self._exempted = Children(
-            Counter(
-                MetricName.GUARDRAIL_EXEMPTIONS,
-                "Exchanges that a guardrail did not judge because of an exception in its policy.",
-                ("guardrail",),
-                registry=registry,
-            )
-        )
-        self._unscanned = Children(
-            Counter(
-                MetricName.UNSCANNED,
-                "Exchanges with content that no guardrail could read, by reason and action.",
-                ("reason", "action"),
-                registry=registry,
-            )
+            ),
+            counting,
         )
 
     def _declare_process(self, registry: CollectorRegistry) -> None:
@@ -161,7 +137,8 @@ class Metrics:
                 "Protocol violations, exceptions, missed deadlines, lost telemetry.",
                 ("kind",),
                 registry=registry,
-            )
+            ),
+            counting,
         )
         for kind in FaultKind:  # an alert on a rate needs the zero before the first fault
             self._faults(kind.value)
@@ -172,7 +149,8 @@ class Metrics:
                 ("policy",),
                 multiprocess_mode="livemin",
                 registry=registry,
-            )
+            ),
+            itself,
         )
         self._policies_read = Gauge(
             MetricName.POLICIES_READ,
@@ -205,15 +183,15 @@ class Metrics:
 
     def exchange_began(self) -> None:
         """Count an exchange as in flight."""
-        self._in_flight.inc()
+        self._one_more()
 
     def exchange_ended(self) -> None:
         """Take an exchange out of those in flight."""
-        self._in_flight.dec()
+        self._one_less()
 
     def fault(self, kind: FaultKind) -> None:
         """Count a fault."""
-        self._faults(kind.value).inc()
+        self._faults(kind.value)()
 
     def policies_loaded(self, policies: Iterable[Policy]) -> None:
         """Show the versions of the policies that this worker applies from now on."""
@@ -231,66 +209,60 @@ class Metrics:
 
     def record(self, report: ExchangeReport) -> None:
         """Count the end of an exchange and all that took place in it."""
-        error = NONE if report.error is None else report.error.value
-        operation = sanitize.operation_name(report.route)
-        self._exchanges(report.outcome.value, operation, error).inc()
-        timings = report.timings
-        self._overhead.observe(timings.overhead_seconds)
-        self._observe_phase("authorize", timings.authorize)
-        self._observe_phase("read", timings.read)
-        self._observe_phase("guardrails", timings.guardrails)
+        kind = self._kind(report)
+        kind.add()
+        if kind.add_authorization is not None:
+            kind.add_authorization()
+        self._observe_times(report.timings)
         if report.body_bytes:
-            self._body_bytes.observe(report.body_bytes)
-        self._count_authorization(report)
+            self._observe_body(report.body_bytes)
         for result in report.results:
-            self._count_verdict(result)
-            self.remote.count(result)
-        for name in report.exempted:
-            self._exempted(self._guardrail_label(name)).inc()
-        for reason in dict.fromkeys(report.unscanned):
-            self._unscanned(reason.value, report.unscanned_action.value).inc()
+            self._guardrails.count(result)
+            if result.events or result.error_type is not None:
+                self.remote.count(result)
+        if report.exempted or report.unscanned:
+            self._guardrails.count_unjudged(report)
 
     def traced(self, report: ExchangeReport, trace_id: int) -> None:
         """Have the buckets that an exchange fell into lead to its trace."""
         if self._exemplars is not None:
             self._exemplars.note(report, trace_id, guardrail_label=self._guardrail_label)
 
-    def _observe_phase(self, phase: str, step: Step | None) -> None:
-        if step is not None:
-            self._phases(phase).observe(step.seconds)
+    def _observe_times(self, timings: Timings) -> None:
+        self._observe_overhead(timings.overhead_seconds)
+        if timings.authorize is not None:
+            self._phases("authorize")(timings.authorize.seconds)
+        if timings.read is not None:
+            self._phases("read")(timings.read.seconds)
+        if timings.guardrails is not None:
+            self._phases("guardrails")(timings.guardrails.seconds)
 
-    def _count_authorization(self, report: ExchangeReport) -> None:
+    def _kind(self, report: ExchangeReport) -> _Kind:
+        route = report.route
+        key = (
+            id(report.outcome),
+            id(report.error),
+            id(report.cache_tier),
+            report.principal is None,
+            id(route.operation) if isinstance(route, Route) else route is None,
+        )
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = _Kind(
+                self._exchanges(
+                    report.outcome.value,
+                    sanitize.operation_name(route),
+                    NONE if report.error is None else report.error.value,
+                ),
+                self._authorization(report),
+            )
+        return kind
+
+    def _authorization(self, report: ExchangeReport) -> Count | None:
         if report.error in _AUTHORIZATION_ERRORS:
             outcome = report.error.value
         elif report.principal is not None:
             outcome = "authorized"
         else:
-            return
-        self._authorizations(outcome, report.cache_tier.value).inc()
-
-    def _count_verdict(self, result: GuardrailResult) -> None:
-        guardrail = result.guardrail
-        known = self._judged.get((guardrail.name, result.verdict, result.stage))
-        if known is None or known.guardrail is not guardrail:
-            known = self._judged_by(result)
-        known.verdicts.inc()
-        known.seconds.observe(result.seconds)
-
-    def _judged_by(self, result: GuardrailResult) -> _Judged:
-        guardrail = result.guardrail
-        name = self._guardrail_label(guardrail.name)
-        judged = _Judged(
-            guardrail,
-            self._verdicts(
-                name,
-                sanitize.guardrail_type(guardrail.settings),
-                result.verdict.value,
-                guardrail.action.value,
-                guardrail.mode.value,
-                result.stage.value,
-            ),
-            self._guardrail_seconds(name),
-        )
-        if name != OVERFLOW:  # what is beyond the cap would fill memory instead of labels
-            self._judged[guardrail.name, result.verdict, result.stage] = judged
-        return judged
+            return None
+        return self._authorizations(outcome, report.cache_tier.value)

@@ -19,7 +19,11 @@ from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import ExchangeReport, FaultKind
 from sidecar.telemetry.span_metrics import SpanMetrics
-from sidecar.telemetry.traceparent import format_trace_id, parse_trace_parent
+from sidecar.telemetry.traceparent import (
+    format_trace_id,
+    parse_trace_parent,
+    unsampled_trace_id,
+)
 
 if TYPE_CHECKING:
     from sidecar.telemetry.tracing import Tracing
@@ -100,6 +104,9 @@ class Recorder:
 
     def _record_spans(self, report: ExchangeReport) -> str | None:
         """Return the trace id for the log, which an unsampled trace has too."""
+        unsampled = unsampled_trace_id(report.traceparent)
+        if unsampled is not None and not (self._tracing and self._tracing.may_keep(report)):
+            return unsampled
         parent = parse_trace_parent(report.traceparent, report.tracestate)
         recorded = None if self._tracing is None else self._tracing.record_spans(report, parent)
         if recorded is not None:

@@ -52,7 +52,7 @@ def is_harmless(line: bytes) -> bool:
         b" " not in line
         and b"\\" not in line  # other blanks are escaped
         and line.isascii()  # or no ASCII
-        and b"://" not in line
+        and (b"/" not in line or b"://" not in line)  # one byte is found faster than three
         and b"egk_" not in line
     )
 

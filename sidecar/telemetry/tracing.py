@@ -96,6 +96,10 @@ class Tracing:
         )
         self._tracer = self._provider.get_tracer(SERVICE_NAME, version)
 
+    def may_keep(self, report: ExchangeReport) -> bool:
+        """Tell whether *report* is one to record though nobody sampled it, if there is room."""
+        return self._keeping.is_of_interest(report)
+
     def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> int | None:
         """Record an exchange and its steps; return the trace id, None where it is not sampled."""
         is_kept = parent is not None and not parent.is_sampled

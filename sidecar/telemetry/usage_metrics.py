@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, Moment
-from sidecar.telemetry.labels import Children, LabelCap
+from sidecar.telemetry.labels import Children, LabelCap, itself
+from sidecar.telemetry.mapped_samples import observing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 
 TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
@@ -78,7 +79,8 @@ class UsageMetrics:
                 (*_GEN_AI, "gen_ai_token_type"),
                 buckets=TOKEN_BUCKETS,
                 registry=registry,
-            )
+            ),
+            observing,
         )
         self._durations = Children(
             Histogram(
@@ -87,7 +89,8 @@ class UsageMetrics:
                 (*_GEN_AI, "error_type"),
                 buckets=DURATION_BUCKETS,
                 registry=registry,
-            )
+            ),
+            observing,
         )
         self._first_token = Children(
             Histogram(
@@ -96,7 +99,8 @@ class UsageMetrics:
                 _GEN_AI,
                 buckets=FIRST_TOKEN_BUCKETS,
                 registry=registry,
-            )
+            ),
+            observing,
         )
         self._per_token = Children(
             Histogram(
@@ -105,7 +109,8 @@ class UsageMetrics:
                 _GEN_AI,
                 buckets=PER_TOKEN_BUCKETS,
                 registry=registry,
-            )
+            ),
+            observing,
         )
         self._speed = Children(
             Histogram(
@@ -114,7 +119,8 @@ class UsageMetrics:
                 _GEN_AI,
                 buckets=TOKENS_PER_SECOND_BUCKETS,
                 registry=registry,
-            )
+            ),
+            observing,
         )
 
         self._cost = Children(
@@ -123,7 +129,8 @@ class UsageMetrics:
                 "US dollars that tokens cost by the prices in the database, estimates included.",
                 _GEN_AI,
                 registry=registry,
-            )
+            ),
+            itself,
         )
         self._unpriced = Counter(
             MetricName.COST_UNKNOWN,
@@ -138,7 +145,8 @@ class UsageMetrics:
                 "Usage records brought to the database, by how their tokens are known.",
                 ("tokens",),
                 registry=registry,
-            )
+            ),
+            itself,
         )
         self._lost = Children(
             Counter(
@@ -146,7 +154,8 @@ class UsageMetrics:
                 "Usage that could not be kept or delivered, by reason.",
                 ("reason",),
                 registry=registry,
-            )
+            ),
+            itself,
         )
         for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
             self._lost(reason)
@@ -176,16 +185,16 @@ class UsageMetrics:
     def exchange_ended(self, ended: ExchangeEnded) -> None:
         """Count the end of an exchange."""
         labels = self._labels(ended)
-        self._durations(*labels, _error_type(ended)).observe(ended.latency_seconds)
+        self._durations(*labels, _error_type(ended))(ended.latency_seconds)
         if self._exemplars is not None:
             self._exemplars.note(ended, labels)
         tokens = ended.tokens
         if tokens is not None:
-            self._tokens(*labels, "input").observe(tokens.input)
+            self._tokens(*labels, "input")(tokens.input)
             if tokens.output:
-                self._tokens(*labels, "output").observe(tokens.output)
+                self._tokens(*labels, "output")(tokens.output)
         if ended.is_event_stream and ended.first_token_seconds is not None:
-            self._first_token(*labels).observe(ended.first_token_seconds)
+            self._first_token(*labels)(ended.first_token_seconds)
             self._observe_speed(ended, labels)
 
     def cost(self, ended: ExchangeEnded, usd: Decimal | None) -> None:
@@ -218,8 +227,8 @@ class UsageMetrics:
         """The first token is not counted: it came when the clock began."""
         seconds, tokens = ended.output_seconds, ended.tokens
         if seconds and tokens is not None and tokens.output > 1:
-            self._per_token(*labels).observe(seconds / (tokens.output - 1))
-            self._speed(*labels).observe((tokens.output - 1) / seconds)
+            self._per_token(*labels)(seconds / (tokens.output - 1))
+            self._speed(*labels)((tokens.output - 1) / seconds)
 
     def _labels(self, ended: ExchangeEnded) -> tuple[str, ...]:
         request = ended.request

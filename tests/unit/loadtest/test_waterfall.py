@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.telemetry_costs import LOG_LINE, METRICS, OFF
+from loadtest.telemetry_costs import METRICS, OFF, STEPS, calmest
 from loadtest.waterfall import (
     TRANSPORT,
     WORKER,
@@ -26,16 +26,25 @@ def test_the_dearest_stage_comes_first_and_the_sum_last() -> None:
     assert [row[2] for row in grid.rows] == ["75.0%", "25.0%", "100.0%"]
 
 
-def test_what_telemetry_costs_is_what_it_adds_to_none() -> None:
-    """Each step with those before it, in their order."""
-    costs = {OFF: 200.0, METRICS: 225.0, LOG_LINE: 240.5}
-
-    assert telemetry_figures(costs) == {
-        f"telemetry.{METRICS}": 25.0,
-        f"telemetry.{LOG_LINE}": 40.5,
-    }
-    assert list(telemetry_grid(costs).rows) == [
-        [OFF, "200.0", "0.0"],
-        [METRICS, "225.0", "25.0"],
-        [LOG_LINE, "240.5", "40.5"],
+def test_what_telemetry_adds_is_the_middle_of_all_runs_beside_their_ends() -> None:
+    """Of each step, in their order; what a conversation costs without it is no row."""
+    added = ((20.0, 50.0, 900.0), (25.0, 70.5, 800.0), (22.0, 61.0, 850.0))
+    runs = [
+        {OFF: 300.0, **{step: times[min(at, 2)] for at, step in enumerate(STEPS[1:])}}
+        for times in added
     ]
+
+    figures = telemetry_figures(runs)
+    assert len(figures) == len(STEPS) - 1
+    assert figures[f"telemetry.{METRICS}"] == 22.0
+    rows = telemetry_grid(runs).rows
+    assert [row[0] for row in rows] == list(STEPS[1:])
+    assert list(rows[0]) == [METRICS, "22.0", "20.0", "25.0"]
+    assert list(rows[1]) == [STEPS[2], "61.0", "50.0", "70.5"]
+
+
+def test_the_calmest_rounds_are_chosen_by_all_steps_together() -> None:
+    """A step that was lucky in a disturbed round does not make it a calm one."""
+    lucky, calm = {OFF: 9.0, METRICS: 1.0}, {OFF: 2.0, METRICS: 3.0}
+    assert calmest([lucky, calm, lucky, lucky]) == [calm]
+    assert calmest([lucky]) == [lucky]

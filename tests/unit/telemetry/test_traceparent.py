@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.telemetry.traceparent import TraceParent, parse_trace_parent, sampled_trace_id
+from sidecar.telemetry.traceparent import (
+    TraceParent,
+    format_trace_id,
+    parse_trace_parent,
+    sampled_trace_id,
+    unsampled_trace_id,
+)
 from tests.support.reports import PARENT_ID, SAMPLED, TRACE_ID, UNSAMPLED
 
 PARENT = TraceParent(int(TRACE_ID, 16), int(PARENT_ID, 16), 1)
@@ -38,6 +44,26 @@ def test_a_trace_parent_is_read_or_is_none(
     assert parse_trace_parent(traceparent, None) == parent
     is_sampled = parent is not None and parent.is_sampled
     assert sampled_trace_id(traceparent) == (TRACE_ID if is_sampled else None)
+    is_unsampled = parent is not None and not parent.is_sampled
+    assert unsampled_trace_id(traceparent) == (TRACE_ID if is_unsampled else None)
+
+
+@given(
+    trace=st.sampled_from(["0", "a", "1"]),
+    span=st.sampled_from(["0", "b"]),
+    flags=st.integers(0, 255),
+    version=st.sampled_from(["00", "01", "ff"]),
+    rest=st.sampled_from(["", "-", "x", "\n"]),
+)
+def test_the_quick_look_says_what_the_close_one_says(
+    trace: str, span: str, flags: int, version: str, rest: str
+) -> None:
+    """Of a version that may have more fields it says nothing."""
+    text = f"{version}-{trace * 32}-{span * 16}-{flags:02x}{rest}"
+    parent = parse_trace_parent(text, None)
+    is_unsampled = parent is not None and not parent.is_sampled and version == "00"
+    said = format_trace_id(parent.trace_id) if parent is not None and is_unsampled else None
+    assert unsampled_trace_id(text) == said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""What is counted past prometheus-client is what the library would have counted itself.
+
+`mapped_samples` rests on what the library keeps to itself. Where one of these fails after an
+upgrade, look at the library's values.py and mmap_dict.py, and mend the module or do without it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sidecar.settings import inherited_environment
+from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling
+from sidecar.telemetry.worker_metrics import WorkerMetrics
+
+BOTH_WAYS: Final = """
+import os, signal
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling
+
+def metrics(prefix):
+    return (
+        Counter(prefix + "asked", "-", ("how",), registry=registry).labels("so"),
+        Histogram(prefix + "seconds", "-", ("how",), buckets=(0.5, 1, 8), registry=registry)
+        .labels("so"),
+        Gauge(prefix + "waiting", "-", multiprocess_mode="all", registry=registry),
+    )
+
+def count_both_ways():
+    for amount in (0.0, -1.0, 0.4999, 0.5, 0.50001, 1.0, 3.25, 8.0, 8.1, 1e300):
+        counter.inc(), histogram.observe(amount), gauge.inc(), gauge.inc(), gauge.dec()
+        add(), observe(amount), rise(), rise(), fall()
+
+registry = CollectorRegistry()
+counter, histogram, gauge = metrics("library_")
+own = metrics("own_")
+add, observe, (rise, fall) = counting(own[0]), observing(own[1]), rising_and_falling(own[2])
+count_both_ways()
+# Each file grows into another map.
+for kind, options in ((Counter, {}), (Histogram, {}), (Gauge, {"multiprocess_mode": "all"})):
+    large = kind("large_" + kind.__name__, "-", ("name",), registry=registry, **options)
+    large.labels("x" * 99_999)
+count_both_ways()
+for one in (counter, own[0], gauge, own[2]):
+    one.inc(3)
+for one in (histogram, own[1]):
+    one.observe(2)
+count_both_ways()
+print(generate_latest(registry).decode(), "# EOF", sep="", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+WITHOUT_END: Final = """
+from prometheus_client import CollectorRegistry, Counter
+from sidecar.telemetry.mapped_samples import counting
+
+add = counting(Counter("asked", "-", registry=CollectorRegistry()))
+add()
+print("begun", flush=True)
+while True:
+    add()
+"""
+
+
+def test_the_library_is_the_one_that_was_looked_at() -> None:
+    """The module names places within it."""
+    assert version("prometheus-client").startswith("0.26.")
+
+
+def test_both_ways_of_counting_make_the_same_page(tmp_path: Path) -> None:
+    """At every bound, in files that grew, mixed with the library's own, after a SIGKILL."""
+    with _worker(BOTH_WAYS, tmp_path) as worker:
+        assert worker.stdout is not None
+        of_process = worker.stdout.read()
+    assert _lines(of_process, "own_") == _lines(of_process, "library_")
+
+    registry = CollectorRegistry()
+    registry.register(WorkerMetrics(tmp_path))
+    of_files = generate_latest(registry).decode()
+    assert _lines(of_files, "own_") == _lines(of_files, "library_")
+    assert 'asked_total{how="so"} 33.0' in _lines(of_files, "own_")
+    assert 'seconds_bucket{how="so",le="0.5"} 12.0' in _lines(of_files, "own_")
+
+
+def test_a_reader_never_sees_a_count_fall(tmp_path: Path) -> None:
+    """A number is stored whole while the file is read: half of one could be anything."""
+    with _worker(WITHOUT_END, tmp_path) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        scraped = WorkerMetrics(tmp_path)
+        seen = [
+            sample.value for _ in range(300) for m in scraped.collect() for sample in m.samples
+        ]
+    assert seen == sorted(seen)
+    assert all(value.is_integer() for value in seen)
+    assert seen[0] < seen[-1]
+
+
+def test_where_values_stay_in_the_process_the_library_counts() -> None:
+    """As in unit tests, which have no directory for files."""
+    registry = CollectorRegistry()
+    counter = Counter("asked", "-", registry=registry)
+    gauge = Gauge("waiting", "-", registry=registry)
+    histogram = Histogram("seconds", "-", registry=registry)
+    assert counting(counter) == counter.inc
+    assert rising_and_falling(gauge) == (gauge.inc, gauge.dec)
+    assert observing(histogram) == histogram.observe
+
+
+def _lines(page: str, prefix: str) -> list[str]:
+    """Return the samples with this prefix, without it, the process and the times of creation."""
+    return [
+        line.removeprefix(prefix).replace(',pid="', '{pid="').split('{pid="')[0]
+        for line in page.splitlines()
+        if line.startswith(prefix) and "_created" not in line
+    ]
+
+
+@contextmanager
+def _worker(program: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=inherited_environment() | {"PROMETHEUS_MULTIPROC_DIR": str(directory)},
+    ) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
