@@ -11,6 +11,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -185,6 +186,9 @@ class ValkeySettings(_Section):
 
     url: SecretStr | None = None
     """`redis://`, `rediss://` (TLS) or `unix://`, with user, password and database as needed."""
+    password_file: Path | None = None
+    """Holds the password where the URL has none; read anew for each connection, so it may change.
+    """
     mode: ValkeyMode = ValkeyMode.STANDALONE
     nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = ()
     """Further `host:port` of the cluster or of the Sentinels, in case the URL's is down."""
@@ -194,6 +198,11 @@ class ValkeySettings(_Section):
     operation_seconds: Seconds = 0.05
     """Budget of one operation, a new connection included."""
     pool_size: Annotated[int, Field(ge=1, le=1000)] = 8
+
+    @property
+    def lacks_password(self) -> bool:
+        """Whether there is a URL, and no password in it."""
+        return self.url is not None and not urlsplit(self.url.get_secret_value()).password
 
     @field_validator("url")
     @classmethod
@@ -356,6 +365,10 @@ class Settings(BaseSettings):
     def _valkey_is_there_for_what_needs_it(self) -> Self:
         if self.valkey.url is None and self.cache.invalidation.subscribes:
             raise ValueError("EGRET_CACHE__INVALIDATION other than listen needs EGRET_VALKEY__URL")
+        if self.valkey.password_file is not None and not self.valkey.lacks_password:
+            raise ValueError(
+                "EGRET_VALKEY__PASSWORD_FILE needs EGRET_VALKEY__URL, and no password in it"
+            )
         is_sentinel = self.valkey.mode is ValkeyMode.SENTINEL
         if is_sentinel and self.valkey.sentinel_master is None:
             raise ValueError("EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER")

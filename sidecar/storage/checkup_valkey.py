@@ -35,7 +35,7 @@ async def check_valkey(
         broken = failed(
             CONNECTION,
             f"no answer ({type(error).__name__})",
-            mend="check that Valkey runs, and user, password and host in EGRET_VALKEY__URL",
+            mend="check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password",
         )
         return broken, skipped(CLOCK, f"waits for {CONNECTION}")
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, assert_never
 from urllib.parse import urlsplit
 
@@ -16,7 +18,9 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import RedisClusterException, RedisError
+from typing_extensions import override
 
 from sidecar.settings import ValkeyMode, ValkeySettings
 
@@ -30,6 +34,44 @@ VALKEY_UNAVAILABLE: Final = (
 """How redis-py says that it has no answer."""
 
 Client = Redis | RedisCluster
+
+
+class PasswordFileError(RedisError):
+    """What the file of EGRET_VALKEY__PASSWORD_FILE holds is no password, or it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordFile(CredentialProvider):
+    """Asked at each new connection, so that a password may change while workers run."""
+
+    path: Path
+    user: str
+
+    @override
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return the user, if there is one, and what the file holds now.
+
+        Raises:
+            PasswordFileError: it cannot be read, or is empty.
+        """
+        name = "the file of EGRET_VALKEY__PASSWORD_FILE"
+        try:
+            password = self.path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise PasswordFileError(f"{name}: {error.strerror or 'cannot be read'}") from None
+        except UnicodeDecodeError:
+            raise PasswordFileError(f"{name} holds no text") from None
+        if not password:
+            raise PasswordFileError(f"{name} is empty")
+        return (self.user, password) if self.user else (password,)
+
+    @override
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Return the same, without a wait.
+
+        Cancelled in one, redis-py would put a connection back that has not logged in (redis 8.1).
+        """
+        return self.get_credentials()
 
 
 @asynccontextmanager
@@ -51,10 +93,10 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     match settings.mode:
         case ValkeyMode.STANDALONE:
             client = Redis.from_pool(
-                BlockingConnectionPool.from_url(
-                    settings.url.get_secret_value(),
+                BlockingConnectionPool(
                     max_connections=settings.pool_size,
                     timeout=settings.operation_seconds,
+                    **_parsed(settings),
                     **options,
                 )
             )
@@ -90,10 +132,20 @@ def _is_tls(settings: ValkeySettings) -> bool:
     return settings.url is not None and settings.url.get_secret_value().startswith("rediss://")
 
 
-def _from_url(settings: ValkeySettings) -> dict[str, Any]:
-    """Return user, password and database of the URL, and whether it asks for TLS."""
+def _parsed(settings: ValkeySettings) -> dict[str, Any]:
+    """Return what the URL says of a connection, with the file's password where there is one."""
     url = "" if settings.url is None else settings.url.get_secret_value()
     parsed: dict[str, Any] = dict(parse_url(url))
+    if settings.password_file is not None:
+        user = parsed.pop("username", "")
+        parsed.pop("password", None)
+        parsed["credential_provider"] = PasswordFile(settings.password_file, user)
+    return parsed
+
+
+def _from_url(settings: ValkeySettings) -> dict[str, Any]:
+    """Return how to log in, the database of the URL, and whether it asks for TLS."""
+    parsed = _parsed(settings)
     for name in ("host", "port", "connection_class", "path"):
         parsed.pop(name, None)
     return {**parsed, "ssl": True} if _is_tls(settings) else parsed

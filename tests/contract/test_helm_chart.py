@@ -106,11 +106,27 @@ def test_what_is_mounted_is_there_and_what_is_there_is_mounted(case: str) -> Non
 def test_workers_read_their_dsn_from_a_secret_that_may_change(case: str) -> None:
     """A folder: a file that is mounted by itself never changes."""
     pod = one(rendered("helm4", case), "Deployment")["spec"]["template"]["spec"]
-    (egret,) = [
-        one for one in (*pod["containers"], *pod.get("initContainers", ()))
-        if one["name"] == "egret"
-    ]  # fmt: skip
-    folder, _, file = environment(egret)["EGRET_POSTGRES__DSN_FILE"].rpartition("/")
+    _assert_is_from_a_folder(pod, "EGRET_POSTGRES__DSN_FILE")
+
+
+def test_workers_read_valkeys_password_from_a_secret_that_may_change() -> None:
+    """Where it has a key of its own; where the URL holds it, nothing is mounted."""
+    own, of_url = (
+        one(rendered("helm4", case), "Deployment")["spec"]["template"]["spec"]
+        for case in ("sidecar-full", "sidecar")
+    )
+    _assert_is_from_a_folder(own, "EGRET_VALKEY__PASSWORD_FILE")
+    assert "EGRET_VALKEY__PASSWORD_FILE" not in environment(_egret(of_url))
+
+
+def _egret(pod: dict[str, Any]) -> dict[str, Any]:
+    containers = (*pod["containers"], *pod.get("initContainers", ()))
+    return next(one for one in containers if one["name"] == "egret")
+
+
+def _assert_is_from_a_folder(pod: dict[str, Any], variable: str) -> None:
+    egret = _egret(pod)
+    folder, _, file = environment(egret)[variable].rpartition("/")
     (mount,) = [one for one in egret["volumeMounts"] if one["mountPath"] == folder]
     (volume,) = [one for one in pod["volumes"] if one["name"] == mount["name"]]
     assert "subPath" not in mount

@@ -424,7 +424,7 @@ async def test_valkey_is_looked_at(
         locked = wrong(await asyncio.to_thread(doctor, egret))
     gone = await asyncio.to_thread(doctor, egret)
 
-    mend = "check that Valkey runs, and user, password and host in EGRET_VALKEY__URL"
+    mend = "check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password"
     assert [good[check][0] for check in REST[:2]] == ["ok", "ok"]
     assert replica["valkey connection"][::2] == (
         "failed",

@@ -12,23 +12,16 @@ from pydantic import SecretStr
 
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.envoy_config import (
-    AwsSigning,
-    DescriptorLimit,
     EgretService,
     EnvoyConfigError,
     EnvoyParameters,
-    Hits,
     OtlpCollector,
-    Provider,
-    SelfHosted,
     render_envoy_config,
 )
 from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
-from sidecar.embedded.model_routes import ModelRoute
 from sidecar.embedded.wheels import MissingProgramError, envoy_program, program_in_wheel
 from sidecar.envoy_lint.lint import lint
-
-SOCKETS = ("sockets/worker-0.sock", "sockets/worker-1.sock")
+from tests.support.deployments import DEPLOYMENTS, SOCKETS
 
 
 @pytest.fixture(scope="module")
@@ -58,106 +51,6 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_credential(secrets, name=provider, header_value=SecretStr("made up"))
     (directory / "aws").write_text("[default]\naws_access_key_id=a\naws_secret_access_key=b\n")
     return secrets
-
-
-def _production(sds: Path) -> EnvoyParameters:
-    return EnvoyParameters(
-        worker_sockets=SOCKETS, sds_directory=str(sds), admin_socket="run/envoy-admin.sock"
-    )
-
-
-def _embedded(sds: Path) -> EnvoyParameters:
-    mock = Provider(
-        host="localhost",
-        address="127.0.0.1",
-        port=8444,
-        ca_file=str(sds.parent / "certificates" / "provider-ca.pem"),
-        credential_header="authorization",
-    )
-    return EnvoyParameters(
-        worker_sockets=SOCKETS,
-        sds_directory=str(sds),
-        https_address="127.0.0.1",
-        https_port=0,
-        http_port=0,
-        access_log_path="/dev/null",
-        openai=mock,
-        anthropic=mock,
-    )
-
-
-def _standalone(sds: Path) -> EnvoyParameters:
-    return EnvoyParameters(
-        egret_service=EgretService("egret.egret.svc"),
-        sds_directory=str(sds),
-        admin_socket="run/envoy-admin.sock",
-        wants_client_certificates=True,
-        self_hosted=SelfHosted(
-            "models.internal",
-            Provider(host="vllm.models.svc", credential_header="authorization", is_many=True),
-        ),
-    )
-
-
-def _with_fallback(sds: Path) -> EnvoyParameters:
-    second = Provider(host="eu.api.openai.com", credential_header="authorization")
-    return replace(_production(sds), openai_fallback=second)
-
-
-def _limited(sds: Path) -> EnvoyParameters:
-    limits = (
-        DescriptorLimit(by=("organization", "team"), amount=600, seconds=60),
-        DescriptorLimit(by=("key_id",), amount=9, seconds=1, hits=Hits.ESTIMATED_TOKENS),
-    )
-    return replace(_production(sds), descriptor_limits=limits)
-
-
-def _every_provider(sds: Path) -> EnvoyParameters:
-    return replace(
-        _production(sds),
-        azure=Provider(host="acme.openai.azure.com", credential_header="api-key"),
-        gemini=Provider(
-            host="generativelanguage.googleapis.com", credential_header="x-goog-api-key"
-        ),
-        bedrock=Provider(
-            host="bedrock-runtime.eu-central-1.amazonaws.com", credential_header="authorization"
-        ),
-        self_hosted=SelfHosted(
-            "models.internal", Provider(host="vllm.models.svc", credential_header="authorization")
-        ),
-    )
-
-
-def _signed(sds: Path, *, credentials_file: str = "") -> EnvoyParameters:
-    signing = AwsSigning(region="eu-central-1", credentials_file=credentials_file)
-    host = "bedrock-runtime.eu-central-1.amazonaws.com"
-    return replace(_production(sds), bedrock=Provider(host=host, signing=signing))
-
-
-def _signed_by_a_file(sds: Path) -> EnvoyParameters:
-    return _signed(sds, credentials_file=str(sds.parent / "aws"))
-
-
-def _routed(sds: Path) -> EnvoyParameters:
-    routes = (
-        ModelRoute(models=("gpt-*", "o?-mini"), provider="openai"),
-        ModelRoute(models=("claude-*",), provider="anthropic"),
-        ModelRoute(models=("*",), provider="self_hosted"),
-    )
-    return replace(_standalone(sds), model_routes=routes)
-
-
-DEPLOYMENTS = {
-    "production": _production,
-    "embedded": _embedded,
-    "standalone": _standalone,
-    "fallback": _with_fallback,
-    "with limits of its own": _limited,
-    "every provider": _every_provider,
-    "signed": _signed,
-    "signed by a file": _signed_by_a_file,
-    "routed": _routed,
-}
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
@@ -240,7 +133,7 @@ def test_egret_lint_looks_at_a_fallback_as_at_any_provider(
     sds: Path, right: str, wrong: str, rules: set[str]
 ) -> None:
     """It is behind a plug-in of the route, not named by it."""
-    text = render_envoy_config(_with_fallback(sds))
+    text = render_envoy_config(DEPLOYMENTS["fallback"](sds))
     assert right in text
     found = lint("envoy.yaml", text.replace(right, wrong) if right else text).findings
     assert {finding.rule.id for finding in found} == rules
@@ -256,7 +149,7 @@ def test_egret_lint_finds_nothing_in_what_we_render(
 
 def test_egret_lint_finds_nothing_in_routes_by_model(sds: Path) -> None:
     """Only Egret writes the header that they go by, and no provider is sent it."""
-    assert lint("envoy.yaml", render_envoy_config(_routed(sds))).findings == ()
+    assert lint("envoy.yaml", render_envoy_config(DEPLOYMENTS["routed"](sds))).findings == ()
 
 
 def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:

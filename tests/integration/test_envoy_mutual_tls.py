@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
+import secrets
 import shutil
 import ssl
 import tempfile
@@ -11,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -99,11 +102,15 @@ def parties() -> Iterator[Parties]:
 
 @asynccontextmanager
 async def _egret(
-    parties: Parties, *, port: int | None = None, drain_delay_seconds: float = 0
+    parties: Parties,
+    *,
+    port: int | None = None,
+    drain_delay_seconds: float = 0,
+    not_after: datetime | None = None,
 ) -> AsyncIterator[tuple[Egret, int]]:
     """Serve on *port*, or any, as one pod does."""
     port = port or free_port()
-    own = parties.servers.identity("localhost", file=f"{port}")
+    own = parties.servers.identity("localhost", file=f"{port}", not_after=not_after)
     tls = TlsFiles(own["cert_file"], own["key_file"], parties.envoys.ca_file)
     options = EngineOptions(
         socket_path=parties.place / f"{port}" / "worker-0.sock",
@@ -128,6 +135,16 @@ class Gateway:
     port: int
     ca_file: Path
     debug_url: str
+    admin_url: str
+
+    async def stat(self, name: str) -> int:
+        """Return one of Envoy's counters or gauges."""
+        async with (
+            aiohttp.ClientSession(self.admin_url) as client,
+            client.get("/stats", params={"filter": f"^{name}$", "format": "json"}) as answer,
+        ):
+            (found,) = (await answer.json(content_type=None))["stats"]
+            return int(found["value"])
 
     async def statuses(self, context: ssl.SSLContext, until: asyncio.Event) -> Counter[int]:
         """Ask again and again on one connection, as clients do; return how often it was what."""
@@ -159,7 +176,11 @@ class Gateway:
 
 @asynccontextmanager
 async def _gateway(
-    parties: Parties, port: int, *further: int, envoys: Authority
+    parties: Parties,
+    port: int,
+    *further: int,
+    envoys: Authority,
+    not_after: datetime | None = None,
 ) -> AsyncIterator[Gateway]:
     """Run Envoy before an Egret on each port, with a certificate of *envoys*."""
     certificates = write_certificates(parties.place / "certificates")
@@ -169,10 +190,7 @@ async def _gateway(
     write_certificate(
         sds, name="server_certificate", chain=gateway.chain, private_key=gateway.private_key
     )
-    own = envoys.identity("envoy", file="envoy")
-    write_certificate(
-        sds, name="egret_client", chain=own["cert_file"], private_key=own["key_file"]
-    )
+    _write_identity(sds, envoys, not_after)
     write_authority(sds, name="egret_ca", ca_file=parties.servers.ca_file)
     write_authority(sds, name="client_ca", ca_file=parties.clients.ca_file)
     for provider in ("openai", "anthropic"):
@@ -191,13 +209,23 @@ async def _gateway(
             egret_service=EgretService("localhost", port, address="127.0.0.1"),
             wants_client_certificates=True,
             sds_directory=str(sds), openai=upstream, anthropic=upstream,
-            https_address="127.0.0.1", https_port=0, access_log_path="/dev/null",
-            sends_usage=False,
+            https_address="127.0.0.1", https_port=0, sends_usage=False,
+            access_log_path=str(parties.place / "access.jsonl"),
         )  # fmt: skip
         run = EnvoyRun(parties.place, parties.place)
         config = _with_ports(render_envoy_config(parameters), further)
         async with envoy_with(Children(), run=run, config=config) as address:
-            yield Gateway(address.https_port, certificates.gateway_ca, mock.debug_url)
+            yield Gateway(
+                address.https_port, certificates.gateway_ca, mock.debug_url, address.admin_url
+            )
+
+
+def _write_identity(sds: Path, envoys: Authority, not_after: datetime | None = None) -> None:
+    """Write what Envoy shows to Egret, in the place of what it had."""
+    own = envoys.identity("envoy", file=secrets.token_hex(4), not_after=not_after)
+    write_certificate(
+        sds, name="egret_client", chain=own["cert_file"], private_key=own["key_file"]
+    )
 
 
 def _with_ports(text: str, ports: Sequence[int]) -> str:
@@ -272,3 +300,68 @@ async def test_an_envoy_that_egret_does_not_know_lets_nothing_pass(parties: Part
         context = parties.client_context(gateway.ca_file, identity=True)
         assert await gateway.status(context) == 500
         assert (egret.passed, await gateway.reached()) == (0, 0)
+
+
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+NOT_AFTER = "cluster.egret.ssl.certificate.egret_client.expiration_unix_time_seconds"
+
+
+async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
+    parties: Parties, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Envoy answers 500 and says why; a new certificate mends it, and nothing is restarted."""
+    async with (
+        _egret(parties, not_after=YESTERDAY) as (egret, port),
+        _gateway(parties, port, envoys=parties.envoys) as gateway,
+    ):
+        context = parties.client_context(gateway.ca_file, identity=True)
+        assert await _is_refused_by_envoy(gateway, context)
+        assert (egret.passed, await gateway.reached()) == (0, 0)
+        assert await gateway.stat("cluster.egret.ssl.fail_verify_error") > 0
+        assert "SSLV3_ALERT_CERTIFICATE_EXPIRED" in capfd.readouterr().err
+        parties.servers.identity("localhost", file=f"{port}")
+        await _until_served(gateway, context)
+    assert "certificate_has_expired" in _details(parties)[0]
+
+
+async def test_an_envoy_whose_certificate_has_expired_lets_nothing_pass(
+    parties: Parties, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Egret refuses it and says why; Envoy tells since when. Mended as the other side."""
+    async with (
+        _egret(parties) as (egret, port),
+        _gateway(parties, port, envoys=parties.envoys, not_after=YESTERDAY) as gateway,
+    ):
+        context = parties.client_context(gateway.ca_file, identity=True)
+        assert await _is_refused_by_envoy(gateway, context)
+        assert (egret.passed, await gateway.reached()) == (0, 0)
+        assert await gateway.stat("cluster.egret.upstream_cx_connect_fail") > 0
+        assert await gateway.stat(NOT_AFTER) == int(YESTERDAY.timestamp())
+        assert "certificate has expired" in capfd.readouterr().err
+        _write_identity(parties.place / "sds", parties.envoys)
+        await _until_served(gateway, context)
+    assert "remote_connection_failure" in _details(parties)[0]
+
+
+async def _is_refused_by_envoy(gateway: Gateway, context: ssl.SSLContext) -> bool:
+    """Ask once: no verdict, an empty 500, and a stream that is counted as failed."""
+    url = f"https://localhost:{gateway.port}/v1/chat/completions"
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(url, json=CHAT, ssl=context) as answer,
+    ):
+        found = (answer.status, await answer.read())
+    failed = await gateway.stat("http.https.ext_proc.egret.streams_failed")
+    return (found, failed) == ((500, b""), 1)
+
+
+async def _until_served(gateway: Gateway, context: ssl.SSLContext) -> None:
+    async with asyncio.timeout(20):
+        while await gateway.status(context) != 200:  # noqa: ASYNC110 - Envoy tries by itself
+            await asyncio.sleep(0.05)
+
+
+def _details(parties: Parties) -> list[str]:
+    """Return why each request ended as it did, once Envoy has ended and written all of it."""
+    lines = (parties.place / "access.jsonl").read_text().splitlines()
+    return [json.loads(line)["details"] for line in lines]

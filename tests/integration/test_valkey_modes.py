@@ -41,6 +41,7 @@ from tests.support.keys import record_of
 pytestmark = pytest.mark.stack
 
 SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, settled=2, read_at=3.0)
+LOCKED = ("--requirepass", "hunter2")
 CODEC = SharedRecordCodec("a secret of thirty-two characters")
 
 
@@ -72,24 +73,34 @@ async def answers(port: int) -> bool:
         return True
 
 
+def password_file(directory: Path) -> Path:
+    file = directory / "password"
+    file.write_text("hunter2\n")
+    return file
+
+
 @asynccontextmanager
 async def standalone(directory: Path) -> AsyncIterator[ValkeySettings]:
     port = free_port()
-    async with valkey(directory, "--requirepass", "hunter2", port=port):
+    async with valkey(directory, *LOCKED, port=port):
         yield ValkeySettings(url=SecretStr(f"redis://:hunter2@127.0.0.1:{port}/1"))
 
 
 @asynccontextmanager
 async def cluster(directory: Path) -> AsyncIterator[ValkeySettings]:
     port, bus = free_port(), free_port()
-    arguments = ("--cluster-enabled", "yes", "--cluster-port", str(bus))
-    async with valkey(directory, *arguments, port=port), Redis(port=port) as client:
+    arguments = ("--cluster-enabled", "yes", "--cluster-port", str(bus), *LOCKED)
+    async with (
+        valkey(directory, *arguments, port=port),
+        Redis(port=port, password="hunter2") as client,
+    ):
         command: Any = client.execute_command  # has no types (redis 8.1)
         await command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         while b"cluster_state:ok" not in await command("CLUSTER", "INFO"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         yield ValkeySettings(
             url=SecretStr(f"redis://127.0.0.1:{free_port()}"),
+            password_file=password_file(directory),
             nodes=(f"127.0.0.1:{port}",),
             mode=ValkeyMode.CLUSTER,
         )
@@ -99,13 +110,17 @@ async def cluster(directory: Path) -> AsyncIterator[ValkeySettings]:
 async def sentinel(directory: Path) -> AsyncIterator[ValkeySettings]:
     port, sentinel_port = free_port(), free_port()
     config = directory / "sentinel.conf"
-    config.write_text(f"sentinel monitor egret 127.0.0.1 {port} 1\n", encoding="ascii")
+    config.write_text(
+        f"sentinel monitor egret 127.0.0.1 {port} 1\nsentinel auth-pass egret hunter2\n",
+        encoding="ascii",
+    )
     async with (
-        valkey(directory, port=port),
+        valkey(directory, *LOCKED, port=port),
         valkey(directory, str(config), "--sentinel", port=sentinel_port),
     ):
         yield ValkeySettings(
             url=SecretStr(f"redis://127.0.0.1:{sentinel_port}/1"),
+            password_file=password_file(directory),
             mode=ValkeyMode.SENTINEL,
             sentinel_master="egret",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -17,9 +18,11 @@ class Authority:
         self.ca_file = folder / "ca.pem"
         self.ca.cert_pem.write_to_path(self.ca_file)
 
-    def identity(self, *names: str, file: str = "own") -> dict[str, Path]:
+    def identity(
+        self, *names: str, file: str = "own", not_after: datetime | None = None
+    ) -> dict[str, Path]:
         """Write a certificate for *names* and its key; return their files by field."""
-        issued = self.ca.issue_cert(*names)
+        issued = self.ca.issue_cert(*names, not_after=not_after)
         cert, key = self.folder / f"{file}.pem", self.folder / f"{file}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)

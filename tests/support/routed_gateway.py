@@ -33,7 +33,7 @@ from sidecar.embedded.ports import free_port
 from sidecar.embedded.workers import running_workers, worker_sockets
 from sidecar.mock_llm.server import MockAddress, running_mock
 from sidecar.mock_llm.settings import MockSettings
-from tests.support.second_gateway import Adapt
+from tests.support.second_gateway import Adapt, Config
 from tests.support.stack import COMPILE_PATIENCE_SECONDS, Stack, logged
 
 LOOPBACK: Final = "127.0.0.1"
@@ -83,6 +83,8 @@ class RoutedWorld:
     parameters: EnvoyParameters
     fallback: Provider
     debug: Mapping[str, aiohttp.ClientSession]
+    ports: Mapping[str, int]
+    """Where each provider listens."""
 
     async def forget(self) -> None:
         """Make every provider forget what it has received and how it was told to behave."""
@@ -107,17 +109,23 @@ class RoutedWorld:
             config = yaml.safe_load(render_envoy_config(given))
             for change in changes:
                 change(config)
-            run = EnvoyRun(Path(place), Path(place), threads=1)
-            text = yaml.safe_dump(config, sort_keys=False)
-            async with envoy_with(Children(), run=run, config=text) as address:
-                facts = replace(
-                    self.stack.facts,
-                    url=f"http://{LOOPBACK}:{address.http_port}",
-                    https_url=f"https://localhost:{address.https_port}",
-                    admin_url=address.admin_url,
-                    access_log=Path(given.access_log_path),
-                )
-                yield replace(self.stack, facts=facts)
+            async with self.envoy(config, Path(place)) as stack:
+                facts = replace(stack.facts, access_log=Path(given.access_log_path))
+                yield replace(stack, facts=facts)
+
+    @asynccontextmanager
+    async def envoy(self, config: Config, place: Path) -> AsyncIterator[Stack]:
+        """Run an Envoy with a configuration that is written already, its files in *place*."""
+        run = EnvoyRun(place, place, threads=1)
+        text = yaml.safe_dump(config, sort_keys=False)
+        async with envoy_with(Children(), run=run, config=text) as address:
+            facts = replace(
+                self.stack.facts,
+                url=f"http://{LOOPBACK}:{address.http_port}",
+                https_url=f"https://localhost:{address.https_port}",
+                admin_url=address.admin_url,
+            )
+            yield replace(self.stack, facts=facts)
 
 
 def _as_seen(provider: str, one: Mapping[str, Any]) -> Seen:
@@ -127,8 +135,10 @@ def _as_seen(provider: str, one: Mapping[str, Any]) -> Seen:
 
 
 @asynccontextmanager
-async def routed_world(stack: Stack, *, engine: str) -> AsyncIterator[RoutedWorld]:
-    """Run workers that name models, and a mock for each provider."""
+async def routed_world(
+    stack: Stack, *, engine: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[RoutedWorld]:
+    """Run a worker that names models, with *settings* beside, and a mock for each provider."""
     async with AsyncExitStack() as parts:
         place = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-rw-")))
         sds = place / "sds"
@@ -139,7 +149,7 @@ async def routed_world(stack: Stack, *, engine: str) -> AsyncIterator[RoutedWorl
             value = SecretStr(f"{scheme}{key_of(name)}")
             write_credential(sds, name=name, header_value=value)
         sockets = worker_sockets(place, workers=1)
-        settings = {
+        environment = {
             "TMPDIR": str(place),
             "EGRET_SERVER__WORKERS": "1",
             "EGRET_SERVER__ENGINE": engine,
@@ -148,9 +158,10 @@ async def routed_world(stack: Stack, *, engine: str) -> AsyncIterator[RoutedWorl
             "EGRET_POSTGRES__DSN": stack.facts.postgres_dsn,
             "EGRET_TELEMETRY__METRICS_PORT": str(free_port()),
             "EGRET_EXCHANGE__ROUTE_BY_MODEL": "on",
+            **(settings or {}),
         }
         await parts.enter_async_context(
-            running_workers(Children(), sockets=sockets, settings=settings, logs=place)
+            running_workers(Children(), sockets=sockets, settings=environment, logs=place)
         )
         # Ready before that, and every key refused.
         await logged(place / "workers.log", "policies.loaded", patience=COMPILE_PATIENCE_SECONDS)
@@ -160,7 +171,8 @@ async def routed_world(stack: Stack, *, engine: str) -> AsyncIterator[RoutedWorl
         }
         parameters = _parameters(stack, sds, sockets=sockets, mocks=mocks)
         fallback = replace(parameters.openai, port=mocks["openai_fallback"].port)
-        yield RoutedWorld(stack, parameters, fallback, debug)
+        ports = {name: mock.port for name, mock in mocks.items()}
+        yield RoutedWorld(stack, parameters, fallback, debug, ports)
 
 
 @asynccontextmanager

@@ -31,6 +31,19 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             id="another scheme",
         ),
         pytest.param(
+            {
+                "EGRET_VALKEY__URL": "redis://user:hunter2@a",
+                "EGRET_VALKEY__PASSWORD_FILE": "/password",
+            },
+            "EGRET_VALKEY__PASSWORD_FILE needs EGRET_VALKEY__URL, and no password in it",
+            id="two passwords",
+        ),
+        pytest.param(
+            {"EGRET_VALKEY__PASSWORD_FILE": "/password"},
+            "EGRET_VALKEY__PASSWORD_FILE needs EGRET_VALKEY__URL, and no password in it",
+            id="a password for nothing",
+        ),
+        pytest.param(
             {"EGRET_CACHE__L2_SECRET": "hunter2"},
             "EGRET_CACHE__L2_SECRET: Value should have at least 32 items after validation, not 7",
             id="a secret that can be guessed",

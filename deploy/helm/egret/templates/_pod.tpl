@@ -48,6 +48,10 @@ capabilities: {drop: [ALL]}
 {{- if .Values.valkey.existingSecret }}
 - name: EGRET_VALKEY__URL
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.urlKey | quote }}}}
+{{- if include "egret.valkeyPasswordKey" . }}
+- name: EGRET_VALKEY__PASSWORD_FILE
+  value: /etc/egret/valkey/password
+{{- end }}
 - name: EGRET_CACHE__L2_SECRET
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
@@ -107,10 +111,18 @@ volumeMounts:
   - {name: sockets, mountPath: /run/egret}
   - {name: usage, mountPath: /var/lib/egret}
   - {name: postgres, mountPath: /etc/egret/postgres, readOnly: true}
+{{- if include "egret.valkeyPasswordKey" . }}
+  - {name: valkey, mountPath: /etc/egret/valkey, readOnly: true}
+{{- end }}
   - {name: tmp, mountPath: /tmp}
 {{- if and (eq .Values.mode "standalone") (eq .Values.listen.tls "mutual") }}
   - {name: tls, mountPath: /etc/egret/tls, readOnly: true}
 {{- end }}
+{{- end -}}
+
+{{- /* Nothing where Valkey is not used. */ -}}
+{{- define "egret.valkeyPasswordKey" -}}
+{{- if .Values.valkey.existingSecret }}{{ .Values.valkey.passwordKey }}{{ end -}}
 {{- end -}}
 
 {{- define "egret.volumes" -}}
@@ -120,6 +132,10 @@ volumeMounts:
   {{- toYaml .Values.usageSpool.volume | nindent 2 }}
 - name: postgres
   secret: {secretName: {{ include "egret.postgresSecret" . | quote }}, items: [{key: {{ .Values.postgres.key | quote }}, path: dsn}], defaultMode: 0440}
+{{- with include "egret.valkeyPasswordKey" . }}
+- name: valkey
+  secret: {secretName: {{ $.Values.valkey.existingSecret | quote }}, items: [{key: {{ . | quote }}, path: password}], defaultMode: 0440}
+{{- end }}
 - name: tmp
   emptyDir: {sizeLimit: 512Mi}
 {{- if eq .Values.mode "sidecar" }}
