@@ -1,4 +1,5 @@
-# Egret for linux/amd64 and linux/arm64. Both bases are named with their digest, by whoever builds:
+# Egret for linux/amd64. For linux/arm64 all wheels are there; it was not built or run for it.
+# Both bases are named with their digest, by whoever builds:
 #   make image PYTHON_IMAGE=python:3.13-slim@sha256:…
 # The last stage runs nothing, so RUNTIME_IMAGE may be one without a shell, as long as it has the
 # same Python in the same place.

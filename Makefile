@@ -12,13 +12,15 @@ IMAGE_TOOL ?= docker build
 PYTHON_IMAGE ?=
 IMAGE_OPTIONS ?=
 IMAGE_TEST_OPTIONS ?=
+ENVOY_IMAGE ?= docker.io/envoyproxy/envoy:distroless-v1.40.0
+KUBE_PLAY_OPTIONS ?=
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity targets bench-features bench-full
+.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity targets bench-features bench-full
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -92,6 +94,9 @@ image: ## Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
 
 image-test: $(DEV_STAMP) ## Run the image as a cluster would, before a real Envoy; size and start time
 	$(PY) -m deploy.image_check $(IMAGE) $(IMAGE_TEST_OPTIONS)
+
+kube-play: $(DEV_STAMP) $(HELM_STAMP) ## Run the chart's sidecar pod by Podman; ENVOY_IMAGE is Envoy's
+	$(PY) -m deploy.kube_play $(IMAGE) $(ENVOY_IMAGE) $(KUBE_PLAY_OPTIONS)
 
 sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requirements
 	$(PYTHON) -m venv build/sbom

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from sidecar.embedded.envoy_config import render_envoy_config
 from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
 from sidecar.embedded.ports import free_port
+from sidecar.settings import Engine
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority
 from tests.support.deployments import DEPLOYMENTS
@@ -101,8 +102,11 @@ class Homestead:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def homestead(session_stack: Stack, engine: str) -> AsyncIterator[Homestead]:
-    """One worker behind a socket and behind a port with mutual TLS, and a mock a provider."""
+async def homestead(session_stack: Stack) -> AsyncIterator[Homestead]:
+    """One worker behind a socket and behind a port with mutual TLS, and a mock a provider.
+
+    Of the engine that has ports.
+    """
     async with AsyncExitStack() as parts:
         place = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-home-")))
         servers, envoys, clients = (
@@ -117,7 +121,7 @@ async def homestead(session_stack: Stack, engine: str) -> AsyncIterator[Homestea
             "EGRET_LISTEN__CLIENT_CA_FILE": str(envoys.ca_file),
         }
         world = await parts.enter_async_context(
-            routed_world(session_stack, engine=engine, settings=settings)
+            routed_world(session_stack, engine=Engine.GRPCIO.value, settings=settings)
         )
         sds = Path(world.parameters.sds_directory)
         _write_secrets(sds, servers=servers, envoys=envoys, clients=clients)
