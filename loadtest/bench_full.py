@@ -3,8 +3,9 @@
     python -m loadtest.bench_full [--seconds 5] [--markdown]
 
 Prompts of 1, 8 and 64 KB, HTTP/2 with TLS, keys by Zipf's law, a new key each time, two workers;
-all at 16 connections on both engines. `make bench-full` also runs bench and bench-features. Prints
-a table and writes build/bench/bench-full.json. Exits 1 when a request failed.
+all at 16 connections on both engines. Then the memory of a worker whose cache of keys is full.
+`make bench-full` also runs bench and bench-features. Prints tables and writes
+build/bench/bench-full.json. Exits 1 when a request failed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ from loadtest.bench_stack import OWNER, BenchStack, Extras, running_bench_stack
 from loadtest.figures import per_request_us
 from loadtest.k6 import Draw, Load, LoadError, Target, put_load
 from loadtest.key_stack import TEAMS, bench_key, bench_rows, key_ids
-from loadtest.processes import cpu_seconds
-from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.processes import cpu_seconds, proportional_mb, resident_mb
+from loadtest.results import (
+    Grid,
+    circumstances,
+    new_console,
+    publish,
+    write_json,
+    write_section,
+)
 from loadtest.texts import CHAT_BODY_BYTES, chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import PostgresSettings
+from sidecar.settings import CacheSettings, PostgresSettings
 from sidecar.storage.administration import Rules, create_team
 from sidecar.storage.key_files import Faults
 from sidecar.storage.key_import import ImportOptions, import_keys
@@ -44,6 +52,8 @@ WARM_UP_SECONDS: Final = 2.0
 ZIPF_KEYS: Final = 20_000
 NEW_KEYS: Final = 20_000
 """Of one measurement: more than it has requests."""
+CACHED_KEYS: Final = CacheSettings().max_keys
+FILL_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +91,14 @@ def main() -> int:
     except (PartError, LoadError) as error:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
-    grid = full_grid(figures)
-    grid.show(console)
+    grids = (full_grid(figures), memory_grid(figures))
+    for grid in grids:
+        grid.show(console)
     console.print(f"\nWritten to {write_json('bench-full', figures, run)}.")
     if options.markdown:
-        write_section("full", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+        tables = "\n\n".join(grid.as_markdown() for grid in grids)
+        write_section("full", f"{run.as_sentence()}\n\n{tables}")
+        publish("bench-full")
     errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
     if errors:
         console.print(f"✗ {errors:.0f} requests failed.", style="red")
@@ -110,6 +123,17 @@ def full_grid(figures: Mapping[str, float]) -> Grid:
     return Grid("One thing at a time, 16 connections", columns, rows, labels=2)
 
 
+def memory_grid(figures: Mapping[str, float]) -> Grid:
+    """Return the memory of a worker that holds as many keys as it may."""
+    rows = [
+        [engine, *(f"{figures[f'{engine}.full_cache.{name}']:,.0f}" for name in _MEMORY)]
+        for engine in ENGINES
+    ]
+    columns = ("engine", "RSS MB", "PSS MB")
+    return Grid(f"Memory of a worker with {CACHED_KEYS:,} cached keys", columns, rows)
+
+
+_MEMORY: Final = ("rss_mb", "pss_mb")
 _SHOWN: Final = (
     ("rps", 0), ("p50_ms", 2), ("p99_ms", 2), ("worker_cpu_us", 0), ("envoy_cpu_us", 0),
 )  # fmt: skip
@@ -139,7 +163,30 @@ async def _measure(
                     figures |= {
                         f"{target}.{variant.name}.{name}": value for name, value in found.items()
                     }
+            if variants[0].workers == 1:
+                for engine in ENGINES:
+                    with console.status(f"{CACHED_KEYS:,} keys on {engine} …"):
+                        figures |= await _memory(stack, engine, place=Path(place), keys=keys)
     return figures
+
+
+async def _memory(stack: BenchStack, engine: str, *, place: Path, keys: _Keys) -> dict[str, float]:
+    """Ask with as many keys as a worker keeps; return what it takes then."""
+    body = place / "body.json"
+    body.write_bytes(chat_body())
+    asked = errors = 0
+    while asked < CACHED_KEYS:
+        file = keys.hot(asked, CACHED_KEYS)
+        aim = Target(stack.urls[engine], stack.key, body, keys=file, draw=Draw.ONCE)
+        seen = await put_load(LOAD, target=aim, seconds=FILL_SECONDS, scratch=place)
+        asked, errors = asked + seen.requests, errors + seen.errors
+    (pid,) = stack.workers[engine]
+    start = f"{engine}.full_cache"
+    return {
+        f"{start}.rss_mb": resident_mb(pid),
+        f"{start}.pss_mb": proportional_mb(pid),
+        f"{start}.errors": errors,
+    }
 
 
 async def _cell(  # noqa: PLR0913 - what makes up a measurement
@@ -180,9 +227,9 @@ class _Keys:
         self._hot = ids[:ZIPF_KEYS]
         self._unused = self._slices(ids[ZIPF_KEYS:])
 
-    def hot(self) -> Path:
-        """Return those that are asked for again and again."""
-        return self._written(self._hot)
+    def hot(self, start: int = 0, stop: int | None = None) -> Path:
+        """Return those that are asked for again and again, or some of them."""
+        return self._written(self._hot[start:stop])
 
     def new(self) -> Path:
         """Return some that nobody has asked for."""

@@ -2,8 +2,9 @@
 
     python -m loadtest.targets [--markdown]
 
-Reads docs/figures/bench.json and bench-peers.json, which `make bench` and `make bench-peers` write
-with --markdown. Prints a table and, if told, writes it into docs/performance.md. Measures nothing.
+Reads docs/figures/bench.json, bench-full.json and bench-peers.json, which `make bench-full` and
+`make bench-peers` write with --markdown. Prints a table and, if told, writes it into
+docs/performance.md. Measures nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from loadtest.bench_full import CACHED_KEYS, VARIANTS
+from loadtest.k6 import Draw
 from loadtest.results import Grid, NotPublishedError, new_console, published, write_section
 
 Figures = Mapping[str, Any]
@@ -60,7 +63,10 @@ def _latency(engine: str, load: str, name: str) -> Callable[[Figures], float]:
 
 
 _BENCH: Final = "bench"
+_FULL: Final = "bench-full"
 _PEERS: Final = "bench-peers"
+_BASE, _EIGHT_KB, _SIXTY_FOUR_KB = (variant.name for variant in VARIANTS[:3])
+_MANY_KEYS: Final = next(one.name for one in VARIANTS if one.draw is Draw.ZIPF)
 AIMS: Final = (
     Aim("h2corn, 1 connection: added p50", _BENCH, _latency("h2corn", "c1", "added_p50_ms"),
         Bound.BELOW, 0.6, "ms"),
@@ -82,10 +88,17 @@ AIMS: Final = (
         Bound.AT_LEAST, 2_000),
     Aim("grpcio, 16 connections: CPU of a worker", _BENCH,
         _latency("grpcio", "c16", "worker_cpu_us"), Bound.BELOW, 500, "µs"),
-    Aim("h2corn: memory of a worker with one key", _BENCH, _one("h2corn.rss_mb"),
-        Bound.BELOW, 150, "MB"),
-    Aim("grpcio: memory of a worker with one key", _BENCH, _one("grpcio.rss_mb"),
-        Bound.BELOW, 150, "MB"),
+    *(
+        Aim(f"{engine}: memory of a worker with {CACHED_KEYS:,} keys", _FULL,
+            _one(f"{engine}.full_cache.rss_mb"), Bound.BELOW, 150, "MB")
+        for engine in ("h2corn", "grpcio")
+    ),
+    Aim("h2corn, 64 KB beside 8 KB: CPU of a worker (linear: 8)", _FULL,
+        _ratio(f"h2corn.{_SIXTY_FOUR_KB}.worker_cpu_us", f"h2corn.{_EIGHT_KB}.worker_cpu_us"),
+        Bound.BELOW, 8, "times"),
+    Aim("h2corn, 20,000 keys beside one: CPU of a worker (flat: 1)", _FULL,
+        _ratio(f"h2corn.{_MANY_KEYS}.worker_cpu_us", f"h2corn.{_BASE}.worker_cpu_us"),
+        Bound.BELOW, 1.5, "times"),
     Aim("h2corn beside LiteLLM with patterns: requests a second", _PEERS,
         _ratio("Egret h2corn.c16.rps", "LiteLLM guarded.c16.rps"), Bound.AT_LEAST, 30, "times"),
     Aim("LiteLLM with patterns beside h2corn: p50 at 1 connection", _PEERS,

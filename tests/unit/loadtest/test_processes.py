@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from loadtest.processes import cpu_seconds, cpu_ticks, resident_kib, resident_mb
+from loadtest.processes import cpu_seconds, cpu_ticks, proportional_mb, resident_kib, resident_mb
 
 
 def test_ticks_are_found_behind_a_name_with_blanks_and_brackets() -> None:
@@ -28,4 +28,4 @@ def test_this_process_has_used_time_and_memory() -> None:
     """The real files have the shape we read."""
     sum(range(2_000_000))
     assert cpu_seconds([os.getpid()]) > 0
-    assert resident_mb(os.getpid()) > 1
+    assert 1 < proportional_mb(os.getpid()) <= resident_mb(os.getpid())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from loadtest.bench_full import VARIANTS
 from loadtest.targets import AIMS, Aim, Bound, targets_grid
 
 
@@ -30,8 +31,9 @@ def test_every_aim_reads_figures_that_its_result_has() -> None:
             for target in ("h2corn", "grpcio")
             for load in ("c1", "c16", "open2000")
             for name in engine
-        }
-        | {"h2corn.rss_mb": 1.0, "grpcio.rss_mb": 1.0},
+        },
+        "bench-full": {f"h2corn.{variant.name}.worker_cpu_us": 1.0 for variant in VARIANTS}
+        | {f"{engine}.full_cache.rss_mb": 1.0 for engine in ("h2corn", "grpcio")},
         "bench-peers": {
             f"{peer}.{load}.{name}": 1.0
             for peer in ("Egret h2corn", "LiteLLM guarded", "Portkey")
@@ -39,4 +41,4 @@ def test_every_aim_reads_figures_that_its_result_has() -> None:
             for name in ("rps", "p50_ms")
         },
     }
-    assert len(targets_grid(AIMS, results).rows) == len(AIMS) == 15
+    assert len(targets_grid(AIMS, results).rows) == len(AIMS) == 17
