@@ -107,13 +107,7 @@ class Ledger:
 
     def take_policy(self, policy: EffectivePolicy) -> None:
         """Keep which policy is in force, as it was merged for this key."""
-        self.policy = Policy(
-            name=policy.name,
-            version=policy.version,
-            guardrails=policy.guardrails,
-            unscanned=policy.unscanned,
-            allowed_models=policy.allowed_models,
-        )
+        self.policy = policy.merged
         self.exempted = policy.exempted
 
     def take_subject(self, subject: Subject) -> None:

@@ -72,6 +72,8 @@ class EffectivePolicy:
     answers: AnswerPolicy = field(repr=False)
     exempted: tuple[str, ...] = ()
     stream_usage: StreamUsage | None = None
+    merged: Policy = field(kw_only=True, repr=False)
+    """The same as one policy, for reports."""
     request_forms: RequestForms[EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
@@ -167,6 +169,7 @@ class PolicySnapshot:
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
             answers=answer_policy(policy.guardrails, self._scan_of),
             stream_usage=policy.stream_usage,
+            merged=policy,
         )
 
     def _scan_of(self, guardrails: tuple[Guardrail, ...]) -> LocalScan:

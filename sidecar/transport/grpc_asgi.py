@@ -163,15 +163,15 @@ class GrpcApplication:
             await call.end(GrpcStatus.INTERNAL, NOT_JUDGED)
 
     async def _answer(self, scope: Any, call: GrpcCall) -> None:
-        headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
-        limit = headers.get("grpc-timeout")
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        limit = headers.get(b"grpc-timeout")
         if limit is None:
             await self._route(scope["path"], call, headers)
             return
         async with asyncio.timeout(timeout_seconds(limit)):
             await self._route(scope["path"], call, headers)
 
-    async def _route(self, path: str, call: GrpcCall, headers: dict[str, bytes]) -> None:
+    async def _route(self, path: str, call: GrpcCall, headers: dict[bytes, bytes]) -> None:
         if path == PROCESS_METHOD:
             await self._process(call, headers)
         elif path == HEALTH_CHECK_METHOD:
@@ -181,8 +181,10 @@ class GrpcApplication:
         else:
             await call.end(GrpcStatus.UNIMPLEMENTED, "no such method")
 
-    async def _process(self, call: GrpcCall, headers: dict[str, bytes]) -> None:
-        metadata = {name: value.decode("latin-1") for name, value in headers.items()}
+    async def _process(self, call: GrpcCall, headers: dict[bytes, bytes]) -> None:
+        metadata = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()
+        }
         match await self._converse(call, metadata):
             case Ending.COMPLETED:
                 await call.end(GrpcStatus.OK)

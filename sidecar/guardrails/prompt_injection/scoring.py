@@ -41,7 +41,8 @@ _INDEX: Final = (1 << _INDEX_BITS) - 1
 class Stretch:
     """The stretch of a text whose terms add up highest.
 
-    `kinds` are those of a good part of the sum, the greatest first.
+    `kinds` are those of a good part of the sum, the greatest first; none where the total is
+    below what was asked about.
     """
 
     total: int
@@ -58,19 +59,22 @@ class Scorer:
         self.model = model
         self._database = compile_hyperscan(term_expressions(term.name for term in model.terms))
 
-    def stretch(self, content: bytes) -> Steps[Stretch]:
-        """Return the best stretch of *content*, which is in its plain form."""
+    def stretch(self, content: bytes, *, least: int = 1) -> Steps[Stretch]:
+        """Return the best stretch of *content*, which is in its plain form.
+
+        Its kinds are worked out where it adds up to *least*.
+        """
         hits: list[Hit] = []
         sum_ = RunningSum(self.model)
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
             for number, found in enumerate(word_slices(content)):
-                if number > 1:
+                if number:
                     yield
                 stream.scan(found)
                 if hits:
                     sum_.add(sorted(hits))
                     hits.clear()
-        return sum_.best()
+        return sum_.best(least=least)
 
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
@@ -113,9 +117,11 @@ class RunningSum:
                 self._best, self._best_run, self._best_length = total, self._run, len(self._run)
         self._total, self._previous = total, previous
 
-    def best(self) -> Stretch:
-        """Return the stretch that has added up highest."""
-        return Stretch(self._best, self._kinds()) if self._best else EMPTY
+    def best(self, *, least: int = 1) -> Stretch:
+        """Return the stretch that has added up highest, with its kinds from *least* on."""
+        if not self._best:
+            return EMPTY
+        return Stretch(self._best, self._kinds() if self._best >= least else ())
 
     def _kinds(self) -> tuple[InjectionKind, ...]:
         sums = dict.fromkeys(InjectionKind, 0)

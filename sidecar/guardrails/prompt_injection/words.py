@@ -29,15 +29,20 @@ def words(content: bytes) -> bytes:
 
 
 def word_slices(content: bytes) -> Iterator[bytes]:
-    """Return what `words` does in pieces, each from the space before a word on."""
-    start = 0
+    """Return what `words` does in pieces, each from the space before a word on.
+
+    The last one has the space that ends the text: most texts are one piece, searched in one call.
+    """
+    start, piece = 0, b""
     while start < len(content):
         end = _slice_end(content, start)
         found = _words(content[start:end])
         if found:
-            yield b" " + found
+            if piece:
+                yield piece
+            piece = b" " + found
         start = end
-    yield b" "
+    yield piece + b" "
 
 
 def _slice_end(content: bytes, start: int) -> int:

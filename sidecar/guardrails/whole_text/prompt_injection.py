@@ -57,13 +57,15 @@ class PromptInjectionCheck(WholeTextCheck):
         for number, piece in enumerate(_readings(scanned), start=1):
             if not number % _PARTS_A_STEP:
                 yield
-            stretch = yield from self.scorer.stretch(piece.content)
-            if View.DECODED in piece.views and stretch.kinds:
-                stretch = replace(stretch, kinds=(InjectionKind.ENCODED_PAYLOAD, *stretch.kinds))
             role = scanned.parts[piece.part].role
             thresholds = self._thresholds(role)
+            least = thresholds[self._level(role)]
+            stretch = yield from self.scorer.stretch(piece.content, least=least)
             highest = max(highest, score(stretch.total, thresholds[Threshold.MEDIUM]))
-            if stretch.total >= thresholds[self._level(role)]:
+            if stretch.total >= least:
+                if View.DECODED in piece.views and stretch.kinds:
+                    kinds = (InjectionKind.ENCODED_PAYLOAD, *stretch.kinds)
+                    stretch = replace(stretch, kinds=kinds)
                 kind = self._kind(stretch, role)
                 if kind is not None and piece.part not in findings:
                     findings[piece.part] = scanned.whole_part(piece.part, _type(kind, role))

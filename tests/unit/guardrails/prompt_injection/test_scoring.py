@@ -57,6 +57,13 @@ def test_kinds_of_a_stretch_come_by_their_weight() -> None:
     assert _stretch("evil").kinds == (InjectionKind.JAILBREAK,)
 
 
+def test_kinds_are_worked_out_where_they_may_count() -> None:
+    """Most texts hold a term or two, and are far from what anybody asks about."""
+    at, above = (run_to_end(SCORER.stretch(b"evil", least=least)) for least in (1000, 1001))
+    assert at == Stretch(1000, (InjectionKind.JAILBREAK,))
+    assert above == Stretch(1000, ())
+
+
 def test_a_text_without_terms_is_empty() -> None:
     """It has no kind, and the lowest score."""
     assert _stretch("What is the capital of Mongolia?") == EMPTY
