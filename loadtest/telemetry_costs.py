@@ -6,7 +6,7 @@ a collector's endpoint and a number of rounds as its arguments: prints JSON, mic
 The differences are small beside a conversation and beside what the machine does meanwhile. So it
 is CPU time of the thread that converses; steps take turns of ten conversations, in changing
 order; each is compared with the turn of the same round in which nobody is told; and of the
-quarter of all rounds that took least, all steps together, the middle counts: what disturbs the
+tenth of all rounds that took least, all steps together, the middle counts: what disturbs the
 machine does so for a while, and is none of ours. Spans leave on a thread of their own: sampled
 exchanges have rounds of theirs, of which each ends when its spans have left, and that thread's
 time stands by itself.
@@ -44,8 +44,9 @@ from sidecar.telemetry.report import ExchangeOutcome
 TURN: Final = 10
 SAMPLED_TURN: Final = 250
 """Its spans fill less than half of the queue, and leave within a second or two."""
-SAMPLED_ROUNDS_OF: Final = 20
+SAMPLED_ROUNDS_OF: Final = 60
 """For so many rounds of the others one of sampled exchanges, which takes as long as fifty."""
+CALM_SHARE: Final = 10
 POLL_SECONDS: Final = 0.05
 
 OFF: Final = "nobody is told"
@@ -163,7 +164,7 @@ async def _costs(steps: Mapping[str, _Step], rounds: int) -> dict[str, float]:
     calm = calmest(await _rounds(unsampled, rounds=rounds))
     costs = {name: _middle(one[name] - one[OFF] for one in calm) for name in unsampled}
     costs[OFF] = _middle(one[OFF] for one in calm)
-    return costs | await _sampled_costs(steps, rounds=max(4, rounds // SAMPLED_ROUNDS_OF))
+    return costs | await _sampled_costs(steps, rounds=max(3, rounds // SAMPLED_ROUNDS_OF))
 
 
 async def _rounds(steps: Mapping[str, _Step], *, rounds: int) -> list[_Round]:
@@ -199,8 +200,8 @@ def _elsewhere() -> float:
 
 
 def calmest(rounds: list[_Round]) -> list[_Round]:
-    """Return the quarter that took least, chosen by the whole of each round and by no step."""
-    return sorted(rounds, key=lambda one: sum(one.values()))[: max(1, len(rounds) // 4)]
+    """Return the tenth that took least, chosen by the whole of each round and by no step."""
+    return sorted(rounds, key=lambda one: sum(one.values()))[: max(1, len(rounds) // CALM_SHARE)]
 
 
 def _middle(seconds: Iterable[float]) -> float:

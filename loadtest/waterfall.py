@@ -50,7 +50,7 @@ class _Effort:
     rounds: int
 
 
-FULL: Final = _Effort(processes=5, rounds=200)
+FULL: Final = _Effort(processes=5, rounds=400)
 QUICK: Final = _Effort(processes=2, rounds=60)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -53,49 +52,69 @@ class Recorder:
             slow_request_ms=settings.slow_request_ms,
             completed_share=settings.completed_log_share,
         )
-        self._metrics_part = _Part("metrics", self.metrics, self._log)
-        self._spans_part = _Part("spans", self.metrics, self._log)
-        self._log_part = _Part("log", self.metrics, self._log)
+        self._lost_count = _Loss("metrics", self.metrics, self._log)
+        self._lost_spans = _Loss("spans", self.metrics, self._log)
+        self._lost_line = _Loss("log", self.metrics, self._log)
 
     def record(self, report: ExchangeReport) -> None:
         """Report the end of an exchange."""
-        with self._metrics_part:
+        # `try`, and no `with`: entering and leaving one is two calls, and a request has five.
+        try:
             self.metrics.record(report)
+        except Exception as error:  # noqa: BLE001 - as the class says
+            self._lost_count.note(error)
         if report.error is ErrorKind.OVERLOADED:
             return  # a line and a span of each would take the time that is short
         trace_id: str | None = None
-        with self._spans_part:
+        try:
             trace_id = self._record_spans(report)
-        with self._log_part:
+        except Exception as error:  # noqa: BLE001
+            self._lost_spans.note(error)
+        try:
             self._log.completed(report, trace_id)
+        except Exception as error:  # noqa: BLE001
+            self._lost_line.note(error)
 
     def exchange_began(self) -> None:
         """Count an exchange as in flight, until `exchange_ended`."""
-        with self._metrics_part:
+        try:
             self.metrics.exchange_began()
+        except Exception as error:  # noqa: BLE001
+            self._lost_count.note(error)
 
     def exchange_ended(self) -> None:
         """Take an exchange out of those in flight."""
-        with self._metrics_part:
+        try:
             self.metrics.exchange_ended()
+        except Exception as error:  # noqa: BLE001
+            self._lost_count.note(error)
 
     def limit_granted(self, *, is_local: bool) -> None:
         """Count a request with room in all of its limits."""
-        with self._metrics_part:
+        try:
             self.metrics.limits.granted(is_local=is_local)
+        except Exception as error:  # noqa: BLE001
+            self._lost_count.note(error)
 
     def limit_refused(self, measure: Measure, level: Level, *, is_local: bool) -> None:
         """Count a request without room."""
-        with self._metrics_part:
+        try:
             self.metrics.limits.refused(measure, level, is_local=is_local)
+        except Exception as error:  # noqa: BLE001
+            self._lost_count.note(error)
 
     def fault(self, kind: FaultKind, error: BaseException | None = None) -> None:
         """Count what went wrong around an exchange; log where an exception came from."""
-        with self._metrics_part:
+        try:
             self.metrics.fault(kind)
-        if error is not None:
-            with self._log_part:
-                self._log.fault(kind, error)
+        except Exception as lost:  # noqa: BLE001
+            self._lost_count.note(lost)
+        if error is None:
+            return
+        try:
+            self._log.fault(kind, error)
+        except Exception as lost:  # noqa: BLE001
+            self._lost_line.note(lost)
 
     def shutdown(self, seconds: float = SHUTDOWN_SECONDS) -> None:
         """Let the last spans leave, for at most *seconds*. Blocks: call it after the loop."""
@@ -116,28 +135,19 @@ class Recorder:
         return None if recorded is None else format_trace_id(recorded)
 
 
-class _Part:
-    """Keeps the failure of one part of telemetry from the exchange, and counts and logs it."""
+class _Loss:
+    """Counts and logs that one part of telemetry lost something."""
 
-    __slots__ = ("_failures", "_log", "_metrics", "_name")
+    __slots__ = ("_failures", "_log", "_metrics", "_part")
 
-    def __init__(self, name: str, metrics: Metrics, log: ExchangeLog) -> None:
-        self._name = name
+    def __init__(self, part: str, metrics: Metrics, log: ExchangeLog) -> None:
+        self._part = part
         self._metrics = metrics
         self._log = log
         self._failures = 0
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
+    def note(self, error: Exception) -> None:
+        """Note why."""
         self._failures += 1
         # A full disk or a closed stderr fails these as well; nobody is left to be told.
         with contextlib.suppress(Exception):
@@ -145,8 +155,7 @@ class _Part:
         # Failures 1, 2, 4, 8, …: enough to be seen, too few to flood.
         if self._failures.bit_count() == 1:
             with contextlib.suppress(Exception):
-                self._log.failed(self._name, error, self._failures)
-        return True
+                self._log.failed(self._part, error, self._failures)
 
 
 def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> Tracing | None:
