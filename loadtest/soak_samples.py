@@ -32,6 +32,8 @@ _METRICS: Final = {
     "tasks": MetricName.EVENT_LOOP_TASKS,
     "faults": f"{MetricName.EXCHANGE_FAULTS}_total",
     "usage_lost": f"{MetricName.USAGE_LOST}_total",
+    "unnamed": f"{MetricName.ENDS_UNNAMED}_total",
+    "unheard": f"{MetricName.VERDICTS_UNHEARD}_total",
     "worker_deaths": f"{MetricName.WORKER_DEATHS}_total",
 }
 _DECISIONS: Final = f"{MetricName.LIMIT_DECISIONS}_total"

@@ -161,8 +161,14 @@ def _of_usage(soak: Soak) -> Iterator[str]:
         yield f"{records} usage records for {least} to {least + given_up} requests of known keys"
     if lost > given_up:
         yield f"{lost} usage records are declared lost, {given_up} requests were broken off"
-    told = soak.quiet.counts["usage_logged"] - soak.warm.counts["usage_logged"]
+    told = _since_warm(soak, "usage_logged") - _since_warm(soak, "unnamed")
+    # Of those that Envoy cannot name, whose they were is known if they had a verdict.
+    told += _since_warm(soak, "unheard")
     if records - lost != told:
         yield f"{records - lost} usage records, {told} that Envoy told of"
     if soak.slots:
         yield f"{soak.slots} slots of concurrent requests are held after the end"
+
+
+def _since_warm(soak: Soak, name: str) -> int:
+    return soak.quiet.counts[name] - soak.warm.counts[name]

@@ -91,6 +91,7 @@ async def open_usage(  # noqa: PLR0913 - each is a part of its own
         everybody,
         unnamed=unnamed,
         on_unreadable=lambda count: metrics.lost("unreadable_log", count),
+        on_unnamed=metrics.ends_unnamed,
     )
     return WorkerUsage(spool, unnamed, receiver.receive)
 

@@ -106,6 +106,7 @@ class MetricName:
     USAGE_RECORDS: Final = "egret_usage_records"
     USAGE_DUPLICATES: Final = "egret_usage_duplicates"
     USAGE_LOST: Final = "egret_usage_lost"
+    ENDS_UNNAMED: Final = "egret_ends_unnamed"
     VERDICTS_UNHEARD: Final = "egret_verdicts_unheard"
     USAGE_SPOOL_BYTES: Final = "egret_usage_spool_bytes"
     USAGE_SPOOL_OLDEST_SECONDS: Final = "egret_usage_spool_oldest_seconds"

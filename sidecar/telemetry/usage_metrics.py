@@ -164,6 +164,11 @@ class UsageMetrics:
             "Usage records that were in the database already.",
             registry=registry,
         )
+        self._unnamed = Counter(
+            MetricName.ENDS_UNNAMED,
+            "Requests of which Envoy knew nothing that Egret said: their clients had left before.",
+            registry=registry,
+        )
         self._unheard = Counter(
             MetricName.VERDICTS_UNHEARD,
             "Requests that ended before Envoy heard the verdict; what they took is given back.",
@@ -213,6 +218,10 @@ class UsageMetrics:
     def lost(self, reason: str, count: int = 1) -> None:
         """Count what is lost."""
         self._lost(reason).inc(count)
+
+    def ends_unnamed(self, count: int) -> None:
+        """Count requests that ended before Envoy had heard anything of them from Egret."""
+        self._unnamed.inc(count)
 
     def verdict_unheard(self) -> None:
         """Count a request that ended before Envoy had heard its verdict."""

@@ -21,11 +21,13 @@ class AccessLogReceiver:
         *,
         unnamed: UnnamedEnds,
         on_unreadable: Callable[[int], None],
+        on_unnamed: Callable[[int], None],
     ) -> None:
         self._keeper = keeper
         self._unnamed = unnamed
         self._listeners = tuple(listeners)
         self._on_unreadable = on_unreadable
+        self._on_unnamed = on_unnamed
 
     async def receive(self, message: bytes) -> bytes:
         """Take one message and return the answer that lets Envoy forget it.
@@ -47,5 +49,6 @@ class AccessLogReceiver:
                 for listener in self._listeners:
                     listener.exchange_ended(ended)
         if batch.unnamed:
+            self._on_unnamed(len(batch.unnamed))
             self._unnamed.hear(batch.unnamed)
         return ACCEPTED

@@ -99,6 +99,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_cost_usd",
         "egret_database_connections",
         "egret_database_connections_limit",
+        "egret_ends_unnamed",
         "egret_event_loop_lag_seconds",
         "egret_event_loop_tasks",
         "egret_exchange_faults",

@@ -17,6 +17,7 @@ ZEROS = dict.fromkeys(
         "egret_streams", "egret_connections", "egret_connections_lost", "requests_active",
         "requests", "answers_5xx", "streams_failed", "message_timeouts", "usage_logged",
         "usage_dropped", "in_flight", "tasks", "faults", "usage_lost", "worker_deaths",
+        "unnamed", "unheard",
         "local_decisions",
     ),
     0,
@@ -75,6 +76,13 @@ def test_what_is_left_or_went_wrong_is_a_violation(counts: dict[str, int], said:
     well = soak()
     quiet = replace(well.quiet, counts={**well.quiet.counts, **counts})
     assert violations(replace(well, quiet=quiet)) == [said]
+
+
+def test_who_left_before_a_verdict_has_no_record_and_who_left_after_it_has() -> None:
+    """Envoy tells of both alike."""
+    well = soak()
+    counts = {**well.quiet.counts, "usage_logged": 980, "unnamed": 11, "unheard": 3}
+    assert violations(replace(well, quiet=replace(well.quiet, counts=counts))) == []
 
 
 def test_files_that_stay_open_are_a_violation() -> None:

@@ -264,6 +264,7 @@ class Kept:
     def __init__(self, *, is_full: bool = False) -> None:
         self.records: list[UsageRecord] = []
         self.heard: list[ExchangeEnded] = []
+        self.unnamed: list[int] = []
         self._is_full = is_full
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
@@ -287,7 +288,11 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
     """Envoy may forget it once it has its answer."""
     kept, unreadable = Kept(), [0]
     receiver = AccessLogReceiver(
-        kept, [kept], unnamed=unnamed(kept), on_unreadable=unreadable.append
+        kept,
+        [kept],
+        unnamed=unnamed(kept),
+        on_unreadable=unreadable.append,
+        on_unnamed=kept.unnamed.append,
     )
 
     answer = await receiver.receive(export(attributes(judged(1)), attributes(judged(2), egret="")))
@@ -301,7 +306,11 @@ async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
     """Sent to another worker it would be no better."""
     kept, unreadable = Kept(), [0]
     receiver = AccessLogReceiver(
-        kept, [kept], unnamed=unnamed(kept), on_unreadable=unreadable.append
+        kept,
+        [kept],
+        unnamed=unnamed(kept),
+        on_unreadable=unreadable.append,
+        on_unnamed=kept.unnamed.append,
     )
 
     assert await receiver.receive(b"\xff\xff") == ACCEPTED
@@ -311,7 +320,13 @@ async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
 async def test_what_is_not_kept_is_told_to_nobody() -> None:
     """Envoy sends it to another worker, and it would be heard of twice."""
     kept = Kept(is_full=True)
-    receiver = AccessLogReceiver(kept, [kept], unnamed=unnamed(kept), on_unreadable=lambda _: None)
+    receiver = AccessLogReceiver(
+        kept,
+        [kept],
+        unnamed=unnamed(kept),
+        on_unreadable=lambda _: None,
+        on_unnamed=lambda _: None,
+    )
 
     with pytest.raises(NotKeptError):
         await receiver.receive(export(attributes(judged(1))))
@@ -344,7 +359,10 @@ async def test_what_has_no_name_is_given_to_whoever_remembers_it() -> None:
     kept = Kept()
     memory = unnamed(kept)
     memory.given(STREAM, judged(2))
-    receiver = AccessLogReceiver(kept, [kept], unnamed=memory, on_unreadable=lambda _: None)
+    receiver = AccessLogReceiver(
+        kept, [kept], unnamed=memory, on_unreadable=lambda _: None, on_unnamed=kept.unnamed.append
+    )
 
     assert await receiver.receive(export(attributes(judged(1)), nameless())) == ACCEPTED
     assert [one.request for one in kept.heard] == [judged(1), judged(2)]
+    assert kept.unnamed == [1]
