@@ -217,10 +217,11 @@ def _breakdown_fields(report: ExchangeReport, trace_id: str | None) -> dict[str,
 
 def _guardrail_fields(result: GuardrailResult) -> dict[str, str | float]:
     # Names are values here, not keys: redaction would take one called `secrets` for a secret.
+    # And `_value_`, for `value` is a function of Python's own in 3.11: ten times as slow.
     return {
         "name": sanitize.policy_text(result.guardrail.name),
-        "stage": result.stage.value,
-        "verdict": result.verdict.value,
+        "stage": result.stage._value_,
+        "verdict": result.verdict._value_,
         "ms": _milliseconds(result.seconds),
     }
 
