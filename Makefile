@@ -148,7 +148,7 @@ capacity: $(DEV_STAMP) ## What a thousand to ten million requests a second need,
 bench-features: $(DEV_STAMP) ## What each feature adds to a request, switched on one by one
 	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
 
-bench-full: $(DEV_STAMP) ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 15 minutes
+bench-full: $(DEV_STAMP) ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 20 minutes
 	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
 	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
 	$(PY) -m loadtest.bench_full $(BENCH_OPTIONS)

@@ -33,7 +33,8 @@ ANSWER: Final = (
 )
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _EXT_PROC: Final = "envoy.filters.http.ext_proc"
-_OF_EGRET: Final = {_EXT_PROC, "envoy.filters.http.set_filter_state"}
+_USAGE_LOG: Final = "envoy.access_loggers.open_telemetry"
+_OF_EGRET: Final = {_EXT_PROC, _USAGE_LOG, "envoy.filters.http.set_filter_state"}
 
 Config = dict[str, Any]
 
@@ -106,9 +107,8 @@ def _bare_listener(plain: Config) -> Config:
     listener = _renamed(plain, BARE)
     for manager in _managers(listener):
         manager.pop("tracing", None)
-        manager["http_filters"] = [
-            one for one in manager["http_filters"] if one["name"] not in _OF_EGRET
-        ]
+        for part in ("http_filters", "access_log"):
+            manager[part] = [one for one in manager[part] if one["name"] not in _OF_EGRET]
     return listener
 
 
@@ -117,8 +117,8 @@ def _engine_listener(plain: Config, engine: str, *, sampling: int = 0) -> Config
     for manager in _managers(listener):
         if "tracing" in manager:
             manager["tracing"]["random_sampling"] = {"value": sampling}
-        for one in manager["http_filters"]:
-            if one["name"] == _EXT_PROC:
+        for one in (*manager["http_filters"], *manager["access_log"]):
+            if one["name"] in {_EXT_PROC, _USAGE_LOG}:
                 one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = engine
     return listener
 

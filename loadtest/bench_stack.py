@@ -82,9 +82,9 @@ async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
 ) -> AsyncIterator[BenchStack]:
     """Start everything, yield once requests are answered, stop in the opposite order.
 
-    The key has no policy of its own: the default one holds. Egret exports no traces, and logs a
-    line an exchange to a file, as it would in production. Without a *provider*, the address of a
-    server over HTTP/1.1, Envoy answers itself.
+    The key has no policy of its own: the default one holds. Egret exports no traces, logs a line
+    an exchange to a file, and records what was used, as it would in production. Without a
+    *provider*, the address of a server over HTTP/1.1, Envoy answers itself.
 
     Raises:
         PartError: a part does not come up.
@@ -162,6 +162,7 @@ def _worker_settings(
         "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
         "EGRET_POSTGRES__DSN": dsn,
         "EGRET_TELEMETRY__METRICS_PORT": "0",
+        "EGRET_USAGE__SPOOL_DIRECTORY": str(run.path / "usage" / engine),
     }
 
 

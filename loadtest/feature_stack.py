@@ -120,7 +120,6 @@ async def running_feature_stack(engine: str, *, run: RunDirectory) -> AsyncItera
             settings={
                 "EGRET_VALKEY__URL": valkey_url,
                 "EGRET_TELEMETRY__OTLP_ENDPOINT": f"http://127.0.0.1:{otlp_port}",
-                "EGRET_USAGE__SPOOL_DIRECTORY": str(run.path / "usage"),
             },
             servers={IDLE: socket},
             otlp=OtlpCollector("127.0.0.1", otlp_port),

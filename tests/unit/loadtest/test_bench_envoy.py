@@ -38,9 +38,21 @@ def test_listeners_differ_only_in_egret() -> None:
         "envoy.filters.http.set_filter_state",
         "envoy.filters.http.ext_proc",
     ]
+    assert [*bare["access_log"]] == [*one["access_log"][:1]]
     for config in (bare, one):
-        del config["http_filters"], config["stat_prefix"]
+        del config["http_filters"], config["stat_prefix"], config["access_log"]
     assert bare == one
+
+
+def test_every_engine_is_told_what_was_used() -> None:
+    """By the same workers that judged it; else recording it would cost them nothing here."""
+    told = {
+        listener["name"]: one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+        for listener in configured()["listeners"]
+        for one in manager(listener).get("access_log", ())
+        if one["name"].endswith("open_telemetry")
+    }
+    assert told == {"one": "one", "two": "two"}
 
 
 def test_every_engine_has_a_cluster_of_its_own_workers() -> None:
