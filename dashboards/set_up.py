@@ -16,7 +16,8 @@ from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.embedded.demo_setup import ORGANIZATION, TEAM
 from sidecar.embedded.errors import PartError
 from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings import PostgresSettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules
 from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import Connection, connect

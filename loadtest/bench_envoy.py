@@ -20,7 +20,7 @@ import yaml
 from sidecar.embedded.child import Child, Children, Program, until_ready
 from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
 from sidecar.embedded.wheels import envoy_program
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 BARE: Final = "envoy"
 """The listener without ext_proc."""

@@ -40,7 +40,7 @@ from loadtest.results import (
 from loadtest.texts import CHAT_BODY_BYTES, chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import CacheSettings, PostgresSettings
+from sidecar.settings.stores import CacheSettings, PostgresSettings
 from sidecar.storage.administration import Rules, create_team
 from sidecar.storage.key_files import Faults
 from sidecar.storage.key_import import ImportOptions, import_keys

@@ -39,7 +39,7 @@ from loadtest.results import ROOT, Grid, circumstances, new_console, write_json,
 from sidecar.app.keys import WorkerKeys
 from sidecar.authorization.key_cache import Hit
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 from sidecar.storage.key_administration import revoke_key
 from sidecar.storage.pool import connect
 from sidecar.telemetry.report import CacheTier

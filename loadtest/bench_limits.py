@@ -33,7 +33,7 @@ from sidecar.embedded.run_directory import RunDirectory, run_directory
 from sidecar.embedded.valkey import running_valkey
 from sidecar.limits.lease import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 CLIENTS: Final = 200
 AMOUNT: Final = 12_000

@@ -29,7 +29,7 @@ from sidecar.embedded.postgres import running_postgres
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.workers import running_workers, worker_sockets
 from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.key_administration import create_key
 from sidecar.storage.migrate import migrate

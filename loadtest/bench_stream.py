@@ -33,7 +33,7 @@ from loadtest.stream_judging import judging_us
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 ENGINES: Final = ("grpcio", "h2corn")
 WINDOW: Final = "window"

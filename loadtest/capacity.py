@@ -39,7 +39,7 @@ from loadtest.results import (
 )
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import CacheSettings
+from sidecar.settings.stores import CacheSettings
 
 SCALES: Final = (
     Scale(1_000, keys=10_000, teams=100),

@@ -9,7 +9,7 @@ from typing import Final
 
 from loadtest.capacity_servers import ServerCosts
 from loadtest.capacity_traffic import KeyTraffic, LimitTraffic, rates
-from sidecar.settings import CacheSettings, PostgresSettings, ValkeySettings
+from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 
 HALF: Final = 0.5
 """How busy anything is planned to be: the other half is for bursts, and for what fails."""

@@ -28,7 +28,8 @@ from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.trace_receiver import running_trace_receiver
 from sidecar.embedded.valkey import running_valkey
-from sidecar.settings import PostgresSettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.limit_administration import OwnedLimits, Owner, change_limits
 from sidecar.storage.pool import connect
 from sidecar.storage.prices import set_prices

@@ -30,7 +30,7 @@ from sidecar.exchange.events import (
     ResponsePieceJudged,
 )
 from sidecar.exchange.machine import Exchange
-from sidecar.settings import Engine, ExchangeSettings, ServerSettings
+from sidecar.settings.serving import Engine, ExchangeSettings, ServerSettings
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import EngineOptions

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 PROGRAM: Final = Path(sys.executable).with_name("k6")
 SCRIPT: Final = Path(__file__).with_name("load.js")

@@ -17,7 +17,7 @@ from loadtest.key_stack import bench_caches, bench_key, log_to_stderr
 from sidecar.app.keys import WorkerKeys
 from sidecar.authorization.authorize import Refused, judge
 from sidecar.authorization.key_cache import Hit, KnownUnknown
-from sidecar.settings import Settings
+from sidecar.settings.process import Settings
 
 REFUSED_WITHIN_SECONDS: Final = 40.0
 """Longer than the time to live, which is what remains if a notification is lost."""

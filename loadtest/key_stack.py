@@ -23,7 +23,8 @@ from sidecar.embedded.child import Children
 from sidecar.embedded.postgres import ROLE, running_postgres
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.valkey import running_valkey
-from sidecar.settings import CacheSettings, PostgresSettings, Settings, ValkeySettings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.key_files import Faults, KeyRow
 from sidecar.storage.key_import import ImportOptions, import_keys

@@ -25,7 +25,7 @@ from sidecar.domain.principal import Principal
 from sidecar.limits.claims import Claim, Demand, claims_of
 from sidecar.limits.limiter import Clocks, Granted, Limiter
 from sidecar.limits.shared import SharedCounts, Worker
-from sidecar.settings import ValkeySettings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 

@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidecar.embedded.run_directory import run_directory
 from sidecar.embedded.stack import running_stack
 from sidecar.embedded.stack_options import StackFacts, StackOptions
-from sidecar.settings import Engine
+from sidecar.settings.serving import Engine
 
 AT_ONCE: Final = 32
 MODEL_MS: Final = 60

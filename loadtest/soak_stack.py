@@ -38,7 +38,7 @@ from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.embedded.upstream import Upstream
 from sidecar.guardrails.policy_document import parse_documents
 from sidecar.mock_llm.server import MockAddress
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.key_administration import create_key
 from sidecar.storage.limit_administration import OwnedLimits, Owner, change_limits

@@ -35,7 +35,7 @@ from loadtest.recorded import METADATA, worker_parts
 from loadtest.stages import converse
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.parts import Parts
-from sidecar.settings import TelemetrySettings
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder

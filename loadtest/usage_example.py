@@ -29,7 +29,8 @@ from sidecar.domain.usage import (
 from sidecar.embedded.child import Children
 from sidecar.embedded.postgres import running_postgres
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import PostgresSettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import connect, open_pool

@@ -33,7 +33,7 @@ from loadtest.telemetry_costs import OFF, STEPS
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 ENGINE: Final = "grpcio"
 LOAD: Final = Load("c16", 16)

@@ -5,7 +5,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-from sidecar.settings import Engine
+from sidecar.settings.serving import Engine
 
 # A run in the background of a script ignores SIGINT, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,7 @@ import uvloop
 
 from sidecar.app.process import CANNOT_START, die_with_parent
 from sidecar.app.worker import run_worker
-from sidecar.settings import SettingsError, read_settings
+from sidecar.settings.process import SettingsError, read_settings
 from sidecar.storage.pool import InvalidDsnError
 from sidecar.storage.spool_files import SpoolError
 from sidecar.telemetry.logs import configure_logs

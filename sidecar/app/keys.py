@@ -14,7 +14,8 @@ from sidecar.authorization.key_cache import CacheLimits, KeyCache
 from sidecar.authorization.key_changes import KeyChanges
 from sidecar.authorization.ports import SharedKeys
 from sidecar.authorization.two_tier import SharedLimits, TwoTierKeys
-from sidecar.settings import CacheSettings, Settings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings
 from sidecar.storage.pool import Pool
 from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
 from sidecar.storage.postgres_keys import PostgresKeyStore

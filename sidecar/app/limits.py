@@ -21,7 +21,7 @@ from sidecar.limits.ports import Answer, Ask, Change, LimitStore, NotAskedError
 from sidecar.limits.settlement import changes_of, ended_with
 from sidecar.limits.shared import SharedCounts, Worker
 from sidecar.limits.written import owner_of
-from sidecar.settings import Settings
+from sidecar.settings.process import Settings
 from sidecar.storage.pool import UNAVAILABLE, Pool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.storage.usage_totals import PostgresTotals

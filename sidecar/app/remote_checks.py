@@ -19,7 +19,7 @@ from sidecar.guardrails.remote_checks.llm_judge import LlmJudgeChecks
 from sidecar.guardrails.remote_checks.moderation import ModerationChecks
 from sidecar.guardrails.remote_checks.presidio import PresidioChecks
 from sidecar.guardrails.remote_checks.webhook import WebhookChecks
-from sidecar.settings import ExchangeSettings
+from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.remote_metrics import RemoteMetrics
 
 if TYPE_CHECKING:

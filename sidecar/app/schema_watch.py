@@ -10,7 +10,7 @@ from typing import Final, Never
 
 import asyncpg
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
 from sidecar.storage.schema import REVISION
 from sidecar.telemetry.logs import get_logger

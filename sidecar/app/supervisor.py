@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import __version__
 from sidecar.app.process import CANNOT_START
-from sidecar.settings import Settings, TelemetrySettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.process import Settings
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.supervisor_metrics import SupervisorMetrics

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from sidecar.app.background import BackgroundTasks
 from sidecar.domain.usage import JudgedRequest
-from sidecar.settings import Settings, UsageSource
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import UsageSource
 from sidecar.storage.pool import Pool
 from sidecar.storage.spool_files import SpoolLimits
 from sidecar.storage.usage_delivery import UsageDelivery

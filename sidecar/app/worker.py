@@ -33,8 +33,10 @@ from sidecar.checks.parts import Parts
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
-from sidecar.settings import Engine as EngineChoice
-from sidecar.settings import ListenSettings, NetworkTls, Settings, Timing, metrics_directory
+from sidecar.settings.environment import metrics_directory
+from sidecar.settings.process import Settings
+from sidecar.settings.serving import Engine as EngineChoice
+from sidecar.settings.serving import ListenSettings, NetworkTls, Timing
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore

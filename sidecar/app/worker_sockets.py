@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidecar.settings import ServerSettings
+from sidecar.settings.serving import ServerSettings
 
 
 def worker_socket(server: ServerSettings, index: int) -> Path:

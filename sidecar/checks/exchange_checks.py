@@ -42,7 +42,7 @@ from sidecar.mutations.headers import naming_model, strip
 from sidecar.mutations.limit_headers import foreign_headers
 from sidecar.mutations.refusal import refuse
 from sidecar.mutations.timing import timing_headers
-from sidecar.settings import RouteByModel, Timing
+from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.telemetry.report import ExchangeOutcome, FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused

@@ -15,7 +15,7 @@ from sidecar.guardrails.snapshot import PolicySnapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Outcome
 from sidecar.limits.ports import Change
-from sidecar.settings import RouteByModel, Timing
+from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.ports import GivenVerdicts, UsageNotes
 from sidecar.usage.prices import PriceList

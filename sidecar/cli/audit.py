@@ -15,7 +15,7 @@ import typer
 from sidecar.cli.database import on_connection, on_database
 from sidecar.cli.moments import since_or_exit
 from sidecar.cli.output import Output, OutputOption, Row, ends_quietly, print_json, print_rows
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.audit import AuditEntry, AuditFilter, AuditTail, audit_entries
 from sidecar.storage.pool import connect
 

@@ -13,7 +13,8 @@ import asyncpg
 
 from sidecar.cli.actor import ACTOR
 from sidecar.cli.output import WRONG_USAGE, fail, note
-from sidecar.settings import PostgresSettings, Settings, SettingsError, read_settings
+from sidecar.settings.process import Settings, SettingsError, read_settings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import ChangeRefusedError
 from sidecar.storage.audit import set_actor
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect

@@ -17,7 +17,7 @@ from sidecar.cli.output import (
     note,
     print_rows,
 )
-from sidecar.settings import Settings, SettingsError, read_settings
+from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.storage.checkup import Checked, CheckState, Use
 
 _COLUMNS: Final = ("check", "state", "found", "mend")

@@ -16,7 +16,7 @@ from sidecar.cli.output import (
     fail,
     print_rows,
 )
-from sidecar.settings import SettingsError, read_settings
+from sidecar.settings.process import SettingsError, read_settings
 from sidecar.transport.worker_health import Question, holds
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sidecar.settings import ServerSettings, SettingsError, read_settings
+from sidecar.settings.process import SettingsError, read_settings
+from sidecar.settings.serving import ServerSettings
 
 
 def serve(

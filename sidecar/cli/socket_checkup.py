@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from sidecar.settings import MAX_SOCKET_PATH_BYTES, ServerSettings
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 from sidecar.storage.checkup import Checked, failed, ok, skipped, warning
 from sidecar.transport.engine import is_alive
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from sidecar.settings import Timing
+from sidecar.settings.serving import Timing
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.settings import MAX_SOCKET_PATH_BYTES
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 
 class TargetError(ValueError):

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.key_administration import create_key, revoke_key
 from sidecar.storage.migrate import migrate

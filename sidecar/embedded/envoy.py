@@ -13,7 +13,7 @@ import aiohttp
 from sidecar.embedded.child import Child, Children, Program, until_ready
 from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
 from sidecar.embedded.wheels import envoy_program
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 PART: Final = "Envoy"
 

@@ -12,7 +12,7 @@ from typing import Final
 import jinja2
 
 from sidecar.embedded.model_routes import ModelRoute, UnknownModels, unknown_model_routes
-from sidecar.settings import MAX_SOCKET_PATH_BYTES
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 TEMPLATE_NAME: Final = "egret.yaml.j2"
 HTTPS_PORT: Final = 443

@@ -18,7 +18,7 @@ from sidecar.embedded.certificates import ServerCertificate
 from sidecar.embedded.child import Children, Program
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.mock_llm.server import MockAddress
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 PART: Final = "Mock LLM"
 

@@ -18,7 +18,7 @@ import asyncpg
 from sidecar.embedded.child import SAME_USER, Children, Owner, Program, until_ready
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.wheels import postgres_program
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 PART: Final = "PostgreSQL"
 ROLE: Final = "egret"

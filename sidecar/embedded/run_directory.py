@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from sidecar.embedded.errors import PartError, part_error_from
-from sidecar.settings import MAX_SOCKET_PATH_BYTES
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 PART: Final = "Run directory"
 LOCK_NAME: Final = ".egret-up.lock"

@@ -39,7 +39,7 @@ from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.embedded.trace_receiver import running_trace_receiver
 from sidecar.embedded.valkey import running_valkey
 from sidecar.embedded.workers import running_workers, worker_sockets
-from sidecar.settings import Timing
+from sidecar.settings.serving import Timing
 from sidecar.storage.pool import UNAVAILABLE
 
 LOOPBACK: Final = "127.0.0.1"

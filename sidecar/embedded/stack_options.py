@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from sidecar.embedded.upstream import Upstream
-from sidecar.settings import Timing
+from sidecar.settings.serving import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Final
 
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.wheels import valkey_program
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 PART: Final = "Valkey"
 SOCKET_NAME: Final = "valkey.sock"

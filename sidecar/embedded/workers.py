@@ -13,7 +13,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.settings import Engine, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.serving import Engine
 
 PART: Final = "Egret workers"
 HEALTH_SECONDS: Final = 1.0

@@ -10,7 +10,7 @@ from typing import Final
 
 import asyncpg
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.checkup import Checked, Use, clock, failed, ok, skipped, warning
 from sidecar.storage.migrate import UnknownRevisionError, pending
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis.asyncio import RedisCluster
 
-from sidecar.settings import ValkeySettings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.checkup import Checked, clock, failed, ok, skipped
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, open_valkey
 

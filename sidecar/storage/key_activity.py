@@ -11,7 +11,7 @@ from typing import Final, Never
 
 import structlog
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
 
 FLUSH_SECONDS: Final = 5.0

@@ -11,7 +11,7 @@ from sidecar.domain.limits import Limit, Measure
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots, span_of
 from sidecar.limits.local import period_start
 from sidecar.limits.ports import LimitsUnavailableError, Seen, State
-from sidecar.settings import ValkeySettings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.limit_holders import Holder
 from sidecar.storage.pool import Connection
 from sidecar.storage.usage_totals import Asked, totals_of

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, connect
 
 if TYPE_CHECKING:

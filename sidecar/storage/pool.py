@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 
 if TYPE_CHECKING:  # asyncpg's classes take parameters only in its stubs
     Pool = asyncpg.Pool[asyncpg.Record]

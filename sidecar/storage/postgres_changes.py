@@ -11,7 +11,7 @@ from typing import Any, Final, Never
 import structlog
 
 from sidecar.authorization.api_key import KEY_ID_LENGTH
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, connect
 from sidecar.storage.schema import KEYS_CHANNEL, POLICIES_CHANNEL
 

@@ -11,7 +11,7 @@ from sidecar.authorization.ports import Fence, KeyStoreUnavailableError, Reading
 from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.principal import KeyRecord, Network, PolicyBinding, Principal
 from sidecar.limits.written import read_limits
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import as_tuple
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, fetch
 
 _LOAD_POLICIES: Final = """

@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from sidecar.domain.usage import JudgedRequest, UsageRecord
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Pool, affected_rows, fetch
 from sidecar.storage.prices import PRICE_COLUMNS, prices_of
 from sidecar.usage.prices import PriceList

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sidecar.domain.limits import Limit, Measure
 from sidecar.limits.ports import LimitsUnavailableError
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, fetch
 
 _TOTALS: Final = "SELECT * FROM egret_used($1, $2, $3)"

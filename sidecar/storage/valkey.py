@@ -22,7 +22,7 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import RedisClusterException, RedisError
 from typing_extensions import override
 
-from sidecar.settings import ValkeyMode, ValkeySettings
+from sidecar.settings.stores import ValkeyMode, ValkeySettings
 
 VALKEY_UNAVAILABLE: Final = (
     RedisError,

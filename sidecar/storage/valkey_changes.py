@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Never
 
-from sidecar.settings import Settings, ValkeySettings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.postgres_changes import ChangeCallbacks
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, open_valkey
 from sidecar.storage.valkey_topics import HEARTBEAT_SECONDS, Subscriber, patient

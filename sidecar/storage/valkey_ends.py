@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from sidecar.domain.usage import UnnamedEnd
-from sidecar.settings import ValkeySettings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, open_valkey
 from sidecar.storage.valkey_topics import Subscriber, patient
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Never
 import structlog
 from redis.asyncio import RedisCluster
 
-from sidecar.settings import ValkeySettings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, open_valkey
 
 HEARTBEAT_SECONDS: Final = 5.0

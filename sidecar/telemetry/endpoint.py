@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from typing_extensions import override
 
-from sidecar.settings import TelemetrySettings
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
 from sidecar.telemetry.status.host_names import is_known

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.policy import Policy
 from sidecar.domain.subject import Route
-from sidecar.settings import Engine
+from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exchange_exemplars import SECONDS_BUCKETS, ExchangeExemplars
 from sidecar.telemetry.exemplars import ExemplarFile

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from sidecar.settings import OtlpProtocol
+from sidecar.settings.telemetry import OtlpProtocol
 from sidecar.telemetry.names import SERVICE_NAME, SemconvAttribute
 
 EXPORT_SECONDS: Final = 5.0

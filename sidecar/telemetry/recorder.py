@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from sidecar import __version__
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Level, Measure
-from sidecar.settings import TelemetrySettings
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.logs import ExchangeLog, get_logger

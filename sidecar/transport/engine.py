@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from typing_extensions import override
 
-from sidecar.settings import MAX_SOCKET_PATH_BYTES
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 from sidecar.transport.conversation import Stream
 from sidecar.transport.judge import Ending
 

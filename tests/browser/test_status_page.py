@@ -19,7 +19,7 @@ from dashboards.traffic import Gateway, mixed_requests
 from sidecar.embedded.run_directory import run_directory
 from sidecar.embedded.stack import running_stack
 from sidecar.embedded.stack_options import StackFacts, StackOptions
-from sidecar.settings import TelemetrySettings
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.endpoint import MetricsEndpoint
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 from tests.support.browser import Tab, running_browser

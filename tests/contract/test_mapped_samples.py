@@ -16,7 +16,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.key_administration import revoke_key
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy

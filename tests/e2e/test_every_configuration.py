@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from sidecar.embedded.envoy_config import render_envoy_config
 from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
 from sidecar.embedded.ports import free_port
-from sidecar.settings import Engine
+from sidecar.settings.serving import Engine
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority
 from tests.support.deployments import DEPLOYMENTS

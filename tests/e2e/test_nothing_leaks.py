@@ -21,7 +21,7 @@ import pytest
 import redis.asyncio
 from pydantic import SecretStr
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from tests.support.access_log_fields import explained
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message

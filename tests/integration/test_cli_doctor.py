@@ -18,7 +18,7 @@ from redis.backoff import ConstantBackoff
 from sidecar.embedded.child import Children
 from sidecar.embedded.valkey import running_valkey
 from sidecar.embedded.wheels import valkey_program
-from sidecar.settings import ValkeyMode, ValkeySettings
+from sidecar.settings.stores import ValkeyMode, ValkeySettings
 from sidecar.storage.checkup import CheckState, Use
 from sidecar.storage.checkup_postgres import check_postgres
 from sidecar.storage.checkup_valkey import check_valkey

@@ -16,7 +16,7 @@ import pytest_asyncio
 from sidecar.cli.conformance_session import choose
 from sidecar.conformance.suite import Options, results_of
 from sidecar.conformance.target import UnixTarget
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support.scripted_processor import Script, ScriptedProcessor, Side, scripted_processor
 

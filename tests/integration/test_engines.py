@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
-from sidecar.settings import MAX_SOCKET_PATH_BYTES
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 from sidecar.transport.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import (

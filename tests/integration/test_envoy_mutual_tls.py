@@ -35,7 +35,7 @@ from sidecar.embedded.ports import free_port
 from sidecar.exchange.machine import Exchange
 from sidecar.mock_llm.server import running_mock
 from sidecar.mock_llm.settings import MockSettings
-from sidecar.settings import ServerSettings
+from sidecar.settings.serving import ServerSettings
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import EngineOptions, NetworkAddress, TlsFiles
 from sidecar.transport.engines.grpcio import GrpcioEngine

@@ -13,7 +13,7 @@ import pytest
 from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.authorization.ports import KeyStoreUnavailableError
-from sidecar.settings import CacheSettings, ValkeySettings
+from sidecar.settings.stores import CacheSettings, ValkeySettings
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServers, live_servers
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from loadtest.limit_abort import abandoned
 from loadtest.limit_drift import Mix, Usage
 from sidecar.limits.limiter import Clocks
-from sidecar.settings import ValkeySettings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 from tests.support.live_servers import valkey_server

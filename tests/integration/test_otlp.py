@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from sidecar.settings import OtlpProtocol
+from sidecar.settings.telemetry import OtlpProtocol
 from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.metrics_push import MetricsPush
 from sidecar.telemetry.otlp import EXPORT_SECONDS, metric_exporter, resource, span_exporter

@@ -15,7 +15,8 @@ import pytest
 from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.authorization.authorize import Authorized
 from sidecar.authorization.ports import KeyStoreUnavailableError
-from sidecar.settings import CacheSettings, PostgresSettings, Settings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, PostgresSettings
 from sidecar.storage.pool import DsnFileError, connect, open_pool
 from tests.support.key_worker import KeyWorker, key_worker
 from tests.support.postgres import Database, PostgresServer

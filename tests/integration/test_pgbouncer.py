@@ -23,13 +23,8 @@ from sidecar.authorization.api_key import ApiKey, generate, parse
 from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.cli.main import command_tree
 from sidecar.domain.errors import ErrorKind
-from sidecar.settings import (
-    CacheSettings,
-    Invalidation,
-    PostgresSettings,
-    Settings,
-    ValkeySettings,
-)
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, Invalidation, PostgresSettings, ValkeySettings
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import connect, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore

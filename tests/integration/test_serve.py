@@ -16,7 +16,7 @@ import orjson
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 from tests.support.postgres import Database
 from tests.support.rotel import running_rotel
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from pydantic import SecretStr
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
 from tests.support.postgres import Database
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import UNAVAILABLE, open_pool
 from tests.support.postgres import Database

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.postgres import Database

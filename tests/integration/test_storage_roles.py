@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.key_listing import find_key
 from sidecar.storage.migrate import migrate

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.domain.errors import ErrorKind
-from sidecar.settings import CacheSettings, Invalidation, Settings, ValkeySettings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, Invalidation, ValkeySettings
 from sidecar.storage.valkey_changes import publish_key_change
 from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker

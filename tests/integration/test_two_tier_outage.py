@@ -15,7 +15,8 @@ from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.errors import ErrorKind
-from sidecar.settings import CacheSettings, Settings, ValkeySettings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, ValkeySettings
 from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServer, LiveServers, live_servers

@@ -13,7 +13,8 @@ from sidecar.app.schema_watch import SchemaWatch
 from sidecar.authorization.api_key import generate
 from sidecar.authorization.authorize import Authorized
 from sidecar.authorization.ports import KeyStoreUnavailableError
-from sidecar.settings import CacheSettings, Settings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings
 from sidecar.storage import migrate
 from sidecar.storage.pool import open_pool
 from sidecar.storage.schema import REVISION

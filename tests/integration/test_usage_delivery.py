@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.domain.usage import JudgedRequest, UsageRecord
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
 from sidecar.storage.spool_files import Kind, SpoolError, SpoolLimits
 from sidecar.storage.usage_delivery import UsageDelivery

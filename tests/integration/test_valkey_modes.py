@@ -19,14 +19,9 @@ from sidecar.authorization.ports import SharedRecord
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.ports import free_port
 from sidecar.embedded.wheels import valkey_program
-from sidecar.settings import (
-    CacheSettings,
-    Invalidation,
-    Settings,
-    ValkeyMode,
-    ValkeySettings,
-    inherited_environment,
-)
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, Invalidation, ValkeyMode, ValkeySettings
 from sidecar.storage.postgres_changes import ChangeCallbacks
 from sidecar.storage.shared_record import SharedRecordCodec
 from sidecar.storage.valkey import open_valkey

@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 
 from sidecar.authorization.api_key import ApiKey, generate
 from sidecar.authorization.authorize import Authorized
-from sidecar.settings import Settings, ValkeySettings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 from tests.support.postgres import Database
 
 ROOT = Path(__file__).resolve().parents[2]

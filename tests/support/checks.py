@@ -31,7 +31,8 @@ from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Limited, Outcome
 from sidecar.limits.ports import Change
-from sidecar.settings import RouteByModel, TelemetrySettings, Timing
+from sidecar.settings.serving import RouteByModel, Timing
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.prices import Price, PriceList

@@ -16,7 +16,8 @@ from sidecar.app.keys import WorkerKeys, open_keys
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.authorize import Authorized, Refused, judge
 from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
-from sidecar.settings import CacheSettings, PostgresSettings, Settings, ValkeySettings
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 from sidecar.storage.pool import open_pool
 from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.report import CacheTier

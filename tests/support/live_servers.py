@@ -26,7 +26,8 @@ from sidecar.embedded.postgres import (
 )
 from sidecar.embedded.valkey import _answers
 from sidecar.embedded.wheels import valkey_program
-from sidecar.settings import PostgresSettings, inherited_environment
+from sidecar.settings.environment import inherited_environment
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 WORKER = """
 import dataclasses, os, sys
 from prometheus_client import CollectorRegistry
-from sidecar.settings import metrics_directory
+from sidecar.settings.environment import metrics_directory
 from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.report import FaultKind

@@ -22,7 +22,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from typing_extensions import override
 
-from sidecar.settings import OtlpProtocol
+from sidecar.settings.telemetry import OtlpProtocol
 
 Value = str | bool | int | float | tuple["Value", ...] | None
 

@@ -14,7 +14,7 @@ import asyncpg
 
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.postgres import _owner_of_data
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 SERVER_CONNECTIONS: Final = 2
 """Fewer than clients have: statements of one client meet the other's connections."""

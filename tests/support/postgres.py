@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection
 

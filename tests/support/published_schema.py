@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from sidecar.embedded.child import Children
 from sidecar.embedded.postgres import running_postgres
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, connect
 

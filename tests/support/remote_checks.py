@@ -12,7 +12,7 @@ from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.remote_guardrails import RemoteSettings
 from sidecar.guardrails.inspect import InspectionSubject
 from sidecar.guardrails.remote import RemoteChecks, RemoteRequest
-from sidecar.settings import ExchangeSettings
+from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
 from tests.support.guardrails import subject_of
 

@@ -34,7 +34,7 @@ from sidecar.embedded.run_directory import RunDirectory, run_directory
 from sidecar.embedded.stack import running_stack
 from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.administration import Rules
 from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import connect

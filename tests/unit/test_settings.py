@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.settings import Invalidation, SettingsError, read_settings
+from sidecar.settings.process import SettingsError, read_settings
+from sidecar.settings.stores import Invalidation
 
 PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
 

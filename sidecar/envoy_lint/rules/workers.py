@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.envoy_lint.config import Cluster, EnvoyConfig
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Hit, Look, Severity
-from sidecar.settings import MAX_SOCKET_PATH_BYTES
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 GRACEFUL_CLOSE: Final = "envoy.reloadable_features.ext_proc_graceful_grpc_close"
 MAX_CONNECT_SECONDS: Final = 1.0

@@ -23,7 +23,7 @@ from sidecar.exchange.events import (
     ResponseStreamed,
 )
 from sidecar.guardrails.remote import RemoteVerdict
-from sidecar.settings import Timing
+from sidecar.settings.serving import Timing
 from tests.support.checks import KEY, NOW, REQUEST_ID, World, headers, settled
 from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED
 

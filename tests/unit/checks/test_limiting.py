@@ -19,7 +19,7 @@ from sidecar.exchange.events import (
     ResponseCleared,
 )
 from sidecar.limits.ports import Change
-from sidecar.settings import Timing
+from sidecar.settings.serving import Timing
 from tests.support.checks import KEY, World, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.domain.http import HeaderMutation
 from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
-from sidecar.settings import RouteByModel
+from sidecar.settings.serving import RouteByModel
 from tests.support.checks import World, headers, settled
 
 FREE = "{name: default, guardrails: []}"

@@ -12,7 +12,7 @@ import pytest
 
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.errors import PartError
-from sidecar.settings import inherited_environment
+from sidecar.settings.environment import inherited_environment
 
 CHECKOUT = Path(__file__).parents[3]
 

@@ -17,7 +17,7 @@ from sidecar.authorization.key_changes import KeyChanges
 from sidecar.authorization.ports import Fence, Reading
 from sidecar.authorization.two_tier import TwoTierKeys
 from sidecar.domain.principal import KeyRecord
-from sidecar.settings import Settings
+from sidecar.settings.process import Settings
 from sidecar.storage.key_files import FIELDS
 from sidecar.telemetry.key_metrics import KeyMetrics
 from sidecar.telemetry.report import CacheTier

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.settings import SettingsError, read_settings
+from sidecar.settings.process import SettingsError, read_settings
 from sidecar.telemetry.exceptions import MAX_CAUSES, exception_fields
 
 PROMPT = "my card is 4111 1111 1111 1111"
@@ -34,9 +34,9 @@ def test_our_own_frames_are_named_by_module_and_line_innermost_first(
     fields = exception_fields(raised.value)
     frames = fields["frames"]
 
-    assert fields["error_type"] == "sidecar.settings.SettingsError"
+    assert fields["error_type"] == "sidecar.settings.process.SettingsError"
     assert isinstance(frames, list)
-    assert [frame.partition(":")[0] for frame in frames] == ["sidecar.settings"]
+    assert [frame.partition(":")[0] for frame in frames] == ["sidecar.settings.process"]
     assert PROMPT not in json.dumps(fields)
 
 

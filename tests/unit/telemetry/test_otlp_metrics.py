@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Info
 from prometheus_client import Gauge as PageGauge
 from prometheus_client import Histogram as PageHistogram
 
-from sidecar.settings import OtlpProtocol
+from sidecar.settings.telemetry import OtlpProtocol
 from sidecar.telemetry.metrics_push import MetricsPush
 from sidecar.telemetry.names import MetricName
 from sidecar.telemetry.otlp import metric_exporter

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.app.vitals import BEAT_SECONDS, Vitals
-from sidecar.settings import PostgresSettings
+from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
 from sidecar.telemetry.process_metrics import MAX_PAUSES, GcPauses, PoolUse, ProcessMetrics
 from sidecar.telemetry.supervisor_metrics import SupervisorMetrics

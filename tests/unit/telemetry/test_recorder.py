@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sidecar import __version__
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import UnscannedReason
-from sidecar.settings import Engine, TelemetrySettings
+from sidecar.settings.serving import Engine
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.report import ExchangeReport, FaultKind
@@ -212,7 +213,8 @@ def test_the_running_version_is_shown(registry: CollectorRegistry) -> None:
 
 AWAY = """
 import sys
-from sidecar.settings import Engine, TelemetrySettings
+from sidecar.settings.serving import Engine
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder

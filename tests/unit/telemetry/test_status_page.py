@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from sidecar.settings import StatusPage, TelemetrySettings
+from sidecar.settings.telemetry import StatusPage, TelemetrySettings
 from sidecar.telemetry.endpoint import MetricsEndpoint
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.status.history import EVERY_SECONDS, MAX_POINTS, History

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
-from sidecar.settings import OtlpProtocol
+from sidecar.settings.telemetry import OtlpProtocol
 from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.otlp import EXPORT_SECONDS, span_exporter
 from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
@@ -369,7 +369,7 @@ def test_spans_that_a_collector_refuses_are_failed_and_not_tried_again(
 AWAY = """
 import sys, time
 from prometheus_client import CollectorRegistry
-from sidecar.settings import OtlpProtocol
+from sidecar.settings.telemetry import OtlpProtocol
 from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.otlp import span_exporter
 from sidecar.telemetry.span_metrics import SpanMetrics
@@ -409,7 +409,7 @@ def test_without_an_endpoint_the_sdk_is_not_loaded() -> None:
     """No collector, no cost: not even the import."""
     program = (
         "import sys; from prometheus_client import CollectorRegistry;"
-        "from sidecar.settings import TelemetrySettings;"
+        "from sidecar.settings.telemetry import TelemetrySettings;"
         "from sidecar.telemetry.recorder import Recorder;"
         "Recorder(TelemetrySettings());"
         "print([m for m in ('opentelemetry', 'grpc') if m in sys.modules])"

@@ -1,0 +1,123 @@
+"""All settings of a process, read once from the environment and checked together.
+
+Variables are `EGRET_` plus the path in capitals, levels joined by two underscores, for example
+`EGRET_POSTGRES__DSN` or `EGRET_SERVER__WORKERS`.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sidecar.settings.serving import (
+    MAX_PORT,
+    Engine,
+    ExchangeSettings,
+    ListenSettings,
+    NetworkTls,
+    ServerSettings,
+)
+from sidecar.settings.stores import (
+    CacheSettings,
+    LimitSettings,
+    PostgresSettings,
+    RedactionSettings,
+    UsageSettings,
+    ValkeyMode,
+    ValkeySettings,
+)
+from sidecar.settings.telemetry import TelemetrySettings
+
+ENV_PREFIX = "EGRET_"
+
+
+class Settings(BaseSettings):
+    """Everything a process needs to know; frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    server: ServerSettings = ServerSettings()
+    listen: ListenSettings = ListenSettings()
+    exchange: ExchangeSettings = ExchangeSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    valkey: ValkeySettings = ValkeySettings()
+    cache: CacheSettings = CacheSettings()
+    redaction: RedactionSettings = RedactionSettings()
+    usage: UsageSettings = UsageSettings()
+    limits: LimitSettings = LimitSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _largest_body_has_room(self) -> Self:
+        if self.exchange.max_held_bytes < self.exchange.max_body_bytes:
+            raise ValueError(
+                "EGRET_EXCHANGE__MAX_HELD_BYTES is less than EGRET_EXCHANGE__MAX_BODY_BYTES"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _valkey_is_there_for_what_needs_it(self) -> Self:
+        if self.valkey.url is None and self.cache.invalidation.subscribes:
+            raise ValueError("EGRET_CACHE__INVALIDATION other than listen needs EGRET_VALKEY__URL")
+        if self.valkey.password_file is not None and not self.valkey.lacks_password:
+            raise ValueError(
+                "EGRET_VALKEY__PASSWORD_FILE needs EGRET_VALKEY__URL, and no password in it"
+            )
+        is_sentinel = self.valkey.mode is ValkeyMode.SENTINEL
+        if is_sentinel and self.valkey.sentinel_master is None:
+            raise ValueError("EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_are_pushed_somewhere(self) -> Self:
+        if self.telemetry.metrics_push_seconds and self.telemetry.otlp_endpoint is None:
+            raise ValueError(
+                "EGRET_TELEMETRY__METRICS_PUSH_SECONDS needs EGRET_TELEMETRY__OTLP_ENDPOINT"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ports_can_be_served(self) -> Self:
+        if self.listen.host is None:
+            return self
+        if self.listen.tls is NetworkTls.MUTUAL and self.listen.tls_files is None:
+            raise ValueError(
+                "EGRET_LISTEN__HOST needs EGRET_LISTEN__CERTIFICATE_FILE, EGRET_LISTEN__KEY_FILE"
+                " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, where a mesh"
+                " encrypts and lets nobody else in"
+            )
+        if self.server.engine is Engine.H2CORN:
+            raise ValueError("EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio")
+        if self.listen.port + self.server.workers - 1 > MAX_PORT:
+            raise ValueError("EGRET_LISTEN__PORT leaves no port for each worker")
+        return self
+
+
+class SettingsError(Exception):
+    """One line a fault: the variable, what is wrong with it. Values are not repeated."""
+
+
+def read_settings() -> Settings:
+    """Read and check all settings.
+
+    Raises:
+        SettingsError: naming every variable that is wrong, not just the first.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_faults(error))) from None
+
+
+def _faults(error: ValidationError) -> list[str]:
+    return [
+        # What concerns several variables has no place of its own and names them.
+        f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: {fault['msg']}"
+        if fault["loc"]
+        else fault["msg"].removeprefix("Value error, ")
+        for fault in error.errors(include_input=False, include_url=False)
+    ]

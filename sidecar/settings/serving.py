@@ -1,0 +1,117 @@
+"""Settings of what a worker serves: sockets, ports, processes, and the bounds of one exchange."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from sidecar.settings.section import Seconds, Section
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""
+
+MAX_PORT: Final = 65535
+
+
+class Engine(enum.Enum):
+    """The gRPC server below the codec."""
+
+    AUTO = "auto"
+    GRPCIO = "grpcio"
+    H2CORN = "h2corn"
+
+    @property
+    def chosen(self) -> Engine:
+        """Which one serves."""
+        return Engine.GRPCIO if self is Engine.AUTO else self
+
+
+class ServerSettings(Section):
+    """Sockets, processes and drain."""
+
+    engine: Engine = Engine.AUTO
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    socket_directory: Path = Path("run/sockets")
+    """One socket a worker: `worker-0.sock`, …; a path is at most 108 bytes (sockaddr_un)."""
+    socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
+    max_message_bytes: Annotated[int, Field(ge=65536)] = 64 * 1024 * 1024
+    """Envoy sends a BUFFERED body in one message; grpcio's own default is 4 MiB."""
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 2.5
+    """NOT_SERVING is shown this long before the socket closes: over two health intervals."""
+    drain_grace_seconds: Seconds = 20.0
+
+
+class NetworkTls(enum.Enum):
+    """What secures calls that come over the network.
+
+    MUTUAL: TLS 1.2 or later, and a certificate of the client's, which Egret checks.
+    OFF: a mesh around both sides; Egret reads plain HTTP/2.
+    """
+
+    MUTUAL = "mutual"
+    OFF = "off"
+
+
+class ListenSettings(Section):
+    """Ports for an Envoy on another machine, beside the sockets; without a host there are none."""
+
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 50051
+    """Of worker 0; worker N has the Nth after it."""
+    tls: NetworkTls = NetworkTls.MUTUAL
+    certificate_file: Path | None = None
+    """With the chain, PEM. Read again when it changes, as the two below."""
+    key_file: Path | None = None
+    client_ca_file: Path | None = None
+    """Whoever has a certificate of this authority may ask Egret and report usage to it."""
+
+    @property
+    def tls_files(self) -> tuple[Path, Path, Path] | None:
+        """Certificate, key and the clients' authority, where all are given."""
+        if self.certificate_file and self.key_file and self.client_ca_file:
+            return self.certificate_file, self.key_file, self.client_ca_file
+        return None
+
+
+class Timing(enum.Enum):
+    """Who writes the timing headers of an answer.
+
+    METADATA: Envoy, from dynamic metadata; the exchange is over before the model starts.
+    MUTATION: Egret, in the response-headers phase; for gateways that cannot do the former.
+    """
+
+    METADATA = "metadata"
+    MUTATION = "mutation"
+
+
+class RouteByModel(enum.Enum):
+    """Whether Envoy is told a request's model in `x-egret-model`, to choose the route by it.
+
+    ON: every body that names a model is read, and every request's route is chosen twice.
+    """
+
+    OFF = "off"
+    ON = "on"
+
+
+class ExchangeSettings(Section):
+    """Limits of one exchange. The sum of the budgets must stay below Envoy's message_timeout."""
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
+    authorize_seconds: Seconds = 2.0
+    inspect_seconds: Seconds = 5.0
+    body_seconds: Seconds = 30.0
+    """How long a client may take to send its body; no Envoy timer covers this (1.40)."""
+    body_idle_seconds: Seconds = 10.0
+    """How long it may pause within it."""
+    max_exchanges: Annotated[int, Field(ge=1, le=65536)] = 1024
+    """Requests under judgement at once in a worker; beyond, 503. A worker that does nothing but
+    judge is through with so many in half a second, well within the budget of a key look-up."""
+    max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Bodies that a worker keeps until they are judged, in all; beyond, 503. In memory they are
+    three times as large while they are judged: 256 MB beside what a worker takes itself."""
+    timing: Timing = Timing.METADATA
+    route_by_model: RouteByModel = RouteByModel.OFF

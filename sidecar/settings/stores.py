@@ -1,0 +1,152 @@
+"""Settings of what is kept, and where: keys, what requests used, limits; PostgreSQL, Valkey."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from sidecar.settings.section import Seconds, Section
+
+
+class PostgresSettings(Section):
+    """Where keys and policies live."""
+
+    dsn: SecretStr = SecretStr("postgresql:///egret")
+    dsn_file: Path | None = None
+    """Holds the DSN where `dsn` is not given; read anew for each connection, so a password may
+    change."""
+    pool_size: Annotated[int, Field(ge=1, le=100)] = 4
+    acquire_seconds: Seconds = 1.0
+    query_seconds: Seconds = 1.5
+
+    @property
+    def read_from(self) -> Path | None:
+        """The file to read the DSN from, if it is not given itself."""
+        return None if "dsn" in self.model_fields_set else self.dsn_file
+
+
+class ValkeyMode(enum.Enum):
+    """How a Valkey or Redis is reached."""
+
+    STANDALONE = "standalone"
+    CLUSTER = "cluster"
+    SENTINEL = "sentinel"
+    """The URL's host is a Sentinel's; the rest of the URL is that of the master it names."""
+
+
+class ValkeySettings(Section):
+    """A Valkey or Redis server that workers share; without a URL they do without."""
+
+    url: SecretStr | None = None
+    """`redis://`, `rediss://` (TLS) or `unix://`, with user, password and database as needed."""
+    password_file: Path | None = None
+    """Holds the password where the URL has none; read anew for each connection, so it may change.
+    """
+    mode: ValkeyMode = ValkeyMode.STANDALONE
+    nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = ()
+    """Further `host:port` of the cluster or of the Sentinels, in case the URL's is down."""
+    sentinel_master: str | None = None
+    ca_file: Path | None = None
+    """Certificates that vouch for the server; None takes those of the system."""
+    operation_seconds: Seconds = 0.05
+    """Budget of one operation, a new connection included."""
+    pool_size: Annotated[int, Field(ge=1, le=1000)] = 8
+
+    @property
+    def lacks_password(self) -> bool:
+        """Whether there is a URL, and no password in it."""
+        return self.url is not None and not urlsplit(self.url.get_secret_value()).password
+
+    @field_validator("url")
+    @classmethod
+    def _has_known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        schemes = ("redis://", "rediss://", "unix://")
+        if url is not None and not url.get_secret_value().startswith(schemes):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+
+class Invalidation(enum.Enum):
+    """What tells workers of a change to keys.
+
+    LISTEN: PostgreSQL's own notifications, whoever makes the change.
+    PUBSUB: messages that the command line publishes in Valkey; for poolers that cannot LISTEN.
+    BOTH: whichever comes first.
+    """
+
+    LISTEN = "listen"
+    PUBSUB = "pubsub"
+    BOTH = "both"
+
+    @property
+    def listens(self) -> bool:
+        """Whether workers LISTEN in PostgreSQL."""
+        return self is not Invalidation.PUBSUB
+
+    @property
+    def subscribes(self) -> bool:
+        """Whether workers subscribe in Valkey, and the command line publishes there."""
+        return self is not Invalidation.LISTEN
+
+
+class CacheSettings(Section):
+    """The caches of keys: in the process (L1), and shared in Valkey (L2)."""
+
+    max_keys: Annotated[int, Field(ge=1)] = 10_000
+    ttl_seconds: Seconds = 30.0
+    negative_ttl_seconds: Seconds = 5.0
+    max_loads: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Look-ups of keys that are not kept, under way at once in a worker; beyond, 503."""
+    l2_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Authenticates what is in Valkey, the same for all workers. Without it L2 is not used."""
+    l2_ttl_seconds: Seconds = 300.0
+    max_stale_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
+    """How long a key goes on, since it was read, while PostgreSQL does not answer."""
+    invalidation: Invalidation = Invalidation.LISTEN
+
+
+class RedactionSettings(Section):
+    """How values that are taken out of requests can be recognised again."""
+
+    hash_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Makes the hashes of `redaction: hash`, the same for all workers; without it, numbers."""
+
+
+class UsageSource(enum.Enum):
+    """Where a worker learns what requests used.
+
+    ACCESS_LOG: Envoy sends its access log to the workers, as our Envoy configuration says.
+    OFF: nobody tells, and nothing is recorded.
+    """
+
+    ACCESS_LOG = "access_log"
+    OFF = "off"
+
+
+class UsageSettings(Section):
+    """What requests used: from Envoy's access log by way of the disk to PostgreSQL."""
+
+    source: UsageSource = UsageSource.ACCESS_LOG
+    spool_directory: Path = Path("run/usage")
+    """On a disk that outlives the process; one folder a worker in it."""
+    spool_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024**3
+    """Of one worker. A record takes some 300 bytes."""
+    batch_seconds: Seconds = 10.0
+    """Budget of one batch on its way to the database."""
+    settle_seconds: Annotated[float, Field(ge=1, le=86400)] = 3900.0
+    """A request whose end nobody told is taken for lost after this: longer than Envoy lets an
+    answer take (`max_stream_duration`)."""
+
+
+class LimitSettings(Section):
+    """Limits and budgets of keys, teams and organizations."""
+
+    shares: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Into how many parts a limit is divided while Valkey is away: the workers of the whole fleet.
+    0: those of this process."""
+    default_output_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1_024
+    """What is taken for the answer to a request that sets no bound itself."""
