@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Final, Never, assert_never
+from typing import Final, assert_never
 
 from sidecar.authorization.authorize import is_model_allowed
 from sidecar.decision.decide import decide, decide_unscanned
@@ -24,7 +24,7 @@ from sidecar.domain.scope import EVERYONE, Circumstances
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.remote import RemoteRequest
+from sidecar.guardrails.remote import AskNobody
 from sidecar.guardrails.rules.catalogue import is_remote
 from sidecar.guardrails.slices import run_to_end
 from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -57,21 +57,12 @@ class Rehearsed:
     acted: tuple[tuple[Guardrail, Verdict], ...] = ()
 
 
-class _Nobody:
-    """The port `RemoteChecks` where nothing may leave the process."""
-
-    async def check(self, request: RemoteRequest) -> Never:
-        """Refuse."""
-        raise AssertionError(f"a rehearsal asked {request.guardrail.name}")
-
-
 class Rehearsal:
-    """One policy, compiled; `not_asked` are guardrails that a rehearsal leaves out."""
+    """One policy, compiled."""
 
-    def __init__(self, snapshot: PolicySnapshot, *, not_asked: tuple[Guardrail, ...]) -> None:
+    def __init__(self, snapshot: PolicySnapshot) -> None:
         self._snapshot = snapshot
-        self._inspector = Inspector(remote=_Nobody(), clock=time.perf_counter)
-        self.not_asked: Final = not_asked
+        self._inspector = Inspector(remote=AskNobody(), clock=time.perf_counter)
 
     @classmethod
     async def of(cls, document: str) -> Rehearsal:
@@ -89,10 +80,7 @@ class Rehearsal:
         )
         rehearsed = replace(policy, name=_NAME, guardrails=local)
         policies = CompiledPolicies((policy, rehearsed), compiled.database)
-        return cls(
-            run_to_end(snapshot_steps(policies)),
-            not_asked=tuple(one for one in policy.guardrails if is_remote(one)),
-        )
+        return cls(run_to_end(snapshot_steps(policies)))
 
     async def judge(self, request: KeptRequest) -> Rehearsed:
         """Return what the policy makes of *request*."""

@@ -93,17 +93,17 @@ async def _judge_all(
 ) -> ReplayTally:
     rehearsal = await Rehearsal.of(now.text)
     earlier = None if before is None else await Rehearsal.of(before.text)
-    tally, read = ReplayTally(), 0
+    tally = ReplayTally()
     with progress("Judging", total=size) as advance:
         for line in kept_lines(stream, path=path):
+            if size:  # standard input has none, and no place either
+                advance(stream.tell())
             if isinstance(line, BadLine):
                 tally.bad.append(line)
                 continue
             judged = await rehearsal.judge(line.request)
             compared = None if earlier is None else await earlier.judge(line.request)
             tally.add(line, judged, compared)
-            read += len(line.request.body)
-            advance(read)
     return tally
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Never, Protocol
 
 from sidecar.domain.finding import Finding, RemoteEvent, Verdict
 from sidecar.domain.policy import Action, Guardrail, Stage
@@ -95,6 +95,14 @@ class RemoteChecks(Protocol):
             RemoteCheckError: there is no usable answer.
         """
         ...
+
+
+class AskNobody:
+    """The port where nothing may leave the process."""
+
+    async def check(self, request: RemoteRequest) -> Never:
+        """Refuse."""
+        raise AssertionError(f"{request.guardrail.name} was asked, and nobody may be")
 
 
 def verdict_of(answer: RemoteAnswer, action: Action) -> Verdict:

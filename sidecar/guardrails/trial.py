@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Never
+from typing import Final
 
 from sidecar.dialects.answer_structure import AnswerPiece
 from sidecar.domain.finding import GuardrailResult
@@ -23,7 +23,7 @@ from sidecar.guardrails.answer_policy import judges_output
 from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.guardrails.effective import judges_input
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.remote import RemoteRequest
+from sidecar.guardrails.remote import AskNobody
 from sidecar.guardrails.rules.catalogue import is_remote, judges_texts
 from sidecar.guardrails.slices import run_to_end
 from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -62,14 +62,6 @@ class Trial:
         return tuple(one.result for one in self.judged)
 
 
-class _Nobody:
-    """The port `RemoteChecks` where nothing may leave the process."""
-
-    async def check(self, request: RemoteRequest) -> Never:
-        """Refuse."""
-        raise AssertionError(f"a trial asked {request.guardrail.name}")
-
-
 async def try_policy(document: str, subject: Subject, *, side: Stage = Stage.INPUT) -> Trial:
     """Judge *subject* by the policy of *document*, whose expressions were checked.
 
@@ -88,7 +80,7 @@ async def try_policy(document: str, subject: Subject, *, side: Stage = Stage.INP
     snapshot = _snapshot(compiled, policy, local)
     whole = _effective(snapshot, _PREFIX)
     about = InspectionSubject(request_id="", key_id="", model=subject.model)
-    results = Inspector(remote=_Nobody(), clock=time.perf_counter).inspect(
+    results = Inspector(remote=AskNobody(), clock=time.perf_counter).inspect(
         whole, subject, about=about
     )
     results = results if isinstance(results, tuple) else await results

@@ -166,7 +166,7 @@ class UsageMetrics:
         )
         self._unnamed = Counter(
             MetricName.ENDS_UNNAMED,
-            "Requests of which Envoy knew nothing that Egret said: their clients had left before.",
+            "Requests that ended before Envoy had heard anything of them from Egret.",
             registry=registry,
         )
         self._unheard = Counter(
