@@ -152,36 +152,36 @@ class Ledger:
 
     def metadata(self) -> Metadata:
         """Return what Envoy may write to its access log and to timing headers."""
-        named: tuple[tuple[str, str], ...] = (
-            ("request_id", self.request_id),
-            ("verdict", self.outcome().value),
-            ("error", "" if self.refused is None else self.refused.value),
-            ("model", sanitize.model_name(self.model) or ""),
-            ("trace_id", sampled_trace_id(self.traceparent) or ""),
-        )
+        outcome = self.outcome()
+        named = {"request_id": self.request_id, "verdict": outcome.value}
+        if self.refused is not None:
+            named["error"] = self.refused.value
+            if self.answer_status is not None:
+                named["answer_status"] = str(self.answer_status)
+        if (model := sanitize.model_name(self.model)) is not None:
+            named["model"] = model
+        if (trace_id := sampled_trace_id(self.traceparent)) is not None:
+            named["trace_id"] = trace_id
         if self.principal is not None:
-            tokens = self.estimated_tokens
-            named += (
-                ("key_id", self.principal.key_id),
-                ("team", self.principal.team_name),
-                ("organization", self.principal.organization_name),
-                ("priority", "" if self.priority is None else self.priority.value),
+            named["key_id"] = self.principal.key_id
+            named["team"] = self.principal.team_name
+            named["organization"] = self.principal.organization_name
+            if self.priority is not None:
+                named["priority"] = self.priority.value
+            if self.estimated_tokens is not None:
                 # Text, as a descriptor of Envoy's rate limits takes nothing else.
-                ("estimated_tokens", "" if tokens is None else str(tokens)),
-            )
+                named["estimated_tokens"] = str(self.estimated_tokens)
         if self.policy is not None:
-            named += (("policy", self.policy.name),)
-        if self.refused is not None and self.answer_status is not None:
-            named += (("answer_status", str(self.answer_status)),)
-        self.judged = self.judge_usage()
-        return (
-            *(pair for pair in named if pair[1]),
-            *(() if self.judged is None else usage_metadata(self.judged)),
-            *timing_metadata(self.spent()),
-        )
+            named["policy"] = self.policy.name
+        self.judged = self._judged(outcome, model)
+        usage = () if self.judged is None else usage_metadata(self.judged)
+        return (*named.items(), *usage, *timing_metadata(self.spent()))
 
     def judge_usage(self) -> JudgedRequest | None:
         """Return what is known of the request now; None where nobody could be charged with it."""
+        return self._judged(self.outcome(), sanitize.model_name(self.model))
+
+    def _judged(self, outcome: ExchangeOutcome, model: str | None) -> JudgedRequest | None:
         if self.principal is None:
             return None
         route = self.route if isinstance(self.route, Route) else None
@@ -191,10 +191,10 @@ class Ledger:
             key_id=self.principal.key_id,
             team_id=self.principal.team_id,
             organization_id=self.principal.organization_id,
-            decision=_DECISIONS.get(self.outcome(), DecisionKind.ALLOW),
+            decision=_DECISIONS.get(outcome, DecisionKind.ALLOW),
             operation=None if route is None else route.operation.value,
             provider=None if route is None else route.dialect.value,
-            model=sanitize.model_name(self.model),
+            model=model,
             is_streamed=self.is_streamed,
             text_bytes=self.text_bytes,
             guardrails={

@@ -19,24 +19,26 @@ def usage_metadata(request: JudgedRequest) -> Metadata:
     """
     since = request.occurred_at - _EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    guardrails = " ".join(
-        f"{name}={verdict}" for name, verdict in (request.guardrails or {}).items()
-    )
-    pairs = (
+    pairs = [
         ("started_us", str(microseconds)),
         ("team_id", request.team_id),
         ("organization_id", request.organization_id),
-        ("operation", request.operation or ""),
-        ("provider", request.provider or ""),
-        ("streamed", "true" if request.is_streamed else ""),
-        ("text_bytes", str(request.text_bytes) if request.text_bytes else ""),
-        ("guardrails", guardrails),
-        ("reserved", _reserved(request.reserved)),
-    )
-    return tuple(pair for pair in pairs if pair[1])
+    ]
+    if request.operation:
+        pairs.append(("operation", request.operation))
+    if request.provider:
+        pairs.append(("provider", request.provider))
+    if request.is_streamed:
+        pairs.append(("streamed", "true"))
+    if request.text_bytes:
+        pairs.append(("text_bytes", str(request.text_bytes)))
+    if request.guardrails:
+        verdicts = (f"{name}={verdict}" for name, verdict in request.guardrails.items())
+        pairs.append(("guardrails", " ".join(verdicts)))
+    if request.reserved is not None:
+        pairs.append(("reserved", _reserved(request.reserved)))
+    return tuple(pairs)
 
 
-def _reserved(reserved: Reserved | None) -> str:
-    if reserved is None:
-        return ""
+def _reserved(reserved: Reserved) -> str:
     return f"{reserved.input_tokens} {reserved.output_tokens} {reserved.cost}"

@@ -101,11 +101,10 @@ class MessageReader:
 
 def frame(messages: list[bytes]) -> bytes:
     """Return *messages*, each with its prefix."""
-    return b"".join(
-        piece
-        for message in messages
-        for piece in (b"\0", len(message).to_bytes(4, "big"), message)
-    )
+    pieces: list[bytes] = []
+    for message in messages:
+        pieces += (b"\0", len(message).to_bytes(4, "big"), message)
+    return b"".join(pieces)
 
 
 def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, bytes]]:
