@@ -2,10 +2,11 @@
 
     python -m loadtest.bench_full [--seconds 5] [--markdown]
 
-Prompts of 1, 8 and 64 KB, HTTP/2 with TLS, keys by Zipf's law, a new key each time, two workers;
-all at 16 connections on both engines. Then the memory of a worker whose cache of keys is full.
-`make bench-full` also runs bench and bench-features. Prints tables and writes
-build/bench/bench-full.json. Exits 1 when a request failed.
+Prompts of 1, 8 and 64 KB, HTTP/2 with TLS, keys by Zipf's law, a new key each time, a hundred
+policies, a policy of a thousand rules, two workers; all at 16 connections on both engines. Then
+the memory of a worker whose cache of keys is full. `make bench-full` also runs bench and
+bench-features. Prints tables and writes build/bench/bench-full.json. Exits 1 when a request
+failed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ from rich.console import Console
 
 from loadtest.bench import ENGINES
 from loadtest.bench_envoy import BARE, SECURED, MoreListeners
-from loadtest.bench_stack import OWNER, BenchStack, Extras, running_bench_stack
+from loadtest.bench_stack import (
+    OWNER,
+    BenchStack,
+    Extras,
+    running_bench_stack,
+    until_compiled,
+)
 from loadtest.figures import per_request_us
 from loadtest.k6 import Draw, Load, LoadError, Target, put_load
 from loadtest.key_stack import TEAMS, bench_key, bench_rows, key_ids
+from loadtest.many_rules import many_rules
 from loadtest.processes import cpu_seconds, proportional_mb, resident_mb
 from loadtest.results import (
     Grid,
@@ -64,8 +72,20 @@ class Variant:
     body_bytes: int = CHAT_BODY_BYTES
     is_secured: bool = False
     draw: Draw | None = None
+    policy: str | None = None
+    """Whose key asks, on a stack that has `POLICIES`; empty for the built-in one's."""
     workers: int = 1
 
+
+FEW_RULES, MANY_RULES = 10, 1_000
+_FEW, _MANY = "few-rules", "many-rules"
+POLICIES: Final = "\n---\n".join(
+    (
+        many_rules(FEW_RULES, name=_FEW),
+        many_rules(MANY_RULES, name=_MANY, seed=2),
+        *(many_rules(5, name=f"other-{seed}", seed=seed) for seed in range(3, 101)),
+    )
+)
 
 VARIANTS: Final = (
     Variant("1 KB, HTTP/1.1, one key, 1 worker"),
@@ -74,8 +94,17 @@ VARIANTS: Final = (
     Variant("HTTP/2 with TLS", is_secured=True),
     Variant(f"{ZIPF_KEYS:,} keys by Zipf's law", draw=Draw.ZIPF),
     Variant("a new key each time", draw=Draw.ONCE),
+    Variant("100 policies", policy=""),
+    Variant(f"a policy of {FEW_RULES} rules", policy=_FEW),
+    Variant(f"a policy of {MANY_RULES:,} rules", policy=_MANY),
     Variant("2 workers", workers=2),
 )
+STACKS: Final = (
+    [one for one in VARIANTS if one.workers == 1 and one.policy is None],
+    [one for one in VARIANTS if one.policy is not None],
+    [one for one in VARIANTS if one.workers > 1],
+)
+"""Those that one stack serves."""
 
 
 def main() -> int:
@@ -85,8 +114,7 @@ def main() -> int:
     run = circumstances(" ".join(["python -m loadtest.bench_full", *sys.argv[1:]]))
     figures: dict[str, float] = {}
     try:
-        for workers in (1, 2):
-            variants = [one for one in VARIANTS if one.workers == workers]
+        for variants in STACKS:
             figures |= asyncio.run(_measure(variants, options.seconds, console))
     except (PartError, LoadError) as error:
         console.print(f"✗ {error}", markup=False, style="red")
@@ -148,9 +176,17 @@ async def _measure(
         run_directory(Path(place) / "run") as run,
     ):
         extras = Extras(listeners=MoreListeners(is_secured=True))
+        policies = "" if variants[0].policy is None else POLICIES
         async with running_bench_stack(
-            ENGINES, workers=variants[0].workers, envoy_threads=1, run=run, extras=extras
+            ENGINES,
+            workers=variants[0].workers,
+            envoy_threads=1,
+            run=run,
+            policies=policies,
+            extras=extras,
         ) as stack:
+            for engine in ENGINES:
+                await until_compiled(stack.urls[engine], stack.keys)
             keys = _Keys(Path(place), await _import_keys(stack, variants))
             for variant in variants:
                 body = Path(place) / "body.json"
@@ -163,7 +199,7 @@ async def _measure(
                     figures |= {
                         f"{target}.{variant.name}.{name}": value for name, value in found.items()
                     }
-            if variants[0].workers == 1:
+            if variants is STACKS[0]:
                 for engine in ENGINES:
                     with console.status(f"{CACHED_KEYS:,} keys on {engine} …"):
                         figures |= await _memory(stack, engine, place=Path(place), keys=keys)
@@ -200,7 +236,7 @@ async def _cell(  # noqa: PLR0913 - what makes up a measurement
 ) -> dict[str, float]:
     """Put one load on one target; keys that must be warm are, by the load before it."""
     url = stack.urls[f"{target}{SECURED}" if variant.is_secured else target]
-    aim = Target(url, stack.key, body)
+    aim = Target(url, stack.keys[variant.policy] if variant.policy else stack.key, body)
     if variant.draw is not None:
         file = keys.hot() if variant.draw is Draw.ZIPF else keys.new()
         aim = Target(url, stack.key, body, keys=file, draw=variant.draw)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import (
@@ -20,11 +23,13 @@ from loadtest.bench_envoy import (
     socket_address,
 )
 from loadtest.processes import children_of
+from loadtest.texts import MODEL
 from sidecar.authorization.api_key import generate
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
 from sidecar.embedded.envoy_secrets import write_certificate, write_credential
+from sidecar.embedded.errors import PartError
 from sidecar.embedded.postgres import running_postgres
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.workers import running_workers, worker_sockets
@@ -38,6 +43,8 @@ from sidecar.storage.postgres_policies import apply_policy
 
 PATH: Final = "/v1/chat/completions"
 OWNER: Final = "bench"
+READY_SECONDS: Final = 120.0
+ANSWERS_IN_A_ROW: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,20 @@ async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
             for name, port in ports.items()
         }
         yield BenchStack(urls, processes, envoy_pid, keys.pop(""), SecretStr(dsn), keys)
+
+
+async def until_compiled(url: str, keys: Mapping[str, SecretStr]) -> None:
+    """Wait until workers judge by every policy: until then its key is answered 503."""
+    deadline, chat = time.monotonic() + READY_SECONDS, {"model": MODEL, "messages": []}
+    async with aiohttp.ClientSession() as client:
+        for key in keys.values():
+            headers, in_a_row = {"authorization": f"Bearer {key.get_secret_value()}"}, 0
+            while in_a_row < ANSWERS_IN_A_ROW:
+                if time.monotonic() > deadline:
+                    raise PartError("Policies", "were not compiled", mend="look at workers.log")
+                async with client.post(url, json=chat, headers=headers) as answer:
+                    in_a_row = in_a_row + 1 if answer.ok else 0
+                await asyncio.sleep(0 if in_a_row else 0.1)
 
 
 async def _make_keys(dsn: SecretStr, policies: str) -> dict[str, SecretStr]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,17 +13,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import BARE, MoreListeners
-from loadtest.bench_stack import BenchStack, Extras, running_bench_stack
+from loadtest.bench_stack import BenchStack, Extras, running_bench_stack, until_compiled
 from loadtest.texts import MODEL
 from sidecar.cli.limit_words import Selectors, parse_limit
 from sidecar.domain.limits import Level, Limit
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.envoy_config import OtlpCollector
-from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import RunDirectory
 from sidecar.embedded.trace_receiver import running_trace_receiver
 from sidecar.embedded.valkey import running_valkey
@@ -39,8 +36,6 @@ IDLE: Final = "idle"
 RARELY: Final = 1
 ALWAYS: Final = 100
 LIMITS: Final = ("requests/minute=1000000", "tokens/minute=1000000000", "cost/day=1000000.00")
-READY_SECONDS: Final = 120.0
-ANSWERS_IN_A_ROW: Final = 20
 _DEFAULT: Final = (
     resources.files("sidecar.guardrails").joinpath("default_policy.yaml").read_text("utf-8")
 )
@@ -132,7 +127,7 @@ async def running_feature_stack(engine: str, *, run: RunDirectory) -> AsyncItera
             )
         )
         await _limit(bench, ("limited", "window"))
-        await _until_compiled(bench.urls[engine], bench.keys)
+        await until_compiled(bench.urls[engine], bench.keys)
         yield FeatureStack(bench, idle.pid)
 
 
@@ -163,17 +158,3 @@ def _limits(before: OwnedLimits) -> tuple[Limit, ...]:
         parse_limit(words, level=Level.KEY, owner=before.owner_id, selectors=Selectors())
         for words in LIMITS
     )
-
-
-async def _until_compiled(url: str, keys: Mapping[str, SecretStr]) -> None:
-    """Wait until workers judge by every policy: until then its key is answered 503."""
-    deadline, chat = time.monotonic() + READY_SECONDS, {"model": MODEL, "messages": []}
-    async with aiohttp.ClientSession() as client:
-        for key in keys.values():
-            headers, in_a_row = {"authorization": f"Bearer {key.get_secret_value()}"}, 0
-            while in_a_row < ANSWERS_IN_A_ROW:
-                if time.monotonic() > deadline:
-                    raise PartError("Policies", "were not compiled", mend="look at workers.log")
-                async with client.post(url, json=chat, headers=headers) as answer:
-                    in_a_row = in_a_row + 1 if answer.ok else 0
-                await asyncio.sleep(0 if in_a_row else 0.1)

@@ -67,6 +67,9 @@ _FULL: Final = "bench-full"
 _PEERS: Final = "bench-peers"
 _BASE, _EIGHT_KB, _SIXTY_FOUR_KB = (variant.name for variant in VARIANTS[:3])
 _MANY_KEYS: Final = next(one.name for one in VARIANTS if one.draw is Draw.ZIPF)
+_POLICIES, _FEW_RULES, _MANY_RULES = (
+    variant.name for variant in VARIANTS if variant.policy is not None
+)
 AIMS: Final = (
     Aim("h2corn, 1 connection: added p50", _BENCH, _latency("h2corn", "c1", "added_p50_ms"),
         Bound.BELOW, 0.6, "ms"),
@@ -98,6 +101,12 @@ AIMS: Final = (
         Bound.BELOW, 8, "times"),
     Aim("h2corn, 20,000 keys beside one: CPU of a worker (flat: 1)", _FULL,
         _ratio(f"h2corn.{_MANY_KEYS}.worker_cpu_us", f"h2corn.{_BASE}.worker_cpu_us"),
+        Bound.BELOW, 1.5, "times"),
+    Aim("h2corn, 100 policies beside one: CPU of a worker (flat: 1)", _FULL,
+        _ratio(f"h2corn.{_POLICIES}.worker_cpu_us", f"h2corn.{_BASE}.worker_cpu_us"),
+        Bound.BELOW, 1.5, "times"),
+    Aim("h2corn, 1,000 rules beside 10: CPU of a worker (flat: 1)", _FULL,
+        _ratio(f"h2corn.{_MANY_RULES}.worker_cpu_us", f"h2corn.{_FEW_RULES}.worker_cpu_us"),
         Bound.BELOW, 1.5, "times"),
     Aim("h2corn beside LiteLLM with patterns: requests a second", _PEERS,
         _ratio("Egret h2corn.c16.rps", "LiteLLM guarded.c16.rps"), Bound.AT_LEAST, 30, "times"),
