@@ -130,7 +130,11 @@ class Conversation:
             event = self._events.popleft()
             if isinstance(event, _BODIES):
                 event = self._admitted(event)
-            await self._advance(event)
+            replies = self._advance(event)
+            if replies:
+                # All at once, with the end of the stream: what comes in one piece is read in one.
+                ends = self._ending is Ending.COMPLETED
+                await self._stream.write(replies, ends=ends)
             if self._ending is not None:
                 return self._ending
 
@@ -231,7 +235,8 @@ class Conversation:
             self._account()
         return effects
 
-    async def _advance(self, event: on.Event) -> None:
+    def _advance(self, event: on.Event) -> list[bytes]:
+        """Perform what *event* brings about; return what Envoy is to be told."""
         replies: list[bytes] = []
         for effect in self._effects(event):
             match effect:
@@ -252,10 +257,7 @@ class Conversation:
                     self._ending = Ending.ABORTED
                 case _:
                     replies.append(encode(effect))
-        if replies:
-            # All at once, with the end of the stream: what comes in one piece is read in one.
-            ends = self._ending is Ending.COMPLETED
-            await self._stream.write(replies, ends=ends)
+        return replies
 
     def _ask(self, question: do.Question) -> None:
         try:
