@@ -162,20 +162,28 @@ class Ledger:
             named["model"] = model
         if (trace_id := sampled_trace_id(self.traceparent)) is not None:
             named["trace_id"] = trace_id
-        if self.principal is not None:
-            named["key_id"] = self.principal.key_id
-            named["team"] = self.principal.team_name
-            named["organization"] = self.principal.organization_name
-            if self.priority is not None:
-                named["priority"] = self.priority.value
-            if self.estimated_tokens is not None:
-                # Text, as a descriptor of Envoy's rate limits takes nothing else.
-                named["estimated_tokens"] = str(self.estimated_tokens)
         if self.policy is not None:
             named["policy"] = self.policy.name
         self.judged = self._judged(outcome, model)
         usage = () if self.judged is None else usage_metadata(self.judged)
-        return (*named.items(), *usage, *timing_metadata(self.spent()))
+        timing = timing_metadata(self.spent())
+        return (*named.items(), *self._holder(), *usage, *timing)
+
+    def _holder(self) -> Metadata:
+        """Return whose request it is and what it is taken for."""
+        if self.principal is None:
+            return ()
+        whose = {
+            "key_id": self.principal.key_id,
+            "team": self.principal.team_name,
+            "organization": self.principal.organization_name,
+        }
+        if self.priority is not None:
+            whose["priority"] = self.priority.value
+        if self.estimated_tokens is not None:
+            # Text, as a descriptor of Envoy's rate limits takes nothing else.
+            whose["estimated_tokens"] = str(self.estimated_tokens)
+        return tuple(whose.items())
 
     def judge_usage(self) -> JudgedRequest | None:
         """Return what is known of the request now; None where nobody could be charged with it."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from sidecar.authorization.authorize import is_model_allowed
+from sidecar.checks.admission import Admitted
 from sidecar.decision.decide import decide, decide_unscanned
+from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.read import read_request
 from sidecar.dialects.routes import recognise
 from sidecar.domain.decision import Allow, Deny, Redact
@@ -21,7 +23,14 @@ from sidecar.domain.http import Headers
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.scope import EVERYONE, Circumstances
-from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.domain.subject import (
+    Malformed,
+    Route,
+    Subject,
+    UnknownRoute,
+    Unreadable,
+    UnscannedReason,
+)
 from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.remote import AskNobody
@@ -86,19 +95,25 @@ class Rehearsal:
         """Return what the policy makes of *request*."""
         route = recognise(request.method, request.path)
         policy = self._policy(route if isinstance(route, Route) else None)
-        if not isinstance(route, Route):
-            return _of_unscanned((UnscannedReason.UNKNOWN_ROUTE,), policy.unscanned)
-        read = read_request(route, _JSON, request.body)
+        match route:
+            case UnknownRoute():
+                return _unread(UnscannedReason.UNKNOWN_ROUTE, None, policy)
+            case Route(has_body=False) if request.body:
+                return _unread(UnscannedReason.UNKNOWN_SHAPE, None, policy)
+            case Route(has_body=True) if _needs_body(route, policy):
+                return await self._read(request.body, route, policy)
+            case Route():
+                return Rehearsed(ExchangeOutcome.ALLOWED)
+            case _:
+                assert_never(route)
+
+    async def _read(self, body: bytes, route: Route, policy: EffectivePolicy) -> Rehearsed:
+        read = read_request(route, _JSON, body)
         match read:
             case Malformed():
                 return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.INVALID_BODY)
             case Unreadable(reason):
-                unscanned = _of_unscanned((reason,), policy.unscanned)
-                if unscanned.error is None and not is_model_allowed(
-                    route.model, policy.allowed_models
-                ):
-                    return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.MODEL_NOT_ALLOWED)
-                return unscanned
+                return _unread(reason, route.model, policy)
             case Subject():
                 return await self._judge(read, policy)
             case _:
@@ -128,6 +143,20 @@ class Rehearsal:
             return policy
         operation = None if route is None else route.operation
         return policy.request_forms(Circumstances(operation=operation, key_id="", team="", at=0.0))
+
+
+def _needs_body(route: Route, policy: EffectivePolicy) -> bool:
+    """Tell whether an exchange asks for the body, of a key without limits."""
+    judges_answer = has_model_text(route) and policy.answers.needs_answer
+    return Admitted(policy, policy.allowed_models).needs_body or judges_answer
+
+
+def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy) -> Rehearsed:
+    """Judge what nobody can read; its model is known only where the path names it."""
+    unscanned = _of_unscanned((reason,), policy.unscanned)
+    if unscanned.error is None and not is_model_allowed(model, policy.allowed_models):
+        return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.MODEL_NOT_ALLOWED)
+    return unscanned
 
 
 def _of_unscanned(reasons: tuple[UnscannedReason, ...], action: UnscannedAction) -> Rehearsed:

@@ -67,7 +67,7 @@ def counts(rows: list[dict[str, Any]], which: str, *names: str) -> dict[str, int
 
 
 def test_kept_requests_are_judged_as_in_an_exchange_and_no_text_is_shown(folder: Path) -> None:
-    """By route and model; roll-outs count as complete; a body that is no JSON is refused."""
+    """By route and model, which an unknown path has none of; roll-outs count as complete."""
     ran = replayed(folder, "--before-file", str(folder / "before.yaml"), "-o", "json")
 
     assert ran.code == 0, ran
@@ -75,10 +75,10 @@ def test_kept_requests_are_judged_as_in_an_exchange_and_no_text_is_shown(folder:
     assert ran.json["not_asked"] == ["judge"]
     assert counts(ran.json["outcomes"], "requests", "outcome") == {
         "allowed": 2,
-        "flagged": 2,
+        "flagged": 1,
         "refused (content_blocked)": 2,
         "refused (invalid_body)": 1,
-        "refused (model_not_allowed)": 1,
+        "refused (model_not_allowed)": 2,
     }
     assert counts(ran.json["outcomes"], "before", "outcome") == {
         "allowed": 4,
