@@ -8,7 +8,7 @@ from sidecar.dialects.alike_events import AlikeEvents
 from sidecar.dialects.answer_form import AnswerForm, framer_of
 from sidecar.dialects.answer_read import UnreadableEvent
 from sidecar.dialects.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
-from sidecar.dialects.hidden_usage import without_usage
+from sidecar.dialects.hidden_usage import EventsWithoutUsage
 from sidecar.domain.subject import UnscannedReason
 from sidecar.guardrails.transcript import TooManyTextsError, Transcript
 from sidecar.mutations.held_frames import HeldFrames
@@ -28,7 +28,7 @@ class AnswerReading:
         self.reasons: dict[UnscannedReason, None] = {}
         self._form = form
         self._events = AlikeEvents()
-        self._hides_usage = hides_usage
+        self._shown = EventsWithoutUsage() if hides_usage else None
         self._framer = framer_of(form)
         self._is_beyond = False
 
@@ -48,7 +48,7 @@ class AnswerReading:
         if is_last:
             frames += framer.finish()
         for frame in frames:
-            self._take_frame(without_usage(frame) if self._hides_usage else frame)
+            self._take_frame(frame if self._shown is None else self._shown.shown(frame))
         if framer.fault is not None:
             self._is_beyond = True
             self._take_unread(framer.rest(), _REASONS[framer.fault])

@@ -7,6 +7,7 @@ own, whose `choices` are empty. Without both a stream is what it would have been
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -27,6 +28,7 @@ class UsageHider:
 
     def __init__(self) -> None:
         self._framer = SseFramer()
+        self._events = EventsWithoutUsage()
         self._is_beyond = False
 
     def take(self, chunk: bytes, *, is_last: bool) -> bytes:
@@ -36,13 +38,40 @@ class UsageHider:
         frames = self._framer.feed(chunk)
         if is_last:
             frames += self._framer.finish()
-        shown = b"".join([without_usage(frame).raw for frame in frames])
+        shown = b"".join([self._events.shown(frame).raw for frame in frames])
         # An event that never ends is nothing that tells counts.
         self._is_beyond = self._framer.fault is not None
         return shown + self._framer.rest() if self._is_beyond else shown
 
 
-def without_usage(frame: Frame) -> Frame:
+class EventsWithoutUsage:
+    """Takes the counts out of the events of one stream, in their order.
+
+    A chunk may end between the CR and the LF of a blank line. The event goes on with the CR, and
+    its LF is found at the head of the next one: it must share the fate of the event it belongs to.
+    """
+
+    __slots__ = ("_is_half_ended", "_was_dropped")
+
+    def __init__(self) -> None:
+        self._is_half_ended = False
+        self._was_dropped = False
+
+    def shown(self, frame: Frame) -> Frame:
+        """Return the event as had nobody asked; without bytes where there would be none."""
+        begins_with_rest = self._is_half_ended and frame.raw.startswith(b"\n")
+        rest_is_dropped = self._was_dropped
+        shown = _without_usage(frame)
+        self._is_half_ended = frame.raw.endswith(b"\r")
+        self._was_dropped = not shown.raw
+        if not begins_with_rest:
+            return shown
+        if not shown.raw:
+            return shown if rest_is_dropped else Opaque(b"\n", None)
+        return replace(shown, raw=shown.raw.removeprefix(b"\n")) if rest_is_dropped else shown
+
+
+def _without_usage(frame: Frame) -> Frame:
     """Return the event as it would be had nobody asked; without bytes where it would not be.
 
     Counts that stand beside a choice stay: a provider that tells them there tells them anyway,

@@ -5,21 +5,17 @@ What Envoy itself puts into `ext_proc` is compared in tests/e2e/test_nothing_lea
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import re
 from typing import Any
 
 import pytest
 import yaml
 
-from sidecar.checks.ledger import Ledger
-from sidecar.domain.limits import Reserved
+from sidecar.checks.ledger import Clocks, Ledger
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.limits import Priority, Reserved
 from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
-from sidecar.mutations.timing import Spent, timing_metadata
-from sidecar.mutations.usage import usage_metadata
 from tests.support.access_log_fields import explained
-from tests.support.usage import judged
+from tests.support.reports import CHAT, POLICY, PRINCIPAL, SAMPLED, results
 
 
 def _json_formats(value: Any) -> list[dict[str, str]]:
@@ -41,15 +37,18 @@ def test_the_fields_are_those_of_the_configuration() -> None:
 
 
 def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
-    """What the ledger names, what usage needs, and the times."""
-    request = dataclasses.replace(
-        judged(), is_streamed=True, text_bytes=1, guardrails={"pii": "redact"}, reserved=Reserved()
-    )
-    named = set(re.findall(r'\("(\w+)", ', inspect.getsource(Ledger.metadata)))
-    pairs = (*usage_metadata(request), *timing_metadata(Spent(0, 0, 0)))
+    """Of an exchange that has something to say in each of them."""
+    ledger = Ledger(Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.0))
+    ledger.request_id = "request-1"
+    ledger.traceparent = SAMPLED
+    ledger.route, ledger.principal, ledger.policy = CHAT, PRINCIPAL, POLICY
+    ledger.model, ledger.is_streamed, ledger.text_bytes = "gpt-4o", True, 1
+    ledger.priority, ledger.estimated_tokens = Priority.STANDARD, 10
+    ledger.reserved = Reserved()
+    ledger.results = results()
+    ledger.refused, ledger.answer_status = ErrorKind.CONTENT_BLOCKED, 200
 
-    assert {"verdict", "key_id", "policy", "answer_status"} <= named
-    assert explained()["egret"] == named | {name for name, _ in pairs}
+    assert explained()["egret"] == {name for name, _ in ledger.metadata()}
 
 
 @pytest.mark.parametrize("table", ["field", "egret", "ext_proc"])

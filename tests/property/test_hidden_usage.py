@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +64,33 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
     """Cut *stream* at *places*."""
     borders = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
     return [stream[start:end] for start, end in pairwise(borders)]
+
+
+def ended_with_crlf() -> tuple[bytes, bytes]:
+    """Return a stream of one event, as `streams` does."""
+    (written, end), chunk = ({"separators": (",", ":")}, "\r\n"), chat_chunk({})
+    done = f"data: [DONE]{end}{end}".encode()
+    asked = event(with_member(chunk, 0), written=written, end=end)
+    extra = event({**chunk, "choices": [], "usage": COUNTS}, written=written, end=end)
+    return event(chunk, written=written, end=end) + done, asked + extra + done
+
+
+def between_cr_and_lf(stream: bytes) -> list[int]:
+    """Return where the last line end of each event can be cut in two."""
+    return [found.end() - 1 for found in re.finditer(rb"\r\n\r\n", stream)]
+
+
+@pytest.mark.parametrize("halves", [[0], [1], [2], [0, 1], [1, 2], [0, 1, 2]])
+def test_a_line_end_that_is_cut_in_two_goes_or_stays_with_its_event(halves: list[int]) -> None:
+    """Of the event with the counts nothing is left, of the one before it all."""
+    unasked, asked = ended_with_crlf()
+    places = [between_cr_and_lf(asked)[half] for half in halves]
+    hider = UsageHider()
+    got = [hider.take(one, is_last=False) for one in cut(asked, places)]
+    assert b"".join([*got, hider.take(b"", is_last=True)]) == unasked
+    for policy in POLICIES:
+        judge = judgement(policy, hides_usage=True)
+        assert streamed(judge, [*cut(asked, places), b""]).body == unasked
 
 
 @given(stream=streams(), places=CUTS)
