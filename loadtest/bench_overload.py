@@ -20,7 +20,8 @@ from typing import Final
 
 from loadtest.bench import ENGINES
 from loadtest.bench_stack import running_bench_stack
-from loadtest.k6 import Load, LoadError, Measured, Target, put_load
+from loadtest.k6 import put_load
+from loadtest.load import Load, LoadError, Measured, Target
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError

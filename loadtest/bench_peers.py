@@ -27,7 +27,8 @@ from loadtest.bench import ENGINES
 from loadtest.bench_envoy import port_address, provider_listener
 from loadtest.bench_stack import BenchStack, running_bench_stack
 from loadtest.figures import BASELINE, per_request_us
-from loadtest.k6 import Load, LoadError, Target, put_load
+from loadtest.generators import put_load
+from loadtest.load import Load, LoadError, Target
 from loadtest.peers import (
     Peer,
     ferrogw,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.figures import BASELINE, Figures
-from loadtest.k6 import Load
+from loadtest.load import Load
 from loadtest.results import Grid
 
 PLOTTED: Final = (("p50_ms", "-"), ("p99_ms", ":"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.k6 import Measured
+from loadtest.load import Measured
 
 BASELINE: Final = "envoy"
 """The same Envoy without Egret: what all else is compared with, within one round."""

@@ -1,88 +1,22 @@
-"""Runs k6 and reads what it measured."""
+"""Runs k6 and reads what it measured: open loops, many keys, requests of many kinds."""
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import SecretStr
-
+from loadtest.load import Load, LoadError, Measured, Target
 from sidecar.settings.environment import inherited_environment
 
 PROGRAM: Final = Path(sys.executable).with_name("k6")
 SCRIPT: Final = Path(__file__).with_name("load.js")
-OPEN_LOOP_CONNECTIONS: Final = 200
-"""Requests an open loop may have under way at once; more are dropped, and counted."""
-
 
 ADMITTED_LATENCY: Final = "http_req_duration{expected_response:true}"
 """k6's own name for the latency of answers below 400."""
-
-
-class LoadError(Exception):
-    """k6 itself failed; nothing was measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """A closed loop of `connections`, or `rate` requests a second whatever the answers do."""
-
-    name: str
-    connections: int
-    rate: int | None = None
-
-
-class Draw(enum.Enum):
-    """Which of many keys a request has: by Zipf's law, or each key once."""
-
-    ZIPF = "zipf"
-    ONCE = "once"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where the load goes. `keys`, a JSON array, are drawn from in the place of `key`."""
-
-    url: str
-    key: SecretStr
-    body: Path
-    headers: Mapping[str, str] = field(default_factory=dict)
-    keys: Path | None = None
-    draw: Draw = Draw.ZIPF
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What k6 saw.
-
-    Latencies in milliseconds, from request sent to answer received, without connecting. `dropped`
-    are requests of an open loop for which no connection was free. `refused` are those of the
-    errors that were turned away with a time to come back; `admitted_p99_ms` is of the answers.
-    `quantiles_ms` are latencies by percent, as many as k6 was asked for.
-    """
-
-    requests: int
-    seconds: float
-    errors: int
-    dropped: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
-    refused: int = 0
-    admitted_p99_ms: float = 0.0
-    quantiles_ms: Mapping[float, float] = field(default_factory=dict)
-
-    @property
-    def rps(self) -> float:
-        """Answered requests a second."""
-        return (self.requests - self.errors) / self.seconds
 
 
 async def put_load(load: Load, *, target: Target, seconds: float, scratch: Path) -> Measured:

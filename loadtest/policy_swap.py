@@ -22,7 +22,8 @@ from typing import Any, Final
 from rich.console import Console
 
 from loadtest.bench_stack import BenchStack, running_bench_stack
-from loadtest.k6 import OPEN_LOOP_CONNECTIONS, Load, LoadError, Measured, Target, put_load
+from loadtest.k6 import put_load
+from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Measured, Target
 from loadtest.many_rules import many_rules
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body

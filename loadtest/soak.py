@@ -28,7 +28,7 @@ import redis.asyncio
 from rich.console import Console
 
 from loadtest.bench import ENGINES
-from loadtest.k6 import Load, LoadError
+from loadtest.load import Load, LoadError
 from loadtest.results import DIRECTORY, circumstances, new_console, write_json, write_section
 from loadtest.soak_load import Outcome, put_mix
 from loadtest.soak_report import kind_grid, soak_figures, soak_grid, soak_plot

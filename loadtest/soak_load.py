@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.k6 import Load, LoadError, run_k6
+from loadtest.k6 import run_k6
+from loadtest.load import Load, LoadError
 from loadtest.soak_stack import SoakStack
 
 SCRIPT: Final = Path(__file__).with_name("soak.js")

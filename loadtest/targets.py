@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from loadtest.bench_full import CACHED_KEYS, VARIANTS
-from loadtest.k6 import Draw
+from loadtest.load import Draw
 from loadtest.results import Grid, NotPublishedError, new_console, published, write_section
 
 Figures = Mapping[str, Any]

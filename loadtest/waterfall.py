@@ -25,7 +25,8 @@ from typing import Final
 from loadtest.bench_stack import running_bench_stack
 from loadtest.collector import running_collector
 from loadtest.figures import per_request_us
-from loadtest.k6 import Load, LoadError, Target, put_load
+from loadtest.generators import put_load
+from loadtest.load import Load, LoadError, Target
 from loadtest.processes import cpu_seconds
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from loadtest.stages import WHOLE

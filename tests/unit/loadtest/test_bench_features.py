@@ -7,7 +7,7 @@ import pytest
 from loadtest.bench_features import CHAIN, features_grid, features_plot, waterfall_steps
 from loadtest.bench_report import bench_plot, quantiles
 from loadtest.feature_stack import FEATURES, POLICIES, Feature
-from loadtest.k6 import Load
+from loadtest.load import Load
 from sidecar.domain.policy import Stage
 from sidecar.guardrails.policy_document import parse_documents
 

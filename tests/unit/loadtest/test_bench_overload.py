@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.bench_overload import overload_figures, overload_grid
-from loadtest.k6 import Measured
+from loadtest.load import Measured
 
 PEAK = Measured(
     requests=20_000, seconds=10, errors=0, dropped=0, p50_ms=1, p95_ms=2, p99_ms=3, max_ms=9

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from loadtest.bench_peers import LOADS, peers_grid
-from loadtest.k6 import Target
+from loadtest.load import Target
 from loadtest.peers import Peer, guarded_portkey, litellm
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.figures import Cell, Round, bench_figures, errors_of, per_request_us, percentile
-from loadtest.k6 import Measured
+from loadtest.load import Measured
 
 
 def measured(

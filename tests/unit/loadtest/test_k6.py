@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from loadtest.k6 import LoadError, Measured, read_summary
+from loadtest.k6 import read_summary
+from loadtest.load import LoadError, Measured
 
 
 def summary(**metrics: dict[str, float]) -> dict[str, Any]:

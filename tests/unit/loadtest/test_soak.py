@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.k6 import LoadError
+from loadtest.load import LoadError
 from loadtest.soak_load import Outcome, read_outcome
 from loadtest.soak_report import kind_grid, soak_figures, soak_grid, soak_plot
 from loadtest.soak_samples import ProcessSample, Sample
