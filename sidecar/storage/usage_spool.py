@@ -40,7 +40,7 @@ A write forced to the disk costs a worker a fifth of a millisecond, however litt
 """
 
 UNHEARD_TURNS: Final = 16
-"""So many turns nobody waits for; then the event loop is told of them, so that they do not pile up."""
+"""So many turns that nobody waits for, and the event loop is told: they must not pile up."""
 
 MAX_WAITING: Final = 20_000
 """Notes that wait for a disk that does not answer; then notes are dropped, and records refused."""
