@@ -38,6 +38,8 @@ class FreshRecords:
 
     def put(self, place: Place, records: Iterable[UsageRecord], sizes: Iterable[int]) -> None:
         """Keep *records*, whose bytes stand at *place* one after the other."""
+        if place.end <= place.segment.read_to:
+            return  # read from the disk before it was put here
         kept = self._by_segment.setdefault(place.segment, deque())
         start = place.start
         for record, size in zip(records, sizes, strict=True):

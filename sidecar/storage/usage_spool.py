@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -57,8 +57,7 @@ class _Batch:
     kept: asyncio.Future[None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
+class _Note(NamedTuple):
     request: JudgedRequest
     payload: bytes
 
@@ -149,7 +148,9 @@ class UsageSpool:
         Raises:
             SpoolFullError: they are not.
         """
-        if self._is_closed or self._unwritten_records + len(records) > MAX_WAITING:
+        if self._is_closed:
+            raise SpoolFullError("the worker is stopping")
+        if self._unwritten_records + len(records) > MAX_WAITING:
             raise SpoolFullError("the disk does not answer")
         payloads = [self._encoder.encode(record) for record in records]
         kept = self._loop.create_future()
@@ -165,9 +166,7 @@ class UsageSpool:
             SpoolFullError: they are not noted.
         """
         notes = [_Note(request, self._encoder.encode(request)) for request in requests]
-        written = await self.run(lambda: self._write_notes(notes))
-        if isinstance(written.place, SpoolFullError):
-            raise written.place
+        await self.run(lambda: self._note_again(notes))
 
     def segments(self, kind: Kind) -> list[Segment]:
         """Return the files of *kind*, the oldest first."""
@@ -215,7 +214,8 @@ class UsageSpool:
     async def aclose(self) -> None:
         """Write what waits, and let go of the folder; another worker takes what is left in it."""
         self._is_closed = True
-        await self._is_at_rest.wait()
+        while not self._is_at_rest.is_set():
+            await self._is_at_rest.wait()
         await self.run(self._folder.close)
         self._threads.shutdown(wait=False)
 
@@ -267,6 +267,7 @@ class UsageSpool:
     # From here on: on the thread.
 
     def _turn(self) -> None:
+        """Write what has come, and see to the next turn; what waits for the thread goes before."""
         time.sleep(TURN_SECONDS)
         batches, notes = _taken(self._batches), _taken(self._notes)
         if not batches and not notes:
@@ -286,11 +287,13 @@ class UsageSpool:
         payloads = [payload for batch in batches for payload in batch.payloads]
         self._written.append(_Written(self._append(Kind.ENDED, payloads), batches=batches))
 
-    def _write_notes(self, notes: Sequence[_Note]) -> _Written:
+    def _write_notes(self, notes: Sequence[_Note]) -> None:
         payloads = [note.payload for note in notes]
-        written = _Written(self._append(Kind.JUDGED, payloads), notes=notes)
-        self._written.append(written)
-        return written
+        self._written.append(_Written(self._append(Kind.JUDGED, payloads), notes=notes))
+
+    def _note_again(self, notes: Sequence[_Note]) -> None:
+        place = self._folder.append(Kind.JUDGED, [note.payload for note in notes])
+        self._written.append(_Written(place, notes=notes))
 
     def _append(self, kind: Kind, payloads: Sequence[bytes]) -> Place | SpoolFullError:
         try:

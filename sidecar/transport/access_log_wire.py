@@ -63,8 +63,8 @@ MAX_COUNT: Final = (1 << 53) - 1
 """Whole numbers up to here are exact in JSON and fit a `bigint`; more tokens is nonsense."""
 
 _TEXT_TAG: Final = 0x0A
-_ONE_BYTE: Final = 1 << 7
-_TWO_BYTES: Final = 1 << 14
+_MORE: Final = 0x80
+_LENGTH_END: Final = 6
 _MAX_DIGITS: Final = 16
 
 
@@ -91,11 +91,14 @@ def told(value: bytes) -> bytes:
     size = len(value)
     if value == NOTHING or size < len(NOTHING) or value[0] != _TEXT_TAG:
         return b""
-    # The length before the text, in groups of seven bits (protobuf.dev, "Varints").
-    if value[1] == size - 2 < _ONE_BYTE:
+    if value[1] == size - 2 < _MORE:
         return value[2:]
-    if (value[1] & 0x7F) + (value[2] << 7) == size - 3 < _TWO_BYTES:
-        return value[3:]
+    # The length before the text, in groups of seven bits (protobuf.dev, "Varints").
+    length = 0
+    for at, group in enumerate(value[1:_LENGTH_END], start=1):
+        length += (group & 0x7F) << 7 * (at - 1)
+        if group < _MORE:
+            return value[at + 1 :] if length == size - at - 1 else b""
     return b""
 
 
