@@ -208,7 +208,9 @@ def _guardrails(text: object) -> dict[str, str] | None:
 
 def _reserved(text: object) -> Reserved | None:
     """Read three numbers, as `mutations.usage` writes them."""
-    numbers = text.split() if isinstance(text, str) else []
+    if not isinstance(text, str):
+        return None
+    numbers = text.split()
     if len(numbers) != len(fields(Reserved)):
         return None
     return Reserved(*(_whole(number) for number in numbers))
