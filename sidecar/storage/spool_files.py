@@ -21,6 +21,7 @@ from typing import Final
 
 MAGIC: Final = b"egret-spool-1\n"
 _HEAD: Final = struct.Struct("<II")
+HEAD_BYTES: Final = _HEAD.size
 MAX_RECORD_BYTES: Final = 1 << 20
 """Longer than any record of ours: a length beyond it is damage, and is not read into memory."""
 
@@ -112,21 +113,36 @@ def _records(raw: bytes, limit: int) -> Iterator[bytes]:
 
 
 class Segment:
-    """One file of a folder. `size` is what was written to it, as far as it may be read."""
+    """One file of a folder. `size` is what was written to it, as far as it may be read.
+
+    `read_to` is how far everything in it was taken; 0 where the file's first bytes have yet to
+    say that it is one of ours.
+    """
 
     __slots__ = ("kind", "path", "read_to", "size", "started_at")
 
-    def __init__(self, path: Path, kind: Kind, *, size: int, started_at: float) -> None:
+    def __init__(
+        self, path: Path, kind: Kind, *, size: int, started_at: float, read_to: int = 0
+    ) -> None:
         self.path = path
         self.kind = kind
         self.size = size
         self.started_at = started_at
-        self.read_to = 0
+        self.read_to = read_to
 
     @property
     def is_read(self) -> bool:
         """Tell whether everything in it was taken."""
         return self.read_to >= self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a file something stands: from *start* up to and without *end*."""
+
+    segment: Segment
+    start: int
+    end: int
 
 
 class SpoolFolder:
@@ -154,8 +170,8 @@ class SpoolFolder:
         """Bytes of all files together."""
         return sum(segment.size for segment in self.segments)
 
-    def append(self, kind: Kind, payloads: Sequence[bytes]) -> None:
-        """Write *payloads* to the end, and force them to the disk.
+    def append(self, kind: Kind, payloads: Sequence[bytes]) -> Place:
+        """Write *payloads* to the end, force them to the disk, and return where they are.
 
         Raises:
             SpoolFullError: nothing of it was written.
@@ -174,9 +190,11 @@ class SpoolFolder:
             # A part of a record would hide all that is written after it.
             os.ftruncate(descriptor, segment.size)
             raise SpoolFullError(os.strerror(error.errno or 0)) from error
-        segment.size += len(raw)
+        place = Place(segment, segment.size, segment.size + len(raw))
+        segment.size = place.end
         if segment.size >= self._limits.segment_bytes:
             self.seal(kind)
+        return place
 
     def seal(self, kind: Kind) -> None:
         """Write no more to the present file of *kind*; the next append begins another."""
@@ -228,7 +246,8 @@ class SpoolFolder:
                 path.unlink()
                 raise
             _sync_folder(self.path)
-            segment = Segment(path, kind, size=len(MAGIC), started_at=time.time())
+            begin = len(MAGIC)
+            segment = Segment(path, kind, size=begin, started_at=time.time(), read_to=begin)
             self.segments.append(segment)
             writing = self._writing[kind] = (segment, descriptor)
         return writing

@@ -141,12 +141,14 @@ class UsageDelivery:
     async def _deliver_ended(self) -> None:
         for segment in self._spool.segments(Kind.ENDED):
             while not segment.is_read:
-                piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
-                records = self._decoded(self._records, segment, piece)
+                records, end = self._spool.fresh(segment, max_records=BATCH_RECORDS)
+                if not records:
+                    piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+                    records, end = self._decoded(self._records, segment, piece), piece.end
                 if records:
                     await self._add(records)
-                segment.read_to = piece.end
-        await self._remove_read(Kind.ENDED)
+                segment.read_to = end
+        await self._spool.remove_read(Kind.ENDED)
 
     async def _settle_judged(self) -> None:
         """Let go of what has ended, keep what may still end, and give up what is long overdue."""
@@ -155,15 +157,27 @@ class UsageDelivery:
         if any(now - segment.started_at >= self._seal_seconds for segment in segments):
             await self._spool.seal(Kind.JUDGED)
         for segment in segments:
-            if now - segment.started_at < self._seal_seconds:
-                continue
-            while not segment.is_read:
-                piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
-                notes = self._decoded(self._notes, segment, piece)
-                if notes:
-                    await self._settle(await self._store.unknown(notes))
-                segment.read_to = piece.end
-        await self._remove_read(Kind.JUDGED)
+            if now - segment.started_at >= self._seal_seconds:
+                await self._settle_file(segment)
+        await self._spool.remove_read(Kind.JUDGED)
+
+    async def _settle_file(self, segment: Segment) -> None:
+        requests = self._spool.open_requests(segment)
+        if requests is not None:
+            # All are looked up before any is noted anew: a second try would note it once more.
+            await self._settle(await self._unknown(requests))
+            segment.read_to = segment.size
+        while not segment.is_read:
+            piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+            notes = self._decoded(self._notes, segment, piece)
+            await self._settle(await self._unknown(notes))
+            segment.read_to = piece.end
+
+    async def _unknown(self, requests: Sequence[JudgedRequest]) -> list[JudgedRequest]:
+        unknown: list[JudgedRequest] = []
+        for start in range(0, len(requests), BATCH_RECORDS):
+            unknown += await self._store.unknown(requests[start : start + BATCH_RECORDS])
+        return unknown
 
     async def _settle(self, unknown: Sequence[JudgedRequest]) -> None:
         give_up_before = datetime.fromtimestamp(self._wall() - self._settle_seconds, UTC)
@@ -174,12 +188,6 @@ class UsageDelivery:
             await self._spool.keep([record_of_lost(request) for request in overdue])
         if running:
             await self._spool.carry_over(running)
-
-    async def _remove_read(self, kind: Kind) -> None:
-        segments = self._spool.segments(kind)
-        if segments and all(segment.is_read for segment in segments):
-            await self._spool.seal(kind)
-        await self._spool.remove_read(kind)
 
     async def _add(self, records: Sequence[UsageRecord]) -> None:
         await self._refresh_prices()
@@ -198,6 +206,7 @@ class UsageDelivery:
             self._metrics.lost("rejected")
             return
         self._metrics.stored(records, added=added)
+        self._spool.let_go(records)
 
     async def _refresh_prices(self) -> None:
         now = self._wall()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -21,6 +23,7 @@ from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.storage.spool_files import (
     Kind,
     Piece,
+    Place,
     Segment,
     SpoolError,
     SpoolFolder,
@@ -28,9 +31,16 @@ from sidecar.storage.spool_files import (
     SpoolLimits,
     read_piece,
 )
+from sidecar.storage.spool_memory import FreshRecords, OpenRequests
 
-NOTE_SECONDS: Final = 0.02
-"""How long notes of judged requests are collected before they are written together."""
+TURN_SECONDS: Final = 0.02
+"""How long notes and records are collected before they are written together.
+
+A write forced to the disk costs a worker a fifth of a millisecond, however little is in it.
+"""
+
+UNHEARD_TURNS: Final = 16
+"""So many turns that nobody waits for, and the event loop is told: they must not pile up."""
 
 MAX_WAITING: Final = 20_000
 """Notes that wait for a disk that does not answer; then notes are dropped, and records refused."""
@@ -38,8 +48,36 @@ MAX_WAITING: Final = 20_000
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Records that are kept together; `kept` is whose they are."""
+
+    records: Sequence[UsageRecord]
+    payloads: list[bytes]
+    kept: asyncio.Future[None]
+
+
+class _Note(NamedTuple):
+    request: JudgedRequest
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What became of what was written together."""
+
+    place: Place | SpoolFullError
+    batches: Sequence[_Batch] = ()
+    notes: Sequence[_Note] = ()
+
+
 class UsageSpool:
-    """One a worker. Writes and reads on a thread of its own, many notes at a time."""
+    """One a worker. Writes and reads on a thread of its own, many notes at a time.
+
+    While anything comes the thread takes a turn every `TURN_SECONDS`, by its own clock: the event
+    loop does nothing for a note but remember it. Each of the lists that both of them touch has
+    one who adds and one who takes.
+    """
 
     def __init__(
         self,
@@ -51,12 +89,17 @@ class UsageSpool:
         self._folder = folder
         self._threads = threads
         self._on_note_lost = on_note_lost
+        self._loop = asyncio.get_running_loop()
         self._encoder = msgspec.msgpack.Encoder()
-        self._notes: list[bytes] = []
-        self._records: list[bytes] = []
-        self._kept: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.Task[None] | None = None
+        self._notes: deque[_Note] = deque()
+        self._batches: deque[_Batch] = deque()
+        self._written: deque[_Written] = deque()
+        self._unwritten_records = 0
+        self._fresh = FreshRecords()
+        self._open = OpenRequests()
+        self._is_closed = False
+        self._is_at_rest = asyncio.Event()
+        self._is_at_rest.set()
 
     @classmethod
     async def open(
@@ -93,13 +136,11 @@ class UsageSpool:
 
     def note(self, request: JudgedRequest) -> None:
         """Note that *request* goes to its provider. Never waits and never raises."""
-        if len(self._notes) >= MAX_WAITING:
+        if self._is_closed or len(self._notes) >= MAX_WAITING:
             self._on_note_lost()
             return
-        self._notes.append(self._encoder.encode(request))
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(NOTE_SECONDS, self._write_soon)
+        self._notes.append(_Note(request, self._encoder.encode(request)))
+        self._take_turns()
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
         """Return when *records* are on the disk.
@@ -107,14 +148,16 @@ class UsageSpool:
         Raises:
             SpoolFullError: they are not.
         """
-        if len(self._records) + len(records) > MAX_WAITING:
+        if self._is_closed:
+            raise SpoolFullError("the worker is stopping")
+        if self._unwritten_records + len(records) > MAX_WAITING:
             raise SpoolFullError("the disk does not answer")
-        self._records += map(self._encoder.encode, records)
-        if self._kept is None:
-            self._kept = asyncio.get_running_loop().create_future()
-        kept = self._kept
-        self._write_soon()
-        await asyncio.shield(kept)
+        payloads = [self._encoder.encode(record) for record in records]
+        kept = self._loop.create_future()
+        self._unwritten_records += len(records)
+        self._batches.append(_Batch(records, payloads, kept))
+        self._take_turns()
+        await kept
 
     async def carry_over(self, requests: Sequence[JudgedRequest]) -> None:
         """Note *requests* once more, so that the file they are in can go.
@@ -122,19 +165,36 @@ class UsageSpool:
         Raises:
             SpoolFullError: they are not noted.
         """
-        payloads = [self._encoder.encode(request) for request in requests]
-        await self.run(lambda: self._folder.append(Kind.JUDGED, payloads))
+        notes = [_Note(request, self._encoder.encode(request)) for request in requests]
+        await self.run(lambda: self._note_again(notes))
 
     def segments(self, kind: Kind) -> list[Segment]:
         """Return the files of *kind*, the oldest first."""
         return [segment for segment in tuple(self._folder.segments) if segment.kind is kind]
 
+    def fresh(self, segment: Segment, *, max_records: int) -> tuple[list[UsageRecord], int]:
+        """Return what comes next in *segment* and where it ends, if it is still in memory."""
+        self._hear()
+        return self._fresh.next_of(segment, most=max_records)
+
     async def read(self, segment: Segment, *, max_records: int) -> Piece:
         """Return the next records of *segment*; they stay there until it is removed."""
-        start, stop = segment.read_to, segment.size
+        start, stop = segment.read_to, self._fresh.gap_of(segment)
         return await self.run(
             lambda: read_piece(segment.path, start=start, stop=stop, max_records=max_records)
         )
+
+    def let_go(self, records: Sequence[UsageRecord]) -> None:
+        """Remember that *records* are in the database: nobody need look for their requests."""
+        self._open.let_go(records)
+
+    def open_requests(self, segment: Segment) -> list[JudgedRequest] | None:
+        """Return those of *segment*, which is sealed, that may not be in the database.
+
+        None where the file has to be read.
+        """
+        self._hear()
+        return self._open.of(segment)
 
     async def seal(self, kind: Kind) -> None:
         """Begin another file of *kind*."""
@@ -142,7 +202,10 @@ class UsageSpool:
 
     async def remove_read(self, kind: Kind) -> None:
         """Remove the files of *kind* of which everything was taken."""
-        await self.run(lambda: self._remove_read(kind))
+        if any(segment.is_read for segment in self.segments(kind)):
+            removed = await self.run(lambda: self._remove_read(kind))
+            self._fresh.forget(removed)
+            self._open.forget(removed)
 
     async def adopt(self) -> int:
         """Take over the files of workers that are gone; return of how many."""
@@ -150,56 +213,106 @@ class UsageSpool:
 
     async def aclose(self) -> None:
         """Write what waits, and let go of the folder; another worker takes what is left in it."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._write_soon()
-        while self._writing is not None:
-            await asyncio.wait([self._writing])
+        self._is_closed = True
+        while not self._is_at_rest.is_set():
+            await self._is_at_rest.wait()
         await self.run(self._folder.close)
         self._threads.shutdown(wait=False)
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """Do *work* on the spool's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return await self._loop.run_in_executor(self._threads, work)
 
-    def _remove_read(self, kind: Kind) -> None:
-        for segment in self.segments(kind):
-            if segment.is_read and self._folder.is_sealed(segment):
-                self._folder.remove(segment)
+    def _take_turns(self) -> None:
+        if self._is_at_rest.is_set():
+            self._is_at_rest.clear()
+            self._threads.submit(self._turn)
 
-    def _write_soon(self) -> None:
-        self._timer = None
-        if self._writing is None and (self._notes or self._records):
-            self._writing = asyncio.get_running_loop().create_task(self._write())
-            self._writing.add_done_callback(self._written)
+    def _rest(self) -> None:
+        """The thread found nothing; what has come since is for it to begin anew."""
+        self._hear()
+        self._is_at_rest.set()
+        if self._notes or self._batches:
+            self._take_turns()
 
-    def _written(self, _: asyncio.Task[None]) -> None:
-        self._writing = None
-        self._write_soon()
+    def _hear(self) -> None:
+        """Take note of what the thread has written."""
+        while self._written:
+            written = self._written.popleft()
+            if isinstance(written.place, SpoolFullError):
+                self._give_up(written, written.place)
+            else:
+                self._settle(written, written.place)
 
-    async def _write(self) -> None:
-        if self._records:
-            await self._write_records()
-        if self._notes:
-            await self._write_notes()
+    def _settle(self, written: _Written, place: Place) -> None:
+        records = [record for batch in written.batches for record in batch.records]
+        sizes = [len(payload) for batch in written.batches for payload in batch.payloads]
+        self._unwritten_records -= len(records)
+        if records:
+            self._fresh.put(place, records, sizes)
+        if written.notes:
+            self._open.put(place.segment, [note.request for note in written.notes])
+        for batch in written.batches:
+            if not batch.kept.done():  # whoever waited may have gone
+                batch.kept.set_result(None)
 
-    async def _write_records(self) -> None:
-        records, self._records = self._records, []
-        kept, self._kept = self._kept, None
+    def _give_up(self, written: _Written, problem: SpoolFullError) -> None:
+        for batch in written.batches:
+            self._unwritten_records -= len(batch.records)
+            if not batch.kept.done():
+                batch.kept.set_exception(SpoolFullError(str(problem)))
+        for _ in written.notes:
+            self._on_note_lost()
+
+    # From here on: on the thread.
+
+    def _turn(self) -> None:
+        """Write what has come, and see to the next turn; what waits for the thread goes before."""
+        time.sleep(TURN_SECONDS)
+        batches, notes = _taken(self._batches), _taken(self._notes)
+        if not batches and not notes:
+            self._loop.call_soon_threadsafe(self._rest)
+            return
         try:
-            await self.run(lambda: self._folder.append(Kind.ENDED, records))
-        except (SpoolFullError, OSError) as error:
-            if kept is not None:
-                kept.set_exception(SpoolFullError(str(error)))
-                kept.exception()  # whoever waits gets it; nobody may wait any more
-        else:
-            if kept is not None:
-                kept.set_result(None)
+            if batches:
+                self._write_batches(batches)
+            if notes:
+                self._write_notes(notes)
+        finally:
+            if batches or len(self._written) >= UNHEARD_TURNS:
+                self._loop.call_soon_threadsafe(self._hear)
+            self._threads.submit(self._turn)
 
-    async def _write_notes(self) -> None:
-        notes, self._notes = self._notes, []
+    def _write_batches(self, batches: Sequence[_Batch]) -> None:
+        payloads = [payload for batch in batches for payload in batch.payloads]
+        self._written.append(_Written(self._append(Kind.ENDED, payloads), batches=batches))
+
+    def _write_notes(self, notes: Sequence[_Note]) -> None:
+        payloads = [note.payload for note in notes]
+        self._written.append(_Written(self._append(Kind.JUDGED, payloads), notes=notes))
+
+    def _note_again(self, notes: Sequence[_Note]) -> None:
+        place = self._folder.append(Kind.JUDGED, [note.payload for note in notes])
+        self._written.append(_Written(place, notes=notes))
+
+    def _append(self, kind: Kind, payloads: Sequence[bytes]) -> Place | SpoolFullError:
         try:
-            await self.run(lambda: self._folder.append(Kind.JUDGED, notes))
-        except (SpoolFullError, OSError):
-            for _ in notes:
-                self._on_note_lost()
+            return self._folder.append(kind, payloads)
+        except SpoolFullError as error:
+            return error
+        except OSError as error:
+            return SpoolFullError(str(error))
+
+    def _remove_read(self, kind: Kind) -> list[Segment]:
+        segments = self.segments(kind)
+        if all(segment.is_read for segment in segments):
+            self._folder.seal(kind)
+        removed = [one for one in segments if one.is_read and self._folder.is_sealed(one)]
+        for segment in removed:
+            self._folder.remove(segment)
+        return removed
+
+
+def _taken(waiting: deque[_T]) -> list[_T]:
+    """Take what waits now; what is added meanwhile may stay."""
+    return [waiting.popleft() for _ in range(len(waiting))]

@@ -52,6 +52,19 @@ def counting(counter: Counter) -> Count:
     return _adding(_place(value), 1.0) if value._multiprocess else counter.inc  # noqa: SLF001
 
 
+def summing(counter: Counter) -> Observe:
+    """Return a function that adds a number to *counter*, which has its labels."""
+    value = cast("_Value", counter._value)  # noqa: SLF001 - see above
+    if not value._multiprocess:  # noqa: SLF001
+        return counter.inc
+    memory, at = _place(value)
+
+    def add(amount: float) -> None:
+        memory[at] += amount
+
+    return add
+
+
 def rising_and_falling(gauge: Gauge) -> tuple[Count, Count]:
     """Return functions that add one to *gauge*, which has its labels, and take one away."""
     value = cast("_Value", gauge._value)  # noqa: SLF001 - see above

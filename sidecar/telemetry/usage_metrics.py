@@ -5,6 +5,7 @@ Names and buckets follow OpenTelemetry's GenAI conventions, in Prometheus's spel
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final
@@ -15,7 +16,7 @@ from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, Moment
 from sidecar.telemetry.labels import Children, LabelCap, itself
-from sidecar.telemetry.mapped_samples import observing
+from sidecar.telemetry.mapped_samples import observing, summing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 
 TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
@@ -130,7 +131,7 @@ class UsageMetrics:
                 _GEN_AI,
                 registry=registry,
             ),
-            itself,
+            summing,
         )
         self._unpriced = Counter(
             MetricName.COST_UNKNOWN,
@@ -207,12 +208,12 @@ class UsageMetrics:
         if usd is None:
             self._unpriced.inc()
         elif usd:
-            self._cost(*self._labels(ended)).inc(float(usd))
+            self._cost(*self._labels(ended))(float(usd))
 
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""
-        for record in records:
-            self._stored(_source(record)).inc()
+        for source, count in Counts(map(_source, records)).items():
+            self._stored(source).inc(count)
         self._duplicates.inc(len(records) - added)
 
     def lost(self, reason: str, count: int = 1) -> None:

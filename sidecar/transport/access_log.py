@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
 import orjson
@@ -30,13 +30,18 @@ from sidecar.telemetry import sanitize
 from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
+from sidecar.transport.access_log_wire import (
+    MAX_COUNT,
+    NOTHING,
+    as_value,
+    attributes_of,
+    told,
+    whole,
+)
 from sidecar.transport.codec import UnreadableMessageError
 
 ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
 """The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
-
-MAX_COUNT: Final = (1 << 53) - 1
-"""Whole numbers up to here are exact in JSON and fit a `bigint`; more tokens is nonsense."""
 
 MAX_STATUS: Final = 999
 MAX_TEXT: Final = 200
@@ -44,16 +49,21 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _COUNT: Final = re.compile(r"[0-9]{1,16}")
 
-_ABORTED: Final = frozenset({"DC", "DR"})
+_ABORTED: Final = frozenset({b"DC", b"DR"})
 """Response flags: downstream connection termination, downstream remote reset."""
 
-_EVENT_STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
+_EVENT_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 
-_COMPLETE: Final = "1"
+_POST: Final = as_value("POST")
+_COMPLETE: Final = as_value("1")
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
 
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_Values = Mapping[str, bytes]
+"""The attributes of a record by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,70 +85,60 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     Raises:
         UnreadableMessageError: the bytes are no such message.
     """
-    try:
-        request = service.ExportLogsServiceRequest.FromString(message)
-    except DecodeError as error:
-        raise UnreadableMessageError from error
     ended: list[ExchangeEnded] = []
     unnamed: list[UnnamedEnd] = []
     unreadable = 0
-    for resource in request.resource_logs:
-        for scope in resource.scope_logs:
-            for record in scope.log_records:
-                values = {one.key: one.value.string_value for one in record.attributes}
-                if values.get("egret") == "-":
-                    unnamed.extend(_unnamed(values))
-                    continue
-                try:
-                    ended.append(_ended(values))
-                except _UnreadableRecordError:
-                    unreadable += 1
+    try:
+        for values in attributes_of(message):
+            if values["egret"] == NOTHING:
+                unnamed.extend(_unnamed(values))
+                continue
+            try:
+                ended.append(_ended(values))
+            except _UnreadableRecordError:
+                unreadable += 1
+    except DecodeError as error:
+        raise UnreadableMessageError from error
     return AccessLogBatch(tuple(ended), unreadable, tuple(unnamed))
 
 
-def _unnamed(values: Mapping[str, str]) -> Iterator[UnnamedEnd]:
+def _unnamed(values: _Values) -> Iterator[UnnamedEnd]:
     """Yield the end of a stream, if Egret was asked about it and nobody else heard of it.
 
     An Envoy that lets requests pass while Egret does not answer has sent it on: then what was
     taken for it was used, and nobody knows how much of it.
     """
-    known = _known(values)
-    stream = known.get("stream", "")
-    if _STREAM.fullmatch(stream) and "upstream" not in known:
-        is_aborted = _flags(known) & _ABORTED
+    stream = _word(values["stream"])
+    if _STREAM.fullmatch(stream) and not told(values["upstream"]):
+        is_aborted = _flags(values) & _ABORTED
         yield UnnamedEnd(
             stream=stream,
-            status=min(_count(known, "status"), MAX_STATUS),
+            status=min(_count(values["status"]), MAX_STATUS),
             end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-            latency_seconds=_count(known, "duration_ms") / 1000,
+            latency_seconds=_count(values["duration_ms"]) / 1000,
         )
 
 
-def _known(values: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value not in {"", "-"}}
-
-
-def _ended(values: Mapping[str, str]) -> ExchangeEnded:
-    known = _known(values)
-    metadata = _metadata(known)
-    end = _end(known, metadata)
+def _ended(values: _Values) -> ExchangeEnded:
+    metadata = _metadata(values["egret"])
+    end = _end(values, metadata)
     is_blocked = end is AnswerEnd.BLOCKED
     return ExchangeEnded(
         request=_request(metadata),
-        status=min(_count(known, "status"), MAX_STATUS),
+        status=min(_count(values["status"]), MAX_STATUS),
         end=end,
-        tokens=_tokens(known),
-        response_model=sanitize.response_model(_text(known.get("model"))),
-        provider_request_id=_text(known.get("provider_request_id")),
-        received_bytes=_count(known, "received_bytes"),
-        sent_bytes=_count(known, "sent_bytes"),
+        tokens=_tokens(values),
+        response_model=sanitize.response_model(_text(_word(values["model"]))),
+        provider_request_id=_text(_word(values["provider_request_id"])),
+        received_bytes=_count(values["received_bytes"]),
+        sent_bytes=_count(values["sent_bytes"]),
         answer_status=_whole(metadata.get("answer_status")) if is_blocked else None,
-        answer_bytes=_count(known, "answer_bytes") if is_blocked else 0,
-        is_event_stream=known.get("content_type", "").lower().startswith(_EVENT_STREAMS),
+        answer_bytes=_count(values["answer_bytes"]) if is_blocked else 0,
+        is_event_stream=told(values["content_type"]).lower().startswith(_EVENT_STREAMS),
         # The finer one only where the answer ended as it should.
-        latency_seconds=_seconds(known, "duration_us") or _count(known, "duration_ms") / 1000,
-        first_token_seconds=_seconds(known, "first_byte_us"),
-        output_seconds=_seconds(known, "output_us"),
+        latency_seconds=_seconds(values["duration_us"]) or _count(values["duration_ms"]) / 1000,
+        first_token_seconds=_seconds(values["first_byte_us"]),
+        output_seconds=_seconds(values["output_us"]),
         trace_id=_trace_id(metadata.get("trace_id")),
     )
 
@@ -149,9 +149,9 @@ def _trace_id(value: object) -> int | None:
     return int(cast("str", value), 16) if is_one else None
 
 
-def _metadata(known: Mapping[str, str]) -> Mapping[str, object]:
+def _metadata(egret: bytes) -> Mapping[str, object]:
     try:
-        value: object = orjson.loads(known.get("egret", ""))
+        value: object = orjson.loads(told(egret))
     except orjson.JSONDecodeError:
         raise _UnreadableRecordError from None
     if not isinstance(value, dict):
@@ -195,9 +195,7 @@ def _moment(metadata: Mapping[str, object]) -> datetime:
     text = metadata.get("started_us")
     if not isinstance(text, str) or not _COUNT.fullmatch(text):
         raise _UnreadableRecordError
-    microseconds = int(text)
-    moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC)
-    return moment.replace(microsecond=microseconds % 1_000_000)
+    return _EPOCH + timedelta(microseconds=int(text))
 
 
 def _guardrails(text: object) -> dict[str, str] | None:
@@ -210,47 +208,51 @@ def _guardrails(text: object) -> dict[str, str] | None:
 
 def _reserved(text: object) -> Reserved | None:
     """Read three numbers, as `mutations.usage` writes them."""
-    numbers = text.split() if isinstance(text, str) else []
+    if not isinstance(text, str):
+        return None
+    numbers = text.split()
     if len(numbers) != len(fields(Reserved)):
         return None
     return Reserved(*(_whole(number) for number in numbers))
 
 
-def _end(known: Mapping[str, str], metadata: Mapping[str, object]) -> AnswerEnd:
+def _end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:
     if metadata.get("verdict") in {"refused", "failed"}:
         # Egret names the provider's status only where it has refused an answer.
         return AnswerEnd.BLOCKED if "answer_status" in metadata else AnswerEnd.REFUSED
-    flags = _flags(known)
+    if values["flags"] == NOTHING:
+        return AnswerEnd.COMPLETED
+    flags = _flags(values)
     if flags & _ABORTED:
         return AnswerEnd.CLIENT_ABORTED
-    return AnswerEnd.FAILED if flags - {""} else AnswerEnd.COMPLETED
+    return AnswerEnd.FAILED if flags - {b""} else AnswerEnd.COMPLETED
 
 
-def _flags(known: Mapping[str, str]) -> set[str]:
-    return set(known.get("flags", "").split(","))
+def _flags(values: _Values) -> set[bytes]:
+    return set(told(values["flags"]).split(b","))
 
 
-def _tokens(known: Mapping[str, str]) -> TokenCounts | None:
-    if known.get("method") != "POST":
+def _tokens(values: _Values) -> TokenCounts | None:
+    if values["method"] != _POST:
         return NO_TOKENS  # only what is posted makes a model work
-    if known.get("usage_status") != _COMPLETE:
+    if values["usage_status"] != _COMPLETE:
         return None
     return TokenCounts(
-        input=_count(known, "input_tokens"),
-        output=_count(known, "output_tokens"),
-        cached_input=_count(known, "cached_input_tokens"),
-        cache_write_input=_count(known, "cache_write_input_tokens"),
-        reasoning=_count(known, "reasoning_tokens"),
+        input=_count(values["input_tokens"]),
+        output=_count(values["output_tokens"]),
+        cached_input=_count(values["cached_input_tokens"]),
+        cache_write_input=_count(values["cache_write_input_tokens"]),
+        reasoning=_count(values["reasoning_tokens"]),
     )
 
 
-def _count(known: Mapping[str, str], name: str) -> int:
-    return _whole(known.get(name))
+def _count(value: bytes) -> int:
+    return whole(value) or 0
 
 
-def _seconds(known: Mapping[str, str], name: str) -> float | None:
-    text = known.get(name, "")
-    return int(text) / 1_000_000 if _COUNT.fullmatch(text) else None
+def _seconds(value: bytes) -> float | None:
+    microseconds = whole(value)
+    return None if microseconds is None else microseconds / 1_000_000
 
 
 def _whole(value: object) -> int:
@@ -259,8 +261,15 @@ def _whole(value: object) -> int:
     return min(int(value), MAX_COUNT)
 
 
+def _word(value: bytes) -> str:
+    """Return a text that others wrote; what is no UTF-8 spoils no other record of its message."""
+    return told(value).decode(errors="replace")
+
+
 def _text(value: object) -> str | None:
     """Return text fit for a database: no control characters, which PostgreSQL may refuse."""
     if not isinstance(value, str) or not value:
         return None
+    if value.isprintable():
+        return value[:MAX_TEXT]
     return _CONTROL.sub("", value)[:MAX_TEXT] or None

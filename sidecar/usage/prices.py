@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sidecar.domain.usage import TokenCounts, UsageRecord
+from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
 
 _MILLION: Final = Decimal(1_000_000)
 _WILD: Final = re.compile(r"[*?]")
@@ -79,7 +79,7 @@ class PriceList:
 
         The model that answered decides; where its name has no price, the one that was asked for.
         """
-        if record.tokens == TokenCounts():
+        if record.tokens == NO_TOKENS:
             return Decimal(0)
         for model in (record.response_model, record.request.model):
             price = model and self.price_of(model, at=record.request.occurred_at)

@@ -17,13 +17,13 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from sidecar.settings.environment import inherited_environment
-from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling
+from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling, summing
 from sidecar.telemetry.worker_metrics import WorkerMetrics
 
 BOTH_WAYS: Final = """
 import os, signal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling
+from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling, summing
 
 def metrics(prefix):
     return (
@@ -31,17 +31,20 @@ def metrics(prefix):
         Histogram(prefix + "seconds", "-", ("how",), buckets=(0.5, 1, 8), registry=registry)
         .labels("so"),
         Gauge(prefix + "waiting", "-", multiprocess_mode="all", registry=registry),
+        Counter(prefix + "spent", "-", registry=registry),
     )
 
 def count_both_ways():
     for amount in (0.0, -1.0, 0.4999, 0.5, 0.50001, 1.0, 3.25, 8.0, 8.1, 1e300):
         counter.inc(), histogram.observe(amount), gauge.inc(), gauge.inc(), gauge.dec()
+        spent.inc(abs(amount)), spend(abs(amount))
         add(), observe(amount), rise(), rise(), fall()
 
 registry = CollectorRegistry()
-counter, histogram, gauge = metrics("library_")
+counter, histogram, gauge, spent = metrics("library_")
 own = metrics("own_")
 add, observe, (rise, fall) = counting(own[0]), observing(own[1]), rising_and_falling(own[2])
+spend = summing(own[3])
 count_both_ways()
 # Each file grows into another map.
 for kind, options in ((Counter, {}), (Histogram, {}), (Gauge, {"multiprocess_mode": "all"})):
@@ -103,6 +106,7 @@ def test_where_values_stay_in_the_process_the_library_counts() -> None:
     gauge = Gauge("waiting", "-", registry=registry)
     histogram = Histogram("seconds", "-", registry=registry)
     assert counting(counter) == counter.inc
+    assert summing(counter) == counter.inc
     assert rising_and_falling(gauge) == (gauge.inc, gauge.dec)
     assert observing(histogram) == histogram.observe
 

@@ -14,7 +14,8 @@ import pytest
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.storage.spool_files import Kind, SpoolError, SpoolLimits
+from sidecar.storage.spool_files import Kind, SpoolError, SpoolFullError, SpoolLimits
+from sidecar.storage.spool_memory import MAX_FRESH
 from sidecar.storage.usage_delivery import UsageDelivery
 from sidecar.storage.usage_spool import UsageSpool
 from sidecar.storage.usage_store import PostgresUsage
@@ -187,17 +188,49 @@ async def test_records_that_were_delivered_before_a_crash_count_once(
 
 
 async def test_a_damaged_tail_is_cut_and_counted(database: Database, tmp_path: Path) -> None:
-    """What stands before it is delivered, and the file goes."""
-    async with worker(tmp_path, database.settings) as one:
-        await one.delivery.keep([record(1), record(2)])
-        (segment,) = one.spool.segments(Kind.ENDED)
-        await one.spool.seal(Kind.ENDED)
-        await one.spool.run(lambda: spoil_the_end(segment.path))
+    """Of a worker that is gone; what stands before it is delivered, and the file goes."""
+    async with worker(tmp_path, database.settings, name="worker-0") as gone:
+        await gone.delivery.keep([record(1), record(2)])
+        (segment,) = gone.spool.segments(Kind.ENDED)
+        await gone.spool.seal(Kind.ENDED)
+        await gone.spool.run(lambda: spoil_the_end(segment.path))
+    async with worker(tmp_path, database.settings, name="worker-1") as one:
         await one.delivery.deliver()
 
         assert (one.counts.new, one.counts.gone) == (1, {"damaged": 1})
         assert files(one.spool, Kind.ENDED) == 0
     assert await stored(database) == [("request-1", "completed", 100)]
+
+
+async def test_what_a_worker_still_has_in_memory_does_not_need_its_file(
+    database: Database, tmp_path: Path
+) -> None:
+    """A disk that spoils what was written takes nothing from a worker that lives."""
+    async with worker(tmp_path, database.settings) as one:
+        await one.delivery.keep([record(1), record(2)])
+        (segment,) = one.spool.segments(Kind.ENDED)
+        await one.spool.run(lambda: spoil_the_end(segment.path))
+        await one.delivery.deliver()
+
+        assert (one.counts.new, one.counts.gone, one.counts.size) == (2, {}, 0)
+
+
+async def test_more_than_memory_holds_is_read_from_the_disk(
+    database: Database, tmp_path: Path
+) -> None:
+    """While the database was away; each of them once, and new ones after them."""
+    held = MAX_FRESH + 700
+    async with worker(tmp_path, database.settings) as one:
+        async with away(database):
+            for start in range(0, held, 1900):
+                numbers = range(start, min(start + 1900, held))
+                await one.delivery.keep([record(number) for number in numbers])
+            await one.delivery.deliver()
+        await one.delivery.keep([record(held)])
+        await one.delivery.deliver()
+
+        assert (one.counts.new, one.counts.gone, one.counts.size) == (held + 1, {}, 0)
+    assert len(await stored(database)) == held + 1
 
 
 async def test_a_record_of_another_version_is_counted_and_left_out(
@@ -258,6 +291,96 @@ async def test_a_request_whose_end_was_told_is_settled(database: Database, tmp_p
 
         assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
     assert await stored(database) == [("request-1", "completed", 100)]
+
+
+async def test_nobody_is_asked_about_requests_whose_records_this_worker_delivered(
+    database: Database, tmp_path: Path
+) -> None:
+    """Their notes go, even while the database is away."""
+    async with worker(tmp_path, database.settings) as one:
+        await note(one, judged(1))
+        await one.delivery.keep([record(1)])
+        await one.delivery.deliver()
+        async with away(database):
+            one.wall[0] += SETTLE_SECONDS / 2
+            await one.delivery.deliver()
+
+        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+
+
+async def test_an_end_that_another_worker_was_told_settles_a_request(
+    database: Database, tmp_path: Path
+) -> None:
+    """The database knows of it, and only of it."""
+    async with worker(tmp_path, database.settings, name="worker-0") as one:
+        await note(one, judged(1))
+        await note(one, judged(2))
+        async with worker(tmp_path, database.settings, name="worker-1") as other:
+            await other.delivery.keep([record(1)])
+            await other.delivery.deliver()
+        one.wall[0] += SETTLE_SECONDS * 2
+        await one.delivery.deliver()
+        await one.delivery.deliver()
+
+    assert [row[:2] for row in await stored(database)] == [
+        ("request-1", "completed"),
+        ("request-2", "lost"),
+    ]
+
+
+async def test_what_a_worker_that_is_gone_had_noted_is_read_and_looked_up(
+    database: Database, tmp_path: Path
+) -> None:
+    """Whoever takes over its files knows nothing of them."""
+    async with worker(tmp_path, database.settings, name="worker-0") as gone:
+        await note(gone, judged(1))
+        await note(gone, judged(2))
+    async with worker(tmp_path, database.settings, name="worker-1") as one:
+        await one.delivery.keep([record(1)])
+        for segment in one.spool.segments(Kind.JUDGED):
+            segment.started_at = one.wall[0]
+        one.wall[0] += SETTLE_SECONDS * 2
+        await one.delivery.deliver()
+        await one.delivery.deliver()
+
+    assert [row[:2] for row in await stored(database)] == [
+        ("request-1", "completed"),
+        ("request-2", "lost"),
+    ]
+
+
+async def test_a_record_that_the_database_refuses_does_not_settle_its_request(
+    database: Database, tmp_path: Path
+) -> None:
+    """It is recorded as lost in the end: it is not as if it had not been."""
+    async with worker(tmp_path, database.settings) as one:
+        await note(one, judged(1))
+        await one.delivery.keep([replace(record(1), status=1_000_000)])
+        one.wall[0] += SETTLE_SECONDS * 2
+        await one.delivery.deliver()
+        await one.delivery.deliver()
+
+    assert [row[:2] for row in await stored(database)] == [("request-1", "lost")]
+
+
+async def test_a_spool_writes_what_came_before_its_end_and_takes_nothing_after(
+    tmp_path: Path,
+) -> None:
+    """Records are for the database then, and a note is counted as lost."""
+    counts = Counts()
+    spool = await UsageSpool.open(
+        tmp_path, instance="worker-0", limits=ROOMY, on_note_lost=lambda: counts.lost("note")
+    )
+    spool.note(judged(1))
+    keeping = asyncio.ensure_future(spool.keep([record(1)]))
+    await asyncio.sleep(0)
+    await spool.aclose()
+    spool.note(judged(2))
+    with pytest.raises(SpoolFullError, match="stopping"):
+        await spool.keep([record(2)])
+
+    assert (keeping.done(), counts.gone) == (True, {"note": 1})
+    assert (files(spool, Kind.ENDED), files(spool, Kind.JUDGED)) == (1, 1)
 
 
 async def test_a_request_that_still_runs_is_carried_over(
@@ -347,9 +470,15 @@ async def test_many_at_once_are_written_together(database: Database, tmp_path: P
 
 async def note(one: Worker, request: JudgedRequest) -> None:
     """Note a request and wait until the note is on the disk, in a file that began at `wall`."""
+    before = noted(one)
     one.spool.note(request)
     async with asyncio.timeout(10):
-        while not one.spool.segments(Kind.JUDGED):  # noqa: ASYNC110 - a note tells nobody
+        while noted(one) == before:  # noqa: ASYNC110 - a note tells nobody
             await asyncio.sleep(0.005)
     for segment in one.spool.segments(Kind.JUDGED):
         segment.started_at = one.wall[0]
+
+
+def noted(one: Worker) -> int:
+    """Return how many bytes of notes there are."""
+    return sum(segment.size for segment in one.spool.segments(Kind.JUDGED))

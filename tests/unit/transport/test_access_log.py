@@ -213,6 +213,15 @@ def test_text_that_a_database_refuses_is_cleaned_and_cut() -> None:
     assert found.provider_request_id is None
 
 
+def test_a_header_that_is_no_utf8_spoils_nothing_but_itself() -> None:
+    """A provider may send any bytes; the other records of the message are taken as they are."""
+    message = export(attributes(FULL, provider_request_id="req_???"), attributes(judged(2)))
+    batch = decode_access_log(message.replace(b"req_???", b"req_\xff\xfe\xfd"))
+
+    assert batch.unreadable == 0
+    assert [found.provider_request_id for found in batch.ended] == ["req_" + "\ufffd" * 3, None]
+
+
 def test_numbers_beyond_all_reason_are_cut_or_none() -> None:
     """A column must not overflow, whatever a provider counts."""
     found = one(input_tokens="9" * 16, output_tokens="-5", cached_input_tokens="9" * 40)
