@@ -9,16 +9,18 @@ only stretch it, which costs `drift`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, repeat
 from typing import Final
 
 from sidecar.domain.local_guardrails import InjectionKind
 from sidecar.guardrails.expressions import compile_hyperscan
 from sidecar.guardrails.prompt_injection.model import PHRASE_MARK, Model, load_model
 from sidecar.guardrails.prompt_injection.phrases import PHRASES
-from sidecar.guardrails.prompt_injection.words import word_slices
+from sidecar.guardrails.prompt_injection.words import SLICE_WORDS, word_slices, words
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps
 
@@ -41,8 +43,7 @@ _INDEX: Final = (1 << _INDEX_BITS) - 1
 class Stretch:
     """The stretch of a text whose terms add up highest.
 
-    `kinds` are those of a good part of the sum, the greatest first; none where the total is
-    below what was asked about.
+    `kinds` are those of a good part of the sum, the greatest first.
     """
 
     total: int
@@ -59,11 +60,53 @@ class Scorer:
         self.model = model
         self._database = compile_hyperscan(term_expressions(term.name for term in model.terms))
 
-    def stretch(self, content: bytes, *, least: int = 1) -> Steps[Stretch]:
-        """Return the best stretch of *content*, which is in its plain form.
+    def sums(self, contents: Sequence[bytes]) -> Steps[Sequence[RunningSum]]:
+        """Add up each of *contents*, which are in their plain form.
 
-        Its kinds are worked out where it adds up to *least*.
+        What is short is searched in one call: opening a stream takes as long as a short text, and
+        the database's tables would be fetched anew for each. Two spaces stand between two texts,
+        and no term goes over them.
         """
+        sums: list[RunningSum] = []
+        short: list[bytes] = []
+        room = SLICE_WORDS
+        for content in contents:
+            room -= len(content)
+            if room < 0:
+                if short:
+                    sums += self._add_up_short(short)
+                    yield
+                short, room = [], SLICE_WORDS - len(content)
+            if room < 0:
+                sums.append((yield from self._add_up_long(content)))
+                yield
+                room = SLICE_WORDS
+            else:
+                short.append(content)
+        return [*sums, *self._add_up_short(short)] if short else sums
+
+    def _add_up_short(self, contents: Sequence[bytes]) -> Iterable[RunningSum]:
+        texts = list(map(words, contents))
+        hits: list[Hit] = []
+        with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+            stream.scan(b"".join(texts))
+        if not hits:
+            return repeat(RunningSum(self.model), len(texts))
+        hits.sort()
+        return self._shared_out(hits, accumulate(map(len, texts)))
+
+    def _shared_out(self, hits: Sequence[Hit], ends: Iterable[int]) -> Iterator[RunningSum]:
+        """Give each text its own; none goes by where it begins."""
+        start = 0
+        for end in ends:
+            stop = bisect_left(hits, hit(end + 1, 0), start)
+            sum_ = RunningSum(self.model)
+            if stop > start:
+                sum_.add(hits[start:stop])
+            yield sum_
+            start = stop
+
+    def _add_up_long(self, content: bytes) -> Steps[RunningSum]:
         hits: list[Hit] = []
         sum_ = RunningSum(self.model)
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
@@ -74,7 +117,7 @@ class Scorer:
                 if hits:
                     sum_.add(sorted(hits))
                     hits.clear()
-        return sum_.best(least=least)
+        return sum_
 
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
@@ -117,11 +160,14 @@ class RunningSum:
                 self._best, self._best_run, self._best_length = total, self._run, len(self._run)
         self._total, self._previous = total, previous
 
-    def best(self, *, least: int = 1) -> Stretch:
-        """Return the stretch that has added up highest, with its kinds from *least* on."""
-        if not self._best:
-            return EMPTY
-        return Stretch(self._best, self._kinds() if self._best >= least else ())
+    @property
+    def total(self) -> int:
+        """The total of the best stretch: all that most texts are asked for."""
+        return self._best
+
+    def best(self) -> Stretch:
+        """Return the stretch that has added up highest."""
+        return Stretch(self._best, self._kinds()) if self._best else EMPTY
 
     def _kinds(self) -> tuple[InjectionKind, ...]:
         sums = dict.fromkeys(InjectionKind, 0)

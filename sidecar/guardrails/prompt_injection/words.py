@@ -25,7 +25,10 @@ _APOSTROPHES: Final = dict.fromkeys(map(ord, "'’"))  # noqa: RUF001 - the typo
 
 def words(content: bytes) -> bytes:
     """Return the words of *content*, already in its plain form (see `text_views`)."""
-    return b"".join(word_slices(content))
+    if len(content) > SLICE_WORDS:
+        return b"".join(word_slices(content))
+    found = _words(content)
+    return b" %b " % found if found else b" "
 
 
 def word_slices(content: bytes) -> Iterator[bytes]:
