@@ -78,7 +78,7 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
         UnicodeDecodeError: it is not UTF-8.
     """
     if content.isascii():
-        return (Piece(part, ASCII_VIEWS, content, len(content)),)
+        return (as_is(part, content),)
     originals: list[int] = []
     plains: list[bytes] = []
     foldeds: list[bytes] = []
@@ -101,6 +101,11 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
         origin = Chunked(content, _folded_table, changed=foldeds, lengths=originals)
         pieces.append(Piece(part, _FOLDED, b"".join(foldeds), len(content), origin))
     return tuple(pieces)
+
+
+def as_is(part: int, content: bytes) -> Piece:
+    """Return ASCII text, which is the same in every view that is not further read."""
+    return Piece(part, ASCII_VIEWS, content, len(content))
 
 
 def plain(text: str) -> str:

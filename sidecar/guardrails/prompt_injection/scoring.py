@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import Final
 
 from sidecar.domain.local_guardrails import InjectionKind
@@ -58,6 +58,7 @@ class Scorer:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self._nothing = RunningSum(model)
         self._database = compile_hyperscan(term_expressions(term.name for term in model.terms))
 
     def sums(self, contents: Sequence[bytes]) -> Steps[Sequence[RunningSum]]:
@@ -85,26 +86,22 @@ class Scorer:
                 short.append(content)
         return [*sums, *self._add_up_short(short)] if short else sums
 
-    def _add_up_short(self, contents: Sequence[bytes]) -> Iterable[RunningSum]:
+    def _add_up_short(self, contents: Sequence[bytes]) -> list[RunningSum]:
         texts = list(map(words, contents))
         hits: list[Hit] = []
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
             stream.scan(b"".join(texts))
         if not hits:
-            return repeat(RunningSum(self.model), len(texts))
+            return [self._nothing] * len(texts)
         hits.sort()
-        return self._shared_out(hits, accumulate(map(len, texts)))
-
-    def _shared_out(self, hits: Sequence[Hit], ends: Iterable[int]) -> Iterator[RunningSum]:
-        """Give each text its own; none goes by where it begins."""
+        sums: list[RunningSum] = []
         start = 0
-        for end in ends:
+        for end in accumulate(map(len, texts)):
             stop = bisect_left(hits, hit(end + 1, 0), start)
-            sum_ = RunningSum(self.model)
-            if stop > start:
-                sum_.add(hits[start:stop])
-            yield sum_
+            # Where in the words a text begins makes no difference to its sum.
+            sums.append(RunningSum(self.model, hits[start:stop]) if stop > start else self._nothing)
             start = stop
+        return sums
 
     def _add_up_long(self, content: bytes) -> Steps[RunningSum]:
         hits: list[Hit] = []
@@ -133,12 +130,15 @@ def hit(end: int, index: int) -> Hit:
 class RunningSum:
     """Adds up hits as they come, in the order of the text."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, hits: Iterable[Hit] = ()) -> None:
+        """Begin with *hits*."""
         self._model = model
         self._total = self._previous = self._best = self._best_length = 0
         self._run: list[int] = []
         self._best_run = self._run
         self._last: dict[int, int] = {}
+        if hits:
+            self.add(hits)
 
     def add(self, hits: Iterable[Hit]) -> None:
         """Go on by *hits*."""
