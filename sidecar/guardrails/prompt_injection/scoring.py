@@ -16,6 +16,8 @@ from functools import cache
 from itertools import accumulate
 from typing import Final
 
+import hyperscan
+
 from sidecar.domain.local_guardrails import InjectionKind
 from sidecar.guardrails.expressions import compile_hyperscan
 from sidecar.guardrails.prompt_injection.model import PHRASE_MARK, Model, load_model
@@ -59,7 +61,10 @@ class Scorer:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._nothing = RunningSum(model)
-        self._database = compile_hyperscan(term_expressions(term.name for term in model.terms))
+        expressions = term_expressions(term.name for term in model.terms)
+        self._database = compile_hyperscan(expressions)
+        # Searching in one block costs a third less, and nearly all texts are so short.
+        self._short = compile_hyperscan(expressions, mode=hyperscan.HS_MODE_BLOCK)
 
     def sums(self, contents: Sequence[bytes]) -> Steps[Sequence[RunningSum]]:
         """Add up each of *contents*, which are in their plain form.
@@ -89,8 +94,7 @@ class Scorer:
     def _add_up_short(self, contents: Sequence[bytes]) -> list[RunningSum]:
         texts = list(map(words, contents))
         hits: list[Hit] = []
-        with self._database.stream(match_event_handler=_collect, context=hits) as stream:
-            stream.scan(b"".join(texts))
+        self._short.scan(b"".join(texts), match_event_handler=_collect, context=hits)
         if not hits:
             return [self._nothing] * len(texts)
         hits.sort()
@@ -119,7 +123,7 @@ class Scorer:
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
     # A named function: the binding keeps no reference to the one it is given.
-    hits.append(hit(end, index))  # type: ignore[attr-defined]  # the stub has `object`; it is the list of `stretch`
+    hits.append(end << _INDEX_BITS | index)  # type: ignore[attr-defined]  # the stub has `object`; it is the list of `stretch`
 
 
 def hit(end: int, index: int) -> Hit:
@@ -197,5 +201,5 @@ def score(total: int, medium: int) -> float:
 
 @cache
 def shipped_scorer() -> Scorer:
-    """Return the shipped model's scorer; compiled once a process, in half a second."""
+    """Return the shipped model's scorer; compiled once a process, in three quarters of a second."""
     return Scorer(load_model())
