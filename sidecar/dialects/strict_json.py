@@ -88,16 +88,25 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
+_TWO_DOCUMENTS: Final = Malformed("The body goes on after the end of its JSON document.")
+
+
 def _decode(text: str) -> JsonValue | Malformed:
+    value: JsonValue
     try:
-        value: JsonValue = _DECODER.decode(text)
+        if text[0] == "{" and text[-1] == "}":  # without white space around it, as mostly
+            value, end = _DECODER.raw_decode(text)
+            if end < len(text):
+                return _TWO_DOCUMENTS
+        else:
+            value = _DECODER.decode(text)
     except _RefusedError as refused:
         return Malformed(str(refused))
     except RecursionError:
         return TOO_DEEP
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
-            return Malformed("The body goes on after the end of its JSON document.")
+            return _TWO_DOCUMENTS
         return Malformed("The body is not valid JSON.")
     except ValueError:
         # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.

@@ -101,7 +101,7 @@ class Scorer:
         sums: list[RunningSum] = []
         start = 0
         for end in accumulate(map(len, texts)):
-            stop = bisect_left(hits, hit(end + 1, 0), start)
+            stop = bisect_left(hits, (end + 1) << _INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
             sums.append(RunningSum(self.model, hits[start:stop]) if stop > start else self._nothing)
             start = stop
@@ -123,7 +123,7 @@ class Scorer:
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
     # A named function: the binding keeps no reference to the one it is given.
-    hits.append(end << _INDEX_BITS | index)  # type: ignore[attr-defined]  # the stub has `object`; it is the list of `stretch`
+    hits.append(end << _INDEX_BITS | index)  # type: ignore[attr-defined]  # the stub has `object`; it is the list of a search
 
 
 def hit(end: int, index: int) -> Hit:
@@ -132,12 +132,14 @@ def hit(end: int, index: int) -> Hit:
 
 
 class RunningSum:
-    """Adds up hits as they come, in the order of the text."""
+    """Adds up hits as they come, in the order of the text; `total` is that of the best stretch."""
 
-    def __init__(self, model: Model, hits: Iterable[Hit] = ()) -> None:
+    __slots__ = ("_best_length", "_best_run", "_last", "_model", "_previous", "_run", "_sum", "total")
+
+    def __init__(self, model: Model, hits: Sequence[Hit] = ()) -> None:
         """Begin with *hits*."""
         self._model = model
-        self._total = self._previous = self._best = self._best_length = 0
+        self.total = self._sum = self._previous = self._best_length = 0
         self._run: list[int] = []
         self._best_run = self._run
         self._last: dict[int, int] = {}
@@ -148,30 +150,25 @@ class RunningSum:
         """Go on by *hits*."""
         drift, span, terms = self._model.drift, self._model.span, self._model.terms
         last = self._last
-        total, previous = self._total, self._previous
+        sum_, previous = self._sum, self._previous
         for one in hits:
             end, index = one >> _INDEX_BITS, one & _INDEX
-            total -= drift * (end - previous)
+            sum_ -= drift * (end - previous)
             previous = end
-            if total <= 0:
-                total = 0
+            if sum_ <= 0:
+                sum_ = 0
                 self._run = []
             if end - last.get(index, -span) >= span:
-                total += terms[index].weight
+                sum_ += terms[index].weight
                 self._run.append(index)
             last[index] = end
-            if total > self._best:
-                self._best, self._best_run, self._best_length = total, self._run, len(self._run)
-        self._total, self._previous = total, previous
-
-    @property
-    def total(self) -> int:
-        """The total of the best stretch: all that most texts are asked for."""
-        return self._best
+            if sum_ > self.total:
+                self.total, self._best_run, self._best_length = sum_, self._run, len(self._run)
+        self._sum, self._previous = sum_, previous
 
     def best(self) -> Stretch:
         """Return the stretch that has added up highest."""
-        return Stretch(self._best, self._kinds()) if self._best else EMPTY
+        return Stretch(self.total, self._kinds()) if self.total else EMPTY
 
     def _kinds(self) -> tuple[InjectionKind, ...]:
         sums = dict.fromkeys(InjectionKind, 0)

@@ -40,10 +40,14 @@ _PARTS_A_STEP: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """What a sum is held against: `least` makes a finding, `medium` a score of one half."""
+    """What a sum is held against: `least` makes a finding, `medium` a score of one half.
+
+    `without_terms` is the score of most texts.
+    """
 
     least: int
     medium: int
+    without_terms: float
 
 
 class PromptInjectionCheck(WholeTextCheck):
@@ -73,8 +77,9 @@ class PromptInjectionCheck(WholeTextCheck):
             for piece, sum_ in zip(pieces, sums, strict=False):
                 role = parts[piece.part].role
                 bar = self._bars.get(role, self._bar)
-                highest = max(highest, score(sum_.total, bar.medium))
-                if sum_.total >= bar.least and piece.part not in findings:
+                total = sum_.total
+                highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
+                if total >= bar.least and piece.part not in findings:
                     kind = self._kind(sum_.best().kinds, piece, role)
                     if kind is not None:
                         findings[piece.part] = scanned.whole_part(piece.part, _type(kind, role))
@@ -93,7 +98,8 @@ class PromptInjectionCheck(WholeTextCheck):
 
 
 def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Bar:
-    return _Bar(thresholds[level], thresholds[Threshold.MEDIUM])
+    medium = thresholds[Threshold.MEDIUM]
+    return _Bar(thresholds[level], medium, score(0, medium))
 
 
 def _readings(scanned: Scanned) -> Iterator[Piece]:
