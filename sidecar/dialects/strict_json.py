@@ -88,16 +88,16 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
+_NO_JSON: Final = Malformed("The body is not valid JSON.")
 _TWO_DOCUMENTS: Final = Malformed("The body goes on after the end of its JSON document.")
 
 
 def _decode(text: str) -> JsonValue | Malformed:
+    end = len(text)
     value: JsonValue
     try:
         if text[0] == "{" and text[-1] == "}":  # without white space around it, as mostly
             value, end = _DECODER.raw_decode(text)
-            if end < len(text):
-                return _TWO_DOCUMENTS
         else:
             value = _DECODER.decode(text)
     except _RefusedError as refused:
@@ -105,13 +105,11 @@ def _decode(text: str) -> JsonValue | Malformed:
     except RecursionError:
         return TOO_DEEP
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            return _TWO_DOCUMENTS
-        return Malformed("The body is not valid JSON.")
+        return _TWO_DOCUMENTS if error.msg == "Extra data" else _NO_JSON
     except ValueError:
         # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.
         return Malformed("The body has a number that is out of range.")
-    return value
+    return value if end == len(text) else _TWO_DOCUMENTS
 
 
 def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:

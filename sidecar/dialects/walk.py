@@ -163,18 +163,12 @@ class Walk:
 
     def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
         places: dict[str, _Place] = {}
-        words = self._words
         if place is not _FREE and place is not _MEDIA:
-            if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
-                places = dict.fromkeys(self._media_fields(node), _MEDIA)
-            if "toolUseId" in node and "input" in node:
-                places["input"] = _FREE
+            places = self._places(node)
             kind = node.get("type")
             if isinstance(kind, str):
                 role = RESULT_ROLE if _is_result(kind) else role
-                if "input" in node and kind.endswith("tool_use"):
-                    places["input"] = _FREE
-                if place is _KNOWN and kind not in words.part_types:
+                if place is _KNOWN and kind not in self._words.part_types:
                     place = _STRANGE
         for key, value in node.items():
             if key in self._plain:
@@ -189,6 +183,16 @@ class Walk:
                 self._string(key, value, speaker, inner)
             else:
                 self._value(key, value, speaker, inner)
+
+    def _places(self, node: dict[str, JsonValue]) -> dict[str, _Place]:
+        """Return the places of those fields of a part that have one of their own."""
+        words = self._words
+        places: dict[str, _Place] = {}
+        if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
+            places = dict.fromkeys(self._media_fields(node), _MEDIA)
+        if "input" in node and ("toolUseId" in node or _is_tool_use(node.get("type"))):
+            places["input"] = _FREE
+        return places
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of what stands under it."""
@@ -290,6 +294,10 @@ def _reason(
 
 def _is_base64(value: str) -> bool:
     return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+def _is_tool_use(kind: JsonValue) -> bool:
+    return isinstance(kind, str) and kind.endswith("tool_use")
 
 
 def _is_result(kind: str) -> bool:

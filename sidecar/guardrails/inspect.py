@@ -16,7 +16,7 @@ from sidecar.domain.finding import GuardrailResult, NotedEvent, RemoteEvent, Ver
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.local_scan import LocalScan, Outcomes
-from sidecar.guardrails.outcomes import Failed, Found, Outcome
+from sidecar.guardrails.outcomes import Failed, Outcome
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.remote import (
     InspectionSubject,

@@ -182,7 +182,7 @@ class LocalScan:
         if not self._checks or not parts:
             return self._nothing
         outcomes = yield from self._look(parts, runs, self._checks)
-        if not any([isinstance(one, Found) and one.findings for one in outcomes]):
+        if not any(isinstance(one, Found) and one.findings for one in outcomes):
             return tuple(outcomes)
         return (
             yield from settled(
@@ -254,7 +254,7 @@ class LocalScan:
     def _may_say_more(self, joined: bytes, hits: Hits) -> bool:
         """Tell whether a reading may apply to any of the texts: to all of them, joined, then."""
         return not self._triggered.keys().isdisjoint(hits) or any(
-            [reading.applies(joined) for reading in self._untriggered]
+            reading.applies(joined) for reading in self._untriggered
         )
 
     def _read_on(self, pieces: list[Piece], hits: Hits) -> Steps[None]:

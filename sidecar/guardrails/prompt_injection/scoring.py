@@ -40,6 +40,12 @@ make it go through all of a worker's objects, again and again.
 _INDEX_BITS: Final = 16
 _INDEX: Final = (1 << _INDEX_BITS) - 1
 
+_BORDER: Final = b"\x00  "
+"""Between texts that are searched together, a word of no text and two spaces behind it.
+
+No term goes over it: a gap may take the word, but nothing begins with a space there.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -69,9 +75,8 @@ class Scorer:
     def sums(self, contents: Sequence[bytes]) -> Steps[Sequence[RunningSum]]:
         """Add up each of *contents*, which are in their plain form.
 
-        What is short is searched in one call: opening a stream takes as long as a short text, and
-        the database's tables would be fetched anew for each. Two spaces stand between two texts,
-        and no term goes over them.
+        What is short is searched in one call: to begin takes as long as a short text, and the
+        database's tables would be fetched anew for each.
         """
         sums: list[RunningSum] = []
         short: list[bytes] = []
@@ -94,16 +99,18 @@ class Scorer:
     def _add_up_short(self, contents: Sequence[bytes]) -> list[RunningSum]:
         texts = list(map(words, contents))
         hits: list[Hit] = []
-        self._short.scan(b"".join(texts), match_event_handler=_collect, context=hits)
+        self._short.scan(_BORDER.join(texts), match_event_handler=_collect, context=hits)
         if not hits:
             return [self._nothing] * len(texts)
         hits.sort()
         sums: list[RunningSum] = []
         start = 0
-        for end in accumulate(map(len, texts)):
+        for end in accumulate([len(text) + len(_BORDER) for text in texts]):
             stop = bisect_left(hits, (end + 1) << _INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
-            sums.append(RunningSum(self.model, hits[start:stop]) if stop > start else self._nothing)
+            sums.append(
+                RunningSum(self.model, hits[start:stop]) if stop > start else self._nothing
+            )
             start = stop
         return sums
 
@@ -134,7 +141,16 @@ def hit(end: int, index: int) -> Hit:
 class RunningSum:
     """Adds up hits as they come, in the order of the text; `total` is that of the best stretch."""
 
-    __slots__ = ("_best_length", "_best_run", "_last", "_model", "_previous", "_run", "_sum", "total")
+    __slots__ = (
+        "_best_length",
+        "_best_run",
+        "_last",
+        "_model",
+        "_previous",
+        "_run",
+        "_sum",
+        "total",
+    )
 
     def __init__(self, model: Model, hits: Sequence[Hit] = ()) -> None:
         """Begin with *hits*."""
@@ -198,5 +214,5 @@ def score(total: int, medium: int) -> float:
 
 @cache
 def shipped_scorer() -> Scorer:
-    """Return the shipped model's scorer; compiled once a process, in three quarters of a second."""
+    """Return the shipped model's scorer; compiled once a process, in most of a second."""
     return Scorer(load_model())

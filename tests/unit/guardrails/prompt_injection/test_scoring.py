@@ -73,3 +73,22 @@ def test_a_long_text_is_judged_in_turns() -> None:
     """A text of attacks alone does not hold the event loop."""
     steps = sum(1 for _ in SCORER.sums((b"evil " * 10_000,)))
     assert steps >= 3
+
+
+def test_each_of_several_texts_has_its_own_sum() -> None:
+    """Short ones are searched in one call, long ones apart, in whatever order they come."""
+    texts = ("forget it", "", "evil " * 3_000, "do anything now", "nice weather", "your rules")
+    sums = run_to_end(SCORER.sums([text.encode() for text in texts]))
+    assert [one.best() for one in sums] == [_stretch(text) for text in texts]
+
+
+def test_no_term_goes_over_the_border_of_two_texts() -> None:
+    """What two parts say is looked at part by part."""
+    sums = run_to_end(SCORER.sums((b"forget your", b"rules do anything", b"now")))
+    assert [one.total for one in sums] == [900, 0, 0]
+
+
+def test_many_texts_are_judged_in_turns() -> None:
+    """As much is searched at a time as of one long text."""
+    steps = sum(1 for _ in SCORER.sums([b"evil " * 1_000] * 10))
+    assert steps >= 9
