@@ -22,7 +22,12 @@ from sidecar.domain.local_guardrails import InjectionKind
 from sidecar.guardrails.expressions import compile_hyperscan
 from sidecar.guardrails.prompt_injection.model import PHRASE_MARK, Model, load_model
 from sidecar.guardrails.prompt_injection.phrases import PHRASES
-from sidecar.guardrails.prompt_injection.words import SLICE_WORDS, word_slices, words
+from sidecar.guardrails.prompt_injection.words import (
+    BORDER,
+    SLICE_WORDS,
+    word_slices,
+    words_of_each,
+)
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps
 
@@ -39,12 +44,6 @@ make it go through all of a worker's objects, again and again.
 """
 _INDEX_BITS: Final = 16
 _INDEX: Final = (1 << _INDEX_BITS) - 1
-
-_BORDER: Final = b"\x00  "
-"""Between texts that are searched together, a word of no text and two spaces behind it.
-
-No term goes over it: a gap may take the word, but nothing begins with a space there.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +96,16 @@ class Scorer:
         return [*sums, *self._add_up_short(short)] if short else sums
 
     def _add_up_short(self, contents: Sequence[bytes]) -> list[RunningSum]:
-        texts = list(map(words, contents))
+        texts = words_of_each(contents)
         hits: list[Hit] = []
-        self._short.scan(_BORDER.join(texts), match_event_handler=_collect, context=hits)
+        self._short.scan(texts, match_event_handler=_collect, context=hits)
         if not hits:
-            return [self._nothing] * len(texts)
+            return [self._nothing] * len(contents)
         hits.sort()
         sums: list[RunningSum] = []
         start = 0
-        for end in accumulate([len(text) + len(_BORDER) for text in texts]):
-            stop = bisect_left(hits, (end + 1) << _INDEX_BITS, start)
+        for end in accumulate([len(text) + 1 for text in texts.split(BORDER)]):
+            stop = bisect_left(hits, end << _INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
             sums.append(
                 RunningSum(self.model, hits[start:stop]) if stop > start else self._nothing
