@@ -102,7 +102,11 @@ class Walk:
         words = self._words
         for key, value in document.items():
             role = key if key in words.top_fields else OTHER_ROLE
-            place = self._key(key, role, _KNOWN)
+            if key in self._plain:
+                place = _KNOWN
+                self._strings += 1
+            else:
+                place = self._key(key, role, _KNOWN)
             if key in words.message_fields and isinstance(value, list):
                 self._messages(key, value, role, place)
             elif key == "seed" and isinstance(value, int) and not isinstance(value, bool):
