@@ -24,6 +24,8 @@ BORDER: Final = b"\x00"
 
 No term goes over it: a gap may take it for a word, but nothing begins with a space there.
 """
+_BORDER_AND_SPACE: Final = BORDER + b" "
+_APART: Final = b" " + BORDER + b" "
 _LOWER_AND_BORDER: Final = BORDER + _LOWER[1:]
 _NOT_WORD: Final = re.compile(r"(?:[^\w]|_)+")
 _APOSTROPHES: Final = dict.fromkeys(map(ord, "'’"))  # noqa: RUF001 - the typographic one
@@ -39,12 +41,12 @@ def words(content: bytes) -> bytes:
 
 def words_of_each(contents: Sequence[bytes]) -> bytes:
     """Return the words of each of some short texts, with `BORDER` between them."""
-    joined = b" \x00 ".join(contents)
-    if joined.isascii() and joined.count(BORDER) == len(contents) - 1:
+    if all(map(bytes.isascii, contents)):
         # All in one go, which takes little longer than one of them.
-        found = b" ".join(joined.translate(_LOWER_AND_BORDER, b"'").split())
-        return b" %b " % found.replace(BORDER, b"\x00 ")
-    return b"\x00 ".join(map(words, contents))
+        found = b" ".join(_APART.join(contents).translate(_LOWER_AND_BORDER, b"'").split())
+        if found.count(BORDER) == len(contents) - 1:
+            return b" %b " % found.replace(BORDER, _BORDER_AND_SPACE)
+    return _BORDER_AND_SPACE.join(map(words, contents))
 
 
 def word_slices(content: bytes) -> Iterator[bytes]:
