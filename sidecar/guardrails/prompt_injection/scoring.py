@@ -61,14 +61,14 @@ EMPTY: Final = Stretch(0, ())
 
 
 class Scorer:
-    """A model ready to run. Bound to one thread, as its database is."""
+    """A model ready to run. Bound to one thread, as its databases are."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._nothing = RunningSum(model)
         expressions = term_expressions(term.name for term in model.terms)
         self._database = compile_hyperscan(expressions)
-        # Searching in one block costs a third less, and nearly all texts are so short.
+        # Searching in one block costs a quarter less, and nearly all texts are so short.
         self._short = compile_hyperscan(expressions, mode=hyperscan.HS_MODE_BLOCK)
 
     def sums(self, contents: Sequence[bytes]) -> Steps[Sequence[RunningSum]]:
