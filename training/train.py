@@ -77,7 +77,7 @@ def _unseen_sums(
                 ]
                 sum_ = RunningSum(model)
                 sum_.add(own)
-                yield number, sum_.best().total
+                yield number, sum_.total
 
 
 def _thresholds(

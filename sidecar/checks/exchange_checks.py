@@ -322,14 +322,14 @@ class ExchangeChecks:
         route, inspection = self._route, self._inspection
         if inspection is None or not isinstance(route, Route) or not has_model_text(route):
             return self._strip
-        line = RequestLine(self._headers.text(HeaderName.PATH), route)
         setting = inspection.answer_setting(restoration)
+        if setting is None and not inspection.hides_usage:
+            return self._strip
+        line = RequestLine(self._headers.text(HeaderName.PATH), route)
         if setting is not None:
             self._answer = AnswerChecks(line, setting, ledger=self._ledger)
-        elif inspection.hides_usage:
-            self._answer = UsageHiding(line)
         else:
-            return self._strip
+            self._answer = UsageHiding(line)
         return asking_for_identity(self._strip)
 
     def _own_headers(self) -> HeaderMutation:

@@ -138,18 +138,21 @@ class Inspection:
         return Passed(model=model)
 
     def _judge(self, subject: Subject, body: bytes) -> Inspected | Awaitable[Inspected]:
-        named = (subject.model, *subject.other_models)
-        if not all(is_model_allowed(one, self._admitted.allowed_models) for one in named):
-            return client_error(ErrorKind.MODEL_NOT_ALLOWED)
+        allowed = self._admitted.allowed_models
+        if allowed is not None:
+            named = (subject.model, *subject.other_models)
+            if not all(is_model_allowed(one, allowed) for one in named):
+                return client_error(ErrorKind.MODEL_NOT_ALLOWED)
         self._model = subject.model
         # Of several models nobody knows which one runs: what is for any of them holds.
         model = None if subject.other_models else subject.model
         self._policy = policy = self._admitted.policy.for_model(model)
         if policy is not self._admitted.policy:
             self._ledger.take_policy(policy)
-        unscanned = decide_unscanned(subject.unscanned, policy.unscanned)
-        if isinstance(unscanned, Deny):
-            return unscanned.error
+        if subject.unscanned:
+            unscanned = decide_unscanned(subject.unscanned, policy.unscanned)
+            if isinstance(unscanned, Deny):
+                return unscanned.error
         self._ledger.guardrails_began()
         results = self._parts.inspector.inspect(policy, subject, about=self._about())
         if isinstance(results, tuple):

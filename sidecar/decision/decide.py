@@ -24,20 +24,20 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
         if result.guardrail.mode is Mode.SHADOW:
             continue
         match result.verdict:
-            case Verdict.BLOCK:
-                return Deny(_blocked(result))
-            case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:
-                return Deny(_unavailable(result, subject))
-            case Verdict.REDACT:
-                redacted += result.findings
             case (
-                Verdict.PASS
+                Verdict.PASS  # first, as it is nearly every request's
                 | Verdict.FLAG
                 | Verdict.ERROR_OPEN
                 | Verdict.TIMEOUT_OPEN
                 | Verdict.SKIPPED
             ):
                 pass
+            case Verdict.BLOCK:
+                return Deny(_blocked(result))
+            case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:
+                return Deny(_unavailable(result, subject))
+            case Verdict.REDACT:
+                redacted += result.findings
             case _:
                 assert_never(result.verdict)
     return Redact(tuple(redacted)) if redacted else Allow()

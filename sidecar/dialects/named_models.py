@@ -15,18 +15,23 @@ from sidecar.domain.subject import Dialect, Route
 _NESTING_FIELDS: Final = ("requests", "generateContentRequest", "generate_content_request")
 """Gemini repeats the model within these."""
 
+# An enum's members are slow to look up on Python 3.11.
+_GEMINI: Final = Dialect.GEMINI
+
 _GEMINI_PREFIX: Final = "models/"
 
 
 def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
     """Return the model a request is for, and any further ones it names."""
-    if route.dialect is Dialect.GEMINI:
+    model = fields.get("model")
+    if route.dialect is _GEMINI:
         named = [name.removeprefix(_GEMINI_PREFIX) for name in _nested(fields)]
+    elif route.model is None and "models" not in fields and isinstance(model, str):
+        return model, ()  # mostly
     else:
         # Some gateways take a list of models to fall back to.
         named = [*_strings(fields.get("model")), *_strings(fields.get("models"))]
     if route.model is None:
-        model = fields.get("model")
         if not isinstance(model, str):
             return None, tuple(named)
         return model, tuple(dict.fromkeys(name for name in named if name != model))

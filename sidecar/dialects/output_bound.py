@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from sidecar.dialects.strict_json import JsonValue
@@ -27,18 +26,24 @@ def output_bound(fields: dict[str, JsonValue]) -> int | None:
 
     Of several fields the largest counts: nobody knows which one the provider goes by.
     """
-    bounds = list(_whole_numbers(fields, _FIELDS))
+    holders = [fields]
+    for name in _HOLDERS:
+        holder = fields.get(name)
+        if isinstance(holder, dict):  # not «a Mapping», which takes ten times as long to ask
+            holders.append(holder)
+    bounds = _whole_numbers(holders, _FIELDS)
     if not bounds:
         return None
-    choices = max(_whole_numbers(fields, _CHOICES), default=1)
+    choices = max(_whole_numbers(holders, _CHOICES), default=1)
     return min(max(bounds) * max(1, choices), _MOST)
 
 
-def _whole_numbers(fields: dict[str, JsonValue], names: frozenset[str]) -> Iterator[int]:
-    for holder in (fields, *(fields.get(name) for name in _HOLDERS)):
-        if not isinstance(holder, dict):  # not «a Mapping», which takes ten times as long to ask
-            continue
-        for name in names.intersection(holder):
-            value = holder[name]
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-                yield int(min(value, _MOST))
+def _whole_numbers(holders: list[dict[str, JsonValue]], names: frozenset[str]) -> list[int]:
+    return [
+        int(min(value, _MOST))
+        for holder in holders
+        for name in names.intersection(holder)
+        if isinstance(value := holder[name], (int, float))
+        and not isinstance(value, bool)
+        and value >= 0
+    ]

@@ -21,6 +21,8 @@ from sidecar.domain.subject import (
     UnscannedReason,
 )
 
+_NO_ENCODING: Final = frozenset({b"identity", b""})
+_JSON: Final = (b"application/json",)
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
@@ -56,13 +58,15 @@ def _is_form(headers: Headers) -> bool:
 
 
 def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
-    encodings = set(headers.all(HeaderName.CONTENT_ENCODING))
-    if not {one.strip().lower() for one in encodings} <= {b"identity", b""}:
-        return UnscannedReason.ENCODED_BODY
-    types = set(headers.all(HeaderName.CONTENT_TYPE))
-    if len(types) > 1:
+    for encoding in headers.all(HeaderName.CONTENT_ENCODING):
+        if encoding.strip().lower() not in _NO_ENCODING:
+            return UnscannedReason.ENCODED_BODY
+    types = headers.all(HeaderName.CONTENT_TYPE)
+    if not types or types == _JSON:
+        return None
+    if len(set(types)) > 1:
         return UnscannedReason.CHARSET
-    return next((_unreadable_type(one.decode("latin-1")) for one in types), None)
+    return _unreadable_type(types[0].decode("latin-1"))
 
 
 def _unreadable_type(content_type: str) -> UnscannedReason | None:

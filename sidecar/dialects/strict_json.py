@@ -88,21 +88,28 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
+_NO_JSON: Final = Malformed("The body is not valid JSON.")
+_TWO_DOCUMENTS: Final = Malformed("The body goes on after the end of its JSON document.")
+
+
 def _decode(text: str) -> JsonValue | Malformed:
+    end = len(text)
+    value: JsonValue
     try:
-        value: JsonValue = _DECODER.decode(text)
+        if text[0] == "{" and text[-1] == "}":  # without white space around it, as mostly
+            value, end = _DECODER.raw_decode(text)
+        else:
+            value = _DECODER.decode(text)
     except _RefusedError as refused:
         return Malformed(str(refused))
     except RecursionError:
         return TOO_DEEP
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            return Malformed("The body goes on after the end of its JSON document.")
-        return Malformed("The body is not valid JSON.")
+        return _TWO_DOCUMENTS if error.msg == "Extra data" else _NO_JSON
     except ValueError:
         # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.
         return Malformed("The body has a number that is out of range.")
-    return value
+    return value if end == len(text) else _TWO_DOCUMENTS
 
 
 def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:

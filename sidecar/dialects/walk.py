@@ -99,17 +99,24 @@ class Walk:
 
     def document(self, document: dict[str, JsonValue]) -> None:
         """Collect everything in a request body."""
+        words = self._words
         for key, value in document.items():
-            role = key if key in self._words.top_fields else OTHER_ROLE
-            place = self._key(key, role, _KNOWN)
-            if key in self._words.message_fields and isinstance(value, list):
+            role = key if key in words.top_fields else OTHER_ROLE
+            if key in self._plain:
+                place = _KNOWN
+                self._strings += 1
+            else:
+                place = self._key(key, role, _KNOWN)
+            if key in words.message_fields and isinstance(value, list):
                 self._messages(key, value, role, place)
             elif key == "seed" and isinstance(value, int) and not isinstance(value, bool):
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
-            else:
-                self._run = [] if key in self._words.system_fields else None
+            elif key in words.system_fields:
+                self._run = []
                 self._value(key, value, role, place)
                 self._end_run()
+            else:
+                self._value(key, value, role, place)
 
     def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         """Collect messages; what one role says in a row reaches the model as one text."""
@@ -123,7 +130,7 @@ class Walk:
             if (now := _role_of(message)) != speaker:
                 self._end_run()
                 speaker, self._run = now, []
-            self._value("", message, now, place)
+            self._object(message, now, place)
         self._end_run()
 
     def _end_run(self) -> None:
@@ -143,7 +150,7 @@ class Walk:
             self._number(value, role)
 
     def _string(self, key: str, value: str, role: str, place: _Place) -> None:
-        if value not in WORDS or key not in _WORD_FIELDS:
+        if key not in _WORD_FIELDS or value not in WORDS:
             if key in _JOINED_FIELDS and value and place is not _FREE and self._run is not None:
                 self._run.append(len(self.parts))
             if place is _MEDIA or place is _STRANGE:
@@ -161,14 +168,10 @@ class Walk:
     def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
         places: dict[str, _Place] = {}
         if place is not _FREE and place is not _MEDIA:
-            places = dict.fromkeys(self._media_fields(node), _MEDIA)
-            if "toolUseId" in node and "input" in node:
-                places["input"] = _FREE
+            places = self._places(node)
             kind = node.get("type")
             if isinstance(kind, str):
                 role = RESULT_ROLE if _is_result(kind) else role
-                if "input" in node and kind.endswith("tool_use"):
-                    places["input"] = _FREE
                 if place is _KNOWN and kind not in self._words.part_types:
                     place = _STRANGE
         for key, value in node.items():
@@ -177,7 +180,23 @@ class Walk:
                 self._strings += 1
             else:
                 inner = self._key(key, role, place)
-            self._value(key, value, _speaker(key, role), places.get(key, inner))
+            if places:
+                inner = places.get(key, inner)
+            speaker = RESULT_ROLE if key in RESULT_FIELDS else role
+            if isinstance(value, str):
+                self._string(key, value, speaker, inner)
+            else:
+                self._value(key, value, speaker, inner)
+
+    def _places(self, node: dict[str, JsonValue]) -> dict[str, _Place]:
+        """Return the places of those fields of a part that have one of their own."""
+        words = self._words
+        places: dict[str, _Place] = {}
+        if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
+            places = dict.fromkeys(self._media_fields(node), _MEDIA)
+        if "input" in node and ("toolUseId" in node or _is_tool_use(node.get("type"))):
+            places["input"] = _FREE
+        return places
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of what stands under it."""
@@ -281,14 +300,14 @@ def _is_base64(value: str) -> bool:
     return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
 
 
-def _speaker(key: str, role: str) -> str:
-    return RESULT_ROLE if key in RESULT_FIELDS else role
+def _is_tool_use(kind: JsonValue) -> bool:
+    return isinstance(kind, str) and kind.endswith("tool_use")
 
 
 def _is_result(kind: str) -> bool:
     return kind.endswith(RESULT_SUFFIXES) or kind == "document"
 
 
-def _role_of(message: JsonValue) -> str:
-    role = message.get("role") if isinstance(message, dict) else None
+def _role_of(message: dict[str, JsonValue]) -> str:
+    role = message.get("role")
     return role if isinstance(role, str) and role in ROLES else OTHER_ROLE

@@ -71,7 +71,7 @@ class Headers:
 
     def all(self, name: str) -> tuple[bytes, ...]:
         """Return every value of *name* in order; a repeated header is not folded."""
-        return tuple(value for key, value in self.fields if key == name)
+        return tuple([value for key, value in self.fields if key == name])
 
     def text(self, name: str) -> str:
         """Return the first value of *name* as text, or an empty string.

@@ -41,19 +41,26 @@ class ExpressionDatabase:
 
         They must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
         """
+        if sum(map(len, texts)) <= SLICE_BYTES:
+            return self.scan_short(SEPARATOR.join(texts))
         hits: Hits = {}
         if self._database is None:
             return hits
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
-            if sum(map(len, texts)) <= SLICE_BYTES:
-                stream.scan(SEPARATOR.join(texts))
-                return hits
             for index, text in enumerate(texts):
                 stream.scan(SEPARATOR + text[:SLICE_BYTES] if index else text[:SLICE_BYTES])
                 yield
                 for start in range(SLICE_BYTES, len(text), SLICE_BYTES):
                     stream.scan(text[start : start + SLICE_BYTES])
                     yield
+        return hits
+
+    def scan_short(self, joined: bytes) -> Hits:
+        """Return what `scan` does of texts that are joined by `SEPARATOR`, and take one slice."""
+        hits: Hits = {}
+        if self._database is not None:
+            with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+                stream.scan(joined)
         return hits
 
 

@@ -16,7 +16,7 @@ from sidecar.domain.finding import GuardrailResult, NotedEvent, RemoteEvent, Ver
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.local_scan import LocalScan, Outcomes
-from sidecar.guardrails.outcomes import Failed, Found, Outcome
+from sidecar.guardrails.outcomes import Failed, Outcome
 from sidecar.guardrails.overlaps import disjoint
 from sidecar.guardrails.remote import (
     InspectionSubject,
@@ -37,6 +37,11 @@ T = TypeVar("T")
 
 HOLD_SECONDS: Final = 0.001
 """How long one pass keeps the event loop before others have their turn."""
+
+# An enum's members are slow to look up on Python 3.11, and these are for every guardrail.
+_PASS: Final = Verdict.PASS
+_REDACT: Final = Verdict.REDACT
+_ENFORCE: Final = Mode.ENFORCE
 
 _LOCAL_VERDICTS: Final = {
     Action.BLOCK: Verdict.BLOCK,
@@ -233,13 +238,11 @@ def _local_result(
     guardrail: Guardrail, outcome: Outcome, span: tuple[float, float]
 ) -> GuardrailResult:
     at, seconds = span
-    match outcome:
-        case Found(findings, score):
-            verdict = _LOCAL_VERDICTS[guardrail.action] if findings else Verdict.PASS
-            return GuardrailResult(guardrail, verdict, findings, at, seconds, score=score)
-        case Failed(error_type=error_type):
-            verdict = _error(guardrail)
-            return GuardrailResult(guardrail, verdict, (), at, seconds, error_type)
+    if isinstance(outcome, Failed):
+        return GuardrailResult(guardrail, _error(guardrail), (), at, seconds, outcome.error_type)
+    findings = outcome.findings
+    verdict = _LOCAL_VERDICTS[guardrail.action] if findings else _PASS
+    return GuardrailResult(guardrail, verdict, findings, at, seconds, None, outcome.score)
 
 
 def _result(
@@ -289,4 +292,4 @@ def _ordered(policy: Inspectable, results: Mapping[str, GuardrailResult]) -> Res
 
 
 def _redacts(result: GuardrailResult) -> bool:
-    return result.verdict is Verdict.REDACT and result.guardrail.mode is Mode.ENFORCE
+    return result.verdict is _REDACT and result.guardrail.mode is _ENFORCE

@@ -15,7 +15,7 @@ from typing import Final
 
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.database import ExpressionDatabase, Hits
+from sidecar.guardrails.database import SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located
 from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
@@ -23,9 +23,9 @@ from sidecar.guardrails.rules.catalogue import judges_texts, rules_of
 from sidecar.guardrails.rules.rule import Expression, Rule
 from sidecar.guardrails.seams import Seam, seams
 from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
-from sidecar.guardrails.slices import SLICE_FINDINGS, Steps, run_to_end
+from sidecar.guardrails.slices import SLICE_BYTES, SLICE_FINDINGS, Steps, run_to_end
 from sidecar.guardrails.span_search import spans
-from sidecar.guardrails.text_views import Piece, pieces_of
+from sidecar.guardrails.text_views import Piece, as_is, pieces_of
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
@@ -170,10 +170,8 @@ class LocalScan:
         if not self._is_filtered or len(content) > SHORT_BYTES or not content.isascii():
             return None
         try:
-            hits = run_to_end(self._database.scan((content,)))
-            if not self._own_ids.isdisjoint(hits):
-                return None
-            if any(reading.applies(content) for reading in self._untriggered):
+            hits = self._database.scan_short(content)
+            if not self._own_ids.isdisjoint(hits) or self._may_say_more(content, hits):
                 return None
         except Exception:  # noqa: BLE001 - the whole scan will fail as well, and say in which direction
             return None
@@ -184,6 +182,8 @@ class LocalScan:
         if not self._checks or not parts:
             return self._nothing
         outcomes = yield from self._look(parts, runs, self._checks)
+        if not any(isinstance(one, Found) and one.findings for one in outcomes):
+            return tuple(outcomes)
         return (
             yield from settled(
                 self.guardrails, outcomes, texts=(parts, runs), look=self._look_by_rules
@@ -200,7 +200,7 @@ class LocalScan:
         """Judge once; a check that is left out finds nothing."""
         try:
             texts = yield from self._read(parts)
-            borders = yield from self._borders(parts, runs)
+            borders = (yield from self._borders(parts, runs)) if runs else None
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             failed = Failed(type(error).__name__)
             return [failed for _ in self._checks]
@@ -235,11 +235,27 @@ class LocalScan:
     def _read(self, parts: Sequence[TextPart]) -> Steps[_Texts]:
         pieces: list[Piece] = []
         for index, part in enumerate(parts):
-            pieces += yield from pieces_of(index, part.content, folded=self._folded)
-        hits = yield from self._database.scan([piece.content for piece in pieces])
-        yield from self._read_on(pieces, hits)
-        ends = tuple(accumulate(len(piece.content) + 1 for piece in pieces))
+            if part.content.isascii():
+                pieces.append(as_is(index, part.content))
+            else:
+                pieces += yield from pieces_of(index, part.content, folded=self._folded)
+        contents = [piece.content for piece in pieces]
+        if sum(map(len, contents)) <= SLICE_BYTES:
+            joined = SEPARATOR.join(contents)
+            hits = self._database.scan_short(joined)
+            if self._may_say_more(joined, hits):
+                yield from self._read_on(pieces, hits)
+        else:
+            hits = yield from self._database.scan(contents)
+            yield from self._read_on(pieces, hits)
+        ends = tuple(accumulate([len(piece.content) + 1 for piece in pieces]))
         return _Texts(parts, tuple(pieces), ends, hits)
+
+    def _may_say_more(self, joined: bytes, hits: Hits) -> bool:
+        """Tell whether a reading may apply to any of the texts: to all of them, joined, then."""
+        return not self._triggered.keys().isdisjoint(hits) or any(
+            reading.applies(joined) for reading in self._untriggered
+        )
 
     def _read_on(self, pieces: list[Piece], hits: Hits) -> Steps[None]:
         """Add what the texts say between the lines, and its hits."""

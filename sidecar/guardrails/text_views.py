@@ -63,7 +63,9 @@ A long run of combining marks is sorted in quadratic time: 64 KB of them held a 
 MAX_RUN_CHARACTERS: Final = 64
 """A chunk grows by so many at most to end where nothing composes (UAX 15 allows 30 marks)."""
 
-_ASCII: Final = frozenset({View.RAW, View.FOLDED})
+ASCII_VIEWS: Final = frozenset({View.RAW, View.FOLDED})
+"""Of ASCII text, in which both are the same."""
+
 _RAW: Final = frozenset({View.RAW})
 _PLAIN: Final = frozenset({View.PLAIN})
 _FOLDED: Final = frozenset({View.FOLDED})
@@ -76,7 +78,7 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
         UnicodeDecodeError: it is not UTF-8.
     """
     if content.isascii():
-        return (Piece(part, _ASCII, content, len(content)),)
+        return (as_is(part, content),)
     originals: list[int] = []
     plains: list[bytes] = []
     foldeds: list[bytes] = []
@@ -99,6 +101,11 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
         origin = Chunked(content, _folded_table, changed=foldeds, lengths=originals)
         pieces.append(Piece(part, _FOLDED, b"".join(foldeds), len(content), origin))
     return tuple(pieces)
+
+
+def as_is(part: int, content: bytes) -> Piece:
+    """Return ASCII text, which is the same in every view that is not further read."""
+    return Piece(part, ASCII_VIEWS, content, len(content))
 
 
 def plain(text: str) -> str:

@@ -15,11 +15,17 @@ TERMS = st.sampled_from(
     )
 )  # fmt: skip
 TEXTS = st.lists(TERMS, max_size=12).map(" ".join)
+PIECES = st.sampled_from(
+    (
+        "ignore", "the previous", "instructions", "do anything", "now you", "are", "act as an",
+        "evil", "role play that", "pretend being", "base64", "decode", "word", "\x00", " ",
+    )
+)  # fmt: skip
 NEUTRAL = st.integers(min_value=0, max_value=3000).map(lambda count: "zz " * count)
 
 
 def _stretch(text: str) -> Stretch:
-    return run_to_end(SCORER.stretch(text.encode()))
+    return run_to_end(SCORER.sums((text.encode(),)))[0].best()
 
 
 @given(before=NEUTRAL, text=TEXTS, after=NEUTRAL)
@@ -41,6 +47,13 @@ def test_words_added_around_a_text_never_lower_its_score(
     """
     gap = " zz" * 200
     assert _stretch(f"{before}{gap} {text}{gap} {after}").total >= _stretch(text).total
+
+
+@given(texts=st.lists(TEXTS | PIECES, max_size=8))
+def test_a_text_has_the_same_sum_alone_and_beside_others(texts: list[str]) -> None:
+    """Texts are searched together, but no term goes from one into another."""
+    together = run_to_end(SCORER.sums([text.encode() for text in texts]))
+    assert [one.best() for one in together] == [_stretch(text) for text in texts]
 
 
 @given(text=st.text(max_size=300))

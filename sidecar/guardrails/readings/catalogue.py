@@ -12,7 +12,7 @@ from sidecar.guardrails.readings.look_alikes import LOOK_ALIKES
 from sidecar.guardrails.readings.reading import Reading
 from sidecar.guardrails.readings.spacing import SPACING
 from sidecar.guardrails.slices import Steps
-from sidecar.guardrails.text_views import Piece, View
+from sidecar.guardrails.text_views import ASCII_VIEWS, Piece, View
 
 MAX_DEPTH: Final = 2
 """What is encoded twice is read; a model does not get through more unaided."""
@@ -23,8 +23,14 @@ FOR_WORDS: Final = (*FOR_ALL, LEET)
 TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
 
 
-def sources(pieces: Iterable[Piece]) -> Sequence[Piece]:
+PIECES_A_STEP: Final = 256
+"""Pieces looked at between two interruptions where little is to be read of them."""
+
+
+def sources(pieces: Sequence[Piece]) -> Sequence[Piece]:
     """Return the piece of each part that is to be read further: the plain one where there is."""
+    if all(piece.views is ASCII_VIEWS for piece in pieces):
+        return tuple(pieces)
     best = {piece.part: piece for piece in pieces if View.RAW in piece.views}
     best |= {piece.part: piece for piece in pieces if View.PLAIN in piece.views}
     return tuple(best.values())
@@ -33,9 +39,11 @@ def sources(pieces: Iterable[Piece]) -> Sequence[Piece]:
 def read(pieces: Iterable[Piece], chosen: Collection[Reading]) -> Steps[list[Piece]]:
     """Return what *pieces* say by the readings *chosen*, where they say anything else."""
     found: list[Piece] = []
-    for piece in pieces:
+    for count, piece in enumerate(pieces, start=1):
         for reading in chosen:
             if reading.applies(piece.content):
                 found += yield from reading.read(piece)
                 yield
+        if not count % PIECES_A_STEP:
+            yield
     return found

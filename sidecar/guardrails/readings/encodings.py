@@ -95,5 +95,7 @@ def _is_utf8(decoded: bytes) -> bool:
 
 
 ENCODINGS: Final = Reading(
-    _read, lambda _: True, trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+    _read,
+    lambda content: len(content) >= MIN_RUN,
+    trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}"),
 )

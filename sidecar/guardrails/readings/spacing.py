@@ -14,8 +14,9 @@ _RUN: Final = re.compile(
     rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
 )
 
+_SHORTEST: Final = 13
 _LEAST: Final = 16
-"""A run has thirteen bytes at least; one more tells what stands behind it."""
+"""A run has `_SHORTEST` bytes at least; one more tells what stands behind it."""
 _LIKELY: Final = compile_re2(
     Expression(r"\b[0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-](?:[!-~][ ._*|/,-]){4}[!-~]")
 )
@@ -39,7 +40,7 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
 # Three in a row cost the pass over every text next to nothing; all seven would cost half of it.
 SPACING: Final = Reading(
     _read,
-    lambda _: True,
+    lambda content: len(content) >= _SHORTEST,
     trigger=Expression(
         r"[ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-]"
     ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from typing_extensions import override
@@ -11,11 +12,11 @@ from typing_extensions import override
 from sidecar.domain.finding import Finding
 from sidecar.domain.local_guardrails import InjectionKind, PromptInjectionSettings, Threshold
 from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.prompt_injection.scoring import Scorer, Stretch, score
+from sidecar.guardrails.prompt_injection.scoring import Scorer, score
 from sidecar.guardrails.readings.catalogue import TRIGGERS
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import Steps
-from sidecar.guardrails.text_views import Piece, View
+from sidecar.guardrails.text_views import ASCII_VIEWS, Piece, View
 from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
 INDIRECT_ROLES: Final = frozenset({"tool", "function"})
@@ -38,11 +39,27 @@ _PARTS_A_STEP: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
+class _Bar:
+    """What a sum is held against: `least` makes a finding, `medium` a score of one half.
+
+    `without_terms` is the score of most texts.
+    """
+
+    least: int
+    medium: int
+    without_terms: float
+
+
 class PromptInjectionCheck(WholeTextCheck):
     """A text whose best stretch reaches its role's threshold is the finding, whole."""
 
-    settings: PromptInjectionSettings
-    scorer: Scorer
+    def __init__(self, settings: PromptInjectionSettings, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._chosen = frozenset(settings.kinds or InjectionKind)
+        model, level, indirect = scorer.model, settings.threshold, settings.indirect_threshold
+        self._bar = _bar(model.thresholds, level)
+        self._bars = dict.fromkeys(INDIRECT_ROLES, _bar(model.thresholds, indirect))
+        self._bars |= dict.fromkeys(SYSTEM_ROLES, _bar(model.system_thresholds, level))
 
     @property
     @override
@@ -54,44 +71,49 @@ class PromptInjectionCheck(WholeTextCheck):
     def judge(self, scanned: Scanned) -> Steps[Found]:
         findings: dict[int, Finding] = {}
         highest = 0.0
-        for number, piece in enumerate(_readings(scanned), start=1):
-            if not number % _PARTS_A_STEP:
+        parts, readings = scanned.parts, _readings(scanned)
+        while pieces := tuple(islice(readings, _PARTS_A_STEP)):
+            sums = yield from self._scorer.sums([piece.content for piece in pieces])
+            for piece, sum_ in zip(pieces, sums, strict=False):
+                role = parts[piece.part].role
+                bar = self._bars.get(role, self._bar)
+                total = sum_.total
+                highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
+                if total >= bar.least and piece.part not in findings:
+                    kind = self._kind(sum_.best().kinds, piece, role)
+                    if kind is not None:
+                        findings[piece.part] = scanned.whole_part(piece.part, _type(kind, role))
+            if len(pieces) == _PARTS_A_STEP:
                 yield
-            role = scanned.parts[piece.part].role
-            thresholds = self._thresholds(role)
-            least = thresholds[self._level(role)]
-            stretch = yield from self.scorer.stretch(piece.content, least=least)
-            highest = max(highest, score(stretch.total, thresholds[Threshold.MEDIUM]))
-            if stretch.total >= least:
-                if View.DECODED in piece.views and stretch.kinds:
-                    kinds = (InjectionKind.ENCODED_PAYLOAD, *stretch.kinds)
-                    stretch = replace(stretch, kinds=kinds)
-                kind = self._kind(stretch, role)
-                if kind is not None and piece.part not in findings:
-                    findings[piece.part] = scanned.whole_part(piece.part, _type(kind, role))
         return Found(tuple(findings[part] for part in sorted(findings)), round(highest, 4))
 
-    def _thresholds(self, role: str) -> Mapping[Threshold, int]:
-        model = self.scorer.model
-        return model.system_thresholds if role in SYSTEM_ROLES else model.thresholds
-
-    def _level(self, role: str) -> Threshold:
-        settings = self.settings
-        return settings.indirect_threshold if role in INDIRECT_ROLES else settings.threshold
-
-    def _kind(self, stretch: Stretch, role: str) -> InjectionKind | None:
+    def _kind(
+        self, kinds: Sequence[InjectionKind], piece: Piece, role: str
+    ) -> InjectionKind | None:
         """Return the foremost kind that counts here, if one does."""
-        chosen = frozenset(self.settings.kinds or InjectionKind)
-        counting = chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else chosen
-        return next((kind for kind in stretch.kinds if kind in counting), None)
+        if kinds and View.DECODED in piece.views:
+            kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
+        counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen
+        return next((kind for kind in kinds if kind in counting), None)
+
+
+def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Bar:
+    medium = thresholds[Threshold.MEDIUM]
+    return _Bar(thresholds[level], medium, score(0, medium))
 
 
 def _readings(scanned: Scanned) -> Iterator[Piece]:
     """Return each part once, in its plain form where that is another, and what is hidden in it."""
-    plain = {piece.part for piece in scanned.pieces if View.PLAIN in piece.views}
+    plain = {
+        piece.part
+        for piece in scanned.pieces
+        if piece.views is not ASCII_VIEWS and View.PLAIN in piece.views
+    }
     for piece in scanned.pieces:
-        if not piece.views.isdisjoint(_WORTH_READING) or (
-            View.RAW in piece.views and piece.part not in plain
+        if (
+            piece.views is ASCII_VIEWS  # mostly; an enum's members are slow to look up
+            or not piece.views.isdisjoint(_WORTH_READING)
+            or (View.RAW in piece.views and piece.part not in plain)
         ):
             yield piece
 

@@ -264,8 +264,8 @@ def test_a_scan_that_fails_has_the_guardrail_s_direction(
     def fail(_: object) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(policy.answers.local._database, "steps", fail, raising=False)
-    monkeypatch.setattr(policy.answers.local._database, "scan", fail, raising=False)
+    monkeypatch.setattr(policy.answers.local._database, "scan_short", fail)
+    monkeypatch.setattr(policy.answers.local._database, "scan", fail)
     stream = CHAT.stream(["hello", " you "])
     result = streamed(judgement(policy), [stream])
     assert (result.error is not None) is is_refused

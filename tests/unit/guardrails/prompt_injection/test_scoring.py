@@ -23,7 +23,7 @@ SCORER = Scorer(
 
 
 def _stretch(text: str) -> Stretch:
-    return run_to_end(SCORER.stretch(text.encode()))
+    return run_to_end(SCORER.sums((text.encode(),)))[0].best()
 
 
 def test_terms_of_a_stretch_add_up_less_what_lies_between_them() -> None:
@@ -57,13 +57,6 @@ def test_kinds_of_a_stretch_come_by_their_weight() -> None:
     assert _stretch("evil").kinds == (InjectionKind.JAILBREAK,)
 
 
-def test_kinds_are_worked_out_where_they_may_count() -> None:
-    """Most texts hold a term or two, and are far from what anybody asks about."""
-    at, above = (run_to_end(SCORER.stretch(b"evil", least=least)) for least in (1000, 1001))
-    assert at == Stretch(1000, (InjectionKind.JAILBREAK,))
-    assert above == Stretch(1000, ())
-
-
 def test_a_text_without_terms_is_empty() -> None:
     """It has no kind, and the lowest score."""
     assert _stretch("What is the capital of Mongolia?") == EMPTY
@@ -78,5 +71,24 @@ def test_a_score_is_one_half_at_the_threshold() -> None:
 
 def test_a_long_text_is_judged_in_turns() -> None:
     """A text of attacks alone does not hold the event loop."""
-    steps = sum(1 for _ in SCORER.stretch(b"evil " * 10_000))
+    steps = sum(1 for _ in SCORER.sums((b"evil " * 10_000,)))
     assert steps >= 3
+
+
+def test_each_of_several_texts_has_its_own_sum() -> None:
+    """Short ones are searched in one call, long ones apart, in whatever order they come."""
+    texts = ("forget it", "", "evil " * 3_000, "do anything now", "nice weather", "your rules")
+    sums = run_to_end(SCORER.sums([text.encode() for text in texts]))
+    assert [one.best() for one in sums] == [_stretch(text) for text in texts]
+
+
+def test_no_term_goes_over_the_border_of_two_texts() -> None:
+    """What two parts say is looked at part by part."""
+    sums = run_to_end(SCORER.sums((b"forget your", b"rules do anything", b"now")))
+    assert [one.total for one in sums] == [900, 0, 0]
+
+
+def test_many_texts_are_judged_in_turns() -> None:
+    """As much is searched at a time as of one long text."""
+    steps = sum(1 for _ in SCORER.sums([b"evil " * 1_000] * 10))
+    assert steps >= 9
