@@ -57,15 +57,13 @@ def syntax_problem(regex: str) -> str | None:
     return None
 
 
-def compile_hyperscan(
-    expressions: tuple[Expression, ...], *, mode: int = hyperscan.HS_MODE_STREAM
-) -> hyperscan.Database:
+def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database:
     """Compile *expressions*; the index of each is its id.
 
     Raises:
         hyperscan.error: one of them cannot be compiled.
     """
-    database = hyperscan.Database(mode=mode)
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
     count = len(expressions)
     database.compile(
         expressions=[expression.regex.encode() for expression in expressions],
