@@ -36,7 +36,8 @@ from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
 from sidecar.settings.environment import inherited_environment
 
-ENGINE: Final = "grpcio"
+ENGINE: Final = "h2corn"
+"""The one that Egret takes where it brings the Envoy."""
 LOAD: Final = Load("c16", 16)
 WARM_UP_SECONDS: Final = 2.0
 WORKER: Final = "worker"
