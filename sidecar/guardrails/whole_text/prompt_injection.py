@@ -74,7 +74,7 @@ class PromptInjectionCheck(WholeTextCheck):
         parts, readings = scanned.parts, _readings(scanned)
         while pieces := tuple(islice(readings, _PARTS_A_STEP)):
             sums = yield from self._scorer.sums([piece.content for piece in pieces])
-            for piece, sum_ in zip(pieces, sums, strict=False):
+            for piece, sum_ in zip(pieces, sums, strict=True):
                 role = parts[piece.part].role
                 bar = self._bars.get(role, self._bar)
                 total = sum_.total
