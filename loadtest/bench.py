@@ -29,6 +29,7 @@ from loadtest.results import (
     circumstances,
     new_console,
     publish,
+    publish_picture,
     write_json,
     write_section,
 )
@@ -89,6 +90,7 @@ def main() -> int:
         tables = "\n\n".join(grid.as_markdown() for grid in grids)
         write_section("bench", f"{run.as_sentence()}\n\n{tables}")
         publish("bench")
+        publish_picture("bench")
     errors = errors_of(figures)
     if errors:
         console.print(f"✗ {errors} requests failed.", style="red")

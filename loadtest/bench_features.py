@@ -26,7 +26,15 @@ from loadtest.figures import per_request_us
 from loadtest.generators import put_load
 from loadtest.load import Load, LoadError, Target
 from loadtest.processes import cpu_seconds
-from loadtest.results import DIRECTORY, Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import (
+    DIRECTORY,
+    Grid,
+    circumstances,
+    new_console,
+    publish_picture,
+    write_json,
+    write_section,
+)
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
@@ -68,6 +76,7 @@ def main() -> int:
     if is_published:
         tables = "\n\n".join(grid.as_markdown() for grid in grids)
         write_section("features", f"{run.as_sentence()}\n\n{tables}")
+        publish_picture("bench-features")
     errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
     if errors:
         console.print(f"✗ {errors:.0f} requests failed.", style="red")

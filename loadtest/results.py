@@ -21,6 +21,7 @@ DIRECTORY: Final = ROOT / "build" / "bench"
 PAGE: Final = ROOT / "docs" / "performance.md"
 PUBLISHED: Final = ROOT / "docs" / "figures"
 """Results that the pages stand on, as files for those who reckon with them."""
+PICTURES: Final = ROOT / "docs" / "images"
 
 
 class MarkersMissingError(Exception):
@@ -104,6 +105,11 @@ def publish(target: str) -> Path:
     """Keep the result file of *target* beside the pages that were written from it."""
     PUBLISHED.mkdir(exist_ok=True)
     return Path(shutil.copy(DIRECTORY / f"{target}.json", PUBLISHED / f"{target}.json"))
+
+
+def publish_picture(target: str) -> Path:
+    """Keep the picture of *target* where the pages show it."""
+    return Path(shutil.copy(DIRECTORY / f"{target}.png", PICTURES / f"{target}.png"))
 
 
 def published(target: str) -> Mapping[str, Any]:

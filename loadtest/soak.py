@@ -29,7 +29,14 @@ from rich.console import Console
 
 from loadtest.bench import ENGINES
 from loadtest.load import Load, LoadError
-from loadtest.results import DIRECTORY, circumstances, new_console, write_json, write_section
+from loadtest.results import (
+    DIRECTORY,
+    circumstances,
+    new_console,
+    publish_picture,
+    write_json,
+    write_section,
+)
 from loadtest.soak_load import Outcome, put_mix
 from loadtest.soak_report import kind_grid, soak_figures, soak_grid, soak_plot
 from loadtest.soak_samples import Sample, Sampler
@@ -89,6 +96,7 @@ def main() -> int:
     console.print(f"\nWritten to {path} and {picture}.")
     if options.markdown:
         write_section(name, f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+        publish_picture(name)
     if not is_long_enough(soak):
         console.print("Too short to tell a leak: the slope of memory was not judged.")
     for fault in faults:
