@@ -1,7 +1,7 @@
 """Runs h2load and reads what it measured: closed loops of one request.
 
-It takes a tenth of the CPU time that k6 takes for a request, which leaves more of a small machine
-to what is measured. It is a program of the system (Debian: nghttp2-client).
+It runs no script for each request, as k6 does, which leaves more of a small machine to what is
+measured. It is a program of the system (Debian: nghttp2-client).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from sidecar.storage.spool_memory import FreshRecords, OpenRequests
 TURN_SECONDS: Final = 0.02
 """How long notes and records are collected before they are written together.
 
-A write forced to the disk costs a worker a fifth of a millisecond, however little is in it.
+A write forced to the disk costs much the same, however little is in it.
 """
 
 UNHEARD_TURNS: Final = 16

@@ -2,8 +2,7 @@
 
 OpenTelemetry's list of attributes is a map here: on the wire both are the same (protobuf.dev,
 "Maps"), and an attribute is found by one look-up instead of being made an object of three. What
-is in a value stays bytes until somebody asks. Of a record with 22 attributes that is a quarter
-of the work.
+is in a value stays bytes until somebody asks.
 """
 
 from __future__ import annotations
