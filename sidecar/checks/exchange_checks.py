@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Mapping
 from typing import Final, assert_never
 
 from sidecar.checks.admission import Admission, Admitted, Caller, NotAdmitted, admit
+from sidecar.checks.aftermath import give_back, keep_in_mind, note_usage, note_use
 from sidecar.checks.answer_checks import AnswerChecks, RequestLine, asking_for_identity
 from sidecar.checks.answer_usage import UsageHiding
+from sidecar.checks.body_need import BodyNeed, body_need, judges_answer
 from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
-from sidecar.checks.limit_answers import headers_of_limits
-from sidecar.checks.limiting import needs_body
+from sidecar.checks.own_headers import limit_metadata, own_headers
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import client_error
 from sidecar.dialects.answer_form import has_model_text
@@ -25,8 +26,7 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import Metadata, RequestMutations
 from sidecar.domain.restoration import Restoration
-from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
-from sidecar.domain.usage import DecisionKind
+from sidecar.domain.subject import Dialect, Route, UnknownRoute, Unreadable
 from sidecar.exchange.events import (
     BodyRequired,
     RequestCleared,
@@ -37,11 +37,9 @@ from sidecar.exchange.events import (
     ResponsePieceJudged,
     ResponseStreamed,
 )
-from sidecar.limits.settlement import changes_of, unused
 from sidecar.mutations.headers import naming_model, strip
 from sidecar.mutations.limit_headers import foreign_headers
 from sidecar.mutations.refusal import refuse
-from sidecar.mutations.timing import timing_headers
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.telemetry.report import ExchangeOutcome, FaultKind
 
@@ -68,7 +66,7 @@ class ExchangeChecks:
     def __init__(self, parts: Parts, metadata: Mapping[str, str]) -> None:
         """Begin; *metadata* is that of the gRPC call, where Envoy names its own span."""
         self._parts = parts
-        self._routes = parts.route_by_model is RouteByModel.ON
+        self._names_route = parts.route_by_model is RouteByModel.ON
         self._ledger = Ledger(parts.clocks)
         # Not the traceparent among the request headers: that one is still the caller's.
         self._ledger.traceparent = metadata.get("traceparent")
@@ -178,34 +176,15 @@ class ExchangeChecks:
         if not is_answered:
             outcome = ExchangeOutcome.ABORTED if is_cancelled else ExchangeOutcome.FAILED
         self._parts.recorder.exchange_ended()
-        if (principal := self._ledger.principal) is not None:
-            is_refused = self._ledger.refused is not None
-            now = self._parts.clocks.wall()
-            self._parts.uses.note(principal.key_id, refused=is_refused, at=now)
-        if not is_answered:
-            self._give_back()
-        else:
-            self._remember()
+        note_use(self._ledger, parts=self._parts)
+        if is_answered:
+            keep_in_mind(self._ledger, stream=self._stream, parts=self._parts)
+        elif self._inspection is not None:
+            give_back(self._ledger, limits=self._inspection.limits, parts=self._parts)
         self._report(outcome)
 
     def _report(self, outcome: ExchangeOutcome) -> None:
         self._parts.recorder.record(self._ledger.report(outcome))
-
-    def _give_back(self) -> None:
-        """Of a request without an answer no access log tells what became of what it took."""
-        judged = self._ledger.judge_usage()
-        limits = () if self._inspection is None else self._inspection.limits
-        if judged is not None and (ended := unused(judged)) is not None:
-            changes = changes_of(limits, ended)
-            self._parts.limiter.settle(judged.organization_id, changes)
-
-    def _remember(self) -> None:
-        """Keep in mind what Envoy may not hear of, where that would leave anything taken."""
-        judged = self._ledger.judged
-        if judged is None or not self._stream:
-            return
-        if judged.reserved is not None or judged.decision is not DecisionKind.DENY:
-            self._parts.verdicts.given(self._stream, judged)
 
     def _turn_away(self, headers: Headers) -> RequestRefused:
         """Refuse before anything is looked up: what it costs, others have to wait."""
@@ -256,29 +235,22 @@ class ExchangeChecks:
     def _require(
         self, admitted: Admitted, inspection: Inspection, *, has_body: bool
     ) -> HeadersVerdict | Awaitable[HeadersVerdict]:
-        match self._route:
-            case UnknownRoute():
-                reasons = (UnscannedReason.UNKNOWN_ROUTE,)
-                inspected = inspection.without_body(None, reasons=reasons)
-            case Route(has_body=False) if has_body:
-                # A GET with a body: what a provider makes of it, nobody knows.
-                reasons = (UnscannedReason.UNKNOWN_SHAPE,)
-                inspected = inspection.without_body(self._route, reasons=reasons)
-            case Route(has_body=True) if self._needs_body(admitted):
+        route = self._route if isinstance(self._route, Route) else None
+        need = body_need(self._route, admitted, has_body=has_body, names_route=self._names_route)
+        match need:
+            case BodyNeed.WHOLE:
                 self._ledger.rest()
-                return BodyRequired(self._strip, judges_answer=self._judges_answer(admitted))
-            case Route():
-                inspected = inspection.without_body(self._route)
+                judges = judges_answer(self._route, admitted)
+                return BodyRequired(self._strip, judges_answer=judges)
+            case BodyNeed.NONE:
+                inspected = inspection.without_body(route)
+            case Unreadable(reason):
+                inspected = inspection.without_body(route, reasons=(reason,))
             case _:
-                assert_never(self._route)
+                assert_never(need)
         if isinstance(inspected, (Passed, ClientError)):
             return self._conclude(inspected)
         return self._conclude_later(inspected)
-
-    def _needs_body(self, admitted: Admitted) -> bool:
-        is_wanted = admitted.needs_body or needs_body(admitted.limits)
-        names_model = self._routes and isinstance(self._route, Route) and not self._route.model
-        return is_wanted or names_model or self._judges_answer(admitted)
 
     async def _conclude_later(self, inspected: Awaitable[Inspected]) -> BodyVerdict:
         return self._conclude(await inspected)
@@ -290,32 +262,18 @@ class ExchangeChecks:
             case Passed(body, restoration, model):
                 headers = self._prepare_answer(restoration)
                 mutations = RequestMutations(
-                    headers=naming_model(headers, model) if self._routes else headers,
+                    headers=naming_model(headers, model) if self._names_route else headers,
                     body=body,
-                    metadata=(*self._ledger.metadata(), *self._limit_metadata()),
+                    metadata=self._metadata(),
                     # Also where no model is named: a client's own word may have chosen the route.
-                    clear_route_cache=self._routes,
+                    clear_route_cache=self._names_route,
                 )
-                self._note_usage()
+                note_usage(self._ledger, parts=self._parts)
                 self._ledger.rest()
                 self._make_room()
                 return RequestCleared(mutations, judges_answer=self._answer is not None)
             case _:
                 assert_never(inspected)
-
-    def _note_usage(self) -> None:
-        """Before the request goes on: whatever dies from here on, it is known of."""
-        judged = self._ledger.judged
-        if judged is not None and isinstance(self._route, Route) and self._route.has_body:
-            self._parts.usage.note(judged)
-
-    def _judges_answer(self, admitted: Admitted) -> bool:
-        """Tell whether answers to this route must pass here, whatever the model will be.
-
-        They then need the request's body too: with it Envoy refuses, where it may not follow
-        our change of mode, and without it the answer would pass unjudged.
-        """
-        return has_model_text(self._route) and admitted.policy.answers.needs_answer
 
     def _prepare_answer(self, restoration: Restoration) -> HeaderMutation:
         """Get ready for the answer; return the changes of the request's headers."""
@@ -336,7 +294,7 @@ class ExchangeChecks:
         if self._parts.timing is not Timing.MUTATION:
             return NO_CHANGE
         return HeaderMutation(
-            set_headers=(*self._timing_headers(), *self._limit_headers()),
+            set_headers=own_headers(self._ledger, self._dialect, now=self._parts.clocks.wall()),
             remove_headers=self._foreign,
         )
 
@@ -356,7 +314,7 @@ class ExchangeChecks:
         refusal = refuse(
             error,
             dialect=self._dialect,
-            headers=(*self._timing_headers(), *self._limit_headers()),
+            headers=own_headers(self._ledger, self._dialect, now=self._parts.clocks.wall()),
             metadata=self._ledger.metadata(),
         )
         return RequestRefused(refusal)
@@ -367,22 +325,12 @@ class ExchangeChecks:
             self._is_counted = False
             self._parts.load.end()
 
-    def _limit_headers(self) -> tuple[tuple[str, bytes], ...]:
-        now = self._parts.clocks.wall()
-        return headers_of_limits(self._ledger, self._dialect, now=now)
-
-    def _limit_metadata(self) -> Metadata:
-        """Return the headers of limits for Envoy to write, where it is Envoy that writes."""
+    def _metadata(self) -> Metadata:
+        metadata = self._ledger.metadata()
         if self._parts.timing is Timing.MUTATION:
-            return ()
-        return tuple((name, value.decode("ascii")) for name, value in self._limit_headers())
-
-    def _timing_headers(self) -> tuple[tuple[str, bytes], ...]:
-        return timing_headers(
-            self._ledger.spent(),
-            request_id=self._ledger.request_id,
-            since_start_seconds=self._ledger.since_start_seconds(),
-        )
+            return metadata
+        now = self._parts.clocks.wall()
+        return (*metadata, *limit_metadata(self._ledger, self._dialect, now=now))
 
 
 def _status_of(headers: Headers) -> int:

@@ -13,6 +13,7 @@ from sidecar.checks.answer_judgement import AnswerSetting
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.limiting import Limiting, Read
 from sidecar.checks.parts import Parts
+from sidecar.checks.unread import judge_unread
 from sidecar.checks.wording import client_error
 from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.dialects.read import read_request
@@ -128,14 +129,14 @@ class Inspection:
     def _pass_unscanned(
         self, reasons: tuple[UnscannedReason, ...], *, model: str | None = None
     ) -> Inspected:
-        """Judge content that cannot be read; its model is known only where the path names it."""
         self._ledger.unscanned = reasons
-        decision = decide_unscanned(reasons, self._admitted.policy.unscanned)
-        if isinstance(decision, Deny):
-            return decision.error
-        if not is_model_allowed(model, self._admitted.allowed_models):
-            return client_error(ErrorKind.MODEL_NOT_ALLOWED)
-        return Passed(model=model)
+        error = judge_unread(
+            reasons,
+            action=self._admitted.policy.unscanned,
+            model=model,
+            allowed_models=self._admitted.allowed_models,
+        )
+        return Passed(model=model) if error is None else error
 
     def _judge(self, subject: Subject, body: bytes) -> Inspected | Awaitable[Inspected]:
         allowed = self._admitted.allowed_models

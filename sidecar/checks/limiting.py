@@ -13,7 +13,7 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import budget_error, limit_error, single_request_error
 from sidecar.domain.errors import ClientError
-from sidecar.domain.limits import Limit, Measure, Reserved
+from sidecar.domain.limits import Measure, Reserved
 from sidecar.domain.subject import Operation, Route, Subject
 from sidecar.domain.usage import TokenCounts
 from sidecar.limits.claims import Demand, Exceeded, claims_of
@@ -33,13 +33,6 @@ _WITHOUT_OUTPUT: Final = frozenset(
         Operation.STORED_RESPONSE,
     }
 )
-
-_OF_BODY: Final = frozenset(Measure) - {Measure.REQUESTS, Measure.CONCURRENT}
-
-
-def needs_body(limits: tuple[Limit, ...]) -> bool:
-    """Tell whether judging by *limits* takes more than the headers."""
-    return any(limit.measure in _OF_BODY or limit.models is not None for limit in limits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from typing import Final, assert_never
 
 from sidecar.authorization.authorize import is_model_allowed
 from sidecar.checks.admission import Admitted
+from sidecar.checks.body_need import BodyNeed, body_need
+from sidecar.checks.unread import judge_unread
 from sidecar.decision.decide import decide, decide_unscanned
-from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.read import read_request
 from sidecar.dialects.routes import recognise
 from sidecar.domain.decision import Allow, Deny, Redact
-from sidecar.domain.errors import ErrorKind
+from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
@@ -27,7 +28,6 @@ from sidecar.domain.subject import (
     Malformed,
     Route,
     Subject,
-    UnknownRoute,
     Unreadable,
     UnscannedReason,
 )
@@ -95,17 +95,19 @@ class Rehearsal:
         """Return what the policy makes of *request*."""
         route = recognise(request.method, request.path)
         policy = self._policy(route if isinstance(route, Route) else None)
-        match route:
-            case UnknownRoute():
-                return _unread(UnscannedReason.UNKNOWN_ROUTE, None, policy)
-            case Route(has_body=False) if request.body:
-                return _unread(UnscannedReason.UNKNOWN_SHAPE, None, policy)
-            case Route(has_body=True) if _needs_body(route, policy):
+        # A key without limits, on an Envoy whose routes do not go by the model.
+        admitted = Admitted(policy, policy.allowed_models)
+        need = body_need(route, admitted, has_body=bool(request.body), names_route=False)
+        match need:
+            case BodyNeed.WHOLE:
+                assert isinstance(route, Route)  # noqa: S101 - others have no body to be read
                 return await self._read(request.body, route, policy)
-            case Route():
+            case BodyNeed.NONE:
                 return Rehearsed(ExchangeOutcome.ALLOWED)
+            case Unreadable(reason):
+                return _unread(reason, None, policy)
             case _:
-                assert_never(route)
+                assert_never(need)
 
     async def _read(self, body: bytes, route: Route, policy: EffectivePolicy) -> Rehearsed:
         read = read_request(route, _JSON, body)
@@ -125,16 +127,15 @@ class Rehearsal:
             return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.MODEL_NOT_ALLOWED)
         # As in an exchange: of several models nobody knows which one runs.
         policy = policy.for_model(None if subject.other_models else subject.model)
-        unscanned = _of_unscanned(tuple(subject.unscanned), policy.unscanned)
-        if unscanned.error is not None:
-            return unscanned
+        unscanned = decide_unscanned(subject.unscanned, policy.unscanned)
+        if isinstance(unscanned, Deny):
+            return _refused(unscanned.error)
         about = InspectionSubject(request_id="", key_id="", model=subject.model)
         results = self._inspector.inspect(policy, subject, about=about)
         judged = _of_results(results if isinstance(results, tuple) else await results)
-        is_flagged = unscanned.outcome is ExchangeOutcome.FLAGGED
-        if judged.outcome is ExchangeOutcome.ALLOWED and is_flagged:
-            return replace(judged, outcome=ExchangeOutcome.FLAGGED)
-        return judged
+        if judged.outcome is not ExchangeOutcome.ALLOWED:
+            return judged
+        return replace(judged, outcome=_of_unscanned(subject.unscanned, policy).outcome)
 
     def _policy(self, route: Route | None) -> EffectivePolicy:
         policy = self._snapshot.effective(PolicyBinding(key=_NAME))
@@ -145,26 +146,22 @@ class Rehearsal:
         return policy.request_forms(Circumstances(operation=operation, key_id="", team="", at=0.0))
 
 
-def _needs_body(route: Route, policy: EffectivePolicy) -> bool:
-    """Tell whether an exchange asks for the body, of a key without limits."""
-    judges_answer = has_model_text(route) and policy.answers.needs_answer
-    return Admitted(policy, policy.allowed_models).needs_body or judges_answer
-
-
 def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy) -> Rehearsed:
-    """Judge what nobody can read; its model is known only where the path names it."""
-    unscanned = _of_unscanned((reason,), policy.unscanned)
-    if unscanned.error is None and not is_model_allowed(model, policy.allowed_models):
-        return Rehearsed(ExchangeOutcome.REFUSED, ErrorKind.MODEL_NOT_ALLOWED)
-    return unscanned
+    reasons = (reason,)
+    error = judge_unread(
+        reasons, action=policy.unscanned, model=model, allowed_models=policy.allowed_models
+    )
+    return _of_unscanned(reasons, policy) if error is None else _refused(error)
 
 
-def _of_unscanned(reasons: tuple[UnscannedReason, ...], action: UnscannedAction) -> Rehearsed:
-    decision = decide_unscanned(reasons, action)
-    if isinstance(decision, Deny):
-        return Rehearsed(ExchangeOutcome.REFUSED, decision.error.kind)
-    is_flagged = bool(reasons) and action is UnscannedAction.FLAG
+def _of_unscanned(reasons: tuple[UnscannedReason, ...], policy: EffectivePolicy) -> Rehearsed:
+    """Return what a request comes to of which some could not be read, and which passes."""
+    is_flagged = bool(reasons) and policy.unscanned is UnscannedAction.FLAG
     return Rehearsed(ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED)
+
+
+def _refused(error: ClientError) -> Rehearsed:
+    return Rehearsed(ExchangeOutcome.REFUSED, error.kind)
 
 
 def _of_results(results: tuple[GuardrailResult, ...]) -> Rehearsed:

@@ -25,7 +25,11 @@ def through(stack: Stack, key: str) -> tuple[str, ...]:
 
 
 async def test_the_parts_of_an_answers_time_are_within_the_whole(stack: Stack) -> None:
-    """As often as asked for, and no request more reaches the provider."""
+    """As often as asked for, and no request more reaches the provider.
+
+    The provider takes its time: Envoy tells its part in whole milliseconds.
+    """
+    await stack.tell_provider("delay", ms=20)
     ran = await bench(*through(stack, "block"), "--requests", "30", "--connections", "3")
 
     assert ran.code == 0, ran

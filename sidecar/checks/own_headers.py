@@ -1,4 +1,4 @@
-"""What an answer says about limits, whether the request was let through or not."""
+"""What an answer says of its exchange and of limits, whether it is the provider's or our own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Final
 from sidecar.checks.ledger import Ledger
 from sidecar.domain.http import HeaderName
 from sidecar.domain.limits import Measure, Standing
+from sidecar.domain.mutations import Metadata
 from sidecar.domain.subject import Dialect
 from sidecar.limits.budgets import highest_passed
 from sidecar.mutations.limit_headers import limit_headers
+from sidecar.mutations.timing import timing_headers
 
 _Headers = tuple[tuple[str, bytes], ...]
 
@@ -17,7 +19,23 @@ _LOCAL: Final = ((HeaderName.LIMITS, b"local"),)
 """For whoever looks into it: the shared counts were away, and this worker's share decided."""
 
 
-def headers_of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
+def own_headers(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
+    """Return all headers of ours, for an answer that we write or change ourselves."""
+    timing = timing_headers(
+        ledger.spent(),
+        request_id=ledger.request_id,
+        since_start_seconds=ledger.since_start_seconds(),
+    )
+    return (*timing, *_of_limits(ledger, dialect, now=now))
+
+
+def limit_metadata(ledger: Ledger, dialect: Dialect, *, now: float) -> Metadata:
+    """Return the headers of limits for Envoy to write; it writes those of timing by itself."""
+    headers = _of_limits(ledger, dialect, now=now)
+    return tuple([(name, value.decode("ascii")) for name, value in headers])
+
+
+def _of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
     """Return how limits stand: the one that has no room, or all that the request has taken of.
 
     They are as this worker knows them: nobody is asked for a header.
