@@ -18,7 +18,17 @@ from sidecar.envoy_lint.config import (
 )
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Finding, Hit, Rule, Severity
-from sidecar.envoy_lint.rules import edge, ext_proc, gateways, providers, routes, versions, workers
+from sidecar.envoy_lint.rules import (
+    edge,
+    ext_proc,
+    gateways,
+    grpc_call,
+    overrides,
+    providers,
+    routes,
+    versions,
+    workers,
+)
 from sidecar.envoy_lint.schema import BOOTSTRAP, CONFIG_DUMP, SchemaError, settle
 from sidecar.envoy_lint.source import JsonValue, Mark, Source, Suppression, read_source
 
@@ -43,13 +53,18 @@ IDLE_SUPPRESSION: Final = Rule(
     "the rule finds nothing here any more", "take the comment away",
 )  # fmt: skip
 
-CONFIG_RULES: Final[tuple[ConfigRule, ...]] = (
+_CONFIG_RULES: Final = (
     *ext_proc.RULES,
+    *grpc_call.RULES,
+    *overrides.RULES,
     *workers.RULES,
     *providers.RULES,
     *routes.RULES,
     *edge.RULES,
     *versions.RULES,
+)
+CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
+    sorted(_CONFIG_RULES, key=lambda rule: rule.id)
 )
 ALL_RULES: Final[tuple[Rule, ...]] = (
     SCHEMA,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import re2
 
-from sidecar.envoy_lint.config import EXT_PROC_PER_ROUTE, EnvoyConfig, goes_by_models
+from sidecar.envoy_lint.config import EnvoyConfig, goes_by_models
+from sidecar.envoy_lint.filters import is_on, where
 from sidecar.envoy_lint.node import Node
-from sidecar.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from sidecar.envoy_lint.rule import ConfigRule, Hit, Severity
 
 DEFAULT_MESSAGE_TIMEOUT_SECONDS: Final = 0.2
 MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
@@ -26,30 +27,6 @@ NEEDED_HEADERS: Final = (
 )
 
 _GATES: Final = {"NONE", "BUFFERED", "FULL_DUPLEX_STREAMED"}
-_PER_ROUTE: Final = "envoy.filters.http.ext_proc"
-
-
-def _is_on(field: str, *, replacement: str = "false") -> Look:
-    """Look for filters where *field* is on."""
-
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for one in config.filters():
-            if one.at(field).is_true:
-                yield Hit(one.at(field), replacement=replacement)
-
-    return look
-
-
-def _where(broken: Callable[[Node], Node | None]) -> Look:
-    """Look for filters in which *broken* names a place."""
-
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for one in config.filters():
-            place = broken(one)
-            if place is not None:
-                yield Hit(place)
-
-    return look
 
 
 def _mode(filter_: Node, name: str) -> Node:
@@ -152,77 +129,6 @@ def _client_span_off(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("emit_client_span"), replacement="true")
 
 
-def _no_retry(one: Node) -> Node | None:
-    policy = one.at("grpc_service", "retry_policy")
-    return None if policy.at("retry_on").text and policy.exists else policy
-
-
-def _same_host_again(one: Node) -> Node | None:
-    policy = one.at("grpc_service", "retry_policy")
-    if not policy.exists:
-        return None
-    hosts = policy.at("retry_host_predicate")
-    return None if any("previous_hosts" in host.at("name").text for host in hosts) else hosts
-
-
-def _retries_deadline(one: Node) -> Node | None:
-    retry_on = one.at("grpc_service", "retry_policy", "retry_on")
-    return retry_on if "deadline-exceeded" in retry_on.text else None
-
-
-def _retry_in_the_wrong_place(one: Node) -> Node | None:
-    policy = one.at("grpc_service", "envoy_grpc", "retry_policy")
-    return policy if policy.exists else None
-
-
-def _other_client(one: Node) -> Node | None:
-    for place in (one.at("http_service"), one.at("grpc_service", "google_grpc")):
-        if place.exists:
-            return place
-    return None
-
-
-def _stream_timeout(one: Node) -> Node | None:
-    timeout = one.at("grpc_service", "timeout")
-    return timeout if (timeout.seconds or 0) > 0 else None
-
-
-def _envoy_headers(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in config.filters():
-        envoy_grpc = one.at("grpc_service", "envoy_grpc")
-        if envoy_grpc.exists and not envoy_grpc.at("skip_envoy_headers").is_true:
-            yield Hit(envoy_grpc.at("skip_envoy_headers"), replacement="true")
-
-
-def _overrides(config: EnvoyConfig) -> Iterator[Node]:
-    """Yield every per-route setting of ext_proc."""
-    for host in config.virtual_hosts():
-        for holder in (host, *host.at("routes")):
-            for name, one in holder.at("typed_per_filter_config").entries():
-                if name == _PER_ROUTE or one.type_name == EXT_PROC_PER_ROUTE:
-                    yield one
-
-
-def _route_disabled(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _overrides(config):
-        if one.at("disabled").is_true:
-            yield Hit(one.at("disabled"))
-
-
-def _route_fails_open(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _overrides(config):
-        place = one.at("overrides", "failure_mode_allow")
-        if place.is_true:
-            yield Hit(place, replacement="false")
-
-
-def _route_mode(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _overrides(config):
-        mode = one.at("overrides", "processing_mode")
-        if mode.exists:
-            yield Hit(mode)
-
-
 def _entry_disabled(config: EnvoyConfig) -> Iterator[Hit]:
     for one in config.filter_entries():
         if one.at("disabled").is_true:
@@ -250,42 +156,42 @@ _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 RULES: Final = (
     ConfigRule("EGR101", "failure-mode-allow", _E,
          "while Egret is gone, every request passes unjudged and without a key",
-         "failure_mode_allow: false", _is_on("failure_mode_allow")),
+         "failure_mode_allow: false", is_on("failure_mode_allow")),
     ConfigRule("EGR102", "message-timeout", _E,
          "Envoy answers 504 before Egret's own budgets end; its default is 200 ms",
-         "message_timeout: 10s", _where(_short_timeout)),
+         "message_timeout: 10s", where(_short_timeout)),
     ConfigRule("EGR103", "mode-override-off", _E,
          "with bodies NONE, Egret asks for a body by mode_override; Envoy ignores it, and what "
          "needs judging waits until it fails",
          "allow_mode_override: true", _no_override),
     ConfigRule("EGR104", "request-headers-skipped", _E,
          "a request without a body is never shown to Egret and passes without a key",
-         "request_header_mode: SEND", _where(_skipped_headers)),
+         "request_header_mode: SEND", where(_skipped_headers)),
     ConfigRule("EGR105", "request-body-no-gate", _E,
          "in this mode a body leaves before, or without, a verdict; Egret refuses such streams",
-         "request_body_mode: NONE", _where(_no_gate)),
+         "request_body_mode: NONE", where(_no_gate)),
     ConfigRule("EGR106", "full-duplex-trailers", _E,
          "Envoy rejects a full-duplex body without its trailers; a control plane's update is "
          "dropped without a word",
-         "request_trailer_mode and response_trailer_mode: SEND", _where(_no_trailers)),
+         "request_trailer_mode and response_trailer_mode: SEND", where(_no_trailers)),
     ConfigRule("EGR107", "response-headers-phase", _W,
          "each stream lives as long as the model thinks, and a worker that dies takes its "
          "requests along",
          "response_header_mode: SKIP; Egret switches it on where a policy needs it",
-         _where(_response_headers)),
+         where(_response_headers)),
     ConfigRule("EGR108", "response-body-phase", _W,
          "every answer goes through Egret, also where no policy asks for it",
          "response_body_mode: NONE; Egret switches it on where a policy needs it",
-         _where(_response_body)),
+         where(_response_body)),
     ConfigRule("EGR109", "metadata-namespace", _E,
          "Envoy drops Egret's dynamic metadata without a word: no timing headers, no usage, "
          "nothing in the access log",
-         "metadata_options: {receiving_namespaces: {untyped: [egret]}}", _where(_no_namespace)),
+         "metadata_options: {receiving_namespaces: {untyped: [egret]}}", where(_no_namespace)),
     ConfigRule("EGR110", "mutation-rules-silent", _W,
          "a change that Envoy does not allow is dropped without a word; it could be the removal "
          "of a credential",
          "mutation_rules: {disallow_is_error: true, …}, as docs/envoy.md has it",
-         _where(_no_rules)),
+         where(_no_rules)),
     ConfigRule("EGR111", "mutation-rules-too-tight", _E,
          "Egret may not change a header that it must remove or write",
          "name it in mutation_rules.allow_expression", _forbidden_headers),
@@ -295,46 +201,14 @@ RULES: Final = (
     ConfigRule("EGR113", "observability-mode", _E,
          "Envoy sends copies and ignores the verdicts: nothing is refused or redacted",
          "leave observability_mode out; use `mode: shadow` in a policy",
-         _is_on("observability_mode")),
+         is_on("observability_mode")),
     ConfigRule("EGR114", "immediate-responses-off", _E,
          "every refusal becomes a 500 without the client's dialect",
-         "leave disable_immediate_response out", _is_on("disable_immediate_response")),
+         "leave disable_immediate_response out", is_on("disable_immediate_response")),
     ConfigRule("EGR115", "body-before-headers", _E,
          "Envoy ignores mode_override and sends the body before the key is judged",
          "leave send_body_without_waiting_for_header_response out",
-         _is_on("send_body_without_waiting_for_header_response")),
-    ConfigRule("EGR116", "no-retry", _W,
-         "a worker that restarts fails the requests that reach it in that moment",
-         "grpc_service.retry_policy with retry_on, as docs/envoy.md has it", _where(_no_retry)),
-    ConfigRule("EGR117", "retry-same-worker", _W,
-         "a dead worker answers fast and looks least busy, so every retry may hit it again",
-         "retry_host_predicate: envoy.retry_host_predicates.previous_hosts",
-         _where(_same_host_again)),
-    ConfigRule("EGR118", "retry-deadline", _W,
-         "a second try after a timeout doubles the wait and the load when it hurts most",
-         "take deadline-exceeded out of retry_on", _where(_retries_deadline)),
-    ConfigRule("EGR119", "retry-policy-misplaced", _W,
-         "Envoy uses envoy_grpc.retry_policy for xDS only: nothing is retried",
-         "move it to grpc_service.retry_policy", _where(_retry_in_the_wrong_place)),
-    ConfigRule("EGR120", "grpc-client", _E,
-         "Egret speaks gRPC to Envoy's own client only; retries and graceful closes are lost here",
-         "grpc_service: {envoy_grpc: {cluster_name: egret}}", _where(_other_client)),
-    ConfigRule("EGR121", "stream-timeout", _W,
-         "the timeout is that of the whole stream and cuts uploads and guarded answers",
-         "leave grpc_service.timeout out; Egret has budgets of its own", _where(_stream_timeout)),
-    ConfigRule("EGR122", "envoy-headers", _N,
-         "Envoy adds x-forwarded-for and x-envoy-internal to each gRPC call",
-         "envoy_grpc.skip_envoy_headers: true", _envoy_headers),
-    ConfigRule("EGR123", "route-unguarded", _E,
-         "requests on this route pass without a key and unjudged",
-         "take the override away, or suppress this with the reason", _route_disabled),
-    ConfigRule("EGR124", "route-fails-open", _E,
-         "while Egret is gone, requests on this route pass unjudged",
-         "failure_mode_allow: false", _route_fails_open),
-    ConfigRule("EGR125", "route-mode", _W,
-         "Egret learns of this mode on this route only, and a test of one route tells nothing "
-         "about the others",
-         "one processing_mode for all", _route_mode),
+         is_on("send_body_without_waiting_for_header_response")),
     ConfigRule("EGR126", "filter-disabled", _E,
          "the filter is there and does nothing until a route switches it on",
          "disabled: false", _entry_disabled),
@@ -343,11 +217,11 @@ RULES: Final = (
          "allow_content_length_header: true", _no_content_length),
     ConfigRule("EGR128", "source-address-withheld", _W,
          "Egret is not told where a client is and refuses every key that is bound to networks",
-         "request_attributes: [source.address]", _where(_no_source_address)),
+         "request_attributes: [source.address]", where(_no_source_address)),
     ConfigRule("EGR129", "buffered-on-h2corn", _N,
          "each stream ends in a reset, graceful close or not: the h2corn engine closes the "
          "connection at the 201st within ten seconds, and what is judged on it fails",
-         "request_body_mode: NONE, or the grpcio engine", _where(_held_body)),
+         "request_body_mode: NONE, or the grpcio engine", where(_held_body)),
     ConfigRule("EGR130", "route-by-model-kept", _E,
          "routes go by the model that Egret reads in the body, and every request keeps the route "
          "it had before that",
