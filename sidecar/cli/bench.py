@@ -12,6 +12,7 @@ import typer
 from pydantic import SecretStr
 
 from sidecar.cli.bench_load import FIRST_BYTE, WHOLE, Measured, Order, percentile, put
+from sidecar.cli.input_file import read_file
 from sidecar.cli.output import (
     FAILED,
     WRONG_USAGE,
@@ -75,7 +76,7 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     order = Order(
         url=url.rstrip("/") + path,
         key=None if key is None else SecretStr(key),
-        body=_chat(model) if body is None else _read(body),
+        body=_chat(model) if body is None else read_file(body),
         requests=requests,
         connections=min(connections, requests),
         tls=None if ca_file is None else _trusting(ca_file),
@@ -101,13 +102,6 @@ def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str,
 def _chat(model: str) -> bytes:
     message = {"role": "user", "content": "Say hello in one word."}
     return orjson.dumps({"model": model, "messages": [message]})
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
 
 
 def _trusting(file: Path) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from sidecar.cli.input_file import STANDARD_STREAM, read_file
 from sidecar.cli.output import (
     WRONG_USAGE,
     Output,
@@ -21,7 +22,6 @@ from sidecar.cli.output import (
     print_json,
     print_rows,
 )
-from sidecar.cli.policy_change import STANDARD_INPUT
 from sidecar.cli.policy_choice import chosen_document
 from sidecar.cli.trial_text import highlighted, spans_of
 from sidecar.decision.decide import decide
@@ -106,11 +106,11 @@ def _subject(source: _Source, *, path: str, role: str) -> Subject:
         mend = "give a text, --file or --dialect-body, or pipe it in"
         fail("say which text", mend=mend, code=WRONG_USAGE)
     if source.body is not None:
-        return _read_body(_bytes(source.body), path)
+        return _read_body(read_file(source.body), path)
     if source.text is not None:
         content = source.text.encode(errors="replace")
     else:
-        content = _bytes(source.file or Path(STANDARD_INPUT))
+        content = read_file(source.file or STANDARD_STREAM)
     try:
         content.decode()
     except UnicodeDecodeError as error:
@@ -130,13 +130,6 @@ def _read_body(body: bytes, path: str) -> Subject:
         mend = "such a request goes the policy's way for what is unscanned"
         fail(f"the body cannot be read ({read.reason.value})", mend=mend)
     return read
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(file) == STANDARD_INPUT else file.read_bytes()
-    except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
 
 
 def _show(subject: Subject, trial: Trial) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, BinaryIO, Final, NoReturn
 import typer
 
 from sidecar.cli.database import Told, on_connection
+from sidecar.cli.input_file import STANDARD_STREAM, open_file, size_of
 from sidecar.cli.output import (
     FAILED,
     WRONG_USAGE,
@@ -35,7 +36,6 @@ from sidecar.storage.key_import import (
 )
 from sidecar.storage.pool import Connection
 
-STANDARD_STREAM: Final = Path("-")
 _SHOWN_FAULTS: Final = 20
 _SUFFIXES: Final = {
     ".csv": FileFormat.CSV,
@@ -118,7 +118,8 @@ def _format(file: Path, chosen: FileFormat | None) -> FileFormat:
 def _import(file: Path, file_format: FileFormat, options: ImportOptions) -> Imported:
     faults = Faults()
     read = read_csv if file_format is FileFormat.CSV else read_jsonl
-    with _opened(file) as (stream, size), progress(f"Reading {file}", total=size) as advance:
+    size = size_of(file)
+    with open_file(file) as stream, progress(f"Reading {file}", total=size) as advance:
         counted = _Lines(stream, advance)
 
         async def work(connection: Connection) -> Imported:
@@ -152,19 +153,6 @@ class _Lines:
             if self.count % 10_000 == 0:
                 self._advance(position)
             yield line
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[tuple[BinaryIO, int]]:
-    if file == STANDARD_STREAM:
-        yield sys.stdin.buffer, 0
-        return
-    try:
-        stream = file.open("rb")
-    except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
-    with stream:
-        yield stream, file.stat().st_size
 
 
 def _refuse(file: Path, faults: Faults, *, output: Output) -> NoReturn:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import enum
-import sys
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from sidecar.cli.input_file import STANDARD_STREAM, read_text
 from sidecar.cli.output import (
     FAILED,
     WRONG_USAGE,
@@ -101,28 +101,18 @@ def lint(  # noqa: PLR0913, PLR0917 - one option each
 
 
 def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted:
-    text = _read(path)
+    text = read_text(path, code=WRONG_USAGE)
     try:
         linted = lint_text(str(path), text, known=known)
     except SourceError as error:
         fail(str(error), mend="correct the file", code=WRONG_USAGE)
-    if not fix or str(path) == "-":
+    if not fix or path == STANDARD_STREAM:
         return linted
     mended = fixed(text, linted.findings)
     if mended != text:
         console(stderr=True).print(_diff(path, text, mended), end="")
         path.write_text(mended, encoding="utf-8")
     return lint_text(str(path), mended, known=known)
-
-
-def _read(path: Path) -> str:
-    if str(path) == "-":
-        return sys.stdin.read()
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        fail(f"cannot read {path}: {reason}", mend="give another file", code=WRONG_USAGE)
 
 
 def _diff(path: Path, before: str, after: str) -> str:

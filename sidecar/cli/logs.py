@@ -10,20 +10,20 @@ from typing import Annotated, Final, cast
 import typer
 from rich.color import ColorSystem
 
+from sidecar.cli.input_file import STANDARD_STREAM
 from sidecar.cli.log_lines import LEVELS, LogLine, Wanted, read_line
 from sidecar.cli.log_picture import Piece, harmless_json, other, picture
 from sidecar.cli.log_stream import MAX_LINE_BYTES, Lines, Readable, chunks_of, followed
 from sidecar.cli.moments import since_or_exit
 from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, console, ends_quietly, fail, note
 
-STANDARD_INPUT: Final = "-"
 _COLORS: Final = ColorSystem.STANDARD
 
 
 def logs(  # noqa: PLR0913, PLR0917 - options of a command
     file: Annotated[
         Path, typer.Argument(help="A file; without one, or -, standard input.")
-    ] = Path(STANDARD_INPUT),
+    ] = STANDARD_STREAM,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Wait for what is added to the file.")
     ] = False,
@@ -137,7 +137,7 @@ class _Shown:
 
 
 def _chunks(file: Path, *, is_followed: bool) -> Iterator[bytes]:
-    if str(file) == STANDARD_INPUT:
+    if file == STANDARD_STREAM:
         if is_followed:
             fail("--follow needs a file", mend="a pipe is read to its end", code=WRONG_USAGE)
         if sys.stdin.isatty():

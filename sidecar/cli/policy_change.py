@@ -13,6 +13,7 @@ import typer
 from rich.syntax import Syntax
 
 from sidecar.cli.database import Told, on_connection
+from sidecar.cli.input_file import STANDARD_STREAM, read_text
 from sidecar.cli.output import (
     FAILED,
     WRONG_USAGE,
@@ -43,8 +44,6 @@ from sidecar.storage.postgres_policies import (
     load_policies,
 )
 
-STANDARD_INPUT: Final = "-"
-
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check all that would be checked, and change nothing.")
@@ -70,12 +69,7 @@ class Manner:
 def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
     """Read a file of policies; exit with every fault in it. Expressions are not compiled yet."""
     try:
-        content = sys.stdin.buffer.read() if str(file) == STANDARD_INPUT else file.read_bytes()
-        return parse_documents(content.decode("utf-8"), expressions="syntax")
-    except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
-    except UnicodeDecodeError as error:
-        fail(f"{file}: byte {error.start} is not UTF-8", mend="save it as UTF-8")
+        return parse_documents(read_text(file), expressions="syntax")
     except PolicyDocumentError as error:
         _fail_with(error.faults, source=str(file))
 
@@ -194,7 +188,7 @@ def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
 
 
 def _ask(source: str, *, count: int) -> None:
-    if source == STANDARD_INPUT or not sys.stdin.isatty():
+    if source == str(STANDARD_STREAM) or not sys.stdin.isatty():
         fail("nobody is there to ask", mend="say --yes to apply", code=WRONG_USAGE)
     what = "this change" if count == 1 else f"these {count} changes"
     if not typer.confirm(f"Apply {what}?", err=True):

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from sidecar.cli.database import on_connection
+from sidecar.cli.input_file import read_text
 from sidecar.cli.moments import MomentError, parse_moment
 from sidecar.cli.output import (
     WRONG_USAGE,
@@ -89,8 +90,6 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            exists=True,
-            dir_okay=False,
             help="CSV with a head line, or JSON: model, input, output, cached_input, cache_write,"
             " valid_from.",
         ),
@@ -102,8 +101,8 @@ def import_(
     Example: egret price import prices.csv
     """
     try:
-        prices = read_prices(file.name, file.read_text(encoding="utf-8"), now=datetime.now(UTC))
-    except (PriceFileError, UnicodeDecodeError) as error:
+        prices = read_prices(file.name, read_text(file), now=datetime.now(UTC))
+    except PriceFileError as error:
         fail(f"{file}: {error}", mend="nothing was set; correct it and run it again")
     on_connection(lambda connection: set_prices(connection, prices))
     if output is Output.JSON:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
 
 from sidecar.checks.rehearsal import Rehearsal
+from sidecar.cli.input_file import open_file, size_of
 from sidecar.cli.kept_requests import BadLine, kept_lines
 from sidecar.cli.output import (
     FAILED,
-    WRONG_USAGE,
     Output,
     OutputOption,
     fail,
@@ -23,7 +20,6 @@ from sidecar.cli.output import (
     print_json,
     print_rows,
 )
-from sidecar.cli.policy_change import STANDARD_INPUT
 from sidecar.cli.policy_choice import chosen_document
 from sidecar.cli.progress import progress
 from sidecar.cli.replay_tally import ReplayTally
@@ -74,8 +70,8 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     now = chosen_document(policy, policy_file)
     compares = before is not None or before_file is not None
     then = chosen_document(before, before_file) if compares else None
-    with _opened(file) as stream:
-        size = 0 if stream is sys.stdin.buffer else file.stat().st_size
+    with open_file(file) as stream:
+        size = size_of(file)
         try:
             tally = asyncio.run(_judge_all(stream, size, path=path, now=now, before=then))
         except CompileError as error:
@@ -105,19 +101,6 @@ async def _judge_all(
             compared = None if earlier is None else await earlier.judge(line.request)
             tally.add(line, judged, compared)
     return tally
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    if str(file) == STANDARD_INPUT:
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = file.open("rb")
-    except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
-    with stream:
-        yield stream
 
 
 def _show(tally: ReplayTally, *, most: int, compares: bool) -> None:

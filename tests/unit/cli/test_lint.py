@@ -71,7 +71,7 @@ def test_standard_input_is_read() -> None:
     ("arguments", "words"),
     [
         ((), "no file is given"),
-        (("missing.yaml",), "cannot read missing.yaml: No such file or directory"),
+        (("missing.yaml",), "missing.yaml: No such file or directory"),
     ],
     ids=["none", "missing"],
 )
@@ -80,6 +80,14 @@ def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], words: str) -> N
     code, _, said = lint(*arguments)
     assert code == 2
     assert words in said
+
+
+def test_what_is_not_utf_8_exits_with_two(file: Path) -> None:
+    """With the byte."""
+    file.write_bytes(b"a: \xff\n")
+    code, _, said = lint(file)
+    assert code == 2
+    assert f"{file}: byte 3 is not UTF-8" in said
 
 
 def test_what_is_not_yaml_exits_with_two(file: Path) -> None:
