@@ -2,8 +2,7 @@
 
 A request ends in some two dozen samples. For each the library (0.26) asks for the process id,
 takes a lock, packs a time nobody reads, and looks the sample up by its text; a histogram walks
-all its buckets: 1.2 µs a sample, a third of all that telemetry cost. Here the place of a sample
-is found once, and bisection finds the bucket. The library hears nothing of it: its own number of
+all its buckets. Here the place of a sample is found once, and bisection finds the bucket. The library hears nothing of it: its own number of
 such a sample is that of the start, and only the files tell the truth. What counts here once must
 count here always.
 
