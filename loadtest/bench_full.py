@@ -34,7 +34,7 @@ from loadtest.bench_stack import (
 )
 from loadtest.figures import per_request_us
 from loadtest.k6 import put_load
-from loadtest.key_stack import TEAMS, bench_key, bench_rows, key_ids
+from loadtest.keys.stack import TEAMS, bench_key, bench_rows, key_ids
 from loadtest.load import Draw, Load, LoadError, Target
 from loadtest.many_rules import many_rules
 from loadtest.processes import cpu_seconds, proportional_mb, resident_mb

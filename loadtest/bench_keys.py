@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.figures import percentile
-from loadtest.key_hit_rate import hit_rate
-from loadtest.key_stack import (
+from loadtest.keys.hit_rate import hit_rate
+from loadtest.keys.stack import (
     BUDGETS,
     KeyServers,
     bench_caches,
@@ -64,7 +64,7 @@ class WrongTierError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """A process of `loadtest.key_child`."""
+    """A process of `loadtest.keys.child`."""
 
     process: asyncio.subprocess.Process
 
@@ -82,7 +82,7 @@ class _Child:
         assert self.process.stdout is not None  # noqa: S101 - it has a pipe
         line = await self.process.stdout.readline()
         if not line:
-            raise ChildProcessError("loadtest.key_child has ended")
+            raise ChildProcessError("loadtest.keys.child has ended")
         return line.decode("ascii").strip()
 
 
@@ -248,7 +248,7 @@ async def _child(
     secret = settings.cache.l2_secret
     assert secret is not None  # noqa: S101 - the bench's settings have one
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtest.key_child", job,
+        sys.executable, "-m", "loadtest.keys.child", job,
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         env={
             **inherited_environment(),

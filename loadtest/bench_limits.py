@@ -26,7 +26,7 @@ import redis.asyncio
 from rich.progress import Progress
 
 from loadtest.figures import percentile
-from loadtest.limit_child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, claims
+from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, claims
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from sidecar.embedded.child import Children
 from sidecar.embedded.run_directory import RunDirectory, run_directory
@@ -145,7 +145,7 @@ async def _child(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "loadtest.limit_child",
+        "loadtest.limits.child",
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -26,10 +26,10 @@ from loadtest.bench_stack import BenchStack, running_bench_stack
 from loadtest.figures import BASELINE, Figures
 from loadtest.processes import cpu_seconds
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from loadtest.stream_clients import StreamLoad, read_streams
-from loadtest.stream_estimates import Estimate, estimates
-from loadtest.stream_figures import StreamCell, added, holds, stream_figures
-from loadtest.stream_judging import judging_us
+from loadtest.streams.clients import StreamLoad, read_streams
+from loadtest.streams.estimates import Estimate, estimates
+from loadtest.streams.figures import StreamCell, added, holds, stream_figures
+from loadtest.streams.judging import judging_us
 from sidecar.embedded.child import Children, Program, until_ready
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import run_directory
@@ -130,7 +130,7 @@ async def _measure(seconds: float, many: Sequence[int], console: Console) -> dic
 async def _running_provider(socket: Path, *, logs: Path) -> AsyncIterator[None]:
     program = Program(
         part="Provider",
-        command=(sys.executable, "-m", "loadtest.stream_provider", str(socket)),
+        command=(sys.executable, "-m", "loadtest.streams.provider", str(socket)),
         log=logs / "provider.log",
         environment=inherited_environment(),
     )

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.bench import ENGINES
-from loadtest.capacity_model import ROWS, Measured, Need, Scale, need, saturation
-from loadtest.capacity_servers import ServerCosts, server_costs
-from loadtest.capacity_traffic import (
+from loadtest.capacities.model import ROWS, Measured, Need, Scale, need, saturation
+from loadtest.capacities.servers import ServerCosts, server_costs
+from loadtest.capacities.traffic import (
     KeyTraffic,
     LimitTraffic,
     estimated_loads,
     key_traffic,
     limit_traffic,
 )
-from loadtest.key_stack import log_to_stderr
+from loadtest.keys.stack import log_to_stderr
 from loadtest.results import (
     ROOT,
     Grid,

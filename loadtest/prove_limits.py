@@ -27,10 +27,10 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.limit_abort import abandoned
-from loadtest.limit_budget_child import ask, budget, spending
-from loadtest.limit_child import WORKERS, bench_limiter
-from loadtest.limit_drift import Drift, Mix, Usage
+from loadtest.limits.abort import abandoned
+from loadtest.limits.budget_child import ask, budget, spending
+from loadtest.limits.child import WORKERS, bench_limiter
+from loadtest.limits.drift import Drift, Mix, Usage
 from loadtest.live_aborts import Left, clients_leave
 from loadtest.results import Grid, circumstances, new_console, write_json
 from sidecar.embedded.child import Children
@@ -88,7 +88,7 @@ async def spend(socket: str, *, requests: int) -> Spent:
         await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "loadtest.limit_budget_child",
+            "loadtest.limits.budget_child",
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -28,7 +28,7 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import SecretStr
 
-from loadtest.model_front import ModelFront, Said, model_front
+from loadtest.models.front import ModelFront, Said, model_front
 from loadtest.results import ROOT, Grid, new_console
 from sidecar.authorization.api_key import generate
 from sidecar.embedded.certificates import write_certificates
@@ -140,7 +140,7 @@ async def _prove() -> tuple[list[list[str]], list[str]]:
 @asynccontextmanager
 async def _running_model(place: Path, run: RunDirectory) -> AsyncIterator[str]:
     port = free_port()
-    server = ROOT / "loadtest" / "model_server.py"
+    server = ROOT / "loadtest" / "models" / "server.py"
     program = Program(
         part="Model server",
         command=(str(MODEL_PYTHON), str(server), str(port), str(place / "model.gguf")),

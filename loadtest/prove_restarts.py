@@ -29,8 +29,8 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.restart_load import Failed, RestartLoad, Sending
-from loadtest.restart_tally import Tally, tally_figures, tally_grid
+from loadtest.restarts.load import Failed, RestartLoad, Sending
+from loadtest.restarts.tally import Tally, tally_figures, tally_grid
 from loadtest.results import circumstances, new_console, write_json, write_section
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyRun, listening_envoy

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.results import Grid, circumstances, new_console, write_json
-from loadtest.usage_ledger import ProducedTokens, Recorded, Verdict, compare
-from loadtest.usage_load import Load
+from loadtest.usage.ledger import ProducedTokens, Recorded, Verdict, compare
+from loadtest.usage.load import Load
 from sidecar.embedded.child import Children
 from sidecar.embedded.envoy import EnvoyRun, envoy_with
 from sidecar.embedded.postgres import serving_postgres

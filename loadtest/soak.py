@@ -37,11 +37,11 @@ from loadtest.results import (
     write_json,
     write_section,
 )
-from loadtest.soak_load import Outcome, put_mix
-from loadtest.soak_report import kind_grid, soak_figures, soak_grid, soak_plot
-from loadtest.soak_samples import Sample, Sampler
-from loadtest.soak_stack import SoakStack, running_soak_stack
-from loadtest.soak_verdict import Soak, is_long_enough, violations
+from loadtest.soaking.load import Outcome, put_mix
+from loadtest.soaking.report import kind_grid, soak_figures, soak_grid, soak_plot
+from loadtest.soaking.samples import Sample, Sampler
+from loadtest.soaking.stack import SoakStack, running_soak_stack
+from loadtest.soaking.verdict import Soak, is_long_enough, violations
 from loadtest.texts import chat_body
 from sidecar.embedded.errors import PartError
 from sidecar.embedded.run_directory import RunDirectory, run_directory

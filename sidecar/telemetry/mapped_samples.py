@@ -2,9 +2,9 @@
 
 A request ends in some two dozen samples. For each the library (0.26) asks for the process id,
 takes a lock, packs a time nobody reads, and looks the sample up by its text; a histogram walks
-all its buckets. Here the place of a sample is found once, and bisection finds the bucket. The library hears nothing of it: its own number of
-such a sample is that of the start, and only the files tell the truth. What counts here once must
-count here always.
+all its buckets. Here the place of a sample is found once, and bisection finds the bucket. The
+library hears nothing of it: its own number of such a sample is that of the start, and only the
+files tell the truth. What counts here once must count here always.
 
 It rests on what the library keeps to itself, which tests/contract/test_mapped_samples.py pins.
 One thread only, and no fork after the first use: a worker does neither. Where values stay in the

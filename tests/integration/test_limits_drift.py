@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from loadtest.limit_abort import abandoned
-from loadtest.limit_drift import Mix, Usage
+from loadtest.limits.abort import abandoned
+from loadtest.limits.drift import Mix, Usage
 from sidecar.limits.limiter import Clocks
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey

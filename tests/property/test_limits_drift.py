@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from loadtest.limit_drift import Mix, Usage
+from loadtest.limits.drift import Mix, Usage
 from sidecar.limits.limiter import Clocks
 from tests.support.counted_limits import CountedLimits, Server
 

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from loadtest.bench_keys import Figures, WrongTierError, _Child, _grid, _loads, _peeks
-from loadtest.key_hit_rate import hit_rate
-from loadtest.key_stack import TEAMS, KeyServers, bench_key, bench_rows, key_ids
+from loadtest.keys.hit_rate import hit_rate
+from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, key_ids
 from sidecar.app.keys import WorkerKeys
 from sidecar.authorization.api_key import parse
 from sidecar.authorization.authorize import Authorized, judge
@@ -111,7 +111,7 @@ async def test_a_child_that_dies_is_told_of_and_not_waited_for() -> None:
 
 FAILING_JOB = """
 import asyncio
-from loadtest.key_child import _lines_into
+from loadtest.keys.child import _lines_into
 
 async def main():
     ids = asyncio.Queue()

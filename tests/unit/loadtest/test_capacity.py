@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.capacity_model import Measured, Scale, need, saturation, shared_misses
-from loadtest.capacity_servers import ServerCosts
-from loadtest.capacity_traffic import (
+from loadtest.capacities.model import Measured, Scale, need, saturation, shared_misses
+from loadtest.capacities.servers import ServerCosts
+from loadtest.capacities.traffic import (
     KeyTraffic,
     LimitTraffic,
     estimated_loads,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from loadtest.prove_restarts import is_later
-from loadtest.restart_load import Failed
-from loadtest.restart_tally import Tally
+from loadtest.restarts.load import Failed
+from loadtest.restarts.tally import Tally
 
 KILLED = Tally(
     "a worker killed", rounds=2, answered=90, failed=3, had_verdict=0, sent_later=0, may_fail=True

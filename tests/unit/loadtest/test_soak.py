@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from loadtest.load import LoadError
-from loadtest.soak_load import Outcome, read_outcome
-from loadtest.soak_report import kind_grid, soak_figures, soak_grid, soak_plot
-from loadtest.soak_samples import ProcessSample, Sample
-from loadtest.soak_verdict import Soak, is_long_enough, memory_slopes, slope, violations
+from loadtest.soaking.load import Outcome, read_outcome
+from loadtest.soaking.report import kind_grid, soak_figures, soak_grid, soak_plot
+from loadtest.soaking.samples import ProcessSample, Sample
+from loadtest.soaking.verdict import Soak, is_long_enough, memory_slopes, slope, violations
 
 NAMES = ("supervisor", "worker 0", "worker 1", "envoy")
 ZEROS = dict.fromkeys(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from loadtest.stream_estimates import FORMS, TEXTS, estimates
+from loadtest.streams.estimates import FORMS, TEXTS, estimates
 
 
 def test_every_text_is_estimated_in_every_form() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.usage_ledger import ProducedTokens, Recorded, compare
+from loadtest.usage.ledger import ProducedTokens, Recorded, compare
 
 PRODUCED = [ProducedTokens(f"req_{number}", 10 * number, number) for number in range(1, 4)]
 RECORDED = [

@@ -1,6 +1,6 @@
 """One worker's part of many requests at once for one budget, as a process of its own.
 
-Run by `prove_limits.py` as `python -m loadtest.limit_budget_child SOCKET REQUESTS COST AMOUNT`:
+Run by `prove_limits.py` as `python -m loadtest.limits.budget_child SOCKET REQUESTS COST AMOUNT`:
 waits for a line on standard input, asks once for each request, all at the same time, and prints a
 line of JSON: granted, local (judged while the shared counts were away).
 """
@@ -16,7 +16,7 @@ from collections.abc import Awaitable
 
 import uvloop
 
-from loadtest.limit_child import PRINCIPAL, bench_limiter
+from loadtest.limits.child import PRINCIPAL, bench_limiter
 from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
 from sidecar.limits.claims import Claim, Demand, claims_of
 from sidecar.limits.limiter import Granted, Limiter

@@ -1,6 +1,6 @@
 """One worker's limits under so many clients, as a process of its own.
 
-Run by `bench_limits.py` as `python -m loadtest.limit_child SOCKET CLIENTS SECONDS AMOUNT BURST`:
+Run by `bench_limits.py` as `python -m loadtest.limits.child SOCKET CLIENTS SECONDS AMOUNT BURST`:
 waits for a line on standard input, asks as fast as its clients can, and prints a line of JSON:
 asked, granted, calls (had to wait), local (judged while the shared counts were away), began and
 ended (monotonic seconds).

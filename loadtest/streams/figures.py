@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loadtest.figures import Figures, per_request_us, percentile
-from loadtest.stream_clients import Seen, StreamLoad
+from loadtest.streams.clients import Seen, StreamLoad
 
 MOST_GROWTH_MS: Final = 5.0
 LEAST_SHARE: Final = 0.97

@@ -13,7 +13,7 @@ import psutil
 import redis.asyncio
 
 from loadtest.figures import per_request_us
-from loadtest.key_stack import (
+from loadtest.keys.stack import (
     KeyServers,
     bench_caches,
     import_bench_keys,
@@ -21,7 +21,7 @@ from loadtest.key_stack import (
     running_key_servers,
     until_shared,
 )
-from loadtest.limit_child import PRINCIPAL, bench_limit, bench_limiter, claims
+from loadtest.limits.child import PRINCIPAL, bench_limit, bench_limiter, claims
 from sidecar.app.keys import WorkerKeys
 from sidecar.domain.usage import AnswerEnd, DecisionKind, JudgedRequest, TokenCounts, UsageRecord
 from sidecar.embedded.run_directory import RunDirectory

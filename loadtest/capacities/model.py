@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.capacity_servers import ServerCosts
-from loadtest.capacity_traffic import KeyTraffic, LimitTraffic, rates
+from loadtest.capacities.servers import ServerCosts
+from loadtest.capacities.traffic import KeyTraffic, LimitTraffic, rates
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 
 HALF: Final = 0.5

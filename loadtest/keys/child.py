@@ -1,7 +1,7 @@
 """A process with a worker's caches, for the bench of keys; told by lines what to do.
 
-    python -m loadtest.key_child hold     fills its cache with the ids it is told, then waits
-    python -m loadtest.key_child watch    for each id it is told, says when the key is refused
+    python -m loadtest.keys.child hold     fills its cache with the ids it is told, then waits
+    python -m loadtest.keys.child watch    for each id it is told, says when the key is refused
 
 Settings come from the environment, as a worker's do. It ends with its standard input.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Final
 
-from loadtest.key_stack import bench_caches, bench_key, log_to_stderr
+from loadtest.keys.stack import bench_caches, bench_key, log_to_stderr
 from sidecar.app.keys import WorkerKeys
 from sidecar.authorization.authorize import Refused, judge
 from sidecar.authorization.key_cache import Hit, KnownUnknown

@@ -1,6 +1,6 @@
 """Serves a small real model on loopback; runs in the environment of requirements/model.txt alone.
 
-    build/model/bin/python loadtest/model_server.py PORT FILE
+    build/model/bin/python loadtest/models/server.py PORT FILE
 
 The model's parts are put together in FILE. Serves until it is ended.
 """

@@ -1,6 +1,6 @@
 """Draws the example of `egret usage report` in the README, from a month that is made up.
 
-python -m loadtest.usage_example
+python -m loadtest.usage.example
 """
 
 from __future__ import annotations

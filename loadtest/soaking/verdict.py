@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.soak_load import Outcome
-from loadtest.soak_samples import Sample
+from loadtest.soaking.load import Outcome
+from loadtest.soaking.samples import Sample
 
 HOUR: Final = 3600.0
 LEAK_MB_AN_HOUR: Final = 20.0

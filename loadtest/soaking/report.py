@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.results import Grid
-from loadtest.soak_verdict import Soak, memory_slopes
+from loadtest.soaking.verdict import Soak, memory_slopes
 
 MINUTE: Final = 60.0
 

@@ -1,6 +1,6 @@
 """A provider that streams: chat completions over HTTP/1.1, each event at its time, little else.
 
-    python -m loadtest.stream_provider SOCKET
+    python -m loadtest.streams.provider SOCKET
 
 A program of its own. `seed` of a request is its events a second and `max_tokens` how many of
 them; each tells when it was sent (`created`, nanoseconds of the monotonic clock), so that whoever

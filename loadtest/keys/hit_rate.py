@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.key_stack import SEED, bench_key
+from loadtest.keys.stack import SEED, bench_key
 from sidecar.authorization.key_cache import Hit, KeyCache
 from sidecar.authorization.ports import Loaded
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal

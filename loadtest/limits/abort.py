@@ -10,7 +10,7 @@ from typing import Final
 
 import redis.asyncio
 
-from loadtest.limit_child import PRINCIPAL, bench_limiter
+from loadtest.limits.child import PRINCIPAL, bench_limiter
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.claims import Claim, Slots
 from sidecar.limits.limiter import Granted, Limiter

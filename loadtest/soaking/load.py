@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from loadtest.k6 import run_k6
 from loadtest.load import Load, LoadError
-from loadtest.soak_stack import SoakStack
+from loadtest.soaking.stack import SoakStack
 
 SCRIPT: Final = Path(__file__).with_name("soak.js")
 OUTCOMES: Final = ("answered", "refused", "aborted", "bad")

@@ -2,7 +2,7 @@
 // Each kind says what may come of it; anything else is counted as bad and logged.
 import http from 'k6/http';
 import { Counter } from 'k6/metrics';
-import { arrivals } from './arrivals.js';
+import { arrivals } from '../arrivals.js';
 
 const keys = JSON.parse(__ENV.KEYS);
 const chat = open(__ENV.BODY_FILE);

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from loadtest.limit_child import PRINCIPAL, NoRecords
+from loadtest.limits.child import PRINCIPAL, NoRecords
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.claims import Claim, Demand, claims_of, span_of
 from sidecar.limits.limiter import Clocks, Granted, Limiter, Outcome

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from loadtest.key_hit_rate import ZIPF_EXPONENT, InMemory
-from loadtest.key_stack import SEED
+from loadtest.keys.hit_rate import ZIPF_EXPONENT, InMemory
+from loadtest.keys.stack import SEED
 from sidecar.authorization.key_cache import REFRESH_AT, TTL_JITTER, CacheLimits, Hit, KeyCache
 from sidecar.authorization.ports import Loaded
 from sidecar.limits.lease import Lease
