@@ -16,25 +16,36 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
+from loadtest.access_log import attributes, export
+from loadtest.limits.roomy import LIMITS, Priced, roomy_limiter
 from loadtest.recorded import (
     BODY,
+    KEY,
     METADATA,
+    PRINCIPAL,
     NoRemote,
     RecordedStream,
     body_message,
     headers_message,
+    keys_with,
     worker_parts,
 )
 from loadtest.texts import chat_body
+from sidecar.app.accounts import Accounts
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
+from sidecar.domain.limits import Reserved
+from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
+from sidecar.limits.claims import Demand
+from sidecar.transport.access_log import decode_access_log
 from sidecar.transport.conversation import Budgets, Conversation
 from sidecar.transport.judge import Ending
 
@@ -45,9 +56,32 @@ BUDGETS: Final = Budgets(
     authorize_seconds=2, body_seconds=30, body_idle_seconds=10, inspect_seconds=5
 )
 NOW: Final = 1_700_000_000.0
+REQUEST_ID: Final = "281c65aa-ee35-47c8-aa29-34c341490461"
 LONG_BYTES: Final = 8 * 1024
 _QUESTION: Final = b'"role":"user","content":"'
 PERSONAL: Final = BODY.replace(_QUESTION, _QUESTION + b"Write to ann@example.org. ", 1)
+
+
+DEMAND: Final = Demand(
+    operation="chat", model="gpt-4o-mini", input_tokens=1_000, output_tokens=1_000, cost=10_000
+)
+"""At least what the chat takes."""
+JUDGED: Final = JudgedRequest(
+    request_id=REQUEST_ID,
+    occurred_at=datetime.fromtimestamp(NOW, UTC),
+    key_id=KEY.key_id,
+    team_id=PRINCIPAL.team_id,
+    organization_id=PRINCIPAL.organization_id,
+    decision=DecisionKind.ALLOW,
+    operation=DEMAND.operation,
+    provider="openai",
+    model=DEMAND.model,
+    is_streamed=False,
+    text_bytes=780,
+    guardrails=None,
+)
+
+Play = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +90,21 @@ class Recorded:
 
     messages: tuple[bytes, ...]
     answers: int
-    finds_room: bool = True
 
 
-CONVERSATIONS: Final = {
-    "chat": Recorded((headers_message(), body_message()), answers=3),
-    "chat of 8 KB": Recorded((headers_message(), body_message(chat_body(LONG_BYTES))), answers=3),
-    "redacted chat": Recorded((headers_message(), body_message(PERSONAL)), answers=3),
-    "one too many": Recorded((headers_message(),), answers=1, finds_room=False),
-    "no key": Recorded((headers_message(with_key=False),), answers=1),
-}
+CHAT: Final = Recorded((headers_message(), body_message()), answers=3)
+LONG_CHAT: Final = Recorded((headers_message(), body_message(chat_body(LONG_BYTES))), answers=3)
+REDACTED: Final = Recorded((headers_message(), body_message(PERSONAL)), answers=3)
+TURNED_AWAY: Final = Recorded((headers_message(),), answers=1)
+NO_KEY: Final = Recorded((headers_message(with_key=False),), answers=1)
 
 
 def main() -> None:
     """Print the counts."""
     with tempfile.TemporaryFile() as log:
-        parts = _timeless(worker_parts(log))
-        counts = asyncio.run(_counts(parts))
+        plain = _timeless(worker_parts(log))
+        limited = replace(plain, keys=keys_with(limits=LIMITS), prices=Priced())
+        counts = asyncio.run(_counts(plain, limited))
     json.dump(counts, sys.stdout)
 
 
@@ -81,34 +113,42 @@ def _timeless(parts: Parts) -> Parts:
         parts,
         clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
         inspector=Inspector(remote=NoRemote(), clock=lambda: 0.0),
-        new_request_id=lambda: "281c65aa-ee35-47c8-aa29-34c341490461",
+        new_request_id=lambda: REQUEST_ID,
     )
 
 
-async def _counts(parts: Parts) -> dict[str, dict[str, int]]:
+async def _counts(plain: Parts, limited: Parts) -> dict[str, dict[str, int]]:
     gc.disable()
-    return {name: await _count(parts, recorded) for name, recorded in CONVERSATIONS.items()}
+    limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
+    limited = replace(limited, limiter=limiter)
+    full = replace(plain, load=Load(max_exchanges=0, max_held_bytes=0))
+    reserved = replace(JUDGED, reserved=Reserved(195, 256, 3_048))
+    plays = {
+        "chat": _conversation(plain, CHAT),
+        "chat of 8 KB": _conversation(plain, LONG_CHAT),
+        "redacted chat": _conversation(plain, REDACTED),
+        "chat under limits": _conversation(limited, CHAT),
+        "one too many": _conversation(full, TURNED_AWAY),
+        "no key": _conversation(plain, NO_KEY),
+        "end of a chat": _end(plain, JUDGED),
+        "end of a chat under limits": _end(limited, reserved),
+    }
+    return {name: await _count(play) for name, play in plays.items()}
 
 
-async def _count(parts: Parts, recorded: Recorded) -> dict[str, int]:
-    if not recorded.finds_room:
-        parts = replace(parts, load=Load(max_exchanges=0, max_held_bytes=0))
-
-    async def converse() -> None:
-        await _converse(parts, recorded)
-
+async def _count(play: Play) -> dict[str, int]:
     for _ in range(WARM_UPS):
-        await converse()
-    calls, c_calls = await _calls(converse)
+        await play()
+    calls, c_calls = await _calls(play)
     return {
         "calls": calls,
         "calls into C": c_calls,
-        "bytecodes": await _bytecodes(converse),
-        "peak bytes": await _peak_bytes(converse),
+        "bytecodes": await _bytecodes(play),
+        "peak bytes": await _peak_bytes(play),
     }
 
 
-async def _calls(converse: Callable[[], Awaitable[None]]) -> tuple[int, int]:
+async def _calls(play: Play) -> tuple[int, int]:
     counts = {"call": 0, "c_call": 0, "return": 0, "c_return": 0, "c_exception": 0}
 
     def profile(_: FrameType, event: str, __: Any) -> None:
@@ -116,13 +156,13 @@ async def _calls(converse: Callable[[], Awaitable[None]]) -> tuple[int, int]:
 
     sys.setprofile(profile)
     try:
-        await converse()
+        await play()
     finally:
         sys.setprofile(None)
     return counts["call"], counts["c_call"]
 
 
-async def _bytecodes(converse: Callable[[], Awaitable[None]]) -> int:
+async def _bytecodes(play: Play) -> int:
     count = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
@@ -133,7 +173,7 @@ async def _bytecodes(converse: Callable[[], Awaitable[None]]) -> int:
         return trace
 
     with _traced(trace):
-        await converse()
+        await play()
     return count
 
 
@@ -147,31 +187,51 @@ def _traced(trace: Callable[..., Any]) -> Iterator[None]:
         sys.settrace(before)
 
 
-async def _peak_bytes(converse: Callable[[], Awaitable[None]]) -> int:
+async def _peak_bytes(play: Play) -> int:
     tracemalloc.start()
     try:
-        await converse()
+        await play()
         gc.collect()
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
-        await converse()
+        await play()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     return peak - before
 
 
-async def _converse(parts: Parts, recorded: Recorded) -> None:
-    stream = RecordedStream(recorded.messages)
-    ending = await Conversation(
-        stream=stream,
-        exchange=Exchange(max_body_bytes=MAX_BODY_BYTES, wants_response_headers=False),
-        judge=ExchangeChecks(parts, METADATA),
-        budgets=BUDGETS,
-        load=parts.load,
-    ).run()
-    if ending is not Ending.COMPLETED or stream.written != recorded.answers:
-        raise AssertionError(f"the recorded conversation went another way: {ending}")
+def _conversation(parts: Parts, recorded: Recorded) -> Play:
+    async def converse() -> None:
+        stream = RecordedStream(recorded.messages)
+        ending = await Conversation(
+            stream=stream,
+            exchange=Exchange(max_body_bytes=MAX_BODY_BYTES, wants_response_headers=False),
+            judge=ExchangeChecks(parts, METADATA),
+            budgets=BUDGETS,
+            load=parts.load,
+        ).run()
+        if ending is not Ending.COMPLETED or stream.written != recorded.answers:
+            raise AssertionError(f"the recorded conversation went another way: {ending}")
+
+    return converse
+
+
+def _end(parts: Parts, request: JudgedRequest) -> Play:
+    """Return what hears of the end of *request* from Envoy, up to the disk."""
+    message = export(attributes(request))
+    accounts = Accounts(
+        parts.prices, parts.recorder.metrics.usage, limiter=parts.limiter, keys=parts.keys
+    )
+
+    async def hear() -> None:
+        batch = decode_access_log(message)
+        if batch.unreadable or len(batch.ended) != 1:
+            raise AssertionError("the recorded end was read another way")
+        parts.recorder.metrics.usage.exchange_ended(batch.ended[0])
+        accounts.exchange_ended(batch.ended[0])
+
+    return hear
 
 
 if __name__ == "__main__":

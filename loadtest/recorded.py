@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import BinaryIO, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from sidecar.authorization.ports import Loaded
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
+from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.inspect import Inspector
@@ -35,6 +37,7 @@ from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_proc
 from sidecar.usage.prices import PriceList
 
 KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)
+PRINCIPAL: Final = Principal(KEY.key_id, "team_1", "bench", "org_1", "bench")
 METADATA: Final = {"x-envoy-expected-rq-timeout-ms": "10000", "user-agent": "grpc-c++"}
 BODY: Final = chat_body()
 REQUEST_HEADERS: Final = (
@@ -93,10 +96,12 @@ class RecordedStream:
 class _OneKey:
     """A store of one key, met on the first exchange only."""
 
+    def __init__(self, limits: tuple[Limit, ...]) -> None:
+        self._limits = limits
+
     async def load(self, key_id: str) -> Loaded:
-        principal = Principal(key_id, "team_1", "bench", "org_1", "bench")
         record = KeyRecord(
-            principal=principal,
+            principal=replace(PRINCIPAL, key_id=key_id),
             secret_sha256=hashlib.sha256(KEY.secret.encode()).digest(),
             enabled=True,
             team_enabled=True,
@@ -106,6 +111,7 @@ class _OneKey:
             revoked_at=None,
             allowed_models=None,
             policies=PolicyBinding(),
+            limits=self._limits,
         )
         return Loaded(record)
 
@@ -187,10 +193,8 @@ def worker_parts(log: BinaryIO) -> Parts:
     `PROMETHEUS_MULTIPROC_DIR` must be in the environment already, as for a worker.
     """
     configure_logs("info", log)
-    keys = KeyCache(_OneKey())
-    asyncio.run(_meet_key(keys))
     return Parts(
-        keys=keys,
+        keys=keys_with(limits=()),
         uses=_Uses(),
         usage=_Usage(),
         verdicts=_Verdicts(),
@@ -204,6 +208,13 @@ def worker_parts(log: BinaryIO) -> Parts:
         prices=_NoPrices(),
         load=Load(max_exchanges=1024, max_held_bytes=1 << 28),
     )
+
+
+def keys_with(*, limits: tuple[Limit, ...]) -> KeyCache:
+    """Return a cache that has the key of the recorded request, with *limits*."""
+    keys = KeyCache(_OneKey(limits))
+    asyncio.run(_meet_key(keys))
+    return keys
 
 
 async def _meet_key(keys: KeyCache) -> None:

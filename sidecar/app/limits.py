@@ -1,4 +1,4 @@
-"""The limits of a worker: counts that all workers share, prices, and what is put right later."""
+"""The limits of a worker: counts that all workers share, and prices."""
 
 from __future__ import annotations
 
@@ -10,48 +10,23 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, Never
 
+from sidecar.app.accounts import PriceBook
 from sidecar.app.background import BackgroundTasks
-from sidecar.authorization.key_cache import Hit, KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.limits import Limit
-from sidecar.domain.usage import AnswerEnd, ExchangeEnded
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Clocks, Limiter
 from sidecar.limits.ports import Answer, Ask, Change, LimitStore, NotAskedError
-from sidecar.limits.settlement import changes_of, ended_with
 from sidecar.limits.shared import SharedCounts, Worker
 from sidecar.limits.written import owner_of
 from sidecar.settings.process import Settings
-from sidecar.storage.pool import UNAVAILABLE, Pool
+from sidecar.storage.pool import Pool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.storage.usage_totals import PostgresTotals
 from sidecar.telemetry.limit_metrics import LimitMetrics
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
-from sidecar.telemetry.usage_metrics import UsageMetrics
-from sidecar.usage.estimate import record_of
-from sidecar.usage.prices import PriceList
 
-PRICES_SECONDS: Final = 10.0
 SHOW_SECONDS: Final = 1.0
-
-
-class PriceBook:
-    """Prices as they were last read."""
-
-    def __init__(self, store: PostgresUsage) -> None:
-        self.current = PriceList()
-        self._store = store
-
-    async def run(self) -> Never:
-        """Read them again and again; while the database is away, the last ones stay."""
-        while True:
-            try:
-                self.current = await self._store.load_prices()
-            except UNAVAILABLE:
-                await asyncio.sleep(1.0)
-                continue
-            await asyncio.sleep(PRICES_SECONDS)
 
 
 class _NoStore:
@@ -93,71 +68,12 @@ class ThresholdReports:
         )
 
 
-class Settling:
-    """Implements `EndedListener`: what was taken for a request becomes what it used."""
-
-    def __init__(
-        self,
-        limiter: Limiter,
-        keys: KeyCache,
-        prices: PriceBook,
-        *,
-        tasks: set[asyncio.Task[None]],
-    ) -> None:
-        self._limiter = limiter
-        self._keys = keys
-        self._prices = prices
-        self._tasks = tasks
-
-    def exchange_ended(self, ended: ExchangeEnded) -> None:
-        """Put right what was taken; at once where the key's limits are at hand."""
-        if ended.request.reserved is None:
-            return
-        peeked = self._keys.peek(ended.request.key_id, now=time.monotonic())
-        if isinstance(peeked, Hit):
-            self._settle(ended, peeked.record.limits)
-            return
-        task = asyncio.ensure_future(self._settle_later(ended))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _settle_later(self, ended: ExchangeEnded) -> None:
-        try:
-            loaded = await self._keys.load(ended.request.key_id, now=time.monotonic)
-        except KeyStoreUnavailableError:
-            return  # what was taken stays taken: too much rather than too little
-        if loaded.record is not None:
-            self._settle(ended, loaded.record.limits)
-
-    def _settle(self, ended: ExchangeEnded, limits: tuple[Limit, ...]) -> None:
-        record = record_of(ended)
-        cost = self._prices.current.cost_of(record)
-        is_used = ended.end is not AnswerEnd.REFUSED
-        over = ended_with(record if is_used else None, ended.request, cost=cost)
-        if over is not None:
-            changes = changes_of(limits, over)
-            self._limiter.settle(ended.request.organization_id, changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """Implements `EndedListener`: counts what requests cost, those without limits too."""
-
-    prices: PriceBook
-    metrics: UsageMetrics
-
-    def exchange_ended(self, ended: ExchangeEnded) -> None:
-        """Count it."""
-        self.metrics.cost(ended, self.prices.current.cost_of(record_of(ended)))
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
     """What `start` keeps right."""
 
     limiter: Limiter
     prices: PriceBook
-    settling: Settling
     metrics: LimitMetrics
 
     def start(self, tasks: BackgroundTasks) -> None:
@@ -175,7 +91,7 @@ class WorkerLimits:
 
 
 async def open_limits(
-    settings: Settings, pool: Pool, *, keys: KeyCache, metrics: LimitMetrics, stack: AsyncExitStack
+    settings: Settings, pool: Pool, *, metrics: LimitMetrics, stack: AsyncExitStack
 ) -> WorkerLimits:
     """Build the limits, to be closed with *stack*. Waits for no server."""
     store = await _store(settings, stack)
@@ -193,9 +109,7 @@ async def open_limits(
     )
     stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    prices = PriceBook(usage)
-    settling = Settling(limiter, keys, prices, tasks=set())
-    return WorkerLimits(limiter, prices, settling, metrics)
+    return WorkerLimits(limiter, PriceBook(usage), metrics)
 
 
 async def _store(settings: Settings, stack: AsyncExitStack) -> LimitStore:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
 from sidecar import __version__
+from sidecar.app.accounts import Accounts
 from sidecar.app.background import BackgroundTasks
 from sidecar.app.keys import WorkerKeys, open_keys
-from sidecar.app.limits import Spending, WorkerLimits, open_limits
+from sidecar.app.limits import WorkerLimits, open_limits
 from sidecar.app.policies import PolicyReloader
 from sidecar.app.remote_checks import open_remote_checks
 from sidecar.app.schema_watch import SchemaWatch
@@ -150,14 +151,13 @@ async def _open_stores(
     metrics = recorder.metrics
     pool = await stack.enter_async_context(open_pool(settings.postgres))
     keys = await open_keys(settings, pool, metrics=metrics.keys, stack=stack)
-    limits = await open_limits(
-        settings, pool, keys=keys.cache, metrics=metrics.limits, stack=stack
-    )
+    limits = await open_limits(settings, pool, metrics=metrics.limits, stack=stack)
+    accounts = Accounts(limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache)
     usage = await open_usage(
         settings,
         pool,
         metrics=metrics.usage,
-        listeners=[limits.settling, Spending(limits.prices, metrics.usage)],
+        listeners=[accounts],
         instance=instance,
         stack=stack,
     )

@@ -14,8 +14,9 @@ from sidecar.mutations.limit_headers import limit_headers
 from sidecar.mutations.timing import timing_headers
 
 _Headers = tuple[tuple[str, bytes], ...]
+_Pairs = list[tuple[str, str]]
 
-_LOCAL: Final = ((HeaderName.LIMITS, b"local"),)
+_LOCAL: Final = (HeaderName.LIMITS, "local")
 """For whoever looks into it: the shared counts were away, and this worker's share decided."""
 
 
@@ -26,16 +27,16 @@ def own_headers(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
         request_id=ledger.request_id,
         since_start_seconds=ledger.since_start_seconds(),
     )
-    return (*timing, *_of_limits(ledger, dialect, now=now))
+    limits = [(name, value.encode()) for name, value in _of_limits(ledger, dialect, now=now)]
+    return (*timing, *limits)
 
 
 def limit_metadata(ledger: Ledger, dialect: Dialect, *, now: float) -> Metadata:
     """Return the headers of limits for Envoy to write; it writes those of timing by itself."""
-    headers = _of_limits(ledger, dialect, now=now)
-    return tuple([(name, value.decode("ascii")) for name, value in headers])
+    return tuple(_of_limits(ledger, dialect, now=now))
 
 
-def _of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
+def _of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Pairs:
     """Return how limits stand: the one that has no room, or all that the request has taken of.
 
     They are as this worker knows them: nobody is asked for a header.
@@ -43,16 +44,16 @@ def _of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Headers:
     if ledger.short is not None:
         return _refused(ledger, ledger.short, dialect, now=now)
     if not ledger.standings:
-        return ()
+        return []
     headers = limit_headers(dialect, ledger.standings, now=now)
     if ledger.limits_are_local:
-        return (*headers, *_LOCAL)
+        return [*headers, _LOCAL]
     passed = highest_passed(ledger.standings)
-    return (*headers, (HeaderName.BUDGET, str(passed).encode())) if passed else headers
+    return [*headers, (HeaderName.BUDGET, str(passed))] if passed else headers
 
 
-def _refused(ledger: Ledger, short: Standing, dialect: Dialect, *, now: float) -> _Headers:
+def _refused(ledger: Ledger, short: Standing, dialect: Dialect, *, now: float) -> _Pairs:
     headers = limit_headers(dialect, [short], now=now)
     if short.limit.measure is Measure.COST:
-        headers += ((HeaderName.SHOULD_RETRY, b"false"),)
-    return (*headers, *(_LOCAL if ledger.limits_are_local else ()))
+        headers.append((HeaderName.SHOULD_RETRY, "false"))
+    return [*headers, _LOCAL] if ledger.limits_are_local else headers

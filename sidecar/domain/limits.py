@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 
 class Level(enum.Enum):
@@ -43,7 +43,18 @@ class Window(enum.Enum):
     ONCE = "once"
 
 
-SLIDING_SECONDS: Final = {Window.SECOND: 1, Window.MINUTE: 60}
+def sliding_seconds(window: Window) -> int | None:
+    """Return how long a sliding window is, None where it does not slide."""
+    # No table: to find a member of an enum in one, Python calls a function of its own.
+    match window:
+        case Window.SECOND:
+            return 1
+        case Window.MINUTE:
+            return 60
+        case Window.DAY | Window.WEEK | Window.MONTH | Window.ONCE:
+            return None
+        case _:
+            assert_never(window)
 
 
 class Priority(enum.Enum):

@@ -25,12 +25,12 @@ def thresholds_passed(used: int, amount: int) -> tuple[int, ...]:
 
 def highest_passed(standings: Iterable[Standing]) -> int:
     """Return the highest threshold that any budget among *standings* has passed, else 0."""
-    passed = (
-        thresholds_passed(one.limit.amount - one.remaining, one.limit.amount)
-        for one in standings
-        if one.limit.measure is Measure.COST
-    )
-    return max((thresholds[-1] for thresholds in passed if thresholds), default=0)
+    highest = 0
+    for one in standings:
+        if one.limit.measure is Measure.COST:
+            amount = one.limit.amount
+            highest = max(highest, *thresholds_passed(amount - one.remaining, amount), 0)
+    return highest
 
 
 MAX_WATCHED: Final = 2_000

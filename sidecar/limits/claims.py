@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 
 from sidecar.domain.limits import (
     RESERVED,
-    SLIDING_SECONDS,
     Level,
     Limit,
     Measure,
     Priority,
     Window,
+    sliding_seconds,
 )
 
 PERIODS: Final = 4
@@ -88,6 +88,9 @@ class Slots:
 
 Span = Sliding | Calendar | Slots
 
+_SLOTS: Final = Slots()
+_MINUTE: Final = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -116,9 +119,10 @@ def claims_of(
 ) -> tuple[Claim, ...] | Exceeded:
     """Return the claims of a request; *now* is in seconds since the epoch."""
     claims: list[Claim] = []
-    for limit in _holding(limits, demand):
-        cost = demand.of(limit.measure)
-        if limit.measure in {Measure.REQUEST_BYTES, Measure.MAX_OUTPUT_TOKENS}:
+    for limit in holding(limits, demand):
+        measure = limit.measure
+        cost = demand.of(measure)
+        if measure is Measure.REQUEST_BYTES or measure is Measure.MAX_OUTPUT_TOKENS:
             if cost > limit.amount:
                 return Exceeded(limit)
             continue
@@ -129,7 +133,8 @@ def claims_of(
     return tuple(claims)
 
 
-def _holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
+def holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
+    """Yield those of *limits* that hold for what *demand* asks for."""
     for limit in limits:
         if limit.operations is not None and demand.operation not in {None, *limit.operations}:
             continue
@@ -143,31 +148,27 @@ def _matches(model: str, patterns: tuple[str, ...]) -> bool:
 
 def span_of(limit: Limit, *, now: float) -> Span:
     """Return over what time *limit* is counted, around *now*."""
-    match limit.window:
-        case Window.SECOND | Window.MINUTE:
-            return Sliding(SLIDING_SECONDS[limit.window], limit.at_once)
-        case Window.DAY | Window.WEEK | Window.MONTH:
-            return Calendar(_borders(limit.window, limit.time_zone, now))
-        case Window.ONCE:
-            return Slots()
-        case _:
-            assert_never(limit.window)
-
-
-def _borders(window: Window, time_zone: str, now: float) -> tuple[int, ...]:
-    day = dt.datetime.fromtimestamp(now, ZoneInfo(time_zone)).date()
-    return _borders_around(window, time_zone, _start(window, day))
+    seconds = sliding_seconds(limit.window)
+    if seconds is not None:
+        return Sliding(seconds, limit.at_once)
+    if limit.window is Window.ONCE:
+        return _SLOTS
+    # No zone is off by part of a minute, and most requests of one, and their ends, ask the same.
+    return _calendar(limit.window.value, limit.time_zone, int(now // _MINUTE))
 
 
 @functools.lru_cache(maxsize=1_024)
-def _borders_around(window: Window, time_zone: str, start: dt.date) -> tuple[int, ...]:
-    # Most requests of a day, and their ends, ask for the same ones.
-    zone = ZoneInfo(time_zone)
+def _calendar(name: str, time_zone: str, minute: int) -> Calendar:
+    """Return the periods around a minute since the epoch; *name* is a window's."""
+    window, zone = Window(name), ZoneInfo(time_zone)
+    start = _start(window, dt.datetime.fromtimestamp(minute * _MINUTE, zone).date())
     starts = [_start(window, start - dt.timedelta(days=1)), start]
     while len(starts) < PERIODS:
         starts.append(_next(window, starts[-1]))
     # Midnight by the wall clock of the zone: a day in March has 23 hours there.
-    return tuple(int(dt.datetime.combine(one, dt.time(), zone).timestamp()) for one in starts)
+    return Calendar(
+        tuple(int(dt.datetime.combine(one, dt.time(), zone).timestamp()) for one in starts)
+    )
 
 
 def _start(window: Window, day: dt.date) -> dt.date:

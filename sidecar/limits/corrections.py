@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from sidecar.domain.limits import SLIDING_SECONDS, Limit
+from sidecar.domain.limits import Limit, sliding_seconds
 from sidecar.limits.ports import Change
 
 MAX_RELEASES: Final = 100_000
@@ -80,7 +80,7 @@ class Corrections:
             return
         drained_at = now - known.change.amount * _interval(change.limit) * self._shares
         total = known.change.amount + change.amount
-        sums[key] = _Sum(replace(change, amount=total), max(known.at, drained_at))
+        sums[key] = _Sum(change.of(total), max(known.at, drained_at))
 
     @property
     def has_debts(self) -> bool:
@@ -135,5 +135,5 @@ class Corrections:
 
 def _interval(limit: Limit) -> float:
     """Return in how many seconds a sliding limit drains a unit; a period drains nothing."""
-    window = SLIDING_SECONDS.get(limit.window)
+    window = sliding_seconds(limit.window)
     return 0.0 if window is None else window / max(1, limit.amount)

@@ -35,18 +35,20 @@ class Holdings:
         self._held: dict[tuple[str, int], _Held] = {}
         self.known: dict[str, Known] = {}
 
-    def take(self, scope: str, claims: tuple[Claim, ...], *, now: float) -> bool:
-        """Give out what *claims* ask for, all or nothing."""
-        given: list[tuple[Lease, int]] = []
+    def take(
+        self, scope: str, claims: tuple[Claim, ...], *, now: float
+    ) -> tuple[Lease, ...] | None:
+        """Give out what *claims* ask for and return the lease of each; all, or nothing: None."""
+        given: list[Lease] = []
         for claim in claims:
             lease = None if isinstance(claim.span, Slots) else self.lease(scope, claim)
             period = claim.period_start
             if lease is None or not lease.take(claim.cost, now=now, period_start=period):
-                for one, cost in given:
-                    one.put_back(cost)
-                return False
-            given.append((lease, claim.cost))
-        return True
+                for one, taken in zip(given, claims, strict=False):
+                    one.put_back(taken.cost)
+                return None
+            given.append(lease)
+        return tuple(given)
 
     def lease(self, scope: str, claim: Claim) -> Lease:
         """Return the lease that *claim* is taken from, an empty one where there was none."""
@@ -76,10 +78,10 @@ class Holdings:
         self.known.pop(claim.limit.id, None)  # the newest are last
         self.known[claim.limit.id] = Known(state, now, claim.period_start)
 
-    def standing(self, scope: str, claim: Claim) -> Standing:
-        """Return how a limit stands of which a lease or an answer has just given something."""
+    def standing(self, claim: Claim, lease: Lease | None) -> Standing:
+        """Return how a limit stands of which *lease* or an answer has just given something."""
         state = self.known[claim.limit.id].state
-        held = 0 if isinstance(claim.span, Slots) else self.lease(scope, claim).left
+        held = 0 if lease is None else lease.left
         return Standing(claim.limit, state.remaining + held, state.reset_seconds)
 
     def expired(self, *, now: float) -> Returned:

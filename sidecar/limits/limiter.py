@@ -13,6 +13,7 @@ from sidecar.domain.principal import Principal
 from sidecar.limits.budgets import Budgets
 from sidecar.limits.claims import Calendar, Claim, Slots
 from sidecar.limits.held import Holdings
+from sidecar.limits.lease import Lease
 from sidecar.limits.local import LocalShares, Moment
 from sidecar.limits.ports import (
     Answer,
@@ -140,9 +141,10 @@ class Limiter:
 
     def _at_hand(self, scope: str, claims: tuple[Claim, ...]) -> Outcome | None:
         now = self._clocks.monotonic()
-        if self._holdings.take(scope, claims, now=now):
-            self._refill_low(scope, claims)
-            return Granted(self._standings(scope, claims))
+        leases = self._holdings.take(scope, claims, now=now)
+        if leases is not None:
+            self._refill_low(scope, claims, leases, now=now)
+            return Granted(tuple(map(self._holdings.standing, claims, leases)))
         short = self._shortages.of(claims, now=now)
         return None if short is None else Limited(short)
 
@@ -169,7 +171,8 @@ class Limiter:
             answer = await self._ask(scope, asks)
             match answer:
                 case Taken():
-                    return Granted(self._standings(scope, claims))
+                    leases = [self._lease(scope, claim) for claim in claims]
+                    return Granted(tuple(map(self._holdings.standing, claims, leases)))
                 case Short(index, states):
                     standing = _stands(claims[index], states[index])
                     self._shortages.note(claims[index], standing, now=self._clocks.monotonic())
@@ -253,28 +256,29 @@ class Limiter:
         state = State(0, max(0, claim.limit.amount - used), 0.0, used)
         self._holdings.note(claim, state, now=now)
 
-    def _wanted(self, scope: str, claim: Claim) -> int:
-        if isinstance(claim.span, Slots):
-            return 0
-        return self._holdings.lease(scope, claim).wanted(now=self._clocks.monotonic())
+    def _lease(self, scope: str, claim: Claim) -> Lease | None:
+        return None if isinstance(claim.span, Slots) else self._holdings.lease(scope, claim)
 
-    def _refill_low(self, scope: str, claims: tuple[Claim, ...]) -> None:
-        asks = tuple(
-            Ask(claim, 0, wanted) for claim in claims if (wanted := self._wanted(scope, claim))
-        )
+    def _wanted(self, scope: str, claim: Claim) -> int:
+        lease = self._lease(scope, claim)
+        return 0 if lease is None else lease.wanted(now=self._clocks.monotonic())
+
+    def _refill_low(
+        self, scope: str, claims: tuple[Claim, ...], leases: tuple[Lease, ...], *, now: float
+    ) -> None:
+        asks: list[Ask] = []
+        for claim, lease in zip(claims, leases, strict=True):
+            if wanted := lease.wanted(now=now):
+                lease.refilling = True
+                asks.append(Ask(claim, 0, wanted))
         if asks:
-            for ask in asks:
-                self._holdings.lease(scope, ask.claim).refilling = True
-            task = asyncio.ensure_future(self._refill(scope, asks))
+            task = asyncio.ensure_future(self._refill(scope, tuple(asks)))
             self._refills.add(task)
             task.add_done_callback(self._refills.discard)
 
     async def _refill(self, scope: str, asks: tuple[Ask, ...]) -> None:
         with contextlib.suppress(LimitsUnavailableError):
             await self._ask(scope, asks)
-
-    def _standings(self, scope: str, claims: tuple[Claim, ...]) -> tuple[Standing, ...]:
-        return tuple(self._holdings.standing(scope, claim) for claim in claims)
 
     def _moment(self) -> Moment:
         return Moment(self._clocks.monotonic(), self._clocks.wall())

@@ -97,6 +97,13 @@ class Change:
     is_new: bool = False
     age_seconds: float = 0.0
 
+    def of(self, amount: int) -> Change:
+        """Return the same of another *amount*."""
+        # Not by dataclasses.replace: it looks at every field, for every request that ends.
+        return Change(
+            self.limit, amount, self.member, self.period_start, self.is_new, self.age_seconds
+        )
+
 
 class LimitStore(Protocol):
     """Counts for all workers; `scope` keeps together what is taken in one step."""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import assert_never
 
-from sidecar.domain.limits import Limit, Measure
+from sidecar.domain.limits import Limit, Measure, sliding_seconds
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
-from sidecar.limits.claims import Calendar, Demand, claims_of, span_of
+from sidecar.limits.claims import Calendar, Demand, holding, span_of
 from sidecar.limits.local import period_start
 from sidecar.limits.ports import Change
-
-_USED: Final = {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
-"""What is only known in the end. A request stays one request, however it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +29,27 @@ class Ended:
     output_tokens: int = 0
     cost: int = 0
 
-    @property
-    def used(self) -> Demand:
-        """The demand as it turned out."""
-        return replace(
-            self.demand,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            cost=self.cost,
-        )
+    def beyond(self, measure: Measure) -> int:
+        """Return how much more of *measure* was used than was taken, below 0 if less."""
+        match measure:
+            case Measure.INPUT_TOKENS:
+                return self.input_tokens - self.demand.input_tokens
+            case Measure.OUTPUT_TOKENS:
+                return self.output_tokens - self.demand.output_tokens
+            case Measure.TOKENS:
+                taken = self.demand.input_tokens + self.demand.output_tokens
+                return self.input_tokens + self.output_tokens - taken
+            case Measure.COST:
+                return self.cost - self.demand.cost
+            case (
+                Measure.REQUESTS  # it stays one request, however it ended
+                | Measure.CONCURRENT
+                | Measure.REQUEST_BYTES
+                | Measure.MAX_OUTPUT_TOKENS
+            ):
+                return 0
+            case _:
+                assert_never(measure)
 
 
 def unused(request: JudgedRequest) -> Ended | None:
@@ -78,26 +87,17 @@ def ended_with(
 
 def changes_of(limits: Iterable[Limit], ended: Ended) -> tuple[Change, ...]:
     """Return what is put right of each limit that the request was judged by."""
-    # One request's own bounds say nothing here; it was judged by them before.
-    counted = tuple(
-        limit
-        for limit in limits
-        if limit.measure not in {Measure.REQUEST_BYTES, Measure.MAX_OUTPUT_TOKENS}
-    )
-    claims = claims_of(counted, ended.demand, now=ended.at)
-    used = ended.used
     changes: list[Change] = []
-    for claim in claims if isinstance(claims, tuple) else ():
-        limit = claim.limit
+    for limit in holding(limits, ended.demand):
         if limit.measure is Measure.CONCURRENT:
             changes.append(Change(limit, 0, member=ended.member))
-        elif limit.measure in _USED:
-            amount = used.of(limit.measure) - claim.cost
-            if amount:
-                changes.append(Change(limit, amount, period_start=_start(limit, ended.at)))
+        elif amount := ended.beyond(limit.measure):
+            changes.append(Change(limit, amount, period_start=_start(limit, ended.at)))
     return tuple(changes)
 
 
 def _start(limit: Limit, at: float) -> int:
+    if sliding_seconds(limit.window) is not None:
+        return 0
     span = span_of(limit, now=at)
     return period_start(span.borders, at) if isinstance(span, Calendar) else 0

@@ -8,26 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, assert_never
 
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Measure, Standing
 from sidecar.domain.subject import Dialect
-
-_OPENAI: Final = {
-    Measure.REQUESTS: "requests",
-    Measure.TOKENS: "tokens",
-    Measure.INPUT_TOKENS: "tokens",
-    Measure.OUTPUT_TOKENS: "tokens",
-}
-_ANTHROPIC: Final = {
-    Measure.REQUESTS: "requests",
-    Measure.TOKENS: "tokens",
-    Measure.INPUT_TOKENS: "input-tokens",
-    Measure.OUTPUT_TOKENS: "output-tokens",
-}
 
 _OURS: Final = re.compile(r"(?:x-ratelimit|anthropic-ratelimit|x-egret)-[a-z0-9-]+")
 """As Envoy's `mutation_rules` allow: to remove another name would fail the answer."""
@@ -44,59 +31,89 @@ def foreign_headers(answer: Headers) -> tuple[str, ...]:
 
 def limit_headers(
     dialect: Dialect, standings: Iterable[Standing], *, now: float
-) -> tuple[tuple[str, bytes], ...]:
+) -> list[tuple[str, str]]:
     """Return the headers of *dialect*; of several limits on one measure, the tightest.
 
     *now* is in seconds since the epoch. Dialects without such headers get none.
     """
     match dialect:
         case Dialect.OPENAI | Dialect.AZURE_OPENAI:
-            return tuple(
-                header
-                for name, standing in _tightest(standings, _OPENAI).items()
-                for header in (
-                    (f"x-ratelimit-limit-{name}", _number(standing.limit.amount)),
-                    (f"x-ratelimit-remaining-{name}", _number(standing.remaining)),
-                    (f"x-ratelimit-reset-{name}", _duration(standing.reset_seconds)),
-                )
-            )
+            return _of_openai(_tightest(standings, _openai_name))
         case Dialect.ANTHROPIC:
-            return tuple(
-                header
-                for name, standing in _tightest(standings, _ANTHROPIC).items()
-                for header in (
-                    (f"anthropic-ratelimit-{name}-limit", _number(standing.limit.amount)),
-                    (f"anthropic-ratelimit-{name}-remaining", _number(standing.remaining)),
-                    (f"anthropic-ratelimit-{name}-reset", _moment(now + standing.reset_seconds)),
-                )
-            )
+            return _of_anthropic(_tightest(standings, _anthropic_name), now=now)
+        case Dialect.GEMINI | Dialect.BEDROCK:
+            return []
         case _:
-            return ()
+            assert_never(dialect)
 
 
-def _tightest(standings: Iterable[Standing], names: dict[Measure, str]) -> dict[str, Standing]:
+def _of_openai(tightest: Mapping[str, Standing]) -> list[tuple[str, str]]:
+    headers: list[tuple[str, str]] = []
+    for name, one in tightest.items():
+        headers += (
+            (f"x-ratelimit-limit-{name}", str(one.limit.amount)),
+            (f"x-ratelimit-remaining-{name}", str(one.remaining)),
+            (f"x-ratelimit-reset-{name}", _duration(one.reset_seconds)),
+        )
+    return headers
+
+
+def _of_anthropic(tightest: Mapping[str, Standing], *, now: float) -> list[tuple[str, str]]:
+    headers: list[tuple[str, str]] = []
+    for name, one in tightest.items():
+        headers += (
+            (f"anthropic-ratelimit-{name}-limit", str(one.limit.amount)),
+            (f"anthropic-ratelimit-{name}-remaining", str(one.remaining)),
+            (f"anthropic-ratelimit-{name}-reset", _moment(now + one.reset_seconds)),
+        )
+    return headers
+
+
+def _openai_name(measure: Measure) -> str | None:
+    match measure:
+        case Measure.REQUESTS:
+            return "requests"
+        case Measure.TOKENS | Measure.INPUT_TOKENS | Measure.OUTPUT_TOKENS:
+            return "tokens"
+        case _:
+            return None
+
+
+def _anthropic_name(measure: Measure) -> str | None:
+    match measure:
+        case Measure.REQUESTS:
+            return "requests"
+        case Measure.TOKENS:
+            return "tokens"
+        case Measure.INPUT_TOKENS:
+            return "input-tokens"
+        case Measure.OUTPUT_TOKENS:
+            return "output-tokens"
+        case _:
+            return None
+
+
+def _tightest(
+    standings: Iterable[Standing], name_of: Callable[[Measure], str | None]
+) -> dict[str, Standing]:
     found: dict[str, Standing] = {}
     for standing in standings:
-        name = names.get(standing.limit.measure)
+        name = name_of(standing.limit.measure)
         if name is not None and (name not in found or standing.remaining < found[name].remaining):
             found[name] = standing
     return found
 
 
-def _number(value: int) -> bytes:
-    return str(value).encode()
-
-
-def _duration(seconds: float) -> bytes:
+def _duration(seconds: float) -> str:
     """Write as Go does, which is what OpenAI sends: `250ms`, `1s`, `6m0s`."""
     if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms".encode()
+        return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours}h{minutes}m{rest}s".encode()
-    return (f"{minutes}m{rest}s" if minutes else f"{rest}s").encode()
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
-def _moment(at: float) -> bytes:
-    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,7 +7,7 @@ import importlib.resources
 from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
-from sidecar.domain.limits import SLIDING_SECONDS, Limit, Measure
+from sidecar.domain.limits import Limit, Measure, sliding_seconds
 from sidecar.limits.budgets import THRESHOLDS
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
 from sidecar.limits.ports import (
@@ -168,10 +168,10 @@ def _changed(change: Change) -> tuple[str | int, ...]:
     limit = change.limit
     if limit.measure is Measure.CONCURRENT:
         return "n", limit.amount, 0, change.member
-    if limit.window in SLIDING_SECONDS:
-        window = SLIDING_SECONDS[limit.window] * 1_000_000
+    window = sliding_seconds(limit.window)
+    if window is not None:
         age = round(change.age_seconds * 1_000_000)
-        return "s", limit.amount, change.amount, f"{window}/{age}"
+        return "s", limit.amount, change.amount, f"{window * 1_000_000}/{age}"
     return "c", limit.amount, change.amount, change.period_start
 
 

@@ -59,6 +59,7 @@ _COMPLETE: Final = as_value("1")
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
 
+_RESERVED: Final = len(fields(Reserved))
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -211,7 +212,7 @@ def _reserved(text: object) -> Reserved | None:
     if not isinstance(text, str):
         return None
     numbers = text.split()
-    if len(numbers) != len(fields(Reserved)):
+    if len(numbers) != _RESERVED:
         return None
     return Reserved(*(_whole(number) for number in numbers))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sidecar.domain.limits import SLIDING_SECONDS, Limit, Measure
+from sidecar.domain.limits import Limit, Measure, sliding_seconds
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
 from sidecar.limits.local import period_start
 from sidecar.limits.ports import (
@@ -205,7 +205,7 @@ class CountedLimits:
             limit = change.limit
             if limit.measure is Measure.CONCURRENT:
                 server.slots.get(limit.id, set()).discard(change.member)
-            elif limit.window in SLIDING_SECONDS:
+            elif sliding_seconds(limit.window) is not None:
                 server.slide(limit, change.amount, age=change.age_seconds)
             else:
                 self._count(change)
@@ -229,4 +229,6 @@ class CountedLimits:
 
 
 def _interval(limit: Limit) -> float:
-    return SLIDING_SECONDS[limit.window] / max(1, limit.amount)
+    window = sliding_seconds(limit.window)
+    assert window is not None
+    return window / max(1, limit.amount)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.access_log import attributes, export, metadata
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -25,7 +26,6 @@ from sidecar.transport.codec import UnreadableMessageError
 from sidecar.usage.estimate import record_of
 from sidecar.usage.ports import NotKeptError
 from sidecar.usage.unnamed_ends import UnnamedEnds
-from tests.support.access_log import attributes, export, metadata
 from tests.support.usage import ended, judged
 
 FULL = judged(

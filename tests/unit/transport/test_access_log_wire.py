@@ -7,11 +7,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtest.access_log import export
 from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
 from sidecar.transport.access_log_wire import MAX_COUNT, as_value, attributes_of, told, whole
-from tests.support.access_log import export
 
 
 def value_of(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Messages of Envoy's access log for tests, as `envoy/egret.yaml.j2` has them written."""
+"""Messages of Envoy's access log, as `envoy/egret.yaml.j2` has them written."""
 
 from __future__ import annotations
 
