@@ -91,7 +91,7 @@ def import_(
         typer.Argument(
             metavar="FILE",
             help="CSV with a head line, or JSON: model, input, output, cached_input, cache_write,"
-            " valid_from.",
+            " valid_from. Or LiteLLM's model_prices_and_context_window.json.",
         ),
     ],
     output: OutputOption = Output.TABLE,

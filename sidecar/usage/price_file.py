@@ -1,4 +1,4 @@
-"""Prices as people keep them: CSV with a head line, or a JSON array of objects."""
+"""Prices as people keep them: CSV with a head line, a JSON array, or LiteLLM's map of models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sidecar.usage.price_map import is_price_map, price_rows
 from sidecar.usage.prices import Price
 
 MAX_ROWS: Final = 100_000
@@ -88,8 +89,11 @@ def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         value: object = json.loads(text, parse_float=Decimal)
     except json.JSONDecodeError as error:
         raise PriceFileError(f"line {error.lineno}: {error.msg}") from None
+    if isinstance(value, dict) and is_price_map(cast("dict[str, object]", value)):
+        yield from price_rows(cast("dict[str, object]", value))
+        return
     if not isinstance(value, list):
-        raise PriceFileError("not a JSON array")
+        raise PriceFileError("neither a JSON array nor LiteLLM's map of models")
     for number, row in enumerate(cast("list[object]", value), start=1):
         if not isinstance(row, dict):
             raise PriceFileError(f"row {number} is not an object")

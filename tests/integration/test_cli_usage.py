@@ -242,7 +242,7 @@ def test_prices_of_a_file_are_set_together(egret: Egret, tmp_path: Path) -> None
         ("p.csv", "model,input,output\nm,1,x\n,1,1\n", "line 2: output: "),
         ("p.csv", "model,input,output,colour\nm,1,1,red\n", "colour: Extra inputs"),
         ("p.csv", "model,input,output\nm,1,1,1\n", "line 2: more: "),
-        ("p.json", "{}", "not a JSON array"),
+        ("p.json", "{}", "neither a JSON array nor LiteLLM's map of models"),
         ("p.json", "[1]", "row 1 is not an object"),
         ("p.json", "[", "line 1: "),
     ],
