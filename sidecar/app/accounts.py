@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from decimal import Decimal
 from typing import Final, Never
 
@@ -20,6 +21,8 @@ from sidecar.usage.estimate import record_of
 from sidecar.usage.prices import PriceList
 
 PRICES_SECONDS: Final = 10.0
+MAX_LATER: Final = 10_000
+"""Ends that wait for their key's limits; beyond, the oldest keep what was taken for them."""
 
 
 class PriceBook:
@@ -50,7 +53,8 @@ class Accounts:
         self._metrics = metrics
         self._limiter = limiter
         self._keys = keys
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._later: deque[tuple[ExchangeEnded, Ended]] = deque(maxlen=MAX_LATER)
+        self._settling: asyncio.Task[None] | None = None
 
     def exchange_ended(self, ended: ExchangeEnded) -> None:
         """Do both; at once where the key's limits are at hand."""
@@ -66,17 +70,20 @@ class Accounts:
         if isinstance(peeked, Hit):
             self._put_right(ended, over, peeked.record.limits)
             return
-        task = asyncio.ensure_future(self._settle_later(ended, over))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._later.append((ended, over))
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.ensure_future(self._settle_later())
 
-    async def _settle_later(self, ended: ExchangeEnded, over: Ended) -> None:
-        try:
-            loaded = await self._keys.load(ended.request.key_id, now=time.monotonic)
-        except KeyStoreUnavailableError:
-            return  # what was taken stays taken: too much rather than too little
-        if loaded.record is not None:
-            self._put_right(ended, over, loaded.record.limits)
+    async def _settle_later(self) -> None:
+        """One by one: all at once, they would leave requests no room to load their keys."""
+        while self._later:
+            ended, over = self._later.popleft()
+            try:
+                loaded = await self._keys.load(ended.request.key_id, now=time.monotonic)
+            except KeyStoreUnavailableError:
+                continue  # what was taken stays taken: too much rather than too little
+            if loaded.record is not None:
+                self._put_right(ended, over, loaded.record.limits)
 
     def _put_right(self, ended: ExchangeEnded, over: Ended, limits: tuple[Limit, ...]) -> None:
         self._limiter.settle(ended.request.organization_id, changes_of(limits, over))

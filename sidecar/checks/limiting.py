@@ -16,7 +16,7 @@ from sidecar.domain.errors import ClientError
 from sidecar.domain.limits import Measure, Reserved
 from sidecar.domain.subject import Operation, Route, Subject
 from sidecar.domain.usage import TokenCounts
-from sidecar.limits.claims import Demand, Exceeded, claims_of
+from sidecar.limits.claims import Claim, Demand, Exceeded, claims_of
 from sidecar.limits.limiter import Granted, Limited, Outcome
 
 BYTES_A_TOKEN: Final = 4
@@ -73,22 +73,27 @@ class Limiting:
             return None
         outcome = self._parts.limiter.take(principal, claims, member=self._ledger.request_id)
         if isinstance(outcome, (Granted, Limited)):
-            return self._conclude(outcome, demand)
-        return self._conclude_later(outcome, demand)
+            return self._conclude(outcome, demand, claims)
+        return self._conclude_later(outcome, demand, claims)
 
     async def _conclude_later(
-        self, outcome: Awaitable[Outcome], demand: Demand
+        self, outcome: Awaitable[Outcome], demand: Demand, claims: tuple[Claim, ...]
     ) -> ClientError | None:
-        return self._conclude(await outcome, demand)
+        return self._conclude(await outcome, demand, claims)
 
-    def _conclude(self, outcome: Outcome, demand: Demand) -> ClientError | None:
+    def _conclude(
+        self, outcome: Outcome, demand: Demand, claims: tuple[Claim, ...]
+    ) -> ClientError | None:
         self._ledger.limits_are_local = outcome.is_local
         match outcome:
             case Granted(standings):
                 self._ledger.standings = standings
                 self._parts.recorder.limit_granted(is_local=outcome.is_local)
                 self._ledger.reserved = Reserved(
-                    demand.input_tokens, demand.output_tokens, demand.cost
+                    demand.input_tokens,
+                    demand.output_tokens,
+                    demand.cost,
+                    tuple([one.limit.id for one in claims if one.limit.models is not None]),
                 )
                 return None
             case Limited(standing):

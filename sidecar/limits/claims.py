@@ -6,10 +6,10 @@ import datetime as dt
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
+from sidecar.domain.globs import compile_glob
 from sidecar.domain.limits import (
     RESERVED,
     Level,
@@ -126,24 +126,35 @@ def claims_of(
             if cost > limit.amount:
                 return Exceeded(limit)
             continue
+        span = span_of(limit, now=now)
         reserve = 0
         if limit.level is not Level.KEY:
-            reserve = int(limit.amount * RESERVED[demand.priority])
-        claims.append(Claim(limit, span_of(limit, now=now), cost, reserve))
+            # Of a window, no more than the burst is ever left: the share is one of that.
+            whole = span.at_once if isinstance(span, Sliding) else limit.amount
+            reserve = int(whole * RESERVED[demand.priority])
+        # Of nothing, nothing is let through: not even what costs nothing as far as anybody knows.
+        claims.append(Claim(limit, span, cost if limit.amount else max(1, cost), reserve))
     return tuple(claims)
 
 
 def holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
     """Yield those of *limits* that hold for what *demand* asks for."""
     for limit in limits:
-        if limit.operations is not None and demand.operation not in {None, *limit.operations}:
+        if not is_for_operation(limit, demand.operation):
             continue
-        if limit.models is None or demand.model is None or _matches(demand.model, limit.models):
+        if limit.models is None or demand.model is None or is_for_model(limit, demand.model):
             yield limit
 
 
-def _matches(model: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(model, pattern) for pattern in patterns)
+def is_for_operation(limit: Limit, operation: str | None) -> bool:
+    """Tell whether *limit* holds for *operation*; for one that nobody knows, each does."""
+    return limit.operations is None or operation is None or operation in limit.operations
+
+
+def is_for_model(limit: Limit, model: str) -> bool:
+    """Tell whether *limit* holds for *model*."""
+    globs = limit.models
+    return globs is None or any(compile_glob(glob).match(model) is not None for glob in globs)
 
 
 def span_of(limit: Limit, *, now: float) -> Span:

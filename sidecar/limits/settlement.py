@@ -6,20 +6,23 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import assert_never
+from typing import Final, assert_never
 
 from sidecar.domain.limits import Limit, Measure, sliding_seconds
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
-from sidecar.limits.claims import Calendar, Demand, holding, span_of
+from sidecar.limits.claims import Calendar, Demand, is_for_operation, span_of
 from sidecar.limits.local import period_start
 from sidecar.limits.ports import Change
+
+_MICROS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A request that is over: what was taken for it, what it used, and when it was judged.
 
-    `demand` is what it was judged by; `at` is in seconds since the epoch.
+    `demand` is what it was judged by, with no more of its model than logs may have; `at` is in
+    seconds since the epoch. `by_model` names the limits for some models that held for it.
     """
 
     demand: Demand
@@ -28,6 +31,7 @@ class Ended:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: int = 0
+    by_model: tuple[str, ...] = ()
 
     def beyond(self, measure: Measure) -> int:
         """Return how much more of *measure* was used than was taken, below 0 if less."""
@@ -62,7 +66,8 @@ def ended_with(
 ) -> Ended | None:
     """Return the end of *request* with what its record says it used.
 
-    None where nothing was taken for it. *cost* is in US dollars, None without a price.
+    None where nothing was taken for it. *cost* is in US dollars, None without a price: what was
+    taken for it stays taken then.
     """
     reserved = request.reserved
     if reserved is None:
@@ -81,19 +86,29 @@ def ended_with(
         request.occurred_at.timestamp(),
         input_tokens=tokens.input,
         output_tokens=tokens.output,
-        cost=0 if record is None or cost is None else math.ceil(cost * 1_000_000),
+        cost=0 if record is None else reserved.cost if cost is None else math.ceil(cost * _MICROS),
+        by_model=reserved.by_model,
     )
 
 
 def changes_of(limits: Iterable[Limit], ended: Ended) -> tuple[Change, ...]:
     """Return what is put right of each limit that the request was judged by."""
     changes: list[Change] = []
-    for limit in holding(limits, ended.demand):
+    for limit in limits:
+        if not _was_taken(limit, ended):
+            continue
         if limit.measure is Measure.CONCURRENT:
             changes.append(Change(limit, 0, member=ended.member))
         elif amount := ended.beyond(limit.measure):
             changes.append(Change(limit, amount, period_start=_start(limit, ended.at)))
     return tuple(changes)
+
+
+def _was_taken(limit: Limit, ended: Ended) -> bool:
+    """By name where it is for some models: what is told of the model may be less than it was."""
+    if limit.models is not None and limit.id not in ended.by_model:
+        return False
+    return is_for_operation(limit, ended.demand.operation)
 
 
 def _start(limit: Limit, at: float) -> int:

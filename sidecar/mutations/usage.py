@@ -41,4 +41,5 @@ def usage_metadata(request: JudgedRequest) -> Metadata:
 
 
 def _reserved(reserved: Reserved) -> str:
-    return f"{reserved.input_tokens} {reserved.output_tokens} {reserved.cost}"
+    numbers = f"{reserved.input_tokens} {reserved.output_tokens} {reserved.cost}"
+    return " ".join((numbers, *reserved.by_model)) if reserved.by_model else numbers

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from sidecar.domain.limits import Limit, Measure
+from sidecar.limits.claims import is_for_model
 from sidecar.limits.ports import LimitsUnavailableError
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, fetch
@@ -22,6 +23,8 @@ SELECT asked.number, used.* FROM unnest($1::text[], $2::text[], $3::timestamptz[
 CROSS JOIN LATERAL egret_used(asked.level, asked.subject, asked.since) AS used
 """
 _MICROS: Final = 1_000_000
+_DATED: Final = re.compile(r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{3,4})$")
+"""How providers write which state of a model answered: a day, or a number."""
 
 
 class PostgresTotals:
@@ -79,9 +82,10 @@ def _total(limit: Limit, rows: Iterable[Any]) -> int:
 
 def _holds(limit: Limit, model: str) -> bool:
     """Tell whether usage of *model* counts; the records' sums know no operations."""
-    if limit.models is None or not model:
+    if not model or is_for_model(limit, model):
         return True
-    return any(fnmatchcase(model, pattern) for pattern in limit.models)
+    # Sums go by the model that answered: asked for `gpt-4o`, `gpt-4o-2024-08-06` says it did.
+    return is_for_model(limit, _DATED.sub("", model))
 
 
 def _of(measure: Measure, row: Any) -> int:

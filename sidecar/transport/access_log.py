@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
@@ -59,7 +59,8 @@ _COMPLETE: Final = as_value("1")
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
 
-_RESERVED: Final = len(fields(Reserved))
+_NUMBERS: Final = 3
+"""Of what was reserved; limits come after them."""
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -208,13 +209,14 @@ def _guardrails(text: object) -> dict[str, str] | None:
 
 
 def _reserved(text: object) -> Reserved | None:
-    """Read three numbers, as `mutations.usage` writes them."""
+    """Read three numbers and the ids of limits, as `mutations.usage` writes them."""
     if not isinstance(text, str):
         return None
-    numbers = text.split()
-    if len(numbers) != _RESERVED:
+    words = text.split(" ")
+    if len(words) < _NUMBERS:
         return None
-    return Reserved(*(_whole(number) for number in numbers))
+    tokens_in, tokens_out, cost = map(_whole, words[:_NUMBERS])
+    return Reserved(tokens_in, tokens_out, cost, tuple(words[_NUMBERS:]))
 
 
 def _end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:

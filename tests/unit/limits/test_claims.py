@@ -97,9 +97,33 @@ def test_a_shared_limit_is_left_for_those_before(
     level: Level, priority: Priority, reserve: int
 ) -> None:
     """A key's own limit is its own."""
-    claims = claims_of([limit(level=level)], demand(priority=priority), now=NOW)
+    asked = demand(priority=priority)
+    of_day, of_burst = limit(level=level, window=Window.DAY), limit(level=level, burst=100)
+    claims = claims_of([of_day, of_burst], asked, now=NOW)
     assert isinstance(claims, tuple)
-    assert [claim.reserve for claim in claims] == [reserve]
+    assert [claim.reserve for claim in claims] == [reserve, reserve]
+
+
+def test_of_a_window_no_more_is_left_for_others_than_a_part_of_the_burst() -> None:
+    """Or there would never be enough: of 600 a minute 60 can be had at once, a fifth is 120."""
+    one = limit(amount=600)
+    claims = claims_of([one], demand(priority=Priority.BATCH), now=NOW)
+    assert claims == (Claim(one, Sliding(60, 60), 1, 12),)
+
+
+def test_of_nothing_not_even_what_costs_nothing_is_let_through() -> None:
+    """The cost of a model without a price is not known."""
+    one = limit(Measure.COST, level=Level.KEY, window=Window.MONTH, amount=0)
+    claims = claims_of([one], demand(cost=0), now=NOW)
+    assert isinstance(claims, tuple)
+    assert [claim.cost for claim in claims] == [1]
+
+
+def test_a_bracket_in_a_glob_stands_for_itself() -> None:
+    """As in every other list of models."""
+    one = limit(models=("claude-opus-4[1m]",))
+    assert isinstance(claims_of([one], demand(model="claude-opus-4[1m]"), now=NOW), tuple)
+    assert claims_of([one], demand(model="claude-opus-41"), now=NOW) == ()
 
 
 def test_slots_are_counted_at_any_moment() -> None:

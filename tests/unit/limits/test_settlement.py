@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
-from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
 from sidecar.limits.claims import Demand
 from sidecar.limits.ports import Change
-from sidecar.limits.settlement import Ended, changes_of
+from sidecar.limits.settlement import Ended, changes_of, ended_with, unused
+from sidecar.usage.estimate import record_of
+from tests.support.usage import ended as ended_exchange
+from tests.support.usage import judged
 
 AT = dt.datetime(2026, 5, 17, 12, tzinfo=dt.UTC).timestamp()
 MAY = int(dt.datetime(2026, 5, 1, tzinfo=dt.UTC).timestamp())
@@ -52,6 +56,24 @@ def test_a_request_that_never_was_gives_back_all_but_itself() -> None:
         Change(both[1], -500),
         Change(slots, 0, member="r1"),
     )
+
+
+def test_limits_by_model_are_put_right_where_they_were_taken() -> None:
+    """By name: of the model, the end of a request may say less than was known before."""
+    held = limit(Measure.TOKENS, models=("arn:*",))
+    other = limit(Measure.OUTPUT_TOKENS, models=("other",))
+    told = Demand(operation="chat", model="other", input_tokens=100, output_tokens=400)
+    ended = Ended(told, "r1", AT, input_tokens=100, by_model=(held.id,))
+    assert changes_of([held, other], ended) == (Change(held, -400),)
+
+
+def test_what_was_taken_for_a_model_whose_price_is_not_known_in_the_end_stays_taken() -> None:
+    """Too much rather than too little; a request that never was gives it back."""
+    request = replace(judged(), reserved=Reserved(100, 400, 50))
+    record = record_of(ended_exchange(request=request))
+    for ends, cost in ((ended_with(record, request, cost=None), 50), (unused(request), 0)):
+        assert ends is not None
+        assert ends.cost == cost
 
 
 def test_what_was_used_as_taken_changes_nothing() -> None:

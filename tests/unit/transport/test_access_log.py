@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.access_log import attributes, export, metadata
+from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -33,6 +34,7 @@ FULL = judged(
     is_streamed=True,
     text_bytes=1234,
     guardrails={"pii": "redact", "hook": "error_open"},
+    reserved=Reserved(100, 50, 150, ("key_1/cost/day/0a1b", "team_1/tokens/minute/2c3d")),
 )
 
 
