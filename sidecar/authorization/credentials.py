@@ -12,6 +12,8 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
     CREDENTIAL_PARAMETERS,
+    OPTIONAL_PARAMETER_SIGIL,
+    OVERRIDING_PARAMETERS,
     HeaderName,
     Headers,
 )
@@ -36,10 +38,12 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     two parsers could read differently presents nothing: two keys, a header that comes twice, or
     one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
     query is never believed, whatever the headers say: the provider would be sent it, and
-    whoever logs paths would keep it.
+    whoever logs paths would keep it. Nor does a key go with a query that overrides what the
+    headers say: we would judge another request than the provider reads.
     """
-    if _is_in_query(headers.text(HeaderName.PATH)):
-        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
+    query = headers.text(HeaderName.PATH).partition("?")[2]
+    if query and (fault := _fault_of_query(query)):
+        return fault
     presented = [field for field in headers.fields if field[0] in CREDENTIAL_HEADERS]
     names = {name for name, _ in presented}
     if len(names) < len(presented) or any(b"," in value for _, value in presented):
@@ -71,9 +75,16 @@ def _credential(name: str, value: bytes) -> bytes | None:
     return credential.strip(_BLANK) if scheme.lower() == b"bearer" else None
 
 
-def _is_in_query(path: str) -> bool:
-    query = path.partition("?")[2]
-    return bool(query) and any(
-        unquote_plus(parameter.partition("=")[0]).strip().casefold() in CREDENTIAL_PARAMETERS
+def _fault_of_query(query: str) -> CredentialFault | None:
+    names = {
+        unquote_plus(parameter.partition("=")[0])
+        .strip()
+        .casefold()
+        .removeprefix(OPTIONAL_PARAMETER_SIGIL)
         for parameter in _PARAMETER.split(query)
-    )
+    }
+    if not names.isdisjoint(CREDENTIAL_PARAMETERS):
+        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
+    if not names.isdisjoint(OVERRIDING_PARAMETERS):
+        return CredentialFault(ErrorKind.UNSCANNED_CONTENT)
+    return None

@@ -120,7 +120,7 @@ class Limiting:
             priority=self._admitted.priority,
             input_tokens=tokens_in,
             output_tokens=tokens_out,
-            cost=self._cost(model, tokens_in, tokens_out),
+            cost=self._cost(subject, tokens_in, tokens_out),
             request_bytes=read.body_bytes,
         )
 
@@ -134,12 +134,18 @@ class Limiting:
         bound = None if subject is None else subject.max_output_tokens
         return tokens_in, self._parts.default_output_tokens if bound is None else bound
 
-    def _cost(self, model: str | None, tokens_in: int, tokens_out: int) -> int:
-        """Return the estimated cost in millionths of a dollar, rounded up."""
-        if model is None:
+    def _cost(self, subject: Subject | None, tokens_in: int, tokens_out: int) -> int:
+        """Return the estimated cost in millionths of a dollar, rounded up.
+
+        Of several models nobody knows which one runs: it is that of the dearest.
+        """
+        if subject is None:
             return 0
         at = datetime.fromtimestamp(self._parts.clocks.wall(), UTC)
-        price = self._parts.prices.current.price_of(model, at=at)
-        if price is None:
-            return 0
-        return math.ceil(price.cost_of(TokenCounts(tokens_in, tokens_out)) * MICROS)
+        prices, tokens = self._parts.prices.current, TokenCounts(tokens_in, tokens_out)
+        dearest = 0
+        for model in (subject.model, *subject.other_models):
+            price = None if model is None else prices.price_of(model, at=at)
+            if price is not None:
+                dearest = max(dearest, math.ceil(price.cost_of(tokens) * MICROS))
+        return dearest

@@ -27,6 +27,10 @@ _WITHOUT_MODEL_TEXT: Final = frozenset(
         Operation.MODERATION,
     }
 )
+_SCRIPTS: Final = frozenset({"text/javascript", "text/ecmascript", "text/x-javascript"})
+"""JSON within a call (JSONP) comes as these: as plain text its strings would keep their escapes,
+and what is spread over several would not be joined."""
+
 _GEMINI_STREAM: Final = ":streamGenerateContent"
 
 
@@ -81,7 +85,7 @@ def _form_of(media_type: str, path: str) -> AnswerForm | Unreadable:
             return AnswerForm.JSON_ARRAY
         case _ if media_type == "application/json" or media_type.endswith("+json"):
             return AnswerForm.JSON
-        case _ if media_type.startswith("text/"):
+        case _ if media_type.startswith("text/") and media_type not in _SCRIPTS:
             return AnswerForm.TEXT
         case _:
             return Unreadable(UnscannedReason.UNKNOWN_SHAPE)

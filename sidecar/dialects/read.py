@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.dialects.named_models import named_models
+from sidecar.dialects.named_models import MAX_OTHER_MODELS, named_models
 from sidecar.dialects.output_bound import output_bound
 from sidecar.dialects.shape import has_tokens, shape_problem
 from sidecar.dialects.stream_usage import asks_for_usage
@@ -99,6 +99,8 @@ def _subject(route: Route, document: JsonDocument) -> Subject | Malformed:
     if has_tokens(fields.get("prompt")) or has_tokens(fields.get("input")):
         walk.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
     model, others = named_models(route, fields)
+    if len(others) > MAX_OTHER_MODELS:
+        return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
     return Subject(
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,

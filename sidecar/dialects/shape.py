@@ -31,7 +31,7 @@ def _common_problem(fields: Fields) -> str | None:
     return None
 
 
-_DECIDING = frozenset({"model", "models", "stream"})
+_DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
 """Fields that are acted on, not only scanned."""
 
 

@@ -44,12 +44,24 @@ CREDENTIAL_HEADERS: Final = (
 
 CREDENTIAL_PARAMETERS: Final = frozenset(
     {
-        *("key", "access_token", "oauth_token"),  # Google's system parameters
+        *("key", "access_token", "oauth_token", "bearer_token"),  # Google's system parameters
+        *("password", "passwd"),
         *("api-key", "api_key", "apikey", "subscription-key"),  # Azure's gateways and others
+        "ocp-apim-subscription-key",
         *("x-amz-credential", "x-amz-signature", "x-amz-security-token"),  # AWS's signed URLs
+        *("x-goog-credential", "x-goog-signature"),  # Google's
     }
 )
 """Where APIs take a credential in the query, in lower case. None is taken from there."""
+
+OVERRIDING_PARAMETERS: Final = frozenset({"ct", "httpmethod", "callback"})
+"""Google's system parameters, in lower case, that make it read another type of body or another
+method than the headers say, or wrap its answer into a script. What was judged would not be what
+is done."""
+
+OPTIONAL_PARAMETER_SIGIL: Final = "$"
+"""Google takes each of its system parameters with or without it
+(https://cloud.google.com/apis/docs/system-parameters)."""
 
 EGRET_HEADER_PREFIX: Final = "x-egret-"
 """Ours alone: a client's own copy is stripped, so that nothing behind us can be told lies."""

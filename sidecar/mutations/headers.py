@@ -14,18 +14,27 @@ from sidecar.domain.http import (
 )
 
 CLIENT_CREDENTIALS: Final = frozenset(
-    {*CREDENTIAL_HEADERS, "proxy-authorization", "cookie", "x-amz-security-token"}
+    {
+        *CREDENTIAL_HEADERS,
+        *("proxy-authorization", "cookie", "x-amz-security-token", "ocp-apim-subscription-key"),
+    }
 )
 """What proves a client's identity to us or to others must not reach the provider, who gets a
 credential of its own from Envoy."""
 
+OVERRIDING: Final = frozenset({"x-ms-oai-image-generation-deployment", "x-http-method-override"})
+"""What makes a provider do something else than was judged: Azure draws with the model that the
+first one names, whatever models are allowed; Google goes by the second instead of the method."""
+
+_REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
+
 
 def strip(headers: Headers) -> HeaderMutation:
-    """Return the removal of every client credential and every client-sent `x-egret-*`."""
+    """Return the removal of credentials, of overrides, and of every client-sent `x-egret-*`."""
     removed = {
         name
         for name, _ in headers.fields
-        if name in CLIENT_CREDENTIALS or name.startswith(EGRET_HEADER_PREFIX)
+        if name in _REMOVED or name.startswith(EGRET_HEADER_PREFIX)
     }
     return HeaderMutation(remove_headers=tuple(sorted(removed)))
 

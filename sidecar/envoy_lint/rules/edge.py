@@ -13,7 +13,8 @@ from sidecar.envoy_lint.rule import ConfigRule, Hit, Look, Severity
 MAX_BUFFER: Final = 1 << 20
 _BODY_READERS: Final = ("Buffer", "Decompressor", "GrpcJsonTranscoder", "Lua", "Wasm")
 _LOGGED_SECRETS: Final = ("%REQ(AUTHORIZATION)", "%REQ(X-API-KEY)", "%REQ(API-KEY)",
-                          "%REQ(X-GOOG-API-KEY)", "%REQ(COOKIE)")  # fmt: skip
+                          "%REQ(X-GOOG-API-KEY)", "%REQ(OCP-APIM-SUBSCRIPTION-KEY)",
+                          "%REQ(COOKIE)")  # fmt: skip
 _LOGGED_QUERY: Final = ("%REQ(:PATH)", "%REQ(X-ENVOY-ORIGINAL-PATH", "%PATH%", "%PATH(WQ")
 
 

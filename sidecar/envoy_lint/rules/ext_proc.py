@@ -18,7 +18,10 @@ MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
 
 NAMESPACE: Final = "egret"
 SOURCE_ATTRIBUTE: Final = "source.address"
-REMOVED_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+REMOVED_HEADERS: Final = (
+    *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
+    *("x-ms-oai-image-generation-deployment", "x-http-method-override"),
+)
 """What Egret takes away before a request leaves; a rule that forbids it leaves the key in."""
 NEEDED_HEADERS: Final = (
     *REMOVED_HEADERS,

@@ -25,7 +25,10 @@ DOUBLE_RETRIES: Final = (
     "http3-post-connect-failure",
 )
 """`reset` alone: `reset-before-request` is safe."""
-CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
+CREDENTIALS: Final = (
+    *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
+    "ocp-apim-subscription-key",
+)
 TRACES: Final = ("traceparent", "tracestate", "baggage", "x-request-id")
 
 

@@ -102,6 +102,14 @@ IN_QUERY = CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
         "X-Amz-Signature=x",
         "X-Amz-Security-Token=x",
         "a=1?&key=x",
+        "$key=AIza",
+        "alt=sse&%24key=AIza",
+        "$access_token=ya29",
+        "bearer_token=ya29",
+        "password=x",
+        "passwd=x",
+        "Ocp-Apim-Subscription-Key=x",
+        "X-Goog-Signature=x",
     ],
 )
 def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> None:
@@ -112,7 +120,26 @@ def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> N
 
 
 @pytest.mark.parametrize(
-    "query", ["", "?", "?alt=sse", "?api-version=2024-10-21", "?keys=a", "?x=key"]
+    "query",
+    [
+        "$ct=application/x-protobuf",
+        "ct=x",
+        "%24callback=f",
+        "alt=sse&callback=f",
+        "$httpMethod=DELETE",
+        "HTTPMETHOD",
+    ],
+)
+def test_a_query_that_overrides_the_headers_is_refused_beside_a_good_key(query: str) -> None:
+    """Google would read another type of body or another method, or wrap its answer."""
+    path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
+    unscanned = CredentialFault(ErrorKind.UNSCANNED_CONTENT)
+    assert present(Headers((path, ("x-goog-api-key", TEXT)))) == unscanned
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?", "?alt=sse", "?$alt=sse", "?api-version=2024-10-21", "?keys=a", "?x=key", "?$$key=a"],
 )
 def test_other_queries_do_not_matter(query: str) -> None:
     """Versions and formats are the providers' affair."""

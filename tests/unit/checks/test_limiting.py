@@ -97,6 +97,26 @@ async def test_a_request_asks_for_its_estimate_of_tokens_and_money() -> None:
     assert costs(made) == [("tokens", tokens), ("cost", tokens), ("requests", 1)]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"models": ["unpriced"]}),
+        ("/v1/chat/completions", {"model": "unpriced", "fallbacks": ["gpt-5"]}),
+        ("/v1/chat/completions", {"model": "other", "models": ["unpriced", "gpt-5"]}),
+        ("/openai/deployments/gpt-5/chat/completions", {"model": "unpriced"}),
+        ("/openai/deployments/unpriced/chat/completions", {"model": "gpt-5"}),
+    ],
+)
+async def test_a_request_that_names_several_models_asks_for_the_money_of_the_dearest(
+    path: str, fields: dict[str, Any]
+) -> None:
+    """Nobody knows which one runs: a name without a price makes none of them free."""
+    made = world(limit(Measure.COST, Window.DAY))
+    await judged(made, chat(max_tokens=1_000, **fields), path)
+    ((_, cost),) = costs(made)
+    assert cost >= 1_000
+
+
 async def test_a_request_that_sets_no_bound_is_taken_to_write_as_much_as_is_usual() -> None:
     """The setting says how much."""
     made = world(limit(Measure.OUTPUT_TOKENS))

@@ -60,6 +60,16 @@ async def test_a_model_in_the_path_is_allowed_by_the_list(path: str, body: objec
         (BEDROCK.format("other.claude"), {**HELLO, "model": "anthropic.claude-v2:0"}),
         (BEDROCK.format("anthropic.claude-v2%3A1"), HELLO),
         ("/v1/responses", {"model": "gpt-5", "input": "a", "models": ["o3"]}),
+        (
+            "/v1/responses",
+            {
+                "model": "gpt-5",
+                "input": "a",
+                "tools": [{"type": "image_generation", "model": "i"}],
+            },
+        ),
+        ("/v1/messages", {**HELLO, "model": "gpt-5", "fallbacks": [{"model": "o3"}]}),
+        ("/v1/messages", {**HELLO, "model": "gpt-5", "fallbacks": "default"}),
     ],
 )
 async def test_neither_path_nor_body_can_name_a_model_past_the_list(

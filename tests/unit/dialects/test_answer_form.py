@@ -22,6 +22,8 @@ FORMS = {
     b"application/vnd.amazon.eventstream": AnswerForm.EVENT_STREAM,
     b"text/html; charset=us-ascii": AnswerForm.TEXT,
     b"text/plain": AnswerForm.TEXT,
+    b"text/javascript; charset=utf-8": UnscannedReason.UNKNOWN_SHAPE,
+    b"application/javascript": UnscannedReason.UNKNOWN_SHAPE,
     b"text/html; charset=iso-8859-1": UnscannedReason.CHARSET,
     b"audio/mpeg": UnscannedReason.UNKNOWN_SHAPE,
     b"application/octet-stream": UnscannedReason.UNKNOWN_SHAPE,

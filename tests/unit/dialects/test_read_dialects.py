@@ -16,6 +16,7 @@ RESPONSES = "/v1/responses"
 GENERATE = "/v1beta/models/gemini-2.5-pro:generateContent"
 CONVERSE = "/model/anthropic.claude-v2%3A1/converse"
 INVOKE = "/model/anthropic.claude-v2%3A1/invoke"
+MESSAGES = "/v1/messages"
 AZURE = "/openai/deployments/our-gpt/chat/completions?api-version=2024-10-21"
 PNG = "iVBORw0KGgo" + "A" * 400 + "=="
 HIDDEN = [{"role": "user", "parts": [{"text": "hi"}]}]
@@ -287,6 +288,8 @@ def test_a_stream_is_known_by_path_or_body(path: str, body: JsonValue, *, stream
         (AZURE, {}, "`messages`"),
         (RESPONSES, {"input": "a", "Models": ["x"]}, "`models`"),
         (INVOKE, {"MODEL": "x"}, "`model`"),
+        (MESSAGES, {"messages": [], "Fallbacks": ["x"]}, "`fallbacks`"),
+        (MESSAGES, {"messages": [], "TOOLS": []}, "`tools`"),
         ("/v1/images/generations", {}, "`prompt`"),
         ("/v1/moderations", {}, "`input`"),
     ],
