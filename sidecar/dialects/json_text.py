@@ -55,6 +55,13 @@ def string_tokens(text: bytes) -> Iterator[Token]:
         yield Token(*match.span(1))
 
 
+def count_strings(text: bytes) -> int:
+    """Return how many string tokens *text* has."""
+    if b"\\" not in text:
+        return text.count(b'"') // 2
+    return _STRING_TOKEN.subn(b"", text)[1]
+
+
 def number_tokens(text: bytes) -> Iterator[Token]:
     """Yield every number token of *text* in order."""
     for match in _TOKEN.finditer(text):
