@@ -21,6 +21,11 @@ _BLANK = b" \t"
 _PARAMETER: Final = re.compile("[&;]")
 """Some servers still take a semicolon between parameters (HTML 4.01 appendix B.2.2)."""
 
+MAX_PARAMETERS: Final = 64
+MAX_NAMES_LENGTH: Final = 2048
+"""Far more than any API has. This is done before a key is known: Envoy takes 60 KB of headers,
+and to decode as many names would cost anybody's worker twenty milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class CredentialFault:
@@ -36,7 +41,7 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     two parsers could read differently presents nothing: two keys, a header that comes twice, or
     one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
     query is never believed, whatever the headers say: the provider would be sent it, and
-    whoever logs paths would keep it.
+    whoever logs paths would keep it. More parameters than are looked through count as one.
     """
     if _is_in_query(headers.text(HeaderName.PATH)):
         return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
@@ -73,7 +78,10 @@ def _credential(name: str, value: bytes) -> bytes | None:
 
 def _is_in_query(path: str) -> bool:
     query = path.partition("?")[2]
-    return bool(query) and any(
-        unquote_plus(parameter.partition("=")[0]).strip().casefold() in CREDENTIAL_PARAMETERS
-        for parameter in _PARAMETER.split(query)
-    )
+    if not query:
+        return False
+    parameters = _PARAMETER.split(query, MAX_PARAMETERS)
+    names = [parameter.partition("=")[0] for parameter in parameters]
+    if len(names) > MAX_PARAMETERS or sum(map(len, names)) > MAX_NAMES_LENGTH:
+        return True  # any of the rest may be one
+    return any(unquote_plus(name).strip().casefold() in CREDENTIAL_PARAMETERS for name in names)
