@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sidecar.dialects.answer_read import BOUND as ANSWER_BOUND
 from sidecar.dialects.answer_read import AnswerEvent, UnreadableEvent, read_answer
 from sidecar.dialects.json_bound import JsonBound
-from sidecar.dialects.strict_json import BOUND, TOO_MANY_VALUES, JsonDocument, parse
+from sidecar.dialects.strict_json import BOUND, TOO_MANY_VALUES, JsonDocument, JsonValue, parse
 from sidecar.domain.subject import UnscannedReason
 from tests.support.memory import peak_bytes
 
@@ -26,7 +26,7 @@ _JSON = st.recursive(
 )
 
 
-def structure(value: object) -> tuple[int, int]:
+def structure(value: JsonValue) -> tuple[int, int]:
     """Return how many objects and arrays there are, and how many commas between values."""
     if not isinstance(value, (dict, list)):
         return 0, 0
@@ -39,7 +39,7 @@ def structure(value: object) -> tuple[int, int]:
 
 @given(value=_JSON, indent=st.sampled_from([None, 1]), ascii_only=st.booleans())
 def test_what_stands_between_values_is_counted_to_the_last(
-    value: object, indent: int | None, *, ascii_only: bool
+    value: JsonValue, indent: int | None, *, ascii_only: bool
 ) -> None:
     """And nothing in strings, whatever quotes and backslashes they hold."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
