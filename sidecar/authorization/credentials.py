@@ -23,6 +23,11 @@ _BLANK = b" \t"
 _PARAMETER: Final = re.compile("[&;]")
 """Some servers still take a semicolon between parameters (HTML 4.01 appendix B.2.2)."""
 
+MAX_PARAMETERS: Final = 64
+MAX_NAMES_LENGTH: Final = 2048
+"""Far more than any API has. This is done before a key is known: Envoy takes 60 KB of headers,
+and to decode as many names would cost anybody's worker twenty milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class CredentialFault:
@@ -38,8 +43,9 @@ def present(headers: Headers) -> ApiKey | CredentialFault:
     two parsers could read differently presents nothing: two keys, a header that comes twice, or
     one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
     query is never believed, whatever the headers say: the provider would be sent it, and
-    whoever logs paths would keep it. Nor does a key go with a query that overrides what the
-    headers say: we would judge another request than the provider reads.
+    whoever logs paths would keep it. More parameters than are looked through count as one. Nor
+    does a key go with a query that overrides what the headers say: we would judge another request
+    than the provider reads.
     """
     query = headers.text(HeaderName.PATH).partition("?")[2]
     if query and (fault := _fault_of_query(query)):
@@ -76,12 +82,13 @@ def _credential(name: str, value: bytes) -> bytes | None:
 
 
 def _fault_of_query(query: str) -> CredentialFault | None:
+    parameters = _PARAMETER.split(query, MAX_PARAMETERS)
+    raw = [parameter.partition("=")[0] for parameter in parameters]
+    if len(raw) > MAX_PARAMETERS or sum(map(len, raw)) > MAX_NAMES_LENGTH:
+        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)  # any of the rest may be one
     names = {
-        unquote_plus(parameter.partition("=")[0])
-        .strip()
-        .casefold()
-        .removeprefix(OPTIONAL_PARAMETER_SIGIL)
-        for parameter in _PARAMETER.split(query)
+        unquote_plus(name).strip().casefold().removeprefix(OPTIONAL_PARAMETER_SIGIL)
+        for name in raw
     }
     if not names.isdisjoint(CREDENTIAL_PARAMETERS):
         return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)

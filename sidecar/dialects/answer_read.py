@@ -24,6 +24,7 @@ from sidecar.dialects.answer_fields import (
     SKIPPED,
     WHOLE,
 )
+from sidecar.dialects.json_bound import JsonBound
 from sidecar.dialects.strict_json import JsonValue
 from sidecar.domain.subject import UnscannedReason
 
@@ -31,6 +32,9 @@ Path = tuple[str | int, ...]
 
 MAX_TEXTS: Final = 50_000
 """As many as a request may have; ten megabytes of one-letter strings take seconds."""
+
+BOUND: Final = JsonBound(containers=400_000, commas=1_500_000)
+"""More than a request may have: ten megabytes of the probabilities of tokens are no fewer."""
 
 LONG_NUMBER: Final = 10**8
 """Nine digits: shorter numbers are no card, account or social security number."""
@@ -104,7 +108,7 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
         walk.run()
     except (ValueError, RecursionError):
         return _UNREADABLE
-    if walk.is_overfull or walk.strings != _string_count(payload):
+    if walk.is_overfull or walk.strings != json_text.count_strings(payload):
         return _UNREADABLE  # a key that stands twice hides one of its values from us
     return AnswerEvent(
         texts=tuple(walk.texts),
@@ -132,21 +136,17 @@ def load_event(payload: bytes) -> Any:
     """Return the JSON of an event, or of a whole answer.
 
     Raises:
-        ValueError: it is no JSON in UTF-8.
+        ValueError: it is no JSON in UTF-8, or holds more than is read.
         RecursionError: it is nested too deep.
     """
+    if BOUND.is_exceeded_by(payload):
+        raise ValueError("more values than are read")
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
         # An emoji cut in two by a provider that counts in UTF-16 leaves half a pair in each
         # event, which orjson refuses.
         return json.loads(payload.decode())
-
-
-def _string_count(payload: bytes) -> int:
-    if b"\\" not in payload:
-        return payload.count(b'"') // 2
-    return sum(1 for _ in json_text.string_tokens(payload))
 
 
 class _Walk:

@@ -14,7 +14,7 @@ import orjson
 
 from sidecar.dialects.frames import Frame, Opaque
 from sidecar.dialects.sse import SseFramer
-from sidecar.dialects.stream_usage import members
+from sidecar.dialects.stream_usage import Member, members
 from sidecar.dialects.strict_json import JsonValue
 
 _USAGE: Final = b"usage"
@@ -96,13 +96,16 @@ def _without_null(payload: bytes) -> bytes:
     shorter = _NULL_MEMBER.sub(b"", payload, count=1)
     if "usage" not in orjson.loads(shorter):
         return shorter
-    every = list(members(payload, 0))
-    place = next(place for place, one in enumerate(every) if one.name == _USAGE)
-    one = every[place]
-    if place:
-        return payload[: every[place - 1].end] + payload[one.end :]
-    follows = every[1].at if len(every) > 1 else one.end
-    return payload[: one.at] + payload[follows:]
+    before: Member | None = None
+    told = members(payload, 0)
+    for one in told:
+        if one.name == _USAGE:
+            if before is not None:
+                return payload[: before.end] + payload[one.end :]
+            behind = next(told, None)
+            return payload[: one.at] + payload[one.end if behind is None else behind.at :]
+        before = one
+    return payload
 
 
 def _with_payload(frame: Frame, old: bytes, new: bytes) -> Frame:

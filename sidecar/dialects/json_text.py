@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -23,11 +24,16 @@ _TOKEN: Final = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
 
 _JSON_START: Final = re.compile(rb'[ \t\r\n]*+["\[{]')
 
-_ESCAPE: Final = re.compile(
+_ONE_ESCAPE: Final = (
     rb'\\(?:["\\/bfnrt]'
     rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|u[0-9a-fA-F]{4})"
 )
+
+_ESCAPE: Final = re.compile(_ONE_ESCAPE)
+
+_STRETCH: Final = re.compile(rb"(?:" + _ONE_ESCAPE + rb"|[^\\]++|\\){1,512}+")
+"""A stretch of a string's raw bytes that cuts no escape and no character in two."""
 
 _NESTED_UNIT: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
@@ -47,6 +53,13 @@ def string_tokens(text: bytes) -> Iterator[Token]:
     """Yield every string token of *text* in order, keys included."""
     for match in _STRING_TOKEN.finditer(text):
         yield Token(*match.span(1))
+
+
+def count_strings(text: bytes) -> int:
+    """Return how many string tokens *text* has."""
+    if b"\\" not in text:
+        return text.count(b'"') // 2
+    return _STRING_TOKEN.subn(b"", text)[1]
 
 
 def number_tokens(text: bytes) -> Iterator[Token]:
@@ -99,28 +112,32 @@ class OffsetMap:
     """Turns offsets into the decoded content of a string into offsets into its raw bytes.
 
     A range that begins or ends inside an escape or a character is widened to the whole of it.
+    Only where stretches begin is kept, and the escapes of the last one that was asked for: a
+    client may send ten megabytes of escapes. Ranges in order look into each stretch once.
     """
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
+        self._raw_starts = array("Q", [0])  # of stretches; the last one is the end of all
+        self._decoded_starts = array("Q", [0])
+        self.decoded_length = 0
+        for stretch in _STRETCH.finditer(raw):
+            self.decoded_length += len(decode(stretch.group()))
+            self._raw_starts.append(stretch.end())
+            self._decoded_starts.append(self.decoded_length)
+        self._open = -1  # the stretch whose escapes these are
         self._escapes: list[tuple[int, int]] = []  # raw start and end
         self._decoded: list[tuple[int, int]] = []  # the same escapes in the decoded content
-        shift = 0
-        for match in _ESCAPE.finditer(raw):
-            start, end = match.span()
-            length = _decoded_length(match.group())
-            self._escapes.append((start, end))
-            self._decoded.append((start - shift, start - shift + length))
-            shift += end - start - length
-        self.decoded_length = len(raw) - shift
 
     def raw_range(self, start: int, end: int) -> tuple[int, int]:
         """Return the raw range that covers the decoded range."""
-        return self._raw_start(start), max(self._raw_start(start), self._raw_end(end))
+        raw_start = self._raw_start(start)
+        return raw_start, max(raw_start, self._raw_end(end))
 
     def _raw_start(self, offset: int) -> int:
+        stretch = bisect_right(self._decoded_starts, offset) - 1
+        position = self._look_into(stretch, offset)
         at = bisect_right(self._decoded, (offset, len(self._raw))) - 1
-        position = offset
         if at >= 0:
             if offset < self._decoded[at][1]:
                 return self._escapes[at][0]
@@ -130,8 +147,9 @@ class OffsetMap:
         return position
 
     def _raw_end(self, offset: int) -> int:
+        stretch = bisect_left(self._decoded_starts, offset) - 1  # one that begins before
+        position = self._look_into(max(stretch, 0), offset)
         at = bisect_right(self._decoded, (offset, -1)) - 1  # an escape that begins before
-        position = offset
         if at >= 0:
             if offset < self._decoded[at][1]:
                 return self._escapes[at][1]
@@ -139,6 +157,22 @@ class OffsetMap:
         while self._byte(position) in _CONTINUATION:
             position += 1
         return position
+
+    def _look_into(self, stretch: int, offset: int) -> int:
+        """Read the escapes of a stretch; return where *offset* is if none of them is before."""
+        begin, decoded = self._raw_starts[stretch], self._decoded_starts[stretch]
+        if stretch != self._open:
+            self._open = stretch
+            self._escapes, self._decoded = [], []
+            end = self._raw_starts[min(stretch + 1, len(self._raw_starts) - 1)]
+            shift = begin - decoded
+            for match in _ESCAPE.finditer(self._raw, begin, end):
+                start, after = match.span()
+                length = _decoded_length(match.group())
+                self._escapes.append((start, after))
+                self._decoded.append((start - shift, start - shift + length))
+                shift += after - start - length
+        return begin + offset - decoded
 
     def _byte(self, position: int) -> int:
         return self._raw[position] if position < len(self._raw) else 0

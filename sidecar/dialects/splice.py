@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from sidecar.dialects import json_text
@@ -84,7 +85,8 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
     for index, token in _pick(json_text.string_tokens(text), by_token.keys()).items():
         raw = text[token.start : token.end]
         offsets = OffsetMap(raw)
-        for edit in _in_content(json_text.decode(raw), by_token[index]):
+        inner = _in_content(json_text.decode(raw), by_token[index])
+        for edit in sorted(inner, key=attrgetter("start")):
             start, end = offsets.raw_range(edit.start, edit.end)
             edits.append(_Edit(token.start + start, token.start + end, edit.text))
     return edits

@@ -21,11 +21,23 @@ _ASKABLE: Final = frozenset(
 )
 """Not responses, whose streams tell anyway and whose options have no such field."""
 
-_TOKEN: Final = re.compile(
-    rb'(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+")|(?P<open>[{\[])|(?P<close>[}\]])|(?P<mark>[:,])'
-    rb"|(?P<scalar>[^\s{}\[\]:,\"]++)",
-    re.DOTALL,
-)
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+_NAME: Final = re.compile(rb"[\s,]*+(" + _STRING + rb")\s*+:\s*+", re.DOTALL)
+_SCALAR: Final = re.compile(_STRING + rb'|[^"\s,{}\[\]]++', re.DOTALL)
+
+
+def _whole_inside(levels: int) -> bytes:
+    """Match what stands in an object or array, other ones included that are *levels* deep."""
+    within = rb'[^"{}\[\]]++|' + _STRING
+    if levels:
+        within += rb"|[{\[]" + _whole_inside(levels - 1) + rb"[}\]]"
+    return rb"(?:" + within + rb")*+"
+
+
+_INSIDE: Final = re.compile(_whole_inside(4), re.DOTALL)
+"""Messages with parts with pictures, in one match: one for each bracket costs seconds where
+someone sends ten megabytes of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +74,30 @@ def ask_for_usage(body: bytes) -> bytes:
         return body[: options.start] + b"{" + _ASKED + b"}" + body[options.end :]
     if not value.startswith(b"{"):
         return body
-    inner = list(members(body, options.start))
-    asked = next((one for one in inner if one.name == INCLUDE_USAGE), None)
+    asked = next((one for one in members(body, options.start) if one.name == INCLUDE_USAGE), None)
     if asked is not None:
         return body[: asked.start] + b"true" + body[asked.end :]
     begin = options.start + 1
-    return body[:begin] + _ASKED + (b"," if inner else b"") + body[begin:]
+    comma = b"" if next(members(body, options.start), None) is None else b","
+    return body[:begin] + _ASKED + comma + body[begin:]
 
 
 def members(text: bytes, start: int) -> Iterator[Member]:
     """Yield the members of the object that begins at or after *start* in valid JSON."""
-    tokens: list[re.Match[bytes]] = []  # of one member: its name, a colon, its value
-    depth = 0
-    for token in _TOKEN.finditer(text, start):
-        depth += _STEPS.get(token.group(), 0)
-        if depth == 1 and not tokens and token.lastgroup == "open":
-            continue  # the object itself begins
-        if depth == 0 or (depth == 1 and token.group() == b","):
-            if tokens:
-                name = json_text.decode(tokens[0].group()[1:-1])
-                yield Member(name, tokens[0].start(), tokens[2].start(), tokens[-1].end())
-            tokens = []
-        else:
-            tokens.append(token)
-        if depth == 0:
-            return
+    at = text.index(b"{", start) + 1
+    while (name := _NAME.match(text, at)) is not None:
+        at = _end_of_value(text, name.end())
+        yield Member(json_text.decode(name[1][1:-1]), name.start(1), name.end(), at)
 
 
-_STEPS: Final = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
+def _end_of_value(text: bytes, start: int) -> int:
+    scalar = _SCALAR.match(text, start)
+    if scalar is not None:
+        return scalar.end()
+    at, depth = start + 1, 1
+    while depth:
+        inside = _INSIDE.match(text, at)
+        at = at if inside is None else inside.end()
+        depth += 1 if text[at] in b"{[" else -1
+        at += 1
+    return at

@@ -13,12 +13,17 @@ import re
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias
 
+from sidecar.dialects.json_bound import JsonBound
 from sidecar.domain.subject import Malformed
 
 JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
 
 MAX_DEPTH: Final = 128
 """Levels of objects and arrays; parsers give up at differing depths, some by crashing."""
+
+BOUND: Final = JsonBound(containers=100_000, commas=500_000)
+"""A tenth of a second to half of one, by what the values are (measured). The largest batch of
+tokens that OpenAI takes is 300,000; a conversation has three or four objects and arrays a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ def parse(body: bytes) -> JsonDocument | Malformed:
 
     A problem names the fault in fixed words; no key, value or position of the body is in it.
     """
+    if BOUND.is_exceeded_by(body):
+        return TOO_MANY_VALUES
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -57,6 +64,11 @@ def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
 
 
 TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+TOO_MANY_VALUES: Final = Malformed(
+    f"The body holds more than {BOUND.containers} objects and arrays,"
+    f" or {BOUND.commas} commas between values."
+)
 
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 

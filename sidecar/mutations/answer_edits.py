@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 
 from sidecar.dialects import json_text
 from sidecar.dialects.answer_read import without_logprobs
@@ -32,7 +34,7 @@ def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) ->
     """Return *payload* with its texts changed and without the tokens that would repeat them."""
     pieces: list[bytes] = []
     position = 0
-    for start, end, text in sorted(_span(payload, edit) for edit in edits):
+    for start, end, text in sorted(_spans(payload, edits)):
         if start >= position:  # else it was widened over the one before, which stands for both
             pieces += (payload[position:start], text)
         position = max(position, end)
@@ -40,24 +42,43 @@ def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) ->
     return without_logprobs(payload) if has_logprobs else payload
 
 
-def _span(payload: bytes, edit: TokenEdit) -> tuple[int, int, bytes]:
-    token = _token(payload, edit.location)
-    if edit.location < 0:
-        return token.start, token.end, b'"' + edit.text + b'"'
-    start, end = edit.start, edit.end
+def _spans(payload: bytes, edits: Sequence[TokenEdit]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield what to replace; each token is looked for and decoded once, however many edits."""
+    by_location: defaultdict[int, list[TokenEdit]] = defaultdict(list)
+    for edit in sorted(edits, key=attrgetter("start")):
+        by_location[edit.location].append(edit)
+    strings = _picked(json_text.string_tokens(payload), {at for at in by_location if at >= 0})
+    for location, token in strings.items():
+        yield from _in_string(payload, token, by_location[location])
+    numbers = _picked(json_text.number_tokens(payload), {-1 - at for at in by_location if at < 0})
+    for number, token in numbers.items():
+        for edit in by_location[-1 - number]:
+            yield token.start, token.end, b'"' + edit.text + b'"'
+
+
+def _in_string(
+    payload: bytes, token: Token, edits: Sequence[TokenEdit]
+) -> Iterator[tuple[int, int, bytes]]:
     raw = payload[token.start : token.end]
-    text = edit.text
-    if edit.is_json:
-        start, end = json_text.whole_units(json_text.decode(raw), start, end)
-        text = _escaped(text)
-    start, end = OffsetMap(raw).raw_range(start, end)
-    return token.start + start, token.start + end, _escaped(text)
+    offsets = OffsetMap(raw)
+    content = json_text.decode(raw) if any(edit.is_json for edit in edits) else b""
+    for edit in edits:
+        start, end, text = edit.start, edit.end, edit.text
+        if edit.is_json:
+            start, end = json_text.whole_units(content, start, end)
+            text = _escaped(text)
+        start, end = offsets.raw_range(start, end)
+        yield token.start + start, token.start + end, _escaped(text)
 
 
-def _token(payload: bytes, location: int) -> Token:
-    if location < 0:
-        return next(islice(json_text.number_tokens(payload), -1 - location, None))
-    return next(islice(json_text.string_tokens(payload), location, None))
+def _picked(tokens: Iterable[Token], wanted: Collection[int]) -> dict[int, Token]:
+    if not wanted:
+        return {}
+    first = islice(tokens, max(wanted) + 1)
+    picked = {index: token for index, token in enumerate(first) if index in wanted}
+    if len(picked) != len(wanted):
+        raise ValueError("an edit is for a token that is not in the answer")
+    return picked
 
 
 def _escaped(text: bytes) -> bytes:

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 
 from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.credentials import CredentialFault, present
+from sidecar.authorization.credentials import (
+    MAX_NAMES_LENGTH,
+    MAX_PARAMETERS,
+    CredentialFault,
+    present,
+)
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 
@@ -135,6 +140,28 @@ def test_a_query_that_overrides_the_headers_is_refused_beside_a_good_key(query: 
     path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
     unscanned = CredentialFault(ErrorKind.UNSCANNED_CONTENT)
     assert present(Headers((path, ("x-goog-api-key", TEXT)))) == unscanned
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("&" * MAX_PARAMETERS, id="more parameters"),
+        pytest.param("a;" * MAX_PARAMETERS + "key=x", id="one behind them"),
+        pytest.param("%20" * MAX_NAMES_LENGTH + "key=x", id="a long name"),
+        pytest.param("&".join(["%41" * 11] * MAX_PARAMETERS) + "=x", id="long names"),
+    ],
+)
+def test_more_than_is_looked_through_counts_as_a_credential(query: str) -> None:
+    """Who has no key must not make a worker decode 60 KB of names, nor hide one among them."""
+    path = (":path", f"/v1/chat/completions?{query}".encode())
+    assert present(Headers((path, ("x-api-key", TEXT)))) == IN_QUERY
+
+
+def test_as_many_parameters_as_are_looked_through_do_not_matter() -> None:
+    """And values may be long, as tokens of pages are."""
+    query = "&".join(["include[]=" + "x" * 500] * MAX_PARAMETERS)
+    path = (":path", f"/v1/responses/r?{query}".encode())
+    assert present(Headers((path, ("x-api-key", TEXT)))) == KEY
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.dialects.frames import MAX_FRAME_BYTES
 from sidecar.dialects.hidden_usage import UsageHider
+from tests.support.memory import peak_bytes
 
 COUNTS = b'{"prompt_tokens":3,"completion_tokens":7,"total_tokens":10}'
 
@@ -74,6 +75,15 @@ def test_azure_s_first_event_loses_the_member_and_stays() -> None:
     """Its choices are empty, and it counts nothing."""
     event = b'data: {"choices":[],"prompt_filter_results":[{}],"usage":null}\n\n'
     assert shown(event) == b'data: {"choices":[],"prompt_filter_results":[{}]}\n\n'
+
+
+def test_an_event_of_many_members_is_not_kept_piece_by_piece() -> None:
+    """Reading it takes what a JSON parser takes, and no more for where each member stands."""
+    few, many = (
+        b'data: {"usage":null,"choices":[' + b",".join([b"{}"] * n) + b"]}\n\n" for n in (1, 9999)
+    )
+    assert shown(few) == b'data: {"choices":[{}]}\n\n'
+    assert peak_bytes(lambda: shown(many)) < 100 * len(many)
 
 
 def test_an_event_without_end_goes_on_as_it_comes() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.dialects import json_text
+from tests.support.memory import peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,44 @@ def test_an_escape_is_as_long_as_its_character(code: str) -> None:
     assert offsets.decoded_length == length
     assert offsets.raw_range(length - 1, length) == (7, 8)
     assert offsets.raw_range(1, 2) == (1, 7)
+
+
+UNITS = (
+    rb"\n",
+    rb"\u00e9",
+    "é".encode(),
+    rb"\ud83d\ude00",
+    rb"\u20AC",
+    "€".encode(),
+    b"ab",
+    rb"\x",
+)
+
+
+def test_offsets_are_found_in_strings_of_any_length() -> None:
+    """In order and out of it, and to the last escape."""
+    units = UNITS * 300
+    offsets = json_text.OffsetMap(b"".join(units))
+    spans: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    at = decoded = 0
+    for unit in units:
+        length = len(json_text.decode(unit))
+        # A range within characters that stand for themselves may begin and end between them.
+        if unit[:1] != b"a" and unit != rb"\x":
+            spans.append(((decoded, decoded + length), (at, at + len(unit))))
+            spans.append(((decoded + length - 1, decoded + 1), (at, at + len(unit))))
+        at, decoded = at + len(unit), decoded + length
+    assert offsets.decoded_length == decoded
+    for order in (spans, spans[::-1], spans[::7] + spans[::5]):
+        assert [offsets.raw_range(*span) for span, _ in order] == [raw for _, raw in order]
+    assert offsets.raw_range(0, decoded) == (0, at)
+
+
+@pytest.mark.parametrize("unit", [rb"\n", rb"\u00e9", rb"a\n", rb"\x"])
+def test_offsets_take_no_memory_for_each_escape(unit: bytes) -> None:
+    """A text may be ten megabytes of escapes: some five million."""
+    raw = unit * 100_000
+    assert peak_bytes(lambda: json_text.OffsetMap(raw).raw_range(9, 99_999)) < len(raw)
 
 
 @pytest.mark.parametrize(

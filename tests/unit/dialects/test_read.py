@@ -401,6 +401,14 @@ def test_too_many_texts_are_malformed() -> None:
     assert _read(body, "/v1/embeddings") == Malformed("The body holds more than 50000 texts.")
 
 
+def test_too_many_values_are_malformed() -> None:
+    """What is no text keeps a worker busy as well."""
+    body: JsonValue = {"messages": [{"file": {}}] * 50_001}
+    malformed = _read(body, CHAT)
+    assert isinstance(malformed, Malformed)
+    assert "more than 100000 objects and arrays" in malformed.problem
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

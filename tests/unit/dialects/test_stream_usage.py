@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidecar.dialects.routes import recognise
 from sidecar.dialects.stream_usage import ask_for_usage, asks_for_usage, can_ask_for_usage
 from sidecar.domain.subject import Route
+from tests.support.memory import peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,21 @@ def test_what_a_text_says_is_no_option(text: str) -> None:
         **fields,
         "stream_options": {"include_usage": True},
     }
+
+
+@pytest.mark.parametrize("levels", range(12))
+def test_an_option_is_found_behind_values_of_any_depth(levels: int) -> None:
+    """However many brackets stand in each other, and beside each other."""
+    deep = b'[{"a":' * levels + b'"]}"' + b',"b":[0,{}]},[]]' * levels
+    body = b'{"x":' + deep + b',"stream_options":{"y":' + deep + b',"include_usage":false}}'
+    assert ask_for_usage(body) == body.replace(b"false", b"true")
+
+
+@pytest.mark.parametrize("item", [b"{}", b'{"file":{}}', b"0", b'"a"', b'{"a":[[[[[[]]]]]]}'])
+def test_asking_takes_no_memory_for_what_a_member_holds(item: bytes) -> None:
+    """Somebody may send millions of tokens; the body is written anew once, and that is all."""
+    body = b'{"messages":[' + b",".join([item] * 20_000) + b'],"stream":true}'
+    assert peak_bytes(lambda: ask_for_usage(body)) < 4 * len(body) + 20_000
 
 
 _JSON = st.recursive(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 
 from sidecar.mutations.answer_edits import TokenEdit, edited
@@ -38,3 +41,35 @@ def test_spans_that_were_widened_over_each_other_leave_nothing_between() -> None
     assert edited(PAYLOAD, edits, has_logprobs=False) == PAYLOAD.replace(
         b"bob\\u0040example.com", b"[A_1]"
     )
+
+
+def test_an_edit_of_a_token_that_is_not_there_raises() -> None:
+    """Nothing that was to be taken out goes on unchanged."""
+    for location in (6, -2):
+        with pytest.raises(ValueError, match="not in the answer"):
+            edited(PAYLOAD, [TokenEdit(location, 0, 1, b"z")], has_logprobs=False)
+
+
+def calls_for(findings: int) -> int:
+    """Return how many calls it takes to edit so many findings out of one text."""
+    payload = b'{"a":"' + b"bob@example.com\\n" * findings + b'"}'
+    edits = [TokenEdit(1, at * 16, at * 16 + 15, b"[X]") for at in range(findings)]
+    calls = 0
+
+    def profile(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in {"call", "c_call"}
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        shown = edited(payload, edits, has_logprobs=False)
+    finally:
+        sys.setprofile(before)
+    assert shown == b'{"a":"' + b"[X]\\n" * findings + b'"}'
+    return calls
+
+
+def test_many_findings_in_one_text_cost_no_more_each_than_a_few() -> None:
+    """A text of megabytes may have two thousand; it is not read anew for each."""
+    assert calls_for(800) < 5 * calls_for(200)
