@@ -18,7 +18,7 @@ OPERATIONS: Final = re.search(r"^### Operations\n(.*?)^#", TEXT, re.MULTILINE | 
 
 
 def _policy(block: str) -> str | None:
-    """Return *block* as a policy: a whole one, or one around guardrails; None for another thing."""
+    """Return *block* as a policy: a whole one, or one around its guardrails."""
     bare = re.sub(r"^#.*\n", "", block, flags=re.MULTILINE)
     if bare.startswith("name:"):
         return bare
