@@ -65,6 +65,11 @@ def print_record(record: Row, *, output: Output) -> None:
     console().print(table)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts; *many* is *one* with an `s` where not given."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def note(message: str) -> None:
     """Tell a person what happened."""
     console(stderr=True).print(Text(message))
