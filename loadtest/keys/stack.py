@@ -210,5 +210,5 @@ def bench_rows(ids: Sequence[str]) -> Iterator[KeyRow]:
     for line, key_id in enumerate(ids, start=1):
         digest = bench_key(key_id).secret_sha256
         team = f"{OWNER}/team-{line % TEAMS}"
-        bounds = (None,) * 10
+        bounds = (None,) * 11
         yield (line, key_id, digest, team, f"key-{line}", True, *bounds)

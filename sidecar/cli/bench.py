@@ -25,11 +25,11 @@ from sidecar.cli.output import (
     print_rows,
 )
 from sidecar.cli.progress import progress
+from sidecar.cli.running_stack import DEFAULT_RUN, facts_file, read_facts
 
 _SHARES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "max_ms": 1.0}
 _OURS: Final = ("upstream", "egret", "authorize", "guardrails")
 """Metrics of `server-timing` in the order they are shown."""
-_RUN: Final = Path("run")
 
 
 def bench(  # noqa: PLR0913, PLR0917 - options of a command
@@ -56,7 +56,7 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds for one answer.")
     ] = 60.0,
-    run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = _RUN,
+    run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = DEFAULT_RUN,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Send requests to a gateway and show where the time of its answers went.
@@ -73,9 +73,11 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     if not url.startswith(("http://", "https://")):
         mend = "write it as https://host[:port]"
         fail(f"{url} is no URL of a gateway", mend=mend, code=WRONG_USAGE)
+    if not key:
+        fail("no API key is known", mend="give --key or EGRET_KEY", code=WRONG_USAGE)
     order = Order(
         url=url.rstrip("/") + path,
-        key=None if key is None else SecretStr(key),
+        key=SecretStr(key),
         body=_chat(model) if body is None else read_file(body),
         requests=requests,
         connections=min(connections, requests),
@@ -90,12 +92,11 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str, str, Path | None]:
-    file = run / "egret.json"
     try:
-        facts = orjson.loads(file.read_bytes())
+        facts = read_facts(run)
     except OSError as error:
         mend = "name a gateway, or start `egret up`"
-        fail(f"{file}: {error.strerror}", mend=mend, code=WRONG_USAGE)
+        fail(f"{facts_file(run)}: {error.strerror}", mend=mend, code=WRONG_USAGE)
     return facts["https_url"], key or facts["key"], ca_file or Path(facts["ca_file"])
 
 

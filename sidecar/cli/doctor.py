@@ -17,8 +17,10 @@ from sidecar.cli.output import (
     note,
     print_rows,
 )
+from sidecar.settings.environment import inherited_environment
 from sidecar.settings.process import Settings, SettingsError, read_settings
-from sidecar.storage.checkup import Checked, CheckState, Use
+from sidecar.settings.strangers import strangers
+from sidecar.storage.checkup import Checked, CheckState, Use, ok, warning
 
 _COLUMNS: Final = ("check", "state", "found", "mend")
 
@@ -32,9 +34,9 @@ def doctor(
     ] = Use.WORKER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Look at PostgreSQL, Valkey, clocks and sockets, and say what to mend. Changes nothing.
+    """Look at PostgreSQL, Valkey, clocks, sockets and variables, and say what to mend.
 
-    Exits with 1 if a check failed; a warning is none.
+    Changes nothing. Exits with 1 if a check failed; a warning is none.
 
     Example: egret doctor --for admin
     """
@@ -62,7 +64,18 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         ),
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
+        _check_environment(),
     )
+
+
+def _check_environment() -> Checked:
+    check, found = "environment", strangers(inherited_environment())
+    if not found:
+        return ok(check, "no variable that is no setting")
+    names = ", ".join(one.variable for one in found)
+    meant = " or ".join(sorted({one.meant for one in found if one.meant}))
+    mend = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
+    return warning(check, f"no such setting, ignored: {names}", mend=mend)
 
 
 def _row(one: Checked) -> Row:

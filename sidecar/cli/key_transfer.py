@@ -19,13 +19,14 @@ from sidecar.cli.output import (
     Output,
     OutputOption,
     Row,
+    counted,
     fail,
     note,
     print_json,
     print_record,
 )
 from sidecar.cli.progress import Advance, progress
-from sidecar.storage.key_export import count_keys, export_keys
+from sidecar.storage.key_export import count_keys, count_limited_keys, export_keys
 from sidecar.storage.key_files import Faults, FileFormat, read_csv, read_jsonl
 from sidecar.storage.key_import import (
     Existing,
@@ -67,8 +68,8 @@ def import_(  # noqa: PLR0913, PLR0917 - options of a command
 
     Fields: key_id, secret_sha256 (64 hex digits), team (ORGANIZATION/TEAM) and name; and, if
     wanted, enabled, not_before, expires_at, revoked_at, replaced_by, policy, created_at, and as
-    JSON arrays allowed_models, allowed_operations, allowed_sources, tags. Secrets are never in
-    such a file, only their digests.
+    JSON arrays allowed_models, allowed_operations, allowed_sources, tags, and priority. Secrets
+    are never in such a file, only their digests; nor are limits.
 
     Example: egret keys import keys.csv --create-owners
     """
@@ -83,7 +84,7 @@ def import_(  # noqa: PLR0913, PLR0917 - options of a command
         print_record(row, output=output)
         return
     done = "would be imported" if check else "imported"
-    note(f"{_counted(result.keys, 'key')} {done}, {result.skipped} skipped that exist already")
+    note(f"{counted(result.keys, 'key')} {done}, {result.skipped} skipped that exist already")
 
 
 def export(
@@ -97,15 +98,21 @@ def export(
     """Write keys to a file that `egret keys import` takes: digests, never secrets.
 
     The file is as of one moment, appears when it is whole, and can be read by its owner alone.
+    Limits of keys are not in it: it is said how many keys have some.
 
     Example: egret keys export keys.jsonl --team acme/search
     """
     chosen = _format(file, file_format)
     if file != STANDARD_STREAM and file.exists() and not force:
         fail(f"{file} exists", mend="name another, or say --force", code=WRONG_USAGE)
-    count = _export(file, chosen, team=team)
+    count, limited = _export(file, chosen, team=team)
     if file != STANDARD_STREAM:
-        note(f"{_counted(count, 'key')} exported to {file}")
+        note(f"{counted(count, 'key')} exported to {file}")
+    if limited:
+        note(
+            f"{counted(limited, 'key')} of them with limits that are not in the file;"
+            " set them anew with `egret limits set --key`"
+        )
 
 
 def _format(file: Path, chosen: FileFormat | None) -> FileFormat:
@@ -163,12 +170,12 @@ def _refuse(file: Path, faults: Faults, *, output: Output) -> NoReturn:
             note(f"{file}:{fault.line}: {fault.problem}")
         if faults.count > _SHOWN_FAULTS:
             note(f"… and {faults.count - _SHOWN_FAULTS} more; --output json shows 10000 of them")
-    what = _counted(faults.count, "fault")
+    what = counted(faults.count, "fault")
     fail(f"{file} has {what}", mend="nothing was imported", code=FAILED)
 
 
-def _export(file: Path, file_format: FileFormat, *, team: str | None) -> int:
-    async def work(connection: Connection) -> int:
+def _export(file: Path, file_format: FileFormat, *, team: str | None) -> tuple[int, int]:
+    async def work(connection: Connection) -> tuple[int, int]:
         total = await count_keys(connection, team=team)
         with _written(file) as stream, progress(f"Writing {file}", total=total) as advance:
             lines = 0
@@ -179,13 +186,10 @@ def _export(file: Path, file_format: FileFormat, *, team: str | None) -> int:
                 lines += chunk.count(b"\n")
                 advance(lines)
 
-            return await export_keys(connection, write, team=team, file_format=file_format)
+            count = await export_keys(connection, write, team=team, file_format=file_format)
+        return count, await count_limited_keys(connection, team=team)
 
     return on_connection(work)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from sidecar.cli.output import (
     WRONG_USAGE,
     Row,
     console,
+    counted,
     fail,
     note,
     print_json,
@@ -163,7 +164,7 @@ def _rule_row(index: int) -> Row:
 
 def _conclude(found: list[Linted], fail_on: Severity) -> None:
     severities = [finding.rule.severity for linted in found for finding in linted.findings]
-    counts = [f"{severities.count(one)} {one.value}s" for one in reversed(_ORDER)]
+    counts = [counted(severities.count(one), one.value) for one in reversed(_ORDER)]
     silenced = sum(len(linted.suppressed) for linted in found)
     note(f"{', '.join(counts)}, {silenced} suppressed")
     if any(_ORDER.index(one) >= _ORDER.index(fail_on) for one in severities):

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
+from sidecar import __version__
 from sidecar.cli.actor import ACTOR
 
 _COMMANDS: Final = {
@@ -62,6 +63,12 @@ _OF_GROUPS: Final = {
 """Commands of a group that have modules of their own, in the order of its help."""
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"egret {__version__}")
+        raise typer.Exit
+
+
 def _root(
     actor: Annotated[
         str | None,
@@ -69,6 +76,12 @@ def _root(
             "--as", metavar="NAME", help="Who makes the change, for the audit log; else the user."
         ),
     ] = None,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
 ) -> None:
     """Guarded LLM egress for Envoy."""
     ACTOR.set(actor)

@@ -65,6 +65,11 @@ def print_record(record: Row, *, output: Output) -> None:
     console().print(table)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts; *many* is *one* with an `s` where not given."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def note(message: str) -> None:
     """Tell a person what happened."""
     console(stderr=True).print(Text(message))
@@ -88,10 +93,10 @@ def ends_quietly() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that wraps for terminals only."""
+def console(*, stderr: bool = False, pipe_columns: int = _PIPE_COLUMNS) -> Console:
+    """Return a console that wraps for terminals; elsewhere at *pipe_columns*."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_COLUMNS
+    width = None if stream.isatty() else pipe_columns
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from sidecar.cli.database import on_connection
-from sidecar.cli.output import FAILED, Output, OutputOption, Row, fail, note, print_rows
+from sidecar.cli.output import FAILED, Output, OutputOption, Row, counted, fail, note, print_rows
 from sidecar.cli.policy_change import read_documents
 from sidecar.domain.policy import Policy
 from sidecar.guardrails.policy_document import PolicyDocumentError, parse_policies
@@ -40,7 +40,7 @@ def advise(
     if found or output is Output.JSON:
         print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
     else:
-        note(f"Nothing to say about {len(policies)} policies.")
+        note(f"Nothing to say about {counted(len(policies), 'policy', 'policies')}.")
     if found:
         raise typer.Exit(FAILED)
 

@@ -20,6 +20,7 @@ from sidecar.cli.output import (
     Output,
     Row,
     console,
+    counted,
     fail,
     note,
     print_rows,
@@ -111,7 +112,9 @@ def check_expressions(
         _fail_with(faults, source=source)
     replaced = {one.policy.name: one.text for one in documents}
     texts = {one.name: one.document for one in stored} | replaced
-    with console(stderr=True).status(f"Compiling {len(texts)} policies together …"):
+    with console(stderr=True).status(
+        f"Compiling {counted(len(texts), 'policy', 'policies')} together …"
+    ):
         try:
             asyncio.run(
                 compile_in_subprocess(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sidecar.settings.environment import inherited_environment
 from sidecar.settings.process import SettingsError, read_settings
 from sidecar.settings.serving import ServerSettings
 
@@ -26,8 +27,9 @@ def serve(
     """
     # Here, since every other command would wait for these imports too.
     from sidecar.app.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
+    from sidecar.settings.strangers import strangers  # noqa: PLC0415
     from sidecar.telemetry.endpoint import EndpointError  # noqa: PLC0415
-    from sidecar.telemetry.logs import configure_logs  # noqa: PLC0415
+    from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
 
     try:
         settings = read_settings()
@@ -35,6 +37,9 @@ def serve(
             server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))
             settings = settings.model_copy(update={"server": server})
         configure_logs(settings.telemetry.log_level)
+        for one in strangers(inherited_environment()):
+            fields = {} if one.meant is None else {"meant": one.meant}
+            get_logger().warning("settings.unknown", variable=one.variable, **fields)
         asyncio.run(Supervisor(settings).run())
     except (SettingsError, EndpointError, WorkerStartError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us

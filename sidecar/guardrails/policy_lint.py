@@ -46,6 +46,12 @@ _CLOSING_KEYWORDS: Final = frozenset(
 )  # fmt: skip
 """Beside one of these a schema may be closed, or is for no object; without any it is open."""
 
+_CHATS_APART: Final = {
+    Operation.GENERATE_CONTENT: "Gemini's generateContent",
+    Operation.INVOKE_MODEL: "Bedrock's InvokeModel",
+}
+"""Chats by APIs that have an operation of their own for them, so that `chat` leaves them out."""
+
 _Said = tuple[str, str, str]
 """Code, problem, mend."""
 
@@ -121,13 +127,17 @@ def _scope(guardrail: Guardrail) -> Iterator[_Said]:
     scope = guardrail.scope
     if scope.rollout == 0:
         yield "rolled-out-to-none", "its roll-out is 0%: it holds for no key", "raise it"
-    if (
-        scope.routes is not None
-        and Operation.CHAT in scope.routes
-        and Operation.COUNT_TOKENS not in scope.routes
-    ):
+    if scope.routes is None or Operation.CHAT not in scope.routes:
+        return
+    if Operation.COUNT_TOKENS not in scope.routes:
         problem = "a count of tokens reaches the provider with the same text, and is not judged"
         yield "count-tokens-open", problem, "add count_tokens to its routes"
+    apart = [operation for operation in _CHATS_APART if operation not in scope.routes]
+    if apart:
+        whose = " and ".join(_CHATS_APART[operation] for operation in apart)
+        names = " and ".join(operation.value for operation in apart)
+        problem = f"{whose} is no `chat`, and is not judged"
+        yield "chat-elsewhere-open", problem, f"add {names} to its routes"
 
 
 def _structure(guardrail: Guardrail) -> Iterator[_Said]:

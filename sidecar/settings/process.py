@@ -113,10 +113,15 @@ def read_settings() -> Settings:
         raise SettingsError("\n".join(_faults(error))) from None
 
 
+_IN_OUR_WORDS = {"extra_forbidden": "no such setting; see docs/deploy.md"}
+"""Messages of pydantic's that would not tell an operator what is wrong, by its type of fault."""
+
+
 def _faults(error: ValidationError) -> list[str]:
     return [
         # What concerns several variables has no place of its own and names them.
-        f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: {fault['msg']}"
+        f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: "
+        f"{_IN_OUR_WORDS.get(fault['type'], fault['msg'])}"
         if fault["loc"]
         else fault["msg"].removeprefix("Value error, ")
         for fault in error.errors(include_input=False, include_url=False)

@@ -232,7 +232,8 @@ async def _grants(connection: Connection, *, use: Use) -> Checked:
             f"{role} can write keys, which no worker needs",
             mend="let workers log in as a member of egret_sidecar alone",
         )
-    return ok(check, f"{role} has what a {use.value} needs")
+    whose = {Use.WORKER: "a worker", Use.ADMIN: "an admin"}[use]
+    return ok(check, f"{role} has what {whose} needs")
 
 
 async def _lacking(connection: Connection, role: str, *, wanted: str) -> list[str]:

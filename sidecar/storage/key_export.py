@@ -19,7 +19,8 @@ SELECT public_id AS key_id, encode(secret_sha256, 'hex') AS secret_sha256,
        k.replaced_by, k.policy_name AS policy, to_json(k.allowed_models) AS allowed_models,
        to_char(k.created_at AT TIME ZONE 'UTC', {_UTC}) AS created_at,
        to_json(k.allowed_operations) AS allowed_operations,
-       to_json(k.allowed_sources) AS allowed_sources, to_json(nullif(k.tags, '{{}}')) AS tags
+       to_json(k.allowed_sources) AS allowed_sources, to_json(nullif(k.tags, '{{}}')) AS tags,
+       nullif(k.priority, 'standard') AS priority
 FROM api_keys AS k
 JOIN teams AS t ON t.id = k.team_id
 JOIN organizations AS o ON o.id = t.organization_id
@@ -40,6 +41,21 @@ async def count_keys(connection: Connection, *, team: str | None) -> int:
     team_id = None if team is None else await find_team_id(connection, team)
     count: int = await connection.fetchval(
         "SELECT count(*) FROM api_keys WHERE $1::text IS NULL OR team_id = $1", team_id
+    )
+    return count
+
+
+async def count_limited_keys(connection: Connection, *, team: str | None) -> int:
+    """Return how many keys an export would hold without the limits that they have.
+
+    Raises:
+        ChangeRefusedError: there is no such team.
+    """
+    team_id = None if team is None else await find_team_id(connection, team)
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM api_keys"
+        " WHERE ($1::text IS NULL OR team_id = $1) AND limits <> '[]'",
+        team_id,
     )
     return count
 

@@ -17,11 +17,12 @@ import orjson
 
 from sidecar.authorization.api_key import KEY_ID_LENGTH
 from sidecar.authorization.scopes import ScopeError, parse_operations, parse_sources, parse_tags
+from sidecar.domain.limits import Priority
 
 FIELDS: Final = (
     "key_id", "secret_sha256", "team", "name", "enabled", "not_before", "expires_at",
     "revoked_at", "replaced_by", "policy", "allowed_models", "created_at", "allowed_operations",
-    "allowed_sources", "tags",
+    "allowed_sources", "tags", "priority",
 )  # fmt: skip
 REQUIRED: Final = frozenset(FIELDS[:4])
 
@@ -30,6 +31,7 @@ _KEY_ID: Final = re.compile(rf"[0-9A-Za-z]{{{KEY_ID_LENGTH}}}")
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 _NAMES: Final = re.compile(_NAME)
 _PATH: Final = re.compile(f"{_NAME}/{_NAME}")
+_PRIORITIES: Final = tuple(priority.value for priority in Priority)
 _BOOLEANS: Final = {"true": True, "false": False}
 _KEPT_FAULTS: Final = 10_000
 """More than anybody reads; the rest is counted."""
@@ -200,6 +202,12 @@ def _boolean(value: object) -> bool:
     raise _FieldError("is not true or false")
 
 
+def _priority(value: object) -> str:
+    if isinstance(value, str) and value in _PRIORITIES:
+        return value
+    raise _FieldError(f"is none of {', '.join(_PRIORITIES)}")
+
+
 def _moment(value: object) -> datetime:
     try:
         moment = datetime.fromisoformat(cast("str", value))
@@ -267,4 +275,5 @@ _READERS: Final[Mapping[str, _Reader]] = {
         lambda texts: [*map(str, parse_sources(texts))], '["192.0.2.0/24"]'
     ),
     "tags": _scoped(parse_tags, '["env=prod"]'),
+    "priority": _priority,
 }

@@ -27,7 +27,8 @@ CREATE TEMPORARY TABLE import_keys (
     line bigint, key_id text COLLATE "C", secret_sha256 bytea, team text COLLATE "C",
     name text COLLATE "C", enabled boolean, not_before timestamptz, expires_at timestamptz,
     revoked_at timestamptz, replaced_by text COLLATE "C", policy text, allowed_models text[],
-    created_at timestamptz, allowed_operations text[], allowed_sources text[], tags text[]
+    created_at timestamptz, allowed_operations text[], allowed_sources text[], tags text[],
+    priority text
 ) ON COMMIT DROP
 """
 
@@ -117,10 +118,11 @@ _CREATE_OWNERS: Final = (
 _INSERT: Final = """
 INSERT INTO api_keys (public_id, secret_sha256, team_id, name, enabled, not_before, expires_at,
                       revoked_at, replaced_by, policy_name, allowed_models, created_at,
-                      allowed_operations, allowed_sources, tags)
+                      allowed_operations, allowed_sources, tags, priority)
 SELECT i.key_id, i.secret_sha256, p.id, i.name, i.enabled, i.not_before, i.expires_at,
        i.revoked_at, i.replaced_by, i.policy, i.allowed_models, COALESCE(i.created_at, now()),
-       i.allowed_operations, i.allowed_sources::cidr[], COALESCE(i.tags, '{}')
+       i.allowed_operations, i.allowed_sources::cidr[], COALESCE(i.tags, '{}'),
+       COALESCE(i.priority, 'standard')
 FROM import_keys AS i JOIN import_teams AS p ON p.path = i.team
 WHERE i.line > $1 AND i.line <= $2
 ORDER BY i.key_id

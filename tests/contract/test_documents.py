@@ -18,6 +18,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").rg
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_BY_NAME = re.compile(r"pip install[^\n`]*[ '\"=]egret(\[|[ '\"`]|$)", re.MULTILINE)
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 
@@ -87,3 +88,18 @@ def test_a_reader_who_is_woken_up_needs_two_clicks_at_most() -> None:
     assert DOCS / "metrics.md" in first
     assert {DOCS / "images" / f"dashboard-{board.name}.png" for board in BOARDS} <= second
     assert set((DOCS / "runbooks").iterdir()) <= second
+
+
+def test_nobody_is_told_to_install_egret_by_its_name() -> None:
+    """On the public index the name is somebody else's."""
+    written = [*PAGES, *(ROOT / "sidecar").rglob("*.py")]
+
+    assert [page for page in written if _BY_NAME.search(page.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install 'egret[x]'", "pip install -q egret", "pip install egret[x]"]
+)
+def test_an_installation_by_name_would_be_found(line: str) -> None:
+    """However it is quoted."""
+    assert _BY_NAME.search(line)

@@ -37,7 +37,10 @@ POSTGRES = (
     "postgres grants",
     "postgres usage partitions",
 )
-REST = ("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets")
+REST = (
+    *("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets"),
+    "environment",
+)
 
 
 @pytest.fixture
@@ -83,6 +86,19 @@ def doctor(egret: Egret, *arguments: str) -> Ran:
     return egret("doctor", "-o", "json", *arguments)
 
 
+def test_a_mistyped_setting_is_a_warning_with_the_one_that_was_meant(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ignored, and nothing else would say so."""
+    monkeypatch.setenv("EGRET_SERVR__WORKERS", "8")
+
+    assert rows(doctor(Egret(database.dsn)))["environment"] == (
+        "warning",
+        "no such setting, ignored: EGRET_SERVR__WORKERS",
+        "is EGRET_SERVER__WORKERS meant?",
+    )
+
+
 def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> None:
     """With a login that is a worker's and no more; the table tells the same as JSON."""
     login = f"worker_{database.name}"
@@ -116,6 +132,7 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "socket folder": ("ok", f"{folder}, mode 0750", None),
         "socket paths": ("ok", f"{len(str(folder / 'worker-1.sock'))} bytes at most of 107", None),
         "stale sockets": ("ok", "none; 0 in use", None),
+        "environment": ("ok", "no variable that is no setting", None),
     }
 
 
@@ -205,7 +222,7 @@ def test_a_broken_schema_is_found(
     ran = doctor(egret)
 
     assert (ran.code, wrong(ran)) == (1, {check: row})
-    assert ran.err == "1 of 14 checks failed\n"
+    assert ran.err == "1 of 15 checks failed\n"
 
 
 def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None:

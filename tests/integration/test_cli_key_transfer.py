@@ -91,6 +91,7 @@ def test_what_is_exported_can_be_imported_elsewhere(
             allowed_operations=["chat", "embeddings"],
             allowed_sources=["192.0.2.0/24", "2001:db8::/32"],
             tags=["env=prod", "owner=ml"],
+            priority="batch",
         ),
         line(2, created_at=CREATED, replaced_by=f"{3:012}", expires_at="2030-01-01T00:00:00Z"),
         line(3, created_at=CREATED, name="key-2", not_before="2027-01-01T00:00:00Z"),
@@ -108,6 +109,22 @@ def test_what_is_exported_can_be_imported_elsewhere(
     assert listed(other) == listed(egret)
     assert sorted(second.read_text().splitlines()) == sorted(first.read_text().splitlines())
     assert "secret_sha256" in first.read_text()
+
+
+def test_limits_that_do_not_go_with_the_keys_are_told_of(egret: Egret, file: Path) -> None:
+    """They are not lost in silence; of a team without any nothing is said."""
+    egret("teams", "create", "ads", "--org", "acme")
+    egret("keys", "import", jsonl(file, line(1), line(2), line(3, team="acme/ads")))
+    egret("limits", "set", "--key", f"{1:012}", "requests/minute=5")
+
+    every = egret("keys", "export", str(file.with_name("all.csv")))
+    ads = egret("keys", "export", "-", "--format", "csv", "--team", "acme/ads")
+
+    assert every.err.splitlines()[1] == (
+        "1 key of them with limits that are not in the file;"
+        " set them anew with `egret limits set --key`"
+    )
+    assert ads.err == ""
 
 
 def test_an_export_is_its_owners_alone_and_replaces_nothing(egret: Egret, file: Path) -> None:

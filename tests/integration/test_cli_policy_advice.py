@@ -26,7 +26,7 @@ def test_advice_on_a_file_needs_no_database_and_exits_with_1(tmp_path: Path) -> 
         (None, "unscanned-allow"),
         ("a", "open-on-error"),
     ]
-    assert good == Ran(0, "", "Nothing to say about 1 policies.\n")
+    assert good == Ran(0, "", "Nothing to say about 1 policy.\n")
 
 
 def test_advice_on_what_is_in_force_is_a_table(database: Database, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from sidecar.settings.process import SettingsError, read_settings
 from sidecar.settings.stores import Invalidation
+from sidecar.settings.strangers import Stranger, strangers
 
 PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
 
@@ -15,6 +16,11 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             {"EGRET_CACHE__INVALIDATION": "pubsub"},
             "EGRET_CACHE__INVALIDATION other than listen needs EGRET_VALKEY__URL",
             id="nobody to subscribe to",
+        ),
+        pytest.param(
+            {"EGRET_SERVER__WORKRES": "3"},
+            "EGRET_SERVER__WORKRES: no such setting; see docs/deploy.md",
+            id="mistyped",
         ),
         pytest.param(
             {"EGRET_TELEMETRY__METRICS_PUSH_SECONDS": "15"},
@@ -105,3 +111,38 @@ def test_invalidation_says_who_listens_where(
 ) -> None:
     """In PostgreSQL, in Valkey."""
     assert (invalidation.listens, invalidation.subscribes) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("EGRET_POSTGRES_DSN", "EGRET_POSTGRES__DSN"),
+        ("EGRET_SERVR__WORKERS", "EGRET_SERVER__WORKERS"),
+        ("EGRET_LISTEN_PORT", "EGRET_LISTEN__PORT"),
+        ("EGRET_NOTHING_LIKE_IT_AT_ALL_XYZ", None),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_told_of(variable: str, meant: str | None) -> None:
+    """With the setting that was probably meant."""
+    assert strangers({variable: "1"}) == (Stranger(variable, meant),)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("EGRET_POSTGRES__DSN", "postgresql:///egret"),
+        ("egret_server__workers", "2"),
+        ("EGRET_SERVER", '{"workers": 2}'),
+        ("EGRET_KEY", "egk_x"),
+        ("EGRET_PORT", "tcp://10.0.0.1:443"),
+        ("EGRET_SERVICE_HOST", "10.0.0.1"),
+        ("EGRET_SERVICE_PORT_HTTPS", "443"),
+        ("EGRET_PORT_443_TCP", "tcp://10.0.0.1:443"),
+        ("EGRET_PORT_443_TCP_ADDR", "10.0.0.1"),
+        ("EGRET_POSTGRES_PORT_5432_TCP_PROTO", "tcp"),
+        ("PATH", "/bin"),
+    ],
+)
+def test_settings_and_what_kubernetes_adds_are_no_strangers(variable: str, value: str) -> None:
+    """A pod is given variables for each service whose name begins with `egret`."""
+    assert strangers({variable: value}) == ()

@@ -42,11 +42,18 @@ def test_a_percentile_is_a_value_that_the_share_does_not_exceed(
     ("words", "problem"),
     [
         (("ftp://gateway",), "is no URL of a gateway"),
-        (("https://gateway", "--body", "none.json"), "none.json: No such file or directory"),
-        (("https://gateway", "--ca-file", "none.pem"), "none.pem: No such file or directory"),
+        (
+            ("https://gateway", "--key", "k", "--body", "none.json"),
+            "none.json: No such file or directory",
+        ),
+        (
+            ("https://gateway", "--key", "k", "--ca-file", "none.pem"),
+            "none.pem: No such file or directory",
+        ),
+        (("https://gateway", "--key", ""), "no API key is known; give --key or EGRET_KEY"),
         (("--run", "nowhere"), "nowhere/egret.json: No such file or directory"),
     ],
-    ids=["scheme", "no body", "no certificates", "no stack"],
+    ids=["scheme", "no body", "no certificates", "no key", "no stack"],
 )
 def test_wrong_usage_is_said_in_a_line_before_anything_is_sent(
     words: tuple[str, ...], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -62,7 +69,7 @@ def test_wrong_usage_is_said_in_a_line_before_anything_is_sent(
 
 def test_a_gateway_that_is_not_there_loses_all_and_says_of_what_kind() -> None:
     """Nothing is retried."""
-    ran = NOWHERE("bench", "http://127.0.0.1:1", "--requests", "3")
+    ran = NOWHERE("bench", "http://127.0.0.1:1", "--key", "k", "--requests", "3")
 
     assert ran.code == 1
     assert "no answer, 3 lost (ClientConnectorError)" in ran.err

@@ -36,7 +36,7 @@ def test_a_mistake_fails_the_command_and_is_shown_with_its_mend(file: Path) -> N
     file.write_text(with_mistake(MISTAKES["EGR101"]))
     code, shown, said = lint(file, "--output", "json")
     (row,) = orjson.loads(shown)
-    assert (code, said) == (1, "1 errors, 0 warnings, 0 notes, 0 suppressed\n")
+    assert (code, said) == (1, "1 error, 0 warnings, 0 notes, 0 suppressed\n")
     assert (row["rule"], row["severity"], row["fixable"]) == ("EGR101", "error", True)
     assert row["mend"] == "failure_mode_allow: false"
     assert row["place"] == f"{file}:{row['line']}:{row['column']}"

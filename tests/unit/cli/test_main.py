@@ -6,10 +6,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from sidecar import __version__
 from sidecar.cli.main import command_tree
 
 IMPORTED = """
 import sys
+from sidecar import __version__
 from sidecar.cli.main import command_tree
 command_tree(sys.argv[1:])
 print(*sorted(name for name in sys.modules if name.startswith("sidecar.cli.")))
@@ -49,3 +51,10 @@ def test_a_mistyped_command_is_answered_with_the_one_that_was_meant() -> None:
 
     assert ran.exit_code == 2
     assert "Did you mean 'policy'?" in ran.stderr
+
+
+def test_the_version_is_told_without_a_command() -> None:
+    """In one line, for scripts and reports of faults."""
+    ran = CliRunner().invoke(command_tree(["--version"]), ["--version"])
+
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, f"egret {__version__}\n", "")

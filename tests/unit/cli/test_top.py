@@ -7,6 +7,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import orjson
 import pytest
@@ -139,6 +140,23 @@ def test_a_pipe_gets_one_picture(url: str) -> None:
     assert ran.exit_code == 0
     for words in ("requests/s", "1 of 2 workers", "pii redact", "cache 100%", "Limits", "Faults"):
         assert words in ran.stdout
+
+
+def test_a_picture_in_a_pipe_is_as_wide_as_a_page(url: str) -> None:
+    """Frames fill a width, and a pipe has none."""
+    ran = _top("--metrics", f"{url}/metrics")
+
+    assert max(map(len, ran.stdout.splitlines())) == 120
+
+
+def test_the_page_of_the_stack_on_this_machine_is_found(url: str, tmp_path: Path) -> None:
+    """Its port is another one each time."""
+    (tmp_path / "egret.json").write_bytes(orjson.dumps({"metrics_url": f"{url}/metrics"}))
+
+    ran = _top("--run", str(tmp_path), "--output", "json")
+
+    assert ran.exit_code == 0
+    assert list(orjson.loads(ran.stdout)["outcomes"]) == ["redacted"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import os
 import shlex
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from sidecar.cli.up_session import (
     curl_line,
+    export_lines,
     read_upstream,
     show_error,
     tls_curl_line,
@@ -45,6 +47,16 @@ def test_the_lines_to_copy_survive_a_shell() -> None:
     assert plain[:3] == ["curl", "-i", "http://127.0.0.1:1/v1/chat/completions"]
     assert "authorization: Bearer egk_made_up" in plain
     assert over_tls[2:4] == ["--cacert", "run of mine/ca.pem"]
+
+
+def test_the_lines_that_point_the_command_line_at_the_stack_survive_a_shell() -> None:
+    """A blank or a `?` in a path is quoted."""
+    facts = dataclasses.replace(FACTS, postgres_dsn="postgresql://egret@/egret?host=a b")
+
+    assert shlex.split(export_lines(facts)) == [
+        *("export", "EGRET_POSTGRES__DSN=postgresql://egret@/egret?host=a b"),
+        *("export", "EGRET_VALKEY__URL=unix:///valkey.sock"),
+    ]
 
 
 def test_the_facts_are_plain_json_and_hide_the_key_elsewhere() -> None:

@@ -48,8 +48,16 @@ def excepting(until: str) -> str:
         (one("on_error: allow, mode: shadow"), []),
         (one("mode: shadow, mandatory: true"), [("p", "a", "mandatory-shadow")]),
         (one("rollout: 0%"), [("p", "a", "rolled-out-to-none")]),
-        (one("routes: [chat]"), [("p", "a", "count-tokens-open")]),
-        (one("routes: [chat, count_tokens]"), []),
+        (
+            one("routes: [chat]"),
+            [("p", "a", "count-tokens-open"), ("p", "a", "chat-elsewhere-open")],
+        ),
+        (one("routes: [chat, count_tokens]"), [("p", "a", "chat-elsewhere-open")]),
+        (
+            one("routes: [chat, count_tokens, generate_content]"),
+            [("p", "a", "chat-elsewhere-open")],
+        ),
+        (one("routes: [chat, count_tokens, generate_content, invoke_model]"), []),
         (one("routes: [embeddings]"), []),
         (PATTERN.format("PRJ-[0-9]{4}"), [("p", "a", "no-word-boundary")]),
         (PATTERN.format("(?i)project"), [("p", "a", "no-word-boundary")]),

@@ -27,6 +27,7 @@ FULL: dict[str, object] = {
     "allowed_operations": ["embeddings", "chat"],
     "allowed_sources": ["192.0.2.0/24", "2001:db8::1"],
     "tags": ["env=prod"],
+    "priority": "batch",
 }
 FULL_ROW = (
     *(KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", False),
@@ -38,6 +39,7 @@ FULL_ROW = (
     ["chat", "embeddings"],
     ["192.0.2.0/24", "2001:db8::1/128"],
     ["env=prod"],
+    "batch",
 )
 LEAST: dict[str, object] = {
     "key_id": KEY_ID,
@@ -45,7 +47,7 @@ LEAST: dict[str, object] = {
     "team": "acme/search",
     "name": "laptop",
 }
-LEAST_ROW = (KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", True, *[None] * 10)
+LEAST_ROW = (KEY_ID, bytes.fromhex(DIGEST), "acme/search", "laptop", True, *[None] * 11)
 
 
 def csv_of(*rows: dict[str, object], header: tuple[str, ...] = FIELDS) -> list[bytes]:
@@ -148,6 +150,11 @@ def test_an_empty_list_of_models_is_a_list() -> None:
             id="an address within a network",
         ),
         pytest.param(
+            {"priority": "high"},
+            "priority is none of interactive, standard, batch",
+            id="priority",
+        ),
+        pytest.param(
             {"tags": ["Prod"]},
             "tags is wrong: 'Prod' is no tag: lower case letters, digits and . _ : / = -,"
             " at most 63",
@@ -222,7 +229,7 @@ def test_a_line_that_is_no_key_is_named(line: bytes, problem: str) -> None:
             [b"key_id,team\n", b"\n"], 1, "the header lacks secret_sha256, name", id="too few"
         ),
         pytest.param(
-            [*csv_of(), b"a,b\n"], 2, "has 2 cells where the header has 15", id="a cell missing"
+            [*csv_of(), b"a,b\n"], 2, "has 2 cells where the header has 16", id="a cell missing"
         ),
         pytest.param(
             [*csv_of(), b'"a"b,c\n'], 2, "is not CSV: ',' expected after '\"'", id="a stray quote"
