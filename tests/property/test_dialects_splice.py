@@ -115,6 +115,24 @@ def test_a_span_in_a_json_string_changes_only_its_own_characters(
     assert parse(spliced) == JsonDocument({"a": 1, "arguments": text_of(expected), "b": "ü"})
 
 
+@given(inner=VALUES, style=STYLES, mark=MARKS, data=st.data())
+def test_a_number_in_a_json_string_becomes_a_string(
+    inner: JsonValue, style: random.Random, mark: bytes, data: st.DataObject
+) -> None:
+    """Whatever part of it was found, and wherever it stands: the arguments stay JSON."""
+    arguments = text_of(render([inner, 4111111111111111], style)).encode()
+    tokens = list(json_text.number_tokens(arguments))
+    token = data.draw(st.sampled_from(tokens))
+    start = data.draw(st.integers(token.start, token.end - 1))
+    end = data.draw(st.integers(start + 1, token.end))
+    body = text_of(render({"arguments": arguments.decode()}, style)).encode()
+
+    spliced = splice(body, [Replacement((1,), start, end, mark)])
+
+    expected = arguments[: token.start] + b'"' + mark + b'"' + arguments[token.end :]
+    assert parse(spliced) == JsonDocument({"arguments": expected.decode()})
+
+
 @given(value=VALUES, style=STYLES)
 def test_no_replacement_leaves_the_bytes_alone(value: JsonValue, style: random.Random) -> None:
     """A body that nothing is found in goes through as it came."""
