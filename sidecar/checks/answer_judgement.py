@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,6 +11,7 @@ from sidecar.checks.answer_reading import AnswerReading
 from sidecar.checks.answer_structure import judge_structure
 from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.dialects.answer_form import AnswerForm
+from sidecar.dialects.json_text import Token
 from sidecar.domain.decision import Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Finding, GuardrailResult
@@ -167,7 +169,7 @@ class AnswerJudgement:
 
     def _error_in(self, outcome: Outcome) -> ClientError | None:
         for one in outcome.redact:
-            self._redact(one.window, one.finding, one.value)
+            self._redact(one.window, one.finding, one.value, is_bare=one.is_bare)
         if outcome.is_too_long:
             return TOO_LONG
         return None if outcome.refused_by is None else _error_of((outcome.refused_by,))
@@ -180,15 +182,29 @@ class AnswerJudgement:
         if isinstance(decision, Deny):
             return decision.error
         if isinstance(decision, Redact):
-            for finding in decision.findings:
-                window, text = asked[finding.part]
-                self._redact(window, finding, text[finding.start : finding.end])
+            self._redact_all(decision.findings, asked)
         return None
 
-    def _redact(self, window: Window, finding: Finding, value: bytes) -> None:
+    def _redact_all(
+        self, findings: Iterable[Finding], asked: Sequence[tuple[Window, bytes]]
+    ) -> None:
+        by_part: defaultdict[int, list[Finding]] = defaultdict(list)
+        for finding in findings:
+            by_part[finding.part].append(finding)
+        for part, here in by_part.items():
+            window, text = asked[part]
+            numbers = window.bare_numbers((finding.start for finding in here), whole=text)
+            for finding in here:
+                value = text[finding.start : finding.end]
+                is_bare = numbers.get(finding.start) == Token(finding.start, finding.end)
+                self._redact(window, finding, value, is_bare=is_bare)
+
+    def _redact(
+        self, window: Window, finding: Finding, value: bytes, *, is_bare: bool = False
+    ) -> None:
         guardrail = self._guardrails[finding.guardrail]
         text = self._setting.placeholders.of(value, type_=finding.type, style=guardrail.redaction)
-        window.edits.append(Edit(finding.start, finding.end, text))
+        window.edits.append(Edit(finding.start, finding.end, text, is_bare=is_bare))
         self.is_redacted = True
 
     def _unread(self) -> ClientError | None:

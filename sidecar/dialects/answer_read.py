@@ -7,13 +7,14 @@ on one channel, by the path to them in which an `index` counts, and not the plac
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from sidecar.dialects import json_text
+from sidecar.dialects import json_members, json_text
 from sidecar.dialects.answer_fields import (
     FREE,
     JSON_TEXT,
@@ -120,16 +121,11 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
 
 def without_logprobs(payload: bytes) -> bytes:
     """Return the event with the probabilities of its tokens taken out: they repeat the text."""
-    return orjson.dumps(_without(orjson.loads(payload)))
-
-
-def _without(node: JsonValue) -> JsonValue:
-    if isinstance(node, dict):
-        return {key: None if key in _LOGPROBS else _without(value) for key, value in node.items()}
-    return [_without(item) for item in node] if isinstance(node, list) else node
+    return json_members.without_values(payload, _LOGPROB_KEYS)
 
 
 _LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
+_LOGPROB_KEYS: Final = frozenset(key.encode() for key in _LOGPROBS)
 
 
 def load_event(payload: bytes) -> Any:
@@ -271,7 +267,7 @@ class _Walk:
         self._add(value, path if mode == _JOIN else None, lane, is_json=key in JSON_TEXT)
 
     def _number(self, value: float, lane: Path, mode: int) -> None:
-        if mode == _ALL and not -LONG_NUMBER < value < LONG_NUMBER:
+        if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
             text = AnswerText(b"%d" % int(value), -1 - self._numbers, None, lane, is_json=False)
             self.texts.append(text)
         self._numbers += 1

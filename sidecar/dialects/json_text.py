@@ -74,7 +74,12 @@ def may_be_json(content: bytes) -> bool:
 
     Without a backslash it has no escapes, so that its own bytes already show all it says.
     """
-    return b"\\" in content and _JSON_START.match(content) is not None
+    return b"\\" in content and begins_json(content)
+
+
+def begins_json(content: bytes) -> bool:
+    """Tell whether a string begins as JSON text does."""
+    return _JSON_START.match(content) is not None
 
 
 def decode(raw: bytes) -> bytes:
@@ -196,8 +201,11 @@ def _units_around(content: bytes, offset: int) -> Iterator[Token]:
     )  # at most `uXXX` of a unit stands between its backslashes and offset
     while search_from and content[search_from - 1] == ord("\\"):
         search_from -= 1
-    for match in _NESTED_UNIT.finditer(content, search_from):
-        if match.start() >= offset:
-            break
+    at = content.find(b"\\", search_from, offset)
+    while at >= 0:  # never past offset: the next backslash may be megabytes away
+        match = _NESTED_UNIT.match(content, at)
+        if match is None:
+            return  # nothing stands behind the last run
         if offset < match.end():
             yield Token(*match.span())
+        at = content.find(b"\\", match.end(), offset)

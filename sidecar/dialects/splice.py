@@ -10,7 +10,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Final
 
-from sidecar.dialects import json_text
+from sidecar.dialects import json_numbers, json_text
 from sidecar.dialects.json_text import OffsetMap, Token
 
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]*")
@@ -26,7 +26,7 @@ class Replacement:
     """Put `text` in the place of a span of the string at `location` (see `TextPart`).
 
     `start` and `end` are byte offsets into the decoded content in UTF-8. Of a number the whole
-    token is replaced, by a string.
+    token is replaced, by a string, also of one in JSON text inside a string.
     """
 
     location: tuple[int, ...]
@@ -88,8 +88,13 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
         inner = _in_content(json_text.decode(raw), by_token[index])
         for edit in sorted(inner, key=attrgetter("start")):
             start, end = offsets.raw_range(edit.start, edit.end)
-            edits.append(_Edit(token.start + start, token.start + end, edit.text))
+            edits.append(_Edit(token.start + start, token.start + end, _in_quotes(edit.text)))
     return edits
+
+
+def _in_quotes(text: bytes) -> bytes:
+    """Return a text as it stands one level of quoting up."""
+    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
 def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Edit]:
@@ -100,16 +105,30 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Ed
     ]
     edits = _in_strings(content, nested) if nested else []
     is_json = json_text.may_be_json(content)
+    numbers = _numbers_of(content, replacements)
     for one in replacements:
         if len(one.location) > 1:
             continue
         if not 0 <= one.start <= one.end <= len(content):
             raise SpliceError("a replacement reaches outside its string")
         start, end = one.start, one.end
+        number = numbers.get(start)
+        if number is not None and start < end <= number.end:
+            edits.append(_Edit(number.start, number.end, json_numbers.quoted(one.text)))
+            continue
         if is_json:
             start, end = json_text.whole_units(content, start, end)
         edits.append(_Edit(start, end, one.text))
     return edits
+
+
+def _numbers_of(content: bytes, replacements: Sequence[Replacement]) -> dict[int, Token]:
+    """Return the numbers without quotes in which replacements begin; none but of JSON text."""
+    if not json_text.begins_json(content):
+        return {}
+    starts = [one.start for one in replacements if len(one.location) == 1]
+    numbers = json_numbers.bare_numbers(content, starts)
+    return numbers if numbers and json_numbers.is_json(content) else {}
 
 
 def _pick(tokens: Iterable[Token], indexes: Iterable[int]) -> dict[int, Token]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidecar.dialects.json_text import Token
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage, StreamMode
 from sidecar.domain.restoration import PLACEHOLDER, Restoration, unfinished_from
@@ -43,11 +44,15 @@ class ToJudge:
 
 @dataclass(frozen=True, slots=True)
 class WindowFinding:
-    """What is to be replaced: a finding whose offsets are those of its window's text."""
+    """What is to be replaced: a finding whose offsets are those of its window's text.
+
+    `is_bare` tells that it is a number without quotes in JSON text.
+    """
 
     window: Window
     finding: Finding
     value: bytes
+    is_bare: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +217,13 @@ class StreamScan:
                 redacting[guardrail.name] = guardrail
                 to_redact.append(item)
         apart = disjoint(to_redact, rank=lambda one: rank_of(redacting[one.guardrail], one.type))
+        numbers = window.bare_numbers(item.start for item in apart)
         return refusing, [
             WindowFinding(
-                window, item, window.buffer[item.start - window.base : item.end - window.base]
+                window,
+                item,
+                window.buffer[item.start - window.base : item.end - window.base],
+                is_bare=numbers.get(item.start) == Token(item.start, item.end),
             )
             for item in apart
         ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidecar.dialects import json_text
+from sidecar.dialects import json_numbers, json_text
 from sidecar.guardrails.unfinished import Unfinished
 
 MAX_HELD_BYTES: Final = 8_192
@@ -37,11 +37,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Put `text` in the place of a span, by offsets from the start of the answer's text."""
+    """Put `text` in the place of a span, by offsets from the start of the answer's text.
+
+    `is_bare` tells that the span is a number without quotes: `text` needs some.
+    """
 
     start: int
     end: int
     text: bytes
+    is_bare: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +53,8 @@ class Window:
     """What is at hand of one text. All offsets are bytes from the text's start.
 
     Up to `settled` it is judged, and its `edits` are known. `base` is where `buffer` begins.
-    `index` tells it from the answer's other texts.
+    `index` tells it from the answer's other texts. `is_document` tells that it is JSON, as tool
+    arguments and structured answers are; `opened` is the quote that is open where `buffer` begins.
     """
 
     index: int
@@ -58,6 +63,8 @@ class Window:
     buffer: bytes = b""
     settled: int = 0
     edits: list[Edit] = field(default_factory=list[Edit])
+    is_document: bool = False
+    opened: bytes = b""
 
     @property
     def end(self) -> int:
@@ -71,7 +78,28 @@ class Window:
 
     def add(self, text: bytes) -> None:
         """Take the next piece."""
+        if not self.end:
+            self.is_document = self.is_json or text.lstrip().startswith(b"{")
         self.buffer += text
+
+    def bare_numbers(
+        self, starts: Iterable[int], *, whole: bytes | None = None
+    ) -> dict[int, json_text.Token]:
+        """Return the numbers without quotes that begin at some of *starts*, by these.
+
+        They are looked for in `buffer`, or in *whole*: the whole text, where that was kept.
+        """
+        if not self.is_document:
+            return {}
+        base, text, opened = self.base, self.buffer, self.opened
+        if whole is not None:
+            base, text, opened = 0, whole, b""
+        found = json_numbers.bare_numbers(text, [start - base for start in starts], opened=opened)
+        return {
+            start + base: json_text.Token(start + base, token.end + base)
+            for start, token in found.items()
+            if token.start == start
+        }
 
     def readings(self) -> list[Reading]:
         """Return the text as it stands and, where it is JSON text, as its escapes mean it."""
@@ -103,6 +131,8 @@ class Window:
         while cut < len(self.buffer) and self.buffer[cut] in _CONTINUATION:
             cut += 1
         if cut:
+            if self.is_document:
+                self.opened = json_numbers.opened_after(self.buffer[:cut], self.opened)
             self.buffer = self.buffer[cut:]
             self.base += cut
 
@@ -113,8 +143,13 @@ class Window:
         """
         for edit in self.edits:
             if edit.start < end and edit.end > start:
-                text = edit.text if edit.start >= start else b""
-                yield Edit(max(edit.start, start) - start, min(edit.end, end) - start, text)
+                begins = edit.start >= start
+                yield Edit(
+                    max(edit.start, start) - start,
+                    min(edit.end, end) - start,
+                    edit.text if begins else b"",
+                    is_bare=begins and edit.is_bare,
+                )
 
     def forget_edits(self, until: int) -> None:
         """Let go of the edits of what has left."""

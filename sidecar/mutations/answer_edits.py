@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 
-from sidecar.dialects import json_text
+from sidecar.dialects import json_numbers, json_text
 from sidecar.dialects.answer_read import without_logprobs
 from sidecar.dialects.json_text import OffsetMap, Token
 
@@ -20,7 +19,7 @@ class TokenEdit:
 
     `start` and `end` are byte offsets into its decoded content. Of a number the whole token is
     replaced, by a string. `is_json` tells that the token is JSON text, in which quotes of `text`
-    are escaped once more.
+    are escaped once more, `is_bare` that it stands there for a number without quotes.
     """
 
     location: int
@@ -28,6 +27,7 @@ class TokenEdit:
     end: int
     text: bytes
     is_json: bool = False
+    is_bare: bool = False
 
 
 def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) -> bytes:
@@ -66,6 +66,9 @@ def _in_string(
         start, end, text = edit.start, edit.end, edit.text
         if edit.is_json:
             start, end = json_text.whole_units(content, start, end)
+        if edit.is_bare:
+            text = json_numbers.quoted(text)
+        elif edit.is_json:
             text = _escaped(text)
         start, end = offsets.raw_range(start, end)
         yield token.start + start, token.start + end, _escaped(text)
@@ -82,4 +85,4 @@ def _picked(tokens: Iterable[Token], wanted: Collection[int]) -> dict[int, Token
 
 
 def _escaped(text: bytes) -> bytes:
-    return json.dumps(text.decode(), ensure_ascii=False)[1:-1].encode()
+    return json_numbers.quoted(text)[1:-1]

@@ -66,7 +66,14 @@ def _is_settled(held: _Held) -> bool:
 
 def _bytes_of(held: _Held) -> bytes:
     edits = [
-        TokenEdit(piece.location, edit.start, edit.end, edit.text, is_json=piece.window.is_json)
+        TokenEdit(
+            piece.location,
+            edit.start,
+            edit.end,
+            edit.text,
+            is_json=piece.window.is_json,
+            is_bare=edit.is_bare,
+        )
         for piece in held.pieces
         if piece.window.edits
         for edit in piece.window.edits_of(piece.start, piece.end)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -114,6 +115,24 @@ def test_a_span_in_a_json_string_changes_only_its_own_characters(
     assert parse(spliced) == JsonDocument({"a": 1, "arguments": text_of(expected), "b": "ü"})
 
 
+@given(inner=VALUES, style=STYLES, mark=MARKS, data=st.data())
+def test_a_number_in_a_json_string_becomes_a_string(
+    inner: JsonValue, style: random.Random, mark: bytes, data: st.DataObject
+) -> None:
+    """Whatever part of it was found, and wherever it stands: the arguments stay JSON."""
+    arguments = text_of(render([inner, 4111111111111111], style)).encode()
+    tokens = list(json_text.number_tokens(arguments))
+    token = data.draw(st.sampled_from(tokens))
+    start = data.draw(st.integers(token.start, token.end - 1))
+    end = data.draw(st.integers(start + 1, token.end))
+    body = text_of(render({"arguments": arguments.decode()}, style)).encode()
+
+    spliced = splice(body, [Replacement((1,), start, end, mark)])
+
+    expected = arguments[: token.start] + b'"' + mark + b'"' + arguments[token.end :]
+    assert parse(spliced) == JsonDocument({"arguments": expected.decode()})
+
+
 @given(value=VALUES, style=STYLES)
 def test_no_replacement_leaves_the_bytes_alone(value: JsonValue, style: random.Random) -> None:
     """A body that nothing is found in goes through as it came."""
@@ -157,3 +176,15 @@ def test_offsets_agree_with_decoding_for_any_text(raw: str) -> None:
         offsets = json_text.OffsetMap(inner)
         assert offsets.decoded_length == len(json_text.decode(inner))
         assert offsets.raw_range(0, offsets.decoded_length) == (0, len(inner))
+
+
+@given(content=st.text(st.sampled_from('\\u00aB1"x\n'), max_size=20), data=st.data())
+def test_a_range_is_widened_to_the_units_that_its_ends_cut(
+    content: str, data: st.DataObject
+) -> None:
+    """As if the whole text were read from its begin, which would cost the whole text a value."""
+    start, end = data.draw(_spans(len(content)))
+    units = [one.span() for one in re.finditer(r"(?s)\\+(?:u[0-9a-fA-F]{4}|.)", content)]
+    cut = [[one for one in units if one[0] < offset < one[1]] for offset in (start, end)]
+    whole = (min([start, *(one[0] for one in cut[0])]), max([end, *(one[1] for one in cut[1])]))
+    assert json_text.whole_units(content.encode(), start, end) == whole

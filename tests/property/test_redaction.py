@@ -168,6 +168,11 @@ def test_nothing_that_was_found_is_left_and_the_body_stays_json(
     style=random.Random(0),  # noqa: S311 - the same in every run
     redaction=RedactionStyle.FORMAT_PRESERVING,
 )
+@example(
+    body=("/v1/messages", _body("/v1/messages", [['{"n": [4111111111111111 ]}']], [])),
+    style=random.Random(0),  # noqa: S311 - the same in every run
+    redaction=RedactionStyle.PLACEHOLDER,
+)
 def test_every_other_byte_stays(
     body: tuple[str, dict[str, JsonValue]], style: random.Random, redaction: RedactionStyle
 ) -> None:
@@ -176,12 +181,18 @@ def test_every_other_byte_stays(
     raw = text_of(render(document, style)).encode()
     redacted = _redacted(path, raw, redaction, restore=False).body
     between = [re.escape(piece) for piece in MARK.split(redacted)]
-    # A number that was redacted stands in quotes now.
-    kept = b'"?(?s:.+?)"?'.join(re.sub(rb'\A"|"\Z', b'"?', piece) for piece in between)
+    # A number that was redacted stands in quotes now, in JSON text in a string in escaped ones.
+    quote = rb'\A(?:\\\\)*"|(?:\\\\)*"\Z'
+    kept = b"(?s:.+?)".join(re.sub(quote, rb'(?:\\\\*")?', piece) for piece in between)
     assert re.fullmatch(kept, raw)
 
 
 @given(body=BODIES, style=STYLES, redaction=REDACTION)
+@example(
+    body=("/v1/messages", _body("/v1/messages", [['{"n": [4111111111111111 ]}']], [])),
+    style=random.Random(0),  # noqa: S311 - the same in every run
+    redaction=RedactionStyle.PLACEHOLDER,
+)
 def test_what_was_taken_out_can_be_put_back(
     body: tuple[str, dict[str, JsonValue]], style: random.Random, redaction: RedactionStyle
 ) -> None:
@@ -193,4 +204,9 @@ def test_what_was_taken_out_can_be_put_back(
         redacted.restoration.restore(text.encode()).decode()
         for text in _strings(json.loads(redacted.body))
     ]
-    assert restored == list(_strings(json.loads(raw)))
+    assert list(map(_unquoted, restored)) == list(map(_unquoted, _strings(json.loads(raw))))
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without its quotes: of a number in JSON text they are new."""
+    return re.sub(r'\\*"', "", text)

@@ -20,6 +20,7 @@ from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
+from sidecar.domain.finding import Finding
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Standing
 from sidecar.domain.principal import KeyRecord, Principal
@@ -65,12 +66,13 @@ class ScriptedRemote:
 
     verdict: RemoteVerdict = "pass"
     asked: list[RemoteRequest] = field(default_factory=list)
+    findings: tuple[Finding, ...] = ()
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
         """Answer as told."""
         self.asked.append(request)
         await asyncio.sleep(0)
-        return RemoteAnswer(verdict=self.verdict)
+        return RemoteAnswer(self.verdict, self.findings)
 
 
 @dataclass

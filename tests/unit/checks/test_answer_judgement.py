@@ -9,7 +9,7 @@ from sidecar.checks.answer_judgement import MAX_HELD_FRAME_BYTES
 from sidecar.dialects.answer_form import AnswerForm
 from sidecar.dialects.frames import MAX_FRAME_BYTES
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import Verdict
+from sidecar.domain.finding import Finding, Verdict
 from sidecar.domain.policy import Stage
 from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import UnscannedReason
@@ -98,6 +98,49 @@ def test_probabilities_do_not_repeat_what_was_redacted() -> None:
     assert json.loads(first[6:])["choices"][0]["logprobs"] is None
     assert b"98,111" not in first
     assert second == clean
+
+
+def test_half_an_emoji_beside_probabilities_is_no_fault() -> None:
+    """Providers that count in UTF-16 cut one in two; the value beside it is still redacted."""
+    said = {"content": "bob@example.com \ud83d"}
+    chunk = json.dumps(chat_chunk(said, logprobs={"content": [1]}))
+    result = streamed(judgement(effective(REDACT)), [f"data: {chunk}\n\n".encode()])
+    choice = json.loads(result.body[6:])["choices"][0]
+    assert (choice["delta"], choice["logprobs"]) == ({"content": "[EMAIL_1] \ud83d"}, None)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+def test_a_number_beyond_every_card_is_no_fault(number: str) -> None:
+    """Arguments that are an object may hold what no parser can count with."""
+    call = '{"functionCall": {"args": {"x": %s, "n": 4111111111111111}}}' % number  # noqa: UP031
+    stream = 'data: {"candidates": [{"content": {"parts": [%s]}}]}\n\n' % call  # noqa: UP031
+    result = streamed(judgement(effective(REDACT)), [stream.encode()])
+    assert result.body == stream.replace("4111111111111111", '"[CREDIT_CARD_1]"').encode()
+
+
+CARD, TAKEN = 4111111111111111, "[CREDIT_CARD_1]"
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({"card": CARD, "n": 1}, {"card": TAKEN, "n": 1}),
+        ({"s": '["\\', "cards": [CARD]}, {"s": '["\\', "cards": [TAKEN]}),
+        ({"note": f"cards: {CARD}, 5"}, {"note": f"cards: {TAKEN}, 5"}),
+        ({"long": 'word " ' * 60, "card": CARD}, {"long": 'word " ' * 60, "card": TAKEN}),
+    ],
+    ids=["value", "behind escapes", "within a string", "behind what has left"],
+)
+@pytest.mark.parametrize("api", ["tool call", "tool use", "chat"])
+def test_a_number_in_json_text_becomes_a_string(
+    api: str, said: dict[str, object], wanted: dict[str, object]
+) -> None:
+    """Tool arguments and structured answers stay JSON, however they were cut into events."""
+    text = json.dumps(said, indent=1)
+    for size in (1, 3, 7, 20, len(text)):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        result = streamed(judgement(effective(REDACT)), events(APIS[api].stream(pieces)))
+        assert json.loads(APIS[api].said(result.body)) == wanted
 
 
 def test_the_whole_text_that_closes_a_typed_stream_is_redacted_alike() -> None:
@@ -362,6 +405,17 @@ HOOK = (
     "[{name: pii, type: pii, stage: output, action: redact}, "
     "{name: hook, type: webhook, url: 'http://h/', stage: output, action: block}]"
 )
+
+
+async def test_a_number_that_a_remote_guardrail_found_becomes_a_string() -> None:
+    """Only where its finding is the number and nothing more, once in JSON text."""
+    text = '{"a": 31415, "b": "31415, 1", "c": 27182}'
+    spans = [(6, 11), (19, 24), (35, 38)]
+    found = tuple(Finding("hook", "PI", 0, *span) for span in spans)
+    remote = ScriptedRemote(verdict="redact", findings=found)
+    policy = effective(HOOK.replace("block", "redact"))
+    released = await settled(judgement(policy, remote=remote).judge_whole(CHAT.stream([text])))
+    assert CHAT.said(released.body) == '{"a": "[PI_1]", "b": "[PI_1], 1", "c": [PI_2]82}'
 
 
 @pytest.mark.parametrize(("verdict", "is_refused"), [("pass", False), ("block", True)])

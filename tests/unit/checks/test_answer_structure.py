@@ -117,10 +117,13 @@ def test_what_is_judged_is_what_leaves() -> None:
     bare = '{"to": "x", "n": 4111111111111111}'
 
     shortened, judge = whole(guardrails, chat(long))
-    broken, _ = whole(guardrails, chat(bare))
+    retyped, _ = whole(guardrails, chat(bare))
+    broken, _ = whole(guardrails, chat("4111111111111111"))
 
     assert json.loads(shortened.body)["choices"][0]["message"]["content"] == '{"to": "[EMAIL_1]"}'
     assert verdicts(judge) == {"pii": Verdict.REDACT, "order": Verdict.PASS}
+    assert retyped.error is not None
+    assert "SCHEMA_TYPE at choices[0]/n" in retyped.error.message
     assert broken.error is not None
     assert "INVALID_JSON at choices[0]" in broken.error.message
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sidecar.dialects import json_text
@@ -107,3 +109,16 @@ def test_offsets_take_no_memory_for_each_escape(unit: bytes) -> None:
 def test_a_range_takes_inner_escapes_whole(span: tuple[int, int], whole: tuple[int, int]) -> None:
     """Neither end of a range is left inside an escape of the inner text."""
     assert json_text.whole_units(rb"a\u0041b\\\nc", *span) == whole
+
+
+def test_a_range_costs_nothing_of_the_text_behind_it() -> None:
+    """One escape, and thousands of values far before the next: no search to the end for each."""
+
+    def seconds(text: bytes) -> float:
+        began = time.process_time()
+        for at in range(20, 4_020):
+            json_text.whole_units(text, at, at + 1)
+        return time.process_time() - began
+
+    short = b'{"a":"\\n","b":"' + b"x " * 5_000
+    assert seconds(short + b"x " * 500_000) < 10 * seconds(short)

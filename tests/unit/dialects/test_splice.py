@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
 from sidecar.dialects.splice import Replacement, SpliceError, splice
@@ -45,6 +48,65 @@ def test_a_number_becomes_a_string() -> None:
     body = b'{"1":"2 3", "n":[-1.5e3, 4111111111111111]}'
     spliced = splice(body, [Replacement((-2,), 2, 4, MARK)])
     assert spliced == b'{"1":"2 3", "n":[-1.5e3, "[X_1]"]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "found", "expected"),
+    [
+        pytest.param('{"n": 4111}', "4111", '{"n": "[X_1]"}', id="value"),
+        pytest.param("[1,4111 ,2]", "4111", '[1,"[X_1]" ,2]', id="element"),
+        pytest.param('{"n":-4111.5}', "4111", '{"n":"[X_1]"}', id="part of a number"),
+        pytest.param('{"n":"4111"}', "4111", '{"n":"[X_1]"}', id="string of digits"),
+        pytest.param('{"n":"a: 4111, b"}', "4111", '{"n":"a: [X_1], b"}', id="within a string"),
+        pytest.param('{"\\"":4111}', "4111", '{"\\"":"[X_1]"}', id="behind an escaped quote"),
+        pytest.param(
+            '{"s":"\\ud83d","n":4111}', "4111", '{"s":"\\ud83d","n":"[X_1]"}', id="emoji"
+        ),
+        pytest.param('{"n":4111}', '"n":4111', "{[X_1]}", id="more than the number"),
+        pytest.param("[a]: 4111, b", "4111", "[a]: [X_1], b", id="prose"),
+        pytest.param("4111", "4111", "[X_1]", id="a number alone"),
+        pytest.param('{"i":"[4111,\\"\\"]"}', "4111", '{"i":"[[X_1],\\"\\"]"}', id="outer view"),
+    ],
+)
+def test_a_number_in_a_json_string_becomes_a_string(
+    content: str, found: str, expected: str
+) -> None:
+    """Tool arguments stay JSON: the text gets quotes, as deep as it stands. Prose gets none."""
+    body = json.dumps({"a": content})
+    start = content.index(found)
+    spliced = splice(body.encode(), [Replacement((1,), start, start + len(found), MARK)])
+    assert spliced == json.dumps({"a": expected}).encode()
+
+
+def test_a_number_in_a_json_string_in_a_json_string_becomes_a_string() -> None:
+    """Its quotes are escaped twice, and the inner view of it stands for the outer one."""
+    inner = '{"n": 4111, "s": ""}'
+    content = json.dumps({"i": inner})
+    body = json.dumps({"a": content}).encode()
+    outer = content.index("4111")
+    replacements = [
+        Replacement((1,), outer, outer + 4, MARK),
+        Replacement((1, 1), inner.index("4111"), inner.index("4111") + 4, MARK),
+    ]
+    spliced = splice(body, replacements)
+    assert json.loads(json.loads(json.loads(spliced)["a"])["i"]) == {"n": "[X_1]", "s": ""}
+
+
+@pytest.mark.parametrize("row", ['"4111",4111,', '": 4111, ",', '"\\\\",4111,'])
+def test_many_numbers_in_a_json_string_cost_one_pass(row: str) -> None:
+    """Whether a number stands in a string is not asked from the begin for each."""
+
+    def seconds(rows: int) -> float:
+        content = "[" + row * rows + "0]"
+        found = [at for at in range(0, len(content), 2) if content.startswith("4111", at)]
+        body = json.dumps({"a": content}).encode()
+        replacements = [Replacement((1,), at, at + 4, MARK) for at in found]
+        began = time.process_time()
+        splice(body, replacements)
+        return time.process_time() - began
+
+    seconds(10)
+    assert seconds(32_000) < 64 * seconds(2_000)
 
 
 def test_json_in_a_string_in_a_string_is_replaced_at_its_own_depth() -> None:

@@ -27,8 +27,12 @@ PAYLOAD = b'{"a": "x bob\\u0040example.com \\"y\\"", "n": 4111111111111111, "s":
             [TokenEdit(4, 3, 6, b'"', is_json=True)],
             PAYLOAD.replace(b"eve", b'\\\\\\"'),
         ),
+        (
+            [TokenEdit(4, 3, 6, b"[X_1]", is_json=True, is_bare=True)],
+            PAYLOAD.replace(b"eve", b'\\"[X_1]\\"'),
+        ),
     ],
-    ids=["none", "escape", "number", "several", "json"],
+    ids=["none", "escape", "number", "several", "json", "bare number"],
 )
 def test_only_the_bytes_of_the_spans_change(edits: list[TokenEdit], wanted: bytes) -> None:
     """Escapes are taken out whole; what is put in is escaped as deep as it stands."""
@@ -73,3 +77,22 @@ def calls_for(findings: int) -> int:
 def test_many_findings_in_one_text_cost_no_more_each_than_a_few() -> None:
     """A text of megabytes may have two thousand; it is not read anew for each."""
     assert calls_for(800) < 5 * calls_for(200)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "null",
+        '{"content": [{"token": "\\"}]", "bytes": [1, {"logprobs": 1}]}]}',
+        "[]",
+        '"a\\"b"',
+        "-1.5e3",
+    ],
+)
+@pytest.mark.parametrize("key", ["logprobs", "logprobsResult", "log\\u0070robs"])
+def test_probabilities_are_taken_out_and_nothing_else_changes(key: str, value: str) -> None:
+    """Large numbers and half an emoji stay as they were spelt."""
+    begin = '{"n": 123456789012345678901234567890, "a": "logprobs", "b": "\\ud83d",\n '
+    payload = f'{begin}"{key}" : {value} , "c": [{{"{key}":{value}}}, 1.0]}}'
+    wanted = f'{begin}"{key}" : null , "c": [{{"{key}":null}}, 1.0]}}'
+    assert edited(payload.encode(), [], has_logprobs=True) == wanted.encode()
