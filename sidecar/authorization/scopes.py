@@ -73,8 +73,12 @@ def parse_tags(texts: Sequence[str]) -> tuple[str, ...]:
 
 def _network(text: str) -> Network:
     try:
-        return ip_network(text)
+        network = ip_network(text)
     except ValueError:
+        network = None
+    # After % stands an interface of one machine, which no other one can know.
+    if network is None or "%" in text:
         raise ScopeError(
             f"{text!r} is no network, write for example 192.0.2.0/24 or 2001:db8::/32"
-        ) from None
+        )
+    return network

@@ -7,7 +7,7 @@ import os
 import pwd
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import asyncpg
 
@@ -20,6 +20,9 @@ from sidecar.storage.audit import set_actor
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
 
 Result = TypeVar("Result")
+
+_MAX_SAID: Final = 200
+"""Characters of what PostgreSQL says of a value: it may repeat the whole of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +91,37 @@ def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
         fail(error.problem, mend=error.mend)
     except InvalidDsnError as error:
         fail(str(error), mend="correct it", code=WRONG_USAGE)
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        fail("the database has no schema for this version", mend="run `egret migrate`")
-    except asyncpg.InsufficientPrivilegeError as error:
-        fail(
-            f"the database's role may not do this ({error})",
-            mend="log in as a member of egret_admin; see `egret doctor --for admin`",
-        )
-    except asyncpg.IntegrityConstraintViolationError:
-        fail("what this builds on was changed meanwhile; nothing was done", mend="run it again")
     except UNAVAILABLE as error:
-        fail(
-            f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
-            mend="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
-            " EGRET_POSTGRES__DSN_FILE, leads to it",
-        )
+        _fail_with(error)
+
+
+def _fail_with(error: Exception) -> NoReturn:
+    """Say what PostgreSQL, or the lack of it, means for whoever ran a command."""
+    match error:
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
+            fail("the database has no schema for this version", mend="run `egret migrate`")
+        case asyncpg.InsufficientPrivilegeError():
+            fail(
+                f"the database's role may not do this ({error})",
+                mend="log in as a member of egret_admin; see `egret doctor --for admin`",
+            )
+        case asyncpg.IntegrityConstraintViolationError():
+            fail(
+                "what this builds on was changed meanwhile; nothing was done", mend="run it again"
+            )
+        case asyncpg.DataError():
+            fail(f"PostgreSQL does not take a value ({_shortened(error)})", mend="correct it")
+        case _:
+            fail(
+                f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
+                mend="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
+                " EGRET_POSTGRES__DSN_FILE, leads to it",
+            )
+
+
+def _shortened(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]} …"
 
 
 def _os_user() -> str:

@@ -20,7 +20,7 @@ from sidecar.cli.key_scopes import (
     parsed,
     scopes_from,
 )
-from sidecar.cli.moments import parse_moment, parse_span
+from sidecar.cli.moments import parse_moment, parse_span_ahead
 from sidecar.cli.output import Output, OutputOption, Row, note, print_record, print_rows, shown
 from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
 from sidecar.storage import key_administration
@@ -177,9 +177,10 @@ def rotate(
     Example: egret keys rotate 5OKO8h6jGWNP --grace 2h
     """
     key_id = public_id(key_id)
-    span = parsed(lambda: parse_span(grace), option="--grace")
+    now = datetime.now(UTC)
+    span = parsed(lambda: parse_span_ahead(grace, now=now), option="--grace")
     expires_at = parsed(
-        lambda: Expiry.KEEP if expires is None else parse_moment(expires, now=datetime.now(UTC)),
+        lambda: Expiry.KEEP if expires is None else parse_moment(expires, now=now),
         option="--expires",
     )
     key = generate(secrets.token_bytes)

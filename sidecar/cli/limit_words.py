@@ -120,16 +120,20 @@ def _window(word: str) -> Window:
 def _amount(measure: Measure, text: str) -> int:
     try:
         number = Decimal(text.replace("_", ""))
-        amount = int(number * MICROS if measure is Measure.COST else number)
-    except (InvalidOperation, ValueError, OverflowError):
-        raise LimitWordsError(f"`{text[:60]}` is no amount") from None
-    if number != number.to_integral_value() and measure is not Measure.COST:
-        raise LimitWordsError(f"`{text[:60]}` is no whole number")
-    if not 0 <= amount <= MAX_AMOUNT:
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite():
+        raise LimitWordsError(f"`{text[:60]}` is no amount")
+    units = MICROS if measure is Measure.COST else 1
+    # Before anything is converted: an integer of 10^99999999 takes Python hours.
+    if not 0 <= number <= Decimal(MAX_AMOUNT) / units:
         raise LimitWordsError(
             f"`{text[:60]}` is not between 0 and {shown_amount(measure, MAX_AMOUNT)}"
         )
-    return amount
+    if number != number.quantize(Decimal(1) / units):
+        finest = "finer than a millionth of a dollar" if units > 1 else "no whole number"
+        raise LimitWordsError(f"`{text[:60]}` is {finest}")
+    return int(number * units)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 import typer
@@ -24,7 +24,9 @@ from sidecar.storage.limit_administration import (
     Owner,
     change_limits,
     owned_limits,
+    remove_all_limits,
 )
+from sidecar.storage.pool import Connection
 
 limits = typer.Typer(help="How much keys, teams and organizations may use.", no_args_is_help=True)
 
@@ -85,13 +87,17 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 @limits.command()
-def remove(
+def remove(  # noqa: PLR0913, PLR0917 - options of a command
     words: Annotated[
-        list[str], typer.Argument(metavar="LIMIT…", help="MEASURE/WINDOW, whatever it is for.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="LIMIT…", help="MEASURE/WINDOW, whatever it is for."),
+    ] = None,
     key: KeyOption = None,
     team: TeamOption = None,
     org: OrgOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All of them, also such as cannot be read.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Take limits away.
@@ -99,7 +105,15 @@ def remove(
     Example: egret limits remove --team acme/search requests/minute
     """
     owner = owner_of(key=key, team=team, org=org)
+    if bool(words) is every:
+        fail("say which", mend="give limits, or --all", code=WRONG_USAGE)
+    if every:
+        _run(lambda connection: remove_all_limits(connection, owner), owner, output)
+    else:
+        _remove(words or [], owner, output)
 
+
+def _remove(words: list[str], owner: Owner, output: Output) -> None:
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
         kinds = {parse_kind(word) for word in words}
         missing = kinds - {(one.measure, one.window) for one in before.limits}
@@ -128,9 +142,15 @@ def list_(
 
 
 def _change(owner: Owner, change: _Change, output: Output) -> None:
+    _run(lambda connection: change_limits(connection, owner, change), owner, output)
+
+
+def _run(
+    work: Callable[[Connection], Awaitable[OwnedLimits]], owner: Owner, output: Output
+) -> None:
     try:
         found = on_connection(
-            lambda connection: change_limits(connection, owner, change),
+            work,
             tells=lambda changed: Told(keys=(_told(owner.level, changed.owner_id),)),
         )
     except LimitWordsError as error:

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pkgutil import resolve_name
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
+from typing_extensions import override
 
 from sidecar import __version__
 from sidecar.cli.actor import ACTOR
+from sidecar.cli.output import WRONG_USAGE, fail
 
 _COMMANDS: Final = {
     "up": "sidecar.cli.up:up",
@@ -69,6 +72,25 @@ def _tell_version(asked: bool) -> None:
         raise typer.Exit
 
 
+class _Commands(TyperGroup):
+    """All commands; no one of them is begun with words that no database takes."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Typer's own class is private
+        for word in args:
+            if not _is_text(word):
+                fail(f"{word[:60]!r} is no text", mend="write it in UTF-8", code=WRONG_USAGE)
+        return super().parse_args(ctx, args)
+
+
+def _is_text(word: str) -> bool:
+    """Tell whether *word* is UTF-8; Python makes lone surrogates of bytes that are not."""
+    try:
+        return b"\0" not in word.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _root(
     actor: Annotated[
         str | None,
@@ -105,6 +127,7 @@ def command_tree(words: Iterable[str] = ()) -> typer.Typer:
         named = set(_COMMANDS | _GROUPS)
     tree = typer.Typer(
         name="egret",
+        cls=_Commands,
         help="Guarded LLM egress for Envoy.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

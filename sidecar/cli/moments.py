@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sidecar.cli.output import WRONG_USAGE, fail
+from sidecar.domain.accepted_times import ACCEPTED_TIMES, is_accepted
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -26,6 +27,22 @@ def parse_span(text: str) -> timedelta:
     if match is None:
         raise MomentError(f"{text!r} is no span of time, write for example 12h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_span_ahead(text: str, *, now: datetime) -> timedelta:
+    """Read a span that begins *now*.
+
+    Raises:
+        MomentError: no span, or one that ends beyond the calendar.
+    """
+    span = parse_span(text)
+    try:
+        is_within = is_accepted(now + span)
+    except OverflowError:
+        is_within = False
+    if not is_within:
+        raise MomentError(f"{text!r} ends beyond any calendar, write for example 12h or 30d")
+    return span
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime | None:
@@ -66,9 +83,12 @@ def since_or_exit(text: str | None) -> datetime | None:
 
 def _later(now: datetime, *, by: timedelta) -> datetime:
     try:
-        return now + by
+        later = now + by
     except OverflowError:
-        raise MomentError("that is later than any calendar goes, write never") from None
+        later = None
+    if later is None or not is_accepted(later):
+        raise MomentError("that is later than any calendar goes, write never")
+    return later
 
 
 def _iso(text: str) -> datetime:
@@ -78,4 +98,8 @@ def _iso(text: str) -> datetime:
         raise MomentError(
             f"{text!r} is no time, write for example 30d, 2027-01-31T12:00:00Z, now or never"
         ) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if not is_accepted(moment):
+        raise MomentError(f"{text!r} is not {ACCEPTED_TIMES}, write a year of these")
+    return moment

@@ -112,6 +112,8 @@ def shown(value: Cell) -> str:
         case bool():
             return "yes" if value else "no"
         case datetime():
+            if value.tzinfo is None:  # as asyncpg gives PostgreSQL's infinity
+                value = value.replace(tzinfo=UTC)
             return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         case str() | int():
             return str(value)

@@ -87,8 +87,8 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
     """Check what no single field tells.
 
     Raises:
-        LimitError: two of the same kind, a window that does not go with what is measured, a time
-            zone that nobody knows, or too many.
+        LimitError: two of the same kind, a window that does not go with what is measured, a
+            burst that is out of bounds, a time zone that nobody knows, or too many.
     """
     if len(limits) > MAX_LIMITS:
         raise LimitError(f"more than {MAX_LIMITS} limits")
@@ -102,10 +102,16 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
             raise LimitError(f"{limit.measure.value} goes with {takes}, not {limit.window.value}")
         if limit.burst is not None and limit.window in {*_PERIODS, Window.ONCE}:
             raise LimitError("a burst goes with second and minute only")
-        try:
-            ZoneInfo(limit.time_zone)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise LimitError(f"there is no time zone {limit.time_zone[:60]}") from None
+        if limit.burst is not None and not 1 <= limit.burst <= MAX_AMOUNT:
+            raise LimitError(f"a burst is between 1 and {MAX_AMOUNT}")
+        _check_time_zone(limit.time_zone)
+
+
+def _check_time_zone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder, or too long
+        raise LimitError(f"there is no time zone {name[:60]}") from None
 
 
 def _windows_of(measure: Measure) -> set[Window]:

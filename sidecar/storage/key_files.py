@@ -17,6 +17,7 @@ import orjson
 
 from sidecar.authorization.api_key import KEY_ID_LENGTH
 from sidecar.authorization.scopes import ScopeError, parse_operations, parse_sources, parse_tags
+from sidecar.domain.accepted_times import ACCEPTED_TIMES, is_accepted
 from sidecar.domain.limits import Priority
 
 FIELDS: Final = (
@@ -211,9 +212,12 @@ def _priority(value: object) -> str:
 def _moment(value: object) -> datetime:
     try:
         moment = datetime.fromisoformat(cast("str", value))
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError):
         raise _FieldError("is no time, write for example 2027-01-31T12:00:00Z") from None
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    if not is_accepted(moment):
+        raise _FieldError(f"is not {ACCEPTED_TIMES}")
+    return moment.astimezone(UTC)
 
 
 def _strings(value: object, *, example: str) -> list[str]:

@@ -23,6 +23,9 @@ _WRITE: Final = {
     Level.ORGANIZATION: "UPDATE organizations SET limits = $2 WHERE id = $1",
 }
 
+_MAX_SAID: Final = 500
+"""Characters of limits that cannot be read: enough for whoever has to write them anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -44,16 +47,14 @@ async def owned_limits(connection: Connection, owner: Owner) -> OwnedLimits:
     """Return the limits of *owner*.
 
     Raises:
-        ChangeRefusedError: there is no such owner.
+        ChangeRefusedError: there is no such owner, or what is stored with it cannot be read.
     """
-    name = owner.name
-    if owner.level is Level.TEAM:
-        name = await find_team_id(connection, name)
-    row = await connection.fetchrow(_READ[owner.level], name)
-    if row is None:
-        raise no_such(owner)
-    limits = read_limits(row[1], level=owner.level, owner=row[0])
-    return OwnedLimits(row[0], limits)
+    owner_id, text = await _stored(connection, owner)
+    try:
+        limits = read_limits(text, level=owner.level, owner=owner_id)
+    except LimitError as error:
+        raise unreadable(owner.level, owner.name, f"{error}: {text[:_MAX_SAID]}") from None
+    return OwnedLimits(owner_id, limits)
 
 
 _LISTED: Final = {Level.KEY: "keys", Level.TEAM: "teams", Level.ORGANIZATION: "orgs"}
@@ -67,6 +68,25 @@ def no_such(owner: Owner) -> ChangeRefusedError:
     )
 
 
+def unreadable(level: Level, name: str, reason: str) -> ChangeRefusedError:
+    """Return what is said where the limits of *name* are not what is written today."""
+    return ChangeRefusedError(
+        f"the limits of {level.value} {name} cannot be read ({reason})",
+        mend="no worker lets its keys in: take them away with `egret limits remove --all`",
+    )
+
+
+async def remove_all_limits(connection: Connection, owner: Owner) -> OwnedLimits:
+    """Take all limits of *owner* away, whether they can be read or not.
+
+    Raises:
+        ChangeRefusedError: there is no such owner.
+    """
+    owner_id, _ = await _stored(connection, owner)
+    await connection.execute(_WRITE[owner.level], owner_id, write_limits(()))
+    return OwnedLimits(owner_id, ())
+
+
 async def change_limits(
     connection: Connection,
     owner: Owner,
@@ -75,7 +95,8 @@ async def change_limits(
     """Replace the limits of *owner* by what *change* makes of them, and return those.
 
     Raises:
-        ChangeRefusedError: there is no such owner, or the limits do not go together.
+        ChangeRefusedError: there is no such owner, what is stored with it cannot be read, or the
+            limits do not go together.
     """
     before = await owned_limits(connection, owner)
     limits = change(before)
@@ -85,3 +106,13 @@ async def change_limits(
         raise ChangeRefusedError(str(error), mend="nothing was changed") from None
     await connection.execute(_WRITE[owner.level], before.owner_id, write_limits(limits))
     return OwnedLimits(before.owner_id, limits)
+
+
+async def _stored(connection: Connection, owner: Owner) -> tuple[str, str]:
+    name = owner.name
+    if owner.level is Level.TEAM:
+        name = await find_team_id(connection, name)
+    row = await connection.fetchrow(_READ[owner.level], name)
+    if row is None:
+        raise no_such(owner)
+    return row[0], row[1]

@@ -7,8 +7,8 @@ from typing import Any, Final, assert_never
 
 from sidecar.domain.limits import Level, Limit, Measure
 from sidecar.limits.written import LimitError, read_limits
-from sidecar.storage.administration import ChangeRefusedError, find_team_id
-from sidecar.storage.limit_administration import Owner, no_such
+from sidecar.storage.administration import find_team_id
+from sidecar.storage.limit_administration import Owner, no_such, unreadable
 from sidecar.storage.pool import Connection
 
 # Limits of revoked keys hold for nobody; of one that is asked for they are shown all the same.
@@ -120,7 +120,4 @@ def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
     try:
         return read_limits(text, level=level, owner=owner)
     except LimitError as error:
-        raise ChangeRefusedError(
-            f"the limits of {level.value} {owner} cannot be read ({error})",
-            mend="no worker can read them either: set them anew",
-        ) from None
+        raise unreadable(level, owner, str(error)) from None

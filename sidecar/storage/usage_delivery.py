@@ -132,8 +132,9 @@ class UsageDelivery:
         await self._spool.aclose()
 
     async def _take_over(self) -> None:
-        if self._wall() - self._adopted_at >= ADOPT_SECONDS:
-            self._adopted_at = self._wall()
+        now = self._wall()
+        if _is_past(self._adopted_at, ADOPT_SECONDS, now=now):
+            self._adopted_at = now
             folders = await self._spool.adopt()
             if folders:
                 _log.info("usage.spool_adopted", folders=folders)
@@ -154,11 +155,11 @@ class UsageDelivery:
         """Let go of what has ended, keep what may still end, and give up what is long overdue."""
         now = self._wall()
         segments = self._spool.segments(Kind.JUDGED)
-        if any(now - segment.started_at >= self._seal_seconds for segment in segments):
+        due = [one for one in segments if _is_past(one.started_at, self._seal_seconds, now=now)]
+        if due:
             await self._spool.seal(Kind.JUDGED)
-        for segment in segments:
-            if now - segment.started_at >= self._seal_seconds:
-                await self._settle_file(segment)
+        for segment in due:
+            await self._settle_file(segment)
         await self._spool.remove_read(Kind.JUDGED)
 
     async def _settle_file(self, segment: Segment) -> None:
@@ -210,7 +211,7 @@ class UsageDelivery:
 
     async def _refresh_prices(self) -> None:
         now = self._wall()
-        if not 0 <= now - self._prices_at < PRICES_SECONDS:
+        if _is_past(self._prices_at, PRICES_SECONDS, now=now):
             self._prices = await self._store.load_prices()
             self._prices_at = now
 
@@ -234,3 +235,8 @@ class UsageDelivery:
         waiting = [one.started_at for one in ended if not one.is_read]
         oldest = self._wall() - min(waiting) if waiting else 0.0
         self._metrics.spool_holds(self._spool.size, oldest_seconds=max(0.0, oldest))
+
+
+def _is_past(since: float, seconds: float, *, now: float) -> bool:
+    """Tell whether *seconds* are over; what is still to come is of before a clock was set back."""
+    return not 0 <= now - since < seconds

@@ -46,6 +46,9 @@ ORDER BY occurred_at, request_id, ended = 'lost'
 ON CONFLICT (occurred_at, request_id) DO NOTHING
 """  # noqa: S608 - names of our own
 
+_TRIES: Final = 5
+"""How often a batch may meet requests that are being given up; each is given up once."""
+
 _UNKNOWN: Final = """
 SELECT n.position FROM unnest($1::timestamptz[], $2::text[])
     WITH ORDINALITY AS n (occurred_at, request_id, position)
@@ -74,14 +77,21 @@ class PostgresUsage:
         seconds = self._batch_seconds
         async with (
             self._pool.acquire(timeout=self._settings.acquire_seconds) as connection,
-            connection.transaction(),
+            connection.transaction(isolation="read_committed"),
         ):
             await connection.execute(_BATCH, timeout=seconds)
             await connection.copy_records_to_table(
                 "egret_usage_batch", records=rows, columns=list(_COLUMNS), timeout=seconds
             )
             await connection.execute(_FOUND, timeout=seconds)
-            return affected_rows(await connection.execute(_ADD, timeout=seconds))
+            added = affected_rows(await connection.execute(_ADD, timeout=seconds))
+            for _ in range(_TRIES):
+                # What was not added has a row already. It may be the guess of another worker that
+                # gave the request up since `_FOUND`: that gives way like an older one.
+                if added == len(rows) or not await connection.fetchval(_FOUND, timeout=seconds):
+                    break
+                added += affected_rows(await connection.execute(_ADD, timeout=seconds))
+            return added
 
     async def unknown(self, requests: Sequence[JudgedRequest]) -> list[JudgedRequest]:
         """Return those of *requests* of which there is no record.

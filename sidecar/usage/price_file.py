@@ -7,18 +7,26 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 from pathlib import PurePath
 from typing import Annotated, Final, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from sidecar.domain.accepted_times import ACCEPTED_TIMES, is_accepted
 from sidecar.usage.price_map import is_price_map, price_rows
 from sidecar.usage.prices import Price
 
 MAX_ROWS: Final = 100_000
 
 Amount = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=6, allow_inf_nan=False)]
+
+
+def _accepted(moment: datetime) -> datetime:
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if not is_accepted(moment):
+        raise ValueError(f"not {ACCEPTED_TIMES}")
+    return moment
 
 
 class PriceFileError(ValueError):
@@ -35,14 +43,13 @@ class PriceRow(BaseModel):
     output: Amount
     cached_input: Amount | None = None
     cache_write: Amount | None = None
-    valid_from: datetime | None = None
+    valid_from: Annotated[datetime, AfterValidator(_accepted)] | None = None
 
     def to_price(self, *, now: datetime) -> Price:
         """Return the price; it is valid from *now* where the row does not say."""
-        since = now if self.valid_from is None else self.valid_from
         return Price(
             model=self.model,
-            valid_from=since if since.tzinfo is not None else since.replace(tzinfo=UTC),
+            valid_from=now if self.valid_from is None else self.valid_from,
             input=self.input,
             output=self.output,
             cached_input=self.cached_input,
@@ -89,6 +96,10 @@ def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         value: object = json.loads(text, parse_float=Decimal)
     except json.JSONDecodeError as error:
         raise PriceFileError(f"line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise PriceFileError("nested too deeply to be a list of prices") from None
+    except (ValueError, DecimalException):  # as Python has it of integers of thousands of digits
+        raise PriceFileError("a number in it is too long to be a price") from None
     if isinstance(value, dict) and is_price_map(cast("dict[str, object]", value)):
         yield from price_rows(cast("dict[str, object]", value))
         return

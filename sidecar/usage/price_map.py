@@ -8,7 +8,7 @@ It is an object by model. Costs are US dollars for one token: `input_cost_per_to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from decimal import ROUND_UP, Decimal, InvalidOperation
+from decimal import ROUND_UP, Decimal, DecimalException
 from typing import Final, cast
 
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
@@ -72,9 +72,10 @@ def _for_a_million(cost: object) -> object:
     if isinstance(cost, bool) or not isinstance(cost, (int, str, Decimal)):
         return cost
     try:
-        return (Decimal(cost) * _TOKENS).quantize(_DIGITS, rounding=ROUND_UP)
-    except InvalidOperation:
+        amount = (Decimal(cost) * _TOKENS).quantize(_DIGITS, rounding=ROUND_UP)
+    except DecimalException:
         return cost
+    return amount if amount.is_finite() else cost
 
 
 def _without_provider(name: str) -> str:

@@ -303,6 +303,27 @@ NO_KEY = "error: there is no key AAAAAAAAAAAA; see `egret keys list`\n"
             id="no span",
         ),
         pytest.param(
+            "rotate AAAAAAAAAAAA --grace 999999w",
+            2,
+            "error: --grace: '999999w' ends beyond any calendar, write for example 12h or 30d; "
+            "nothing was changed\n",
+            id="a span beyond the calendar",
+        ),
+        pytest.param(
+            "expire AAAAAAAAAAAA 0001-01-01",
+            2,
+            "error: WHEN: '0001-01-01' is not between 1970 and 9998, write a year of these; "
+            "nothing was changed\n",
+            id="a time beyond the calendar",
+        ),
+        pytest.param(
+            "create --team search --name x --source fe80::1%eth0",
+            2,
+            "error: --source: 'fe80::1%eth0' is no network, write for example 192.0.2.0/24 or "
+            "2001:db8::/32; nothing was changed\n",
+            id="an interface is no network",
+        ),
+        pytest.param(
             "show egk_AAAAAAAAAAAA_hunter2",
             2,
             "error: KEY_ID is not the id of a key; see `egret keys list`\n",
@@ -317,6 +338,21 @@ def test_what_cannot_be_done_is_said_in_one_line(
     create(egret)
 
     assert egret("keys", *arguments.split()) == Ran(code, "", error)
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity"])
+def test_a_time_without_end_is_listed(egret: Egret, database: Database, time: str) -> None:
+    """Nobody can set it here; a database may hold it."""
+    create(egret)
+
+    async def write() -> None:
+        async with database.server.connect(database.name) as connection:
+            await connection.execute(f"UPDATE api_keys SET expires_at = '{time}'")  # noqa: S608 - of the test
+
+    asyncio.run(write())
+
+    assert egret("keys", "list").code == 0
+    assert egret("keys", "list", "-o", "json").code == 0
 
 
 def test_a_revoked_key_can_be_neither_rotated_nor_given_more_time(egret: Egret) -> None:

@@ -96,12 +96,19 @@ def test_a_rotated_key_keeps_its_limits(egret: Egret, database: Database, key_id
         (["requests/minute=-1"], "is not between 0 and"),
         (["requests/minute=1.5"], "is no whole number"),
         (["requests/minute=many"], "is no amount"),
+        (["requests/minute=NaN"], "is no amount"),
+        (["requests/minute=1e99999999"], "is not between 0 and"),
+        (["requests/minute=1e-99999999"], "is no whole number"),
+        (["cost/month=0.0000001"], "is finer than a millionth of a dollar"),
+        (["cost/month=1000000.000001"], "is not between 0 and 1000000.00"),
+        (["requests/minute=1", "--burst", "2000000000000"], "a burst is between 1 and"),
         (["rates/minute=1"], "there is no measure `rates`; one of requests"),
         (["requests/hour=1"], "there is no window `hour`; one of second"),
         (["requests/month=1"], "requests goes with second, minute, day, not month"),
         (["cost/minute=1"], "cost goes with day, week, month, not minute"),
         (["concurrent/day=1"], "concurrent goes with once, not day"),
         (["cost/day=1", "--time-zone", "Mars/North"], "there is no time zone Mars/North"),
+        (["cost/day=1", "--time-zone", "Europe"], "there is no time zone Europe"),
         (["cost/day=1", "--burst", "2"], "a burst goes with second and minute only"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -136,6 +143,43 @@ def test_an_owner_that_is_not_there_is_named(
     ran = egret("limits", "set", *target, "requests/minute=1")
     assert ran.code in {1, 2}
     assert said in ran.err
+
+
+def test_limits_that_cannot_be_read_are_shown_and_can_be_taken_away(
+    egret: Egret, database: Database, key_id: str
+) -> None:
+    """Whatever is stored: nobody has to mend it with SQL."""
+
+    async def spoil() -> None:
+        async with database.server.connect(database.name) as connection:
+            await connection.execute("""UPDATE teams SET limits = '[{"measure": "smiles"}]'""")
+
+    asyncio.run(spoil())
+    for words in (
+        ("list", "--team", "search"),
+        ("set", "--team", "search", "requests/minute=1"),
+        ("remove", "--team", "search", "requests/minute"),
+        ("show", key_id),
+    ):
+        ran = egret("limits", *words)
+        assert (ran.code, ran.out) == (1, "")
+        assert "cannot be read" in ran.err
+        assert "`egret limits remove --all`" in ran.err
+    assert "smiles" in egret("limits", "list", "--team", "search").err
+
+    assert egret("limits", "remove", "--team", "search", "--all", "-o", "json").json == []
+    egret("limits", "set", "--team", "search", "requests/minute=1")
+    assert [one.amount for one in record_limits(database, key_id)[0]] == [1]
+
+
+@pytest.mark.parametrize("words", [(), ("requests/minute", "--all")], ids=["none", "both"])
+def test_which_limits_are_taken_away_is_said_once(egret: Egret, words: tuple[str, ...]) -> None:
+    """By their names, or all."""
+    egret("limits", "set", "--team", "search", "requests/minute=1")
+    ran = egret("limits", "remove", "--team", "search", *words)
+
+    assert (ran.code, ran.err) == (2, "error: say which; give limits, or --all\n")
+    assert len(egret("limits", "list", "--team", "search", "-o", "json").json) == 1
 
 
 async def test_limits_that_cannot_be_read_let_nobody_in(database: Database) -> None:

@@ -245,6 +245,28 @@ def test_prices_of_a_file_are_set_together(egret: Egret, tmp_path: Path) -> None
         ("p.json", "{}", "neither a JSON array nor LiteLLM's map of models"),
         ("p.json", "[1]", "row 1 is not an object"),
         ("p.json", "[", "line 1: "),
+        pytest.param("p.json", "[" * 100_000, "nested too deeply", id="deep"),
+        pytest.param(
+            "p.json",
+            f'[{{"model": "m", "input": {"9" * 5000}, "output": 1}}]',
+            "a number in it is too long",
+            id="5000 digits",
+        ),
+        (
+            "p.json",
+            '[{"model": "m", "input": 1e99999999999999999999, "output": 1}]',
+            "a number in it is too long",
+        ),
+        (
+            "p.json",
+            '[{"model": "m", "input": 1, "output": 1, "valid_from": "0001-01-01"}]',
+            "not between 1970 and 9998",
+        ),
+        (
+            "p.json",
+            '[{"model": "a\\u0000b", "input": 1, "output": 1}]',
+            "PostgreSQL does not take a value (invalid byte sequence",
+        ),
     ],
 )
 def test_a_file_with_a_fault_sets_nothing(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -172,6 +173,37 @@ async def test_what_was_taken_for_lost_and_turns_up_counts_once(
         database,
         "SELECT sum(requests), sum(estimated), sum(failed), sum(input_tokens) FROM usage_by_hour",
     ) == [(2, 0, 0, 200)]
+
+
+async def test_a_request_that_is_given_up_while_its_record_is_added_counts_as_recorded(
+    database: Database, store: PostgresUsage
+) -> None:
+    """The guess is not there yet when the record looks for it, and commits before it."""
+    lost = record(1, end=AnswerEnd.LOST, status=0, is_estimated=True, tokens=TokenCounts(input=7))
+    await store.add([lost], PRICES)
+    async with database.server.connect(database.name) as other:
+        await other.execute("CREATE TEMPORARY TABLE guess AS SELECT * FROM usage")
+        await other.execute("DELETE FROM usage")
+        async with other.transaction():
+            await other.execute("INSERT INTO usage SELECT * FROM guess")
+            adding = asyncio.ensure_future(store.add([record(1), record(2)], PRICES))
+            async with asyncio.timeout(20):
+                while not await other.fetchval(  # noqa: ASYNC110 - a lock tells nobody
+                    "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted"
+                    " AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+                ):
+                    await asyncio.sleep(0.02)
+    assert await adding == 2
+
+    assert await rows(
+        database, "SELECT request_id, ended, input_tokens FROM usage ORDER BY 1"
+    ) == [
+        ("request-1", "completed", 100),
+        ("request-2", "completed", 100),
+    ]
+    assert await rows(
+        database, "SELECT sum(requests), sum(estimated), sum(input_tokens) FROM usage_by_hour"
+    ) == [(2, 0, 200)]
 
 
 async def test_the_store_tells_of_which_requests_it_knows_nothing(store: PostgresUsage) -> None:

@@ -168,6 +168,22 @@ async def test_what_a_worker_left_behind_is_delivered_by_another(
     assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - a look at a folder
 
 
+async def test_a_clock_that_is_set_back_holds_nothing_up(
+    database: Database, tmp_path: Path
+) -> None:
+    """Neither what a dead worker left behind nor what is to be asked about notes."""
+    async with worker(tmp_path, database.settings, name="worker-1") as one:
+        await note(one, judged(1))
+        await one.delivery.deliver()
+        async with worker(tmp_path, database.settings, name="worker-0") as gone:
+            await gone.delivery.keep([record(1)])
+        one.wall[0] -= 3600
+        await one.delivery.deliver()
+
+        assert await stored(database) == [("request-1", "completed", 100)]
+        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+
+
 async def test_records_that_were_delivered_before_a_crash_count_once(
     database: Database, tmp_path: Path
 ) -> None:

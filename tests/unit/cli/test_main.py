@@ -58,3 +58,20 @@ def test_the_version_is_told_without_a_command() -> None:
     ran = CliRunner().invoke(command_tree(["--version"]), ["--version"])
 
     assert (ran.exit_code, ran.stdout, ran.stderr) == (0, f"egret {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("limits", "set", "--org", "acme", "--model", "\udcff"), "error: '\\udcff' is no text"),
+        (("keys", "list", "--team", "a\0b"), "error: 'a\\x00b' is no text"),
+        (("--as", "\udcff", "keys", "list"), "error: '\\udcff' is no text"),
+    ],
+    ids=["bytes that are not UTF-8", "NUL", "of the actor"],
+)
+def test_a_word_that_no_database_takes_is_named(words: tuple[str, ...], said: str) -> None:
+    """Python makes lone surrogates of bytes that are not UTF-8."""
+    ran = CliRunner().invoke(command_tree(words), words)
+
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(said)

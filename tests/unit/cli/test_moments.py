@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from sidecar.cli.moments import MomentError, parse_moment, parse_span
+from sidecar.cli.moments import MomentError, parse_moment, parse_span, parse_span_ahead
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
@@ -57,8 +57,31 @@ def test_a_moment_is_a_span_from_now_or_an_iso_time(text: str, expected: datetim
     assert parse_moment(text, now=NOW) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "tomorrow", "2027-13-01", "999999w", "31.01.2027"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "tomorrow",
+        "2027-13-01",
+        "999999w",
+        "31.01.2027",
+        "0001-01-01",
+        "0001-01-01T00:00:00+14:00",
+        "1969-12-31T23:59:59Z",
+        "9999-12-31T23:59:59-12:00",
+        pytest.param("416000w", id="in the last year of the calendar"),
+    ],
+)
 def test_what_is_no_moment_is_refused(text: str) -> None:
     """Typos and times beyond the calendar alike."""
     with pytest.raises(MomentError, match="write"):
         parse_moment(text, now=NOW)
+
+
+def test_a_span_that_begins_now_ends_within_the_calendar() -> None:
+    """Long is fine."""
+    assert parse_span_ahead("5000w", now=NOW) == timedelta(weeks=5000)
+    for text in ("999999w", "416000w"):
+        with pytest.raises(MomentError, match="ends beyond any calendar"):
+            parse_span_ahead(text, now=NOW)
