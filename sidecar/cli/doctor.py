@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
@@ -17,10 +18,12 @@ from sidecar.cli.output import (
     note,
     print_rows,
 )
+from sidecar.guardrails.extras import missing_extras
 from sidecar.settings.process import Settings, SettingsError, read_settings
-from sidecar.storage.checkup import Checked, CheckState, Use
+from sidecar.storage.checkup import Checked, CheckState, Use, ok, warning
 
 _COLUMNS: Final = ("check", "state", "found", "mend")
+_PACKAGES: Final = "guardrail packages"
 
 
 def doctor(
@@ -32,7 +35,7 @@ def doctor(
     ] = Use.WORKER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Look at PostgreSQL, Valkey, clocks and sockets, and say what to mend. Changes nothing.
+    """Look at databases, clocks, sockets and packages, and say what to mend. Changes nothing.
 
     Exits with 1 if a check failed; a warning is none.
 
@@ -62,6 +65,18 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         ),
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
+        _packages(missing_extras()),
+    )
+
+
+def _packages(missing: Mapping[str, str]) -> Checked:
+    if not missing:
+        return ok(_PACKAGES, "all present")
+    extras = ",".join(sorted(missing.values()))
+    return warning(
+        _PACKAGES,
+        f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
+        mend=f"install egret[{extras}], or have no policy with these guardrails",
     )
 
 
