@@ -172,21 +172,25 @@ class EnvoyConfig:
                     yield route
 
     def admin_routes(self) -> Iterator[Node]:
-        """Yield the routes that go to Envoy's own admin."""
+        """Yield the routes that may go to Envoy's own admin, alone or among others."""
         for host in self.virtual_hosts():
             for route in host.at("routes"):
-                if self.is_to_admin(route):
+                if any(self._admin_ends(route)):
                     yield route
 
     def is_to_admin(self, route: Node) -> bool:
         """Tell whether a route leads to Envoy's own admin and nowhere else."""
+        ends = self._admin_ends(route)
+        return bool(ends) and all(ends)
+
+    def _admin_ends(self, route: Node) -> list[bool]:
+        """Return of each address that a route leads to whether it is the admin's."""
         if self.bootstrap is None:
-            return False
+            return []
         admin = Endpoint(self.bootstrap.at("admin", "address"))
         named = {name for name in targets(route.at("route")) if name}
         clusters = [cluster for cluster in self.clusters if cluster.name in named]
-        ends = [end for cluster in clusters for end in cluster.endpoints()]
-        return bool(ends) and all(end.is_same(admin) for end in ends)
+        return [end.is_same(admin) for cluster in clusters for end in cluster.endpoints()]
 
     def providers(self) -> Iterator[Cluster]:
         """Yield the clusters that routes send requests to."""

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -22,6 +22,7 @@ from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
 from sidecar.embedded.envoy_secrets import write_certificate, write_credential
 from sidecar.embedded.ports import free_port
 from sidecar.embedded.wheels import envoy_program
+from sidecar.envoy_lint.lint import lint
 
 STARTS_SECONDS = 30
 PATH = "/stats/prometheus"
@@ -131,6 +132,19 @@ def test_prometheus_reads_envoys_metrics(metrics: Metrics, target: str) -> None:
 def test_nothing_else_of_the_admin_is_reached(metrics: Metrics, method: str, target: str) -> None:
     """No other path, no other method, and no way of writing that becomes the one path."""
     assert metrics.ask(method, target) == (404, "")
+
+
+def test_egret_lint_finds_nothing_in_what_this_envoy_says_of_itself(metrics: Metrics) -> None:
+    """Its dump, over the admin's socket, as docs/lint.md has it: it knows where that is."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(metrics.admin))
+        client.sendall(b"GET /config_dump HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = HTTPResponse(client)
+        answer.begin()
+        dump = answer.read().decode()
+
+    assert '"name": "metrics"' in dump
+    assert lint("dump.json", dump).findings == ()
 
 
 def test_what_is_no_method_of_a_reader_leaves_envoy_running(metrics: Metrics) -> None:
