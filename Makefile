@@ -10,6 +10,8 @@ CHROMIUM ?= chromium-headless-shell
 IMAGE ?= egret:dev
 IMAGE_TOOL ?= docker build
 PYTHON_IMAGE ?=
+# What the image holds: guardrails, or runtime, without what `language` and `max_tokens` need.
+REQUIREMENTS ?= guardrails
 IMAGE_OPTIONS ?=
 IMAGE_TEST_OPTIONS ?=
 ENVOY_IMAGE ?= docker.io/envoyproxy/envoy:distroless-v1.40.0
@@ -90,7 +92,7 @@ format: $(DEV_STAMP) ## Format and fix what can be fixed
 
 image: ## Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
 	@case "$(PYTHON_IMAGE)" in *@sha256:*) ;; *) echo "Name the base with its digest: make image PYTHON_IMAGE=python:3.13-slim@sha256:…" >&2; exit 2;; esac
-	$(IMAGE_TOOL) $(IMAGE_OPTIONS) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) -t $(IMAGE) .
+	$(IMAGE_TOOL) $(IMAGE_OPTIONS) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg REQUIREMENTS=$(REQUIREMENTS) --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) -t $(IMAGE) .
 
 image-test: $(DEV_STAMP) ## Run the image as a cluster would, before a real Envoy; size and start time
 	$(PY) -m deploy.image_check $(IMAGE) $(IMAGE_TEST_OPTIONS)
@@ -101,7 +103,7 @@ kube-play: $(DEV_STAMP) $(HELM_STAMP) ## Run the chart's sidecar pod by Podman; 
 sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requirements
 	$(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
-	build/sbom/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
+	build/sbom/bin/cyclonedx-py requirements requirements/$(REQUIREMENTS).txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
 
 chart-audit: $(HELM_STAMP) ## checkov over what the chart makes; exceptions with reasons in deploy/helm/checkov.yaml
 	$(PYTHON) -m venv build/checkov
@@ -245,6 +247,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group sbom -o requirements/sbom.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group audit -o requirements/audit.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

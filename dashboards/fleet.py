@@ -20,7 +20,7 @@ from dashboards.board import (
 
 _FILTER: Final = "envoy_http_ext_proc_egret"
 _EDGE: Final = f'envoy_http_conn_manager_prefix!="admin", {ENVOY}'
-_PROVIDERS: Final = f'envoy_cluster_name!="egret", {ENVOY}'
+_PROVIDERS: Final = f'envoy_cluster_name!~"admin|egret", {ENVOY}'
 _WORKERS: Final = f'envoy_cluster_name="egret", {ENVOY}'
 
 _EDGE_ROW: Final = Row(

@@ -24,6 +24,8 @@ from sidecar.embedded.model_routes import ModelRoute
 
 ROUTED_BY_MODEL: Final = ("openai", "anthropic")
 """Whose paths models can lead to; the chart copies their routes for each glob of its values."""
+METRICS_PORT: Final = 9465
+"""Beside Egret's own, 9464."""
 HERE: Final = Path(__file__).parent
 
 
@@ -33,6 +35,8 @@ def chart_configuration() -> str:
         worker_sockets=("/run/egret/sockets/worker-0.sock",),
         sds_directory="/etc/egret/sds",
         admin_socket="/run/envoy/admin.sock",
+        metrics_address="0.0.0.0",  # noqa: S104 - of a pod
+        metrics_port=METRICS_PORT,
         azure=Provider(host="azure.invalid", credential_header="api-key"),
         gemini=Provider(
             host="generativelanguage.googleapis.com", credential_header="x-goog-api-key"
@@ -53,6 +57,7 @@ def plain_configuration() -> str:
         egret_service=EgretService("egret.egret.svc"),
         sds_directory="/etc/egret/sds",
         admin_socket="/run/envoy/admin.sock",
+        metrics_port=METRICS_PORT,
     )
     return render_envoy_config(parameters).strip() + "\n"
 
@@ -63,6 +68,8 @@ def compose_configuration() -> str:
         worker_sockets=tuple(f"/run/egret/sockets/worker-{index}.sock" for index in range(2)),
         sds_directory="/etc/egret/sds",
         admin_socket="/run/envoy/admin.sock",
+        metrics_address="0.0.0.0",  # noqa: S104 - of a container
+        metrics_port=METRICS_PORT,
     )
     return render_envoy_config(parameters).strip() + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
@@ -17,12 +18,14 @@ from sidecar.cli.output import (
     note,
     print_rows,
 )
+from sidecar.guardrails.extras import missing_extras
 from sidecar.settings.environment import inherited_environment
 from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.settings.strangers import strangers
 from sidecar.storage.checkup import Checked, CheckState, Use, ok, warning
 
 _COLUMNS: Final = ("check", "state", "found", "mend")
+_PACKAGES: Final = "guardrail packages"
 
 
 def doctor(
@@ -34,7 +37,7 @@ def doctor(
     ] = Use.WORKER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Look at PostgreSQL, Valkey, clocks, sockets and variables, and say what to mend.
+    """Look at databases, clocks, sockets, packages and variables, and say what to mend.
 
     Changes nothing. Exits with 1 if a check failed; a warning is none.
 
@@ -65,6 +68,18 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
         _check_environment(),
+        _packages(missing_extras()),
+    )
+
+
+def _packages(missing: Mapping[str, str]) -> Checked:
+    if not missing:
+        return ok(_PACKAGES, "all present")
+    extras = ",".join(sorted(missing.values()))
+    return warning(
+        _PACKAGES,
+        f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
+        mend=f"install Egret's wheel with its extras {extras}, or have no policy with these",
     )
 
 

@@ -44,6 +44,7 @@ _GROUPS: Final = {
     "usage": "sidecar.cli.usage:usage",
     "price": "sidecar.cli.price:price",
     "audit": "sidecar.cli.audit:audit",
+    "envoy": "sidecar.cli.envoy:envoy",
 }
 _OF_GROUPS: Final = {
     "keys": {

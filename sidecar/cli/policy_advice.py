@@ -13,6 +13,7 @@ from sidecar.cli.database import on_connection
 from sidecar.cli.output import FAILED, Output, OutputOption, Row, counted, fail, note, print_rows
 from sidecar.cli.policy_change import read_documents
 from sidecar.domain.policy import Policy
+from sidecar.guardrails.extras import missing_extras
 from sidecar.guardrails.policy_document import PolicyDocumentError, parse_policies
 from sidecar.guardrails.policy_lint import NEAR_DAYS, Advice, lint
 from sidecar.guardrails.policy_schema import policy_schema_text
@@ -36,7 +37,8 @@ def advise(
     Example: egret policy lint -f policies.yaml
     """
     policies = _stored() if file is None else [one.policy for one in read_documents(file)]
-    found = lint(policies, today=datetime.now(UTC).date(), near_days=days)
+    today = datetime.now(UTC).date()
+    found = lint(policies, today=today, near_days=days, missing=missing_extras())
     if found or output is Output.JSON:
         print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import ipaddress
 import json
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Final
 
 import jinja2
 
+from sidecar.embedded.descriptor_limits import DescriptorLimit
 from sidecar.embedded.model_routes import ModelRoute, UnknownModels, unknown_model_routes
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 TEMPLATE_NAME: Final = "egret.yaml.j2"
 HTTPS_PORT: Final = 443
-METADATA_NAMESPACE: Final = "egret"
 EGRET_PORT: Final = 50051
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -126,57 +125,6 @@ class SelfHosted:
     servers: Provider
 
 
-class Hits(enum.Enum):
-    """What a request takes of a limit that Envoy keeps."""
-
-    REQUESTS = "requests"
-    ESTIMATED_TOKENS = "estimated_tokens"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DescriptorLimit:
-    """A limit that each Envoy keeps by itself, on what Egret tells of a request.
-
-    `by` are names in Egret's dynamic metadata; each combination of their values has `amount` in
-    `seconds`. A request that lacks one of them is not counted.
-    """
-
-    by: tuple[str, ...]
-    amount: int
-    seconds: int
-    hits: Hits = Hits.REQUESTS
-
-    @property
-    def as_rate_limit(self) -> dict[str, object]:
-        """Where its descriptor is from, as Envoy writes it."""
-        actions = [
-            {
-                "metadata": {
-                    "descriptor_key": name,
-                    "metadata_key": {"key": METADATA_NAMESPACE, "path": [{"key": name}]},
-                    "source": "DYNAMIC",
-                }
-            }
-            for name in self.by
-        ]
-        if self.hits is Hits.REQUESTS:
-            return {"actions": actions}
-        source = f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:{self.hits.value})%"
-        return {"actions": actions, "hits_addend": {"format": source}}
-
-    @property
-    def as_descriptor(self) -> dict[str, object]:
-        """How much it lets through for each descriptor, as Envoy writes it."""
-        return {
-            "entries": [{"key": name} for name in self.by],
-            "token_bucket": {
-                "max_tokens": self.amount,
-                "tokens_per_fill": self.amount,
-                "fill_interval": f"{self.seconds}s",
-            },
-        }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyParameters:
     """Everything that differs between one deployment and another.
@@ -186,6 +134,8 @@ class EnvoyParameters:
     `sds_directory` holds `server_certificate.yaml` and, for each provider with a credential,
     a file of the provider's name. A provider of None is not there, and what is sent to its API
     is answered 404. With `admin_socket` None the admin listens on `admin_port` of loopback.
+    `metrics_port` has Envoy's metrics, and nothing else of its admin, at `metrics_address`; it
+    needs `admin_socket`.
     `trusted_proxies` is how many of our own stand in front of Envoy and write x-forwarded-for;
     one too many, and clients write their own address.
     `http_port` None leaves the plain listener out.
@@ -212,6 +162,8 @@ class EnvoyParameters:
     http_port: int | None = None
     admin_socket: str | None = None
     admin_port: int = 0
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int | None = None
     access_log_path: str = "/dev/stdout"
     otlp: OtlpCollector | None = None
     sampling_percent: float = 100
@@ -281,6 +233,8 @@ def _check(parameters: EnvoyParameters) -> None:
             "workers are behind sockets or behind a service: one of the two, or nothing could"
             " judge a request"
         )
+    if parameters.metrics_port is not None and parameters.admin_socket is None:
+        raise EnvoyConfigError("metrics are taken from the admin's socket: metrics_port needs it")
     sockets = [*parameters.worker_sockets]
     if parameters.admin_socket is not None:
         sockets.append(parameters.admin_socket)
@@ -290,6 +244,10 @@ def _check(parameters: EnvoyParameters) -> None:
                 f"a socket path is at most {MAX_SOCKET_PATH_BYTES} bytes long, this one is not:"
                 f" {path}"
             )
+    _check_routes(parameters)
+
+
+def _check_routes(parameters: EnvoyParameters) -> None:
     for route in parameters.model_routes:
         if route.problem is not None:
             raise EnvoyConfigError(route.problem)

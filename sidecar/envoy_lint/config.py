@@ -37,6 +37,12 @@ class Endpoint:
         is_internal = self.address.at("envoy_internal_address").exists
         return bool(self.pipe) or is_internal or host.startswith(_LOOPBACK)
 
+    def is_same(self, other: Endpoint) -> bool:
+        """Tell whether it is the same socket, or the same address and port."""
+        steps = (("pipe", "path"), ("socket_address", "address"), ("socket_address", "port_value"))
+        own, others = ([one.address.at(*step).value for step in steps] for one in (self, other))
+        return own == others and any(own)
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -159,11 +165,32 @@ class EnvoyConfig:
             yield from config.at("virtual_hosts")
 
     def routes(self) -> Iterator[Node]:
-        """Yield the routes that go to an upstream."""
+        """Yield the routes that go to an upstream, other than Envoy's own admin."""
         for host in self.virtual_hosts():
             for route in host.at("routes"):
-                if route.at("route").exists:
+                if route.at("route").exists and not self.is_to_admin(route):
                     yield route
+
+    def admin_routes(self) -> Iterator[Node]:
+        """Yield the routes that may go to Envoy's own admin, alone or among others."""
+        for host in self.virtual_hosts():
+            for route in host.at("routes"):
+                if any(self._admin_ends(route)):
+                    yield route
+
+    def is_to_admin(self, route: Node) -> bool:
+        """Tell whether a route leads to Envoy's own admin and nowhere else."""
+        ends = self._admin_ends(route)
+        return bool(ends) and all(ends)
+
+    def _admin_ends(self, route: Node) -> list[bool]:
+        """Return of each address that a route leads to whether it is the admin's."""
+        if self.bootstrap is None:
+            return []
+        admin = Endpoint(self.bootstrap.at("admin", "address"))
+        named = {name for name in targets(route.at("route")) if name}
+        clusters = [cluster for cluster in self.clusters if cluster.name in named]
+        return [end.is_same(admin) for cluster in clusters for end in cluster.endpoints()]
 
     def providers(self) -> Iterator[Cluster]:
         """Yield the clusters that routes send requests to."""

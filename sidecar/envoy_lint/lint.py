@@ -19,6 +19,7 @@ from sidecar.envoy_lint.config import (
 from sidecar.envoy_lint.node import Node
 from sidecar.envoy_lint.rule import ConfigRule, Finding, Hit, Rule, Severity
 from sidecar.envoy_lint.rules import (
+    admin,
     edge,
     ext_proc,
     gateways,
@@ -62,6 +63,7 @@ _CONFIG_RULES: Final = (
     *routes.RULES,
     *edge.RULES,
     *versions.RULES,
+    *admin.RULES,
 )
 CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
     sorted(_CONFIG_RULES, key=lambda rule: rule.id)

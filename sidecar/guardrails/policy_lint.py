@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from sidecar.domain.local_guardrails import (
@@ -51,24 +52,35 @@ _CHATS_APART: Final = {
     Operation.INVOKE_MODEL: "Bedrock's InvokeModel",
 }
 """Chats by APIs that have an operation of their own for them, so that `chat` leaves them out."""
+_NOTHING_MISSING: Final[Mapping[str, str]] = MappingProxyType({})
 
 _Said = tuple[str, str, str]
 """Code, problem, mend."""
 
 
 def lint(
-    policies: Sequence[Policy], *, today: date, near_days: int = NEAR_DAYS
+    policies: Sequence[Policy],
+    *,
+    today: date,
+    near_days: int = NEAR_DAYS,
+    missing: Mapping[str, str] = _NOTHING_MISSING,
 ) -> tuple[Advice, ...]:
-    """Return advice on each of *policies*, which are all that may be bound together."""
+    """Return advice on each of *policies*, which are all that may be bound together.
+
+    *missing* are the extras that are not installed, by the type of guardrail that needs them.
+    """
     return tuple(
         advice
         for policy in policies
-        for advice in _of_policy(policy, policies, (today, near_days))
+        for advice in _of_policy(policy, policies, (today, near_days), missing)
     )
 
 
 def _of_policy(
-    policy: Policy, policies: Sequence[Policy], when: tuple[date, int]
+    policy: Policy,
+    policies: Sequence[Policy],
+    when: tuple[date, int],
+    missing: Mapping[str, str],
 ) -> Iterator[Advice]:
     for code, problem, mend in _whole(policy):
         yield Advice(policy.name, None, code, problem, mend)
@@ -77,6 +89,7 @@ def _of_policy(
             *(check(guardrail) for check in _CHECKS),
             _displaced(policy, guardrail, policies),
             _exceptions(guardrail, *when),
+            _lacking(guardrail, missing),
         )
         for code, problem, mend in said:
             yield Advice(policy.name, guardrail.name, code, problem, mend)
@@ -177,6 +190,17 @@ def _exceptions(guardrail: Guardrail, today: date, near_days: int) -> Iterator[_
         elif left <= near_days:
             mend = "see whether it is still needed"
             yield "exception-ends", f"{whose} ends on {one.until}, in {left} days", mend
+
+
+def _lacking(guardrail: Guardrail, missing: Mapping[str, str]) -> Iterator[_Said]:
+    extra = missing.get(guardrail.settings.guardrail_type)
+    if extra is not None:
+        problem = f"the extra `{extra}` is not installed here: it cannot tell, on_error decides"
+        yield (
+            "package-missing",
+            problem,
+            f"install Egret's wheel with its extra {extra} where workers run",
+        )
 
 
 _CHECKS: Final[tuple[Callable[[Guardrail], Iterator[_Said]], ...]] = (

@@ -234,7 +234,7 @@ def _hosts(value: Any) -> Iterator[str]:
 def test_a_provider_that_is_off_is_nowhere() -> None:
     """No cluster, and what is sent to its API goes to no other provider."""
     config = _envoy_config(rendered("helm4", "sidecar"))
-    assert set(_clusters(config)) == {"egret", "openai"}
+    assert set(_clusters(config)) == {"egret", "openai", "admin"}
     listener = config["static_resources"]["listeners"][0]
     hcm = listener["filter_chains"][0]["filters"][0]["typed_config"]
     for route in hcm["route_config"]["virtual_hosts"][0]["routes"]:
@@ -245,7 +245,7 @@ def test_a_provider_that_is_off_is_nowhere() -> None:
 def test_a_host_of_ones_own_stands_everywhere() -> None:
     """Name, certificate, address and Host header; nothing is left of the placeholder."""
     config = _envoy_config(rendered("helm4", "sidecar-full"))
-    assert set(_clusters(config)) == PROVIDERS | {"egret", "otlp"}
+    assert set(_clusters(config)) == PROVIDERS | {"egret", "otlp", "admin"}
     azure = [host for host in _hosts(config) if "openai.azure.com" in host]
     assert len(azure) == 5
     assert ".invalid" not in json.dumps(config)
@@ -299,6 +299,43 @@ def test_clients_certificates_and_spans_are_there_when_asked_for(
         host for host in _hosts(_clusters(config).get("otlp", {})) if host.startswith("collector")
     ]
     assert collectors == (["collector.observability"] if is_on else [])
+
+
+@pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
+def test_envoys_metrics_are_where_prometheus_is_sent(*, is_on: bool) -> None:
+    """One port from the listener to the monitor, or no trace of it."""
+    values = {"envoy__metrics__enabled": str(is_on).lower(), "envoy__metrics__port": "9901"}
+    resources = render("helm4", case="sidecar-full", **values)
+    config = _envoy_config(resources)
+    (envoy,) = [
+        one
+        for one in one(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
+        if one["name"] == "envoy"
+    ]
+    service = one(resources, "Service", "guard-metrics")["spec"]["ports"]
+    policy = one(resources, "NetworkPolicy", "guard")["spec"]["ingress"][1]
+    ends = one(resources, "ServiceMonitor")["spec"]["endpoints"]
+    found = {
+        "listener": {
+            listener["name"]: listener["address"]["socket_address"]["port_value"]
+            for listener in config["static_resources"]["listeners"]
+        }.get("metrics"),
+        "container": {port["name"]: port["containerPort"] for port in envoy["ports"]}.get(
+            "envoy-metrics"
+        ),
+        "service": {port["targetPort"]: port["port"] for port in service}.get("envoy-metrics"),
+        "path": {end["port"]: end["path"] for end in ends}.get("envoy-metrics"),
+        "policy": {"port": "envoy-metrics"} in policy["ports"] and policy["from"] != [],
+    }
+    expected = dict.fromkeys(("listener", "container", "service"), 9901)
+    assert found == (
+        {**expected, "path": "/stats/prometheus", "policy": True}
+        if is_on
+        else {**dict.fromkeys((*expected, "path")), "policy": False}
+    )
+    assert ("admin" in _clusters(config)) is is_on
+    assert ("connection_limit" in json.dumps(config["layered_runtime"])) is is_on
+    assert lint("envoy.json", json.dumps(config)).findings == ()
 
 
 def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
@@ -475,6 +512,10 @@ def test_jobs_are_no_endpoints_of_the_services() -> None:
         pytest.param(
             "sidecar-full", {"envoy__unknownModels": "openai"}, "unknownModels",
             id="a choice that is none",
+        ),
+        pytest.param(
+            "sidecar", {"envoy__metrics__port": "9464"}, "envoy.metrics.port: 9464 is taken",
+            id="a port of two",
         ),
         pytest.param(
             "standalone", {"listen__existingSecret": ""}, "no certificate", id="in the clear"

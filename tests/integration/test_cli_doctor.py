@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import shutil
 import socket
 import tempfile
@@ -40,6 +41,7 @@ POSTGRES = (
 REST = (
     *("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets"),
     "environment",
+    "guardrail packages",
 )
 
 
@@ -133,7 +135,24 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "socket paths": ("ok", f"{len(str(folder / 'worker-1.sock'))} bytes at most of 107", None),
         "stale sockets": ("ok", "none; 0 in use", None),
         "environment": ("ok", "no variable that is no setting", None),
+        "guardrail packages": ("ok", "all present", None),
     }
+
+
+def test_a_package_that_a_guardrail_lacks_is_warned_of(
+    egret: Egret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy with that guardrail would refuse every request that it is to judge."""
+    monkeypatch.setattr(importlib.util, "find_spec", {"quicktok": True}.get)
+
+    ran = doctor(egret)
+
+    assert ran.code == 0
+    assert rows(ran)["guardrail packages"] == (
+        "warning",
+        "missing for language, which cannot judge without",
+        "install Egret's wheel with its extras language, or have no policy with these",
+    )
 
 
 def test_a_worker_that_can_write_keys_is_warned_of(egret: Egret) -> None:
@@ -222,7 +241,7 @@ def test_a_broken_schema_is_found(
     ran = doctor(egret)
 
     assert (ran.code, wrong(ran)) == (1, {check: row})
-    assert ran.err == "1 of 15 checks failed\n"
+    assert ran.err == "1 of 16 checks failed\n"
 
 
 def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None:

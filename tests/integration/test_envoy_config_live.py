@@ -22,11 +22,10 @@ from yarl import URL
 
 from sidecar.embedded.certificates import Certificates, write_certificates
 from sidecar.embedded.child import Children
+from sidecar.embedded.descriptor_limits import DescriptorLimit, Hits
 from sidecar.embedded.envoy import EnvoyAddress, EnvoyRun, running_envoy
 from sidecar.embedded.envoy_config import (
-    DescriptorLimit,
     EnvoyParameters,
-    Hits,
     OtlpCollector,
     Provider,
     SelfHosted,

@@ -119,6 +119,13 @@ def test_workers_of_two_kinds_are_refused() -> None:
         render_envoy_config(both)
 
 
+def test_metrics_without_a_socket_of_the_admin_are_refused() -> None:
+    """They are taken from there."""
+    parameters = EnvoyParameters(worker_sockets=SOCKETS, sds_directory="s", metrics_port=9465)
+    with pytest.raises(EnvoyConfigError):
+        render_envoy_config(parameters)
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "rules"),
     [

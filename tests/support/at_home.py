@@ -56,6 +56,9 @@ def _move(cluster: Config, home: Home) -> None:
             address = _address(home.worker_port)
         case "otlp":
             address = _address(home.collector_port)
+        case "admin":
+            # Its socket became a port that is not known yet; nobody asks for metrics here.
+            address = _address(0)
         case provider:
             address = _address(home.providers[provider])
             _trust(cluster["transport_socket"]["typed_config"], home)

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from sidecar.embedded.descriptor_limits import DescriptorLimit, Hits
 from sidecar.embedded.envoy_config import (
     AwsSigning,
-    DescriptorLimit,
     EgretService,
     EnvoyParameters,
-    Hits,
     Provider,
     SelfHosted,
 )
@@ -23,7 +22,10 @@ SOCKETS: Final = ("sockets/worker-0.sock", "sockets/worker-1.sock")
 
 def _production(sds: Path) -> EnvoyParameters:
     return EnvoyParameters(
-        worker_sockets=SOCKETS, sds_directory=str(sds), admin_socket="run/envoy-admin.sock"
+        worker_sockets=SOCKETS,
+        sds_directory=str(sds),
+        admin_socket="run/envoy-admin.sock",
+        metrics_port=9465,
     )
 
 
@@ -52,6 +54,7 @@ def _standalone(sds: Path) -> EnvoyParameters:
         egret_service=EgretService("egret.egret.svc"),
         sds_directory=str(sds),
         admin_socket="run/envoy-admin.sock",
+        metrics_port=9465,
         wants_client_certificates=True,
         self_hosted=SelfHosted(
             "models.internal",

@@ -20,7 +20,10 @@ LONG_PATH: Final = f"/run/{'x' * 110}/worker-0.sock"
 def own_text(sockets: tuple[str, ...] = ("/run/egret/w-0.sock", "/run/egret/w-1.sock")) -> str:
     """Return the configuration that Egret ships, for production."""
     parameters = EnvoyParameters(
-        worker_sockets=sockets, sds_directory="/etc/egret/sds", admin_socket="/run/admin.sock"
+        worker_sockets=sockets,
+        sds_directory="/etc/egret/sds",
+        admin_socket="/run/admin.sock",
+        metrics_port=9465,
     )
     return render_envoy_config(parameters)
 
@@ -41,6 +44,18 @@ def _listener(config: Config) -> Any:
 
 def _hcm(config: Config) -> Any:
     return _listener(config)["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def _metrics_route(config: Config) -> Any:
+    manager = config["static_resources"]["listeners"][1]["filter_chains"][0]["filters"][0]
+    return manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"][0]
+
+
+def _open_admin(config: Config) -> None:
+    address = {"socket_address": {"address": "192.0.2.1", "port_value": 9901}}
+    config["admin"]["address"] = address
+    group = _cluster(config, "admin")["load_assignment"]["endpoints"][0]
+    group["lb_endpoints"] = [{"endpoint": {"address": address}}]
 
 
 def _is_ext_proc(filter_: Any) -> bool:
@@ -339,15 +354,13 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR516": _put(_log_format, "credential", value="%REQ(AUTHORIZATION)%"),
     "EGR517": _put(_log_format, "path", value="%REQ(:PATH)%"),
     "EGR518": _drop(_log_format, "egret"),
-    "EGR519": _put(
-        lambda config: config["admin"], "address",
-        value={"socket_address": {"address": "192.0.2.1", "port_value": 9901}},
-    ),
+    "EGR519": _open_admin,
     "EGR520": _drop(lambda config: config, "overload_manager"),
     "EGR521": _sign_first,
     "EGR522": lambda config: config["node"].update(
         user_agent_build_version={"version": {"major_number": 1, "minor_number": 39}}
     ),
+    "EGR523": _put(_metrics_route, "match", value={"prefix": "/"}),
 }  # fmt: skip
 """One mistake a rule."""
 

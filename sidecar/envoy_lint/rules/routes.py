@@ -94,7 +94,7 @@ def _leaks(config: EnvoyConfig, names: tuple[str, ...]) -> Iterator[Hit]:
     for holder in config.route_configs:
         for host in holder.at("virtual_hosts"):
             for route in host.at("routes"):
-                if not route.at("route").exists:
+                if not route.at("route").exists or config.is_to_admin(route):
                     continue
                 kept = sorted(set(names) - _removed(holder, host, route))
                 if kept:

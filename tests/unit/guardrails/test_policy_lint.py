@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
 from datetime import date
 
 import pytest
 
+from sidecar.guardrails.extras import missing_extras
 from sidecar.guardrails.policy_document import default_policy, parse_policies
 from sidecar.guardrails.policy_lint import Advice, lint
 
@@ -107,3 +109,30 @@ def test_advice_says_what_would_be_right() -> None:
 def test_there_is_nothing_to_say_about_the_built_in_policy() -> None:
     """It is what a fresh installation starts from."""
     assert lint((default_policy(),), today=TODAY) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing", "expected"),
+    [
+        ("type: language, allowed: [en]", {"language": "language"}, ["package-missing"]),
+        ("type: max_tokens, max_tokens: 9", {"max_tokens": "tokens"}, ["package-missing"]),
+        ("type: max_tokens, max_tokens: 9", {"language": "language"}, []),
+        ("type: language, allowed: [en]", {}, []),
+    ],
+)
+def test_a_guardrail_that_lacks_its_package_is_told_of(
+    fields: str, missing: dict[str, str], expected: list[str]
+) -> None:
+    """With the extra to install; nothing where it is there."""
+    policies = parse_policies(f"name: p\nguardrails: [{{name: a, {fields}}}]")
+    found = lint(policies, today=TODAY, missing=missing)
+
+    assert [one.code for one in found] == expected
+    assert all(f"its extra {extra}" in one.mend for one in found for extra in missing.values())
+
+
+def test_packages_are_looked_for_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes half a second and 145 MB."""
+    assert missing_extras() == {}
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    assert missing_extras() == {"language": "language", "max_tokens": "tokens"}

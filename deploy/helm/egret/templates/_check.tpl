@@ -31,6 +31,9 @@
 {{- if not $envoy.tls.existingSecret -}}
 {{- fail "no server certificate: give envoy.tls.existingSecret, of type kubernetes.io/tls" -}}
 {{- end -}}
+{{- if and $envoy.metrics.enabled (has (int $envoy.metrics.port) (list 8443 9464)) -}}
+{{- fail (printf "envoy.metrics.port: %d is taken in the pod, 8443 by Envoy and 9464 by Egret" (int $envoy.metrics.port)) -}}
+{{- end -}}
 {{- $names := include "egret.providers" . -}}
 {{- if not (or $names $envoy.config) -}}
 {{- fail "no provider: enable one of envoy.providers" -}}

@@ -21,6 +21,13 @@
 {{- end -}}
 {{- include "egret.routeByModel" (dict "values" .Values.envoy "hcm" $hcm) -}}
 {{- $_ := set $hcm "xff_num_trusted_hops" (int .Values.envoy.trustedProxies) -}}
+{{- $metrics := index $config.static_resources.listeners 1 -}}
+{{- if .Values.envoy.metrics.enabled -}}
+{{- $_ := set $metrics.address.socket_address "port_value" (int .Values.envoy.metrics.port) -}}
+{{- else -}}
+{{- $_ := set $config.static_resources "listeners" (list (index $config.static_resources.listeners 0)) -}}
+{{- $_ := unset (index $config.layered_runtime.layers 0).static_layer "envoy.resource_limits.listener.metrics.connection_limit" -}}
+{{- end -}}
 {{- range $route := (index $hcm.route_config.virtual_hosts 0).routes -}}
 {{- if $route.route -}}
 {{- $provider := get $providers $route.route.cluster -}}
@@ -45,7 +52,8 @@
 {{- $_ := set $address "address" $otlp.host -}}
 {{- $_ := set $address "port_value" (int $otlp.port) -}}
 {{- end -}}
-{{- if or (ne $cluster.name "otlp") $otlp.host -}}
+{{- $isOff := or (and (eq $cluster.name "otlp") (not $otlp.host)) (and (eq $cluster.name "admin") (not $.Values.envoy.metrics.enabled)) -}}
+{{- if not $isOff -}}
 {{- $clusters = append $clusters $cluster -}}
 {{- end -}}
 {{- else if $provider.enabled -}}

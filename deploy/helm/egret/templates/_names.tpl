@@ -49,6 +49,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.envoy.credentials.existingSecret | default (printf "%s-providers" (include "egret.fullname" .)) -}}
 {{- end -}}
 
+{{- /* Something where the release has an Envoy whose metrics are served. */ -}}
+{{- define "egret.hasEnvoyMetrics" -}}
+{{- if and (eq .Values.mode "sidecar") .Values.envoy.metrics.enabled }}yes{{ end -}}
+{{- end -}}
+
 {{- /* Names of the providers that are proxied, separated by spaces. */ -}}
 {{- define "egret.providers" -}}
 {{- $names := list -}}
