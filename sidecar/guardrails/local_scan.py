@@ -15,7 +15,7 @@ from typing import Final
 
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.controls import CONTROLS, has_controls
+from sidecar.guardrails.controls import CONTROLS
 from sidecar.guardrails.database import SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located
@@ -247,7 +247,7 @@ class LocalScan:
         contents = [piece.content for piece in pieces]
         is_short = sum(map(len, contents)) <= SLICE_BYTES
         joined = [SEPARATOR.join(contents)] if is_short else contents
-        if not controls and any(map(has_controls, joined)):
+        if not controls and any(map(self._database.has_controls, joined)):
             return (yield from self._read(parts, controls=True))
         if is_short:
             hits = self._database.scan_short(joined[0])
