@@ -53,6 +53,16 @@ PAYLOADS: Final = {
 }
 """Where base64 is not text."""
 
+EVENT_PAYLOADS: Final = {
+    "chunk": ("bytes", UnscannedReason.FILE),
+    "speech.audio.delta": ("audio", UnscannedReason.AUDIO),
+    "response.audio.delta": ("delta", UnscannedReason.AUDIO),
+    "response.output_audio.delta": ("delta", UnscannedReason.AUDIO),
+}
+"""By an event's name, its member that is base64 however short, and what it is. A `chunk` is of
+Bedrock's InvokeModel, and holds an event of the model's own, which nobody reads here.
+"""
+
 MEDIA: Final = {
     "audio": UnscannedReason.AUDIO,
     "image": UnscannedReason.IMAGE,

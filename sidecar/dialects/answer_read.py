@@ -16,6 +16,7 @@ import orjson
 
 from sidecar.dialects import json_members, json_text
 from sidecar.dialects.answer_fields import (
+    EVENT_PAYLOADS,
     FREE,
     JSON_TEXT,
     KNOWN,
@@ -152,6 +153,7 @@ class _Walk:
         "_document",
         "_event",
         "_numbers",
+        "_payload",
         "ended",
         "has_logprobs",
         "is_overfull",
@@ -164,6 +166,7 @@ class _Walk:
         self._document = document
         self._event = event
         self._numbers = 0
+        self._payload: tuple[str, UnscannedReason] | None = None
         self.strings = 0
         self.texts: list[AnswerText] = []
         self.ended: list[Path] = []
@@ -176,6 +179,7 @@ class _Walk:
         document = self._document
         kind = document.get("type")
         name = kind if isinstance(kind, str) else self._event
+        self._payload = EVENT_PAYLOADS.get(name)
         if name.startswith("response."):
             self._responses_event(name)
             return
@@ -195,7 +199,7 @@ class _Walk:
         for key, value in document.items():
             self.strings += 1
             if key == "delta" and isinstance(value, str):
-                if stem != name:
+                if stem != name and not self._is_event_payload(key, value):
                     is_json = stem.endswith(("arguments", "input", "code"))
                     self._add(value, channel, lane, is_json=is_json)
                 self.strings += 1
@@ -260,11 +264,20 @@ class _Walk:
                 self.ended.append(own)
 
     def _string(self, key: str, value: str, path: Path, lane: Path, mode: int) -> None:
+        if self._payload is not None and self._is_event_payload(key, value):
+            return
         if mode != _ALL and key in PAYLOADS and _is_payload(value):
             media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
             self.unscanned[media[-1] if media else PAYLOADS[key]] = None
             return
         self._add(value, path if mode == _JOIN else None, lane, is_json=key in JSON_TEXT)
+
+    def _is_event_payload(self, key: str, value: str) -> bool:
+        """Tell whether it is what this kind of event is there to carry, and note that."""
+        if self._payload is None or self._payload[0] != key or not _PAYLOAD.fullmatch(value):
+            return False
+        self.unscanned[self._payload[1]] = None
+        return True
 
     def _number(self, value: float, lane: Path, mode: int) -> None:
         if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite

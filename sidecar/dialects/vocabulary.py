@@ -18,7 +18,8 @@ class Vocabulary:
     """What the walk over a body needs to know of an API.
 
     `message_fields` are lists of messages, each with a role; `system_fields` hold text that the
-    provider puts before them. Below `free_fields` all names and values are the client's.
+    provider puts before them, or another text in parts; both count within a request as well as at
+    its top. Below `free_fields` all names and values are the client's.
     """
 
     top_fields: frozenset[str]
@@ -33,11 +34,13 @@ class Vocabulary:
     plain_fields: frozenset[str] = field(init=False)
     media_names: frozenset[str] = field(init=False)
     folded_pointers: frozenset[str] = field(init=False)
+    run_fields: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plain_fields", self.field_names - self.free_fields)
         names = frozenset(self.media_fields) | {name.casefold() for name in self.media_fields}
         object.__setattr__(self, "media_names", names)
+        object.__setattr__(self, "run_fields", self.message_fields | self.system_fields)
         folded = frozenset(name.casefold() for name in self.pointer_fields)
         object.__setattr__(self, "folded_pointers", folded)
 
@@ -51,7 +54,7 @@ COMMON: Final = Vocabulary(
     pointer_fields=fields.POINTER_FIELDS,
     payload_fields=fields.PAYLOAD_FIELDS,
     message_fields=frozenset({"messages", "input"}),
-    system_fields=frozenset({"system", "instructions"}),
+    system_fields=frozenset({"system", "instructions", "prediction"}),
 )
 """OpenAI, with Azure, and Anthropic: what one means by a name the other means as well."""
 

@@ -107,16 +107,22 @@ class Walk:
                 self._strings += 1
             else:
                 place = self._key(key, role, _KNOWN)
-            if key in words.message_fields and isinstance(value, list):
-                self._messages(key, value, role, place)
-            elif key == "seed" and isinstance(value, int) and not isinstance(value, bool):
+            if key == "seed" and isinstance(value, int) and not isinstance(value, bool):
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
-            elif key in words.system_fields:
-                self._run = []
-                self._value(key, value, role, place)
-                self._end_run()
+            elif key in words.run_fields:
+                self._runs(key, value, role, place)
             else:
                 self._value(key, value, role, place)
+
+    def _runs(self, key: str, value: JsonValue, role: str, place: _Place) -> None:
+        """Collect a field whose texts reach the model as one, or as one a role."""
+        if key in self._words.message_fields and isinstance(value, (list, dict)):
+            # Google takes one object for a list of one.
+            self._messages(key, value if isinstance(value, list) else [value], role, place)
+        else:
+            self._run = []
+            self._value(key, value, role, place)
+            self._end_run()
 
     def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         """Collect messages; what one role says in a row reaches the model as one text."""
@@ -186,7 +192,9 @@ class Walk:
             if isinstance(value, str):
                 self._string(key, value, speaker, inner)
             else:
-                self._value(key, value, speaker, inner)
+                # Not in a message, so a request within a request, such as one to count tokens of.
+                begins = self._run is None and inner is not _FREE and key in self._words.run_fields
+                (self._runs if begins else self._value)(key, value, speaker, inner)
 
     def _places(self, node: dict[str, JsonValue]) -> dict[str, _Place]:
         """Return the places of those fields of a part that have one of their own."""

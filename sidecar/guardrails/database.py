@@ -12,9 +12,15 @@ from typing import Final
 
 import hyperscan
 
+from sidecar.guardrails.controls import CONTROLS_BUT_NUL
 from sidecar.guardrails.expressions import compile_hyperscan
 from sidecar.guardrails.rules.rule import Expression
 from sidecar.guardrails.slices import SLICE_BYTES, Steps
+
+_ANY_CONTROL: Final = b"[" + b"".join(b"\\x%02x" % code for code in CONTROLS_BUT_NUL) + b"]"
+
+_TABLE_BYTES: Final = 512
+"""Up to here one look through a table is faster; of 100 KB it takes 50 µs, Hyperscan 6."""
 
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
@@ -35,6 +41,27 @@ class ExpressionDatabase:
 
     def __init__(self, database: hyperscan.Database | None) -> None:
         self._database = database
+        self._controls: hyperscan.Database | None = None
+
+    def has_controls(self, content: bytes) -> bool:
+        """Tell whether there is a control character other than NUL, white space left aside.
+
+        By a database of its own: among all expressions, this one would make the pass over a long
+        text seven times slower.
+        """
+        if len(content) <= _TABLE_BYTES:
+            return content.translate(None, CONTROLS_BUT_NUL) != content
+        if self._controls is None:
+            self._controls = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+            self._controls.compile(
+                expressions=[_ANY_CONTROL],
+                ids=[0],
+                elements=1,
+                flags=[hyperscan.HS_FLAG_SINGLEMATCH],
+            )
+        hits: Hits = {}
+        self._controls.scan(content, match_event_handler=_collect, context=hits)
+        return bool(hits)
 
     def scan(self, texts: Sequence[bytes]) -> Steps[Hits]:
         """Return what matches in *texts* with `SEPARATOR` between them, read as one stream.

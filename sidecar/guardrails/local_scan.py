@@ -15,6 +15,7 @@ from typing import Final
 
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.controls import CONTROLS
 from sidecar.guardrails.database import SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located
@@ -169,6 +170,8 @@ class LocalScan:
         """
         if not self._is_filtered or len(content) > SHORT_BYTES or not content.isascii():
             return None
+        if content.translate(None, CONTROLS) != content:
+            return None
         try:
             hits = self._database.scan_short(content)
             if not self._own_ids.isdisjoint(hits) or self._may_say_more(content, hits):
@@ -232,18 +235,23 @@ class LocalScan:
         views = [TextPart(seam.content, (), "") for seam in found]
         return _Borders(found, (yield from self._read(views)))
 
-    def _read(self, parts: Sequence[TextPart]) -> Steps[_Texts]:
+    def _read(self, parts: Sequence[TextPart], *, controls: bool = False) -> Steps[_Texts]:
+        """Read and scan; once more with *controls* where there are any, which is seldom."""
         pieces: list[Piece] = []
         for index, part in enumerate(parts):
-            if part.content.isascii():
-                pieces.append(as_is(index, part.content))
+            content = part.content
+            if not controls and content.isascii() and SEPARATOR not in content:
+                pieces.append(as_is(index, content))
             else:
-                pieces += yield from pieces_of(index, part.content, folded=self._folded)
+                pieces += yield from pieces_of(index, content, folded=self._folded)
         contents = [piece.content for piece in pieces]
-        if sum(map(len, contents)) <= SLICE_BYTES:
-            joined = SEPARATOR.join(contents)
-            hits = self._database.scan_short(joined)
-            if self._may_say_more(joined, hits):
+        is_short = sum(map(len, contents)) <= SLICE_BYTES
+        joined = [SEPARATOR.join(contents)] if is_short else contents
+        if not controls and any(map(self._database.has_controls, joined)):
+            return (yield from self._read(parts, controls=True))
+        if is_short:
+            hits = self._database.scan_short(joined[0])
+            if self._may_say_more(joined[0], hits):
                 yield from self._read_on(pieces, hits)
         else:
             hits = yield from self._database.scan(contents)

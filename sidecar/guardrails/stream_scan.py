@@ -169,7 +169,8 @@ class StreamScan:
         )
         if self._restoration.originals:
             border = min(border, unfinished_from(window.buffer))
-        border = _before_spans(border, found)
+        spans = [(item.start, item.end) for _, item in found]
+        border = _before_spans(border, [*spans, *self._placeholders(window)])
         if length - border <= MAX_HELD_BYTES:
             return border, False
         forced = length - MAX_HELD_BYTES
@@ -254,13 +255,19 @@ class StreamScan:
 
     def _restore(self, window: Window, border: int) -> None:
         originals = self._restoration.originals
+        for begin, end in self._placeholders(window, border):
+            original = originals[window.buffer[begin:end]]
+            window.edits.append(Edit(begin + window.base, end + window.base, original))
+
+    def _placeholders(self, window: Window, border: int | None = None) -> list[tuple[int, int]]:
+        """Return where placeholders of the request stand in what is new, up to *border*."""
+        originals = self._restoration.originals
         if not originals:
-            return
+            return []
         start = window.settled - window.base
-        for found in PLACEHOLDER.finditer(window.buffer, start, border):
-            if (original := originals.get(found.group())) is not None:
-                begin, end = found.span()
-                window.edits.append(Edit(begin + window.base, end + window.base, original))
+        limit = len(window.buffer) if border is None else border
+        found = PLACEHOLDER.finditer(window.buffer, start, limit)
+        return [match.span() for match in found if match.group() in originals]
 
 
 _VERDICTS: Final = {
@@ -270,9 +277,8 @@ _VERDICTS: Final = {
 }
 
 
-def _before_spans(border: int, found: Iterable[tuple[int, Finding]]) -> int:
-    """Move the border before any finding that it cuts in two: more may melt into that one."""
-    spans = [(item.start, item.end) for _, item in found]
+def _before_spans(border: int, spans: Sequence[tuple[int, int]]) -> int:
+    """Move the border before any span that it cuts in two: more may melt into that one."""
     while True:
         cut = [start for start, end in spans if start < border < end]
         if not cut:

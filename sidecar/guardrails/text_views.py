@@ -15,14 +15,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.guardrails.controls import CONTROLS
 from sidecar.guardrails.origins import SAME, Chunked, Origin, Table
 from sidecar.guardrails.slices import SLICE_BYTES, Steps
 
 _INVISIBLE: Final = re.compile(
-    # Soft hyphen, combining grapheme joiner, Mongolian vowel separator, zero-width and
-    # directional marks, word joiner, invisible operators, variation selectors, BOM, tags.
-    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-    "\U000e0000-\U000e01ef]+"
+    # Control characters but for tab, line feed and carriage return (C0, DEL, C1).
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    # Default_Ignorable_Code_Point (Unicode Character Database, DerivedCoreProperties.txt):
+    # fillers, zero-width and directional marks, variation selectors, shorthand, music, tags.
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    # Marks around annotations, which are not for display by themselves either.
+    "\ufff9-\ufffb]+"
 )
 
 
@@ -77,7 +83,7 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    if content.isascii():
+    if is_plain_ascii(content):
         return (as_is(part, content),)
     originals: list[int] = []
     plains: list[bytes] = []
@@ -101,6 +107,11 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
         origin = Chunked(content, _folded_table, changed=foldeds, lengths=originals)
         pieces.append(Piece(part, _FOLDED, b"".join(foldeds), len(content), origin))
     return tuple(pieces)
+
+
+def is_plain_ascii(content: bytes) -> bool:
+    """Tell whether every view of *content* is the same."""
+    return content.isascii() and content.translate(None, CONTROLS) == content
 
 
 def as_is(part: int, content: bytes) -> Piece:
@@ -141,10 +152,14 @@ def _safe_end(text: str, at: int) -> int:
     """Return where to cut at or soon after *at*: before what never melts into what is before."""
     for end in range(at, at + MAX_RUN_CHARACTERS):
         after = text[end]
-        if after.isascii() or not (
+        if not (
             _composes(after)
-            or unicodedata.normalize("NFKC", text[end - 1 : end + 1])
-            != unicodedata.normalize("NFKC", text[end - 1]) + unicodedata.normalize("NFKC", after)
+            or (
+                not after.isascii()
+                and unicodedata.normalize("NFKC", text[end - 1 : end + 1])
+                != unicodedata.normalize("NFKC", text[end - 1])
+                + unicodedata.normalize("NFKC", after)
+            )
         ):
             return end
     return at
@@ -178,7 +193,7 @@ def _clusters(text: str) -> list[str]:
     """Split into bases, each with what composes with it."""
     clusters: list[str] = []
     for character in text:
-        if clusters and not character.isascii() and _composes(character):
+        if clusters and _composes(character):
             clusters[-1] += character
         else:
             clusters.append(character)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import re2
 
+from sidecar.guardrails.controls import CONTROLS
 from sidecar.guardrails.prefixes import UnknownSyntaxError, has_gap, reversed_prefixes
 from sidecar.guardrails.rules.rule import Rule
 from sidecar.guardrails.text_views import fold, plain
@@ -41,7 +42,7 @@ class Unfinished:
 
         *text* is UTF-8; its length is returned where nothing could.
         """
-        if text.isascii():
+        if text.isascii() and text.translate(None, CONTROLS) == text:
             backwards = text[::-1]
             return len(text) - max(
                 _longest(self._of_bytes, backwards), _longest(self._of_text, backwards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,12 @@ from sidecar.guardrails.rules.rule import Span
 
 CONTEXT_REGIONS: Final = ("US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "AU", "JP", "MX", "NL")
 """Plans tried for a national number next to a word such as «phone»."""
+
+_DATE: Final = re.compile(
+    # ISO 8601, and with the other signs that are common between year, month and day.
+    rb"(?:19|20)[0-9]{2}([./-])(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12][0-9]|3[01])(?![0-9])[ ]*"
+)
+_NUMBER: Final = re.compile(rb"\(?[0-9][0-9() ./-]{5,18}[0-9]\b")
 
 _SEPARATORS: Final = b" ().-/"
 _MIN_DIGITS: Final = 7
@@ -32,6 +39,11 @@ class National:
         """Return the number at *start*, if it is one in any of the regions."""
         if content[start - 1 : start].isalnum() or content[end : end + 1].isalnum():
             return ()
+        if date := _DATE.match(content, start, end):  # a number may stand behind it
+            behind = _NUMBER.match(content, date.end())
+            if behind is None:
+                return ()
+            start, end = behind.span()
         return _longest_valid(
             content, (start, end), lambda digits: is_national(digits, self.regions)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-from sidecar.guardrails.rules import numbers, phones
+from sidecar.guardrails.rules import emails, numbers, phones
 from sidecar.guardrails.rules.context import CONTEXT_RULES
 from sidecar.guardrails.rules.national import NATIONAL_TYPES
 from sidecar.guardrails.rules.rule import Locate, Rank, Rule, Span, rule, where
@@ -79,6 +79,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         "EMAIL",
         r"[A-Za-z0-9_%+'-][A-Za-z0-9._%+'-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"
         r"[A-Za-z][A-Za-z-]*[A-Za-z]",
+        emails.address,
         rank=Rank.EMAIL,
     ),
     rule(

@@ -19,6 +19,25 @@ _MIN_DISTINCT: Final = math.ceil(2**GENERIC_SECRET_BITS)
 """Fewer different characters cannot have as much entropy; told in a fraction of the time."""
 
 _PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
+_NAME_BYTES: Final = 96
+"""How far back the name of a value can begin: a keyword, what follows it, quotes and a sign."""
+_NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z])[^A-Za-z0-9]+(?:is +)?\Z")
+_NO_SECRETS_NAME: Final = re.compile(
+    # What cuts text into tokens, what a page of a list is asked for by, what describes a secret.
+    rb"(?i)tokeni[sz]|(?:page|next|pagination|continuation)[_-]?token\Z"
+    rb"|(?:secret|token|passw(?:or)?d|credential|key)s?[a-z_]{0,12}?[_.-]?"
+    rb"(?:name|class|type|count|ids|path|file|arn|ref|policy|encoder|length|limit|version)s?\Z"
+)
+_IDENTIFIER: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+_IDENTIFIER_WORD: Final = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_NO_WORD: Final = re.compile(rb"(?i)[bcdfghjklmnpqrstvwxz]{5}")
+_MIN_WORD_LETTERS: Final = 3.2
+_MIN_CAMEL_LETTERS: Final = 4
+"""On average: half of it in random letters of both cases, and camel case is all to go by."""
+_MIN_BYTES_A_DIGIT: Final = 8
+_FILE: Final = re.compile(rb"(?i)\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml|toml|txt|env)\Z")
+_QUOTES: Final = b"\"'`"
+
 _PEM_MAX_BYTES: Final = 16_384
 _PUTTY_MAX_BYTES: Final = 4_096
 _PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
@@ -66,6 +85,42 @@ def _is_random(candidate: bytes) -> bool:
         and lowered.upper() != lowered
         and not any(word in lowered for word in _PLACEHOLDERS)
         and bits_per_character(candidate) >= GENERIC_SECRET_BITS
+    )
+
+
+def named_secret(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Take the value of a secret's name if it is random, and neither code nor a file's name."""
+    value = content[start:end]
+    if not _is_random(value) or _FILE.search(value):
+        return ()
+    before = content[max(start - _NAME_BYTES, 0) : start]
+    named = _NAME.search(before)
+    name = named.group(1) if named else b""
+    if _NO_SECRETS_NAME.search(name):
+        return ()
+    is_quoted = before[-1:] in _QUOTES  # code names things outside of quotes
+    return () if not is_quoted and _is_code(value, name) else ((start, end),)
+
+
+def _is_code(value: bytes, name: bytes) -> bool:
+    """Tell `config.database_v2.token` and `GPT2Tokenizer` from a random value.
+
+    A password may well be words and underscores; it is code only with dots.
+    """
+    if not _IDENTIFIER.fullmatch(value):
+        return False
+    if b"." not in value and b"passw" in name.lower():
+        return False
+    is_joined = b"." in value or b"_" in value
+    has_form = is_joined or value not in {value.lower(), value.upper()}
+    words = _IDENTIFIER_WORD.findall(value)
+    digits = len(value) - len(value.translate(None, b"0123456789"))
+    least = _MIN_WORD_LETTERS if is_joined else _MIN_CAMEL_LETTERS
+    return (
+        has_form
+        and digits * _MIN_BYTES_A_DIGIT <= len(value)
+        and sum(map(len, words)) >= least * len(words)
+        and not any(map(_NO_WORD.search, words))
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from sidecar.guardrails.rules.rule import Expression, Rank, Rule, rule
 from sidecar.guardrails.rules.secret_validators import (
     json_web_token,
+    named_secret,
     password,
     random_value,
     whole_private_key,
@@ -219,7 +220,7 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
         r"auth_?-?key|signing_?-?key|encryption_?-?key|private_?-?key)[a-z_.-]{0,16}"
         r"\\?[\"'` ]{0,3}(?::=|=>|:|=| is )\\?[\"'` ]{0,3}"
         r"([a-z0-9+/=_.~!@#%^&*-]{16,160})",
-        random_value,
+        named_secret,
         rank=Rank.GENERIC_SECRET,
     ),
 )

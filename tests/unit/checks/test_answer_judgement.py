@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import pytest
 
 from sidecar.checks.answer_judgement import MAX_HELD_FRAME_BYTES
 from sidecar.dialects.answer_form import AnswerForm
+from sidecar.dialects.aws_event_stream import event_stream_message
 from sidecar.dialects.frames import MAX_FRAME_BYTES
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Finding, Verdict
@@ -28,6 +30,10 @@ from tests.support.checks import ScriptedRemote, settled
 
 REDACT = "[{name: pii, type: pii, stage: output, action: redact}]"
 BLOCK = "[{name: pii, type: pii, stage: both, action: block}]"
+RESTORE = (
+    "[{name: pii, type: pii, stage: both, action: redact, restore: true,"
+    " redaction: format_preserving}]"
+)
 KEYS = "[{name: secrets, type: secrets, stage: output, action: redact}]"
 CHAT = APIS["chat"]
 
@@ -176,9 +182,25 @@ def test_a_structured_tool_call_is_read_to_its_keys_and_numbers() -> None:
             UnscannedReason.AUDIO,
         ),
         (b'data: {"b64_json": "' + b"QUJD" * 30 + b'"}\n\n', UnscannedReason.IMAGE),
+        (
+            b'data: {"type": "speech.audio.delta", "audio": "QUJD"}\n\n',
+            UnscannedReason.AUDIO,
+        ),
+        (b'data: {"type": "response.audio.delta", "delta": "QUJD"}\n\n', UnscannedReason.AUDIO),
         (b"data: " + b"x" * (MAX_FRAME_BYTES + 1), UnscannedReason.ANSWER_TOO_LARGE),
     ],
-    ids=["not json", "not utf-8", "twice", "deep", "list", "audio", "image", "too large"],
+    ids=[
+        "not json",
+        "not utf-8",
+        "twice",
+        "deep",
+        "list",
+        "audio",
+        "image",
+        "speech",
+        "spoken answer",
+        "too large",
+    ],
 )
 def test_what_cannot_be_read_has_the_direction_of_the_policy(
     chunk: bytes, reason: UnscannedReason, unscanned: str, *, leaves: bool
@@ -195,6 +217,27 @@ def test_what_cannot_be_read_has_the_direction_of_the_policy(
         assert result.error.kind is ErrorKind.UNSCANNED_CONTENT
         assert result.error.message.startswith("This answer holds content")
         assert result.body == before
+
+
+@pytest.mark.parametrize("unscanned", ["block", "allow"])
+@pytest.mark.parametrize("said", [["mail bo", "b@exam", "ple.com"], ["mail ", "bob@example.com"]])
+def test_an_event_of_a_model_inside_one_of_bedrock_is_unread(
+    said: list[str], unscanned: str
+) -> None:
+    """InvokeModel wraps what a model sends in base64, which is no text however short it is."""
+    stream = [_invoke_chunk({"outputText": text}) for text in said]
+    judge = judgement(effective(REDACT, unscanned=unscanned), AnswerForm.EVENT_STREAM)
+    result = streamed(judge, [*stream, b""])
+    assert judge.reasons == (UnscannedReason.FILE,)
+    assert (result.error is None) is (unscanned == "allow")
+    assert result.body == (b"".join(stream) if unscanned == "allow" else b"")
+
+
+def _invoke_chunk(document: dict[str, object]) -> bytes:
+    payload = {"bytes": base64.b64encode(json.dumps(document).encode()).decode(), "p": "abc"}
+    headers = {":event-type": "chunk", ":content-type": "application/json",
+               ":message-type": "event"}  # fmt: skip
+    return event_stream_message(headers, json.dumps(payload).encode())
 
 
 def test_once_framing_is_lost_the_rest_is_unread() -> None:
@@ -337,6 +380,24 @@ def test_placeholders_are_turned_back_over_any_border(api: str) -> None:
             assert json.loads(said) == {"to": 'bob@example.com and O"Hara é, not [EMAIL_9]'}
         else:
             assert said == text.replace(*wanted).replace("[NAME_2]", 'O"Hara é')
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["Card 0000 0000 0000 0013.", " Thanks"],
+        ["Card 0000 0000 ", "0000 0013", ".", " Thanks"],
+        [*"Card 0000 0000 0000 0013. Thanks"],
+    ],
+)
+def test_a_placeholder_of_digits_is_turned_back_whatever_part_of_it_waits(
+    pieces: list[str],
+) -> None:
+    """Its last group and a full stop may be the beginning of another finding."""
+    restoration = Restoration({b"0000 0000 0000 0013": b"4111 1111 1111 1111"})
+    judge = judgement(effective(RESTORE), restoration=restoration)
+    result = streamed(judge, events(CHAT.stream(pieces)))
+    assert CHAT.said(result.body) == "Card 4111 1111 1111 1111. Thanks"
 
 
 def test_what_the_answer_adds_gets_a_placeholder_of_its_own() -> None:

@@ -360,6 +360,50 @@ def test_texts_that_the_model_reads_as_one_are_told() -> None:
         ("/v1/models/g:embedContent", {"content": {"parts": [{"text": "a"}, {"text": "b"}]}}),
         (CONVERSE, _blocks({"text": "a"}, {"text": "b"})),
         ("/v1/chat/completions", _blocks("a", "b")),
+        (GENERATE, {"contents": {"parts": [{"text": "a"}, {"text": "b"}]}}),
+        (
+            "/v1/models/g:countTokens",
+            {
+                "generateContentRequest": {
+                    "contents": [{"parts": [{"text": "a"}, {"text": "b"}]}],
+                }
+            },
+        ),
+        (
+            "/v1/models/g:countTokens",
+            {
+                "generateContentRequest": {
+                    "systemInstruction": {"parts": [{"text": "a"}, {"text": "b"}]},
+                }
+            },
+        ),
+        (
+            "/v1/models/g:batchEmbedContents",
+            {
+                "requests": [
+                    {"content": {"parts": [{"text": "a"}, {"text": "b"}]}},
+                    {"content": {"parts": [{"text": "c"}]}},
+                ]
+            },
+        ),
+        (
+            "/model/c/count-tokens",
+            {"input": {"converse": _blocks({"text": "a"}, {"text": "b"})}},
+        ),
+        (
+            "/model/c/count-tokens",
+            {"input": {"converse": {"system": [{"text": "a"}, {"text": "b"}], "messages": []}}},
+        ),
+        (
+            "/v1/chat/completions",
+            {
+                "messages": [],
+                "prediction": {
+                    "type": "content",
+                    "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+                },
+            },
+        ),
     ],
 )
 def test_runs_are_known_in_every_dialect(path: str, body: JsonValue) -> None:

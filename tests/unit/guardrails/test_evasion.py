@@ -71,6 +71,14 @@ ROWS = {
     "zero_width_space": found("\u200b".join(KEY), "GITHUB_TOKEN"),
     "zero_width_joiner_once": found(KEY.replace("_", "_\u200d"), "GITHUB_TOKEN"),
     "soft_hyphens": found(KEY.replace("5", "5\u00ad"), "GITHUB_TOKEN"),
+    "controls": found("\x08".join(KEY), "GITHUB_TOKEN"),
+    "nul": found("\x00".join(KEY), "GITHUB_TOKEN"),
+    "control_once_in_long_text": found(
+        f"{'some words ' * 2_000}{KEY.replace('_', chr(27) + '_')}",
+        "GITHUB_TOKEN",
+        KEY.replace("_", "\x1b_"),
+    ),
+    "next_line": found(KEY.replace("_", "\x85_"), "GITHUB_TOKEN"),
     "word_joiner": found(KEY.replace("a", "\u2060a"), "GITHUB_TOKEN"),
     "right_to_left_marks": found(KEY.replace("_", "\u202e_\u202c"), "GITHUB_TOKEN"),
     "variation_selectors": found(KEY.replace("b", "b\ufe0f"), "GITHUB_TOKEN"),
@@ -165,6 +173,22 @@ def redacted(text: str) -> str:
         kept += [content[end : one.start], b"[X_1]"]
         end = one.end
     return b"".join([*kept, content[end:]]).decode()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180E, 0x180F, 0x200B,
+     0x2064, 0x2065, 0x206F, 0x3164, 0xFE0F, 0xFEFF, 0xFFA0, 0xFFF0, 0xFFF9, 0x1BCA0, 0x1D173,
+     0x1D17A, 0xE0000, 0xE0FFF, *range(9), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0)],
+)  # fmt: skip
+def test_no_invisible_character_hides_a_secret(code: int) -> None:
+    """Whatever is not displayed is not there for a model, or hardly."""
+    text = f"key {KEY[:9]}{chr(code)}{KEY[9:]}."
+    (part,) = parts_of([text])
+    outcome = POLICY.local.scan([part])[0]
+    assert isinstance(outcome, Found)
+    taken = [part.content[one.start : one.end].decode() for one in outcome.findings]
+    assert taken == [text[4:-1]]
 
 
 @given(st.lists(st.sampled_from([row.text for row in ROWS.values()]), min_size=1, max_size=4),

@@ -49,7 +49,10 @@ PATTERN_CASES = {
     "never_across_texts": (["PRJ-", "1234 a", "----", "b"], []),
     "vertical_tab": (["v\x0bv v v"], [("NO_SPACE", "v\x0bv")]),
     "code_points": (["x café☕y"], [("CAFE", "café☕")]),
-    "nul_inside_a_text": (["PRJ-\x001234 a\x00\x00\x00b"], [("LONG", "a\x00\x00\x00b")]),
+    "nul_inside_a_text": (
+        ["PRJ-\x001234 a\x00\x00\x00b"],
+        [("CODE", "PRJ-\x001234"), ("LONG", "a\x00\x00\x00b")],
+    ),
     "invisible_inside": (["PRJ\u200b-1234"], [("CODE", "PRJ\u200b-1234")]),
     "full_width": (["ＰＲＪ－１２３４"], [("CODE", "ＰＲＪ－１２３４")]),
 }

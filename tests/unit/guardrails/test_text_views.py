@@ -18,6 +18,9 @@ CASES = {
     "hangul": ("x\u1112\u1161\u11aby", "x한y", "한", "\u1112\u1161\u11ab"),
     "half_width_kana": ("xｶﾞy", "xガy", "ガ", "ｶﾞ"),
     "soft_hyphen": ("pass\u00adword é", "password é", "password", "pass\u00adword"),
+    "control": ("pass\x00wo\x7frd", "password", "password", "pass\x00wo\x7frd"),
+    "control_before_a_mark": ("xe\x07\u0301y", "x\u00e9y", "\u00e9", "e\x07\u0301"),
+    "filler": ("a\u3164bc", "abc", "ab", "a\u3164b"),
     "trailing_invisible": ("é ab\u200b c", "é ab c", "ab", "ab\u200b"),
 }
 
@@ -50,7 +53,9 @@ def test_plain_text_has_one_view() -> None:
     assert piece.views == {View.RAW, View.FOLDED}
 
 
-letters = st.text("ab \u00e9\u200b\ufb03\uff14\u1112\u1161\u11ab\u0301\u00df", max_size=60)
+letters = st.text(
+    "ab \x07\x85\u3164\u00e9\u200b\ufb03\uff14\u1112\u1161\u11ab\u0301\u00df", max_size=60
+)
 
 
 @given(letters, st.integers(1, 9))

@@ -14,6 +14,9 @@ REGIONAL = effective(policy("  - {name: pii, type: pii, regions: [US, DE]}"))
 FOUND = {
     "email": ("mail bob@example.com.", "EMAIL", "bob@example.com"),
     "email_tagged": ("<a.b+c_d@mail.example.co.uk>", "EMAIL", "a.b+c_d@mail.example.co.uk"),
+    "email_of_git": ("git@example.com: the address", "EMAIL", "git@example.com"),
+    "email_in_a_file_name": ("bob@example.com.png", "EMAIL", "bob@example.com"),
+    "email_mixed_case": ("Bob@Example.coM", "EMAIL", "Bob@Example.coM"),
     "email_in_chinese": ("邮件bob@example.com。", "EMAIL", "bob@example.com"),
     "email_invisible": ("bob@exa\u200bmple.com", "EMAIL", "bob@exa\u200bmple.com"),
     "visa": ("pay 4111111111111111 now", "CREDIT_CARD", "4111111111111111"),
@@ -76,6 +79,7 @@ FOUND = {
     "routing": ("routing number 021000021", "US_BANK_ROUTING", "021000021"),
     "account": ("Account number: 1234-567-890", "BANK_ACCOUNT", "1234-567-890"),
     "bic": ("BIC: DEUTDEFF500 for", "SWIFT_BIC", "DEUTDEFF500"),
+    "phone_behind_a_date": ("call on 2025-11-20 415-555-2671", "PHONE", "415-555-2671"),
     "phone_french": ("Tél. 01 42 68 53 00", "PHONE", "01 42 68 53 00"),
 }
 
@@ -99,6 +103,11 @@ CLEAN = {
     "passport_prose": "passport renewal takes 10 weeks",
     "born_year": "born in 1987",
     "account_prose": "the account number is secret",
+    "call_on_a_date": "Let's set up a call on 2025-11-20 at 10, phone 2024/05/06",
+    "remote": "git clone git@github.com:org/repo.git",
+    "image": "logo@2x.png icon@3x.webp",
+    "label": "this@MainActivity.applicationContext and outer@MainActivity.applicationContext",
+    "unit": "user@0.service getty@tty1.service",
     "national_phone": "the sum 415 555 2671 is large",
 }
 

@@ -22,6 +22,17 @@ BENIGN = {
     "public_key": "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQ\n-----END PUBLIC KEY-----",
     "url_without_password": "https://example.com:8443/a@b and ssh://git@example.com/x",
     "jwt_like": "eyJub3QtanNvbiI.eyJub3QtanNvbiI.x",
+    "tokenizer": "tokenizer = GPT2Tokenizer.from_pretrained('gpt2')",
+    "tokenizer_class": '"tokenizer_class": "GPT2TokenizerFast"',
+    "environment": "apiKey: process.env.OPENAI_API_KEY_V2",
+    "bundled_environment": "apiKey: import.meta.env.VITE_API_KEY_1",
+    "secret_name": "  secretName: my-app-tls-cert-2024",
+    "method": "token = self.client.v2.get_access_token()",
+    "attribute": "password = config.database_v2.password_hash",
+    "identifier": "token = sum_of_tokens_v2_model",
+    "class": "token: PreTrainedTokenizerFast2",
+    "file": "private_key: ./certs/server-2048.pem",
+    "page": '"nextPageToken": "CAoQAA3xYz12Pq99"',
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -60,6 +71,23 @@ def test_every_type_has_an_example() -> None:
 def test_what_only_looks_like_a_credential_passes(case: str) -> None:
     """Placeholders, digests and prose are not worth a refused request."""
     assert found(BENIGN[case]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: Passw0rd_policy_{}",
+        'password = "Quiet_Village_Hums_{}"',
+        'token = "summer.garden.house{}"',
+        "secret_id = k7d0x2m9q4z8{}p1w5b6",
+        "token: dGhpcyBpcyBhIHJh_bmRvbSB2{}YWx1ZQ",
+        "api_key = kq.Zt8vB_2mLxR4nWc{}",
+    ],
+)
+def test_a_secret_that_resembles_a_name_is_found(text: str) -> None:
+    """Words may be a password; a literal is no code; and random letters make no words."""
+    value = text.format("7").split(maxsplit=1 if ": " in text else 2)[-1].strip('"')
+    assert found(text.format("7")) == [("GENERIC_SECRET", value)]
 
 
 def test_a_private_key_cut_off_is_found_to_its_last_character() -> None:
