@@ -144,6 +144,25 @@ async def test_a_calendar_limit_has_to_be_told_what_was_used(
     assert 0 < answer.states[0].reset_seconds <= 86_400
 
 
+async def used_of(store: ValkeyLimits, scope: str, ask: Ask) -> int | None:
+    """Return what is counted of a limit, None where nobody knows."""
+    (state,) = (await store.look(scope, [ask.claim])).states
+    return None if state is None else state.used
+
+
+async def test_who_tells_late_of_a_period_that_is_over_tells_nothing(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """The records took long to answer; others count in the next period already."""
+    (ask,) = asks(limit(Measure.COST, window=Window.DAY, amount=1_000), cost=0)
+    today = int(time.time()) // 86_400 * 86_400
+    await store.begin(scope, ask.claim, start=today - 86_400, used=5)
+    assert await used_of(store, scope, ask) is None
+    await store.begin(scope, ask.claim, start=today, used=777)
+    await store.begin(scope, ask.claim, start=today - 86_400, used=5)
+    assert await used_of(store, scope, ask) == 777
+
+
 async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
     store: ValkeyLimits, scope: str
 ) -> None:
