@@ -159,9 +159,11 @@ class _Uses:
 class _Roomy:
     """Limits for keys that have none."""
 
-    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
+    def take(
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str, came_at: float
+    ) -> Outcome:
         """Let everything through."""
-        del principal, claims, member
+        del principal, claims, member, came_at
         return Granted(())
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:

@@ -94,10 +94,12 @@ class FaultyCounts:
                 self.unheard.pop(name, None)
         return found
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(
+        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
+    ) -> None:
         """Begin to count."""
         async with self._call():
-            await self.inner.begin(scope, claim, start=start, used=used)
+            await self.inner.begin(scope, claim, start=start, used=used, came_at=came_at)
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int

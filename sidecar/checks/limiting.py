@@ -71,7 +71,10 @@ class Limiting:
             return single_request_error(claims.limit)
         if not claims:
             return None
-        outcome = self._parts.limiter.take(principal, claims, member=self._ledger.request_id)
+        ledger = self._ledger
+        outcome = self._parts.limiter.take(
+            principal, claims, member=ledger.request_id, came_at=ledger.came_at
+        )
         if isinstance(outcome, (Granted, Limited)):
             return self._conclude(outcome, demand, claims)
         return self._conclude_later(outcome, demand, claims)

@@ -42,9 +42,12 @@ class Limits(Protocol):
     """Where it is decided whether there is room for a request."""
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str, came_at: float
     ) -> Outcome | Awaitable[Outcome]:
-        """Take what *claims* ask for, all or nothing; *member* names the request."""
+        """Take what *claims* ask for, all or nothing; *member* names the request.
+
+        It came at *came_at*, in seconds since the epoch.
+        """
         ...
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:

@@ -16,8 +16,12 @@ from sidecar.limits.ports import Change
 MAX_RELEASES: Final = 100_000
 """Slots that wait to be freed, some 30 MB; beyond, the oldest are left to their expiry."""
 MAX_BATCH: Final = 256
+APART_SECONDS: Final = 60
+"""What is given back to a calendar limit is one sum for each minute that it was taken in: a count
+that was begun later lacks it, and must not lose what was taken since."""
 
-_Key = tuple[str, str, int, int]
+_Key = tuple[str, str, int, int, int]
+_NEW: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,11 @@ class Corrections:
         share: together they drain as fast as the limit does, and not each of them.
         """
         sums = self._waiting.setdefault(scope, {})
-        kind = 2 if change.is_new else int(change.amount > 0)
-        key = (change.limit.id, change.member, change.period_start, kind)
+        if self._debts and change.amount < 0 and change.period_start:
+            change = _less_debt(sums, change)
+            if not change.amount:
+                return
+        key = _key(change)
         known = sums.get(key)
         if known is None:
             self._releases += bool(change.member)
@@ -80,7 +87,8 @@ class Corrections:
             return
         drained_at = now - known.change.amount * _interval(change.limit) * self._shares
         total = known.change.amount + change.amount
-        sums[key] = _Sum(change.of(total), max(known.at, drained_at))
+        taken_at = min(known.change.taken_at, change.taken_at)
+        sums[key] = _Sum(change.of(total, taken_at=taken_at), max(known.at, drained_at))
 
     @property
     def has_debts(self) -> bool:
@@ -131,6 +139,29 @@ class Corrections:
                 del sums[oldest]
                 self._releases -= 1
                 return
+
+
+def _key(change: Change) -> _Key:
+    is_back = change.amount < 0 and change.period_start
+    apart = int(change.taken_at // APART_SECONDS) if is_back else 0
+    kind = _NEW if change.is_new else int(change.amount > 0)
+    return change.limit.id, change.member, change.period_start, kind, apart
+
+
+def _less_debt(sums: dict[_Key, _Sum], change: Change) -> Change:
+    """Give back what nobody has counted yet; return what is left to be given back.
+
+    While the shared counts are away, what was taken since this worker's first debt is a debt of
+    one worker or another. Sent apart, it could not be given back to a count that is begun after.
+    """
+    key = (change.limit.id, change.member, change.period_start, _NEW, 0)
+    known = sums.get(key)
+    if known is None or change.taken_at < known.change.taken_at:
+        return change
+    debt, at = known.change, change.taken_at
+    units = min(debt.amount, -change.amount)
+    sums[key] = replace(known, change=debt.of(debt.amount - units, taken_at=debt.taken_at))
+    return change.of(change.amount + units, taken_at=at)
 
 
 def _interval(limit: Limit) -> float:

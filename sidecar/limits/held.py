@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from sidecar.domain.limits import Standing
+from sidecar.domain.limits import Limit, Standing
 from sidecar.limits.claims import Claim, Slots
 from sidecar.limits.lease import Lease
 from sidecar.limits.local import Known
@@ -69,9 +69,11 @@ class Holdings:
             return None
         period = claim.period_start
         lease = self.lease(scope, claim)
-        before = lease.period_start
-        units = lease.filled(state.ahead, asked=asked, now=now, period_start=period)
-        return Change(claim.limit, -units, period_start=before) if units else None
+        before, begun = lease.period_start, lease.begun
+        units = lease.filled(
+            state.ahead, asked=asked, now=now, period_start=period, begun=state.begun
+        )
+        return _returned(claim.limit, units, start=before, begun=begun) if units else None
 
     def note(self, claim: Claim, state: State, *, now: float) -> None:
         """Keep in mind how the limit of *claim* stands."""
@@ -112,4 +114,11 @@ class Holdings:
 
 
 def _back(held: _Held, units: int) -> Change:
-    return Change(held.claim.limit, -units, period_start=held.lease.period_start)
+    lease = held.lease
+    return _returned(held.claim.limit, units, start=lease.period_start, begun=lease.begun)
+
+
+def _returned(limit: Limit, units: int, *, start: int, begun: float) -> Change:
+    # As if taken the moment its count was begun, by the clock of who counts: to that count it can
+    # be given back, to one that was begun later it cannot.
+    return Change(limit, -units, period_start=start, taken_at=begun)

@@ -28,6 +28,7 @@ class Lease:
     left: int = 0
     expires_at: float = 0.0
     period_start: int = 0
+    begun: float = 0.0
     rate: float = 0.0
     refilling: bool = False
     _measured_at: float = 0.0
@@ -60,13 +61,19 @@ class Lease:
         is_low = self.left * 2 < size or now >= self.expires_at
         return max(0, size - self.left) if is_low and not self.refilling else 0
 
-    def filled(self, units: int, *, asked: int, now: float, period_start: int = 0) -> int:
-        """Keep what a refill brought; return what is left of an earlier period, now given up."""
+    def filled(
+        self, units: int, *, asked: int, now: float, period_start: int = 0, begun: float = 0.0
+    ) -> int:
+        """Keep what a refill brought of the count that was *begun* then.
+
+        Return what is left of another count, now given up: one of an earlier period, or one that
+        was lost and begun anew, which lacks what was taken before.
+        """
         self._granted_until = now + TTL_SECONDS
         given_up = 0
-        if self.period_start != period_start:
+        if (self.period_start, self.begun) != (period_start, begun):
             given_up = self.give_up()
-            self.period_start = period_start
+            self.period_start, self.begun = period_start, begun
         if units:
             self.left += units
             self.expires_at = now + TTL_SECONDS

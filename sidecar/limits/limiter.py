@@ -64,6 +64,19 @@ class Clocks:
     wall: Callable[[], float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who asks for room; `member` names the request, which came at `came_at`."""
+
+    principal: Principal
+    member: str
+    came_at: float
+
+    @property
+    def scope(self) -> str:
+        return self.principal.organization_id
+
+
 class Limiter:
     """The limits of a worker. `run` runs beside it, returns leases and sends corrections."""
 
@@ -87,17 +100,24 @@ class Limiter:
         self.budgets = Budgets(thresholds)
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+        self,
+        principal: Principal,
+        claims: tuple[Claim, ...],
+        *,
+        member: str,
+        came_at: float | None = None,
     ) -> Outcome | Awaitable[Outcome]:
         """Take what *claims* ask for, all or nothing; *member* names the request.
 
+        It came at *came_at*, in seconds since the epoch, which is what its end is settled by.
         At once where leases have it all or there was no room a moment ago, else something to
         await.
         """
         if not claims:
             return Granted(())
         at_hand = self._at_hand(principal.organization_id, claims)
-        return at_hand or self._take_later(principal, claims, member=member)
+        came_at = self._clocks.wall() if came_at is None else came_at
+        return at_hand or self._take_later(_Asking(principal, member, came_at), claims)
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
         """Put right what was taken for a request that has ended; sent with others, later."""
@@ -148,24 +168,20 @@ class Limiter:
         short = self._shortages.of(claims, now=now)
         return None if short is None else Limited(short)
 
-    async def _take_later(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome:
+    async def _take_later(self, asking: _Asking, claims: tuple[Claim, ...]) -> Outcome:
         try:
             async with self._shared.turn():
-                at_hand = self._at_hand(principal.organization_id, claims)
-                return at_hand or await self._take_shared(principal, claims, member=member)
+                at_hand = self._at_hand(asking.scope, claims)
+                return at_hand or await self._take_shared(asking, claims)
         except LimitsUnavailableError:
-            return await self._take_local(principal, claims, member=member)
+            return await self._take_local(asking, claims)
 
-    async def _take_shared(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome:
-        scope = principal.organization_id
+    async def _take_shared(self, asking: _Asking, claims: tuple[Claim, ...]) -> Outcome:
+        scope = asking.scope
         for _ in range(MAX_TELLS):
             wanted = [self._wanted(scope, claim) for claim in claims]
             asks = tuple(
-                Ask(claim, claim.cost, ahead, member)
+                Ask(claim, claim.cost, ahead, asking.member)
                 for claim, ahead in zip(claims, wanted, strict=True)
             )
             answer = await self._ask(scope, asks)
@@ -178,7 +194,7 @@ class Limiter:
                     self._shortages.note(claims[index], standing, now=self._clocks.monotonic())
                     return Limited(standing)
                 case Unknown(index, start):
-                    await self._tell(principal, claims[index], start)
+                    await self._tell(asking, claims[index], start)
                 case _:
                     assert_never(answer)
         raise LimitsUnavailableError("does not keep what it is told")
@@ -189,7 +205,7 @@ class Limiter:
         for lease in ahead:
             lease.refilling = True
         try:
-            answer = await self._shared.take(scope, asks)
+            answer = await self._shared.take(scope, asks, at=self._clocks.wall())
         finally:
             for lease in ahead:
                 lease.refilling = False
@@ -214,29 +230,27 @@ class Limiter:
             if self._local.is_counting(limit_id) and self._shared.is_complete(limit_id):
                 self._local.forget(limit_id)
 
-    async def _tell(self, principal: Principal, claim: Claim, start: int) -> None:
-        subject = subject_of(principal, claim.limit)
+    async def _tell(self, asking: _Asking, claim: Claim, start: int) -> None:
+        subject = subject_of(asking.principal, claim.limit)
         used = await self._totals.used(claim.limit, subject=subject, start=start)
-        await self._shared.begin(principal.organization_id, claim, start=start, used=used)
+        await self._shared.begin(
+            asking.scope, claim, start=start, used=used, came_at=asking.came_at
+        )
 
-    async def _take_local(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome:
+    async def _take_local(self, asking: _Asking, claims: tuple[Claim, ...]) -> Outcome:
         self.is_local = True
         for claim in claims:
-            await self._look_up(principal, claim)
+            await self._look_up(asking.principal, claim)
         now, known = self._moment(), self._holdings.known
-        index = self._local.take(claims, member=member, now=now, known=known)
+        index = self._local.take(claims, member=asking.member, now=now, known=known)
         states = [
             self._local.state(claim, now=now, known=known.get(claim.limit.id)) for claim in claims
         ]
         if index is not None:
             return Limited(_stands(claims[index], states[index]), is_local=True)
         for claim in claims:
-            period = claim.period_start
-            change = Change(claim.limit, claim.cost, period_start=period, is_new=True)
             if not isinstance(claim.span, Slots):
-                self._shared.correct(principal.organization_id, change)
+                self._shared.correct(asking.scope, _new(claim, asking.came_at))
         return Granted(tuple(map(_stands, claims, states)), is_local=True)
 
     async def _look_up(self, principal: Principal, claim: Claim) -> None:
@@ -282,6 +296,11 @@ class Limiter:
 
     def _moment(self) -> Moment:
         return Moment(self._clocks.monotonic(), self._clocks.wall())
+
+
+def _new(claim: Claim, at: float) -> Change:
+    start = claim.period_start
+    return Change(claim.limit, claim.cost, period_start=start, is_new=True, taken_at=at)
 
 
 def _stands(claim: Claim, state: State) -> Standing:

@@ -36,7 +36,8 @@ class State:
     """How a limit stands: taken ahead for us, left, seconds until it is whole again, used.
 
     Of a budget: the highest threshold that somebody was told of in this period, and the highest
-    that is passed now. Where all was taken, nobody else is told of those between.
+    that is passed now. Where all was taken, nobody else is told of those between. A calendar
+    limit has counted all that was taken since `begun`, in seconds since the epoch.
     """
 
     ahead: int
@@ -45,6 +46,7 @@ class State:
     used: int = 0
     told: int = 0
     passed: int = 0
+    begun: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class Change:
     `period_start`, in seconds since the epoch, is that of the period it was taken in. A change
     `is_new` where it is of units that nobody has counted: they were used `age_seconds` ago, and a
     sliding limit drains since then.
+    `taken_at` is when it was taken of a calendar limit: the shared count may have been begun
+    later, and has nothing to give back then.
     """
 
     limit: Limit
@@ -96,12 +100,19 @@ class Change:
     period_start: int = 0
     is_new: bool = False
     age_seconds: float = 0.0
+    taken_at: float = 0.0
 
-    def of(self, amount: int) -> Change:
-        """Return the same of another *amount*."""
+    def of(self, amount: int, *, taken_at: float) -> Change:
+        """Return the same of another *amount*, taken at another time."""
         # Not by dataclasses.replace: it looks at every field, for every request that ends.
         return Change(
-            self.limit, amount, self.member, self.period_start, self.is_new, self.age_seconds
+            self.limit,
+            amount,
+            self.member,
+            self.period_start,
+            self.is_new,
+            self.age_seconds,
+            taken_at,
         )
 
 
@@ -127,8 +138,12 @@ class LimitStore(Protocol):
         """
         ...
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(
+        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
+    ) -> None:
         """Tell what was used since *start*, unless somebody has.
+
+        *came_at* is when the request came that asks, in seconds since the epoch.
 
         Raises:
             LimitsUnavailableError: no answer in time.

@@ -100,7 +100,9 @@ def changes_of(limits: Iterable[Limit], ended: Ended) -> tuple[Change, ...]:
         if limit.measure is Measure.CONCURRENT:
             changes.append(Change(limit, 0, member=ended.member))
         elif amount := ended.beyond(limit.measure):
-            changes.append(Change(limit, amount, period_start=_start(limit, ended.at)))
+            start = _start(limit, ended.at)
+            taken_at = ended.at if start else 0.0
+            changes.append(Change(limit, amount, period_start=start, taken_at=taken_at))
     return tuple(changes)
 
 

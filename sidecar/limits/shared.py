@@ -73,10 +73,11 @@ class SharedCounts:
         finally:
             self._turns.release()
 
-    async def take(self, scope: str, asks: tuple[Ask, ...]) -> Answer:
+    async def take(self, scope: str, asks: tuple[Ask, ...], *, at: float) -> Answer:
         """Take all that is asked for, or nothing; who has used what nobody counted tells it first.
 
-        Where no answer comes, for whatever reason, the take is made void later.
+        *at* is now, in seconds since the epoch. Where no answer comes, for whatever reason, the
+        take is made void later.
 
         Raises:
             LimitsUnavailableError: no answer in time, or none a moment ago.
@@ -97,16 +98,18 @@ class SharedCounts:
             raise
         finally:
             if not is_heard:
-                self._unheard.add(Unheard(scope, name, asks))
+                self._unheard.add(Unheard(scope, name, asks, at))
         return answer
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(
+        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
+    ) -> None:
         """Tell what was used of a calendar limit since *start*, unless somebody has.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        await self._store.begin(scope, claim, start=start, used=used)
+        await self._store.begin(scope, claim, start=start, used=used, came_at=came_at)
 
     def correct(self, scope: str, change: Change) -> None:
         """Have *change* counted."""

@@ -17,11 +17,12 @@ MAX_VOIDED: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Unheard:
-    """One take; `name` is what the shared counts know it by."""
+    """One take, made `at` or never; `name` is what the shared counts know it by."""
 
     scope: str
     name: str
     asks: tuple[Ask, ...]
+    at: float
 
     def given_back(self, ahead: tuple[int, ...]) -> Iterator[Change]:
         """Yield what puts it right, where it was made and took *ahead* of its limits as well."""
@@ -31,7 +32,8 @@ class Unheard:
                 yield Change(claim.limit, 0, member=ask.member)
             else:
                 back = -(ask.cost + units)
-                yield Change(claim.limit, back, period_start=claim.period_start)
+                start = claim.period_start
+                yield Change(claim.limit, back, period_start=start, taken_at=self.at)
 
 
 class UnheardTakes:

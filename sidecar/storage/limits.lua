@@ -11,13 +11,15 @@
 --           'c': borders of periods in seconds, separated by commas; of a budget then a slash
 --                and the percentages of its amount at which somebody is told, ascending
 --           'n': member / seconds until the slot is free in any case
--- Answer    {taken, i, then six numbers a limit: ahead, remaining, reset, used, told, passed}
+-- Answer    {taken, i, then seven numbers a limit: ahead, remaining, reset, used, told, passed,
+--           begun}
 --   taken   1: all taken. 0: limit i has no room; its reset is when to try again.
 --           2: nothing is known of limit i in this period; it must be told what was used.
 --   reset   microseconds until all is free again, or until the period ends.
 --   told    the highest percentage of a budget that somebody was told of in this period, else 0
 --   passed  the highest that is passed now: where more, and all was taken, the caller tells. One
 --           caller does so, whichever worker it is. Another amount is another budget.
+--   begun   since when all that was taken of a calendar period is counted (limits_begin.lua), else 0
 --
 -- State of 's', four numbers with / between them: the theoretical arrival time, in microseconds; the
 -- amount it was reckoned by (where that was changed, as many units are used as were); and the last
@@ -74,7 +76,7 @@ for i = 1, #KEYS - 1 do
   local kind, detail = ARGV[at + 1], ARGV[at + 6]
   local amount, cost = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local want, reserve = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  local ahead, remaining, reset, used, told, passed = 0, 0, 0, 0, 0, 0
+  local ahead, remaining, reset, used, told, passed, begun = 0, 0, 0, 0, 0, 0, 0
   local refused = false
 
   if kind == 's' then
@@ -108,11 +110,11 @@ for i = 1, #KEYS - 1 do
       end
       last = border
     end
-    local known = redis.call('HMGET', key, 'start', 'used', 'told')
+    local known = redis.call('HMGET', key, 'start', 'used', 'told', 'begun')
     if not start or tonumber(known[1] or -1) ~= start then
-      return {2, i, 0, 0, 0, start and start / 1000000 or 0, 0, 0}
+      return {2, i, 0, 0, 0, start and start / 1000000 or 0, 0, 0, 0}
     end
-    used = tonumber(known[2])
+    used, begun = tonumber(known[2]), tonumber(known[4] or 0)
     reset = stop - now
     local left = amount - used
     remaining = math.max(0, left)
@@ -156,7 +158,7 @@ for i = 1, #KEYS - 1 do
     answer[1], answer[2] = 0, i
   end
   taken[i] = string.format('%.0f', ahead)
-  for _, number in ipairs({ahead, remaining, reset, used, told, passed}) do
+  for _, number in ipairs({ahead, remaining, reset, used, told, passed, begun}) do
     answer[#answer + 1] = number
   end
 end

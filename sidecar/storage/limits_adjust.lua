@@ -5,9 +5,12 @@
 -- and for how many seconds it is known. A number that this sender has used, or a lower one, was
 -- counted before, and its answer was lost: nothing is done.
 --   detail  's': window in microseconds / for how long the units have been used
---           'c': start of the period they were taken in; 'n': member
+--           'c': start of the period they were taken in, in seconds / when that was, in microseconds
+--           'n': member
 -- A change to a period that is over is left out: what was used then is in the usage records. What was
 -- used while nobody had told yet what was used before is added to that (limits_begin.lua).
+-- What was taken before a count was begun is not in it: were it given back, the count would fall below
+-- what was used, by as much as all requests under way had taken.
 --
 -- Units of 's' that nobody has counted were used some time ago, and drain since then. They go where
 -- they would be had they been told at once: first into the time after that in which all was free.
@@ -50,16 +53,20 @@ local function slide(key, amount, change, detail)
   redis.call('SET', key, text, 'PX', math.ceil((math.max(0, tat - now) + KEPT) / 1000))
 end
 
-local function count(key, change, period)
+local function count(key, change, detail)
+  local period, taken = string.match(detail, '^(%d+)/(%d+)$')
   local start = string.format('%.0f', period * 1000000)
-  local known = redis.call('HMGET', key, 'start', 'early_start')
+  local known = redis.call('HMGET', key, 'start', 'early_start', 'begun')
+  if change < 0 and (known[1] ~= start or tonumber(taken) < tonumber(known[3] or 0)) then
+    return
+  end
   if known[1] == start then
     if redis.call('HINCRBY', key, 'used', change) < 0 then
       redis.call('HSET', key, 'used', 0)
     end
   elseif known[2] == start then
     redis.call('HINCRBY', key, 'early', change)
-  elseif change > 0 and tonumber(known[1] or 0) < tonumber(start) then
+  elseif tonumber(known[1] or 0) < tonumber(start) then
     redis.call('HSET', key, 'early_start', start, 'early', change)
     if redis.call('TTL', key) < 90000 then
       redis.call('EXPIRE', key, 90000)

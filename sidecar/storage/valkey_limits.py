@@ -31,7 +31,7 @@ NAME_SECONDS: Final = 60
 the server answers again."""
 SENDER_SECONDS: Final = 86_400
 """How long it is known what a worker has sent. It sends again until it has an answer."""
-_PER_LIMIT: Final = 6
+_PER_LIMIT: Final = 7
 _PER_SEEN: Final = 4
 _PERCENTAGES: Final = ",".join(map(str, THRESHOLDS))
 
@@ -74,15 +74,20 @@ class ValkeyLimits:
         found = await self._run(self._void, keys, [NAME_SECONDS])
         return tuple(_ahead(one) for one in found)
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(
+        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
+    ) -> None:
         """Tell what was used since *start*, unless somebody has.
+
+        *came_at* is when the request came that asks, in seconds since the epoch.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
         borders = claim.span.borders if isinstance(claim.span, Calendar) else ()
         end = next((border for border in borders if border > start), start)
-        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used])
+        came = "" if came_at is None else round(came_at * 1_000_000)
+        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used, came])
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int
@@ -172,7 +177,8 @@ def _changed(change: Change) -> tuple[str | int, ...]:
     if window is not None:
         age = round(change.age_seconds * 1_000_000)
         return "s", limit.amount, change.amount, f"{window * 1_000_000}/{age}"
-    return "c", limit.amount, change.amount, change.period_start
+    taken_at = round(change.taken_at * 1_000_000)
+    return "c", limit.amount, change.amount, f"{change.period_start}/{taken_at}"
 
 
 def _ahead(found: Any) -> tuple[int, ...] | None:
@@ -181,8 +187,8 @@ def _ahead(found: Any) -> tuple[int, ...] | None:
 
 
 def _state(numbers: Sequence[Any]) -> State:
-    ahead, remaining, reset_us, used, told, passed = map(int, numbers)
-    return State(ahead, remaining, reset_us / 1e6, used, told, passed)
+    ahead, remaining, reset_us, used, told, passed, begun_us = map(int, numbers)
+    return State(ahead, remaining, reset_us / 1e6, used, told, passed, begun_us / 1e6)
 
 
 def _seen(numbers: Sequence[Any]) -> State | None:

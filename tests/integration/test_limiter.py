@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Priority, Window
 from sidecar.limits.claims import Claim, Demand, claims_of
 from sidecar.limits.lease import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS, Granted, Limited, Limiter, Outcome
+from sidecar.limits.settlement import Ended, changes_of
+from sidecar.settings.stores import ValkeySettings
+from sidecar.storage.valkey import open_valkey
 from tests.support.limits import PRINCIPAL, Records, claims, limit, limiter
 from tests.support.live_servers import LiveServer, valkey_server
 
@@ -64,6 +68,13 @@ async def take(one: Limiter, asked: tuple[Claim, ...], *, member: str = "r1") ->
     """Ask, and wait if it takes waiting."""
     outcome = one.take(PRINCIPAL, asked, member=member)
     return await outcome if isinstance(outcome, Awaitable) else outcome
+
+
+async def flush(server: LiveServer) -> None:
+    """Have it forget everything."""
+    url = SecretStr(f"unix://{server.program.log.parent / 'valkey.sock'}")
+    async with open_valkey(ValkeySettings(url=url)) as client:
+        await client.flushall()
 
 
 async def hammer(
@@ -137,6 +148,29 @@ async def test_a_calendar_limit_begins_with_what_the_records_say(
         )
     assert sum(isinstance(outcome, Granted) for outcome in outcomes) == 5
     assert len(set(totals.asked)) == 1
+
+
+async def test_requests_that_are_under_way_while_valkey_is_flushed_free_nothing(
+    server: LiveServer, name: str
+) -> None:
+    """The count that is begun anew from the records lacks them: it does not fall below those."""
+    one = limit(Measure.TOKENS, id=name, window=Window.DAY, amount=1_000_000)
+    totals = Records()
+    async with workers(server, count=2, totals=totals) as made:
+        demand = Demand(operation="chat", model="gpt-5", output_tokens=90_000)
+        for _ in range(10):
+            assert isinstance(await take(made[0], claims(one, output_tokens=90_000)), Granted)
+        judged_at = time.time()
+        await flush(server)
+        totals.used_before = 950_000
+        assert isinstance(await take(made[1], claims(one, output_tokens=60_000)), Limited)
+        for _ in range(10):
+            ended = Ended(demand, "r1", judged_at, output_tokens=1_000)
+            made[0].settle(PRINCIPAL.organization_id, changes_of([one], ended))
+        await made[0].tend()
+        outcomes = [await take(made[1], claims(one, output_tokens=10_000)) for _ in range(10)]
+    # A sixteenth of what is left may be held ahead.
+    assert sum(isinstance(outcome, Granted) for outcome in outcomes) in {4, 5}
 
 
 async def test_limits_are_shared_out_while_valkey_is_away_and_whole_again_after(

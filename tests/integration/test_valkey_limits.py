@@ -144,6 +144,69 @@ async def test_a_calendar_limit_has_to_be_told_what_was_used(
     assert 0 < answer.states[0].reset_seconds <= 86_400
 
 
+async def used_of(store: ValkeyLimits, scope: str, ask: Ask) -> int | None:
+    """Return what is counted of a limit, None where nobody knows."""
+    (state,) = (await store.look(scope, [ask.claim])).states
+    return None if state is None else state.used
+
+
+async def test_who_tells_late_of_a_period_that_is_over_tells_nothing(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """The records took long to answer; others count in the next period already."""
+    (ask,) = asks(limit(Measure.COST, window=Window.DAY, amount=1_000), cost=0)
+    today = int(time.time()) // 86_400 * 86_400
+    await store.begin(scope, ask.claim, start=today - 86_400, used=5)
+    assert await used_of(store, scope, ask) is None
+    await store.begin(scope, ask.claim, start=today, used=777)
+    await store.begin(scope, ask.claim, start=today - 86_400, used=5)
+    assert await used_of(store, scope, ask) == 777
+
+
+async def test_what_was_taken_before_a_count_was_begun_is_not_given_back(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """It is not in the count. What was used beyond it is counted, whenever it was taken."""
+    one = limit(Measure.COST, window=Window.DAY, amount=1_000)
+    (ask,) = asks(one, cost=0)
+    today = int(time.time()) // 86_400 * 86_400
+    before = time.time()
+    await store.begin(scope, ask.claim, start=today, used=950)
+    after = time.time()
+    for amount, at, used in ((-90, before, 950), (5, before, 955), (-90, after, 865)):
+        await adjust(store, scope, Change(one, amount, period_start=today, taken_at=at))
+        assert await used_of(store, scope, ask) == used
+
+
+@pytest.mark.parametrize(("seconds", "used"), [(0.5, 10), (1.5, 100)])
+async def test_the_request_that_a_count_is_begun_for_is_given_back(
+    store: ValkeyLimits, scope: str, seconds: float, used: int
+) -> None:
+    """It came before; a second before at most, since others may have taken something then."""
+    one = limit(Measure.COST, window=Window.DAY, amount=1_000)
+    (ask,) = asks(one, cost=100)
+    now = time.time()
+    today, came_at = int(now) // 86_400 * 86_400, now - seconds
+    await store.begin(scope, ask.claim, start=today, used=0, came_at=came_at)
+    assert isinstance(await take(store, scope, [ask]), Taken)
+    await adjust(store, scope, Change(one, -90, period_start=today, taken_at=came_at))
+    assert await used_of(store, scope, ask) == used
+
+
+async def test_a_count_of_an_earlier_release_gives_back_what_it_did(
+    store: ValkeyLimits, server: LiveServer, scope: str
+) -> None:
+    """It does not say when it was begun."""
+    one = limit(Measure.COST, window=Window.DAY, amount=1_000)
+    (ask,) = asks(one, cost=0)
+    today = int(time.time()) // 86_400 * 86_400
+    await store.begin(scope, ask.claim, start=today, used=100)
+    async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
+        await client.hdel(f"egret:limit:{{{scope}}}:{one.id}", "begun")
+    await adjust(store, scope, Change(one, -90, period_start=today, taken_at=today + 0.5))
+    assert await used_of(store, scope, ask) == 10
+
+
 async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
     store: ValkeyLimits, scope: str
 ) -> None:
@@ -177,7 +240,8 @@ async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope:
     both = asks(tokens, cost, input_tokens=800, cost=800)
     await store.begin(scope, both[1].claim, start=today, used=0)
     assert isinstance(await take(store, scope, both), Taken)
-    await adjust(store, scope, Change(tokens, -700), Change(cost, -700, period_start=today))
+    back = Change(cost, -700, period_start=today, taken_at=time.time())
+    await adjust(store, scope, Change(tokens, -700), back)
     assert isinstance(await take(store, scope, both), Taken)
     await adjust(store, scope, Change(cost, 500, period_start=today))
     answer = await take(store, scope, asks(cost, cost=1))
@@ -254,17 +318,21 @@ async def test_units_that_are_told_of_after_others_go_to_where_all_was_free(
 async def test_what_is_used_before_counting_begins_is_added_to_what_the_records_say(
     store: ValkeyLimits, scope: str
 ) -> None:
-    """A worker that could ask nobody tells before anybody has asked the records."""
+    """A worker that could ask nobody tells before anybody has asked the records.
+
+    What is given back before may have been taken of a count that was lost.
+    """
     cost = limit(Measure.COST, window=Window.DAY, amount=1_000)
     today = int(time.time()) // 86_400 * 86_400
     (ask,) = asks(cost, cost=0)
     await adjust(store, scope, Change(cost, 70, period_start=today, is_new=True))
-    await adjust(store, scope, Change(cost, -20, period_start=today))
+    await adjust(store, scope, Change(cost, 20, period_start=today, is_new=True))
+    await adjust(store, scope, Change(cost, -20, period_start=today, taken_at=time.time()))
     assert await take(store, scope, [ask]) == Unknown(0, today)
     await store.begin(scope, ask.claim, start=today, used=100)
     answer = await take(store, scope, [ask])
     assert isinstance(answer, Taken)
-    assert answer.states[0].used == 150
+    assert answer.states[0].used == 190
 
 
 async def test_a_limit_that_is_changed_has_as_much_used_as_before(
@@ -374,7 +442,7 @@ async def test_one_caller_is_told_of_each_threshold_of_a_budget(
     assert await spend(1) == (0, 50)
     assert await spend(1) == (50, 50)
     assert await spend(40) == (50, 90)
-    await adjust(store, scope, Change(one, -60, period_start=today))
+    await adjust(store, scope, Change(one, -60, period_start=today, taken_at=time.time()))
     assert await spend(59) == (90, 90)
     together = await asyncio.gather(*(spend(1) for _ in range(10)))
     assert sorted(together) == [(90, 90)] * 4 + [(90, 95)] + [(95, 95)] * 5

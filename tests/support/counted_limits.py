@@ -52,6 +52,7 @@ class Server:
     clock: Callable[[], float]
     sliding: dict[str, Slid] = field(default_factory=dict)
     periods: dict[str, tuple[int, int]] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
     early: dict[str, tuple[int, int]] = field(default_factory=dict)
     slots: dict[str, set[str]] = field(default_factory=dict)
     names: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Server:
         for memory in (
             self.sliding,
             self.periods,
+            self.begun,
             self.early,
             self.slots,
             self.names,
@@ -83,14 +85,14 @@ class Server:
                 left -= ask.cost + ahead
                 return True, State(ahead, int(left + 1e-6), (at_once - left) * interval)
             case Calendar(borders):
-                used = self.periods[limit.id][1]
+                used, begun = self.periods[limit.id][1], self.begun[limit.id]
                 left = limit.amount - used
                 reset = next(border for border in borders if border > now) - now
                 if left < need:
-                    return False, State(0, max(0, left), reset, used)
+                    return False, State(0, max(0, left), reset, used, begun=begun)
                 ahead = max(0, min(ask.ahead, (left - need) // LEFT_FOR_ONE))
                 taken = ask.cost + ahead
-                return True, State(ahead, left - taken, reset, used + taken)
+                return True, State(ahead, left - taken, reset, used + taken, begun=begun)
             case Slots():
                 used = len(self.slots.get(limit.id, ()))
                 return used + need <= limit.amount, State(0, limit.amount - used, 1.0, used)
@@ -160,10 +162,12 @@ class CountedLimits:
         known = self.server.names
         return self._call(lambda: tuple(known.setdefault(name, None) for name in names))
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(
+        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
+    ) -> None:
         """Begin to count."""
         del scope
-        self._call(lambda: self._begin(claim.limit.id, start, used))
+        self._call(lambda: self._begin(claim, start, used, came_at))
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int
@@ -214,16 +218,23 @@ class CountedLimits:
         limit_id, start, server = change.limit.id, change.period_start, self.server
         begun, used = server.periods.get(limit_id, (0, 0))
         early_start, early = server.early.get(limit_id, (0, 0))
+        since = server.begun.get(limit_id, 0.0)
+        if change.amount < 0 and (begun != start or change.taken_at < since):
+            return
         if begun == start:
             server.periods[limit_id] = (start, max(0, used + change.amount))
         elif early_start == start:
             server.early[limit_id] = (start, early + change.amount)
-        elif change.amount > 0 and begun < start:
+        elif begun < start:
             server.early[limit_id] = (start, change.amount)
 
-    def _begin(self, limit_id: str, start: int, used: int) -> None:
-        server = self.server
-        if server.periods.get(limit_id, (0, 0))[0] != start:
+    def _begin(self, claim: Claim, start: int, used: int, came_at: float | None) -> None:
+        server, limit_id, now = self.server, claim.limit.id, self.server.clock()
+        assert isinstance(claim.span, Calendar)
+        end = next(border for border in claim.span.borders if border > start)
+        if server.periods.get(limit_id, (0, 0))[0] != start and now < end:
+            came = now if came_at is None else came_at
+            server.begun[limit_id] = max(now - 1, min(now, came))
             early_start, early = server.early.pop(limit_id, (0, 0))
             server.periods[limit_id] = (start, max(0, used + early * (early_start == start)))
 

@@ -238,6 +238,13 @@ async def test_what_was_taken_goes_with_the_request_to_the_access_log() -> None:
     assert [noted.reserved for noted in made.usage.noted] == [Reserved(100, 50, 150)]
 
 
+async def test_a_request_is_taken_for_at_the_moment_its_end_is_settled_by() -> None:
+    """To the microsecond: a count that is begun for it has to give back what it took."""
+    made = world(limit(Measure.TOKENS))
+    await judged(made, chat(max_tokens=50))
+    assert made.limiter.came_at == [noted.occurred_at.timestamp() for noted in made.usage.noted]
+
+
 async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
     """The client left while guardrails looked: no access log will tell of it."""
     slots = limit(Measure.CONCURRENT, Window.ONCE)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.corrections import MAX_BATCH, MAX_RELEASES, Corrections
+from sidecar.limits.corrections import APART_SECONDS, MAX_BATCH, MAX_RELEASES, Corrections
 from sidecar.limits.ports import Change
 
 WORKERS = 4
@@ -11,6 +14,14 @@ SLIDING = Limit(
 SLOTS = Limit(
     id="slots", level=Level.KEY, measure=Measure.CONCURRENT, window=Window.ONCE, amount=10
 )
+
+DAILY = Limit(id="daily", level=Level.KEY, measure=Measure.COST, window=Window.DAY, amount=10**6)
+TODAY = 1_700_006_400
+
+
+def of_today(units: int, at: float, *, is_new: bool = False) -> Change:
+    """Return units of the calendar limit, taken so many seconds after midnight."""
+    return Change(DAILY, units, period_start=TODAY, is_new=is_new, taken_at=TODAY + at)
 
 
 def new(units: int) -> Change:
@@ -81,3 +92,47 @@ def test_slots_that_wait_to_be_freed_are_bounded() -> None:
         corrections.add("org", Change(SLOTS, 0, member=f"r{number}"), now=1.0)
     assert len(corrections) == MAX_RELEASES + 1
     assert sent(corrections, now=1.0)[0][0] == 5
+
+
+def waiting(corrections: Corrections) -> list[tuple[int, float]]:
+    """Return what waits of the calendar limit: units, and seconds after midnight."""
+    batch = corrections.batch()
+    changes = () if batch is None else batch.changes(now=1.0)
+    return [(change.amount, change.taken_at - TODAY) for change in changes]
+
+
+def test_what_is_given_back_is_a_sum_for_each_minute_it_was_taken_in() -> None:
+    """Each as old as the oldest in it. What was used beyond it is one sum."""
+    corrections = Corrections(shares=WORKERS)
+    for units, at in ((-5, 70.0), (-1, 10.0), (-2, 61.5), (3, 70.0), (4, 500.0)):
+        corrections.add("org", of_today(units, at), now=1.0)
+    assert waiting(corrections) == [(-7, 61.5), (-1, 10.0), (7, 70.0)]
+
+
+def test_what_is_given_back_of_what_nobody_has_counted_is_less_of_it() -> None:
+    """Not what was taken before: that is somebody else's. And never more than there is."""
+    corrections = Corrections(shares=WORKERS)
+    for units, at in ((50, 20.0), (30, 30.0)):
+        corrections.add("org", of_today(units, at, is_new=True), now=1.0)
+    for units, at in ((-7, 19.0), (-60, 20.0), (-25, 40.0)):
+        corrections.add("org", of_today(units, at), now=1.0)
+    assert waiting(corrections) == [(0, 20.0), (-12, 19.0)]
+
+
+taken = st.tuples(st.integers(-100, -1), st.floats(0, 600))
+
+
+@given(st.lists(taken, max_size=50), st.floats(0, 700))
+def test_a_count_gets_back_what_was_taken_since_it_was_begun(
+    ends: list[tuple[int, float]], begun: float
+) -> None:
+    """Nothing of what was taken before; at most what was taken in that minute stays taken."""
+    corrections = Corrections(shares=WORKERS)
+    for units, at in ends:
+        corrections.add("org", of_today(units, at), now=1.0)
+    begun += TODAY
+    counted = sum(units for units, at in waiting(corrections) if at + TODAY >= begun)
+    minute = begun // APART_SECONDS
+    later = sum(units for units, at in ends if (at + TODAY) // APART_SECONDS > minute)
+    since = sum(units for units, at in ends if at + TODAY >= begun)
+    assert since <= counted <= later

@@ -16,6 +16,7 @@ from sidecar.limits.claims import Demand, claims_of
 from sidecar.limits.lease import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, Limited, Limiter, Outcome
 from sidecar.limits.ports import Change, LimitsUnavailableError
+from sidecar.limits.settlement import Ended, changes_of
 from sidecar.limits.shared import SharedCounts, Worker
 from tests.support.counted_limits import CountedLimits, Fault, Server
 
@@ -89,6 +90,12 @@ class Fleet:
                 tended_at = self.now
                 await self.tend()
         return granted
+
+    def end(self, number: int, one: Limit, *, cost: int, used: int, at: float) -> None:
+        """Tell a worker of the end of a request that was judged at *at*."""
+        demand = Demand(operation="chat", model="gpt-5", cost=cost)
+        changes = changes_of([one], Ended(demand, "r", at, cost=used))
+        self.workers[number].settle(PRINCIPAL.organization_id, changes)
 
     async def tend(self) -> None:
         """Let every worker send what waits."""
@@ -244,7 +251,8 @@ async def test_a_correction_is_counted_once_however_often_it_is_sent() -> None:
     await fleet.take(0, one, cost=100)
     lost = [Fault.UNHEARD, Fault.UNHEARD]
     fleet.faults = lambda _: lost.pop() if lost else Fault.NONE
-    fleet.workers[0].settle("org_1", [Change(one, -60, period_start=int(MIDNIGHT))])
+    back = Change(one, -60, period_start=int(MIDNIGHT), taken_at=fleet.now)
+    fleet.workers[0].settle("org_1", [back])
     for _ in range(3):
         await fleet.tend()
     assert fleet.server.periods[one.id][1] == 40
@@ -332,3 +340,59 @@ async def test_units_held_for_one_day_are_not_given_out_on_the_next() -> None:
         await asyncio.sleep(0)
     await fleet.workers[0].aclose()
     assert fleet.server.periods[one.id] == (int(MIDNIGHT) + 86_400, granted)
+
+
+async def test_a_memory_that_is_lost_gives_back_nothing_that_it_does_not_count() -> None:
+    """Ten are under way. Those that come after are given back as ever, the first of them too."""
+    one, fleet = budget(120), Fleet()
+    for _ in range(10):
+        assert isinstance(await fleet.take(0, one, cost=9), Granted)
+    judged_at = fleet.now
+    fleet.server.forget()
+    fleet.recorded, fleet.now = 95, fleet.now + 0.1
+    assert isinstance(await fleet.take(1, one, cost=9), Granted)
+    for _ in range(10):
+        fleet.end(2, one, cost=9, used=1, at=judged_at)
+    fleet.end(3, one, cost=9, used=2, at=fleet.now)
+    await fleet.tend()
+    assert fleet.server.periods[one.id][1] == 97
+    fleet.end(2, one, cost=9, used=12, at=judged_at)
+    await fleet.tend()
+    assert fleet.server.periods[one.id][1] == 100
+
+
+@pytest.mark.parametrize("is_begun_here", [True, False])
+async def test_what_was_held_ahead_of_a_memory_that_is_lost_is_not_given_back(
+    *, is_begun_here: bool
+) -> None:
+    """Whoever begins to count anew, and whether the holder asks again or gives all up."""
+    one, fleet = budget(1_000_000), Fleet()
+    for _ in range(100):
+        await fleet.take(0, one, cost=10)
+        fleet.now += 0.01
+        await asyncio.sleep(0)
+    assert fleet.server.periods[one.id][1] > 1_000
+    fleet.server.forget()
+    fleet.recorded, fleet.now = 1_000, fleet.now + 0.01
+    asked = 0 if is_begun_here else 1
+    assert isinstance(await fleet.take(asked, one, cost=900_000), Granted)
+    for worker in fleet.workers:
+        await worker.aclose()
+    assert fleet.server.periods[one.id][1] == 901_000
+
+
+async def test_what_was_let_through_without_counts_and_has_ended_counts_as_it_was_used() -> None:
+    """Whichever worker hears of the end, and though the counts are begun anew after."""
+    one, fleet = budget(120), Fleet()
+    fleet.faults = lambda _: Fault.LOST
+    for _ in range(5):
+        fleet.now += 1
+        for number in range(WORKERS):
+            assert isinstance(await fleet.take(number, one, cost=5), Granted)
+        for number in range(WORKERS):
+            fleet.end((number + 3) % WORKERS, one, cost=5, used=1, at=fleet.now)
+    fleet.faults = lambda _: Fault.NONE
+    fleet.now += 1
+    await fleet.tend()
+    assert isinstance(await fleet.take(0, one), Granted)
+    assert fleet.server.periods[one.id][1] == 5 * WORKERS

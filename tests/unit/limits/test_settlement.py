@@ -45,7 +45,7 @@ def test_money_is_put_right_in_the_month_it_was_taken_in() -> None:
     """A stream may end in the next one."""
     one = limit(Measure.COST, Window.MONTH)
     ended = Ended(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=45)
-    assert changes_of([one], ended) == (Change(one, -5, period_start=MAY),)
+    assert changes_of([one], ended) == (Change(one, -5, period_start=MAY, taken_at=AT),)
 
 
 def test_a_request_that_never_was_gives_back_all_but_itself() -> None:
