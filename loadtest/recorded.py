@@ -159,11 +159,9 @@ class _Uses:
 class _Roomy:
     """Limits for keys that have none."""
 
-    def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str, came_at: float
-    ) -> Outcome:
+    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
         """Let everything through."""
-        del principal, claims, member, came_at
+        del principal, claims, member
         return Granted(())
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:

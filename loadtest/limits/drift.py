@@ -94,12 +94,10 @@ class FaultyCounts:
                 self.unheard.pop(name, None)
         return found
 
-    async def begin(
-        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Begin to count."""
         async with self._call():
-            await self.inner.begin(scope, claim, start=start, used=used, came_at=came_at)
+            await self.inner.begin(scope, claim, start=start, used=used)
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int

@@ -59,10 +59,8 @@ class _Plenty:
         del scope
         return (None,) * len(names)
 
-    async def begin(
-        self, scope: str, claim: object, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
-        del scope, claim, start, used, came_at
+    async def begin(self, scope: str, claim: object, *, start: int, used: int) -> None:
+        del scope, claim, start, used
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int

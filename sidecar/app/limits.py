@@ -40,10 +40,8 @@ class _NoStore:
         del scope
         return (None,) * len(names)
 
-    async def begin(
-        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
-        del scope, claim, start, used, came_at
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+        del scope, claim, start, used
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int

@@ -76,11 +76,6 @@ class Ledger:
         self.judged: JudgedRequest | None = None
         """As the metadata tells it; None where nobody could be charged with the request."""
 
-    @property
-    def came_at(self) -> float:
-        """When the request came, in seconds since the epoch: to the microsecond `occurred_at`."""
-        return self._wall_ns // 1_000 / 1e6
-
     def work(self) -> None:
         """Our own time runs from here; waiting for the client's body is not ours."""
         self._working_since = self._clocks.monotonic()

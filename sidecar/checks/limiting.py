@@ -71,10 +71,7 @@ class Limiting:
             return single_request_error(claims.limit)
         if not claims:
             return None
-        ledger = self._ledger
-        outcome = self._parts.limiter.take(
-            principal, claims, member=ledger.request_id, came_at=ledger.came_at
-        )
+        outcome = self._parts.limiter.take(principal, claims, member=self._ledger.request_id)
         if isinstance(outcome, (Granted, Limited)):
             return self._conclude(outcome, demand, claims)
         return self._conclude_later(outcome, demand, claims)
@@ -96,6 +93,7 @@ class Limiting:
                     demand.input_tokens,
                     demand.output_tokens,
                     demand.cost,
+                    int(self._parts.clocks.wall() * 1e6),
                     tuple([one.limit.id for one in claims if one.limit.models is not None]),
                 )
                 return None

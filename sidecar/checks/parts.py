@@ -42,12 +42,9 @@ class Limits(Protocol):
     """Where it is decided whether there is room for a request."""
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str, came_at: float
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
     ) -> Outcome | Awaitable[Outcome]:
-        """Take what *claims* ask for, all or nothing; *member* names the request.
-
-        It came at *came_at*, in seconds since the epoch.
-        """
+        """Take what *claims* ask for, all or nothing; *member* names the request."""
         ...
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:

@@ -112,10 +112,12 @@ class Standing:
 class Reserved:
     """What was taken for a request of the limits it was judged by; `cost` in millionths of $1.
 
-    `by_model` names, of the limits that are for some models only, those that held for it.
+    It was taken at `taken_us`, microseconds since the epoch. `by_model` names, of the limits that
+    are for some models only, those that held for it.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cost: int = 0
+    taken_us: int = 0
     by_model: tuple[str, ...] = ()

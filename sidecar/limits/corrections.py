@@ -16,8 +16,8 @@ from sidecar.limits.ports import Change
 MAX_RELEASES: Final = 100_000
 """Slots that wait to be freed, some 30 MB; beyond, the oldest are left to their expiry."""
 MAX_BATCH: Final = 256
-APART_SECONDS: Final = 60
-"""What is given back to a calendar limit is one sum for each minute that it was taken in: a count
+APART_SECONDS: Final = 1
+"""What is given back to a calendar limit is one sum for each second that it was taken in: a count
 that was begun later lacks it, and must not lose what was taken since."""
 
 _Key = tuple[str, str, int, int, int]

@@ -66,11 +66,10 @@ class Clocks:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """Who asks for room; `member` names the request, which came at `came_at`."""
+    """Who asks for room; `member` names the request."""
 
     principal: Principal
     member: str
-    came_at: float
 
     @property
     def scope(self) -> str:
@@ -100,24 +99,17 @@ class Limiter:
         self.budgets = Budgets(thresholds)
 
     def take(
-        self,
-        principal: Principal,
-        claims: tuple[Claim, ...],
-        *,
-        member: str,
-        came_at: float | None = None,
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
     ) -> Outcome | Awaitable[Outcome]:
         """Take what *claims* ask for, all or nothing; *member* names the request.
 
-        It came at *came_at*, in seconds since the epoch, which is what its end is settled by.
         At once where leases have it all or there was no room a moment ago, else something to
         await.
         """
         if not claims:
             return Granted(())
         at_hand = self._at_hand(principal.organization_id, claims)
-        came_at = self._clocks.wall() if came_at is None else came_at
-        return at_hand or self._take_later(_Asking(principal, member, came_at), claims)
+        return at_hand or self._take_later(_Asking(principal, member), claims)
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
         """Put right what was taken for a request that has ended; sent with others, later."""
@@ -233,9 +225,7 @@ class Limiter:
     async def _tell(self, asking: _Asking, claim: Claim, start: int) -> None:
         subject = subject_of(asking.principal, claim.limit)
         used = await self._totals.used(claim.limit, subject=subject, start=start)
-        await self._shared.begin(
-            asking.scope, claim, start=start, used=used, came_at=asking.came_at
-        )
+        await self._shared.begin(asking.scope, claim, start=start, used=used)
 
     async def _take_local(self, asking: _Asking, claims: tuple[Claim, ...]) -> Outcome:
         self.is_local = True
@@ -250,7 +240,7 @@ class Limiter:
             return Limited(_stands(claims[index], states[index]), is_local=True)
         for claim in claims:
             if not isinstance(claim.span, Slots):
-                self._shared.correct(asking.scope, _new(claim, asking.came_at))
+                self._shared.correct(asking.scope, _new(claim, now.wall))
         return Granted(tuple(map(_stands, claims, states)), is_local=True)
 
     async def _look_up(self, principal: Principal, claim: Claim) -> None:

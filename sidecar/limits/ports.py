@@ -138,12 +138,8 @@ class LimitStore(Protocol):
         """
         ...
 
-    async def begin(
-        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
-
-        *came_at* is when the request came that asks, in seconds since the epoch.
 
         Raises:
             LimitsUnavailableError: no answer in time.

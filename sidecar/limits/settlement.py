@@ -21,8 +21,9 @@ _MICROS: Final = 1_000_000
 class Ended:
     """A request that is over: what was taken for it, what it used, and when it was judged.
 
-    `demand` is what it was judged by, with no more of its model than logs may have; `at` is in
-    seconds since the epoch. `by_model` names the limits for some models that held for it.
+    `demand` is what it was judged by, with no more of its model than logs may have; `at` is when
+    it was taken, in seconds since the epoch. `by_model` names the limits for some models that
+    held for it.
     """
 
     demand: Demand
@@ -83,7 +84,7 @@ def ended_with(
     return Ended(
         demand,
         request.request_id,
-        request.occurred_at.timestamp(),
+        reserved.taken_us / 1e6 or request.occurred_at.timestamp(),
         input_tokens=tokens.input,
         output_tokens=tokens.output,
         cost=0 if record is None else reserved.cost if cost is None else math.ceil(cost * _MICROS),

@@ -101,15 +101,13 @@ class SharedCounts:
                 self._unheard.add(Unheard(scope, name, asks, at))
         return answer
 
-    async def begin(
-        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Tell what was used of a calendar limit since *start*, unless somebody has.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        await self._store.begin(scope, claim, start=start, used=used, came_at=came_at)
+        await self._store.begin(scope, claim, start=start, used=used)
 
     def correct(self, scope: str, change: Change) -> None:
         """Have *change* counted."""

@@ -41,5 +41,6 @@ def usage_metadata(request: JudgedRequest) -> Metadata:
 
 
 def _reserved(reserved: Reserved) -> str:
-    numbers = f"{reserved.input_tokens} {reserved.output_tokens} {reserved.cost}"
+    tokens = f"{reserved.input_tokens} {reserved.output_tokens}"
+    numbers = f"{tokens} {reserved.cost} {reserved.taken_us}"
     return " ".join((numbers, *reserved.by_model)) if reserved.by_model else numbers

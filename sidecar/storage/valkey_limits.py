@@ -74,20 +74,15 @@ class ValkeyLimits:
         found = await self._run(self._void, keys, [NAME_SECONDS])
         return tuple(_ahead(one) for one in found)
 
-    async def begin(
-        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
-
-        *came_at* is when the request came that asks, in seconds since the epoch.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
         borders = claim.span.borders if isinstance(claim.span, Calendar) else ()
         end = next((border for border in borders if border > start), start)
-        came = "" if came_at is None else round(came_at * 1_000_000)
-        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used, came])
+        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used])
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int

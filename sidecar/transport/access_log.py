@@ -59,7 +59,7 @@ _COMPLETE: Final = as_value("1")
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
 
-_NUMBERS: Final = 3
+_NUMBERS: Final = 4
 """Of what was reserved; limits come after them."""
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -209,14 +209,14 @@ def _guardrails(text: object) -> dict[str, str] | None:
 
 
 def _reserved(text: object) -> Reserved | None:
-    """Read three numbers and the ids of limits, as `mutations.usage` writes them."""
+    """Read four numbers and the ids of limits, as `mutations.usage` writes them."""
     if not isinstance(text, str):
         return None
     words = text.split(" ")
     if len(words) < _NUMBERS:
         return None
-    tokens_in, tokens_out, cost = map(_whole, words[:_NUMBERS])
-    return Reserved(tokens_in, tokens_out, cost, tuple(words[_NUMBERS:]))
+    tokens_in, tokens_out, cost, taken_us = map(_whole, words[:_NUMBERS])
+    return Reserved(tokens_in, tokens_out, cost, taken_us, tuple(words[_NUMBERS:]))
 
 
 def _end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:

@@ -160,7 +160,7 @@ async def test_requests_that_are_under_way_while_valkey_is_flushed_free_nothing(
         demand = Demand(operation="chat", model="gpt-5", output_tokens=90_000)
         for _ in range(10):
             assert isinstance(await take(made[0], claims(one, output_tokens=90_000)), Granted)
-        judged_at = time.time()
+        judged_at = time.time() - 1
         await flush(server)
         totals.used_before = 950_000
         assert isinstance(await take(made[1], claims(one, output_tokens=60_000)), Limited)

@@ -127,16 +127,14 @@ class ScriptedLimits:
         self.is_local = False
         self.waits = False
         self.asked: list[tuple[Claim, ...]] = []
-        self.came_at: list[float] = []
         self.settled: list[tuple[str, tuple[Change, ...]]] = []
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str, came_at: float
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
     ) -> Outcome | Awaitable[Outcome]:
         """Answer as told, at once or after one turn."""
         del principal, member
         self.asked.append(claims)
-        self.came_at.append(came_at)
         standings: tuple[Standing, ...] = ()
         if self.left is not None:
             standings = tuple(Standing(claim.limit, self.left, 1.5) for claim in claims)

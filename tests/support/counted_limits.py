@@ -162,12 +162,10 @@ class CountedLimits:
         known = self.server.names
         return self._call(lambda: tuple(known.setdefault(name, None) for name in names))
 
-    async def begin(
-        self, scope: str, claim: Claim, *, start: int, used: int, came_at: float | None = None
-    ) -> None:
+    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
         """Begin to count."""
         del scope
-        self._call(lambda: self._begin(claim, start, used, came_at))
+        self._call(lambda: self._begin(claim, start, used))
 
     async def adjust(
         self, scope: str, changes: Sequence[Change], *, sender: str, number: int
@@ -228,13 +226,12 @@ class CountedLimits:
         elif begun < start:
             server.early[limit_id] = (start, change.amount)
 
-    def _begin(self, claim: Claim, start: int, used: int, came_at: float | None) -> None:
+    def _begin(self, claim: Claim, start: int, used: int) -> None:
         server, limit_id, now = self.server, claim.limit.id, self.server.clock()
         assert isinstance(claim.span, Calendar)
         end = next(border for border in claim.span.borders if border > start)
         if server.periods.get(limit_id, (0, 0))[0] != start and now < end:
-            came = now if came_at is None else came_at
-            server.begun[limit_id] = max(now - 1, min(now, came))
+            server.begun[limit_id] = now - 0.1
             early_start, early = server.early.pop(limit_id, (0, 0))
             server.periods[limit_id] = (start, max(0, used + early * (early_start == start)))
 

@@ -42,10 +42,8 @@ class _Settled:
         self.all_are_here = asyncio.Event()
         self._expected = expected
 
-    def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str, came_at: float
-    ) -> Outcome:
-        raise NotImplementedError(principal, claims, member, came_at)
+    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
+        raise NotImplementedError(principal, claims, member)
 
     def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
         assert organization_id == "org_1"
