@@ -64,6 +64,27 @@ def test_an_anthropic_client_reads_input_and_output_apart() -> None:
     ]
 
 
+def test_an_anthropic_client_reads_requests_and_all_tokens() -> None:
+    """Money is in no header: whoever pays need not be whoever asks."""
+    headers = limit_headers(
+        Dialect.ANTHROPIC,
+        [
+            standing(Measure.REQUESTS, amount=60, remaining=2),
+            standing(Measure.TOKENS, amount=1_000, remaining=7),
+            standing(Measure.COST, amount=1, remaining=1),
+        ],
+        now=NOW,
+    )
+    assert headers == [
+        ("anthropic-ratelimit-requests-limit", "60"),
+        ("anthropic-ratelimit-requests-remaining", "2"),
+        ("anthropic-ratelimit-requests-reset", "2027-01-15T08:00:01Z"),
+        ("anthropic-ratelimit-tokens-limit", "1000"),
+        ("anthropic-ratelimit-tokens-remaining", "7"),
+        ("anthropic-ratelimit-tokens-reset", "2027-01-15T08:00:01Z"),
+    ]
+
+
 @pytest.mark.parametrize("dialect", [Dialect.GEMINI, Dialect.BEDROCK])
 def test_an_api_without_such_headers_gets_none(dialect: Dialect) -> None:
     """Its clients go by status and retry-after."""
