@@ -13,7 +13,7 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import budget_error, limit_error, single_request_error
 from sidecar.domain.errors import ClientError
-from sidecar.domain.limits import Measure, Reserved
+from sidecar.domain.limits import MICROS, Measure, Reserved
 from sidecar.domain.subject import Operation, Route, Subject
 from sidecar.domain.usage import TokenCounts
 from sidecar.limits.claims import Claim, Demand, Exceeded, claims_of
@@ -21,8 +21,6 @@ from sidecar.limits.limiter import Granted, Limited, Outcome
 
 BYTES_A_TOKEN: Final = 4
 """Rather too many tokens than too few: what is too much is given back in the end."""
-
-MICROS: Final = 1_000_000
 
 _WITHOUT_OUTPUT: Final = frozenset(
     {

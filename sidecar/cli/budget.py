@@ -17,10 +17,10 @@ from sidecar.cli.bars import bar, percent
 from sidecar.cli.bindings import KeyOption, OrgOption, TeamOption
 from sidecar.cli.database import on_connection
 from sidecar.cli.limit_owners import owner_or_all
-from sidecar.cli.limit_words import MICROS, shown, shown_amount, shown_for, shown_span, shown_whose
+from sidecar.cli.limit_words import shown, shown_amount, shown_for, shown_span, shown_whose
 from sidecar.cli.output import console, print_json
 from sidecar.cli.usage import ReportOutput
-from sidecar.domain.limits import Limit, Measure
+from sidecar.domain.limits import MICROS, Limit, Measure
 from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
 from sidecar.storage.limit_holders import Holder, holders_of_budgets
 from sidecar.storage.pool import Connection

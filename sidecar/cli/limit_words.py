@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
 from sidecar.limits.written import MAX_AMOUNT, limit_id
 
-MICROS: Final = 1_000_000
 EXAMPLE: Final = "requests/minute=60"
 
 

@@ -10,9 +10,9 @@ from sidecar.dialects import json_text
 
 _BEFORE_VALUE: Final = re.compile(rb'"[ \t\r\n]*+:[ \t\r\n]*+')
 _TO_BRACKET: Final = re.compile(
-    rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
+    rb'[^"{}\[\]]*+(?:' + json_text.WHOLE_STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
 )
-_SCALAR: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^ \t\r\n,\]}]*+', re.DOTALL)
+_SCALAR: Final = re.compile(json_text.WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
 
 
 def without_values(document: bytes, keys: frozenset[bytes]) -> bytes:

@@ -9,10 +9,10 @@ from typing import Final
 
 import orjson
 
-from sidecar.dialects.json_text import Token
+from sidecar.dialects.json_text import WHOLE_STRING, Token
 
-_OUTSIDE: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
-_STRING_REST: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_OUTSIDE: Final = re.compile(rb'(?:[^"]++|' + WHOLE_STRING + rb")*+", re.DOTALL)
+_STRING_REST: Final = re.compile(WHOLE_STRING + rb"?", re.DOTALL)
 
 _BEFORE: Final = re.compile(rb"[:,\[][ \t\r\n]*+(-?(?:[0-9][0-9.eE+-]*+)?+)\Z")
 _NUMBER: Final = re.compile(rb"(-?[0-9][0-9.eE+-]*+)[ \t\r\n]*+(?:[,\]}]|\Z)")

@@ -18,6 +18,9 @@ from typing import Final
 _STRING: Final = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)'
 # Possessive, and never failing once begun: a hostile text costs one pass, not one a quote.
 
+WHOLE_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+"""A string of valid JSON, quotes included; for expressions with `re.DOTALL`."""
+
 _STRING_TOKEN: Final = re.compile(_STRING, re.DOTALL)
 
 _TOKEN: Final = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.dialects import json_text
+from sidecar.dialects.json_text import WHOLE_STRING
 from sidecar.dialects.strict_json import JsonValue
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 
@@ -21,15 +22,13 @@ _ASKABLE: Final = frozenset(
 )
 """Not responses, whose streams tell anyway and whose options have no such field."""
 
-_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-
-_NAME: Final = re.compile(rb"[\s,]*+(" + _STRING + rb")\s*+:\s*+", re.DOTALL)
-_SCALAR: Final = re.compile(_STRING + rb'|[^"\s,{}\[\]]++', re.DOTALL)
+_NAME: Final = re.compile(rb"[\s,]*+(" + WHOLE_STRING + rb")\s*+:\s*+", re.DOTALL)
+_SCALAR: Final = re.compile(WHOLE_STRING + rb'|[^"\s,{}\[\]]++', re.DOTALL)
 
 
 def _whole_inside(levels: int) -> bytes:
     """Match what stands in an object or array, other ones included that are *levels* deep."""
-    within = rb'[^"{}\[\]]++|' + _STRING
+    within = rb'[^"{}\[\]]++|' + WHOLE_STRING
     if levels:
         within += rb"|[{\[]" + _whole_inside(levels - 1) + rb"[}\]]"
     return rb"(?:" + within + rb")*+"

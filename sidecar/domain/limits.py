@@ -28,6 +28,10 @@ class Measure(enum.Enum):
     MAX_OUTPUT_TOKENS = "max_output_tokens"  # of one request
 
 
+MICROS: Final = 1_000_000
+"""Of COST in a dollar."""
+
+
 class Window(enum.Enum):
     """Over what time an amount holds.
 

@@ -15,7 +15,6 @@ from typing import Final
 
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.controls import CONTROLS
 from sidecar.guardrails.database import SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
 from sidecar.guardrails.overlaps import Located
@@ -26,7 +25,7 @@ from sidecar.guardrails.seams import Seam, seams
 from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
 from sidecar.guardrails.slices import SLICE_BYTES, SLICE_FINDINGS, Steps, run_to_end
 from sidecar.guardrails.span_search import spans
-from sidecar.guardrails.text_views import Piece, as_is, pieces_of
+from sidecar.guardrails.text_views import Piece, as_is, is_plain_ascii, pieces_of
 from sidecar.guardrails.whole_text.catalogue import whole_text_check
 from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
 
@@ -168,9 +167,7 @@ class LocalScan:
 
         Most events of a stream end here, at a third of the cost.
         """
-        if not self._is_filtered or len(content) > SHORT_BYTES or not content.isascii():
-            return None
-        if content.translate(None, CONTROLS) != content:
+        if not self._is_filtered or len(content) > SHORT_BYTES or not is_plain_ascii(content):
             return None
         try:
             hits = self._database.scan_short(content)

@@ -119,7 +119,7 @@ def claims_of(
 ) -> tuple[Claim, ...] | Exceeded:
     """Return the claims of a request; *now* is in seconds since the epoch."""
     claims: list[Claim] = []
-    for limit in holding(limits, demand):
+    for limit in _holding(limits, demand):
         measure = limit.measure
         cost = demand.of(measure)
         if measure is Measure.REQUEST_BYTES or measure is Measure.MAX_OUTPUT_TOKENS:
@@ -137,8 +137,7 @@ def claims_of(
     return tuple(claims)
 
 
-def holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
-    """Yield those of *limits* that hold for what *demand* asks for."""
+def _holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
     for limit in limits:
         if not is_for_operation(limit, demand.operation):
             continue

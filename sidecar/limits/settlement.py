@@ -6,15 +6,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, assert_never
+from typing import assert_never
 
-from sidecar.domain.limits import Limit, Measure, sliding_seconds
+from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
 from sidecar.limits.claims import Calendar, Demand, is_for_operation, span_of
 from sidecar.limits.local import period_start
 from sidecar.limits.ports import Change
-
-_MICROS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def ended_with(
         reserved.taken_us / 1e6 or request.occurred_at.timestamp(),
         input_tokens=tokens.input,
         output_tokens=tokens.output,
-        cost=0 if record is None else reserved.cost if cost is None else math.ceil(cost * _MICROS),
+        cost=0 if record is None else reserved.cost if cost is None else math.ceil(cost * MICROS),
         by_model=reserved.by_model,
     )
 

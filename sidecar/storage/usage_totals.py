@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from sidecar.domain.limits import Limit, Measure
+from sidecar.domain.limits import MICROS, Limit, Measure
 from sidecar.limits.claims import is_for_model
 from sidecar.limits.ports import LimitsUnavailableError
 from sidecar.settings.stores import PostgresSettings
@@ -22,7 +22,6 @@ SELECT asked.number, used.* FROM unnest($1::text[], $2::text[], $3::timestamptz[
     WITH ORDINALITY AS asked (level, subject, since, number)
 CROSS JOIN LATERAL egret_used(asked.level, asked.subject, asked.since) AS used
 """
-_MICROS: Final = 1_000_000
 _DATED: Final = re.compile(r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{3,4})$")
 """How providers write which state of a model answered: a day, or a number."""
 
@@ -92,7 +91,7 @@ def _of(measure: Measure, row: Any) -> int:
     match measure:
         case Measure.COST:
             cost: Decimal = row["cost_usd"]
-            return math.ceil(cost * _MICROS)
+            return math.ceil(cost * MICROS)
         case Measure.INPUT_TOKENS:
             return int(row["input_tokens"])
         case Measure.OUTPUT_TOKENS:
