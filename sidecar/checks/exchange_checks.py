@@ -19,10 +19,9 @@ from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.own_headers import limit_metadata, own_headers
 from sidecar.checks.parts import Parts
-from sidecar.checks.wording import client_error
 from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.routes import guess_dialect, recognise
-from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import Metadata, RequestMutations
 from sidecar.domain.restoration import Restoration

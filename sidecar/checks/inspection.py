@@ -14,12 +14,11 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.limiting import Limiting, Read
 from sidecar.checks.parts import Parts
 from sidecar.checks.unread import judge_unread
-from sidecar.checks.wording import client_error
 from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.dialects.read import read_request
 from sidecar.dialects.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.decision import Allow, Deny, Redact
-from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import Finding, GuardrailResult
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Limit

@@ -14,23 +14,13 @@ from sidecar.checks.parts import Parts
 from sidecar.checks.wording import budget_error, limit_error, single_request_error
 from sidecar.domain.errors import ClientError
 from sidecar.domain.limits import MICROS, Measure, Reserved
-from sidecar.domain.subject import Operation, Route, Subject
+from sidecar.domain.subject import Route, Subject
 from sidecar.domain.usage import TokenCounts
 from sidecar.limits.claims import Claim, Demand, Exceeded, claims_of
 from sidecar.limits.limiter import Granted, Limited, Outcome
 
 BYTES_A_TOKEN: Final = 4
 """Rather too many tokens than too few: what is too much is given back in the end."""
-
-_WITHOUT_OUTPUT: Final = frozenset(
-    {
-        Operation.EMBEDDINGS,
-        Operation.MODERATION,
-        Operation.COUNT_TOKENS,
-        Operation.LIST_MODELS,
-        Operation.STORED_RESPONSE,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +118,7 @@ class Limiting:
         subject = read.subject
         text = read.body_bytes if subject is None else self._ledger.text_bytes
         tokens_in = -(-text // BYTES_A_TOKEN)
-        if route is not None and route.operation in _WITHOUT_OUTPUT:
+        if route is not None and not route.operation.spec.reserves_output:
             return tokens_in, 0
         bound = None if subject is None else subject.max_output_tokens
         return tokens_in, self._parts.default_output_tokens if bound is None else bound

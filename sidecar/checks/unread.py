@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from sidecar.authorization.authorize import is_model_allowed
-from sidecar.checks.wording import client_error
 from sidecar.decision.decide import decide_unscanned
 from sidecar.domain.decision import Deny
-from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 

@@ -11,7 +11,6 @@ from sidecar.dialects.json_array import JsonArrayFramer
 from sidecar.dialects.sse import SseFramer
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import (
-    Operation,
     Route,
     UnknownRoute,
     Unreadable,
@@ -19,14 +18,6 @@ from sidecar.domain.subject import (
 )
 
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
-_WITHOUT_MODEL_TEXT: Final = frozenset(
-    {
-        Operation.EMBEDDINGS,
-        Operation.COUNT_TOKENS,
-        Operation.LIST_MODELS,
-        Operation.MODERATION,
-    }
-)
 _SCRIPTS: Final = frozenset({"text/javascript", "text/ecmascript", "text/x-javascript"})
 """JSON within a call (JSONP) comes as these: as plain text its strings would keep their escapes,
 and what is spread over several would not be joined."""
@@ -54,7 +45,7 @@ _STREAMED: Final = frozenset({AnswerForm.SSE, AnswerForm.JSON_ARRAY, AnswerForm.
 
 def has_model_text(route: Route | UnknownRoute) -> bool:
     """Tell whether answers on *route* say what a model has written, as far as anybody knows."""
-    return isinstance(route, Route) and route.operation not in _WITHOUT_MODEL_TEXT
+    return isinstance(route, Route) and route.operation.spec.has_model_text
 
 
 def answer_form(headers: Headers, *, path: str) -> AnswerForm | Unreadable:

@@ -38,7 +38,7 @@ def _openai(error: ClientError) -> bytes:
         {
             "error": {
                 "message": error.message,
-                "type": openai_type(error.kind),
+                "type": error.kind.spec.openai_type,
                 "param": error.param,
                 "code": error.kind.value,
             }
@@ -49,7 +49,10 @@ def _openai(error: ClientError) -> bytes:
 def _anthropic(error: ClientError) -> bytes:
     # Anthropic's object has no field for a code or a parameter.
     return orjson.dumps(
-        {"type": "error", "error": {"type": anthropic_type(error.kind), "message": error.message}}
+        {
+            "type": "error",
+            "error": {"type": error.kind.spec.anthropic_type, "message": error.message},
+        }
     )
 
 
@@ -70,94 +73,6 @@ def _gemini(error: ClientError) -> bytes:
             }
         }
     )
-
-
-def openai_type(kind: ErrorKind) -> str:
-    """Return OpenAI's error `type`: coarse, bad keys and forbidden models included.
-
-    The client library goes by the status, people by `code`.
-    """
-    match kind:
-        case (
-            ErrorKind.MISSING_API_KEY
-            | ErrorKind.INVALID_API_KEY
-            | ErrorKind.CONFLICTING_CREDENTIALS
-            | ErrorKind.CREDENTIAL_IN_QUERY
-            | ErrorKind.EXPIRED_API_KEY
-            | ErrorKind.REVOKED_API_KEY
-            | ErrorKind.DISABLED_API_KEY
-            | ErrorKind.MODEL_NOT_ALLOWED
-            | ErrorKind.OPERATION_NOT_ALLOWED
-            | ErrorKind.SOURCE_NOT_ALLOWED
-            | ErrorKind.CONTENT_BLOCKED
-            | ErrorKind.UNSCANNED_CONTENT
-            | ErrorKind.INVALID_BODY
-            | ErrorKind.BODY_TOO_LARGE
-            | ErrorKind.BODY_TIMEOUT
-            | ErrorKind.REQUEST_TRAILERS
-            | ErrorKind.OUTPUT_LIMIT_EXCEEDED
-        ):
-            return "invalid_request_error"
-        case ErrorKind.RATE_LIMIT_EXCEEDED:
-            return "rate_limit_error"
-        case ErrorKind.BUDGET_EXHAUSTED:
-            return "insufficient_quota"
-        case (
-            ErrorKind.GUARDRAIL_UNAVAILABLE
-            | ErrorKind.AUTHORIZATION_UNAVAILABLE
-            | ErrorKind.OVERLOADED
-            | ErrorKind.UNSUPPORTED_PROCESSING_MODE
-            | ErrorKind.INTERNAL_ERROR
-        ):
-            return "server_error"
-        case _:
-            assert_never(kind)
-
-
-def anthropic_type(kind: ErrorKind) -> str:  # noqa: C901, PLR0911 - one line a type
-    """Return Anthropic's error `type`, as its page of HTTP errors pairs them with statuses."""
-    match kind:
-        case (
-            ErrorKind.MISSING_API_KEY
-            | ErrorKind.INVALID_API_KEY
-            | ErrorKind.CONFLICTING_CREDENTIALS
-            | ErrorKind.CREDENTIAL_IN_QUERY
-            | ErrorKind.EXPIRED_API_KEY
-            | ErrorKind.REVOKED_API_KEY
-            | ErrorKind.DISABLED_API_KEY
-        ):
-            return "authentication_error"
-        case (
-            ErrorKind.MODEL_NOT_ALLOWED
-            | ErrorKind.OPERATION_NOT_ALLOWED
-            | ErrorKind.SOURCE_NOT_ALLOWED
-            | ErrorKind.UNSCANNED_CONTENT
-        ):
-            return "permission_error"
-        case (
-            ErrorKind.CONTENT_BLOCKED
-            | ErrorKind.INVALID_BODY
-            | ErrorKind.REQUEST_TRAILERS
-            | ErrorKind.OUTPUT_LIMIT_EXCEEDED
-        ):
-            return "invalid_request_error"
-        case ErrorKind.RATE_LIMIT_EXCEEDED | ErrorKind.BUDGET_EXHAUSTED:
-            return "rate_limit_error"
-        case ErrorKind.BODY_TOO_LARGE:
-            return "request_too_large"
-        case ErrorKind.BODY_TIMEOUT:
-            return "timeout_error"
-        case ErrorKind.OVERLOADED:
-            return "overloaded_error"  # of 529 there, which is a status of their own
-        case (
-            ErrorKind.GUARDRAIL_UNAVAILABLE
-            | ErrorKind.AUTHORIZATION_UNAVAILABLE
-            | ErrorKind.UNSUPPORTED_PROCESSING_MODE
-            | ErrorKind.INTERNAL_ERROR
-        ):
-            return "api_error"
-        case _:
-            assert_never(kind)
 
 
 def gemini_status(kind: ErrorKind) -> str:

@@ -14,7 +14,6 @@ from sidecar.dialects.walk import MAX_PARTS, Walk
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import (
     Malformed,
-    Operation,
     Route,
     Subject,
     Unreadable,
@@ -38,19 +37,13 @@ def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unrea
         return Subject(model=None, streamed=False, parts=())
     reason = _declared_unreadable(headers)
     if reason is not None:
-        is_form = reason is UnscannedReason.UNKNOWN_SHAPE and _is_form(headers)
-        return Unreadable(_FORMS.get(route.operation, reason) if is_form else reason)
+        if reason is UnscannedReason.UNKNOWN_SHAPE and _is_form(headers):
+            reason = route.operation.spec.uploads or reason
+        return Unreadable(reason)
     document = parse(body)
     if isinstance(document, Malformed):
         return document
     return _subject(route, document)
-
-
-_FORMS: Final = {
-    Operation.IMAGE_GENERATION: UnscannedReason.IMAGE,
-    Operation.TRANSCRIPTION: UnscannedReason.AUDIO,
-}
-"""What is uploaded as a form of many parts."""
 
 
 def _is_form(headers: Headers) -> bool:

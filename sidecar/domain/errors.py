@@ -1,10 +1,10 @@
-"""Everything a client may be told went wrong: one table from kind to status and words."""
+"""Every error a client may receive: one table from its kind to status, text, types and metric."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final
 
 
 class ErrorKind(enum.Enum):
@@ -36,49 +36,137 @@ class ErrorKind(enum.Enum):
     INTERNAL_ERROR = "internal_error"
 
     @property
-    def http_status(self) -> int:  # noqa: C901, PLR0911 - one line a group of kinds
-        """HTTP status of the refusal."""
-        match self:
-            case (
-                ErrorKind.MISSING_API_KEY
-                | ErrorKind.INVALID_API_KEY
-                | ErrorKind.CONFLICTING_CREDENTIALS
-                | ErrorKind.CREDENTIAL_IN_QUERY
-                | ErrorKind.EXPIRED_API_KEY
-                | ErrorKind.REVOKED_API_KEY
-                | ErrorKind.DISABLED_API_KEY
-            ):
-                return 401
-            case (
-                ErrorKind.MODEL_NOT_ALLOWED
-                | ErrorKind.OPERATION_NOT_ALLOWED
-                | ErrorKind.SOURCE_NOT_ALLOWED
-                | ErrorKind.UNSCANNED_CONTENT
-            ):
-                return 403
-            case (
-                ErrorKind.CONTENT_BLOCKED
-                | ErrorKind.INVALID_BODY
-                | ErrorKind.REQUEST_TRAILERS
-                | ErrorKind.OUTPUT_LIMIT_EXCEEDED
-            ):
-                return 400
-            case ErrorKind.RATE_LIMIT_EXCEEDED | ErrorKind.BUDGET_EXHAUSTED:
-                return 429
-            case ErrorKind.BODY_TOO_LARGE:
-                return 413
-            case ErrorKind.BODY_TIMEOUT:
-                return 408
-            case (
-                ErrorKind.GUARDRAIL_UNAVAILABLE
-                | ErrorKind.AUTHORIZATION_UNAVAILABLE
-                | ErrorKind.OVERLOADED
-            ):
-                return 503
-            case ErrorKind.UNSUPPORTED_PROCESSING_MODE | ErrorKind.INTERNAL_ERROR:
-                return 500
-            case _:
-                assert_never(self)
+    def spec(self) -> ErrorSpec:
+        """Return all that is known of errors of this kind."""
+        return _SPECS[self]
+
+    @property
+    def http_status(self) -> int:
+        """Return the HTTP status of the refusal."""
+        return _SPECS[self].status
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """How an error of one kind is written and counted.
+
+    `message` is its text where the failure has no details of its own. OpenAI's `type` is coarse:
+    its client library goes by the status, people by `code`. Anthropic's is paired with statuses as
+    its page of HTTP errors does. `is_authorization` counts it in `egret_authorizations_total`.
+    """
+
+    status: int
+    message: str
+    openai_type: str
+    anthropic_type: str
+    param: str | None = None
+    is_authorization: bool = False
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """Return when to try again, where Egret cannot answer now."""
+        return RETRY_AFTER_SECONDS if self.status == 503 else None  # noqa: PLR2004 - HTTP status
+
+
+RETRY_AFTER_SECONDS: Final = 2
+"""About as long as a database takes to come back or a worker to restart."""
+
+_INVALID: Final = "invalid_request_error"
+_SERVER: Final = "server_error"
+
+
+def _unauthenticated(message: str) -> ErrorSpec:
+    return ErrorSpec(401, message, _INVALID, "authentication_error", is_authorization=True)
+
+
+def _forbidden(
+    message: str, *, param: str | None = None, is_authorization: bool = True
+) -> ErrorSpec:
+    return ErrorSpec(
+        403, message, _INVALID, "permission_error", param, is_authorization=is_authorization
+    )
+
+
+def _invalid(message: str) -> ErrorSpec:
+    return ErrorSpec(400, message, _INVALID, _INVALID)
+
+
+_SPECS: Final = {
+    ErrorKind.MISSING_API_KEY: _unauthenticated(
+        "No API key: send it as 'Authorization: Bearer egk_…' or 'x-api-key: egk_…'."
+    ),
+    ErrorKind.INVALID_API_KEY: _unauthenticated("This API key is not valid."),
+    ErrorKind.CONFLICTING_CREDENTIALS: _unauthenticated(
+        "More than one credential was sent, or one twice: send exactly one API key."
+    ),
+    ErrorKind.CREDENTIAL_IN_QUERY: _unauthenticated(
+        "A credential was sent in the query: send the API key in a header, and only there."
+    ),
+    ErrorKind.EXPIRED_API_KEY: _unauthenticated("This API key has expired: ask for a new one."),
+    ErrorKind.REVOKED_API_KEY: _unauthenticated("This API key has been revoked."),
+    ErrorKind.DISABLED_API_KEY: _unauthenticated(
+        "This API key, its team or its organization is not enabled now."
+    ),
+    ErrorKind.MODEL_NOT_ALLOWED: _forbidden(
+        "This API key may not use the requested model.", param="model"
+    ),
+    ErrorKind.OPERATION_NOT_ALLOWED: _forbidden("This API key may not be used for this endpoint."),
+    ErrorKind.SOURCE_NOT_ALLOWED: _forbidden("This API key may not be used from this network."),
+    ErrorKind.CONTENT_BLOCKED: _invalid("This request was blocked by a guardrail."),
+    ErrorKind.UNSCANNED_CONTENT: _forbidden(
+        "This request holds content that cannot be checked.", is_authorization=False
+    ),
+    ErrorKind.INVALID_BODY: _invalid("The request body is incomplete or cannot be read."),
+    ErrorKind.BODY_TOO_LARGE: ErrorSpec(
+        413, "The request body is larger than this endpoint takes.", _INVALID, "request_too_large"
+    ),
+    ErrorKind.BODY_TIMEOUT: ErrorSpec(
+        408, "The request body took too long to arrive.", _INVALID, "timeout_error"
+    ),
+    ErrorKind.REQUEST_TRAILERS: _invalid(
+        "The request ends in trailers, which this endpoint does not take."
+    ),
+    ErrorKind.RATE_LIMIT_EXCEEDED: ErrorSpec(
+        429, "A rate limit is reached. Try again later.", "rate_limit_error", "rate_limit_error"
+    ),
+    ErrorKind.BUDGET_EXHAUSTED: ErrorSpec(
+        429, "The budget is used up.", "insufficient_quota", "rate_limit_error"
+    ),
+    ErrorKind.OUTPUT_LIMIT_EXCEEDED: _invalid(
+        "The request asks for more output tokens than it may."
+    ),
+    ErrorKind.GUARDRAIL_UNAVAILABLE: ErrorSpec(
+        503,
+        "A guardrail could not check this request in time. Try again later.",
+        _SERVER,
+        "api_error",
+    ),
+    ErrorKind.AUTHORIZATION_UNAVAILABLE: ErrorSpec(
+        503,
+        "The API key cannot be checked now. Try again later.",
+        _SERVER,
+        "api_error",
+        is_authorization=True,
+    ),
+    ErrorKind.OVERLOADED: ErrorSpec(
+        503,
+        "The gateway has more to do than it can. Try again later.",
+        _SERVER,
+        "overloaded_error",  # of 529 there, which is a status of Anthropic's own
+    ),
+    ErrorKind.UNSUPPORTED_PROCESSING_MODE: ErrorSpec(
+        500,
+        "The gateway is configured in a way that cannot guard requests.",
+        _SERVER,
+        "api_error",
+    ),
+    ErrorKind.INTERNAL_ERROR: ErrorSpec(
+        500,
+        "The request could not be checked because of an internal error.",
+        _SERVER,
+        "api_error",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +180,9 @@ class ClientError:
     message: str
     param: str | None = None
     retry_after_seconds: int | None = None
+
+
+def client_error(kind: ErrorKind) -> ClientError:
+    """Return the error of *kind* with the text of its specification."""
+    spec = kind.spec
+    return ClientError(kind, spec.message, spec.param, spec.retry_after_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 
 class Dialect(enum.Enum):
@@ -31,6 +32,11 @@ class Operation(enum.Enum):
     TRANSCRIPTION = "transcription"
     STORED_RESPONSE = "stored_response"
     INVOKE_MODEL = "invoke_model"
+
+    @property
+    def spec(self) -> OperationSpec:
+        """Return how requests of this operation and their answers are counted."""
+        return _OPERATIONS[self]
 
 
 class RequestForm(enum.Enum):
@@ -81,6 +87,46 @@ class UnscannedReason(enum.Enum):
     FILE = "file"
     MALFORMED_ANSWER = "malformed_answer"
     ANSWER_TOO_LARGE = "answer_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class OperationSpec:
+    """How one operation is counted and read.
+
+    `uses_tokens` is False where a provider bills none. `reserves_output` and `estimates_output`
+    tell whether output is reserved of limits before, and derived from the answer's bytes after:
+    sound and pictures say nothing of tokens by their bytes. `has_model_text` is whether an answer
+    holds text that a model has written. `uploads` is the content of a multipart form.
+    """
+
+    uses_tokens: bool = True
+    reserves_output: bool = True
+    estimates_output: bool = True
+    has_model_text: bool = True
+    uploads: UnscannedReason | None = None
+
+
+_UNBILLED: Final = OperationSpec(
+    uses_tokens=False, reserves_output=False, estimates_output=False, has_model_text=False
+)
+_OPERATIONS: Final = {
+    Operation.CHAT: OperationSpec(),
+    Operation.GENERATE_CONTENT: OperationSpec(),
+    Operation.TEXT_COMPLETION: OperationSpec(),
+    Operation.EMBEDDINGS: OperationSpec(
+        reserves_output=False, estimates_output=False, has_model_text=False
+    ),
+    Operation.COUNT_TOKENS: _UNBILLED,
+    Operation.LIST_MODELS: _UNBILLED,
+    Operation.MODERATION: _UNBILLED,
+    Operation.IMAGE_GENERATION: OperationSpec(
+        estimates_output=False, uploads=UnscannedReason.IMAGE
+    ),
+    Operation.SPEECH: OperationSpec(estimates_output=False),
+    Operation.TRANSCRIPTION: OperationSpec(uploads=UnscannedReason.AUDIO),
+    Operation.STORED_RESPONSE: OperationSpec(uses_tokens=False, reserves_output=False),
+    Operation.INVOKE_MODEL: OperationSpec(),
+}
 
 
 @dataclass(frozen=True, slots=True)

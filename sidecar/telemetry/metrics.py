@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sidecar.domain.errors import ErrorKind
 from sidecar.domain.policy import Policy
 from sidecar.domain.subject import Route
 from sidecar.settings.serving import Engine
@@ -33,19 +32,6 @@ from sidecar.telemetry.usage_metrics import UsageMetrics
 
 BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
 """256 bytes to 16 MiB in steps of four."""
-
-_AUTHORIZATION_ERRORS: Final = frozenset(
-    {
-        ErrorKind.MISSING_API_KEY,
-        ErrorKind.INVALID_API_KEY,
-        ErrorKind.CONFLICTING_CREDENTIALS,
-        ErrorKind.EXPIRED_API_KEY,
-        ErrorKind.REVOKED_API_KEY,
-        ErrorKind.DISABLED_API_KEY,
-        ErrorKind.MODEL_NOT_ALLOWED,
-        ErrorKind.AUTHORIZATION_UNAVAILABLE,
-    }
-)
 
 
 class _Kind(NamedTuple):
@@ -259,7 +245,7 @@ class Metrics:
         return kind
 
     def _authorization(self, report: ExchangeReport) -> Count | None:
-        if report.error in _AUTHORIZATION_ERRORS:
+        if report.error is not None and report.error.spec.is_authorization:
             outcome = report.error.value
         elif report.principal is not None:
             outcome = "authorized"

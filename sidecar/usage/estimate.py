@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.domain.subject import Dialect, Operation
+from sidecar.domain.subject import Dialect, Operation, OperationSpec
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -35,20 +35,6 @@ EVENT_BYTES: Final = {
 DEFAULT_EVENT_BYTES: Final = 225
 
 HTTP_ERRORS: Final = 400
-
-_WITHOUT_OUTPUT: Final = frozenset(
-    {Operation.EMBEDDINGS.value, Operation.SPEECH.value, Operation.IMAGE_GENERATION.value}
-)
-"""Numbers, sound and pictures: bytes say nothing about tokens."""
-
-_WITHOUT_TOKENS: Final = frozenset(
-    {
-        Operation.COUNT_TOKENS.value,
-        Operation.LIST_MODELS.value,
-        Operation.MODERATION.value,
-        Operation.STORED_RESPONSE.value,
-    }
-)
 
 
 def record_of(ended: ExchangeEnded) -> UsageRecord:
@@ -80,7 +66,7 @@ def record_of_lost(request: JudgedRequest) -> UsageRecord:
 
 def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
     request = ended.request
-    if ended.end is AnswerEnd.REFUSED or request.operation in _WITHOUT_TOKENS:
+    if ended.end is AnswerEnd.REFUSED or not _spec(request).uses_tokens:
         return NO_TOKENS, False  # what was stored is shown again, with the counts it once had
     if ended.tokens is not None:
         return ended.tokens, False
@@ -94,6 +80,15 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
     return counts, True
 
 
+def _spec(request: JudgedRequest) -> OperationSpec:
+    """Return the specification of the operation; a request without a known one is counted."""
+    return _UNKNOWN if request.operation is None else _SPECS.get(request.operation, _UNKNOWN)
+
+
+_UNKNOWN: Final = OperationSpec()
+_SPECS: Final = {operation.value: operation.spec for operation in Operation}
+
+
 def _input(request: JudgedRequest, *, received_bytes: int) -> int:
     return -(-(request.text_bytes or received_bytes) // BYTES_A_TOKEN)
 
@@ -104,7 +99,7 @@ def _provider_status(ended: ExchangeEnded) -> int:
 
 def _output(ended: ExchangeEnded) -> int:
     request = ended.request
-    if request.operation in _WITHOUT_OUTPUT or _provider_status(ended) >= HTTP_ERRORS:
+    if not _spec(request).estimates_output or _provider_status(ended) >= HTTP_ERRORS:
         return 0
     is_stream, produced = ended.is_event_stream, ended.sent_bytes
     if ended.end is AnswerEnd.BLOCKED:

@@ -101,6 +101,17 @@ def test_an_exchange_is_counted_by_outcome_phase_key_and_guardrail(
             'outcome="authorization_unavailable",tier="store"',
         ),
         (ErrorKind.MODEL_NOT_ALLOWED, CacheTier.L1, 'outcome="model_not_allowed",tier="l1"'),
+        (ErrorKind.SOURCE_NOT_ALLOWED, CacheTier.L1, 'outcome="source_not_allowed",tier="l1"'),
+        (
+            ErrorKind.OPERATION_NOT_ALLOWED,
+            CacheTier.L1,
+            'outcome="operation_not_allowed",tier="l1"',
+        ),
+        (
+            ErrorKind.CREDENTIAL_IN_QUERY,
+            CacheTier.NONE,
+            'outcome="credential_in_query",tier="none"',
+        ),
         (ErrorKind.CONTENT_BLOCKED, CacheTier.L1, 'outcome="authorized",tier="l1"'),
     ],
     ids=lambda value: getattr(value, "value", None) or None,
