@@ -30,7 +30,7 @@ from sidecar.embedded.envoy import EnvoyRun, running_envoy
 from sidecar.embedded.envoy_config import EnvoyParameters
 from sidecar.embedded.envoy_secrets import write_certificate, write_credential
 from sidecar.transport.clients.worker_health import worker_states
-from sidecar.transport.worker_health import WorkerState
+from sidecar.server.health import WorkerState
 
 USER: Final = "65532:65532"
 PATIENCE_SECONDS: Final = 60.0

@@ -20,7 +20,7 @@ import jsonschema
 from loadtest.bench_guardrails import QUICK_SECONDS, SECONDS, timed_us
 from loadtest.figures import percentile
 from loadtest.results import Grid, circumstances, new_console, write_json
-from sidecar.checks.answer_structure import judge_structure
+from sidecar.pipeline.answer_structure import judge_structure
 from sidecar.dialects.answer_form import AnswerForm
 from sidecar.guardrails.json_schema.check import json_schema_check
 from sidecar.guardrails.policy_document import parse_policies

@@ -37,9 +37,9 @@ from loadtest.recorded import (
 from loadtest.texts import chat_body
 from sidecar.app.accounts import Accounts
 from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.checks.ledger import Clocks
-from sidecar.checks.load import Load
-from sidecar.checks.parts import Parts
+from sidecar.pipeline.record import Clocks
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.pipeline.worker import Parts
 from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.machine import Exchange
@@ -47,7 +47,7 @@ from sidecar.guardrails.inspect import Inspector
 from sidecar.limits.claims import Demand
 from sidecar.transport.access_log import decode_access_log
 from sidecar.transport.conversation import Budgets, Conversation
-from sidecar.transport.judge import Ending
+from sidecar.extproc.stream import StreamEnd
 
 WARM_UPS: Final = 20
 """What is worked out once and kept is not what a request costs."""

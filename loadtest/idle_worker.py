@@ -17,7 +17,7 @@ from typing import Final
 import uvloop
 
 from sidecar.app.worker import engine_type
-from sidecar.checks.load import Load
+from sidecar.extproc.overload import OverloadGuard
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
@@ -33,8 +33,8 @@ from sidecar.exchange.machine import Exchange
 from sidecar.settings.serving import Engine, ExchangeSettings, ServerSettings
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import EngineOptions
-from sidecar.transport.judge import Ending
+from sidecar.server.engine import EngineOptions
+from sidecar.extproc.stream import StreamEnd
 
 _LIMITS: Final = ExchangeSettings()
 _BUDGETS: Final = Budgets(

@@ -17,9 +17,9 @@ from loadtest.texts import chat_body
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import Loaded
-from sidecar.checks.ledger import Clocks
-from sidecar.checks.load import Load
-from sidecar.checks.parts import Parts
+from sidecar.pipeline.record import Clocks
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.pipeline.worker import Parts
 from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest

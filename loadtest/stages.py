@@ -26,15 +26,15 @@ from loadtest.recorded import (
 from loadtest.stopwatch import Stopwatch
 from sidecar.checks import admission, exchange_checks, inspection
 from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.checks.ledger import Ledger
-from sidecar.checks.parts import Parts
+from sidecar.pipeline.record import Ledger
+from sidecar.pipeline.worker import Parts
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.inspect import Inspector
 from sidecar.telemetry.logs import ExchangeLog
 from sidecar.telemetry.metrics import Metrics
 from sidecar.transport import conversation
 from sidecar.transport.conversation import Budgets, Conversation
-from sidecar.transport.judge import Ending
+from sidecar.extproc.stream import StreamEnd
 
 BATCHES: Final = 40
 CALLS: Final = 250

@@ -34,7 +34,7 @@ from typing_extensions import override
 from loadtest.recorded import METADATA, worker_parts
 from loadtest.stages import converse
 from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.checks.parts import Parts
+from sidecar.pipeline.worker import Parts
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.logs import configure_logs

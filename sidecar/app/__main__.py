@@ -11,11 +11,11 @@ import uvloop
 
 from sidecar.app.process import CANNOT_START, die_with_parent
 from sidecar.app.worker import run_worker
+from sidecar.server.engine import SocketError
 from sidecar.settings.process import SettingsError, read_settings
 from sidecar.storage.pool import InvalidDsnError
 from sidecar.storage.spool_files import SpoolError
 from sidecar.telemetry.logs import configure_logs
-from sidecar.transport.engine import SocketError
 
 
 def main(index: int, parent: int) -> int:

@@ -10,10 +10,10 @@ from typing import Final, Never
 
 from sidecar.authorization.key_cache import Hit, KeyCache
 from sidecar.authorization.ports import KeyStoreUnavailableError
-from sidecar.checks.parts import Limits, Prices
 from sidecar.domain.limits import Limit
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.limits.settlement import Ended, changes_of, ended_with
+from sidecar.pipeline.worker import Limits, Prices
 from sidecar.storage.pool import UNAVAILABLE
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics

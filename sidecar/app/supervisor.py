@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar import __version__
 from sidecar.app.process import CANNOT_START
+from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
 from sidecar.settings.environment import inherited_environment
 from sidecar.settings.process import Settings
 from sidecar.settings.telemetry import TelemetrySettings
@@ -26,7 +27,6 @@ from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
 from sidecar.telemetry.worker_metrics import WorkerMetrics
-from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
 
 if TYPE_CHECKING:
     from sidecar.telemetry.metrics_push import MetricsPush

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.app.background import BackgroundTasks
 from sidecar.domain.usage import JudgedRequest
+from sidecar.server.engine import ReceiveLog
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import UsageSource
 from sidecar.storage.pool import Pool
@@ -19,7 +20,6 @@ from sidecar.storage.usage_spool import UsageSpool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.transport.access_log_receiver import AccessLogReceiver
-from sidecar.transport.engine import ReceiveLog
 from sidecar.usage.ports import EndedListener, GivenVerdicts, UsageNotes
 from sidecar.usage.unnamed_ends import UnnamedEnds
 

@@ -27,17 +27,25 @@ from sidecar.app.schema_watch import SchemaWatch
 from sidecar.app.usage import WorkerUsage, open_usage
 from sidecar.app.vitals import Vitals
 from sidecar.app.worker_sockets import worker_socket
-from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.checks.ledger import Clocks
-from sidecar.checks.load import Load
-from sidecar.checks.parts import Parts
-from sidecar.exchange.machine import Exchange
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.snapshot import compile_in_subprocess
+from sidecar.pipeline.record import Clocks
+from sidecar.pipeline.request import serve
+from sidecar.pipeline.worker import Worker
+from sidecar.server.engine import (
+    Engine,
+    EngineOptions,
+    NetworkAddress,
+    ReceiveLog,
+    Serve,
+    TlsFiles,
+)
 from sidecar.settings.environment import metrics_directory
 from sidecar.settings.process import Settings
 from sidecar.settings.serving import Engine as EngineChoice
-from sidecar.settings.serving import ListenSettings, NetworkTls, Timing
+from sidecar.settings.serving import ListenSettings, NetworkTls
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
@@ -45,16 +53,6 @@ from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.process_metrics import GcPauses
 from sidecar.telemetry.recorder import Recorder
-from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import (
-    Converse,
-    Engine,
-    EngineOptions,
-    NetworkAddress,
-    ReceiveLog,
-    TlsFiles,
-)
-from sidecar.transport.judge import Ending
 
 POLICIES_SECONDS: Final = 10.0
 """How long a worker waits for its first policies before it serves, and refuses, without them."""
@@ -85,8 +83,8 @@ async def run_worker(settings: Settings, index: int) -> None:
             compile_policies=compile_in_subprocess,
             metrics=recorder.metrics,
         )
-        parts = await _build_parts(settings, recorder, stack, stores=stores, policies=policies)
-        engine = _engine(settings, index, parts, receive_log=stores.usage.receive_log)
+        worker = await _build_worker(settings, recorder, stack, stores=stores, policies=policies)
+        engine = _engine(settings, index, worker, receive_log=stores.usage.receive_log)
         await engine.start()
         await able_to_judge(policies, stopping)
         # What is there now is never garbage, policies included: the collector need not walk it.
@@ -164,14 +162,14 @@ async def _open_stores(
     return _Stores(pool, keys, limits, usage)
 
 
-async def _build_parts(
+async def _build_worker(
     settings: Settings,
     recorder: Recorder,
     stack: AsyncExitStack,
     *,
     stores: _Stores,
     policies: PolicyReloader,
-) -> Parts:
+) -> Worker:
     pool, keys, limits = stores.pool, stores.keys, stores.limits
     remote = await open_remote_checks(
         settings.exchange, metrics=recorder.metrics.remote, stack=stack
@@ -186,7 +184,8 @@ async def _build_parts(
     tasks.start(Vitals(recorder.metrics.process, pool, GcPauses()).run(), name="vitals")
     keys.start(tasks, on_policies=policies.note_change)
     limits.start(tasks)
-    return Parts(
+    limits_of = settings.exchange
+    return Worker(
         keys=keys.cache,
         uses=uses,
         usage=stores.usage.notes,
@@ -196,15 +195,21 @@ async def _build_parts(
         recorder=recorder,
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
-        timing=settings.exchange.timing,
+        timing=limits_of.timing,
         redaction_key=_redaction_key(settings),
         limiter=limits.limiter,
         prices=limits.prices,
-        load=Load(
-            max_exchanges=settings.exchange.max_exchanges,
-            max_held_bytes=settings.exchange.max_held_bytes,
+        guard=OverloadGuard(
+            max_exchanges=limits_of.max_exchanges, max_held_bytes=limits_of.max_held_bytes
         ),
-        route_by_model=settings.exchange.route_by_model,
+        budgets=Budgets(
+            authorize_seconds=limits_of.authorize_seconds,
+            body_seconds=limits_of.body_seconds,
+            body_idle_seconds=limits_of.body_idle_seconds,
+            inspect_seconds=limits_of.inspect_seconds,
+        ),
+        max_body_bytes=limits_of.max_body_bytes,
+        route_by_model=limits_of.route_by_model,
         default_output_tokens=settings.limits.default_output_tokens,
     )
 
@@ -215,25 +220,10 @@ def _redaction_key(settings: Settings) -> bytes | None:
 
 
 def _engine(
-    settings: Settings, index: int, parts: Parts, *, receive_log: ReceiveLog | None
+    settings: Settings, index: int, worker: Worker, *, receive_log: ReceiveLog | None
 ) -> Engine:
-    limits = settings.exchange
-    budgets = Budgets(
-        authorize_seconds=limits.authorize_seconds,
-        body_seconds=limits.body_seconds,
-        body_idle_seconds=limits.body_idle_seconds,
-        inspect_seconds=limits.inspect_seconds,
-    )
-
-    async def converse(stream: Stream, metadata: Mapping[str, str]) -> Ending:
-        exchange = Exchange(
-            max_body_bytes=limits.max_body_bytes,
-            wants_response_headers=limits.timing is Timing.MUTATION,
-        )
-        checks = ExchangeChecks(parts, metadata)
-        return await Conversation(
-            stream=stream, exchange=exchange, judge=checks, budgets=budgets, load=parts.load
-        ).run()
+    async def serve_call(call: Call, metadata: Mapping[str, str]) -> StreamEnd:
+        return await serve(call, metadata, worker)
 
     options = EngineOptions(
         socket_path=worker_socket(settings.server, index),
@@ -243,7 +233,7 @@ def _engine(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=_network(settings.listen, index),
     )
-    return engine_type(settings.server.engine)(options, converse, receive_log)
+    return engine_type(settings.server.engine)(options, serve_call, receive_log)
 
 
 def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
@@ -256,15 +246,15 @@ def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
 
 def engine_type(
     engine: EngineChoice,
-) -> Callable[[EngineOptions, Converse, ReceiveLog | None], Engine]:
+) -> Callable[[EngineOptions, Serve, ReceiveLog | None], Engine]:
     """Return the engine, whose library alone is imported: the other's memory is saved."""
     match engine.chosen:
         case EngineChoice.GRPCIO | EngineChoice.AUTO:
-            from sidecar.transport.engines.grpcio import GrpcioEngine  # noqa: PLC0415
+            from sidecar.server.grpcio import GrpcioEngine  # noqa: PLC0415
 
             return GrpcioEngine
         case EngineChoice.H2CORN:
-            from sidecar.transport.engines.h2corn import H2cornEngine  # noqa: PLC0415
+            from sidecar.server.h2corn import H2cornEngine  # noqa: PLC0415
 
             return H2cornEngine
         case _:

@@ -24,7 +24,6 @@ from sidecar.cli.output import (
 )
 from sidecar.cli.policy_choice import chosen_document
 from sidecar.cli.trial_text import highlighted, spans_of
-from sidecar.decision.decide import decide
 from sidecar.dialects.read import read_request
 from sidecar.dialects.routes import recognise
 from sidecar.domain.decision import Allow, Deny, Redact
@@ -35,6 +34,7 @@ from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, U
 from sidecar.guardrails.database import CompileError
 from sidecar.guardrails.policy_document import PolicyDocument
 from sidecar.guardrails.trial import Judged, Trial, try_policy
+from sidecar.pipeline.decide import decide
 
 guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: what they find in a text.")
 

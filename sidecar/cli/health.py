@@ -16,8 +16,8 @@ from sidecar.cli.output import (
     fail,
     print_rows,
 )
+from sidecar.server.health import Question, holds
 from sidecar.settings.process import SettingsError, read_settings
-from sidecar.transport.worker_health import Question, holds
 
 
 def health(

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, cast
 
 import orjson
 
-from sidecar.checks.rehearsal import KeptRequest
+from sidecar.pipeline.replay import KeptRequest
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """As much as a worker takes in one message."""

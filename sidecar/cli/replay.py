@@ -8,7 +8,6 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from sidecar.checks.rehearsal import Rehearsal
 from sidecar.cli.input_file import open_file, size_of
 from sidecar.cli.kept_requests import BadLine, kept_lines
 from sidecar.cli.output import (
@@ -26,6 +25,7 @@ from sidecar.cli.replay_tally import ReplayTally
 from sidecar.guardrails.database import CompileError
 from sidecar.guardrails.policy_document import PolicyDocument
 from sidecar.guardrails.rules.catalogue import is_remote
+from sidecar.pipeline.replay import PolicyReplay
 
 SHOWN: Final = 20
 _OUTCOMES: Final = ("outcome", "requests", "before")
@@ -87,8 +87,8 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
 async def _judge_all(
     stream: BinaryIO, size: int, *, path: str, now: PolicyDocument, before: PolicyDocument | None
 ) -> ReplayTally:
-    rehearsal = await Rehearsal.of(now.text)
-    earlier = None if before is None else await Rehearsal.of(before.text)
+    rehearsal = await PolicyReplay.compile(now.text)
+    earlier = None if before is None else await PolicyReplay.compile(before.text)
     tally = ReplayTally()
     with progress("Judging", total=size) as advance:
         for line in kept_lines(stream, path=path):

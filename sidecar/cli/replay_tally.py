@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sidecar.checks.rehearsal import Rehearsed
 from sidecar.cli.kept_requests import BadLine, KeptLine
 from sidecar.cli.output import Row
 from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Guardrail
+from sidecar.pipeline.replay import ReplayResult
 
 _Acted = Counter[tuple[str, str, str]]
 """How often by guardrail, mode and verdict."""
@@ -37,7 +37,7 @@ class ReplayTally:
     changed: list[ChangedRequest] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
 
-    def add(self, line: KeptLine, now: Rehearsed, before: Rehearsed | None) -> None:
+    def add(self, line: KeptLine, now: ReplayResult, before: ReplayResult | None) -> None:
         """Count one request."""
         self.now[_words(now)] += 1
         self.acted_now.update(map(_named, now.acted))
@@ -86,7 +86,7 @@ class ReplayTally:
         ]
 
 
-def _words(rehearsed: Rehearsed) -> str:
+def _words(rehearsed: ReplayResult) -> str:
     error = "" if rehearsed.error is None else f" ({rehearsed.error.value})"
     return rehearsed.outcome.value + error
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from sidecar.server.engine import is_alive
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 from sidecar.storage.checkup import Checked, failed, ok, skipped, warning
-from sidecar.transport.engine import is_alive
 
 FOLDER: Final = "socket folder"
 PATHS: Final = "socket paths"

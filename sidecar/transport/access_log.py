@@ -26,6 +26,7 @@ from sidecar.domain.usage import (
     TokenCounts,
     UnnamedEnd,
 )
+from sidecar.extproc.codec import UnreadableMessageError
 from sidecar.telemetry import sanitize
 from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
@@ -38,7 +39,6 @@ from sidecar.transport.access_log_wire import (
     told,
     whole,
 )
-from sidecar.transport.codec import UnreadableMessageError
 
 ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
 """The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from sidecar.extproc.codec import UnreadableMessageError
 from sidecar.transport.access_log import ACCEPTED, decode_access_log
-from sidecar.transport.codec import UnreadableMessageError
 from sidecar.usage.estimate import record_of
 from sidecar.usage.ports import EndedListener, UsageKeeper
 from sidecar.usage.unnamed_ends import UnnamedEnds

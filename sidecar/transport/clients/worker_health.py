@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.transport.worker_health import WorkerState
+from sidecar.server.health import WorkerState
 
 ANSWER_SECONDS: Final = 2.0
 

@@ -1,1 +1,0 @@
-"""Runs the stages of one exchange in order; the only orchestration."""

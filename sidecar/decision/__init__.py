@@ -1,1 +1,0 @@
-"""From authorization and guardrail results to the one answer. Pure."""

@@ -1,0 +1,310 @@
+"""The only place where protobuf meets our own types.
+
+`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes. Rules that
+Envoy 1.40 enforces and its API text does not state are noted where they are obeyed.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
+from sidecar.domain.mutations import Metadata, Refusal
+from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.transport._generated.envoy.type.v3 import http_status_pb2 as status
+
+METADATA_NAMESPACE: Final = "egret"
+"""Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
+
+SOURCE_ATTRIBUTE: Final = "source.address"
+"""Must be listed in the filter's `request_attributes`; written as `192.0.2.1:4711`."""
+
+_FILTER: Final = "envoy.filters.http.ext_proc"
+"""The key of the filter's attributes, whatever name the filter was given (Envoy 1.40)."""
+
+
+class BodyMode(enum.Enum):
+    """How Envoy sends a body, by the names of its `ProcessingMode.BodySendMode`."""
+
+    NONE = "NONE"
+    STREAMED = "STREAMED"
+    BUFFERED = "BUFFERED"
+    BUFFERED_PARTIAL = "BUFFERED_PARTIAL"
+    FULL_DUPLEX_STREAMED = "FULL_DUPLEX_STREAMED"
+    GRPC = "GRPC"
+
+
+class MessageKind(enum.StrEnum):
+    """The kinds of `ProcessingRequest`, by the names of its `oneof`."""
+
+    REQUEST_HEADERS = "request_headers"
+    REQUEST_BODY = "request_body"
+    REQUEST_TRAILERS = "request_trailers"
+    RESPONSE_HEADERS = "response_headers"
+    RESPONSE_BODY = "response_body"
+    RESPONSE_TRAILERS = "response_trailers"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of Envoy.
+
+    `ends` is its `end_of_stream`. `source_address` is the client's, without a port; None where
+    Envoy was not configured to send it, or the client has none. `modes` are the body modes of
+    request and response in force, which the first message of a stream states. In observability
+    mode Envoy goes on without an answer, so nothing can be refused.
+    """
+
+    kind: MessageKind
+    headers: Headers | None = None
+    body: bytes = b""
+    ends: bool = False
+    source_address: str | None = None
+    modes: tuple[BodyMode, BodyMode] | None = None
+    is_observed: bool = False
+
+
+class UnreadableMessageError(Exception):
+    """The bytes are no message that Egret can read."""
+
+
+_KINDS: Final = {kind.value: kind for kind in MessageKind}
+_BODY_MODES: Final = {
+    number: BodyMode(name) for name, number in modes.ProcessingMode.BodySendMode.items()
+}
+_SEND: Final = modes.ProcessingMode.SEND
+_SKIP: Final = modes.ProcessingMode.SKIP
+
+
+def decode(message: bytes) -> Message:
+    """Read one `ProcessingRequest`.
+
+    Raises:
+        UnreadableMessageError: not a `ProcessingRequest`, or one of an unknown kind or mode.
+    """
+    try:
+        request = ext.ProcessingRequest.FromString(message)
+    except DecodeError as error:
+        raise UnreadableMessageError from error
+    kind = _KINDS.get(request.WhichOneof("request") or "")
+    headers: Headers | None = None
+    source_address: str | None = None
+    body, ends = b"", False
+    match kind:
+        case MessageKind.REQUEST_HEADERS | MessageKind.RESPONSE_HEADERS:
+            is_request = kind is MessageKind.REQUEST_HEADERS
+            http = request.request_headers if is_request else request.response_headers
+            headers, ends = _headers(http.headers), http.end_of_stream
+            if _FILTER in request.attributes:
+                source_address = _source_address(request)
+        case MessageKind.REQUEST_BODY:
+            body, ends = request.request_body.body, request.request_body.end_of_stream
+        case MessageKind.RESPONSE_BODY:
+            body, ends = request.response_body.body, request.response_body.end_of_stream
+        case MessageKind.REQUEST_TRAILERS | MessageKind.RESPONSE_TRAILERS:
+            pass
+        case None:
+            raise UnreadableMessageError("no request is set")
+    opened = _modes(request) if request.HasField("protocol_config") else None
+    return Message(kind, headers, body, ends, source_address, opened, request.observability_mode)
+
+
+def _modes(request: ext.ProcessingRequest) -> tuple[BodyMode, BodyMode]:
+    """Enums are open in proto3: a newer Envoy may send a number that has no name here."""
+    config = request.protocol_config
+    try:
+        return (
+            _BODY_MODES[config.request_body_mode],
+            _BODY_MODES[config.response_body_mode],
+        )
+    except KeyError as number:
+        raise UnreadableMessageError(f"unknown body mode {number}") from None
+
+
+def _source_address(request: ext.ProcessingRequest) -> str | None:
+    """Return the client's address without its port; None for a Unix socket.
+
+    Never from a header: a client may write anything into x-forwarded-for, and where Envoy trusts
+    a proxy's, it has become this attribute already.
+    """
+    text = request.attributes[_FILTER].fields[SOURCE_ATTRIBUTE].string_value
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]") if port.isdigit() else None
+
+
+def _headers(message: core.HeaderMap) -> Headers:
+    """Envoy fills `raw_value`; `value` is only read for senders that are not Envoy."""
+    # A list, and no generator: each step of one is a call, for every header of every request.
+    fields = [(one.key, one.raw_value or one.value.encode()) for one in message.headers]
+    return Headers(tuple(fields))
+
+
+def _override(*, response_headers: bool, response_body: bool) -> bytes:
+    mode = modes.ProcessingMode(response_header_mode=_SEND if response_headers else _SKIP)
+    _ask_for_request_body(mode)
+    if response_body:
+        _ask_for_response_body(mode)
+    return ext.ProcessingResponse(mode_override=mode).SerializeToString()
+
+
+# Envoy takes no FULL_DUPLEX_STREAMED where it may not send the trailers.
+def _ask_for_request_body(mode: modes.ProcessingMode) -> None:
+    mode.request_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
+    mode.request_trailer_mode = _SEND
+
+
+def _ask_for_response_body(mode: modes.ProcessingMode) -> None:
+    mode.response_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
+    mode.response_trailer_mode = _SEND
+
+
+OVERRIDES: Final = {
+    (headers, body): _override(response_headers=headers, response_body=body)
+    for headers in (False, True)
+    for body in (False, True)
+}
+"""Standalone `mode_override`, by whether response headers and response body are asked for.
+
+The request body is streamed here while the headers are held. Envoy 1.40 accepts
+FULL_DUPLEX_STREAMED only, with trailers SEND; response modes start from the configuration again,
+so the whole mode is always stated."""
+
+
+def request_headers_answer(
+    headers: HeaderMutation = NO_CHANGE,
+    metadata: Metadata = (),
+    *,
+    response_headers: bool = False,
+    response_body: bool = False,
+    request_body: bool = False,
+    clear_route_cache: bool = False,
+) -> bytes:
+    """Answer the request headers.
+
+    `response_headers` and `response_body` ask for those phases where they are off. If an override
+    came before, `request_body` states its part once more, since Envoy starts from its
+    configuration again.
+    """
+    response = ext.ProcessingResponse()
+    common = response.request_headers.response
+    _mutate(common.header_mutation, headers)
+    common.clear_route_cache = clear_route_cache
+    _write_metadata(response, metadata)
+    if response_headers:
+        response.mode_override.response_header_mode = _SEND
+    if response_body:
+        _ask_for_response_body(response.mode_override)
+    if request_body:
+        _ask_for_request_body(response.mode_override)
+    return response.SerializeToString()
+
+
+def request_body_answer(
+    headers: HeaderMutation = NO_CHANGE,
+    body: bytes | None = None,
+    metadata: Metadata = (),
+    *,
+    clear_route_cache: bool = False,
+) -> bytes:
+    """Answer a BUFFERED request body; *body* replaces it, None leaves it."""
+    response = ext.ProcessingResponse()
+    common = response.request_body.response
+    _mutate(common.header_mutation, headers)
+    common.clear_route_cache = clear_route_cache
+    if body is not None:
+        common.body_mutation.body = body
+    _write_metadata(response, metadata)
+    return response.SerializeToString()
+
+
+def streamed_request_body(piece: bytes, *, ends: bool) -> bytes:
+    """Send a piece of the request body on (FULL_DUPLEX_STREAMED)."""
+    response = ext.ProcessingResponse()
+    streamed = response.request_body.response.body_mutation.streamed_response
+    streamed.body = piece
+    streamed.end_of_stream = ends
+    return response.SerializeToString()
+
+
+def response_headers_answer(headers: HeaderMutation = NO_CHANGE, metadata: Metadata = ()) -> bytes:
+    """Answer the response headers."""
+    response = ext.ProcessingResponse()
+    _mutate(response.response_headers.response.header_mutation, headers)
+    response.response_headers.SetInParent()
+    _write_metadata(response, metadata)
+    return response.SerializeToString()
+
+
+def response_body_answer(
+    headers: HeaderMutation = NO_CHANGE, body: bytes | None = None, metadata: Metadata = ()
+) -> bytes:
+    """Answer a piece of the response body that Envoy keeps (BUFFERED, STREAMED).
+
+    *body* replaces it, None leaves it; headers can change in BUFFERED only.
+    """
+    response = ext.ProcessingResponse()
+    common = response.response_body.response
+    _mutate(common.header_mutation, headers)
+    if body is not None:
+        common.body_mutation.body = body
+    response.response_body.SetInParent()
+    _write_metadata(response, metadata)
+    return response.SerializeToString()
+
+
+def streamed_response_body(piece: bytes, *, ends: bool, metadata: Metadata = ()) -> bytes:
+    """Send a piece of the response body on (FULL_DUPLEX_STREAMED)."""
+    response = ext.ProcessingResponse()
+    streamed = response.response_body.response.body_mutation.streamed_response
+    streamed.body = piece
+    streamed.end_of_stream = ends
+    _write_metadata(response, metadata)
+    return response.SerializeToString()
+
+
+REQUEST_TRAILERS_ANSWER: Final = ext.ProcessingResponse(
+    request_trailers=ext.TrailersResponse()
+).SerializeToString()
+RESPONSE_TRAILERS_ANSWER: Final = ext.ProcessingResponse(
+    response_trailers=ext.TrailersResponse()
+).SerializeToString()
+
+
+def immediate_response(refusal: Refusal) -> bytes:
+    """Answer the client from here."""
+    response = ext.ProcessingResponse()
+    immediate = response.immediate_response
+    # An absent status, or one below 200, becomes 200 in Envoy: a refusal would look like success.
+    immediate.status.code = status.StatusCode.ValueType(refusal.status)
+    immediate.body = refusal.body
+    immediate.details = refusal.details
+    _mutate(immediate.headers, HeaderMutation(set_headers=refusal.headers))
+    _write_metadata(response, refusal.metadata)
+    return response.SerializeToString()
+
+
+def _mutate(message: ext.HeaderMutation, mutation: HeaderMutation) -> None:
+    message.remove_headers.extend(mutation.remove_headers)
+    for name, value in mutation.set_headers:
+        option = message.set_headers.add()
+        option.header.key = name
+        # Only `raw_value`: a header set through `value` goes upstream empty (Envoy 1.40).
+        option.header.raw_value = value
+
+
+def _write_metadata(response: ext.ProcessingResponse, metadata: Metadata) -> None:
+    if metadata:
+        fields = response.dynamic_metadata.fields[METADATA_NAMESPACE].struct_value.fields
+        for name, value in metadata:
+            if isinstance(value, str):
+                fields[name].string_value = value
+            else:
+                fields[name].number_value = value

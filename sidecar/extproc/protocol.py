@@ -1,0 +1,787 @@
+"""The rules of one ext_proc stream: which message may come when, and its one answer.
+
+One object tracks one HTTP request and its answer. It receives Envoy's messages as bytes and is told
+verdicts by method calls; the bytes that Envoy must receive gather in `outgoing`. It does no I/O and
+reads no clock, so that every order of messages can be played in a test.
+
+What it holds to:
+
+- A message that the phase does not expect raises and changes nothing.
+- Nothing of a request goes on before `forward`, nothing of a judged answer before its verdict.
+- The request is answered exactly once. The stream ends with OK only behind the last answer that is
+  owed: ext_proc fails open, so that Envoy would let an unanswered request go on.
+- Body modes that cannot be a gate are refused at the first message.
+
+In the default mode (bodies NONE) a request whose policy needs its body goes
+
+    request headers → `require_body` → mode override → request body → `forward`
+                    → answer to the headers, body in pieces, end of the stream
+
+docs/protocol.md shows the phases as a diagram, generated from `TRANSITIONS` and `VERDICTS`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Protocol
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
+from sidecar.domain.mutations import Metadata, Refusal, RequestMutations
+from sidecar.extproc import codec
+from sidecar.extproc.codec import BodyMode, Message, MessageKind
+
+MAX_CHUNK_BYTES: Final = 62_000
+"""Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
+
+
+class Phase(enum.StrEnum):
+    """How far one request and its answer have come."""
+
+    AWAIT_HEADERS = "await headers"
+    JUDGING_HEADERS = "judging headers"
+    AWAIT_BODY = "await body"
+    JUDGING_BODY = "judging body"
+    AWAIT_ANSWER = "await answer"  # the request went on; its rest may still be passed on
+    JUDGING_ANSWER_HEADERS = "judging answer headers"
+    PASSING_ANSWER = "passing answer"
+    AWAIT_PIECE = "await piece"
+    JUDGING_PIECE = "judging piece"
+    HOLDING_ANSWER = "holding answer"
+    JUDGING_ANSWER = "judging answer"  # all of it is here; a refusal is still possible
+    AWAIT_REQUEST_END = "await request end"  # the answer is complete, the request is not
+    ENDED = "ended"
+
+
+class Event(enum.Enum):
+    """The decision that a message asks for."""
+
+    NOTHING = enum.auto()
+    REQUEST_HEADERS = enum.auto()
+    REQUEST_BODY = enum.auto()
+    ANSWER_HEADERS = enum.auto()
+    ANSWER_PIECE = enum.auto()
+    ANSWER_BODY = enum.auto()
+    ENDED = enum.auto()  # nothing more is owed
+
+
+_P, _M = Phase, MessageKind
+
+TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
+    _P.AWAIT_HEADERS: {
+        _M.REQUEST_HEADERS: (_P.JUDGING_HEADERS, _P.ENDED),
+        # Nothing was judged: request_header_mode is SKIP, or Envoy answered before it had headers.
+        _M.RESPONSE_HEADERS: (_P.ENDED,),
+        _M.RESPONSE_BODY: (_P.ENDED,),
+        _M.RESPONSE_TRAILERS: (_P.ENDED,),
+    },
+    _P.JUDGING_HEADERS: {
+        # Only FULL_DUPLEX_STREAMED sends a body while the headers wait for their answer.
+        _M.REQUEST_BODY: (_P.JUDGING_HEADERS, _P.ENDED),
+        _M.REQUEST_TRAILERS: (_P.ENDED,),
+        # A local reply (413, timeout, no upstream) overtakes the judgement. Envoy answers the
+        # client itself and the request goes nowhere, so nothing is left to judge.
+        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
+    },
+    _P.AWAIT_BODY: {
+        _M.REQUEST_BODY: (_P.AWAIT_BODY, _P.JUDGING_BODY, _P.ENDED),
+        _M.REQUEST_TRAILERS: (_P.JUDGING_BODY, _P.ENDED),
+        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
+    },
+    _P.JUDGING_BODY: {_M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,)},
+    _P.AWAIT_ANSWER: {
+        _M.REQUEST_BODY: (_P.AWAIT_ANSWER, _P.ENDED),
+        _M.REQUEST_TRAILERS: (_P.AWAIT_ANSWER, _P.ENDED),
+        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
+        # response_header_mode SKIP with a body mode: the body comes first.
+        _M.RESPONSE_BODY: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED),
+    },
+    _P.JUDGING_ANSWER_HEADERS: {
+        _M.REQUEST_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),  # left over from an overtaken request
+        _M.REQUEST_BODY: (_P.JUDGING_ANSWER_HEADERS,),
+        _M.REQUEST_TRAILERS: (_P.JUDGING_ANSWER_HEADERS,),
+    },
+    _P.PASSING_ANSWER: {
+        _M.REQUEST_HEADERS: (_P.PASSING_ANSWER,),
+        _M.REQUEST_BODY: (_P.PASSING_ANSWER,),
+        _M.REQUEST_TRAILERS: (_P.PASSING_ANSWER,),
+        _M.RESPONSE_BODY: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED),
+        _M.RESPONSE_TRAILERS: (_P.AWAIT_REQUEST_END, _P.ENDED),
+    },
+    _P.AWAIT_PIECE: {
+        _M.REQUEST_BODY: (_P.AWAIT_PIECE,),
+        _M.REQUEST_TRAILERS: (_P.AWAIT_PIECE,),
+        _M.RESPONSE_BODY: (_P.JUDGING_PIECE,),
+        _M.RESPONSE_TRAILERS: (_P.JUDGING_PIECE,),
+    },
+    _P.JUDGING_PIECE: {
+        _M.REQUEST_BODY: (_P.JUDGING_PIECE,),
+        _M.REQUEST_TRAILERS: (_P.JUDGING_PIECE,),
+    },
+    _P.HOLDING_ANSWER: {
+        _M.REQUEST_BODY: (_P.HOLDING_ANSWER,),
+        _M.REQUEST_TRAILERS: (_P.HOLDING_ANSWER,),
+        _M.RESPONSE_BODY: (_P.HOLDING_ANSWER, _P.JUDGING_ANSWER, _P.ENDED),
+        _M.RESPONSE_TRAILERS: (_P.JUDGING_ANSWER,),
+    },
+    _P.JUDGING_ANSWER: {
+        _M.REQUEST_BODY: (_P.JUDGING_ANSWER,),
+        _M.REQUEST_TRAILERS: (_P.JUDGING_ANSWER,),
+    },
+    _P.AWAIT_REQUEST_END: {
+        _M.REQUEST_BODY: (_P.AWAIT_REQUEST_END, _P.ENDED),
+        _M.REQUEST_TRAILERS: (_P.ENDED,),
+    },
+    _P.ENDED: {},
+}
+"""Which message may come in which phase, and the phases it may lead to.
+
+A message that Egret refuses leads to ENDED, by way of `refuse`. Messages of the request that come
+behind `forward` are passed on."""
+
+VERDICTS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
+    "require_body": {_P.JUDGING_HEADERS: (_P.AWAIT_BODY, _P.JUDGING_BODY)},
+    "forward": {
+        _P.JUDGING_HEADERS: (_P.AWAIT_ANSWER, _P.ENDED),
+        _P.JUDGING_BODY: (_P.AWAIT_ANSWER, _P.ENDED),
+    },
+    "refuse": {
+        _P.AWAIT_HEADERS: (_P.ENDED,),
+        _P.JUDGING_HEADERS: (_P.ENDED,),
+        _P.AWAIT_BODY: (_P.ENDED,),
+        _P.JUDGING_BODY: (_P.ENDED,),
+        _P.JUDGING_ANSWER_HEADERS: (_P.ENDED,),
+        _P.HOLDING_ANSWER: (_P.ENDED,),
+        _P.JUDGING_ANSWER: (_P.ENDED,),
+    },
+    "pass_answer": {
+        _P.JUDGING_ANSWER_HEADERS: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)
+    },
+    "stream_answer": {_P.JUDGING_ANSWER_HEADERS: (_P.AWAIT_PIECE,)},
+    "hold_answer": {_P.JUDGING_ANSWER_HEADERS: (_P.HOLDING_ANSWER,)},
+    "send_piece": {_P.JUDGING_PIECE: (_P.AWAIT_PIECE, _P.AWAIT_REQUEST_END, _P.ENDED)},
+    "send_answer": {_P.JUDGING_ANSWER: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)},
+}
+"""Which verdict may be given in which phase, and the phases it leads to."""
+
+LATE: Final = {
+    Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
+    Phase.AWAIT_BODY: ErrorKind.BODY_TIMEOUT,
+    Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
+    Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
+}
+"""The refusal of a wait that takes too long. In other phases Envoy's own timers rule."""
+
+GATING_BODY_MODES: Final = frozenset(
+    {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}
+)
+"""STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
+long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
+
+HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED})
+"""STREAMED lets the headers of an answer go before its body: a refusal would come too late."""
+
+_JUDGING: Final = frozenset({_P.JUDGING_HEADERS, _P.JUDGING_BODY, _P.JUDGING_ANSWER})
+_UNANSWERED: Final = frozenset(
+    {_P.AWAIT_HEADERS, _P.JUDGING_HEADERS, _P.AWAIT_BODY, _P.JUDGING_BODY}
+)
+_HELD: Final = frozenset({_P.JUDGING_ANSWER_HEADERS, _P.HOLDING_ANSWER, _P.JUDGING_ANSWER})
+_OWING: Final = _UNANSWERED | _HELD | {_P.AWAIT_PIECE, _P.JUDGING_PIECE}
+"""Something that Envoy waits for has no answer yet."""
+
+
+class ProtocolViolationError(Exception):
+    """A message or a verdict came in a phase that does not expect it. Nothing has changed."""
+
+    def __init__(self, phase: Phase, name: str) -> None:
+        """Name both sides of the mismatch."""
+        super().__init__(f"{name} in phase {phase.name}")
+        self.phase = phase
+
+
+class RefusedError(Exception):
+    """The request cannot go on; `refuse` is owed, with a refusal of this kind."""
+
+    def __init__(self, kind: ErrorKind) -> None:
+        super().__init__(kind.value)
+        self.kind = kind
+
+
+class Room(Protocol):
+    """Counts the bytes that a worker keeps for all of its streams."""
+
+    def hold(self, size: int) -> bool:
+        """Count *size* bytes more; return False, and count nothing, if there is no room."""
+        ...
+
+    def release(self, size: int) -> None:
+        """Stop counting *size* bytes."""
+        ...
+
+
+class ExtProcProtocol:
+    """One HTTP request and its answer, as seen through ext_proc.
+
+    `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers` and
+    `source_address` are the request's, `answer_headers` those of its answer; `piece` is the last
+    piece of a streamed answer, and `piece_is_last` tells whether no other follows.
+    """
+
+    __slots__ = (
+        "_answer_ends",
+        "_has_body",
+        "_held_bytes",
+        "_is_body_complete",
+        "_is_half_closed",
+        "_is_overridden",
+        "_judges_answer",
+        "_max_body_bytes",
+        "_passes_request",
+        "_pieces",
+        "_response_mode",
+        "_room",
+        "_trailers_follow",
+        "_wants_answer_headers",
+        "answer_has_body",
+        "answer_headers",
+        "headers",
+        "is_aborted",
+        "is_answered",
+        "modes",
+        "outgoing",
+        "phase",
+        "piece",
+        "piece_is_last",
+        "request_mode",
+        "source_address",
+    )
+
+    def __init__(self, *, max_body_bytes: int, wants_answer_headers: bool, room: Room) -> None:
+        """Start before the first message of a stream."""
+        self.phase = Phase.AWAIT_HEADERS
+        self.outgoing: list[bytes] = []
+        self.is_answered = False
+        self.is_aborted = False
+        self.modes: tuple[BodyMode, BodyMode] | None = None
+        self.request_mode = BodyMode.NONE
+        self._response_mode = BodyMode.NONE
+        self._max_body_bytes = max_body_bytes
+        self._wants_answer_headers = wants_answer_headers
+        self._room = room
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+        self._has_body = self._is_body_complete = self._trailers_follow = False
+        self._is_half_closed = self._is_overridden = False
+        self._passes_request = self._judges_answer = self._answer_ends = False
+        self.headers = self.answer_headers = Headers()
+        self.answer_has_body = False
+        self.source_address: str | None = None
+        self.piece = b""
+        self.piece_is_last = False
+
+    # What is known.
+
+    @property
+    def has_body(self) -> bool:
+        """Return whether the request has a body."""
+        return self._has_body
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether nothing more is owed."""
+        return self.phase is Phase.ENDED
+
+    @property
+    def processing_modes(self) -> tuple[str, ...]:
+        """Return Envoy's names of the body modes of request and response in force."""
+        if self.modes is None:
+            return ()
+        return (self.request_mode.value, self._response_mode.value)
+
+    @property
+    def held_bytes(self) -> int:
+        """Return how many bytes of request or answer are kept until they are judged."""
+        return self._held_bytes
+
+    @property
+    def may_refuse(self) -> bool:
+        """Return whether a refusal can still be the answer."""
+        if self.phase in _UNANSWERED:
+            return True
+        return self._judges_answer and self.phase in _HELD
+
+    @property
+    def may_judge_answer(self) -> bool:
+        """Return whether the answer comes, or can be asked for, in a mode that can refuse it."""
+        return (
+            self.request_mode is BodyMode.NONE
+            or self._is_overridden
+            or self._response_mode in HOLDING_BODY_MODES
+        )
+
+    @property
+    def may_stream_answer(self) -> bool:
+        """Return whether pieces of the answer can go on one by one."""
+        return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
+
+    def body(self) -> bytes:
+        """Return what is kept of a body, as one."""
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
+
+    # What Envoy sends.
+
+    def receive(self, data: bytes) -> Event:
+        """Advance by one message and return the decision that it asks for.
+
+        Raises:
+            UnreadableMessageError: the bytes are no message; nothing has changed.
+            ProtocolViolationError: the phase does not expect the message; nothing has changed.
+            RefusedError: the request cannot go on.
+        """
+        message = codec.decode(data)
+        if message.modes is not None or self.modes is None:
+            self._open(message)
+        kind = message.kind
+        if kind not in TRANSITIONS[self.phase]:
+            raise ProtocolViolationError(self.phase, kind)
+        match kind:
+            case MessageKind.REQUEST_HEADERS:
+                return self._on_request_headers(message)
+            case MessageKind.REQUEST_BODY:
+                return self._on_request_body(message)
+            case MessageKind.REQUEST_TRAILERS:
+                return self._on_request_trailers()
+            case MessageKind.RESPONSE_HEADERS:
+                return self._on_response_headers(message)
+            case MessageKind.RESPONSE_BODY:
+                return self._on_response_body(message)
+            case MessageKind.RESPONSE_TRAILERS:
+                return self._on_response_trailers()
+
+    def half_close(self) -> None:
+        """Note that Envoy sends nothing more; a reset is no half-close, and cancels the stream."""
+        if self.phase is Phase.ENDED:
+            return
+        if self.phase in _JUDGING:
+            # The peer may still wait for the verdict; Envoy resets the stream if it does not.
+            self._is_half_closed = True
+            return
+        self.is_aborted = self.phase in _OWING
+        self._end()
+
+    def abort(self) -> None:
+        """End the stream with an error, so that Envoy fails closed."""
+        self.is_aborted = True
+        self._end()
+
+    def _open(self, message: Message) -> None:
+        """Learn the body modes, which the first message of a stream states."""
+        if self.modes is not None:
+            raise ProtocolViolationError(self.phase, "protocol_config")
+        if message.modes is None:
+            # Observability mode leaves protocol_config out, and so do old Envoys.
+            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        self.modes = message.modes
+        self.request_mode, self._response_mode = message.modes
+        if message.is_observed or self.request_mode not in GATING_BODY_MODES:
+            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+
+    def _on_request_headers(self, message: Message) -> Event:
+        if self.phase is not Phase.AWAIT_HEADERS:
+            if self.is_answered:
+                raise ProtocolViolationError(self.phase, message.kind)
+            return Event.NOTHING
+        self.phase = Phase.JUDGING_HEADERS
+        self._has_body = not message.ends
+        self._is_body_complete = message.ends
+        self.headers = message.headers or self.headers
+        self.source_address = message.source_address
+        return Event.REQUEST_HEADERS
+
+    def _on_request_body(self, message: Message) -> Event:
+        if self.phase in _UNANSWERED:
+            return self._collect(message)
+        if not self._passes_request:
+            if self.is_answered:
+                raise ProtocolViolationError(self.phase, message.kind)
+            return Event.NOTHING  # a local reply overtook it
+        if self.request_mode is BodyMode.BUFFERED:
+            self.outgoing.append(codec.request_body_answer())
+        else:
+            self._stream_request(message.body, ends=message.ends)
+        if message.ends:
+            self._request_is_through()
+        return Event.NOTHING
+
+    def _collect(self, message: Message) -> Event:
+        self._expect_more_body(message.kind)
+        size = len(message.body)
+        if not self._room.hold(size):
+            raise RefusedError(ErrorKind.OVERLOADED)
+        self._held_bytes += size
+        if self._held_bytes > self._max_body_bytes:
+            raise RefusedError(ErrorKind.BODY_TOO_LARGE)
+        if size:
+            self._pieces.append(message.body)
+        # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
+        self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
+        self._trailers_follow = self._is_body_complete and not message.ends
+        return self._judge_body_if_complete()
+
+    def _judge_body_if_complete(self) -> Event:
+        if self._is_body_complete and self.phase is Phase.AWAIT_BODY:
+            self.phase = Phase.JUDGING_BODY
+            return Event.REQUEST_BODY
+        return Event.NOTHING
+
+    def _expect_more_body(self, kind: MessageKind) -> None:
+        is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
+        is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
+        if self._is_body_complete or is_early:
+            raise ProtocolViolationError(self.phase, kind)
+
+    def _on_request_trailers(self) -> Event:
+        if self.phase in _UNANSWERED:
+            self._expect_more_body(MessageKind.REQUEST_TRAILERS)
+            if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED:
+                # Envoy 1.40 sends a body that was streamed back to it twice if trailers follow it
+                # and the route may retry: the provider would read a body that was never judged.
+                raise RefusedError(ErrorKind.REQUEST_TRAILERS)
+            self._is_body_complete = self._trailers_follow = True
+            return self._judge_body_if_complete()
+        if self.is_answered:
+            if self.phase is Phase.JUDGING_ANSWER and not self._passes_request:
+                raise ProtocolViolationError(self.phase, MessageKind.REQUEST_TRAILERS)
+            self.outgoing.append(codec.REQUEST_TRAILERS_ANSWER)
+            if self._passes_request:
+                self._request_is_through()
+        return Event.NOTHING
+
+    def _on_response_headers(self, message: Message) -> Event:
+        if self.phase is Phase.AWAIT_HEADERS:
+            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        if self.request_mode is not BodyMode.FULL_DUPLEX_STREAMED or not self._passes_request:
+            # An upstream may answer before it has read a streamed request: then both go on.
+            self._passes_request = False
+            self.drop()
+        self.phase = Phase.JUDGING_ANSWER_HEADERS
+        self.answer_headers = message.headers or self.answer_headers
+        self.answer_has_body = not message.ends
+        self._answer_ends = message.ends or self._response_mode is BodyMode.NONE
+        self._is_body_complete = self._trailers_follow = False
+        return Event.ANSWER_HEADERS
+
+    def _on_response_body(self, message: Message) -> Event:
+        match self.phase:
+            case Phase.AWAIT_HEADERS:
+                raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+            case Phase.AWAIT_PIECE:
+                self.phase = Phase.JUDGING_PIECE
+                self.piece, self.piece_is_last = message.body, message.ends
+                return Event.ANSWER_PIECE
+            case Phase.HOLDING_ANSWER:
+                return self._hold(message)
+            case _:
+                return self._pass_response_body(message)
+
+    def _pass_response_body(self, message: Message) -> Event:
+        is_buffered_request = self._passes_request and self.request_mode is BodyMode.BUFFERED
+        if self.phase is Phase.AWAIT_ANSWER and (self._judges_answer or is_buffered_request):
+            raise ProtocolViolationError(self.phase, message.kind)
+        if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            self._stream_answer(message.body, ends=message.ends)
+        else:
+            self.outgoing.append(codec.response_body_answer())
+        self.phase = Phase.PASSING_ANSWER
+        if message.ends:
+            self._answer_is_complete()
+        return Event.NOTHING
+
+    def _hold(self, message: Message) -> Event:
+        size = len(message.body)
+        if not self._room.hold(size):
+            raise RefusedError(ErrorKind.OVERLOADED)
+        self._held_bytes += size
+        if self._held_bytes > self._max_body_bytes:
+            raise RefusedError(ErrorKind.UNSCANNED_CONTENT)
+        if size:
+            self._pieces.append(message.body)
+        self.piece_is_last = message.ends
+        # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
+        if not message.ends and self._response_mode is not BodyMode.BUFFERED:
+            return Event.NOTHING
+        self.phase = Phase.JUDGING_ANSWER
+        return Event.ANSWER_BODY
+
+    def _on_response_trailers(self) -> Event:
+        match self.phase:
+            case Phase.AWAIT_HEADERS:
+                raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+            case Phase.AWAIT_PIECE:
+                self.phase = Phase.JUDGING_PIECE
+                self._trailers_follow = True
+                self.piece, self.piece_is_last = b"", True
+                return Event.ANSWER_PIECE
+            case Phase.HOLDING_ANSWER:
+                self.phase = Phase.JUDGING_ANSWER
+                self._trailers_follow = True
+                return Event.ANSWER_BODY
+            case _:
+                self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
+                self._answer_is_complete()
+                return Event.NOTHING
+
+    # Verdicts on the request.
+
+    def require_body(
+        self, headers: HeaderMutation = NO_CHANGE, *, judges_answer: bool = False
+    ) -> None:
+        """Ask for the request's body; with *judges_answer* its answer must come here as well.
+
+        *headers* is changed whatever the body holds: where Envoy wants an answer before it sends
+        the body (BUFFERED), a request that ends in trailers instead would otherwise leave with
+        the client's credentials.
+
+        Raises:
+            RefusedError: the body, or the answer, cannot come.
+        """
+        self._expect("require_body")
+        if judges_answer and not self.may_judge_answer:
+            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        if self._is_body_complete:
+            self.phase = Phase.JUDGING_BODY
+            return
+        if self._is_half_closed:
+            raise RefusedError(ErrorKind.INVALID_BODY)  # the rest can no longer come
+        self.phase = Phase.AWAIT_BODY
+        if self.request_mode is BodyMode.BUFFERED:
+            self.outgoing.append(codec.request_headers_answer(headers))
+        elif self.request_mode is BodyMode.NONE:
+            # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
+            self.request_mode = BodyMode.FULL_DUPLEX_STREAMED
+            self._is_overridden = True
+            if judges_answer:
+                self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
+            wants_headers = self._wants_answer_headers or judges_answer
+            self.outgoing.append(codec.OVERRIDES[wants_headers, judges_answer])
+
+    def forward(self, mutations: RequestMutations, *, judges_answer: bool = False) -> None:
+        """Let the request go on, changed like this; *judges_answer*: its answer is judged here.
+
+        Raises:
+            RefusedError: the answer cannot come in a mode that could refuse it.
+        """
+        self._expect("forward")
+        if judges_answer and not self.may_judge_answer:
+            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        is_buffered = self.request_mode is BodyMode.BUFFERED
+        if self.phase is Phase.JUDGING_BODY and self._has_body and is_buffered:
+            self.outgoing.append(
+                codec.request_body_answer(
+                    _with_content_length(mutations.headers, mutations.body),
+                    mutations.body,
+                    mutations.metadata,
+                    clear_route_cache=mutations.clear_route_cache,
+                )
+            )
+        else:
+            self.outgoing.append(
+                self._request_headers_answer(mutations, judges_answer=judges_answer)
+            )
+            if self._has_body and self.request_mode is not BodyMode.NONE:
+                body = self.body() if mutations.body is None else mutations.body
+                if body or self._is_body_complete:
+                    self._stream_request(body, ends=self._is_body_complete)
+        self._judges_answer = judges_answer
+        is_through = self._is_through()
+        self.is_answered = True
+        self.drop()
+        self.phase = Phase.AWAIT_ANSWER
+        self._passes_request = not is_through
+        if is_through:
+            self._request_is_through()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer the client from here; nothing else is owed then."""
+        self._expect("refuse")
+        if not self.may_refuse:
+            raise ProtocolViolationError(self.phase, "refuse")
+        self.outgoing.append(codec.immediate_response(refusal))
+        self.is_answered = True
+        self._end()
+
+    def _is_through(self) -> bool:
+        """Return whether nothing of a request that goes on is still to come."""
+        if not self._has_body or self.request_mode is BodyMode.NONE or self._is_half_closed:
+            return True
+        if self.phase is Phase.JUDGING_BODY:
+            is_buffered = self.request_mode is BodyMode.BUFFERED
+            return not (is_buffered and self._trailers_follow)
+        return self._is_body_complete
+
+    def _request_headers_answer(
+        self, mutations: RequestMutations, *, judges_answer: bool
+    ) -> bytes:
+        """Answer the headers; if no body phase has asked for the response, ask now.
+
+        That the answer must come here may depend on the body: then ask once more.
+        """
+        is_asked = self._response_mode is not BodyMode.NONE
+        asks_again = judges_answer and self._is_overridden and not is_asked
+        asks = self.request_mode is BodyMode.NONE or asks_again
+        if judges_answer and asks:
+            self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
+        headers = mutations.headers
+        if mutations.body is not None:
+            headers = _with_new_content_length(headers, mutations.body)
+        return codec.request_headers_answer(
+            headers,
+            mutations.metadata,
+            response_headers=asks and (self._wants_answer_headers or judges_answer),
+            response_body=asks and judges_answer,
+            request_body=asks_again,
+            clear_route_cache=mutations.clear_route_cache,
+        )
+
+    # Verdicts on the answer.
+
+    def pass_answer(self, headers: HeaderMutation = NO_CHANGE) -> None:
+        """Let the answer go on, its headers changed like this; its body is not judged."""
+        self._expect("pass_answer")
+        self.outgoing.append(codec.response_headers_answer(headers))
+        self.phase = Phase.PASSING_ANSWER
+        if self._answer_ends:
+            self._answer_is_complete()
+
+    def stream_answer(self, headers: HeaderMutation = NO_CHANGE) -> None:
+        """Let the headers of the answer go on; each piece of its body is judged as it comes."""
+        self._expect("stream_answer")
+        self.outgoing.append(codec.response_headers_answer(headers))
+        self.phase = Phase.AWAIT_PIECE
+
+    def hold_answer(self) -> None:
+        """Let nothing of the answer go on before all of it is judged."""
+        self._expect("hold_answer")
+        if self._response_mode is BodyMode.BUFFERED:
+            # Envoy sends the body once the headers have their answer, and holds both.
+            self.outgoing.append(codec.response_headers_answer())
+        self.phase = Phase.HOLDING_ANSWER
+
+    def send_piece(self, body: bytes, *, ends: bool = False, metadata: Metadata = ()) -> None:
+        """Send bytes of a streamed answer on; *ends*: they are its last, whatever follows."""
+        self._expect("send_piece")
+        self.phase = Phase.AWAIT_PIECE
+        is_last = ends or self.piece_is_last
+        is_end = ends or (self.piece_is_last and not self._trailers_follow)
+        if body or is_end:
+            self._stream_answer(body, ends=is_end, metadata=metadata)
+        if self._trailers_follow and not ends:
+            self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
+        if is_last:
+            self._answer_is_complete()
+
+    def send_answer(
+        self,
+        headers: HeaderMutation = NO_CHANGE,
+        body: bytes | None = None,
+        metadata: Metadata = (),
+    ) -> None:
+        """Send a held answer on; *body* replaces its body, None leaves it."""
+        self._expect("send_answer")
+        if self._response_mode is BodyMode.BUFFERED:
+            changed = _with_content_length(headers, body)
+            self.outgoing.append(codec.response_body_answer(changed, body, metadata))
+            self.phase = Phase.PASSING_ANSWER
+            self.drop()
+            if self.piece_is_last:
+                self._answer_is_complete()
+            return
+        if body is not None:
+            headers = _with_new_content_length(headers, body)
+        self.outgoing.append(codec.response_headers_answer(headers, metadata))
+        whole = self.body() if body is None else body
+        if whole or not self._trailers_follow:
+            self._stream_answer(whole, ends=not self._trailers_follow)
+        if self._trailers_follow:
+            self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
+        self.drop()
+        self._answer_is_complete()
+
+    # Steps.
+
+    def _expect(self, verdict: str) -> None:
+        if self.phase not in VERDICTS[verdict]:
+            raise ProtocolViolationError(self.phase, verdict)
+
+    def _request_is_through(self) -> None:
+        """Go on for the answer, or end if none comes here."""
+        self._passes_request = False
+        is_owed = self._wants_answer_headers or self._response_mode is not BodyMode.NONE
+        is_complete = self.phase is Phase.AWAIT_REQUEST_END
+        if (
+            is_complete
+            or self._is_half_closed
+            or (self.phase is Phase.AWAIT_ANSWER and not is_owed)
+        ):
+            self._end()
+
+    def _answer_is_complete(self) -> None:
+        if self._passes_request:
+            self.phase = Phase.AWAIT_REQUEST_END
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self.phase = Phase.ENDED
+        self.drop()
+
+    def drop(self) -> None:
+        """Let go of the pieces: the memory of a body is not held to the end of the stream."""
+        if self._held_bytes:
+            self._room.release(self._held_bytes)
+            self._held_bytes = 0
+            self._pieces = []
+
+    def _stream_request(self, body: bytes, *, ends: bool) -> None:
+        *before, last = _cut(body)
+        for piece in before:
+            self.outgoing.append(codec.streamed_request_body(piece, ends=False))
+        self.outgoing.append(codec.streamed_request_body(last, ends=ends))
+
+    def _stream_answer(self, body: bytes, *, ends: bool, metadata: Metadata = ()) -> None:
+        *before, last = _cut(body)
+        for piece in before:
+            self.outgoing.append(codec.streamed_response_body(piece, ends=False))
+        self.outgoing.append(codec.streamed_response_body(last, ends=ends, metadata=metadata))
+
+
+def _cut(body: bytes) -> list[bytes]:
+    """Return the pieces of *body* to send; one even if it is empty."""
+    if len(body) <= MAX_CHUNK_BYTES:
+        return [body]
+    return [body[at : at + MAX_CHUNK_BYTES] for at in range(0, len(body), MAX_CHUNK_BYTES)]
+
+
+def _with_content_length(headers: HeaderMutation, body: bytes | None) -> HeaderMutation:
+    """BUFFERED: Envoy keeps the old content-length and refuses a body of another length.
+
+    None is a body that is left as it is.
+    """
+    if body is None:
+        return headers
+    length = (HeaderName.CONTENT_LENGTH, str(len(body)).encode())
+    return HeaderMutation((*headers.set_headers, length), headers.remove_headers)
+
+
+def _with_new_content_length(headers: HeaderMutation, body: bytes) -> HeaderMutation:
+    """Streamed: a kept content-length would smuggle the rest of the body as a new request.
+
+    Envoy writes the new one only where `allow_content_length_header` is set in its filter. The
+    removal counts everywhere, and leaves the message chunked.
+    """
+    changed = _with_content_length(headers, body)
+    return HeaderMutation(
+        changed.set_headers, (*changed.remove_headers, HeaderName.CONTENT_LENGTH)
+    )

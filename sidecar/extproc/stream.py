@@ -1,0 +1,271 @@
+"""The I/O of one ext_proc stream: reads messages, sends answers, and keeps the deadlines.
+
+It is the same for every engine, and the only place where a request waits: for Envoy in `receive`,
+for a slow check in `wait_for`, which reads on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from sidecar.domain.http import Headers
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.protocol import LATE, Event, ExtProcProtocol, Phase, RefusedError
+
+_Value = TypeVar("_Value")
+
+
+class StreamEnd(enum.Enum):
+    """How a stream must end."""
+
+    COMPLETED = "completed"  # the last answer owed was given
+    ABORTED = "aborted"  # with an error: Envoy fails closed, where a plain end would fail open
+    CANCELLED = "cancelled"  # Envoy has reset it: the client left
+
+
+class StreamGoneError(Exception):
+    """Envoy has reset the stream; no answer can reach it."""
+
+
+class OvertakenError(Exception):
+    """Another event came than the one that was waited for: a local reply of Envoy, or the end."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event.name)
+        self.event = event
+
+
+class LateError(RefusedError):
+    """A wait took longer than its budget."""
+
+
+class CheckCancelledError(Exception):
+    """A check was cancelled from within, for example with a look-up that it shared."""
+
+
+class Call(Protocol):
+    """One bidirectional gRPC call as bytes in and bytes out."""
+
+    async def read(self) -> bytes | None:
+        """Return the next message, or None once the peer has half-closed.
+
+        Raises:
+            StreamGoneError: the peer has reset the stream.
+        """
+        ...
+
+    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+        """Send *messages* in order; *ends* tells that nothing will follow them.
+
+        Raises:
+            StreamGoneError: the peer has reset the stream.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Seconds that a request may wait in each of its waits."""
+
+    authorize_seconds: float
+    body_seconds: float
+    body_idle_seconds: float
+    """Between two pieces of a body; where Envoy keeps the body, it comes in one."""
+    inspect_seconds: float
+
+    def of(self, phase: Phase) -> float | None:
+        """Return the budget of the wait in *phase*; None where Envoy's own timers rule."""
+        match phase:
+            case Phase.JUDGING_HEADERS:
+                return self.authorize_seconds
+            case Phase.AWAIT_BODY:
+                return self.body_seconds
+            case Phase.JUDGING_BODY | Phase.JUDGING_ANSWER:
+                return self.inspect_seconds
+            case _:
+                return None
+
+
+class ExtProcStream:
+    """One stream of Envoy's; `is_broken` once reading has failed in another way than a reset."""
+
+    __slots__ = (
+        "_budgets",
+        "_call",
+        "_deadline",
+        "_is_half_closed",
+        "_reading",
+        "_timed_phase",
+        "is_broken",
+        "protocol",
+    )
+
+    def __init__(self, call: Call, protocol: ExtProcProtocol, budgets: Budgets) -> None:
+        self.protocol = protocol
+        self._call = call
+        self._budgets = budgets
+        self._reading: asyncio.Future[bytes | None] | None = None
+        self._is_half_closed = False
+        self._timed_phase = protocol.phase
+        self._deadline: float | None = None
+        self.is_broken = False
+
+    async def request_headers(self) -> Headers:
+        """Return the request's headers.
+
+        Raises:
+            OvertakenError: the stream ended before them.
+        """
+        event = await self.receive()
+        if event is not Event.REQUEST_HEADERS:
+            raise OvertakenError(event)
+        return self.protocol.headers
+
+    async def request_body(self) -> bytes:
+        """Return the request's whole body.
+
+        Raises:
+            OvertakenError: Envoy answered the client itself, or the stream has ended.
+        """
+        protocol = self.protocol
+        if protocol.phase is Phase.AWAIT_BODY:
+            event = await self.receive()
+            if event is not Event.REQUEST_BODY:
+                raise OvertakenError(event)
+        return protocol.body()
+
+    async def receive(self) -> Event:
+        """Send what is owed, then read until a message asks for a decision; ENDED at the end.
+
+        Raises:
+            RefusedError: the request cannot go on; `LateError` if a message came too late.
+            ProtocolViolationError, UnreadableMessageError: Envoy sent what it may not.
+            StreamGoneError: Envoy has reset the stream.
+        """
+        protocol = self.protocol
+        while True:
+            if protocol.outgoing:
+                await self.send()
+            if protocol.phase is Phase.ENDED:
+                return Event.ENDED
+            message = await self._read()
+            if message is None:
+                self._is_half_closed = True
+                protocol.half_close()
+            elif (event := protocol.receive(message)) is not Event.NOTHING:
+                return event
+
+    async def send(self) -> None:
+        """Send what is owed, all at once, with the end of the stream if it has come."""
+        protocol = self.protocol
+        messages, protocol.outgoing = protocol.outgoing, []
+        has_ended = protocol.phase is Phase.ENDED and not protocol.is_aborted
+        await self._call.write(messages, ends=has_ended)
+
+    async def wait_for(self, check: Awaitable[_Value]) -> _Value:
+        """Wait for a slow check, reading on so that a local reply or a reset ends it at once.
+
+        Raises:
+            OvertakenError: Envoy answered the client itself; the check is cancelled.
+            LateError: the check took longer than its budget, and is cancelled.
+            CheckCancelledError: the check was cancelled from within.
+        """
+        judging = asyncio.ensure_future(check)
+        try:
+            while not judging.done():
+                await self._read_on(judging)
+        finally:
+            if not judging.done():
+                _drop(judging)
+        if judging.cancelled():
+            raise CheckCancelledError
+        return judging.result()
+
+    def close(self) -> None:
+        """Let go of what is kept; whatever still runs for this stream is cancelled."""
+        self.protocol.drop()
+        if self._reading is not None:
+            _drop(self._reading)
+
+    async def _read_on(self, judging: asyncio.Future[Any]) -> None:
+        """Wait until *judging* is done or a message has come, which is received."""
+        waits: list[asyncio.Future[Any]] = [judging]
+        if self._reading is None and not self._is_half_closed:
+            self._reading = asyncio.ensure_future(self._call.read())
+        if self._reading is not None:
+            waits.append(self._reading)
+        seconds = self._remaining_seconds()
+        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise LateError(LATE[self.protocol.phase])
+        if judging.done() or self._reading is None:
+            return  # a verdict that comes with a message is taken first
+        message = self._taken(self._reading)
+        if message is None:
+            self._is_half_closed = True
+            self.protocol.half_close()
+        elif (event := self.protocol.receive(message)) is not Event.NOTHING:
+            raise OvertakenError(event)
+
+    async def _read(self) -> bytes | None:
+        seconds = self._remaining_seconds()
+        if self._reading is not None:
+            done, _ = await asyncio.wait([self._reading], timeout=seconds)
+            if not done:
+                raise LateError(LATE[self.protocol.phase])
+            return self._taken(self._reading)
+        # Without a task beside us, as nothing else is waited for: the task and what waits for it
+        # cost a third of all that judging a request costs.
+        limit: asyncio.Timeout | None = None
+        try:
+            if seconds is None:
+                return await self._call.read()
+            limit = asyncio.timeout(seconds)
+            async with limit:
+                return await self._call.read()
+        except StreamGoneError:
+            raise
+        except TimeoutError:
+            if limit is None or not limit.expired():
+                self.is_broken = True
+                raise
+            raise LateError(LATE[self.protocol.phase]) from None
+        except Exception:
+            self.is_broken = True
+            raise
+
+    def _taken(self, reading: asyncio.Future[bytes | None]) -> bytes | None:
+        self._reading = None
+        try:
+            return reading.result()
+        except StreamGoneError:
+            raise
+        except Exception:
+            self.is_broken = True
+            raise
+
+    def _remaining_seconds(self) -> float | None:
+        """Return how long the wait of this phase may still take; its budget begins with it."""
+        phase = self.protocol.phase
+        if phase is not self._timed_phase:
+            self._timed_phase = phase
+            budget = self._budgets.of(phase)
+            now = asyncio.get_running_loop().time()
+            self._deadline = None if budget is None else now + budget
+        if self._deadline is None:
+            return None
+        seconds = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        is_streamed = self.protocol.request_mode is BodyMode.FULL_DUPLEX_STREAMED
+        if phase is Phase.AWAIT_BODY and is_streamed:
+            return min(seconds, self._budgets.body_idle_seconds)
+        return seconds
+
+
+def _drop(wait: asyncio.Future[Any]) -> None:
+    """Cancel *wait*; an error that it may still raise is not reported as lost."""
+    wait.cancel()
+    wait.add_done_callback(lambda dropped: dropped.cancelled() or dropped.exception())

@@ -1,1 +1,0 @@
-"""From a decision to what Envoy is told to change. Pure."""

@@ -1,0 +1,155 @@
+"""Admits a request by its key: who calls, under which policy, and does that need the body?"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from sidecar.authorization.api_key import ApiKey
+from sidecar.authorization.authorize import Refused, judge
+from sidecar.authorization.credentials import CredentialFault, present
+from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
+from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.dialects.answer_form import has_model_text
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import Headers
+from sidecar.domain.limits import Measure
+from sidecar.domain.policy import StreamUsage
+from sidecar.domain.principal import KeyRecord
+from sidecar.domain.scope import Circumstances
+from sidecar.domain.subject import Operation, Route, UnknownRoute, UnscannedReason
+from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.snapshot import MissingPolicy
+from sidecar.pipeline.record import Caller, RequestRecord
+from sidecar.pipeline.worker import Worker
+from sidecar.telemetry.report import CacheTier
+
+NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
+"""In the log: the client may be in an allowed network, but Envoy does not send its address."""
+
+_HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
+"""The key is good and its holder is known: the log names the holder, as a key that is used from
+elsewhere may be stolen."""
+
+_COUNTING: Final = frozenset(
+    {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
+)
+"""Limits that are settled by the usage that the answer reports."""
+
+_OF_HEADERS: Final = frozenset({Measure.REQUESTS, Measure.CONCURRENT})
+
+
+async def admit(
+    headers: Headers, stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> Caller | ErrorKind:
+    """Judge the key that *headers* present; waits only for a key that is not in the cache."""
+    key = present(headers)
+    if isinstance(key, CredentialFault):
+        return key.kind
+    found = worker.keys.peek(key.key_id, now=worker.clocks.monotonic())
+    match found:
+        case Hit(known, is_stale):
+            record.tier = CacheTier.STALE if is_stale else CacheTier.L1
+            return _judge(known, key, stream, record, worker)
+        case KnownUnknown():
+            record.tier = CacheTier.NEGATIVE
+            return _judge(None, key, stream, record, worker)
+        case Miss():
+            record.tier = CacheTier.STORE
+        case _:
+            assert_never(found)
+    load = worker.keys.load(key.key_id, now=worker.clocks.monotonic)
+    try:
+        loaded = await stream.wait_for(load)
+    except KeyStoreUnavailableError as error:
+        record.error_type = type(error).__name__
+        record.authorize = record.step()
+        return ErrorKind.AUTHORIZATION_UNAVAILABLE
+    record.tier = loaded.tier
+    return _judge(loaded.record, key, stream, record, worker)
+
+
+def _judge(
+    known: KeyRecord | None,
+    key: ApiKey,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> Caller | ErrorKind:
+    """Judge *key* by what is stored of it, and find the policy that holds for it."""
+    operation = record.route.operation if isinstance(record.route, Route) else None
+    source = stream.protocol.source_address
+    now = worker.clocks.wall()
+    authorization = judge(known, key, now=now, source=source, operation=operation)
+    record.authorize = record.step()
+    if isinstance(authorization, Refused):
+        kind = authorization.kind
+        if known is not None and kind in _HOLDER_REFUSED:
+            record.principal = known.principal
+        if kind is ErrorKind.SOURCE_NOT_ALLOWED and source is None:
+            record.error_type = NO_SOURCE_ADDRESS
+        return kind
+    good = authorization.record
+    record.principal = good.principal
+    snapshot = worker.policies.snapshot
+    policy = None if snapshot is None else snapshot.effective(good.policies)
+    if policy is None or isinstance(policy, MissingPolicy):
+        # Without its policy it is unknown which guardrails this key's content must pass.
+        return ErrorKind.AUTHORIZATION_UNAVAILABLE
+    if policy.request_forms is not None:
+        policy = policy.request_forms(_circumstances(good, operation, now=now))
+    is_set = good.allowed_models is not None
+    allowed_models = good.allowed_models if is_set else policy.allowed_models
+    caller = Caller(good.principal, policy, allowed_models, good.limits, good.priority)
+    record.policy, record.caller = policy, caller
+    return caller
+
+
+def _circumstances(known: KeyRecord, operation: Operation | None, *, now: float) -> Circumstances:
+    principal = known.principal
+    return Circumstances(
+        operation=operation,
+        key_id=principal.key_id,
+        team=f"{principal.organization_name}/{principal.team_name}",
+        at=now,
+    )
+
+
+def unscannable(route: Route | UnknownRoute, *, has_body: bool) -> UnscannedReason | None:
+    """Return why a request cannot be read, if that is known before its body."""
+    if isinstance(route, UnknownRoute):
+        return UnscannedReason.UNKNOWN_ROUTE
+    # A GET with a body: it is unknown how a provider reads it.
+    return UnscannedReason.UNKNOWN_SHAPE if has_body and not route.has_body else None
+
+
+def requires_body(route: Route, caller: Caller, *, names_route: bool) -> bool:
+    """Return whether a verdict takes the body; *names_route*: the model in it chooses the route.
+
+    To inspect it, or to know the model, or for limits of tokens.
+    """
+    if not route.has_body:
+        return False
+    return (
+        caller.policy.needs_body
+        or caller.allowed_models is not None
+        or any(one.measure not in _OF_HEADERS or one.models is not None for one in caller.limits)
+        or (names_route and not route.model)
+        or judges_answer(route, caller)
+    )
+
+
+def judges_answer(route: Route, caller: Caller) -> bool:
+    """Return whether answers on this route must pass here, whatever the model will be.
+
+    They then need the request's body too: with it Envoy refuses if it may not follow the change of
+    mode, and without it the answer would pass unjudged.
+    """
+    return caller.policy.answers.needs_answer and has_model_text(route)
+
+
+def stream_usage_of(caller: Caller) -> StreamUsage:
+    """Return how streams are counted: as the policy says, else exactly if limits go by it."""
+    if caller.policy.stream_usage is not None:
+        return caller.policy.stream_usage
+    counts = any(limit.measure in _COUNTING for limit in caller.limits)
+    return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE

@@ -1,0 +1,262 @@
+"""The answer's side of a request: its headers, and its body piece by piece or as a whole."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sidecar.dialects.answer_form import AnswerForm, answer_form
+from sidecar.dialects.hidden_usage import UsageHider
+from sidecar.dialects.stream_error import stream_error
+from sidecar.domain.decision import Deny
+from sidecar.domain.errors import ClientError
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
+from sidecar.domain.policy import StreamMode
+from sidecar.domain.subject import RequestForm, Route, Unreadable
+from sidecar.extproc.protocol import Event
+from sidecar.extproc.stream import ExtProcStream
+from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
+from sidecar.pipeline.decide import decide_unscanned
+from sidecar.pipeline.limit_headers import foreign_headers
+from sidecar.pipeline.metadata import metadata_of
+from sidecar.pipeline.record import AnswerFacts, RequestRecord
+from sidecar.pipeline.response_headers import own_headers
+from sidecar.pipeline.worker import Worker
+from sidecar.settings.serving import Timing
+
+_STATUS: Final = re.compile(r"[0-9]{3}")
+
+
+class Handling(enum.Enum):
+    """How an answer goes through."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    STREAM = "stream"  # its headers at once, its body as it is judged
+    HOLD = "hold"  # nothing of it before all of it is judged
+
+
+class AnswerPlan(Protocol):
+    """How the answer to one request is treated."""
+
+    is_judged: bool
+    """Whether guardrails look at it; else it only loses counts."""
+
+    def begin(self, headers: Headers, *, may_stream: bool) -> Handling | ClientError:
+        """Choose by the *headers* of an answer that has a body."""
+        ...
+
+    def take(self, body: bytes, *, is_last: bool) -> Released:
+        """Return the bytes that may leave, once the next piece of a stream is here."""
+        ...
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
+        """Return the body that may leave, of an answer that is here as a whole."""
+        ...
+
+    def abandon(self) -> None:
+        """Record what was found in an answer that did not come to its end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """The part of a request that the form of its answer depends on."""
+
+    path: str
+    route: Route
+
+
+class GuardedAnswer:
+    """An answer that guardrails judge. A `ClientError` refuses it as a whole."""
+
+    is_judged = True
+
+    def __init__(self, line: RequestLine, setting: AnswerSetting, record: RequestRecord) -> None:
+        self._line = line
+        self._setting = setting
+        self._record = record
+        self._form = AnswerForm.JSON
+        self._judgement: AnswerJudgement | None = None
+        self._has_left = False
+
+    def begin(self, headers: Headers, *, may_stream: bool) -> Handling | ClientError:
+        """Choose whether the answer streams, is held, or passes because it cannot be read."""
+        form = answer_form(headers, path=self._line.path)
+        if isinstance(form, Unreadable):
+            self._record.answer = AnswerFacts(unscanned=(form.reason,))
+            decision = decide_unscanned((form.reason,), self._setting.unscanned, subject="answer")
+            return decision.error if isinstance(decision, Deny) else Handling.PASS
+        self._form = form
+        is_success = headers.text(HeaderName.STATUS)[:1] in {"2", ""}
+        self._judgement = AnswerJudgement(form, self._setting, is_success=is_success)
+        is_buffered = self._setting.policy.streams is StreamMode.BUFFER
+        streams = may_stream and form.is_streamed and not is_buffered
+        return Handling.STREAM if streams else Handling.HOLD
+
+    def take(self, body: bytes, *, is_last: bool) -> Released:
+        """Judge the next piece of a stream; an error ends it in the form of its API."""
+        judgement = self._begun()
+        released = judgement.take(body, is_last=is_last)
+        self._has_left = self._has_left or bool(released.body)
+        if is_last or released.error is not None:
+            self._note(judgement)
+        if released.error is None:
+            return released
+        end = stream_error(
+            self._form,
+            released.error,
+            dialect=self._line.route.dialect,
+            is_typed=self._line.route.form is RequestForm.RESPONSES,
+            follows_element=self._has_left,
+        )
+        return Released(released.body + end, released.error)
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
+        """Judge a whole answer; waits for remote guardrails and for long work only."""
+        judgement = self._begun()
+        released = await judgement.judge_whole(body, stream)
+        self._note(judgement)
+        return released
+
+    def abandon(self) -> None:
+        """Record what was found in an answer that did not come to its end."""
+        if self._judgement is not None:
+            self._note(self._judgement)
+
+    def _begun(self) -> AnswerJudgement:
+        if self._judgement is None:
+            raise AssertionError("the body of an answer was judged before its headers")
+        return self._judgement
+
+    def _note(self, judgement: AnswerJudgement) -> None:
+        self._record.answer = AnswerFacts(
+            judgement.results(), judgement.reasons, is_redacted=judgement.is_redacted
+        )
+
+
+class UncountedAnswer:
+    """An answer without guardrails, which loses the counts that its client did not ask for.
+
+    Nothing of it is ever refused or held back: an event that cannot be read goes on as it is.
+    """
+
+    is_judged = False
+
+    def __init__(self, line: RequestLine) -> None:
+        self._line = line
+        self._hider = UsageHider()
+
+    def begin(self, headers: Headers, *, may_stream: bool) -> Handling:
+        """Choose by whether there is a stream that states counts."""
+        if answer_form(headers, path=self._line.path) is not AnswerForm.SSE:
+            return Handling.PASS
+        return Handling.STREAM if may_stream else Handling.HOLD
+
+    def take(self, body: bytes, *, is_last: bool) -> Released:
+        """Return the part of the stream that may go on."""
+        return Released(self._hider.take(body, is_last=is_last))
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:  # noqa: ARG002 - nothing to wait for
+        """Return a whole stream, as a gateway sends it that buffers answers."""
+        return Released(self._hider.take(body, is_last=True))
+
+    def abandon(self) -> None:
+        """Record nothing: nothing is looked for."""
+
+
+async def carry_answer(
+    event: Event,
+    plan: AnswerPlan | None,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> ClientError | None:
+    """Carry the answer to its end, from its first *event* on; return why it is refused, if so."""
+    while event is not Event.ENDED:
+        error: ClientError | None = None
+        if plan is not None:
+            record.work()
+        match event:
+            case Event.ANSWER_HEADERS:
+                error = _take_headers(plan, stream, record, worker)
+            case Event.ANSWER_PIECE if plan is not None:
+                _take_piece(plan, stream, record, worker)
+            case Event.ANSWER_BODY if plan is not None:
+                error = await _take_whole(plan, stream, record, worker)
+            case _:
+                raise AssertionError("an answer was judged without a plan")
+        if error is not None:
+            return error
+        record.rest()
+        event = await stream.receive()
+    return None
+
+
+def _take_headers(
+    plan: AnswerPlan | None, stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> ClientError | None:
+    protocol = stream.protocol
+    headers = protocol.answer_headers
+    handling: Handling | ClientError = Handling.PASS
+    if plan is not None:
+        status = headers.text(HeaderName.STATUS)
+        record.answer_status = int(status) if _STATUS.fullmatch(status) else 0
+        if protocol.answer_has_body:
+            handling = plan.begin(headers, may_stream=protocol.may_stream_answer)
+    own = _own_headers(headers, record, worker)
+    match handling:
+        case Handling.PASS:
+            protocol.pass_answer(own)
+        case Handling.STREAM:
+            protocol.stream_answer(_without_length(own, headers))
+        case Handling.HOLD:
+            protocol.hold_answer()
+        case ClientError():
+            return handling
+    return None
+
+
+def _take_piece(
+    plan: AnswerPlan, stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> None:
+    protocol = stream.protocol
+    released = plan.take(protocol.piece, is_last=protocol.piece_is_last)
+    if released.error is None:
+        protocol.send_piece(released.body)
+        return
+    record.refused, record.is_ended_within = released.error.kind, True
+    metadata = metadata_of(record, now=worker.clocks.monotonic())
+    protocol.send_piece(released.body, ends=True, metadata=metadata)
+
+
+async def _take_whole(
+    plan: AnswerPlan, stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> ClientError | None:
+    protocol = stream.protocol
+    body = protocol.body()
+    released = await plan.judge_whole(body, stream)
+    if released.error is not None:
+        return released.error
+    own = _own_headers(protocol.answer_headers, record, worker)
+    if plan.is_judged:
+        changed = None if released.body == body else released.body
+        metadata = metadata_of(record, now=worker.clocks.monotonic())
+        protocol.send_answer(own, changed, metadata)
+    else:
+        protocol.send_answer(own, released.body)
+    return None
+
+
+def _own_headers(headers: Headers, record: RequestRecord, worker: Worker) -> HeaderMutation:
+    if worker.timing is not Timing.MUTATION:
+        return NO_CHANGE
+    return HeaderMutation(own_headers(record, worker.clocks), foreign_headers(headers))
+
+
+def _without_length(own: HeaderMutation, headers: Headers) -> HeaderMutation:
+    """A stream may grow or shrink: the provider's length would cut it, or never be reached."""
+    if headers.first(HeaderName.CONTENT_LENGTH) is None:
+        return own
+    return HeaderMutation(own.set_headers, (*own.remove_headers, HeaderName.CONTENT_LENGTH))

@@ -1,0 +1,200 @@
+"""Judges one answer: piece by piece, or as a whole before any of it leaves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sidecar.dialects.answer_form import AnswerForm
+from sidecar.dialects.json_text import Token
+from sidecar.domain.decision import Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
+from sidecar.domain.restoration import Restoration
+from sidecar.domain.subject import Subject, TextPart, UnscannedReason
+from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.answer_policy import AnswerPolicy
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.stream_scan import ROLE, Outcome, StreamScan
+from sidecar.guardrails.window import Edit, Window
+from sidecar.pipeline.answer_reading import AnswerReading
+from sidecar.pipeline.answer_structure import judge_structure
+from sidecar.pipeline.decide import decide, decide_unscanned
+from sidecar.redaction.placeholders import Placeholders
+
+MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
+"""Events behind one that waits wait with it; no provider sends so much about so little text."""
+
+TOO_LONG: Final = ClientError(
+    ErrorKind.CONTENT_BLOCKED,
+    "The answer was ended: something in it is longer than what can be judged of a stream.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Bytes that may leave now; `error` ends the answer behind them."""
+
+    body: bytes
+    error: ClientError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSetting:
+    """What an answer is judged by, and what its request leaves to it."""
+
+    policy: AnswerPolicy
+    unscanned: UnscannedAction
+    restoration: Restoration
+    placeholders: Placeholders
+    inspector: Inspector
+    about: InspectionSubject
+    clock: Callable[[], float]
+    hides_usage: bool = False
+
+
+class AnswerJudgement:
+    """The judgement of one answer."""
+
+    def __init__(
+        self, form: AnswerForm, setting: AnswerSetting, *, is_success: bool = True
+    ) -> None:
+        """Begin. What a provider says of a failure is judged as text, not by its structure."""
+        self._setting = setting
+        self._form = form
+        self._structured = setting.policy.structured if is_success else ()
+        self._reading = AnswerReading(form, hides_usage=setting.hides_usage)
+        self._is_observed = setting.policy.streams is StreamMode.OBSERVE
+        self._scan = StreamScan(
+            setting.policy,
+            clock=setting.clock,
+            restoration=setting.restoration,
+            is_streamed=form.is_streamed,
+        )
+        self._guardrails = {one.name: one for one in setting.policy.guardrails}
+        self._remote: tuple[GuardrailResult, ...] = ()
+        self._structure: tuple[GuardrailResult, ...] = ()
+        self.is_redacted = False
+
+    @property
+    def reasons(self) -> tuple[UnscannedReason, ...]:
+        """Why parts of the answer could not be read."""
+        return tuple(self._reading.reasons)
+
+    def results(self) -> tuple[GuardrailResult, ...]:
+        """Return what each guardrail has come to so far, in the policy's order."""
+        every = (*self._scan.results(), *self._remote, *self._structure)
+        by_name = {one.guardrail.name: one for one in every}
+        return tuple(by_name[name] for name in self._guardrails if name in by_name)
+
+    def take(self, chunk: bytes, *, is_last: bool) -> Released:
+        """Judge the next bytes, and return what may leave."""
+        self._reading.take(chunk, is_last=is_last)
+        unread = self._unread()
+        if unread is not None:
+            self._reading.transcript.let_all_go()  # nothing follows what cannot be read
+        return self._released(self._judge_windows() or unread)
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
+        """Judge all of an answer; waits for remote guardrails, and for work that takes long.
+
+        Of one that is refused nothing leaves.
+        """
+        inspector, policy = self._setting.inspector, self._setting.policy
+        self._reading.take(body, is_last=True)
+        asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
+        due = self._reading.transcript.due(observed=self._is_observed)
+        outcomes = inspector.in_turns(self._scan.steps(due))
+        if not isinstance(outcomes, tuple):
+            outcomes = await stream.wait_for(outcomes)
+        error = self._error_in(outcomes[0]) or self._unread()
+        if error is None and policy.asking.remote:
+            parts = tuple([TextPart(text, (), ROLE) for _, text in asked])
+            subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
+            results = inspector.inspect(policy.asking, subject, about=self._setting.about)
+            if not isinstance(results, tuple):
+                results = await stream.wait_for(results)
+            error = self._weigh_remote(results, asked)
+        if error is not None:
+            self._reading.held.drop()
+            return Released(b"", error)
+        released = Released(self._reading.held.release(unread=True))
+        if not self._structured:
+            return released
+        steps = judge_structure(
+            released.body, self._form, self._structured, clock=self._setting.clock
+        )
+        structure = inspector.in_turns(steps)
+        if not isinstance(structure, tuple):
+            structure = await stream.wait_for(structure)
+        self._structure = structure
+        error = _error_of(structure)
+        return released if error is None else Released(b"", error)
+
+    def _judge_windows(self) -> ClientError | None:
+        due = self._reading.transcript.due(observed=self._is_observed)
+        return self._error_in(self._scan.judge(due)) if due else None
+
+    def _error_in(self, outcome: Outcome) -> ClientError | None:
+        for one in outcome.redact:
+            self._redact(one.window, one.finding, one.value, is_bare=one.is_bare)
+        if outcome.is_too_long:
+            return TOO_LONG
+        return None if outcome.refused_by is None else _error_of((outcome.refused_by,))
+
+    def _weigh_remote(
+        self, results: tuple[GuardrailResult, ...], asked: list[tuple[Window, bytes]]
+    ) -> ClientError | None:
+        self._remote = tuple(replace(one, stage=Stage.OUTPUT) for one in results)
+        decision = decide(results, subject="answer")
+        if isinstance(decision, Deny):
+            return decision.error
+        if isinstance(decision, Redact):
+            self._redact_all(decision.findings, asked)
+        return None
+
+    def _redact_all(
+        self, findings: Iterable[Finding], asked: Sequence[tuple[Window, bytes]]
+    ) -> None:
+        by_part: defaultdict[int, list[Finding]] = defaultdict(list)
+        for finding in findings:
+            by_part[finding.part].append(finding)
+        for part, here in by_part.items():
+            window, text = asked[part]
+            numbers = window.bare_numbers((finding.start for finding in here), whole=text)
+            for finding in here:
+                value = text[finding.start : finding.end]
+                is_bare = numbers.get(finding.start) == Token(finding.start, finding.end)
+                self._redact(window, finding, value, is_bare=is_bare)
+
+    def _redact(
+        self, window: Window, finding: Finding, value: bytes, *, is_bare: bool = False
+    ) -> None:
+        guardrail = self._guardrails[finding.guardrail]
+        text = self._setting.placeholders.of(value, type_=finding.type, style=guardrail.redaction)
+        window.edits.append(Edit(finding.start, finding.end, text, is_bare=is_bare))
+        self.is_redacted = True
+
+    def _unread(self) -> ClientError | None:
+        decision = decide_unscanned(
+            self._reading.reasons, self._setting.unscanned, subject="answer"
+        )
+        return decision.error if isinstance(decision, Deny) else None
+
+    def _released(self, error: ClientError | None) -> Released:
+        held = self._reading.held
+        passes_unread = self._setting.unscanned is not UnscannedAction.BLOCK
+        body = held.release(unread=passes_unread)
+        if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
+            error = TOO_LONG
+        if error is not None:
+            held.drop()
+        return Released(body, error)
+
+
+def _error_of(results: tuple[GuardrailResult, ...]) -> ClientError | None:
+    decision = decide(results, subject="answer")
+    return decision.error if isinstance(decision, Deny) else None

@@ -1,0 +1,243 @@
+"""Reads the body of a request, looks at its content, and decides."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import assert_never
+
+from sidecar.authorization.authorize import is_model_allowed
+from sidecar.dialects.read import read_request
+from sidecar.dialects.stream_usage import ask_for_usage, can_ask_for_usage
+from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
+from sidecar.domain.finding import Finding
+from sidecar.domain.policy import StreamUsage, UnscannedAction
+from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
+from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.inspect import InspectionSubject
+from sidecar.guardrails.snapshot import EffectivePolicy
+from sidecar.pipeline.admission import stream_usage_of
+from sidecar.pipeline.decide import decide, decide_unscanned
+from sidecar.pipeline.rate_limits import take_limits
+from sidecar.pipeline.record import Caller, RequestRecord
+from sidecar.pipeline.worker import Worker
+from sidecar.redaction.request import RedactionRules, redact
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAllowed:
+    """The request may go on; `body` replaces its body, None leaves it.
+
+    `restoration` has the values that the answer is to name again; none, mostly. `model` is the
+    model that the provider will read in the request, None if that cannot be known. `hides_usage`
+    tells that the answer must lose the counts that its request was made to ask for.
+    """
+
+    body: bytes | None = None
+    restoration: Restoration = NOTHING_REDACTED
+    model: str | None = None
+    hides_usage: bool = False
+
+
+async def judge_body(
+    body: bytes,
+    route: Route,
+    caller: Caller,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> RequestAllowed | ClientError:
+    """Read *body*, take what it needs of the limits, and judge its content."""
+    record.body_bytes = len(body)
+    read = read_request(route, stream.protocol.headers, body)
+    record.read = record.step()
+    if isinstance(read, Malformed):
+        return ClientError(ErrorKind.INVALID_BODY, read.problem)
+    if isinstance(read, Subject):
+        _note_subject(read, record)
+    if caller.limits or record.subject is not None:
+        short = await take_limits(caller, stream, record, worker)
+        if short is not None:
+            return short
+    if isinstance(read, Unreadable):
+        return _judge_unread(read.reason, route.model, caller, record)
+    refused = _judge_subject(read, caller, record)
+    if refused is not None:
+        return refused
+    policy = record.policy or caller.policy
+    began = worker.clocks.monotonic()
+    results = worker.inspector.inspect(policy, read, about=subject_of(record))
+    if not isinstance(results, tuple):
+        try:
+            results = await stream.wait_for(results)
+        finally:
+            record.guardrails = record.step(began)
+    record.results, record.guardrails = results, record.step(began)
+    decision = decide(results)
+    match decision:
+        case Allow():
+            asking = _asking_for_usage(read, body, route, caller, stream)
+            is_asking = asking is not body
+            hides = is_asking and stream_usage_of(caller) is StreamUsage.HIDE
+            new = asking if is_asking else None
+            return RequestAllowed(new, NOTHING_REDACTED, read.model, hides)
+        case Redact(findings):
+            record.is_redacted = True
+            return _redacted(read, body, findings, route, caller, stream, record, worker)
+        case Deny(error):
+            return error
+        case _:
+            assert_never(decision)
+
+
+async def judge_without_body(
+    reason: UnscannedReason | None,
+    caller: Caller,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> RequestAllowed | ClientError:
+    """Judge by the headers alone; *reason* says why the rest cannot be read."""
+    if caller.limits:
+        short = await take_limits(caller, stream, record, worker)
+        if short is not None:
+            return short
+    if reason is not None:
+        return _judge_unread(reason, None, caller, record)
+    model = record.route.model if isinstance(record.route, Route) else None
+    return RequestAllowed(model=model)
+
+
+def refuse_unread(
+    reasons: tuple[UnscannedReason, ...],
+    *,
+    action: UnscannedAction,
+    model: str | None,
+    allowed_models: tuple[str, ...] | None,
+) -> ClientError | None:
+    """Return why a request is refused whose content cannot be read; None if it may pass.
+
+    Its *model* is known only where the path names it.
+    """
+    decision = decide_unscanned(reasons, action)
+    if isinstance(decision, Deny):
+        return decision.error
+    if not is_model_allowed(model, allowed_models):
+        return client_error(ErrorKind.MODEL_NOT_ALLOWED)
+    return None
+
+
+def refuse_models(subject: Subject, allowed: tuple[str, ...] | None) -> ClientError | None:
+    """Return why a request is refused that names a model which is not *allowed*."""
+    if allowed is None:
+        return None
+    named = (subject.model, *subject.other_models)
+    if all(is_model_allowed(one, allowed) for one in named):
+        return None
+    return client_error(ErrorKind.MODEL_NOT_ALLOWED)
+
+
+def refuse_unscanned_parts(subject: Subject, policy: EffectivePolicy) -> ClientError | None:
+    """Return why a request is refused of which a part cannot be read."""
+    if not subject.unscanned:
+        return None
+    decision = decide_unscanned(subject.unscanned, policy.unscanned)
+    return decision.error if isinstance(decision, Deny) else None
+
+
+def policy_for(subject: Subject, policy: EffectivePolicy) -> EffectivePolicy:
+    """Return the form of *policy* for the model of a request.
+
+    Of several models it is unknown which one runs: guardrails of any of them hold.
+    """
+    return policy.for_model(None if subject.other_models else subject.model)
+
+
+def subject_of(record: RequestRecord) -> InspectionSubject:
+    """Return the request as guardrails know it."""
+    principal = record.principal
+    key_id = "" if principal is None else principal.key_id
+    return InspectionSubject(record.request_id, key_id, record.model)
+
+
+def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:
+    """Return the organization's own key, so that no other can search for its values."""
+    key, principal = worker.redaction_key, record.principal
+    if key is None or principal is None:
+        return None
+    return hmac.digest(key, principal.organization_id.encode(), "sha256")
+
+
+def _note_subject(subject: Subject, record: RequestRecord) -> None:
+    record.subject, record.unscanned = subject, subject.unscanned
+    record.text_bytes = sum([len(part.content) for part in subject.parts])
+
+
+def _judge_unread(
+    reason: UnscannedReason, model: str | None, caller: Caller, record: RequestRecord
+) -> RequestAllowed | ClientError:
+    record.unscanned = (reason,)
+    error = refuse_unread(
+        record.unscanned,
+        action=caller.policy.unscanned,
+        model=model,
+        allowed_models=caller.allowed_models,
+    )
+    return RequestAllowed(model=model) if error is None else error
+
+
+def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> ClientError | None:
+    """Judge what takes no guardrail, and keep the policy that holds for the model."""
+    refused = refuse_models(subject, caller.allowed_models)
+    if refused is not None:
+        return refused
+    record.policy = policy = policy_for(subject, caller.policy)
+    return refuse_unscanned_parts(subject, policy)
+
+
+def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
+    subject: Subject,
+    body: bytes,
+    findings: tuple[Finding, ...],
+    route: Route,
+    caller: Caller,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> RequestAllowed:
+    guardrails = {result.guardrail.name: result.guardrail for result in record.results}
+    rules = RedactionRules(guardrails, hash_key_of(record, worker))
+    redacted = redact(body, subject.parts, findings, rules=rules)
+    asking = _asking_for_usage(subject, redacted.body, route, caller, stream)
+    hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE
+    model = _model_after(findings, subject, route)
+    return RequestAllowed(asking, redacted.restoration, model, hides)
+
+
+def _model_after(findings: tuple[Finding, ...], subject: Subject, route: Route) -> str | None:
+    """Return the model, unless some of its name is replaced in the body that goes on."""
+    if subject.model is None or route.model is not None:
+        return subject.model
+    name = subject.model.encode()
+    is_changed = any(subject.parts[found.part].content == name for found in findings)
+    return None if is_changed else subject.model
+
+
+def _asking_for_usage(
+    subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
+) -> bytes:
+    """Return *body*, or one that asks for the counts of its stream if they are wanted."""
+    if not subject.streamed or subject.asks_for_usage or not can_ask_for_usage(route):
+        return body
+    wanted = stream_usage_of(caller)
+    match wanted:
+        case StreamUsage.ESTIMATE:
+            return body
+        case StreamUsage.PASS:
+            return ask_for_usage(body)
+        case StreamUsage.HIDE:
+            return ask_for_usage(body) if stream.protocol.may_judge_answer else body
+        case _:
+            assert_never(wanted)

@@ -1,0 +1,97 @@
+"""Writes what is known of a request as dynamic metadata, for Envoy's access log and headers."""
+
+from __future__ import annotations
+
+from sidecar.domain.metadata import MetadataKey, reserved_text
+from sidecar.domain.mutations import Metadata
+from sidecar.pipeline.record import RequestRecord
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.traceparent import sampled_trace_id
+
+
+def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
+    """Return the metadata of a request as it stands, and keep it as judged in the record.
+
+    *now* is in monotonic seconds.
+    """
+    outcome = record.outcome()
+    model = sanitize.model_name(record.model)
+    record.judged = record.judge(outcome, model)
+    pairs: list[tuple[str, str | float]] = [
+        (MetadataKey.REQUEST_ID, record.request_id),
+        (MetadataKey.VERDICT, outcome.value),
+    ]
+    if record.refused is not None:
+        pairs.append((MetadataKey.ERROR, record.refused.value))
+        if record.answer_status is not None:
+            pairs.append((MetadataKey.ANSWER_STATUS, str(record.answer_status)))
+    if model is not None:
+        pairs.append((MetadataKey.MODEL, model))
+    if (trace_id := sampled_trace_id(record.traceparent)) is not None:
+        pairs.append((MetadataKey.TRACE_ID, trace_id))
+    if record.policy is not None:
+        pairs.append((MetadataKey.POLICY, record.policy.name))
+    _add_owner(pairs, record)
+    _add_timing(pairs, record, now)
+    return tuple(pairs)
+
+
+def _add_owner(pairs: list[tuple[str, str | float]], record: RequestRecord) -> None:
+    """Add the owner of the key, and what usage accounts by."""
+    principal, judged = record.principal, record.judged
+    if principal is None or judged is None:
+        return
+    pairs += (
+        (MetadataKey.KEY_ID, principal.key_id),
+        (MetadataKey.TEAM, principal.team_name),
+        (MetadataKey.ORGANIZATION, principal.organization_name),
+        (MetadataKey.STARTED_US, str(record.wall_ns // 1000)),
+        (MetadataKey.TEAM_ID, principal.team_id),
+        (MetadataKey.ORGANIZATION_ID, principal.organization_id),
+    )
+    if record.caller is not None:
+        pairs.append((MetadataKey.PRIORITY, record.caller.priority.value))
+    if record.estimated_tokens is not None:
+        pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
+    if judged.operation:
+        pairs.append((MetadataKey.OPERATION, judged.operation))
+    if judged.provider:
+        pairs.append((MetadataKey.PROVIDER, judged.provider))
+    if judged.is_streamed:
+        pairs.append((MetadataKey.STREAMED, "true"))
+    if judged.text_bytes:
+        pairs.append((MetadataKey.TEXT_BYTES, str(judged.text_bytes)))
+    if judged.guardrails:
+        verdicts = [f"{name}={verdict}" for name, verdict in judged.guardrails.items()]
+        pairs.append((MetadataKey.GUARDRAILS, " ".join(verdicts)))
+    if judged.reserved is not None:
+        pairs.append((MetadataKey.RESERVED, reserved_text(judged.reserved)))
+
+
+def _add_timing(pairs: list[tuple[str, str | float]], record: RequestRecord, now: float) -> None:
+    """Add the time spent so far, in microseconds and as a finished header value."""
+    authorize, guardrails, own = spent_seconds(record, now)
+    pairs += (
+        (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),
+        (MetadataKey.AUTHORIZE_US, round(authorize * 1e6)),
+        (MetadataKey.GUARDRAILS_US, round(guardrails * 1e6)),
+        (MetadataKey.EGRET_US, round(own * 1e6)),
+    )
+
+
+def spent_seconds(record: RequestRecord, now: float) -> tuple[float, float, float]:
+    """Return the seconds of authorization, of guardrails, and of all of Egret's own time."""
+    return (
+        0.0 if record.authorize is None else record.authorize.seconds,
+        0.0 if record.guardrails is None else record.guardrails.seconds,
+        record.own_seconds(now),
+    )
+
+
+def server_timing(authorize: float, guardrails: float, own: float) -> str:
+    """Return a `server-timing` value; durations in milliseconds (W3C Server Timing)."""
+    return (
+        f"authorize;dur={authorize * 1000:.3f}, "
+        f"guardrails;dur={guardrails * 1000:.3f}, "
+        f"egret;dur={own * 1000:.3f}"
+    )

@@ -1,0 +1,181 @@
+"""What a policy makes of requests that were kept: as in an exchange, but nobody waits for it.
+
+Every key counts as one that the policy holds for: roll-outs are complete, exceptions are over.
+Guardrails that ask a server are left out: a rehearsal never sends a text anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+from sidecar.dialects.read import read_request
+from sidecar.dialects.routes import recognise
+from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.http import Headers
+from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
+from sidecar.domain.principal import PolicyBinding, Principal
+from sidecar.domain.scope import EVERYONE, Circumstances
+from sidecar.domain.subject import (
+    Malformed,
+    Route,
+    Subject,
+    Unreadable,
+    UnscannedReason,
+)
+from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.remote import AskNobody
+from sidecar.guardrails.rules.catalogue import is_remote
+from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
+from sidecar.pipeline.admission import requires_body, unscannable
+from sidecar.pipeline.content import (
+    policy_for,
+    refuse_models,
+    refuse_unread,
+    refuse_unscanned_parts,
+)
+from sidecar.pipeline.decide import decide
+from sidecar.pipeline.record import Caller
+from sidecar.telemetry.report import ExchangeOutcome
+
+_NAME: Final = "\0rehearsed"
+"""Of the policy as it is rehearsed: no document can name one so."""
+_NO_OWNER: Final = Principal("", "", "", "", "")
+_JSON: Final = Headers((("content-type", b"application/json"),))
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRequest:
+    """A request that was kept: its path with the query, and its body as the client sent it."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What became of one request.
+
+    `error` is why it was refused. `acted` names guardrails whose verdict was not to pass, in
+    shadow or not, with that verdict.
+    """
+
+    outcome: ExchangeOutcome
+    error: ErrorKind | None = None
+    acted: tuple[tuple[Guardrail, Verdict], ...] = ()
+
+
+class PolicyReplay:
+    """One policy, compiled."""
+
+    def __init__(self, snapshot: PolicySnapshot) -> None:
+        self._snapshot = snapshot
+        self._inspector = Inspector(remote=AskNobody(), clock=time.perf_counter)
+
+    @classmethod
+    async def compile(cls, document: str) -> PolicyReplay:
+        """Compile the policy of *document*, whose expressions were checked.
+
+        Raises:
+            CompileError: it cannot be compiled within the limits.
+        """
+        compiled = await compile_in_subprocess([(document, 1)])
+        policy = compiled.policies[0]
+        local = tuple(
+            replace(one, scope=replace(one.scope, rollout=EVERYONE, exceptions=()))
+            for one in policy.guardrails
+            if not is_remote(one)
+        )
+        rehearsed = replace(policy, name=_NAME, guardrails=local)
+        policies = CompiledPolicies((policy, rehearsed), compiled.database)
+        return cls(run_to_end(snapshot_steps(policies)))
+
+    async def judge(self, request: KeptRequest) -> ReplayResult:
+        """Return the policy's verdict on *request*."""
+        route = recognise(request.method, request.path)
+        policy = self._policy(route if isinstance(route, Route) else None)
+        # A key without limits, on an Envoy whose routes do not go by the model.
+        caller = Caller(_NO_OWNER, policy, policy.allowed_models)
+        reason = unscannable(route, has_body=bool(request.body))
+        if reason is not None or not isinstance(route, Route):
+            return _unread(reason or UnscannedReason.UNKNOWN_ROUTE, None, policy)
+        if not requires_body(route, caller, names_route=False):
+            return ReplayResult(ExchangeOutcome.ALLOWED)
+        read = read_request(route, _JSON, request.body)
+        match read:
+            case Malformed():
+                return ReplayResult(ExchangeOutcome.REFUSED, ErrorKind.INVALID_BODY)
+            case Unreadable(reason):
+                return _unread(reason, route.model, policy)
+            case Subject():
+                return await self._judge(read, policy)
+            case _:
+                assert_never(read)
+
+    async def _judge(self, subject: Subject, policy: EffectivePolicy) -> ReplayResult:
+        refused = refuse_models(subject, policy.allowed_models)
+        if refused is not None:
+            return _refused(refused)
+        policy = policy_for(subject, policy)
+        refused = refuse_unscanned_parts(subject, policy)
+        if refused is not None:
+            return _refused(refused)
+        about = InspectionSubject(request_id="", key_id="", model=subject.model)
+        results = self._inspector.inspect(policy, subject, about=about)
+        judged = _of_results(results if isinstance(results, tuple) else await results)
+        if judged.outcome is not ExchangeOutcome.ALLOWED:
+            return judged
+        return replace(judged, outcome=_of_unscanned(subject.unscanned, policy).outcome)
+
+    def _policy(self, route: Route | None) -> EffectivePolicy:
+        policy = self._snapshot.effective(PolicyBinding(key=_NAME))
+        assert isinstance(policy, EffectivePolicy)  # noqa: S101 - it was put in
+        if policy.request_forms is None:
+            return policy
+        operation = None if route is None else route.operation
+        return policy.request_forms(Circumstances(operation=operation, key_id="", team="", at=0.0))
+
+
+def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy) -> ReplayResult:
+    reasons = (reason,)
+    error = refuse_unread(
+        reasons, action=policy.unscanned, model=model, allowed_models=policy.allowed_models
+    )
+    return _of_unscanned(reasons, policy) if error is None else _refused(error)
+
+
+def _of_unscanned(reasons: tuple[UnscannedReason, ...], policy: EffectivePolicy) -> ReplayResult:
+    """Return what a request comes to of which some could not be read, and which passes."""
+    is_flagged = bool(reasons) and policy.unscanned is UnscannedAction.FLAG
+    return ReplayResult(ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED)
+
+
+def _refused(error: ClientError) -> ReplayResult:
+    return ReplayResult(ExchangeOutcome.REFUSED, error.kind)
+
+
+def _of_results(results: tuple[GuardrailResult, ...]) -> ReplayResult:
+    acted = tuple(
+        (one.guardrail, one.verdict) for one in results if one.verdict is not Verdict.PASS
+    )
+    decision = decide(results)
+    match decision:
+        case Deny(error):
+            return ReplayResult(ExchangeOutcome.REFUSED, error.kind, acted)
+        case Redact():
+            return ReplayResult(ExchangeOutcome.REDACTED, None, acted)
+        case Allow():
+            is_flagged = any(
+                verdict is Verdict.FLAG and guardrail.mode is Mode.ENFORCE
+                for guardrail, verdict in acted
+            )
+            outcome = ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED
+            return ReplayResult(outcome, None, acted)
+        case _:
+            assert_never(decision)

@@ -1,0 +1,280 @@
+"""One HTTP request, told once from its first message to its records.
+
+    headers → admit → (body) → read → limits → guardrails → decide → answer → finish
+
+Steps are functions over plain values. The facts that they find out stand in the `RequestRecord`.
+A step that refuses returns a `ClientError`; whatever raises ends in a refusal, or in a stream that
+is aborted: a plain return would let Envoy go on with a request that was not judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from sidecar.dialects.answer_form import has_model_text
+from sidecar.dialects.routes import guess_dialect, recognise
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
+from sidecar.domain.http import HeaderMutation, HeaderName, Headers
+from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.subject import Route, UnknownRoute
+from sidecar.extproc.codec import UnreadableMessageError
+from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
+from sidecar.extproc.stream import (
+    Call,
+    ExtProcStream,
+    LateError,
+    OvertakenError,
+    StreamEnd,
+    StreamGoneError,
+)
+from sidecar.pipeline.admission import admit, judges_answer, requires_body, unscannable
+from sidecar.pipeline.answer import (
+    AnswerPlan,
+    GuardedAnswer,
+    RequestLine,
+    UncountedAnswer,
+    carry_answer,
+)
+from sidecar.pipeline.answer_judgement import AnswerSetting
+from sidecar.pipeline.content import (
+    RequestAllowed,
+    hash_key_of,
+    judge_body,
+    judge_without_body,
+    subject_of,
+)
+from sidecar.pipeline.finish import finish
+from sidecar.pipeline.metadata import metadata_of
+from sidecar.pipeline.record import RequestRecord
+from sidecar.pipeline.refusals import refusal_of
+from sidecar.pipeline.request_headers import naming_model, strip
+from sidecar.pipeline.response_headers import limit_pairs, own_headers
+from sidecar.pipeline.worker import Worker
+from sidecar.redaction.placeholders import Placeholders
+from sidecar.settings.serving import RouteByModel, Timing
+from sidecar.telemetry.report import FaultKind
+
+STREAM_NAME: Final = "x-egret-stream"
+"""Of the gRPC call's metadata: Envoy's own name of the request, which its access log has too.
+
+Not the request id: an Envoy that keeps a client's would let it name, and so end, another request.
+"""
+
+IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
+"""Asked of the provider where answers are judged: a compressed answer cannot be read."""
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
+"""Envoy's own form and room for others; anything else could carry text into logs and headers."""
+
+_FAULTS: Final = {
+    ErrorKind.OVERLOADED: FaultKind.TOO_MANY_BYTES,
+    ErrorKind.UNSUPPORTED_PROCESSING_MODE: FaultKind.UNSUPPORTED_MODE,
+}
+"""Refusals of the protocol that are faults of the surroundings."""
+
+
+async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> StreamEnd:
+    """Judge one HTTP request; return how its stream must end.
+
+    *metadata* is that of the gRPC call: Envoy states its own span there. The traceparent among the
+    request's headers is still the caller's.
+    """
+    record = RequestRecord(worker.clocks)
+    record.traceparent = metadata.get("traceparent")
+    record.tracestate = metadata.get("tracestate")
+    record.stream_name = metadata.get(STREAM_NAME, "")
+    # Now, and not when the headers are read: a worker that is behind has most of its requests
+    # waiting to be read.
+    record.is_counted = worker.guard.begin()
+    worker.recorder.exchange_began()
+    protocol = ExtProcProtocol(
+        max_body_bytes=worker.max_body_bytes,
+        wants_answer_headers=worker.timing is Timing.MUTATION,
+        room=worker.guard,
+    )
+    stream = ExtProcStream(call, protocol, worker.budgets)
+    end = StreamEnd.ABORTED
+    try:
+        await _converse(stream, record, worker)
+        end = StreamEnd.ABORTED if protocol.is_aborted else StreamEnd.COMPLETED
+    except asyncio.CancelledError:
+        end = StreamEnd.CANCELLED
+        raise
+    except StreamGoneError:
+        end = StreamEnd.CANCELLED
+    except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
+        _note_fault(FaultKind.EXCEPTION, error, record, worker)
+    finally:
+        stream.close()
+        finish(record, protocol, end, worker)
+    return end
+
+
+async def _converse(stream: ExtProcStream, record: RequestRecord, worker: Worker) -> None:
+    """Carry request and answer to their ends; whatever goes wrong on the way is refused."""
+    plan: AnswerPlan | None = None
+    try:
+        try:
+            judged = await _judge_request(stream, record, worker)
+            if isinstance(judged, ClientError):
+                return await _refuse(judged, stream, record, worker)
+            plan = judged
+            event = await stream.receive()
+        except OvertakenError as overtaken:
+            event = overtaken.event
+        refused = await carry_answer(event, plan, stream, record, worker)
+        if refused is not None:
+            await _refuse(refused, stream, record, worker)
+    except StreamGoneError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a bug is a refusal, never a pass
+        kind = _kind_of(error, record, worker)
+        if stream.is_broken or not stream.protocol.may_refuse:
+            stream.protocol.abort()
+            return None
+        await _refuse(client_error(kind), stream, record, worker)
+    finally:
+        if plan is not None and record.refused is None:
+            plan.abandon()
+
+
+async def _judge_request(
+    stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> AnswerPlan | ClientError | None:
+    """Judge the request and let it go on; return how its answer is treated, or the refusal."""
+    protocol = stream.protocol
+    headers = await stream.request_headers()
+    record.work()
+    _read_headers(headers, record, worker)
+    if not record.is_counted:
+        # Before anything is looked up: all others wait for what it costs.
+        worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
+        return client_error(ErrorKind.OVERLOADED)
+    record.route = route = recognise(record.method or "", record.path, headers)
+    caller = await admit(headers, stream, record, worker)
+    if isinstance(caller, ErrorKind):
+        return client_error(caller)
+    removed = strip(headers)
+    names_route = worker.route_by_model is RouteByModel.ON
+    reason = unscannable(route, has_body=protocol.has_body)
+    if isinstance(route, Route) and requires_body(route, caller, names_route=names_route):
+        record.rest()
+        protocol.require_body(removed, judges_answer=judges_answer(route, caller))
+        body = await stream.request_body()
+        record.work()
+        allowed = await judge_body(body, route, caller, stream, record, worker)
+    else:
+        allowed = await judge_without_body(reason, caller, stream, record, worker)
+    if isinstance(allowed, ClientError):
+        return allowed
+    plan = _plan_answer(allowed, route, record, worker)
+    if plan is not None:
+        removed = HeaderMutation((*removed.set_headers, *IDENTITY), removed.remove_headers)
+    if names_route:
+        removed = naming_model(removed, allowed.model)
+    metadata = metadata_of(record, now=worker.clocks.monotonic())
+    if worker.timing is not Timing.MUTATION:
+        metadata += limit_pairs(record, worker.clocks)
+    # The route is chosen anew also if no model is named: a header of the client's may have
+    # chosen it.
+    mutations = RequestMutations(removed, allowed.body, metadata, clear_route_cache=names_route)
+    protocol.forward(mutations, judges_answer=plan is not None)
+    if record.judged is not None and isinstance(route, Route) and route.has_body:
+        # Before the request goes on: it is accounted for even if this worker dies now.
+        worker.usage.note(record.judged)
+    record.rest()
+    _make_room(record, worker)
+    return plan
+
+
+def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> None:
+    """Take what the headers say of the request, as far as it can be shown."""
+    record.path = path = headers.text(HeaderName.PATH)
+    record.dialect = guess_dialect(path, headers)
+    request_id = headers.text(HeaderName.REQUEST_ID)
+    if _REQUEST_ID.fullmatch(request_id):
+        record.request_id = request_id
+    else:
+        record.request_id = worker.new_request_id()
+    if record.is_counted:
+        record.method = headers.text(HeaderName.METHOD)
+
+
+def _plan_answer(
+    allowed: RequestAllowed, route: Route | UnknownRoute, record: RequestRecord, worker: Worker
+) -> AnswerPlan | None:
+    """Return how the answer is treated; None if it passes without Egret.
+
+    Placeholders of the request are given to nothing else in the answer.
+    """
+    policy = record.policy
+    if policy is None or not isinstance(route, Route) or not has_model_text(route):
+        return None
+    restoration = allowed.restoration
+    if policy.answers.guardrails or restoration.originals:
+        taken = frozenset(restoration.originals)
+        setting = AnswerSetting(
+            policy=policy.answers,
+            unscanned=policy.unscanned,
+            restoration=restoration,
+            placeholders=Placeholders(hash_key=hash_key_of(record, worker), taken=taken),
+            inspector=worker.inspector,
+            about=subject_of(record),
+            clock=worker.clocks.monotonic,
+            hides_usage=allowed.hides_usage,
+        )
+        return GuardedAnswer(RequestLine(record.path, route), setting, record)
+    return UncountedAnswer(RequestLine(record.path, route)) if allowed.hides_usage else None
+
+
+async def _refuse(
+    error: ClientError, stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> None:
+    """Answer the client with *error*, in its own dialect."""
+    record.refused = error.kind
+    record.request_id = record.request_id or worker.new_request_id()
+    _make_room(record, worker)
+    record.rest()  # so that the client and the access log receive the same times
+    refusal = refusal_of(
+        error,
+        dialect=record.dialect,
+        headers=own_headers(record, worker.clocks),
+        metadata=metadata_of(record, now=worker.clocks.monotonic()),
+    )
+    stream.protocol.refuse(refusal)
+    await stream.send()
+
+
+def _kind_of(error: Exception, record: RequestRecord, worker: Worker) -> ErrorKind:
+    """Count and log what went wrong; return the kind of the refusal."""
+    match error:
+        case LateError():
+            worker.recorder.fault(FaultKind.DEADLINE)
+            return error.kind
+        case RefusedError():
+            if error.kind in _FAULTS:
+                worker.recorder.fault(_FAULTS[error.kind])
+            return error.kind
+        case ProtocolViolationError():
+            fault = FaultKind.PROTOCOL_VIOLATION
+        case UnreadableMessageError():
+            fault = FaultKind.UNREADABLE_MESSAGE
+        case _:
+            fault = FaultKind.EXCEPTION
+    _note_fault(fault, error, record, worker)
+    return ErrorKind.INTERNAL_ERROR
+
+
+def _note_fault(fault: FaultKind, error: Exception, record: RequestRecord, worker: Worker) -> None:
+    record.error_type = type(error).__name__
+    worker.recorder.fault(fault, error)
+
+
+def _make_room(record: RequestRecord, worker: Worker) -> None:
+    """Let another request in: this one is judged, or given up."""
+    if record.is_counted:
+        record.is_counted = False
+        worker.guard.end()

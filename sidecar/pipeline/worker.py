@@ -1,0 +1,86 @@
+"""Everything that the requests of one worker share; built once, passed down."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sidecar.authorization.key_cache import KeyCache
+from sidecar.domain.principal import Principal
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import Budgets
+from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.snapshot import PolicySnapshot
+from sidecar.limits.claims import Claim
+from sidecar.limits.limiter import Outcome
+from sidecar.limits.ports import Change
+from sidecar.pipeline.record import Clocks
+from sidecar.settings.serving import RouteByModel, Timing
+from sidecar.telemetry.recorder import Recorder
+from sidecar.usage.ports import GivenVerdicts, UsageNotes
+from sidecar.usage.prices import PriceList
+
+
+class PolicySource(Protocol):
+    """Holds the policies in force."""
+
+    @property
+    def snapshot(self) -> PolicySnapshot | None:
+        """Return the policies in force; None while none could be loaded yet."""
+        ...
+
+
+class KeyUses(Protocol):
+    """Records that a key was used."""
+
+    def note(self, key_id: str, *, refused: bool, at: float) -> None:
+        """Note one use at *at*, seconds since the epoch. Must not wait and does not raise."""
+        ...
+
+
+class Limits(Protocol):
+    """Decides whether there is room for a request."""
+
+    def take(
+        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
+    ) -> Outcome | Awaitable[Outcome]:
+        """Take all that *claims* ask for, or nothing; *member* names the request."""
+        ...
+
+    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+        """Put right what was taken; later, and without waiting."""
+        ...
+
+
+class Prices(Protocol):
+    """Holds the prices of models."""
+
+    @property
+    def current(self) -> PriceList:
+        """Return the prices in force."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """The dependencies and settings of a worker. `redaction_key` keys the hashes of values."""
+
+    keys: KeyCache
+    uses: KeyUses
+    usage: UsageNotes
+    verdicts: GivenVerdicts
+    policies: PolicySource
+    inspector: Inspector
+    recorder: Recorder
+    clocks: Clocks
+    new_request_id: Callable[[], str]
+    timing: Timing
+    limiter: Limits
+    prices: Prices
+    guard: OverloadGuard
+    budgets: Budgets
+    max_body_bytes: int
+    route_by_model: RouteByModel = RouteByModel.OFF
+    default_output_tokens: int = 1_024
+    redaction_key: bytes | None = field(default=None, repr=False)

@@ -1,0 +1,1 @@
+"""Replaces what guardrails found by placeholders, and turns placeholders back."""

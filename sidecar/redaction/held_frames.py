@@ -1,0 +1,84 @@
+"""Events of an answer that wait for their verdict, in order, and how they leave."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sidecar.dialects.frames import Frame
+from sidecar.guardrails.transcript import Piece
+from sidecar.redaction.answer_edits import TokenEdit, edited
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    frame: Frame
+    pieces: Sequence[Piece]
+    has_logprobs: bool
+    is_unread: bool
+
+
+class HeldFrames:
+    """A queue: an event leaves once all of its texts are judged, and never before an older one."""
+
+    def __init__(self) -> None:
+        self._held: deque[_Held] = deque()
+        self.size_bytes = 0
+
+    def add(
+        self,
+        frame: Frame,
+        pieces: Sequence[Piece] = (),
+        *,
+        has_logprobs: bool = False,
+        is_unread: bool = False,
+    ) -> None:
+        """Take the next event. `is_unread` tells that something in it cannot be judged."""
+        self._held.append(_Held(frame, pieces, has_logprobs, is_unread))
+        self.size_bytes += len(frame.raw)
+
+    def release(self, *, unread: bool) -> bytes:
+        """Return what may leave now: unchanged, byte for byte, where nothing was redacted.
+
+        Without `unread` what cannot be judged stays, and all behind it.
+        """
+        released: list[bytes] = []
+        while (
+            self._held and _is_settled(self._held[0]) and (unread or not self._held[0].is_unread)
+        ):
+            held = self._held.popleft()
+            self.size_bytes -= len(held.frame.raw)
+            released.append(_bytes_of(held))
+            for piece in held.pieces:
+                piece.window.forget_edits(piece.end)
+        return b"".join(released)
+
+    def drop(self) -> None:
+        """Let go of everything; none of it leaves."""
+        self._held.clear()
+        self.size_bytes = 0
+
+
+def _is_settled(held: _Held) -> bool:
+    return all(piece.end <= piece.window.settled for piece in held.pieces)
+
+
+def _bytes_of(held: _Held) -> bytes:
+    edits = [
+        TokenEdit(
+            piece.location,
+            edit.start,
+            edit.end,
+            edit.text,
+            is_json=piece.window.is_json,
+            is_bare=edit.is_bare,
+        )
+        for piece in held.pieces
+        if piece.window.edits
+        for edit in piece.window.edits_of(piece.start, piece.end)
+    ]
+    payload = held.frame.payload
+    if not edits or payload is None:
+        return held.frame.raw
+    return held.frame.with_payload(edited(payload, edits, has_logprobs=held.has_logprobs))

@@ -1,0 +1,62 @@
+"""What stands in the place of each value of one exchange."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from typing import assert_never
+
+from sidecar.domain.policy import RedactionStyle
+from sidecar.domain.restoration import HASH_DIGITS
+from sidecar.redaction.card_numbers import CARD_TYPE, stand_in
+
+
+class Placeholders:
+    """Gives the same value the same placeholder, and two values different ones.
+
+    Numbers run per type in the order asked, so that a model can still tell two people apart and
+    the answer can refer to them. What is `taken` stands in the request already, and is given to
+    nothing that is to be restored.
+    """
+
+    def __init__(self, *, hash_key: bytes | None, taken: frozenset[bytes]) -> None:
+        self._hash_key = hash_key
+        self._taken = taken
+        self._made: dict[tuple[RedactionStyle, str, bytes], bytes] = {}
+        self._counts: Counter[str] = Counter()
+
+    def of(self, value: bytes, *, type_: str, style: RedactionStyle) -> bytes:
+        """Return what stands for *value*."""
+        key = (style, type_, value)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = self._make(value, type_, style)
+        return made
+
+    def _make(self, value: bytes, type_: str, style: RedactionStyle) -> bytes:
+        match style:
+            case RedactionStyle.HASH if self._hash_key is not None:
+                return _hashed(value, type_, self._hash_key)
+            case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
+                return self._numbered(type_, value.decode())
+            case (
+                RedactionStyle.PLACEHOLDER | RedactionStyle.HASH | RedactionStyle.FORMAT_PRESERVING
+            ):
+                return self._numbered(type_, None)
+            case _:
+                assert_never(style)
+
+    def _numbered(self, type_: str, card: str | None) -> bytes:
+        while True:
+            self._counts[type_] += 1
+            number = self._counts[type_]
+            made = None if card is None else stand_in(card, number)
+            made = made or f"[{type_}_{number}]".encode()
+            if made not in self._taken:
+                return made
+
+
+def _hashed(value: bytes, type_: str, key: bytes) -> bytes:
+    digest = hmac.new(key, b"%s\x00%s" % (type_.encode(), value), hashlib.sha256).hexdigest()
+    return f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()

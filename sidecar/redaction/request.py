@@ -1,0 +1,104 @@
+"""Replaces what was found, in place: every other byte of the body stays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sidecar.dialects import json_text
+from sidecar.dialects.splice import Replacement, splice
+from sidecar.dialects.walk import MAX_NESTING
+from sidecar.domain.finding import Finding
+from sidecar.domain.policy import Guardrail, RedactionStyle
+from sidecar.domain.restoration import PLACEHOLDER, Restoration
+from sidecar.domain.subject import TextPart
+from sidecar.redaction.placeholders import Placeholders
+
+
+@dataclass(frozen=True, slots=True)
+class RedactionRules:
+    """The guardrails that found something, by name: each says how its values are replaced.
+
+    `hash_key` is the organization's own; without one `hash` falls back to numbers.
+    """
+
+    guardrails: Mapping[str, Guardrail]
+    hash_key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """The body that goes on, and what its answer needs to name the values again."""
+
+    body: bytes
+    restoration: Restoration
+
+
+def redact(
+    body: bytes, parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
+) -> Redacted:
+    """Return *body* with each found span replaced, for example by `[EMAIL_1]`."""
+    made, restoration = replacements(parts, findings, rules=rules)
+    return Redacted(splice(body, made), restoration)
+
+
+def replacements(
+    parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
+) -> tuple[list[Replacement], Restoration]:
+    """Return a replacement a finding, and what is to be restored of them.
+
+    A placeholder that the client wrote itself is never restored: it would be told a value it
+    only guessed the name of, or its own text would turn into somebody's address.
+    """
+    ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
+    restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
+    taken = _written(parts) if restores else frozenset[bytes]()
+    placeholders = Placeholders(hash_key=rules.hash_key, taken=taken)
+    originals: dict[bytes, bytes] = {}
+    made: list[Replacement] = []
+    for found in ordered:
+        part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
+        value = _as_read(part.content, found)
+        style = guardrail.redaction
+        if style is RedactionStyle.FORMAT_PRESERVING and _is_in_a_row(part.content, found):
+            style = RedactionStyle.PLACEHOLDER
+        text = placeholders.of(value, type_=found.type, style=style)
+        if guardrail.restore and text not in taken:
+            originals[text] = value
+        made.append(
+            Replacement(location=part.location, start=found.start, end=found.end, text=text)
+        )
+    return made, Restoration(originals)
+
+
+def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
+    """Return everything in the request that reads like a placeholder."""
+    return frozenset(
+        found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
+    )
+
+
+def _as_read(content: bytes, found: Finding) -> bytes:
+    """Return the value a model reads: in JSON text its escapes mean something.
+
+    The text inside such a string is a part of its own. Found in both, a value is one value.
+    """
+    if not json_text.may_be_json(content):
+        return content[found.start : found.end]
+    start, end = json_text.whole_units(content, found.start, found.end)
+    value = content[start:end]
+    for _ in range(MAX_NESTING):
+        value = json_text.decode(value)
+    return value
+
+
+def _is_in_a_row(content: bytes, found: Finding) -> bool:
+    """Tell whether other digits stand right beside a number: nobody could tell it from them."""
+    before, after = content[max(found.start - 2, 0) : found.start], content[found.end :]
+    return bool(_DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after[:2]))
+
+
+_DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
+_DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")

@@ -1,0 +1,1 @@
+"""gRPC servers: they carry bytes, and know nothing of their meaning."""

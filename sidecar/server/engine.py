@@ -1,0 +1,125 @@
+"""What an engine is given and what it offers, whichever gRPC server it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from typing_extensions import override
+
+from sidecar.extproc.stream import Call, StreamEnd
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
+
+PROCESS_METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+SERVICE_NAME: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+NOT_JUDGED: Final = "egret could not judge this request"
+"""What Envoy is told of a call that fails; whatever failed is in our log alone."""
+
+Serve = Callable[[Call, Mapping[str, str]], Awaitable[StreamEnd]]
+"""Serves one ext_proc call; the mapping is the gRPC metadata, lower-case names."""
+
+EXPORT_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+LOGS_SERVICE_NAME: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
+
+ReceiveLog = Callable[[bytes], Awaitable[bytes]]
+"""Takes one message of Envoy's access log and returns its answer.
+
+Raises `NotKeptError` where Envoy is to send the message to another worker: RESOURCE_EXHAUSTED.
+UNAVAILABLE would count against the worker as a gateway failure, and three of those in a row keep
+requests away from it that it could judge (Envoy's outlier detection)."""
+
+NOT_KEPT: Final = "the records could not be kept"
+"""What Envoy is told of a message that another worker is to take."""
+
+
+class SocketError(Exception):
+    """The socket or port cannot be served; the message says where, why and what would mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of a server that wants certificates of its clients."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAddress:
+    """Where an Envoy on another machine connects to; `tls` None is for a mesh."""
+
+    host: str
+    port: int
+    tls: TlsFiles | None
+
+    @override
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """One engine serves one Unix socket, and a network address where one is given."""
+
+    socket_path: Path
+    socket_mode: int
+    max_message_bytes: int
+    drain_delay_seconds: float
+    drain_grace_seconds: float
+    network: NetworkAddress | None = None
+
+
+class Engine(Protocol):
+    """A gRPC server for ext_proc, the access log, health and reflection on one socket."""
+
+    async def start(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            SocketError: the socket cannot be bound.
+        """
+        ...
+
+    async def set_ready(self, *, is_ready: bool) -> None:
+        """Show SERVING or NOT_SERVING to health checks."""
+        ...
+
+    async def drain(self) -> None:
+        """Show NOT_SERVING, wait until health checks have seen it, let open streams end."""
+        ...
+
+
+def check_socket_path(path: Path) -> None:
+    """Check the length of a socket's path, and make its folder, readable by the owner only.
+
+    Raises:
+        SocketError: too long for the system, or the folder cannot be made.
+    """
+    size = len(str(path.absolute()).encode())
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise SocketError(
+            f"socket path {path} is {size} bytes long and the system takes "
+            f"{MAX_SOCKET_PATH_BYTES}: set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise SocketError(
+            f"cannot make folder {path.parent} for the socket: {error.strerror}"
+        ) from None
+
+
+async def is_alive(path: Path) -> bool:
+    """Tell whether something accepts connections on *path*; a dead process leaves its file."""
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return False
+    writer.close()
+    return True

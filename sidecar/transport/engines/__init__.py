@@ -1,1 +1,0 @@
-"""gRPC servers below the codec: bytes in, bytes out."""
