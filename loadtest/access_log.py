@@ -6,7 +6,7 @@ import json
 from typing import Final
 
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.mutations.usage import usage_metadata
+from sidecar.pipeline.metadata import usage_metadata
 from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )

@@ -36,25 +36,19 @@ from loadtest.recorded import (
 )
 from loadtest.texts import chat_body
 from sidecar.app.accounts import Accounts
-from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.pipeline.record import Clocks
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.pipeline.worker import Parts
 from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.exchange.machine import Exchange
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import StreamEnd
 from sidecar.guardrails.inspect import Inspector
 from sidecar.limits.claims import Demand
+from sidecar.pipeline.record import Clocks
+from sidecar.pipeline.request import serve
+from sidecar.pipeline.worker import Worker
 from sidecar.transport.access_log import decode_access_log
-from sidecar.transport.conversation import Budgets, Conversation
-from sidecar.extproc.stream import StreamEnd
 
 WARM_UPS: Final = 20
 """What is worked out once and kept is not what a request costs."""
-MAX_BODY_BYTES: Final = 1 << 20
-BUDGETS: Final = Budgets(
-    authorize_seconds=2, body_seconds=30, body_idle_seconds=10, inspect_seconds=5
-)
 NOW: Final = 1_700_000_000.0
 REQUEST_ID: Final = "281c65aa-ee35-47c8-aa29-34c341490461"
 LONG_BYTES: Final = 8 * 1024
@@ -108,7 +102,7 @@ def main() -> None:
     json.dump(counts, sys.stdout)
 
 
-def _timeless(parts: Parts) -> Parts:
+def _timeless(parts: Worker) -> Worker:
     return replace(
         parts,
         clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
@@ -117,11 +111,11 @@ def _timeless(parts: Parts) -> Parts:
     )
 
 
-async def _counts(plain: Parts, limited: Parts) -> dict[str, dict[str, int]]:
+async def _counts(plain: Worker, limited: Worker) -> dict[str, dict[str, int]]:
     gc.disable()
     limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
     limited = replace(limited, limiter=limiter)
-    full = replace(plain, load=Load(max_exchanges=0, max_held_bytes=0))
+    full = replace(plain, guard=OverloadGuard(max_exchanges=0, max_held_bytes=0))
     reserved = replace(JUDGED, reserved=Reserved(195, 256, 3_048))
     plays = {
         "chat": _conversation(plain, CHAT),
@@ -201,23 +195,17 @@ async def _peak_bytes(play: Play) -> int:
     return peak - before
 
 
-def _conversation(parts: Parts, recorded: Recorded) -> Play:
+def _conversation(parts: Worker, recorded: Recorded) -> Play:
     async def converse() -> None:
         stream = RecordedStream(recorded.messages)
-        ending = await Conversation(
-            stream=stream,
-            exchange=Exchange(max_body_bytes=MAX_BODY_BYTES, wants_response_headers=False),
-            judge=ExchangeChecks(parts, METADATA),
-            budgets=BUDGETS,
-            load=parts.load,
-        ).run()
-        if ending is not Ending.COMPLETED or stream.written != recorded.answers:
-            raise AssertionError(f"the recorded conversation went another way: {ending}")
+        end = await serve(stream, METADATA, parts)
+        if end is not StreamEnd.COMPLETED or stream.written != recorded.answers:
+            raise AssertionError(f"the recorded conversation went another way: {end}")
 
     return converse
 
 
-def _end(parts: Parts, request: JudgedRequest) -> Play:
+def _end(parts: Worker, request: JudgedRequest) -> Play:
     """Return what hears of the end of *request* from Envoy, up to the disk."""
     message = export(attributes(request))
     accounts = Accounts(

@@ -15,12 +15,6 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-
-from sidecar.app.worker import engine_type
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import NO_CHANGE, Headers
-from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.exchange.events import (
     BodyRequired,
     RequestCleared,
@@ -30,11 +24,15 @@ from sidecar.exchange.events import (
     ResponsePieceJudged,
 )
 from sidecar.exchange.machine import Exchange
+from sidecar.transport.conversation import Budgets, Conversation, Stream
+
+from sidecar.app.worker import engine_type
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import NO_CHANGE, Headers
+from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.server.engine import EngineOptions
 from sidecar.settings.serving import Engine, ExchangeSettings, ServerSettings
 from sidecar.telemetry.report import FaultKind
-from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.server.engine import EngineOptions
-from sidecar.extproc.stream import StreamEnd
 
 _LIMITS: Final = ExchangeSettings()
 _BUDGETS: Final = Budgets(

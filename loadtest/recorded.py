@@ -17,18 +17,19 @@ from loadtest.texts import chat_body
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import Loaded
-from sidecar.pipeline.record import Clocks
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.pipeline.worker import Parts
 from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import Budgets
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Outcome
 from sidecar.limits.ports import Change
+from sidecar.pipeline.record import Clocks
+from sidecar.pipeline.worker import Worker
 from sidecar.settings.serving import Timing
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
@@ -40,6 +41,10 @@ KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)
 PRINCIPAL: Final = Principal(KEY.key_id, "team_1", "bench", "org_1", "bench")
 METADATA: Final = {"x-envoy-expected-rq-timeout-ms": "10000", "user-agent": "grpc-c++"}
 BODY: Final = chat_body()
+MAX_BODY_BYTES: Final = 1 << 20
+BUDGETS: Final = Budgets(
+    authorize_seconds=2, body_seconds=30, body_idle_seconds=10, inspect_seconds=5
+)
 REQUEST_HEADERS: Final = (
     (":authority", "127.0.0.1:8080"),
     (":path", "/v1/chat/completions"),
@@ -187,13 +192,13 @@ class _Fixed:
         return self._snapshot
 
 
-def worker_parts(log: BinaryIO) -> Parts:
+def worker_parts(log: BinaryIO) -> Worker:
     """Build what a worker shares between its exchanges, with the real parts; log lines to *log*.
 
     `PROMETHEUS_MULTIPROC_DIR` must be in the environment already, as for a worker.
     """
     configure_logs("info", log)
-    return Parts(
+    return Worker(
         keys=keys_with(limits=()),
         uses=_Uses(),
         usage=_Usage(),
@@ -206,7 +211,9 @@ def worker_parts(log: BinaryIO) -> Parts:
         timing=Timing.METADATA,
         limiter=_Roomy(),
         prices=_NoPrices(),
-        load=Load(max_exchanges=1024, max_held_bytes=1 << 28),
+        guard=OverloadGuard(max_exchanges=1024, max_held_bytes=1 << 28),
+        budgets=BUDGETS,
+        max_body_bytes=MAX_BODY_BYTES,
     )
 
 

@@ -15,6 +15,10 @@ import time
 from typing import Any, Final
 
 import uvloop
+from sidecar.checks import admission, exchange_checks, inspection
+from sidecar.checks.exchange_checks import ExchangeChecks
+from sidecar.exchange.machine import Exchange
+from sidecar.transport.conversation import Budgets, Conversation
 
 from loadtest.recorded import (
     METADATA,
@@ -24,17 +28,12 @@ from loadtest.recorded import (
     worker_parts,
 )
 from loadtest.stopwatch import Stopwatch
-from sidecar.checks import admission, exchange_checks, inspection
-from sidecar.checks.exchange_checks import ExchangeChecks
+from sidecar.guardrails.inspect import Inspector
 from sidecar.pipeline.record import Ledger
 from sidecar.pipeline.worker import Parts
-from sidecar.exchange.machine import Exchange
-from sidecar.guardrails.inspect import Inspector
 from sidecar.telemetry.logs import ExchangeLog
 from sidecar.telemetry.metrics import Metrics
 from sidecar.transport import conversation
-from sidecar.transport.conversation import Budgets, Conversation
-from sidecar.extproc.stream import StreamEnd
 
 BATCHES: Final = 40
 CALLS: Final = 250

@@ -29,11 +29,11 @@ from typing import BinaryIO, Final
 
 import uvloop
 from prometheus_client import CollectorRegistry
+from sidecar.checks.exchange_checks import ExchangeChecks
 from typing_extensions import override
 
 from loadtest.recorded import METADATA, worker_parts
 from loadtest.stages import converse
-from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.pipeline.worker import Parts
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile

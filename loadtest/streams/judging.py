@@ -16,7 +16,6 @@ import orjson
 from loadtest.figures import percentile
 from loadtest.results import ROOT
 from loadtest.texts import benign_text
-from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting
 from sidecar.dialects.answer_form import AnswerForm
 from sidecar.dialects.hidden_usage import UsageHider
 from sidecar.domain.policy import UnscannedAction
@@ -26,6 +25,7 @@ from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.policy_document import parse_policies
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting
 from sidecar.redaction.placeholders import Placeholders
 
 EVENTS: Final = 500

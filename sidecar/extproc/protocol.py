@@ -341,9 +341,9 @@ class ExtProcProtocol:
             RefusedError: the request cannot go on.
         """
         message = codec.decode(data)
-        if message.modes is not None or self.modes is None:
-            self._open(message)
         kind = message.kind
+        if (message.modes is not None or self.modes is None) and self.phase is not Phase.ENDED:
+            self._open(message)
         if kind not in TRANSITIONS[self.phase]:
             raise ProtocolViolationError(self.phase, kind)
         match kind:
@@ -667,6 +667,7 @@ class ExtProcProtocol:
         if self._response_mode is BodyMode.BUFFERED:
             # Envoy sends the body once the headers have their answer, and holds both.
             self.outgoing.append(codec.response_headers_answer())
+        self._judges_answer = True
         self.phase = Phase.HOLDING_ANSWER
 
     def send_piece(self, body: bytes, *, ends: bool = False, metadata: Metadata = ()) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sidecar.domain.metadata import MetadataKey, reserved_text
+from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
 from sidecar.domain.mutations import Metadata
+from sidecar.domain.usage import JudgedRequest
 from sidecar.pipeline.record import RequestRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.traceparent import sampled_trace_id
@@ -45,27 +46,37 @@ def _add_owner(pairs: list[tuple[str, str | float]], record: RequestRecord) -> N
         (MetadataKey.KEY_ID, principal.key_id),
         (MetadataKey.TEAM, principal.team_name),
         (MetadataKey.ORGANIZATION, principal.organization_name),
-        (MetadataKey.STARTED_US, str(record.wall_ns // 1000)),
-        (MetadataKey.TEAM_ID, principal.team_id),
-        (MetadataKey.ORGANIZATION_ID, principal.organization_id),
     )
     if record.caller is not None:
         pairs.append((MetadataKey.PRIORITY, record.caller.priority.value))
     if record.estimated_tokens is not None:
         pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
-    if judged.operation:
-        pairs.append((MetadataKey.OPERATION, judged.operation))
-    if judged.provider:
-        pairs.append((MetadataKey.PROVIDER, judged.provider))
-    if judged.is_streamed:
+    pairs += usage_metadata(judged)
+
+
+def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
+    """Return what the access log brings back to account for *request*, beside key and model."""
+    since = request.occurred_at - EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    pairs = [
+        (MetadataKey.STARTED_US, str(microseconds)),
+        (MetadataKey.TEAM_ID, request.team_id),
+        (MetadataKey.ORGANIZATION_ID, request.organization_id),
+    ]
+    if request.operation:
+        pairs.append((MetadataKey.OPERATION, request.operation))
+    if request.provider:
+        pairs.append((MetadataKey.PROVIDER, request.provider))
+    if request.is_streamed:
         pairs.append((MetadataKey.STREAMED, "true"))
-    if judged.text_bytes:
-        pairs.append((MetadataKey.TEXT_BYTES, str(judged.text_bytes)))
-    if judged.guardrails:
-        verdicts = [f"{name}={verdict}" for name, verdict in judged.guardrails.items()]
+    if request.text_bytes:
+        pairs.append((MetadataKey.TEXT_BYTES, str(request.text_bytes)))
+    if request.guardrails:
+        verdicts = [f"{name}={verdict}" for name, verdict in request.guardrails.items()]
         pairs.append((MetadataKey.GUARDRAILS, " ".join(verdicts)))
-    if judged.reserved is not None:
-        pairs.append((MetadataKey.RESERVED, reserved_text(judged.reserved)))
+    if request.reserved is not None:
+        pairs.append((MetadataKey.RESERVED, reserved_text(request.reserved)))
+    return pairs
 
 
 def _add_timing(pairs: list[tuple[str, str | float]], record: RequestRecord, now: float) -> None:

@@ -12,16 +12,29 @@ from typing_extensions import override
 
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.events import BodyMode
-from sidecar.exchange.machine import Exchange
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.protocol import (
+    LATE,
+    Event,
+    ExtProcProtocol,
+    Phase,
+    ProtocolViolationError,
+    RefusedError,
+)
+from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from tests.support import envoy_messages as envoy
+from tests.support import events as on
+from tests.support import replies as do
 
 REQUEST_HEADERS: Final = Headers(((":method", b"POST"), (":path", b"/v1/chat/completions")))
 RESPONSE_HEADERS: Final = Headers(((":status", b"200"),))
 STRIPPED: Final = HeaderMutation(remove_headers=("authorization",))
 TIMED: Final = HeaderMutation(set_headers=(("x-response-time", b"1.000ms"),))
-METADATA: Final = (("verdict", "allowed"), ("egret_us", 12.0))
+METADATA: Final = (("egret_us", 12.0), ("verdict", "allowed"))
 REFUSAL: Final = Refusal(
     status=403,
     headers=(("content-type", b"application/json"),),
@@ -73,35 +86,135 @@ def refused() -> on.RequestRefused:
     return on.RequestRefused(REFUSAL)
 
 
+def roomy() -> OverloadGuard:
+    """Return the guard of a worker with room for everything."""
+    return OverloadGuard(max_exchanges=1024, max_held_bytes=1 << 28)
+
+
 class Talk:
-    """One exchange and its transcript."""
+    """One protocol and its transcript. Messages go in and out as bytes."""
 
     def __init__(
         self,
         *before: on.Event,
         max_body_bytes: int = MAX_BODY_BYTES,
         wants_response_headers: bool = False,
+        guard: OverloadGuard | None = None,
     ) -> None:
-        """Start an exchange and tell it what happened *before* the test begins."""
-        self.exchange = Exchange(
-            max_body_bytes=max_body_bytes, wants_response_headers=wants_response_headers
+        """Start a protocol and play what happened *before* the test begins."""
+        self.protocol = ExtProcProtocol(
+            max_body_bytes=max_body_bytes,
+            wants_answer_headers=wants_response_headers,
+            room=guard or roomy(),
         )
         self.lines: list[tuple[on.Event, list[do.Effect]]] = []
+        self._opening: on.ExchangeOpened | None = None
         self.tell(*before)
 
+    @property
+    def phase(self) -> Phase:
+        """How far the protocol has come."""
+        return self.protocol.phase
+
     def tell(self, *events: on.Event) -> list[do.Effect]:
-        """Tell the exchange *events* and return all it wants done for them, in order."""
+        """Play *events* and return all that comes of them, in order."""
         wanted: list[do.Effect] = []
         for event in events:
-            effects = self.exchange.receive(event)
+            effects = self._effects_of(event)
             self.lines.append((event, effects))
             wanted += effects
         return wanted
 
     @property
     def effects(self) -> list[do.Effect]:
-        """Everything the exchange wanted done so far."""
+        """Everything that came of the events so far."""
         return [effect for _, effects in self.lines for effect in effects]
+
+    def _effects_of(self, event: on.Event) -> list[do.Effect]:
+        if isinstance(event, on.ExchangeOpened) and self._opening is None:
+            self._opening = event  # its modes come with the first message
+            return []
+        if isinstance(event, on.ExchangeOpened) and self.protocol.modes is None:
+            raise ProtocolViolationError(self.phase, "protocol_config")  # said twice at once
+        had_ended = self.protocol.has_ended
+        asked: list[do.Effect] = []
+        try:
+            asked += self._play(event)
+        except RefusedError as refused:
+            asked.append(do.OweRefusal(refused.kind))
+        sent: list[do.Effect] = [do.decoded(message) for message in self.protocol.outgoing]
+        self.protocol.outgoing.clear()
+        if self.protocol.has_ended and not had_ended:
+            sent.append(do.AbortStream() if self.protocol.is_aborted else do.EndStream())
+        return sent + asked
+
+    def _play(self, event: on.Event) -> list[do.Effect]:
+        protocol = self.protocol
+        match event:
+            case on.StreamClosed():
+                protocol.half_close()
+            case on.DeadlinePassed():
+                kind = LATE.get(protocol.phase)
+                return [] if kind is None else [do.OweRefusal(kind)]
+            case on.Faulted(kind):
+                if protocol.may_refuse:
+                    return [do.OweRefusal(kind)]
+                if not protocol.has_ended:
+                    protocol.abort()
+            case on.BodyRequired(headers, judges_answer):
+                protocol.require_body(headers, judges_answer=judges_answer)
+                if protocol.phase is Phase.JUDGING_BODY:
+                    return [self._asked(Event.REQUEST_BODY)]
+            case on.RequestCleared(mutations, judges_answer):
+                protocol.forward(mutations, judges_answer=judges_answer)
+            case on.RequestRefused(refusal):
+                protocol.refuse(refusal)
+            case on.ResponseCleared(headers):
+                protocol.pass_answer(headers)
+            case on.ResponseStreamed(headers):
+                protocol.stream_answer(headers)
+            case on.ResponseHeld():
+                protocol.hold_answer()
+            case on.ResponsePieceJudged(body, ends, metadata):
+                protocol.send_piece(body, ends=ends, metadata=metadata)
+            case on.ResponseJudged(headers, body, metadata):
+                protocol.send_answer(headers, body, metadata)
+            case _:
+                asked = protocol.receive(self._message(event))
+                if asked is not Event.NOTHING:
+                    return [self._asked(asked)]
+        return []
+
+    def _asked(self, asked: Event) -> do.Effect:
+        protocol = self.protocol
+        match asked:
+            case Event.REQUEST_HEADERS:
+                source = protocol.source_address
+                return do.JudgeHeaders(protocol.headers, protocol.has_body, source)
+            case Event.REQUEST_BODY:
+                return do.JudgeBody(protocol.body(), protocol.may_judge_answer)
+            case Event.ANSWER_HEADERS:
+                return do.JudgeResponseHeaders(
+                    protocol.answer_headers,
+                    has_body=protocol.answer_has_body,
+                    may_stream=protocol.may_stream_answer,
+                )
+            case Event.ANSWER_PIECE:
+                return do.JudgeResponsePiece(protocol.piece, is_last=protocol.piece_is_last)
+            case Event.ANSWER_BODY:
+                return do.JudgeResponseBody(protocol.body())
+            case _:
+                raise AssertionError(asked)
+
+    def _message(self, event: on.Event) -> bytes:
+        """Return the message of *event*; the first also states the modes of the opening."""
+        message = message_of(event)
+        opening = self._opening
+        if opening is not None and (
+            self.protocol.modes is None or isinstance(event, on.ExchangeOpened)
+        ):
+            _open(message, opening)
+        return message.SerializeToString()
 
     @override
     def __str__(self) -> str:
@@ -110,3 +223,36 @@ class Talk:
             for event, effects in self.lines
             for line in (f"> {event}", *(f"< {effect}" for effect in effects))
         )
+
+
+def message_of(event: on.Event) -> ext.ProcessingRequest:
+    """Return the message that Envoy sends for *event*."""
+    match event:
+        case on.RequestHeadersReceived(headers, ends):
+            return envoy.request_headers(*headers.fields, ends=ends)
+        case on.RequestBodyReceived(piece, ends):
+            return envoy.request_body(piece, ends=ends)
+        case on.RequestTrailersReceived():
+            return ext.ProcessingRequest(request_trailers=ext.HttpTrailers())
+        case on.ResponseHeadersReceived(headers, ends):
+            return envoy.response_headers(*headers.fields, ends=ends)
+        case on.ResponseBodyReceived(piece, ends):
+            return ext.ProcessingRequest(
+                response_body=ext.HttpBody(body=piece, end_of_stream=ends)
+            )
+        case on.ResponseTrailersReceived():
+            return ext.ProcessingRequest(response_trailers=ext.HttpTrailers())
+        case on.ExchangeOpened():  # a second one: with whatever message
+            return envoy.request_headers(*REQUEST_HEADERS.fields)
+        case _:
+            raise AssertionError(event)
+
+
+def _open(message: ext.ProcessingRequest, opening: on.ExchangeOpened) -> None:
+    number = modes.ProcessingMode.BodySendMode.Value
+    envoy.opening(
+        message,
+        request=number(opening.request_body_mode.value),
+        response=number(opening.response_body_mode.value),
+    )
+    message.observability_mode = opening.observability_mode

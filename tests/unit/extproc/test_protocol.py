@@ -7,11 +7,10 @@ import pytest
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import RequestMutations
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.body import MAX_CHUNK_BYTES
-from sidecar.exchange.events import BodyMode
-from sidecar.exchange.phase import Phase, ProtocolViolationError
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.protocol import MAX_CHUNK_BYTES, Phase, ProtocolViolationError
+from tests.support import events as on
+from tests.support import replies as do
 from tests.support.conversation import (
     MAX_BODY_BYTES,
     METADATA,
@@ -53,10 +52,6 @@ PHASES: dict[str, tuple[on.Event, ...]] = {
 }
 """Ways to each phase in which the request has no answer yet but its headers were seen."""
 IS_JUDGING = {"headers", "held-body", "judging-body"}
-
-
-def abandon(name: str) -> list[do.Effect]:
-    return [do.AbandonJudgement()] if name in IS_JUDGING else []
 
 
 # The default mode: bodies NONE.
@@ -176,7 +171,7 @@ def test_a_long_body_goes_on_in_pieces_and_only_the_last_ends_it() -> None:
 def test_trailers_after_a_streamed_body_are_refused(sent: tuple[on.Event, ...]) -> None:
     """Envoy 1.40 would send the body twice, and nobody has judged it twice."""
     talk = Talk(opened(), headers(), on.BodyRequired(), *sent)
-    assert talk.tell(trailers()) == [do.WordRefusal(ErrorKind.REQUEST_TRAILERS)]
+    assert talk.tell(trailers()) == [do.OweRefusal(ErrorKind.REQUEST_TRAILERS)]
     assert talk.tell(refused()) == [do.Refuse(REFUSAL), do.EndStream()]
 
 
@@ -296,8 +291,7 @@ def test_duplex_trailers_that_come_while_the_headers_are_judged_are_refused(
     """Whatever would have come of the judgement."""
     talk = Talk(opened(DUPLEX), headers(), *held)
     assert talk.tell(trailers()) == [
-        do.AbandonJudgement(),
-        do.WordRefusal(ErrorKind.REQUEST_TRAILERS),
+        do.OweRefusal(ErrorKind.REQUEST_TRAILERS),
     ]
 
 
@@ -323,9 +317,8 @@ def test_a_body_over_the_limit_is_refused_before_it_ends(before: tuple[on.Event,
     """The client gets 413 without the rest being read."""
     talk = Talk(*before)
     assert talk.tell(body(b"x" * (MAX_BODY_BYTES + 1))) == [
-        do.WordRefusal(ErrorKind.BODY_TOO_LARGE)
+        do.OweRefusal(ErrorKind.BODY_TOO_LARGE)
     ]
-    assert talk.tell(body(b"more", ends=True)) == []
     assert talk.tell(refused()) == REFUSE
 
 
@@ -339,8 +332,7 @@ def test_a_body_over_the_limit_ends_the_judgement_of_the_headers_too() -> None:
     """What is held while the headers are judged is bounded as well."""
     talk = Talk(opened(DUPLEX), headers(), body(b"x" * MAX_BODY_BYTES))
     assert talk.tell(body(b"y")) == [
-        do.AbandonJudgement(),
-        do.WordRefusal(ErrorKind.BODY_TOO_LARGE),
+        do.OweRefusal(ErrorKind.BODY_TOO_LARGE),
     ]
 
 
@@ -357,7 +349,7 @@ def test_a_body_over_the_limit_ends_the_judgement_of_the_headers_too() -> None:
 def test_a_wait_that_takes_too_long_is_refused(name: str, kind: ErrorKind) -> None:
     """The client learns which side was slow, and what still runs is abandoned."""
     talk = Talk(*PHASES[name])
-    assert talk.tell(on.DeadlinePassed()) == [*abandon(name), do.WordRefusal(kind)]
+    assert talk.tell(on.DeadlinePassed()) == [do.OweRefusal(kind)]
     assert talk.tell(refused()) == REFUSE
 
 
@@ -366,28 +358,27 @@ def test_a_wait_that_takes_too_long_is_refused(name: str, kind: ErrorKind) -> No
     [
         (),
         (opened(),),
-        (*PHASES["headers"], on.DeadlinePassed()),
         (opened(BUFFERED), headers(), cleared()),
         (opened(response=BodyMode.STREAMED), headers(), cleared()),
         (opened(), headers(), cleared()),
     ],
-    ids=["opening", "no-headers", "wording", "passing", "responding", "ended"],
+    ids=["opening", "no-headers", "passing", "responding", "ended"],
 )
 def test_a_deadline_means_nothing_where_nothing_of_ours_is_waited_for(
     before: tuple[on.Event, ...],
 ) -> None:
     """The answer was faster, or Envoy's own timers rule."""
     talk = Talk(*before)
-    phase = talk.exchange.phase
+    phase = talk.phase
     assert talk.tell(on.DeadlinePassed()) == []
-    assert talk.exchange.phase is phase
+    assert talk.phase is phase
 
 
 @pytest.mark.parametrize("name", PHASES)
 def test_a_fault_before_the_answer_is_worded_as_a_refusal(name: str) -> None:
     """A bug of ours is a 500, never a pass."""
     talk = Talk(*PHASES[name])
-    assert talk.tell(on.Faulted()) == [*abandon(name), do.WordRefusal(ErrorKind.INTERNAL_ERROR)]
+    assert talk.tell(on.Faulted()) == [do.OweRefusal(ErrorKind.INTERNAL_ERROR)]
     assert talk.tell(refused()) == REFUSE
 
 
@@ -396,26 +387,25 @@ def test_a_fault_before_any_headers_is_worded_as_a_refusal(before: tuple[on.Even
     """Even a first message that cannot be read is answered."""
     talk = Talk(*before)
     assert talk.tell(on.Faulted(ErrorKind.INTERNAL_ERROR)) == [
-        do.WordRefusal(ErrorKind.INTERNAL_ERROR)
+        do.OweRefusal(ErrorKind.INTERNAL_ERROR)
     ]
 
 
 @pytest.mark.parametrize(
     "before",
     [
-        (*PHASES["headers"], on.Faulted()),
         (opened(BUFFERED), headers(), cleared()),
         (opened(DUPLEX), headers(), cleared(), body(b"a")),
         (opened(response=BodyMode.STREAMED), headers(), cleared()),
         (*PHASES["headers"], response_headers()),
     ],
-    ids=["wording", "passing-buffered", "passing-duplex", "responding", "overtaken"],
+    ids=["passing-buffered", "passing-duplex", "responding", "overtaken"],
 )
 def test_a_fault_that_no_refusal_can_word_aborts_the_stream(before: tuple[on.Event, ...]) -> None:
     """Envoy fails closed on an aborted stream; a plain end would let the request go on."""
     talk = Talk(*before)
     assert talk.tell(on.Faulted()) == [do.AbortStream()]
-    assert talk.exchange.phase is Phase.ENDED
+    assert talk.phase is Phase.ENDED
 
 
 @pytest.mark.parametrize("event", [on.Faulted(), on.DeadlinePassed(), on.StreamClosed()])
@@ -431,18 +421,6 @@ def test_nothing_is_done_after_the_end(event: on.Event) -> None:
 def test_a_refusal_is_the_last_word(name: str) -> None:
     """One immediate response, and the stream ends with it."""
     assert Talk(*PHASES[name]).tell(refused()) == REFUSE
-
-
-@pytest.mark.parametrize(
-    "late",
-    [headers(), body(b"a"), trailers(), response_headers(), on.ResponseTrailersReceived()],
-    ids=lambda event: type(event).__name__,
-)
-def test_what_arrives_while_a_refusal_is_worded_is_ignored(late: on.Event) -> None:
-    """The refusal is on its way already."""
-    talk = Talk(opened(), headers(), on.BodyRequired(), on.DeadlinePassed())
-    assert talk.tell(late) == []
-    assert talk.tell(refused()) == REFUSE
 
 
 # Half-close.
@@ -507,14 +485,7 @@ def test_a_buffered_request_cleared_after_a_half_close_waits_for_no_trailers() -
 def test_a_body_that_is_required_after_a_half_close_can_no_longer_come() -> None:
     """The request is refused instead of waited for."""
     talk = Talk(*PHASES["headers"], on.StreamClosed())
-    assert talk.tell(on.BodyRequired()) == [do.WordRefusal(ErrorKind.INVALID_BODY)]
-    assert talk.tell(refused()) == REFUSE
-
-
-def test_a_half_close_while_a_refusal_is_worded_still_gets_the_refusal() -> None:
-    """The answer is owed."""
-    talk = Talk(*PHASES["headers"], on.Faulted())
-    assert talk.tell(on.StreamClosed()) == []
+    assert talk.tell(on.BodyRequired()) == [do.OweRefusal(ErrorKind.INVALID_BODY)]
     assert talk.tell(refused()) == REFUSE
 
 
@@ -565,7 +536,7 @@ def test_a_mode_that_cannot_be_a_gate_is_refused_at_the_first_message(
 ) -> None:
     """Nothing would stop the request, so it is not even looked at."""
     talk = Talk()
-    assert talk.tell(event, headers()) == [do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
+    assert talk.tell(event, headers()) == [do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
     assert talk.tell(refused()) == REFUSE
 
 
@@ -577,7 +548,7 @@ def test_a_mode_that_cannot_be_a_gate_is_refused_at_the_first_message(
 def test_a_stream_that_does_not_say_its_modes_is_refused(event: on.Event) -> None:
     """Observability mode and old Envoys send no protocol_config: we cannot tell what it is."""
     talk = Talk()
-    assert talk.tell(event) == [do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
+    assert talk.tell(event) == [do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
 
 
 # The response.
@@ -587,7 +558,7 @@ def test_a_stream_that_does_not_say_its_modes_is_refused(event: on.Event) -> Non
 def test_a_response_without_judged_request_headers_is_not_let_through(mode: BodyMode) -> None:
     """Header mode SKIP would be a hole: nothing was judged."""
     assert Talk(opened(mode)).tell(response_headers()) == [
-        do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
+        do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
     ]
 
 
@@ -615,7 +586,7 @@ def test_with_mutated_timing_the_override_asks_for_the_response_headers() -> Non
         HEADERS_ANSWER,
         do.StreamRequestBody(b"a", end_of_stream=True),
     ]
-    assert talk.exchange.phase is Phase.RESPONDING
+    assert talk.phase is Phase.AWAIT_ANSWER
 
 
 def test_with_mutated_timing_an_empty_body_still_asks_for_the_response_headers() -> None:
@@ -639,7 +610,7 @@ def test_trailers_that_come_after_the_request_was_cleared_are_answered() -> None
     """Trailer mode SEND with bodies NONE: Envoy would wait for the answer and give a 504."""
     talk = Talk(opened(), headers(), cleared(), wants_response_headers=True)
     assert talk.tell(trailers()) == [do.ContinueRequestTrailers()]
-    assert talk.exchange.phase is Phase.RESPONDING
+    assert talk.phase is Phase.AWAIT_ANSWER
 
 
 @pytest.mark.parametrize("name", PHASES)
@@ -647,14 +618,13 @@ def test_a_local_reply_overtakes_an_unanswered_request(name: str) -> None:
     """Envoy answers the client itself (413, timeout); nothing is left to judge."""
     talk = Talk(*PHASES[name])
     assert talk.tell(response_headers()) == [
-        *abandon(name),
         do.JudgeResponseHeaders(RESPONSE_HEADERS, has_body=True, may_stream=False),
     ]
     assert talk.tell(on.ResponseCleared(TIMED)) == [
         do.ContinueResponseHeaders(TIMED),
         do.EndStream(),
     ]
-    assert talk.exchange.is_unanswered
+    assert not talk.protocol.is_answered
 
 
 def test_a_local_reply_overtakes_a_buffered_body_that_never_came() -> None:
@@ -731,38 +701,50 @@ def test_a_response_body_phase_keeps_the_exchange_open_after_the_request() -> No
 )
 def test_a_request_stays_unanswered_without_verdict(before: tuple[on.Event, ...]) -> None:
     """Also where its stream is over: what was aborted must not be counted as allowed."""
-    assert Talk(*before).exchange.is_unanswered
+    assert not Talk(*before).protocol.is_answered
 
 
 @pytest.mark.parametrize("verdict", [cleared(), refused()], ids=["cleared", "refused"])
 @pytest.mark.parametrize("name", sorted(IS_JUDGING))
 def test_a_verdict_answers_a_request(name: str, verdict: on.Event) -> None:
     """One verdict, whichever it is."""
-    assert not Talk(*PHASES[name], verdict).exchange.is_unanswered
+    assert Talk(*PHASES[name], verdict).protocol.is_answered
 
 
 # What Envoy may not send.
+
+NAMES = {
+    on.ExchangeOpened: "protocol_config",
+    on.RequestHeadersReceived: "request_headers",
+    on.RequestBodyReceived: "request_body",
+    on.RequestTrailersReceived: "request_trailers",
+    on.ResponseHeadersReceived: "response_headers",
+    on.ResponseTrailersReceived: "response_trailers",
+    on.BodyRequired: "require_body",
+    on.RequestCleared: "forward",
+    on.RequestRefused: "refuse",
+    on.ResponseCleared: "pass_answer",
+}
 
 
 @pytest.mark.parametrize(
     ("before", "event", "phase"),
     [
-        ((opened(),), opened(), Phase.AWAIT_REQUEST_HEADERS),
-        ((opened(),), body(b"a"), Phase.AWAIT_REQUEST_HEADERS),
-        ((opened(),), on.BodyRequired(), Phase.AWAIT_REQUEST_HEADERS),
-        ((opened(),), on.ResponseCleared(TIMED), Phase.AWAIT_REQUEST_HEADERS),
+        ((opened(), headers()), opened(), Phase.JUDGING_HEADERS),
+        ((opened(),), body(b"a"), Phase.AWAIT_HEADERS),
+        ((opened(),), on.BodyRequired(), Phase.AWAIT_HEADERS),
+        ((opened(),), on.ResponseCleared(TIMED), Phase.AWAIT_HEADERS),
         ((opened(), headers()), headers(), Phase.JUDGING_HEADERS),
         ((opened(), headers()), body(b"a"), Phase.JUDGING_HEADERS),
         ((opened(), headers()), trailers(), Phase.JUDGING_HEADERS),
         ((opened(BUFFERED), headers()), body(b"a"), Phase.JUDGING_HEADERS),
         ((opened(DUPLEX), headers(ends=True)), body(b"a"), Phase.JUDGING_HEADERS),
         ((opened(DUPLEX), headers(ends=True)), trailers(), Phase.JUDGING_HEADERS),
-        (PHASES["body-override"], cleared(), Phase.AWAIT_REQUEST_BODY),
-        (PHASES["body-override"], on.ResponseTrailersReceived(), Phase.AWAIT_REQUEST_BODY),
+        (PHASES["body-override"], cleared(), Phase.AWAIT_BODY),
+        (PHASES["body-override"], on.ResponseTrailersReceived(), Phase.AWAIT_BODY),
         (PHASES["judging-body"], body(b"b"), Phase.JUDGING_BODY),
         (PHASES["judging-body"], on.BodyRequired(), Phase.JUDGING_BODY),
-        ((*PHASES["headers"], on.Faulted()), cleared(), Phase.WORDING_REFUSAL),
-        ((opened(BUFFERED), headers(), cleared()), headers(), Phase.PASSING_REQUEST),
+        ((opened(BUFFERED), headers(), cleared()), headers(), Phase.AWAIT_ANSWER),
         ((opened(), headers(), cleared()), headers(), Phase.ENDED),
         ((opened(), headers(), cleared()), response_headers(), Phase.ENDED),
         ((opened(), headers(), cleared()), refused(), Phase.ENDED),
@@ -776,6 +758,6 @@ def test_an_event_out_of_turn_is_a_violation(
     talk = Talk(*before)
     with pytest.raises(ProtocolViolationError) as caught:
         talk.tell(event)
-    assert str(caught.value) == f"{type(event).__name__} in phase {phase.name}"
-    assert (caught.value.phase, caught.value.event) == (phase, event)
-    assert talk.exchange.phase is phase
+    assert str(caught.value) == f"{NAMES[type(event)]} in phase {phase.name}"
+    assert caught.value.phase is phase
+    assert talk.phase is phase

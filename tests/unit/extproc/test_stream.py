@@ -8,20 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from typing_extensions import override
-
 from sidecar.checks.load import Load
-from sidecar.domain.errors import ErrorKind
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.events import BodyMode
 from sidecar.exchange.machine import Exchange
 from sidecar.exchange.phase import Phase
-from sidecar.telemetry.report import FaultKind
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, StreamGoneError
 from sidecar.transport.judge import Ending
+from typing_extensions import override
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.telemetry.report import FaultKind
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import (
     MAX_BODY_BYTES,

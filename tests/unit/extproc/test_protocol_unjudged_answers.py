@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.body import MAX_CHUNK_BYTES
-from sidecar.exchange.events import BodyMode
-from sidecar.exchange.response import ResponsePhase, ResponsePhases, UnexpectedResponseError
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.protocol import MAX_CHUNK_BYTES, Phase, ProtocolViolationError
+from tests.support import events as on
+from tests.support import replies as do
 from tests.support.conversation import (
     RESPONSE_HEADERS,
     TIMED,
+    Talk,
+    cleared,
+    headers,
+    opened,
     response_body,
     response_headers,
 )
@@ -25,9 +28,15 @@ TRAILERS = on.ResponseTrailersReceived()
 
 def respond(mode: BodyMode, *events: on.ResponseEvent) -> tuple[list[do.Effect], bool]:
     """Return the answers to *events* and whether the response is complete after them."""
-    phases = ResponsePhases(body_mode=mode, max_body_bytes=1_000)
-    answers = [effect for event in events for effect in phases.receive(event)]
-    return answers, phases.is_complete
+    talk = answering(mode)
+    answers = [one for one in talk.tell(*events) if not isinstance(one, do.EndStream)]
+    return answers, talk.protocol.has_ended
+
+
+def answering(mode: BodyMode) -> Talk:
+    """Return a protocol whose request is through, and whose answer is not judged."""
+    before = (opened(BodyMode.NONE, mode), headers(ends=True), cleared())
+    return Talk(*before, wants_response_headers=True)
 
 
 @pytest.mark.parametrize("mode", BodyMode, ids=lambda mode: mode.value)
@@ -94,25 +103,44 @@ def test_a_body_may_come_without_headers_where_their_phase_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "event", "phase"),
+    ("before", "event", "name", "phase"),
     [
-        ((), CLEARED, ResponsePhase.AWAIT_HEADERS),
-        ((), TRAILERS, ResponsePhase.AWAIT_HEADERS),
-        ((response_headers(),), response_headers(), ResponsePhase.JUDGING_HEADERS),
-        ((response_headers(),), response_body(b"a"), ResponsePhase.JUDGING_HEADERS),
-        ((response_headers(), CLEARED), response_headers(), ResponsePhase.AWAIT_BODY),
-        ((response_headers(ends=True), CLEARED), response_body(b"a"), ResponsePhase.COMPLETE),
+        ((), CLEARED, "pass_answer", Phase.AWAIT_ANSWER),
+        ((), TRAILERS, "response_trailers", Phase.AWAIT_ANSWER),
+        (
+            (response_headers(),),
+            response_headers(),
+            "response_headers",
+            Phase.JUDGING_ANSWER_HEADERS,
+        ),
+        (
+            (response_headers(),),
+            response_body(b"a"),
+            "response_body",
+            Phase.JUDGING_ANSWER_HEADERS,
+        ),
+        (
+            (response_headers(), CLEARED),
+            response_headers(),
+            "response_headers",
+            Phase.PASSING_ANSWER,
+        ),
+        (
+            (response_headers(ends=True), CLEARED),
+            response_body(b"a"),
+            "response_body",
+            Phase.ENDED,
+        ),
     ],
-    ids=lambda value: value.name if isinstance(value, ResponsePhase) else None,
+    ids=lambda value: value.name if isinstance(value, Phase) else None,
 )
 def test_a_response_out_of_order_raises_and_changes_nothing(
-    before: tuple[on.ResponseEvent, ...], event: on.ResponseEvent, phase: ResponsePhase
+    before: tuple[on.Event, ...], event: on.Event, name: str, phase: Phase
 ) -> None:
     """The error names both sides."""
-    phases = ResponsePhases(body_mode=BodyMode.STREAMED, max_body_bytes=1_000)
-    for earlier in before:
-        phases.receive(earlier)
-    with pytest.raises(UnexpectedResponseError) as caught:
-        phases.receive(event)
-    assert str(caught.value) == f"{type(event).__name__} in response phase {phase.name}"
-    assert phases.phase is phase
+    talk = answering(BodyMode.STREAMED)
+    talk.tell(*before)
+    with pytest.raises(ProtocolViolationError) as caught:
+        talk.tell(event)
+    assert str(caught.value) == f"{name} in phase {phase.name}"
+    assert talk.phase is phase

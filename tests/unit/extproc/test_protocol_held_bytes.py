@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
-from sidecar.exchange import events as on
-from sidecar.exchange.events import BodyMode
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.overload import OverloadGuard
+from tests.support import events as on
+from tests.support import replies as do
 from tests.support.conversation import (
     Talk,
     body,
@@ -31,22 +34,22 @@ def test_a_request_is_held_until_its_verdict() -> None:
     sizes = []
     for event in (body(b"abc"), body(b"de", ends=True), cleared()):
         talk.tell(event)
-        sizes.append(talk.exchange.held_bytes)
+        sizes.append(talk.protocol.held_bytes)
     assert sizes == [3, 5, 0]
 
 
 def test_a_refused_request_is_let_go_of() -> None:
     """The memory is not kept for as long as the stream takes to end."""
     talk = Talk(opened(), headers(), NEEDS_BODY, body(b"abc", ends=True), refused())
-    assert talk.exchange.held_bytes == 0
+    assert talk.protocol.held_bytes == 0
 
 
 def test_a_held_answer_counts_as_well() -> None:
     """Until it is judged."""
     talk = Talk(*HELD_ANSWER, response_body(b"abcd"))
-    assert talk.exchange.held_bytes == 4
+    assert talk.protocol.held_bytes == 4
     talk.tell(response_body(b"e", ends=True), on.ResponseJudged(HeaderMutation()))
-    assert talk.exchange.held_bytes == 0
+    assert talk.protocol.held_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,10 @@ def test_a_held_answer_counts_as_well() -> None:
         pytest.param((opened(DUPLEX), headers(), cleared()), body(b"abc"), 0, id="passed on"),
         pytest.param(HELD_ANSWER, response_body(b"abc"), 3, id="a held answer"),
         pytest.param(
-            (opened(DUPLEX, DUPLEX), headers(ends=True), cleared(), response_headers()),
+            (
+                opened(DUPLEX, DUPLEX), headers(ends=True), cleared(), response_headers(),
+                on.ResponseCleared(HeaderMutation()),
+            ),
             response_body(b"abc"),
             0,
             id="an answer that passes",
@@ -65,11 +71,33 @@ def test_a_held_answer_counts_as_well() -> None:
         pytest.param((opened(),), headers(), 0, id="no body"),
     ],
 )
-def test_what_would_be_held_is_known_before(
+def test_only_what_waits_for_a_verdict_is_held(
     before: tuple[on.Event, ...], event: on.Event, size: int
 ) -> None:
     """Only what waits for a verdict takes room."""
-    assert Talk(*before).exchange.would_hold(event) == size
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=3)
+    talk = Talk(*before, guard=guard)
+    talk.tell(event)
+    assert guard.held_bytes == size
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param((opened(DUPLEX), headers()), id="while the key is judged"),
+        pytest.param((opened(), headers(), NEEDS_BODY), id="awaited"),
+        pytest.param(HELD_ANSWER, id="a held answer"),
+    ],
+)
+def test_a_body_without_room_is_refused_and_not_counted(before: tuple[on.Event, ...]) -> None:
+    """The bytes of other requests stay counted."""
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=5)
+    guard.hold(3)
+    talk = Talk(*before, guard=guard)
+    piece = response_body(b"abc") if before is HELD_ANSWER else body(b"abc")
+    assert talk.tell(piece) == [do.OweRefusal(ErrorKind.OVERLOADED)]
+    talk.tell(refused())
+    assert guard.held_bytes == 3
 
 
 @pytest.mark.parametrize(
@@ -81,4 +109,5 @@ def test_a_body_that_envoy_keeps_does_not_come_in_pieces(
     mode: BodyMode, *, in_pieces: bool
 ) -> None:
     """A pause of the client is seen only where it does."""
-    assert Talk(opened(mode), headers(), NEEDS_BODY).exchange.comes_in_pieces is in_pieces
+    mode_in_force = Talk(opened(mode), headers(), NEEDS_BODY).protocol.request_mode
+    assert (mode_in_force is DUPLEX) is in_pieces

@@ -3,13 +3,17 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.http import HeaderMutation
-from sidecar.exchange.content_length import with_content_length, with_new_content_length
+from sidecar.domain.mutations import RequestMutations
+from sidecar.extproc.codec import BodyMode
+from tests.support import events as on
+from tests.support import replies as do
+from tests.support.conversation import Talk, body, headers, opened
 
 GIVEN = HeaderMutation((("x-a", b"1"),), ("authorization",))
 
 
 @pytest.mark.parametrize(
-    ("body", "buffered", "streamed"),
+    ("new", "buffered", "streamed"),
     [
         (None, GIVEN, GIVEN),
         (
@@ -30,8 +34,13 @@ GIVEN = HeaderMutation((("x-a", b"1"),), ("authorization",))
     ids=["unchanged", "emptied", "changed"],
 )
 def test_content_length_follows_a_changed_body(
-    body: bytes | None, buffered: HeaderMutation, streamed: HeaderMutation
+    new: bytes | None, buffered: HeaderMutation, streamed: HeaderMutation
 ) -> None:
     """Set in bytes; removed first where Envoy would keep the old one."""
-    assert with_content_length(GIVEN, body) == buffered
-    assert with_new_content_length(GIVEN, body) == streamed
+    cleared = on.RequestCleared(RequestMutations(GIVEN, new))
+    asked = (headers(), on.BodyRequired(), body(b"abc", ends=True))
+    of_buffered = Talk(opened(BodyMode.BUFFERED), *asked).tell(cleared)[0]
+    of_streamed = Talk(opened(), *asked).tell(cleared)[0]
+    assert isinstance(of_buffered, do.ContinueRequestBody)
+    assert isinstance(of_streamed, do.ContinueRequestHeaders)
+    assert (of_buffered.headers, of_streamed.headers) == (buffered, streamed)

@@ -6,12 +6,10 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.body import MAX_CHUNK_BYTES
-from sidecar.exchange.events import BodyMode
-from sidecar.exchange.phase import Phase, ProtocolViolationError
-from sidecar.exchange.response import UnexpectedResponseError
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.protocol import MAX_CHUNK_BYTES, Phase, ProtocolViolationError
+from tests.support import events as on
+from tests.support import replies as do
 from tests.support.conversation import (
     METADATA,
     REFUSAL,
@@ -57,7 +55,7 @@ def test_the_override_asks_for_the_answer_as_well() -> None:
         do.ContinueRequestHeaders(headers=STRIPPED, metadata=METADATA),
         do.StreamRequestBody(b"a", end_of_stream=True),
     ]
-    assert talk.exchange.phase is Phase.RESPONDING
+    assert talk.phase is Phase.AWAIT_ANSWER
 
 
 def test_an_answer_that_only_the_body_asks_for_is_asked_for_with_the_headers() -> None:
@@ -168,7 +166,7 @@ def test_of_a_held_answer_nothing_goes_on_before_its_verdict() -> None:
     talk = asked(response_headers())
     assert talk.tell(on.ResponseHeld(), response_body(b"a")) == []
     assert talk.tell(response_body(b"b", ends=True)) == [do.JudgeResponseBody(b"ab")]
-    assert talk.exchange.phase is Phase.JUDGING_ANSWER
+    assert talk.phase is Phase.JUDGING_ANSWER
     assert talk.tell(on.ResponseJudged(TIMED, metadata=METADATA)) == [
         do.ContinueResponseHeaders(TIMED, METADATA),
         sent(b"ab", ends=True),
@@ -215,8 +213,7 @@ def test_an_answer_is_refused_while_nothing_of_it_has_gone_on(name: str) -> None
 def test_a_fault_refuses_what_is_still_held(name: str) -> None:
     """The client is told, instead of losing its connection."""
     talk = asked(*HELD[name])
-    abandon = [do.AbandonJudgement()] if name == "whole" else []
-    assert talk.tell(on.Faulted()) == [*abandon, do.WordRefusal(ErrorKind.INTERNAL_ERROR)]
+    assert talk.tell(on.Faulted()) == [do.OweRefusal(ErrorKind.INTERNAL_ERROR)]
     assert talk.tell(refused()) == REFUSE
 
 
@@ -235,8 +232,7 @@ def test_a_verdict_on_an_answer_that_comes_late_is_a_refusal() -> None:
     """A remote guardrail that never answers must not hold the client for ever."""
     talk = asked(*HELD["whole"])
     assert talk.tell(on.DeadlinePassed()) == [
-        do.AbandonJudgement(),
-        do.WordRefusal(ErrorKind.GUARDRAIL_UNAVAILABLE),
+        do.OweRefusal(ErrorKind.GUARDRAIL_UNAVAILABLE),
     ]
 
 
@@ -246,8 +242,7 @@ def test_a_held_answer_over_the_limit_is_refused_before_its_end() -> None:
         opened(), headers(), JUDGED, body(b"a", ends=True), CLEARED, response_headers(),
         on.ResponseHeld(), response_body(b"x" * 10), max_body_bytes=19,
     )  # fmt: skip
-    assert talk.tell(response_body(b"x" * 10)) == [do.WordRefusal(ErrorKind.UNSCANNED_CONTENT)]
-    assert talk.tell(response_body(b"late")) == []
+    assert talk.tell(response_body(b"x" * 10)) == [do.OweRefusal(ErrorKind.UNSCANNED_CONTENT)]
     assert talk.tell(refused()) == REFUSE
 
 
@@ -292,7 +287,7 @@ def test_where_the_configuration_cannot_hold_an_answer_the_request_is_refused(
 ) -> None:
     """The answer would pass unjudged, or before its verdict."""
     talk = Talk(opened(request_mode, response_mode), headers())
-    assert talk.tell(JUDGED) == [do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
+    assert talk.tell(JUDGED) == [do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
 
 
 def test_a_configured_duplex_mode_judges_answers_too() -> None:
@@ -309,7 +304,7 @@ def test_a_configured_duplex_mode_judges_answers_too() -> None:
 def test_the_body_of_a_judged_answer_without_its_headers_is_not_let_on() -> None:
     """A response_header_mode of SKIP: nobody can tell what the bytes are."""
     talk = Talk(opened(DUPLEX, DUPLEX), headers(), JUDGED, body(b"a", ends=True), CLEARED)
-    with pytest.raises(UnexpectedResponseError):
+    with pytest.raises(ProtocolViolationError):
         talk.tell(response_body(b"a"))
 
 
@@ -325,7 +320,7 @@ def test_the_body_of_a_judged_answer_without_its_headers_is_not_let_on() -> None
 )
 def test_a_verdict_nobody_waits_for_is_a_fault(event: on.Event) -> None:
     """On the answer, before there is one, and on the request."""
-    with pytest.raises(UnexpectedResponseError):
+    with pytest.raises(ProtocolViolationError):
         asked().tell(event)
     with pytest.raises(ProtocolViolationError):
         Talk(opened(), headers()).tell(event)
@@ -346,7 +341,7 @@ def test_late_trailers_of_the_request_are_answered_while_the_answer_streams() ->
     """They change nothing of it."""
     talk = asked(response_headers(), on.ResponseStreamed(TIMED))
     assert talk.tell(trailers()) == [do.ContinueRequestTrailers()]
-    assert talk.exchange.phase is Phase.RESPONDING
+    assert talk.phase is Phase.AWAIT_PIECE
 
 
 def test_the_answer_to_a_request_without_a_body_is_asked_for_with_its_headers() -> None:
@@ -364,6 +359,5 @@ def test_where_it_cannot_be_held_a_request_without_a_body_is_refused_too() -> No
     """Nothing may be said unjudged."""
     talk = Talk(opened(BUFFERED), headers(ends=True))
     assert talk.tell(CLEARED) == [
-        do.AbandonJudgement(),
-        do.WordRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE),
+        do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE),
     ]
