@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from sidecar.settings.environment import inherited_environment
-from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
+from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
 
 START_A_SERVER = """
 import grpc

@@ -24,11 +24,11 @@ from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import EngineOptions
-from sidecar.transport.engines.grpcio import GrpcioEngine
-from sidecar.transport.judge import Ending
+from sidecar.server.engine import EngineOptions
+from sidecar.server.grpcio import GrpcioEngine
+from sidecar.extproc.stream import StreamEnd
 from tests.support.http2 import http2_request
-from tests.support.judge import (
+from tests.support.memory_stream import (
     BodyAnswer,
     Endless,
     FakeJudge,

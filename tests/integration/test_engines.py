@@ -19,9 +19,9 @@ from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
-from sidecar.transport.codec import encode
+from sidecar.extproc.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import (
+from sidecar.server.engine import (
     EXPORT_METHOD,
     PROCESS_METHOD,
     SERVICE_NAME,
@@ -29,13 +29,13 @@ from sidecar.transport.engine import (
     EngineOptions,
     SocketError,
 )
-from sidecar.transport.engines.grpcio import GrpcioEngine
-from sidecar.transport.engines.h2corn import H2cornEngine
-from sidecar.transport.judge import Ending
+from sidecar.server.grpcio import GrpcioEngine
+from sidecar.server.h2corn import H2cornEngine
+from sidecar.extproc.stream import StreamEnd
 from sidecar.usage.ports import NotKeptError
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
-from tests.support.judge import Endless, FakeJudge, HeadersAnswer, at_once, roomy
+from tests.support.memory_stream import Endless, FakeJudge, HeadersAnswer, at_once, roomy
 
 MEGABYTE = 1 << 20
 BUDGETS = Budgets(authorize_seconds=30, body_seconds=30, body_idle_seconds=30, inspect_seconds=30)

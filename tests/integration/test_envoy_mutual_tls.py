@@ -37,12 +37,12 @@ from sidecar.mock_llm.server import running_mock
 from sidecar.mock_llm.settings import MockSettings
 from sidecar.settings.serving import ServerSettings
 from sidecar.transport.conversation import Budgets, Conversation, Stream
-from sidecar.transport.engine import EngineOptions, NetworkAddress, TlsFiles
-from sidecar.transport.engines.grpcio import GrpcioEngine
-from sidecar.transport.judge import Ending
+from sidecar.server.engine import EngineOptions, NetworkAddress, TlsFiles
+from sidecar.server.grpcio import GrpcioEngine
+from sidecar.extproc.stream import StreamEnd
 from tests.support.authority import Authority
 from tests.support.conversation import cleared
-from tests.support.judge import FakeJudge, at_once, roomy
+from tests.support.memory_stream import FakeJudge, at_once, roomy
 
 pytestmark = pytest.mark.stack
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.settings.environment import inherited_environment
-from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
+from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
 
 SPAWN = """
 import asyncio, sys

@@ -13,9 +13,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sidecar.transport.conversation import Stream
-from sidecar.transport.engine import SERVICE_NAME, EngineOptions
-from sidecar.transport.engines.grpcio import GrpcioEngine
-from sidecar.transport.judge import Ending
+from sidecar.server.engine import SERVICE_NAME, EngineOptions
+from sidecar.server.grpcio import GrpcioEngine
+from sidecar.extproc.stream import StreamEnd
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 
 from sidecar.transport.conversation import Stream
-from sidecar.transport.engine import PROCESS_METHOD, Converse, EngineOptions
-from sidecar.transport.engines.h2corn import H2cornEngine
-from sidecar.transport.judge import Ending
+from sidecar.server.engine import PROCESS_METHOD, Converse, EngineOptions
+from sidecar.server.h2corn import H2cornEngine
+from sidecar.extproc.stream import StreamEnd
 
 MAX_MESSAGE_BYTES = 3 << 20
 

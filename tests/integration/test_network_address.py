@@ -14,9 +14,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.transport.conversation import Stream
-from sidecar.transport.engine import EngineOptions, NetworkAddress, SocketError, TlsFiles
-from sidecar.transport.engines.grpcio import GrpcioEngine
-from sidecar.transport.judge import Ending
+from sidecar.server.engine import EngineOptions, NetworkAddress, SocketError, TlsFiles
+from sidecar.server.grpcio import GrpcioEngine
+from sidecar.extproc.stream import StreamEnd
 from tests.support.authority import Authority
 
 HOST = "127.0.0.1"

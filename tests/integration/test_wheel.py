@@ -73,7 +73,7 @@ def test_the_wheel_brings_envoy_s_template(installed: Path, tmp_path: Path) -> N
     code = (
         "from sidecar.embedded.envoy_config import template_text;"
         "from sidecar.guardrails.policy_document import default_policy;"
-        "import sidecar.transport.codec;"
+        "import sidecar.extproc.codec;"
         "print(len(template_text()) > 1000, default_policy().name)"
     )
     assert _run(str(installed / "python"), "-c", code, cwd=tmp_path).split() == ["True", "default"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Released
+from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.dialects.answer_form import AnswerForm, framer_of
 from sidecar.dialects.aws_event_stream import event_stream_message
 from sidecar.domain.errors import ClientError
@@ -17,8 +17,8 @@ from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.policy_document import parse_policies
 from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
-from sidecar.mutations.placeholders import Placeholders
-from tests.support.checks import ScriptedRemote
+from sidecar.redaction.placeholders import Placeholders
+from tests.support.pipeline import ScriptedRemote
 
 
 @lru_cache

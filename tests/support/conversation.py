@@ -213,7 +213,7 @@ class Talk:
         if opening is not None and (
             self.protocol.modes is None or isinstance(event, on.ExchangeOpened)
         ):
-            _open(message, opening)
+            with_modes(message, opening)
         return message.SerializeToString()
 
     @override
@@ -228,8 +228,12 @@ class Talk:
 def message_of(event: on.Event) -> ext.ProcessingRequest:
     """Return the message that Envoy sends for *event*."""
     match event:
-        case on.RequestHeadersReceived(headers, ends):
-            return envoy.request_headers(*headers.fields, ends=ends)
+        case on.RequestHeadersReceived(headers, ends, source):
+            message = envoy.request_headers(*headers.fields, ends=ends)
+            if source is not None:
+                attributes = message.attributes["envoy.filters.http.ext_proc"].fields
+                attributes["source.address"].string_value = f"{source}:4711"
+            return message
         case on.RequestBodyReceived(piece, ends):
             return envoy.request_body(piece, ends=ends)
         case on.RequestTrailersReceived():
@@ -248,7 +252,8 @@ def message_of(event: on.Event) -> ext.ProcessingRequest:
             raise AssertionError(event)
 
 
-def _open(message: ext.ProcessingRequest, opening: on.ExchangeOpened) -> None:
+def with_modes(message: ext.ProcessingRequest, opening: on.ExchangeOpened) -> None:
+    """State the modes of *opening* in the first message of a stream."""
     number = modes.ProcessingMode.BodySendMode.Value
     envoy.opening(
         message,

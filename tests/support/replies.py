@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
 from sidecar.domain.mutations import Metadata, Refusal
+from sidecar.extproc import codec
 from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
@@ -277,3 +279,37 @@ def _metadata(response: ext.ProcessingResponse) -> Metadata:
         is_text = value.WhichOneof("kind") == "string_value"
         pairs[name] = value.string_value if is_text else value.number_value
     return tuple(sorted(pairs.items()))
+
+
+def encoded(reply: Reply) -> bytes:
+    """Return the message that the codec makes of *reply*."""
+    match reply:
+        case OverrideMode(response_headers, response_body):
+            return codec.OVERRIDES[response_headers, response_body]
+        case ContinueRequestHeaders():
+            return codec.request_headers_answer(
+                reply.headers,
+                reply.metadata,
+                response_headers=reply.response_headers,
+                response_body=reply.response_body,
+                request_body=reply.request_body,
+                clear_route_cache=reply.clear_route_cache,
+            )
+        case ContinueRequestBody(headers, body, metadata, clear):
+            return codec.request_body_answer(headers, body, metadata, clear_route_cache=clear)
+        case StreamRequestBody(body, ends):
+            return codec.streamed_request_body(body, ends=ends)
+        case ContinueRequestTrailers():
+            return codec.REQUEST_TRAILERS_ANSWER
+        case ContinueResponseHeaders(headers, metadata):
+            return codec.response_headers_answer(headers, metadata)
+        case ContinueResponseBody(headers, body, metadata):
+            return codec.response_body_answer(headers, body, metadata)
+        case StreamResponseBody(body, ends, metadata):
+            return codec.streamed_response_body(body, ends=ends, metadata=metadata)
+        case ContinueResponseTrailers():
+            return codec.RESPONSE_TRAILERS_ANSWER
+        case Refuse(refusal):
+            return codec.immediate_response(refusal)
+        case _:
+            assert_never(reply)

@@ -4,13 +4,17 @@ import pytest
 from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.events import BodyMode
-from sidecar.transport.codec import METADATA_NAMESPACE, UnreadableMessageError, decode, encode
 
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal
+from sidecar.extproc import codec
+from sidecar.extproc.codec import (
+    METADATA_NAMESPACE,
+    BodyMode,
+    Message,
+    MessageKind,
+    UnreadableMessageError,
+)
 from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
 from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
@@ -18,6 +22,9 @@ from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 impo
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport._generated.envoy.type.v3 import http_status_pb2
 from tests.support import envoy_messages as envoy
+from tests.support import events as on
+from tests.support import replies as do
+from tests.support.replies import encoded as encode
 
 FIELDS = (
     (":method", b"POST"),
@@ -52,6 +59,32 @@ def with_metadata(response: ext.ProcessingResponse) -> ext.ProcessingResponse:
 
 
 # Decoding.
+
+
+def decode(message: bytes) -> list[on.EnvoyEvent]:
+    """Read a message; return what it says as events, the opening of a stream first."""
+    read = codec.decode(message)
+    event = _event(read)
+    if read.modes is None:
+        return [event]
+    return [on.ExchangeOpened(*read.modes, read.is_observed), event]
+
+
+def _event(read: Message) -> on.EnvoyEvent:
+    headers = read.headers or Headers()
+    match read.kind:
+        case MessageKind.REQUEST_HEADERS:
+            return on.RequestHeadersReceived(headers, read.ends, read.source_address)
+        case MessageKind.REQUEST_BODY:
+            return on.RequestBodyReceived(read.body, read.ends)
+        case MessageKind.REQUEST_TRAILERS:
+            return on.RequestTrailersReceived()
+        case MessageKind.RESPONSE_HEADERS:
+            return on.ResponseHeadersReceived(headers, read.ends)
+        case MessageKind.RESPONSE_BODY:
+            return on.ResponseBodyReceived(read.body, read.ends)
+        case MessageKind.RESPONSE_TRAILERS:
+            return on.ResponseTrailersReceived()
 
 
 @pytest.mark.parametrize(

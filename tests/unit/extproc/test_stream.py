@@ -11,15 +11,13 @@ import pytest
 from sidecar.checks.load import Load
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
-from sidecar.exchange.events import BodyMode
 from sidecar.exchange.machine import Exchange
 from sidecar.exchange.phase import Phase
-from sidecar.transport.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, StreamGoneError
-from sidecar.transport.judge import Ending
 from typing_extensions import override
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.extproc.codec import encode
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support import envoy_messages as envoy
@@ -34,7 +32,8 @@ from tests.support.conversation import (
     cleared,
     refused,
 )
-from tests.support.judge import (
+from tests.support.events import BodyMode
+from tests.support.memory_stream import (
     BodyAnswer,
     Endless,
     FakeJudge,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.transport.grpc_wire import (
+from sidecar.server.grpc_wire import (
     GrpcStatus,
     GrpcWireError,
     MessageReader,

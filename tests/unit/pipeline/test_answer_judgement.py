@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from sidecar.checks.answer_judgement import MAX_HELD_FRAME_BYTES
 from sidecar.dialects.answer_form import AnswerForm
 from sidecar.dialects.aws_event_stream import event_stream_message
 from sidecar.dialects.frames import MAX_FRAME_BYTES
@@ -17,6 +16,7 @@ from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import UnscannedReason
 from sidecar.guardrails.transcript import MAX_CHANNELS
 from sidecar.guardrails.window import MAX_HELD_BYTES
+from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES
 from tests.support.answers import (
     APIS,
     chat_chunk,
@@ -26,7 +26,7 @@ from tests.support.answers import (
     sse,
     streamed,
 )
-from tests.support.checks import ScriptedRemote, settled
+from tests.support.pipeline import ScriptedRemote, settled
 
 REDACT = "[{name: pii, type: pii, stage: output, action: redact}]"
 BLOCK = "[{name: pii, type: pii, stage: both, action: block}]"

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.dialects.answer_form import AnswerForm
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Stage, StreamMode
 from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.mutations.placeholders import Placeholders
+from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
+from sidecar.redaction.placeholders import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judgement
-from tests.support.checks import ScriptedRemote, settled
+from tests.support.pipeline import ScriptedRemote, settled
 
 SCHEMA = (
     "{type: object, properties: {to: {type: string, maxLength: 30}, n: {type: integer}}, "

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sidecar.checks.rehearsal import KeptRequest, Rehearsal, Rehearsed
-from sidecar.exchange.events import BodyRequired
-from tests.support.checks import World, headers, settled
+from sidecar.pipeline.replay import KeptRequest, PolicyReplay, ReplayResult
+from tests.support.events import BodyRequired
+from tests.support.pipeline import World, headers, settled
 
 POLICIES = {
     "redacts and blocks": """
@@ -102,7 +102,7 @@ async def judged_in_an_exchange(policy: str, request: KeptRequest) -> tuple[str,
     verdict = await settled(exchange.judge_headers(sent, has_body=bool(request.body)))
     if isinstance(verdict, BodyRequired):
         await settled(exchange.judge_body(request.body))
-    exchange.close(is_cancelled=False, is_answered=True)
+    await exchange.end()
     (counted,) = world.counted()
     return counted
 
@@ -110,13 +110,13 @@ async def judged_in_an_exchange(policy: str, request: KeptRequest) -> tuple[str,
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_rehearsal_comes_to_what_an_exchange_comes_to(policy: str) -> None:
     """Refused for the same reason, redacted, flagged or let through alike."""
-    rehearsal = await Rehearsal.of(POLICIES[policy])
+    rehearsal = await PolicyReplay.compile(POLICIES[policy])
     rehearsed = {name: told(await rehearsal.judge(one)) for name, one in REQUESTS.items()}
     assert rehearsed == {
         name: await judged_in_an_exchange(POLICIES[policy], one) for name, one in REQUESTS.items()
     }
 
 
-def told(rehearsed: Rehearsed) -> tuple[str, str]:
+def told(rehearsed: ReplayResult) -> tuple[str, str]:
     error = "none" if rehearsed.error is None else rehearsed.error.value
     return rehearsed.outcome.value, error

@@ -7,9 +7,8 @@ import orjson
 import pytest
 
 from sidecar.authorization.ports import Loaded
-from sidecar.checks.load import Load
-from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.checks import KEY, World, headers, settled
+from tests.support.events import BodyRequired, RequestCleared, RequestRefused
+from tests.support.pipeline import KEY, World, headers, settled
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
 
@@ -18,7 +17,7 @@ def world_with_room(*, for_exchanges: int) -> World:
     """Return a worker that judges so many requests at once."""
     world = World()
     load = Load(max_exchanges=for_exchanges, max_held_bytes=1 << 20)
-    world.parts = replace(world.parts, load=load)
+    world.worker = replace(world.worker, load=load)
     return world
 
 
@@ -72,7 +71,7 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
     )
     assert isinstance(verdict, RequestRefused)
     assert ("retry-after", b"2") in verdict.refusal.headers
-    second.close(is_cancelled=False, is_answered=True)
+    await second.end()
     assert asked == []
     assert world.counted() == {("failed", "overloaded"): 1}
     kind = {"kind": "too_many_exchanges"}
@@ -92,7 +91,7 @@ async def test_what_waits_unread_counts_as_well() -> None:
 async def test_anthropics_clients_are_told_in_their_own_words() -> None:
     """Their libraries know an error of this type."""
     world = world_with_room(for_exchanges=1)
-    world.parts.load.begin()
+    world.worker.load.begin()
     verdict = world.exchange().judge_headers(headers("/v1/messages"), has_body=True)
     status, told = error_of(verdict)
     assert (status, told["error"]) == (
@@ -112,11 +111,11 @@ async def test_a_request_makes_room_once_however_it_ends(ending: str) -> None:
     key = None if ending == "refused" else KEY
     verdict = await settled(checks.judge_headers(headers(key=key), has_body=True))
     if ending == "cleared":
-        assert world.parts.load.exchanges == 1
+        assert world.worker.load.exchanges == 1
         assert isinstance(await settled(checks.judge_body(CHAT)), RequestCleared)
     if ending == "refused":
         assert isinstance(verdict, RequestRefused)
     if ending != "given up":
-        assert world.parts.load.exchanges == 0
+        assert world.worker.load.exchanges == 0
     checks.close(is_cancelled=ending == "given up", is_answered=ending != "given up")
-    assert world.parts.load.exchanges == 0
+    assert world.worker.load.exchanges == 0

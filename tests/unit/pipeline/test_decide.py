@@ -5,13 +5,13 @@ from itertools import permutations
 
 import pytest
 
-from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.domain.decision import Allow, Decision, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.local_guardrails import PiiSettings
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
+from sidecar.pipeline.decide import decide, decide_unscanned
 
 EMAIL = Finding(guardrail="pii", type="EMAIL", part=0, start=3, end=9)
 IBAN = Finding(guardrail="pii", type="IBAN", part=1, start=0, end=22)

@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.exchange.events import RequestCleared, RequestRefused
-from tests.support.checks import World, headers, settled
+from tests.support.events import RequestCleared, RequestRefused
+from tests.support.pipeline import World, headers, settled
 
 SECRET: Final = "AKIA" + "Q3ZT7VXW2MNB5KLP"
 A, B, C = SECRET[:7], SECRET[7:12], SECRET[12:]

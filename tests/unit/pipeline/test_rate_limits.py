@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
-from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.exchange.events import (
+from sidecar.limits.ports import Change
+from sidecar.settings.serving import Timing
+from tests.support.events import (
     BodyRequired,
     RequestCleared,
     RequestRefused,
     ResponseCleared,
 )
-from sidecar.limits.ports import Change
-from sidecar.settings.serving import Timing
-from tests.support.checks import KEY, NOW, World, headers
+from tests.support.pipeline import KEY, NOW, World, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
 STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
@@ -52,7 +51,7 @@ async def judged(
     body: bytes | None,
     path: str = "/v1/chat/completions",
     metadata: Mapping[str, str] | None = None,
-) -> tuple[ExchangeChecks, Any]:
+) -> tuple[Exchange, Any]:
     """Judge a request to the end; without a body by its headers alone."""
     exchange = made.exchange(metadata)
     method = "GET" if body is None else "POST"
@@ -256,7 +255,7 @@ async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
     """Only then it is known what it used."""
     made = world(limit(Measure.TOKENS))
     exchange, _ = await judged(made, chat())
-    exchange.close(is_cancelled=False, is_answered=True)
+    await exchange.end()
     await asyncio.sleep(0)
     assert made.limiter.settled == []
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from sidecar.domain.mutations import Refusal
-from sidecar.exchange.events import RequestCleared, RequestRefused
-from tests.support.checks import World, headers, settled
+from tests.support.events import RequestCleared, RequestRefused
+from tests.support.pipeline import World, headers, settled
 
 POLICY = """
 name: default

@@ -1,4 +1,7 @@
-"""The checks of an exchange on real parts; only the store and the remote checks are fakes."""
+"""The pipeline of a worker on real parts; only the stores and the remote checks are fakes.
+
+A request is played message by message, as bytes, and what comes back is read as Envoy would.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from prometheus_client import CollectorRegistry
 from sidecar.authorization.api_key import ApiKey
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
-from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.checks.ledger import Clocks
-from sidecar.checks.load import Load
-from sidecar.checks.parts import Parts
 from sidecar.domain.finding import Finding
-from sidecar.domain.http import Headers
+from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import Standing
+from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import Budgets
 from sidecar.guardrails.inspect import Inspector
 from sidecar.guardrails.policy_document import parse_policies
 from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest, RemoteVerdict
@@ -32,16 +35,29 @@ from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Limited, Outcome
 from sidecar.limits.ports import Change
+from sidecar.pipeline.record import Clocks
+from sidecar.pipeline.request import serve
+from sidecar.pipeline.worker import Worker
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.prices import Price, PriceList
+from tests.support import events as on
+from tests.support import replies as do
+from tests.support.conversation import message_of, with_modes
 from tests.support.keys import record_of
+from tests.support.memory_stream import MemoryStream
 
 KEY: Final = ApiKey(key_id="abcdefghijkl", secret="S" * 43)
 NOW: Final = 1_700_000_000.0
+PATIENT: Final = Budgets(
+    authorize_seconds=30, body_seconds=30, body_idle_seconds=30, inspect_seconds=30
+)
 REQUEST_ID: Final = "5d0c3a0e-6c0e-4a55-9a0e-0d9d6f0f0a01"
+
+TURNS: Final = 12
+"""Of the loop, after which what does not wait for time has been done."""
 
 _Value = TypeVar("_Value")
 
@@ -173,6 +189,147 @@ def _snapshot(policies: str) -> PolicySnapshot:
     return build_snapshot(parse_policies(policies) if policies else ())
 
 
+RequestVerdict = on.BodyRequired | on.RequestCleared | on.RequestRefused
+
+
+class Exchange:
+    """One request that a worker serves, seen from Envoy."""
+
+    def __init__(
+        self, worker: Worker, metadata: Mapping[str, str], opening: on.ExchangeOpened
+    ) -> None:
+        self.stream = MemoryStream()
+        self.task = asyncio.ensure_future(serve(self.stream, metadata, worker))
+        self._opening = opening
+        self._seen = 0
+        self._judges_answer = False
+        self._body = b""
+
+    async def judge_headers(
+        self, headers: Headers, *, has_body: bool, source_address: str | None = None
+    ) -> RequestVerdict:
+        """Send the request's headers; return what became of them."""
+        event = on.RequestHeadersReceived(headers, not has_body, source_address)
+        message = message_of(event)
+        with_modes(message, self._opening)
+        self.stream.send(message.SerializeToString())
+        return self._verdict(await self.replies())
+
+    async def judge_body(self, body: bytes) -> RequestVerdict:
+        """Send the request's body; return what became of it."""
+        self._body = body
+        self._send(on.RequestBodyReceived(body, end_of_stream=True))
+        return self._verdict(await self.replies())
+
+    async def judge_response_headers(
+        self, headers: Headers, *, has_body: bool = True
+    ) -> on.ResponseCleared | on.ResponseHeld | on.RequestRefused:
+        """Send the answer's headers; return what became of them.
+
+        Whether its body is judged shows in what becomes of that.
+        """
+        self._send(on.ResponseHeadersReceived(headers, not has_body))
+        match await self.replies():
+            case []:
+                return on.ResponseHeld()
+            case [do.ContinueResponseHeaders(changes)]:
+                return on.ResponseCleared(changes)
+            case [do.Refuse(refusal)]:
+                return on.RequestRefused(refusal)
+            case replies:
+                raise AssertionError(replies)
+
+    async def judge_response_piece(self, body: bytes, *, is_last: bool) -> on.ResponsePieceJudged:
+        """Send a piece of the answer; return what of it went on."""
+        self._send(on.ResponseBodyReceived(body, is_last))
+        sent = await self.replies()
+        pieces = [one for one in sent if isinstance(one, do.StreamResponseBody)]
+        assert len(pieces) == len(sent)
+        ends = bool(pieces) and pieces[-1].end_of_stream
+        metadata = pieces[-1].metadata if pieces else ()
+        return on.ResponsePieceJudged(b"".join(one.body for one in pieces), ends, metadata)
+
+    async def judge_response_body(self, body: bytes) -> on.ResponseJudged | on.RequestRefused:
+        """Send a whole answer; return what became of it."""
+        self._send(on.ResponseBodyReceived(body, end_of_stream=True))
+        match await self.replies():
+            case [do.ContinueResponseHeaders(headers, metadata), *pieces]:
+                sent = b"".join(one.body for one in pieces if isinstance(one, do.StreamResponseBody))
+                return on.ResponseJudged(headers, sent, metadata)
+            case [do.ContinueResponseBody(headers, sent, metadata)]:
+                return on.ResponseJudged(headers, sent, metadata)
+            case [do.Refuse(refusal)]:
+                return on.RequestRefused(refusal)
+            case replies:
+                raise AssertionError(replies)
+
+    async def end(self, *, is_cancelled: bool = False) -> None:
+        """End the stream, if it has not ended: by a half-close, or as Envoy resets it."""
+        if is_cancelled:
+            self.task.cancel()
+        else:
+            self.stream.send(None)
+        await asyncio.wait([self.task], timeout=10)
+        assert self.task.done()
+
+    async def replies(self) -> list[do.Reply]:
+        """Return what was written since last asked, once the worker waits for Envoy again."""
+        idle = 0
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+            idle = idle + 1 if self.stream.is_waiting else 0
+            if self.task.done() or idle > TURNS:
+                break
+        written = self.stream.written[self._seen :]
+        self._seen += len(written)
+        return [do.decoded(message) for message in written]
+
+    def _send(self, event: on.Event) -> None:
+        self.stream.send(message_of(event).SerializeToString())
+
+    def _verdict(self, replies: list[do.Reply]) -> RequestVerdict:
+        match replies:
+            case [do.OverrideMode(_, response_body)]:
+                self._judges_answer = response_body
+                return on.BodyRequired(judges_answer=response_body)
+            case [do.ContinueRequestHeaders(headers, ())]:
+                return on.BodyRequired(headers)  # BUFFERED
+            case [do.ContinueRequestHeaders() as answer, *pieces]:
+                sent = b"".join(one.body for one in pieces if isinstance(one, do.StreamRequestBody))
+                is_asked = answer.response_body or self._judges_answer
+                return self._cleared(answer, sent if pieces else None, judges_answer=is_asked)
+            case [do.ContinueRequestBody() as answer]:
+                return self._cleared(answer, answer.body, judges_answer=False)
+            case [do.Refuse(refusal)]:
+                return on.RequestRefused(refusal)
+            case _:
+                raise AssertionError(replies)
+
+    def _cleared(
+        self,
+        answer: do.ContinueRequestHeaders | do.ContinueRequestBody,
+        sent: bytes | None,
+        *,
+        judges_answer: bool,
+    ) -> on.RequestCleared:
+        body = None if sent == self._body else sent
+        headers = answer.headers
+        if body is not None:
+            headers = _without_length(headers, len(body))
+        mutations = RequestMutations(
+            headers, body, answer.metadata, clear_route_cache=answer.clear_route_cache
+        )
+        return on.RequestCleared(mutations, judges_answer)
+
+
+def _without_length(headers: HeaderMutation, size: int) -> HeaderMutation:
+    """Return *headers* without the new length, which must be that of the new body."""
+    *others, length = headers.set_headers
+    assert length == ("content-length", str(size).encode())
+    removed = tuple(name for name in headers.remove_headers if name != "content-length")
+    return HeaderMutation(tuple(others), removed)
+
+
 class World:
     """Everything around one worker's checks."""
 
@@ -192,7 +349,7 @@ class World:
         self.policies = FixedPolicies(_snapshot(policies))
         self.registry = CollectorRegistry()
         configure_logs("error", io.BytesIO())
-        self.parts = Parts(
+        self.worker = Worker(
             keys=KeyCache(self.store),
             uses=self.uses,
             usage=self.usage,
@@ -205,13 +362,21 @@ class World:
             timing=timing,
             limiter=self.limiter,
             prices=FixedPrices(),
-            load=Load(max_exchanges=1024, max_held_bytes=1 << 28),
+            guard=OverloadGuard(max_exchanges=1024, max_held_bytes=1 << 28),
+            budgets=PATIENT,
+            max_body_bytes=1 << 20,
             route_by_model=route_by_model,
         )
 
-    def exchange(self, metadata: Mapping[str, str] | None = None) -> ExchangeChecks:
-        """Begin an exchange."""
-        return ExchangeChecks(self.parts, metadata or {})
+    def exchange(
+        self,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        request: BodyMode = BodyMode.NONE,
+        response: BodyMode = BodyMode.NONE,
+    ) -> Exchange:
+        """Begin to serve a request, with these body modes in Envoy's configuration."""
+        return Exchange(self.worker, metadata or {}, on.ExchangeOpened(request, response))
 
     def counted(self) -> dict[tuple[str, str], float]:
         """Return how many exchanges ended with which outcome and error."""

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from sidecar.domain.http import HeaderMutation
-from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
 from sidecar.settings.serving import RouteByModel
-from tests.support.checks import World, headers, settled
+from tests.support.events import BodyRequired, RequestCleared, RequestRefused
+from tests.support.pipeline import World, headers, settled
 
 FREE = "{name: default, guardrails: []}"
 PASSING = "{name: default, guardrails: [], unscanned: allow}"

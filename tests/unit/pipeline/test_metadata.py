@@ -4,7 +4,6 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from sidecar.mutations.timing import Spent, server_timing, timing_headers, timing_metadata
 
 SPENT = Spent(authorize=0.0002, guardrails=0.0123456, egret=1.5)

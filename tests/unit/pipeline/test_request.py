@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,24 +8,27 @@ from dataclasses import replace
 import pytest
 
 from sidecar.authorization.api_key import ApiKey
-from sidecar.checks.exchange_checks import ExchangeChecks
-from sidecar.domain.errors import ErrorKind
+from sidecar.domain.errors import ErrorKind, client_error
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import KeyRecord, PolicyBinding
+from sidecar.domain.subject import Dialect
 from sidecar.domain.usage import DecisionKind
-from sidecar.exchange.events import (
+from sidecar.extproc.codec import BodyMode
+from sidecar.guardrails.remote import RemoteVerdict
+from sidecar.pipeline.refusals import refusal_of
+from sidecar.settings.serving import Timing
+from tests.support import envoy_messages as envoy
+from tests.support.events import (
     BodyRequired,
     RequestCleared,
     RequestRefused,
     ResponseCleared,
     ResponseHeld,
     ResponseJudged,
-    ResponseStreamed,
 )
-from sidecar.guardrails.remote import RemoteVerdict
-from sidecar.settings.serving import Timing
-from tests.support.checks import KEY, NOW, REQUEST_ID, World, headers, settled
+from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, headers, settled
+from tests.support.replies import Refuse
 from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED
 
 REDACTING = """
@@ -63,7 +67,7 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
     """Only the credential is taken away; the metadata says who and what, and no content."""
     world = World(REDACTING)
     checks = world.exchange()
-    assert await settled(checks.judge_headers(headers(), has_body=True)) == BodyRequired(STRIPPED)
+    assert await settled(checks.judge_headers(headers(), has_body=True)) == BodyRequired()
     cleared = await settled(checks.judge_body(chat("hello")))
     assert isinstance(cleared, RequestCleared)
     assert (cleared.mutations.headers, cleared.mutations.body) == (STRIPPED, None)
@@ -88,7 +92,7 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
         "guardrails_us": 0,
         "egret_us": 0,
     }
-    checks.close(is_cancelled=False, is_answered=True)
+    await checks.end()
     assert world.counted() == {("allowed", "none"): 1}
 
 
@@ -105,12 +109,14 @@ async def test_the_metadata_names_a_trace_that_is_sampled(
 
 
 async def test_a_hot_key_is_judged_without_waiting() -> None:
-    """The second exchange of a key gets its verdicts at once, not as coroutines."""
+    """The second exchange of a key gets its verdicts at once, without a task beside it."""
     world = World(REDACTING)
     await settled(world.exchange().judge_headers(headers(), has_body=True))
     checks = world.exchange()
-    assert isinstance(checks.judge_headers(headers(), has_body=True), BodyRequired)
-    assert isinstance(checks.judge_body(chat("hello")), RequestCleared)
+    tasks = len(asyncio.all_tasks())
+    assert isinstance(await checks.judge_headers(headers(), has_body=True), BodyRequired)
+    assert len(asyncio.all_tasks()) == tasks
+    assert isinstance(await checks.judge_body(chat("hello")), RequestCleared)
 
 
 async def test_personal_data_is_replaced_and_counted_as_redacted() -> None:
@@ -118,12 +124,11 @@ async def test_personal_data_is_replaced_and_counted_as_redacted() -> None:
     world = World(REDACTING)
     checks = world.exchange()
     await settled(checks.judge_headers(headers(), has_body=True))
-    cleared = await settled(
-        checks.judge_body(chat("mail ann@example.org", user="ann@example.org"))
+    cleared = await settled(checks.judge_body(chat("mail ann@example.org", user="ann@example.org"))
     )
     assert isinstance(cleared, RequestCleared)
     assert cleared.mutations.body == chat("mail [EMAIL_1]", user="[EMAIL_1]")
-    checks.close(is_cancelled=False, is_answered=True)
+    await checks.end()
     assert world.counted() == {("redacted", "none"): 1}
 
 
@@ -145,7 +150,7 @@ async def test_hashes_can_be_joined_within_an_organization_and_nowhere_else() ->
     """Another tenant that tries out addresses finds other hashes for them."""
     world = World(HASHING)
     assert await _hashed(world) == chat("[EMAIL_1]")
-    world.parts = replace(world.parts, redaction_key=b"k" * 32)
+    world.worker = replace(world.worker, redaction_key=b"k" * 32)
     ours = await _hashed(world)
     assert ours != chat("[EMAIL_1]")
     assert await _hashed(world) == ours
@@ -153,7 +158,7 @@ async def test_hashes_can_be_joined_within_an_organization_and_nowhere_else() ->
     elsewhere = replace(record.principal, organization_id="another")
     other = World(HASHING)
     other.store.records[KEY.key_id] = replace(record, principal=elsewhere)
-    other.parts = replace(other.parts, redaction_key=b"k" * 32)
+    other.worker = replace(other.worker, redaction_key=b"k" * 32)
     assert await _hashed(other) not in {ours, None}
 
 
@@ -213,8 +218,7 @@ async def test_a_bad_credential_is_refused_with_timing(
     """401 in the client's dialect, with the headers every refusal carries."""
     world = World(REDACTING)
     checks = world.exchange()
-    verdict = await settled(
-        checks.judge_headers(headers("/v1/chat/completions", *more, key=key), has_body=True)
+    verdict = await settled(checks.judge_headers(headers("/v1/chat/completions", *more, key=key), has_body=True)
     )
     assert refused(verdict) == (401, code, f"egret_{code}")
     assert isinstance(verdict, RequestRefused)
@@ -224,7 +228,7 @@ async def test_a_bad_credential_is_refused_with_timing(
         "x-response-time",
         "server-timing",
     ]
-    checks.close(is_cancelled=False, is_answered=True)
+    await checks.end()
     assert world.counted() == {("refused", code): 1}
 
 
@@ -261,8 +265,7 @@ async def test_what_cannot_be_read_goes_the_policy_s_way(
 ) -> None:
     """Unknown routes and unexpected bodies are refused unless the policy says otherwise."""
     world = World(f"{REDACTING}unscanned: {unscanned}\n")
-    verdict = await settled(
-        world.exchange().judge_headers(headers(path, method=method), has_body=has_body)
+    verdict = await settled(world.exchange().judge_headers(headers(path, method=method), has_body=has_body)
     )
     if expected is None:
         assert isinstance(verdict, RequestCleared)
@@ -353,7 +356,7 @@ async def test_a_request_id_that_could_carry_text_is_replaced() -> None:
     checks = World(REDACTING).exchange()
     strange = headers(key=None)
     fields = tuple((k, b"my card 4111" if k == "x-request-id" else v) for k, v in strange.fields)
-    verdict = checks.judge_headers(replace(strange, fields=fields), has_body=True)
+    verdict = await checks.judge_headers(replace(strange, fields=fields), has_body=True)
     assert isinstance(verdict, RequestRefused)
     assert ("x-egret-request-id", b"made-up-by-egret") in verdict.refusal.headers
 
@@ -362,7 +365,7 @@ async def test_timing_by_mutation_overwrites_the_upstream_s_own() -> None:
     """The response-headers phase sets the three timing headers; metadata timing sets none."""
     checks = World(REDACTING, timing=Timing.MUTATION).exchange()
     await settled(checks.judge_headers(headers(), has_body=True))
-    changed = checks.judge_response_headers(headers(), has_body=True, may_stream=False)
+    changed = await checks.judge_response_headers(headers())
     assert isinstance(changed, ResponseCleared)
     assert [name for name, _ in changed.headers.set_headers] == [
         "x-egret-request-id",
@@ -370,9 +373,8 @@ async def test_timing_by_mutation_overwrites_the_upstream_s_own() -> None:
         "server-timing",
     ]
     unchanged = World(REDACTING).exchange()
-    assert unchanged.judge_response_headers(
-        headers(), has_body=True, may_stream=False
-    ) == ResponseCleared(HeaderMutation())
+    await unchanged.judge_headers(headers(), has_body=True)
+    assert await unchanged.judge_response_headers(headers()) == ResponseCleared(HeaderMutation())
 
 
 @pytest.mark.parametrize(
@@ -386,21 +388,28 @@ async def test_an_exchange_without_an_answer_is_not_counted_as_allowed(
     world = World(REDACTING)
     checks = world.exchange()
     await settled(checks.judge_headers(headers(), has_body=True))
-    checks.close(is_cancelled=is_cancelled, is_answered=False)
+    await checks.end(is_cancelled=is_cancelled)
     assert world.counted() == {(outcome, "none"): 1}
 
 
-async def test_a_body_before_its_headers_raises_so_that_the_stream_is_refused() -> None:
-    """The conversation turns it into a refusal; silence would be a pass."""
-    with pytest.raises(AssertionError):
-        await settled(World(REDACTING).exchange().judge_body(chat("hello")))
+async def test_a_body_before_its_headers_is_refused() -> None:
+    """Silence would be a pass; a request_header_mode of SKIP is a hole in the configuration."""
+    checks = World(REDACTING).exchange()
+    opening = envoy.opening(envoy.request_body(chat("hello"), ends=True))
+    checks.stream.send(opening.SerializeToString())
+    (refusal,) = await checks.replies()
+    assert isinstance(refusal, Refuse)
+    assert refusal.refusal.status == 500
 
 
 @pytest.mark.parametrize("kind", ErrorKind)
 def test_every_kind_of_failure_has_words(kind: ErrorKind) -> None:
     """Each refusal says something, with the status of its kind."""
-    verdict = World().exchange().word_refusal(kind)
+    error = client_error(kind)
+    refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=(), metadata=())
+    verdict = RequestRefused(refusal)
     assert refused(verdict) == (kind.http_status, kind.value, f"egret_{kind.value}")
+    assert error.message
 
 
 async def test_a_use_of_a_key_is_noted_once_at_the_end() -> None:
@@ -410,10 +419,10 @@ async def test_a_use_of_a_key_is_noted_once_at_the_end() -> None:
         checks = world.exchange()
         await settled(checks.judge_headers(headers(), has_body=True))
         await settled(checks.judge_body(chat(text)))
-        checks.close(is_cancelled=False, is_answered=True)
+        await checks.end()
     stranger = world.exchange()
     await settled(stranger.judge_headers(headers(key=None), has_body=True))
-    stranger.close(is_cancelled=False, is_answered=True)
+    await stranger.end()
     assert world.uses.noted == [(KEY.key_id, False, NOW), (KEY.key_id, True, NOW)]
 
 
@@ -487,12 +496,14 @@ NO_CHANGE = HeaderMutation()
 
 
 async def cleared_by(
-    world: World, body: bytes, *, may_judge_answer: bool = True
-) -> tuple[ExchangeChecks, RequestCleared]:
-    """Judge a request with this body up to its answer."""
-    checks = world.exchange()
+    world: World, body: bytes, *, may_judge_answer: bool = True, buffers: bool = False
+) -> tuple[Exchange, RequestCleared]:
+    """Judge a request with this body up to its answer; *buffers*: Envoy keeps both bodies."""
+    request = BodyMode.BUFFERED if buffers or not may_judge_answer else BodyMode.NONE
+    response = BodyMode.BUFFERED if buffers else BodyMode.NONE
+    checks = world.exchange(request=request, response=response)
     assert isinstance(await settled(checks.judge_headers(headers(), has_body=True)), BodyRequired)
-    cleared = await settled(checks.judge_body(body, may_judge_answer=may_judge_answer))
+    cleared = await checks.judge_body(body)
     assert isinstance(cleared, RequestCleared)
     return checks, cleared
 
@@ -504,11 +515,9 @@ async def test_counts_that_the_policy_hides_are_asked_for_and_taken_out(policy: 
     assert (cleared.mutations.body, cleared.judges_answer) == (ASKING, True)
     assert ("accept-encoding", b"identity") in cleared.mutations.headers.set_headers
 
-    assert checks.judge_response_headers(
-        EVENTS, has_body=True, may_stream=True
-    ) == ResponseStreamed(NO_CHANGE)
-    assert checks.judge_response_piece(ASKED, is_last=True).body == UNASKED
-    checks.close(is_cancelled=False, is_answered=True)
+    assert await checks.judge_response_headers(EVENTS) == ResponseCleared(NO_CHANGE)
+    assert (await checks.judge_response_piece(ASKED, is_last=True)).body == UNASKED
+    await checks.end()
 
 
 @pytest.mark.parametrize(
@@ -566,19 +575,19 @@ async def test_where_the_policy_is_silent_limits_on_tokens_and_money_want_exact_
 async def test_an_answer_without_counts_to_hide_goes_on_whatever_it_is(answer: Headers) -> None:
     """Nobody judges it: nothing of it is unscanned."""
     checks, _ = await cleared_by(World(HIDING), chat("hi", stream=True))
-    assert checks.judge_response_headers(
-        answer, has_body=True, may_stream=True
-    ) == ResponseCleared(NO_CHANGE)
-    checks.close(is_cancelled=False, is_answered=True)
+    assert await checks.judge_response_headers(answer) == ResponseCleared(NO_CHANGE)
+    assert (await checks.judge_response_piece(ASKED, is_last=True)).body == ASKED
+    await checks.end()
 
 
 async def test_a_gateway_that_collects_answers_gets_the_stream_without_counts() -> None:
     """In one piece."""
-    checks, _ = await cleared_by(World(HIDING), chat("hi", stream=True))
-    held = checks.judge_response_headers(EVENTS, has_body=True, may_stream=False)
-    assert held == ResponseHeld()
-    judged = await settled(checks.judge_response_body(ASKED))
-    assert judged == ResponseJudged(NO_CHANGE, UNASKED)
+    checks, _ = await cleared_by(World(HIDING), chat("hi", stream=True), buffers=True)
+    held = await checks.judge_response_headers(EVENTS)
+    assert held == ResponseCleared(NO_CHANGE)  # BUFFERED holds headers that have their answer
+    judged = await checks.judge_response_body(ASKED)
+    length = ("content-length", str(len(UNASKED)).encode())
+    assert judged == ResponseJudged(HeaderMutation((length,)), UNASKED)
 
 
 @pytest.mark.parametrize("status", [b"200", b"502", b"odd"])
@@ -588,8 +597,8 @@ async def test_a_blocked_answer_names_its_provider_s_status(status: bytes) -> No
         World(GUARDED.replace("redact", "block")), chat("hi", stream=True)
     )
     answer = Headers(((":status", status), ("content-type", b"application/json")))
-    checks.judge_response_headers(answer, has_body=True, may_stream=True)
-    verdict = await settled(checks.judge_response_body(b'{"text":"ann@example.org"}'))
+    assert await checks.judge_response_headers(answer) == ResponseHeld()
+    verdict = await checks.judge_response_body(b'{"text":"ann@example.org"}')
     assert refused(verdict)[:2] == (400, "content_blocked")
     assert isinstance(verdict, RequestRefused)
     wanted = status.decode() if status.isdigit() else "0"

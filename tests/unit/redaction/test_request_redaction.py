@@ -10,7 +10,7 @@ from sidecar.domain.local_guardrails import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.restoration import NOTHING_REDACTED
 from sidecar.domain.subject import TextPart
-from sidecar.mutations.redaction import Redacted, RedactionRules, redact, replacements
+from sidecar.redaction.request import Redacted, RedactionRules, redact, replacements
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"
 

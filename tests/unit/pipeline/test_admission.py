@@ -4,18 +4,18 @@ import dataclasses
 from ipaddress import ip_network
 
 import pytest
-
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.checks.admission import Admitted, Caller, NotAdmitted, admit
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
+
+from sidecar.authorization.key_cache import KeyCache
+from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Operation
 from sidecar.telemetry.report import CacheTier
-from tests.support.checks import KEY, World
 from tests.support.keys import record_of
+from tests.support.pipeline import KEY, World
 
 RECORD = record_of(KEY.key_id, digest=KEY.secret_sha256)
 

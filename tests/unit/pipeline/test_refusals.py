@@ -8,7 +8,6 @@ from sidecar.dialects.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.mutations import Refusal
 from sidecar.domain.subject import Dialect
-from sidecar.mutations.refusal import refuse
 
 STATUS = {
     ErrorKind.MISSING_API_KEY: 401,
