@@ -12,7 +12,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
+from sidecar.domain.mutations import Refusal
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.protocol import LATE, Event, ExtProcProtocol, Phase, RefusedError
 
@@ -67,6 +69,26 @@ class Call(Protocol):
         ...
 
 
+class Handler(Protocol):
+    """Judges one request and its answer over a stream, and words their refusals."""
+
+    async def judge(self, stream: ExtProcStream) -> Refusal | None:
+        """Carry request and answer to their ends; return the refusal that is owed, if any."""
+        ...
+
+    def note(self, error: Exception) -> ErrorKind:
+        """Count and log what went wrong; return the kind of the refusal."""
+        ...
+
+    def refusal(self, kind: ErrorKind) -> Refusal:
+        """Return the refusal of *kind* in the client's dialect; may come before the headers."""
+        ...
+
+    def finish(self, protocol: ExtProcProtocol, end: StreamEnd) -> None:
+        """Report the request, once, however its stream ended."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Budgets:
     """Seconds that a request may wait in each of its waits."""
@@ -113,6 +135,45 @@ class ExtProcStream:
         self._timed_phase = protocol.phase
         self._deadline: float | None = None
         self.is_broken = False
+
+    async def run(self, handler: Handler) -> StreamEnd:
+        """Have *handler* judge the request; return how the stream must end.
+
+        Whatever it raises ends in a refusal, or in a stream that is aborted: a plain end would let
+        Envoy go on with a request that was not judged.
+        """
+        protocol = self.protocol
+        end = StreamEnd.ABORTED
+        try:
+            refusal = await self._judged(handler)
+            if refusal is not None:
+                protocol.refuse(refusal)
+                await self.send()
+            end = StreamEnd.ABORTED if protocol.is_aborted else StreamEnd.COMPLETED
+        except asyncio.CancelledError:
+            end = StreamEnd.CANCELLED
+            raise
+        except StreamGoneError:
+            end = StreamEnd.CANCELLED
+        except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
+            handler.note(error)
+        finally:
+            self.close()
+            handler.finish(protocol, end)
+        return end
+
+    async def _judged(self, handler: Handler) -> Refusal | None:
+        """Return the refusal of what *handler* judges, or of what goes wrong on the way."""
+        try:
+            return await handler.judge(self)
+        except StreamGoneError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug is a refusal, never a pass
+            kind = handler.note(error)
+            if not self.is_broken and self.protocol.may_refuse:
+                return handler.refusal(kind)
+            self.protocol.abort()
+            return None
 
     async def request_headers(self) -> Headers:
         """Return the request's headers.

@@ -15,9 +15,7 @@ def finish(
     record: RequestRecord, protocol: ExtProcProtocol, end: StreamEnd, worker: Worker
 ) -> None:
     """Report the request, once, however its stream ended."""
-    if record.is_counted:
-        record.is_counted = False
-        worker.guard.end()
+    make_room(record, worker)
     # An id is made up only where Envoy has sent none: that takes a system call.
     record.request_id = record.request_id or worker.new_request_id()
     record.rest()
@@ -55,3 +53,10 @@ def _release_reservation(record: RequestRecord, worker: Worker) -> None:
     ended = unused(judged)
     if ended is not None:
         worker.limiter.settle(judged.organization_id, changes_of(record.caller.limits, ended))
+
+
+def make_room(record: RequestRecord, worker: Worker) -> None:
+    """Let another request in: this one is judged, or given up."""
+    if record.is_counted:
+        record.is_counted = False
+        worker.guard.end()

@@ -9,7 +9,6 @@ is aborted: a plain return would let Envoy go on with a request that was not jud
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -18,17 +17,21 @@ from sidecar.dialects.answer_form import has_model_text
 from sidecar.dialects.routes import guess_dialect, recognise
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.http import HeaderMutation, HeaderName, Headers
-from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.extproc.codec import UnreadableMessageError
-from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
+from sidecar.extproc.protocol import (
+    Event,
+    ExtProcProtocol,
+    ProtocolViolationError,
+    RefusedError,
+)
 from sidecar.extproc.stream import (
     Call,
     ExtProcStream,
     LateError,
     OvertakenError,
     StreamEnd,
-    StreamGoneError,
 )
 from sidecar.pipeline.admission import admit, judges_answer, requires_body, unscannable
 from sidecar.pipeline.answer import (
@@ -46,7 +49,7 @@ from sidecar.pipeline.content import (
     judge_without_body,
     subject_of,
 )
-from sidecar.pipeline.finish import finish
+from sidecar.pipeline.finish import finish, make_room
 from sidecar.pipeline.metadata import metadata_of
 from sidecar.pipeline.record import RequestRecord
 from sidecar.pipeline.refusals import refusal_of
@@ -96,52 +99,84 @@ async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> Stre
         room=worker.guard,
     )
     stream = ExtProcStream(call, protocol, worker.budgets)
-    end = StreamEnd.ABORTED
-    try:
-        await _converse(stream, record, worker)
-        end = StreamEnd.ABORTED if protocol.is_aborted else StreamEnd.COMPLETED
-    except asyncio.CancelledError:
-        end = StreamEnd.CANCELLED
-        raise
-    except StreamGoneError:
-        end = StreamEnd.CANCELLED
-    except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
-        _note_fault(FaultKind.EXCEPTION, error, record, worker)
-    finally:
-        stream.close()
-        finish(record, protocol, end, worker)
-    return end
+    return await stream.run(RequestHandler(record, worker))
 
 
-async def _converse(stream: ExtProcStream, record: RequestRecord, worker: Worker) -> None:
-    """Carry request and answer to their ends; whatever goes wrong on the way is refused."""
-    plan: AnswerPlan | None = None
-    try:
+class RequestHandler:
+    """Judges one request and its answer."""
+
+    def __init__(self, record: RequestRecord, worker: Worker) -> None:
+        self._record = record
+        self._worker = worker
+        self._plan: AnswerPlan | None = None
+
+    async def judge(self, stream: ExtProcStream) -> Refusal | None:
+        """Carry request and answer to their ends; return the refusal that is owed, if any."""
+        record, worker = self._record, self._worker
         try:
-            judged = await _judge_request(stream, record, worker)
+            judged = await judge_request(stream, record, worker)
             if isinstance(judged, ClientError):
-                return await _refuse(judged, stream, record, worker)
-            plan = judged
+                return self._refused(judged)
+            self._plan = judged
             event = await stream.receive()
         except OvertakenError as overtaken:
             event = overtaken.event
-        refused = await carry_answer(event, plan, stream, record, worker)
-        if refused is not None:
-            await _refuse(refused, stream, record, worker)
-    except StreamGoneError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a bug is a refusal, never a pass
-        kind = _kind_of(error, record, worker)
-        if stream.is_broken or not stream.protocol.may_refuse:
-            stream.protocol.abort()
+        if event is Event.ENDED:
             return None
-        await _refuse(client_error(kind), stream, record, worker)
-    finally:
-        if plan is not None and record.refused is None:
-            plan.abandon()
+        error = await carry_answer(event, self._plan, stream, record, worker)
+        return None if error is None else self._refused(error)
+
+    def note(self, error: Exception) -> ErrorKind:
+        """Count and log what went wrong; return the kind of the refusal."""
+        fault, kind = fault_of(error)
+        if isinstance(error, RefusedError):
+            if fault is not None:
+                self._worker.recorder.fault(fault)
+        else:
+            self._record.error_type = type(error).__name__
+            self._worker.recorder.fault(fault or FaultKind.EXCEPTION, error)
+        return kind
+
+    def refusal(self, kind: ErrorKind) -> Refusal:
+        """Return the refusal of *kind* in the client's dialect; may come before the headers."""
+        return self._refused(client_error(kind))
+
+    def finish(self, protocol: ExtProcProtocol, end: StreamEnd) -> None:
+        """Report the request, once, however its stream ended."""
+        if self._plan is not None and self._record.refused is None:
+            self._plan.abandon()
+        finish(self._record, protocol, end, self._worker)
+
+    def _refused(self, error: ClientError) -> Refusal:
+        record, worker = self._record, self._worker
+        record.refused = error.kind
+        record.request_id = record.request_id or worker.new_request_id()
+        make_room(record, worker)
+        record.rest()  # so that the client and the access log receive the same times
+        return refusal_of(
+            error,
+            dialect=record.dialect,
+            headers=own_headers(record, worker.clocks),
+            metadata=metadata_of(record, now=worker.clocks.monotonic()),
+        )
 
 
-async def _judge_request(
+def fault_of(error: Exception) -> tuple[FaultKind | None, ErrorKind]:
+    """Return the fault that *error* counts as, if it is one, and the kind of its refusal."""
+    match error:
+        case LateError():
+            return FaultKind.DEADLINE, error.kind
+        case RefusedError():
+            return _FAULTS.get(error.kind), error.kind
+        case ProtocolViolationError():
+            return FaultKind.PROTOCOL_VIOLATION, ErrorKind.INTERNAL_ERROR
+        case UnreadableMessageError():
+            return FaultKind.UNREADABLE_MESSAGE, ErrorKind.INTERNAL_ERROR
+        case _:
+            return FaultKind.EXCEPTION, ErrorKind.INTERNAL_ERROR
+
+
+async def judge_request(
     stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> AnswerPlan | ClientError | None:
     """Judge the request and let it go on; return how its answer is treated, or the refusal."""
@@ -186,7 +221,7 @@ async def _judge_request(
         # Before the request goes on: it is accounted for even if this worker dies now.
         worker.usage.note(record.judged)
     record.rest()
-    _make_room(record, worker)
+    make_room(record, worker)
     return plan
 
 
@@ -228,53 +263,3 @@ def _plan_answer(
         )
         return GuardedAnswer(RequestLine(record.path, route), setting, record)
     return UncountedAnswer(RequestLine(record.path, route)) if allowed.hides_usage else None
-
-
-async def _refuse(
-    error: ClientError, stream: ExtProcStream, record: RequestRecord, worker: Worker
-) -> None:
-    """Answer the client with *error*, in its own dialect."""
-    record.refused = error.kind
-    record.request_id = record.request_id or worker.new_request_id()
-    _make_room(record, worker)
-    record.rest()  # so that the client and the access log receive the same times
-    refusal = refusal_of(
-        error,
-        dialect=record.dialect,
-        headers=own_headers(record, worker.clocks),
-        metadata=metadata_of(record, now=worker.clocks.monotonic()),
-    )
-    stream.protocol.refuse(refusal)
-    await stream.send()
-
-
-def _kind_of(error: Exception, record: RequestRecord, worker: Worker) -> ErrorKind:
-    """Count and log what went wrong; return the kind of the refusal."""
-    match error:
-        case LateError():
-            worker.recorder.fault(FaultKind.DEADLINE)
-            return error.kind
-        case RefusedError():
-            if error.kind in _FAULTS:
-                worker.recorder.fault(_FAULTS[error.kind])
-            return error.kind
-        case ProtocolViolationError():
-            fault = FaultKind.PROTOCOL_VIOLATION
-        case UnreadableMessageError():
-            fault = FaultKind.UNREADABLE_MESSAGE
-        case _:
-            fault = FaultKind.EXCEPTION
-    _note_fault(fault, error, record, worker)
-    return ErrorKind.INTERNAL_ERROR
-
-
-def _note_fault(fault: FaultKind, error: Exception, record: RequestRecord, worker: Worker) -> None:
-    record.error_type = type(error).__name__
-    worker.recorder.fault(fault, error)
-
-
-def _make_room(record: RequestRecord, worker: Worker) -> None:
-    """Let another request in: this one is judged, or given up."""
-    if record.is_counted:
-        record.is_counted = False
-        worker.guard.end()

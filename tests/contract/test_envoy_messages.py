@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.events import BodyMode
+from sidecar.extproc.codec import decode
+from sidecar.server.engine import PROCESS_METHOD, SERVICE_NAME
 from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport._generated.pool import POOL
-from sidecar.extproc.codec import decode
-from sidecar.server.engine import PROCESS_METHOD, SERVICE_NAME
+from tests.support.events import BodyMode
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "sidecar" / "transport" / "_generated"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from sidecar.settings.environment import inherited_environment
 from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
+from sidecar.settings.environment import inherited_environment
 
 START_A_SERVER = """
 import grpc

@@ -16,17 +16,16 @@ from typing import Any, Final
 import aiohttp
 import pytest
 import pytest_asyncio
+from sidecar.exchange import events as on
+from sidecar.exchange.machine import Exchange
+from sidecar.transport.conversation import Budgets, Conversation, Stream
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import Refusal, RequestMutations
-from sidecar.exchange import events as on
-from sidecar.exchange.machine import Exchange
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.server.engine import EngineOptions
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.extproc.stream import StreamEnd
+from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support.http2 import http2_request
 from tests.support.memory_stream import (
     BodyAnswer,

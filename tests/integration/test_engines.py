@@ -14,13 +14,12 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
-from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
-from sidecar.extproc.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, Stream
+
+from sidecar.extproc.codec import encode
 from sidecar.server.engine import (
     EXPORT_METHOD,
     PROCESS_METHOD,
@@ -31,7 +30,7 @@ from sidecar.server.engine import (
 )
 from sidecar.server.grpcio import GrpcioEngine
 from sidecar.server.h2corn import H2cornEngine
-from sidecar.extproc.stream import StreamEnd
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 from sidecar.usage.ports import NotKeptError
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared

@@ -20,6 +20,8 @@ import aiohttp
 import pytest
 import yaml
 from pydantic import SecretStr
+from sidecar.exchange.machine import Exchange
+from sidecar.transport.conversation import Budgets, Conversation, Stream
 
 from sidecar.embedded.certificates import write_certificates
 from sidecar.embedded.child import Children
@@ -32,14 +34,11 @@ from sidecar.embedded.envoy_config import (
 )
 from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
 from sidecar.embedded.ports import free_port
-from sidecar.exchange.machine import Exchange
 from sidecar.mock_llm.server import running_mock
 from sidecar.mock_llm.settings import MockSettings
-from sidecar.settings.serving import ServerSettings
-from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.server.engine import EngineOptions, NetworkAddress, TlsFiles
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.extproc.stream import StreamEnd
+from sidecar.settings.serving import ServerSettings
 from tests.support.authority import Authority
 from tests.support.conversation import cleared
 from tests.support.memory_stream import FakeJudge, at_once, roomy

@@ -11,11 +11,10 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
 from sidecar.transport.conversation import Stream
+
 from sidecar.server.engine import SERVICE_NAME, EngineOptions
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.extproc.stream import StreamEnd
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-
 from sidecar.transport.conversation import Stream
+
 from sidecar.server.engine import PROCESS_METHOD, Converse, EngineOptions
 from sidecar.server.h2corn import H2cornEngine
-from sidecar.extproc.stream import StreamEnd
 
 MAX_MESSAGE_BYTES = 3 << 20
 

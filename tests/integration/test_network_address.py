@@ -12,11 +12,10 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from sidecar.transport.conversation import Stream
+
 from sidecar.server.engine import EngineOptions, NetworkAddress, SocketError, TlsFiles
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.extproc.stream import StreamEnd
 from tests.support.authority import Authority
 
 HOST = "127.0.0.1"

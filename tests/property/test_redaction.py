@@ -11,7 +11,6 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.pipeline.decide import decide
 from sidecar.dialects.read import read_request
 from sidecar.dialects.routes import recognise
 from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
@@ -21,6 +20,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Route, Subject
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.pipeline.decide import decide
 from sidecar.redaction.request import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
 from tests.support.json_rendering import render, text_of

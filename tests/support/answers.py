@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.dialects.answer_form import AnswerForm, framer_of
 from sidecar.dialects.aws_event_stream import event_stream_message
 from sidecar.domain.errors import ClientError
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
+from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.guardrails.policy_document import parse_policies
 from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.redaction.placeholders import Placeholders
-from tests.support.pipeline import ScriptedRemote
+from tests.support.conversation import Talk
+from tests.support.memory_stream import MemoryStream
+from tests.support.pipeline import PATIENT, ScriptedRemote
 
 
 @lru_cache
@@ -52,11 +55,26 @@ def judgement(
     return AnswerJudgement(form, setting)
 
 
+def quiet_stream() -> ExtProcStream:
+    """Return the stream of a call on which Envoy sends nothing more."""
+    return ExtProcStream(MemoryStream(), Talk().protocol, PATIENT)
+
+
+async def judged_whole(judge: AnswerJudgement, body: bytes) -> Released:
+    """Judge a whole answer."""
+    return await judge.judge_whole(body, quiet_stream())
+
+
 def judged_at_once(judge: AnswerJudgement, body: bytes) -> Released:
     """Judge a whole answer that needs no waiting."""
-    released = judge.judge_whole(body)
-    assert isinstance(released, Released)
-    return released
+    judging = judge.judge_whole(body, quiet_stream())
+    try:
+        judging.send(None)
+    except StopIteration as end:
+        released = end.value
+        assert isinstance(released, Released)
+        return released
+    raise AssertionError("the judgement waits for something")
 
 
 @dataclass(frozen=True, slots=True)

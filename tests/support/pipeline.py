@@ -78,16 +78,29 @@ class DictStore:
 
 @dataclass
 class ScriptedRemote:
-    """The port `RemoteChecks`: each guardrail answers what it was told, after one turn."""
+    """The port `RemoteChecks`: each guardrail answers as told, after a turn or once `until` is set.
+
+    With an `error`, it raises that instead; `was_cancelled` is set once a check was.
+    """
 
     verdict: RemoteVerdict = "pass"
     asked: list[RemoteRequest] = field(default_factory=list)
     findings: tuple[Finding, ...] = ()
+    until: asyncio.Event | None = None
+    error: BaseException | None = None
+    was_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
         """Answer as told."""
         self.asked.append(request)
-        await asyncio.sleep(0)
+        try:
+            await (asyncio.sleep(0) if self.until is None else self.until.wait())
+        except asyncio.CancelledError:
+            self.was_cancelled.set()
+            if self.error is None:
+                raise
+        if self.error is not None:
+            raise self.error
         return RemoteAnswer(self.verdict, self.findings)
 
 

@@ -16,8 +16,8 @@ CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
 def world_with_room(*, for_exchanges: int) -> World:
     """Return a worker that judges so many requests at once."""
     world = World()
-    load = Load(max_exchanges=for_exchanges, max_held_bytes=1 << 20)
-    world.worker = replace(world.worker, load=load)
+    guard = OverloadGuard(max_exchanges=for_exchanges, max_held_bytes=1 << 20)
+    world.worker = replace(world.worker, guard=guard)
     return world
 
 
@@ -29,19 +29,20 @@ def error_of(verdict: object) -> tuple[int, dict[str, object]]:
 
 def test_a_load_takes_as_many_as_it_has_room_for() -> None:
     """One that was turned away takes no room, and one that ended gives its own back."""
-    load = Load(max_exchanges=2, max_held_bytes=10)
-    assert [load.begin() for _ in range(4)] == [True, True, False, False]
-    load.end()
-    assert [load.begin() for _ in range(2)] == [True, False]
+    guard = OverloadGuard(max_exchanges=2, max_held_bytes=10)
+    assert [guard.begin() for _ in range(4)] == [True, True, False, False]
+    guard.end()
+    assert [guard.begin() for _ in range(2)] == [True, False]
 
 
 def test_a_load_keeps_as_many_bytes_as_it_has_room_for() -> None:
     """To the last byte."""
-    load = Load(max_exchanges=1, max_held_bytes=10)
-    load.hold(6)
-    assert [load.may_hold(size) for size in (4, 5)] == [True, False]
-    load.hold(-6)
-    assert [load.may_hold(size) for size in (10, 11)] == [True, False]
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=10)
+    assert guard.hold(6)
+    assert [guard.hold(size) for size in (5, 4)] == [False, True]
+    guard.release(10)
+    assert [guard.hold(size) for size in (11, 10)] == [False, True]
+    assert guard.hold(0)
 
 
 async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> None:
@@ -58,7 +59,7 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
 
     world.store.load = load  # type: ignore[method-assign] # to see that nobody asks
     second = world.exchange()
-    verdict = second.judge_headers(headers(), has_body=True)
+    verdict = await second.judge_headers(headers(), has_body=True)
     status, told = error_of(verdict)
     assert (status, told["error"]) == (
         503,
@@ -91,8 +92,8 @@ async def test_what_waits_unread_counts_as_well() -> None:
 async def test_anthropics_clients_are_told_in_their_own_words() -> None:
     """Their libraries know an error of this type."""
     world = world_with_room(for_exchanges=1)
-    world.worker.load.begin()
-    verdict = world.exchange().judge_headers(headers("/v1/messages"), has_body=True)
+    world.worker.guard.begin()
+    verdict = await world.exchange().judge_headers(headers("/v1/messages"), has_body=True)
     status, told = error_of(verdict)
     assert (status, told["error"]) == (
         503,
@@ -111,11 +112,11 @@ async def test_a_request_makes_room_once_however_it_ends(ending: str) -> None:
     key = None if ending == "refused" else KEY
     verdict = await settled(checks.judge_headers(headers(key=key), has_body=True))
     if ending == "cleared":
-        assert world.worker.load.exchanges == 1
+        assert world.worker.guard.exchanges == 1
         assert isinstance(await settled(checks.judge_body(CHAT)), RequestCleared)
     if ending == "refused":
         assert isinstance(verdict, RequestRefused)
     if ending != "given up":
-        assert world.worker.load.exchanges == 0
-    checks.close(is_cancelled=ending == "given up", is_answered=ending != "given up")
-    assert world.worker.load.exchanges == 0
+        assert world.worker.guard.exchanges == 0
+    await checks.end(is_cancelled=ending == "given up")
+    assert world.worker.guard.exchanges == 0

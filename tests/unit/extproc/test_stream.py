@@ -8,19 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sidecar.checks.load import Load
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.machine import Exchange
-from sidecar.exchange.phase import Phase
-from sidecar.transport.conversation import Budgets, Conversation, StreamGoneError
 from typing_extensions import override
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.extproc.codec import encode
+from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.protocol import ExtProcProtocol, Phase
+from sidecar.extproc.stream import Budgets, CheckCancelledError, StreamEnd, StreamGoneError
 from sidecar.telemetry.report import FaultKind
 from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support import envoy_messages as envoy
+from tests.support import events as on
+from tests.support import replies as do
 from tests.support.conversation import (
     MAX_BODY_BYTES,
     METADATA,
@@ -32,19 +31,19 @@ from tests.support.conversation import (
     cleared,
     refused,
 )
-from tests.support.events import BodyMode
-from tests.support.memory_stream import (
+from tests.support.memory_stream import MemoryStream
+from tests.support.replies import encoded as encode
+from tests.support.scripted import (
     BodyAnswer,
     Endless,
-    FakeJudge,
     HeadersAnswer,
-    MemoryStream,
+    ScriptedHandler,
     at_once,
     awaited,
     failing,
     failing_later,
     refusal_of,
-    roomy,
+    scripted,
 )
 
 PATIENT = Budgets(authorize_seconds=30, body_seconds=30, body_idle_seconds=30, inspect_seconds=30)
@@ -78,9 +77,9 @@ def judging(
     headers: HeadersAnswer = NEEDS_BODY,
     body: BodyAnswer = CLEARS,
     **more: Any,
-) -> FakeJudge:
+) -> ScriptedHandler:
     """Return a judge that needs the body and clears it, save as told."""
-    return FakeJudge(headers=headers, body=body, **more)
+    return ScriptedHandler(headers=headers, body=body, **more)
 
 
 class Held:
@@ -88,33 +87,31 @@ class Held:
 
     def __init__(
         self,
-        judge: FakeJudge,
+        judge: ScriptedHandler,
         *messages: bytes | None,
         budgets: Budgets = PATIENT,
         wants_response_headers: bool = False,
-        load: Load | None = None,
+        guard: OverloadGuard | None = None,
     ) -> None:
         self.judge = judge
         self.stream = MemoryStream(*messages)
-        self.exchange = Exchange(
-            max_body_bytes=MAX_BODY_BYTES, wants_response_headers=wants_response_headers
-        )
-        self._conversation = Conversation(
-            stream=self.stream,
-            exchange=self.exchange,
-            judge=judge,
-            budgets=budgets,
-            load=load or roomy(),
+        self._serve = scripted(
+            judge, budgets, wants_answer_headers=wants_response_headers, guard=guard
         )
 
-    async def run(self) -> Ending:
+    @property
+    def protocol(self) -> ExtProcProtocol:
+        """The protocol of the stream, once it runs."""
+        return self.judge.protocols[-1]
+
+    async def run(self) -> StreamEnd:
         """Converse to the end; whatever happens, the judge is closed exactly once."""
         try:
-            return await self._conversation.run()
+            return await self._serve(self.stream, {})
         finally:
             assert len(self.judge.closed) == 1
 
-    def start(self) -> asyncio.Task[Ending]:
+    def start(self) -> asyncio.Task[StreamEnd]:
         """Converse beside the test."""
         return asyncio.get_running_loop().create_task(self.run())
 
@@ -123,9 +120,10 @@ class Held:
         return self.stream.written == [encode(reply) for reply in replies]
 
 
-ANSWERED = [(False, True)]
-ABORTED = [(False, False)]
-LEFT = [(True, False)]
+ANSWERED = [(StreamEnd.COMPLETED, True)]
+ABORTED = [(StreamEnd.ABORTED, False)]
+LEFT = [(StreamEnd.CANCELLED, False)]
+OVERTAKEN = [(StreamEnd.COMPLETED, False)]
 
 
 @pytest.mark.parametrize("answer", [at_once, awaited], ids=["at-once", "awaited"])
@@ -135,7 +133,7 @@ async def test_a_request_is_judged_on_headers_and_body_and_sent_on(
     """The same whether verdicts are there at once or have to be waited for."""
     judge = judging(answer(on.BodyRequired()), answer(cleared()))
     held = Held(judge, HEADERS, LAST_PIECE)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
     assert judge.asked == [(REQUEST_HEADERS, True), b"ab"]
     assert (judge.faults, judge.closed) == ([], ANSWERED)
@@ -145,7 +143,7 @@ async def test_a_request_is_judged_on_headers_and_body_and_sent_on(
 async def test_a_refusal_is_the_only_answer(answer: Callable[[Any], Any]) -> None:
     """Nothing else is written and the stream ends well."""
     held = Held(judging(answer(refused())), HEADERS)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(do.Refuse(REFUSAL))
     assert (held.judge.faults, held.judge.closed) == ([], ANSWERED)
 
@@ -154,7 +152,7 @@ async def test_the_response_headers_are_answered_where_they_are_wanted() -> None
     """The exchange goes on after the request, and ends with this answer."""
     judge = judging(at_once(cleared()), response=TIMED)
     held = Held(judge, HEADERS, LOCAL_REPLY, wants_response_headers=True)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(replace(FORWARD, response_headers=True), do.ContinueResponseHeaders(TIMED))
     assert judge.closed == ANSWERED
 
@@ -169,9 +167,9 @@ async def test_reading_goes_on_while_the_headers_are_judged() -> None:
     running = held.start()
     held.stream.send(PIECE, LAST_PIECE)
     await held.stream.drained()
-    assert held.exchange.phase is Phase.JUDGING_HEADERS
+    assert held.protocol.phase is Phase.JUDGING_HEADERS
     is_known.set()
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     assert held.judge.asked == [(REQUEST_HEADERS, True), b"aab"]
     assert held.wrote(FORWARD, do.StreamRequestBody(b"aab", end_of_stream=True))
 
@@ -183,10 +181,10 @@ async def test_a_local_reply_while_judging_stops_the_check_and_is_answered() -> 
     running = held.start()
     await check.began.wait()
     held.stream.send(LOCAL_REPLY)
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     await check.cancelled.wait()
     assert held.wrote(do.ContinueResponseHeaders(TIMED))
-    assert (held.judge.faults, held.judge.closed) == ([], LEFT)
+    assert (held.judge.faults, held.judge.closed) == ([], OVERTAKEN)
 
 
 async def test_a_half_close_while_judging_still_gets_the_answer() -> None:
@@ -198,7 +196,7 @@ async def test_a_half_close_while_judging_still_gets_the_answer() -> None:
     held.stream.send(None)
     await held.stream.drained()
     is_known.set()
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     assert held.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
 
 
@@ -210,7 +208,7 @@ async def test_a_verdict_that_comes_with_a_message_is_taken_first() -> None:
     await asyncio.sleep(0)
     is_known.set()
     held.stream.send(LAST_PIECE)
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     assert held.wrote(FORWARD, WHOLE_BODY)
 
 
@@ -224,7 +222,7 @@ async def test_a_check_that_takes_too_long_is_cancelled_and_refused(phase: str) 
     is_headers = phase == "headers"
     judge = judging(headers=check) if is_headers else judging(body=check)
     held = Held(judge, HEADERS, *(() if is_headers else (LAST_PIECE,)), budgets=HURRIED)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     await check.cancelled.wait()
     kind = ErrorKind.AUTHORIZATION_UNAVAILABLE if is_headers else ErrorKind.GUARDRAIL_UNAVAILABLE
     before = () if is_headers else (OVERRIDE,)
@@ -235,7 +233,7 @@ async def test_a_check_that_takes_too_long_is_cancelled_and_refused(phase: str) 
 async def test_a_body_that_takes_too_long_is_refused() -> None:
     """A client that stops sending cannot hold the request: no timer of Envoy covers this."""
     held = Held(judging(), HEADERS, PIECE, budgets=HURRIED)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
     assert held.judge.faults == [(FaultKind.DEADLINE, None)]
 
@@ -248,14 +246,14 @@ async def test_pieces_of_a_body_do_not_renew_its_budget() -> None:
     while not running.done():
         held.stream.send(trickle)
         await asyncio.sleep(0.01)
-    assert running.result() is Ending.COMPLETED
+    assert running.result() is StreamEnd.COMPLETED
     assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
 
 
 async def test_a_client_that_pauses_within_its_body_is_cut_off_sooner() -> None:
     """Long before a slow one that goes on sending."""
     held = Held(judging(), HEADERS, PIECE, budgets=replace(PATIENT, body_idle_seconds=0.01))
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
     assert held.judge.faults == [(FaultKind.DEADLINE, None)]
 
@@ -268,24 +266,24 @@ async def test_where_envoy_keeps_the_body_a_pause_cannot_be_seen() -> None:
     await held.stream.count(1)
     await asyncio.sleep(0.05)
     held.stream.send(LAST_PIECE)
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     assert held.judge.faults == []
 
 
 # Bodies that a worker keeps.
 
 
-def load_for(size: int) -> Load:
+def load_for(size: int) -> OverloadGuard:
     """Return the load of a worker that may keep so many bytes."""
-    return Load(max_exchanges=1, max_held_bytes=size)
+    return OverloadGuard(max_exchanges=1, max_held_bytes=size)
 
 
 @pytest.mark.parametrize("opening", [HEADERS, DUPLEX_HEADERS], ids=["override", "duplex"])
 async def test_a_body_that_a_worker_has_no_room_for_is_refused(opening: bytes) -> None:
     """As soon as it does not fit; what was kept of it is let go of."""
     load = load_for(2)
-    held = Held(judging(), opening, PIECE, LAST_PIECE, load=load)
-    assert await held.run() is Ending.COMPLETED
+    held = Held(judging(), opening, PIECE, LAST_PIECE, guard=load)
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.stream.written[-1] == encode(do.Refuse(refusal_of(ErrorKind.OVERLOADED)))
     assert held.judge.faults == [(FaultKind.TOO_MANY_BYTES, None)]
     assert load.held_bytes == 0
@@ -294,38 +292,38 @@ async def test_a_body_that_a_worker_has_no_room_for_is_refused(opening: bytes) -
 async def test_a_body_counts_until_it_has_its_verdict() -> None:
     """Another that comes meanwhile finds the room taken, and afterwards free."""
     load, verdict = load_for(3), asyncio.Event()
-    first = Held(judging(body=awaited(cleared(), verdict)), HEADERS, LAST_PIECE, load=load)
+    first = Held(judging(body=awaited(cleared(), verdict)), HEADERS, LAST_PIECE, guard=load)
     running = first.start()
     await first.stream.count(1)
     await first.stream.drained()
-    second = Held(judging(), HEADERS, LAST_PIECE, load=load)
-    assert await second.run() is Ending.COMPLETED
+    second = Held(judging(), HEADERS, LAST_PIECE, guard=load)
+    assert await second.run() is StreamEnd.COMPLETED
     assert second.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.OVERLOADED)))
     verdict.set()
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     assert first.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
     assert load.held_bytes == 0
-    third = Held(judging(), HEADERS, LAST_PIECE, load=load)
-    assert await third.run() is Ending.COMPLETED
+    third = Held(judging(), HEADERS, LAST_PIECE, guard=load)
+    assert await third.run() is StreamEnd.COMPLETED
     assert third.wrote(OVERRIDE, FORWARD, WHOLE_BODY)
 
 
 async def test_of_a_client_that_leaves_nothing_is_kept() -> None:
     """The room is there again."""
     load = load_for(10)
-    held = Held(judging(), HEADERS, PIECE, load=load)
+    held = Held(judging(), HEADERS, PIECE, guard=load)
     running = held.start()
     await held.stream.drained()
     held.stream.send(StreamGoneError())
-    assert await running is Ending.CANCELLED
+    assert await running is StreamEnd.CANCELLED
     assert load.held_bytes == 0
 
 
 async def test_an_empty_piece_needs_no_room() -> None:
     """The end of a body that fitted is not what breaks it."""
     end = envoy.request_body(b"", ends=True).SerializeToString()
-    held = Held(judging(), HEADERS, PIECE, end, load=load_for(1))
-    assert await held.run() is Ending.COMPLETED
+    held = Held(judging(), HEADERS, PIECE, end, guard=load_for(1))
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.judge.faults == []
 
 
@@ -333,11 +331,11 @@ async def test_an_empty_piece_needs_no_room() -> None:
     ("phase", "seconds"),
     [
         (Phase.JUDGING_HEADERS, 1.0),
-        (Phase.AWAIT_REQUEST_BODY, 2.0),
+        (Phase.AWAIT_BODY, 2.0),
         (Phase.JUDGING_BODY, 3.0),
-        (Phase.AWAIT_OPENING, None),
-        (Phase.PASSING_REQUEST, None),
-        (Phase.RESPONDING, None),
+        (Phase.AWAIT_HEADERS, None),
+        (Phase.AWAIT_ANSWER, None),
+        (Phase.PASSING_ANSWER, None),
     ],
     ids=lambda value: value.name if isinstance(value, Phase) else "",
 )
@@ -363,12 +361,12 @@ BROKEN = RuntimeError("secret text")
     ids=["headers", "headers-awaited", "body", "body-awaited"],
 )
 async def test_a_check_that_raises_is_a_refusal(
-    judge: FakeJudge, before: tuple[do.Reply, ...]
+    judge: ScriptedHandler, before: tuple[do.Reply, ...]
 ) -> None:
     """A bug is a 500 in the client's dialect, and is counted; never a pass."""
     judge = replace(judge, asked=[], faults=[], closed=[])
     held = Held(judge, HEADERS, LAST_PIECE)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(*before, do.Refuse(refusal_of(ErrorKind.INTERNAL_ERROR)))
     assert (judge.faults, judge.closed) == ([(FaultKind.EXCEPTION, RuntimeError)], ANSWERED)
 
@@ -376,16 +374,16 @@ async def test_a_check_that_raises_is_a_refusal(
 async def test_a_check_that_is_cancelled_from_within_is_a_refusal() -> None:
     """A look-up shared with another request was cancelled with it; this stream was not."""
     held = Held(judging(failing_later(asyncio.CancelledError())), HEADERS)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(do.Refuse(refusal_of(ErrorKind.INTERNAL_ERROR)))
-    assert held.judge.faults == [(FaultKind.EXCEPTION, asyncio.CancelledError)]
+    assert held.judge.faults == [(FaultKind.EXCEPTION, CheckCancelledError)]
 
 
 async def test_a_refusal_that_cannot_be_worded_aborts_the_stream() -> None:
     """Envoy fails closed on an error; there is nothing left to say."""
     judge = judging(failing(BROKEN), wording=lambda _: failing(BROKEN)())
     held = Held(judge, HEADERS)
-    assert await held.run() is Ending.ABORTED
+    assert await held.run() is StreamEnd.ABORTED
     assert held.wrote()
     assert (judge.faults, judge.closed) == ([(FaultKind.EXCEPTION, RuntimeError)] * 2, ABORTED)
 
@@ -394,7 +392,7 @@ async def test_an_answer_that_cannot_be_encoded_aborts_the_stream() -> None:
     """A plain end would let the request go on."""
     broken = on.RequestRefused(replace(REFUSAL, details="\ud800"))
     held = Held(judging(at_once(broken)), HEADERS)
-    assert await held.run() is Ending.ABORTED
+    assert await held.run() is StreamEnd.ABORTED
     assert held.wrote()
     assert [fault for fault, _ in held.judge.faults] == [FaultKind.EXCEPTION]
 
@@ -417,7 +415,7 @@ async def test_what_envoy_may_not_send_is_refused(
 ) -> None:
     """We cannot tell what is meant, so nothing goes on."""
     held = Held(judging(Endless()), *messages)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(do.Refuse(refusal_of(ErrorKind.INTERNAL_ERROR)))
     assert [fault for fault, _ in held.judge.faults] == faults
     assert held.judge.closed == ANSWERED
@@ -426,15 +424,15 @@ async def test_what_envoy_may_not_send_is_refused(
 async def test_a_response_out_of_order_aborts_the_stream() -> None:
     """The request is answered already; what is left can only fail closed."""
     held = Held(judging(CLEARS), HEADERS, RESPONSE_TRAILERS, wants_response_headers=True)
-    assert await held.run() is Ending.ABORTED
+    assert await held.run() is StreamEnd.ABORTED
     assert [fault for fault, _ in held.judge.faults] == [FaultKind.PROTOCOL_VIOLATION]
-    assert held.judge.closed == ANSWERED
+    assert held.judge.closed == [(StreamEnd.ABORTED, True)]
 
 
 async def test_a_mode_that_cannot_be_a_gate_is_counted_and_refused() -> None:
     """Somebody has to mend the configuration, so it shows."""
     held = Held(judging(), STREAMED_HEADERS)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(do.Refuse(refusal_of(ErrorKind.UNSUPPORTED_PROCESSING_MODE)))
     assert held.judge.faults == [(FaultKind.UNSUPPORTED_MODE, None)]
 
@@ -443,7 +441,7 @@ async def test_a_read_that_fails_aborts_the_stream() -> None:
     """An engine may raise anything; the stream does not end well."""
     held = Held(judging(), HEADERS)
     held.stream.send(BROKEN)
-    assert await held.run() is Ending.ABORTED
+    assert await held.run() is StreamEnd.ABORTED
     assert (held.judge.faults, held.judge.closed) == (
         [(FaultKind.EXCEPTION, RuntimeError)],
         ABORTED,
@@ -461,7 +459,7 @@ async def test_a_half_close_before_the_request_is_whole_aborts_the_stream(
 ) -> None:
     """Ending with OK would let Envoy go on with what it has."""
     held = Held(judging(), *messages, None)
-    assert await held.run() is Ending.ABORTED
+    assert await held.run() is StreamEnd.ABORTED
     assert held.judge.closed == ABORTED
 
 
@@ -473,7 +471,7 @@ async def test_a_request_cleared_after_a_half_close_ends_without_reading_again()
     for _ in range(10):
         await asyncio.sleep(0)
     is_known.set()
-    assert await running is Ending.COMPLETED
+    assert await running is StreamEnd.COMPLETED
     assert held.wrote(FORWARD, do.StreamRequestBody(b"a", end_of_stream=False))
 
 
@@ -481,9 +479,9 @@ async def test_a_stream_that_is_gone_when_the_answer_comes_is_cancelled() -> Non
     """Nobody is left to answer; that is no fault of ours."""
     held = Held(judging(at_once(cleared())), HEADERS)
     held.stream.is_gone = True
-    assert await held.run() is Ending.CANCELLED
+    assert await held.run() is StreamEnd.CANCELLED
     assert held.judge.faults == []
-    assert [is_cancelled for is_cancelled, _ in held.judge.closed] == [True]
+    assert [end for end, _ in held.judge.closed] == [StreamEnd.CANCELLED]
 
 
 async def test_a_cancelled_conversation_cancels_its_check() -> None:
@@ -522,7 +520,7 @@ async def test_a_check_that_fails_while_it_is_abandoned_is_not_reported_as_lost(
             raise BROKEN
 
     held = Held(judging(stubborn), HEADERS, budgets=HURRIED)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     for _ in range(3):
         await asyncio.sleep(0)
     assert caplog.records == []
@@ -534,7 +532,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_ends(mode: BodyMode) -
     opening = HEADERS if mode is BodyMode.NONE else DUPLEX_HEADERS
     too_long = envoy.request_body(b"x" * (MAX_BODY_BYTES + 1)).SerializeToString()
     held = Held(judging(), opening, too_long)
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.stream.written[-1] == encode(do.Refuse(refusal_of(ErrorKind.BODY_TOO_LARGE)))
 
 
@@ -552,7 +550,7 @@ def answer_piece(body: bytes, *, ends: bool = False) -> bytes:
     return ext.ProcessingRequest(response_body=piece).SerializeToString()
 
 
-def answering(**more: Any) -> FakeJudge:
+def answering(**more: Any) -> ScriptedHandler:
     """Return a judge of requests and their answers."""
     return judging(JUDGES_ANSWER, CLEARS_JUDGED, **more)
 
@@ -562,7 +560,7 @@ async def test_a_streamed_answer_is_judged_piece_by_piece() -> None:
     judge = answering(answer=on.ResponseStreamed(STRIPPED))
     held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a"),
                 answer_piece(b"b", ends=True))  # fmt: skip
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(
         ASKS_ANSWER, FORWARD, WHOLE_BODY, do.ContinueResponseHeaders(STRIPPED),
         do.StreamResponseBody(b"a", end_of_stream=False),
@@ -577,7 +575,7 @@ async def test_a_held_answer_waits_for_its_verdict(answer: Callable[[Any], Any])
     verdict = on.ResponseJudged(STRIPPED)
     held = Held(answering(answer=on.ResponseHeld(), whole=answer(verdict)), HEADERS, LAST_PIECE,
                 ANSWER_HEADERS, answer_piece(b"a", ends=True))  # fmt: skip
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(
         ASKS_ANSWER, FORWARD, WHOLE_BODY, do.ContinueResponseHeaders(STRIPPED),
         do.StreamResponseBody(b"a", end_of_stream=True),
@@ -591,7 +589,7 @@ async def test_a_verdict_on_an_answer_that_does_not_come_is_a_refusal() -> None:
     budgets = replace(PATIENT, inspect_seconds=0.05)
     held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a", ends=True),
                 budgets=budgets)  # fmt: skip
-    assert await held.run() is Ending.COMPLETED
+    assert await held.run() is StreamEnd.COMPLETED
     assert held.stream.written[-1] == encode(
         do.Refuse(refusal_of(ErrorKind.GUARDRAIL_UNAVAILABLE))
     )
@@ -601,13 +599,13 @@ async def test_a_verdict_on_an_answer_that_does_not_come_is_a_refusal() -> None:
 async def test_a_judgement_of_a_piece_that_raises_cuts_the_stream() -> None:
     """Envoy sees an error, and the client no end that was made up."""
 
-    class Broken(FakeJudge):
+    class Broken(ScriptedHandler):
         @override
-        def judge_response_piece(self, body: bytes, *, is_last: bool) -> on.ResponsePieceJudged:
-            raise KeyError(body, is_last)
+        def take_piece(self, protocol: ExtProcProtocol) -> None:
+            raise KeyError(protocol.piece)
 
     judge = Broken(JUDGES_ANSWER, CLEARS_JUDGED, answer=on.ResponseStreamed(STRIPPED))
     held = Held(judge, HEADERS, LAST_PIECE, ANSWER_HEADERS, answer_piece(b"a"))
-    assert await held.run() is Ending.ABORTED
+    assert await held.run() is StreamEnd.ABORTED
     assert judge.faults == [(FaultKind.EXCEPTION, KeyError)]
     assert held.stream.written[-1] == encode(do.ContinueResponseHeaders(STRIPPED))

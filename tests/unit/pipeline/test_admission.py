@@ -4,16 +4,17 @@ import dataclasses
 from ipaddress import ip_network
 
 import pytest
-from sidecar.checks.admission import Admitted, Caller, NotAdmitted, admit
-from sidecar.checks.ledger import Ledger
-from sidecar.checks.parts import Parts
 
 from sidecar.authorization.key_cache import KeyCache
 from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
-from sidecar.domain.subject import Operation
+from sidecar.domain.subject import Dialect, Operation, Route
+from sidecar.pipeline.admission import admit
+from sidecar.pipeline.record import Caller, RequestRecord
+from sidecar.pipeline.worker import Worker
 from sidecar.telemetry.report import CacheTier
+from tests.support.answers import quiet_stream
 from tests.support.keys import record_of
 from tests.support.pipeline import KEY, World
 
@@ -38,33 +39,39 @@ def presented() -> Headers:
     return Headers((("authorization", b"Bearer " + KEY.reveal().encode()),))
 
 
-CALLER = Caller(presented(), source_address=None, operation=None)
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Where a request comes from, and for what."""
+
+    address: str | None = None
+    operation: Operation | None = None
 
 
-async def ask(parts: Parts, caller: Caller = CALLER) -> tuple[Admitted | NotAdmitted, CacheTier]:
-    """Admit a request with the key; say which tier answered."""
-    ledger = Ledger(parts.clocks)
-    admission = admit(caller, parts=parts, ledger=ledger)
-    if not isinstance(admission, Admitted | NotAdmitted):
-        admission = await admission
-    return admission, ledger.cache_tier
+async def ask(worker: Worker, asked: Asked = Asked()) -> tuple[Caller | ErrorKind, RequestRecord]:
+    """Admit a request with the key; return the verdict and the facts."""
+    record = RequestRecord(worker.clocks)
+    if asked.operation is not None:
+        record.route = Route(Dialect.OPENAI, asked.operation, has_body=True)
+    stream = quiet_stream()
+    stream.protocol.source_address = asked.address
+    return await admit(presented(), stream, record, worker), record
 
 
 @pytest.mark.parametrize(
     ("answer", "outcome", "tiers"),
     [
-        pytest.param(Loaded(RECORD), Admitted, (CacheTier.STORE, CacheTier.L1), id="database"),
+        pytest.param(Loaded(RECORD), Caller, (CacheTier.STORE, CacheTier.L1), id="database"),
         pytest.param(
-            Loaded(RECORD, CacheTier.L2, 5.0), Admitted, (CacheTier.L2, CacheTier.L1), id="shared"
+            Loaded(RECORD, CacheTier.L2, 5.0), Caller, (CacheTier.L2, CacheTier.L1), id="shared"
         ),
         pytest.param(
             Loaded(RECORD, CacheTier.STALE, 5.0),
-            Admitted,
+            Caller,
             (CacheTier.STALE, CacheTier.STALE),
             id="stale",
         ),
         pytest.param(
-            Loaded(None), NotAdmitted, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
+            Loaded(None), ErrorKind, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
         ),
     ],
 )
@@ -72,24 +79,21 @@ async def test_the_tier_that_answered_is_reported(
     answer: Loaded, outcome: type, tiers: tuple[CacheTier, CacheTier]
 ) -> None:
     """For the first request of a key and for the next."""
-    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(answer)))
+    worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(answer)))
 
-    first, then = await ask(parts), await ask(parts)
+    first, then = await ask(worker), await ask(worker)
 
     assert [type(admission) for admission, _ in (first, then)] == [outcome, outcome]
-    assert (first[1], then[1]) == tiers
+    assert (first[1].tier, then[1].tier) == tiers
 
 
 async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
     """Unavailable, which is no statement about the key."""
-    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(None)))
+    worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(None)))
 
-    admission, tier = await ask(parts)
+    admission, record = await ask(worker)
 
-    assert (admission, tier) == (
-        NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE),
-        CacheTier.STORE,
-    )
+    assert (admission, record.tier) == (ErrorKind.AUTHORIZATION_UNAVAILABLE, CacheTier.STORE)
 
 
 NARROW = dataclasses.replace(
@@ -124,16 +128,9 @@ async def test_a_narrow_key_is_judged_on_a_miss_and_on_every_hit(
     error_type: str | None,
 ) -> None:
     """By where the caller is and what it asks for; a gateway that does not say is told apart."""
-    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(Loaded(NARROW))))
-    caller = Caller(presented(), address, operation)
-    ledgers = [Ledger(parts.clocks) for _ in range(2)]
+    worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(Loaded(NARROW))))
+    asked = [await ask(worker, Asked(address, operation)) for _ in range(2)]
 
-    admissions = []
-    for ledger in ledgers:
-        admission = admit(caller, parts=parts, ledger=ledger)
-        if not isinstance(admission, Admitted | NotAdmitted):
-            admission = await admission
-        admissions.append(admission)
-
-    kinds = [each.kind if isinstance(each, NotAdmitted) else None for each in admissions]
-    assert (kinds, [ledger.error_type for ledger in ledgers]) == ([expected] * 2, [error_type] * 2)
+    kinds = [each if isinstance(each, ErrorKind) else None for each, _ in asked]
+    error_types = [record.error_type for _, record in asked]
+    assert (kinds, error_types) == ([expected] * 2, [error_type] * 2)

@@ -21,12 +21,13 @@ from tests.support.answers import (
     APIS,
     chat_chunk,
     effective,
+    judged_whole,
     judgement,
     named_sse,
     sse,
     streamed,
 )
-from tests.support.pipeline import ScriptedRemote, settled
+from tests.support.pipeline import ScriptedRemote
 
 REDACT = "[{name: pii, type: pii, stage: output, action: redact}]"
 BLOCK = "[{name: pii, type: pii, stage: both, action: block}]"
@@ -425,7 +426,7 @@ def whole(*texts: str) -> bytes:
 async def test_every_choice_of_a_whole_answer_is_judged() -> None:
     """The same value, the same placeholder; all else stays byte for byte."""
     body = whole("Hi bob@example.com", "é", "bob@example.com, eve@example.org")
-    released = await settled(judgement(effective(REDACT), AnswerForm.JSON).judge_whole(body))
+    released = await judged_whole(judgement(effective(REDACT), AnswerForm.JSON), body)
     assert released.error is None
     assert released.body == body.replace(b"bob@example.com", b"[EMAIL_1]").replace(
         b"eve@example.org", b"[EMAIL_2]"
@@ -435,7 +436,7 @@ async def test_every_choice_of_a_whole_answer_is_judged() -> None:
 async def test_a_whole_answer_is_refused_without_a_byte_of_it() -> None:
     """Its headers have not left yet either."""
     judge = judgement(effective(BLOCK), AnswerForm.JSON)
-    released = await settled(judge.judge_whole(whole("fine", "4111 1111 1111 1111")))
+    released = await judged_whole(judge, whole("fine", "4111 1111 1111 1111"))
     assert released.body == b""
     assert released.error is not None
     assert released.error.kind is ErrorKind.CONTENT_BLOCKED
@@ -451,13 +452,13 @@ async def test_a_whole_answer_is_refused_without_a_byte_of_it() -> None:
 )
 async def test_plain_text_is_read_as_one_text(body: bytes, left: bytes) -> None:
     """Envoy's own answers, and the HTML of whatever stands before a provider."""
-    released = await settled(judgement(effective(REDACT), AnswerForm.TEXT).judge_whole(body))
+    released = await judged_whole(judgement(effective(REDACT), AnswerForm.TEXT), body)
     assert (released.error, released.body) == (None, left)
 
 
 async def test_text_that_is_none_is_unread() -> None:
     """Latin-1 that says it is UTF-8."""
-    released = await settled(judgement(effective(REDACT), AnswerForm.TEXT).judge_whole(b"\xe9"))
+    released = await judged_whole(judgement(effective(REDACT), AnswerForm.TEXT), b"\xe9")
     assert released.error is not None
     assert "charset" in released.error.message
 
@@ -475,7 +476,7 @@ async def test_a_number_that_a_remote_guardrail_found_becomes_a_string() -> None
     found = tuple(Finding("hook", "PI", 0, *span) for span in spans)
     remote = ScriptedRemote(verdict="redact", findings=found)
     policy = effective(HOOK.replace("block", "redact"))
-    released = await settled(judgement(policy, remote=remote).judge_whole(CHAT.stream([text])))
+    released = await judged_whole(judgement(policy, remote=remote), CHAT.stream([text]))
     assert CHAT.said(released.body) == '{"a": "[PI_1]", "b": "[PI_1], 1", "c": [PI_2]82}'
 
 
@@ -488,7 +489,7 @@ async def test_a_remote_guardrail_sees_every_text_of_an_answer(
     policy = effective(HOOK)
     judge = judgement(policy, remote=remote)
     stream = CHAT.stream(["bob@exa", "mple.com"])
-    released = await settled(judge.judge_whole(stream))
+    released = await judged_whole(judge, stream)
     (asked,) = remote.asked
     assert [part.content for part in asked.subject.parts] == [b"bob@example.com"]
     assert asked.guardrail.stage is Stage.OUTPUT

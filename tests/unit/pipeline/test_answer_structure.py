@@ -16,8 +16,8 @@ from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.guardrails.inspect import InspectionSubject, Inspector
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.redaction.placeholders import Placeholders
-from tests.support.answers import APIS, effective, judged_at_once, judgement
-from tests.support.pipeline import ScriptedRemote, settled
+from tests.support.answers import APIS, effective, judged_at_once, judged_whole, judgement
+from tests.support.pipeline import ScriptedRemote
 
 SCHEMA = (
     "{type: object, properties: {to: {type: string, maxLength: 30}, n: {type: integer}}, "
@@ -233,7 +233,7 @@ async def test_a_remote_guardrail_and_a_schema_judge_the_same_answer() -> None:
     guardrails = f"[{webhook}, {ORDER.replace('MORE', '')}]"
 
     judge = judgement(effective(guardrails), AnswerForm.JSON, remote=remote)
-    released = await settled(judge.judge_whole(chat(MISFITS)))
+    released = await judged_whole(judge, chat(MISFITS))
 
     assert released.error is not None
     assert verdicts(judge) == {"dlp": Verdict.PASS, "order": Verdict.BLOCK}

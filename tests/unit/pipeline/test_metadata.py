@@ -2,22 +2,40 @@ from __future__ import annotations
 
 import re
 
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from sidecar.mutations.timing import Spent, server_timing, timing_headers, timing_metadata
 
-SPENT = Spent(authorize=0.0002, guardrails=0.0123456, egret=1.5)
+from sidecar.domain.metadata import METADATA_KEYS
+from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+from sidecar.pipeline.metadata import metadata_of, server_timing
+from sidecar.pipeline.record import Clocks, RequestRecord
+from sidecar.pipeline.response_headers import own_headers
+from sidecar.telemetry.report import Step
+
 WRITTEN = "authorize;dur=0.200, guardrails;dur=12.346, egret;dur=1500.000"
+
+
+def timed_record(*, age_seconds: float) -> tuple[RequestRecord, Clocks]:
+    """Return a request that has taken its time, and the clocks of now."""
+    times = iter([0.0, 0.0, 1.5])
+    record = RequestRecord(Clocks(monotonic=lambda: next(times), wall=lambda: 0.0))
+    record.work()
+    record.rest()  # 1.5 seconds later
+    record.authorize, record.guardrails = Step(0.0, 0.0002), Step(0.0, 0.0123456)
+    record.request_id = "6f1d2c3b"
+    return record, Clocks(monotonic=lambda: age_seconds, wall=lambda: 0.0)
 
 
 def test_server_timing_is_in_milliseconds_to_the_microsecond() -> None:
     """A browser's developer tools show it as it is."""
-    assert server_timing(SPENT) == WRITTEN
+    assert server_timing(0.0002, 0.0123456, 1.5) == WRITTEN
 
 
 def test_metadata_holds_microseconds_and_the_finished_header() -> None:
     """Envoy can write the header as it is and log the numbers as numbers."""
-    assert timing_metadata(SPENT) == (
+    record, _ = timed_record(age_seconds=2.0)
+    assert metadata_of(record, now=2.0)[-4:] == (
         ("server_timing", WRITTEN),
         ("authorize_us", 200),
         ("guardrails_us", 12346),
@@ -27,7 +45,7 @@ def test_metadata_holds_microseconds_and_the_finished_header() -> None:
 
 def test_the_headers_of_an_answer_name_it_and_time_it() -> None:
     """What a client quotes to support, and how long it took."""
-    assert timing_headers(SPENT, request_id="6f1d2c3b", since_start_seconds=0.008) == (
+    assert own_headers(*timed_record(age_seconds=0.008)) == (
         ("x-egret-request-id", b"6f1d2c3b"),
         ("x-response-time", b"8.000ms"),
         ("server-timing", WRITTEN.encode()),
@@ -36,8 +54,8 @@ def test_the_headers_of_an_answer_name_it_and_time_it() -> None:
 
 def test_an_exchange_without_a_check_spent_nothing() -> None:
     """Zeros stay in the header, so that its form never changes."""
-    spent = Spent(authorize=0.0, guardrails=0.0, egret=0.0)
-    assert server_timing(spent) == "authorize;dur=0.000, guardrails;dur=0.000, egret;dur=0.000"
+    timing = server_timing(0.0, 0.0, 0.0)
+    assert timing == "authorize;dur=0.000, guardrails;dur=0.000, egret;dur=0.000"
 
 
 seconds = st.floats(min_value=0, max_value=3600)
@@ -46,6 +64,19 @@ seconds = st.floats(min_value=0, max_value=3600)
 @given(authorize=seconds, guardrails=seconds, egret=seconds)
 def test_server_timing_always_parses(authorize: float, guardrails: float, egret: float) -> None:
     """Never an exponent, never more than three places (W3C Server Timing)."""
-    spent = Spent(authorize=authorize, guardrails=guardrails, egret=egret)
     metric = r"[a-z]+;dur=\d+\.\d{3}"
-    assert re.fullmatch(rf"{metric}, {metric}, {metric}", server_timing(spent))
+    timing = server_timing(authorize, guardrails, egret)
+    assert re.fullmatch(rf"{metric}, {metric}, {metric}", timing)
+
+
+def test_envoy_is_configured_to_read_keys_that_are_written() -> None:
+    """A key that only the template knows would be an empty header, or a log without a field."""
+    parameters = EnvoyParameters(worker_sockets=("/w.sock",), sds_directory="/sds")
+    text = render_envoy_config(parameters)
+    yaml.safe_load(text)
+    named = set(re.findall(r"%DYNAMIC_METADATA\(egret:([a-z0-9_-]+)\)%", text))
+    matched = set(re.findall(r"filter: egret, path: \[\{key: ([a-z_]+)\}\]", text))
+    headers = {name for name in named if name.startswith(("x-", "anthropic-"))}
+    assert named - headers
+    assert matched
+    assert (named - headers) | matched <= METADATA_KEYS

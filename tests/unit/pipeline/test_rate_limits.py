@@ -13,16 +13,21 @@ from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.limits.ports import Change
 from sidecar.settings.serving import Timing
+from tests.support import envoy_messages as envoy
 from tests.support.events import (
     BodyRequired,
     RequestCleared,
     RequestRefused,
     ResponseCleared,
 )
-from tests.support.pipeline import KEY, NOW, World, headers
+from tests.support.pipeline import KEY, NOW, Exchange, World, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
 STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
+WAITING = """
+name: default
+guardrails: [{name: tone, type: webhook, action: block, url: "http://127.0.0.1:9/"}]
+"""
 STRICT = "name: default\nguardrails: [{name: words, type: denied_terms, terms: [Bluebird]}]\n"
 
 
@@ -241,9 +246,8 @@ async def test_what_was_taken_goes_with_the_request_to_the_access_log() -> None:
 async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
     """The client left while guardrails looked: no access log will tell of it."""
     slots = limit(Measure.CONCURRENT, Window.ONCE)
-    made = world(limit(Measure.TOKENS), slots)
-    exchange, _ = await judged(made, chat(max_tokens=50))
-    exchange.close(is_cancelled=True, is_answered=False)
+    made = world(limit(Measure.TOKENS), slots, policies=WAITING)
+    await given_up(made, chat(max_tokens=50))
     ((organization, changes),) = made.limiter.settled
     tokens = costs(made)[0][1]
     assert organization == made.store.records[KEY.key_id].principal.organization_id
@@ -260,12 +264,22 @@ async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
     assert made.limiter.settled == []
 
 
+async def given_up(made: World, body: bytes) -> None:
+    """Have a client leave while a remote guardrail is asked."""
+    made.remote.until = asyncio.Event()
+    exchange = made.exchange({"x-egret-stream": STREAM})
+    await exchange.judge_headers(headers(), has_body=True)
+    exchange.stream.send(envoy.request_body(body, ends=True).SerializeToString())
+    assert await exchange.replies() == []
+    await exchange.end(is_cancelled=True)
+
+
 async def closed(
-    made: World, body: bytes, *, stream: str = STREAM, is_answered: bool = True
+    made: World, body: bytes, *, stream: str = STREAM
 ) -> list[tuple[str, JudgedRequest]]:
     """Judge a request whose stream then ends; return which verdicts are remembered."""
     exchange, _ = await judged(made, body, metadata={"x-egret-stream": stream})
-    exchange.close(is_cancelled=not is_answered, is_answered=is_answered)
+    await exchange.end()
     return made.verdicts.noted
 
 
@@ -294,8 +308,9 @@ async def test_a_refusal_that_took_nothing_is_not_remembered() -> None:
 
 async def test_what_is_given_back_at_once_is_not_remembered() -> None:
     """It would be given back twice."""
-    made = world(limit(Measure.TOKENS))
-    assert await closed(made, chat(), is_answered=False) == []
+    made = world(limit(Measure.TOKENS), policies=WAITING)
+    await given_up(made, chat())
+    assert made.verdicts.noted == []
     assert len(made.limiter.settled) == 1
 
 
@@ -375,7 +390,7 @@ async def test_where_egret_writes_headers_itself_it_replaces_those_of_the_provid
     answer = Headers(
         (("x-ratelimit-remaining-tokens", b"9"), ("x-egret-limits", b"none"), ("server", b"x"))
     )
-    cleared = exchange.judge_response_headers(answer, has_body=True, may_stream=True)
+    cleared = await exchange.judge_response_headers(answer)
     assert isinstance(cleared, ResponseCleared)
     assert limits_told(verdict) == {}
     assert cleared.headers.remove_headers == ("x-ratelimit-remaining-tokens", "x-egret-limits")

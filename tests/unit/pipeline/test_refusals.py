@@ -8,6 +8,7 @@ from sidecar.dialects.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.mutations import Refusal
 from sidecar.domain.subject import Dialect
+from sidecar.pipeline.refusals import refusal_of
 
 STATUS = {
     ErrorKind.MISSING_API_KEY: 401,
@@ -47,7 +48,7 @@ def test_each_kind_of_error_is_refused_in_the_clients_dialect(
 ) -> None:
     """Status by kind, body by dialect, details without spaces or anything the client sent."""
     error = ClientError(kind, "Not this one.", param="model")
-    refusal = refuse(error, dialect=dialect, headers=TIMING, metadata=METADATA)
+    refusal = refusal_of(error, dialect=dialect, headers=TIMING, metadata=METADATA)
     assert refusal == Refusal(
         status=STATUS[kind],
         headers=(JSON, *error_headers(dialect, error), *TIMING),
@@ -69,12 +70,12 @@ def test_no_refusal_looks_like_success(kind: ErrorKind) -> None:
 def test_a_refusal_that_may_be_tried_again_says_when() -> None:
     """In whole seconds (RFC 9110 section 10.2.3), before the headers that were added."""
     error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Later.", retry_after_seconds=30)
-    refusal = refuse(error, dialect=Dialect.OPENAI, headers=TIMING, metadata=())
+    refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=TIMING, metadata=())
     assert refusal.headers == (JSON, ("retry-after", b"30"), *TIMING)
 
 
 def test_a_wait_of_zero_seconds_is_a_wait() -> None:
     """Zero is not the same as saying nothing."""
     error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Now.", retry_after_seconds=0)
-    refusal = refuse(error, dialect=Dialect.ANTHROPIC, headers=(), metadata=())
+    refusal = refusal_of(error, dialect=Dialect.ANTHROPIC, headers=(), metadata=())
     assert refusal.headers == (JSON, ("retry-after", b"0"))

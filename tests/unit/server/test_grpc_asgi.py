@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar.transport.conversation import Stream
+
 from sidecar.server.engine import PROCESS_METHOD
 from sidecar.server.grpc_asgi import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import frame
-from sidecar.extproc.stream import StreamEnd
 
 
 async def echo(stream: Stream, metadata: Mapping[str, str]) -> Ending:

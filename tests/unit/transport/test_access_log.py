@@ -20,10 +20,10 @@ from sidecar.domain.usage import (
     UnnamedEnd,
     UsageRecord,
 )
+from sidecar.extproc.codec import UnreadableMessageError
 from sidecar.pipeline.metadata import usage_metadata
 from sidecar.transport.access_log import ACCEPTED, decode_access_log
 from sidecar.transport.access_log_receiver import AccessLogReceiver
-from sidecar.extproc.codec import UnreadableMessageError
 from sidecar.usage.estimate import record_of
 from sidecar.usage.ports import NotKeptError
 from sidecar.usage.unnamed_ends import UnnamedEnds
