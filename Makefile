@@ -22,7 +22,7 @@ BENCH_OPTIONS ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity targets bench-features bench-full
+.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets prove-model status-page-test bench-peers capacity targets bench-features bench-full
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -72,7 +72,7 @@ test: $(DEV_STAMP) $(HELM_STAMP) has-programs ## All tests, on real Envoy, Postg
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 
-check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused dependencies
+check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused dependencies, shape
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
@@ -85,6 +85,7 @@ check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused d
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against proto/published.binpb
 	$(VENV)/bin/yamllint --strict .
+	$(PY) -m quality.shape
 
 format: $(DEV_STAMP) ## Format and fix what can be fixed
 	$(VENV)/bin/ruff format .
@@ -164,6 +165,16 @@ counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the b
 
 counts-baseline: $(DEV_STAMP) ## Make what is counted now the baseline
 	$(PY) -m loadtest.counts --write
+
+path: $(DEV_STAMP) ## Functions, files and objects of one request, with budgets; part of make test
+	$(PY) -m loadtest.path $(BENCH_OPTIONS)
+
+shape: $(DEV_STAMP) ## Modules, repetitions, words and missing test files, with budgets; part of make check
+	$(PY) -m quality.shape
+
+budgets: $(DEV_STAMP) ## Lower the budgets of path and shape to the present figures; never raises one
+	$(PY) -m loadtest.path --write
+	$(PY) -m quality.shape --write
 
 bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
 	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)

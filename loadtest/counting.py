@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from loadtest.access_log import attributes, export
 from loadtest.limits.roomy import LIMITS, Priced, roomy_limiter
@@ -82,6 +82,7 @@ JUDGED: Final = JudgedRequest(
 )
 
 Play = Callable[[], Awaitable[None]]
+_Taken = TypeVar("_Taken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,15 @@ NO_KEY: Final = Recorded((headers_message(with_key=False),), answers=1)
 
 def main() -> None:
     """Print the counts."""
+    json.dump(of_each_conversation(_count), sys.stdout)
+
+
+def of_each_conversation(take: Callable[[Play], Awaitable[_Taken]]) -> dict[str, _Taken]:
+    """Return the result of *take* for each conversation, which is played warm first."""
     with tempfile.TemporaryFile() as log:
         plain = _timeless(worker_parts(log))
         limited = replace(plain, keys=keys_with(limits=LIMITS), prices=Priced())
-        counts = asyncio.run(_counts(plain, limited))
-    json.dump(counts, sys.stdout)
+        return asyncio.run(_of_each(plain, limited, take))
 
 
 def _timeless(parts: Parts) -> Parts:
@@ -117,7 +122,9 @@ def _timeless(parts: Parts) -> Parts:
     )
 
 
-async def _counts(plain: Parts, limited: Parts) -> dict[str, dict[str, int]]:
+async def _of_each(
+    plain: Parts, limited: Parts, take: Callable[[Play], Awaitable[_Taken]]
+) -> dict[str, _Taken]:
     gc.disable()
     limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
     limited = replace(limited, limiter=limiter)
@@ -133,12 +140,15 @@ async def _counts(plain: Parts, limited: Parts) -> dict[str, dict[str, int]]:
         "end of a chat": _end(plain, JUDGED),
         "end of a chat under limits": _end(limited, reserved),
     }
-    return {name: await _count(play) for name, play in plays.items()}
+    taken: dict[str, _Taken] = {}
+    for name, play in plays.items():
+        for _ in range(WARM_UPS):
+            await play()
+        taken[name] = await take(play)
+    return taken
 
 
 async def _count(play: Play) -> dict[str, int]:
-    for _ in range(WARM_UPS):
-        await play()
     calls, c_calls = await _calls(play)
     return {
         "calls": calls,

@@ -65,17 +65,22 @@ def python_version() -> str:
 
 def count() -> Counts:
     """Return the counts, taken in a process of its own."""
+    counted: Counts = json.loads(run_in_a_worker("loadtest.counting"))
+    return counted
+
+
+def run_in_a_worker(module: str, *options: str) -> bytes:
+    """Return the output of *module*, run in a process set up as a worker is."""
     with tempfile.TemporaryDirectory(prefix="egret-counts-") as metrics:
-        done = subprocess.run(
-            [sys.executable, "-m", "loadtest.counting"],
+        done = subprocess.run(  # noqa: S603 - our own programs
+            [sys.executable, "-m", module, *options],
             stdout=subprocess.PIPE,
             check=True,
             # As in a worker; and without a seed: sets are walked in one order only.
             env=inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": metrics, "PYTHONHASHSEED": "0"},
         )
-    counted: Counts = json.loads(done.stdout)
-    return counted
+    return done.stdout
 
 
 def read_baseline(path: Path = BASELINE) -> tuple[str, Counts]:
