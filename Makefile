@@ -19,10 +19,11 @@ KUBE_PLAY_OPTIONS ?=
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
+REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets prove-model status-page-test bench-peers capacity targets bench-features bench-full
+.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers capacity targets bench-features bench-full
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -141,6 +142,10 @@ build/peers/.stamp: loadtest/peer-packages/requirements.txt loadtest/peer-packag
 
 bench-peers: build/peers/.stamp has-programs ## Egret beside other gateways: one machine, one run, one provider, one load
 	$(PY) -m loadtest.bench_peers $(BENCH_OPTIONS)
+
+bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revision REV, both run in turn
+	@test -n "$(REV)" || { echo "Name a revision: make bench-against REV=v0.1.0" >&2; exit 2; }
+	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
 
 targets: $(DEV_STAMP) ## What was aimed at, held against what make bench and bench-peers published
 	$(PY) -m loadtest.targets $(BENCH_OPTIONS)

@@ -26,6 +26,8 @@ BARE: Final = "envoy"
 """The listener without ext_proc."""
 SECURED: Final = "+tls"
 """How the names of listeners with TLS end."""
+STREAMED: Final = "x-bench-streamed"
+"""Header of requests that a streaming provider answers."""
 ANSWER: Final = (
     '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini","choices":'
     '[{"index":0,"message":{"role":"assistant","content":"Done."},"finish_reason":"stop"}],'
@@ -93,6 +95,43 @@ def bench_config(
         *(cluster for cluster in resources["clusters"] if cluster["name"] == "otlp"),
     ]
     return json.dumps(config, indent=1)
+
+
+def shipped_config(text: str, *, provider: Config, is_bare: bool = False) -> str:
+    """Return a rendered configuration with its plain listener only, and the bench's *provider*.
+
+    All else stays as it is shipped. *is_bare* takes Egret out.
+    """
+    config: Config = yaml.safe_load(text)
+    resources = config["static_resources"]
+    plain = next(one for one in resources["listeners"] if one["name"] == "http")
+    resources["listeners"] = [_bare_listener(plain) if is_bare else plain]
+    resources["clusters"] = [
+        _answered_here(cluster, provider, over_http1=False)
+        if cluster["name"] in {"openai", "anthropic"}
+        else cluster
+        for cluster in resources["clusters"]
+        if not (is_bare and cluster["name"] == "egret")
+    ]
+    return json.dumps(config, indent=1)
+
+
+def provider_config(address: Config, *, streams: Config) -> str:
+    """Return an Envoy that answers at once, or by *streams* where the header `STREAMED` is."""
+    listener = provider_listener(address)
+    (manager,) = _managers(listener)
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    header = {"name": STREAMED, "present_match": True}
+    routes.insert(
+        0, {"match": {"prefix": "/", "headers": [header]}, "route": {"cluster": "streams"}}
+    )
+    cluster = {
+        "name": "streams",
+        "type": "STATIC",
+        "load_assignment": _endpoints("streams", [streams]),
+    }
+    resources = {"listeners": [listener], "clusters": [cluster]}
+    return json.dumps({"admin": {"address": port_address(0)}, "static_resources": resources})
 
 
 def _secured_listeners(listeners: Sequence[Config], engines: Iterable[str]) -> list[Config]:

@@ -116,7 +116,7 @@ async def _measure(seconds: float, many: Sequence[int], console: Console) -> dic
         socket = Path(place) / "provider.sock"
         with run_directory(Path(place) / "run") as run:
             async with (
-                _running_provider(socket, logs=run.logs),
+                running_provider(socket, logs=run.logs),
                 running_bench_stack(
                     ENGINES, workers=1, envoy_threads=1, run=run,
                     policies=POLICIES, provider=socket_address(str(socket)),
@@ -127,7 +127,8 @@ async def _measure(seconds: float, many: Sequence[int], console: Console) -> dic
 
 
 @asynccontextmanager
-async def _running_provider(socket: Path, *, logs: Path) -> AsyncIterator[None]:
+async def running_provider(socket: Path, *, logs: Path) -> AsyncIterator[None]:
+    """Run the provider of streams at *socket*."""
     program = Program(
         part="Provider",
         command=(sys.executable, "-m", "loadtest.streams.provider", str(socket)),

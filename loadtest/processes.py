@@ -64,6 +64,11 @@ def children_of(pid: int) -> tuple[int, ...]:
     return tuple(sorted(_children(pid)))
 
 
+def family_of(pid: int) -> tuple[int, ...]:
+    """Return *pid* and all processes below it."""
+    return (pid, *(one for child in children_of(pid) for one in family_of(child)))
+
+
 def _children(pid: int) -> Iterator[int]:
     for task in (PROC / str(pid) / "task").iterdir():
         for child in (task / "children").read_text(encoding="ascii").split():

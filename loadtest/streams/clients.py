@@ -7,6 +7,7 @@ import json
 import re
 import time
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -77,8 +78,10 @@ class Seen:
             self.newest.append(marks[newest][0])
 
 
-async def read_streams(load: StreamLoad, *, url: str, key: str) -> Seen:
-    """Put the load on and return what was seen of it."""
+async def read_streams(
+    load: StreamLoad, *, url: str, key: str, headers: Mapping[str, str] | None = None
+) -> Seen:
+    """Put the load on and return the times of its events."""
     target = urlsplit(url)
     body = json.dumps(
         {
@@ -91,7 +94,9 @@ async def read_streams(load: StreamLoad, *, url: str, key: str) -> Seen:
     ).encode()
     head = (
         f"POST {target.path} HTTP/1.1\r\nhost: {target.netloc}\r\nauthorization: Bearer {key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        + "\r\n"
     )
     steady = time.monotonic_ns() + int(load.stream_seconds * 1e9)
     seen = Seen(steady=steady, until=steady + int(load.seconds * 1e9))

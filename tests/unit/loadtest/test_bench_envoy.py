@@ -4,8 +4,15 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from loadtest.bench_envoy import MoreListeners, bench_config, socket_address
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
+from loadtest.bench_envoy import (
+    STREAMED,
+    MoreListeners,
+    bench_config,
+    provider_config,
+    shipped_config,
+    socket_address,
+)
+from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector, render_envoy_config
 
 PARAMETERS = EnvoyParameters(
     worker_sockets=("/s/a.sock",), sds_directory="/sds", http_port=0, access_log_path="/dev/null"
@@ -117,3 +124,26 @@ def test_more_listeners_differ_in_what_they_are_for() -> None:
     }
     assert secured == {"envoy+tls", "one+tls"}
     assert "otlp" in {one["name"] for one in config["clusters"]}
+
+
+def test_a_shipped_configuration_keeps_all_but_tls_and_the_provider() -> None:
+    """Without Egret it has neither its filters nor its cluster."""
+    text, provider = render_envoy_config(PARAMETERS), socket_address("/s/p.sock")
+    whole, bare = (
+        json.loads(shipped_config(text, provider=provider, is_bare=is_bare))["static_resources"]
+        for is_bare in (False, True)
+    )
+    assert [one["name"] for one in whole["listeners"]] == ["http"]
+    assert "envoy.filters.http.ext_proc" in filter_names(whole["listeners"][0])
+    assert "envoy.filters.http.ext_proc" not in filter_names(bare["listeners"][0])
+    assert {one["name"] for one in whole["clusters"]} == {"egret", "openai", "anthropic"}
+    assert {one["name"] for one in bare["clusters"]} == {"openai", "anthropic"}
+
+
+def test_a_streaming_provider_is_chosen_by_a_header() -> None:
+    """All other requests are answered at once."""
+    config = provider_config(socket_address("/s/p.sock"), streams=socket_address("/s/s.sock"))
+    (listener,) = json.loads(config)["static_resources"]["listeners"]
+    streamed, direct = manager(listener)["route_config"]["virtual_hosts"][0]["routes"]
+    assert streamed["match"]["headers"] == [{"name": STREAMED, "present_match": True}]
+    assert "direct_response" in direct
