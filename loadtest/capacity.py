@@ -140,7 +140,7 @@ def _costs_grid(costs: ServerCosts) -> Grid:
         ["Valkey: a key", f"{costs.shared_key:.0f}"],
         ["Valkey: a call for limits", f"{costs.limit_call:.0f}"],
     ]
-    return Grid("What an operation takes of a server", ("operation", "CPU µs"), rows)
+    return Grid("CPU time of a server for one operation", ("operation", "CPU µs"), rows)
 
 
 def _needs_grid(measured: Measured, needs: list[Need]) -> Grid:
@@ -179,7 +179,7 @@ def _traffic_grid(
 def _saturation_grid(measured: Measured, costs: ServerCosts, found: Need) -> Grid:
     limits = saturation(measured, costs, found=found, scale=SCALES[1])
     rows = [[name, f"{rps:,.0f}"] for name, rps in limits.items()]
-    return Grid(f"{measured.engine}: half busy at", ("what", "requests a second"), rows)
+    return Grid(f"{measured.engine}: half busy at", ("resource", "requests a second"), rows)
 
 
 def _options() -> argparse.Namespace:
