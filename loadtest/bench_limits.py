@@ -204,7 +204,7 @@ async def _memory(socket: str) -> dict[str, float]:
 _ROWS: Final[tuple[tuple[str, str, Callable[[float], str]], ...]] = (
     ("lease_added_p50_us", "added with a lease, p50 µs", lambda value: f"{value:.1f}"),
     ("lease_added_p99_us", "added with a lease, p99 µs", lambda value: f"{value:.1f}"),
-    ("leased_share", "share of requests that asked nobody", lambda value: f"{value:.4f}"),
+    ("leased_share", "share of requests without a call of Valkey", lambda value: f"{value:.4f}"),
     ("valkey_added_p50_us", "added with a call of Valkey, p50 µs", lambda value: f"{value:.0f}"),
     ("valkey_added_p99_us", "added with a call of Valkey, p99 µs", lambda value: f"{value:.0f}"),
     ("valkey_calls_per_s", "calls a second, one after the other", lambda value: f"{value:,.0f}"),

@@ -97,7 +97,7 @@ def main() -> int:
     figures |= _estimate_figures(guesses)
     figures |= {f"judging_us.{name.replace(', ', '_')}": us for name, us in judging.items()}
     rows = [[name, f"{us:.1f}"] for name, us in judging.items()]
-    own = Grid("One event in a worker's own code", ("what is done to it", "CPU µs"), rows)
+    own = Grid("One event in a worker's own code", ("work", "CPU µs"), rows)
     grids = (_cost_grid(figures), _most_grid(figures), own, _estimate_grid(guesses))
     for grid in grids:
         grid.show(console)

@@ -2,7 +2,7 @@
 
     python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn] [--markdown]
 
-Under load, each so many times: a worker is killed, a worker is told to stop, Envoy is replaced as
+Under load, each so many times: a worker is killed, a worker is stopped, Envoy is replaced as
 a pod is. Streams wait for their model meanwhile. Exits with 1 if a request fails that had its
 verdict, or that was sent after the kill, or if a replacement fails any. Prints figures, and writes
 build/bench/prove-restarts-ENGINE.json.
@@ -214,7 +214,7 @@ async def prove(rounds: int, engine: str, console: Console) -> tuple[Tally, ...]
         progress = parts.enter_context(Progress(console=console, disable=not console.is_terminal))
         blows = (
             Blow("a worker killed", world.kill_worker, may_fail=True),
-            Blow("a worker told to stop", world.stop_worker),
+            Blow("a worker stopped", world.stop_worker),
             Blow("Envoy replaced", world.replace_envoy),
         )
         found = []

@@ -121,7 +121,7 @@ def telemetry_grid(runs: Sequence[Mapping[str, float]]) -> Grid:
         for step in STEPS
         if step != OFF
     ]
-    return Grid("What telemetry adds to a request", ("told", "µs", "lowest", "highest"), rows)
+    return Grid("What telemetry adds to a request", ("enabled", "µs", "lowest", "highest"), rows)
 
 
 def _middle(runs: Sequence[Mapping[str, float]], step: str) -> float:
