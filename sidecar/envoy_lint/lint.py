@@ -47,11 +47,12 @@ UNKNOWN_EXTENSION: Final = Rule(
 )  # fmt: skip
 BARE_SUPPRESSION: Final = Rule(
     "EGR003", "suppression-without-reason", Severity.WARNING,
-    "nobody will know whether it may go", "egret-lint: ignore=ID why it is right here",
+    "no reader can decide whether it is still needed",
+    "egret-lint: ignore=ID why it is right here",
 )  # fmt: skip
 IDLE_SUPPRESSION: Final = Rule(
     "EGR004", "suppression-of-nothing", Severity.NOTE,
-    "the rule finds nothing here any more", "take the comment away",
+    "the rule finds nothing here", "remove the comment",
 )  # fmt: skip
 
 _CONFIG_RULES: Final = (

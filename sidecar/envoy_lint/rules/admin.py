@@ -27,8 +27,8 @@ def _is_get(header: Node) -> bool:
 
 RULES: Final = (
     ConfigRule("EGR523", "admin-routed", Severity.ERROR,
-         "whoever reaches this route reaches Envoy's admin, which can stop Envoy and tell its "
-         "configuration",
+         "every client with access to this route reaches Envoy's admin, which can stop Envoy and "
+         "show its configuration",
          'match: {path: /stats/prometheus, headers: [{name: ":method", '
          "string_match: {exact: GET}}]}",
          _open_route),

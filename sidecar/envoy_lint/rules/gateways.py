@@ -90,7 +90,7 @@ _E, _W = Severity.ERROR, Severity.WARNING
 RULES: Final = (
     ResourceRule(
         "EGR601", "policy-fail-open", _E,
-        "while Egret is gone, every request passes unjudged and without a key",
+        "while Egret is down, every request passes unchecked and without a key",
         "failOpen: false", EXTENSION_POLICY, _fails_open,
     ),
     ResourceRule(
@@ -100,7 +100,7 @@ RULES: Final = (
     ),
     ResourceRule(
         "EGR603", "policy-no-request", _E,
-        "without `request` the gateway shows Egret nothing, and every request passes",
+        "without `request` the gateway sends Egret nothing, and every request passes",
         "processingMode: {request: {}}", EXTENSION_POLICY, _no_request,
     ),
     ResourceRule(
@@ -110,7 +110,7 @@ RULES: Final = (
     ),
     ResourceRule(
         "EGR605", "policy-no-body", _E,
-        "Egret can neither see a body nor ask for one: what needs judging is refused",
+        "Egret can neither receive nor request a body: requests that need a check are refused",
         "allowModeOverride: true, or request: {body: FullDuplexStreamed}",
         EXTENSION_POLICY, _no_body,
     ),
@@ -121,8 +121,7 @@ RULES: Final = (
     ),
     ResourceRule(
         "EGR607", "policy-response-phase", _W,
-        "each stream lives as long as the model thinks, and a worker that dies takes its requests "
-        "along",
+        "each stream lives until the model is done, and a worker that dies fails its requests",
         "leave `response` out", EXTENSION_POLICY, _response_phase,
     ),
     ResourceRule(

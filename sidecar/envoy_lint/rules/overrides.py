@@ -45,13 +45,13 @@ _E, _W = Severity.ERROR, Severity.WARNING
 
 RULES: Final = (
     ConfigRule("EGR123", "route-unguarded", _E,
-         "requests on this route pass without a key and unjudged",
-         "take the override away, or suppress this with the reason", _route_disabled),
+         "requests on this route pass unchecked and without a key",
+         "remove the override, or suppress this with the reason", _route_disabled),
     ConfigRule("EGR124", "route-fails-open", _E,
-         "while Egret is gone, requests on this route pass unjudged",
+         "while Egret is down, requests on this route pass unchecked",
          "failure_mode_allow: false", _route_fails_open),
     ConfigRule("EGR125", "route-mode", _W,
-         "Egret learns of this mode on this route only, and a test of one route tells nothing "
-         "about the others",
+         "Egret sees this mode on this route only, and a test of one route does not cover the "
+         "others",
          "one processing_mode for all", _route_mode),
 )  # fmt: skip

@@ -102,6 +102,7 @@ def _too_new(config: EnvoyConfig) -> Iterator[Hit]:
 
 RULES: Final = (
     ConfigRule("EGR522", "envoy-too-old", Severity.ERROR,
-         "this Envoy does not know it, and does not start or does not ask Egret for what it needs",
-         "the version that is named, or what stands in parentheses", _too_new),
+         "this Envoy does not support it, and does not start or does not send Egret the "
+         "necessary data",
+         "the version that is named, or the replacement in parentheses", _too_new),
 )  # fmt: skip
