@@ -178,8 +178,8 @@ shape: $(DEV_STAMP) ## Modules, repetitions, words and missing test files, with 
 	$(PY) -m quality.shape
 
 budgets: $(DEV_STAMP) ## Lower the budgets of path and shape to the present figures; never raises one
-	$(PY) -m loadtest.path --write
 	$(PY) -m quality.shape --write
+	$(PY) -m loadtest.path --write
 
 bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
 	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)

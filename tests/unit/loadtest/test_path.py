@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loadtest.counts import python_version, read_baseline
-from loadtest.path import Walk, held, path_figures, path_grid, trace, walk_grids
+from loadtest.path import TOLERANCE, Walk, held, path_figures, path_grid, trace, walk_grids
 from quality.budgets import FIX, exceeded, read_budgets
 
 WALK: Walk = {
@@ -27,12 +27,12 @@ def walks() -> dict[str, Walk]:
 )
 def test_a_request_runs_through_no_more_code_than_its_budget(walks: dict[str, Walk]) -> None:
     """`make path` shows the figures, `make path BENCH_OPTIONS=--walk` every function."""
-    above = exceeded(held(path_figures(walks)), read_budgets("path"))
+    above = exceeded(held(path_figures(walks)), read_budgets("path"), tolerance=TOLERANCE)
     assert not above, "\n".join([*above, FIX])
 
 
 def test_a_walk_is_the_same_in_every_run(walks: dict[str, Walk]) -> None:
-    """A budget without tolerance needs figures without noise."""
+    """A budget needs figures without noise."""
     assert walks == trace()
 
 
