@@ -53,7 +53,7 @@ class GuardrailMetrics:
         self._exempted = Children(
             Counter(
                 MetricName.GUARDRAIL_EXEMPTIONS,
-                "Exchanges that a guardrail did not judge because of an exception in its policy.",
+                "Requests that a guardrail did not check because of an exception in its policy.",
                 ("guardrail",),
                 registry=registry,
             ),
@@ -62,7 +62,7 @@ class GuardrailMetrics:
         self._unscanned = Children(
             Counter(
                 MetricName.UNSCANNED,
-                "Exchanges with content that no guardrail could read, by reason and action.",
+                "Requests with content that no guardrail could read, by reason and action.",
                 ("reason", "action"),
                 registry=registry,
             ),

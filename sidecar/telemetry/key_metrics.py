@@ -40,14 +40,14 @@ class KeyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         operations = Counter(
             MetricName.SHARED_CACHE_OPERATIONS,
-            "Operations on the shared cache of keys, by what became of them.",
+            "Operations on the shared cache of keys, by outcome.",
             ("outcome",),
             registry=registry,
         )
         self._operations = {outcome: operations.labels(outcome.value) for outcome in SharedOutcome}
         self._oversized = Counter(
             MetricName.KEY_CACHE_OVERSIZED,
-            "Key records that were too large to keep, once a look-up.",
+            "Key records that were too large to cache, once per look-up.",
             registry=registry,
         )
         self._revocations = Histogram(
@@ -64,13 +64,13 @@ class KeyMetrics:
         )
         self._loads = Gauge(
             MetricName.KEY_LOADS,
-            "Look-ups of keys beyond the in-process cache under way now, over all live workers.",
+            "Look-ups of keys in progress beyond the in-process cache, over all live workers.",
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._heard = Gauge(
             MetricName.KEY_CHANGES_HEARD,
-            "1 if changes to keys are heard of, 0 if not; the lowest of all live workers.",
+            "1 while subscribed to changes of keys, else 0; the lowest of all live workers.",
             multiprocess_mode="livemin",
             registry=registry,
         )

@@ -14,7 +14,7 @@ class LimitMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._refused = Counter(
             MetricName.LIMIT_REFUSALS,
-            "Requests without room, by what was short and whose it was.",
+            "Requests without room in a limit, by measure and level.",
             ("measure", "level"),
             registry=registry,
         )
@@ -23,7 +23,7 @@ class LimitMetrics:
                 self._refused.labels(measure.value, level.value)
         decisions = Counter(
             MetricName.LIMIT_DECISIONS,
-            "Requests held against limits, by what came of it and by whose counts.",
+            "Requests checked against limits, by decision and by counters used.",
             ("decision", "counts"),
             registry=registry,
         )
@@ -36,26 +36,26 @@ class LimitMetrics:
         }
         self._thresholds = Counter(
             MetricName.BUDGET_THRESHOLDS,
-            "Thresholds of budgets that were passed, by percentage and whose budget it was.",
+            "Budget thresholds that were passed, by percentage and level.",
             ("level", "threshold"),
             registry=registry,
         )
         self._remaining = Gauge(
             MetricName.BUDGET_REMAINING_RATIO,
-            "What is left of the budget that has least left: a share of its amount.",
+            "Remaining share of the budget that has least left.",
             ("level", "window"),
             multiprocess_mode="livemin",
             registry=registry,
         )
         self._local = Gauge(
             MetricName.LIMITS_LOCAL,
-            "Workers that go by their own share of limits: the shared counts do not answer.",
+            "Workers that use their own share of limits: the shared counters do not answer.",
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._waiting = Gauge(
             MetricName.LIMIT_CORRECTIONS_WAITING,
-            "Corrections of limits that wait for the shared counts.",
+            "Corrections of limits that wait for the shared counters.",
             multiprocess_mode="livesum",
             registry=registry,
         )

@@ -66,7 +66,7 @@ class Metrics:
         self._exchanges = Children(
             Counter(
                 MetricName.EXCHANGES,
-                "Exchanges that ended, by outcome, operation and kind of error.",
+                "Finished requests, by outcome, operation and kind of error.",
                 ("outcome", "operation", "error"),
                 registry=registry,
             ),
@@ -75,7 +75,7 @@ class Metrics:
         self._observe_overhead = observing(
             Histogram(
                 MetricName.OVERHEAD_SECONDS,
-                "Egret's own share of an exchange: without the client's upload and the provider.",
+                "Egret's own share of a request: without the client's upload and the provider.",
                 buckets=SECONDS_BUCKETS,
                 registry=registry,
             )
@@ -83,7 +83,7 @@ class Metrics:
         self._phases = Children(
             Histogram(
                 MetricName.PHASE_SECONDS,
-                "Seconds spent in one phase of judging: authorize, read or guardrails.",
+                "Seconds spent in one phase of a request: authorize, read or guardrails.",
                 ("phase",),
                 buckets=SECONDS_BUCKETS,
                 registry=registry,
@@ -93,7 +93,7 @@ class Metrics:
         self._one_more, self._one_less = rising_and_falling(
             Gauge(
                 MetricName.IN_FLIGHT_EXCHANGES,
-                "Exchanges being judged now, over all live workers.",
+                "Requests being checked now, over all live workers.",
                 multiprocess_mode="livesum",
                 registry=registry,
             )
@@ -109,7 +109,7 @@ class Metrics:
         self._authorizations = Children(
             Counter(
                 MetricName.AUTHORIZATIONS,
-                "Judged keys, by outcome and by the cache tier that answered.",
+                "Checked keys, by outcome and by the cache tier that answered.",
                 ("outcome", "tier"),
                 registry=registry,
             ),
@@ -146,7 +146,7 @@ class Metrics:
         )
         self._policies_loaded = Gauge(
             MetricName.POLICIES_LOADED,
-            "Since when the policies in force are; the earliest of all live workers.",
+            "When the policies in force were loaded; the earliest of all live workers.",
             multiprocess_mode="livemin",
             registry=registry,
         )
@@ -157,7 +157,7 @@ class Metrics:
         )
         self._build = Gauge(
             MetricName.BUILD,
-            "Always 1; the labels say what runs.",
+            "Always 1; the labels describe the running program.",
             ("version", "python", "engine"),
             multiprocess_mode="livemax",
             registry=registry,

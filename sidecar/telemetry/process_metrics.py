@@ -69,7 +69,7 @@ class ProcessMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lag = Histogram(
             MetricName.LOOP_LAG_SECONDS,
-            "How much later than asked for a timer of the event loop came.",
+            "Delay of a timer of the event loop.",
             buckets=LAG_BUCKETS,
             registry=registry,
         )
@@ -81,7 +81,7 @@ class ProcessMetrics:
         )
         pauses = Histogram(
             MetricName.GC_PAUSE_SECONDS,
-            "Seconds one garbage collection kept a worker, by generation.",
+            "Duration of one garbage collection in a worker, by generation.",
             ("generation",),
             buckets=PAUSE_BUCKETS,
             registry=registry,
@@ -96,7 +96,7 @@ class ProcessMetrics:
         )
         self._connections_limit = Gauge(
             MetricName.DATABASE_CONNECTIONS_LIMIT,
-            "The most connections to PostgreSQL that the pools of all live workers may have.",
+            "Maximum connections to PostgreSQL in the pools of all live workers.",
             multiprocess_mode="livesum",
             registry=registry,
         )

@@ -31,19 +31,19 @@ class RemoteMetrics:
         self._error_label = error_label
         self._events = Counter(
             MetricName.REMOTE_EVENTS,
-            "Remote checks answered from the cache, joined, tried again, hedged.",
+            "Remote checks answered from the cache, joined, retried, hedged.",
             ("guardrail", "event"),
             registry=registry,
         )
         self._errors = Counter(
             MetricName.GUARDRAIL_ERRORS,
-            "Guardrails that could not tell, by what was wrong.",
+            "Guardrail failures, by cause.",
             ("guardrail", "error_type"),
             registry=registry,
         )
         self._breakers = Gauge(
             MetricName.REMOTE_BREAKER_STATE,
-            "A guardrail's server: 0 asked, 1 tried, 2 let alone; the highest of all workers.",
+            "Circuit breaker: 0 closed, 1 half open, 2 open; the highest of all workers.",
             ("guardrail",),
             multiprocess_mode="livemax",
             registry=registry,

@@ -23,7 +23,7 @@ class SpanMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         spans = Counter(
             MetricName.SPANS,
-            "Spans by how far they got; what was recorded and is none of the others waits.",
+            "Spans by state; recorded minus the other states is the queue.",
             ("state",),
             registry=registry,
         )

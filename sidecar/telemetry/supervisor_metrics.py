@@ -11,19 +11,21 @@ class SupervisorMetrics:
     """Kept in the supervisor's memory, not in files: they go with it."""
 
     def __init__(self, registry: CollectorRegistry, *, wanted: int) -> None:
-        Gauge(MetricName.WORKERS_WANTED, "Workers there should be.", registry=registry).set(wanted)
+        Gauge(MetricName.WORKERS_WANTED, "Configured number of workers.", registry=registry).set(
+            wanted
+        )
         self._running = Gauge(
-            MetricName.WORKERS_RUNNING, "Worker processes there are now.", registry=registry
+            MetricName.WORKERS_RUNNING, "Running worker processes.", registry=registry
         )
         self._deaths = Counter(
             MetricName.WORKER_DEATHS,
-            "Workers that ended although nobody asked them to, and were started again.",
+            "Workers that ended unexpectedly and were restarted.",
             registry=registry,
         )
 
         self._pushes = Counter(
             MetricName.METRIC_PUSHES,
-            "Pushes of all metrics over OTLP, by whether the collector took them.",
+            "Pushes of all metrics over OTLP, by outcome.",
             ("outcome",),
             registry=registry,
         )

@@ -76,7 +76,7 @@ class UsageMetrics:
         self._tokens = Children(
             Histogram(
                 MetricName.TOKEN_USAGE,
-                "Tokens of one request as the provider told them, by type: input or output.",
+                "Tokens of one request as the provider counted them, by type: input or output.",
                 (*_GEN_AI, "gen_ai_token_type"),
                 buckets=TOKEN_BUCKETS,
                 registry=registry,
@@ -127,7 +127,7 @@ class UsageMetrics:
         self._cost = Children(
             Counter(
                 MetricName.COST_USD,
-                "US dollars that tokens cost by the prices in the database, estimates included.",
+                "Cost of tokens in US dollars by the prices in the database, estimates included.",
                 _GEN_AI,
                 registry=registry,
             ),
@@ -143,7 +143,7 @@ class UsageMetrics:
         self._stored = Children(
             Counter(
                 MetricName.USAGE_RECORDS,
-                "Usage records brought to the database, by how their tokens are known.",
+                "Usage records written to the database, by source of their tokens.",
                 ("tokens",),
                 registry=registry,
             ),
@@ -152,7 +152,7 @@ class UsageMetrics:
         self._lost = Children(
             Counter(
                 MetricName.USAGE_LOST,
-                "Usage that could not be kept or delivered, by reason.",
+                "Usage that could not be stored or delivered, by reason.",
                 ("reason",),
                 registry=registry,
             ),
@@ -167,12 +167,12 @@ class UsageMetrics:
         )
         self._unnamed = Counter(
             MetricName.ENDS_UNNAMED,
-            "Requests that ended before Envoy had heard anything of them from Egret.",
+            "Requests that ended before Envoy had received anything about them from Egret.",
             registry=registry,
         )
         self._unheard = Counter(
             MetricName.VERDICTS_UNHEARD,
-            "Requests that ended before Envoy heard the verdict; what they took is given back.",
+            "Requests that ended before Envoy received the verdict; reservations are returned.",
             registry=registry,
         )
         self._spool_bytes = Gauge(
