@@ -1,6 +1,7 @@
 # Everything runs in .venv from hash-pinned requirements; `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
+export PYTHONPATH := $(CURDIR):$(CURDIR)/tools
 PY := $(VENV)/bin/python
 RUN_STAMP := $(VENV)/.embedded-stamp
 DEV_STAMP := $(VENV)/.dev-stamp

@@ -9,17 +9,17 @@ import time
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.demo_setup import ORGANIZATION, TEAM
 from pydantic import SecretStr
 
 from dashboards.traffic import POLICIES
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.embedded.demo_setup import ORGANIZATION, TEAM
-from sidecar.embedded.errors import PartError
-from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings.environment import inherited_environment
+from sidecar.admin.keys import create_key
+from sidecar.admin.owners import Rules
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.policy.parse import parse_documents
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules
-from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import Connection, connect
 from sidecar.storage.postgres_policies import apply_policy
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_report import bench_plot, engine_grid, load_grid, memory_grid
@@ -34,8 +36,6 @@ from loadtest.results import (
     write_section,
 )
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 
 ENGINES: Final = ("grpcio", "h2corn")
 LOADS: Final = (

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_envoy import BARE, STREAMED
@@ -36,8 +38,6 @@ from loadtest.sides import REV, SIDES, Gateway, running_sides
 from loadtest.streams.clients import StreamLoad, read_streams
 from loadtest.streams.figures import StreamCell, stream_figures
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 
 ENGINES: Final = ("h2corn", "grpcio")
 LONG_BODY_BYTES: Final = 64 * 1024

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
+from egret_tools.devstack.child import Child, Children, Program, until_ready
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
+from egret_tools.devstack.wheels import envoy_program
 
-from sidecar.embedded.child import Child, Children, Program, until_ready
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
-from sidecar.embedded.wheels import envoy_program
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 BARE: Final = "envoy"
 """The listener without ext_proc."""

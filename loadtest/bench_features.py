@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench import ENGINES
@@ -36,8 +38,6 @@ from loadtest.results import (
     write_section,
 )
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 
 LOADS: Final = (Load("c1", 1), Load("c16", 16))
 WARM_UP: Final = Load("warm-up", 8)

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench import ENGINES
@@ -47,12 +49,10 @@ from loadtest.results import (
     write_section,
 )
 from loadtest.texts import CHAT_BODY_BYTES, chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
+from sidecar.admin.key_files import Faults
+from sidecar.admin.key_transfer import ImportOptions, import_keys
+from sidecar.admin.owners import Rules, create_team
 from sidecar.settings.stores import CacheSettings, PostgresSettings
-from sidecar.storage.administration import Rules, create_team
-from sidecar.storage.key_files import Faults
-from sidecar.storage.key_import import ImportOptions, import_keys
 from sidecar.storage.pool import connect
 
 LOAD: Final = Load("c16", 16)

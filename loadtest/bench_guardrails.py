@@ -24,10 +24,10 @@ from loadtest.hostile import hostile_texts, mixed_text
 from loadtest.long_prompts import beside
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from loadtest.texts import benign_text, chat_body
-from sidecar.dialects.read import read_request
+from sidecar.apis.request_text import read_request
 from sidecar.domain.finding import Verdict
+from sidecar.domain.guardrail_settings import PromptInjectionSettings
 from sidecar.domain.http import Headers
-from sidecar.domain.local_guardrails import PromptInjectionSettings
 from sidecar.domain.policy import Mode
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 

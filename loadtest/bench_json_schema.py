@@ -20,12 +20,11 @@ import jsonschema
 from loadtest.bench_guardrails import QUICK_SECONDS, SECONDS, timed_us
 from loadtest.figures import percentile
 from loadtest.results import Grid, circumstances, new_console, write_json
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.checks.answer_structure import judge_structure
-from sidecar.dialects.answer_form import AnswerForm
-from sidecar.guardrails.json_schema.check import json_schema_check
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.slices import Steps, run_to_end
-from sidecar.guardrails.structured import Structured, structured_of
+from sidecar.guardrails.cooperative import Steps, run_to_end
+from sidecar.guardrails.json_schema.check import Structured, json_schema_check, structured_of
+from sidecar.policy.parse import parse_policies
 
 ROUNDS: Final = 5
 ITEM: Final = {

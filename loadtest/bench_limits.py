@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Final
 
 import redis.asyncio
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.valkey import running_valkey
 from rich.progress import Progress
 
 from loadtest.figures import percentile
 from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, claims
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from sidecar.embedded.child import Children
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.valkey import running_valkey
-from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 CLIENTS: Final = 200
 AMOUNT: Final = 12_000

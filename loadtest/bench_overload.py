@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
+
 from loadtest.bench import ENGINES
 from loadtest.bench_stack import running_bench_stack
 from loadtest.k6 import put_load
 from loadtest.load import Load, LoadError, Measured, Target
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 
 PEAK: Final = Load("peak", 64)
 WARM_UP_SECONDS: Final = 2.0

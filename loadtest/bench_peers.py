@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 
 from loadtest.bench import ENGINES
@@ -41,10 +44,6 @@ from loadtest.peers import (
 from loadtest.processes import cpu_seconds, resident_mb
 from loadtest.results import Grid, circumstances, new_console, publish, write_json, write_section
 from loadtest.texts import chat_body
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, listening_envoy
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import RunDirectory, run_directory
 
 LOADS: Final = (Load("c1", 1), Load("c16", 16))
 WARM_UP: Final = Load("warm-up", 4)

@@ -24,23 +24,23 @@ from aiohttp import web
 from loadtest.figures import percentile
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import benign_text
-from sidecar.domain.policy import Guardrail, Stage
-from sidecar.domain.remote_guardrails import (
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
+from sidecar.domain.guardrail_settings import (
     GrpcSettings,
     RemoteCare,
     RemoteEndpoint,
     RemoteSettings,
     WebhookSettings,
 )
+from sidecar.domain.policy import Guardrail, Stage
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.inspect import InspectionSubject
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.remote_checks.answer_cache import AnswerCache
-from sidecar.guardrails.remote_checks.care import CarefulChecks, Surroundings
-from sidecar.guardrails.remote_checks.http import HttpClient
-from sidecar.guardrails.remote_checks.webhook import WebhookChecks
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
-from sidecar.transport.clients.grpc_guardrail import GrpcChecks
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.remote.grpc_client import GrpcChecks
+from sidecar.guardrails.remote.http import HttpClient
+from sidecar.guardrails.remote.resilience import CarefulChecks, Surroundings
+from sidecar.guardrails.remote.verdict_cache import AnswerCache
+from sidecar.guardrails.remote.webhook import WebhookChecks
+from sidecar.guardrails.runner import InspectionSubject
 
 SIZES: Final = {"1k": 1 << 10, "8k": 1 << 13, "64k": 1 << 16}
 SECONDS: Final = 2.0

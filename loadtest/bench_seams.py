@@ -20,11 +20,11 @@ from loadtest.bench_guardrails import QUICK_SECONDS, SECONDS, timed_us
 from loadtest.figures import percentile
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import benign_text
+from sidecar.domain.finding import Found
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 BLOCK_BYTES: Final = (256, 2_048, 16_384)
 BLOCKS: Final = 24

@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector
+from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.run_directory import RunDirectory
+from egret_tools.devstack.workers import running_workers, worker_sockets
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import (
@@ -24,19 +31,11 @@ from loadtest.bench_envoy import (
 )
 from loadtest.processes import children_of
 from loadtest.texts import MODEL
-from sidecar.authorization.api_key import generate
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.postgres import running_postgres
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.embedded.workers import running_workers, worker_sockets
-from sidecar.guardrails.policy_document import parse_documents
+from sidecar.admin.keys import create_key
+from sidecar.admin.owners import Rules, create_organization, create_team
+from sidecar.keys.credentials import generate
+from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules, create_organization, create_team
-from sidecar.storage.key_administration import create_key
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy

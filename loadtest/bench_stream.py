@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
+from egret_tools.devstack.child import Children, PartError, Program, until_ready
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_envoy import socket_address
@@ -30,10 +32,7 @@ from loadtest.streams.clients import StreamLoad, read_streams
 from loadtest.streams.estimates import Estimate, estimates
 from loadtest.streams.figures import StreamCell, added, holds, stream_figures
 from loadtest.streams.judging import judging_us
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 ENGINES: Final = ("grpcio", "h2corn")
 WINDOW: Final = "window"

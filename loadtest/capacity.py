@@ -16,6 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
+
 from loadtest.bench import ENGINES
 from loadtest.capacities.model import ROWS, Measured, Need, Scale, need, saturation
 from loadtest.capacities.servers import ServerCosts, server_costs
@@ -37,8 +40,6 @@ from loadtest.results import (
     write_json,
     write_section,
 )
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 from sidecar.settings.stores import CacheSettings
 
 SCALES: Final = (

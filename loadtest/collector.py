@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.wheels import program_in_wheel
+from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.wheels import program_in_wheel
 
 LOOPBACK: Final = "127.0.0.1"
 

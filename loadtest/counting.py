@@ -35,7 +35,6 @@ from loadtest.recorded import (
     worker_parts,
 )
 from loadtest.texts import chat_body
-from sidecar.app.accounts import Accounts
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
@@ -43,11 +42,12 @@ from sidecar.checks.parts import Parts
 from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.machine import Exchange
-from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.runner import Inspector
 from sidecar.limits.claims import Demand
-from sidecar.transport.access_log import decode_access_log
 from sidecar.transport.conversation import Budgets, Conversation
 from sidecar.transport.judge import Ending
+from sidecar.usage.access_log import decode_access_log
+from sidecar.worker.usage import Accounts
 
 WARM_UPS: Final = 20
 """What is worked out once and kept is not what a request costs."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.results import Grid, new_console
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 BASELINE: Final = Path(__file__).with_name("counts.json")
 TOLERANCE: Final = 0.03

@@ -13,23 +13,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.envoy_config import OtlpCollector
+from egret_tools.devstack.run_directory import RunDirectory
+from egret_tools.devstack.trace_receiver import running_trace_receiver
+from egret_tools.devstack.valkey import running_valkey
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import BARE, MoreListeners
 from loadtest.bench_stack import BenchStack, Extras, running_bench_stack, until_compiled
 from loadtest.texts import MODEL
-from sidecar.cli.limit_words import Selectors, parse_limit
+from sidecar.admin.limits import OwnedLimits, Owner, change_limits
+from sidecar.cli.limit_syntax import Selectors, parse_limit
 from sidecar.domain.limits import Level, Limit
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.envoy_config import OtlpCollector
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.embedded.trace_receiver import running_trace_receiver
-from sidecar.embedded.valkey import running_valkey
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.limit_administration import OwnedLimits, Owner, change_limits
 from sidecar.storage.pool import connect
-from sidecar.storage.prices import set_prices
+from sidecar.storage.usage_store import set_prices
 from sidecar.usage.prices import Price
 
 IDLE: Final = "idle"
@@ -37,7 +37,7 @@ RARELY: Final = 1
 ALWAYS: Final = 100
 LIMITS: Final = ("requests/minute=1000000", "tokens/minute=1000000000", "cost/day=1000000.00")
 _DEFAULT: Final = (
-    resources.files("sidecar.guardrails").joinpath("default_policy.yaml").read_text("utf-8")
+    resources.files("sidecar.policy").joinpath("default_policy.yaml").read_text("utf-8")
 )
 POLICIES: Final = "\n---\n".join(
     (

@@ -11,10 +11,10 @@ from loadtest.figures import percentile
 from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.policy_document import default_policy
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.policy.parse import default_policy
+from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
 
 MIN_CALLS: Final = 5
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from loadtest.figures import percentile
 from loadtest.load import PERCENTILES, Load, LoadError, Measured, Target
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 PROGRAM: Final = "h2load"
 _SUCCESS: Final = range(200, 400)

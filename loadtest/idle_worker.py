@@ -16,11 +16,11 @@ from typing import Final
 
 import uvloop
 
-from sidecar.app.worker import engine_type
 from sidecar.checks.load import Load
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.report import FaultKind
 from sidecar.exchange.events import (
     BodyRequired,
     RequestCleared,
@@ -31,10 +31,10 @@ from sidecar.exchange.events import (
 )
 from sidecar.exchange.machine import Exchange
 from sidecar.settings.serving import Engine, ExchangeSettings, ServerSettings
-from sidecar.telemetry.report import FaultKind
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import EngineOptions
 from sidecar.transport.judge import Ending
+from sidecar.worker.worker import engine_type
 
 _LIMITS: Final = ExchangeSettings()
 _BUDGETS: Final = Budgets(

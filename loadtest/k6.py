@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loadtest.load import Load, LoadError, Measured, Target
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 PROGRAM: Final = Path(sys.executable).with_name("k6")
 SCRIPT: Final = Path(__file__).with_name("load.js")

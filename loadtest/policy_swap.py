@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_stack import BenchStack, running_bench_stack
@@ -27,8 +29,6 @@ from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Measured, Targ
 from loadtest.many_rules import many_rules
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy

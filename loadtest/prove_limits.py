@@ -23,6 +23,9 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.run_directory import run_directory
+from egret_tools.devstack.valkey import running_valkey
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress
@@ -33,11 +36,8 @@ from loadtest.limits.child import WORKERS, bench_limiter
 from loadtest.limits.drift import Drift, Mix, Usage
 from loadtest.live_aborts import Left, clients_leave
 from loadtest.results import Grid, circumstances, new_console, write_json
-from sidecar.embedded.child import Children
-from sidecar.embedded.run_directory import run_directory
-from sidecar.embedded.valkey import running_valkey
 from sidecar.limits.limiter import Clocks
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import Engine
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey

@@ -26,18 +26,16 @@ from typing import Final
 
 import aiohttp
 import psutil
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.restarts.load import Failed, RestartLoad, Sending
 from loadtest.restarts.tally import Tally, tally_figures, tally_grid
 from loadtest.results import circumstances, new_console, write_json, write_section
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, listening_envoy
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
 
 ROUNDS: Final = 20
 EVENT_MS: Final = 100

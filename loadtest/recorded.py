@@ -14,26 +14,26 @@ from typing import BinaryIO, Final
 import msgspec
 
 from loadtest.texts import chat_body
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import Loaded
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
-from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.runner import Inspector
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.credentials import ApiKey
+from sidecar.keys.ports import Loaded
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Outcome
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Change
+from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import Timing
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.usage.prices import PriceList
 
 KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)

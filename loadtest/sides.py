@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.envoy_secrets import write_credential
+from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.run_directory import RunDirectory
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import (
@@ -30,11 +34,7 @@ from loadtest.bench_envoy import (
 from loadtest.bench_stream import running_provider
 from loadtest.load import LoadError
 from loadtest.results import ROOT
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.envoy_secrets import write_credential
-from sidecar.embedded.postgres import running_postgres
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 NEW: Final = "new"
 REV: Final = "rev"

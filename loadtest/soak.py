@@ -25,6 +25,9 @@ from typing import Final
 import aiohttp
 import asyncpg
 import redis.asyncio
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import StackFacts
 from rich.console import Console
 
 from loadtest.bench import ENGINES
@@ -43,9 +46,6 @@ from loadtest.soaking.samples import Sample, Sampler
 from loadtest.soaking.stack import SoakStack, running_soak_stack
 from loadtest.soaking.verdict import Soak, is_long_enough, violations
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack_options import StackFacts
 
 CONNECTIONS: Final = 400
 """Requests the open loop may have under way at once."""

@@ -29,7 +29,7 @@ from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.exchange.machine import Exchange
-from sidecar.guardrails.inspect import Inspector
+from sidecar.guardrails.runner import Inspector
 from sidecar.telemetry.logs import ExchangeLog
 from sidecar.telemetry.metrics import Metrics
 from sidecar.transport import conversation

@@ -35,11 +35,11 @@ from loadtest.recorded import METADATA, worker_parts
 from loadtest.stages import converse
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.parts import Parts
+from sidecar.domain.report import ExchangeOutcome
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.report import ExchangeOutcome
 
 TURN: Final = 10
 SAMPLED_TURN: Final = 250

@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
+
 from loadtest.bench_stack import running_bench_stack
 from loadtest.collector import running_collector
 from loadtest.figures import per_request_us
@@ -32,9 +35,7 @@ from loadtest.results import Grid, circumstances, new_console, write_json, write
 from loadtest.stages import WHOLE
 from loadtest.telemetry_costs import OFF, STEPS
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 ENGINE: Final = "h2corn"
 """The one that Egret takes where it brings the Envoy."""

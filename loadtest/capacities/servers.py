@@ -11,6 +11,7 @@ from typing import Final
 
 import psutil
 import redis.asyncio
+from egret_tools.devstack.run_directory import RunDirectory
 
 from loadtest.figures import per_request_us
 from loadtest.keys.stack import (
@@ -22,12 +23,11 @@ from loadtest.keys.stack import (
     until_shared,
 )
 from loadtest.limits.child import PRINCIPAL, bench_limit, bench_limiter, claims
-from sidecar.app.keys import WorkerKeys
 from sidecar.domain.usage import AnswerEnd, DecisionKind, JudgedRequest, TokenCounts, UsageRecord
-from sidecar.embedded.run_directory import RunDirectory
 from sidecar.storage.pool import open_pool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.usage.prices import PriceList
+from sidecar.worker.keys import WorkerKeys
 
 KEYS: Final = 5_000
 BATCHES: Final = 40

@@ -15,9 +15,9 @@ from typing import Final
 
 from loadtest.keys.hit_rate import ZIPF_EXPONENT, InMemory
 from loadtest.keys.stack import SEED
-from sidecar.authorization.key_cache import REFRESH_AT, TTL_JITTER, CacheLimits, Hit, KeyCache
-from sidecar.authorization.ports import Loaded
-from sidecar.limits.lease import Lease
+from sidecar.keys.cache import REFRESH_AT, TTL_JITTER, CacheLimits, Hit, KeyCache
+from sidecar.keys.ports import Loaded
+from sidecar.limits.leases import Lease
 from sidecar.limits.limiter import TEND_SECONDS
 
 WARM_UP_SECONDS: Final = 60.0

@@ -14,10 +14,10 @@ import time
 from typing import Final
 
 from loadtest.keys.stack import bench_caches, bench_key, log_to_stderr
-from sidecar.app.keys import WorkerKeys
-from sidecar.authorization.authorize import Refused, judge
-from sidecar.authorization.key_cache import Hit, KnownUnknown
+from sidecar.keys.authorize import Refused, judge
+from sidecar.keys.cache import Hit, KnownUnknown
 from sidecar.settings.process import Settings
+from sidecar.worker.keys import WorkerKeys
 
 REFUSED_WITHIN_SECONDS: Final = 40.0
 """Longer than the time to live, which is what remains if a notification is lost."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from loadtest.keys.stack import SEED, bench_key
-from sidecar.authorization.key_cache import Hit, KeyCache
-from sidecar.authorization.ports import Loaded
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.keys.cache import Hit, KeyCache
+from sidecar.keys.ports import Loaded
 
 ZIPF_EXPONENT: Final = 1.1
 ZIPF_DRAWS: Final = 200_000

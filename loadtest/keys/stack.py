@@ -13,25 +13,25 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.postgres import ROLE, running_postgres
+from egret_tools.devstack.run_directory import RunDirectory
+from egret_tools.devstack.valkey import running_valkey
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from sidecar.app.background import BackgroundTasks
-from sidecar.app.keys import WorkerKeys, open_keys
-from sidecar.authorization.api_key import KEY_ID_LENGTH, SECRET_LENGTH, ApiKey
-from sidecar.embedded.child import Children
-from sidecar.embedded.postgres import ROLE, running_postgres
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.embedded.valkey import running_valkey
+from sidecar.admin.key_files import Faults, KeyRow
+from sidecar.admin.key_transfer import ImportOptions, import_keys
+from sidecar.admin.owners import Rules, create_organization, create_team
+from sidecar.domain.report import CacheTier
+from sidecar.keys.credentials import KEY_ID_LENGTH, SECRET_LENGTH, ApiKey
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
-from sidecar.storage.administration import Rules, create_organization, create_team
-from sidecar.storage.key_files import Faults, KeyRow
-from sidecar.storage.key_import import ImportOptions, import_keys
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import connect, open_pool
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys, open_keys
+from sidecar.worker.runtime import BackgroundTasks
 
 OWNER: Final = "bench"
 TEAMS: Final = 100

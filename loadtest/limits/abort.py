@@ -14,7 +14,7 @@ from loadtest.limits.child import PRINCIPAL, bench_limiter
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.claims import Claim, Slots
 from sidecar.limits.limiter import Granted, Limiter
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Change
 
 SLOTS: Final = Limit(
     id="team_1/concurrent/once",

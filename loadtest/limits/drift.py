@@ -18,7 +18,9 @@ from loadtest.limits.child import PRINCIPAL, NoRecords
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.claims import Claim, Demand, claims_of, span_of
 from sidecar.limits.limiter import Clocks, Granted, Limiter, Outcome
-from sidecar.limits.ports import (
+from sidecar.limits.settlement import Ended, changes_of
+from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.store import (
     Answer,
     Ask,
     Change,
@@ -27,8 +29,6 @@ from sidecar.limits.ports import (
     Taken,
     Unknown,
 )
-from sidecar.limits.settlement import Ended, changes_of
-from sidecar.limits.shared import SharedCounts, Worker
 
 WORKERS: Final = 4
 CLIENTS: Final = 50

@@ -12,8 +12,8 @@ from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
 from sidecar.limits.claims import Demand, Exceeded, claims_of
 from sidecar.limits.limiter import Clocks, Granted, Limited, Limiter
-from sidecar.limits.ports import Ask, Change, State, Taken
 from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.store import Ask, Change, State, Taken
 from sidecar.usage.prices import Price, PriceList
 
 

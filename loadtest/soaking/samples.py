@@ -9,10 +9,10 @@ from typing import Final
 
 import aiohttp
 import psutil
+from egret_tools.devstack.stack import StackFacts
 
-from sidecar.embedded.stack_options import StackFacts
-from sidecar.telemetry.figures import Page, read_page
 from sidecar.telemetry.names import MetricName
+from sidecar.telemetry.traffic_stats import Page, read_page
 
 MB: Final = 1 << 20
 _STATS: Final = {
@@ -112,7 +112,7 @@ def _processes(facts: StackFacts) -> list[tuple[str, psutil.Process]]:
         for process in psutil.Process().children(recursive=True)
         if process.name() == "envoy" and config in process.cmdline()
     ]
-    workers = [one for one in supervisor.children() if "sidecar.app" in one.cmdline()]
+    workers = [one for one in supervisor.children() if "sidecar.worker" in one.cmdline()]
     return [
         ("supervisor", supervisor),
         *((f"worker {number}", worker) for number, worker in enumerate(workers)),

@@ -16,17 +16,17 @@ import orjson
 from loadtest.figures import percentile
 from loadtest.results import ROOT
 from loadtest.texts import benign_text
+from sidecar.apis.response_structure import AnswerForm
+from sidecar.apis.stream_usage import UsageHider
 from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting
-from sidecar.dialects.answer_form import AnswerForm
-from sidecar.dialects.hidden_usage import UsageHider
+from sidecar.domain.finding import NOTHING_REDACTED
 from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.restoration import NOTHING_REDACTED
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.runner import InspectionSubject, Inspector
 from sidecar.mutations.placeholders import Placeholders
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 EVENTS: Final = 500
 ROUNDS: Final = 15

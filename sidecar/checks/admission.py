@@ -6,22 +6,20 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, Refused, judge
-from sidecar.authorization.credentials import CredentialFault, present
-from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
-from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Limit, Measure, Priority
-from sidecar.domain.policy import StreamUsage
+from sidecar.domain.policy import Circumstances, StreamUsage
 from sidecar.domain.principal import KeyRecord, Principal
-from sidecar.domain.scope import Circumstances
+from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Operation, Route
-from sidecar.guardrails.snapshot import EffectivePolicy, MissingPolicy
-from sidecar.telemetry.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused, judge
+from sidecar.keys.cache import Hit, KnownUnknown, Miss
+from sidecar.keys.credentials import ApiKey, CredentialFault, present
+from sidecar.keys.ports import KeyStoreUnavailableError
+from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
 
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in the right place, and Envoy does not say."""

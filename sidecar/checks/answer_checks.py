@@ -6,13 +6,13 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.apis.error_body import stream_error
+from sidecar.apis.response_structure import AnswerForm, answer_form
 from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.checks.ledger import Ledger
 from sidecar.decision.decide import decide_unscanned
-from sidecar.dialects.answer_form import AnswerForm, answer_form
-from sidecar.dialects.stream_error import stream_error
-from sidecar.domain.decision import Deny
 from sidecar.domain.errors import ClientError
+from sidecar.domain.finding import Deny
 from sidecar.domain.http import HeaderMutation, HeaderName, Headers
 from sidecar.domain.policy import StreamMode
 from sidecar.domain.subject import RequestForm, Route, Unreadable

@@ -7,21 +7,19 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.checks.answer_reading import AnswerReading
 from sidecar.checks.answer_structure import judge_structure
 from sidecar.decision.decide import decide, decide_unscanned
-from sidecar.dialects.answer_form import AnswerForm
-from sidecar.dialects.json_text import Token
-from sidecar.domain.decision import Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
-from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
-from sidecar.guardrails.answer_policy import AnswerPolicy
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.stream_scan import ROLE, Outcome, StreamScan
-from sidecar.guardrails.window import Edit, Window
+from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.streaming.response_policy import AnswerPolicy
+from sidecar.guardrails.streaming.scan import ROLE, Outcome, StreamScan
+from sidecar.guardrails.streaming.window import Edit, Window
+from sidecar.jsontext.tokens import Token
 from sidecar.mutations.placeholders import Placeholders
 
 MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024

@@ -5,9 +5,9 @@ Nothing of it is ever refused or held back: what cannot be read goes on as it is
 
 from __future__ import annotations
 
+from sidecar.apis.response_structure import AnswerForm, answer_form
+from sidecar.apis.stream_usage import UsageHider
 from sidecar.checks.answer_checks import RequestLine, without_length
-from sidecar.dialects.answer_form import AnswerForm, answer_form
-from sidecar.dialects.hidden_usage import UsageHider
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.exchange.events import (
     ResponseCleared,

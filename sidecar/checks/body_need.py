@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Final, assert_never
 
+from sidecar.apis.response_structure import has_model_text
 from sidecar.checks.admission import Admitted
-from sidecar.dialects.answer_form import has_model_text
 from sidecar.domain.limits import Limit, Measure
 from sidecar.domain.subject import Route, UnknownRoute, Unreadable, UnscannedReason
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Awaitable, Mapping
 from typing import Final, assert_never
 
+from sidecar.apis.response_structure import has_model_text
+from sidecar.apis.routes import guess_dialect, recognise
 from sidecar.checks.admission import Admission, Admitted, Caller, NotAdmitted, admit
 from sidecar.checks.aftermath import give_back, keep_in_mind, note_usage, note_use
 from sidecar.checks.answer_checks import AnswerChecks, RequestLine, asking_for_identity
@@ -19,12 +21,11 @@ from sidecar.checks.inspection import Inspected, Inspection, Passed
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.own_headers import limit_metadata, own_headers
 from sidecar.checks.parts import Parts
-from sidecar.dialects.answer_form import has_model_text
-from sidecar.dialects.routes import guess_dialect, recognise
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
+from sidecar.domain.finding import Restoration
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import Metadata, RequestMutations
-from sidecar.domain.restoration import Restoration
+from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, Unreadable
 from sidecar.exchange.events import (
     BodyRequired,
@@ -40,7 +41,6 @@ from sidecar.mutations.headers import naming_model, strip
 from sidecar.mutations.limit_headers import foreign_headers
 from sidecar.mutations.refusal import refuse
 from sidecar.settings.serving import RouteByModel, Timing
-from sidecar.telemetry.report import ExchangeOutcome, FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
 BodyVerdict = RequestCleared | RequestRefused

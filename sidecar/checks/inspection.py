@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from sidecar.authorization.authorize import is_model_allowed
+from sidecar.apis.request_text import read_request
+from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.checks.admission import Admitted
 from sidecar.checks.answer_judgement import AnswerSetting
 from sidecar.checks.ledger import Ledger
@@ -15,17 +16,22 @@ from sidecar.checks.limiting import Limiting, Read
 from sidecar.checks.parts import Parts
 from sidecar.checks.unread import judge_unread
 from sidecar.decision.decide import decide, decide_unscanned
-from sidecar.dialects.read import read_request
-from sidecar.dialects.stream_usage import ask_for_usage, can_ask_for_usage
-from sidecar.domain.decision import Allow, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
-from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.finding import (
+    NOTHING_REDACTED,
+    Allow,
+    Deny,
+    Finding,
+    GuardrailResult,
+    Redact,
+    Restoration,
+)
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Limit
 from sidecar.domain.policy import StreamUsage
-from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
-from sidecar.guardrails.inspect import InspectionSubject
+from sidecar.guardrails.runner import InspectionSubject
+from sidecar.keys.authorize import is_model_allowed
 from sidecar.mutations.placeholders import Placeholders
 from sidecar.mutations.redaction import RedactionRules, redact
 

@@ -13,13 +13,13 @@ from sidecar.domain.limits import Priority, Reserved, Standing
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.policy import Mode, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 from sidecar.domain.subject import Route, Subject, UnknownRoute, UnscannedReason
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.guardrails.snapshot import EffectivePolicy
 from sidecar.mutations.timing import Spent, timing_metadata
 from sidecar.mutations.usage import usage_metadata
+from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 from sidecar.telemetry.traceparent import sampled_trace_id
 
 

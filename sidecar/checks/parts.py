@@ -6,19 +6,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.authorization.key_cache import KeyCache
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.domain.principal import Principal
-from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.snapshot import PolicySnapshot
+from sidecar.guardrails.runner import Inspector
+from sidecar.keys.cache import KeyCache
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Outcome
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Change
+from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.telemetry.recorder import Recorder
-from sidecar.usage.ports import GivenVerdicts, UsageNotes
 from sidecar.usage.prices import PriceList
+from sidecar.usage.records import GivenVerdicts, UsageNotes
 
 
 class PolicySource(Protocol):

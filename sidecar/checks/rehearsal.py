@@ -10,20 +10,18 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from sidecar.authorization.authorize import is_model_allowed
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
 from sidecar.checks.admission import Admitted
 from sidecar.checks.body_need import BodyNeed, body_need
 from sidecar.checks.unread import judge_unread
 from sidecar.decision.decide import decide, decide_unscanned
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.domain.decision import Allow, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
-from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
+from sidecar.domain.policy import EVERYONE, Circumstances, Guardrail, Mode, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.scope import EVERYONE, Circumstances
+from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.subject import (
     Malformed,
     Route,
@@ -31,13 +29,13 @@ from sidecar.domain.subject import (
     Unreadable,
     UnscannedReason,
 )
-from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.remote import AskNobody
-from sidecar.guardrails.rules.catalogue import is_remote
-from sidecar.guardrails.slices import run_to_end
-from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
-from sidecar.telemetry.report import ExchangeOutcome
+from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.registry import is_remote
+from sidecar.guardrails.remote.checks import AskNobody
+from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.keys.authorize import is_model_allowed
+from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
 
 _NAME: Final = "\0rehearsed"
 """Of the policy as it is rehearsed: no document can name one so."""

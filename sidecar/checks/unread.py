@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sidecar.authorization.authorize import is_model_allowed
 from sidecar.decision.decide import decide_unscanned
-from sidecar.domain.decision import Deny
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
+from sidecar.domain.finding import Deny
 from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.subject import UnscannedReason
+from sidecar.keys.authorize import is_model_allowed
 
 
 def judge_unread(

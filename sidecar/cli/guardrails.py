@@ -1,9 +1,10 @@
-"""`egret guardrails test`: what a policy makes of a text, before anybody's request does."""
+"""`egret guardrails test`: what a policy finds in a text."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,8 +12,11 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from sidecar.cli.input_file import STANDARD_STREAM, read_file
-from sidecar.cli.output import (
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
+from sidecar.cli.arguments import STANDARD_STREAM, read_file
+from sidecar.cli.policy import chosen_document
+from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
     OutputOption,
@@ -22,19 +26,59 @@ from sidecar.cli.output import (
     print_json,
     print_rows,
 )
-from sidecar.cli.policy_choice import chosen_document
-from sidecar.cli.trial_text import highlighted, spans_of
 from sidecar.decision.decide import decide
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.domain.decision import Allow, Deny, Redact
-from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.finding import Allow, Deny, Finding, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
-from sidecar.guardrails.database import CompileError
-from sidecar.guardrails.policy_document import PolicyDocument
-from sidecar.guardrails.trial import Judged, Trial, try_policy
+from sidecar.guardrails.matching.database import CompileError
+from sidecar.policy.parse import PolicyDocument
+from sidecar.policy.tester import Judged, Trial, try_policy
+
+_STYLES: Final = {
+    Verdict.BLOCK: "bold white on red",
+    Verdict.REDACT: "black on yellow",
+    Verdict.FLAG: "black on cyan",
+}
+_PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+"""Control characters as pictures of themselves: a text from a log must not act on the terminal."""
+
+
+def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterator[Text]:
+    """Return each text with what was found in it, its role before it."""
+    findings = [(one, found) for one in results for found in one.findings]
+    for index, part in enumerate(subject.parts):
+        content = part.content.decode()
+        role = f"{part.role.translate(_PICTURES)}: "
+        text = Text(role, style="dim")
+        text.append(content.translate(_PICTURES), style="not dim")
+        for result, found in findings:
+            if found.part == index:
+                start, end = _characters(part.content, (found.start, found.end))
+                style = _STYLES.get(result.verdict, "bold")
+                text.stylize(style, len(role) + start, len(role) + end)
+        yield text
+
+
+def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object]]:
+    """Return a guardrail's findings by text and characters, without the characters."""
+    spans: list[dict[str, object]] = []
+    for found in result.findings:
+        content = subject.parts[found.part].content
+        start, end = _characters(content, (found.start, found.end))
+        place = {} if found.place is None else {"place": found.place}
+        span = {"type": found.type, "text": found.part, "start": start, "end": end}
+        spans.append(span | place)
+    return spans
+
+
+def _characters(content: bytes, span: tuple[int, int]) -> tuple[int, int]:
+    start = len(content[: span[0]].decode(errors="ignore"))
+    return start, start + len(content[span[0] : span[1]].decode(errors="ignore"))
+
 
 guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: what they find in a text.")
 

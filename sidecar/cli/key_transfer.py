@@ -11,11 +11,23 @@ from typing import Annotated, BinaryIO, Final, NoReturn
 
 import typer
 
-from sidecar.cli.database import Told, on_connection
-from sidecar.cli.input_file import STANDARD_STREAM, open_file, size_of
-from sidecar.cli.output import (
+from sidecar.admin.key_files import Faults, FileFormat, read_csv, read_jsonl
+from sidecar.admin.key_transfer import (
+    Existing,
+    Imported,
+    ImportOptions,
+    ImportRefusedError,
+    count_keys,
+    count_limited_keys,
+    export_keys,
+    import_keys,
+)
+from sidecar.cli.arguments import STANDARD_STREAM, open_file, size_of
+from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
+    Advance,
     Output,
     OutputOption,
     Row,
@@ -24,16 +36,7 @@ from sidecar.cli.output import (
     note,
     print_json,
     print_record,
-)
-from sidecar.cli.progress import Advance, progress
-from sidecar.storage.key_export import count_keys, count_limited_keys, export_keys
-from sidecar.storage.key_files import Faults, FileFormat, read_csv, read_jsonl
-from sidecar.storage.key_import import (
-    Existing,
-    Imported,
-    ImportOptions,
-    ImportRefusedError,
-    import_keys,
+    progress,
 )
 from sidecar.storage.pool import Connection
 

@@ -16,22 +16,22 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from sidecar import __version__
-from sidecar.cli.actor import ACTOR
-from sidecar.cli.output import WRONG_USAGE, fail
+from sidecar.cli.arguments import ACTOR
+from sidecar.cli.terminal import WRONG_USAGE, fail
 
 _COMMANDS: Final = {
-    "up": "sidecar.cli.up:up",
-    "demo": "sidecar.cli.demo:demo",
+    "up": "egret_tools.cli.up:up",
+    "demo": "egret_tools.cli.demo:demo",
     "serve": "sidecar.cli.serve:serve",
-    "migrate": "sidecar.cli.migrate:migrate",
+    "migrate": "sidecar.cli.serve:migrate",
     "doctor": "sidecar.cli.doctor:doctor",
     "health": "sidecar.cli.health:health",
-    "lint": "sidecar.cli.lint:lint",
-    "conformance": "sidecar.cli.conformance:conformance",
+    "lint": "egret_tools.cli.lint:lint",
+    "conformance": "egret_tools.cli.conformance:conformance",
     "top": "sidecar.cli.top:top",
     "logs": "sidecar.cli.logs:logs",
     "replay": "sidecar.cli.replay:replay",
-    "bench": "sidecar.cli.bench:bench",
+    "bench": "egret_tools.cli.bench:bench",
 }
 _GROUPS: Final = {
     "orgs": "sidecar.cli.owners:orgs",
@@ -44,24 +44,24 @@ _GROUPS: Final = {
     "usage": "sidecar.cli.usage:usage",
     "price": "sidecar.cli.price:price",
     "audit": "sidecar.cli.audit:audit",
-    "envoy": "sidecar.cli.envoy:envoy",
+    "envoy": "egret_tools.cli.envoy:envoy",
 }
 _OF_GROUPS: Final = {
     "keys": {
-        "set": "sidecar.cli.key_scopes:set_",
+        "set": "sidecar.cli.keys:set_",
         "import": "sidecar.cli.key_transfer:import_",
         "export": "sidecar.cli.key_transfer:export",
     },
-    "limits": {"show": "sidecar.cli.limit_show:show"},
+    "limits": {"show": "sidecar.cli.limits:show"},
     "policy": {
-        "bind": "sidecar.cli.bindings:bind",
-        "unbind": "sidecar.cli.bindings:unbind",
+        "bind": "sidecar.cli.policy:bind",
+        "unbind": "sidecar.cli.policy:unbind",
         "history": "sidecar.cli.policy_versions:history",
         "rollback": "sidecar.cli.policy_versions:rollback",
-        "lint": "sidecar.cli.policy_advice:advise",
-        "schema": "sidecar.cli.policy_advice:schema",
-        "promote": "sidecar.cli.policy_promotion:promote",
-        "demote": "sidecar.cli.policy_promotion:demote",
+        "lint": "sidecar.cli.policy:advise",
+        "schema": "sidecar.cli.policy:schema",
+        "promote": "sidecar.cli.policy_versions:promote",
+        "demote": "sidecar.cli.policy_versions:demote",
     },
 }
 """Commands of a group that have modules of their own, in the order of its help."""

@@ -10,10 +10,9 @@ from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.database import on_connection
-from sidecar.cli.input_file import read_text
-from sidecar.cli.moments import MomentError, parse_moment
-from sidecar.cli.output import (
+from sidecar.cli.arguments import MomentError, parse_moment, read_text
+from sidecar.cli.connection import on_connection
+from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
     OutputOption,
@@ -23,9 +22,8 @@ from sidecar.cli.output import (
     print_record,
     print_rows,
 )
-from sidecar.storage.prices import list_prices, set_prices
-from sidecar.usage.price_file import PriceFileError, read_prices
-from sidecar.usage.prices import Price
+from sidecar.storage.usage_store import list_prices, set_prices
+from sidecar.usage.prices import Price, PriceFileError, read_prices
 
 price = typer.Typer(
     no_args_is_help=True, help="What tokens cost: US dollars for a million of them."

@@ -20,10 +20,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.cli.database import settings_or_exit
-from sidecar.cli.output import Output, OutputOption, console, fail, print_json
-from sidecar.cli.running_stack import DEFAULT_RUN, read_facts
-from sidecar.telemetry.figures import Figures, Page, figures, read_page
+from sidecar.cli.connection import DEFAULT_RUN, read_facts, settings_or_exit
+from sidecar.cli.terminal import Output, OutputOption, console, fail, print_json
+from sidecar.telemetry.traffic_stats import Figures, Page, figures, read_page
 
 MAX_LINES: Final = 10
 FETCH_SECONDS: Final = 5.0

@@ -1,10 +1,4 @@
-"""All local guardrails in one pass over all text of a request.
-
-Hyperscan says which expressions occur at all; RE2 finds the spans of those few; validators
-confirm. Texts are scanned joined, but spans are searched in each text alone, so that nothing
-matches across two by accident; where the model reads several as one, a second, small pass looks
-at their borders. Guardrails that judge texts as a whole are given the first pass's hits.
-"""
+"""Runs all local guardrails over the texts of a request in one pass."""
 
 from __future__ import annotations
 
@@ -13,21 +7,19 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from sidecar.domain.finding import NOTHING, Failed, Found, Outcome
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.database import SEPARATOR, ExpressionDatabase, Hits
-from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
-from sidecar.guardrails.overlaps import Located
-from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
-from sidecar.guardrails.rules.catalogue import judges_texts, rules_of
-from sidecar.guardrails.rules.rule import Expression, Rule
-from sidecar.guardrails.seams import Seam, seams
-from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
-from sidecar.guardrails.slices import SLICE_BYTES, SLICE_FINDINGS, Steps, run_to_end
-from sidecar.guardrails.span_search import spans
-from sidecar.guardrails.text_views import Piece, as_is, is_plain_ascii, pieces_of
-from sidecar.guardrails.whole_text.catalogue import whole_text_check
-from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
+from sidecar.guardrails.cooperative import SLICE_BYTES, SLICE_FINDINGS, Steps, run_to_end
+from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
+from sidecar.guardrails.detectors.whole_text import Scanned, WholeTextCheck
+from sidecar.guardrails.matching.boundaries import Seam, seams
+from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase, Hits
+from sidecar.guardrails.matching.rescan import Runs, disjoint_findings, joined, settled
+from sidecar.guardrails.matching.rule import Expression, Rule
+from sidecar.guardrails.matching.spans import Located, spans
+from sidecar.guardrails.matching.text_views import Piece, as_is, is_plain_ascii, pieces_of
+from sidecar.guardrails.registry import judges_texts, rules_of, whole_text_check
 
 Outcomes = tuple[Outcome, ...]
 

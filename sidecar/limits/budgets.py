@@ -1,4 +1,4 @@
-"""What is told of a budget before it is used up: thresholds that were passed, and a forecast."""
+"""Budget alerts at thresholds, and spend forecast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from sidecar.domain.limits import Level, Limit, Measure, Standing, Window
 from sidecar.limits.claims import Calendar, span_of
 from sidecar.limits.local import period_start
-from sidecar.limits.ports import State, ThresholdListener
+from sidecar.limits.store import State, ThresholdListener
 
 THRESHOLDS: Final = (50, 80, 90, 95)
 """In percent of a budget's amount. Nothing stops there; somebody is told."""

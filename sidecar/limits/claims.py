@@ -1,4 +1,4 @@
-"""What one request asks of the limits that hold for it."""
+"""The demand of a request on each of its limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
-from sidecar.domain.globs import compile_glob
 from sidecar.domain.limits import (
     RESERVED,
     Level,
@@ -19,6 +18,7 @@ from sidecar.domain.limits import (
     Window,
     sliding_seconds,
 )
+from sidecar.domain.validation import compile_glob
 
 PERIODS: Final = 4
 """The last period, this one and the next, as four borders: whoever keeps the counts picks by its

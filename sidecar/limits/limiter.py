@@ -1,4 +1,4 @@
-"""Decides whether a request may be made now, mostly without asking anybody."""
+"""The rate limiter: takes from every limit of a request, or refuses it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sidecar.domain.limits import Level, Limit, Standing
 from sidecar.domain.principal import Principal
 from sidecar.limits.budgets import Budgets
 from sidecar.limits.claims import Calendar, Claim, Slots
-from sidecar.limits.held import Holdings
-from sidecar.limits.lease import Lease
+from sidecar.limits.leases import Holdings, Lease
 from sidecar.limits.local import LocalShares, Moment
-from sidecar.limits.ports import (
+from sidecar.limits.shared import SharedCounts
+from sidecar.limits.store import (
     Answer,
     Ask,
     Change,
@@ -27,8 +27,50 @@ from sidecar.limits.ports import (
     Unknown,
     UsageTotals,
 )
-from sidecar.limits.shared import SharedCounts
-from sidecar.limits.shortage import Shortages
+
+REMEMBERED_SECONDS: Final = 0.05
+"""Others can free units at any time, by giving back what they took; so not for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Short:
+    standing: Standing
+    need: int
+    seen_at: float
+    until: float
+
+
+class Shortages:
+    """Of one worker. What was refused is refused again at once, until there may be room."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Short] = {}
+
+    def note(self, claim: Claim, standing: Standing, *, now: float) -> None:
+        """The limit of *claim* has no room for it."""
+        until = now + min(REMEMBERED_SECONDS, standing.reset_seconds)
+        need = claim.cost + claim.reserve
+        self._known[claim.limit.id] = _Short(standing, need, now, until)
+
+    def of(self, claims: Sequence[Claim], *, now: float) -> Standing | None:
+        """Return how the first limit stands that is known to have no room; None mostly."""
+        if not self._known:
+            return None
+        for claim in claims:
+            short = self._known.get(claim.limit.id)
+            if short is None:
+                continue
+            is_of_this = short.standing.limit == claim.limit
+            if is_of_this and now < short.until and claim.cost + claim.reserve >= short.need:
+                standing, passed = short.standing, now - short.seen_at
+                reset = max(0.0, standing.reset_seconds - passed)
+                return Standing(standing.limit, standing.remaining, reset)
+        return None
+
+    def forget(self, *, now: float) -> None:
+        """Forget what says nothing any more."""
+        self._known = {name: one for name, one in self._known.items() if now < one.until}
+
 
 TEND_SECONDS: Final = 0.25
 RECORDS_AWAY_SECONDS: Final = 1.0

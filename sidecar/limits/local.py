@@ -1,4 +1,4 @@
-"""A worker's own share of limits, for while the shared counts are away. No I/O, no clock."""
+"""Local limits of a worker while Valkey is unavailable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
-from sidecar.limits.ports import Change, State
+from sidecar.limits.store import Change, State
 
 SLOT_SECONDS: Final = 60.0
 """How long a slot is held at most: its release may reach another worker."""

@@ -1,4 +1,4 @@
-"""What is put right once a request is over: more or less was used than was taken for it."""
+"""Settles the reservation of a request by its actual usage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
 from sidecar.limits.claims import Calendar, Demand, is_for_operation, span_of
 from sidecar.limits.local import period_start
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Change
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sidecar.dialects.frames import Frame
-from sidecar.guardrails.transcript import Piece
+from sidecar.apis.frames import Frame
+from sidecar.guardrails.streaming.transcript import Piece
 from sidecar.mutations.answer_edits import TokenEdit, edited
 
 

@@ -13,21 +13,18 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.policy import Policy
+from sidecar.domain.report import ExchangeReport, FaultKind, Timings
 from sidecar.domain.subject import Route
 from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.exchange_exemplars import SECONDS_BUCKETS, ExchangeExemplars
-from sidecar.telemetry.exemplars import ExemplarFile
-from sidecar.telemetry.guardrail_metrics import GuardrailMetrics
-from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.labels import Children, LabelCap, itself
-from sidecar.telemetry.limit_metrics import LimitMetrics
-from sidecar.telemetry.mapped_samples import Count, counting, observing, rising_and_falling
+from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
+from sidecar.telemetry.guardrail_metrics import GuardrailMetrics, RemoteMetrics
+from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
+from sidecar.telemetry.mmap_metrics import Count, counting, observing, rising_and_falling
 from sidecar.telemetry.names import NONE, MetricName
 from sidecar.telemetry.process_metrics import ProcessMetrics
-from sidecar.telemetry.remote_metrics import RemoteMetrics
-from sidecar.telemetry.report import ExchangeReport, FaultKind, Timings
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.sanitize import Children, LabelCap, itself
+from sidecar.telemetry.tail_sampling import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
 
 BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))

@@ -1,8 +1,4 @@
-"""Every name a dashboard, a query or an alert may hold on to: change one, break somebody's.
-
-OpenTelemetry's own names are spelt out here rather than imported, and pinned against the installed
-conventions by a test: an upgrade then fails a build instead of silently renaming an attribute.
-"""
+"""Names of spans, attributes, metrics and labels."""
 
 from __future__ import annotations
 

@@ -11,13 +11,12 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from sidecar import __version__
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Level, Measure
+from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
-from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.report import ExchangeReport, FaultKind
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.tail_sampling import Keeping, SpanMetrics
 from sidecar.telemetry.traceparent import (
     format_trace_id,
     parse_trace_parent,

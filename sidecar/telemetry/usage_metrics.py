@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, Moment
-from sidecar.telemetry.labels import Children, LabelCap, itself
-from sidecar.telemetry.mapped_samples import observing, summing
+from sidecar.telemetry.mmap_metrics import observing, summing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+from sidecar.telemetry.sanitize import Children, LabelCap, itself
 
 TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
 DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))

@@ -10,16 +10,17 @@ from typing import Final, assert_never
 
 from google.protobuf.message import DecodeError
 
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.type.v3 import http_status_pb2 as status
+from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Metadata, Refusal
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
-from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
-    processing_mode_pb2 as modes,
-)
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.transport._generated.envoy.type.v3 import http_status_pb2 as status
 
 METADATA_NAMESPACE: Final = "egret"
 """Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
@@ -34,10 +35,6 @@ _BODY_MODES: Final = {
 }
 _SEND: Final = modes.ProcessingMode.SEND
 _SKIP: Final = modes.ProcessingMode.SKIP
-
-
-class UnreadableMessageError(Exception):
-    """Envoy sent bytes or a message kind that we do not know."""
 
 
 def decode(message: bytes) -> list[on.EnvoyEvent]:

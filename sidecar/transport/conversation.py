@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, assert_never
 
 from sidecar.checks.load import Load
-from sidecar.domain.errors import ErrorKind
+from sidecar.domain.errors import ErrorKind, UnreadableMessageError
+from sidecar.domain.report import FaultKind
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
 from sidecar.exchange.phase import Phase, ProtocolViolationError
 from sidecar.exchange.response import UnexpectedResponseError
-from sidecar.telemetry.report import FaultKind
-from sidecar.transport.codec import UnreadableMessageError, decode, encode
+from sidecar.transport.codec import decode, encode
 from sidecar.transport.judge import Ending, Judge
 
 _VERDICTS: Final = (

@@ -32,7 +32,7 @@ from sidecar.transport.grpc_wire import (
     timeout_seconds,
 )
 from sidecar.transport.judge import Ending
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 
 HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
+from sidecar.domain.report import FaultKind
 from sidecar.exchange.events import (
     BodyRequired,
     RequestCleared,
@@ -18,7 +19,6 @@ from sidecar.exchange.events import (
     ResponsePieceJudged,
     ResponseStreamed,
 )
-from sidecar.telemetry.report import FaultKind
 
 HeadersVerdict = BodyRequired | RequestCleared | RequestRefused
 BodyVerdict = RequestCleared | RequestRefused

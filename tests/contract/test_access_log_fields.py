@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 
 from sidecar.checks.ledger import Clocks, Ledger
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Priority, Reserved
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
 from tests.support.access_log_fields import explained
 from tests.support.reports import CHAT, POLICY, PRINCIPAL, SAMPLED, results
 

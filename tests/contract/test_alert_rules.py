@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
 
 ROOT: Final = Path(__file__).parents[2]
 PLACE: Final = ROOT / "deploy" / "prometheus"

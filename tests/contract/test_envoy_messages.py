@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.exchange.events import BodyMode
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.transport._generated.pool import POOL
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.pool import POOL
+from sidecar.exchange.events import BodyMode
 from sidecar.transport.codec import decode
 from sidecar.transport.engine import PROCESS_METHOD, SERVICE_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = ROOT / "sidecar" / "transport" / "_generated"
+GENERATED = ROOT / "sidecar" / "_generated"
 OUR_OWN = {Path("__init__.py"), Path("pool.py")}
 """Files of the generated folder that are written by hand."""
 
@@ -126,7 +126,7 @@ def test_the_generated_files_are_those_of_the_installed_envoy(tmp_path: Path) ->
 ROUND_TRIP = """
 from sidecar.transport.codec import decode, encode
 from sidecar.exchange.effects import ContinueRequestTrailers
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 message = ext.ProcessingRequest(request_trailers=ext.HttpTrailers()).SerializeToString()
 print(type(decode(message)[0]).__name__, encode(ContinueRequestTrailers()).hex())
 """

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
 
 START_A_SERVER = """

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sidecar.envoy_lint.lint import ALL_RULES
+from egret_tools.envoy_lint.lint import ALL_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,5 +40,5 @@ def test_the_descriptors_are_those_of_the_installed_envoy(tmp_path: Path) -> Non
         [sys.executable, script, made], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    committed = ROOT / "sidecar" / "envoy_lint" / "envoy_config.binpb.xz"
+    committed = ROOT / "tools" / "egret_tools" / "envoy_lint" / "envoy_config.binpb.xz"
     assert lzma.decompress(made.read_bytes()) == lzma.decompress(committed.read_bytes())

@@ -19,8 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from sidecar.admin.keys import revoke_key
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.key_administration import revoke_key
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy
 from tests.support.command_line import Egret

@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
+from egret_tools.devstack.workers import _all_serve
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.embedded.workers import _all_serve
+from sidecar.keys.credentials import ApiKey, generate
 from tests.support.live_servers import LiveServer, LiveServers, live_servers
 from tests.support.more_workers import more_workers, processes_of
 from tests.support.stack import MESSAGES, Answer, Stack, chat, message, whole_stack

@@ -17,12 +17,12 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.exchange import events as on
 from sidecar.exchange.machine import Exchange
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import EngineOptions
 from sidecar.transport.engines.grpcio import GrpcioEngine

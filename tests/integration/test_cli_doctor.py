@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.valkey import running_valkey
+from egret_tools.devstack.wheels import valkey_program
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.valkey import running_valkey
-from sidecar.embedded.wheels import valkey_program
+from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_valkey
 from sidecar.settings.stores import ValkeyMode, ValkeySettings
-from sidecar.storage.checkup import CheckState, Use
-from sidecar.storage.checkup_postgres import check_postgres
-from sidecar.storage.checkup_valkey import check_valkey
 from tests.support.command_line import Egret, Ran
 from tests.support.deaf_pooler import deaf_pooler
 from tests.support.postgres import Database
@@ -624,7 +622,7 @@ def test_a_wrong_setting_is_wrong_usage(egret: Egret, monkeypatch: pytest.Monkey
 
 def test_what_is_expected_is_what_the_migrations_make(database: Database) -> None:
     """Neither list is longer than the other."""
-    from sidecar.storage.schema import INDEXES, TRIGGERS  # noqa: PLC0415
+    from sidecar.storage.migrate import INDEXES, TRIGGERS  # noqa: PLC0415
 
     async def names(query: str) -> list[Any]:
         async with database.server.connect(database.name) as connection:

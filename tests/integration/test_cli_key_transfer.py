@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, judge
+from sidecar.keys.authorize import Authorized, judge
+from sidecar.keys.credentials import ApiKey
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran

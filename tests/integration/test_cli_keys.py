@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.authorization.api_key import ApiKey, parse
-from sidecar.authorization.authorize import Authorized, Refused, judge
 from sidecar.domain.errors import ErrorKind
+from sidecar.keys.authorize import Authorized, Refused, judge
+from sidecar.keys.credentials import ApiKey, parse
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran

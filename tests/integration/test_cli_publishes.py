@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 import pytest
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.valkey import running_valkey
 from redis.asyncio import Redis
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.valkey import running_valkey
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 

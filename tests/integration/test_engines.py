@@ -32,7 +32,7 @@ from sidecar.transport.engine import (
 from sidecar.transport.engines.grpcio import GrpcioEngine
 from sidecar.transport.engines.h2corn import H2cornEngine
 from sidecar.transport.judge import Ending
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 from tests.support import envoy_messages as envoy
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
 from tests.support.judge import Endless, FakeJudge, HeadersAnswer, at_once, roomy

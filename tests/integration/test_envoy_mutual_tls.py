@@ -19,22 +19,22 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
-from pydantic import SecretStr
-
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, envoy_with
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy_config import (
     EgretService,
     EnvoyParameters,
     Provider,
     render_envoy_config,
 )
-from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
-from sidecar.embedded.ports import free_port
+from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
+from egret_tools.devstack.ports import free_port
+from egret_tools.mock_llm.server import running_mock
+from egret_tools.mock_llm.settings import MockSettings
+from pydantic import SecretStr
+
 from sidecar.exchange.machine import Exchange
-from sidecar.mock_llm.server import running_mock
-from sidecar.mock_llm.settings import MockSettings
 from sidecar.settings.serving import ServerSettings
 from sidecar.transport.conversation import Budgets, Conversation, Stream
 from sidecar.transport.engine import EngineOptions, NetworkAddress, TlsFiles

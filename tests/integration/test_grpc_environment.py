@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.transport.grpc_environment import GRPC_ENVIRONMENT
 
 SPAWN = """

@@ -10,9 +10,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized, Refused
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.stores import CacheSettings, ValkeySettings
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServers, live_servers

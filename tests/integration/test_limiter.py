@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Priority, Window
 from sidecar.limits.claims import Claim, Demand, claims_of
-from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS, Granted, Limited, Limiter, Outcome
 from sidecar.limits.settlement import Ended, changes_of
 from sidecar.settings.stores import ValkeySettings

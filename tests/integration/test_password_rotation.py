@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.keys.authorize import Authorized
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings
 from sidecar.storage.pool import DsnFileError, connect, open_pool

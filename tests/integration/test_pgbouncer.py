@@ -19,10 +19,10 @@ import pytest_asyncio
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from sidecar.authorization.api_key import ApiKey, generate, parse
-from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.cli.main import command_tree
 from sidecar.domain.errors import ErrorKind
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate, parse
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, Invalidation, PostgresSettings, ValkeySettings
 from sidecar.storage.key_activity import KeyActivity

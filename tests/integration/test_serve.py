@@ -16,7 +16,7 @@ import orjson
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from tests.support.postgres import Database
 from tests.support.rotel import running_rotel
 
@@ -37,7 +37,7 @@ class Serving:
         return [
             child
             for child in psutil.Process(self.process.pid).children()
-            if "sidecar.app" in child.cmdline()
+            if "sidecar.worker" in child.cmdline()
         ]
 
     async def is_serving(self, worker: int) -> bool:

@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, Refused, judge
-from sidecar.authorization.key_cache import Hit, KeyCache, Miss
-from sidecar.authorization.two_tier import TwoTierKeys
 from sidecar.domain.errors import ErrorKind
+from sidecar.keys.authorize import Authorized, Refused, judge
+from sidecar.keys.cache import Hit, KeyCache, Miss
+from sidecar.keys.credentials import ApiKey
+from sidecar.keys.shared_cache import TwoTierKeys
 from sidecar.storage.pool import open_pool
-from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
-from sidecar.storage.postgres_keys import PostgresKeyStore
+from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener, PostgresKeyStore
 from tests.support.postgres import Database
 
 KEY = ApiKey(key_id="AAAAAAAAAAA1", secret="a" * 43)

@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, Invalidation, ValkeySettings
-from sidecar.storage.valkey_changes import publish_key_change
-from sidecar.telemetry.report import CacheTier
+from sidecar.storage.valkey_keys import publish_key_change
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServers, live_servers
 

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized, Refused
-from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, ValkeySettings
-from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServer, LiveServers, live_servers
 

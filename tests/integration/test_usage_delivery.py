@@ -14,12 +14,11 @@ import pytest
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.storage.spool_files import Kind, SpoolError, SpoolFullError, SpoolLimits
-from sidecar.storage.spool_memory import MAX_FRESH
+from sidecar.storage.spool import UsageSpool
+from sidecar.storage.spool_files import MAX_FRESH, Kind, SpoolError, SpoolFullError, SpoolLimits
 from sidecar.storage.usage_delivery import UsageDelivery
-from sidecar.storage.usage_spool import UsageSpool
 from sidecar.storage.usage_store import PostgresUsage
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 from tests.support.postgres import Database
 from tests.support.usage import MOMENT, judged, record
 

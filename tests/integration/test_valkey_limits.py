@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
 from sidecar.limits.claims import Calendar
-from sidecar.limits.ports import Answer, Ask, Change, LimitsUnavailableError, Short, Taken, Unknown
+from sidecar.limits.store import Answer, Ask, Change, LimitsUnavailableError, Short, Taken, Unknown
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits

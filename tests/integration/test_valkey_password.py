@@ -16,12 +16,12 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized
+from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
-from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import valkey_server
 from tests.support.postgres import Database

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from tests.support.postgres import Database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def test_the_wheel_brings_the_status_page(installed: Path, tmp_path: Path) -> No
     """With its script and its style."""
     made = (
         "from prometheus_client import CollectorRegistry as R;"
-        "from sidecar.telemetry.status.page import StatusPage as P; p = P(R());"
+        "from sidecar.telemetry.status.status_page import StatusPage as P; p = P(R());"
         "print([len(p.part(f'/status{end}', '').body) > 500 for end in ('', '.js', '.css')])"
     )
     assert _run(str(installed / "python"), "-c", made, cwd=tmp_path) == "[True, True, True]\n"
@@ -71,8 +71,8 @@ def test_the_wheel_brings_its_migrations(
 def test_the_wheel_brings_envoy_s_template(installed: Path, tmp_path: Path) -> None:
     """And its messages, and the default policy."""
     code = (
-        "from sidecar.embedded.envoy_config import template_text;"
-        "from sidecar.guardrails.policy_document import default_policy;"
+        "from egret_tools.devstack.envoy_config import template_text;"
+        "from sidecar.policy.parse import default_policy;"
         "import sidecar.transport.codec;"
         "print(len(template_text()) > 1000, default_policy().name)"
     )

@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from typing_extensions import override
 
 from sidecar.domain.finding import Finding
+from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
 from sidecar.domain.policy import Guardrail, Stage
-from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
-from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError, RemoteRequest
-from sidecar.guardrails.remote_checks.answer_cache import AnswerCache
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteRequest
+from sidecar.guardrails.remote.verdict_cache import AnswerCache
 from tests.support.guardrails import subject_of
 from tests.support.remote_checks import ABOUT
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.authorization.api_key import generate, parse
-from sidecar.authorization.credentials import present
 from sidecar.domain.http import CREDENTIAL_HEADERS, Headers
+from sidecar.keys.credentials import generate, parse, present
 
 seeds = st.binary(min_size=32, max_size=32)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.guardrails.remote_checks.breaker import Admission, Breaker, BreakerState
+from sidecar.guardrails.remote.resilience import Admission, Breaker, BreakerState
 
 FAILURES = 3
 OPEN_SECONDS = 10.0

@@ -5,14 +5,22 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.local_guardrails import MaxInputSettings
-from sidecar.domain.policy import Action, Guardrail, Mode, Policy, Stage
+from sidecar.domain.guardrail_settings import MaxInputSettings
+from sidecar.domain.policy import (
+    EVERYWHERE,
+    Action,
+    Circumstances,
+    Guardrail,
+    Mode,
+    Policy,
+    Scope,
+    Stage,
+    judges_input,
+)
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.scope import EVERYWHERE, Circumstances, Scope
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.applicability import Standing, holds_for_model, standing
-from sidecar.guardrails.effective import judges_input
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.guardrails.runner import Standing, holds_for_model, standing
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 scopes = st.just(EVERYWHERE) | st.builds(
     Scope,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.dialects.hidden_usage import UsageHider
+from sidecar.apis.stream_usage import UsageHider
 from tests.support.answers import chat_chunk, effective, judgement, streamed
 
 GUARDED = "[{name: pii, type: pii, stage: output, action: redact, streams: MODE}]"

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.dialects.answer_structure import AnswerPiece
-from sidecar.domain.local_guardrails import AnswerPart, JsonSchemaSettings
+from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
+from sidecar.guardrails.cooperative import run_to_end
 from sidecar.guardrails.json_schema.check import JsonSchemaCheck
-from sidecar.guardrails.json_schema.keywords import KNOWN
-from sidecar.guardrails.json_schema.schema_check import schema_faults
-from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.json_schema.complexity import schema_faults
+from sidecar.guardrails.json_schema.schema import KNOWN
 from tests.support.answers import APIS, effective, judged_at_once, judgement
 
 POLICY = effective(

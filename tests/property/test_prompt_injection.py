@@ -3,9 +3,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.guardrails.prompt_injection.scoring import Stretch, shipped_scorer
-from sidecar.guardrails.prompt_injection.words import words
-from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.detectors.prompt_injection.scoring import Stretch, shipped_scorer, words
 
 SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(

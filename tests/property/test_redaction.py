@@ -11,16 +11,15 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
 from sidecar.decision.decide import decide
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
-from sidecar.domain.decision import Allow, Redact
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Route, Subject
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from sidecar.mutations.redaction import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
 from tests.support.json_rendering import render, text_of

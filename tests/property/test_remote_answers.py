@@ -11,9 +11,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from sidecar.domain.finding import Finding
-from sidecar.domain.policy import Action
-from sidecar.domain.remote_guardrails import (
+from sidecar.domain.guardrail_settings import (
     GrpcSettings,
     LlmJudgeSettings,
     ModerationSettings,
@@ -21,11 +21,10 @@ from sidecar.domain.remote_guardrails import (
     RemoteEndpoint,
     WebhookSettings,
 )
-from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.remote_checks import llm_judge, moderation, presidio, webhook
-from sidecar.guardrails.remote_checks.spans import in_bytes
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
-from sidecar.transport.clients import grpc_guardrail
+from sidecar.domain.policy import Action
+from sidecar.guardrails.remote import grpc_client as grpc_guardrail
+from sidecar.guardrails.remote import llm_judge, moderation, presidio, webhook
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, in_bytes
 from tests.support.guardrails import parts_of
 from tests.support.remote_checks import asking
 

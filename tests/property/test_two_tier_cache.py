@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
-from sidecar.authorization.key_cache import CacheLimits, Hit, KeyCache, KnownUnknown, Miss, Peek
-from sidecar.authorization.key_changes import KeyChanges
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
-from sidecar.authorization.two_tier import SharedLimits, TwoTierKeys
-from sidecar.telemetry.report import CacheTier
+from sidecar.domain.report import CacheTier
+from sidecar.keys.cache import CacheLimits, Hit, KeyCache, KnownUnknown, Miss, Peek
+from sidecar.keys.ports import KeyStoreUnavailableError, Loaded
+from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
 from tests.support.key_world import (
     Database,
     Listening,

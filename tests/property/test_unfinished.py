@@ -6,13 +6,12 @@ import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.guardrails.expressions import author_expression
-from sidecar.guardrails.prefixes import reversed_prefixes
-from sidecar.guardrails.rules.pii import PII_RULES
-from sidecar.guardrails.rules.rule import Rule
-from sidecar.guardrails.rules.secrets import SECRET_RULES
-from sidecar.guardrails.rules.terms import term_rule
-from sidecar.guardrails.unfinished import Unfinished
+from sidecar.guardrails.detectors.pii import PII_RULES
+from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.detectors.terms import term_rule
+from sidecar.guardrails.matching.database import author_expression
+from sidecar.guardrails.matching.partial_match import Unfinished, reversed_prefixes
+from sidecar.guardrails.matching.rule import Rule
 
 RULES = (*PII_RULES, *SECRET_RULES)
 ALL = Unfinished(RULES)

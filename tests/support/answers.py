@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from sidecar.apis.frames import event_stream_message
+from sidecar.apis.response_structure import AnswerForm, framer_of
 from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Released
-from sidecar.dialects.answer_form import AnswerForm, framer_of
-from sidecar.dialects.aws_event_stream import event_stream_message
 from sidecar.domain.errors import ClientError
+from sidecar.domain.finding import NOTHING_REDACTED, Restoration
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.guardrails.runner import InspectionSubject, Inspector
 from sidecar.mutations.placeholders import Placeholders
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 from tests.support.checks import ScriptedRemote
 
 

@@ -13,9 +13,6 @@ from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
@@ -25,13 +22,16 @@ from sidecar.domain.http import Headers
 from sidecar.domain.limits import Standing
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
-from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest, RemoteVerdict
-from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict
+from sidecar.guardrails.runner import Inspector
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.credentials import ApiKey
+from sidecar.keys.ports import KeyStoreUnavailableError, Loaded
 from sidecar.limits.claims import Claim
 from sidecar.limits.limiter import Granted, Limited, Outcome
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Change
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs

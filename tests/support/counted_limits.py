@@ -13,7 +13,7 @@ from typing import TypeVar
 from sidecar.domain.limits import Limit, Measure, sliding_seconds
 from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
 from sidecar.limits.local import period_start
-from sidecar.limits.ports import (
+from sidecar.limits.store import (
     Answer,
     Ask,
     Change,

@@ -11,8 +11,8 @@ from sidecar.checks.load import Load
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal
+from sidecar.domain.report import FaultKind
 from sidecar.exchange import events as on
-from sidecar.telemetry.report import FaultKind
 from sidecar.transport.conversation import StreamGoneError
 from sidecar.transport.judge import (
     AnswerVerdict,

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from sidecar.app.background import BackgroundTasks
-from sidecar.app.keys import WorkerKeys, open_keys
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, Refused, judge
-from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused, judge
+from sidecar.keys.cache import Hit, KnownUnknown, Miss
+from sidecar.keys.credentials import ApiKey
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 from sidecar.storage.pool import open_pool
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys, open_keys
+from sidecar.worker.runtime import BackgroundTasks
 
 SECRET = SecretStr("a secret of thirty-two characters or more")
 

@@ -11,14 +11,9 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from sidecar.authorization.key_changes import KeyChanges
-from sidecar.authorization.ports import (
-    Fence,
-    KeyStoreUnavailableError,
-    Reading,
-    SharedRecord,
-)
 from sidecar.domain.principal import KeyRecord
+from sidecar.keys.ports import Fence, KeyStoreUnavailableError, Reading, SharedRecord
+from sidecar.keys.shared_cache import KeyChanges
 from tests.support.keys import record_of
 
 _Result = TypeVar("_Result")

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.settings.process import SettingsError, read_settings
+from sidecar.settings.process import SettingsError, Stranger, read_settings, strangers
 from sidecar.settings.stores import Invalidation
-from sidecar.settings.strangers import Stranger, strangers
 
 PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
 

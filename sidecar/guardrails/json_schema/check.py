@@ -1,22 +1,22 @@
-"""Judges texts of an answer by a schema, in slices that are bounded however they are written."""
+"""The `json_schema` guardrail: validates structured answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from sidecar.dialects.answer_structure import AnswerPiece
-from sidecar.dialects.strict_json import TOO_DEEP, JsonDocument, is_shallow, parse
-from sidecar.domain.finding import Finding
-from sidecar.domain.local_guardrails import JsonSchemaSettings
-from sidecar.guardrails.json_schema.positions import Place
-from sidecar.guardrails.json_schema.telling import Misfit, Teller
-from sidecar.guardrails.json_schema.validators import compile_schema
-from sidecar.guardrails.json_schema.weight import MAX_WEIGHT, Weight, weight_of
-from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.slices import Steps
+from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.finding import Failed, Finding, Found, GuardrailResult, Outcome, Verdict
+from sidecar.domain.guardrail_settings import JsonSchemaSettings
+from sidecar.domain.policy import Action, Guardrail, OnError, Stage
+from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.json_schema.complexity import MAX_WEIGHT, Weight, weight_of
+from sidecar.guardrails.json_schema.schema import Place, compile_schema
+from sidecar.guardrails.json_schema.violations import Misfit, Teller
+from sidecar.jsontext.strict import TOO_DEEP, JsonDocument, is_shallow, parse
 
 MAX_VALUES: Final = 20_000
 """Values of one text, commas and brackets within strings counted as some."""
@@ -104,3 +104,56 @@ def json_schema_check(settings: JsonSchemaSettings) -> JsonSchemaCheck:
 def _pointer(path: Place) -> str:
     """Write a path as RFC 6901 has it."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """A guardrail and its check."""
+
+    guardrail: Guardrail
+    check: JsonSchemaCheck = field(repr=False, compare=False)
+
+
+def structured_of(guardrails: Iterable[Guardrail]) -> tuple[Structured, ...]:
+    """Return those of *guardrails* that judge structure, ready to run."""
+    return tuple(
+        Structured(one, json_schema_check(one.settings))
+        for one in guardrails
+        if isinstance(one.settings, JsonSchemaSettings)
+    )
+
+
+def judge_pieces(
+    structured: Iterable[Structured],
+    read: Sequence[AnswerPiece] | Failed,
+    *,
+    clock: Callable[[], float],
+) -> Steps[tuple[GuardrailResult, ...]]:
+    """Return one result a guardrail. What cannot be read has the direction of `on_error`."""
+    results: list[GuardrailResult] = []
+    for one in structured:
+        began = clock()
+        outcome = read if isinstance(read, Failed) else (yield from _judged(one, read))
+        results.append(_result(one.guardrail, outcome, (began, clock() - began)))
+    return tuple(results)
+
+
+def _judged(one: Structured, pieces: Sequence[AnswerPiece]) -> Steps[Outcome]:
+    try:
+        return (yield from one.check.judge(one.guardrail.name, pieces))
+    except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
+        return Failed(type(error).__name__)
+
+
+def _result(guardrail: Guardrail, outcome: Outcome, span: tuple[float, float]) -> GuardrailResult:
+    began, seconds = span
+    if isinstance(outcome, Failed):
+        opens = guardrail.on_error is OnError.ALLOW
+        verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
+        error = outcome.error_type
+        return GuardrailResult(guardrail, verdict, (), began, seconds, error, stage=Stage.OUTPUT)
+    found = Verdict.FLAG if guardrail.action is Action.FLAG else Verdict.BLOCK
+    verdict = found if outcome.findings else Verdict.PASS
+    return GuardrailResult(
+        guardrail, verdict, outcome.findings, began, seconds, stage=Stage.OUTPUT
+    )

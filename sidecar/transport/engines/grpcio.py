@@ -18,8 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from typing_extensions import override
 
+from sidecar._generated.pool import files
 from sidecar.telemetry.logs import get_logger
-from sidecar.transport._generated.pool import files
 from sidecar.transport.conversation import StreamGoneError
 from sidecar.transport.engine import (
     EXPORT_METHOD,
@@ -37,7 +37,7 @@ from sidecar.transport.engine import (
 )
 from sidecar.transport.engines.server_tls import rotating_credentials
 from sidecar.transport.judge import Ending
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 
 
 class _ServicerStream:

@@ -5,15 +5,15 @@ from ipaddress import ip_network
 
 import pytest
 
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.checks.admission import Admitted, Caller, NotAdmitted, admit
 from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
+from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Operation
-from sidecar.telemetry.report import CacheTier
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.ports import KeyStoreUnavailableError, Loaded
 from tests.support.checks import KEY, World
 from tests.support.keys import record_of
 

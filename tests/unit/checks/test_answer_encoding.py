@@ -5,13 +5,13 @@ from time import monotonic
 
 import pytest
 
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.checks.answer_structure import UNKNOWN_SHAPE, judge_structure
-from sidecar.dialects.answer_form import AnswerForm
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.local_guardrails import JsonSchemaSettings
+from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
-from sidecar.guardrails.slices import run_to_end
-from sidecar.guardrails.structured import structured_of
+from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.json_schema.check import structured_of
 
 ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
 OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Released
-from sidecar.dialects.answer_form import AnswerForm
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import Verdict
+from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
-from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.runner import InspectionSubject, Inspector
 from sidecar.mutations.placeholders import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judgement
 from tests.support.checks import ScriptedRemote, settled

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.authorization.api_key import ApiKey
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Headers
@@ -22,7 +21,8 @@ from sidecar.exchange.events import (
     ResponseJudged,
     ResponseStreamed,
 )
-from sidecar.guardrails.remote import RemoteVerdict
+from sidecar.guardrails.remote.checks import RemoteVerdict
+from sidecar.keys.credentials import ApiKey
 from sidecar.settings.serving import Timing
 from tests.support.checks import KEY, NOW, REQUEST_ID, World, headers, settled
 from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED

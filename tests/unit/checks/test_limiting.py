@@ -18,7 +18,7 @@ from sidecar.exchange.events import (
     RequestRefused,
     ResponseCleared,
 )
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Change
 from sidecar.settings.serving import Timing
 from tests.support.checks import KEY, NOW, World, headers
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from sidecar.authorization.ports import Loaded
 from sidecar.checks.load import Load
 from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
+from sidecar.keys.ports import Loaded
 from tests.support.checks import KEY, World, headers, settled
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'

@@ -20,11 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from sidecar.cli.log_lines import read_line
-from sidecar.cli.log_picture import MAX_VALUE_CHARACTERS, harmless, harmless_json, other, picture
-from sidecar.cli.log_stream import MAX_LINE_BYTES, Lines
+from sidecar.cli.log_format import (
+    MAX_VALUE_CHARACTERS,
+    harmless,
+    harmless_json,
+    other,
+    picture,
+    read_line,
+)
+from sidecar.cli.logs import MAX_LINE_BYTES, Lines
 from sidecar.cli.main import command_tree
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from tests.support.log_lines import LogLines
 from tests.support.reports import redacted_report

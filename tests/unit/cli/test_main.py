@@ -31,7 +31,9 @@ def test_a_command_does_not_wait_for_the_import_of_others() -> None:
     modules = imported("keys", "list")
 
     assert "sidecar.cli.keys" in modules
-    assert modules.isdisjoint({"sidecar.cli.guardrails", "sidecar.cli.policy", "sidecar.cli.up"})
+    assert modules.isdisjoint(
+        {"sidecar.cli.guardrails", "sidecar.cli.policy", "egret_tools.cli.up"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 from typing_extensions import override
 
 from sidecar.cli.main import command_tree
-from sidecar.telemetry.figures import Page, figures, read_page
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
+from sidecar.telemetry.traffic_stats import Page, figures, read_page
 from tests.support.reports import redacted_report, timings
 from tests.support.usage import ended
 

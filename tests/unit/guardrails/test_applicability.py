@@ -4,11 +4,17 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from sidecar.domain.local_guardrails import PiiSettings
-from sidecar.domain.policy import Guardrail
-from sidecar.domain.scope import EVERYWHERE, Circumstances, Exemption, ExemptLevel, Scope
+from sidecar.domain.guardrail_settings import PiiSettings
+from sidecar.domain.policy import (
+    EVERYWHERE,
+    Circumstances,
+    Exemption,
+    ExemptLevel,
+    Guardrail,
+    Scope,
+)
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.applicability import Standing, holds_for_model, share_of, standing
+from sidecar.guardrails.runner import Standing, holds_for_model, share_of, standing
 
 KEY, TEAM = "abcdefghijkl", "acme/search"
 LAST_DAY = date(2026, 12, 31)

@@ -10,11 +10,11 @@ import pytest
 from loadtest.hostile import mixed_text
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.policy_document import default_policy
-from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.slices import SLICE_BYTES
-from sidecar.guardrails.snapshot import EffectivePolicy
+from sidecar.guardrails.cooperative import SLICE_BYTES
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
+from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.policy.parse import default_policy
+from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import Script, ScriptedChecks, Ticks, effective, policy, subject_of
 
 ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")

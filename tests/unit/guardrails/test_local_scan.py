@@ -6,12 +6,11 @@ from typing import Final
 
 import pytest
 
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import Failed, Finding, Found
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.cooperative import Steps, run_to_end
 from sidecar.guardrails.local_scan import Outcomes
-from sidecar.guardrails.outcomes import Failed, Found
-from sidecar.guardrails.rules.rule import MAX_CANDIDATES
-from sidecar.guardrails.slices import Steps, run_to_end
+from sidecar.guardrails.matching.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
 
 PATTERNS = """\
@@ -156,7 +155,7 @@ def test_a_rule_that_raises_fails_its_guardrail_and_no_other(
     def broken(*_: object) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sidecar.guardrails.rules.numbers.passes_luhn", broken)
+    monkeypatch.setattr("sidecar.guardrails.detectors.numbers.passes_luhn", broken)
     chosen = effective(policy("  - {name: pii, type: pii}\n" + PATTERNS))
     outcomes = chosen.local.scan(parts_of(["4111111111111111 PRJ-1234"]))
     assert outcomes == (

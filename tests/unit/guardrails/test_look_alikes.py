@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 
-from sidecar.guardrails.readings.look_alikes import LAST_LETTERS
+from sidecar.guardrails.deobfuscation.look_alikes import LAST_LETTERS
 
 
 def test_every_digit_of_unicode_is_looked_at() -> None:

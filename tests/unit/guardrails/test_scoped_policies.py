@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.policy import Policy
+from sidecar.domain.policy import Circumstances, Policy
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.scope import Circumstances
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.forms import MAX_FORMS
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import MAX_FORMS, EffectivePolicy, build_snapshot
 
 CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits import budgets as budgets_module
 from sidecar.limits.budgets import THRESHOLDS, Budgets, Forecast, forecast, thresholds_passed
-from sidecar.limits.ports import State
+from sidecar.limits.store import State
 
 
 def at(*parts: int) -> float:

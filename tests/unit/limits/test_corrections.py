@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.corrections import MAX_BATCH, MAX_RELEASES, Corrections
-from sidecar.limits.ports import Change
+from sidecar.limits.shared import MAX_BATCH, MAX_RELEASES, Corrections
+from sidecar.limits.store import Change
 
 WORKERS = 4
 SLIDING = Limit(

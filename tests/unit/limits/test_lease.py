@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.limits.lease import LARGEST_SHARE, SHORT_SECONDS, TTL_SECONDS, Lease
+from sidecar.limits.leases import LARGEST_SHARE, SHORT_SECONDS, TTL_SECONDS, Lease
 
 AMOUNT = 6_400
 

@@ -13,11 +13,11 @@ import pytest
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
 from sidecar.limits.claims import Demand, claims_of
-from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, Limited, Limiter, Outcome
-from sidecar.limits.ports import Change, LimitsUnavailableError
 from sidecar.limits.settlement import Ended, changes_of
 from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.store import Change, LimitsUnavailableError
 from tests.support.counted_limits import CountedLimits, Fault, Server
 
 WORKERS = 4

@@ -7,9 +7,9 @@ import pytest
 
 from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
 from sidecar.limits.claims import Demand
-from sidecar.limits.ports import Change
 from sidecar.limits.settlement import Ended, changes_of, ended_with, unused
-from sidecar.usage.estimate import record_of
+from sidecar.limits.store import Change
+from sidecar.usage.records import record_of
 from tests.support.usage import ended as ended_exchange
 from tests.support.usage import judged
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector, render_envoy_config
+
 from loadtest.bench_envoy import (
     STREAMED,
     MoreListeners,
@@ -12,7 +14,6 @@ from loadtest.bench_envoy import (
     shipped_config,
     socket_address,
 )
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector, render_envoy_config
 
 PARAMETERS = EnvoyParameters(
     worker_sockets=("/s/a.sock",), sds_directory="/sds", http_port=0, access_log_path="/dev/null"

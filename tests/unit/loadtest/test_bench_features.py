@@ -9,7 +9,7 @@ from loadtest.bench_report import bench_plot, quantiles
 from loadtest.feature_stack import FEATURES, POLICIES, Feature
 from loadtest.load import Load
 from sidecar.domain.policy import Stage
-from sidecar.guardrails.policy_document import parse_documents
+from sidecar.policy.parse import parse_documents
 
 NAMES = ("rps", "p50_ms", "p99_ms", "worker_cpu_us", "envoy_cpu_us", "errors")
 

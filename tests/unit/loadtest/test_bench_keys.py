@@ -9,18 +9,17 @@ import pytest
 from loadtest.bench_keys import Figures, WrongTierError, _Child, _grid, _loads, _peeks
 from loadtest.keys.hit_rate import hit_rate
 from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, key_ids
-from sidecar.app.keys import WorkerKeys
-from sidecar.authorization.api_key import parse
-from sidecar.authorization.authorize import Authorized, judge
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.key_changes import KeyChanges
-from sidecar.authorization.ports import Fence, Reading
-from sidecar.authorization.two_tier import TwoTierKeys
+from sidecar.admin.key_files import FIELDS
 from sidecar.domain.principal import KeyRecord
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, judge
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.credentials import parse
+from sidecar.keys.ports import Fence, Reading
+from sidecar.keys.shared_cache import KeyChanges, TwoTierKeys
 from sidecar.settings.process import Settings
-from sidecar.storage.key_files import FIELDS
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys
 from tests.support.keys import record_of
 
 IDS = key_ids(50)

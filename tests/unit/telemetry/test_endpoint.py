@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_cla
 
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
-from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.telemetry.process_metrics import WorkerMetrics
 from tests.support.metric_workers import metric_worker
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Verdict
-from sidecar.telemetry.keeping import Keeping
-from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport
+from sidecar.telemetry.tail_sampling import Keeping
 from tests.support.reports import redacted_report, results, timings
 
 PLAIN = dataclasses.replace(redacted_report(), results=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.limits import Level, Window
-from sidecar.telemetry.limit_metrics import LimitMetrics
+from sidecar.telemetry.key_metrics import LimitMetrics
 
 
 def test_a_budget_is_counted_and_shown_by_level_alone() -> None:

@@ -11,11 +11,16 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sidecar.app.vitals import BEAT_SECONDS, Vitals
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.telemetry.process_metrics import MAX_PAUSES, GcPauses, PoolUse, ProcessMetrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import (
+    MAX_PAUSES,
+    GcPauses,
+    PoolUse,
+    ProcessMetrics,
+    SupervisorMetrics,
+)
+from sidecar.worker.runtime import BEAT_SECONDS, Vitals
 
 
 @pytest.fixture

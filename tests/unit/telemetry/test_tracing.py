@@ -13,12 +13,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.otlp import EXPORT_SECONDS, span_exporter
-from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.tail_sampling import Keeping, SpanMetrics
 from sidecar.telemetry.traceparent import format_trace_id, parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.otlp import OtlpReceiver, ReceivedSpan, otlp_receiver, refusing_collector
@@ -370,9 +369,9 @@ AWAY = """
 import sys, time
 from prometheus_client import CollectorRegistry
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.tail_sampling import Keeping
 from sidecar.telemetry.otlp import span_exporter
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.tail_sampling import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.reports import SAMPLED, redacted_report

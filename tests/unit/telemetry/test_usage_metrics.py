@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, TokenCounts
-from sidecar.telemetry.labels import MAX_LABEL_VALUES
+from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
 from sidecar.telemetry.usage_metrics import LOST_REASONS, UsageMetrics
 from tests.support.usage import ended, judged, record
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.checks.load import Load
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import FaultKind
 from sidecar.exchange import effects as do
 from sidecar.exchange import events as on
 from sidecar.exchange.events import BodyMode
 from sidecar.exchange.machine import Exchange
 from sidecar.exchange.phase import Phase
-from sidecar.telemetry.report import FaultKind
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.transport.codec import encode
 from sidecar.transport.conversation import Budgets, Conversation, StreamGoneError
 from sidecar.transport.judge import Ending

@@ -17,9 +17,8 @@ from sidecar.domain.usage import (
     UnnamedEnd,
     UsageRecord,
 )
-from sidecar.usage.estimate import record_of
-from sidecar.usage.ports import NotKeptError
-from sidecar.usage.unnamed_ends import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, UnnamedEnds
+from sidecar.usage.receiver import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, UnnamedEnds
+from sidecar.usage.records import NotKeptError, record_of
 from tests.support.usage import ended, judged
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.dialects.answer_structure import AnswerPiece
-from sidecar.domain.local_guardrails import AnswerPart, JsonSchemaSettings
+from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
+from sidecar.guardrails.cooperative import run_to_end
 from sidecar.guardrails.json_schema.check import MAX_PATTERN_WORK, MAX_VALUES, JsonSchemaCheck
-from sidecar.guardrails.json_schema.telling import ASKED_AT_A_TIME
-from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.json_schema.violations import ASKED_AT_A_TIME
 
 ORDER: dict[str, Any] = {
     "type": "object",

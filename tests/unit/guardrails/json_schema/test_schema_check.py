@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from sidecar.guardrails.json_schema.keywords import FORMATS
-from sidecar.guardrails.json_schema.schema_check import (
+from sidecar.guardrails.json_schema.complexity import (
     MAX_PATTERNS,
     MAX_SCHEMA_BYTES,
     MAX_SCHEMAS,
     schema_faults,
 )
+from sidecar.guardrails.json_schema.schema import FORMATS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 TREE = {
