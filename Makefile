@@ -24,7 +24,7 @@ REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers capacity targets bench-features bench-full
+.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -125,9 +125,6 @@ bench: $(DEV_STAMP) has-programs ## Load on the same Envoy with and without ext_
 bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
 	$(PY) -m loadtest.bench_guardrails $(BENCH_OPTIONS)
 
-bench-seams: $(DEV_STAMP) ## What searching where texts meet costs and finds, also by accident
-	$(PY) -m loadtest.bench_seams $(BENCH_OPTIONS)
-
 bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
 	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)
 
@@ -147,20 +144,6 @@ bench-peers: build/peers/.stamp has-programs ## Egret beside other gateways: one
 bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revision REV, both run in turn
 	@test -n "$(REV)" || { echo "Name a revision: make bench-against REV=v0.1.0" >&2; exit 2; }
 	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
-
-targets: $(DEV_STAMP) ## What was aimed at, held against what make bench and bench-peers published
-	$(PY) -m loadtest.targets $(BENCH_OPTIONS)
-
-capacity: $(DEV_STAMP) ## What a thousand to ten million requests a second need, from what make bench published
-	$(PY) -m loadtest.capacity $(BENCH_OPTIONS)
-
-bench-features: $(DEV_STAMP) has-programs ## What each feature adds to a request, switched on one by one
-	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
-
-bench-full: $(DEV_STAMP) has-programs ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 20 minutes
-	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
-	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
-	$(PY) -m loadtest.bench_full $(BENCH_OPTIONS)
 
 soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
 	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
@@ -188,23 +171,11 @@ bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what
 prove-limits: $(DEV_STAMP) ## A million operations leave no drift, 10,000 aborted requests no slot, and a budget holds
 	$(PY) -m loadtest.prove_limits $(BENCH_OPTIONS)
 
-bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
-	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)
-
-bench-json-schema: $(DEV_STAMP) ## What judging answers by a schema costs, and how long hostile ones hold a worker
-	$(PY) -m loadtest.bench_json_schema $(BENCH_OPTIONS)
-
-bench-policy-swap: $(DEV_STAMP) ## The same load with and without policies of 500 rules coming into force
-	$(PY) -m loadtest.policy_swap $(BENCH_OPTIONS)
-
 bench-stream: $(DEV_STAMP) ## What guarded and counted streams cost: first token, hold time, CPU a chunk
 	$(PY) -m loadtest.bench_stream $(BENCH_OPTIONS)
 
-bench-waterfall: $(DEV_STAMP) has-programs ## Where a worker's CPU time goes, stage by stage
-	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
-
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
-	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream bench-waterfall BENCH_OPTIONS=--markdown
+	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream BENCH_OPTIONS=--markdown
 
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)

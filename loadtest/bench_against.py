@@ -35,8 +35,7 @@ from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
 from loadtest.processes import cpu_seconds, family_of
 from loadtest.results import DIRECTORY, ROOT, Grid, circumstances, new_console, write_json
 from loadtest.sides import REV, SIDES, Gateway, running_sides
-from loadtest.streams.clients import StreamLoad, read_streams
-from loadtest.streams.figures import StreamCell, stream_figures
+from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
 from loadtest.texts import chat_body
 
 ENGINES: Final = ("h2corn", "grpcio")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +23,6 @@ from sidecar.settings.sections import inherited_environment
 
 BARE: Final = "envoy"
 """The listener without ext_proc."""
-SECURED: Final = "+tls"
-"""How the names of listeners with TLS end."""
 STREAMED: Final = "x-bench-streamed"
 """Header of requests that a streaming provider answers."""
 ANSWER: Final = (
@@ -41,26 +38,12 @@ _OF_EGRET: Final = {_EXT_PROC, _USAGE_LOG, "envoy.filters.http.set_filter_state"
 Config = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class MoreListeners:
-    """Listeners beyond the bare one and one an engine.
-
-    For each of `samplings` there is `ENGINE@PERCENT`, on which so many percent of requests are
-    traced; on the others none is. If `is_secured`, there is one with TLS and HTTP/2 beside each,
-    `ENGINE+tls`.
-    """
-
-    samplings: tuple[int, ...] = ()
-    is_secured: bool = False
-
-
 def bench_config(
     parameters: EnvoyParameters,
     *,
     sockets: Mapping[str, Sequence[str]],
     provider: Config,
     answers: bool = True,
-    more: MoreListeners | None = None,
 ) -> str:
     """Return the configuration; *sockets* has the workers of each engine.
 
@@ -70,19 +53,12 @@ def bench_config(
     else the template writes stays: limits, access log, credential injection, timing headers.
     """
     config: Config = yaml.safe_load(render_envoy_config(parameters))
-    more = more or MoreListeners()
     resources = config["static_resources"]
     plain = next(one for one in resources["listeners"] if one["name"] == "http")
     egret = next(one for one in resources["clusters"] if one["name"] == "egret")
     resources["listeners"] = [
         _bare_listener(plain),
         *(_engine_listener(plain, engine) for engine in sockets),
-        *(
-            _engine_listener(plain, engine, sampling=percent)
-            for engine in sockets
-            for percent in more.samplings
-        ),
-        *(_secured_listeners(resources["listeners"], sockets) if more.is_secured else []),
         *([provider_listener(provider)] if answers else []),
     ]
     resources["clusters"] = [
@@ -92,7 +68,6 @@ def bench_config(
             for cluster in resources["clusters"]
             if cluster["name"] in {"openai", "anthropic"}
         ),
-        *(cluster for cluster in resources["clusters"] if cluster["name"] == "otlp"),
     ]
     return json.dumps(config, indent=1)
 
@@ -134,14 +109,6 @@ def provider_config(address: Config, *, streams: Config) -> str:
     return json.dumps({"admin": {"address": port_address(0)}, "static_resources": resources})
 
 
-def _secured_listeners(listeners: Sequence[Config], engines: Iterable[str]) -> list[Config]:
-    https = next(one for one in listeners if one["name"] == "https")
-    made = [_bare_listener(https), *(_engine_listener(https, engine) for engine in engines)]
-    return [
-        _renamed(one, f"{one['name']}{SECURED}") | {"address": port_address(0)} for one in made
-    ]
-
-
 def _bare_listener(plain: Config) -> Config:
     listener = _renamed(plain, BARE)
     for manager in _managers(listener):
@@ -151,11 +118,9 @@ def _bare_listener(plain: Config) -> Config:
     return listener
 
 
-def _engine_listener(plain: Config, engine: str, *, sampling: int = 0) -> Config:
-    listener = _renamed(plain, f"{engine}@{sampling}" if sampling else engine)
+def _engine_listener(plain: Config, engine: str) -> Config:
+    listener = _renamed(plain, engine)
     for manager in _managers(listener):
-        if "tracing" in manager:
-            manager["tracing"]["random_sampling"] = {"value": sampling}
         for one in (*manager["http_filters"], *manager["access_log"]):
             if one["name"] in {_EXT_PROC, _USAGE_LOG}:
                 one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = engine

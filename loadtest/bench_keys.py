@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.figures import percentile
-from loadtest.keys.hit_rate import hit_rate
 from loadtest.keys.stack import (
     BUDGETS,
     KeyServers,
     bench_caches,
+    hit_rate,
     import_bench_keys,
     key_ids,
     log_to_stderr,

@@ -23,7 +23,7 @@ from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench import ENGINES
 from loadtest.bench_stack import running_bench_stack
-from loadtest.k6 import put_load
+from loadtest.generators import put_by_k6
 from loadtest.load import Load, LoadError, Measured, Target
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body
@@ -113,10 +113,10 @@ async def _measure(plan: Plan) -> dict[str, float]:
 async def _of_engine(
     engine: str, target: Target, *, plan: Plan, scratch: Path
 ) -> dict[str, float]:
-    await put_load(PEAK, target=target, seconds=WARM_UP_SECONDS, scratch=scratch)
-    peak = await put_load(PEAK, target=target, seconds=plan.seconds, scratch=scratch)
+    await put_by_k6(PEAK, target=target, seconds=WARM_UP_SECONDS, scratch=scratch)
+    peak = await put_by_k6(PEAK, target=target, seconds=plan.seconds, scratch=scratch)
     load = Load("over", plan.connections, rate=round(peak.rps * plan.times))
-    over = await put_load(load, target=target, seconds=plan.seconds, scratch=scratch)
+    over = await put_by_k6(load, target=target, seconds=plan.seconds, scratch=scratch)
     return overload_figures(engine, peak=peak, over=over)
 
 

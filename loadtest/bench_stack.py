@@ -7,24 +7,21 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import aiohttp
-from egret_tools.devstack.certificates import write_certificates
 from egret_tools.devstack.child import Children, PartError
-from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector
-from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.envoy_config import EnvoyParameters
+from egret_tools.devstack.envoy_secrets import write_credential
 from egret_tools.devstack.postgres import running_postgres
 from egret_tools.devstack.run_directory import RunDirectory
 from egret_tools.devstack.workers import running_workers, worker_sockets
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import (
-    SECURED,
     Config,
-    MoreListeners,
     bench_config,
     running_bench_envoy,
     socket_address,
@@ -61,20 +58,6 @@ class BenchStack:
     keys: Mapping[str, SecretStr]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extras:
-    """What a bench may have beyond the usual.
-
-    `settings` are further EGRET_ variables of workers; `servers` are sockets of other ext_proc
-    servers by the names of their listeners.
-    """
-
-    settings: Mapping[str, str] = field(default_factory=dict)
-    servers: Mapping[str, Path] = field(default_factory=dict)
-    otlp: OtlpCollector | None = None
-    listeners: MoreListeners = field(default_factory=MoreListeners)
-
-
 @asynccontextmanager
 async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
     engines: Sequence[str],
@@ -84,7 +67,6 @@ async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
     run: RunDirectory,
     policies: str = "",
     provider: Config | None = None,
-    extras: Extras | None = None,
 ) -> AsyncIterator[BenchStack]:
     """Start everything, yield once requests are answered, stop in the opposite order.
 
@@ -95,7 +77,7 @@ async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
     Raises:
         PartError: a part does not come up.
     """
-    children, extras = Children(), extras or Extras()
+    children = Children()
     async with AsyncExitStack() as parts:
         dsn = await parts.enter_async_context(
             running_postgres(children, directory=run.path / "postgres", logs=run.logs)
@@ -111,10 +93,7 @@ async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
                 running_workers(
                     children,
                     sockets=sockets[engine],
-                    settings={
-                        **_worker_settings(engine, sockets[engine], dsn, run),
-                        **extras.settings,
-                    },
+                    settings=_worker_settings(engine, sockets[engine], dsn, run),
                     logs=place,
                 )
             )
@@ -122,15 +101,12 @@ async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
         envoy_pid, ports = await parts.enter_async_context(
             running_bench_envoy(
                 children,
-                config=_envoy_config(run, sockets, provider, extras),
+                config=_envoy_config(run, sockets, provider),
                 directory=run.path,
                 threads=envoy_threads,
             )
         )
-        urls = {
-            name: f"{'https' if name.endswith(SECURED) else 'http'}://127.0.0.1:{port}{PATH}"
-            for name, port in ports.items()
-        }
+        urls = {name: f"http://127.0.0.1:{port}{PATH}" for name, port in ports.items()}
         yield BenchStack(urls, processes, envoy_pid, keys.pop(""), SecretStr(dsn), keys)
 
 
@@ -190,31 +166,22 @@ def _envoy_config(
     run: RunDirectory,
     sockets: Mapping[str, Sequence[Path]],
     provider: Config | None,
-    extras: Extras,
 ) -> str:
     sds = run.path / "sds"
     sds.mkdir(mode=0o700)
     for name, value in (("openai", "Bearer sk-bench"), ("anthropic", "sk-ant-bench")):
         write_credential(sds, name=name, header_value=SecretStr(value))
-    if extras.listeners.is_secured:
-        server = write_certificates(run.path / "certificates").gateway
-        write_certificate(
-            sds, name="server_certificate", chain=server.chain, private_key=server.private_key
-        )
     paths = {engine: tuple(str(path) for path in of) for engine, of in sockets.items()}
-    paths |= {name: (str(path),) for name, path in extras.servers.items()}
     parameters = EnvoyParameters(
         worker_sockets=next(iter(paths.values())),
         sds_directory=str(sds),
         http_port=0,
         # Written as in production, kept nowhere: a run makes some hundred megabytes of it.
         access_log_path="/dev/null",
-        otlp=extras.otlp,
     )
     return bench_config(
         parameters,
         sockets=paths,
         provider=provider or socket_address(str(run.path / "provider.sock")),
         answers=provider is None,
-        more=extras.listeners,
     )

@@ -28,10 +28,15 @@ from loadtest.bench_stack import BenchStack, running_bench_stack
 from loadtest.figures import BASELINE, Figures
 from loadtest.processes import cpu_seconds
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from loadtest.streams.clients import StreamLoad, read_streams
+from loadtest.streams.clients import (
+    StreamCell,
+    StreamLoad,
+    added,
+    holds,
+    read_streams,
+    stream_figures,
+)
 from loadtest.streams.estimates import Estimate, estimates
-from loadtest.streams.figures import StreamCell, added, holds, stream_figures
-from loadtest.streams.judging import judging_us
 from sidecar.settings.sections import inherited_environment
 
 ENGINES: Final = ("grpcio", "h2corn")
@@ -92,12 +97,8 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     guesses = list(estimates())
-    judging = judging_us(_GUARDED)
     figures |= _estimate_figures(guesses)
-    figures |= {f"judging_us.{name.replace(', ', '_')}": us for name, us in judging.items()}
-    rows = [[name, f"{us:.1f}"] for name, us in judging.items()]
-    own = Grid("One event in a worker's own code", ("work", "CPU µs"), rows)
-    grids = (_cost_grid(figures), _most_grid(figures), own, _estimate_grid(guesses))
+    grids = (_cost_grid(figures), _most_grid(figures), _estimate_grid(guesses))
     for grid in grids:
         grid.show(console)
     console.print(f"\nWritten to {write_json('bench-stream', figures, run)}.")

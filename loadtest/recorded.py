@@ -200,7 +200,7 @@ def worker_parts(log: BinaryIO) -> Parts:
         verdicts=_Verdicts(),
         policies=_Fixed(),
         inspector=Inspector(remote=NoRemote(), clock=time.monotonic),
-        recorder=Recorder(TelemetrySettings(), instance="waterfall"),
+        recorder=Recorder(TelemetrySettings(), instance="recorded"),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=Timing.METADATA,

@@ -60,7 +60,8 @@ class Side:
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Return the environment in which `python -m sidecar` is this side's own."""
-        safe = {"PYTHONPATH": str(self.checkout), "PYTHONSAFEPATH": "1"}
+        path = f"{self.checkout}:{self.checkout / 'tools'}"
+        safe = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
         return {**inherited_environment(), **safe, **settings}
 
     def run(self, *words: str, settings: Mapping[str, str], given: str = "") -> str:

@@ -40,11 +40,17 @@ from loadtest.results import (
     write_json,
     write_section,
 )
-from loadtest.soaking.load import Outcome, put_mix
-from loadtest.soaking.report import kind_grid, soak_figures, soak_grid, soak_plot
-from loadtest.soaking.samples import Sample, Sampler
+from loadtest.soaking.samples import Outcome, Sample, Sampler, put_mix
 from loadtest.soaking.stack import SoakStack, running_soak_stack
-from loadtest.soaking.verdict import Soak, is_long_enough, violations
+from loadtest.soaking.verdict import (
+    Soak,
+    is_long_enough,
+    kind_grid,
+    soak_figures,
+    soak_grid,
+    soak_plot,
+    violations,
+)
 from loadtest.texts import chat_body
 
 CONNECTIONS: Final = 400

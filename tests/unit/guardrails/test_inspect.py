@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from loadtest.hostile import mixed_text
+from loadtest.texts import mixed_text
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
-from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector, render_envoy_config
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 
 from loadtest.bench_envoy import (
     STREAMED,
-    MoreListeners,
     bench_config,
     provider_config,
     shipped_config,
@@ -99,32 +97,6 @@ def test_the_provider_waits_for_the_body() -> None:
     """A direct response without the buffer filter would leave before it, and close."""
     provider = next(one for one in configured()["listeners"] if one["name"] == "provider")
     assert filter_names(provider) == ["envoy.filters.http.buffer", "envoy.filters.http.router"]
-
-
-def test_more_listeners_differ_in_what_they_are_for() -> None:
-    """One that traces so many percent, one with TLS beside each; the others trace nothing."""
-    config = json.loads(
-        bench_config(
-            replace(PARAMETERS, otlp=OtlpCollector("127.0.0.1", 4317)),
-            sockets={"one": ("/s/a.sock",)},
-            provider=socket_address("/s/p.sock"),
-            more=MoreListeners(samplings=(100,), is_secured=True),
-        )
-    )["static_resources"]
-    listeners = {one["name"]: one for one in config["listeners"]}
-    sampled = {
-        name: one["filter_chains"][0]["filters"][0]["typed_config"].get("tracing")
-        for name, one in listeners.items()
-    }
-    assert set(listeners) == {"envoy", "one", "one@100", "envoy+tls", "one+tls", "provider"}
-    assert sampled["one"]["random_sampling"] == {"value": 0}
-    assert sampled["one@100"]["random_sampling"] == {"value": 100}
-    assert sampled["envoy"] is None
-    secured = {
-        name for name, one in listeners.items() if "transport_socket" in one["filter_chains"][0]
-    }
-    assert secured == {"envoy+tls", "one+tls"}
-    assert "otlp" in {one["name"] for one in config["clusters"]}
 
 
 def test_a_shipped_configuration_keeps_all_but_tls_and_the_provider() -> None:

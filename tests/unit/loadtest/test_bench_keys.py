@@ -7,8 +7,7 @@ import time
 import pytest
 
 from loadtest.bench_keys import Figures, WrongTierError, _Child, _grid, _loads, _peeks
-from loadtest.keys.hit_rate import hit_rate
-from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, key_ids
+from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, hit_rate, key_ids
 from sidecar.admin.key_files import FIELDS
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier

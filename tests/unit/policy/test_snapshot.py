@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from loadtest.many_rules import many_rules
 from sidecar.domain.finding import Found
 from sidecar.domain.guardrail_settings import DeniedPattern, DeniedPatternsSettings
 from sidecar.domain.policy import Guardrail, Policy
@@ -22,6 +21,7 @@ from sidecar.policy.snapshot import (
     snapshot_steps,
 )
 from tests.support.guardrails import parts_of, policy
+from tests.support.many_rules import many_rules
 
 CODES = policy(
     "  - {name: a, type: denied_patterns, patterns: [{name: CODE, regex: 'PRJ-[0-9]'}]}", "codes"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.k6 import read_summary
+from loadtest.generators import read_summary
 from loadtest.load import LoadError, Measured
 
 

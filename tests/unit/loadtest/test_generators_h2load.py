@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from loadtest.h2load import put_closed_loop, read_log
+from loadtest.generators import put_closed_loop, read_log
 from loadtest.load import Load, LoadError, Target
 
 
