@@ -87,7 +87,7 @@ async def running_prometheus(
     """
     program = shutil.which("prometheus")
     if program is None:
-        raise PartError("Prometheus", "it is not installed", mend="make system")
+        raise PartError("Prometheus", "it is not installed", hint="make system")
     config = place / "prometheus.yaml"
     config.write_text(_configuration(targets, scrape_seconds), encoding="utf-8")
     address = f"{LOOPBACK}:{free_port()}"

@@ -99,14 +99,14 @@ async def _egret(dsn: str, *words: str) -> None:
         stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     if await process.wait():
-        raise PartError("Set-up", f"egret {words[0]} failed", mend="it says above why")
+        raise PartError("Set-up", f"egret {words[0]} failed", hint="it says above why")
 
 
 async def _until_loaded(log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while _loads_in(log) < WORKERS:
         if time.monotonic() > deadline:
-            raise PartError("Set-up", "workers do not load the policies", mend=f"look at {log}")
+            raise PartError("Set-up", "workers do not load the policies", hint=f"look at {log}")
         await asyncio.sleep(0.2)
 
 

@@ -118,7 +118,7 @@ async def until_compiled(url: str, keys: Mapping[str, SecretStr]) -> None:
             headers, in_a_row = {"authorization": f"Bearer {key.get_secret_value()}"}, 0
             while in_a_row < ANSWERS_IN_A_ROW:
                 if time.monotonic() > deadline:
-                    raise PartError("Policies", "were not compiled", mend="look at workers.log")
+                    raise PartError("Policies", "were not compiled", hint="look at workers.log")
                 async with client.post(url, json=chat, headers=headers) as answer:
                     in_a_row = in_a_row + 1 if answer.ok else 0
                 await asyncio.sleep(0 if in_a_row else 0.1)

@@ -48,11 +48,11 @@ def main() -> int:
     for line in dearer:
         console.print(f"✗ {line}", markup=False, style="red")
     if dearer:
-        console.print(MEND, markup=False)
+        console.print(HINT, markup=False)
     return 1 if dearer else 0
 
 
-MEND: Final = (
+HINT: Final = (
     "A request costs more than the baseline says. Make it cheaper, or, where that is the price of"
     " something worth it, run `make counts-baseline` and commit loadtest/counts.json with it."
 )

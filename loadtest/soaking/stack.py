@@ -161,7 +161,7 @@ async def _until_guarded(facts: StackFacts, key: str) -> None:
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as client:
         while in_a_row < ANSWERS_IN_A_ROW:
             if time.monotonic() > deadline:
-                raise PartError("Policies", "were not compiled", mend="look at workers.log")
+                raise PartError("Policies", "were not compiled", hint="look at workers.log")
             async with client.post(f"{facts.url}/v1/chat/completions", json=chat) as answer:
                 in_a_row = in_a_row + 1 if answer.ok else 0
             await asyncio.sleep(0.1)

@@ -55,7 +55,7 @@ class Checked:
     check: str
     state: CheckState
     found: str
-    mend: str | None = None
+    hint: str | None = None
 
 
 def ok(check: str, found: str) -> Checked:
@@ -63,14 +63,14 @@ def ok(check: str, found: str) -> Checked:
     return Checked(check, CheckState.OK, found)
 
 
-def failed(check: str, found: str, *, mend: str) -> Checked:
-    """Return a check that found what must be mended."""
-    return Checked(check, CheckState.FAILED, found, mend)
+def failed(check: str, found: str, *, hint: str) -> Checked:
+    """Return a check that found a fault that must be fixed."""
+    return Checked(check, CheckState.FAILED, found, hint)
 
 
-def warning(check: str, found: str, *, mend: str) -> Checked:
-    """Return a check that found what should be mended."""
-    return Checked(check, CheckState.WARNING, found, mend)
+def warning(check: str, found: str, *, hint: str) -> Checked:
+    """Return a check that found a fault that should be fixed."""
+    return Checked(check, CheckState.WARNING, found, hint)
 
 
 def skipped(check: str, why: str) -> Checked:
@@ -89,7 +89,7 @@ def clock(check: str, *, server: float, sent: float, received: float) -> Checked
         f"{abs(skew):.3f} s {where} this machine's clock" if skew else "as this machine's clock"
     )
     if abs(skew) > MAX_SKEW_SECONDS:
-        return failed(check, found, mend="run NTP (chrony, systemd-timesyncd) on both machines")
+        return failed(check, found, hint="run NTP (chrony, systemd-timesyncd) on both machines")
     return ok(check, found)
 
 
@@ -162,16 +162,16 @@ async def check_postgres(
                 await _clock(connection, wall=wall),
             ]
             migrations = await _migrations(settings)
-            if migrations.mend is not None:
+            if migrations.hint is not None:
                 return (*first, migrations, *_skipped(_AFTER_MIGRATIONS, MIGRATIONS))
             return (*first, migrations, *await _schema(connection, use=use))
     except InvalidDsnError as error:
-        broken = failed(CONNECTION, str(error), mend="correct it")
+        broken = failed(CONNECTION, str(error), hint="correct it")
     except UNAVAILABLE as error:
         broken = failed(
             CONNECTION,
             f"{type(error).__name__}: {str(error) or 'timed out'}",
-            mend="check that PostgreSQL runs and that EGRET_POSTGRES__DSN leads to it",
+            hint="check that PostgreSQL runs and that EGRET_POSTGRES__DSN leads to it",
         )
     return (broken, *_skipped((*_AFTER_CONNECTION, *_AFTER_MIGRATIONS), CONNECTION))
 
@@ -188,7 +188,7 @@ async def _connection(connection: Connection) -> Checked:
     assert row is not None  # noqa: S101 - a SELECT without FROM has one row
     found = f"PostgreSQL {row['version']}, database {row['database']} as {row['role']}"
     if row["is_standby"]:
-        return failed(CONNECTION, f"{found}, a standby", mend="name the primary in the DSN")
+        return failed(CONNECTION, f"{found}, a standby", hint="name the primary in the DSN")
     return ok(CONNECTION, found)
 
 
@@ -206,7 +206,7 @@ async def _notifications(connection: Connection, settings: PostgresSettings) -> 
             return failed(
                 check,
                 "a notification was not heard",
-                mend="connect without a pooler or with one in session mode, or set"
+                hint="connect without a pooler or with one in session mode, or set"
                 " EGRET_CACHE__INVALIDATION=pubsub",
             )
     return ok(check, "heard")
@@ -223,14 +223,14 @@ async def _migrations(settings: PostgresSettings) -> Checked:
     try:
         steps = await pending(settings)
     except UnknownRevisionError as error:
-        return failed(MIGRATIONS, str(error), mend="upgrade Egret")
+        return failed(MIGRATIONS, str(error), hint="upgrade Egret")
     except asyncpg.InsufficientPrivilegeError as error:
         return failed(
-            MIGRATIONS, str(error), mend="GRANT egret_sidecar (or egret_admin) TO this role"
+            MIGRATIONS, str(error), hint="GRANT egret_sidecar (or egret_admin) TO this role"
         )
     if steps:
         found = f"pending: {', '.join(step.revision for step in steps)}"
-        return failed(MIGRATIONS, found, mend="run `egret migrate`")
+        return failed(MIGRATIONS, found, hint="run `egret migrate`")
     return ok(MIGRATIONS, "none pending")
 
 
@@ -240,13 +240,13 @@ async def _schema(connection: Connection, *, use: Use) -> list[Checked]:
             connection,
             ("postgres indexes", _INDEX_STATES),
             expected=INDEXES,
-            mends=("create them as db/versions has them", "REINDEX INDEX CONCURRENTLY each"),
+            hints=("create them as db/versions has them", "REINDEX INDEX CONCURRENTLY each"),
         ),
         await _states(
             connection,
             ("postgres triggers", _TRIGGER_STATES),
             expected=TRIGGERS,
-            mends=("create them as db/versions has them", "ALTER TABLE … ENABLE TRIGGER each"),
+            hints=("create them as db/versions has them", "ALTER TABLE … ENABLE TRIGGER each"),
         ),
         await _roles(connection),
         await _grants(connection, use=use),
@@ -259,16 +259,16 @@ async def _states(
     query: tuple[str, str],
     *,
     expected: Sequence[str],
-    mends: tuple[str, str],
+    hints: tuple[str, str],
 ) -> Checked:
     check, statement = query
     states = {row["name"]: row["is_valid"] for row in await connection.fetch(statement)}
     missing = [name for name in expected if name not in states]
     broken = [name for name in expected if not states.get(name, True)]
     if missing:
-        return failed(check, f"missing: {_few(missing)}", mend=mends[0])
+        return failed(check, f"missing: {_few(missing)}", hint=hints[0])
     if broken:
-        return failed(check, f"out of use: {_few(broken)}", mend=mends[1])
+        return failed(check, f"out of use: {_few(broken)}", hint=hints[1])
     return ok(check, f"all {len(expected)} present and in use")
 
 
@@ -281,7 +281,7 @@ async def _roles(connection: Connection) -> Checked:
         return failed(
             check,
             f"missing: {', '.join(missing)}",
-            mend=f"{creation}; then SELECT egret_set_up_roles() as the tables' owner",
+            hint=f"{creation}; then SELECT egret_set_up_roles() as the tables' owner",
         )
     for role in ROLES:
         lacking = await _lacking(connection, role, wanted=role)
@@ -289,7 +289,7 @@ async def _roles(connection: Connection) -> Checked:
             return failed(
                 check,
                 f"{role} lacks {_few(lacking)}",
-                mend="SELECT egret_set_up_roles() as the tables' owner",
+                hint="SELECT egret_set_up_roles() as the tables' owner",
             )
     return ok(check, f"{' and '.join(ROLES)} have their grants")
 
@@ -300,14 +300,14 @@ async def _grants(connection: Connection, *, use: Use) -> Checked:
     group = {Use.WORKER: "egret_sidecar", Use.ADMIN: "egret_admin"}[use]
     lacking = await _lacking(connection, role, wanted=group)
     if lacking:
-        return failed(check, f"{role} lacks {_few(lacking)}", mend=f"GRANT {group} TO {role}")
+        return failed(check, f"{role} lacks {_few(lacking)}", hint=f"GRANT {group} TO {role}")
     if use is Use.WORKER and await connection.fetchval(
         "SELECT has_table_privilege('api_keys', 'INSERT, UPDATE, DELETE')"
     ):
         return warning(
             check,
             f"{role} can write keys, which no worker needs",
-            mend="let workers log in as a member of egret_sidecar alone",
+            hint="let workers log in as a member of egret_sidecar alone",
         )
     whose = {Use.WORKER: "a worker", Use.ADMIN: "an admin"}[use]
     return ok(check, f"{role} has what {whose} needs")
@@ -329,7 +329,7 @@ async def _partitions(connection: Connection) -> Checked:
     return warning(
         check,
         "this month or the next has no partition, so that usage goes to usage_default",
-        mend="SELECT egret_prepare_usage(12)",
+        hint="SELECT egret_prepare_usage(12)",
     )
 
 
@@ -360,7 +360,7 @@ async def check_valkey(
         broken = failed(
             CHECKUP_VALKEY_CONNECTION,
             f"no answer ({type(error).__name__})",
-            mend="check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password",
+            hint="check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password",
         )
         return broken, skipped(CLOCK, f"waits for {CHECKUP_VALKEY_CONNECTION}")
 
@@ -373,8 +373,8 @@ async def _check(client: Client, *, wall: Callable[[], float]) -> tuple[Checked,
     clocks = clock(CLOCK, server=seconds + micros / 1e6, sent=sent, received=wall())
     found = f"Valkey {server.get('valkey_version') or server.get('redis_version')}"
     if replication.get("role") != "master":
-        mend = "name the primary in EGRET_VALKEY__URL, or use Sentinel"
-        return failed(CHECKUP_VALKEY_CONNECTION, f"{found}, a replica", mend=mend), clocks
+        hint = "name the primary in EGRET_VALKEY__URL, or use Sentinel"
+        return failed(CHECKUP_VALKEY_CONNECTION, f"{found}, a replica", hint=hint), clocks
     return ok(CHECKUP_VALKEY_CONNECTION, found), clocks
 
 

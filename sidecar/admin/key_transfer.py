@@ -184,7 +184,7 @@ async def import_keys(
     except (asyncpg.UniqueViolationError, asyncpg.ForeignKeyViolationError):
         raise ChangeRefusedError(
             "keys, teams or policies were changed meanwhile; nothing was written",
-            mend="run it again",
+            hint="run it again",
         ) from None
 
 

@@ -112,7 +112,7 @@ async def find_key(connection: Connection, key_id: str) -> Key:
     """
     row = await connection.fetchrow(_ONE, key_id)
     if row is None:
-        raise ChangeRefusedError(f"there is no key {key_id}", mend="see `egret keys list`")
+        raise ChangeRefusedError(f"there is no key {key_id}", hint="see `egret keys list`")
     return _key(row)
 
 
@@ -170,14 +170,14 @@ def page_statement(
 
 async def _check_organization(connection: Connection, name: str) -> None:
     if not await connection.fetchval("SELECT count(*) FROM organizations WHERE name = $1", name):
-        raise ChangeRefusedError(f"there is no organization {name}", mend="see `egret orgs list`")
+        raise ChangeRefusedError(f"there is no organization {name}", hint="see `egret orgs list`")
 
 
 async def _place_of(connection: Connection, key_id: str) -> tuple[str, str, str]:
     row = await connection.fetchrow(_PLACE, key_id)
     if row is None:
         raise ChangeRefusedError(
-            f"there is no key {key_id} to go on after", mend="begin again without --after"
+            f"there is no key {key_id} to go on after", hint="begin again without --after"
         )
     return row["team_id"], row["name"], row["public_id"]
 
@@ -392,13 +392,13 @@ async def rotate_key(
         old = await _lock_usable(connection, key_id)
         if old.replaced_by is not None:
             raise ChangeRefusedError(
-                f"key {key_id} was rotated before", mend=f"rotate {old.replaced_by} instead"
+                f"key {key_id} was rotated before", hint=f"rotate {old.replaced_by} instead"
             )
         if isinstance(expires_at, Expiry):
             if old.state is KeyState.EXPIRED:
                 raise ChangeRefusedError(
                     f"key {key_id} is expired",
-                    mend="say how long the new one lives: --expires 30d",
+                    hint="say how long the new one lives: --expires 30d",
                 )
             expires_at = old.expires_at
         await connection.execute(
@@ -417,7 +417,7 @@ async def _lock_usable(connection: Connection, key_id: str) -> Key:
     key = await find_key(connection, key_id)
     if key.revoked_at is not None:
         raise ChangeRefusedError(
-            f"key {key_id} is revoked", mend="create another with `egret keys create`"
+            f"key {key_id} is revoked", hint="create another with `egret keys create`"
         )
     return key
 

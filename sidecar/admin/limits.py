@@ -77,7 +77,7 @@ def no_such(owner: Owner) -> ChangeRefusedError:
     """Return what is said where nobody of that name is known."""
     return ChangeRefusedError(
         f"there is no {owner.level.value} {owner.name}",
-        mend=f"see `egret {_LISTED[owner.level]} list`",
+        hint=f"see `egret {_LISTED[owner.level]} list`",
     )
 
 
@@ -85,7 +85,7 @@ def unreadable(level: Level, name: str, reason: str) -> ChangeRefusedError:
     """Return what is said where the limits of *name* are not what is written today."""
     return ChangeRefusedError(
         f"the limits of {level.value} {name} cannot be read ({reason})",
-        mend="no worker lets its keys in: take them away with `egret limits remove --all`",
+        hint="no worker lets its keys in: take them away with `egret limits remove --all`",
     )
 
 
@@ -116,7 +116,7 @@ async def change_limits(
     try:
         check_limits(limits)
     except LimitError as error:
-        raise ChangeRefusedError(str(error), mend="nothing was changed") from None
+        raise ChangeRefusedError(str(error), hint="nothing was changed") from None
     await connection.execute(_WRITE[owner.level], before.owner_id, write_limits(limits))
     return OwnedLimits(before.owner_id, limits)
 

@@ -16,12 +16,12 @@ _Item = TypeVar("_Item")
 
 
 class ChangeRefusedError(Exception):
-    """What was asked for cannot be done; `mend` says what would be right."""
+    """The request cannot be carried out; `hint` says how to correct it."""
 
-    def __init__(self, problem: str, *, mend: str) -> None:
+    def __init__(self, problem: str, *, hint: str) -> None:
         super().__init__(problem)
         self.problem = problem
-        self.mend = mend
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +222,11 @@ async def find_team_id(connection: Connection, team: str) -> str:
     rows = await connection.fetch(_FIND_TEAMS, team)
     if not rows:
         raise ChangeRefusedError(
-            f"there is no team {team}", mend="create it with `egret teams create`"
+            f"there is no team {team}", hint="create it with `egret teams create`"
         )
     if len(rows) > 1:
         paths = ", ".join(row["path"] for row in rows)
-        raise ChangeRefusedError(f"several teams are named {team}", mend=f"say which: {paths}")
+        raise ChangeRefusedError(f"several teams are named {team}", hint=f"say which: {paths}")
     found: str = rows[0]["id"]
     return found
 
@@ -237,15 +237,15 @@ async def refusals(what: str, *, policy: str | None = None) -> AsyncGenerator[No
     try:
         yield
     except asyncpg.UniqueViolationError:
-        raise ChangeRefusedError(f"{what} exists already", mend="choose another name") from None
+        raise ChangeRefusedError(f"{what} exists already", hint="choose another name") from None
     except asyncpg.ForeignKeyViolationError:
         raise ChangeRefusedError(
-            f"there is no policy {policy}", mend="apply it first with `egret policy apply -f FILE`"
+            f"there is no policy {policy}", hint="apply it first with `egret policy apply -f FILE`"
         ) from None
     except asyncpg.CheckViolationError:
         raise ChangeRefusedError(
             f"{what} is no name that is accepted",
-            mend="lower case letters, digits, dots, dashes and underscores, at most 63",
+            hint="lower case letters, digits, dots, dashes and underscores, at most 63",
         ) from None
 
 
@@ -256,14 +256,14 @@ def as_array(items: Sequence[_Item] | None) -> list[_Item] | None:
 
 def _no_organization(name: str) -> ChangeRefusedError:
     return ChangeRefusedError(
-        f"there is no organization {name}", mend="create it with `egret orgs create`"
+        f"there is no organization {name}", hint="create it with `egret orgs create`"
     )
 
 
 async def _team_of(connection: Connection, team_id: str) -> Team:
     row = await connection.fetchrow(_TEAMS, None, team_id)
     if row is None:
-        raise ChangeRefusedError("the team is gone", mend="see `egret teams list`")
+        raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
     return _team(row)
 
 

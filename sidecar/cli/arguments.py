@@ -83,7 +83,7 @@ def since_or_exit(text: str | None) -> datetime | None:
     try:
         return parse_moment(text, now=now)
     except MomentError as error:
-        fail(f"--since: {error}", mend="give another", code=WRONG_USAGE)
+        fail(f"--since: {error}", hint="give another", code=WRONG_USAGE)
 
 
 def _later(now: datetime, *, by: timedelta) -> datetime:
@@ -126,7 +126,7 @@ def read_text(file: Path, *, code: int = FAILED) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         reason = f"{file}: byte {error.start} is not UTF-8"
-        fail(reason, mend="save it as UTF-8", code=code)
+        fail(reason, hint="save it as UTF-8", code=code)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def open_file(file: Path) -> Iterator[BinaryIO]:
     try:
         stream = file.open("rb")
     except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
+        fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
     with stream:
         yield stream
 

@@ -90,9 +90,9 @@ def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     try:
         return asyncio.run(run())
     except ChangeRefusedError as error:
-        fail(error.problem, mend=error.mend)
+        fail(error.problem, hint=error.hint)
     except InvalidDsnError as error:
-        fail(str(error), mend="correct it", code=WRONG_USAGE)
+        fail(str(error), hint="correct it", code=WRONG_USAGE)
     except UNAVAILABLE as error:
         _fail_with(error)
 
@@ -101,22 +101,22 @@ def _fail_with(error: Exception) -> NoReturn:
     """Say what PostgreSQL, or the lack of it, means for whoever ran a command."""
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
-            fail("the database has no schema for this version", mend="run `egret migrate`")
+            fail("the database has no schema for this version", hint="run `egret migrate`")
         case asyncpg.InsufficientPrivilegeError():
             fail(
                 f"the database's role may not do this ({error})",
-                mend="log in as a member of egret_admin; see `egret doctor --for admin`",
+                hint="log in as a member of egret_admin; see `egret doctor --for admin`",
             )
         case asyncpg.IntegrityConstraintViolationError():
             fail(
-                "what this builds on was changed meanwhile; nothing was done", mend="run it again"
+                "what this builds on was changed meanwhile; nothing was done", hint="run it again"
             )
         case asyncpg.DataError():
-            fail(f"PostgreSQL does not take a value ({_shortened(error)})", mend="correct it")
+            fail(f"PostgreSQL does not take a value ({_shortened(error)})", hint="correct it")
         case _:
             fail(
                 f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
-                mend="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
+                hint="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
                 " EGRET_POSTGRES__DSN_FILE, leads to it",
             )
 
@@ -139,7 +139,7 @@ def settings_or_exit() -> Settings:
     try:
         return read_settings()
     except SettingsError as error:
-        fail(str(error), mend="correct the environment", code=WRONG_USAGE)
+        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
 
 
 DEFAULT_RUN: Final = Path("run")

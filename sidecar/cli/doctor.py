@@ -28,7 +28,7 @@ from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 from sidecar.transport.engine import is_alive
 
-_COLUMNS: Final = ("check", "state", "found", "mend")
+_COLUMNS: Final = ("check", "state", "found", "hint")
 _PACKAGES: Final = "guardrail packages"
 
 
@@ -41,7 +41,7 @@ def doctor(
     ] = Use.WORKER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Look at databases, clocks, sockets, packages and variables, and say what to mend.
+    """Look at databases, clocks, sockets, packages and variables, and say how to fix each fault.
 
     Changes nothing. Exits with 1 if a check failed; a warning is none.
 
@@ -50,7 +50,7 @@ def doctor(
     try:
         settings = read_settings()
     except SettingsError as error:
-        fail(str(error), mend="correct the environment", code=WRONG_USAGE)
+        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
     found = asyncio.run(_check(settings, use=use))
     print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
     broken = sum(one.state is CheckState.FAILED for one in found)
@@ -84,7 +84,7 @@ def _packages(missing: Mapping[str, str]) -> Checked:
     return warning(
         _PACKAGES,
         f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
-        mend=f"install Egret's wheel with its extras {extras}, or have no policy with these",
+        hint=f"install Egret's wheel with its extras {extras}, or have no policy with these",
     )
 
 
@@ -94,8 +94,8 @@ def _check_environment() -> Checked:
         return ok(check, "no variable that is no setting")
     names = ", ".join(one.variable for one in found)
     meant = " or ".join(sorted({one.meant for one in found if one.meant}))
-    mend = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
-    return warning(check, f"no such setting, ignored: {names}", mend=mend)
+    hint = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
+    return warning(check, f"no such setting, ignored: {names}", hint=hint)
 
 
 def _row(one: Checked) -> Row:
@@ -103,7 +103,7 @@ def _row(one: Checked) -> Row:
         "check": one.check,
         "state": one.state.value,
         "found": one.found,
-        "mend": one.mend,
+        "hint": one.hint,
     }
 
 
@@ -123,22 +123,22 @@ async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
 
 
 def _folder(folder: Path) -> Checked:
-    mend = "name another with EGRET_SERVER__SOCKET_DIRECTORY, or change its owner"
+    hint = "name another with EGRET_SERVER__SOCKET_DIRECTORY, or change its owner"
     if not folder.exists():
         parent = next(parent for parent in folder.parents if parent.exists())
         if not os.access(parent, os.W_OK | os.X_OK):
-            return failed(FOLDER, f"{folder} is missing and cannot be made", mend=mend)
-        return warning(FOLDER, f"{folder} is missing", mend="none needed: `egret serve` makes it")
+            return failed(FOLDER, f"{folder} is missing and cannot be made", hint=hint)
+        return warning(FOLDER, f"{folder} is missing", hint="none needed: `egret serve` makes it")
     if not folder.is_dir():
-        return failed(FOLDER, f"{folder} is no folder", mend=mend)
+        return failed(FOLDER, f"{folder} is no folder", hint=hint)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return failed(FOLDER, f"{folder} cannot be written to by this user", mend=mend)
+        return failed(FOLDER, f"{folder} cannot be written to by this user", hint=hint)
     mode = folder.stat().st_mode
     if mode & stat.S_IWOTH:
         return failed(
             FOLDER,
             f"{folder} can be written to by everybody, who could put a socket in a worker's place",
-            mend=f"chmod o-w {folder}",
+            hint=f"chmod o-w {folder}",
         )
     return ok(FOLDER, f"{folder}, mode {stat.S_IMODE(mode):04o}")
 
@@ -147,7 +147,7 @@ def _paths(folder: Path, *, workers: int) -> Checked:
     longest = len(str(folder / f"worker-{workers - 1}.sock").encode())
     found = f"{longest} bytes at most of {MAX_SOCKET_PATH_BYTES}"
     if longest > MAX_SOCKET_PATH_BYTES:
-        return failed(PATHS, found, mend="set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder")
+        return failed(PATHS, found, hint="set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder")
     return ok(PATHS, found)
 
 
@@ -162,7 +162,7 @@ async def _stale(folder: Path) -> Checked:
         return warning(
             STALE,
             f"nobody listens on {names}",
-            mend="start those workers, or remove the files and take them out of Envoy's endpoints",
+            hint="start those workers, or remove the files and take them out of Envoy's endpoints",
         )
     return ok(STALE, f"none; {len(sockets)} in use")
 

@@ -129,15 +129,15 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     Example: egret guardrails test "write to bob@example.com" --policy-file policies.yaml
     """
     if answer and body is not None:
-        mend = "give the text that the model said"
-        fail("--dialect-body is a request, not an answer", mend=mend, code=WRONG_USAGE)
+        hint = "give the text that the model said"
+        fail("--dialect-body is a request, not an answer", hint=hint, code=WRONG_USAGE)
     document = chosen_document(policy, policy_file)
     subject = _subject(_Source(text, file, body), path=path, role="model" if answer else role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
         trial = asyncio.run(try_policy(document.text, subject, side=side))
     except CompileError as error:
-        fail(str(error), mend="write fewer or simpler expressions")
+        fail(str(error), hint="write fewer or simpler expressions")
     if output is Output.JSON:
         print_json(_as_json(document, subject, trial))
     else:
@@ -147,8 +147,8 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
 def _subject(source: _Source, *, path: str, role: str) -> Subject:
     given = [one for one in (source.text, source.file, source.body) if one is not None]
     if len(given) > 1 or (not given and sys.stdin.isatty()):
-        mend = "give a text, --file or --dialect-body, or pipe it in"
-        fail("say which text", mend=mend, code=WRONG_USAGE)
+        hint = "give a text, --file or --dialect-body, or pipe it in"
+        fail("say which text", hint=hint, code=WRONG_USAGE)
     if source.body is not None:
         return _read_body(read_file(source.body), path)
     if source.text is not None:
@@ -158,7 +158,7 @@ def _subject(source: _Source, *, path: str, role: str) -> Subject:
     try:
         content.decode()
     except UnicodeDecodeError as error:
-        fail(f"byte {error.start} is not UTF-8", mend="save it as UTF-8")
+        fail(f"byte {error.start} is not UTF-8", hint="save it as UTF-8")
     return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
 
 
@@ -166,13 +166,13 @@ def _read_body(body: bytes, path: str) -> Subject:
     headers = Headers((("content-type", b"application/json"),))
     route = recognise("POST", path)
     if isinstance(route, UnknownRoute):
-        fail(f"no dialect knows POST {path}", mend="give --path", code=WRONG_USAGE)
+        fail(f"no dialect knows POST {path}", hint="give --path", code=WRONG_USAGE)
     read = read_request(route, headers, body)
     if isinstance(read, Malformed):
-        fail(read.problem.rstrip("."), mend="a request with this body is refused with 400")
+        fail(read.problem.rstrip("."), hint="a request with this body is refused with 400")
     if isinstance(read, Unreadable):
-        mend = "such a request goes the policy's way for what is unscanned"
-        fail(f"the body cannot be read ({read.reason.value})", mend=mend)
+        hint = "such a request goes the policy's way for what is unscanned"
+        fail(f"the body cannot be read ({read.reason.value})", hint=hint)
     return read
 
 

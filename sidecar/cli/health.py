@@ -37,7 +37,7 @@ def health(
     try:
         settings = read_settings()
     except SettingsError as error:
-        fail(str(error), mend="correct the environment", code=WRONG_USAGE)
+        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
     sockets = worker_sockets(settings.server)
     states = asyncio.run(worker_states(sockets))
     rows: list[Row] = [

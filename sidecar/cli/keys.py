@@ -56,7 +56,7 @@ def public_id(text: str) -> str:
     key_id = text.removeprefix(PREFIX)
     if not (len(key_id) == KEY_ID_LENGTH and key_id.isascii() and key_id.isalnum()):
         # It may be a mistyped key or a secret: it is not repeated.
-        fail("KEY_ID is not the id of a key", mend="see `egret keys list`", code=WRONG_USAGE)
+        fail("KEY_ID is not the id of a key", hint="see `egret keys list`", code=WRONG_USAGE)
     return key_id
 
 
@@ -109,7 +109,7 @@ def parsed(parser: Callable[[], Parsed], *, option: str) -> Parsed:
     try:
         return parser()
     except (MomentError, ScopeError) as error:
-        fail(f"{option}: {error}", mend="nothing was changed", code=WRONG_USAGE)
+        fail(f"{option}: {error}", hint="nothing was changed", code=WRONG_USAGE)
 
 
 def scopes_from(
@@ -170,7 +170,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         priority=AS_IT_IS if priority is None else priority.value,
     )
     if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
-        fail("nothing to set", mend="see `egret keys set --help`", code=WRONG_USAGE)
+        fail("nothing to set", hint="see `egret keys set --help`", code=WRONG_USAGE)
     changed = on_connection(
         lambda connection: change_key(connection, key_id, change=change), tells=told_of
     )
@@ -184,7 +184,7 @@ def _chosen(
 ) -> tuple[Parsed, ...] | Unchanged | None:
     (option, given), (opposite, is_none) = some, none
     if given and is_none:
-        fail(f"{option} and {opposite} exclude each other", mend="choose one", code=WRONG_USAGE)
+        fail(f"{option} and {opposite} exclude each other", hint="choose one", code=WRONG_USAGE)
     if is_none:
         return None
     return parse(given) if given else AS_IT_IS

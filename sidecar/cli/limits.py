@@ -57,7 +57,7 @@ def owner_of(*, key: str | None, team: str | None, org: str | None) -> Owner:
     """Return the one owner that was named, or exit."""
     owner = owner_or_all(key=key, team=team, org=org)
     if owner is None:
-        fail("say whose", mend="give one of --key, --team and --org", code=WRONG_USAGE)
+        fail("say whose", hint="give one of --key, --team and --org", code=WRONG_USAGE)
     return owner
 
 
@@ -69,7 +69,7 @@ def owner_or_all(*, key: str | None, team: str | None, org: str | None) -> Owner
         if name is not None
     ]
     if len(named) > 1:
-        fail("say whose", mend="give one of --key, --team and --org", code=WRONG_USAGE)
+        fail("say whose", hint="give one of --key, --team and --org", code=WRONG_USAGE)
     if not named:
         return None
     owner = named[0]
@@ -154,7 +154,7 @@ def remove(  # noqa: PLR0913, PLR0917 - options of a command
     """
     owner = owner_of(key=key, team=team, org=org)
     if bool(words) is every:
-        fail("say which", mend="give limits, or --all", code=WRONG_USAGE)
+        fail("say which", hint="give limits, or --all", code=WRONG_USAGE)
     if every:
         _run(lambda connection: remove_all_limits(connection, owner), owner, output)
     else:
@@ -202,7 +202,7 @@ def _run(
             tells=lambda changed: Told(keys=(_told(owner.level, changed.owner_id),)),
         )
     except LimitWordsError as error:
-        fail(str(error), mend="nothing was changed", code=WRONG_USAGE)
+        fail(str(error), hint="nothing was changed", code=WRONG_USAGE)
     _print(found.limits, output)
 
 

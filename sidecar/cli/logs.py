@@ -181,7 +181,7 @@ def logs(  # noqa: PLR0913, PLR0917 - options of a command
     """
     if level is not None and level not in LEVELS:
         fail(
-            f"there is no level {level}", mend=f"say one of {', '.join(LEVELS)}", code=WRONG_USAGE
+            f"there is no level {level}", hint=f"say one of {', '.join(LEVELS)}", code=WRONG_USAGE
         )
     wanted = Wanted(
         level=level,
@@ -255,9 +255,9 @@ class _Shown:
 def _chunks(file: Path, *, is_followed: bool) -> Iterator[bytes]:
     if file == STANDARD_STREAM:
         if is_followed:
-            fail("--follow needs a file", mend="a pipe is read to its end", code=WRONG_USAGE)
+            fail("--follow needs a file", hint="a pipe is read to its end", code=WRONG_USAGE)
         if sys.stdin.isatty():
-            fail("nothing is piped in", mend="name a file, or pipe log lines in", code=WRONG_USAGE)
+            fail("nothing is piped in", hint="name a file, or pipe log lines in", code=WRONG_USAGE)
         yield from chunks_of(cast("Readable", sys.stdin.buffer))
         return
     try:
@@ -269,7 +269,7 @@ def _chunks(file: Path, *, is_followed: bool) -> Iterator[bytes]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a file that can be read", code=WRONG_USAGE)
+        fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
 
 
 def _tell_what_was_left_out(not_json: int, too_long: int) -> None:

@@ -80,7 +80,7 @@ class _Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Typer's own class is private
         for word in args:
             if not _is_text(word):
-                fail(f"{word[:60]!r} is no text", mend="write it in UTF-8", code=WRONG_USAGE)
+                fail(f"{word[:60]!r} is no text", hint="write it in UTF-8", code=WRONG_USAGE)
         return super().parse_args(ctx, args)
 
 

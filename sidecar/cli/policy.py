@@ -100,8 +100,8 @@ def diff(
     Example: egret policy diff -f policies.yaml; egret policy diff strict --from 3 --to 5
     """
     if (name is None) == (file is None) or (file is not None and (from_ or to)):
-        mend = "give -f FILE, or the name of a policy and its versions"
-        fail("say what to compare", mend=mend, code=WRONG_USAGE)
+        hint = "give -f FILE, or the name of a policy and its versions"
+        fail("say what to compare", hint=hint, code=WRONG_USAGE)
     if name is not None:
         show_difference(name, from_=from_, to=to, output=output)
     elif file is not None:
@@ -169,17 +169,17 @@ def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:
         for document in documents:
             if name in {None, document.policy.name}:
                 return document
-        fail(f"{file} holds no policy {name}", mend="name one of it, or none for the first")
+        fail(f"{file} holds no policy {name}", hint="name one of it, or none for the first")
     if name is None:
         return parse_documents(default_policy_text(), expressions="trust")[0]
     stored = on_connection(lambda connection: load_policy(connection, name))
     if stored is None and name != DEFAULT_POLICY_NAME:
-        fail(f"there is no policy {name}", mend="see `egret policy list`")
+        fail(f"there is no policy {name}", hint="see `egret policy list`")
     text = default_policy_text() if stored is None else stored.document
     return parse_documents(text, expressions="trust")[0]
 
 
-_COLUMNS: Final = ("policy", "guardrail", "problem", "mend", "code")
+_COLUMNS: Final = ("policy", "guardrail", "problem", "hint", "code")
 
 
 def advise(
@@ -223,8 +223,8 @@ def _readable(stored: StoredPolicy) -> Policy:
     try:
         return parse_policies(stored.document, version=stored.version, expressions="trust")[0]
     except PolicyDocumentError:
-        mend = "apply it anew, or use the Egret that wrote it"
-        fail(f"policy {stored.name} is not one this Egret can read", mend=mend)
+        hint = "apply it anew, or use the Egret that wrote it"
+        fail(f"policy {stored.name} is not one this Egret can read", hint=hint)
 
 
 def _row(one: Advice) -> Row:
@@ -232,7 +232,7 @@ def _row(one: Advice) -> Row:
         "policy": one.policy,
         "guardrail": one.guardrail,
         "problem": one.problem,
-        "mend": one.mend,
+        "hint": one.hint,
         "code": one.code,
     }
 
@@ -292,7 +292,7 @@ def _target(*, key: str | None, team: str | None, org: str | None) -> _Target:
         if name is not None
     ]
     if len(named) != 1:
-        fail("say for what", mend="give one of --key, --team and --org", code=WRONG_USAGE)
+        fail("say for what", hint="give one of --key, --team and --org", code=WRONG_USAGE)
     target = named[0]
     return _Target(target.level, public_id(target.name)) if key is not None else target
 

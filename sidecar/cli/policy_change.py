@@ -149,8 +149,8 @@ def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
 def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
     """Show what changes, check it, ask, bring it into force, and say so."""
     if manner.note is not None and not 0 < len(manner.note) <= MAX_NOTE_CHARACTERS:
-        mend = f"write at most {MAX_NOTE_CHARACTERS} characters"
-        fail("that note is too long or empty", mend=mend, code=WRONG_USAGE)
+        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
+        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
     stored = on_connection(load_policies)
     planned = plan(documents, stored=stored)
     changes = [one for one in planned if one.change is not Change.NONE]
@@ -178,7 +178,7 @@ def check_expressions(
     try:
         faults = _faults(placed)
     except CheckFailedError as error:
-        fail(str(error), mend="see that there is memory for it, and try again")
+        fail(str(error), hint="see that there is memory for it, and try again")
     if faults:
         _fail_with(faults, source=source)
     replaced = {one.policy.name: one.text for one in documents}
@@ -195,7 +195,7 @@ def check_expressions(
         except CompileError as error:
             fail(
                 f"{error}, {len(placed)} expressions of {source} among them",
-                mend="write fewer or simpler ones; words without an expression go to denied_terms",
+                hint="write fewer or simpler ones; words without an expression go to denied_terms",
             )
 
 
@@ -237,7 +237,10 @@ def _faults(placed: Sequence[PlacedExpression]) -> tuple[PolicyFault, ...]:
 def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
     for fault in faults:
         note(f"{source}: {fault}")
-    fail(f"{source} holds no valid policies", mend="mend what is named above; nothing was changed")
+    fail(
+        f"{source} holds no valid policies",
+        hint="correct the faults above; nothing was changed",
+    )
 
 
 def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
@@ -256,14 +259,14 @@ def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
                         note=manner.note,
                     )
         except PolicyChangedError as error:
-            fail(str(error), mend="look at the new difference: run it again")
+            fail(str(error), hint="look at the new difference: run it again")
 
     on_connection(work, tells=lambda _: Told(policies=[one.name for one in changes]))
 
 
 def _ask(source: str, *, count: int) -> None:
     if source == str(STANDARD_STREAM) or not sys.stdin.isatty():
-        fail("nobody is there to ask", mend="say --yes to apply", code=WRONG_USAGE)
+        fail("nobody is there to ask", hint="say --yes to apply", code=WRONG_USAGE)
     what = "this change" if count == 1 else f"these {count} changes"
     if not typer.confirm(f"Apply {what}?", err=True):
         note("Nothing was changed.")

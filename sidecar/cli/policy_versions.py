@@ -102,7 +102,7 @@ def stored_policy(name: str, version: int | None) -> StoredPolicy:
     stored = on_connection(lambda connection: load_policy(connection, name, version=version))
     if stored is None:
         what = f"policy {name}" if version is None else f"version {version} of policy {name}"
-        fail(f"there is no {what}", mend="see `egret policy list`")
+        fail(f"there is no {what}", hint="see `egret policy list`")
     return stored
 
 
@@ -126,7 +126,7 @@ def canonical(stored: StoredPolicy) -> str:
 def _fail_unreadable(stored: StoredPolicy) -> NoReturn:
     fail(
         f"version {stored.version} of {stored.name} is not one this Egret can read",
-        mend="apply it anew, or use the Egret that wrote it",
+        hint="apply it anew, or use the Egret that wrote it",
     )
 
 
@@ -138,7 +138,7 @@ def _earlier(name: str, version: int | None) -> StoredPolicy:
 
 def _before(after: StoredPolicy) -> StoredPolicy:
     if after.version == 1:
-        fail(f"there is no version of {after.name} before 1", mend="see `egret policy history`")
+        fail(f"there is no version of {after.name} before 1", hint="see `egret policy history`")
     return stored_policy(after.name, after.version - 1)
 
 
@@ -148,7 +148,7 @@ def _versions(name: str) -> tuple[PolicyVersion, ...]:
 
     found = on_connection(work)
     if not found:
-        fail(f"there is no policy {name}", mend="see `egret policy list`")
+        fail(f"there is no policy {name}", hint="see `egret policy list`")
     return found
 
 
@@ -234,10 +234,10 @@ def _edited(name: str, guardrail: str, mode: Mode) -> PolicyDocument:
     try:
         return with_mode(document, guardrail, mode=mode)
     except NoSuchGuardrailError:
-        fail(f"policy {name} has no guardrail {guardrail}", mend=f"see `egret policy show {name}`")
+        fail(f"policy {name} has no guardrail {guardrail}", hint=f"see `egret policy show {name}`")
     except NotEditableError:
-        mend = "change the file it comes from, and apply that"
-        fail(f"the text of policy {name} cannot be changed by a command", mend=mend)
+        hint = "change the file it comes from, and apply that"
+        fail(f"the text of policy {name} cannot be changed by a command", hint=hint)
 
 
 def _show_shadow(guardrail: str, url: str | None) -> None:

@@ -101,7 +101,7 @@ def import_(
     try:
         prices = read_prices(file.name, read_text(file), now=datetime.now(UTC))
     except PriceFileError as error:
-        fail(f"{file}: {error}", mend="nothing was set; correct it and run it again")
+        fail(f"{file}: {error}", hint="nothing was set; correct it and run it again")
     on_connection(lambda connection: set_prices(connection, prices))
     if output is Output.JSON:
         print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
@@ -119,7 +119,7 @@ def _in_force(prices: Sequence[Price], *, at: datetime) -> list[Price]:
 
 def _model(text: str) -> str:
     if not 1 <= len(text) <= 200:  # noqa: PLR2004 - as the schema has it
-        fail("MODEL is empty or longer than 200 characters", mend="correct it", code=WRONG_USAGE)
+        fail("MODEL is empty or longer than 200 characters", hint="correct it", code=WRONG_USAGE)
     return text
 
 
@@ -131,7 +131,7 @@ def _amount(text: str, option: str) -> Decimal:
     if not amount.is_finite() or not 0 <= amount < _MOST or amount != amount.quantize(_FINEST):
         fail(
             f"{option}: {text[:40]!r} is no amount of dollars",
-            mend="write for example 2.5 or 0.000125",
+            hint="write for example 2.5 or 0.000125",
             code=WRONG_USAGE,
         )
     return amount
@@ -141,9 +141,9 @@ def _moment(text: str) -> datetime:
     try:
         moment = parse_moment(text, now=datetime.now(UTC))
     except MomentError as error:
-        fail(f"--from: {error}", mend="nothing was set", code=WRONG_USAGE)
+        fail(f"--from: {error}", hint="nothing was set", code=WRONG_USAGE)
     if moment is None:
-        fail("--from: a price that never holds", mend="give a time", code=WRONG_USAGE)
+        fail("--from: a price that never holds", hint="give a time", code=WRONG_USAGE)
     return moment
 
 

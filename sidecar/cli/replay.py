@@ -218,7 +218,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
         try:
             tally = asyncio.run(_judge_all(stream, size, path=path, now=now, before=then))
         except CompileError as error:
-            fail(str(error), mend="write fewer or simpler expressions")
+            fail(str(error), hint="write fewer or simpler expressions")
     if output is Output.JSON:
         print_json(_as_json(tally, now, before=then))
     else:

@@ -72,7 +72,7 @@ def migrate(
             applied = on_database(lambda settings: migrations.migrate(settings, on_warning=note))
             _print(applied, output=output)
     except UnknownRevisionError as error:
-        fail(str(error), mend="upgrade Egret")
+        fail(str(error), hint="upgrade Egret")
 
 
 def _check(pending: tuple[Migration, ...], *, output: Output) -> None:

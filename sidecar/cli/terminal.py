@@ -76,9 +76,9 @@ def note(message: str) -> None:
     console(stderr=True).print(Text(message))
 
 
-def fail(problem: str, *, mend: str, code: int = FAILED) -> NoReturn:
+def fail(problem: str, *, hint: str, code: int = FAILED) -> NoReturn:
     """Say in one line what went wrong and what would be right, and exit."""
-    console(stderr=True).print(Text(f"error: {problem}; {mend}".replace("\n", " ")))
+    console(stderr=True).print(Text(f"error: {problem}; {hint}".replace("\n", " ")))
     raise typer.Exit(code)
 
 

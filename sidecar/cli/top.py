@@ -52,9 +52,9 @@ def top(
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):
-        fail(f"no answer at {metrics}", mend="start `egret serve`, or say --metrics URL")
+        fail(f"no answer at {metrics}", hint="start `egret serve`, or say --metrics URL")
     except ValueError:
-        fail(f"{metrics} is no page of metrics", mend="say --metrics URL")
+        fail(f"{metrics} is no page of metrics", hint="say --metrics URL")
     except KeyboardInterrupt:
         return
 

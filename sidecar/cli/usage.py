@@ -156,9 +156,9 @@ def report(
     now = datetime.now(UTC)
     start, end = _since(since, now=now), _until(until, now=now)
     if start >= end:
-        fail("--since is not before --until", mend="give other times", code=WRONG_USAGE)
+        fail("--since is not before --until", hint="give other times", code=WRONG_USAGE)
     if chart is not None and chart.suffix not in _CHARTS:
-        fail(f"--chart: {chart} is no .png or .svg", mend="rename it", code=WRONG_USAGE)
+        fail(f"--chart: {chart} is no .png or .svg", hint="rename it", code=WRONG_USAGE)
     is_hourly = end - start <= HOURLY_UP_TO
 
     async def read(connection: Connection) -> tuple[list[UsageSum], list[UsagePoint]]:
@@ -175,7 +175,7 @@ def report(
         try:
             draw_usage(points, file=chart, title=f"Usage by {by.value}", step=step)
         except ChartError as error:
-            fail(str(error), mend="the figures above are complete")
+            fail(str(error), hint="the figures above are complete")
         note(f"drawn: {chart}")
 
 
@@ -210,9 +210,9 @@ def _moment(text: str, *, option: str, now: datetime) -> datetime:
     try:
         moment = parse_moment(text, now=now)
     except MomentError as error:
-        fail(f"{option}: {error}", mend="give another", code=WRONG_USAGE)
+        fail(f"{option}: {error}", hint="give another", code=WRONG_USAGE)
     if moment is None:
-        fail(f"{option}: never is no time", mend="give another", code=WRONG_USAGE)
+        fail(f"{option}: never is no time", hint="give another", code=WRONG_USAGE)
     return moment
 
 

@@ -19,7 +19,7 @@ _TOO_COSTLY: Final = (
     f"takes more than {MAX_SECONDS_EACH:g} s of CPU time or {MAX_COMPILE_BYTES >> 30} GiB of "
     "memory to compile"
 )
-_MEND: Final = "make its repeats shorter: bounded ones in each other, or of wide classes, multiply"
+_HINT: Final = "make its repeats shorter: bounded ones in each other, or of wide classes, multiply"
 
 Advance = Callable[[int], None]
 """Is told how many were checked."""
@@ -47,7 +47,7 @@ async def expression_faults(
                 faults.append(_fault(one, problem, None))
         done += len(answers)
         if done < len(placed):
-            faults.append(_fault(placed[done], _TOO_COSTLY, _MEND))
+            faults.append(_fault(placed[done], _TOO_COSTLY, _HINT))
             done, lost = done + 1, lost + 1
     return tuple(faults)
 
@@ -83,5 +83,5 @@ async def _answers(
     return answers
 
 
-def _fault(placed: PlacedExpression, problem: str, mend: str | None) -> PolicyFault:
-    return PolicyFault(placed.line, placed.column, placed.path, problem, mend)
+def _fault(placed: PlacedExpression, problem: str, hint: str | None) -> PolicyFault:
+    return PolicyFault(placed.line, placed.column, placed.path, problem, hint)

@@ -40,14 +40,14 @@ _QUOTED: Final = re.compile(r"'([^']*)'")
 class PolicyFault:
     """One thing that is wrong. `line` and `column` count from 1 in the whole text.
 
-    `path` reads like `guardrails[0].timeout`; `mend` says what would be right, if that is known.
+    `path` reads like `guardrails[0].timeout`; `hint` says how to correct it, if that is known.
     """
 
     line: int
     column: int
     path: str
     problem: str
-    mend: str | None = None
+    hint: str | None = None
 
     @override
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class PolicyFault:
         words = (
             f"{place}: {self.path}: {self.problem}" if self.path else f"{place}: {self.problem}"
         )
-        return f"{words} ({self.mend})" if self.mend else words
+        return f"{words} ({self.hint})" if self.hint else words
 
 
 class PolicyDocumentError(Exception):
@@ -82,27 +82,27 @@ def _follows(detail: Any, details: Iterable[Any]) -> bool:
 
 def _described(document: YamlDocument, detail: Any) -> PolicyFault:
     path = _node_path(document, detail["loc"])
-    at_key, mend = False, None
+    at_key, hint = False, None
     match detail["type"]:
         case "missing":
             problem = f"`{detail['loc'][-1]}` is required"
         case "extra_forbidden":
             at_key, problem = True, f"unknown field `{path[-1]}`"
-            mend = _nearest(str(path[-1]), _fields_at(document, path[:-1]))
+            hint = _nearest(str(path[-1]), _fields_at(document, path[:-1]))
         case "union_tag_invalid" | "union_tag_not_found":
-            path, problem, mend = _wrong_type(document, path)
+            path, problem, hint = _wrong_type(document, path)
         case "value_error":
-            problem, mend = str(detail["ctx"]["error"]), _nearest_known(detail["ctx"]["error"])
+            problem, hint = str(detail["ctx"]["error"]), _nearest_known(detail["ctx"]["error"])
         case "enum":
             problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
         case "string_type":
-            problem, mend = "must be text", "put it in quotes"
+            problem, hint = "must be text", "put it in quotes"
         case "string_pattern_mismatch":
-            problem, mend = "is not a name that is accepted here", _form(path)
+            problem, hint = "is not a name that is accepted here", _form(path)
         case _:
             words = str(detail["msg"])
             problem = words[:1].lower() + words[1:]
-    return fault(document, path, problem, mend=mend, at_key=at_key)
+    return fault(document, path, problem, hint=hint, at_key=at_key)
 
 
 def _nearest_known(error: ValueError) -> str | None:
@@ -189,13 +189,13 @@ def fault(
     path: Path,
     problem: str,
     *,
-    mend: str | None = None,
+    hint: str | None = None,
     at_key: bool = False,
 ) -> PolicyFault:
     """Return a fault of the node at *path*, or of its key."""
     mark = document.keys.get(path) if at_key else None
     line, column = mark or document.values[path]
-    return PolicyFault(line, column, _words(path), problem, mend)
+    return PolicyFault(line, column, _words(path), problem, hint)
 
 
 def _words(path: Path) -> str:
@@ -327,7 +327,7 @@ def _repeated_names(document: YamlDocument, model: PolicyModel) -> Iterable[Poli
     for index, guardrail in enumerate(model.guardrails):
         if guardrail.name in seen:
             path = ("guardrails", index, "name")
-            yield fault(document, path, "a guardrail of this name is above", mend="rename one")
+            yield fault(document, path, "a guardrail of this name is above", hint="rename one")
         seen.add(guardrail.name)
 
 
@@ -337,7 +337,7 @@ def _schemas(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault
             path = ("guardrails", index, "schema")
             for one in schema_faults(guardrail.answer_schema, max_depth=guardrail.max_depth):
                 at = (*path, *one.place)
-                yield fault(document, at, one.problem, mend=one.mend, at_key=one.at_key)
+                yield fault(document, at, one.problem, hint=one.hint, at_key=one.at_key)
 
 
 def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
@@ -347,4 +347,4 @@ def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyF
         holds = guardrail.streams in {None, StreamMode.BUFFER}
         if not holds and not judges_pieces(guardrail.settings()):
             problem = f"{guardrail.type} needs the whole of an answer"
-            yield fault(document, (*path, "streams"), problem, mend="use buffer")
+            yield fault(document, (*path, "streams"), problem, hint="use buffer")

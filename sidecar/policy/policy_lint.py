@@ -31,7 +31,7 @@ class Advice:
     guardrail: str | None
     code: str
     problem: str
-    mend: str
+    hint: str
 
 
 _CLOSING_KEYWORDS: Final = frozenset(
@@ -48,7 +48,7 @@ _CHATS_APART: Final = {
 _NOTHING_MISSING: Final[Mapping[str, str]] = MappingProxyType({})
 
 _Said = tuple[str, str, str]
-"""Code, problem, mend."""
+"""Code, problem, hint."""
 
 
 def lint(
@@ -75,8 +75,8 @@ def _of_policy(
     when: tuple[date, int],
     missing: Mapping[str, str],
 ) -> Iterator[Advice]:
-    for code, problem, mend in _whole(policy):
-        yield Advice(policy.name, None, code, problem, mend)
+    for code, problem, hint in _whole(policy):
+        yield Advice(policy.name, None, code, problem, hint)
     for guardrail in policy.guardrails:
         said = chain(
             *(check(guardrail) for check in _CHECKS),
@@ -84,16 +84,16 @@ def _of_policy(
             _exceptions(guardrail, *when),
             _lacking(guardrail, missing),
         )
-        for code, problem, mend in said:
-            yield Advice(policy.name, guardrail.name, code, problem, mend)
+        for code, problem, hint in said:
+            yield Advice(policy.name, guardrail.name, code, problem, hint)
 
 
 def _whole(policy: Policy) -> Iterator[_Said]:
     if not policy.guardrails:
         yield "no-guardrails", "it has no guardrails", "content passes as it is: is that meant?"
     elif all(one.mode is Mode.SHADOW for one in policy.guardrails):
-        mend = "promote one with `egret policy promote`"
-        yield "shadow-only", "every guardrail is in shadow, so nothing is enforced", mend
+        hint = "promote one with `egret policy promote`"
+        yield "shadow-only", "every guardrail is in shadow, so nothing is enforced", hint
     if policy.unscanned is UnscannedAction.ALLOW:
         problem = "what no guardrail can read passes: images, unknown routes, compressed bodies"
         yield "unscanned-allow", problem, "say `unscanned: block`, or `flag` to see it"
@@ -181,8 +181,8 @@ def _exceptions(guardrail: Guardrail, today: date, near_days: int) -> Iterator[_
         if left < 0:
             yield "exception-over", f"{whose} ended on {one.until}", "take it out"
         elif left <= near_days:
-            mend = "see whether it is still needed"
-            yield "exception-ends", f"{whose} ends on {one.until}, in {left} days", mend
+            hint = "see whether it is still needed"
+            yield "exception-ends", f"{whose} ends on {one.until}, in {left} days", hint
 
 
 def _lacking(guardrail: Guardrail, missing: Mapping[str, str]) -> Iterator[_Said]:

@@ -24,11 +24,11 @@ _TAG: Final = "tag:yaml.org,2002:"
 class YamlError(Exception):
     """Text that is not the YAML we accept; `mark` says where."""
 
-    def __init__(self, problem: str, mark: Mark, mend: str | None = None) -> None:
+    def __init__(self, problem: str, mark: Mark, hint: str | None = None) -> None:
         super().__init__(problem)
         self.problem = problem
         self.mark = mark
-        self.mend = mend
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class SpoolFullError(Exception):
 
 
 class SpoolError(Exception):
-    """The spool cannot be used at all; the message names the folder, the reason and the mend."""
+    """The spool cannot be used at all; the message names the folder, the reason and the fix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,9 +226,9 @@ def log_schema(revision: str) -> None:
         case SchemaState.CURRENT:
             log.info(event, revision=revision)
         case SchemaState.AHEAD:
-            log.warning(event, revision=revision, wanted=REVISION, mend="upgrade Egret")
+            log.warning(event, revision=revision, wanted=REVISION, hint="upgrade Egret")
         case SchemaState.NONE | SchemaState.BEHIND:
-            log.error(event, revision=revision, wanted=REVISION, mend="run `egret migrate`")
+            log.error(event, revision=revision, wanted=REVISION, hint="run `egret migrate`")
 
 
 @dataclass(frozen=True, slots=True)

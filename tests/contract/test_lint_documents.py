@@ -16,7 +16,7 @@ def test_every_rule_is_documented_as_it_is() -> None:
     """Nobody has to read the code to know what a rule means."""
     rows = [
         " | ".join(
-            (f"| {rule.id} {rule.name}", rule.severity.value, _cell(rule.risk), _cell(rule.mend))
+            (f"| {rule.id} {rule.name}", rule.severity.value, _cell(rule.risk), _cell(rule.hint))
         )
         for rule in ALL_RULES
     ]

@@ -1,7 +1,7 @@
 """What is counted past prometheus-client is what the library would have counted itself.
 
 `mapped_samples` rests on what the library keeps to itself. Where one of these fails after an
-upgrade, look at the library's values.py and mmap_dict.py, and mend the module or do without it.
+upgrade, look at the library's values.py and mmap_dict.py, and fix the module or do without it.
 """
 
 from __future__ import annotations

@@ -295,7 +295,7 @@ async def test_the_socket_is_for_its_owner_and_group(engine_type: EngineType, pa
 async def test_a_socket_path_that_is_too_long_is_explained(
     engine_type: EngineType, tmp_path: Path
 ) -> None:
-    """The system's own error would be `bind failed`; this one names the mend."""
+    """The system's own error would be `bind failed`; this one names the fix."""
     long = tmp_path / ("x" * MAX_SOCKET_PATH_BYTES)
     engine = engine_type(options(long), Judged().converse)
     with pytest.raises(SocketError, match=r"EGRET_SERVER__SOCKET_DIRECTORY"):

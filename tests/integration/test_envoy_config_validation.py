@@ -164,4 +164,4 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(MissingProgramError) as missing:
         program_in_wheel("no-such-distribution", ends_with="/bin/thing")
     assert missing.value.part == "no-such-distribution"
-    assert "pip install" in missing.value.mend
+    assert "pip install" in missing.value.hint

@@ -309,7 +309,7 @@ NOT_AFTER = "cluster.egret.ssl.certificate.egret_client.expiration_unix_time_sec
 async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
     parties: Parties, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Envoy answers 500 and says why; a new certificate mends it, and nothing is restarted."""
+    """Envoy answers 500 and says why; a new certificate fixes it, and nothing is restarted."""
     async with (
         _egret(parties, not_after=YESTERDAY) as (egret, port),
         _gateway(parties, port, envoys=parties.envoys) as gateway,
@@ -327,7 +327,7 @@ async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
 async def test_an_envoy_whose_certificate_has_expired_lets_nothing_pass(
     parties: Parties, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Egret refuses it and says why; Envoy tells since when. Mended as the other side."""
+    """Egret refuses it and says why; Envoy tells since when. Fixed in the same way."""
     async with (
         _egret(parties) as (egret, port),
         _gateway(parties, port, envoys=parties.envoys, not_after=YESTERDAY) as gateway,

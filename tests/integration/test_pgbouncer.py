@@ -255,4 +255,4 @@ async def test_the_doctor_says_what_a_pooler_keeps_back(bounced: Bounced) -> Non
     assert [check for check, row in found.items() if row["state"] == "failed"] == [
         "postgres notifications"
     ]
-    assert "EGRET_CACHE__INVALIDATION=pubsub" in found["postgres notifications"]["mend"]
+    assert "EGRET_CACHE__INVALIDATION=pubsub" in found["postgres notifications"]["hint"]

@@ -185,7 +185,7 @@ async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path
 async def test_a_socket_that_another_serves_is_not_taken_over(
     database: Database, tmp_path: Path
 ) -> None:
-    """The second `egret serve` on the same folder ends with the path and the mend."""
+    """The second `egret serve` on the same folder ends with the path and the fix."""
     dsn = database.dsn
     async with serving(dsn, tmp_path) as first:
         await first.until_serving(0, 1)

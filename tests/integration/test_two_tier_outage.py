@@ -87,7 +87,7 @@ async def until_confirmed(worker: KeyWorker, keys: list[ApiKey]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def mend(server: LiveServer) -> None:
+async def repair(server: LiveServer) -> None:
     if server.is_running:
         await server.thaw()
     else:
@@ -120,8 +120,8 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
             counted, unknown = await asyncio.gather(load(worker, keys), ask_unknown(worker))
         finally:
             for server in down:
-                await mend(server)
-        mended_at = time.monotonic()
+                await repair(server)
+        repaired_at = time.monotonic()
         async with asyncio.timeout(30):
             await until_confirmed(worker, keys)
             recovered_at = time.monotonic()
@@ -131,7 +131,7 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
             await until_revoked(worker, keys[0])
         rest = [(await worker.judge(key)).verdict for key in keys[1:]]
 
-    print(f"recovered after {recovered_at - mended_at:.3f} s; {dict(counted)}")  # noqa: T201 - pytest -s
+    print(f"recovered after {recovered_at - repaired_at:.3f} s; {dict(counted)}")  # noqa: T201 - pytest -s
     assert (counted["error"], counted["Refused"]) == (0, 0)
     assert (counted["stale"] > 0) is ("postgres" in names)
     assert unknown == ({"unavailable"} if "postgres" in names else {"invalid_api_key"})

@@ -465,7 +465,7 @@ async def test_prices_are_read_anew_after_a_while(database: Database, tmp_path: 
 async def test_a_place_that_cannot_be_written_to_is_named(
     database: Database, tmp_path: Path
 ) -> None:
-    """With the setting that mends it."""
+    """With the setting that fixes it."""
     del database
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError, match="EGRET_USAGE__SPOOL_DIRECTORY"):

@@ -321,7 +321,7 @@ class TwoTierMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_calm)
     @rule(seconds=st.sampled_from([-30.0, 30.0]), really=rarely)
     def the_wall_clock_jumps(self, seconds: float, *, really: bool) -> None:
-        """Somebody mended the time of this machine."""
+        """The clock of this machine was corrected."""
         if not really:
             return
         self.wall_offset += seconds

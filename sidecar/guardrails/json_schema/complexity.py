@@ -15,8 +15,8 @@ import jsonschema_rs
 from sidecar.guardrails.json_schema.schema import (
     DIALECT,
     FORMATS,
+    HINTS,
     KNOWN,
-    MENDS,
     ROOT,
     Children,
     Place,
@@ -229,7 +229,7 @@ MAX_SCHEMAS: Final = 1_000
 MAX_PATTERNS: Final = 100
 """Each takes a millisecond to compile at worst, in a worker."""
 
-_PATTERN_MEND: Final = (
+_PATTERN_HINT: Final = (
     "no look-around or back-references; `maxLength` in the place of large counted repeats"
 )
 
@@ -240,7 +240,7 @@ class SchemaFault:
 
     place: Place
     problem: str
-    mend: str | None = None
+    hint: str | None = None
     at_key: bool = False
 
 
@@ -269,7 +269,7 @@ def _shape(schema: Mapping[str, Any]) -> SchemaFault | None:
         if value is None:
             return SchemaFault(place, "must not be empty", 'the type is "null", in quotes')
         if "pattern" in place[-1:] or error.kind.name == "format":
-            return SchemaFault(place, "is not a regular expression", _PATTERN_MEND)
+            return SchemaFault(place, "is not a regular expression", _PATTERN_HINT)
         keyword = next((step for step in reversed(place) if isinstance(step, str)), "")
         return SchemaFault(place, f"is not what `{keyword}` may be in draft 2020-12")
     return None
@@ -294,16 +294,16 @@ def _keyword_fault(place: Place, value: Any, known: Mapping[Place, Schema]) -> S
         return _reference_fault(place, value)
     if keyword == "format" and value not in FORMATS:
         near = difflib.get_close_matches(value, FORMATS, n=1)
-        mend = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(sorted(FORMATS))}"
-        return SchemaFault(place, f"no such format is checked: `{value[:80]}`", mend)
+        hint = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(sorted(FORMATS))}"
+        return SchemaFault(place, f"no such format is checked: `{value[:80]}`", hint)
     if keyword == "$schema" and len(place) > 1:
         return SchemaFault(place, "may stand at the top only", "leave it out", at_key=True)
     return None
 
 
 def _nearest(keyword: str) -> str | None:
-    if keyword in MENDS:
-        return MENDS[keyword]
+    if keyword in HINTS:
+        return HINTS[keyword]
     near = difflib.get_close_matches(keyword, KNOWN, n=1)
     return f"did you mean `{near[0]}`?" if near else None
 
@@ -352,7 +352,7 @@ def _of_the_whole(schema: Mapping[str, Any], max_depth: int) -> Iterator[SchemaF
     except jsonschema_rs.ValidationError as error:
         place, _ = _found(schema, error.instance_path)
         if "pattern" in place[-1:] or "patternProperties" in place:
-            yield SchemaFault(place, "is no regular expression of linear time", _PATTERN_MEND)
+            yield SchemaFault(place, "is no regular expression of linear time", _PATTERN_HINT)
         else:
             yield SchemaFault(place, "cannot be used")
 

@@ -43,7 +43,7 @@ LISTS: Final = SAME_VALUE_LISTS | CHILD_LISTS
 MAPS: Final = SAME_VALUE_MAPS | CHILD_MAPS | {"$defs"}
 KNOWN: Final = ONE | LISTS | MAPS | ASSERTIONS | NOTES | {"$ref"}
 
-MENDS: Final = {
+HINTS: Final = {
     "$id": "leave it out: references stay within the schema",
     "$anchor": "refer by path, `#/$defs/NAME`",
     "$dynamicRef": "write `$ref`",

@@ -300,7 +300,7 @@ def test_lines_as_egret_writes_them_are_read(log_lines: LogLines) -> None:
         (("/",), "Is a directory"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_the_mend(words: tuple[str, ...], problem: str) -> None:
+def test_what_cannot_be_done_is_said_with_the_hint(words: tuple[str, ...], problem: str) -> None:
     """In one line, and as wrong usage."""
     ran = _logs(*words)
 

@@ -162,7 +162,7 @@ def test_the_page_of_the_stack_on_this_machine_is_found(url: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("path", "problem"), [("/other", "is no page of metrics"), (None, "no answer at")]
 )
-def test_what_is_no_page_of_metrics_is_said_with_the_mend(
+def test_what_is_no_page_of_metrics_is_said_with_the_hint(
     url: str, path: str | None, problem: str
 ) -> None:
     """In one line; nothing is shown."""

@@ -433,7 +433,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_fault_says_where_it_is_what_it_is_and_how_to_mend_it(case: str) -> None:
+def test_a_fault_says_where_it_is_what_it_is_and_how_to_fix_it(case: str) -> None:
     """Line and column point into the text, whatever level the fault is on."""
     text, words = FAULTS[case]
     with pytest.raises(PolicyDocumentError) as raised:
@@ -467,7 +467,7 @@ def test_an_expression_is_refused_where_it_stands(case: str) -> None:
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_text() -> None:
-    """One run of apply shows everything there is to mend, over all documents."""
+    """One run of apply shows everything there is to correct, over all documents."""
     text = (
         "name: A\nx: 1\n---\nname: b\nguardrails: [{name: c, type: pii, action: no, mode: on}]\n"
     )

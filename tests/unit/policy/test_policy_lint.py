@@ -101,7 +101,7 @@ def test_advice_says_what_would_be_right() -> None:
             guardrail="a",
             code="exception-ends",
             problem=("the exception for team acme/search (SEC-1) ends on 2026-11-28, in 3 days"),
-            mend="see whether it is still needed",
+            hint="see whether it is still needed",
         ),
     )
 
@@ -128,7 +128,7 @@ def test_a_guardrail_that_lacks_its_package_is_told_of(
     found = lint(policies, today=TODAY, missing=missing)
 
     assert [one.code for one in found] == expected
-    assert all(f"its extra {extra}" in one.mend for one in found for extra in missing.values())
+    assert all(f"its extra {extra}" in one.hint for one in found for extra in missing.values())
 
 
 def test_packages_are_looked_for_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -433,7 +433,7 @@ async def test_a_response_out_of_order_aborts_the_stream() -> None:
 
 
 async def test_a_mode_that_cannot_be_a_gate_is_counted_and_refused() -> None:
-    """Somebody has to mend the configuration, so it shows."""
+    """The configuration must be corrected, so it shows."""
     held = Held(judging(), STREAMED_HEADERS)
     assert await held.run() is Ending.COMPLETED
     assert held.wrote(do.Refuse(refusal_of(ErrorKind.UNSUPPORTED_PROCESSING_MODE)))

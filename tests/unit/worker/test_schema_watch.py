@@ -8,7 +8,7 @@ from tests.support.log_lines import LogLines
 
 
 @pytest.mark.parametrize(
-    ("revision", "level", "event", "mend"),
+    ("revision", "level", "event", "hint"),
     [
         (REVISION, "info", "schema.current", None),
         ("", "error", "schema.none", "run `egret migrate`"),
@@ -16,10 +16,10 @@ from tests.support.log_lines import LogLines
         ("9999", "warning", "schema.ahead", "upgrade Egret"),
     ],
 )
-def test_how_the_schema_stands_is_said_with_the_mend(
-    log_lines: LogLines, *, revision: str, level: str, event: str, mend: str | None
+def test_how_the_schema_stands_is_said_with_the_hint(
+    log_lines: LogLines, *, revision: str, level: str, event: str, hint: str | None
 ) -> None:
     """An error where requests or usage are lost by it, a warning where they are not."""
     log_schema(revision)
     (line,) = log_lines.read()
-    assert (line["level"], line["event"], line.get("mend")) == (level, event, mend)
+    assert (line["level"], line["event"], line.get("hint")) == (level, event, hint)

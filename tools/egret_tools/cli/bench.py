@@ -182,10 +182,10 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     if url is None:
         url, key, ca_file = _of_stack(run, key=key, ca_file=ca_file)
     if not url.startswith(("http://", "https://")):
-        mend = "write it as https://host[:port]"
-        fail(f"{url} is no URL of a gateway", mend=mend, code=WRONG_USAGE)
+        hint = "write it as https://host[:port]"
+        fail(f"{url} is no URL of a gateway", hint=hint, code=WRONG_USAGE)
     if not key:
-        fail("no API key is known", mend="give --key or EGRET_KEY", code=WRONG_USAGE)
+        fail("no API key is known", hint="give --key or EGRET_KEY", code=WRONG_USAGE)
     order = Order(
         url=url.rstrip("/") + path,
         key=SecretStr(key),
@@ -206,8 +206,8 @@ def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str,
     try:
         facts = read_facts(run)
     except OSError as error:
-        mend = "name a gateway, or start `egret up`"
-        fail(f"{facts_file(run)}: {error.strerror}", mend=mend, code=WRONG_USAGE)
+        hint = "name a gateway, or start `egret up`"
+        fail(f"{facts_file(run)}: {error.strerror}", hint=hint, code=WRONG_USAGE)
     return facts["https_url"], key or facts["key"], ca_file or Path(facts["ca_file"])
 
 
@@ -221,7 +221,7 @@ def _trusting(file: Path) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=file)
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or "no certificates in PEM"
-        fail(f"{file}: {reason}", mend="name a file of certificates", code=WRONG_USAGE)
+        fail(f"{file}: {reason}", hint="name a file of certificates", code=WRONG_USAGE)
 
 
 def _show(order: Order, measured: Measured, output: Output) -> None:

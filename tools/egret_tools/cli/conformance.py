@@ -67,7 +67,7 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
             files=cases or (), modes=mode or (), names=case or (), with_egret=key is not None
         )
     except ValueError as error:
-        fail(str(error), mend="see egret conformance --help", code=WRONG_USAGE)
+        fail(str(error), hint="see egret conformance --help", code=WRONG_USAGE)
     raise typer.Exit(session.run(plan, runs, output=output))
 
 

@@ -82,12 +82,12 @@ def run(plan: Plan, runs: Sequence[Run], *, output: Output) -> int:
     """Run everything and print it. Returns 0 when all conforms, else 1."""
     target = plan.options.target
     if isinstance(target, UnixTarget) and not target.path.is_socket():
-        fail(f"there is no socket {target.path}", mend="start the server first")
+        fail(f"there is no socket {target.path}", hint="start the server first")
     results: list[Result] = []
     try:
         asyncio.run(until_signal(lambda: _collect(plan, runs, results)))
     except PartError as error:
-        fail(str(error), mend=error.mend)
+        fail(str(error), hint=error.hint)
     if output is Output.JSON:
         print_rows([_row(result) for result in results], columns=(), output=output)
     else:

@@ -18,7 +18,7 @@ from egret_tools.devstack.envoy_config import (
 from sidecar.cli.arguments import read_text
 from sidecar.cli.terminal import WRONG_USAGE, fail
 
-_MEND: Final = "docs/envoy.md lists the parameters"
+_HINT: Final = "docs/envoy.md lists the parameters"
 
 envoy = typer.Typer(
     help="Envoy's configuration, from the template that Egret is tested with.",
@@ -45,15 +45,15 @@ def render(
     try:
         config = render_envoy_config(_parameters(text))
     except yaml.YAMLError as error:
-        fail(f"{parameters} is no YAML: {error}", mend=_MEND, code=WRONG_USAGE)
+        fail(f"{parameters} is no YAML: {error}", hint=_HINT, code=WRONG_USAGE)
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}"
             for one in error.errors(include_url=False)
         )
-        fail(f"{parameters}: {wrong}", mend=_MEND, code=WRONG_USAGE)
+        fail(f"{parameters}: {wrong}", hint=_HINT, code=WRONG_USAGE)
     except EnvoyConfigError as error:
-        fail(f"{parameters}: {error}", mend=_MEND, code=WRONG_USAGE)
+        fail(f"{parameters}: {error}", hint=_HINT, code=WRONG_USAGE)
     sys.stdout.write(config.strip() + "\n")
 
 

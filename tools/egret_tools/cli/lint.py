@@ -30,7 +30,7 @@ from sidecar.cli.terminal import (
 )
 from sidecar.cli.terminal import Output as Rows
 
-_COLUMNS: Final = ("place", "rule", "severity", "risk", "mend")
+_COLUMNS: Final = ("place", "rule", "severity", "risk", "hint")
 _ORDER: Final = (Severity.NOTE, Severity.WARNING, Severity.ERROR)
 
 
@@ -71,7 +71,7 @@ def lint(  # noqa: PLR0913, PLR0917 - one option each
         ),
     ] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Write what can be mended safely back to the files.")
+        bool, typer.Option("--fix", help="Write safe fixes back to the files.")
     ] = False,
     fail_on: Annotated[
         Severity, typer.Option("--fail-on", help="Exit with 1 from this severity on.")
@@ -89,11 +89,11 @@ def lint(  # noqa: PLR0913, PLR0917 - one option each
     """
     if list_rules:
         print_rows([_rule_row(index) for index in range(len(ALL_RULES))],
-                   columns=("rule", "name", "severity", "risk", "mend"),
+                   columns=("rule", "name", "severity", "risk", "hint"),
                    output=Rows.JSON if output is LintOutput.JSON else Rows.TABLE)  # fmt: skip
         return
     if not files:
-        fail("no file is given", mend="name one, or - for standard input", code=WRONG_USAGE)
+        fail("no file is given", hint="name one, or - for standard input", code=WRONG_USAGE)
     known = Known(cluster, envoy)
     found = [_lint_file(path, known=known, fix=fix) for path in files]
     findings = [finding for linted in found for finding in linted.findings]
@@ -106,14 +106,14 @@ def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted:
     try:
         linted = lint_text(str(path), text, known=known)
     except SourceError as error:
-        fail(str(error), mend="correct the file", code=WRONG_USAGE)
+        fail(str(error), hint="correct the file", code=WRONG_USAGE)
     if not fix or path == STANDARD_STREAM:
         return linted
-    mended = fixed(text, linted.findings)
-    if mended != text:
-        console(stderr=True).print(_diff(path, text, mended), end="")
-        path.write_text(mended, encoding="utf-8")
-    return lint_text(str(path), mended, known=known)
+    repaired = fixed(text, linted.findings)
+    if repaired != text:
+        console(stderr=True).print(_diff(path, text, repaired), end="")
+        path.write_text(repaired, encoding="utf-8")
+    return lint_text(str(path), repaired, known=known)
 
 
 def _diff(path: Path, before: str, after: str) -> str:
@@ -146,7 +146,7 @@ def _row(finding: Finding) -> Row:
         "name": finding.rule.name,
         "severity": finding.rule.severity.value,
         "risk": finding.message,
-        "mend": finding.rule.mend,
+        "hint": finding.rule.hint,
         "fixable": fixable(finding),
     }
 
@@ -158,7 +158,7 @@ def _rule_row(index: int) -> Row:
         "name": rule.name,
         "severity": rule.severity.value,
         "risk": rule.risk,
-        "mend": rule.mend,
+        "hint": rule.hint,
     }
 
 

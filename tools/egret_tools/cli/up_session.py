@@ -138,10 +138,10 @@ def export_lines(facts: StackFacts) -> str:
 
 
 def show_error(console: Console, error: PartError) -> None:
-    """Name the part, the reason and the mend."""
+    """Name the part, the reason and the hint."""
     console.print(f"\n[bold red]✗ {error.part}[/]", highlight=False)
     console.print(f"  {error.reason}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"  → {error.mend}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  → {error.hint}", markup=False, highlight=False, soft_wrap=True)
 
 
 async def until_signal(work: Callable[[], Awaitable[None]]) -> int:

@@ -18,27 +18,27 @@ LOG_LINES: Final = 8
 
 
 class PartError(Exception):
-    """A part of the stack failed: which, why, and the mend."""
+    """A part of the stack failed: which one, why, and the fix."""
 
-    def __init__(self, part: str, reason: str, *, mend: str) -> None:
+    def __init__(self, part: str, reason: str, *, hint: str) -> None:
         super().__init__(f"{part}: {reason}")
         self.part = part
         self.reason = reason
-        self.mend = mend
+        self.hint = hint
 
 
 def part_error_from(part: str, error: OSError, *, path: Path) -> PartError:
     """Word what the operating system refused."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            mend = "free some space, or choose another place with --run-directory"
+            hint = "free some space, or choose another place with --run-directory"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            mend = "choose a place you may write to with --run-directory"
+            hint = "choose a place you may write to with --run-directory"
         case errno.EADDRINUSE:
-            mend = "stop what listens there, or leave the port out to get a free one"
+            hint = "stop what listens there, or leave the port out to get a free one"
         case _:
-            mend = f"look at {path}"
-    return PartError(part, f"{error.strerror or error} ({error.filename or path})", mend=mend)
+            hint = f"look at {path}"
+    return PartError(part, f"{error.strerror or error} ({error.filename or path})", hint=hint)
 
 
 def log_tail(log: Path) -> str:
@@ -118,7 +118,7 @@ class Child:
         return PartError(
             self.part,
             f"the process {how}" + (f"; it wrote last:\n{tail}" if tail else ""),
-            mend=f"the whole log is {self._program.log}",
+            hint=f"the whole log is {self._program.log}",
         )
 
     async def first_line(self) -> bytes:
@@ -199,7 +199,7 @@ async def until_ready(
             raise PartError(
                 child.part,
                 f"not ready within {seconds:g} s",
-                mend="the machine may be overloaded; the part's log says how far it came",
+                hint="the machine may be overloaded; the part's log says how far it came",
             )
         await asyncio.sleep(POLL_SECONDS)
 

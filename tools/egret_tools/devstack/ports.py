@@ -24,10 +24,10 @@ def check_port(part: str, port: int, *, address: str = "127.0.0.1") -> None:
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                mend = "stop what listens there, or leave the port out to get a free one"
-                raise PartError(part, f"port {port} is in use", mend=mend) from error
-            mend = "choose a port above 1023"
-            raise PartError(part, f"port {port}: {error.strerror}", mend=mend) from error
+                hint = "stop what listens there, or leave the port out to get a free one"
+                raise PartError(part, f"port {port} is in use", hint=hint) from error
+            hint = "choose a port above 1023"
+            raise PartError(part, f"port {port}: {error.strerror}", hint=hint) from error
 
 
 def free_port() -> int:

@@ -116,7 +116,7 @@ def _owner_of_data(directory: Path) -> Owner:
         raise PartError(
             PART,
             f"it refuses to run as root, and there is no user {UNPRIVILEGED_USER!r} to run it as",
-            mend="run egret as an ordinary user",
+            hint="run egret as an ordinary user",
         ) from None
     shutil.chown(directory, user.pw_uid, user.pw_gid)
     is_closed = any(

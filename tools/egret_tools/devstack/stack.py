@@ -195,7 +195,7 @@ async def _start_storage(start: _Starter) -> _Storage:
             raise PartError(
                 "PostgreSQL",
                 f"it gave no answer to the set-up: {type(error).__name__}",
-                mend=f"look at {run.logs / 'postgres.log'}",
+                hint=f"look at {run.logs / 'postgres.log'}",
             ) from error
     valkey_url = await start.enter(
         "Valkey", running_valkey(start.children, directory=run.path / "valkey", logs=run.logs)

@@ -34,7 +34,7 @@ def program_in_wheel(distribution: str, *, ends_with: str) -> Path:
     raise MissingProgramError(
         distribution,
         f"the wheel that holds {ends_with.rsplit('/', 1)[-1]} is not installed",
-        mend=wheel_with("embedded"),
+        hint=wheel_with("embedded"),
     )
 
 

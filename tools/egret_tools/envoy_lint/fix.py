@@ -1,4 +1,4 @@
-"""Mends what can be mended safely: the value of a scalar that stands in the text."""
+"""Fixes that are safe: the value of a scalar that stands in the text is replaced."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from egret_tools.envoy_lint.rule import Finding
 
 
 def fixable(finding: Finding) -> bool:
-    """Tell whether `fixed` would mend it: a value is known, and the text has one to replace."""
+    """Return whether `fixed` would change it: a value is known and the text has one."""
     node = finding.hit.node
     is_scalar = not isinstance(node.source.value_at(node.path), (dict, list))
     return finding.hit.replacement is not None and node.is_written and is_scalar
 
 
 def fixed(text: str, findings: Iterable[Finding]) -> str:
-    """Return *text* with every fixable finding mended; all else stays byte for byte."""
+    """Return *text* with every fixable finding fixed; all else stays byte for byte."""
     edits = {
         (finding.hit.node.mark.start, finding.hit.node.mark.end): finding.hit.replacement or ""
         for finding in findings

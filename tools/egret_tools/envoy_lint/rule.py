@@ -20,7 +20,7 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One place that breaks a rule. `replacement` is the text of a scalar that would mend it."""
+    """One place that breaks a rule. `replacement` is the text of a scalar that would fix it."""
 
     node: Node
     about: str = ""
@@ -32,13 +32,13 @@ Look = Callable[[EnvoyConfig], Iterable[Hit]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing to look for. `risk` says in a sentence what goes wrong, `mend` what is right."""
+    """One thing to look for. `risk` says in a sentence why it is a fault, `hint` how to fix it."""
 
     id: str
     name: str
     severity: Severity
     risk: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def sarif(findings: Iterable[Finding]) -> dict[str, Any]:
                 "id": rule.id,
                 "name": rule.name,
                 "shortDescription": {"text": rule.risk},
-                "help": {"text": rule.mend},
+                "help": {"text": rule.hint},
                 "defaultConfiguration": {"level": _LEVELS[rule.severity]},
             }
             for rule in ALL_RULES
@@ -42,7 +42,7 @@ def _result(finding: Finding) -> dict[str, Any]:
     return {
         "ruleId": finding.rule.id,
         "level": _LEVELS[finding.rule.severity],
-        "message": {"text": f"{finding.message}. Mend: {finding.rule.mend}"},
+        "message": {"text": f"{finding.message}. Fix: {finding.rule.hint}"},
         "locations": [
             {
                 "physicalLocation": {

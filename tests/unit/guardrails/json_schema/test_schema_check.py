@@ -107,6 +107,6 @@ def test_a_fault_is_told_with_its_place(
 
 
 def test_a_lower_depth_makes_room_for_a_schema_that_doubles() -> None:
-    """As the mend says: what no answer can reach is not looked at."""
+    """As the hint says: what no answer can reach is not looked at."""
     assert schema_faults(doubling(24), max_depth=6) == ()
     assert schema_faults(doubling(24), max_depth=24) != ()

@@ -31,14 +31,14 @@ def test_a_clean_file_says_so_in_one_line(file: Path) -> None:
     assert lint(file) == (0, "", "0 errors, 0 warnings, 0 notes, 0 suppressed\n")
 
 
-def test_a_mistake_fails_the_command_and_is_shown_with_its_mend(file: Path) -> None:
+def test_a_mistake_fails_the_command_and_is_shown_with_its_hint(file: Path) -> None:
     """Place, rule, risk and what would be right."""
     file.write_text(with_mistake(MISTAKES["EGR101"]))
     code, shown, said = lint(file, "--output", "json")
     (row,) = orjson.loads(shown)
     assert (code, said) == (1, "1 error, 0 warnings, 0 notes, 0 suppressed\n")
     assert (row["rule"], row["severity"], row["fixable"]) == ("EGR101", "error", True)
-    assert row["mend"] == "failure_mode_allow: false"
+    assert row["hint"] == "failure_mode_allow: false"
     assert row["place"] == f"{file}:{row['line']}:{row['column']}"
 
 
@@ -99,7 +99,7 @@ def test_what_is_not_yaml_exits_with_two(file: Path) -> None:
 
 
 def test_the_rules_can_be_listed() -> None:
-    """Each with its risk and mend."""
+    """Each with its risk and hint."""
     code, shown, _ = lint("--rules", "--output", "json")
     assert code == 0
     assert [row["rule"] for row in orjson.loads(shown)] == [rule.id for rule in ALL_RULES]

@@ -65,10 +65,10 @@ def test_the_facts_are_plain_json_and_hide_the_key_elsewhere() -> None:
     assert "egk_made_up" not in repr(FACTS)
 
 
-def test_an_error_names_the_part_the_reason_and_the_mend() -> None:
+def test_an_error_names_the_part_the_reason_and_the_hint() -> None:
     """In that order, and not as markup: a log may hold brackets."""
     console = Console(file=io.StringIO(), width=200)
-    show_error(console, PartError("Envoy", "port 1 is in use [bold]", mend="stop what listens"))
+    show_error(console, PartError("Envoy", "port 1 is in use [bold]", hint="stop what listens"))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue().split("\n")
     assert shown[1:4] == ["✗ Envoy", "  port 1 is in use [bold]", "  → stop what listens"]
@@ -110,7 +110,7 @@ async def test_an_error_is_not_taken_for_a_signal() -> None:
     """It reaches whoever words it."""
 
     async def work() -> None:
-        raise PartError("Valkey", "gone", mend="look")
+        raise PartError("Valkey", "gone", hint="look")
 
     with pytest.raises(PartError, match="Valkey: gone"):
         await until_signal(work)

@@ -73,7 +73,7 @@ async def test_a_death_says_how_and_what_was_written_last(tmp_path: Path) -> Non
     assert death.part == "Thing"
     assert "exited 3" in death.reason
     assert "no such table" in death.reason
-    assert str(tmp_path / "thing.log") in death.mend
+    assert str(tmp_path / "thing.log") in death.hint
 
 
 async def test_a_death_while_waiting_ends_the_wait(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from egret_tools.devstack.child import PartError
 from egret_tools.devstack.ports import check_port, free_port
 
 
-def test_a_port_in_use_is_named_with_the_mend() -> None:
+def test_a_port_in_use_is_named_with_the_hint() -> None:
     """SO_REUSEPORT of the one that listens does not hide it."""
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -17,7 +17,7 @@ def test_a_port_in_use_is_named_with_the_mend() -> None:
         with pytest.raises(PartError) as refused:
             check_port("Envoy", port)
     assert str(refused.value) == f"Envoy: port {port} is in use"
-    assert "leave the port out" in refused.value.mend
+    assert "leave the port out" in refused.value.hint
 
 
 def test_a_free_port_passes_the_check_and_can_be_had() -> None:

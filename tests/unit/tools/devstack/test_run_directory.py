@@ -45,7 +45,7 @@ def test_two_runs_cannot_share_a_directory(place: Path) -> None:
     ):
         pytest.fail("the second one was let in")
     assert f"pid {os.getpid()}" in refused.value.reason
-    assert "--run-directory" in refused.value.mend
+    assert "--run-directory" in refused.value.hint
     assert not place.exists()
 
 
@@ -87,10 +87,10 @@ def test_the_ready_file_holds_a_key_and_is_its_owners_alone(place: Path) -> None
         assert not ready.exists()
 
 
-def test_a_failure_of_the_disk_names_the_mend(place: Path) -> None:
+def test_a_failure_of_the_disk_names_the_hint(place: Path) -> None:
     """As when it runs full while a part writes."""
     with pytest.raises(PartError) as full, run_directory(place):
         raise OSError(28, "No space left on device")
     assert "No space left" in full.value.reason
-    assert "free some space" in full.value.mend
+    assert "free some space" in full.value.hint
     assert not place.exists()

@@ -243,11 +243,11 @@ def test_a_comment_that_silences_nothing_is_a_finding() -> None:
     assert [rule for rule, _, _ in places(text)] == ["EGR004"]
 
 
-# Mending.
+# Fixing.
 
 
 def test_a_fix_changes_the_value_and_nothing_else() -> None:
-    """Comments and order stay; the mended file is clean."""
+    """Comments and order stay; the fixed file is clean."""
     broken = own_text()
     for right, wrong in (
         ("failure_mode_allow: false", "failure_mode_allow: true"),
