@@ -1,4 +1,4 @@
-# Everything runs in .venv from hash-pinned requirements; `make help` lists the targets.
+# Everything runs in .venv from hash-pinned requirements; `make help-all` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 export PYTHONPATH := $(CURDIR):$(CURDIR)/tools
@@ -24,10 +24,14 @@ REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers
 
-help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+help: ## List the targets to begin with
+	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
+	@echo "make help-all lists all targets."
+
+help-all: ## List all targets
+	@grep -hE '^[a-z-]+:.*##!? ' $(MAKEFILE_LIST) | sed -E 's/:.*##!? /\t/' | expand -t 20
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,7 +44,7 @@ $(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@ $(RUN_STAMP)
 
-setup: $(DEV_STAMP) ## Make .venv with everything for development
+setup: $(DEV_STAMP) ##! Make .venv with everything for development
 
 system: ## Install what tests and benches need beside wheels: pgbouncer, prometheus, h2load (Debian, as root)
 	apt-get update -qq
@@ -61,39 +65,50 @@ has-programs:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(MAKE) --no-print-directory system; } \
 	  || { echo "Tests and benches need pgbouncer, prometheus and h2load: run 'make system' as root, or install them (Debian: pgbouncer, 1.21 or later; prometheus with promtool; nghttp2-client)" >&2; exit 1; }
 
-run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
+run: $(RUN_STAMP) ##! Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
 	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
 
-demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table and exits
+demo: $(RUN_STAMP) ##! A guided tour that starts its own stack, prints a table and exits
 	$(PY) -m sidecar demo
 
-test: $(DEV_STAMP) $(HELM_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
+test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine" --durations 20
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio --durations 40
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) --numprocesses 2 --dist loadfile --durations 40 --cov --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
 
-check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused dependencies, shape
+check: check-style check-types check-imports check-files check-shape ##! Everything that needs no test: format, lint, types, layers, scripts, protocols, budgets
+
+check-style: $(DEV_STAMP) ## Format and lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+
+check-types: $(DEV_STAMP) ## Types, by two checkers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pyright
+
+check-imports: $(DEV_STAMP) ## Layers, and dependencies that are unused or missing
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry sidecar
+
+check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fragments
 	$(VENV)/bin/shellcheck .ci/run
 	$(VENV)/bin/hadolint Dockerfile
 	$(VENV)/bin/buf format --diff --exit-code
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against proto/published.binpb
 	$(VENV)/bin/yamllint --strict .
+	$(VENV)/bin/towncrier build --draft --version next > /dev/null
+
+check-shape: $(DEV_STAMP) ## Budgets of size, repetition and wording, and a test file for each module
 	$(PY) -m quality.shape
 
-format: $(DEV_STAMP) ## Format and fix what can be fixed
+format: $(DEV_STAMP) ##! Format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-image: ## Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
+image: ##! Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
 	@case "$(PYTHON_IMAGE)" in *@sha256:*) ;; *) echo "Name the base with its digest: make image PYTHON_IMAGE=python:3.13-slim@sha256:…" >&2; exit 2;; esac
 	$(IMAGE_TOOL) $(IMAGE_OPTIONS) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg REQUIREMENTS=$(REQUIREMENTS) --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) -t $(IMAGE) .
 
@@ -119,7 +134,7 @@ chart: $(DEV_STAMP) $(HELM_STAMP) ## Write anew what stands below deploy/ and is
 	$(PY) -m deploy.chart_envoy
 	$(VENV)/bin/helm4 template egret deploy/helm/egret --values deploy/kustomize/values.yaml > deploy/kustomize/base/egret.yaml
 
-bench: $(DEV_STAMP) has-programs ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
+bench: $(DEV_STAMP) has-programs ##! Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
 	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
 
 bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
@@ -158,8 +173,7 @@ counts-baseline: $(DEV_STAMP) ## Make what is counted now the baseline
 path: $(DEV_STAMP) ## Functions, files and objects of one request, with budgets; part of make test
 	$(PY) -m loadtest.path $(BENCH_OPTIONS)
 
-shape: $(DEV_STAMP) ## Modules, repetitions, words and missing test files, with budgets; part of make check
-	$(PY) -m quality.shape
+shape: check-shape ## The same as check-shape
 
 budgets: $(DEV_STAMP) ## Lower the budgets of path and shape to the present figures; never raises one
 	$(PY) -m quality.shape --write
