@@ -13,7 +13,7 @@ from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
 
@@ -104,7 +104,7 @@ class Pass:
         """Begin to judge *text*; a long one goes on when awaited."""
         parts = (TextPart(content=text.encode(), location=(0,), role="user"),)
         subject = Subject(model=None, streamed=False, parts=parts)
-        about = InspectionSubject(request_id="", key_id="", model=None)
+        about = RequestInfo(request_id="", key_id="", model=None)
         return self.inspector.inspect(self.policy, subject, about=about)
 
     def results(self, text: str) -> Results:

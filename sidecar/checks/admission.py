@@ -143,9 +143,9 @@ def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admissi
     if policy is None or isinstance(policy, MissingPolicy):
         # Without its policy nobody can say what this key's content must pass.
         return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
-    if policy.request_forms is not None:
+    if policy.request_variants is not None:
         circumstances = _circumstances(record.principal, parts=parts, ledger=ledger)
-        policy = policy.request_forms(circumstances)
+        policy = policy.request_variants(circumstances)
     ledger.take_policy(policy)
     ledger.priority = record.priority
     is_set = record.allowed_models is not None

@@ -15,7 +15,7 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import ROLE, Outcome, StreamScan
 from sidecar.guardrails.streaming.window import Edit, Window
@@ -48,7 +48,7 @@ class AnswerSetting:
     restoration: Restoration
     placeholders: Placeholders
     inspector: Inspector
-    about: InspectionSubject
+    about: RequestInfo
     clock: Callable[[], float]
     hides_usage: bool = False
 

@@ -9,7 +9,7 @@ from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStruc
 from sidecar.apis.response_text import DONE, load_event
 from sidecar.domain.finding import Failed, GuardrailResult
 from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
-from sidecar.guardrails.json_schema.check import Structured, judge_pieces
+from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 
 UNKNOWN_SHAPE: Final = "unknown_shape"
 """Error type of an answer that is none of those we know to hold a model's words."""
@@ -18,13 +18,13 @@ UNKNOWN_SHAPE: Final = "unknown_shape"
 def judge_structure(
     body: bytes,
     form: AnswerForm,
-    structured: Iterable[Structured],
+    structured: Iterable[SchemaGuardrail],
     *,
     clock: Callable[[], float],
 ) -> Steps[tuple[GuardrailResult, ...]]:
     """Return one result a guardrail."""
     read = yield from _read(body, form)
-    return (yield from judge_pieces(structured, read, clock=clock))
+    return (yield from check_structure(structured, read, clock=clock))
 
 
 def _read(body: bytes, form: AnswerForm) -> Steps[Sequence[AnswerPiece] | Failed]:

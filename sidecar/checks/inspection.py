@@ -30,7 +30,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.limits import Limit
 from sidecar.domain.policy import StreamUsage
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
-from sidecar.guardrails.runner import InspectionSubject
+from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.authorize import is_model_allowed
 from sidecar.mutations.placeholders import Placeholders
 from sidecar.mutations.redaction import RedactionRules, redact
@@ -185,9 +185,9 @@ class Inspection:
             hides_usage=self.hides_usage,
         )
 
-    def _about(self) -> InspectionSubject:
+    def _about(self) -> RequestInfo:
         principal = self._ledger.principal
-        return InspectionSubject(
+        return RequestInfo(
             request_id=self._ledger.request_id,
             key_id="" if principal is None else principal.key_id,
             model=self._model,

@@ -31,8 +31,8 @@ from sidecar.domain.subject import (
 )
 from sidecar.guardrails.cooperative import run_to_end
 from sidecar.guardrails.registry import is_remote
-from sidecar.guardrails.remote.checks import AskNobody
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.remote.checks import NoRemoteChecks
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.keys.authorize import is_model_allowed
 from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -69,7 +69,7 @@ class Rehearsal:
 
     def __init__(self, snapshot: PolicySnapshot) -> None:
         self._snapshot = snapshot
-        self._inspector = Inspector(remote=AskNobody(), clock=time.perf_counter)
+        self._inspector = Inspector(remote=NoRemoteChecks(), clock=time.perf_counter)
 
     @classmethod
     async def of(cls, document: str) -> Rehearsal:
@@ -128,7 +128,7 @@ class Rehearsal:
         unscanned = decide_unscanned(subject.unscanned, policy.unscanned)
         if isinstance(unscanned, Deny):
             return _refused(unscanned.error)
-        about = InspectionSubject(request_id="", key_id="", model=subject.model)
+        about = RequestInfo(request_id="", key_id="", model=subject.model)
         results = self._inspector.inspect(policy, subject, about=about)
         judged = _of_results(results if isinstance(results, tuple) else await results)
         if judged.outcome is not ExchangeOutcome.ALLOWED:
@@ -138,10 +138,12 @@ class Rehearsal:
     def _policy(self, route: Route | None) -> EffectivePolicy:
         policy = self._snapshot.effective(PolicyBinding(key=_NAME))
         assert isinstance(policy, EffectivePolicy)  # noqa: S101 - it was put in
-        if policy.request_forms is None:
+        if policy.request_variants is None:
             return policy
         operation = None if route is None else route.operation
-        return policy.request_forms(Circumstances(operation=operation, key_id="", team="", at=0.0))
+        return policy.request_variants(
+            Circumstances(operation=operation, key_id="", team="", at=0.0)
+        )
 
 
 def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy) -> Rehearsed:

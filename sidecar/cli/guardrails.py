@@ -33,7 +33,7 @@ from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.parse import PolicyDocument
-from sidecar.policy.tester import Judged, Trial, try_policy
+from sidecar.policy.tester import PolicyTestResult, TimedResult, run_policy_test
 
 _STYLES: Final = {
     Verdict.BLOCK: "bold white on red",
@@ -135,7 +135,7 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     subject = _subject(_Source(text, file, body), path=path, role="model" if answer else role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
-        trial = asyncio.run(try_policy(document.text, subject, side=side))
+        trial = asyncio.run(run_policy_test(document.text, subject, side=side))
     except CompileError as error:
         fail(str(error), hint="write fewer or simpler expressions")
     if output is Output.JSON:
@@ -176,7 +176,7 @@ def _read_body(body: bytes, path: str) -> Subject:
     return read
 
 
-def _show(subject: Subject, trial: Trial) -> None:
+def _show(subject: Subject, trial: PolicyTestResult) -> None:
     rows: list[Row] = [_row(one) for one in trial.judged]
     rows += [
         {
@@ -201,7 +201,7 @@ def _show(subject: Subject, trial: Trial) -> None:
         screen.print(Text(f"holds what no guardrail can read: {reason.value}"))
 
 
-def _row(one: Judged) -> Row:
+def _row(one: TimedResult) -> Row:
     result = one.result
     return {
         "guardrail": result.guardrail.name,
@@ -229,7 +229,9 @@ def _decision(results: tuple[GuardrailResult, ...]) -> str:
             return "Goes on unchanged" + (" (in shadow some would act)" if shadowed else "")
 
 
-def _as_json(document: PolicyDocument, subject: Subject, trial: Trial) -> dict[str, object]:
+def _as_json(
+    document: PolicyDocument, subject: Subject, trial: PolicyTestResult
+) -> dict[str, object]:
     """Return all but the text itself; offsets count characters."""
     judged = [
         {

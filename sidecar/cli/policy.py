@@ -50,7 +50,7 @@ from sidecar.policy.parse import (
     parse_documents,
     parse_policies,
 )
-from sidecar.policy.policy_lint import NEAR_DAYS, Advice, lint
+from sidecar.policy.policy_lint import NEAR_DAYS, LintWarning, lint
 from sidecar.policy.tester import missing_extras
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import StoredPolicy, load_policies, load_policy, policy_uses
@@ -227,7 +227,7 @@ def _readable(stored: StoredPolicy) -> Policy:
         fail(f"policy {stored.name} is not one this Egret can read", hint=hint)
 
 
-def _row(one: Advice) -> Row:
+def _row(one: LintWarning) -> Row:
     return {
         "policy": one.policy,
         "guardrail": one.guardrail,

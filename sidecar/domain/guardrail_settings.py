@@ -186,7 +186,7 @@ class RemoteEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteCare:
+class ResilienceSettings:
     """How a remote check is asked, and when it is let alone.
 
     `retries` come within the guardrail's own time limit. `hedge_after_seconds` asks a second
@@ -210,7 +210,7 @@ class WebhookSettings:
 
     guardrail_type: ClassVar[str] = "webhook"
     endpoint: RemoteEndpoint
-    care: RemoteCare = RemoteCare()
+    resilience: ResilienceSettings = ResilienceSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class GrpcSettings:
 
     guardrail_type: ClassVar[str] = "grpc"
     endpoint: RemoteEndpoint
-    care: RemoteCare = RemoteCare()
+    resilience: ResilienceSettings = ResilienceSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class ModerationSettings:
     model: str | None = None
     categories: tuple[str, ...] | None = None
     thresholds: tuple[tuple[str, float], ...] = ()
-    care: RemoteCare = RemoteCare()
+    resilience: ResilienceSettings = ResilienceSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class PresidioSettings:
     language: str = "en"
     entities: tuple[str, ...] | None = None
     min_score: float = 0.5
-    care: RemoteCare = RemoteCare()
+    resilience: ResilienceSettings = ResilienceSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +262,7 @@ class LlmJudgeSettings:
     model: str
     rubric: str = field(repr=False)
     min_score: float = 0.5
-    care: RemoteCare = RemoteCare()
+    resilience: ResilienceSettings = ResilienceSettings()
 
 
 RemoteSettings = (

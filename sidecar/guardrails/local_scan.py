@@ -12,7 +12,7 @@ from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES, SLICE_FINDINGS, Steps, run_to_end
 from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
-from sidecar.guardrails.detectors.whole_text import Scanned, WholeTextCheck
+from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.boundaries import Seam, seams
 from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.matching.rescan import Runs, disjoint_findings, joined, settled
@@ -106,7 +106,7 @@ class _WholeCheck:
     def judge(self, texts: _Texts) -> Steps[Found]:
         """Let the check judge by its own hits."""
         own = {self.ids[id_]: ends for id_, ends in texts.hits.items() if id_ in self.ids}
-        scanned = Scanned(self.guardrail.name, texts.parts, texts.pieces, texts.ends, own)
+        scanned = ScannedTexts(self.guardrail.name, texts.parts, texts.pieces, texts.ends, own)
         return self.check.judge(scanned)
 
 

@@ -36,16 +36,16 @@ from sidecar.guardrails.local_scan import LocalScan, Outcomes
 from sidecar.guardrails.matching.spans import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.remote.checks import (
-    InspectionSubject,
     RemoteAnswer,
     RemoteCheckError,
     RemoteChecks,
     RemoteRequest,
     RemoteTimeoutError,
+    RequestInfo,
     verdict_of,
 )
 
-__all__ = ["InspectionSubject", "Inspector", "Results"]
+__all__ = ["Inspector", "RequestInfo", "Results"]
 
 Results = tuple[GuardrailResult, ...]
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Inspector:
         self._turn = asyncio.Lock()
 
     def inspect(
-        self, policy: Inspectable, subject: Subject, *, about: InspectionSubject
+        self, policy: Inspectable, subject: Subject, *, about: RequestInfo
     ) -> Results | Awaitable[Results]:
         """Return one result a guardrail that judges input, in the policy's order.
 
@@ -146,7 +146,7 @@ class Inspector:
         policy: Inspectable,
         steps: Steps[Outcomes],
         started_at: float,
-        asked: tuple[Subject, InspectionSubject],
+        asked: tuple[Subject, RequestInfo],
     ) -> Results:
         """Go on where `inspect` left off."""
         outcomes = await self._finish(steps)
@@ -167,7 +167,7 @@ class Inspector:
         self,
         policy: Inspectable,
         local: dict[str, GuardrailResult],
-        asked: tuple[Subject, InspectionSubject],
+        asked: tuple[Subject, RequestInfo],
     ) -> Results | Awaitable[Results]:
         """Ask the remote checks, where that can still matter."""
         subject, _ = asked
@@ -184,7 +184,7 @@ class Inspector:
         self,
         policy: Inspectable,
         local: Mapping[str, GuardrailResult],
-        asked: tuple[Subject, InspectionSubject],
+        asked: tuple[Subject, RequestInfo],
     ) -> Results:
         started_at = self._clock()
         remote: dict[str, GuardrailResult] = {}
@@ -211,7 +211,7 @@ class Inspector:
     async def _check_or_end(
         self,
         guardrail: Guardrail,
-        asked: tuple[Subject, InspectionSubject],
+        asked: tuple[Subject, RequestInfo],
         results: dict[str, GuardrailResult],
     ) -> None:
         events: list[NotedEvent] = []

@@ -101,7 +101,7 @@ async def compile_in_subprocess(
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise CompileError(failure_words(process.returncode))
+        raise CompileError(failure_reason(process.returncode))
     return unpacked(answer)
 
 
@@ -117,7 +117,7 @@ def unpacked(answer: bytes) -> CompiledPolicies:
     return CompiledPolicies(policies, stream.read())
 
 
-def failure_words(code: int | None) -> str:
+def failure_reason(code: int | None) -> str:
     """Say why the compiling process ended with *code*."""
     match code:
         case _ if code == -signal.SIGXCPU:

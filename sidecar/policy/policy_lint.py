@@ -24,7 +24,7 @@ NEAR_DAYS: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class LintWarning:
     """One thing to look at. `code` is stable; `guardrail` is None where it is of the policy."""
 
     policy: str
@@ -57,7 +57,7 @@ def lint(
     today: date,
     near_days: int = NEAR_DAYS,
     missing: Mapping[str, str] = _NOTHING_MISSING,
-) -> tuple[Advice, ...]:
+) -> tuple[LintWarning, ...]:
     """Return advice on each of *policies*, which are all that may be bound together.
 
     *missing* are the extras that are not installed, by the type of guardrail that needs them.
@@ -74,9 +74,9 @@ def _of_policy(
     policies: Sequence[Policy],
     when: tuple[date, int],
     missing: Mapping[str, str],
-) -> Iterator[Advice]:
+) -> Iterator[LintWarning]:
     for code, problem, hint in _whole(policy):
-        yield Advice(policy.name, None, code, problem, hint)
+        yield LintWarning(policy.name, None, code, problem, hint)
     for guardrail in policy.guardrails:
         said = chain(
             *(check(guardrail) for check in _CHECKS),
@@ -85,7 +85,7 @@ def _of_policy(
             _lacking(guardrail, missing),
         )
         for code, problem, hint in said:
-            yield Advice(policy.name, guardrail.name, code, problem, hint)
+            yield LintWarning(policy.name, guardrail.name, code, problem, hint)
 
 
 def _whole(policy: Policy) -> Iterator[_Said]:

@@ -21,8 +21,8 @@ from sidecar.domain.guardrail_settings import (
     LlmJudgeSettings,
     ModerationSettings,
     PresidioSettings,
-    RemoteCare,
     RemoteEndpoint,
+    ResilienceSettings,
     WebhookSettings,
 )
 from sidecar.guardrails.remote.http import is_refused_address
@@ -115,9 +115,9 @@ class _RemoteFields(GuardrailFields):
             raise ValueError("`hedge_after` is not shorter than `timeout`")
         return self
 
-    def care(self) -> RemoteCare:
+    def resilience(self) -> ResilienceSettings:
         """Return how the server is asked."""
-        return RemoteCare(
+        return ResilienceSettings(
             retries=self.retries,
             hedge_after_seconds=self.hedge_after,
             cache_seconds=self.cache,
@@ -144,7 +144,7 @@ class WebhookDocument(_RemoteFields):
 
     @override
     def settings(self) -> WebhookSettings:
-        return WebhookSettings(endpoint=self.endpoint_at(self.url), care=self.care())
+        return WebhookSettings(endpoint=self.endpoint_at(self.url), resilience=self.resilience())
 
 
 class GrpcDocument(_RemoteFields):
@@ -162,7 +162,7 @@ class GrpcDocument(_RemoteFields):
 
     @override
     def settings(self) -> GrpcSettings:
-        return GrpcSettings(endpoint=self.endpoint_at(self.url), care=self.care())
+        return GrpcSettings(endpoint=self.endpoint_at(self.url), resilience=self.resilience())
 
 
 class ModerationDocument(_RemoteFields):
@@ -183,7 +183,7 @@ class ModerationDocument(_RemoteFields):
             model=self.model,
             categories=self.categories,
             thresholds=tuple(self.thresholds.items()),
-            care=self.care(),
+            resilience=self.resilience(),
         )
 
 
@@ -205,7 +205,7 @@ class PresidioDocument(_RemoteFields):
             language=self.language,
             entities=self.entities,
             min_score=self.min_score,
-            care=self.care(),
+            resilience=self.resilience(),
         )
 
 
@@ -224,7 +224,7 @@ class LlmJudgeDocument(_RemoteFields):
             model=self.model,
             rubric=self.rubric,
             min_score=self.min_score,
-            care=self.care(),
+            resilience=self.resilience(),
         )
 
 

@@ -124,13 +124,13 @@ def prevailing(
         yield guardrail if is_whole else replace(guardrail, stage=next(iter(sides)))
 
 
-MAX_FORMS: Final = 256
+MAX_VARIANTS: Final = 256
 """Forms that are kept; a client chooses route and model, and so among the forms."""
 
 Form = TypeVar("Form")
 
 
-class RequestForms(Generic[Form]):
+class RequestVariants(Generic[Form]):
     """By what the headers tell: the route, the key, and the time."""
 
     def __init__(
@@ -173,7 +173,7 @@ class RequestForms(Generic[Form]):
         return self._build(tuple(hold), tuple(dict.fromkeys(exempt)))
 
 
-class ModelForms(Generic[Form]):
+class ModelVariants(Generic[Form]):
     """By the model that a request is for."""
 
     def __init__(
@@ -201,7 +201,7 @@ _Key = TypeVar("_Key")
 
 
 def _kept(forms: dict[_Key, Form], key: _Key, form: Form) -> Form:
-    if len(forms) >= MAX_FORMS:
+    if len(forms) >= MAX_VARIANTS:
         forms.clear()
     forms[key] = form
     return form
@@ -228,7 +228,7 @@ class EffectivePolicy:
     """What holds for one binding. `guardrails` has inherited mandatory ones first.
 
     `needs_body` tells whether judging takes more than the headers. Where guardrails are for some
-    requests only, a request gets one of its `request_forms`, where there are any, and of that
+    requests only, a request gets one of its `request_variants`, where there are any, and of that
     the form `for_model`. `exempted` names guardrails that an exception has taken out.
     """
 
@@ -245,16 +245,16 @@ class EffectivePolicy:
     stream_usage: StreamUsage | None = None
     merged: Policy = field(kw_only=True, repr=False)
     """The same as one policy, for reports."""
-    request_forms: RequestForms[EffectivePolicy] | None = field(
+    request_variants: RequestVariants[EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
-    model_forms: ModelForms[EffectivePolicy] | None = field(
+    model_variants: ModelVariants[EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
 
     def for_model(self, model: str | None) -> EffectivePolicy:
         """Return what holds for a request, once its model is known; None names no model."""
-        return self if self.model_forms is None else self.model_forms(model)
+        return self if self.model_variants is None else self.model_variants(model)
 
 
 class PolicySnapshot:
@@ -306,8 +306,8 @@ class PolicySnapshot:
             counting = tuple(prevailing(hold, is_certain=lambda one: one.scope.models is None))
             return self._with_model_forms(replace(policy, guardrails=counting), exempted=exempted)
 
-        forms = RequestForms(policy.guardrails, build)
-        return replace(self._compiled(policy), request_forms=forms)
+        forms = RequestVariants(policy.guardrails, build)
+        return replace(self._compiled(policy), request_variants=forms)
 
     def _with_model_forms(self, policy: Policy, *, exempted: tuple[str, ...]) -> EffectivePolicy:
         compiled = replace(self._compiled(policy), exempted=exempted)
@@ -319,7 +319,7 @@ class PolicySnapshot:
             formed = self._compiled(replace(policy, guardrails=counting))
             return replace(formed, exempted=exempted)
 
-        return replace(compiled, model_forms=ModelForms(policy.guardrails, build))
+        return replace(compiled, model_variants=ModelVariants(policy.guardrails, build))
 
     def _compiled(self, policy: Policy) -> EffectivePolicy:
         inputs = tuple(

@@ -20,10 +20,14 @@ from sidecar.domain.policy import EVERYWHERE, Guardrail, Policy, Stage, judges_i
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.cooperative import run_to_end
-from sidecar.guardrails.json_schema.check import Structured, judge_pieces, structured_of
+from sidecar.guardrails.json_schema.check import (
+    SchemaGuardrail,
+    check_structure,
+    schema_guardrails,
+)
 from sidecar.guardrails.registry import is_remote, judges_texts
-from sidecar.guardrails.remote.checks import AskNobody
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.remote.checks import NoRemoteChecks
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.guardrails.streaming.response_policy import judges_output
 from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -37,7 +41,7 @@ _PREFIX: Final = "\0"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class TimedResult:
     """A guardrail's result, and the time of a pass that asks it alone."""
 
     result: GuardrailResult
@@ -45,13 +49,13 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class PolicyTestResult:
     """What a policy makes of a text.
 
     `results` are what is decided by; `not_asked` are guardrails that a trial leaves out.
     """
 
-    judged: tuple[Judged, ...]
+    judged: tuple[TimedResult, ...]
     not_asked: tuple[Guardrail, ...]
     pass_microseconds: float
 
@@ -61,7 +65,9 @@ class Trial:
         return tuple(one.result for one in self.judged)
 
 
-async def try_policy(document: str, subject: Subject, *, side: Stage = Stage.INPUT) -> Trial:
+async def run_policy_test(
+    document: str, subject: Subject, *, side: Stage = Stage.INPUT
+) -> PolicyTestResult:
     """Judge *subject* by the policy of *document*, whose expressions were checked.
 
     *side* `OUTPUT` takes each text for what a model says, or for the arguments of a call.
@@ -78,35 +84,35 @@ async def try_policy(document: str, subject: Subject, *, side: Stage = Stage.INP
     )
     snapshot = _snapshot(compiled, policy, local)
     whole = _effective(snapshot, _PREFIX)
-    about = InspectionSubject(request_id="", key_id="", model=subject.model)
-    results = Inspector(remote=AskNobody(), clock=time.perf_counter).inspect(
+    about = RequestInfo(request_id="", key_id="", model=subject.model)
+    results = Inspector(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
         whole, subject, about=about
     )
     results = results if isinstance(results, tuple) else await results
     judged = {one.guardrail.name: _alone(snapshot, one, subject) for one in results}
-    judged |= {one.guardrail.name: _of_structure(one, subject) for one in structured_of(asked)}
-    return Trial(
+    judged |= {one.guardrail.name: _of_structure(one, subject) for one in schema_guardrails(asked)}
+    return PolicyTestResult(
         judged=tuple(judged[one.name] for one in asked if one.name in judged),
         not_asked=tuple(one for one in asked if is_remote(one)),
         pass_microseconds=_microseconds(lambda: whole.local.scan(subject.parts, subject.runs)),
     )
 
 
-def _alone(snapshot: PolicySnapshot, result: GuardrailResult, subject: Subject) -> Judged:
+def _alone(snapshot: PolicySnapshot, result: GuardrailResult, subject: Subject) -> TimedResult:
     policy = _effective(snapshot, _PREFIX + result.guardrail.name)
     time_taken = _microseconds(lambda: policy.local.scan(subject.parts, subject.runs))
-    return Judged(result, time_taken)
+    return TimedResult(result, time_taken)
 
 
-def _of_structure(one: Structured, subject: Subject) -> Judged:
+def _of_structure(one: SchemaGuardrail, subject: Subject) -> TimedResult:
     settings = one.guardrail.settings
     assert isinstance(settings, JsonSchemaSettings)  # noqa: S101 - nothing else has structure
     pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
 
     def judge() -> GuardrailResult:
-        return run_to_end(judge_pieces([one], pieces, clock=time.perf_counter))[0]
+        return run_to_end(check_structure([one], pieces, clock=time.perf_counter))[0]
 
-    return Judged(judge(), _microseconds(judge))
+    return TimedResult(judge(), _microseconds(judge))
 
 
 def _snapshot(

@@ -23,9 +23,9 @@ from sidecar.domain.guardrail_settings import (
     PiiSettings,
     PresidioSettings,
     PromptInjectionSettings,
-    RemoteCare,
     RemoteEndpoint,
     RemoteSettings,
+    ResilienceSettings,
     RuleSettings,
     SecretsSettings,
     ToxicitySettings,
@@ -115,7 +115,7 @@ def _settings(settings: GuardrailSettings) -> dict[str, Any]:
                 "url": settings.endpoint.url,
                 **_asked(settings),
                 **_endpoint(settings.endpoint),
-                **_care(settings.care),
+                **_resilience(settings.resilience),
             }
 
 
@@ -188,16 +188,16 @@ def _endpoint(endpoint: RemoteEndpoint) -> dict[str, Any]:
     return ({"headers": masked} if masked else {}) | files
 
 
-def _care(care: RemoteCare) -> dict[str, Any]:
-    hedge = care.hedge_after_seconds
+def _resilience(resilience: ResilienceSettings) -> dict[str, Any]:
+    hedge = resilience.hedge_after_seconds
     return {
-        "retries": care.retries,
+        "retries": resilience.retries,
         **_given(hedge_after=None if hedge is None else _duration(hedge)),
-        "cache": _duration(care.cache_seconds),
-        "max_concurrent": care.max_concurrent,
+        "cache": _duration(resilience.cache_seconds),
+        "max_concurrent": resilience.max_concurrent,
         "breaker": {
-            "failures": care.breaker_failures,
-            "open_for": _duration(care.breaker_seconds),
+            "failures": resilience.breaker_failures,
+            "open_for": _duration(resilience.breaker_seconds),
         },
     }
 

@@ -15,8 +15,12 @@ from sidecar.guardrails.remote.http import HttpClient
 from sidecar.guardrails.remote.llm_judge import LlmJudgeChecks
 from sidecar.guardrails.remote.moderation import ModerationChecks
 from sidecar.guardrails.remote.presidio import PresidioChecks
-from sidecar.guardrails.remote.resilience import CarefulChecks, ChecksByType, Surroundings
-from sidecar.guardrails.remote.verdict_cache import AnswerCache
+from sidecar.guardrails.remote.resilience import (
+    CheckDispatcher,
+    ResilienceOptions,
+    ResilientChecks,
+)
+from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from sidecar.guardrails.remote.webhook import WebhookChecks
 from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.guardrail_metrics import RemoteMetrics
@@ -38,16 +42,16 @@ async def open_remote_checks(
     http = await stack.enter_async_context(HttpClient())
     grpc = _GrpcOnDemand()
     stack.push_async_callback(grpc.close)
-    return CarefulChecks(
-        ChecksByType(
+    return ResilientChecks(
+        CheckDispatcher(
             webhook=WebhookChecks(http),
             grpc=grpc,
             moderation=ModerationChecks(http),
             presidio=PresidioChecks(http),
             llm_judge=LlmJudgeChecks(http),
         ),
-        cache=AnswerCache(clock=time.monotonic, secret=secrets.token_bytes(_SECRET_BYTES)),
-        surroundings=Surroundings(
+        cache=VerdictCache(clock=time.monotonic, secret=secrets.token_bytes(_SECRET_BYTES)),
+        options=ResilienceOptions(
             clock=time.monotonic,
             jitter=random.random,
             longest_seconds=settings.inspect_seconds * _SHARE_OF_EXCHANGE,

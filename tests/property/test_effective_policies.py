@@ -75,8 +75,8 @@ def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away
     snapshot = build_snapshot(policies)
     policy = snapshot.effective(PolicyBinding(key="key", team="team", organization="organization"))
     assert isinstance(policy, EffectivePolicy)
-    if policy.request_forms is not None:
-        policy = policy.request_forms(asked)
+    if policy.request_variants is not None:
+        policy = policy.request_variants(asked)
     policy = policy.for_model(model)
 
     for side in (Stage.INPUT, Stage.OUTPUT):

@@ -4,7 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.guardrails.cooperative import run_to_end
-from sidecar.guardrails.detectors.prompt_injection.scoring import Stretch, shipped_scorer, words
+from sidecar.guardrails.detectors.prompt_injection.scoring import (
+    BestPassage,
+    shipped_scorer,
+    words,
+)
 
 SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(
@@ -23,7 +27,7 @@ PIECES = st.sampled_from(
 NEUTRAL = st.integers(min_value=0, max_value=3000).map(lambda count: "zz " * count)
 
 
-def _stretch(text: str) -> Stretch:
+def _stretch(text: str) -> BestPassage:
     return run_to_end(SCORER.sums((text.encode(),)))[0].best()
 
 

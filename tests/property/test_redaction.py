@@ -18,7 +18,7 @@ from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Route, Subject
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from sidecar.mutations.redaction import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
@@ -32,7 +32,7 @@ POLICY = effective(
     )
 )
 INSPECTOR = Inspector(remote=ScriptedChecks({}), clock=lambda: 0.0)
-ABOUT = InspectionSubject(request_id="", key_id="")
+ABOUT = RequestInfo(request_id="", key_id="")
 
 PLAIN = st.text(st.sampled_from('ab é\u200b"\\\n{[]}:,.@-0123456789(x'), max_size=12)
 CARDS = st.sampled_from(

@@ -24,7 +24,7 @@ from sidecar.domain.guardrail_settings import (
 from sidecar.domain.policy import Action
 from sidecar.guardrails.remote import grpc_client as grpc_guardrail
 from sidecar.guardrails.remote import llm_judge, moderation, presidio, webhook
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, in_bytes
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, with_byte_offsets
 from tests.support.guardrails import parts_of
 from tests.support.remote_checks import asking
 
@@ -117,7 +117,7 @@ def test_spans_in_bytes_hold_the_same_characters(data: Any, texts: list[str]) ->
         start = data.draw(st.integers(0, len(texts[part]) - 1))
         end = data.draw(st.integers(start + 1, len(texts[part])))
         findings.append(Finding("g", "X", part, start, end))
-    found = in_bytes(findings, parts_of(texts))
+    found = with_byte_offsets(findings, parts_of(texts))
     assert [texts[one.part].encode()[one.start : one.end].decode() for one in found] == [
         texts[one.part][one.start : one.end] for one in findings
     ]

@@ -14,7 +14,7 @@ from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Rele
 from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration
 from sidecar.domain.principal import PolicyBinding
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.mutations.placeholders import Placeholders
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
@@ -45,7 +45,7 @@ def judgement(
         restoration=restoration,
         placeholders=Placeholders(hash_key=None, taken=frozenset(restoration.originals)),
         inspector=Inspector(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
-        about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
+        about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
         hides_usage=hides_usage,
     )

@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry
 from sidecar.domain.guardrail_settings import RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.guardrails.remote.checks import RemoteChecks, RemoteRequest
-from sidecar.guardrails.runner import InspectionSubject
+from sidecar.guardrails.runner import RequestInfo
 from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.worker.remote_checks import open_remote_checks
 from tests.support.guardrails import subject_of
 
-ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")
+ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from sidecar.domain.finding import Found
 from sidecar.guardrails.cooperative import Steps
-from sidecar.guardrails.detectors.whole_text import Scanned, WholeTextCheck
+from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.rule import Expression
 
 _CODES: Final = (
@@ -62,7 +62,7 @@ class LanguageCheck(WholeTextCheck):
             _identifier()
 
     @override
-    def judge(self, scanned: Scanned) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
         findings = []
         for index, part in enumerate(scanned.parts):
             for window in _windows(part.content):

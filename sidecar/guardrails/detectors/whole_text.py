@@ -19,7 +19,7 @@ from sidecar.guardrails.matching.text_views import Piece
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class ScannedTexts:
     """The texts of one request after the one pass over them, for the guardrail of this name.
 
     `pieces` are the parts in their views, in the order they were scanned; a part that is not
@@ -55,7 +55,7 @@ class WholeTextCheck(Protocol):
         """Read what it judges by, if it is large: before the first text, and once a process."""
         return
 
-    def judge(self, scanned: Scanned) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
         """Return what is found, as spans of parts; yield at least every millisecond of work."""
         ...
 
@@ -76,7 +76,7 @@ class MaxInputCheck(WholeTextCheck):
         return ()
 
     @override
-    def judge(self, scanned: Scanned) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
         characters = 0
         for index, part in enumerate(scanned.parts):
             content = part.content
@@ -93,7 +93,7 @@ class MaxInputCheck(WholeTextCheck):
         return NOTHING
 
 
-MAX_TOKENS_SLICE_BYTES: Final = 16_384
+TOKEN_SLICE_BYTES: Final = 16_384
 """Text counted between two interruptions: half a millisecond of the worst there is."""
 
 _MAX_WORD: Final = 256
@@ -124,7 +124,7 @@ class MaxTokensCheck(WholeTextCheck):
             _counter()
 
     @override
-    def judge(self, scanned: Scanned) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
         left = self.max_tokens
         if sum(len(part.content) for part in scanned.parts) <= left:
             return NOTHING
@@ -152,7 +152,7 @@ def _slices(content: bytes) -> Iterator[str]:
     """Cut before a space, where no token goes across; in text without any, a token may be cut."""
     start = 0
     while start < len(content):
-        end = min(len(content), start + MAX_TOKENS_SLICE_BYTES)
+        end = min(len(content), start + TOKEN_SLICE_BYTES)
         if end < len(content):
             space = content.rfind(b" ", end - _MAX_WORD, end)
             end = space if space > start else _boundary(content, end)

@@ -19,8 +19,8 @@ from sidecar.guardrails.json_schema.schema import (
     KNOWN,
     ROOT,
     Children,
-    Place,
     Schema,
+    SchemaPath,
     children,
     compile_schema,
     positions,
@@ -29,7 +29,7 @@ from sidecar.guardrails.json_schema.schema import (
     target_of,
 )
 
-MAX_WEIGHT: Final = 2_000
+MAX_COMPLEXITY: Final = 2_000
 """Keywords applied to one value at most. A union of twenty objects comes to some 200."""
 MAX_STATES: Final = 2_000
 """Sets of schemas that may come to a value; an ordinary schema has as many as it has parts."""
@@ -38,7 +38,7 @@ _LIST_SHARE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class Complexity:
     """What is applied to one value at most: keywords, and of them those that cost far more.
 
     `fractions` are multiples of one: 1 µs for a number, or 8 for one of 300 digits.
@@ -50,35 +50,35 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class TooHeavy:
+class TooComplex:
     """A schema that looks too often; `place` is what it looks through most, `depth` how deep."""
 
-    place: Place
+    place: SchemaPath
     depth: int
 
 
 @dataclass(frozen=True, slots=True)
-class Endless:
+class InfiniteRecursion:
     """A schema that needs its own verdict on the very same value."""
 
-    place: Place
+    place: SchemaPath
 
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    order: tuple[Place, ...]
-    same: Mapping[Place, list[Place]]
-    within: Mapping[Place, Children]
-    costs: Mapping[Place, int]
-    patterns: Mapping[Place, int]
-    fractions: Mapping[Place, int]
-    remembered: frozenset[Place]
+    order: tuple[SchemaPath, ...]
+    same: Mapping[SchemaPath, list[SchemaPath]]
+    within: Mapping[SchemaPath, Children]
+    costs: Mapping[SchemaPath, int]
+    patterns: Mapping[SchemaPath, int]
+    fractions: Mapping[SchemaPath, int]
+    remembered: frozenset[SchemaPath]
 
 
-_State = frozenset[tuple[Place, int]]
+_State = frozenset[tuple[SchemaPath, int]]
 
 
-def weight_of(root: Schema, *, max_depth: int) -> Weight | TooHeavy | Endless:
+def complexity_of(root: Schema, *, max_depth: int) -> Complexity | TooComplex | InfiniteRecursion:
     """Return what is applied to one value at most, *max_depth* levels deep."""
     known = positions(root)
     same = {place: same_value(place, known) for place in known}
@@ -86,7 +86,7 @@ def weight_of(root: Schema, *, max_depth: int) -> Weight | TooHeavy | Endless:
     try:
         order = tuple(TopologicalSorter(same).static_order())[::-1]
     except CycleError as error:
-        return Endless(min(error.args[1], key=len))
+        return InfiniteRecursion(min(error.args[1], key=len))
     graph = _Graph(
         order=order,
         same=same,
@@ -99,7 +99,7 @@ def weight_of(root: Schema, *, max_depth: int) -> Weight | TooHeavy | Endless:
     return _heaviest(graph, max_depth)
 
 
-def _heaviest(graph: _Graph, max_depth: int) -> Weight | TooHeavy:
+def _heaviest(graph: _Graph, max_depth: int) -> Complexity | TooComplex:
     keywords, patterns, fractions = 0, 0, 0
     seen: set[_State] = set()
     level: list[_State] = [frozenset({(ROOT, 1)})]
@@ -110,23 +110,23 @@ def _heaviest(graph: _Graph, max_depth: int) -> Weight | TooHeavy:
             keywords = max(keywords, _sum(applied, graph.costs))
             patterns = max(patterns, _sum(applied, graph.patterns))
             fractions = max(fractions, _sum(applied, graph.fractions))
-            if keywords > MAX_WEIGHT or len(seen) > MAX_STATES:
-                return TooHeavy(max(applied, key=applied.__getitem__), depth)
+            if keywords > MAX_COMPLEXITY or len(seen) > MAX_STATES:
+                return TooComplex(max(applied, key=applied.__getitem__), depth)
             for below in _below(graph, applied):
                 if below not in seen:
                     seen.add(below)
                     following.append(below)
         level = following
-    return Weight(keywords, patterns, fractions)
+    return Complexity(keywords, patterns, fractions)
 
 
-def _sum(applied: Counter[Place], costs: Mapping[Place, int]) -> int:
+def _sum(applied: Counter[SchemaPath], costs: Mapping[SchemaPath, int]) -> int:
     return sum(count * costs[place] for place, count in applied.items())
 
 
-def _applied(graph: _Graph, state: _State) -> Counter[Place]:
+def _applied(graph: _Graph, state: _State) -> Counter[SchemaPath]:
     """Return how often each schema is applied to a value that *state* comes to."""
-    counts: Counter[Place] = Counter(dict(state))
+    counts: Counter[SchemaPath] = Counter(dict(state))
     for place in graph.order:
         if count := counts[place]:
             if place in graph.remembered:
@@ -136,7 +136,7 @@ def _applied(graph: _Graph, state: _State) -> Counter[Place]:
     return +counts
 
 
-def _below(graph: _Graph, applied: Counter[Place]) -> Iterator[_State]:
+def _below(graph: _Graph, applied: Counter[SchemaPath]) -> Iterator[_State]:
     """Yield what comes to a value one level down, for every name and index that matters."""
     parts = [(graph.within[place], count) for place, count in applied.items()]
     names = {name for within, _ in parts for name in within.named}
@@ -149,8 +149,8 @@ def _below(graph: _Graph, applied: Counter[Place]) -> Iterator[_State]:
             yield frozenset(once.items())
 
 
-def _named(parts: Iterable[tuple[Children, int]], name: str | None) -> Counter[Place]:
-    counts: Counter[Place] = Counter()
+def _named(parts: Iterable[tuple[Children, int]], name: str | None) -> Counter[SchemaPath]:
+    counts: Counter[SchemaPath] = Counter()
     for within, count in parts:
         own = within.named.get(name) if name is not None else None
         found = within.other if own is None else (own,)
@@ -159,8 +159,8 @@ def _named(parts: Iterable[tuple[Children, int]], name: str | None) -> Counter[P
     return counts
 
 
-def _indexed(parts: Iterable[tuple[Children, int]], index: int) -> Counter[Place]:
-    counts: Counter[Place] = Counter()
+def _indexed(parts: Iterable[tuple[Children, int]], index: int) -> Counter[SchemaPath]:
+    counts: Counter[SchemaPath] = Counter()
     for within, count in parts:
         leads = index < len(within.leading)
         found = (within.leading[index],) if leads else within.items
@@ -170,10 +170,10 @@ def _indexed(parts: Iterable[tuple[Children, int]], index: int) -> Counter[Place
 
 
 def _recursive(
-    known: Iterable[Place],
-    same: Mapping[Place, list[Place]],
-    within: Mapping[Place, Children],
-) -> frozenset[Place]:
+    known: Iterable[SchemaPath],
+    same: Mapping[SchemaPath, list[SchemaPath]],
+    within: Mapping[SchemaPath, Children],
+) -> frozenset[SchemaPath]:
     """Return the schemas that are referred to from within themselves."""
     leads_to = {place: [*same[place], *_all_of(within[place])] for place in known}
     targets = {
@@ -182,8 +182,8 @@ def _recursive(
     return frozenset(target for target in targets if _reaches(target, leads_to))
 
 
-def _reaches(start: Place, leads_to: Mapping[Place, list[Place]]) -> bool:
-    seen: set[Place] = set()
+def _reaches(start: SchemaPath, leads_to: Mapping[SchemaPath, list[SchemaPath]]) -> bool:
+    seen: set[SchemaPath] = set()
     waiting = list(leads_to[start])
     while waiting:
         place = waiting.pop()
@@ -195,7 +195,7 @@ def _reaches(start: Place, leads_to: Mapping[Place, list[Place]]) -> bool:
     return False
 
 
-def _all_of(within: Children) -> list[Place]:
+def _all_of(within: Children) -> list[SchemaPath]:
     return [
         *within.named.values(), *within.by_pattern, *within.other, *within.unevaluated,
         *within.leading, *within.items, *within.every_item,
@@ -238,7 +238,7 @@ _PATTERN_HINT: Final = (
 class SchemaFault:
     """One thing that is wrong, by its place in the schema."""
 
-    place: Place
+    place: SchemaPath
     problem: str
     hint: str | None = None
     at_key: bool = False
@@ -275,7 +275,7 @@ def _shape(schema: Mapping[str, Any]) -> SchemaFault | None:
     return None
 
 
-def _faults(known: Mapping[Place, Schema]) -> Iterator[SchemaFault]:
+def _faults(known: Mapping[SchemaPath, Schema]) -> Iterator[SchemaFault]:
     for place, schema in known.items():
         if isinstance(schema, bool):
             continue
@@ -285,7 +285,9 @@ def _faults(known: Mapping[Place, Schema]) -> Iterator[SchemaFault]:
                 yield fault
 
 
-def _keyword_fault(place: Place, value: Any, known: Mapping[Place, Schema]) -> SchemaFault | None:
+def _keyword_fault(
+    place: SchemaPath, value: Any, known: Mapping[SchemaPath, Schema]
+) -> SchemaFault | None:
     keyword = str(place[-1])
     if keyword not in KNOWN:
         problem = f"unknown keyword `{keyword[:80]}`, which would not be checked"
@@ -308,14 +310,14 @@ def _nearest(keyword: str) -> str | None:
     return f"did you mean `{near[0]}`?" if near else None
 
 
-def _reference_fault(place: Place, reference: str) -> SchemaFault:
+def _reference_fault(place: SchemaPath, reference: str) -> SchemaFault:
     if target_of(reference) is None:
         problem = "leads out of this schema; nothing is ever fetched"
         return SchemaFault(place, problem, "put it under `$defs`, and write `#/$defs/NAME`")
     return SchemaFault(place, f"there is no schema at `{reference[:80]}`", "see `$defs`")
 
 
-def _too_many(known: Mapping[Place, Schema]) -> Iterator[SchemaFault]:
+def _too_many(known: Mapping[SchemaPath, Schema]) -> Iterator[SchemaFault]:
     if len(known) > MAX_SCHEMAS:
         yield SchemaFault((), f"holds more than {MAX_SCHEMAS} schemas")
     expressions = [
@@ -333,12 +335,12 @@ def _given(schema: Mapping[str, Any], keyword: str) -> tuple[Any, ...]:
 
 
 def _of_the_whole(schema: Mapping[str, Any], max_depth: int) -> Iterator[SchemaFault]:
-    match weight_of(schema, max_depth=max_depth):
-        case Endless(place):
+    match complexity_of(schema, max_depth=max_depth):
+        case InfiniteRecursion(place):
             problem = "refers to itself without going into the value, so it never ends"
             yield SchemaFault(place, problem, "take the reference out")
             return
-        case TooHeavy(place, depth):
+        case TooComplex(place, depth):
             yield SchemaFault(
                 place,
                 f"a value {depth} levels deep would be looked at too often",
@@ -357,9 +359,9 @@ def _of_the_whole(schema: Mapping[str, Any], max_depth: int) -> Iterator[SchemaF
             yield SchemaFault(place, "cannot be used")
 
 
-def _found(schema: Any, path: Iterable[str | int]) -> tuple[Place, Any]:
+def _found(schema: Any, path: Iterable[str | int]) -> tuple[SchemaPath, Any]:
     """Return the place of a path of the library's, which takes a property named 0 for an item."""
-    place: Place = ()
+    place: SchemaPath = ()
     value = schema
     for step in path:
         step = str(step) if isinstance(value, Mapping) else step  # noqa: PLW2901 - see above

@@ -69,32 +69,32 @@ FORMATS: Final = frozenset(
 """Those that are checked. `regex` is left out: the answer would choose what is compiled."""
 
 
-Place: TypeAlias = "tuple[str | int, ...]"
+SchemaPath: TypeAlias = "tuple[str | int, ...]"
 """Steps from the root of a schema, or of an answer."""
 Schema: TypeAlias = "Mapping[str, Any] | bool"
 
-ROOT: Final[Place] = ()
+ROOT: Final[SchemaPath] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Children:
     """What a schema applies to what is in a value: to named ones, to others, to items."""
 
-    named: Mapping[str, Place]
-    by_pattern: tuple[Place, ...]
-    other: tuple[Place, ...]
-    unevaluated: tuple[Place, ...]
-    leading: tuple[Place, ...]
-    items: tuple[Place, ...]
-    every_item: tuple[Place, ...]
+    named: Mapping[str, SchemaPath]
+    by_pattern: tuple[SchemaPath, ...]
+    other: tuple[SchemaPath, ...]
+    unevaluated: tuple[SchemaPath, ...]
+    leading: tuple[SchemaPath, ...]
+    items: tuple[SchemaPath, ...]
+    every_item: tuple[SchemaPath, ...]
 
 
-def positions(root: Schema) -> dict[Place, Schema]:
+def positions(root: Schema) -> dict[SchemaPath, Schema]:
     """Return every schema in *root*, itself included."""
     return dict(_walk(ROOT, root))
 
 
-def target_of(reference: str) -> Place | None:
+def target_of(reference: str) -> SchemaPath | None:
     """Return where a reference leads to, None where it leads out of the document."""
     if reference in {"#", "#/"}:
         return ROOT if reference == "#" else None
@@ -104,7 +104,7 @@ def target_of(reference: str) -> Place | None:
     return tuple(one.replace("~1", "/").replace("~0", "~") for one in steps)
 
 
-def resolved(reference: str, known: Mapping[Place, Schema]) -> Place | None:
+def resolved(reference: str, known: Mapping[SchemaPath, Schema]) -> SchemaPath | None:
     """Return the place in *known* that a reference names, None where it names no schema."""
     wanted = target_of(reference)
     if wanted is None or wanted in known:
@@ -117,12 +117,12 @@ def resolved(reference: str, known: Mapping[Place, Schema]) -> Place | None:
     return spelt.get(tuple(map(str, wanted)))
 
 
-def same_value(place: Place, known: Mapping[Place, Schema]) -> list[Place]:
+def same_value(place: SchemaPath, known: Mapping[SchemaPath, Schema]) -> list[SchemaPath]:
     """Return the schemas that the one at *place* applies to the same value."""
     schema = known[place]
     if isinstance(schema, bool):
         return []
-    found: list[Place] = []
+    found: list[SchemaPath] = []
     for keyword, value in schema.items():
         if keyword == "$ref":
             target = resolved(value, known)
@@ -134,14 +134,14 @@ def same_value(place: Place, known: Mapping[Place, Schema]) -> list[Place]:
     return found
 
 
-def children(place: Place, schema: Schema) -> Children:
+def children(place: SchemaPath, schema: Schema) -> Children:
     """Return the schemas that the one at *place* applies to what is in the value."""
     given: Mapping[str, Any] = {} if isinstance(schema, bool) else schema
 
-    def one(keyword: str) -> tuple[Place, ...]:
+    def one(keyword: str) -> tuple[SchemaPath, ...]:
         return ((*place, keyword),) if keyword in given else ()
 
-    def several(keyword: str) -> dict[str | int, Place]:
+    def several(keyword: str) -> dict[str | int, SchemaPath]:
         return {step: (*place, keyword, step) for step in _steps(given.get(keyword, {}))}
 
     return Children(
@@ -155,7 +155,7 @@ def children(place: Place, schema: Schema) -> Children:
     )
 
 
-def _walk(place: Place, schema: Schema) -> Iterator[tuple[Place, Schema]]:
+def _walk(place: SchemaPath, schema: Schema) -> Iterator[tuple[SchemaPath, Schema]]:
     yield place, schema
     if isinstance(schema, bool):
         return

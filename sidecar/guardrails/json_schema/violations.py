@@ -15,8 +15,8 @@ from sidecar.guardrails.json_schema.schema import (
     LISTS,
     MAPS,
     ONE,
-    Place,
     Schema,
+    SchemaPath,
     compile_schema,
     positions,
     resolved,
@@ -46,43 +46,43 @@ _CAPITAL: Final = re.compile(r"(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
-class Misfit:
+class Violation:
     """The first place where a value does not fit. `type` is a finding's: SCHEMA_REQUIRED."""
 
     type: str
-    path: Place
+    path: SchemaPath
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
     """A schema, and the value that does not fit it."""
 
-    place: Place
+    place: SchemaPath
     value: JsonValue
-    path: Place
+    path: SchemaPath
 
 
-class Teller:
-    """Finds the misfit of a value that is known not to fit; compiles what it asks by once."""
+class ViolationLocator:
+    """Finds the violation of a value that is known not to fit; compiles what it asks by once."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._known = positions(schema)
         self._root = _moved(schema)
-        self._asked: dict[tuple[Place, str], jsonschema_rs.Draft202012Validator] = {}
+        self._asked: dict[tuple[SchemaPath, str], jsonschema_rs.Draft202012Validator] = {}
 
-    def tell(self, value: JsonValue) -> Steps[Misfit]:
+    def locate(self, value: JsonValue) -> Steps[Violation]:
         """Follow the value down to where it does not fit."""
         way = _Way((), value, ())
         while True:
             schema = self._known[way.place]
             if isinstance(schema, bool):
-                return Misfit("SCHEMA_FALSE", way.path)
+                return Violation("SCHEMA_FALSE", way.path)
             keyword = yield from self._keyword(way, schema)
             if keyword is None:
-                return Misfit("SCHEMA", way.path)
+                return Violation("SCHEMA", way.path)
             further = yield from self._further(way, schema, keyword)
             if further is None:
-                return Misfit(f"SCHEMA_{_CAPITAL.sub('_', keyword).upper()}", way.path)
+                return Violation(f"SCHEMA_{_CAPITAL.sub('_', keyword).upper()}", way.path)
             way = further
             yield
 
@@ -122,7 +122,7 @@ class Teller:
             case _:
                 return
 
-    def _fits(self, place: Place, keyword: str, value: JsonValue) -> bool:
+    def _fits(self, place: SchemaPath, keyword: str, value: JsonValue) -> bool:
         """Ask whether *value* fits one keyword of a schema, or the whole of it."""
         known = self._asked.get((place, keyword))
         if known is None:
@@ -130,7 +130,7 @@ class Teller:
             self._asked[place, keyword] = known
         return known.is_valid(value)
 
-    def _alone(self, place: Place, keyword: str) -> Mapping[str, Any]:
+    def _alone(self, place: SchemaPath, keyword: str) -> Mapping[str, Any]:
         whole = {"$ref": _reference((_ROOT, *place)), "$defs": {_ROOT: self._root}}
         if not keyword or keyword in _EVERYTHING:
             return whole

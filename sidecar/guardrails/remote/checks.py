@@ -16,7 +16,7 @@ from sidecar.domain.subject import Subject, TextPart
 
 
 @dataclass(frozen=True, slots=True)
-class InspectionSubject:
+class RequestInfo:
     """Whose request is inspected; sent along to remote checks."""
 
     request_id: str
@@ -38,7 +38,7 @@ class RemoteRequest:
 
     guardrail: Guardrail
     subject: Subject
-    about: InspectionSubject
+    about: RequestInfo
     stage: Literal[Stage.INPUT, Stage.OUTPUT]
     note: Callable[[RemoteEvent], None] = field(default=_unheard, compare=False, repr=False)
 
@@ -100,7 +100,7 @@ class RemoteChecks(Protocol):
         ...
 
 
-class AskNobody:
+class NoRemoteChecks:
     """The port where nothing may leave the process."""
 
     async def check(self, request: RemoteRequest) -> Never:
@@ -130,13 +130,13 @@ MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Of APIs that are not ours: a score for each of some ten categories and each of many texts."""
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """An answer in Egret's own form: these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
-class Tolerant(BaseModel):
+class TolerantModel(BaseModel):
     """An answer in somebody else's form: fields we do not use may be there."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, hide_input_in_errors=True)
@@ -172,7 +172,7 @@ def validated(
         raise RemoteCheckError(error_type) from None
 
 
-def detected(findings: tuple[Finding, ...], action: Action) -> RemoteAnswer:
+def answer_for(findings: tuple[Finding, ...], action: Action) -> RemoteAnswer:
     """Return the answer of a server that only finds: what follows is the policy's to say."""
     if not findings:
         return RemoteAnswer("pass")
@@ -185,7 +185,9 @@ def detected(findings: tuple[Finding, ...], action: Action) -> RemoteAnswer:
             return RemoteAnswer("flag", findings)
 
 
-def in_bytes(findings: Sequence[Finding], parts: Sequence[TextPart]) -> tuple[Finding, ...]:
+def with_byte_offsets(
+    findings: Sequence[Finding], parts: Sequence[TextPart]
+) -> tuple[Finding, ...]:
     """Return *findings* with byte offsets.
 
     Raises:

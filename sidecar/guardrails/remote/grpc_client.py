@@ -29,7 +29,7 @@ from sidecar.guardrails.remote.checks import (
     RemoteRequest,
     RemoteTimeoutError,
     RemoteVerdict,
-    in_bytes,
+    with_byte_offsets,
 )
 from sidecar.guardrails.remote.http import (
     GuardedResolver,
@@ -48,7 +48,7 @@ CLOSE_SECONDS: Final = 30.0
 
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment would choose the address
-    ("grpc.enable_retries", 0),  # tried again by the care around the check, within its time
+    ("grpc.enable_retries", 0),  # tried again by `ResilientChecks`, within its time
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -288,7 +288,7 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         Finding(request.guardrail.name, one.type, one.text, one.start, one.end)
         for one in answer.findings
     ]
-    return RemoteAnswer(verdict, in_bytes(findings, request.subject.parts))
+    return RemoteAnswer(verdict, with_byte_offsets(findings, request.subject.parts))
 
 
 def _is_consistent(answer: guardrail.CheckResponse) -> bool:

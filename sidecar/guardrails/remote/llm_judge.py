@@ -17,8 +17,8 @@ from sidecar.guardrails.remote.checks import (
     RemoteFault,
     RemoteRequest,
     RemoteVerdict,
-    Strict,
-    Tolerant,
+    StrictModel,
+    TolerantModel,
     read_json,
     validated,
 )
@@ -59,21 +59,21 @@ RESPONSE_FORMAT: Final = {
 }
 
 
-class _Message(Tolerant):
+class _Message(TolerantModel):
     content: str
     refusal: None = None
 
 
-class _Choice(Tolerant):
+class _Choice(TolerantModel):
     message: _Message
     finish_reason: Literal["stop"]
 
 
-class _Completion(Tolerant):
+class _Completion(TolerantModel):
     choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
 
 
-class _Rating(Strict):
+class _Rating(StrictModel):
     """What the model was told to say. `reason` goes nowhere: it could repeat the content."""
 
     score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -17,8 +17,8 @@ from sidecar.guardrails.remote.checks import (
     RemoteCheckError,
     RemoteFault,
     RemoteRequest,
-    Tolerant,
-    detected,
+    TolerantModel,
+    answer_for,
     read_json,
 )
 from sidecar.guardrails.remote.http import HttpClient
@@ -31,13 +31,13 @@ _NOT_IN_A_TYPE: Final = re.compile(r"[^A-Z0-9]+")
 _MAX_TYPE_CHARACTERS: Final = 40
 
 
-class _Result(Tolerant):
+class _Result(TolerantModel):
     flagged: bool
     categories: dict[str, bool | None]
     category_scores: dict[str, FiniteFloat | None]
 
 
-class _Answer(Tolerant):
+class _Answer(TolerantModel):
     results: list[_Result]
 
 
@@ -91,7 +91,7 @@ def read_answer(body: bytes, request: RemoteRequest, settings: ModerationSetting
         for place, result in zip(places, answer.results, strict=True)
         for type_ in dict.fromkeys(_types(result, settings))
     )
-    return detected(findings, request.guardrail.action)
+    return answer_for(findings, request.guardrail.action)
 
 
 def _types(result: _Result, settings: ModerationSettings) -> Iterator[str]:

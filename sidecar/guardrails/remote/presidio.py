@@ -16,15 +16,15 @@ from sidecar.guardrails.remote.checks import (
     RemoteCheckError,
     RemoteFault,
     RemoteRequest,
-    Tolerant,
-    detected,
-    in_bytes,
+    TolerantModel,
+    answer_for,
     read_json,
+    with_byte_offsets,
 )
 from sidecar.guardrails.remote.http import HttpClient
 
 
-class _Entity(Tolerant):
+class _Entity(TolerantModel):
     """A span in Unicode characters (code points), as Python counts."""
 
     entity_type: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
@@ -86,7 +86,7 @@ def read_answer(body: bytes, request: RemoteRequest, settings: PresidioSettings)
         for index, entities in enumerate(texts)
         for one in _wanted(entities, settings)
     ]
-    return detected(in_bytes(findings, request.subject.parts), request.guardrail.action)
+    return answer_for(with_byte_offsets(findings, request.subject.parts), request.guardrail.action)
 
 
 def _wanted(entities: Sequence[_Entity], settings: PresidioSettings) -> list[_Entity]:

@@ -16,9 +16,9 @@ from sidecar.domain.guardrail_settings import (
     LlmJudgeSettings,
     ModerationSettings,
     PresidioSettings,
-    RemoteCare,
     RemoteEndpoint,
     RemoteSettings,
+    ResilienceSettings,
     WebhookSettings,
 )
 from sidecar.domain.policy import Guardrail
@@ -30,7 +30,7 @@ from sidecar.guardrails.remote.checks import (
     RemoteRequest,
     RemoteTimeoutError,
 )
-from sidecar.guardrails.remote.verdict_cache import AnswerCache
+from sidecar.guardrails.remote.verdict_cache import VerdictCache
 
 FIRST_PAUSE_SECONDS: Final = 0.025
 LONGEST_PAUSE_SECONDS: Final = 0.25
@@ -42,12 +42,12 @@ Ask = Callable[[], Awaitable[RemoteAnswer]]
 class Attempts:
     """How one check may be asked. `jitter` gives numbers from 0 to 1; `until` is on the clock."""
 
-    care: RemoteCare
+    resilience: ResilienceSettings
     until: float
     clock: Callable[[], float]
     jitter: Callable[[], float]
     note: Callable[[RemoteEvent], None]
-    place: Callable[[], AbstractContextManager[None]]
+    bulkhead: Callable[[], AbstractContextManager[None]]
     """A further place at the server, for a hedge; raises where there is none."""
 
     async def answer(self, ask: Ask) -> RemoteAnswer:
@@ -56,12 +56,12 @@ class Attempts:
         Raises:
             RemoteCheckError: the last failure, where there is none.
         """
-        if self.care.hedge_after_seconds is None:
+        if self.resilience.hedge_after_seconds is None:
             return await self._with_retries(ask)
-        return await self._hedged(ask, self.care.hedge_after_seconds)
+        return await self._hedged(ask, self.resilience.hedge_after_seconds)
 
     async def _with_retries(self, ask: Ask) -> RemoteAnswer:
-        for attempt in range(self.care.retries):
+        for attempt in range(self.resilience.retries):
             try:
                 return await ask()
             except RemoteCheckError as error:
@@ -89,7 +89,7 @@ class Attempts:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _hedge(self, ask: Ask, first: asyncio.Task[RemoteAnswer]) -> RemoteAnswer:
-        with self.place():
+        with self.bulkhead():
             self.note(RemoteEvent.HEDGE)
             answer = await ask()
         if not first.done():
@@ -123,7 +123,7 @@ class BreakerState(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class BreakerPermit:
     """Leave to ask, to be given back with how it went, once.
 
     `is_trial`: the only request under way, on which it depends whether others follow.
@@ -141,7 +141,7 @@ class Breaker:
         self._open_seconds = open_seconds
         self._failures = 0
         self._open_until: float | None = None
-        self._trial: Admission | None = None
+        self._trial: BreakerPermit | None = None
         # Ends with every change of state: what was asked before says nothing about the server now.
         self._period = 0
 
@@ -151,16 +151,16 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now < self._open_until else BreakerState.HALF_OPEN
 
-    def admit(self, now: float) -> Admission | None:
+    def admit(self, now: float) -> BreakerPermit | None:
         """Return leave to ask, or None."""
         if self._open_until is None:
-            return Admission(self._period, is_trial=False)
+            return BreakerPermit(self._period, is_trial=False)
         if now < self._open_until or self._trial is not None:
             return None
-        self._trial = Admission(self._period, is_trial=True)
+        self._trial = BreakerPermit(self._period, is_trial=True)
         return self._trial
 
-    def succeeded(self, admission: Admission) -> None:
+    def succeeded(self, admission: BreakerPermit) -> None:
         """Take note that the server answered."""
         if admission.period != self._period:
             return
@@ -169,7 +169,7 @@ class Breaker:
             self._open_until = self._trial = None
             self._period += 1
 
-    def failed(self, admission: Admission, now: float) -> None:
+    def failed(self, admission: BreakerPermit, now: float) -> None:
         """Take note that the server did not answer, or is not well."""
         if admission.period != self._period:
             return
@@ -180,7 +180,7 @@ class Breaker:
             self._trial = None
             self._period += 1
 
-    def abandoned(self, admission: Admission) -> None:
+    def abandoned(self, admission: BreakerPermit) -> None:
         """Take note that nobody waited for how it went; another may try."""
         if admission == self._trial:
             self._trial = None
@@ -193,9 +193,11 @@ MAX_SERVERS: Final = 1_000
 class Server:
     """One server as one kind of guardrail asks it: its bulkhead and its breaker."""
 
-    def __init__(self, care: RemoteCare) -> None:
-        self.breaker = Breaker(failures=care.breaker_failures, open_seconds=care.breaker_seconds)
-        self._free = self._size = care.max_concurrent
+    def __init__(self, resilience: ResilienceSettings) -> None:
+        self.breaker = Breaker(
+            failures=resilience.breaker_failures, open_seconds=resilience.breaker_seconds
+        )
+        self._free = self._size = resilience.max_concurrent
 
     @property
     def is_idle(self) -> bool:
@@ -203,7 +205,7 @@ class Server:
         return self._free == self._size
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def bulkhead(self) -> Iterator[None]:
         """Take one of the places for as long as the block lasts.
 
         Raises:
@@ -218,24 +220,26 @@ class Server:
             self._free += 1
 
 
-class Servers:
+class ServerTable:
     """All of a worker.
 
-    Guardrails share one where type, address, headers, files and care are equal. Not by address
+    Guardrails share one if type, address, headers, files and resilience are equal. Not by address
     alone: one tenant's wrong credential must not keep another from the same server.
     """
 
     def __init__(self, *, limit: int = MAX_SERVERS) -> None:
         self._limit = limit
-        self._known: OrderedDict[tuple[str, RemoteEndpoint, RemoteCare], Server] = OrderedDict()
+        self._known: OrderedDict[tuple[str, RemoteEndpoint, ResilienceSettings], Server] = (
+            OrderedDict()
+        )
 
     def of(self, settings: RemoteSettings) -> Server:
         """Return the server that a guardrail with these settings asks."""
-        key = (settings.guardrail_type, settings.endpoint, settings.care)
+        key = (settings.guardrail_type, settings.endpoint, settings.resilience)
         server = self._known.get(key)
         if server is None:
             self._make_room()
-            server = self._known[key] = Server(settings.care)
+            server = self._known[key] = Server(settings.resilience)
         self._known.move_to_end(key)
         return server
 
@@ -259,13 +263,13 @@ def settings_of(guardrail: Guardrail) -> RemoteSettings:
 
 
 _SERVERS_FAULT: Final = frozenset({RemoteFault.SERVER, RemoteFault.TRANSIENT})
-_TRIAL: Final = RemoteCare(retries=0, hedge_after_seconds=None)
+_TRIAL: Final = ResilienceSettings(retries=0, hedge_after_seconds=None)
 """A server that is tried after a pause is asked once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the care is told of the world. `clock` is monotonic, `jitter` gives 0 to 1.
+class ResilienceOptions:
+    """What the resilience layer is told of the world. `clock` is monotonic, `jitter` gives 0 to 1.
 
     `longest_seconds` ends a check whose own limit is longer than the exchange may take: its
     `on_error` then still decides. `on_breaker` hears of every state a guardrail's server is in.
@@ -277,16 +281,16 @@ class Surroundings:
     on_breaker: Callable[[str, BreakerState], None]
 
 
-class CarefulChecks:
+class ResilientChecks:
     """`RemoteChecks` around others."""
 
     def __init__(
-        self, checks: RemoteChecks, *, cache: AnswerCache, surroundings: Surroundings
+        self, checks: RemoteChecks, *, cache: VerdictCache, options: ResilienceOptions
     ) -> None:
         self._checks = checks
         self._cache = cache
-        self._around = surroundings
-        self._servers = Servers()
+        self._options = options
+        self._servers = ServerTable()
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
         """Return the answer, kept or new, within the guardrail's time limit.
@@ -294,35 +298,38 @@ class CarefulChecks:
         Raises:
             RemoteCheckError: there is none, or nobody may be asked now.
         """
-        care = settings_of(request.guardrail).care
-        if not care.cache_seconds:
-            return await self._ask(request, care)
+        resilience = settings_of(request.guardrail).resilience
+        if not resilience.cache_seconds:
+            return await self._ask(request, resilience)
         return await self._cache.answer(
-            request, lambda: self._ask(request, care), keep_seconds=care.cache_seconds
+            request, lambda: self._ask(request, resilience), keep_seconds=resilience.cache_seconds
         )
 
-    async def _ask(self, request: RemoteRequest, care: RemoteCare) -> RemoteAnswer:
+    async def _ask(self, request: RemoteRequest, resilience: ResilienceSettings) -> RemoteAnswer:
         name = request.guardrail.name
         server = self._servers.of(settings_of(request.guardrail))
-        with server.place():
-            admission = server.breaker.admit(self._around.clock())
+        with server.bulkhead():
+            admission = server.breaker.admit(self._options.clock())
             if admission is None:
                 raise RemoteCheckError("breaker_open", RemoteFault.LOCAL)
             try:
-                return await self._judged_by(server, admission, (request, care))
+                return await self._judged_by(server, admission, (request, resilience))
             finally:
                 server.breaker.abandoned(admission)
-                self._around.on_breaker(name, server.breaker.state(self._around.clock()))
+                self._options.on_breaker(name, server.breaker.state(self._options.clock()))
 
     async def _judged_by(
-        self, server: Server, admission: Admission, asked: tuple[RemoteRequest, RemoteCare]
+        self,
+        server: Server,
+        admission: BreakerPermit,
+        asked: tuple[RemoteRequest, ResilienceSettings],
     ) -> RemoteAnswer:
         """Ask, and tell the breaker how it went; a check that is cancelled tells it nothing."""
         try:
             answer = await self._within_limit(server, admission, asked)
         except RemoteCheckError as error:
             if error.fault in _SERVERS_FAULT:
-                server.breaker.failed(admission, self._around.clock())
+                server.breaker.failed(admission, self._options.clock())
             elif error.fault is RemoteFault.ANSWER:
                 server.breaker.succeeded(admission)
             raise
@@ -330,17 +337,20 @@ class CarefulChecks:
         return answer
 
     async def _within_limit(
-        self, server: Server, admission: Admission, asked: tuple[RemoteRequest, RemoteCare]
+        self,
+        server: Server,
+        admission: BreakerPermit,
+        asked: tuple[RemoteRequest, ResilienceSettings],
     ) -> RemoteAnswer:
-        request, care = asked
+        request, resilience = asked
         seconds = self._limit_of(request.guardrail)
         attempts = Attempts(
-            care=_TRIAL if admission.is_trial else care,
-            until=self._around.clock() + seconds,
-            clock=self._around.clock,
-            jitter=self._around.jitter,
+            resilience=_TRIAL if admission.is_trial else resilience,
+            until=self._options.clock() + seconds,
+            clock=self._options.clock,
+            jitter=self._options.jitter,
             note=request.note,
-            place=server.place,
+            bulkhead=server.bulkhead,
         )
         limit = asyncio.timeout(seconds)
         try:
@@ -352,11 +362,11 @@ class CarefulChecks:
             raise
 
     def _limit_of(self, guardrail: Guardrail) -> float:
-        return min(guardrail.timeout_seconds, self._around.longest_seconds)
+        return min(guardrail.timeout_seconds, self._options.longest_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChecksByType:
+class CheckDispatcher:
     """`RemoteChecks` of every type."""
 
     webhook: RemoteChecks

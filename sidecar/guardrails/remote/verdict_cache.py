@@ -54,7 +54,7 @@ class _Flight:
                 self.task.cancel()
 
 
-class AnswerCache:
+class VerdictCache:
     """A bounded cache of one worker. *secret* keys its digests; the clock is monotonic."""
 
     def __init__(
@@ -79,7 +79,7 @@ class AnswerCache:
         keep_seconds: float,
     ) -> RemoteAnswer:
         """Return the answer that is kept, or is being waited for, or else what *ask* returns."""
-        key = question_digest(request, secret=self._secret)
+        key = request_digest(request, secret=self._secret)
         kept = self._kept.get(key)
         if kept is not None:
             request.note(RemoteEvent.CACHE_HIT)
@@ -111,7 +111,7 @@ class AnswerCache:
         return answer
 
 
-def question_digest(request: RemoteRequest, *, secret: bytes) -> bytes:
+def request_digest(request: RemoteRequest, *, secret: bytes) -> bytes:
     """Return what two questions have in common exactly if their answers must be equal.
 
     All of the guardrail, the side, every text with its role. Webhooks and gRPC servers are told

@@ -14,9 +14,9 @@ from sidecar.guardrails.remote.checks import (
     RemoteCheckError,
     RemoteFault,
     RemoteRequest,
-    Strict,
-    in_bytes,
+    StrictModel,
     read_json,
+    with_byte_offsets,
 )
 from sidecar.guardrails.remote.http import HttpClient
 
@@ -24,7 +24,7 @@ MAX_ANSWER_BYTES: Final = 65_536
 MAX_FINDINGS: Final = 2_000
 
 
-class _FindingAnswer(Strict):
+class _FindingAnswer(StrictModel):
     """A span in Unicode characters of one of the texts that were sent."""
 
     text: Annotated[int, Field(ge=0)]
@@ -33,7 +33,7 @@ class _FindingAnswer(Strict):
     type: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
 
 
-class _Answer(Strict):
+class _Answer(StrictModel):
     """The whole answer. `message` is for the webhook's own logs; it goes nowhere from here."""
 
     verdict: Literal["pass", "flag", "block", "redact"]
@@ -98,4 +98,4 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         Finding(request.guardrail.name, one.type, one.text, one.start, one.end)
         for one in answer.findings
     ]
-    return RemoteAnswer(answer.verdict, in_bytes(findings, request.subject.parts))
+    return RemoteAnswer(answer.verdict, with_byte_offsets(findings, request.subject.parts))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from sidecar.domain.policy import Action, Guardrail, Stage, StreamMode, judges_input
-from sidecar.guardrails.json_schema.check import Structured, structured_of
+from sidecar.guardrails.json_schema.check import SchemaGuardrail, schema_guardrails
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.matching.partial_match import Unfinished
 from sidecar.guardrails.registry import is_remote, rules_of
@@ -35,7 +35,7 @@ class AnswerPolicy:
     local: LocalScan = field(repr=False, compare=False)
     asking: RemoteGuardrails = field(repr=False, compare=False)
     unfinished: Unfinished = field(repr=False, compare=False)
-    structured: tuple[Structured, ...] = field(default=(), repr=False)
+    structured: tuple[SchemaGuardrail, ...] = field(default=(), repr=False)
 
     @property
     def needs_answer(self) -> bool:
@@ -60,7 +60,7 @@ def answer_policy(
         local=scan_of(outputs),
         asking=RemoteGuardrails(remote, remote, scan_of(())),
         unfinished=Unfinished(rules),
-        structured=structured_of(outputs),
+        structured=schema_guardrails(outputs),
     )
 
 

@@ -11,14 +11,14 @@ from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.guardrails.cooperative import run_to_end
-from sidecar.guardrails.json_schema.check import structured_of
+from sidecar.guardrails.json_schema.check import schema_guardrails
 
 ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
 OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))
 
 
 def judged(body: bytes) -> GuardrailResult:
-    steps = judge_structure(body, AnswerForm.JSON, structured_of([OBJECT]), clock=monotonic)
+    steps = judge_structure(body, AnswerForm.JSON, schema_guardrails([OBJECT]), clock=monotonic)
     (result,) = run_to_end(steps)
     return result
 

@@ -13,7 +13,7 @@ from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Rele
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.mutations.placeholders import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judgement
 from tests.support.checks import ScriptedRemote, settled
@@ -179,7 +179,7 @@ def test_what_a_provider_says_of_a_failure_is_no_answer() -> None:
         restoration=NOTHING_REDACTED,
         placeholders=Placeholders(hash_key=None, taken=frozenset()),
         inspector=Inspector(remote=ScriptedRemote(), clock=lambda: 0.0),
-        about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
+        about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
     )
     body = b'{"message": "too many tokens"}'
@@ -202,7 +202,7 @@ async def test_a_long_answer_is_judged_in_turns(guardrails: str) -> None:
         restoration=NOTHING_REDACTED,
         placeholders=Placeholders(hash_key=None, taken=frozenset()),
         inspector=Inspector(remote=ScriptedRemote(), clock=lambda: float(next(ticks))),
-        about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
+        about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
     )
     turns = 0

@@ -12,12 +12,12 @@ from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.runner import InspectionSubject, Inspector
+from sidecar.guardrails.runner import Inspector, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import Script, ScriptedChecks, Ticks, effective, policy, subject_of
 
-ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")
+ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 EMAIL = "mail bob@example.com"
 
 Outcome = tuple[str, Verdict, str | None]

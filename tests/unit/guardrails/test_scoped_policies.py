@@ -6,7 +6,7 @@ from sidecar.domain.policy import Circumstances, Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
 from sidecar.policy.parse import parse_policies
-from sidecar.policy.snapshot import MAX_FORMS, EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import MAX_VARIANTS, EffectivePolicy, build_snapshot
 
 CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
 
@@ -20,8 +20,8 @@ def for_request(
 ) -> EffectivePolicy:
     """Return what a request is judged by in the end."""
     assert isinstance(effective, EffectivePolicy)
-    if effective.request_forms is not None:
-        effective = effective.request_forms(circumstances)
+    if effective.request_variants is not None:
+        effective = effective.request_variants(circumstances)
     return effective.for_model(model)
 
 
@@ -111,10 +111,10 @@ def test_a_route_that_no_guardrail_is_for_needs_no_body() -> None:
     )
     policy = snapshot.effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
-    assert policy.request_forms is not None
+    assert policy.request_variants is not None
 
-    assert policy.request_forms(asking(CHAT)).needs_body
-    assert not policy.request_forms(asking(EMBEDDINGS)).needs_body
+    assert policy.request_variants(asking(CHAT)).needs_body
+    assert not policy.request_variants(asking(EMBEDDINGS)).needs_body
 
 
 def test_equal_circumstances_get_the_same_form_and_an_exception_is_named() -> None:
@@ -134,7 +134,7 @@ def test_a_policy_that_is_for_every_request_has_no_forms() -> None:
     policy = build_snapshot(()).effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
 
-    assert (policy.request_forms, policy.model_forms) == (None, None)
+    assert (policy.request_variants, policy.model_variants) == (None, None)
     assert policy.for_model("gpt-5") is policy
 
 
@@ -150,7 +150,7 @@ def test_more_forms_than_are_kept_are_built_anew() -> None:
     first = policy.for_model("a")
     assert policy.for_model("a") is first
 
-    for mask in range(1, MAX_FORMS + 2):
+    for mask in range(1, MAX_VARIANTS + 2):
         model = "".join(one for bit, one in enumerate(letters) if mask >> bit & 1)
         assert [one.name for one in policy.for_model(model).guardrails] == list(model)
 

@@ -6,7 +6,7 @@ from datetime import date
 import pytest
 
 from sidecar.policy.parse import default_policy, parse_policies
-from sidecar.policy.policy_lint import Advice, lint
+from sidecar.policy.policy_lint import LintWarning, lint
 from sidecar.policy.tester import missing_extras
 
 TODAY = date(2026, 11, 25)
@@ -96,7 +96,7 @@ def test_a_guardrail_that_gives_way_to_a_mandatory_one_is_told_with_the_other_s_
 def test_advice_says_what_would_be_right() -> None:
     """In words for whoever wrote the policy."""
     assert lint(parse_policies(excepting("2026-11-28")), today=TODAY) == (
-        Advice(
+        LintWarning(
             policy="p",
             guardrail="a",
             code="exception-ends",

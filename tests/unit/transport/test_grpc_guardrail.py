@@ -22,7 +22,7 @@ from sidecar.guardrails.remote.checks import (
     RemoteTimeoutError,
 )
 from sidecar.guardrails.remote.grpc_client import GrpcChannels, GrpcChecks, check_request
-from sidecar.guardrails.runner import InspectionSubject
+from sidecar.guardrails.runner import RequestInfo
 from tests.support.authority import Authority
 from tests.support.fixed_resolver import FixedResolver
 from tests.support.grpc_guardrail import Answer, Call, grpc_server, saying
@@ -70,7 +70,7 @@ async def test_a_server_is_sent_every_text_and_whose_request_it_is() -> None:
 def test_a_side_and_a_missing_model_are_said_as_they_are() -> None:
     """Not set is not the empty name."""
     request = replace(
-        request_to("grpc://h:1", "a"), stage=Stage.OUTPUT, about=InspectionSubject("r", "k")
+        request_to("grpc://h:1", "a"), stage=Stage.OUTPUT, about=RequestInfo("r", "k")
     )
     message = check_request(request)
     assert (message.stage, message.HasField("model")) == (guardrail.STAGE_OUTPUT, False)

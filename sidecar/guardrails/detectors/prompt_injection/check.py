@@ -14,7 +14,7 @@ from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSett
 from sidecar.guardrails.cooperative import Steps
 from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.prompt_injection.scoring import Scorer, score
-from sidecar.guardrails.detectors.whole_text import Scanned, WholeTextCheck
+from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, Piece, View
 
@@ -38,7 +38,7 @@ _PARTS_A_STEP: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Bar:
+class _Cutoff:
     """What a sum is held against: `least` makes a finding, `medium` a score of one half.
 
     `without_terms` is the score of most texts.
@@ -67,7 +67,7 @@ class PromptInjectionCheck(WholeTextCheck):
         return TRIGGERS
 
     @override
-    def judge(self, scanned: Scanned) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
         findings: dict[int, Finding] = {}
         highest = 0.0
         parts, readings = scanned.parts, _readings(scanned)
@@ -96,12 +96,12 @@ class PromptInjectionCheck(WholeTextCheck):
         return next((kind for kind in kinds if kind in counting), None)
 
 
-def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Bar:
+def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
     medium = thresholds[Threshold.MEDIUM]
-    return _Bar(thresholds[level], medium, score(0, medium))
+    return _Cutoff(thresholds[level], medium, score(0, medium))
 
 
-def _readings(scanned: Scanned) -> Iterator[Piece]:
+def _readings(scanned: ScannedTexts) -> Iterator[Piece]:
     """Return each part once, in its plain form where that is another, and what is hidden in it."""
     plain = {
         piece.part

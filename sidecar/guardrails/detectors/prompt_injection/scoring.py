@@ -114,7 +114,7 @@ _INDEX: Final = (1 << _INDEX_BITS) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class BestPassage:
     """The stretch of a text whose terms add up highest.
 
     `kinds` are those of a good part of the sum, the greatest first.
@@ -124,7 +124,7 @@ class Stretch:
     kinds: tuple[InjectionKind, ...]
 
 
-EMPTY: Final = Stretch(0, ())
+EMPTY: Final = BestPassage(0, ())
 
 
 class Scorer:
@@ -246,9 +246,9 @@ class RunningSum:
                 self.total, self._best_run, self._best_length = sum_, self._run, len(self._run)
         self._sum, self._previous = sum_, previous
 
-    def best(self) -> Stretch:
+    def best(self) -> BestPassage:
         """Return the stretch that has added up highest."""
-        return Stretch(self.total, self._kinds()) if self.total else EMPTY
+        return BestPassage(self.total, self._kinds()) if self.total else EMPTY
 
     def _kinds(self) -> tuple[InjectionKind, ...]:
         sums = dict.fromkeys(InjectionKind, 0)

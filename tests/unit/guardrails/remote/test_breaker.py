@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.remote.resilience import Admission, Breaker, BreakerState
+from sidecar.guardrails.remote.resilience import Breaker, BreakerPermit, BreakerState
 
 
-def admitted(breaker: Breaker, now: float) -> Admission:
+def admitted(breaker: Breaker, now: float) -> BreakerPermit:
     admission = breaker.admit(now)
     assert admission is not None
     return admission

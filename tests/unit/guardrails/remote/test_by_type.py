@@ -25,7 +25,7 @@ from sidecar.guardrails.remote.http import HttpClient
 from sidecar.guardrails.remote.llm_judge import LlmJudgeChecks
 from sidecar.guardrails.remote.moderation import ModerationChecks
 from sidecar.guardrails.remote.presidio import PresidioChecks
-from sidecar.guardrails.remote.resilience import ChecksByType
+from sidecar.guardrails.remote.resilience import CheckDispatcher
 from sidecar.guardrails.remote.webhook import WebhookChecks
 from tests.support.remote_checks import asking
 
@@ -54,7 +54,7 @@ class Named:
 @pytest.mark.parametrize("name", SETTINGS)
 async def test_each_type_is_asked_by_its_own(name: str) -> None:
     """And by no other."""
-    checks = ChecksByType(**{one: Named(one) for one in SETTINGS})
+    checks = CheckDispatcher(**{one: Named(one) for one in SETTINGS})
     with pytest.raises(RemoteCheckError) as raised:
         await checks.check(asking(SETTINGS[name], "text"))
     assert raised.value.error_type == name

@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.domain.finding import RemoteEvent
 from sidecar.domain.guardrail_settings import (
-    RemoteCare,
     RemoteEndpoint,
+    ResilienceSettings,
     SecretsSettings,
     WebhookSettings,
 )
@@ -21,8 +21,8 @@ from sidecar.guardrails.remote.checks import (
     RemoteRequest,
     RemoteTimeoutError,
 )
-from sidecar.guardrails.remote.resilience import BreakerState, CarefulChecks, Surroundings
-from sidecar.guardrails.remote.verdict_cache import AnswerCache
+from sidecar.guardrails.remote.resilience import BreakerState, ResilienceOptions, ResilientChecks
+from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from tests.support.guardrails import subject_of
 from tests.support.remote_checks import ABOUT
 
@@ -37,7 +37,7 @@ Step = RemoteAnswer | RemoteCheckError | Callable[[], Awaitable[RemoteAnswer]]
 
 @dataclass
 class World:
-    """A server that goes through its steps, the care around it, and what was heard."""
+    """A server that goes through its steps, the resilience layer around it, and what was heard."""
 
     steps: list[Step]
     now: float = 0.0
@@ -48,10 +48,10 @@ class World:
     longest_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        self.checks = CarefulChecks(
+        self.checks = ResilientChecks(
             self,
-            cache=AnswerCache(clock=lambda: self.now, secret=b"s"),
-            surroundings=Surroundings(
+            cache=VerdictCache(clock=lambda: self.now, secret=b"s"),
+            options=ResilienceOptions(
                 clock=lambda: self.now,
                 jitter=lambda: 0.0,
                 longest_seconds=self.longest_seconds,
@@ -75,19 +75,19 @@ class World:
             raise
 
     def request(
-        self, care: RemoteCare, text: str = "text", *, timeout_seconds: float = 30
+        self, resilience: ResilienceSettings, text: str = "text", *, timeout_seconds: float = 30
     ) -> RemoteRequest:
-        """Return a question of a guardrail with this care."""
-        settings = WebhookSettings(RemoteEndpoint("http://h/"), care)
+        """Return a question of a guardrail with this resilience."""
+        settings = WebhookSettings(RemoteEndpoint("http://h/"), resilience)
         guardrail = Guardrail("dlp", settings, timeout_seconds=timeout_seconds)
         return RemoteRequest(
             guardrail, subject_of(text), ABOUT, stage=Stage.INPUT, note=self.events.append
         )
 
-    async def ask(self, care: RemoteCare, text: str = "text") -> RemoteAnswer | str:
+    async def ask(self, resilience: ResilienceSettings, text: str = "text") -> RemoteAnswer | str:
         """Return the answer, or what was wrong."""
         try:
-            return await self.checks.check(self.request(care, text))
+            return await self.checks.check(self.request(resilience, text))
         except RemoteCheckError as error:
             return error.error_type
 
@@ -97,7 +97,7 @@ async def hang() -> RemoteAnswer:
     raise AssertionError
 
 
-ONCE = RemoteCare(retries=0)
+ONCE = ResilienceSettings(retries=0)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_only_a_failure_that_took_nothing_up_is_tried_again(
 ) -> None:
     """As often as the policy says."""
     world = World(list(steps))
-    assert await world.ask(RemoteCare(retries=retries)) == outcome
+    assert await world.ask(ResilienceSettings(retries=retries)) == outcome
     assert (world.asked, world.events) == (asked, [RemoteEvent.RETRY] * (asked - 1))
 
 
@@ -129,7 +129,7 @@ async def test_no_retry_begins_when_the_time_is_over() -> None:
         raise DOWN
 
     world.steps = [fails_late, PASS]
-    assert await world.ask(RemoteCare(retries=3)) == "connection"
+    assert await world.ask(ResilienceSettings(retries=3)) == "connection"
     assert world.asked == 1
 
 
@@ -155,7 +155,7 @@ async def test_a_timeout_error_of_the_asker_is_no_timeout_of_the_check() -> None
 async def test_a_second_question_overtakes_the_first_that_hangs() -> None:
     """The answer of the hedge counts, and the first is let go."""
     world = World([hang, BLOCK])
-    assert await world.ask(RemoteCare(hedge_after_seconds=0.01)) == BLOCK
+    assert await world.ask(ResilienceSettings(hedge_after_seconds=0.01)) == BLOCK
     assert (world.asked, world.cancelled) == (2, 1)
     assert world.events == [RemoteEvent.HEDGE, RemoteEvent.HEDGE_WON]
 
@@ -163,7 +163,7 @@ async def test_a_second_question_overtakes_the_first_that_hangs() -> None:
 async def test_an_answer_in_time_needs_no_hedge() -> None:
     """Nobody is asked twice for nothing."""
     world = World([PASS])
-    assert await world.ask(RemoteCare(hedge_after_seconds=5)) == PASS
+    assert await world.ask(ResilienceSettings(hedge_after_seconds=5)) == PASS
     assert (world.asked, world.events) == (1, [])
 
 
@@ -180,7 +180,7 @@ async def test_a_hedge_that_fails_leaves_the_first_to_answer() -> None:
         raise BROKEN
 
     world = World([slow, fails])
-    assert await world.ask(RemoteCare(hedge_after_seconds=0.01)) == PASS
+    assert await world.ask(ResilienceSettings(hedge_after_seconds=0.01)) == PASS
     assert world.events == [RemoteEvent.HEDGE]
 
 
@@ -197,32 +197,35 @@ async def test_where_both_fail_the_first_failure_is_told() -> None:
         raise BROKEN
 
     world = World([slow, fails])
-    assert await world.ask(RemoteCare(retries=0, hedge_after_seconds=0.01)) == "answer_invalid"
+    assert (
+        await world.ask(ResilienceSettings(retries=0, hedge_after_seconds=0.01))
+        == "answer_invalid"
+    )
 
 
 async def test_a_hedge_needs_a_place_of_its_own() -> None:
     """A server that is full is not asked twice."""
     world = World([hang])
-    care = RemoteCare(hedge_after_seconds=0.005, max_concurrent=1)
+    resilience = ResilienceSettings(hedge_after_seconds=0.005, max_concurrent=1)
     with pytest.raises(RemoteTimeoutError):
-        await world.checks.check(world.request(care, timeout_seconds=0.05))
+        await world.checks.check(world.request(resilience, timeout_seconds=0.05))
     assert (world.asked, world.events) == (1, [])
 
 
 async def test_more_checks_than_the_server_has_places_are_an_error_at_once() -> None:
     """And the next finds the place that has become free."""
     world = World([hang, PASS])
-    care = RemoteCare(max_concurrent=1)
-    first = asyncio.ensure_future(world.ask(care, "a"))
+    resilience = ResilienceSettings(max_concurrent=1)
+    first = asyncio.ensure_future(world.ask(resilience, "a"))
     await asyncio.sleep(0)
-    assert await world.ask(care, "b") == "overloaded"
+    assert await world.ask(resilience, "b") == "overloaded"
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert await world.ask(care, "b") == PASS
+    assert await world.ask(resilience, "b") == PASS
 
 
-BREAKING = RemoteCare(retries=0, breaker_failures=2, breaker_seconds=10)
+BREAKING = ResilienceSettings(retries=0, breaker_failures=2, breaker_seconds=10)
 
 
 async def test_a_server_that_fails_in_a_row_is_let_alone_then_tried_and_asked_again() -> None:
@@ -239,11 +242,11 @@ async def test_a_server_that_fails_in_a_row_is_let_alone_then_tried_and_asked_ag
 
 async def test_a_server_is_tried_with_one_question() -> None:
     """Without a retry."""
-    care = replace(BREAKING, retries=3, breaker_failures=1)
+    resilience = replace(BREAKING, retries=3, breaker_failures=1)
     world = World([DOWN])
-    await world.ask(care)
+    await world.ask(resilience)
     asked, world.now = world.asked, 10.0
-    await world.ask(care)
+    await world.ask(resilience)
     assert (asked, world.asked) == (4, 5)
 
 
@@ -257,26 +260,26 @@ async def test_answers_of_no_use_do_not_open_the_breaker() -> None:
 async def test_a_check_that_nobody_waits_for_says_nothing_about_the_server() -> None:
     """A block elsewhere cancels it; a trial that ends so leaves room for another."""
     world = World([BROKEN, hang, PASS])
-    care = replace(BREAKING, breaker_failures=1)
-    await world.ask(care)
+    resilience = replace(BREAKING, breaker_failures=1)
+    await world.ask(resilience)
     world.now = 10.0
-    trial = asyncio.ensure_future(world.ask(care))
+    trial = asyncio.ensure_future(world.ask(resilience))
     await asyncio.sleep(0)
-    assert await world.ask(care) == "breaker_open"
+    assert await world.ask(resilience) == "breaker_open"
     trial.cancel()
     with pytest.raises(asyncio.CancelledError):
         await trial
-    assert await world.ask(care) == PASS
+    assert await world.ask(resilience) == PASS
 
 
 async def test_guardrails_with_other_credentials_have_a_breaker_of_their_own() -> None:
     """One tenant's wrong credential must not keep another from the same server."""
     world = World([BROKEN, PASS])
-    care = replace(BREAKING, breaker_failures=1)
-    await world.ask(care)
+    resilience = replace(BREAKING, breaker_failures=1)
+    await world.ask(resilience)
     endpoint = RemoteEndpoint("http://h/", (("authorization", "Bearer other"),))
-    request = world.request(care)
-    other = replace(request.guardrail, settings=WebhookSettings(endpoint, care))
+    request = world.request(resilience)
+    other = replace(request.guardrail, settings=WebhookSettings(endpoint, resilience))
     assert await world.checks.check(replace(request, guardrail=other)) == PASS
 
 

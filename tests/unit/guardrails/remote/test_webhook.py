@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.guardrail_settings import RemoteCare, RemoteEndpoint, WebhookSettings
+from sidecar.domain.guardrail_settings import RemoteEndpoint, ResilienceSettings, WebhookSettings
 from sidecar.domain.policy import Stage
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.remote.checks import (
@@ -204,7 +204,7 @@ async def test_a_name_that_does_not_resolve_is_an_error() -> None:
 async def test_an_answer_is_kept_where_the_policy_says_so() -> None:
     """The second of two equal questions asks nobody."""
     async with webhook_server(saying({"verdict": "block"})) as server, remote_checks() as checks:
-        care = RemoteCare(cache_seconds=60.0)
+        care = ResilienceSettings(cache_seconds=60.0)
         request = asking(WebhookSettings(RemoteEndpoint(server.url), care), "text")
         answers = [await checks.check(request) for _ in range(2)]
     assert answers == [RemoteAnswer("block")] * 2

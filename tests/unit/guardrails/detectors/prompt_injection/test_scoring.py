@@ -3,7 +3,7 @@ from __future__ import annotations
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 from sidecar.guardrails.cooperative import run_to_end
 from sidecar.guardrails.detectors.prompt_injection.model import Model, Term
-from sidecar.guardrails.detectors.prompt_injection.scoring import EMPTY, Scorer, Stretch, score
+from sidecar.guardrails.detectors.prompt_injection.scoring import EMPTY, BestPassage, Scorer, score
 
 THRESHOLDS = {Threshold.LOW: 1000, Threshold.MEDIUM: 2000, Threshold.HIGH: 3000}
 SCORER = Scorer(
@@ -22,7 +22,7 @@ SCORER = Scorer(
 )
 
 
-def _stretch(text: str) -> Stretch:
+def _stretch(text: str) -> BestPassage:
     return run_to_end(SCORER.sums((text.encode(),)))[0].best()
 
 

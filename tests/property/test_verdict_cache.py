@@ -14,7 +14,7 @@ from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
 from sidecar.domain.policy import Guardrail, Stage
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteRequest
-from sidecar.guardrails.remote.verdict_cache import AnswerCache
+from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from tests.support.guardrails import subject_of
 from tests.support.remote_checks import ABOUT
 
@@ -31,7 +31,7 @@ class CacheModel(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.now = 0.0
         self.version = 0
-        self.cache = AnswerCache(clock=lambda: self.now, secret=b"s", max_bytes=40_000)
+        self.cache = VerdictCache(clock=lambda: self.now, secret=b"s", max_bytes=40_000)
         self.asked: dict[str, asyncio.Future[RemoteAnswer]] = {}
         self.waiting: list[tuple[str, asyncio.Task[RemoteAnswer]]] = []
         self.given_at: dict[RemoteAnswer, tuple[str, float]] = {}

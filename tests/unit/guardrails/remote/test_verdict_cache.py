@@ -16,8 +16,8 @@ from sidecar.domain.guardrail_settings import (
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteRequest
-from sidecar.guardrails.remote.verdict_cache import AnswerCache, question_digest
-from sidecar.guardrails.runner import InspectionSubject
+from sidecar.guardrails.remote.verdict_cache import VerdictCache, request_digest
+from sidecar.guardrails.runner import RequestInfo
 from tests.support.guardrails import subject_of
 from tests.support.remote_checks import ABOUT
 
@@ -66,8 +66,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cache(clock: Clock) -> AnswerCache:
-    return AnswerCache(clock=clock, secret=SECRET)
+def cache(clock: Clock) -> VerdictCache:
+    return VerdictCache(clock=clock, secret=SECRET)
 
 
 def hearing(events: list[RemoteEvent]) -> RemoteRequest:
@@ -75,7 +75,7 @@ def hearing(events: list[RemoteEvent]) -> RemoteRequest:
 
 
 async def test_an_answer_is_kept_for_as_long_as_the_policy_says(
-    cache: AnswerCache, clock: Clock
+    cache: VerdictCache, clock: Clock
 ) -> None:
     """Not a moment longer, and a hit is noted."""
     server, events = Server(), list[RemoteEvent]()
@@ -85,7 +85,7 @@ async def test_an_answer_is_kept_for_as_long_as_the_policy_says(
     assert (server.asked, events) == (2, [RemoteEvent.CACHE_HIT])
 
 
-async def test_an_error_is_not_kept(cache: AnswerCache) -> None:
+async def test_an_error_is_not_kept(cache: VerdictCache) -> None:
     """The next request asks again."""
     server = Server(RemoteCheckError("connection"))
     for _ in range(2):
@@ -94,7 +94,7 @@ async def test_an_error_is_not_kept(cache: AnswerCache) -> None:
     assert server.asked == 2
 
 
-async def test_equal_questions_at_a_time_are_asked_once(cache: AnswerCache) -> None:
+async def test_equal_questions_at_a_time_are_asked_once(cache: VerdictCache) -> None:
     """All get the one answer, or the one error."""
     server, events = Server(RemoteAnswer("block")), list[RemoteEvent]()
     server.may_answer.clear()
@@ -108,7 +108,7 @@ async def test_equal_questions_at_a_time_are_asked_once(cache: AnswerCache) -> N
     assert (server.asked, events) == (1, [RemoteEvent.JOINED] * 2)
 
 
-async def test_one_who_goes_away_takes_nothing_from_the_others(cache: AnswerCache) -> None:
+async def test_one_who_goes_away_takes_nothing_from_the_others(cache: VerdictCache) -> None:
     """Even the one who asked first; the last to go ends the question."""
     server = Server()
     server.may_answer.clear()
@@ -127,7 +127,7 @@ async def test_one_who_goes_away_takes_nothing_from_the_others(cache: AnswerCach
     assert await cache.answer(REQUEST, server, keep_seconds=10) == RemoteAnswer("pass")
 
 
-async def test_nobody_joins_a_question_that_was_given_up(cache: AnswerCache) -> None:
+async def test_nobody_joins_a_question_that_was_given_up(cache: VerdictCache) -> None:
     """In the very moment after its last waiter has gone."""
     server = Server()
     server.may_answer.clear()
@@ -142,7 +142,7 @@ async def test_nobody_joins_a_question_that_was_given_up(cache: AnswerCache) -> 
 
 async def test_what_is_kept_is_bounded(clock: Clock) -> None:
     """The least recently used goes; an answer that would fill the cache is not kept at all."""
-    cache = AnswerCache(clock=clock, secret=SECRET, max_bytes=32_000)
+    cache = VerdictCache(clock=clock, secret=SECRET, max_bytes=32_000)
     server = Server()
     for index in range(40):
         request = replace(REQUEST, subject=subject_of(str(index)))
@@ -191,22 +191,22 @@ OTHER_QUESTIONS: dict[str, Callable[[], RemoteRequest]] = {
 def test_another_question_has_another_digest(case: str) -> None:
     """Nobody gets the answer to what somebody else asked of somebody else."""
     other = OTHER_QUESTIONS[case]()
-    assert question_digest(other, secret=SECRET) != question_digest(REQUEST, secret=SECRET)
+    assert request_digest(other, secret=SECRET) != request_digest(REQUEST, secret=SECRET)
 
 
 def test_the_request_id_is_no_part_of_the_question() -> None:
     """No two would ever be equal."""
-    other = replace(REQUEST, about=InspectionSubject("r2", ABOUT.key_id, ABOUT.model))
-    assert question_digest(other, secret=SECRET) == question_digest(REQUEST, secret=SECRET)
+    other = replace(REQUEST, about=RequestInfo("r2", ABOUT.key_id, ABOUT.model))
+    assert request_digest(other, secret=SECRET) == request_digest(REQUEST, secret=SECRET)
 
 
 def test_who_asks_is_no_part_of_a_question_that_does_not_say_so() -> None:
     """A moderation server is sent the text alone."""
     moderation = _settings(ModerationSettings(RemoteEndpoint("http://h/")))
-    other = replace(moderation, about=InspectionSubject("r2", "k2", "gpt-4"))
-    assert question_digest(other, secret=SECRET) == question_digest(moderation, secret=SECRET)
+    other = replace(moderation, about=RequestInfo("r2", "k2", "gpt-4"))
+    assert request_digest(other, secret=SECRET) == request_digest(moderation, secret=SECRET)
 
 
 def test_a_digest_says_nothing_without_the_secret() -> None:
     """What is in memory or in a crash dump cannot be tried against guessed texts."""
-    assert question_digest(REQUEST, secret=b"1") != question_digest(REQUEST, secret=b"2")
+    assert request_digest(REQUEST, secret=b"1") != request_digest(REQUEST, secret=b"2")
