@@ -29,7 +29,7 @@ from egret_tools.devstack.valkey import running_valkey
 from rich.progress import Progress
 
 from loadtest.figures import percentile
-from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, claims
+from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, checks
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
 from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS
@@ -156,7 +156,7 @@ async def _child(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
 async def _costs(socket: str) -> dict[str, float]:
     """Return what one more check adds to a request, with a lease and with a call."""
     async with bench_limiter(socket) as limiter:
-        asked = claims(bench_limit(PLENTY, PLENTY))
+        asked = checks(bench_limit(PLENTY, PLENTY))
         leased: list[float] = []
         for _ in range(TAKES):
             started_at = time.perf_counter()
@@ -170,7 +170,7 @@ async def _costs(socket: str) -> dict[str, float]:
         called: list[float] = []
         for number in range(CALLS):
             # Of a limit that nobody has asked for yet nothing is held ahead.
-            one = claims(replace(bench_limit(PLENTY, PLENTY), id=f"call_{number}"))
+            one = checks(replace(bench_limit(PLENTY, PLENTY), id=f"call_{number}"))
             started_at = time.perf_counter()
             outcome = limiter.take(PRINCIPAL, one, member="r")
             if isinstance(outcome, Awaitable):

@@ -43,11 +43,11 @@ from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.runner import Inspector
-from sidecar.limits.claims import Demand
+from sidecar.limits.limit_check import RequestCost
 from sidecar.transport.conversation import Budgets, Conversation
 from sidecar.transport.judge import Ending
 from sidecar.usage.access_log import decode_access_log
-from sidecar.worker.usage import Accounts
+from sidecar.worker.usage import UsageSettlement
 
 WARM_UPS: Final = 20
 """What is worked out once and kept is not what a request costs."""
@@ -62,7 +62,7 @@ _QUESTION: Final = b'"role":"user","content":"'
 PERSONAL: Final = BODY.replace(_QUESTION, _QUESTION + b"Write to ann@example.org. ", 1)
 
 
-DEMAND: Final = Demand(
+DEMAND: Final = RequestCost(
     operation="chat", model="gpt-4o-mini", input_tokens=1_000, output_tokens=1_000, cost=10_000
 )
 """At least what the chat takes."""
@@ -230,7 +230,7 @@ def _conversation(parts: Parts, recorded: Recorded) -> Play:
 def _end(parts: Parts, request: JudgedRequest) -> Play:
     """Return what hears of the end of *request* from Envoy, up to the disk."""
     message = export(attributes(request))
-    accounts = Accounts(
+    accounts = UsageSettlement(
         parts.prices, parts.recorder.metrics.usage, limiter=parts.limiter, keys=parts.keys
     )
 

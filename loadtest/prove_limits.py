@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.limits.abort import abandoned
-from loadtest.limits.budget_child import ask, budget, spending
+from loadtest.limits.budget_child import acquire, budget, spending
 from loadtest.limits.child import WORKERS, bench_limiter
 from loadtest.limits.drift import Drift, Mix, Usage
 from loadtest.live_aborts import Left, clients_leave
@@ -104,7 +104,7 @@ async def spend(socket: str, *, requests: int) -> Spent:
     later: Counter[str] = Counter()
     async with bench_limiter(socket) as limiter:
         for _ in range(2 * ENOUGH_FOR):
-            await ask(limiter, spending(budget(amount), COST), later)
+            await acquire(limiter, spending(budget(amount), COST), later)
     return Spent(counted["granted"], counted["local"], later["granted"])
 
 

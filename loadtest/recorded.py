@@ -25,10 +25,10 @@ from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import Inspector
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.credentials import ApiKey
-from sidecar.keys.ports import Loaded
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Granted, Outcome
-from sidecar.limits.store import Change
+from sidecar.keys.ports import LoadedKey
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import Granted, LimitDecision
+from sidecar.limits.store import Adjustment
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import Timing
 from sidecar.settings.telemetry import TelemetrySettings
@@ -99,7 +99,7 @@ class _OneKey:
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self._limits = limits
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         record = KeyRecord(
             principal=replace(PRINCIPAL, key_id=key_id),
             secret_sha256=hashlib.sha256(KEY.secret.encode()).digest(),
@@ -113,7 +113,7 @@ class _OneKey:
             policies=PolicyBinding(),
             limits=self._limits,
         )
-        return Loaded(record)
+        return LoadedKey(record)
 
 
 class NoRemote:
@@ -159,12 +159,14 @@ class _Uses:
 class _Roomy:
     """Limits for keys that have none."""
 
-    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
+    def take(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision:
         """Let everything through."""
-        del principal, claims, member
+        del principal, checks, member
         return Granted(())
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         """Keep nothing."""
         del organization_id, changes
 

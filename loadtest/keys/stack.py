@@ -28,7 +28,7 @@ from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.credentials import KEY_ID_LENGTH, SECRET_LENGTH, ApiKey
-from sidecar.keys.ports import Loaded
+from sidecar.keys.ports import LoadedKey
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 from sidecar.storage.migrate import migrate
@@ -45,10 +45,10 @@ ZIPF_DRAWS: Final = 200_000
 class InMemory:
     """A store that answers at once: the hit rate does not depend on how long one takes."""
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Return a key that may do everything."""
         principal = Principal(key_id, "", "", "", "")
-        return Loaded(
+        return LoadedKey(
             KeyRecord(
                 principal=principal, secret_sha256=bench_key(key_id).secret_sha256,
                 enabled=True, team_enabled=True, organization_enabled=True,

@@ -9,12 +9,18 @@ from typing import Any, Final, assert_never
 
 from sidecar.admin.owners import ChangeRefusedError, find_team_id
 from sidecar.domain.limits import Level, Limit, Measure
-from sidecar.limits.claims import Calendar, Claim, Sliding, Slots, span_of
-from sidecar.limits.local import period_start
+from sidecar.limits.limit_check import (
+    CalendarWindow,
+    ConcurrencyWindow,
+    LimitCheck,
+    SlidingWindow,
+    window_of,
+)
+from sidecar.limits.local_shares import period_start
 from sidecar.limits.store import (
     LimitError,
+    LimitReading,
     LimitsUnavailableError,
-    Seen,
     State,
     check_limits,
     read_limits,
@@ -286,21 +292,21 @@ async def live_limits(
 ) -> LiveLimits:
     """Look at every limit of *holders*, who belong to one organization; change nothing."""
     counted = [
-        (holder, Claim(limit, span_of(limit, now=now), cost=0, reserve=0))
+        (holder, LimitCheck(limit, window_of(limit, now=now), cost=0, reserve=0))
         for holder in holders
         for limit in holder.limits
         if limit.measure not in _OF_ONE_REQUEST
     ]
     away = None
-    seen = Seen(now, (None,) * len(counted))
+    seen = LimitReading(now, (None,) * len(counted))
     try:
         seen = await _look(valkey, counted) or seen
     except LimitsUnavailableError as error:
         away = str(error)
     used = await _by_records(connection, counted, seen)
     found = tuple(
-        _live(holder, claim, state, seen.now, used.get(index))
-        for index, ((holder, claim), state) in enumerate(zip(counted, seen.states, strict=True))
+        _live(holder, check, state, seen.now, used.get(index))
+        for index, ((holder, check), state) in enumerate(zip(counted, seen.states, strict=True))
     )
     bounds = tuple(
         LiveLimit(holder=holder, limit=limit, room=limit.amount)
@@ -311,7 +317,9 @@ async def live_limits(
     return LiveLimits((*found, *bounds), away)
 
 
-async def _look(valkey: ValkeySettings, counted: list[tuple[Holder, Claim]]) -> Seen | None:
+async def _look(
+    valkey: ValkeySettings, counted: list[tuple[Holder, LimitCheck]]
+) -> LimitReading | None:
     if valkey.url is None:
         raise LimitsUnavailableError("no EGRET_VALKEY__URL is set")
     if not counted:
@@ -324,17 +332,17 @@ async def _look(valkey: ValkeySettings, counted: list[tuple[Holder, Claim]]) -> 
     async with open_valkey(patient) as client:
         store = ValkeyLimits(client, operation_seconds=PATIENCE_SECONDS)
         scope = counted[0][0].organization_id
-        return await store.look(scope, [claim for _, claim in counted])
+        return await store.look(scope, [check for _, check in counted])
 
 
 async def _by_records(
-    connection: Connection, counted: list[tuple[Holder, Claim]], seen: Seen
+    connection: Connection, counted: list[tuple[Holder, LimitCheck]], seen: LimitReading
 ) -> dict[int, int]:
     """Return what was used of those calendar limits that nobody counts, by their place."""
     asked = {
-        index: Asked(claim.limit, holder.id, period_start(claim.span.borders, seen.now))
-        for index, (holder, claim) in enumerate(counted)
-        if isinstance(claim.span, Calendar) and seen.states[index] is None
+        index: Asked(check.limit, holder.id, period_start(check.window.borders, seen.now))
+        for index, (holder, check) in enumerate(counted)
+        if isinstance(check.window, CalendarWindow) and seen.states[index] is None
     }
     if not asked:
         return {}
@@ -342,12 +350,12 @@ async def _by_records(
 
 
 def _live(
-    holder: Holder, claim: Claim, state: State | None, now: float, recorded: int | None
+    holder: Holder, check: LimitCheck, state: State | None, now: float, recorded: int | None
 ) -> LiveLimit:
-    limit, span = claim.limit, claim.span
-    room = span.at_once if isinstance(span, Sliding) else limit.amount
+    limit, window = check.limit, check.window
+    room = window.at_once if isinstance(window, SlidingWindow) else limit.amount
     if state is not None:
-        resets_at = None if isinstance(span, Slots) else now + state.reset_seconds
+        resets_at = None if isinstance(window, ConcurrencyWindow) else now + state.reset_seconds
         return LiveLimit(
             holder=holder,
             limit=limit,
@@ -357,14 +365,14 @@ def _live(
             resets_at=resets_at,
             source=Source.COUNTS,
         )
-    if recorded is not None and isinstance(span, Calendar):
+    if recorded is not None and isinstance(window, CalendarWindow):
         return LiveLimit(
             holder=holder,
             limit=limit,
             room=room,
             used=recorded,
             remaining=max(0, room - recorded),
-            resets_at=next(border for border in span.borders if border > now),
+            resets_at=next(border for border in window.borders if border > now),
             source=Source.RECORDS,
         )
     return LiveLimit(holder=holder, limit=limit, room=room)

@@ -15,9 +15,9 @@ from sidecar.domain.policy import Circumstances, StreamUsage
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Operation, Route
-from sidecar.keys.authorize import Authorized, Refused, judge
-from sidecar.keys.cache import Hit, KnownUnknown, Miss
-from sidecar.keys.credentials import ApiKey, CredentialFault, present
+from sidecar.keys.authorize import Authorized, Refused, authorize
+from sidecar.keys.cache import Hit, Miss, NegativeHit
+from sidecar.keys.credentials import ApiKey, CredentialFault, presented_key
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
 
@@ -81,7 +81,7 @@ Admission = Admitted | NotAdmitted
 
 def admit(caller: Caller, *, parts: Parts, ledger: Ledger) -> Admission | Awaitable[Admission]:
     """Judge the key that *caller* presents; awaits only what is not at hand."""
-    key = present(caller.headers)
+    key = presented_key(caller.headers)
     if isinstance(key, CredentialFault):
         return NotAdmitted(key.kind)
     peeked = parts.keys.peek(key.key_id, now=parts.clocks.monotonic())
@@ -89,7 +89,7 @@ def admit(caller: Caller, *, parts: Parts, ledger: Ledger) -> Admission | Awaita
         case Hit(record, is_stale):
             ledger.cache_tier = CacheTier.STALE if is_stale else CacheTier.L1
             return _judge(record, key, caller, parts=parts, ledger=ledger)
-        case KnownUnknown():
+        case NegativeHit():
             ledger.cache_tier = CacheTier.NEGATIVE
             return _judge(None, key, caller, parts=parts, ledger=ledger)
         case Miss():
@@ -115,7 +115,7 @@ async def _load_and_judge(
 def _judge(
     record: KeyRecord | None, key: ApiKey, caller: Caller, *, parts: Parts, ledger: Ledger
 ) -> Admission:
-    authorization = judge(
+    authorization = authorize(
         record,
         key,
         now=parts.clocks.wall(),

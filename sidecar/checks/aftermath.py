@@ -7,7 +7,7 @@ from sidecar.checks.parts import Parts
 from sidecar.domain.limits import Limit
 from sidecar.domain.subject import Route
 from sidecar.domain.usage import DecisionKind
-from sidecar.limits.settlement import changes_of, unused
+from sidecar.limits.settlement import adjustments_of, unused
 
 
 def note_usage(ledger: Ledger, *, parts: Parts) -> None:
@@ -38,4 +38,4 @@ def give_back(ledger: Ledger, *, limits: tuple[Limit, ...], parts: Parts) -> Non
     """Of a request without an answer no access log tells what became of what it took."""
     judged = ledger.judge_usage()
     if judged is not None and (ended := unused(judged)) is not None:
-        parts.limiter.settle(judged.organization_id, changes_of(limits, ended))
+        parts.limiter.settle(judged.organization_id, adjustments_of(limits, ended))

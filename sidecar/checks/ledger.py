@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.limits import Priority, Reserved, Standing
+from sidecar.domain.limits import LimitStatus, Priority, Reserved
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.policy import Mode, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
@@ -70,8 +70,8 @@ class Ledger:
         self.estimated_tokens: int | None = None
         """Of input and output together; None where nobody read the request."""
         self.reserved: Reserved | None = None
-        self.standings: tuple[Standing, ...] = ()
-        self.short: Standing | None = None
+        self.standings: tuple[LimitStatus, ...] = ()
+        self.short: LimitStatus | None = None
         self.limits_are_local = False
         self.judged: JudgedRequest | None = None
         """As the metadata tells it; None where nobody could be charged with the request."""

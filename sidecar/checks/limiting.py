@@ -16,8 +16,8 @@ from sidecar.domain.errors import ClientError
 from sidecar.domain.limits import MICROS, Measure, Reserved
 from sidecar.domain.subject import Route, Subject
 from sidecar.domain.usage import TokenCounts
-from sidecar.limits.claims import Claim, Demand, Exceeded, claims_of
-from sidecar.limits.limiter import Granted, Limited, Outcome
+from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
+from sidecar.limits.limiter import Granted, LimitDecision, Limited
 
 BYTES_A_TOKEN: Final = 4
 """Rather too many tokens than too few: what is too much is given back in the end."""
@@ -54,23 +54,26 @@ class Limiting:
         if not limits or principal is None:
             return None
         demand = self._demand(read, route, tokens)
-        claims = claims_of(limits, demand, now=self._parts.clocks.wall())
-        if isinstance(claims, Exceeded):
-            return single_request_error(claims.limit)
-        if not claims:
+        checks = limit_checks(limits, demand, now=self._parts.clocks.wall())
+        if isinstance(checks, Exceeded):
+            return single_request_error(checks.limit)
+        if not checks:
             return None
-        outcome = self._parts.limiter.take(principal, claims, member=self._ledger.request_id)
+        outcome = self._parts.limiter.take(principal, checks, member=self._ledger.request_id)
         if isinstance(outcome, (Granted, Limited)):
-            return self._conclude(outcome, demand, claims)
-        return self._conclude_later(outcome, demand, claims)
+            return self._conclude(outcome, demand, checks)
+        return self._conclude_later(outcome, demand, checks)
 
     async def _conclude_later(
-        self, outcome: Awaitable[Outcome], demand: Demand, claims: tuple[Claim, ...]
+        self,
+        outcome: Awaitable[LimitDecision],
+        demand: RequestCost,
+        checks: tuple[LimitCheck, ...],
     ) -> ClientError | None:
-        return self._conclude(await outcome, demand, claims)
+        return self._conclude(await outcome, demand, checks)
 
     def _conclude(
-        self, outcome: Outcome, demand: Demand, claims: tuple[Claim, ...]
+        self, outcome: LimitDecision, demand: RequestCost, checks: tuple[LimitCheck, ...]
     ) -> ClientError | None:
         self._ledger.limits_are_local = outcome.is_local
         match outcome:
@@ -82,7 +85,7 @@ class Limiting:
                     demand.output_tokens,
                     demand.cost,
                     int(self._parts.clocks.wall() * 1e6),
-                    tuple([one.limit.id for one in claims if one.limit.models is not None]),
+                    tuple([one.limit.id for one in checks if one.limit.models is not None]),
                 )
                 return None
             case Limited(standing):
@@ -98,12 +101,12 @@ class Limiting:
             case _:
                 assert_never(outcome)
 
-    def _demand(self, read: Read, route: Route | None, tokens: tuple[int, int]) -> Demand:
+    def _demand(self, read: Read, route: Route | None, tokens: tuple[int, int]) -> RequestCost:
         subject = read.subject
         is_of_one = subject is not None and not subject.other_models
         model = subject.model if subject is not None and is_of_one else None
         tokens_in, tokens_out = tokens
-        return Demand(
+        return RequestCost(
             operation=None if route is None else route.operation.value,
             model=model,
             priority=self._admitted.priority,

@@ -6,7 +6,7 @@ from typing import Final
 
 from sidecar.checks.ledger import Ledger
 from sidecar.domain.http import HeaderName
-from sidecar.domain.limits import Measure, Standing
+from sidecar.domain.limits import LimitStatus, Measure
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.subject import Dialect
 from sidecar.limits.budgets import highest_passed
@@ -52,7 +52,7 @@ def _of_limits(ledger: Ledger, dialect: Dialect, *, now: float) -> _Pairs:
     return [*headers, (HeaderName.BUDGET, str(passed))] if passed else headers
 
 
-def _refused(ledger: Ledger, short: Standing, dialect: Dialect, *, now: float) -> _Pairs:
+def _refused(ledger: Ledger, short: LimitStatus, dialect: Dialect, *, now: float) -> _Pairs:
     headers = limit_headers(dialect, [short], now=now)
     if short.limit.measure is Measure.COST:
         headers.append((HeaderName.SHOULD_RETRY, "false"))

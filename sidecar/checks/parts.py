@@ -11,14 +11,14 @@ from sidecar.checks.load import Load
 from sidecar.domain.principal import Principal
 from sidecar.guardrails.runner import Inspector
 from sidecar.keys.cache import KeyCache
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Outcome
-from sidecar.limits.store import Change
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import LimitDecision
+from sidecar.limits.store import Adjustment
 from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.prices import PriceList
-from sidecar.usage.records import GivenVerdicts, UsageNotes
+from sidecar.usage.records import UsageNotes, VerdictNotes
 
 
 class PolicySource(Protocol):
@@ -42,12 +42,12 @@ class Limits(Protocol):
     """Where it is decided whether there is room for a request."""
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome | Awaitable[Outcome]:
-        """Take what *claims* ask for, all or nothing; *member* names the request."""
+        self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision | Awaitable[LimitDecision]:
+        """Take what *checks* ask for, all or nothing; *member* names the request."""
         ...
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         """Put right what was taken; later, and without waiting."""
         ...
 
@@ -68,7 +68,7 @@ class Parts:
     keys: KeyCache
     uses: KeyUses
     usage: UsageNotes
-    verdicts: GivenVerdicts
+    verdicts: VerdictNotes
     policies: PolicySource
     inspector: Inspector
     recorder: Recorder

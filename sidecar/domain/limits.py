@@ -101,7 +101,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitStatus:
     """How one limit stands: what is left, and in how many seconds it is whole again.
 
     Of a limit that has just refused a request: in how many seconds that has room.

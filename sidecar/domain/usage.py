@@ -103,7 +103,7 @@ class ExchangeEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnnamedEnd:
+class UnmatchedEnd:
     """The end of a request of which Envoy knows nothing that Egret said; no provider has seen it.
 
     `stream` is Envoy's name of it, which Egret was told when it was asked.

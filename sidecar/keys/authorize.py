@@ -37,7 +37,7 @@ class Refused:
 Authorization = Authorized | Refused
 
 
-def judge(
+def authorize(
     record: KeyRecord | None,
     key: ApiKey,
     *,

@@ -11,10 +11,10 @@ from typing import Final
 
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, Loaded
+from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
 
 
-class Outage:
+class StoreHealth:
     """While the database is away, one request in `retry_seconds` asks for it; the rest do not.
 
     Times are seconds of one monotonic clock. `jitter` gives numbers from 0 to 1, so that workers
@@ -98,7 +98,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownUnknown:
+class NegativeHit:
     """The store said a moment ago that there is no such key."""
 
 
@@ -107,9 +107,9 @@ class Miss:
     """Only `load` can tell."""
 
 
-Peek = Hit | KnownUnknown | Miss
+Lookup = Hit | NegativeHit | Miss
 
-_KNOWN_UNKNOWN: Final = KnownUnknown()
+_KNOWN_UNKNOWN: Final = NegativeHit()
 _MISS: Final = Miss()
 
 
@@ -164,12 +164,12 @@ class KeyCache:
         self._limits = limits = limits or CacheLimits()
         self._jitter = jitter
         self._on_oversized = on_oversized
-        self._outage = Outage(retry_seconds=limits.retry_seconds, jitter=jitter)
+        self._outage = StoreHealth(retry_seconds=limits.retry_seconds, jitter=jitter)
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        self._flights: dict[str, asyncio.Task[Loaded]] = {}
-        self._loads: set[asyncio.Task[Loaded]] = set()
-        self._cold_loads: set[asyncio.Task[Loaded]] = set()
+        self._flights: dict[str, asyncio.Task[LoadedKey]] = {}
+        self._loads: set[asyncio.Task[LoadedKey]] = set()
+        self._cold_loads: set[asyncio.Task[LoadedKey]] = set()
 
     @property
     def key_count(self) -> int:
@@ -181,7 +181,7 @@ class KeyCache:
         """Loads under way, those that were detached included."""
         return len(self._loads)
 
-    def peek(self, key_id: str, *, now: float) -> Peek:
+    def peek(self, key_id: str, *, now: float) -> Lookup:
         """Say what is known of *key_id* without waiting; may begin to load it anew."""
         entry = self._known.get(key_id)
         if entry is not None:
@@ -196,7 +196,7 @@ class KeyCache:
         self._unknown.move_to_end(key_id)
         return _KNOWN_UNKNOWN
 
-    async def load(self, key_id: str, *, now: Callable[[], float]) -> Loaded:
+    async def load(self, key_id: str, *, now: Callable[[], float]) -> LoadedKey:
         """Ask the store, together with whoever else is asking for *key_id*, and keep the answer.
 
         The load belongs to the cache: a caller that gives up does not end it for the others.
@@ -220,7 +220,7 @@ class KeyCache:
         entry = self._known.get(key_id)
         if entry is None or now() >= entry.usable_until:
             raise failure
-        return Loaded(entry.hit.record, CacheTier.STALE)
+        return LoadedKey(entry.hit.record, CacheTier.STALE)
 
     def drop(self, key_id: str) -> None:
         """Forget *key_id*: it has changed."""
@@ -268,7 +268,7 @@ class KeyCache:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    def _aged(self, key_id: str, entry: _Entry, *, now: float) -> Peek:
+    def _aged(self, key_id: str, entry: _Entry, *, now: float) -> Lookup:
         if now >= entry.usable_until:
             del self._known[key_id]
             return _MISS
@@ -279,14 +279,14 @@ class KeyCache:
             self._take_off(key_id, asked_at=now)
         return entry.hit if is_current else Hit(entry.hit.record, is_stale=True)
 
-    def _take_off(self, key_id: str, *, asked_at: float) -> asyncio.Task[Loaded]:
+    def _take_off(self, key_id: str, *, asked_at: float) -> asyncio.Task[LoadedKey]:
         # The record's age counts from `asked_at`: how fresh a slow answer is, nobody knows.
         is_cold = key_id not in self._known
         if is_cold and len(self._cold_loads) >= self._limits.max_loads:
             raise KeyStoreUnavailableError("too many key loads are under way")
         flight = asyncio.get_running_loop().create_task(self._store.load(key_id))
 
-        def land(done: asyncio.Task[Loaded]) -> None:
+        def land(done: asyncio.Task[LoadedKey]) -> None:
             self._loads.discard(done)
             self._cold_loads.discard(done)
             is_current = self._flights.get(key_id) is done
@@ -315,7 +315,7 @@ class KeyCache:
         elif tier is CacheTier.STALE:
             self._outage.began(now=asked_at)
 
-    def _keep(self, key_id: str, loaded: Loaded, *, asked_at: float) -> None:
+    def _keep(self, key_id: str, loaded: LoadedKey, *, asked_at: float) -> None:
         if loaded.record is None:
             self._known.pop(key_id, None)
             self._unknown[key_id] = asked_at + self._limits.negative_ttl_seconds
@@ -333,7 +333,7 @@ class KeyCache:
         if len(self._known) > self._limits.max_keys:
             self._known.popitem(last=False)
 
-    def _entry(self, record: KeyRecord, loaded: Loaded, *, asked_at: float) -> _Entry:
+    def _entry(self, record: KeyRecord, loaded: LoadedKey, *, asked_at: float) -> _Entry:
         usable_until = asked_at - loaded.age_seconds + self._limits.max_stale_seconds
         if loaded.tier is CacheTier.STALE:
             return _Entry(Hit(record), asked_at, asked_at, usable_until)
@@ -347,7 +347,7 @@ class KeyCache:
         )
 
 
-async def _landing(flight: asyncio.Task[Loaded]) -> Loaded:
+async def _landing(flight: asyncio.Task[LoadedKey]) -> LoadedKey:
     """Wait for *flight* without ending it.
 
     Raises:

@@ -112,7 +112,7 @@ class CredentialFault:
     kind: ErrorKind
 
 
-def present(headers: Headers) -> ApiKey | CredentialFault:
+def presented_key(headers: Headers) -> ApiKey | CredentialFault:
     """Return the key that *headers* present.
 
     A client may send the same key in two headers (some do, to suit two APIs at once). Whatever

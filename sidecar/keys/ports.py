@@ -14,7 +14,7 @@ class KeyStoreUnavailableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedKey:
     """What is stored of a key, None for no such key, and who said so.
 
     `age_seconds` is how long ago the database was read for it. With the tier `STALE` the database
@@ -29,7 +29,7 @@ class Loaded:
 class KeyStore(Protocol):
     """Where key records come from when the process does not hold them."""
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Return what is stored of *key_id*.
 
         Raises:
@@ -53,7 +53,7 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class KeyReading:
     """A record as the database holds it, and two transaction ids.
 
     The reading saw everything that was committed when any transaction id below `horizon` was
@@ -68,7 +68,7 @@ class Reading:
 class KeySource(Protocol):
     """The database of keys."""
 
-    async def read(self, key_id: str) -> Reading:
+    async def read(self, key_id: str) -> KeyReading:
         """Return the record of *key_id* as it is committed now.
 
         Raises:

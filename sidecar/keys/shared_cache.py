@@ -15,10 +15,10 @@ from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import KeyCache, fits
 from sidecar.keys.ports import (
     Fence,
+    KeyReading,
     KeySource,
     KeyStoreUnavailableError,
-    Loaded,
-    Reading,
+    LoadedKey,
     SharedKeys,
     SharedRecord,
 )
@@ -28,7 +28,7 @@ ANY_KEY: Final = "*"
 MAX_FLOORS: Final = 10_000
 
 
-class Belief(enum.Enum):
+class Freshness(enum.Enum):
     """What a shared record is good for."""
 
     CURRENT = "current"
@@ -118,14 +118,14 @@ class Fences:
             if floor.noted_as <= notes:
                 floor.fence = fence
 
-    def belief(self, shared: SharedRecord) -> Belief:
+    def belief(self, shared: SharedRecord) -> Freshness:
         """Say what *shared* is good for."""
         if any(not floor.is_below(shared) for floor in self._floors_of(shared.record)):
-            return Belief.OUTDATED
+            return Freshness.OUTDATED
         since = self._heard_since
         if self._is_listening and (since.is_below(shared) or since.has_no_change_after(shared)):
-            return Belief.CURRENT
-        return Belief.UNCERTAIN
+            return Freshness.CURRENT
+        return Freshness.UNCERTAIN
 
     def has_changed_since(self, notes: int, record: KeyRecord) -> bool:
         """Tell whether a change to *record* was noted, or may have been missed, since *notes*."""
@@ -186,30 +186,30 @@ class TwoTierKeys:
         self._fence_wanted = asyncio.Event()
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Return what is stored of *key_id*.
 
         Raises:
             KeyStoreUnavailableError: the database did not answer, and there is no other answer.
         """
         if self._shared is None:
-            return Loaded((await self._source.read(key_id)).record)
+            return LoadedKey((await self._source.read(key_id)).record)
         shared = await self._shared.get(key_id)
-        belief = Belief.OUTDATED if shared is None else self._fences.belief(shared)
-        if shared is not None and belief is Belief.CURRENT:
+        belief = Freshness.OUTDATED if shared is None else self._fences.belief(shared)
+        if shared is not None and belief is Freshness.CURRENT:
             age_seconds = self._age_seconds(shared)
             if age_seconds < self._limits.ttl_seconds:
-                return Loaded(shared.record, CacheTier.L2, age_seconds)
+                return LoadedKey(shared.record, CacheTier.L2, age_seconds)
         notes, asked_at = self._fences.notes, self._wall()
         try:
-            reading = await self._read(key_id, is_patient=belief is Belief.OUTDATED)
+            reading = await self._read(key_id, is_patient=belief is Freshness.OUTDATED)
         except KeyStoreUnavailableError:
             if shared is None or not self._is_usable(shared):
                 raise
-            return Loaded(shared.record, CacheTier.STALE, self._age_seconds(shared))
+            return LoadedKey(shared.record, CacheTier.STALE, self._age_seconds(shared))
         if self._may_share(reading, notes=notes):
             self._put(key_id, reading, read_at=asked_at)
-        return Loaded(reading.record)
+        return LoadedKey(reading.record)
 
     def note_change(self, scope: str) -> None:
         """A key, a team, an organization or everything has changed: see `Fences.note_change`."""
@@ -250,7 +250,7 @@ class TwoTierKeys:
             write.cancel()
         await asyncio.gather(*self._writes, return_exceptions=True)
 
-    async def _read(self, key_id: str, *, is_patient: bool) -> Reading:
+    async def _read(self, key_id: str, *, is_patient: bool) -> KeyReading:
         if is_patient:
             return await self._source.read(key_id)
         try:
@@ -261,21 +261,21 @@ class TwoTierKeys:
 
     def _is_usable(self, shared: SharedRecord) -> bool:
         # Asked anew: a change may have been heard of while the database was waited for.
-        is_outdated = self._fences.belief(shared) is Belief.OUTDATED
+        is_outdated = self._fences.belief(shared) is Freshness.OUTDATED
         return not is_outdated and self._age_seconds(shared) < self._limits.max_stale_seconds
 
     def _age_seconds(self, shared: SharedRecord) -> float:
         # Another machine's clock may be ahead of ours.
         return max(0.0, self._wall() - shared.read_at)
 
-    def _may_share(self, reading: Reading, *, notes: int) -> bool:
+    def _may_share(self, reading: KeyReading, *, notes: int) -> bool:
         record = reading.record
         if record is None or not fits(record):
             return False
         # Nobody who heard of the change would believe it; it would only be in the way.
         return not self._fences.has_changed_since(notes, record)
 
-    def _put(self, key_id: str, reading: Reading, *, read_at: float) -> None:
+    def _put(self, key_id: str, reading: KeyReading, *, read_at: float) -> None:
         record, timeline = reading.record, self._fences.timeline
         if self._shared is not None and record is not None and timeline is not None:
             shared = SharedRecord(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from sidecar.domain.limits import Limit, Standing
-from sidecar.limits.claims import Claim, Slots
-from sidecar.limits.local import Known
-from sidecar.limits.store import Change, State
+from sidecar.domain.limits import Limit, LimitStatus
+from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
+from sidecar.limits.local_shares import LastState
+from sidecar.limits.store import Adjustment, State
 
 TTL_SECONDS: Final = 1.0
 """Units that are not used within it are given back."""
@@ -113,71 +113,73 @@ MAX_KNOWN: Final = 50_000
 @dataclass(slots=True)
 class _Held:
     scope: str
-    claim: Claim
+    check: LimitCheck
     lease: Lease
 
 
-Returned = Iterator[tuple[str, Change]]
+Returned = Iterator[tuple[str, Adjustment]]
 """Whose count, and what is given back to it."""
 
 
-class Holdings:
+class LeaseTable:
     """No I/O and no clock: times are monotonic seconds, passed in."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], _Held] = {}
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, LastState] = {}
 
     def take(
-        self, scope: str, claims: tuple[Claim, ...], *, now: float
+        self, scope: str, checks: tuple[LimitCheck, ...], *, now: float
     ) -> tuple[Lease, ...] | None:
-        """Give out what *claims* ask for and return the lease of each; all, or nothing: None."""
+        """Give out what *checks* ask for and return the lease of each; all, or nothing: None."""
         given: list[Lease] = []
-        for claim in claims:
-            lease = None if isinstance(claim.span, Slots) else self.lease(scope, claim)
-            period = claim.period_start
-            if lease is None or not lease.take(claim.cost, now=now, period_start=period):
-                for one, taken in zip(given, claims, strict=False):
+        for check in checks:
+            lease = (
+                None if isinstance(check.window, ConcurrencyWindow) else self.lease(scope, check)
+            )
+            period = check.period_start
+            if lease is None or not lease.take(check.cost, now=now, period_start=period):
+                for one, taken in zip(given, checks, strict=False):
                     one.put_back(taken.cost)
                 return None
             given.append(lease)
         return tuple(given)
 
-    def lease(self, scope: str, claim: Claim) -> Lease:
-        """Return the lease that *claim* is taken from, an empty one where there was none."""
-        key = (claim.limit.id, claim.reserve)
+    def lease(self, scope: str, check: LimitCheck) -> Lease:
+        """Return the lease that *check* is taken from, an empty one where there was none."""
+        key = (check.limit.id, check.reserve)
         held = self._held.get(key)
         if held is None:
-            held = self._held[key] = _Held(scope, claim, Lease(claim.limit.amount))
-        held.claim = claim
-        held.lease.amount = claim.limit.amount
+            held = self._held[key] = _Held(scope, check, Lease(check.limit.amount))
+        held.check = check
+        held.lease.amount = check.limit.amount
         return held.lease
 
     def fill(
-        self, scope: str, claim: Claim, state: State, *, asked: int, now: float
-    ) -> Change | None:
+        self, scope: str, check: LimitCheck, state: State, *, asked: int, now: float
+    ) -> Adjustment | None:
         """Keep what was taken ahead and how the limit stands; return what is given back."""
-        self.note(claim, state, now=now)
-        if isinstance(claim.span, Slots):
+        self.note(check, state, now=now)
+        if isinstance(check.window, ConcurrencyWindow):
             return None
-        period = claim.period_start
-        lease = self.lease(scope, claim)
+        period = check.period_start
+        lease = self.lease(scope, check)
         before, begun = lease.period_start, lease.begun
         units = lease.filled(
             state.ahead, asked=asked, now=now, period_start=period, begun=state.begun
         )
-        return _returned(claim.limit, units, start=before, begun=begun) if units else None
+        return _returned(check.limit, units, start=before, begun=begun) if units else None
 
-    def note(self, claim: Claim, state: State, *, now: float) -> None:
-        """Keep in mind how the limit of *claim* stands."""
-        self.known.pop(claim.limit.id, None)  # the newest are last
-        self.known[claim.limit.id] = Known(state, now, claim.period_start)
+    def note(self, check: LimitCheck, state: State, *, now: float) -> None:
+        """Keep in mind how the limit of *check* stands."""
+        self.known.pop(check.limit.id, None)  # the newest are last
+        self.known[check.limit.id] = LastState(state, now, check.period_start)
 
-    def standing(self, claim: Claim, lease: Lease | None) -> Standing:
+    def standing(self, check: LimitCheck, lease: Lease | None) -> LimitStatus:
         """Return how a limit stands of which *lease* or an answer has just given something."""
-        state = self.known[claim.limit.id].state
+        state = self.known[check.limit.id].state
         held = 0 if lease is None else lease.left
-        return Standing(claim.limit, state.remaining + held, state.reset_seconds)
+        return LimitStatus(check.limit, state.remaining + held, state.reset_seconds)
 
     def expired(self, *, now: float) -> Returned:
         """Give up what was not used in time, and forget what nobody asks for."""
@@ -199,19 +201,19 @@ class Holdings:
             if units := held.lease.give_up():
                 yield held.scope, _back(held, units)
 
-    def held(self) -> Iterator[Change]:
+    def held(self) -> Iterator[Adjustment]:
         """Yield what giving up everything would give back."""
         for held in self._held.values():
             if held.lease.left:
                 yield _back(held, held.lease.left)
 
 
-def _back(held: _Held, units: int) -> Change:
+def _back(held: _Held, units: int) -> Adjustment:
     lease = held.lease
-    return _returned(held.claim.limit, units, start=lease.period_start, begun=lease.begun)
+    return _returned(held.check.limit, units, start=lease.period_start, begun=lease.begun)
 
 
-def _returned(limit: Limit, units: int, *, start: int, begun: float) -> Change:
+def _returned(limit: Limit, units: int, *, start: int, begun: float) -> Adjustment:
     # As if taken the moment its count was begun, by the clock of who counts: to that count it can
     # be given back, to one that was begun later it cannot.
-    return Change(limit, -units, period_start=start, taken_at=begun)
+    return Adjustment(limit, -units, period_start=start, taken_at=begun)

@@ -11,25 +11,25 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.claims import Claim
+from sidecar.limits.limit_check import LimitCheck
 
 
 class LimitsUnavailableError(Exception):
     """Nobody can tell now how much is left. Says what failed, never for whom."""
 
 
-class NotAskedError(LimitsUnavailableError):
+class NotSentError(LimitsUnavailableError):
     """Nobody was even asked, so nothing can have been taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Acquire:
     """One limit is asked for `cost`, and for up to `ahead` more if plenty is left.
 
     `member` names the request where a slot is taken, so that any worker can free it.
     """
 
-    claim: Claim
+    check: LimitCheck
     cost: int
     ahead: int = 0
     member: str = ""
@@ -54,14 +54,14 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Acquired:
     """All was taken."""
 
     states: tuple[State, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class Exhausted:
     """Nothing was taken: limit `index` has no room."""
 
     index: int
@@ -69,18 +69,18 @@ class Short:
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class Uninitialized:
     """Nothing was taken: what was used of limit `index` since `start` has to be told first."""
 
     index: int
     start: int
 
 
-Answer = Taken | Short | Unknown
+Reply = Acquired | Exhausted | Uninitialized
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LimitReading:
     """How limits stood at `now`, in seconds since the epoch; None where nobody has counted yet."""
 
     now: float
@@ -88,7 +88,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Adjustment:
     """What was taken of a limit is put right by `amount`; a slot is freed.
 
     `period_start`, in seconds since the epoch, is that of the period it was taken in. A change
@@ -106,10 +106,10 @@ class Change:
     age_seconds: float = 0.0
     taken_at: float = 0.0
 
-    def of(self, amount: int, *, taken_at: float) -> Change:
+    def of(self, amount: int, *, taken_at: float) -> Adjustment:
         """Return the same of another *amount*, taken at another time."""
         # Not by dataclasses.replace: it looks at every field, for every request that ends.
-        return Change(
+        return Adjustment(
             self.limit,
             amount,
             self.member,
@@ -123,7 +123,7 @@ class Change:
 class LimitStore(Protocol):
     """Counts for all workers; `scope` keeps together what is taken in one step."""
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         """Take all that is asked for, or nothing; `void` knows it by its *name*.
 
         Raises:
@@ -142,7 +142,7 @@ class LimitStore(Protocol):
         """
         ...
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
 
         Raises:
@@ -151,7 +151,7 @@ class LimitStore(Protocol):
         ...
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         """Put right what was taken; nothing is done for a *number* that *sender* has used.
 

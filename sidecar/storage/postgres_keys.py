@@ -15,7 +15,7 @@ import structlog
 from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.principal import KeyRecord, Network, PolicyBinding, Principal
 from sidecar.keys.credentials import KEY_ID_LENGTH
-from sidecar.keys.ports import Fence, KeyStoreUnavailableError, Reading
+from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError
 from sidecar.limits.store import read_limits
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import KEYS_CHANNEL, POLICIES_CHANNEL
@@ -76,7 +76,7 @@ class PostgresKeyStore:
         """Return the record of *key_id* alone; otherwise like `read`."""
         return (await self.read(key_id)).record
 
-    async def read(self, key_id: str) -> Reading:
+    async def read(self, key_id: str) -> KeyReading:
         """Return the record of *key_id* as it is committed now.
 
         Raises:
@@ -84,13 +84,13 @@ class PostgresKeyStore:
         """
         rows = await self._fetch(_LOAD_KEY, key_id)
         if not rows:
-            return Reading(None, horizon=0, settled=0)
+            return KeyReading(None, horizon=0, settled=0)
         (row,) = rows
         try:
             record = _record(row)
         except ValueError as error:  # written by a newer Egret, or by hand
             raise KeyStoreUnavailableError("a key has limits that cannot be read") from error
-        return Reading(record, horizon=row["horizon"], settled=row["settled"])
+        return KeyReading(record, horizon=row["horizon"], settled=row["settled"])
 
     async def fence(self) -> Fence:
         """Return a fence behind everything that is committed now.

@@ -14,7 +14,7 @@ import orjson
 
 from sidecar.domain.limits import MICROS, Limit, Measure
 from sidecar.domain.usage import JudgedRequest, UsageRecord
-from sidecar.limits.claims import is_for_model
+from sidecar.limits.limit_check import is_for_model
 from sidecar.limits.store import LimitsUnavailableError
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, affected_rows, fetch

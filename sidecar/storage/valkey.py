@@ -186,7 +186,7 @@ _LONGEST_DELAY_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
-Hear = Callable[[bytes], None]
+OnMessage = Callable[[bytes], None]
 
 
 def _nothing() -> None:
@@ -202,7 +202,7 @@ class Subscriber:
     def __init__(
         self,
         settings: ValkeySettings,
-        topics: Mapping[str, Hear],
+        topics: Mapping[str, OnMessage],
         *,
         on_listening: Callable[[], None] = _nothing,
         on_lost: Callable[[], None] = _nothing,

@@ -11,19 +11,19 @@ import msgspec
 import structlog
 
 from sidecar.domain.limits import Limit, Measure, sliding_seconds
-from sidecar.domain.usage import UnnamedEnd
+from sidecar.domain.usage import UnmatchedEnd
 from sidecar.limits.budgets import THRESHOLDS
-from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
+from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
 from sidecar.limits.store import (
-    Answer,
-    Ask,
-    Change,
+    Acquire,
+    Acquired,
+    Adjustment,
+    Exhausted,
+    LimitReading,
     LimitsUnavailableError,
-    Seen,
-    Short,
+    Reply,
     State,
-    Taken,
-    Unknown,
+    Uninitialized,
 )
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, Subscriber, open_valkey, patient
@@ -52,22 +52,25 @@ class ValkeyLimits:
         self._void = client.register_script(_script("limits_void.lua"))
         self._look = client.register_script(_script("limits_look.lua"))
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         """Take all that is asked for, or nothing; `void` knows it by its *name*.
 
         Raises:
             LimitsUnavailableError: no answer in time; it may have been taken all the same.
         """
-        keys = [*(_key(scope, ask.claim.limit) for ask in asks), _name_key(scope, name)]
-        arguments = [value for ask in asks for value in _asked(ask)]
+        keys = [
+            *(_key(scope, acquire.check.limit) for acquire in acquires),
+            _name_key(scope, name),
+        ]
+        arguments = [value for acquire in acquires for value in _acquire_arguments(acquire)]
         answer = await self._run(self._take, keys, [*arguments, NAME_SECONDS])
         outcome, index, numbers = int(answer[0]), int(answer[1]) - 1, answer[2:]
         if outcome == _UNKNOWN:
-            return Unknown(index, start=int(numbers[3]))
+            return Uninitialized(index, start=int(numbers[3]))
         states = tuple(
             _state(numbers[at : at + _PER_LIMIT]) for at in range(0, len(numbers), _PER_LIMIT)
         )
-        return Taken(states) if outcome == _TAKEN else Short(index, states)
+        return Acquired(states) if outcome == _TAKEN else Exhausted(index, states)
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         """Keep takes of these names from being made; return what they took ahead, if they were.
@@ -79,18 +82,18 @@ class ValkeyLimits:
         found = await self._run(self._void, keys, [NAME_SECONDS])
         return tuple(_ahead(one) for one in found)
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        borders = claim.span.borders if isinstance(claim.span, Calendar) else ()
+        borders = check.window.borders if isinstance(check.window, CalendarWindow) else ()
         end = next((border for border in borders if border > start), start)
-        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used])
+        await self._run(self._begin, [_key(scope, check.limit)], [start, end, used])
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         """Put right what was taken; nothing is done for a *number* that *sender* has used.
 
@@ -101,19 +104,19 @@ class ValkeyLimits:
         arguments = [value for change in changes for value in _changed(change)]
         await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
 
-    async def look(self, scope: str, claims: Sequence[Claim]) -> Seen:
+    async def look(self, scope: str, checks: Sequence[LimitCheck]) -> LimitReading:
         """Tell how limits stand, and change nothing.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        keys = [_key(scope, claim.limit) for claim in claims]
-        arguments = [value for claim in claims for value in _looked_at(claim)]
+        keys = [_key(scope, check.limit) for check in checks]
+        arguments = [value for check in checks for value in _looked_at(check)]
         now, *numbers = await self._run(self._look, keys, arguments)
         states = tuple(
             _seen(numbers[at : at + _PER_SEEN]) for at in range(0, len(numbers), _PER_SEEN)
         )
-        return Seen(int(now) / 1e6, states)
+        return LimitReading(int(now) / 1e6, states)
 
     async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
         try:
@@ -144,32 +147,32 @@ def _sender_key(scope: str, sender: str) -> str:
     return f"egret:limit-sender:{{{scope}}}:{sender}"
 
 
-def _asked(ask: Ask) -> tuple[str | int, ...]:
-    claim = ask.claim
-    kind, detail = _detail(claim, ask.member)
-    return kind, claim.limit.amount, ask.cost, ask.ahead, claim.reserve, detail
+def _acquire_arguments(acquire: Acquire) -> tuple[str | int, ...]:
+    check = acquire.check
+    kind, detail = _detail(check, acquire.member)
+    return kind, check.limit.amount, acquire.cost, acquire.ahead, check.reserve, detail
 
 
-def _looked_at(claim: Claim) -> tuple[str | int, ...]:
-    kind, detail = _detail(claim, "")
-    return kind, claim.limit.amount, detail
+def _looked_at(check: LimitCheck) -> tuple[str | int, ...]:
+    kind, detail = _detail(check, "")
+    return kind, check.limit.amount, detail
 
 
-def _detail(claim: Claim, member: str) -> tuple[str, str]:
-    match claim.span:
-        case Sliding(window_seconds=window, at_once=at_once):
+def _detail(check: LimitCheck, member: str) -> tuple[str, str]:
+    match check.window:
+        case SlidingWindow(window_seconds=window, at_once=at_once):
             return "s", f"{window * 1_000_000}/{at_once}"
-        case Calendar(borders):
+        case CalendarWindow(borders):
             periods = ",".join(map(str, borders))
-            is_budget = claim.limit.measure is Measure.COST
+            is_budget = check.limit.measure is Measure.COST
             return "c", f"{periods}/{_PERCENTAGES}" if is_budget else periods
-        case Slots():
+        case ConcurrencyWindow():
             return "n", f"{member}/{SLOT_SECONDS}"
         case _:
-            assert_never(claim.span)
+            assert_never(check.window)
 
 
-def _changed(change: Change) -> tuple[str | int, ...]:
+def _changed(change: Adjustment) -> tuple[str | int, ...]:
     limit = change.limit
     if limit.measure is Measure.CONCURRENT:
         return "n", limit.amount, 0, change.member
@@ -210,12 +213,12 @@ class ValkeyEnds:
 
     def __init__(self, settings: ValkeySettings) -> None:
         self._settings = settings
-        self._waiting: list[UnnamedEnd] = []
+        self._waiting: list[UnmatchedEnd] = []
         self._is_there_any = asyncio.Event()
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(tuple[UnnamedEnd, ...])
+        self._decoder = msgspec.msgpack.Decoder(tuple[UnmatchedEnd, ...])
 
-    def tell(self, ends: Sequence[UnnamedEnd]) -> None:
+    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Tell the other workers, soon."""
         self._waiting.extend(ends)
         del self._waiting[:-MAX_WAITING]
@@ -238,7 +241,7 @@ class ValkeyEnds:
                 if not self._waiting:
                     self._is_there_any.clear()
 
-    async def run_hearing(self, hear: Callable[[Sequence[UnnamedEnd]], None]) -> Never:
+    async def run_hearing(self, hear: Callable[[Sequence[UnmatchedEnd]], None]) -> Never:
         """Hear what others tell, and ourselves, until cancelled."""
 
         def decode(message: bytes) -> None:

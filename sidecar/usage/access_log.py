@@ -24,7 +24,7 @@ from sidecar.domain.usage import (
     ExchangeEnded,
     JudgedRequest,
     TokenCounts,
-    UnnamedEnd,
+    UnmatchedEnd,
 )
 from sidecar.telemetry import sanitize
 
@@ -159,7 +159,7 @@ class AccessLogBatch:
 
     ended: tuple[ExchangeEnded, ...]
     unreadable: int
-    unnamed: tuple[UnnamedEnd, ...] = ()
+    unnamed: tuple[UnmatchedEnd, ...] = ()
 
 
 class _UnreadableRecordError(ValueError):
@@ -173,7 +173,7 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
         UnreadableMessageError: the bytes are no such message.
     """
     ended: list[ExchangeEnded] = []
-    unnamed: list[UnnamedEnd] = []
+    unnamed: list[UnmatchedEnd] = []
     unreadable = 0
     try:
         for values in attributes_of(message):
@@ -189,7 +189,7 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     return AccessLogBatch(tuple(ended), unreadable, tuple(unnamed))
 
 
-def _unnamed(values: _Values) -> Iterator[UnnamedEnd]:
+def _unnamed(values: _Values) -> Iterator[UnmatchedEnd]:
     """Yield the end of a stream, if Egret was asked about it and nobody else heard of it.
 
     An Envoy that lets requests pass while Egret does not answer has sent it on: then what was
@@ -198,7 +198,7 @@ def _unnamed(values: _Values) -> Iterator[UnnamedEnd]:
     stream = _word(values["stream"])
     if _STREAM.fullmatch(stream) and not told(values["upstream"]):
         is_aborted = _flags(values) & _ABORTED
-        yield UnnamedEnd(
+        yield UnmatchedEnd(
             stream=stream,
             status=min(_count(values["status"]), MAX_STATUS),
             end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,

@@ -15,7 +15,7 @@ from sidecar.domain.usage import (
     DecisionKind,
     ExchangeEnded,
     JudgedRequest,
-    UnnamedEnd,
+    UnmatchedEnd,
     UsageRecord,
 )
 from sidecar.usage.access_log import ACCEPTED, decode_access_log
@@ -31,15 +31,15 @@ MAX_EARLY: Final = 10_000
 _Value = TypeVar("_Value")
 
 
-class OtherWorkers(Protocol):
+class WorkerBroadcast(Protocol):
     """Who may have given the verdict of a stream, too."""
 
-    def tell(self, ends: Sequence[UnnamedEnd]) -> None:
+    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Tell them. Must not wait and does not raise."""
         ...
 
 
-class UnnamedEnds:
+class PendingVerdicts:
     """What this worker decided lately, and what came to an end without a name."""
 
     def __init__(
@@ -47,7 +47,7 @@ class UnnamedEnds:
         keeper: UsageKeeper,
         listeners: Sequence[EndedListener],
         *,
-        others: OtherWorkers | None,
+        others: WorkerBroadcast | None,
         clock: Callable[[], float],
         on_found: Callable[[], None],
     ) -> None:
@@ -57,7 +57,7 @@ class UnnamedEnds:
         self._clock = clock
         self._on_found = on_found
         self._given = _Lately[JudgedRequest](seconds=VERDICT_SECONDS, most=MAX_VERDICTS)
-        self._early = _Lately[UnnamedEnd](seconds=EARLY_SECONDS, most=MAX_EARLY)
+        self._early = _Lately[UnmatchedEnd](seconds=EARLY_SECONDS, most=MAX_EARLY)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def given(self, stream: str, request: JudgedRequest) -> None:
@@ -70,7 +70,7 @@ class UnnamedEnds:
             return
         self._conclude([_ended(request, end)])
 
-    def hear(self, ends: Sequence[UnnamedEnd]) -> None:
+    def hear(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Take what Envoy's log says, and tell the others.
 
         Also of what is known here: Envoy may have asked another worker when one did not answer.
@@ -79,7 +79,7 @@ class UnnamedEnds:
         if self._others is not None:
             self._others.tell(ends)
 
-    def hear_of_others(self, ends: Sequence[UnnamedEnd]) -> None:
+    def hear_of_others(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Take what another worker was told by Envoy's log."""
         found: list[ExchangeEnded] = []
         for end in ends:
@@ -107,7 +107,7 @@ class UnnamedEnds:
             await self._keeper.keep(records)
 
 
-def _ended(request: JudgedRequest, end: UnnamedEnd) -> ExchangeEnded:
+def _ended(request: JudgedRequest, end: UnmatchedEnd) -> ExchangeEnded:
     """Return how it ended: no provider has seen the request, so it has used nothing."""
     is_denied = request.decision is DecisionKind.DENY
     return ExchangeEnded(
@@ -146,7 +146,7 @@ class AccessLogReceiver:
         keeper: UsageKeeper,
         listeners: Sequence[EndedListener],
         *,
-        unnamed: UnnamedEnds,
+        unnamed: PendingVerdicts,
         on_unreadable: Callable[[int], None],
         on_unnamed: Callable[[int], None],
     ) -> None:

@@ -129,7 +129,7 @@ class UsageNotes(Protocol):
         ...
 
 
-class GivenVerdicts(Protocol):
+class VerdictNotes(Protocol):
     """Where a verdict is remembered until Envoy has surely heard of it."""
 
     def given(self, stream: str, request: JudgedRequest) -> None:

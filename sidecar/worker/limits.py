@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Never
 
 from sidecar.domain.limits import Limit
-from sidecar.limits.claims import Claim
+from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Clocks, Limiter
-from sidecar.limits.shared import SharedCounts, Worker
-from sidecar.limits.store import Answer, Ask, Change, LimitStore, NotAskedError, owner_of
+from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply, owner_of
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import Pool
 from sidecar.storage.usage_store import PostgresTotals, PostgresUsage
@@ -22,7 +22,7 @@ from sidecar.telemetry.key_metrics import LimitMetrics
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
 from sidecar.worker.runtime import BackgroundTasks
-from sidecar.worker.usage import PriceBook
+from sidecar.worker.usage import PriceCache
 
 SHOW_SECONDS: Final = 1.0
 
@@ -30,19 +30,19 @@ SHOW_SECONDS: Final = 1.0
 class _NoStore:
     """No Valkey: every worker goes by its own share, and there is nothing to put right."""
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
-        del scope, asks, name
-        raise NotAskedError("none")
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
+        del scope, acquires, name
+        raise NotSentError("none")
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         del scope
         return (None,) * len(names)
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
-        del scope, claim, start, used
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
+        del scope, check, start, used
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         del scope, changes, sender, number
 
@@ -71,7 +71,7 @@ class WorkerLimits:
     """What `start` keeps right."""
 
     limiter: Limiter
-    prices: PriceBook
+    prices: PriceCache
     metrics: LimitMetrics
 
     def start(self, tasks: BackgroundTasks) -> None:
@@ -107,7 +107,7 @@ async def open_limits(
     )
     stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    return WorkerLimits(limiter, PriceBook(usage), metrics)
+    return WorkerLimits(limiter, PriceCache(usage), metrics)
 
 
 async def _store(settings: Settings, stack: AsyncExitStack) -> LimitStore:

@@ -16,7 +16,7 @@ from sidecar.domain.limits import Limit
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
 from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError
-from sidecar.limits.settlement import Ended, changes_of, ended_with
+from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import UsageSource
 from sidecar.storage.pool import UNAVAILABLE, Pool
@@ -27,8 +27,8 @@ from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.transport.engine import ReceiveLog
 from sidecar.usage.prices import PriceList
-from sidecar.usage.receiver import AccessLogReceiver, UnnamedEnds
-from sidecar.usage.records import EndedListener, GivenVerdicts, UsageNotes, record_of
+from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
+from sidecar.usage.records import EndedListener, UsageNotes, VerdictNotes, record_of
 from sidecar.worker.runtime import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MAX_LATER: Final = 10_000
 """Ends that wait for their key's limits; beyond, the oldest keep what was taken for them."""
 
 
-class PriceBook:
+class PriceCache:
     """Prices as they were last read."""
 
     def __init__(self, store: PostgresUsage) -> None:
@@ -58,7 +58,7 @@ class PriceBook:
             await asyncio.sleep(PRICES_SECONDS)
 
 
-class Accounts:
+class UsageSettlement:
     """Implements `EndedListener`: counts the cost, and puts right what was taken of limits."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Accounts:
         self._metrics = metrics
         self._limiter = limiter
         self._keys = keys
-        self._later: deque[tuple[ExchangeEnded, Ended]] = deque(maxlen=MAX_LATER)
+        self._later: deque[tuple[ExchangeEnded, FinishedRequest]] = deque(maxlen=MAX_LATER)
         self._settling: asyncio.Task[None] | None = None
 
     def exchange_ended(self, ended: ExchangeEnded) -> None:
@@ -80,7 +80,7 @@ class Accounts:
         if over is not None:
             self._settle(ended, over)
 
-    def _settle(self, ended: ExchangeEnded, over: Ended) -> None:
+    def _settle(self, ended: ExchangeEnded, over: FinishedRequest) -> None:
         peeked = self._keys.peek(ended.request.key_id, now=time.monotonic())
         if isinstance(peeked, Hit):
             self._put_right(ended, over, peeked.record.limits)
@@ -100,13 +100,17 @@ class Accounts:
             if loaded.record is not None:
                 self._put_right(ended, over, loaded.record.limits)
 
-    def _put_right(self, ended: ExchangeEnded, over: Ended, limits: tuple[Limit, ...]) -> None:
-        self._limiter.settle(ended.request.organization_id, changes_of(limits, over))
+    def _put_right(
+        self, ended: ExchangeEnded, over: FinishedRequest, limits: tuple[Limit, ...]
+    ) -> None:
+        self._limiter.settle(ended.request.organization_id, adjustments_of(limits, over))
 
 
-def _over(ended: ExchangeEnded, record: UsageRecord, cost: Decimal | None) -> Ended | None:
+def _over(
+    ended: ExchangeEnded, record: UsageRecord, cost: Decimal | None
+) -> FinishedRequest | None:
     is_used = ended.end is not AnswerEnd.REFUSED
-    return ended_with(record if is_used else None, ended.request, cost=cost)
+    return finished_request(record if is_used else None, ended.request, cost=cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class WorkerUsage:
     """`receive_log` is None where nobody is to send a log."""
 
     notes: UsageNotes
-    verdicts: GivenVerdicts
+    verdicts: VerdictNotes
     receive_log: ReceiveLog | None
 
 
@@ -159,7 +163,7 @@ async def open_usage(  # noqa: PLR0913 - each is a part of its own
     tasks.start(delivery.run(), name="usage")
     everybody = [metrics, *listeners]
     others = _other_workers(settings)
-    unnamed = UnnamedEnds(
+    unnamed = PendingVerdicts(
         delivery,
         everybody,
         others=others,

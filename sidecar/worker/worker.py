@@ -51,7 +51,7 @@ from sidecar.worker.policies import PolicyReloader
 from sidecar.worker.remote_checks import open_remote_checks
 from sidecar.worker.runtime import BackgroundTasks, Vitals, worker_socket
 from sidecar.worker.supervisor import SchemaWatch
-from sidecar.worker.usage import Accounts, WorkerUsage, open_usage
+from sidecar.worker.usage import UsageSettlement, WorkerUsage, open_usage
 
 POLICIES_SECONDS: Final = 10.0
 """How long a worker waits for its first policies before it serves, and refuses, without them."""
@@ -149,7 +149,9 @@ async def _open_stores(
     pool = await stack.enter_async_context(open_pool(settings.postgres))
     keys = await open_keys(settings, pool, metrics=metrics.keys, stack=stack)
     limits = await open_limits(settings, pool, metrics=metrics.limits, stack=stack)
-    accounts = Accounts(limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache)
+    accounts = UsageSettlement(
+        limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache
+    )
     usage = await open_usage(
         settings,
         pool,

@@ -89,10 +89,10 @@ async def test_a_worker_on_an_older_schema_judges_or_refuses(
     settings = Settings(postgres=behind.settings, cache=CacheSettings())
     async with key_worker(settings, is_fenced=False) as worker:
         if is_served:
-            assert isinstance((await worker.judge(key)).verdict, Authorized)
+            assert isinstance((await worker.authorize(key)).verdict, Authorized)
         else:
             with pytest.raises(KeyStoreUnavailableError):
-                await worker.judge(key)
+                await worker.authorize(key)
 
 
 async def test_a_worker_tells_how_the_schema_stands_whenever_that_changes(

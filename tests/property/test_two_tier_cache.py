@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from typing_extensions import override
 
 from sidecar.domain.report import CacheTier
-from sidecar.keys.cache import CacheLimits, Hit, KeyCache, KnownUnknown, Miss, Peek
-from sidecar.keys.ports import KeyStoreUnavailableError, Loaded
+from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Lookup, Miss, NegativeHit
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
 from tests.support.key_world import (
     Database,
@@ -50,7 +50,7 @@ class Asked:
     key_id: str
     least: int
     least_current: int
-    task: asyncio.Task[Loaded] | None = None
+    task: asyncio.Task[LoadedKey] | None = None
 
 
 @dataclass
@@ -336,8 +336,8 @@ class TwoTierMachine(RuleBasedStateMachine):
         asked = self.asked_now(worker, key_id)
         match self.peek(worker, key_id):
             case Hit(record, is_stale):
-                self.check(asked, Loaded(record, CacheTier.STALE if is_stale else CacheTier.L1))
-            case KnownUnknown():
+                self.check(asked, LoadedKey(record, CacheTier.STALE if is_stale else CacheTier.L1))
+            case NegativeHit():
                 pass
             case Miss():
                 asked.task = self.loop.create_task(
@@ -377,7 +377,7 @@ class TwoTierMachine(RuleBasedStateMachine):
         if record is not None:
             assert version_of(record) >= self.least_version(worker, key_id, is_current=True)
 
-    def peek(self, worker: Worker, key_id: str) -> Peek:
+    def peek(self, worker: Worker, key_id: str) -> Lookup:
         """Look, as a request does."""
         return self.loop.call(lambda: worker.cache.peek(key_id, now=self.loop.now))
 
@@ -394,7 +394,7 @@ class TwoTierMachine(RuleBasedStateMachine):
             else:
                 assert isinstance(error, KeyStoreUnavailableError)
 
-    def check(self, asked: Asked, loaded: Loaded) -> None:
+    def check(self, asked: Asked, loaded: LoadedKey) -> None:
         """Judge an answer by the least version that it may have."""
         if loaded.record is None:
             return

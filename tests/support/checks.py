@@ -19,17 +19,17 @@ from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.domain.finding import Finding
 from sidecar.domain.http import Headers
-from sidecar.domain.limits import Standing
+from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict
 from sidecar.guardrails.runner import Inspector
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.credentials import ApiKey
-from sidecar.keys.ports import KeyStoreUnavailableError, Loaded
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Granted, Limited, Outcome
-from sidecar.limits.store import Change
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import Granted, LimitDecision, Limited
+from sidecar.limits.store import Adjustment
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import RouteByModel, Timing
@@ -53,11 +53,11 @@ class DictStore:
     records: dict[str, KeyRecord] = field(default_factory=dict)
     is_down: bool = False
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Return what the dictionary holds."""
         if self.is_down:
             raise KeyStoreUnavailableError("down")
-        return Loaded(self.records.get(key_id))
+        return LoadedKey(self.records.get(key_id))
 
 
 @dataclass
@@ -126,28 +126,28 @@ class ScriptedLimits:
         self.left: int | None = None
         self.is_local = False
         self.waits = False
-        self.asked: list[tuple[Claim, ...]] = []
-        self.settled: list[tuple[str, tuple[Change, ...]]] = []
+        self.asked: list[tuple[LimitCheck, ...]] = []
+        self.settled: list[tuple[str, tuple[Adjustment, ...]]] = []
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome | Awaitable[Outcome]:
+        self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision | Awaitable[LimitDecision]:
         """Answer as told, at once or after one turn."""
         del principal, member
-        self.asked.append(claims)
-        standings: tuple[Standing, ...] = ()
+        self.asked.append(checks)
+        standings: tuple[LimitStatus, ...] = ()
         if self.left is not None:
-            standings = tuple(Standing(claim.limit, self.left, 1.5) for claim in claims)
-        outcome: Outcome = Granted(standings, self.is_local)
+            standings = tuple(LimitStatus(check.limit, self.left, 1.5) for check in checks)
+        outcome: LimitDecision = Granted(standings, self.is_local)
         if self.short is not None:
-            outcome = Limited(Standing(claims[self.short].limit, 3, 1.5), self.is_local)
+            outcome = Limited(LimitStatus(checks[self.short].limit, 3, 1.5), self.is_local)
         return self._later(outcome) if self.waits else outcome
 
-    async def _later(self, outcome: Outcome) -> Outcome:
+    async def _later(self, outcome: LimitDecision) -> LimitDecision:
         await asyncio.sleep(0)
         return outcome
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         """Keep them."""
         self.settled.append((organization_id, tuple(changes)))
 

@@ -13,7 +13,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Operation
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.ports import KeyStoreUnavailableError, Loaded
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from tests.support.checks import KEY, World
 from tests.support.keys import record_of
 
@@ -24,9 +24,9 @@ RECORD = record_of(KEY.key_id, digest=KEY.secret_sha256)
 class ScriptedStore:
     """The port `KeyStore`: gives what it was told, or fails."""
 
-    answer: Loaded | None
+    answer: LoadedKey | None
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Answer."""
         assert key_id == KEY.key_id
         if self.answer is None:
@@ -53,23 +53,26 @@ async def ask(parts: Parts, caller: Caller = CALLER) -> tuple[Admitted | NotAdmi
 @pytest.mark.parametrize(
     ("answer", "outcome", "tiers"),
     [
-        pytest.param(Loaded(RECORD), Admitted, (CacheTier.STORE, CacheTier.L1), id="database"),
+        pytest.param(LoadedKey(RECORD), Admitted, (CacheTier.STORE, CacheTier.L1), id="database"),
         pytest.param(
-            Loaded(RECORD, CacheTier.L2, 5.0), Admitted, (CacheTier.L2, CacheTier.L1), id="shared"
+            LoadedKey(RECORD, CacheTier.L2, 5.0),
+            Admitted,
+            (CacheTier.L2, CacheTier.L1),
+            id="shared",
         ),
         pytest.param(
-            Loaded(RECORD, CacheTier.STALE, 5.0),
+            LoadedKey(RECORD, CacheTier.STALE, 5.0),
             Admitted,
             (CacheTier.STALE, CacheTier.STALE),
             id="stale",
         ),
         pytest.param(
-            Loaded(None), NotAdmitted, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
+            LoadedKey(None), NotAdmitted, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
         ),
     ],
 )
 async def test_the_tier_that_answered_is_reported(
-    answer: Loaded, outcome: type, tiers: tuple[CacheTier, CacheTier]
+    answer: LoadedKey, outcome: type, tiers: tuple[CacheTier, CacheTier]
 ) -> None:
     """For the first request of a key and for the next."""
     parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(answer)))
@@ -124,7 +127,7 @@ async def test_a_narrow_key_is_judged_on_a_miss_and_on_every_hit(
     error_type: str | None,
 ) -> None:
     """By where the caller is and what it asks for; a gateway that does not say is told apart."""
-    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(Loaded(NARROW))))
+    parts = dataclasses.replace(World().parts, keys=KeyCache(ScriptedStore(LoadedKey(NARROW))))
     caller = Caller(presented(), address, operation)
     ledgers = [Ledger(parts.clocks) for _ in range(2)]
 

@@ -18,7 +18,7 @@ from sidecar.exchange.events import (
     RequestRefused,
     ResponseCleared,
 )
-from sidecar.limits.store import Change
+from sidecar.limits.store import Adjustment
 from sidecar.settings.serving import Timing
 from tests.support.checks import KEY, NOW, World, headers
 
@@ -77,7 +77,7 @@ def decisions(made: World) -> dict[tuple[str, str], float]:
 
 def costs(made: World) -> list[tuple[str, int]]:
     """Return what the last request asked for."""
-    return [(claim.limit.id, claim.cost) for claim in made.limiter.asked[-1]]
+    return [(check.limit.id, check.cost) for check in made.limiter.asked[-1]]
 
 
 async def test_a_key_without_limits_asks_nobody() -> None:
@@ -249,7 +249,7 @@ async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
     tokens = costs(made)[0][1]
     assert organization == made.store.records[KEY.key_id].principal.organization_id
     assert changes[0].amount == -tokens
-    assert changes[1] == Change(slots, 0, member=changes[1].member)
+    assert changes[1] == Adjustment(slots, 0, member=changes[1].member)
 
 
 async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:

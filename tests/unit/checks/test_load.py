@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.checks.load import Load
 from sidecar.exchange.events import BodyRequired, RequestCleared, RequestRefused
-from sidecar.keys.ports import Loaded
+from sidecar.keys.ports import LoadedKey
 from tests.support.checks import KEY, World, headers, settled
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
@@ -52,10 +52,10 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
     assert isinstance(await settled(first.judge_headers(headers(), has_body=True)), BodyRequired)
     asked: list[str] = []
 
-    async def load(key_id: str) -> Loaded:
+    async def load(key_id: str) -> LoadedKey:
         asked.append(key_id)
         await asyncio.sleep(0)
-        return Loaded(None)
+        return LoadedKey(None)
 
     world.store.load = load  # type: ignore[method-assign] # to see that nobody asks
     second = world.exchange()

@@ -8,7 +8,13 @@ import pytest
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.subject import Operation
-from sidecar.keys.authorize import Authorized, Refused, is_model_allowed, is_source_allowed, judge
+from sidecar.keys.authorize import (
+    Authorized,
+    Refused,
+    authorize,
+    is_model_allowed,
+    is_source_allowed,
+)
 from sidecar.keys.credentials import ApiKey
 from tests.support.keys import record_of
 
@@ -57,7 +63,7 @@ def test_a_key_is_judged_by_its_record(
     record: KeyRecord | None, expected: ErrorKind | None
 ) -> None:
     """Good in every respect, or refused for the first reason that holds."""
-    verdict = judge(record, KEY, now=NOW)
+    verdict = authorize(record, KEY, now=NOW)
 
     good = None if record is None else Authorized(record)
     assert verdict == (good if expected is None else Refused(expected))
@@ -101,7 +107,7 @@ def test_a_narrow_key_is_good_for_what_it_is_for(
     record: KeyRecord, expected: ErrorKind | None
 ) -> None:
     """A chat from 192.0.2.7."""
-    verdict = judge(record, KEY, now=NOW, source="192.0.2.7", operation=Operation.CHAT)
+    verdict = authorize(record, KEY, now=NOW, source="192.0.2.7", operation=Operation.CHAT)
 
     assert verdict == (Authorized(record) if expected is None else Refused(expected))
 
@@ -137,7 +143,7 @@ def test_a_source_is_allowed_by_a_network_that_holds_it(
 @pytest.mark.parametrize("record", [None, RECORD, REVOKED, EXPIRED, EARLY, NARROW])
 def test_whoever_lacks_the_secret_learns_nothing(record: KeyRecord | None) -> None:
     """A wrong secret is answered alike whether the key is good, revoked, or not there."""
-    assert judge(record, STRANGER, now=NOW) == Refused(ErrorKind.INVALID_API_KEY)
+    assert authorize(record, STRANGER, now=NOW) == Refused(ErrorKind.INVALID_API_KEY)
 
 
 @pytest.mark.parametrize(

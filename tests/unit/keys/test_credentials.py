@@ -9,7 +9,7 @@ from sidecar.keys.credentials import (
     MAX_PARAMETERS,
     ApiKey,
     CredentialFault,
-    present,
+    presented_key,
 )
 
 KEY = ApiKey(key_id="0123456789AB", secret="a" * 43)
@@ -84,7 +84,7 @@ def test_a_request_presents_one_key_or_a_fault(
     fields: list[tuple[str, bytes]], expected: ApiKey | CredentialFault
 ) -> None:
     """What two parsers could read differently presents nothing."""
-    assert present(Headers(tuple(fields))) == expected
+    assert presented_key(Headers(tuple(fields))) == expected
 
 
 IN_QUERY = CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
@@ -120,8 +120,8 @@ IN_QUERY = CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
 def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> None:
     """Ours or a provider's own: it would be sent on, and written to every log on its way."""
     path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
-    assert present(Headers((path,))) == IN_QUERY
-    assert present(Headers((path, ("x-goog-api-key", TEXT)))) == IN_QUERY
+    assert presented_key(Headers((path,))) == IN_QUERY
+    assert presented_key(Headers((path, ("x-goog-api-key", TEXT)))) == IN_QUERY
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_query_that_overrides_the_headers_is_refused_beside_a_good_key(query: 
     """Google would read another type of body or another method, or wrap its answer."""
     path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
     unscanned = CredentialFault(ErrorKind.UNSCANNED_CONTENT)
-    assert present(Headers((path, ("x-goog-api-key", TEXT)))) == unscanned
+    assert presented_key(Headers((path, ("x-goog-api-key", TEXT)))) == unscanned
 
 
 @pytest.mark.parametrize(
@@ -154,14 +154,14 @@ def test_a_query_that_overrides_the_headers_is_refused_beside_a_good_key(query: 
 def test_more_than_is_looked_through_counts_as_a_credential(query: str) -> None:
     """Who has no key must not make a worker decode 60 KB of names, nor hide one among them."""
     path = (":path", f"/v1/chat/completions?{query}".encode())
-    assert present(Headers((path, ("x-api-key", TEXT)))) == IN_QUERY
+    assert presented_key(Headers((path, ("x-api-key", TEXT)))) == IN_QUERY
 
 
 def test_as_many_parameters_as_are_looked_through_do_not_matter() -> None:
     """And values may be long, as tokens of pages are."""
     query = "&".join(["include[]=" + "x" * 500] * MAX_PARAMETERS)
     path = (":path", f"/v1/responses/r?{query}".encode())
-    assert present(Headers((path, ("x-api-key", TEXT)))) == KEY
+    assert presented_key(Headers((path, ("x-api-key", TEXT)))) == KEY
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_as_many_parameters_as_are_looked_through_do_not_matter() -> None:
 def test_other_queries_do_not_matter(query: str) -> None:
     """Versions and formats are the providers' affair."""
     path = (":path", f"/openai/deployments/gpt/chat/completions{query}".encode())
-    assert present(Headers((path, ("api-key", TEXT)))) == KEY
+    assert presented_key(Headers((path, ("api-key", TEXT)))) == KEY

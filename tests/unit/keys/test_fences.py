@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sidecar.keys.ports import Fence, SharedRecord
-from sidecar.keys.shared_cache import ANY_KEY, Belief, Fences
+from sidecar.keys.shared_cache import ANY_KEY, Fences, Freshness
 from tests.support.keys import record_of
 
 
@@ -27,14 +27,14 @@ def listening(*, since: int = 10, last_change: int | None = None) -> Fences:
 @pytest.mark.parametrize(
     ("shared", "expected"),
     [
-        pytest.param(read_at(11), Belief.CURRENT, id="read later"),
-        pytest.param(read_at(10), Belief.UNCERTAIN, id="its snapshot may be from just before"),
-        pytest.param(read_at(9), Belief.UNCERTAIN, id="read earlier"),
-        pytest.param(read_at(99, timeline=2), Belief.UNCERTAIN, id="ids of another timeline"),
+        pytest.param(read_at(11), Freshness.CURRENT, id="read later"),
+        pytest.param(read_at(10), Freshness.UNCERTAIN, id="its snapshot may be from just before"),
+        pytest.param(read_at(9), Freshness.UNCERTAIN, id="read earlier"),
+        pytest.param(read_at(99, timeline=2), Freshness.UNCERTAIN, id="ids of another timeline"),
     ],
 )
 def test_a_record_is_current_if_it_was_read_after_the_worker_began_to_listen(
-    shared: SharedRecord, expected: Belief
+    shared: SharedRecord, expected: Freshness
 ) -> None:
     """Whatever changed before that may have gone unheard."""
     assert listening().belief(shared) is expected
@@ -43,14 +43,14 @@ def test_a_record_is_current_if_it_was_read_after_the_worker_began_to_listen(
 @pytest.mark.parametrize(
     ("shared", "expected"),
     [
-        pytest.param(read_at(21), Belief.CURRENT, id="read later"),
-        pytest.param(read_at(20), Belief.OUTDATED, id="its snapshot may be from just before"),
-        pytest.param(read_at(99, timeline=2), Belief.OUTDATED, id="ids of another timeline"),
-        pytest.param(read_at(11, key_id="k2"), Belief.CURRENT, id="another key"),
+        pytest.param(read_at(21), Freshness.CURRENT, id="read later"),
+        pytest.param(read_at(20), Freshness.OUTDATED, id="its snapshot may be from just before"),
+        pytest.param(read_at(99, timeline=2), Freshness.OUTDATED, id="ids of another timeline"),
+        pytest.param(read_at(11, key_id="k2"), Freshness.CURRENT, id="another key"),
     ],
 )
 def test_a_record_from_before_a_change_that_was_heard_of_is_outdated(
-    shared: SharedRecord, expected: Belief
+    shared: SharedRecord, expected: Freshness
 ) -> None:
     """The fence was asked for after the change was heard of."""
     fences = listening()
@@ -67,7 +67,7 @@ def test_a_change_counts_before_there_is_a_fence_for_it(scope: str) -> None:
 
     fences.note_change(scope)
 
-    assert (fences.belief(read_at(10**9)), fences.wants_fence) == (Belief.OUTDATED, True)
+    assert (fences.belief(read_at(10**9)), fences.wants_fence) == (Freshness.OUTDATED, True)
 
 
 def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() -> None:
@@ -79,8 +79,8 @@ def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() 
 
     fences.resolve(notes=asked_with, fence=Fence(1, 20))
 
-    assert fences.belief(read_at(21)) is Belief.CURRENT
-    assert fences.belief(read_at(21, key_id="k2")) is Belief.OUTDATED
+    assert fences.belief(read_at(21)) is Freshness.CURRENT
+    assert fences.belief(read_at(21, key_id="k2")) is Freshness.OUTDATED
     assert fences.wants_fence
 
 
@@ -94,7 +94,7 @@ def test_a_fence_from_before_the_worker_began_to_listen_does_not_say_what_it_mis
 
     fences.resolve(notes=asked_with, fence=Fence(1, 20))
 
-    assert fences.belief(read_at(21)) is Belief.UNCERTAIN
+    assert fences.belief(read_at(21)) is Freshness.UNCERTAIN
 
 
 def test_nothing_is_current_for_a_worker_that_does_not_listen() -> None:
@@ -103,7 +103,7 @@ def test_nothing_is_current_for_a_worker_that_does_not_listen() -> None:
 
     fences.listening_ended()
 
-    assert (fences.belief(read_at(11)), fences.timeline) == (Belief.UNCERTAIN, None)
+    assert (fences.belief(read_at(11)), fences.timeline) == (Freshness.UNCERTAIN, None)
 
 
 def test_more_changes_than_are_kept_become_one_for_all_keys() -> None:
@@ -116,7 +116,7 @@ def test_more_changes_than_are_kept_become_one_for_all_keys() -> None:
 
     beliefs = [fences.belief(read_at(horizon, key_id="k4")) for horizon in (20, 21)]
 
-    assert beliefs == [Belief.OUTDATED, Belief.CURRENT]
+    assert beliefs == [Freshness.OUTDATED, Freshness.CURRENT]
 
 
 def test_a_load_that_began_before_a_change_is_known_as_such() -> None:
@@ -141,23 +141,25 @@ def test_a_moved_key_is_looked_for_under_its_present_owner() -> None:
 
     fences.note_change("team:team_1")
 
-    assert fences.belief(SharedRecord(moved, 1, 11, 0, read_at=0.0)) is Belief.CURRENT
+    assert fences.belief(SharedRecord(moved, 1, 11, 0, read_at=0.0)) is Freshness.CURRENT
 
 
 @pytest.mark.parametrize(
     ("last_change", "shared", "expected"),
     [
-        pytest.param(5, read_at(9, settled=6), Belief.CURRENT, id="nothing changed since"),
+        pytest.param(5, read_at(9, settled=6), Freshness.CURRENT, id="nothing changed since"),
         pytest.param(
-            5, read_at(9, settled=5), Belief.UNCERTAIN, id="the last change was under way"
+            5, read_at(9, settled=5), Freshness.UNCERTAIN, id="the last change was under way"
         ),
-        pytest.param(5, read_at(5, settled=4), Belief.UNCERTAIN, id="read before it"),
-        pytest.param(5, read_at(9, settled=6, timeline=2), Belief.UNCERTAIN, id="other timeline"),
-        pytest.param(None, read_at(9, settled=6), Belief.UNCERTAIN, id="nobody knows of any"),
+        pytest.param(5, read_at(5, settled=4), Freshness.UNCERTAIN, id="read before it"),
+        pytest.param(
+            5, read_at(9, settled=6, timeline=2), Freshness.UNCERTAIN, id="other timeline"
+        ),
+        pytest.param(None, read_at(9, settled=6), Freshness.UNCERTAIN, id="nobody knows of any"),
     ],
 )
 def test_a_worker_that_begins_to_listen_believes_what_is_newer_than_the_last_change(
-    last_change: int | None, shared: SharedRecord, expected: Belief
+    last_change: int | None, shared: SharedRecord, expected: Freshness
 ) -> None:
     """It missed whatever came before, but that was at most the last change."""
     assert listening(since=10, last_change=last_change).belief(shared) is expected
@@ -171,4 +173,4 @@ def test_a_change_that_is_heard_of_outweighs_what_was_said_of_the_last_one() -> 
 
     fences.note_change("k1")
 
-    assert (before, fences.belief(shared)) == (Belief.CURRENT, Belief.OUTDATED)
+    assert (before, fences.belief(shared)) == (Freshness.CURRENT, Freshness.OUTDATED)

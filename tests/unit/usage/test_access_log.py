@@ -18,12 +18,12 @@ from sidecar.domain.usage import (
     ExchangeEnded,
     JudgedRequest,
     TokenCounts,
-    UnnamedEnd,
+    UnmatchedEnd,
     UsageRecord,
 )
 from sidecar.mutations.usage import usage_metadata
 from sidecar.usage.access_log import ACCEPTED, decode_access_log
-from sidecar.usage.receiver import AccessLogReceiver, UnnamedEnds
+from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
 from sidecar.usage.records import NotKeptError, record_of
 from tests.support.usage import ended, judged
 
@@ -184,7 +184,7 @@ def test_a_record_without_a_verdict_has_envoys_name_of_the_stream(
     batch = decode_access_log(export(record, attributes(judged(2))))
 
     assert batch.unnamed == (
-        UnnamedEnd(stream=STREAM, status=int(status), end=end, latency_seconds=0.25),
+        UnmatchedEnd(stream=STREAM, status=int(status), end=end, latency_seconds=0.25),
     )
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
     assert batch.unreadable == 0
@@ -290,9 +290,9 @@ class Kept:
         self.heard.append(ended)
 
 
-def unnamed(kept: Kept) -> UnnamedEnds:
+def unnamed(kept: Kept) -> PendingVerdicts:
     """Return the memory of a worker that is alone."""
-    return UnnamedEnds(kept, [kept], others=None, clock=lambda: 0.0, on_found=lambda: None)
+    return PendingVerdicts(kept, [kept], others=None, clock=lambda: 0.0, on_found=lambda: None)
 
 
 async def test_what_is_received_is_kept_and_then_told() -> None:

@@ -6,7 +6,15 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
-from sidecar.limits.claims import Calendar, Claim, Demand, Exceeded, Sliding, Slots, claims_of
+from sidecar.limits.limit_check import (
+    CalendarWindow,
+    ConcurrencyWindow,
+    Exceeded,
+    LimitCheck,
+    RequestCost,
+    SlidingWindow,
+    limit_checks,
+)
 
 NOW = dt.datetime(2026, 3, 29, 12, tzinfo=dt.UTC).timestamp()
 
@@ -19,10 +27,10 @@ def limit(measure: Measure = Measure.REQUESTS, **fields: object) -> Limit:
     return Limit(measure=measure, **{**defaults, **fields})  # type: ignore[arg-type]
 
 
-def demand(**fields: object) -> Demand:
+def demand(**fields: object) -> RequestCost:
     """Return a chat request."""
     defaults: dict[str, object] = {"operation": "chat", "model": "gpt-5-mini"}
-    return Demand(**{**defaults, **fields})  # type: ignore[arg-type]
+    return RequestCost(**{**defaults, **fields})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -39,9 +47,9 @@ def test_a_claim_costs_what_its_limit_measures(measure: Measure, cost: int) -> N
     """Tokens and money as estimated before the request is made."""
     one = limit(measure, level=Level.KEY)
     asked = demand(input_tokens=30, output_tokens=50, cost=7)
-    claims = claims_of([one], asked, now=NOW)
+    checks = limit_checks([one], asked, now=NOW)
     at_once = 10 if measure is Measure.REQUESTS else 100
-    assert claims == (Claim(one, Sliding(60, at_once), cost, 0),)
+    assert checks == (LimitCheck(one, SlidingWindow(60, at_once), cost, 0),)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +74,8 @@ def test_a_limit_holds_for_its_models_and_operations(
 ) -> None:
     """What nobody could read counts for every limit: hiding a model must not hide from limits."""
     one = limit(models=models, operations=operations)
-    claims = claims_of([one], demand(model=model, operation=operation), now=NOW)
-    assert bool(claims) is holds
+    checks = limit_checks([one], demand(model=model, operation=operation), now=NOW)
+    assert bool(checks) is holds
 
 
 @pytest.mark.parametrize(
@@ -80,8 +88,8 @@ def test_a_limit_holds_for_its_models_and_operations(
 def test_one_request_can_break_a_limit_by_itself(measure: Measure, asked: dict[str, int]) -> None:
     """Nothing is counted for it."""
     one = limit(measure, window=Window.ONCE)
-    assert claims_of([one], demand(**asked), now=NOW) == Exceeded(one)
-    assert claims_of([one], demand(), now=NOW) == ()
+    assert limit_checks([one], demand(**asked), now=NOW) == Exceeded(one)
+    assert limit_checks([one], demand(), now=NOW) == ()
 
 
 @pytest.mark.parametrize(
@@ -99,38 +107,38 @@ def test_a_shared_limit_is_left_for_those_before(
     """A key's own limit is its own."""
     asked = demand(priority=priority)
     of_day, of_burst = limit(level=level, window=Window.DAY), limit(level=level, burst=100)
-    claims = claims_of([of_day, of_burst], asked, now=NOW)
-    assert isinstance(claims, tuple)
-    assert [claim.reserve for claim in claims] == [reserve, reserve]
+    checks = limit_checks([of_day, of_burst], asked, now=NOW)
+    assert isinstance(checks, tuple)
+    assert [check.reserve for check in checks] == [reserve, reserve]
 
 
 def test_of_a_window_no_more_is_left_for_others_than_a_part_of_the_burst() -> None:
     """Or there would never be enough: of 600 a minute 60 can be had at once, a fifth is 120."""
     one = limit(amount=600)
-    claims = claims_of([one], demand(priority=Priority.BATCH), now=NOW)
-    assert claims == (Claim(one, Sliding(60, 60), 1, 12),)
+    checks = limit_checks([one], demand(priority=Priority.BATCH), now=NOW)
+    assert checks == (LimitCheck(one, SlidingWindow(60, 60), 1, 12),)
 
 
 def test_of_nothing_not_even_what_costs_nothing_is_let_through() -> None:
     """The cost of a model without a price is not known."""
     one = limit(Measure.COST, level=Level.KEY, window=Window.MONTH, amount=0)
-    claims = claims_of([one], demand(cost=0), now=NOW)
-    assert isinstance(claims, tuple)
-    assert [claim.cost for claim in claims] == [1]
+    checks = limit_checks([one], demand(cost=0), now=NOW)
+    assert isinstance(checks, tuple)
+    assert [check.cost for check in checks] == [1]
 
 
 def test_a_bracket_in_a_glob_stands_for_itself() -> None:
     """As in every other list of models."""
     one = limit(models=("claude-opus-4[1m]",))
-    assert isinstance(claims_of([one], demand(model="claude-opus-4[1m]"), now=NOW), tuple)
-    assert claims_of([one], demand(model="claude-opus-41"), now=NOW) == ()
+    assert isinstance(limit_checks([one], demand(model="claude-opus-4[1m]"), now=NOW), tuple)
+    assert limit_checks([one], demand(model="claude-opus-41"), now=NOW) == ()
 
 
 def test_slots_are_counted_at_any_moment() -> None:
     """Not over a time."""
-    claims = claims_of([limit(Measure.CONCURRENT, window=Window.ONCE)], demand(), now=NOW)
-    assert isinstance(claims, tuple)
-    assert [claim.span for claim in claims] == [Slots()]
+    checks = limit_checks([limit(Measure.CONCURRENT, window=Window.ONCE)], demand(), now=NOW)
+    assert isinstance(checks, tuple)
+    assert [check.window for check in checks] == [ConcurrencyWindow()]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +156,10 @@ def test_periods_are_those_of_the_calendar_where_the_limit_is(
 ) -> None:
     """Midnight by the wall clock there; the day the clocks change has 23 hours."""
     one = limit(Measure.COST, window=window, time_zone=zone)
-    claims = claims_of([one], demand(), now=NOW)
-    assert isinstance(claims, tuple)
+    checks = limit_checks([one], demand(), now=NOW)
+    assert isinstance(checks, tuple)
     midnights = tuple(
         int(dt.datetime.fromisoformat(start).replace(tzinfo=ZoneInfo(zone)).timestamp())
         for start in starts
     )
-    assert [claim.span for claim in claims] == [Calendar(midnights)]
+    assert [check.window for check in checks] == [CalendarWindow(midnights)]

@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.cache import CacheLimits, Hit, KeyCache, KnownUnknown, Miss
-from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, Loaded
+from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Miss, NegativeHit
+from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
 from tests.support.keys import record_of
 
 LIMITS = CacheLimits(
@@ -27,11 +27,11 @@ LIMITS = CacheLimits(
 class SlowStore:
     """A store whose answers a test gives by hand."""
 
-    asked: list[tuple[str, asyncio.Future[Loaded]]] = field(default_factory=list)
+    asked: list[tuple[str, asyncio.Future[LoadedKey]]] = field(default_factory=list)
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Wait for the test."""
-        answer: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[LoadedKey] = asyncio.get_running_loop().create_future()
         self.asked.append((key_id, answer))
         return await answer
 
@@ -43,10 +43,10 @@ class QuickStore:
     records: dict[str, KeyRecord]
     asked: list[str] = field(default_factory=list)
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Answer."""
         self.asked.append(key_id)
-        return Loaded(self.records.get(key_id))
+        return LoadedKey(self.records.get(key_id))
 
 
 def cache_of(store: KeyStore, limits: CacheLimits | None = None) -> KeyCache:
@@ -85,7 +85,7 @@ async def test_an_unknown_key_is_remembered_for_a_shorter_time() -> None:
 
     assert (loaded.record, cache.peek("k1", now=104.9), cache.peek("k1", now=105.0)) == (
         None,
-        KnownUnknown(),
+        NegativeHit(),
         Miss(),
     )
 
@@ -101,7 +101,7 @@ async def test_a_flood_of_unknown_keys_pushes_out_no_known_one() -> None:
     assert cache.peek("k1", now=0.0) == Hit(OLD)
     assert [cache.peek(f"made-up-{number}", now=0.0) for number in (47, 48)] == [
         Miss(),
-        KnownUnknown(),
+        NegativeHit(),
     ]
 
 
@@ -126,9 +126,9 @@ async def test_callers_of_one_key_share_one_load() -> None:
     callers = [asyncio.ensure_future(cache.load("k1", now=lambda: 0.0)) for _ in range(10)]
     await settle()
 
-    store.asked[0][1].set_result(Loaded(OLD))
+    store.asked[0][1].set_result(LoadedKey(OLD))
 
-    assert (await asyncio.gather(*callers), len(store.asked)) == ([Loaded(OLD)] * 10, 1)
+    assert (await asyncio.gather(*callers), len(store.asked)) == ([LoadedKey(OLD)] * 10, 1)
 
 
 async def test_a_caller_that_gives_up_ends_the_load_for_nobody_else() -> None:
@@ -141,9 +141,9 @@ async def test_a_caller_that_gives_up_ends_the_load_for_nobody_else() -> None:
 
     first.cancel()
     await settle()
-    store.asked[0][1].set_result(Loaded(OLD))
+    store.asked[0][1].set_result(LoadedKey(OLD))
 
-    assert (await second, first.cancelled(), len(store.asked)) == (Loaded(OLD), True, 1)
+    assert (await second, first.cancelled(), len(store.asked)) == (LoadedKey(OLD), True, 1)
 
 
 async def test_a_failed_load_reaches_every_caller_and_is_not_kept() -> None:
@@ -160,8 +160,8 @@ async def test_a_failed_load_reaches_every_caller_and_is_not_kept() -> None:
     assert cache.peek("k1", now=0.0) == Miss()
     again = asyncio.ensure_future(cache.load("k1", now=lambda: 0.0))
     await settle()
-    store.asked[1][1].set_result(Loaded(OLD))
-    assert await again == Loaded(OLD)
+    store.asked[1][1].set_result(LoadedKey(OLD))
+    assert await again == LoadedKey(OLD)
 
 
 async def test_a_failure_that_nobody_waits_for_is_no_warning() -> None:
@@ -194,13 +194,13 @@ async def test_a_record_read_before_a_change_is_not_kept_after_it(*, is_flush: b
     change(cache, is_flush=is_flush)
     after = asyncio.ensure_future(cache.load("k1", now=lambda: 0.0))
     await settle()
-    store.asked[1][1].set_result(Loaded(NEW))
+    store.asked[1][1].set_result(LoadedKey(NEW))
     await settle()
-    store.asked[0][1].set_result(Loaded(OLD))
+    store.asked[0][1].set_result(LoadedKey(OLD))
 
     assert (await before, await after, cache.peek("k1", now=0.0)) == (
-        Loaded(OLD),
-        Loaded(NEW),
+        LoadedKey(OLD),
+        LoadedKey(NEW),
         Hit(NEW),
     )
 
@@ -251,9 +251,9 @@ async def test_more_loads_than_allowed_are_refused_at_once() -> None:
         await cache.load("k4", now=lambda: 0.0)
     joined = asyncio.ensure_future(cache.load("k2", now=lambda: 0.0))
     for _, answer in store.asked:
-        answer.set_result(Loaded(None))
+        answer.set_result(LoadedKey(None))
 
-    assert await asyncio.gather(*callers, joined) == [Loaded(None)] * 4
+    assert await asyncio.gather(*callers, joined) == [LoadedKey(None)] * 4
     assert cache.load_count == 0
 
 
@@ -266,7 +266,7 @@ async def test_a_key_that_was_deleted_is_no_longer_a_hit() -> None:
 
     await cache.load("k1", now=lambda: 10.0)
 
-    assert (cache.peek("k1", now=10.0), cache.peek("k1", now=16.0)) == (KnownUnknown(), Miss())
+    assert (cache.peek("k1", now=10.0), cache.peek("k1", now=16.0)) == (NegativeHit(), Miss())
 
 
 async def test_closing_tells_callers_that_the_store_is_unavailable() -> None:
@@ -286,20 +286,22 @@ async def test_a_record_in_use_is_loaded_anew_before_its_time_ends() -> None:
     """No request waits: the old record answers until the new one is there."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
 
     early = cache.peek("k1", now=23.9)
     late = [cache.peek("k1", now=24.1), cache.peek("k1", now=24.2)]
     await settle()
     asked = len(store.asked)
-    store.asked[1][1].set_result(Loaded(NEW))
+    store.asked[1][1].set_result(LoadedKey(NEW))
     await settle()
 
     assert (early, late, asked) == (Hit(OLD), [Hit(OLD)] * 2, 2)
     assert cache.peek("k1", now=50.0) == Hit(NEW)
 
 
-async def answered(cache: KeyCache, store: SlowStore, loaded: Loaded, *, now: float = 0.0) -> None:
+async def answered(
+    cache: KeyCache, store: SlowStore, loaded: LoadedKey, *, now: float = 0.0
+) -> None:
     """Load k1 and give *loaded* as the answer."""
     caller = asyncio.ensure_future(cache.load("k1", now=lambda: now))
     await settle()
@@ -324,13 +326,13 @@ async def test_a_stale_record_goes_on_while_the_store_does_not_answer() -> None:
     """The first request after its time asks and learns of the outage; the next ones do not ask."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
 
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
     await settle()
     store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
 
-    assert await waiting == Loaded(OLD, CacheTier.STALE)
+    assert await waiting == LoadedKey(OLD, CacheTier.STALE)
     assert cache.peek("k1", now=40.1) == Hit(OLD, is_stale=True)
     assert len(store.asked) == 2
 
@@ -339,11 +341,11 @@ async def test_a_store_that_does_not_say_a_word_is_waited_for_only_briefly() -> 
     """Black-holed, the request with a stale record to fall back on has it after its patience."""
     store = SlowStore()
     cache = cache_of(store, dataclasses.replace(LIMITS, patience_seconds=0.01))
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
 
     loaded = await cache.load("k1", now=lambda: 40.0)
 
-    assert loaded == Loaded(OLD, CacheTier.STALE)
+    assert loaded == LoadedKey(OLD, CacheTier.STALE)
     assert cache.peek("k1", now=40.1) == Hit(OLD, is_stale=True)
 
 
@@ -361,7 +363,7 @@ async def cache_in_outage() -> KeyCache:
     """A cache that holds a stale record and has learned that the store is away."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
     await settle()
     store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
@@ -384,7 +386,7 @@ async def test_a_revocation_heard_while_a_request_waits_leaves_it_nothing_to_fal
     """The stale record was dropped; the load then fails: 503, not the revoked record."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
     await settle()
 
@@ -399,7 +401,7 @@ async def test_one_request_at_a_time_finds_out_whether_the_store_is_back() -> No
     """In an outage the store sees one question a second, not one a request."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
     await settle()
     store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
@@ -410,7 +412,7 @@ async def test_one_request_at_a_time_finds_out_whether_the_store_is_back() -> No
         cache.peek("k1", now=now)
         await settle()
         asked.append(len(store.asked))
-    store.asked[2][1].set_result(Loaded(NEW))
+    store.asked[2][1].set_result(LoadedKey(NEW))
     await settle()
 
     assert (asked, cache.peek("k1", now=41.4)) == ([2, 3, 3, 3], Hit(NEW))
@@ -420,12 +422,12 @@ async def test_what_a_missed_change_may_have_met_is_asked_for_at_its_next_use() 
     """A listener was lost or is back: every record must be confirmed before it counts again."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
 
     cache.suspect()
 
     assert cache.peek("k1", now=1.0) == Miss()
-    await answered(cache, store, Loaded(NEW), now=1.0)
+    await answered(cache, store, LoadedKey(NEW), now=1.0)
     assert cache.peek("k1", now=2.0) == Hit(NEW)
 
 
@@ -433,14 +435,14 @@ async def test_what_a_missed_change_may_have_met_goes_on_if_nobody_can_confirm_i
     """The listener's loss is often the first that is seen of an outage."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
     cache.suspect()
 
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 1.0))
     await settle()
     store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
 
-    assert await waiting == Loaded(OLD, CacheTier.STALE)
+    assert await waiting == LoadedKey(OLD, CacheTier.STALE)
 
 
 async def test_a_store_that_is_back_is_waited_for_again() -> None:
@@ -484,14 +486,14 @@ async def test_a_flood_of_unknown_keys_does_not_keep_a_known_one_from_being_conf
     """Their loads are capped; a kept key's is not counted among them."""
     store = SlowStore()
     cache = cache_of(store)
-    await answered(cache, store, Loaded(OLD))
+    await answered(cache, store, LoadedKey(OLD))
     flood = [
         asyncio.ensure_future(cache.load(f"made-up-{number}", now=lambda: 40.0))
         for number in range(10)
     ]
     await settle()
 
-    await answered(cache, store, Loaded(NEW), now=40.0)
+    await answered(cache, store, LoadedKey(NEW), now=40.0)
 
     assert cache.peek("k1", now=40.0) == Hit(NEW)
     assert sum(caller.done() for caller in flood) == 10 - LIMITS.max_loads

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
-from sidecar.limits.store import Change, State
+from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
+from sidecar.limits.store import Adjustment, State
 
 SLOT_SECONDS: Final = 60.0
 """How long a slot is held at most: its release may reach another worker."""
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Instant:
     """Monotonic seconds, and seconds since the epoch: only calendars go by those."""
 
     monotonic: float
@@ -22,7 +22,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class LastState:
     """How a limit stood when the shared counts last told, at `at` by the monotonic clock.
 
     `period_start` is that of the calendar period then.
@@ -54,44 +54,44 @@ class LocalShares:
 
     def take(
         self,
-        claims: tuple[Claim, ...],
+        checks: tuple[LimitCheck, ...],
         *,
         member: str,
-        now: Moment,
-        known: Mapping[str, Known],
+        now: Instant,
+        known: Mapping[str, LastState],
     ) -> int | None:
         """Take all claims, or none; return the index of the one without room, else None."""
-        for index, claim in enumerate(claims):
-            left = self.state(claim, now=now, known=known.get(claim.limit.id)).remaining
-            if left < claim.cost + claim.reserve // self._shares:
+        for index, check in enumerate(checks):
+            left = self.state(check, now=now, known=known.get(check.limit.id)).remaining
+            if left < check.cost + check.reserve // self._shares:
                 return index
-        for claim in claims:
-            self._take(claim, member=member, now=now)
+        for check in checks:
+            self._take(check, member=member, now=now)
         return None
 
-    def state(self, claim: Claim, *, now: Moment, known: Known | None) -> State:
+    def state(self, check: LimitCheck, *, now: Instant, known: LastState | None) -> State:
         """Return how a limit stands here; *known* is how all of it stood."""
-        count = self._counts.setdefault(claim.limit.id, _Count())
-        amount = self._share(claim.limit.amount)
-        match claim.span:
-            case Sliding():
-                return self._sliding(claim, claim.span, count, now=now, known=known)
-            case Calendar(borders):
+        count = self._counts.setdefault(check.limit.id, _Count())
+        amount = self._share(check.limit.amount)
+        match check.window:
+            case SlidingWindow():
+                return self._sliding(check, check.window, count, now=now, known=known)
+            case CalendarWindow(borders):
                 start = period_start(borders, now.wall)
                 used = count.used if count.start == start else 0
                 if known is not None and known.period_start == start:
-                    amount = self._share(max(0, claim.limit.amount - known.state.used))
+                    amount = self._share(max(0, check.limit.amount - known.state.used))
                 ends = next((border for border in borders if border > now.wall), now.wall)
                 return State(0, max(0, amount - used), ends - now.wall, used)
-            case Slots():
+            case ConcurrencyWindow():
                 count.slots = {
                     name: until for name, until in count.slots.items() if until > now.monotonic
                 }
                 return State(0, max(0, amount - len(count.slots)), 1.0, len(count.slots))
             case _:
-                assert_never(claim.span)
+                assert_never(check.window)
 
-    def settle(self, change: Change) -> None:
+    def settle(self, change: Adjustment) -> None:
         """A request has ended: free its slot, give back what it did not use of a period."""
         count = self._counts.get(change.limit.id)
         if count is None:
@@ -113,7 +113,7 @@ class LocalShares:
         if count is not None:
             count.used = count.start = 0
 
-    def tidy(self, *, now: Moment) -> None:
+    def tidy(self, *, now: Instant) -> None:
         """Drop what says nothing any more."""
         self._counts = {
             name: count
@@ -122,16 +122,22 @@ class LocalShares:
         }
 
     def _sliding(
-        self, claim: Claim, span: Sliding, count: _Count, *, now: Moment, known: Known | None
+        self,
+        check: LimitCheck,
+        window: SlidingWindow,
+        count: _Count,
+        *,
+        now: Instant,
+        known: LastState | None,
     ) -> State:
-        limit = claim.limit
-        interval = span.window_seconds / max(1, self._share(limit.amount))
-        at_once = self._share(span.at_once)
-        if known is not None and span.at_once:
+        limit = check.limit
+        interval = window.window_seconds / max(1, self._share(limit.amount))
+        at_once = self._share(window.at_once)
+        if known is not None and window.at_once:
             # As full as all of it was; it has drained since.
             passed = now.monotonic - known.at
-            left = known.state.remaining + passed * limit.amount / span.window_seconds
-            is_used = 1 - min(1.0, left / span.at_once)
+            left = known.state.remaining + passed * limit.amount / window.window_seconds
+            is_used = 1 - min(1.0, left / window.at_once)
             count.tat = max(count.tat, now.monotonic + at_once * interval * is_used)
         ahead = max(0.0, count.tat - now.monotonic)
         room = (at_once * interval - ahead) / interval
@@ -141,20 +147,20 @@ class LocalShares:
     def _share(self, amount: int) -> int:
         return 0 if amount == 0 else max(1, amount // self._shares)
 
-    def _take(self, claim: Claim, *, member: str, now: Moment) -> None:
-        count = self._counts[claim.limit.id]
-        match claim.span:
-            case Sliding(window_seconds=window):
-                interval = window / max(1, self._share(claim.limit.amount))
-                count.tat = max(count.tat, now.monotonic) + claim.cost * interval
-            case Calendar(borders):
+    def _take(self, check: LimitCheck, *, member: str, now: Instant) -> None:
+        count = self._counts[check.limit.id]
+        match check.window:
+            case SlidingWindow(window_seconds=window):
+                interval = window / max(1, self._share(check.limit.amount))
+                count.tat = max(count.tat, now.monotonic) + check.cost * interval
+            case CalendarWindow(borders):
                 start = period_start(borders, now.wall)
-                count.used = claim.cost + (count.used if count.start == start else 0)
+                count.used = check.cost + (count.used if count.start == start else 0)
                 count.start = start
-            case Slots():
+            case ConcurrencyWindow():
                 count.slots[member] = now.monotonic + SLOT_SECONDS
             case _:
-                assert_never(claim.span)
+                assert_never(check.window)
 
 
 def period_start(borders: tuple[int, ...], now: float) -> int:

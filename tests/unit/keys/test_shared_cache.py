@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Miss
-from sidecar.keys.ports import KeyStoreUnavailableError, Loaded, SharedRecord
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey, SharedRecord
 from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
 from tests.support.key_world import Database, Shared, Temper, record_at
 
@@ -122,7 +122,7 @@ async def test_a_shared_record_stands_in_for_a_database_that_is_away(
     with pytest.raises(KeyStoreUnavailableError):
         await bench.tiers.load("k1")
 
-    assert stands_in == Loaded(record_at("k1", 1), CacheTier.STALE, 599.0)
+    assert stands_in == LoadedKey(record_at("k1", 1), CacheTier.STALE, 599.0)
 
 
 async def test_a_record_that_is_known_to_be_outdated_stands_in_for_nothing(bench: Bench) -> None:

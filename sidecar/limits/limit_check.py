@@ -26,7 +26,7 @@ own clock, and ours may be off by as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class RequestCost:
     """What a request takes, as far as it is known before it is made.
 
     `input_tokens` is estimated, `output_tokens` the most it may produce; `cost` is of both, in
@@ -62,7 +62,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Sliding:
+class SlidingWindow:
     """So much in any stretch of time, a part of it at once (GCRA)."""
 
     window_seconds: int
@@ -70,7 +70,7 @@ class Sliding:
 
 
 @dataclass(frozen=True, slots=True)
-class Calendar:
+class CalendarWindow:
     """So much in a calendar period; *borders* are seconds since the epoch, ascending."""
 
     borders: tuple[int, ...]
@@ -82,29 +82,29 @@ class Calendar:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class ConcurrencyWindow:
     """So many at any moment."""
 
 
-Span = Sliding | Calendar | Slots
+LimitWindow = SlidingWindow | CalendarWindow | ConcurrencyWindow
 
-_SLOTS: Final = Slots()
+_SLOTS: Final = ConcurrencyWindow()
 _MINUTE: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class LimitCheck:
     """What one limit is asked for. `reserve` is left over for requests of higher priority."""
 
     limit: Limit
-    span: Span
+    window: LimitWindow
     cost: int
     reserve: int
 
     @property
     def period_start(self) -> int:
         """Where the calendar period began, 0 where there is none."""
-        return self.span.start if isinstance(self.span, Calendar) else 0
+        return self.window.start if isinstance(self.window, CalendarWindow) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +114,11 @@ class Exceeded:
     limit: Limit
 
 
-def claims_of(
-    limits: Iterable[Limit], demand: Demand, *, now: float
-) -> tuple[Claim, ...] | Exceeded:
+def limit_checks(
+    limits: Iterable[Limit], demand: RequestCost, *, now: float
+) -> tuple[LimitCheck, ...] | Exceeded:
     """Return the claims of a request; *now* is in seconds since the epoch."""
-    claims: list[Claim] = []
+    checks: list[LimitCheck] = []
     for limit in _holding(limits, demand):
         measure = limit.measure
         cost = demand.of(measure)
@@ -126,18 +126,18 @@ def claims_of(
             if cost > limit.amount:
                 return Exceeded(limit)
             continue
-        span = span_of(limit, now=now)
+        window = window_of(limit, now=now)
         reserve = 0
         if limit.level is not Level.KEY:
             # Of a window, no more than the burst is ever left: the share is one of that.
-            whole = span.at_once if isinstance(span, Sliding) else limit.amount
+            whole = window.at_once if isinstance(window, SlidingWindow) else limit.amount
             reserve = int(whole * RESERVED[demand.priority])
         # Of nothing, nothing is let through: not even what costs nothing as far as anybody knows.
-        claims.append(Claim(limit, span, cost if limit.amount else max(1, cost), reserve))
-    return tuple(claims)
+        checks.append(LimitCheck(limit, window, cost if limit.amount else max(1, cost), reserve))
+    return tuple(checks)
 
 
-def _holding(limits: Iterable[Limit], demand: Demand) -> Iterator[Limit]:
+def _holding(limits: Iterable[Limit], demand: RequestCost) -> Iterator[Limit]:
     for limit in limits:
         if not is_for_operation(limit, demand.operation):
             continue
@@ -156,11 +156,11 @@ def is_for_model(limit: Limit, model: str) -> bool:
     return globs is None or any(compile_glob(glob).match(model) is not None for glob in globs)
 
 
-def span_of(limit: Limit, *, now: float) -> Span:
+def window_of(limit: Limit, *, now: float) -> LimitWindow:
     """Return over what time *limit* is counted, around *now*."""
     seconds = sliding_seconds(limit.window)
     if seconds is not None:
-        return Sliding(seconds, limit.at_once)
+        return SlidingWindow(seconds, limit.at_once)
     if limit.window is Window.ONCE:
         return _SLOTS
     # No zone is off by part of a minute, and most requests of one, and their ends, ask the same.
@@ -168,7 +168,7 @@ def span_of(limit: Limit, *, now: float) -> Span:
 
 
 @functools.lru_cache(maxsize=1_024)
-def _calendar(name: str, time_zone: str, minute: int) -> Calendar:
+def _calendar(name: str, time_zone: str, minute: int) -> CalendarWindow:
     """Return the periods around a minute since the epoch; *name* is a window's."""
     window, zone = Window(name), ZoneInfo(time_zone)
     start = _start(window, dt.datetime.fromtimestamp(minute * _MINUTE, zone).date())
@@ -176,7 +176,7 @@ def _calendar(name: str, time_zone: str, minute: int) -> Calendar:
     while len(starts) < PERIODS:
         starts.append(_next(window, starts[-1]))
     # Midnight by the wall clock of the zone: a day in March has 23 hours there.
-    return Calendar(
+    return CalendarWindow(
         tuple(int(dt.datetime.combine(one, dt.time(), zone).timestamp()) for one in starts)
     )
 

@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
 from sidecar.domain.principal import Principal
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.ports import Loaded
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Outcome
-from sidecar.limits.store import Change
+from sidecar.keys.ports import LoadedKey
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import LimitDecision
+from sidecar.limits.store import Adjustment
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import PriceList
-from sidecar.worker.usage import Accounts
+from sidecar.worker.usage import UsageSettlement
 from tests.support.keys import record_of
 from tests.support.usage import ended, judged
 
@@ -29,23 +29,25 @@ SLOTS = Limit(
 class _Keys:
     """A store in which every key has a slot at most; each load takes a turn of the loop."""
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         await asyncio.sleep(0)
-        return Loaded(replace(record_of(key_id), limits=(SLOTS,)))
+        return LoadedKey(replace(record_of(key_id), limits=(SLOTS,)))
 
 
 class _Settled:
     """Limits that remember what is given back."""
 
     def __init__(self, expected: int) -> None:
-        self.changes: list[Change] = []
+        self.changes: list[Adjustment] = []
         self.all_are_here = asyncio.Event()
         self._expected = expected
 
-    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
-        raise NotImplementedError(principal, claims, member)
+    def take(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision:
+        raise NotImplementedError(principal, checks, member)
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         assert organization_id == "org_1"
         self.changes += changes
         if len(self.changes) == self._expected:
@@ -60,7 +62,7 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
     """One message of Envoy's may tell of hundreds, to a worker that has just started."""
     limits = _Settled(200)
     metrics = UsageMetrics(CollectorRegistry())
-    accounts = Accounts(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
+    accounts = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
     for number in range(200):
         request = judged(number, key_id=f"key_{number}", reserved=Reserved())
         accounts.exchange_ended(ended(number, request=request))

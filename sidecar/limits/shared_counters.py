@@ -11,67 +11,67 @@ from itertools import islice
 from typing import Final
 
 from sidecar.domain.limits import Limit, sliding_seconds
-from sidecar.limits.claims import Claim, Slots
+from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
 from sidecar.limits.store import (
-    Answer,
-    Ask,
-    Change,
+    Acquire,
+    Adjustment,
     LimitStore,
     LimitsUnavailableError,
-    NotAskedError,
+    NotSentError,
+    Reply,
 )
 
-MAX_UNHEARD: Final = 10_000
+MAX_UNACKNOWLEDGED: Final = 10_000
 """Beyond, the oldest stay taken: rather too much than too little."""
 MAX_VOIDED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Unheard:
+class UnacknowledgedTake:
     """One take, made `at` or never; `name` is what the shared counts know it by."""
 
     scope: str
     name: str
-    asks: tuple[Ask, ...]
+    acquires: tuple[Acquire, ...]
     at: float
 
-    def given_back(self, ahead: tuple[int, ...]) -> Iterator[Change]:
+    def given_back(self, ahead: tuple[int, ...]) -> Iterator[Adjustment]:
         """Yield what puts it right, where it was made and took *ahead* of its limits as well."""
-        for ask, units in zip(self.asks, ahead, strict=True):
-            claim = ask.claim
-            if isinstance(claim.span, Slots):
-                yield Change(claim.limit, 0, member=ask.member)
+        for acquire, units in zip(self.acquires, ahead, strict=True):
+            check = acquire.check
+            if isinstance(check.window, ConcurrencyWindow):
+                yield Adjustment(check.limit, 0, member=acquire.member)
             else:
-                back = -(ask.cost + units)
-                start = claim.period_start
-                yield Change(claim.limit, back, period_start=start, taken_at=self.at)
+                back = -(acquire.cost + units)
+                start = check.period_start
+                yield Adjustment(check.limit, back, period_start=start, taken_at=self.at)
 
 
-class UnheardTakes:
+class UnacknowledgedTakes:
     """Of one worker, oldest first."""
 
     def __init__(self) -> None:
-        self._takes: deque[Unheard] = deque(maxlen=MAX_UNHEARD)
+        self._takes: deque[UnacknowledgedTake] = deque(maxlen=MAX_UNACKNOWLEDGED)
 
     def __len__(self) -> int:
         return len(self._takes)
 
-    def add(self, take: Unheard) -> None:
+    def add(self, take: UnacknowledgedTake) -> None:
         """Keep *take*."""
         self._takes.append(take)
 
-    def some(self) -> tuple[Unheard, ...]:
+    def some(self) -> tuple[UnacknowledgedTake, ...]:
         """Return as many of one scope as are made void in one call."""
         if not self._takes:
             return ()
         scope = self._takes[0].scope
         return tuple(take for take in self._takes if take.scope == scope)[:MAX_VOIDED]
 
-    def remove(self, voided: tuple[Unheard, ...]) -> None:
+    def remove(self, voided: tuple[UnacknowledgedTake, ...]) -> None:
         """Nothing has to be done about these any more."""
         names = {take.name for take in voided}
         left = (take for take in self._takes if take.name not in names)
-        self._takes = deque(left, maxlen=MAX_UNHEARD)
+        self._takes = deque(left, maxlen=MAX_UNACKNOWLEDGED)
 
 
 MAX_RELEASES: Final = 100_000
@@ -87,7 +87,7 @@ _NEW: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    change: Change
+    change: Adjustment
     at: float
 
 
@@ -99,7 +99,7 @@ class Batch:
     scope: str
     sums: tuple[_Sum, ...]
 
-    def changes(self, *, now: float) -> tuple[Change, ...]:
+    def changes(self, *, now: float) -> tuple[Adjustment, ...]:
         """Return the changes, each with its age at *now*."""
         return tuple(
             replace(one.change, age_seconds=max(0.0, now - one.at))
@@ -109,7 +109,7 @@ class Batch:
         )
 
 
-class Corrections:
+class Adjustments:
     """Of one worker. A batch is sent, unchanged, until it is acknowledged; then comes the next.
 
     *shares* is the number of workers that share the limits.
@@ -127,7 +127,7 @@ class Corrections:
         sent = 0 if self._sent is None else len(self._sent.sums)
         return sent + sum(map(len, self._waiting.values()))
 
-    def add(self, scope: str, change: Change, *, now: float) -> None:
+    def add(self, scope: str, change: Adjustment, *, now: float) -> None:
         """Keep *change*.
 
         New units drain from now on. A worker that goes by its share drains at the pace of its
@@ -184,7 +184,7 @@ class Corrections:
             self._debts -= sum(one.change.is_new for one in self._sent.sums)
         self._sent = None
 
-    def uncounted(self, *, counted: int) -> Iterator[Change]:
+    def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
         """Yield what is lost with a worker that dies; batches up to *counted* have arrived."""
         if self._sent is not None and self._sent.number > counted:
             yield from (one.change for one in self._sent.sums)
@@ -202,14 +202,14 @@ class Corrections:
                 return
 
 
-def _key(change: Change) -> _Key:
+def _key(change: Adjustment) -> _Key:
     is_back = change.amount < 0 and change.period_start
     apart = int(change.taken_at // APART_SECONDS) if is_back else 0
     kind = _NEW if change.is_new else int(change.amount > 0)
     return change.limit.id, change.member, change.period_start, kind, apart
 
 
-def _less_debt(sums: dict[_Key, _Sum], change: Change) -> Change:
+def _less_debt(sums: dict[_Key, _Sum], change: Adjustment) -> Adjustment:
     """Give back what nobody has counted yet; return what is left to be given back.
 
     While the shared counts are away, what was taken since this worker's first debt is a debt of
@@ -261,11 +261,11 @@ class SharedCounts:
         self._sending = asyncio.Lock()
         self._takes = 0
         self._away_until = 0.0
-        self._corrections = Corrections(shares=worker.shares)
-        self._unheard = UnheardTakes()
+        self._corrections = Adjustments(shares=worker.shares)
+        self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
-        return len(self._corrections) + len(self._unheard)
+        return len(self._corrections) + len(self._unacknowledged)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -284,7 +284,7 @@ class SharedCounts:
         finally:
             self._turns.release()
 
-    async def take(self, scope: str, asks: tuple[Ask, ...], *, at: float) -> Answer:
+    async def take(self, scope: str, acquires: tuple[Acquire, ...], *, at: float) -> Reply:
         """Take all that is asked for, or nothing; who has used what nobody counted tells it first.
 
         *at* is now, in seconds since the epoch. Where no answer comes, for whatever reason, the
@@ -299,9 +299,9 @@ class SharedCounts:
         name = f"{self.worker.instance}.{self._takes}"
         is_heard = False
         try:
-            answer = await self._store.take(scope, asks, name=name)
+            answer = await self._store.take(scope, acquires, name=name)
             is_heard = True
-        except NotAskedError:
+        except NotSentError:
             is_heard = True
             raise
         except LimitsUnavailableError:
@@ -309,18 +309,18 @@ class SharedCounts:
             raise
         finally:
             if not is_heard:
-                self._unheard.add(Unheard(scope, name, asks, at))
+                self._unacknowledged.add(UnacknowledgedTake(scope, name, acquires, at))
         return answer
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Tell what was used of a calendar limit since *start*, unless somebody has.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        await self._store.begin(scope, claim, start=start, used=used)
+        await self._store.begin(scope, check, start=start, used=used)
 
-    def correct(self, scope: str, change: Change) -> None:
+    def correct(self, scope: str, change: Adjustment) -> None:
         """Have *change* counted."""
         self._corrections.add(scope, change, now=self._clock())
 
@@ -328,7 +328,7 @@ class SharedCounts:
         """Tell whether all that is known here of a limit has been counted."""
         return not self._corrections.waits(limit_id)
 
-    def uncounted(self, *, counted: int) -> Iterator[Change]:
+    def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
         """Yield what is lost with a worker that dies; batches up to *counted* have arrived."""
         return self._corrections.uncounted(counted=counted)
 
@@ -351,9 +351,9 @@ class SharedCounts:
 
     async def _send(self) -> None:
         try:
-            while takes := self._unheard.some():
+            while takes := self._unacknowledged.some():
                 found = await self._store.void(takes[0].scope, [take.name for take in takes])
-                self._unheard.remove(takes)
+                self._unacknowledged.remove(takes)
                 for take, ahead in zip(takes, found, strict=True):
                     for change in () if ahead is None else take.given_back(ahead):
                         self.correct(take.scope, change)

@@ -14,10 +14,10 @@ from sidecar.domain.usage import (
     AnswerEnd,
     DecisionKind,
     ExchangeEnded,
-    UnnamedEnd,
+    UnmatchedEnd,
     UsageRecord,
 )
-from sidecar.usage.receiver import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, UnnamedEnds
+from sidecar.usage.receiver import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, PendingVerdicts
 from sidecar.usage.records import NotKeptError, record_of
 from tests.support.usage import ended, judged
 
@@ -27,9 +27,9 @@ def name(number: int = 1) -> str:
     return str(uuid.UUID(int=number))
 
 
-def end(number: int = 1, status: int = 0) -> UnnamedEnd:
+def end(number: int = 1, status: int = 0) -> UnmatchedEnd:
     """Return the end of a stream whose client has left."""
-    return UnnamedEnd(
+    return UnmatchedEnd(
         stream=name(number), status=status, end=AnswerEnd.CLIENT_ABORTED, latency_seconds=0.5
     )
 
@@ -51,10 +51,10 @@ class Worker:
         self.now = 100.0
         self.heard: list[ExchangeEnded] = []
         self.kept: list[UsageRecord] = []
-        self.told: list[UnnamedEnd] = []
+        self.told: list[UnmatchedEnd] = []
         self.count = 0
         self._is_full = is_full
-        self.ends = UnnamedEnds(
+        self.ends = PendingVerdicts(
             self,
             [self],
             others=None if is_alone else self,
@@ -70,7 +70,7 @@ class Worker:
         """Hear of it."""
         self.heard.append(one)
 
-    def tell(self, ends: Sequence[UnnamedEnd]) -> None:
+    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Tell the others."""
         self.told += ends
 
@@ -176,7 +176,7 @@ async def test_only_so_many_of_a_while_are_remembered() -> None:
     assert len(worker.heard) == 2
 
 
-def spread(told: list[UnnamedEnd], workers: Sequence[Worker]) -> None:
+def spread(told: list[UnmatchedEnd], workers: Sequence[Worker]) -> None:
     """Tell all workers, the one that tells included."""
     for worker in workers:
         worker.ends.hear_of_others(told)
