@@ -42,7 +42,7 @@ from sidecar.checks.parts import Parts
 from sidecar.domain.limits import Reserved
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.machine import Exchange
-from sidecar.guardrails.runner import Inspector
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.limits.limit_check import RequestCost
 from sidecar.transport.conversation import Budgets, Conversation
 from sidecar.transport.judge import Ending
@@ -117,7 +117,7 @@ def _timeless(parts: Parts) -> Parts:
     return replace(
         parts,
         clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
-        inspector=Inspector(remote=NoRemote(), clock=lambda: 0.0),
+        inspector=GuardrailRunner(remote=NoRemote(), clock=lambda: 0.0),
         new_request_id=lambda: REQUEST_ID,
     )
 

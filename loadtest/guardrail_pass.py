@@ -13,7 +13,7 @@ from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
 
@@ -98,7 +98,7 @@ class Pass:
     """One policy and an inspector."""
 
     policy: EffectivePolicy
-    inspector: Inspector
+    inspector: GuardrailRunner
 
     def inspect(self, text: str) -> Results | Awaitable[Results]:
         """Begin to judge *text*; a long one goes on when awaited."""
@@ -138,4 +138,4 @@ def default_pass(*, without: str = "") -> Pass:
     policy = build_snapshot((replace(default, guardrails=kept),)).effective(PolicyBinding())
     if isinstance(policy, MissingPolicy):
         raise TypeError("there is no default policy")
-    return Pass(policy, Inspector(remote=_NoRemote(), clock=time.monotonic))
+    return Pass(policy, GuardrailRunner(remote=_NoRemote(), clock=time.monotonic))

@@ -22,7 +22,7 @@ from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.runner import Inspector
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.credentials import ApiKey
 from sidecar.keys.ports import LoadedKey
@@ -201,7 +201,7 @@ def worker_parts(log: BinaryIO) -> Parts:
         usage=_Usage(),
         verdicts=_Verdicts(),
         policies=_Fixed(),
-        inspector=Inspector(remote=NoRemote(), clock=time.monotonic),
+        inspector=GuardrailRunner(remote=NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="recorded"),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.domain.guardrail_settings import InjectionKind
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection.model import PHRASE_MARK, PHRASES
 from sidecar.guardrails.detectors.prompt_injection.scoring import term_expressions
 from sidecar.guardrails.matching.database import compile_expressions, load_database
@@ -97,7 +97,7 @@ def with_hits(texts: Sequence[Text], terms: Sequence[str]) -> tuple[Text, ...]:
             tuple(
                 sorted(
                     (end, term)
-                    for term, ends in run_to_end(database.scan([text.words])).items()
+                    for term, ends in run_sync(database.scan([text.words])).items()
                     for end in ends
                 )
             ),

@@ -15,9 +15,9 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.scan import ROLE, Outcome, StreamScan
+from sidecar.guardrails.streaming.scan import ROLE, ScanResult, StreamScan
 from sidecar.guardrails.streaming.window import Edit, Window
 from sidecar.jsontext.tokens import Token
 from sidecar.mutations.placeholders import Placeholders
@@ -47,7 +47,7 @@ class AnswerSetting:
     unscanned: UnscannedAction
     restoration: Restoration
     placeholders: Placeholders
-    inspector: Inspector
+    inspector: GuardrailRunner
     about: RequestInfo
     clock: Callable[[], float]
     hides_usage: bool = False
@@ -103,19 +103,19 @@ class AnswerJudgement:
         self._reading.take(body, is_last=True)
         asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
         due = self._reading.transcript.due(observed=self._is_observed)
-        outcomes = self._setting.inspector.in_turns(self._scan.steps(due))
+        outcomes = self._setting.inspector.run_cooperatively(self._scan.steps(due))
         if isinstance(outcomes, tuple):
             return self._go_on(outcomes[0], asked)
         return self._go_on_later(outcomes, asked)
 
     async def _go_on_later(
-        self, outcomes: Awaitable[tuple[Outcome, ...]], asked: list[tuple[Window, bytes]]
+        self, outcomes: Awaitable[tuple[ScanResult, ...]], asked: list[tuple[Window, bytes]]
     ) -> Released:
         released = self._go_on((await outcomes)[0], asked)
         return released if isinstance(released, Released) else await released
 
     def _go_on(
-        self, outcome: Outcome, asked: list[tuple[Window, bytes]]
+        self, outcome: ScanResult, asked: list[tuple[Window, bytes]]
     ) -> Released | Awaitable[Released]:
         """Ask the remote guardrails, where that can still matter."""
         error = self._error_in(outcome) or self._unread()
@@ -144,7 +144,7 @@ class AnswerJudgement:
         steps = judge_structure(
             released.body, self._form, self._structured, clock=self._setting.clock
         )
-        results = self._setting.inspector.in_turns(steps)
+        results = self._setting.inspector.run_cooperatively(steps)
         if isinstance(results, tuple):
             return self._weigh_structure(results, released)
         return self._conclude_later(results, released)
@@ -165,7 +165,7 @@ class AnswerJudgement:
         due = self._reading.transcript.due(observed=self._is_observed)
         return self._error_in(self._scan.judge(due)) if due else None
 
-    def _error_in(self, outcome: Outcome) -> ClientError | None:
+    def _error_in(self, outcome: ScanResult) -> ClientError | None:
         for one in outcome.redact:
             self._redact(one.window, one.finding, one.value, is_bare=one.is_bare)
         if outcome.is_too_long:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStructure, framer_of
 from sidecar.apis.response_text import DONE, load_event
 from sidecar.domain.finding import Failed, GuardrailResult
-from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 
 UNKNOWN_SHAPE: Final = "unknown_shape"
@@ -21,13 +21,13 @@ def judge_structure(
     structured: Iterable[SchemaGuardrail],
     *,
     clock: Callable[[], float],
-) -> Steps[tuple[GuardrailResult, ...]]:
+) -> Cooperative[tuple[GuardrailResult, ...]]:
     """Return one result a guardrail."""
     read = yield from _read(body, form)
     return (yield from check_structure(structured, read, clock=clock))
 
 
-def _read(body: bytes, form: AnswerForm) -> Steps[Sequence[AnswerPiece] | Failed]:
+def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | Failed]:
     structure = AnswerStructure()
     framer = framer_of(form)
     if framer is not None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.domain.principal import Principal
-from sidecar.guardrails.runner import Inspector
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision
@@ -70,7 +70,7 @@ class Parts:
     usage: UsageNotes
     verdicts: VerdictNotes
     policies: PolicySource
-    inspector: Inspector
+    inspector: GuardrailRunner
     recorder: Recorder
     clocks: Clocks
     new_request_id: Callable[[], str]

@@ -29,10 +29,10 @@ from sidecar.domain.subject import (
     Unreadable,
     UnscannedReason,
 )
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.registry import is_remote
 from sidecar.guardrails.remote.checks import NoRemoteChecks
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.keys.authorize import is_model_allowed
 from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -69,7 +69,7 @@ class Rehearsal:
 
     def __init__(self, snapshot: PolicySnapshot) -> None:
         self._snapshot = snapshot
-        self._inspector = Inspector(remote=NoRemoteChecks(), clock=time.perf_counter)
+        self._inspector = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter)
 
     @classmethod
     async def of(cls, document: str) -> Rehearsal:
@@ -87,7 +87,7 @@ class Rehearsal:
         )
         rehearsed = replace(policy, name=_NAME, guardrails=local)
         policies = CompiledPolicies((policy, rehearsed), compiled.database)
-        return cls(run_to_end(snapshot_steps(policies)))
+        return cls(run_sync(snapshot_steps(policies)))
 
     async def judge(self, request: KeptRequest) -> Rehearsed:
         """Return what the policy makes of *request*."""

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-Steps = Generator[None, None, T]
+Cooperative = Generator[None, None, T]
 """Work that yields wherever it may be interrupted, and returns its result."""
 
 SLICE_BYTES: Final = 32_768
@@ -20,7 +20,7 @@ SLICE_FINDINGS: Final = 512
 """Findings made between two interruptions: some 0.6 ms."""
 
 
-def run_to_end(steps: Steps[T]) -> T:
+def run_sync(steps: Cooperative[T]) -> T:
     """Do all of the work now."""
     while True:
         try:

@@ -30,7 +30,7 @@ from sidecar.domain.guardrail_settings import (
     WholeTextSettings,
 )
 from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
-from sidecar.guardrails.cooperative import Steps, run_to_end
+from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck
@@ -163,10 +163,10 @@ def rank_of(guardrail: Guardrail, type_: str) -> int:
 
 def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
     """Return the distinct expressions a database filters for *policies*, in a stable order."""
-    return run_to_end(expressions_in_turn(policies))
+    return run_sync(expressions_in_turn(policies))
 
 
-def expressions_in_turn(policies: Iterable[Policy]) -> Steps[tuple[Expression, ...]]:
+def expressions_in_turn(policies: Iterable[Policy]) -> Cooperative[tuple[Expression, ...]]:
     """Do what `expressions_of` does, a guardrail at a time."""
     distinct: set[Expression] = set()
     for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):

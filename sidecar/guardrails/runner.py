@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import enum
-import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final, Protocol, TypeVar, assert_never
+from typing import Final, Protocol, TypeVar
 
 from sidecar.domain.finding import (
     Failed,
@@ -19,19 +16,14 @@ from sidecar.domain.finding import (
     Verdict,
 )
 from sidecar.domain.policy import (
-    EVERYONE,
     Action,
-    Circumstances,
-    Exemption,
-    ExemptLevel,
     Guardrail,
     Mode,
     OnError,
     Stage,
 )
 from sidecar.domain.subject import Subject
-from sidecar.domain.validation import compile_glob
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.local_scan import LocalScan, Outcomes
 from sidecar.guardrails.matching.spans import disjoint
 from sidecar.guardrails.registry import rank_of
@@ -45,7 +37,7 @@ from sidecar.guardrails.remote.checks import (
     verdict_of,
 )
 
-__all__ = ["Inspector", "RequestInfo", "Results"]
+__all__ = ["GuardrailRunner", "RequestInfo", "Results"]
 
 Results = tuple[GuardrailResult, ...]
 T = TypeVar("T")
@@ -92,7 +84,7 @@ class _DecidedError(Exception):
     """Ends the group of remote checks: a block is known, nothing else can change it."""
 
 
-class Inspector:
+class GuardrailRunner:
     """Judges requests. `clock` is monotonic seconds."""
 
     def __init__(self, *, remote: RemoteChecks, clock: Callable[[], float]) -> None:
@@ -112,16 +104,18 @@ class Inspector:
         steps, started_at = policy.local.steps(subject.parts, subject.runs), self._clock()
         outcomes = self._advance(steps, until=started_at + HOLD_SECONDS)
         if outcomes is None:
-            return self._inspect_in_turns(policy, steps, started_at, (subject, about))
+            return self._inspect_run_cooperatively(policy, steps, started_at, (subject, about))
         return self._go_on(policy, self._local_results(policy, outcomes, started_at),
                            (subject, about))  # fmt: skip
 
-    def in_turns(self, steps: Steps[tuple[T, ...]]) -> tuple[T, ...] | Awaitable[tuple[T, ...]]:
+    def run_cooperatively(
+        self, steps: Cooperative[tuple[T, ...]]
+    ) -> tuple[T, ...] | Awaitable[tuple[T, ...]]:
         """Do all of the work now where it is short, else in turns with that of others."""
         done = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return self._finish(steps) if done is None else done
 
-    def _advance(self, steps: Steps[tuple[T, ...]], *, until: float) -> tuple[T, ...] | None:
+    def _advance(self, steps: Cooperative[tuple[T, ...]], *, until: float) -> tuple[T, ...] | None:
         """Work for a while; return the outcomes, or None where more is to be done."""
         while True:
             try:
@@ -132,7 +126,7 @@ class Inspector:
             if self._clock() >= until:
                 return None
 
-    async def _finish(self, steps: Steps[tuple[T, ...]]) -> tuple[T, ...]:
+    async def _finish(self, steps: Cooperative[tuple[T, ...]]) -> tuple[T, ...]:
         """Go on with long work; one piece of it at a time, ten would hold ten times."""
         outcomes: tuple[T, ...] | None = None
         while outcomes is None:
@@ -141,10 +135,10 @@ class Inspector:
                 outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return outcomes
 
-    async def _inspect_in_turns(
+    async def _inspect_run_cooperatively(
         self,
         policy: Inspectable,
-        steps: Steps[Outcomes],
+        steps: Cooperative[Outcomes],
         started_at: float,
         asked: tuple[Subject, RequestInfo],
     ) -> Results:
@@ -308,60 +302,3 @@ def _ordered(policy: Inspectable, results: Mapping[str, GuardrailResult]) -> Res
 
 def _redacts(result: GuardrailResult) -> bool:
     return result.verdict is _REDACT and result.guardrail.mode is _ENFORCE
-
-
-_PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
-"""Names that no server trims, folds or unescapes into another, but for their case."""
-
-
-class Standing(enum.Enum):
-    """How a guardrail stands to a request."""
-
-    HOLDS = "holds"
-    OUTSIDE = "outside"
-    EXEMPT = "exempt"
-
-
-def standing(guardrail: Guardrail, circumstances: Circumstances) -> Standing:
-    """Tell how *guardrail* stands to a request whose model is not known yet."""
-    scope, operation = guardrail.scope, circumstances.operation
-    if scope.routes is not None and operation is not None and operation not in scope.routes:
-        return Standing.OUTSIDE
-    if (
-        scope.rollout < EVERYONE
-        and share_of(guardrail.name, circumstances.key_id) >= scope.rollout
-    ):
-        return Standing.OUTSIDE
-    if any(_exempts(exemption, circumstances) for exemption in scope.exceptions):
-        return Standing.EXEMPT
-    return Standing.HOLDS
-
-
-def holds_for_model(guardrail: Guardrail, model: str | None) -> bool:
-    """Tell whether *guardrail* holds for *model*, None where the request names none."""
-    globs = guardrail.scope.models
-    if globs is None or model is None or _PLAIN_MODEL.fullmatch(model) is None:
-        return True
-    folded = model.lower()
-    return any(compile_glob(glob.lower()).match(folded) is not None for glob in globs)
-
-
-def share_of(guardrail: str, key_id: str) -> int:
-    """Return where a key stands in a guardrail's roll-out, from 0 to 9999.
-
-    The same key always stands in the same place, so that a roll-out that grows keeps those it
-    has, and a client that tries again does not get another answer.
-    """
-    digest = hashlib.sha256(f"{guardrail}\0{key_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") * EVERYONE >> 64
-
-
-def _exempts(exemption: Exemption, circumstances: Circumstances) -> bool:
-    match exemption.level:
-        case ExemptLevel.KEY:
-            is_meant = exemption.name == circumstances.key_id
-        case ExemptLevel.TEAM:
-            is_meant = exemption.name == circumstances.team
-        case _:
-            assert_never(exemption.level)
-    return is_meant and circumstances.at < exemption.ends_at

@@ -23,7 +23,8 @@ from sidecar.domain.policy import (
 )
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.cooperative import Steps, run_to_end
+from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
+from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.detectors.numbers import load_numbering_plans
 from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.json_schema.check import json_schema_check
@@ -37,7 +38,6 @@ from sidecar.guardrails.registry import (
     rules_of,
     whole_text_check,
 )
-from sidecar.guardrails.runner import Standing, holds_for_model, standing
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy, answer_policy
 from sidecar.policy.compilation import (
     CompiledPolicies,
@@ -144,7 +144,7 @@ class RequestVariants(Generic[Form]):
         self._scoped = tuple(one for one in guardrails if one.scope.depends_on_headers)
         self._is_by_route = not any(one.scope.depends_on_key for one in guardrails)
         self._by_route: dict[Operation | None, Form] = {}
-        self._forms: dict[tuple[Standing, ...], Form] = {}
+        self._forms: dict[tuple[Applicability, ...], Form] = {}
 
     def __call__(self, circumstances: Circumstances) -> Form:
         """Return the form for *circumstances*."""
@@ -156,20 +156,20 @@ class RequestVariants(Generic[Form]):
         return known
 
     def _form(self, circumstances: Circumstances) -> Form:
-        standings = tuple(standing(one, circumstances) for one in self._scoped)
+        standings = tuple(applicability_of(one, circumstances) for one in self._scoped)
         known = self._forms.get(standings)
         if known is None:
             known = _kept(self._forms, standings, self._built(standings))
         return known
 
-    def _built(self, standings: tuple[Standing, ...]) -> Form:
+    def _built(self, standings: tuple[Applicability, ...]) -> Form:
         stands = {id(one): how for one, how in zip(self._scoped, standings, strict=True)}
         hold = (
             one
             for one in self._guardrails
-            if stands.get(id(one), Standing.HOLDS) is Standing.HOLDS
+            if stands.get(id(one), Applicability.APPLIES) is Applicability.APPLIES
         )
-        exempt = (one.name for one in self._scoped if stands[id(one)] is Standing.EXEMPT)
+        exempt = (one.name for one in self._scoped if stands[id(one)] is Applicability.EXEMPT)
         return self._build(tuple(hold), tuple(dict.fromkeys(exempt)))
 
 
@@ -186,7 +186,7 @@ class ModelVariants(Generic[Form]):
 
     def __call__(self, model: str | None) -> Form:
         """Return the form for *model*, None where the request names none."""
-        holding = tuple(holds_for_model(one, model) for one in self._scoped)
+        holding = tuple(applies_to_model(one, model) for one in self._scoped)
         known = self._forms.get(holding)
         if known is None:
             known = _kept(self._forms, holding, self._build(self._hold(holding)))
@@ -347,7 +347,7 @@ class PolicySnapshot:
         return LocalScan(guardrails, database=self._database, ids=self._ids)
 
 
-def _prepare(policies: Sequence[Policy]) -> Steps[None]:
+def _prepare(policies: Sequence[Policy]) -> Cooperative[None]:
     """Make ready what judges now: within an exchange it would be late, and could fail."""
     for policy in policies:
         try:
@@ -371,7 +371,7 @@ def _prepare(policies: Sequence[Policy]) -> Steps[None]:
 
 def snapshot_steps(
     compiled: CompiledPolicies, *, prepared_for: Iterable[PolicyBinding] = ()
-) -> Steps[PolicySnapshot]:
+) -> Cooperative[PolicySnapshot]:
     """Build a snapshot in slices of a millisecond, ready for the bindings *prepared_for*.
 
     Raises:
@@ -400,6 +400,6 @@ def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None)
     Raises:
         CompileError: as `snapshot_steps` does.
     """
-    run_to_end(_prepare(policies))  # tells what is wrong by the policy's name
+    run_sync(_prepare(policies))  # tells what is wrong by the policy's name
     compiled = CompiledPolicies(tuple(policies), database or compile_database(policies))
-    return run_to_end(snapshot_steps(compiled))
+    return run_sync(snapshot_steps(compiled))

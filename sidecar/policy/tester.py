@@ -19,7 +19,7 @@ from sidecar.domain.guardrail_settings import (
 from sidecar.domain.policy import EVERYWHERE, Guardrail, Policy, Stage, judges_input
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import (
     SchemaGuardrail,
     check_structure,
@@ -27,7 +27,7 @@ from sidecar.guardrails.json_schema.check import (
 )
 from sidecar.guardrails.registry import is_remote, judges_texts
 from sidecar.guardrails.remote.checks import NoRemoteChecks
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import judges_output
 from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -85,7 +85,7 @@ async def run_policy_test(
     snapshot = _snapshot(compiled, policy, local)
     whole = _effective(snapshot, _PREFIX)
     about = RequestInfo(request_id="", key_id="", model=subject.model)
-    results = Inspector(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
+    results = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
         whole, subject, about=about
     )
     results = results if isinstance(results, tuple) else await results
@@ -110,7 +110,7 @@ def _of_structure(one: SchemaGuardrail, subject: Subject) -> TimedResult:
     pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
 
     def judge() -> GuardrailResult:
-        return run_to_end(check_structure([one], pieces, clock=time.perf_counter))[0]
+        return run_sync(check_structure([one], pieces, clock=time.perf_counter))[0]
 
     return TimedResult(judge(), _microseconds(judge))
 
@@ -123,7 +123,7 @@ def _snapshot(
     alone = (replace(policy, name=_PREFIX + one.name, guardrails=(one,)) for one in local)
     policies = {one.name: one for one in (*alone, whole, policy)}
     named = CompiledPolicies(tuple(policies.values()), compiled.database)
-    return run_to_end(snapshot_steps(named))
+    return run_sync(snapshot_steps(named))
 
 
 def _effective(snapshot: PolicySnapshot, name: str) -> EffectivePolicy:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Final, Never, Protocol
 
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.policy.compilation import CompiledPolicies, VersionedDocument
 from sidecar.policy.snapshot import PolicySnapshot, snapshot_steps
 from sidecar.storage.postgres_policies import PolicyStoreUnavailableError, StoredPolicy
@@ -138,7 +138,7 @@ class PolicyReloader:
         return snapshot
 
 
-async def _in_turns(steps: Steps[PolicySnapshot]) -> tuple[PolicySnapshot, float]:
+async def _in_turns(steps: Cooperative[PolicySnapshot]) -> tuple[PolicySnapshot, float]:
     """Take *steps* while exchanges go on; tell for how long they were held up at most."""
     longest = 0.0
     while True:

@@ -22,7 +22,7 @@ from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.exchange.machine import Exchange
-from sidecar.guardrails.runner import Inspector
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.policy.snapshot import compile_in_subprocess
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
@@ -191,7 +191,7 @@ async def _build_parts(
         usage=stores.usage.notes,
         verdicts=stores.usage.verdicts,
         policies=policies,
-        inspector=Inspector(remote=remote, clock=time.monotonic),
+        inspector=GuardrailRunner(remote=remote, clock=time.monotonic),
         recorder=recorder,
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),

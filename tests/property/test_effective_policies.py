@@ -19,7 +19,7 @@ from sidecar.domain.policy import (
 )
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.runner import Standing, holds_for_model, standing
+from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
 from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 scopes = st.just(EVERYWHERE) | st.builds(
@@ -52,8 +52,8 @@ DEFAULT = Policy("default", 1)
 
 
 def holds(guardrail: Guardrail, asked: Circumstances, model: str | None) -> bool:
-    stands = standing(guardrail, asked) is Standing.HOLDS
-    return stands and holds_for_model(guardrail, model)
+    stands = applicability_of(guardrail, asked) is Applicability.APPLIES
+    return stands and applies_to_model(guardrail, model)
 
 
 def on(side: Stage, guardrails: tuple[Guardrail, ...]) -> dict[str, Guardrail]:

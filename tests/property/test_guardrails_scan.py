@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.finding import Finding, Found
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.numbers import passes_luhn
 from sidecar.guardrails.detectors.pii import PII_RULES
 from sidecar.guardrails.detectors.secrets import SECRET_RULES
@@ -159,7 +159,7 @@ fragments = st.one_of(
 def test_the_filter_misses_nothing_that_the_search_would_find(text: str, beside: str) -> None:
     """Two engines read every expression; the first may only err by reporting too much."""
     content = text.encode()
-    hits = run_to_end(DATABASE.scan((beside.encode(), content)))
+    hits = run_sync(DATABASE.scan((beside.encode(), content)))
     for rule in RULES:
         if rule.expression.filtered and found_by(rule, content):
             assert EXPRESSIONS.index(rule.expression) in hits

@@ -18,7 +18,7 @@ from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Route, Subject
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from sidecar.mutations.redaction import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
@@ -31,7 +31,7 @@ POLICY = effective(
         "  - {name: pii, type: pii, action: redact, regions: [US, DE]}\n"
     )
 )
-INSPECTOR = Inspector(remote=ScriptedChecks({}), clock=lambda: 0.0)
+INSPECTOR = GuardrailRunner(remote=ScriptedChecks({}), clock=lambda: 0.0)
 ABOUT = RequestInfo(request_id="", key_id="")
 
 PLAIN = st.text(st.sampled_from('ab é\u200b"\\\n{[]}:,.@-0123456789(x'), max_size=12)

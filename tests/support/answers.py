@@ -14,7 +14,7 @@ from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Rele
 from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration
 from sidecar.domain.principal import PolicyBinding
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.mutations.placeholders import Placeholders
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
@@ -44,7 +44,7 @@ def judgement(
         unscanned=policy.unscanned,
         restoration=restoration,
         placeholders=Placeholders(hash_key=None, taken=frozenset(restoration.originals)),
-        inspector=Inspector(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
+        inspector=GuardrailRunner(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
         about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
         hides_usage=hides_usage,

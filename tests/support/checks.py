@@ -23,7 +23,7 @@ from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict
-from sidecar.guardrails.runner import Inspector
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.credentials import ApiKey
 from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
@@ -198,7 +198,7 @@ class World:
             usage=self.usage,
             verdicts=self.verdicts,
             policies=self.policies,
-            inspector=Inspector(remote=self.remote, clock=lambda: 0.0),
+            inspector=GuardrailRunner(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),
             clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
             new_request_id=lambda: "made-up-by-egret",

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import Expression
-from sidecar.guardrails.matching.text_views import ByteSpan, Origin, Piece, View
+from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView, ViewKind
 
 REACH_BYTES: Final = 2_048
 """Text on either side of a hidden run that is read with it; what is found is seldom longer."""
@@ -22,13 +22,13 @@ SLICE_RUNS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Decoder:
     """One way to read. `trigger` tells, in the one pass over the texts, where it may be worth it.
 
-    `applies` looks closer, at one text, and is the only one to tell for a reading without trigger.
+    `applies` looks closer, at one text, and is the only one to tell for a decoder without trigger.
     """
 
-    read: Callable[[Piece], Steps[tuple[Piece, ...]]]
+    read: Callable[[TextView], Cooperative[tuple[TextView, ...]]]
     applies: Callable[[bytes], bool]
     trigger: Expression | None = None
 
@@ -107,22 +107,22 @@ class Runs:
             at += 1
         return at
 
-    def as_piece(self, source: Piece, view: View) -> Piece:
-        """Return the text as a piece that leads back through *source*."""
-        origin = _Stretches(self._starts, self._origins, self._length, source.origin)
+    def as_view(self, source: TextView, view: ViewKind) -> TextView:
+        """Return the text as a view that leads back through *source*."""
+        offsets = _RunsMap(self._starts, self._origins, self._length, source.offsets)
         content = valid_utf8(b"".join(self._texts))
-        views = frozenset({view, View.FOLDED})
-        return Piece(source.part, views, content, source.length, origin)
+        kinds = frozenset({view, ViewKind.FOLDED})
+        return TextView(source.part, kinds, content, source.length, offsets)
 
-    def _put(self, text: bytes, origin: tuple[int, int, bool]) -> None:
+    def _put(self, text: bytes, offsets: tuple[int, int, bool]) -> None:
         if text:
             self._texts.append(text)
             self._starts.append(self._length)
-            self._origins.append(origin)
+            self._origins.append(offsets)
             self._length += len(text)
 
 
-class _Stretches(Origin):
+class _RunsMap(OffsetMap):
     """The way back by stretches: literal ones byte for byte, hidden ones only as a whole."""
 
     def __init__(
@@ -130,7 +130,7 @@ class _Stretches(Origin):
         starts: list[int],
         origins: list[tuple[int, int, bool]],
         length: int,
-        below: Origin,
+        below: OffsetMap,
     ) -> None:
         self._starts = [*starts, length]
         self._origins = origins
@@ -149,10 +149,10 @@ class _Stretches(Origin):
         return self._below.span(begin, stop)
 
 
-class Through(Origin):
-    """The way back through two readings."""
+class ComposedMap(OffsetMap):
+    """The way back through two decoders."""
 
-    def __init__(self, above: Origin, below: Origin) -> None:
+    def __init__(self, above: OffsetMap, below: OffsetMap) -> None:
         self._above = above
         self._below = below
 

@@ -7,10 +7,10 @@ import html
 import re
 from typing import Final
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
-from sidecar.guardrails.deobfuscation.decoder import Reading, Runs, matches
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.deobfuscation.decoder import Decoder, Runs, matches
 from sidecar.guardrails.matching.rule import Expression, compile_re2
-from sidecar.guardrails.matching.text_views import Piece, View
+from sidecar.guardrails.matching.text_views import TextView, ViewKind
 
 MIN_RUN: Final = 20
 """Characters; 15 bytes in base64, shorter than any key."""
@@ -34,8 +34,8 @@ _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
-def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
-    content = piece.content
+def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    content = view.content
     runs = Runs(content)
     for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
         for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
@@ -44,10 +44,10 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
                 runs.add(text + b"\n", *match.span())
             if match is None or not count % SLICE_DECODED:
                 yield
-    return (runs.as_piece(piece, View.DECODED),) if runs else ()
+    return (runs.as_view(view, ViewKind.DECODED),) if runs else ()
 
 
-def _from_base64(run: bytes) -> Steps[bytes | None]:
+def _from_base64(run: bytes) -> Cooperative[bytes | None]:
     """Decode the lines of *run* as one, and each alone: they need not belong together."""
     lines = run.split()
     texts: list[bytes] = []
@@ -58,7 +58,7 @@ def _from_base64(run: bytes) -> Steps[bytes | None]:
     return b"\n".join(texts) or None
 
 
-def _from_one(run: bytes) -> Steps[bytes | None]:
+def _from_one(run: bytes) -> Cooperative[bytes | None]:
     compact = run.translate(_URL_SAFE, b"=\r\n")
     compact = compact[: len(compact) - (len(compact) % 4 == 1)]
     texts: list[bytes] = []
@@ -70,7 +70,7 @@ def _from_one(run: bytes) -> Steps[bytes | None]:
     return b"".join(texts) or None
 
 
-def _from_hex(run: bytes) -> Steps[bytes | None]:
+def _from_hex(run: bytes) -> Cooperative[bytes | None]:
     compact = run.decode("ascii")
     texts: list[bytes] = []
     for start in range(0, len(compact), SLICE_BYTES):
@@ -95,7 +95,7 @@ def _is_utf8(decoded: bytes) -> bool:
     return True
 
 
-ENCODINGS: Final = Reading(
+ENCODINGS: Final = Decoder(
     _read,
     lambda content: len(content) >= MIN_RUN,
     trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}"),
@@ -115,9 +115,9 @@ _ENTITY: Final = re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};")
 _BACKSLASH: Final = re.compile(rb"\\[ux][0-9A-Fa-f]{2}")
 
 
-def _escapes_read(piece: Piece) -> Steps[tuple[Piece, ...]]:
-    runs = Runs(piece.content)
-    for match in matches(_ESCAPES, piece.content, least=_MAX_ESCAPE):
+def _escapes_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    runs = Runs(view.content)
+    for match in matches(_ESCAPES, view.content, least=_MAX_ESCAPE):
         if match is None:
             yield
             continue
@@ -127,7 +127,7 @@ def _escapes_read(piece: Piece) -> Steps[tuple[Piece, ...]]:
     if not runs:
         return ()
     runs.add_rest()
-    return (runs.as_piece(piece, View.UNESCAPED),)
+    return (runs.as_view(view, ViewKind.UNESCAPED),)
 
 
 def _characters(escape: bytes) -> bytes:
@@ -151,4 +151,4 @@ def _applies(content: bytes) -> bool:
     )
 
 
-ESCAPES: Final = Reading(_escapes_read, _applies)
+ESCAPES: Final = Decoder(_escapes_read, _applies)

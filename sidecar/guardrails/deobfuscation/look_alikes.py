@@ -5,11 +5,17 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
-from sidecar.guardrails.cooperative import Steps
-from sidecar.guardrails.deobfuscation.decoder import Reading, Through
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.deobfuscation.decoder import ComposedMap, Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import Expression, compile_re2
-from sidecar.guardrails.matching.text_views import Chunked, Piece, Table, View, chunks_of
+from sidecar.guardrails.matching.text_views import (
+    ChunkedMap,
+    TableMap,
+    TextView,
+    ViewKind,
+    chunks_of,
+)
 
 _LATIN: Final = {
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420": "ABEKMHOP",  # Cyrillic
@@ -74,10 +80,10 @@ _LIKELY: Final = compile_re2(
 )
 
 
-def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
+def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
     """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
     chunks: list[str] = []
-    for some in chunks_of(piece.content):
+    for some in chunks_of(view.content):
         chunks += some
         yield
     wanted: set[int] = set()
@@ -97,18 +103,18 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
         changed.append(chunk.translate(_TABLE).encode() if index in wanted else SEPARATOR)
         if not index % SLICE_CHUNKS:
             yield
-    above = Chunked(piece.content, _table, changed=changed, lengths=originals)
-    views = frozenset({View.LOOK_ALIKE, View.FOLDED})
+    above = ChunkedMap(view.content, _table, changed=changed, lengths=originals)
+    kinds = frozenset({ViewKind.LOOK_ALIKE, ViewKind.FOLDED})
     content = b"".join(changed)
-    return (Piece(piece.part, views, content, piece.length, Through(above, piece.origin)),)
+    return (TextView(view.part, kinds, content, view.length, ComposedMap(above, view.offsets)),)
 
 
-def _table(text: str) -> Table:
+def _table(text: str) -> TableMap:
     """Go by characters; a chunk that was left out is not asked for, but by a match across it."""
-    return Table(
+    return TableMap(
         [len(character.translate(_TABLE).encode()) for character in text],
         [len(character.encode()) for character in text],
     )
 
 
-LOOK_ALIKES: Final = Reading(_read, lambda content: not content.isascii())
+LOOK_ALIKES: Final = Decoder(_read, lambda content: not content.isascii())

@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from typing import Final
 
-from sidecar.guardrails.cooperative import Steps
-from sidecar.guardrails.deobfuscation.decoder import Reading, Runs, matches
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.deobfuscation.decoder import Decoder, Runs, matches
 from sidecar.guardrails.matching.rule import Expression, compile_re2
-from sidecar.guardrails.matching.text_views import Piece, View
+from sidecar.guardrails.matching.text_views import TextView, ViewKind
 
 _RUN: Final = re.compile(
     rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
@@ -23,9 +23,9 @@ _LIKELY: Final = compile_re2(
 )
 
 
-def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
-    runs = Runs(piece.content)
-    for match in matches(_RUN, piece.content, least=_LEAST, likely=_LIKELY):
+def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    runs = Runs(view.content)
+    for match in matches(_RUN, view.content, least=_LEAST, likely=_LIKELY):
         if match is None:
             yield
             continue
@@ -35,11 +35,11 @@ def _read(piece: Piece) -> Steps[tuple[Piece, ...]]:
     if not runs:
         return ()
     runs.add_rest()
-    return (runs.as_piece(piece, View.UNSPACED),)
+    return (runs.as_view(view, ViewKind.UNSPACED),)
 
 
 # Three in a row cost the pass over every text next to nothing; all seven would cost half of it.
-SPACING: Final = Reading(
+SPACING: Final = Decoder(
     _read,
     lambda content: len(content) >= _SHORTEST,
     trigger=Expression(
@@ -53,22 +53,22 @@ _LETTER: Final = re.compile(rb"[A-Za-z]")
 _TABLES: Final = tuple(  # a one is an i or an l
     bytes.maketrans(b"0345789@$1!|", b"oeastbgas" + letter * 3) for letter in (b"i", b"l")
 )
-_VIEWS: Final = frozenset({View.LEET})
+_LEET_KIND: Final = frozenset({ViewKind.LEET})
 
 
-def _leet_read(piece: Piece) -> Steps[tuple[Piece, ...]]:
-    content = piece.content
+def _leet_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    content = view.content
     tables = _TABLES if any(one in content for one in (b"1", b"!", b"|")) else _TABLES[:1]
 
     def has_letter(start: int, end: int) -> bool:
         return _LETTER.search(content, start, end) is not None
 
-    found: list[Piece] = []
+    found: list[TextView] = []
     for table in tables:
         changed = content.translate(table)
-        found.append(replace(piece, views=_VIEWS, content=changed, accepts=has_letter))
+        found.append(replace(view, kinds=_LEET_KIND, content=changed, accepts=has_letter))
         yield
     return tuple(found)
 
 
-LEET: Final = Reading(_leet_read, lambda content: _SIGN.search(content) is not None)
+LEET: Final = Decoder(_leet_read, lambda content: _SIGN.search(content) is not None)

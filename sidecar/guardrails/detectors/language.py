@@ -11,7 +11,7 @@ from typing import Any, Final
 from typing_extensions import override
 
 from sidecar.domain.finding import Found
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.rule import Expression
 
@@ -62,7 +62,7 @@ class LanguageCheck(WholeTextCheck):
             _identifier()
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
         findings = []
         for index, part in enumerate(scanned.parts):
             for window in _windows(part.content):

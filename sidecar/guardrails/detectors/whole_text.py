@@ -13,30 +13,30 @@ from typing_extensions import override
 
 from sidecar.domain.finding import NOTHING, Finding, Found
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.rule import Expression
-from sidecar.guardrails.matching.text_views import Piece
+from sidecar.guardrails.matching.text_views import TextView
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedTexts:
     """The texts of one request after the one pass over them, for the guardrail of this name.
 
-    `pieces` are the parts in their views, in the order they were scanned; a part that is not
-    ASCII has several. `ends` has the end of each piece, its separator included. `hits` has, by
+    `views` are the parts in their views, in the order they were scanned; a part that is not
+    ASCII has several. `ends` has the end of each view, its separator included. `hits` has, by
     index into the check's own `expressions`, the ends of matches: the first one, or all of an
     expression that is `counted`.
     """
 
     guardrail: str
     parts: Sequence[TextPart]
-    pieces: Sequence[Piece]
+    views: Sequence[TextView]
     ends: Sequence[int]
     hits: Mapping[int, Sequence[int]]
 
-    def piece_at(self, end: int) -> Piece:
-        """Return the piece in which a match ends at *end*."""
-        return self.pieces[min(bisect_right(self.ends, end), len(self.pieces) - 1)]
+    def piece_at(self, end: int) -> TextView:
+        """Return the view in which a match ends at *end*."""
+        return self.views[min(bisect_right(self.ends, end), len(self.views) - 1)]
 
     def whole_part(self, part: int, type_: str) -> Finding:
         """Return all of a part as a finding."""
@@ -55,7 +55,7 @@ class WholeTextCheck(Protocol):
         """Read what it judges by, if it is large: before the first text, and once a process."""
         return
 
-    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
         """Return what is found, as spans of parts; yield at least every millisecond of work."""
         ...
 
@@ -76,7 +76,7 @@ class MaxInputCheck(WholeTextCheck):
         return ()
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
         characters = 0
         for index, part in enumerate(scanned.parts):
             content = part.content
@@ -124,7 +124,7 @@ class MaxTokensCheck(WholeTextCheck):
             _counter()
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
         left = self.max_tokens
         if sum(len(part.content) for part in scanned.parts) <= left:
             return NOTHING

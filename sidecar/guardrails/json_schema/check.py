@@ -12,7 +12,7 @@ from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.finding import Failed, Finding, Found, GuardrailResult, Outcome, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Action, Guardrail, OnError, Stage
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.json_schema.complexity import MAX_COMPLEXITY, Complexity, complexity_of
 from sidecar.guardrails.json_schema.schema import SchemaPath, compile_schema
 from sidecar.guardrails.json_schema.violations import Violation, ViolationLocator
@@ -53,7 +53,7 @@ class JsonSchemaCheck:
             complexity if isinstance(complexity, Complexity) else _UNKNOWN_COMPLEXITY
         )
 
-    def judge(self, guardrail: str, pieces: Sequence[AnswerPiece]) -> Steps[Found]:
+    def judge(self, guardrail: str, pieces: Sequence[AnswerPiece]) -> Cooperative[Found]:
         """Return a finding for each text that does not fit, the first thing that is wrong."""
         findings: list[Finding] = []
         for index, piece in enumerate(pieces):
@@ -82,7 +82,7 @@ class JsonSchemaCheck:
             and len(text) * self._complexity.patterns <= MAX_PATTERN_WORK
         )
 
-    def _violation(self, text: bytes) -> Steps[Violation | None]:
+    def _violation(self, text: bytes) -> Cooperative[Violation | None]:
         if len(text) > self._settings.max_bytes or not self._is_bounded(text):
             return Violation("JSON_TOO_LARGE", ())
         document = parse(text)
@@ -130,7 +130,7 @@ def check_structure(
     read: Sequence[AnswerPiece] | Failed,
     *,
     clock: Callable[[], float],
-) -> Steps[tuple[GuardrailResult, ...]]:
+) -> Cooperative[tuple[GuardrailResult, ...]]:
     """Return one result a guardrail. What cannot be read has the direction of `on_error`."""
     results: list[GuardrailResult] = []
     for one in structured:
@@ -140,7 +140,7 @@ def check_structure(
     return tuple(results)
 
 
-def _judged(one: SchemaGuardrail, pieces: Sequence[AnswerPiece]) -> Steps[Outcome]:
+def _judged(one: SchemaGuardrail, pieces: Sequence[AnswerPiece]) -> Cooperative[Outcome]:
     try:
         return (yield from one.check.judge(one.guardrail.name, pieces))
     except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`

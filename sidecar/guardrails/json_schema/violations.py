@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.json_schema.schema import (
     ASSERTIONS,
     LISTS,
@@ -70,7 +70,7 @@ class ViolationLocator:
         self._root = _moved(schema)
         self._asked: dict[tuple[SchemaPath, str], jsonschema_rs.Draft202012Validator] = {}
 
-    def locate(self, value: JsonValue) -> Steps[Violation]:
+    def locate(self, value: JsonValue) -> Cooperative[Violation]:
         """Follow the value down to where it does not fit."""
         way = _Way((), value, ())
         while True:
@@ -86,7 +86,7 @@ class ViolationLocator:
             way = further
             yield
 
-    def _keyword(self, way: _Way, schema: Mapping[str, Any]) -> Steps[str | None]:
+    def _keyword(self, way: _Way, schema: Mapping[str, Any]) -> Cooperative[str | None]:
         for keyword in _ASKED:
             if keyword in schema:
                 if not self._fits(way.place, keyword, way.value):
@@ -94,7 +94,9 @@ class ViolationLocator:
                 yield
         return None
 
-    def _further(self, way: _Way, schema: Mapping[str, Any], keyword: str) -> Steps[_Way | None]:
+    def _further(
+        self, way: _Way, schema: Mapping[str, Any], keyword: str
+    ) -> Cooperative[_Way | None]:
         """Return the first schema within that the value, or what is in it, does not fit."""
         for number, one in enumerate(self._within(way, schema, keyword), start=1):
             if not self._fits(one.place, "", one.value):

@@ -25,7 +25,7 @@ _CONTINUATION: Final = range(0x80, 0xC0)
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class PartSlice:
     """Bytes `start` to `end` of a part, which begin at `offset` of the view they stand in."""
 
     offset: int
@@ -35,11 +35,11 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Seam:
+class BoundaryWindow:
     """The text around one border or several near each other."""
 
     content: bytes
-    stretches: tuple[Stretch, ...]
+    slices: tuple[PartSlice, ...]
     is_cut_before: bool
     is_cut_after: bool
 
@@ -52,13 +52,13 @@ class Seam:
         pieces = [
             replace(
                 finding,
-                part=stretch.part,
-                start=stretch.start + max(finding.start - stretch.offset, 0),
-                end=min(stretch.start + finding.end - stretch.offset, stretch.end),
+                part=slice_.part,
+                start=slice_.start + max(finding.start - slice_.offset, 0),
+                end=min(slice_.start + finding.end - slice_.offset, slice_.end),
             )
-            for stretch in self.stretches
-            if finding.start < stretch.offset + stretch.end - stretch.start
-            and finding.end > stretch.offset
+            for slice_ in self.slices
+            if finding.start < slice_.offset + slice_.end - slice_.start
+            and finding.end > slice_.offset
         ]
         if len(pieces) > 1 or not self._is_at_a_cut(finding):
             yield from pieces
@@ -68,28 +68,30 @@ class Seam:
         return before or (self.is_cut_after and finding.end > len(self.content) - EDGE_BYTES)
 
 
-def seams(parts: Sequence[TextPart], runs: Sequence[Sequence[int]]) -> tuple[Seam, ...]:
+def boundary_windows(
+    parts: Sequence[TextPart], runs: Sequence[Sequence[int]]
+) -> tuple[BoundaryWindow, ...]:
     """Return the text around every border within *runs*, in the order of the parts."""
-    return tuple(seam for run in runs for seam in _seams_of(parts, run))
+    return tuple(window for run in runs for window in _seams_of(parts, run))
 
 
-def _seams_of(parts: Sequence[TextPart], run: Sequence[int]) -> Iterator[Seam]:
+def _seams_of(parts: Sequence[TextPart], run: Sequence[int]) -> Iterator[BoundaryWindow]:
     texts = [parts[index].content for index in run]
     ends = tuple(accumulate(map(len, texts)))
     total, first = ends[-1], 0
     for begin, limit in _regions(texts, ends):
         while ends[first] <= begin:
             first += 1
-        stretches: list[Stretch] = []
+        slices: list[PartSlice] = []
         at, pieces, offset = first, list[bytes](), 0
         while at < len(run) and (base := ends[at] - len(texts[at])) < limit:
             start, end = _whole_characters(texts[at], begin - base, limit - base)
             if start < end:
-                stretches.append(Stretch(offset, run[at], start, end))
+                slices.append(PartSlice(offset, run[at], start, end))
                 pieces.append(texts[at][start:end])
                 offset += end - start
             at += 1
-        yield Seam(b"".join(pieces), tuple(stretches), begin > 0, limit < total)
+        yield BoundaryWindow(b"".join(pieces), tuple(slices), begin > 0, limit < total)
 
 
 def _regions(texts: Sequence[bytes], ends: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from typing import Final
 import hyperscan
 import re2
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 
 MAX_EXPRESSION_CHARACTERS: Final = 1_000
@@ -172,7 +172,7 @@ class ExpressionDatabase:
         self._controls.scan(content, match_event_handler=_collect, context=hits)
         return bool(hits)
 
-    def scan(self, texts: Sequence[bytes]) -> Steps[Hits]:
+    def scan(self, texts: Sequence[bytes]) -> Cooperative[Hits]:
         """Return what matches in *texts* with `SEPARATOR` between them, read as one stream.
 
         They must be UTF-8: Hyperscan's code-point mode is undefined on anything else.

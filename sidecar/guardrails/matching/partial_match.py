@@ -306,7 +306,7 @@ UNREAD: Final = r"(?s:.){0,1000}"
 """For a rule whose beginnings cannot be told: anything may be one."""
 
 
-class Unfinished:
+class PartialMatcher:
     """What the rules of one policy could still find at the end of a text."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:

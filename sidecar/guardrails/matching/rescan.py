@@ -11,7 +11,7 @@ from typing import Final
 from sidecar.domain.finding import Failed, Finding, Found, Outcome
 from sidecar.domain.policy import Action, Guardrail, Mode
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_FINDINGS, Steps
+from sidecar.guardrails.cooperative import SLICE_FINDINGS, Cooperative
 from sidecar.guardrails.matching.spans import Located, as_finding, merged
 from sidecar.guardrails.registry import rank_of
 
@@ -68,16 +68,16 @@ def remainders(
 
 
 def _remainder(part: int, content: bytes, spans: Sequence[tuple[int, int]]) -> Remainder:
-    pieces: list[bytes] = []
+    views: list[bytes] = []
     ends: list[int] = []
     position = length = 0
     for start, end in spans:
-        pieces += (content[position:start], STAND_IN)
+        views += (content[position:start], STAND_IN)
         length += start - position + len(STAND_IN)
         ends.append(length)
         position = end
-    pieces.append(content[position:])
-    return Remainder(part, b"".join(pieces), tuple(spans), tuple(ends))
+    views.append(content[position:])
+    return Remainder(part, b"".join(views), tuple(spans), tuple(ends))
 
 
 MAX_LOOKS: Final = 4
@@ -85,17 +85,17 @@ MAX_LOOKS: Final = 4
 
 Runs = Sequence[Sequence[int]]
 
-Look = Callable[[Sequence[TextPart], Runs], Steps[Sequence[Outcome]]]
+Look = Callable[[Sequence[TextPart], Runs], Cooperative[Sequence[Outcome]]]
 """Judges texts by the rules of every guardrail."""
 
 
-def settled(
+def rescan_until_stable(
     guardrails: Sequence[Guardrail],
     outcomes: Sequence[Outcome],
     *,
     texts: tuple[Sequence[TextPart], Runs],
     look: Look,
-) -> Steps[tuple[Outcome, ...]]:
+) -> Cooperative[tuple[Outcome, ...]]:
     """Return *outcomes* with whatever redacting by them would bring to light."""
     now = list(outcomes)
     taken = _taken(guardrails, now)
@@ -114,7 +114,7 @@ def settled(
     return tuple(_whole(known, texts[0]) for known in now)
 
 
-def joined(guardrail: Guardrail, known: Found, seen: Outcome) -> Steps[Outcome]:
+def joined(guardrail: Guardrail, known: Found, seen: Outcome) -> Cooperative[Outcome]:
     """Return what was found, and what was seen as well."""
     if isinstance(seen, Failed):
         return seen
@@ -129,7 +129,7 @@ def joined(guardrail: Guardrail, known: Found, seen: Outcome) -> Steps[Outcome]:
     return Found((yield from disjoint_findings(located)), known.score)
 
 
-def disjoint_findings(located: list[Located]) -> Steps[tuple[Finding, ...]]:
+def disjoint_findings(located: list[Located]) -> Cooperative[tuple[Finding, ...]]:
     """Return findings of which no two overlap, that cover the same bytes."""
     findings: list[Finding] = []
     disjoint = merged(located)

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any, Final
 
 from sidecar.domain.finding import Finding
-from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Steps
+from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Cooperative
 from sidecar.guardrails.matching.rule import Locate, Rule, Span
-from sidecar.guardrails.matching.text_views import SAME, Piece, View
+from sidecar.guardrails.matching.text_views import IDENTITY, TextView, ViewKind
 
 WINDOW_BYTES: Final = 262_144
 """A longer text is searched in windows of so many bytes, some 0.3 ms each."""
@@ -28,51 +28,51 @@ PartSpan = tuple[int, int, int]
 
 
 def spans(
-    rule: Rule, pieces: Sequence[Piece], ends: Sequence[int], *, first_end: int
-) -> Steps[list[PartSpan]]:
-    """Return what *rule* finds in *pieces*, from the one on that holds *first_end*."""
+    rule: Rule, views: Sequence[TextView], ends: Sequence[int], *, first_end: int
+) -> Cooperative[list[PartSpan]]:
+    """Return what *rule* finds in *views*, from the one on that holds *first_end*."""
     left = rule.max_candidates
     found: list[PartSpan] = []
-    for index, piece in enumerate(pieces):
-        if ends[index] <= first_end or not _searches(rule, piece):
+    for index, view in enumerate(views):
+        if ends[index] <= first_end or not _searches(rule, view):
             continue
         if left <= 0:  # too many to look at: what is left counts as found
-            if piece.length:
-                found.append((piece.part, 0, piece.length))
+            if view.length:
+                found.append((view.part, 0, view.length))
             continue
-        tried = yield from _search(rule, piece, left, found)
+        tried = yield from _search(rule, view, left, found)
         left -= tried
     return found
 
 
-def _search(rule: Rule, piece: Piece, left: int, found: list[PartSpan]) -> Steps[int]:
-    """Add what *rule* finds in *piece* to *found*; return how many candidates that took."""
+def _search(rule: Rule, view: TextView, left: int, found: list[PartSpan]) -> Cooperative[int]:
+    """Add what *rule* finds in *view* to *found*; return how many candidates that took."""
     tried, begin = 0, len(found)
-    part, locate = piece.part, rule.locate
-    for index, batch in enumerate(candidates(rule, piece.content)):
+    part, locate = view.part, rule.locate
+    for index, batch in enumerate(candidates(rule, view.content)):
         if index:
             yield
         tried += len(batch) if locate is None else sum(map(_weight, batch))
         if tried > left or len(found) > MAX_FOUND:
-            found[begin:] = [(part, 0, piece.length)]
+            found[begin:] = [(part, 0, view.length)]
             tried = max(tried, left)
             break
         located = batch
         if locate is not None:
-            located = yield from _confirmed(locate, piece.content, batch)
-        if (accepts := piece.accepts) is not None:
+            located = yield from _confirmed(locate, view.content, batch)
+        if (accepts := view.accepts) is not None:
             located = [span for span in located if accepts(*span)]
-        if piece.origin is SAME:
+        if view.offsets is IDENTITY:
             found += [(part, start, end) for start, end in located]
         else:
-            yield from _led_back(piece, located, found)
+            yield from _led_back(view, located, found)
     return tried
 
 
-def _led_back(piece: Piece, located: Iterable[Span], found: list[PartSpan]) -> Steps[None]:
+def _led_back(view: TextView, located: Iterable[Span], found: list[PartSpan]) -> Cooperative[None]:
     """Add where *located* comes from; the first finding in each chunk of a text takes 0.2 ms."""
     for count, (start, end) in enumerate(located, 1):
-        found.append((piece.part, *piece.origin.span(start, end)))
+        found.append((view.part, *view.offsets.span(start, end)))
         if not count % SLICE_ORIGINS:
             yield
 
@@ -121,7 +121,7 @@ def _batches(rule: Rule, matches: Iterable[Any]) -> Iterator[list[Span]]:
         yield [span for span in spans_found if span[0] < span[1]]
 
 
-def _confirmed(locate: Locate, content: bytes, batch: Iterable[Span]) -> Steps[list[Span]]:
+def _confirmed(locate: Locate, content: bytes, batch: Iterable[Span]) -> Cooperative[list[Span]]:
     found: list[Span] = []
     weight = 0
     for candidate in batch:
@@ -133,14 +133,14 @@ def _confirmed(locate: Locate, content: bytes, batch: Iterable[Span]) -> Steps[l
     return found
 
 
-_FOR_WORDS: Final = frozenset({View.FOLDED, View.LEET})
+_FOR_WORDS: Final = frozenset({ViewKind.FOLDED, ViewKind.LEET})
 
 
-def _searches(rule: Rule, piece: Piece) -> bool:
-    """Tell whether *rule* looks at *piece*: at the text as it is read, or at its words."""
+def _searches(rule: Rule, view: TextView) -> bool:
+    """Tell whether *rule* looks at *view*: at the text as it is read, or at its words."""
     if rule.folded:
-        return not piece.views.isdisjoint(_FOR_WORDS)
-    return not piece.views <= _FOR_WORDS
+        return not view.kinds.isdisjoint(_FOR_WORDS)
+    return not view.kinds <= _FOR_WORDS
 
 
 def _weight(span: Span) -> int:

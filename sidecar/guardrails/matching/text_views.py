@@ -14,13 +14,13 @@ from typing import Final, Protocol
 
 from typing_extensions import override
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Steps
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.database import CONTROLS
 
 ByteSpan = tuple[int, int]
 
 
-class Origin(Protocol):
+class OffsetMap(Protocol):
     """Knows where the bytes of a reading come from."""
 
     def span(self, start: int, end: int) -> ByteSpan:
@@ -28,7 +28,7 @@ class Origin(Protocol):
         ...
 
 
-class Same(Origin):
+class IdentityMap(OffsetMap):
     """A reading that is the text itself, byte for byte."""
 
     @override
@@ -36,10 +36,10 @@ class Same(Origin):
         return start, end
 
 
-SAME: Final = Same()
+IDENTITY: Final = IdentityMap()
 
 
-class Table(Origin):
+class TableMap(OffsetMap):
     """A reading in units: where each ends there, and where in the original."""
 
     def __init__(self, changed: Sequence[int], original: Sequence[int]) -> None:
@@ -56,17 +56,17 @@ class Table(Origin):
         return (self._original_ends[first - 1] if first else 0), self._original_ends[last]
 
 
-MAX_TABLES: Final = 64
+MAX_CACHED_MAPS: Final = 64
 """Chunks whose way back is kept: rules go through a text in order."""
 
 
-class Chunked(Origin):
+class ChunkedMap(OffsetMap):
     """A reading made chunk by chunk, of which only those with findings are looked at closely."""
 
     def __init__(
         self,
         original: bytes,
-        table: Callable[[str], Table],
+        table: Callable[[str], TableMap],
         *,
         changed: Sequence[bytes],
         lengths: Sequence[int],
@@ -76,7 +76,7 @@ class Chunked(Origin):
         self._table = table
         self._changed_ends = list(accumulate(map(len, changed)))
         self._original_ends = list(accumulate(lengths))
-        self._tables: dict[int, Table] = {}
+        self._tables: dict[int, TableMap] = {}
 
     @override
     def span(self, start: int, end: int) -> ByteSpan:
@@ -91,7 +91,7 @@ class Chunked(Origin):
         original_start = self._original_ends[chunk - 1] if chunk else 0
         table = self._tables.get(chunk)
         if table is None:
-            if len(self._tables) >= MAX_TABLES:
+            if len(self._tables) >= MAX_CACHED_MAPS:
                 self._tables.clear()
             original = self._original[original_start : self._original_ends[chunk]].decode()
             table = self._tables[chunk] = self._table(original)
@@ -112,7 +112,7 @@ _INVISIBLE: Final = re.compile(
 )
 
 
-class View(enum.Enum):
+class ViewKind(enum.Enum):
     """A reading of a text."""
 
     RAW = "raw"
@@ -126,18 +126,18 @@ class View(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextView:
     """What is searched: one part in one view or, for ASCII text, in two that are the same.
 
-    `length` is the part's own, in bytes; `origin` leads back to it. `accepts` tells which spans
+    `length` is the part's own, in bytes; `offsets` leads back to it. `accepts` tells which spans
     may be findings, where not all of them may.
     """
 
     part: int
-    views: frozenset[View]
+    kinds: frozenset[ViewKind]
     content: bytes
     length: int
-    origin: Origin = SAME
+    offsets: OffsetMap = IDENTITY
     accepts: Callable[[int, int], bool] | None = None
 
 
@@ -149,15 +149,15 @@ A long run of combining marks is sorted in quadratic time: 64 KB of them held a 
 MAX_RUN_CHARACTERS: Final = 64
 """A chunk grows by so many at most to end where nothing composes (UAX 15 allows 30 marks)."""
 
-ASCII_VIEWS: Final = frozenset({View.RAW, View.FOLDED})
+ASCII_VIEWS: Final = frozenset({ViewKind.RAW, ViewKind.FOLDED})
 """Of ASCII text, in which both are the same."""
 
-_RAW: Final = frozenset({View.RAW})
-_PLAIN: Final = frozenset({View.PLAIN})
-_FOLDED: Final = frozenset({View.FOLDED})
+_RAW: Final = frozenset({ViewKind.RAW})
+_PLAIN: Final = frozenset({ViewKind.PLAIN})
+_FOLDED: Final = frozenset({ViewKind.FOLDED})
 
 
-def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, ...]]:
+def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[TextView, ...]]:
     """Return the views of *content* that are worth searching.
 
     Raises:
@@ -179,14 +179,14 @@ def pieces_of(part: int, content: bytes, *, folded: bool) -> Steps[tuple[Piece, 
             plains.append(plain_chunk.encode())
             if folded:
                 foldeds.append(plain_chunk.casefold().encode())
-    pieces = [Piece(part, _RAW, content, len(content))]
+    views = [TextView(part, _RAW, content, len(content))]
     if not is_plain:
-        origin = Chunked(content, _plain_table, changed=plains, lengths=originals)
-        pieces.append(Piece(part, _PLAIN, b"".join(plains), len(content), origin))
+        offsets = ChunkedMap(content, _plain_map, changed=plains, lengths=originals)
+        views.append(TextView(part, _PLAIN, b"".join(plains), len(content), offsets))
     if folded:
-        origin = Chunked(content, _folded_table, changed=foldeds, lengths=originals)
-        pieces.append(Piece(part, _FOLDED, b"".join(foldeds), len(content), origin))
-    return tuple(pieces)
+        offsets = ChunkedMap(content, _folded_map, changed=foldeds, lengths=originals)
+        views.append(TextView(part, _FOLDED, b"".join(foldeds), len(content), offsets))
+    return tuple(views)
 
 
 def is_plain_ascii(content: bytes) -> bool:
@@ -194,9 +194,9 @@ def is_plain_ascii(content: bytes) -> bool:
     return content.isascii() and content.translate(None, CONTROLS) == content
 
 
-def as_is(part: int, content: bytes) -> Piece:
+def as_is(part: int, content: bytes) -> TextView:
     """Return ASCII text, which is the same in every view that is not further read."""
-    return Piece(part, ASCII_VIEWS, content, len(content))
+    return TextView(part, ASCII_VIEWS, content, len(content))
 
 
 def plain(text: str) -> str:
@@ -245,15 +245,15 @@ def _safe_end(text: str, at: int) -> int:
     return at
 
 
-def _plain_table(text: str) -> Table:
+def _plain_map(text: str) -> TableMap:
     return _table(text, folded=False)
 
 
-def _folded_table(text: str) -> Table:
+def _folded_map(text: str) -> TableMap:
     return _table(text, folded=True)
 
 
-def _table(text: str, *, folded: bool) -> Table:
+def _table(text: str, *, folded: bool) -> TableMap:
     """Go character by character or, where some melt together, cluster by cluster."""
     change = fold if folded else plain
     units: list[str] = list(text)
@@ -266,7 +266,7 @@ def _table(text: str, *, folded: bool) -> Table:
         units, changed = [text], {text: whole}  # all of the chunk counts as found
     changed_lengths = {unit: len(result.encode()) for unit, result in changed.items()}
     lengths = {unit: len(unit.encode()) for unit in changed}
-    return Table([changed_lengths[unit] for unit in units], [lengths[unit] for unit in units])
+    return TableMap([changed_lengths[unit] for unit in units], [lengths[unit] for unit in units])
 
 
 def _clusters(text: str) -> list[str]:

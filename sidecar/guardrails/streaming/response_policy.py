@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from sidecar.domain.policy import Action, Guardrail, Stage, StreamMode, judges_input
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, schema_guardrails
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.matching.partial_match import Unfinished
+from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.guardrails.registry import is_remote, rules_of
 
 
@@ -34,7 +34,7 @@ class AnswerPolicy:
     restores: bool
     local: LocalScan = field(repr=False, compare=False)
     asking: RemoteGuardrails = field(repr=False, compare=False)
-    unfinished: Unfinished = field(repr=False, compare=False)
+    unfinished: PartialMatcher = field(repr=False, compare=False)
     structured: tuple[SchemaGuardrail, ...] = field(default=(), repr=False)
 
     @property
@@ -59,7 +59,7 @@ def answer_policy(
         ),
         local=scan_of(outputs),
         asking=RemoteGuardrails(remote, remote, scan_of(())),
-        unfinished=Unfinished(rules),
+        unfinished=PartialMatcher(rules),
         structured=schema_guardrails(outputs),
     )
 

@@ -18,11 +18,11 @@ from sidecar.domain.finding import (
 )
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage, StreamMode
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import Steps, run_to_end
+from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.matching.spans import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Reading, Window
+from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Window, WindowView
 from sidecar.jsontext.tokens import Token
 
 MAX_REPORTED: Final = 100
@@ -41,7 +41,7 @@ class _Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class ToJudge:
+class PendingWindow:
     """A window with something new. `is_final`: nothing follows. `leaves`: not to be held back."""
 
     window: Window
@@ -63,7 +63,7 @@ class WindowFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ScanResult:
     """What came of one look: spans to replace, and the first guardrail that refuses the answer.
 
     `is_too_long` tells that something was found that is longer than a window.
@@ -94,17 +94,15 @@ class StreamScan:
         self._started_at = clock()
         self.seconds = 0.0
 
-    def judge(self, windows: Sequence[ToJudge]) -> Outcome:
+    def judge(self, windows: Sequence[PendingWindow]) -> ScanResult:
         """Look at *windows*, settle what is final in each, and say what must be done."""
-        return run_to_end(self.steps(windows))[0]
+        return run_sync(self.steps(windows))[0]
 
-    def steps(self, windows: Sequence[ToJudge]) -> Steps[tuple[Outcome]]:
+    def steps(self, windows: Sequence[PendingWindow]) -> Cooperative[tuple[ScanResult]]:
         """Do what `judge` does, in slices of a millisecond or two."""
         began = self._clock()
-        read = [(one, one.window.readings()) for one in windows]
-        parts = [
-            TextPart(reading.content, (), ROLE) for _, readings in read for reading in readings
-        ]
+        read = [(one, one.window.views()) for one in windows]
+        parts = [TextPart(view.content, (), ROLE) for _, views in read for view in views]
         local = self._policy.local
         outcomes = local.at_a_glance(parts[0].content) if len(parts) == 1 else None
         if outcomes is None:
@@ -129,26 +127,28 @@ class StreamScan:
         )
 
     def _weigh(
-        self, read: list[tuple[ToJudge, list[Reading]]], outcomes: Sequence[Found | Failed]
-    ) -> Outcome:
+        self,
+        read: list[tuple[PendingWindow, list[WindowView]]],
+        outcomes: Sequence[Found | Failed],
+    ) -> ScanResult:
         found: dict[int, list[tuple[int, Finding]]] = {}
         refused_by: GuardrailResult | None = None
-        places = [(row, reading) for row, (_, readings) in enumerate(read) for reading in readings]
+        places = [(row, view) for row, (_, views) in enumerate(read) for view in views]
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Failed):
                 refused_by = refused_by or self._note_failure(number, outcome.error_type)
                 continue
             for item in outcome.findings:
-                row, reading = places[item.part]
-                start, end = reading.unmap(item.start, item.end)
+                row, view = places[item.part]
+                start, end = view.unmap(item.start, item.end)
                 placed = Finding(item.guardrail, item.type, read[row][0].window.index, start, end)
                 found.setdefault(row, []).append((number, placed))
         is_failed = refused_by is not None  # what was not judged may not leave
         redact: list[WindowFinding] = []
         is_too_long = False
-        for row, (one, readings) in enumerate(read):
+        for row, (one, views) in enumerate(read):
             here = found.get(row, ())
-            border, is_longer = self._border(one, readings, here)
+            border, is_longer = self._border(one, views, here)
             is_too_long = is_too_long or is_longer
             refusing = None
             if here:
@@ -156,13 +156,13 @@ class StreamScan:
                 refused_by = refused_by or refusing
                 redact += replaced
             if refusing is None and not is_longer and not is_failed:
-                self._settle(one, border, readings)
-        return Outcome(tuple(redact), refused_by, is_too_long)
+                self._settle(one, border, views)
+        return ScanResult(tuple(redact), refused_by, is_too_long)
 
     def _border(
         self,
-        one: ToJudge,
-        readings: list[Reading],
+        one: PendingWindow,
+        views: list[WindowView],
         found: Iterable[tuple[int, Finding]],
     ) -> tuple[int, bool]:
         """Return up to where findings are final, in the buffer; and whether one is too long."""
@@ -171,7 +171,7 @@ class StreamScan:
         if one.is_final or one.leaves:
             return length, False
         border = max(
-            window.unfinished_from(self._policy.unfinished, readings),
+            window.unfinished_from(self._policy.unfinished, views),
             window.settled - window.base,
         )
         if self._restoration.originals:
@@ -246,12 +246,12 @@ class StreamScan:
             return None
         return GuardrailResult(guardrail, verdict, (), 0.0, 0.0, error_type)
 
-    def _settle(self, one: ToJudge, border: int, readings: list[Reading]) -> None:
+    def _settle(self, one: PendingWindow, border: int, views: list[WindowView]) -> None:
         window = one.window
         self._restore(window, border)
         keep_from = None
         if one.leaves and not one.is_final:
-            keep_from = window.base + window.unfinished_from(self._policy.unfinished, readings)
+            keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
         window.settle(window.base + border, keep_from=keep_from)
 
     def _verdict(self, guardrail: Guardrail) -> Verdict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
-from sidecar.guardrails.streaming.scan import ToJudge
+from sidecar.guardrails.streaming.scan import PendingWindow
 from sidecar.guardrails.streaming.window import Window
 
 MAX_CHANNELS: Final = 1_000
@@ -18,7 +18,7 @@ class TooManyTextsError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TokenText:
     """Where a token of an event stands in its window's text."""
 
     window: Window
@@ -44,7 +44,7 @@ class Transcript:
         self._leaving: set[Window] = set()
         self._opened = 0
 
-    def take(self, event: AnswerEvent) -> tuple[Piece, ...]:
+    def take(self, event: AnswerEvent) -> tuple[TokenText, ...]:
         """Add an event's texts, and return where each of them is.
 
         Raises:
@@ -70,10 +70,10 @@ class Transcript:
         """Return every text that has changed since it was last `due`."""
         return list(self._changed)
 
-    def due(self, *, observed: bool = False) -> list[ToJudge]:
+    def due(self, *, observed: bool = False) -> list[PendingWindow]:
         """Return what has changed since the last call. `observed` holds nothing back."""
         due = [
-            ToJudge(
+            PendingWindow(
                 window,
                 is_final=window in self._whole,
                 leaves=observed or window in self._leaving,
@@ -85,7 +85,7 @@ class Transcript:
         self._leaving.clear()
         return due
 
-    def _add(self, text: AnswerText, speaking: dict[Path, set[Path]]) -> Piece:
+    def _add(self, text: AnswerText, speaking: dict[Path, set[Path]]) -> TokenText:
         if text.channel is None:
             window = self._opened_window(is_json=text.is_json)
             self._whole.add(window)
@@ -96,7 +96,7 @@ class Transcript:
         start = window.end
         window.add(text.content)
         self._changed[window] = None
-        return Piece(window, start, window.end, text.location)
+        return TokenText(window, start, window.end, text.location)
 
     def _window(self, channel: Path, lane: Path, *, is_json: bool) -> Window:
         window = self._windows.get(channel)

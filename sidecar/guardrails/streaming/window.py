@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidecar.guardrails.matching.partial_match import Unfinished
+from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.jsontext import tokens as json_numbers
 from sidecar.jsontext import tokens as json_text
 
@@ -29,7 +29,7 @@ Unmap = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class WindowView:
     """One way to read a text; `unmap` leads from its spans back to those of the text."""
 
     content: bytes
@@ -102,21 +102,21 @@ class Window:
             if token.start == start
         }
 
-    def readings(self) -> list[Reading]:
+    def views(self) -> list[WindowView]:
         """Return the text as it stands and, where it is JSON text, as its escapes mean it."""
-        return _readings(self.buffer) if self.is_json else [Reading(self.buffer, _same)]
+        return _views(self.buffer) if self.is_json else [WindowView(self.buffer, _same)]
 
-    def unfinished_from(self, unfinished: Unfinished, readings: list[Reading]) -> int:
+    def unfinished_from(self, unfinished: PartialMatcher, views: list[WindowView]) -> int:
         """Return where what could still be found begins, as an offset into `buffer`."""
         least = len(self.buffer)
         if self.is_json and (half := _HALF_ESCAPE.search(self.buffer)):
             # Whatever it will mean may be the next character of what stands before it.
             least = half.start()
-            readings = _readings(self.buffer[:least])
-        for reading in readings:
-            begin = unfinished.begins_at(reading.content)
-            if begin < len(reading.content):
-                least = min(least, reading.unmap(begin, len(reading.content))[0])
+            views = _views(self.buffer[:least])
+        for view in views:
+            begin = unfinished.begins_at(view.content)
+            if begin < len(view.content):
+                least = min(least, view.unmap(begin, len(view.content))[0])
         return least
 
     def settle(self, until: int, *, keep_from: int | None = None) -> None:
@@ -158,21 +158,21 @@ class Window:
             self.edits = [edit for edit in self.edits if edit.end > until]
 
 
-def _readings(text: bytes) -> list[Reading]:
-    readings = [Reading(text, _same)]
-    while b"\\" in readings[-1].content and len(readings) <= MAX_JSON_DEPTH:
-        readings.append(_unescaped(readings[-1]))
-    return readings
+def _views(text: bytes) -> list[WindowView]:
+    views = [WindowView(text, _same)]
+    while b"\\" in views[-1].content and len(views) <= MAX_JSON_DEPTH:
+        views.append(_unescaped(views[-1]))
+    return views
 
 
 def _same(start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _unescaped(outer: Reading) -> Reading:
+def _unescaped(outer: WindowView) -> WindowView:
     offsets = json_text.OffsetMap(outer.content)
 
     def unmap(start: int, end: int) -> tuple[int, int]:
         return outer.unmap(*offsets.raw_range(start, end))
 
-    return Reading(json_text.decode(outer.content), unmap)
+    return WindowView(json_text.decode(outer.content), unmap)

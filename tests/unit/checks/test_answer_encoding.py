@@ -10,7 +10,7 @@ from sidecar.checks.answer_structure import UNKNOWN_SHAPE, judge_structure
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import schema_guardrails
 
 ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
@@ -19,7 +19,7 @@ OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))
 
 def judged(body: bytes) -> GuardrailResult:
     steps = judge_structure(body, AnswerForm.JSON, schema_guardrails([OBJECT]), clock=monotonic)
-    (result,) = run_to_end(steps)
+    (result,) = run_sync(steps)
     return result
 
 

@@ -13,7 +13,7 @@ from sidecar.checks.answer_judgement import AnswerJudgement, AnswerSetting, Rele
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.mutations.placeholders import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judgement
 from tests.support.checks import ScriptedRemote, settled
@@ -178,7 +178,7 @@ def test_what_a_provider_says_of_a_failure_is_no_answer() -> None:
         unscanned=policy.unscanned,
         restoration=NOTHING_REDACTED,
         placeholders=Placeholders(hash_key=None, taken=frozenset()),
-        inspector=Inspector(remote=ScriptedRemote(), clock=lambda: 0.0),
+        inspector=GuardrailRunner(remote=ScriptedRemote(), clock=lambda: 0.0),
         about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
     )
@@ -201,7 +201,7 @@ async def test_a_long_answer_is_judged_in_turns(guardrails: str) -> None:
         unscanned=policy.unscanned,
         restoration=NOTHING_REDACTED,
         placeholders=Placeholders(hash_key=None, taken=frozenset()),
-        inspector=Inspector(remote=ScriptedRemote(), clock=lambda: float(next(ticks))),
+        inspector=GuardrailRunner(remote=ScriptedRemote(), clock=lambda: float(next(ticks))),
         about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
     )

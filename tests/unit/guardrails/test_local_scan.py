@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.domain.finding import Failed, Finding, Found
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import Steps, run_to_end
+from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.local_scan import Outcomes
 from sidecar.guardrails.matching.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
@@ -120,7 +120,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     steps = effective(policy(guardrail)).local.steps(parts_of([text]))
     slices, began = 0, time.process_time()
 
-    def counted() -> Steps[Outcomes]:
+    def counted() -> Cooperative[Outcomes]:
         nonlocal slices
         while True:
             try:
@@ -131,7 +131,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
             slices += 1
             yield
 
-    outcomes = run_to_end(counted())
+    outcomes = run_sync(counted())
 
     assert isinstance(outcomes[0], Found)
     name = outcomes[0].findings[0].guardrail

@@ -8,7 +8,7 @@ from sidecar.domain.finding import Found
 from sidecar.domain.guardrail_settings import DeniedPattern, DeniedPatternsSettings
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.principal import PolicyBinding
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors import language
 from sidecar.guardrails.detectors import whole_text as max_tokens
 from sidecar.policy.snapshot import (
@@ -82,7 +82,7 @@ guardrails: [{name: a, type: denied_patterns, patterns: [{name: CODE, regex: 'PR
 async def test_policies_read_and_compiled_elsewhere_find_the_same() -> None:
     """What the other process sends back stands for the documents it was given."""
     compiled = await compile_in_subprocess([(CODES_TEXT, 7)])
-    snapshot = run_to_end(snapshot_steps(compiled, prepared_for=[PolicyBinding(team="codes")]))
+    snapshot = run_sync(snapshot_steps(compiled, prepared_for=[PolicyBinding(team="codes")]))
 
     assert compiled.policies == (dataclasses.replace(CODES, version=7),)
     assert snapshot.bindings == (PolicyBinding(team="codes"),)
@@ -139,5 +139,5 @@ async def test_the_compiling_process_is_allowed_so_much_cpu_time(count: int) -> 
 async def test_policies_without_expressions_need_no_database() -> None:
     """The matching engine cannot compile nothing; nothing is what is scanned for."""
     compiled = await compile_in_subprocess([("name: default", 1)])
-    snapshot = run_to_end(snapshot_steps(compiled))
+    snapshot = run_sync(snapshot_steps(compiled))
     assert isinstance(snapshot.effective(PolicyBinding()), EffectivePolicy)

@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from sidecar.domain.finding import Finding, Found
 from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSettings, Threshold
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.prompt_injection.scoring import Scorer, score
 from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.rule import Expression
-from sidecar.guardrails.matching.text_views import ASCII_VIEWS, Piece, View
+from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
 
 INDIRECT_ROLES: Final = frozenset({"tool", "function"})
 """What no user wrote: results of tools, and documents."""
@@ -31,7 +31,7 @@ It has nobody's instructions to override and is the prompt to extract: only a ja
 
 _SYSTEM_KINDS: Final = frozenset({InjectionKind.JAILBREAK})
 
-_WORTH_READING: Final = frozenset(View) - {View.RAW, View.FOLDED}
+_WORTH_READING: Final = frozenset(ViewKind) - {ViewKind.RAW, ViewKind.FOLDED}
 """Forms other than the part's own; words are without case anyway."""
 
 _PARTS_A_STEP: Final = 32
@@ -67,30 +67,30 @@ class PromptInjectionCheck(WholeTextCheck):
         return TRIGGERS
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Steps[Found]:
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
         findings: dict[int, Finding] = {}
         highest = 0.0
         parts, readings = scanned.parts, _readings(scanned)
-        while pieces := tuple(islice(readings, _PARTS_A_STEP)):
-            sums = yield from self._scorer.sums([piece.content for piece in pieces])
-            for piece, sum_ in zip(pieces, sums, strict=True):
-                role = parts[piece.part].role
+        while views := tuple(islice(readings, _PARTS_A_STEP)):
+            sums = yield from self._scorer.sums([view.content for view in views])
+            for view, sum_ in zip(views, sums, strict=True):
+                role = parts[view.part].role
                 bar = self._bars.get(role, self._bar)
                 total = sum_.total
                 highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
-                if total >= bar.least and piece.part not in findings:
-                    kind = self._kind(sum_.best().kinds, piece, role)
+                if total >= bar.least and view.part not in findings:
+                    kind = self._kind(sum_.best().kinds, view, role)
                     if kind is not None:
-                        findings[piece.part] = scanned.whole_part(piece.part, _type(kind, role))
-            if len(pieces) == _PARTS_A_STEP:
+                        findings[view.part] = scanned.whole_part(view.part, _type(kind, role))
+            if len(views) == _PARTS_A_STEP:
                 yield
         return Found(tuple(findings[part] for part in sorted(findings)), round(highest, 4))
 
     def _kind(
-        self, kinds: Sequence[InjectionKind], piece: Piece, role: str
+        self, kinds: Sequence[InjectionKind], view: TextView, role: str
     ) -> InjectionKind | None:
         """Return the foremost kind that counts here, if one does."""
-        if kinds and View.DECODED in piece.views:
+        if kinds and ViewKind.DECODED in view.kinds:
             kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
         counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen
         return next((kind for kind in kinds if kind in counting), None)
@@ -101,20 +101,20 @@ def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
     return _Cutoff(thresholds[level], medium, score(0, medium))
 
 
-def _readings(scanned: ScannedTexts) -> Iterator[Piece]:
+def _readings(scanned: ScannedTexts) -> Iterator[TextView]:
     """Return each part once, in its plain form where that is another, and what is hidden in it."""
     plain = {
-        piece.part
-        for piece in scanned.pieces
-        if piece.views is not ASCII_VIEWS and View.PLAIN in piece.views
+        view.part
+        for view in scanned.views
+        if view.kinds is not ASCII_VIEWS and ViewKind.PLAIN in view.kinds
     }
-    for piece in scanned.pieces:
+    for view in scanned.views:
         if (
-            piece.views is ASCII_VIEWS  # mostly; an enum's members are slow to look up
-            or not piece.views.isdisjoint(_WORTH_READING)
-            or (View.RAW in piece.views and piece.part not in plain)
+            view.kinds is ASCII_VIEWS  # mostly; an enum's members are slow to look up
+            or not view.kinds.isdisjoint(_WORTH_READING)
+            or (ViewKind.RAW in view.kinds and view.part not in plain)
         ):
-            yield piece
+            yield view
 
 
 def _type(kind: InjectionKind, role: str) -> str:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 from sidecar.domain.guardrail_settings import InjectionKind
-from sidecar.guardrails.cooperative import Steps
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.prompt_injection.model import (
     PHRASE_MARK,
     PHRASES,
@@ -135,7 +135,7 @@ class Scorer:
         self._nothing = RunningSum(model)
         self._database = compile_hyperscan(term_expressions(term.name for term in model.terms))
 
-    def sums(self, contents: Sequence[bytes]) -> Steps[Sequence[RunningSum]]:
+    def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[RunningSum]]:
         """Add up each of *contents*, which are in their plain form.
 
         What is short is searched in one call: to begin takes as long as a short text, and the
@@ -178,7 +178,7 @@ class Scorer:
             start = stop
         return sums
 
-    def _add_up_long(self, content: bytes) -> Steps[RunningSum]:
+    def _add_up_long(self, content: bytes) -> Cooperative[RunningSum]:
         hits: list[Hit] = []
         sum_ = RunningSum(self.model)
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:

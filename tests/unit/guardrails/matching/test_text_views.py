@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.matching import text_views
-from sidecar.guardrails.matching.text_views import Piece, View, fold, plain
+from sidecar.guardrails.matching.text_views import TextView, ViewKind, fold, plain
 
 CASES = {
     "invisible": ("a\u200bbc", "abc", "ab", "a\u200bb"),
@@ -25,13 +25,13 @@ CASES = {
 }
 
 
-def pieces_of(content: bytes, *, folded: bool = False) -> tuple[Piece, ...]:
-    return run_to_end(text_views.pieces_of(3, content, folded=folded))
+def views_of(content: bytes, *, folded: bool = False) -> tuple[TextView, ...]:
+    return run_sync(text_views.views_of(3, content, folded=folded))
 
 
-def original_of(piece: Piece, wanted: str, content: bytes) -> str:
-    start = piece.content.index(wanted.encode())
-    first, last = piece.origin.span(start, start + len(wanted.encode()))
+def original_of(view: TextView, wanted: str, content: bytes) -> str:
+    start = view.content.index(wanted.encode())
+    first, last = view.offsets.span(start, start + len(wanted.encode()))
     return content[first:last].decode()
 
 
@@ -41,16 +41,16 @@ def test_a_span_of_the_plain_view_comes_back_to_the_original(case: str, padding:
     """What is replaced is what the reader sees, with everything hidden inside it."""
     original, plain_text, wanted, expected = CASES[case]
     content = f"{padding}.{original}.{padding}".encode()
-    _, piece = pieces_of(content)
-    assert piece.content.decode() == f"{padding}.{plain_text}.{padding}"
-    assert original_of(piece, wanted, content) == expected
+    _, view = views_of(content)
+    assert view.content.decode() == f"{padding}.{plain_text}.{padding}"
+    assert original_of(view, wanted, content) == expected
 
 
 def test_plain_text_has_one_view() -> None:
     """ASCII, most text there is, is searched once: it is its own plain and folded form."""
-    (piece,) = pieces_of(b"Hello", folded=True)
-    assert (piece.part, piece.content) == (3, b"Hello")
-    assert piece.views == {View.RAW, View.FOLDED}
+    (view,) = views_of(b"Hello", folded=True)
+    assert (view.part, view.content) == (3, b"Hello")
+    assert view.kinds == {ViewKind.RAW, ViewKind.FOLDED}
 
 
 letters = st.text(
@@ -64,19 +64,23 @@ def test_the_pieces_of_a_long_text_are_those_of_the_whole(text: str, chunk: int)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_views, "CHUNK_CHARACTERS", chunk)
         patch.setattr(text_views, "SLICE_BYTES", 2 * chunk)
-        pieces = pieces_of(f"é{text}".encode(), folded=True)
-    whole = {View.RAW: f"é{text}", View.PLAIN: plain(f"é{text}"), View.FOLDED: fold(f"é{text}")}
-    for piece in pieces:
-        (view,) = piece.views
-        assert piece.content.decode() == whole[view]
-        for start in range(len(piece.content)):
-            first, last = piece.origin.span(start, start + 1)
-            assert 0 <= first < last <= piece.length
+        views = views_of(f"é{text}".encode(), folded=True)
+    whole = {
+        ViewKind.RAW: f"é{text}",
+        ViewKind.PLAIN: plain(f"é{text}"),
+        ViewKind.FOLDED: fold(f"é{text}"),
+    }
+    for view in views:
+        (kind,) = view.kinds
+        assert view.content.decode() == whole[kind]
+        for start in range(len(view.content)):
+            first, last = view.offsets.span(start, start + 1)
+            assert 0 <= first < last <= view.length
 
 
 def test_a_long_run_of_marks_is_read_in_linear_time() -> None:
     """Sorting marks is quadratic in Python's NFKC: 64 KB in one go took over a second."""
     content = ("a" + "\u0316\u0300" * 16_000).encode()
     started_at = time.perf_counter()
-    pieces_of(content, folded=True)
+    views_of(content, folded=True)
     assert time.perf_counter() - started_at < 0.5

@@ -23,7 +23,7 @@ from sidecar.guardrails.remote.checks import (
 )
 from sidecar.guardrails.remote.http import HttpClient
 from sidecar.guardrails.remote.webhook import WebhookChecks, read_answer, request_body
-from sidecar.guardrails.runner import Inspector
+from sidecar.guardrails.runner import GuardrailRunner
 from tests.support.fixed_resolver import FixedResolver
 from tests.support.guardrails import effective, policy, subject_of
 from tests.support.remote_checks import ABOUT, asking, remote_checks
@@ -288,7 +288,7 @@ async def inspect_with(
     guardrails: Callable[[str], str], answer: Answer
 ) -> tuple[tuple[GuardrailResult, ...], WebhookServer]:
     async with webhook_server(answer) as server, remote_checks() as checks:
-        inspector = Inspector(remote=checks, clock=time.monotonic)
+        inspector = GuardrailRunner(remote=checks, clock=time.monotonic)
         chosen = effective(policy(guardrails(server.url)))
         results = inspector.inspect(chosen, subject_of("text"), about=ABOUT)
         assert not isinstance(results, tuple)

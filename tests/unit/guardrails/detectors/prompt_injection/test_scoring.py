@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
-from sidecar.guardrails.cooperative import run_to_end
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection.model import Model, Term
 from sidecar.guardrails.detectors.prompt_injection.scoring import EMPTY, BestPassage, Scorer, score
 
@@ -23,7 +23,7 @@ SCORER = Scorer(
 
 
 def _stretch(text: str) -> BestPassage:
-    return run_to_end(SCORER.sums((text.encode(),)))[0].best()
+    return run_sync(SCORER.sums((text.encode(),)))[0].best()
 
 
 def test_terms_of_a_stretch_add_up_less_what_lies_between_them() -> None:
@@ -78,13 +78,13 @@ def test_a_long_text_is_judged_in_turns() -> None:
 def test_each_of_several_texts_has_its_own_sum() -> None:
     """Short ones are searched in one call, long ones apart, in whatever order they come."""
     texts = ("forget it", "", "evil " * 3_000, "do anything now", "nice weather", "your rules")
-    sums = run_to_end(SCORER.sums([text.encode() for text in texts]))
+    sums = run_sync(SCORER.sums([text.encode() for text in texts]))
     assert [one.best() for one in sums] == [_stretch(text) for text in texts]
 
 
 def test_no_term_goes_over_the_border_of_two_texts() -> None:
     """What two parts say is looked at part by part."""
-    sums = run_to_end(SCORER.sums((b"forget your", b"rules do anything", b"now")))
+    sums = run_sync(SCORER.sums((b"forget your", b"rules do anything", b"now")))
     assert [one.total for one in sums] == [900, 0, 0]
 
 

@@ -7,24 +7,27 @@ from sidecar.guardrails.matching.boundaries import (
     EDGE_BYTES,
     MAX_REACH_BYTES,
     REACH_BYTES,
-    Seam,
-    Stretch,
-    seams,
+    BoundaryWindow,
+    PartSlice,
+    boundary_windows,
 )
 from tests.support.guardrails import parts_of
 
 
 def _contents(*texts: str, run: tuple[int, ...] | None = None) -> list[str]:
     parts = parts_of(texts)
-    return [seam.content.decode() for seam in seams(parts, [run or tuple(range(len(texts)))])]
+    return [
+        window.content.decode()
+        for window in boundary_windows(parts, [run or tuple(range(len(texts)))])
+    ]
 
 
 def test_short_texts_are_seen_as_one() -> None:
     """Every border of a run is within reach of the next."""
-    assert seams(parts_of(["ab", "x", "cd"]), [(0, 2)]) == (
-        Seam(
+    assert boundary_windows(parts_of(["ab", "x", "cd"]), [(0, 2)]) == (
+        BoundaryWindow(
             b"abcd",
-            (Stretch(0, 0, 0, 2), Stretch(2, 2, 0, 2)),
+            (PartSlice(0, 0, 0, 2), PartSlice(2, 2, 0, 2)),
             is_cut_before=False,
             is_cut_after=False,
         ),
@@ -57,7 +60,10 @@ def test_no_character_is_cut_in_two() -> None:
 def test_several_runs_are_seen_apart() -> None:
     """What two roles say is never joined."""
     parts = parts_of(["a", "b", "c", "d"])
-    assert [seam.content for seam in seams(parts, [(0, 1), (2, 3)])] == [b"ab", b"cd"]
+    assert [window.content for window in boundary_windows(parts, [(0, 1), (2, 3)])] == [
+        b"ab",
+        b"cd",
+    ]
 
 
 def _found(start: int, end: int) -> Finding:
@@ -66,8 +72,8 @@ def _found(start: int, end: int) -> Finding:
 
 def test_a_finding_is_told_by_its_pieces() -> None:
     """One a part that it touches, in the bytes of the part."""
-    (seam,) = seams(parts_of(["a " * 300, "bb", " c" * 300]), [(0, 1, 2)])
-    assert list(seam.located(_found(500, 520))) == [
+    (window,) = boundary_windows(parts_of(["a " * 300, "bb", " c" * 300]), [(0, 1, 2)])
+    assert list(window.located(_found(500, 520))) == [
         Finding("g", "T", 0, 588, 600),
         Finding("g", "T", 1, 0, 2),
         Finding("g", "T", 2, 0, 6),
@@ -85,12 +91,12 @@ def test_a_finding_is_told_by_its_pieces() -> None:
 )
 def test_what_may_be_half_of_a_word_is_not_found(start: int, end: int, pieces: int) -> None:
     """Where a view was cut, a run of digits could look like a card; across a border it counts."""
-    (seam,) = seams(parts_of(["a " * 5_000, " b" * 5_000]), [(0, 1)])
-    assert len(list(seam.located(_found(start, end)))) == pieces
+    (window,) = boundary_windows(parts_of(["a " * 5_000, " b" * 5_000]), [(0, 1)])
+    assert len(list(window.located(_found(start, end)))) == pieces
 
 
 def test_at_the_true_ends_of_a_text_nothing_is_dropped() -> None:
     """There is no cut there."""
-    (seam,) = seams(parts_of(["a" * 100, "b" * 100]), [(0, 1)])
-    assert len(list(seam.located(_found(0, 5)))) == 1
-    assert len(list(seam.located(_found(195, 200)))) == 1
+    (window,) = boundary_windows(parts_of(["a" * 100, "b" * 100]), [(0, 1)])
+    assert len(list(window.located(_found(0, 5)))) == 1
+    assert len(list(window.located(_found(195, 200)))) == 1

@@ -12,7 +12,7 @@ from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.runner import Inspector, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import Script, ScriptedChecks, Ticks, effective, policy, subject_of
@@ -59,7 +59,7 @@ REDACT = answering(RemoteAnswer("redact", (Finding("h", "NAME", 0, 0, 4),)))
 async def results_of(
     chosen: EffectivePolicy, subject: Subject, checks: ScriptedChecks
 ) -> tuple[GuardrailResult, ...]:
-    results = Inspector(remote=checks, clock=Ticks()).inspect(chosen, subject, about=ABOUT)
+    results = GuardrailRunner(remote=checks, clock=Ticks()).inspect(chosen, subject, about=ABOUT)
     return results if isinstance(results, tuple) else await results
 
 
@@ -78,7 +78,7 @@ async def outcomes_of(
 async def test_a_local_finding_leads_to_the_action(action: str, verdict: Verdict) -> None:
     """And text without one passes, in the same breath: nothing is awaited."""
     chosen = effective(policy(pii(f", action: {action}")))
-    inspector = Inspector(remote=ScriptedChecks({}), clock=Ticks())
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
     results = inspector.inspect(chosen, subject_of(EMAIL), about=ABOUT)
     guardrail = chosen.guardrails[0]
     finding = Finding("pii", "EMAIL", 0, 5, 20)
@@ -90,7 +90,7 @@ async def test_a_local_finding_leads_to_the_action(action: str, verdict: Verdict
 async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() -> None:
     """Short requests do not wait for it, and its result is what it would be at once."""
     chosen = effective(policy(pii(", action: redact")))
-    inspector = Inspector(remote=ScriptedChecks({}), clock=Ticks())
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
     long = subject_of("x" * (3 * SLICE_BYTES) + EMAIL)
     later = inspector.inspect(chosen, long, about=ABOUT)
     assert not isinstance(later, tuple)
@@ -111,7 +111,7 @@ async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() ->
 
 async def test_no_turn_of_a_hostile_text_is_long() -> None:
     """In CPU time, since what else the machine does is not ours; a collection of garbage is."""
-    inspector = Inspector(remote=ScriptedChecks({}), clock=time.monotonic)
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=time.monotonic)
     chosen = effective(default_policy())
     later = inspector.inspect(chosen, subject_of(mixed_text(1 << 20)), about=ABOUT)
     assert not isinstance(later, tuple)
@@ -135,7 +135,7 @@ async def test_no_turn_of_a_hostile_text_is_long() -> None:
 async def test_two_long_texts_take_turns() -> None:
     """Together they hold the event loop no longer at a time than one of them."""
     chosen = effective(policy(pii("")))
-    inspector = Inspector(remote=ScriptedChecks({}), clock=Ticks())
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
     texts = [subject_of("x" * (size * SLICE_BYTES)) for size in (4, 4, 9)]
     laters = [inspector.inspect(chosen, text, about=ABOUT) for text in texts]
     ended: list[int] = []
@@ -261,7 +261,7 @@ async def test_cancelling_the_inspection_cancels_every_remote_check() -> None:
         return await hanging()
 
     checks = ScriptedChecks({"a": begin_and_hang, "b": begin_and_hang})
-    inspector = Inspector(remote=checks, clock=Ticks())
+    inspector = GuardrailRunner(remote=checks, clock=Ticks())
     chosen = effective(policy(hook("a") + hook("b")))
     pending = inspector.inspect(chosen, subject_of("text"), about=ABOUT)
     assert not isinstance(pending, tuple)

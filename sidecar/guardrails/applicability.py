@@ -1,0 +1,67 @@
+"""Decides which guardrails apply to a request: by route, roll-out share, exemption and model."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from typing import Final, assert_never
+
+from sidecar.domain.policy import EVERYONE, Circumstances, Exemption, ExemptLevel, Guardrail
+from sidecar.domain.validation import compile_glob
+
+_PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
+"""Names that no server trims, folds or unescapes into another, but for their case."""
+
+
+class Applicability(enum.Enum):
+    """How a guardrail stands to a request."""
+
+    APPLIES = "applies"
+    OUT_OF_SCOPE = "out of scope"
+    EXEMPT = "exempt"
+
+
+def applicability_of(guardrail: Guardrail, circumstances: Circumstances) -> Applicability:
+    """Tell how *guardrail* stands to a request whose model is not known yet."""
+    scope, operation = guardrail.scope, circumstances.operation
+    if scope.routes is not None and operation is not None and operation not in scope.routes:
+        return Applicability.OUT_OF_SCOPE
+    if (
+        scope.rollout < EVERYONE
+        and rollout_position(guardrail.name, circumstances.key_id) >= scope.rollout
+    ):
+        return Applicability.OUT_OF_SCOPE
+    if any(_exempts(exemption, circumstances) for exemption in scope.exceptions):
+        return Applicability.EXEMPT
+    return Applicability.APPLIES
+
+
+def applies_to_model(guardrail: Guardrail, model: str | None) -> bool:
+    """Tell whether *guardrail* holds for *model*, None where the request names none."""
+    globs = guardrail.scope.models
+    if globs is None or model is None or _PLAIN_MODEL.fullmatch(model) is None:
+        return True
+    folded = model.lower()
+    return any(compile_glob(glob.lower()).match(folded) is not None for glob in globs)
+
+
+def rollout_position(guardrail: str, key_id: str) -> int:
+    """Return where a key stands in a guardrail's roll-out, from 0 to 9999.
+
+    The same key always stands in the same place, so that a roll-out that grows keeps those it
+    has, and a client that tries again does not get another answer.
+    """
+    digest = hashlib.sha256(f"{guardrail}\0{key_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") * EVERYONE >> 64
+
+
+def _exempts(exemption: Exemption, circumstances: Circumstances) -> bool:
+    match exemption.level:
+        case ExemptLevel.KEY:
+            is_meant = exemption.name == circumstances.key_id
+        case ExemptLevel.TEAM:
+            is_meant = exemption.name == circumstances.team
+        case _:
+            assert_never(exemption.level)
+    return is_meant and circumstances.at < exemption.ends_at
