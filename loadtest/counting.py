@@ -39,7 +39,7 @@ from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.checks.ledger import Clocks
 from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.runner import GuardrailRunner
@@ -129,7 +129,7 @@ async def _of_each(
     limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
     limited = replace(limited, limiter=limiter)
     full = replace(plain, load=Load(max_exchanges=0, max_held_bytes=0))
-    reserved = replace(JUDGED, reserved=Reserved(195, 256, 3_048))
+    reserved = replace(JUDGED, reserved=Reservation(195, 256, 3_048))
     plays = {
         "chat": _conversation(plain, CHAT),
         "chat of 8 KB": _conversation(plain, LONG_CHAT),
@@ -230,7 +230,7 @@ def _conversation(parts: Parts, recorded: Recorded) -> Play:
 def _end(parts: Parts, request: JudgedRequest) -> Play:
     """Return what hears of the end of *request* from Envoy, up to the disk."""
     message = export(attributes(request))
-    accounts = UsageSettlement(
+    settlement = UsageSettlement(
         parts.prices, parts.recorder.metrics.usage, limiter=parts.limiter, keys=parts.keys
     )
 
@@ -239,7 +239,7 @@ def _end(parts: Parts, request: JudgedRequest) -> Play:
         if batch.unreadable or len(batch.ended) != 1:
             raise AssertionError("the recorded end was read another way")
         parts.recorder.metrics.usage.exchange_ended(batch.ended[0])
-        accounts.exchange_ended(batch.ended[0])
+        settlement.exchange_ended(batch.ended[0])
 
     return hear
 

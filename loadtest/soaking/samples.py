@@ -17,7 +17,7 @@ from loadtest.generators import run_k6
 from loadtest.load import Load, LoadError
 from loadtest.soaking.stack import SoakStack
 from sidecar.telemetry.names import MetricName
-from sidecar.telemetry.traffic_stats import Page, read_page
+from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot
 
 SCRIPT: Final = Path(__file__).with_name("soak.js")
 OUTCOMES: Final = ("answered", "refused", "aborted", "bad")
@@ -188,9 +188,9 @@ class Sampler:
             stats = (await answer.json(content_type=None))["stats"]
         return {one["name"]: int(one["value"]) for one in stats if "name" in one}
 
-    async def _page(self) -> Page:
+    async def _page(self) -> MetricsSnapshot:
         async with self._client.get(self._facts.metrics_url) as answer:
-            return read_page(await answer.text(), at=time.monotonic())
+            return parse_snapshot(await answer.text(), at=time.monotonic())
 
 
 def _processes(facts: StackFacts) -> list[tuple[str, psutil.Process]]:

@@ -11,7 +11,7 @@ from sidecar.checks.parts import Parts
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Limit, Measure, Priority
-from sidecar.domain.policy import Circumstances, StreamUsage
+from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Operation, Route
@@ -144,8 +144,8 @@ def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admissi
         # Without its policy nobody can say what this key's content must pass.
         return NotAdmitted(ErrorKind.AUTHORIZATION_UNAVAILABLE)
     if policy.request_variants is not None:
-        circumstances = _circumstances(record.principal, parts=parts, ledger=ledger)
-        policy = policy.request_variants(circumstances)
+        request_scope = _request_scope(record.principal, parts=parts, ledger=ledger)
+        policy = policy.request_variants(request_scope)
     ledger.take_policy(policy)
     ledger.priority = record.priority
     is_set = record.allowed_models is not None
@@ -153,8 +153,8 @@ def _under_policy(record: KeyRecord, *, parts: Parts, ledger: Ledger) -> Admissi
     return Admitted(policy, allowed_models, record.limits, record.priority)
 
 
-def _circumstances(principal: Principal, *, parts: Parts, ledger: Ledger) -> Circumstances:
-    return Circumstances(
+def _request_scope(principal: Principal, *, parts: Parts, ledger: Ledger) -> RequestScope:
+    return RequestScope(
         operation=ledger.route.operation if isinstance(ledger.route, Route) else None,
         key_id=principal.key_id,
         team=f"{principal.organization_name}/{principal.team_name}",

@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.limits import LimitStatus, Priority, Reserved
+from sidecar.domain.limits import LimitStatus, Priority, Reservation
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.policy import Mode, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
@@ -69,7 +69,7 @@ class Ledger:
         self.priority: Priority | None = None
         self.estimated_tokens: int | None = None
         """Of input and output together; None where nobody read the request."""
-        self.reserved: Reserved | None = None
+        self.reserved: Reservation | None = None
         self.standings: tuple[LimitStatus, ...] = ()
         self.short: LimitStatus | None = None
         self.limits_are_local = False

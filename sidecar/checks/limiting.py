@@ -13,7 +13,7 @@ from sidecar.checks.ledger import Ledger
 from sidecar.checks.parts import Parts
 from sidecar.checks.wording import budget_error, limit_error, single_request_error
 from sidecar.domain.errors import ClientError
-from sidecar.domain.limits import MICROS, Measure, Reserved
+from sidecar.domain.limits import MICROS, Measure, Reservation
 from sidecar.domain.subject import Route, Subject
 from sidecar.domain.usage import TokenCounts
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
@@ -80,7 +80,7 @@ class Limiting:
             case Granted(standings):
                 self._ledger.standings = standings
                 self._parts.recorder.limit_granted(is_local=outcome.is_local)
-                self._ledger.reserved = Reserved(
+                self._ledger.reserved = Reservation(
                     demand.input_tokens,
                     demand.output_tokens,
                     demand.cost,

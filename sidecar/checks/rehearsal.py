@@ -19,7 +19,7 @@ from sidecar.decision.decide import decide, decide_unscanned
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
-from sidecar.domain.policy import EVERYONE, Circumstances, Guardrail, Mode, UnscannedAction
+from sidecar.domain.policy import FULL_ROLLOUT, Guardrail, Mode, RequestScope, UnscannedAction
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.subject import (
@@ -81,7 +81,7 @@ class Rehearsal:
         compiled = await compile_in_subprocess([(document, 1)])
         policy = compiled.policies[0]
         local = tuple(
-            replace(one, scope=replace(one.scope, rollout=EVERYONE, exceptions=()))
+            replace(one, scope=replace(one.scope, rollout=FULL_ROLLOUT, exceptions=()))
             for one in policy.guardrails
             if not is_remote(one)
         )
@@ -142,7 +142,7 @@ class Rehearsal:
             return policy
         operation = None if route is None else route.operation
         return policy.request_variants(
-            Circumstances(operation=operation, key_id="", team="", at=0.0)
+            RequestScope(operation=operation, key_id="", team="", at=0.0)
         )
 
 

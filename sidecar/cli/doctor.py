@@ -23,7 +23,7 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.policy.tester import missing_extras
-from sidecar.settings.process import Settings, SettingsError, read_settings, strangers
+from sidecar.settings.process import Settings, SettingsError, read_settings, unknown_variables
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 from sidecar.transport.engine import is_alive
@@ -89,7 +89,7 @@ def _packages(missing: Mapping[str, str]) -> Checked:
 
 
 def _check_environment() -> Checked:
-    check, found = "environment", strangers(inherited_environment())
+    check, found = "environment", unknown_variables(inherited_environment())
     if not found:
         return ok(check, "no variable that is no setting")
     names = ", ".join(one.variable for one in found)

@@ -113,7 +113,7 @@ class LimitStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
+class Reservation:
     """What was taken for a request of the limits it was judged by; `cost` in millionths of $1.
 
     It was taken at `taken_us`, microseconds since the epoch. `by_model` names, of the limits that

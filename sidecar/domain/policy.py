@@ -15,7 +15,7 @@ from sidecar.domain.guardrail_settings import (
 )
 from sidecar.domain.subject import Operation
 
-EVERYONE: Final = 10_000
+FULL_ROLLOUT: Final = 10_000
 """All keys, in hundredths of a percent."""
 
 
@@ -55,13 +55,13 @@ class Scope:
 
     routes: tuple[Operation, ...] | None = None
     models: tuple[str, ...] | None = None
-    rollout: int = EVERYONE
+    rollout: int = FULL_ROLLOUT
     exceptions: tuple[Exemption, ...] = ()
 
     @property
     def depends_on_key(self) -> bool:
         """Tell whether two keys may differ in it."""
-        return self.rollout < EVERYONE or bool(self.exceptions)
+        return self.rollout < FULL_ROLLOUT or bool(self.exceptions)
 
     @property
     def depends_on_headers(self) -> bool:
@@ -73,7 +73,7 @@ EVERYWHERE: Final = Scope()
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class RequestScope:
     """Who asks for what, and when, as the headers tell.
 
     `operation` is None where the path is not known. `team` is `ORGANIZATION/TEAM`; `at` is in

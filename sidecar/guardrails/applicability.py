@@ -7,7 +7,7 @@ import hashlib
 import re
 from typing import Final, assert_never
 
-from sidecar.domain.policy import EVERYONE, Circumstances, Exemption, ExemptLevel, Guardrail
+from sidecar.domain.policy import FULL_ROLLOUT, Exemption, ExemptLevel, Guardrail, RequestScope
 from sidecar.domain.validation import compile_glob
 
 _PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
@@ -22,17 +22,17 @@ class Applicability(enum.Enum):
     EXEMPT = "exempt"
 
 
-def applicability_of(guardrail: Guardrail, circumstances: Circumstances) -> Applicability:
+def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Applicability:
     """Tell how *guardrail* stands to a request whose model is not known yet."""
-    scope, operation = guardrail.scope, circumstances.operation
+    scope, operation = guardrail.scope, request_scope.operation
     if scope.routes is not None and operation is not None and operation not in scope.routes:
         return Applicability.OUT_OF_SCOPE
     if (
-        scope.rollout < EVERYONE
-        and rollout_position(guardrail.name, circumstances.key_id) >= scope.rollout
+        scope.rollout < FULL_ROLLOUT
+        and rollout_position(guardrail.name, request_scope.key_id) >= scope.rollout
     ):
         return Applicability.OUT_OF_SCOPE
-    if any(_exempts(exemption, circumstances) for exemption in scope.exceptions):
+    if any(_exempts(exemption, request_scope) for exemption in scope.exceptions):
         return Applicability.EXEMPT
     return Applicability.APPLIES
 
@@ -53,15 +53,15 @@ def rollout_position(guardrail: str, key_id: str) -> int:
     has, and a client that tries again does not get another answer.
     """
     digest = hashlib.sha256(f"{guardrail}\0{key_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") * EVERYONE >> 64
+    return int.from_bytes(digest[:8], "big") * FULL_ROLLOUT >> 64
 
 
-def _exempts(exemption: Exemption, circumstances: Circumstances) -> bool:
+def _exempts(exemption: Exemption, request_scope: RequestScope) -> bool:
     match exemption.level:
         case ExemptLevel.KEY:
-            is_meant = exemption.name == circumstances.key_id
+            is_meant = exemption.name == request_scope.key_id
         case ExemptLevel.TEAM:
-            is_meant = exemption.name == circumstances.team
+            is_meant = exemption.name == request_scope.team
         case _:
             assert_never(exemption.level)
-    return is_meant and circumstances.at < exemption.ends_at
+    return is_meant and request_scope.at < exemption.ends_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.usage import JudgedRequest
 
@@ -40,7 +40,7 @@ def usage_metadata(request: JudgedRequest) -> Metadata:
     return tuple(pairs)
 
 
-def _reserved(reserved: Reserved) -> str:
+def _reserved(reserved: Reservation) -> str:
     tokens = f"{reserved.input_tokens} {reserved.output_tokens}"
     numbers = f"{tokens} {reserved.cost} {reserved.taken_us}"
     return " ".join((numbers, *reserved.by_model)) if reserved.by_model else numbers

@@ -22,7 +22,7 @@ from pydantic import (
 from typing_extensions import override
 
 from sidecar.domain.policy import (
-    EVERYONE,
+    FULL_ROLLOUT,
     Action,
     Exemption,
     ExemptLevel,
@@ -66,7 +66,7 @@ def _hundredths(value: object) -> int:
     if match is None:
         raise ValueError("is not a percentage; write for example 10% or 0.5%")
     hundredths = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
-    if hundredths > EVERYONE:
+    if hundredths > FULL_ROLLOUT:
         raise ValueError("is more than 100%")
     return hundredths
 
@@ -201,7 +201,7 @@ class GuardrailFields(Document):
     streams: StreamMode | None = None
     routes: Annotated[tuple[Operation, ...] | None, Field(min_length=1)] = None
     models: Annotated[tuple[Glob, ...] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
-    rollout: Rollout = EVERYONE
+    rollout: Rollout = FULL_ROLLOUT
     exceptions: Annotated[tuple[ExceptionDocument, ...], Field(max_length=MAX_ITEMS)] = ()
 
     def settings(self) -> GuardrailSettings:

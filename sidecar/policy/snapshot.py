@@ -12,10 +12,10 @@ import re2
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import (
     EVERYWHERE,
-    Circumstances,
     Guardrail,
     Mode,
     Policy,
+    RequestScope,
     Stage,
     StreamUsage,
     UnscannedAction,
@@ -146,16 +146,16 @@ class RequestVariants(Generic[Form]):
         self._by_route: dict[Operation | None, Form] = {}
         self._forms: dict[tuple[Applicability, ...], Form] = {}
 
-    def __call__(self, circumstances: Circumstances) -> Form:
-        """Return the form for *circumstances*."""
+    def __call__(self, request_scope: RequestScope) -> Form:
+        """Return the form for *request_scope*."""
         if not self._is_by_route:
-            return self._form(circumstances)
-        known = self._by_route.get(circumstances.operation)
+            return self._form(request_scope)
+        known = self._by_route.get(request_scope.operation)
         if known is None:
-            known = self._by_route[circumstances.operation] = self._form(circumstances)
+            known = self._by_route[request_scope.operation] = self._form(request_scope)
         return known
 
-    def _form(self, circumstances: Circumstances) -> Form:
+    def _form(self, circumstances: RequestScope) -> Form:
         standings = tuple(applicability_of(one, circumstances) for one in self._scoped)
         known = self._forms.get(standings)
         if known is None:

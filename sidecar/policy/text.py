@@ -32,7 +32,7 @@ from sidecar.domain.guardrail_settings import (
     WebhookSettings,
     WholeTextSettings,
 )
-from sidecar.domain.policy import EVERYONE, Guardrail, GuardrailSettings, Mode, Policy, Scope
+from sidecar.domain.policy import FULL_ROLLOUT, Guardrail, GuardrailSettings, Mode, Policy, Scope
 from sidecar.policy.parse import PolicyDocument, PolicyDocumentError, parse_documents
 from sidecar.policy.yaml_positions import Path, YamlDocument, read_yaml
 
@@ -80,7 +80,7 @@ def _scope(scope: Scope) -> dict[str, Any]:
     written = _given(
         routes=routes,
         models=scope.models,
-        rollout=None if scope.rollout == EVERYONE else f"{scope.rollout / 100:.12g}%",
+        rollout=None if scope.rollout == FULL_ROLLOUT else f"{scope.rollout / 100:.12g}%",
     )
     if scope.exceptions:
         written["exceptions"] = [

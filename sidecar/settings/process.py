@@ -141,7 +141,7 @@ _LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class UnknownVariable:
     """A variable that is no setting, and the setting that was probably meant."""
 
     variable: str
@@ -157,14 +157,16 @@ def setting_names() -> tuple[str, ...]:
     )
 
 
-def strangers(environment: Mapping[str, str]) -> tuple[Stranger, ...]:
+def unknown_variables(environment: Mapping[str, str]) -> tuple[UnknownVariable, ...]:
     """Return what of *environment* begins like a setting and is none, by name.
 
     Those of a known section are not among them: `read_settings` refuses them.
     """
     known = setting_names()
     return tuple(
-        Stranger(variable, next(iter(difflib.get_close_matches(variable, known, n=1)), None))
+        UnknownVariable(
+            variable, next(iter(difflib.get_close_matches(variable, known, n=1)), None)
+        )
         for variable in sorted(_unread(environment))
     )
 

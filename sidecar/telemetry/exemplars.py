@@ -39,7 +39,7 @@ def exemplar_path(directory: Path, pid: int) -> Path:
     return directory / f"exemplars_{pid}"
 
 
-class Moment(NamedTuple):
+class TraceRef(NamedTuple):
     """Which trace, and when it ended, in seconds since the epoch."""
 
     trace_id: int
@@ -69,7 +69,7 @@ class ExemplarFile:
         self._used += 1
         return self._used - 1
 
-    def write(self, slot: int, key: bytes, value: float, moment: Moment) -> None:
+    def write(self, slot: int, key: bytes, value: float, moment: TraceRef) -> None:
         """Replace what the slot holds."""
         trace_id = moment.trace_id.to_bytes(16, "big")
         part = _PART.pack(trace_id, value, moment.at, len(key)) + key
@@ -95,7 +95,7 @@ class BucketExemplars:
         self._labels = tuple(labels)
         self._slots: dict[tuple[int, tuple[str, ...]], tuple[int, bytes] | None] = {}
 
-    def note(self, value: float, moment: Moment, *labels: str) -> None:
+    def note(self, value: float, moment: TraceRef, *labels: str) -> None:
         """Keep *moment* as the last one that fell into the bucket of *value*."""
         place = (bisect_left(self._buckets, value), labels)
         if place not in self._slots:
@@ -160,7 +160,7 @@ class ExchangeExemplars:
     def note(self, report: ExchangeReport, trace_id: int, *, guardrail_label: LabelCap) -> None:
         """Keep the trace of an exchange for each bucket that it fell into."""
         timings = report.timings
-        moment = Moment(trace_id, timings.wall_ns / 1e9 + timings.seconds)
+        moment = TraceRef(trace_id, timings.wall_ns / 1e9 + timings.seconds)
         self._overhead.note(timings.overhead_seconds, moment)
         for phase, step in (
             ("authorize", timings.authorize),

@@ -93,7 +93,7 @@ class KeyMetrics:
         """Count a change that took effect *seconds* after it was made."""
         self._revocations.observe(seconds)
 
-    def changes_are_heard(self, *, is_so: bool) -> None:
+    def key_notifications_connected(self, *, is_so: bool) -> None:
         """Show whether changes are heard of."""
         self._heard.set(is_so)
 

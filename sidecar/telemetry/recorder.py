@@ -16,7 +16,7 @@ from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.tail_sampling import Keeping, SpanMetrics
+from sidecar.telemetry.tail_sampling import SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import (
     format_trace_id,
     parse_trace_parent,
@@ -164,7 +164,7 @@ def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> 
     from sidecar.telemetry.otlp import span_exporter  # noqa: PLC0415
     from sidecar.telemetry.tracing import Tracing  # noqa: PLC0415
 
-    keeping = Keeping(
+    sampler = TailSampler(
         slow_seconds=settings.slow_request_ms / 1000, per_second=settings.kept_traces_per_second
     )
     return Tracing(
@@ -172,5 +172,5 @@ def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> 
         version=__version__,
         instance=instance,
         count=count,
-        keeping=keeping,
+        sampler=sampler,
     )

@@ -15,7 +15,7 @@ from sidecar.telemetry.names import MetricName
 _BLOCKED: Final = frozenset({ErrorKind.CONTENT_BLOCKED, ErrorKind.UNSCANNED_CONTENT})
 
 
-class Keeping:
+class TailSampler:
     """Keeps what was blocked, failed, passed unjudged or was slow.
 
     At most *per_second*: whoever has a key can have requests blocked as fast as it likes, and
@@ -31,7 +31,7 @@ class Keeping:
 
     def keeps(self, report: ExchangeReport) -> bool:
         """Tell whether *report* is to be traced, and take the room for it."""
-        if self._per_second <= 0 or not self.is_of_interest(report):
+        if self._per_second <= 0 or not self.would_keep(report):
             return False
         now = report.timings.started_at + report.timings.seconds
         gained = max(0.0, now - self._filled_at) * self._per_second
@@ -42,7 +42,7 @@ class Keeping:
         self._room -= 1
         return True
 
-    def is_of_interest(self, report: ExchangeReport) -> bool:
+    def would_keep(self, report: ExchangeReport) -> bool:
         """Tell whether somebody will ask about *report*."""
         if (
             report.outcome is ExchangeOutcome.FAILED

@@ -28,7 +28,7 @@ from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Step, Timings
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import SERVICE_NAME, EgretAttribute, SemconvAttribute, SpanName
 from sidecar.telemetry.otlp import resource
-from sidecar.telemetry.tail_sampling import QUEUE_SPANS, Keeping, SpanMetrics
+from sidecar.telemetry.tail_sampling import QUEUE_SPANS, SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import TraceParent
 
 AttributeValue = str | bool | int | float | Sequence[str]
@@ -169,10 +169,10 @@ class Tracing:
         version: str,
         instance: str,
         count: SpanMetrics,
-        keeping: Keeping,
+        sampler: TailSampler,
     ) -> None:
         self._count = count
-        self._keeping = keeping
+        self._sampler = sampler
         self._provider = TracerProvider(
             sampler=ParentBased(root=ALWAYS_ON),
             resource=resource(version=version, instance=instance),
@@ -189,13 +189,13 @@ class Tracing:
 
     def may_keep(self, report: ExchangeReport) -> bool:
         """Tell whether *report* is one to record though nobody sampled it, if there is room."""
-        return self._keeping.is_of_interest(report)
+        return self._sampler.would_keep(report)
 
     def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> int | None:
         """Record an exchange and its steps; return the trace id, None where it is not sampled."""
         is_kept = parent is not None and not parent.is_sampled
         if parent is not None and is_kept:
-            if not self._keeping.keeps(report):
+            if not self._sampler.keeps(report):
                 return None
             parent = parent.sampled()
         attributes = exchange_attributes(report)

@@ -20,33 +20,33 @@ Labels = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class MetricsSnapshot:
     """A page of metrics as it was at a moment, in seconds of a monotonic clock."""
 
     at: float
     samples: Mapping[str, Mapping[Labels, float]]
 
 
-def read_page(text: str, *, at: float) -> Page:
+def parse_snapshot(text: str, *, at: float) -> MetricsSnapshot:
     """Return what *text*, in the classic format, says.
 
     Raises:
         ValueError: it is no page of metrics.
     """
-    return page_of(text_string_to_metric_families(text), at=at)
+    return snapshot_of(text_string_to_metric_families(text), at=at)
 
 
-def page_of(families: Iterable[Metric], *, at: float) -> Page:
+def snapshot_of(families: Iterable[Metric], *, at: float) -> MetricsSnapshot:
     """Return what *families* are at a moment, without the way over text."""
     samples: dict[str, dict[Labels, float]] = {}
     for family in families:
         for sample in family.samples:
             samples.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
-    return Page(at, samples)
+    return MetricsSnapshot(at, samples)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class TrafficStats:
     """What happened in a span of time; counts are a second, times are milliseconds."""
 
     seconds: float
@@ -66,15 +66,15 @@ class Figures:
     faults: Mapping[str, float] = field(default_factory=dict)
 
 
-def figures(before: Page, after: Page) -> Figures:
+def traffic_stats(before: MetricsSnapshot, after: MetricsSnapshot) -> TrafficStats:
     """Return what happened between two pages."""
-    between = _Between(before, after)
+    between = _Growth(before, after)
     outcomes = between.rates(f"{MetricName.EXCHANGES}_total", "outcome")
     tiers = between.rates(f"{MetricName.AUTHORIZATIONS}_total", "tier")
     tiers.pop("none", None)
     asked = sum(tiers.values())
     cost = between.rates(f"{MetricName.COST_USD}_total")
-    return Figures(
+    return TrafficStats(
         seconds=after.at - before.at,
         requests=sum(outcomes.values()),
         in_flight=between.now(MetricName.IN_FLIGHT_EXCHANGES),
@@ -100,8 +100,8 @@ def figures(before: Page, after: Page) -> Figures:
     )
 
 
-class _Between:
-    def __init__(self, before: Page, after: Page) -> None:
+class _Growth:
+    def __init__(self, before: MetricsSnapshot, after: MetricsSnapshot) -> None:
         self._before = before
         self._after = after
         self._seconds = max(after.at - before.at, 1e-9)

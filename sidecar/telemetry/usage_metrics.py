@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, Moment
+from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, TraceRef
 from sidecar.telemetry.mmap_metrics import observing, summing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.sanitize import Children, LabelCap, itself
@@ -57,7 +57,7 @@ class _Exemplars:
         if ended.trace_id is None:
             return
         began_at = ended.request.occurred_at.timestamp()
-        moment = Moment(ended.trace_id, began_at + ended.latency_seconds)
+        moment = TraceRef(ended.trace_id, began_at + ended.latency_seconds)
         self._durations.note(ended.latency_seconds, moment, *labels, _error_type(ended))
         if ended.is_event_stream and ended.first_token_seconds is not None:
             self._first_token.note(ended.first_token_seconds, moment, *labels)
@@ -220,11 +220,11 @@ class UsageMetrics:
         """Count what is lost."""
         self._lost(reason).inc(count)
 
-    def ends_unnamed(self, count: int) -> None:
+    def access_log_unmatched(self, count: int) -> None:
         """Count requests that ended before Envoy had heard anything of them from Egret."""
         self._unnamed.inc(count)
 
-    def verdict_unheard(self) -> None:
+    def orphaned_verdict(self) -> None:
         """Count a request that ended before Envoy had heard its verdict."""
         self._unheard.inc()
 

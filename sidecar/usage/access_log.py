@@ -16,7 +16,7 @@ from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
 from sidecar.domain.errors import UnreadableMessageError
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -293,7 +293,7 @@ def _guardrails(text: object) -> dict[str, str] | None:
     return {name: verdict for name, _, verdict in pairs} or None
 
 
-def _reserved(text: object) -> Reserved | None:
+def _reserved(text: object) -> Reservation | None:
     """Read four numbers and the ids of limits, as `mutations.usage` writes them."""
     if not isinstance(text, str):
         return None
@@ -301,7 +301,7 @@ def _reserved(text: object) -> Reserved | None:
     if len(words) < _NUMBERS:
         return None
     tokens_in, tokens_out, cost, taken_us = map(_whole, words[:_NUMBERS])
-    return Reserved(tokens_in, tokens_out, cost, taken_us, tuple(words[_NUMBERS:]))
+    return Reservation(tokens_in, tokens_out, cost, taken_us, tuple(words[_NUMBERS:]))
 
 
 def _end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:

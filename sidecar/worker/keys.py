@@ -62,11 +62,11 @@ class WorkerKeys:
     def _callbacks(self, channel: str, *, on_policies: Callable[[], None]) -> ChangeCallbacks:
         def began() -> None:
             self.changes.listening_began(channel)
-            self.metrics.changes_are_heard(is_so=self.changes.is_listening)
+            self.metrics.key_notifications_connected(is_so=self.changes.is_listening)
 
         def ended() -> None:
             self.changes.listening_ended(channel)
-            self.metrics.changes_are_heard(is_so=False)
+            self.metrics.key_notifications_connected(is_so=False)
 
         return ChangeCallbacks(
             on_key=self.changes.key_changed,

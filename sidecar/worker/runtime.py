@@ -82,7 +82,7 @@ BEAT_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class RuntimeSampler:
     """Shows loop lag, tasks, garbage collections and the pool of connections."""
 
     metrics: ProcessMetrics

@@ -168,7 +168,7 @@ async def open_usage(  # noqa: PLR0913 - each is a part of its own
         everybody,
         others=others,
         clock=time.monotonic,
-        on_found=metrics.verdict_unheard,
+        on_found=metrics.orphaned_verdict,
     )
     if others is not None:
         tasks.start(others.run_telling(), name="ends told")
@@ -178,7 +178,7 @@ async def open_usage(  # noqa: PLR0913 - each is a part of its own
         everybody,
         unnamed=unnamed,
         on_unreadable=lambda count: metrics.lost("unreadable_log", count),
-        on_unnamed=metrics.ends_unnamed,
+        on_unnamed=metrics.access_log_unmatched,
     )
     return WorkerUsage(spool, unnamed, receiver.receive)
 

@@ -49,7 +49,7 @@ from sidecar.worker.keys import WorkerKeys, open_keys
 from sidecar.worker.limits import WorkerLimits, open_limits
 from sidecar.worker.policies import PolicyReloader
 from sidecar.worker.remote_checks import open_remote_checks
-from sidecar.worker.runtime import BackgroundTasks, Vitals, worker_socket
+from sidecar.worker.runtime import BackgroundTasks, RuntimeSampler, worker_socket
 from sidecar.worker.supervisor import SchemaWatch
 from sidecar.worker.usage import UsageSettlement, WorkerUsage, open_usage
 
@@ -149,14 +149,14 @@ async def _open_stores(
     pool = await stack.enter_async_context(open_pool(settings.postgres))
     keys = await open_keys(settings, pool, metrics=metrics.keys, stack=stack)
     limits = await open_limits(settings, pool, metrics=metrics.limits, stack=stack)
-    accounts = UsageSettlement(
+    settlement = UsageSettlement(
         limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache
     )
     usage = await open_usage(
         settings,
         pool,
         metrics=metrics.usage,
-        listeners=[accounts],
+        listeners=[settlement],
         instance=instance,
         stack=stack,
     )
@@ -182,7 +182,9 @@ async def _build_parts(
     tasks.start(policies.run(), name="policies")
     tasks.start(uses.run(), name="key uses")
     tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
-    tasks.start(Vitals(recorder.metrics.process, pool, GcPauses()).run(), name="vitals")
+    tasks.start(
+        RuntimeSampler(recorder.metrics.process, pool, GcPauses()).run(), name="runtime sampler"
+    )
     keys.start(tasks, on_policies=policies.note_change)
     limits.start(tasks)
     return Parts(

@@ -13,7 +13,7 @@ from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_conf
 
 from sidecar.checks.ledger import Clocks, Ledger
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.limits import Priority, Reserved
+from sidecar.domain.limits import Priority, Reservation
 from tests.support.access_log_fields import explained
 from tests.support.reports import CHAT, POLICY, PRINCIPAL, SAMPLED, results
 
@@ -44,7 +44,7 @@ def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     ledger.route, ledger.principal, ledger.policy = CHAT, PRINCIPAL, POLICY
     ledger.model, ledger.is_streamed, ledger.text_bytes = "gpt-4o", True, 1
     ledger.priority, ledger.estimated_tokens = Priority.STANDARD, 10
-    ledger.reserved = Reserved()
+    ledger.reserved = Reservation()
     ledger.results = results()
     ledger.refused, ledger.answer_status = ErrorKind.CONTENT_BLOCKED, 200
 

@@ -26,7 +26,7 @@ from sidecar.telemetry.otlp import (
     span_exporter,
 )
 from sidecar.telemetry.process_metrics import SupervisorMetrics, WorkerMetrics
-from sidecar.telemetry.tail_sampling import QUEUE_SPANS, Keeping, SpanMetrics
+from sidecar.telemetry.tail_sampling import QUEUE_SPANS, SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.metric_workers import metric_worker
@@ -59,7 +59,7 @@ class _Sender:
             version="1.2.3",
             instance="worker-0",
             count=SpanMetrics(self._registry),
-            keeping=Keeping(slow_seconds=0.25, per_second=10),
+            sampler=TailSampler(slow_seconds=0.25, per_second=10),
         )
 
     def record(self, trace: int) -> None:

@@ -9,10 +9,10 @@ from sidecar.domain.guardrail_settings import MaxInputSettings
 from sidecar.domain.policy import (
     EVERYWHERE,
     Action,
-    Circumstances,
     Guardrail,
     Mode,
     Policy,
+    RequestScope,
     Scope,
     Stage,
     judges_input,
@@ -39,8 +39,8 @@ guardrails = st.builds(
     scope=scopes,
 )
 levels = st.lists(guardrails, max_size=2, unique_by=lambda one: one.name).map(tuple)
-circumstances = st.builds(
-    Circumstances,
+request_scope = st.builds(
+    RequestScope,
     operation=st.sampled_from([Operation.CHAT, Operation.EMBEDDINGS, None]),
     key_id=st.just("abcdefghijkl"),
     team=st.just("acme/search"),
@@ -51,7 +51,7 @@ DEFAULT = Policy("default", 1)
 """In place of the built-in one, which would be compiled for every example."""
 
 
-def holds(guardrail: Guardrail, asked: Circumstances, model: str | None) -> bool:
+def holds(guardrail: Guardrail, asked: RequestScope, model: str | None) -> bool:
     stands = applicability_of(guardrail, asked) is Applicability.APPLIES
     return stands and applies_to_model(guardrail, model)
 
@@ -60,12 +60,12 @@ def on(side: Stage, guardrails: tuple[Guardrail, ...]) -> dict[str, Guardrail]:
     return {one.name: one for one in guardrails if one.stage in {side, Stage.BOTH}}
 
 
-@given(levels, levels, levels, circumstances, models)
+@given(levels, levels, levels, request_scope, models)
 def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away(
     organization: tuple[Guardrail, ...],
     team: tuple[Guardrail, ...],
     key: tuple[Guardrail, ...],
-    asked: Circumstances,
+    asked: RequestScope,
     model: str | None,
 ) -> None:
     """On each side of the exchange alone, and never two of one name."""

@@ -16,8 +16,8 @@ from sidecar.domain.guardrail_settings import (
     WebhookSettings,
 )
 from sidecar.domain.policy import (
-    EVERYONE,
     EVERYWHERE,
+    FULL_ROLLOUT,
     Action,
     Exemption,
     ExemptLevel,
@@ -101,7 +101,7 @@ scopes = st.builds(
     Scope,
     routes=st.none() | st.lists(st.sampled_from(Operation), min_size=1, max_size=3).map(tuple),
     models=st.none() | st.lists(printable, min_size=1, max_size=3).map(tuple),
-    rollout=st.integers(0, EVERYONE),
+    rollout=st.integers(0, FULL_ROLLOUT),
     exceptions=st.lists(exemptions, max_size=2).map(tuple),
 )
 guardrails = st.builds(

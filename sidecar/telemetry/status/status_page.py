@@ -17,7 +17,12 @@ from typing import Final
 import orjson
 from prometheus_client.registry import Collector
 
-from sidecar.telemetry.traffic_stats import Figures, Page, figures, page_of
+from sidecar.telemetry.traffic_stats import (
+    MetricsSnapshot,
+    TrafficStats,
+    snapshot_of,
+    traffic_stats,
+)
 
 EVERY_SECONDS: Final = 2.0
 """However many look, metrics are collected no more often than this for them."""
@@ -25,17 +30,17 @@ MAX_POINTS: Final = 150
 
 
 class History:
-    """Figures between two looks at the metrics, one point each; nothing is done between looks."""
+    """Traffic between two looks at the metrics, one point each; nothing is done between looks."""
 
     def __init__(self, metrics: Collector, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._run = secrets.token_hex(4)
-        self._page: Page | None = None
+        self._page: MetricsSnapshot | None = None
         self._first_at = 0.0
         self._last = 0
-        self._points: deque[tuple[int, float, Figures]] = deque(maxlen=MAX_POINTS)
+        self._points: deque[tuple[int, float, TrafficStats]] = deque(maxlen=MAX_POINTS)
 
     def after(self, run: str, number: int) -> bytes:
         """Return the points after that of *number* as JSON, with one more if it is time for it.
@@ -58,12 +63,12 @@ class History:
         before = self._page
         if before is not None and now - before.at < EVERY_SECONDS:
             return
-        self._page = page_of(self._metrics.collect(), at=now)
+        self._page = snapshot_of(self._metrics.collect(), at=now)
         if before is None:
             self._first_at = now
             return
         self._last += 1
-        self._points.append((self._last, now - self._first_at, figures(before, self._page)))
+        self._points.append((self._last, now - self._first_at, traffic_stats(before, self._page)))
 
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{1,5})?")

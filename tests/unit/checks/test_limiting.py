@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.checks.exchange_checks import ExchangeChecks
 from sidecar.domain.http import Headers
-from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.exchange.events import (
     BodyRequired,
@@ -236,7 +236,7 @@ async def test_what_was_taken_goes_with_the_request_to_the_access_log() -> None:
     made = world(limit(Measure.TOKENS))
     await judged(made, chat("x" * 395, max_tokens=50))
     (reserved,) = [noted.reserved for noted in made.usage.noted]
-    assert reserved == Reserved(100, 50, 150, int(NOW * 1e6))
+    assert reserved == Reservation(100, 50, 150, int(NOW * 1e6))
 
 
 async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:

@@ -7,10 +7,10 @@ import pytest
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import (
     EVERYWHERE,
-    Circumstances,
     Exemption,
     ExemptLevel,
     Guardrail,
+    RequestScope,
     Scope,
 )
 from sidecar.domain.subject import Operation
@@ -32,8 +32,8 @@ def scoped(scope: Scope) -> Guardrail:
 
 def asking(
     operation: Operation | None = Operation.CHAT, *, at: float = LAST_SECOND
-) -> Circumstances:
-    return Circumstances(operation=operation, key_id=KEY, team=TEAM, at=at)
+) -> RequestScope:
+    return RequestScope(operation=operation, key_id=KEY, team=TEAM, at=at)
 
 
 def exempting(level: ExemptLevel, name: str) -> Scope:
@@ -122,7 +122,7 @@ def test_a_roll_out_takes_about_its_share_and_keeps_it_as_it_grows() -> None:
         return {
             key
             for key in keys
-            if applicability_of(guardrail, Circumstances(None, key, TEAM, 0.0))
+            if applicability_of(guardrail, RequestScope(None, key, TEAM, 0.0))
             is Applicability.APPLIES
         }
 

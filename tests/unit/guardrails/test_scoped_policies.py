@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.policy import Circumstances, Policy
+from sidecar.domain.policy import Policy, RequestScope
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
 from sidecar.policy.parse import parse_policies
@@ -11,17 +11,17 @@ from sidecar.policy.snapshot import MAX_VARIANTS, EffectivePolicy, build_snapsho
 CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
 
 
-def asking(operation: Operation = CHAT) -> Circumstances:
-    return Circumstances(operation=operation, key_id="abcdefghijkl", team="acme/search", at=0.0)
+def asking(operation: Operation = CHAT) -> RequestScope:
+    return RequestScope(operation=operation, key_id="abcdefghijkl", team="acme/search", at=0.0)
 
 
 def for_request(
-    effective: object, circumstances: Circumstances, model: str | None
+    effective: object, request_scope: RequestScope, model: str | None
 ) -> EffectivePolicy:
     """Return what a request is judged by in the end."""
     assert isinstance(effective, EffectivePolicy)
     if effective.request_variants is not None:
-        effective = effective.request_variants(circumstances)
+        effective = effective.request_variants(request_scope)
     return effective.for_model(model)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.limits.limit_check import RequestCost
 from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request, unused
 from sidecar.limits.store import Adjustment
@@ -69,7 +69,7 @@ def test_limits_by_model_are_put_right_where_they_were_taken() -> None:
 
 def test_what_was_taken_for_a_model_whose_price_is_not_known_in_the_end_stays_taken() -> None:
     """Too much rather than too little; a request that never was gives it back."""
-    request = replace(judged(), reserved=Reserved(100, 400, 50))
+    request = replace(judged(), reserved=Reservation(100, 400, 50))
     record = record_of(ended_exchange(request=request))
     for ends, cost in ((finished_request(record, request, cost=None), 50), (unused(request), 0)):
         assert ends is not None

@@ -20,7 +20,7 @@ from sidecar.telemetry.process_metrics import (
     ProcessMetrics,
     SupervisorMetrics,
 )
-from sidecar.worker.runtime import BEAT_SECONDS, Vitals
+from sidecar.worker.runtime import BEAT_SECONDS, RuntimeSampler
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_a_loop_that_is_held_up_is_seen_to_be_late(registry: CollectorRegi
     before = list(gc.callbacks)
     settings = PostgresSettings()
     async with open_pool(settings) as pool:
-        vitals = Vitals(ProcessMetrics(registry), pool, GcPauses())
+        vitals = RuntimeSampler(ProcessMetrics(registry), pool, GcPauses())
         task = asyncio.ensure_future(vitals.run())
         await asyncio.sleep(0)
         time.sleep(BEAT_SECONDS + 0.15)  # noqa: ASYNC251 - this is the stall

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loadtest.access_log import attributes, export, metadata
 from sidecar.domain.errors import UnreadableMessageError
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -32,7 +32,7 @@ FULL = judged(
     is_streamed=True,
     text_bytes=1234,
     guardrails={"pii": "redact", "hook": "error_open"},
-    reserved=Reserved(
+    reserved=Reservation(
         100, 50, 150, 1_764_063_015_000_001, ("key_1/cost/day/0a1b", "team_1/tokens/minute/2c3d")
     ),
 )

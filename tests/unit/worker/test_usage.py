@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.domain.principal import Principal
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import LoadedKey
@@ -62,10 +62,10 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
     """One message of Envoy's may tell of hundreds, to a worker that has just started."""
     limits = _Settled(200)
     metrics = UsageMetrics(CollectorRegistry())
-    accounts = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
+    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
     for number in range(200):
-        request = judged(number, key_id=f"key_{number}", reserved=Reserved())
-        accounts.exchange_ended(ended(number, request=request))
+        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
+        settlement.exchange_ended(ended(number, request=request))
     async with asyncio.timeout(10):
         await limits.all_are_here.wait()
 
