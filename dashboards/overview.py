@@ -188,9 +188,9 @@ _HEALTH: Final = Row(
             width=6,
         ),
         Panel(
-            title="Changes to keys are heard of",
+            title="Subscribed to changes of keys",
             description="1 while every worker is subscribed to revocations; 0 if one is not.",
-            queries=(Query(f"egret_key_changes_heard{{{EGRET}}}", "{{instance}}"),),
+            queries=(Query(f"egret_key_notifications_connected{{{EGRET}}}", "{{instance}}"),),
             width=6,
         ),
         Panel(

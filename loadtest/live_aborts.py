@@ -171,7 +171,7 @@ async def unheard(facts: StackFacts) -> int:
         int(sample.value)
         for family in families
         for sample in family.samples
-        if sample.name == "egret_verdicts_unheard_total"
+        if sample.name == "egret_usage_orphaned_verdicts_total"
     )
 
 

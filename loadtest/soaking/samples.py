@@ -121,8 +121,8 @@ _METRICS: Final = {
     "tasks": MetricName.EVENT_LOOP_TASKS,
     "faults": f"{MetricName.EXCHANGE_FAULTS}_total",
     "usage_lost": f"{MetricName.USAGE_LOST}_total",
-    "unnamed": f"{MetricName.ENDS_UNNAMED}_total",
-    "unheard": f"{MetricName.VERDICTS_UNHEARD}_total",
+    "unnamed": f"{MetricName.ACCESS_LOG_UNMATCHED}_total",
+    "unheard": f"{MetricName.USAGE_ORPHANED_VERDICTS}_total",
     "worker_deaths": f"{MetricName.WORKER_DEATHS}_total",
 }
 _DECISIONS: Final = f"{MetricName.LIMIT_DECISIONS}_total"

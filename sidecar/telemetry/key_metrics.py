@@ -69,12 +69,15 @@ class KeyMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self._heard = Gauge(
-            MetricName.KEY_CHANGES_HEARD,
-            "1 while subscribed to changes of keys, else 0; the lowest of all live workers.",
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
+        self._connected = [
+            Gauge(
+                name,
+                "1 while subscribed to changes of keys, else 0; the lowest of all live workers.",
+                multiprocess_mode="livemin",
+                registry=registry,
+            )
+            for name in (MetricName.KEY_NOTIFICATIONS_CONNECTED, MetricName.KEY_CHANGES_HEARD)
+        ]
 
     def shared_cache(self, outcome: SharedOutcome) -> None:
         """Count an operation on the shared cache."""
@@ -94,8 +97,9 @@ class KeyMetrics:
         self._revocations.observe(seconds)
 
     def key_notifications_connected(self, *, is_so: bool) -> None:
-        """Show whether changes are heard of."""
-        self._heard.set(is_so)
+        """Show whether this worker is subscribed to changes of keys."""
+        for gauge in self._connected:
+            gauge.set(is_so)
 
 
 class LimitMetrics:

@@ -165,16 +165,22 @@ class UsageMetrics:
             "Usage records that were in the database already.",
             registry=registry,
         )
-        self._unnamed = Counter(
-            MetricName.ENDS_UNNAMED,
-            "Requests that ended before Envoy had received anything about them from Egret.",
-            registry=registry,
-        )
-        self._unheard = Counter(
-            MetricName.VERDICTS_UNHEARD,
-            "Requests that ended before Envoy received the verdict; reservations are returned.",
-            registry=registry,
-        )
+        self._unmatched = [
+            Counter(
+                name,
+                "Requests that ended before Envoy had received anything about them from Egret.",
+                registry=registry,
+            )
+            for name in (MetricName.ACCESS_LOG_UNMATCHED, MetricName.ENDS_UNNAMED)
+        ]
+        self._orphaned = [
+            Counter(
+                name,
+                "Requests that ended before Envoy received the verdict; reservations return.",
+                registry=registry,
+            )
+            for name in (MetricName.USAGE_ORPHANED_VERDICTS, MetricName.VERDICTS_UNHEARD)
+        ]
         self._spool_bytes = Gauge(
             MetricName.USAGE_SPOOL_BYTES,
             "Bytes of usage on disk, over all live workers.",
@@ -221,12 +227,14 @@ class UsageMetrics:
         self._lost(reason).inc(count)
 
     def access_log_unmatched(self, count: int) -> None:
-        """Count requests that ended before Envoy had heard anything of them from Egret."""
-        self._unnamed.inc(count)
+        """Count requests that ended before Envoy had received anything about them from Egret."""
+        for counter in self._unmatched:
+            counter.inc(count)
 
     def orphaned_verdict(self) -> None:
-        """Count a request that ended before Envoy had heard its verdict."""
-        self._unheard.inc()
+        """Count a request that ended before Envoy had received its verdict."""
+        for counter in self._orphaned:
+            counter.inc()
 
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
         """Show what waits on the disk."""

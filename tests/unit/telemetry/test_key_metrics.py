@@ -1,11 +1,11 @@
-"""Metrics of limits and budgets."""
+"""Metrics of keys, limits and budgets."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.limits import Level, Window
-from sidecar.telemetry.key_metrics import LimitMetrics
+from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
 
 
 def test_a_budget_is_counted_and_shown_by_level_alone() -> None:
@@ -25,3 +25,13 @@ def test_a_budget_is_counted_and_shown_by_level_alone() -> None:
     assert thresholds == {"50": 1, "80": 2}
     of_month = {"level": "organization", "window": "month"}
     assert registry.get_sample_value("egret_budget_remaining_ratio", of_month) == 0.25
+
+
+def test_a_subscription_to_key_changes_is_shown_under_its_former_name_too() -> None:
+    """Dashboards and alerts of one version ago go on."""
+    registry = CollectorRegistry()
+    metrics = KeyMetrics(registry)
+    metrics.key_notifications_connected(is_so=True)
+
+    names = ("egret_key_notifications_connected", "egret_key_changes_heard")
+    assert [registry.get_sample_value(name) for name in names] == [1, 1]
