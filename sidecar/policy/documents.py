@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import override
 
 from sidecar.domain.guardrail_settings import (
@@ -26,39 +33,31 @@ from sidecar.domain.guardrail_settings import (
     Threshold,
     ToxicitySettings,
 )
-from sidecar.domain.policy import (
-    Action,
-    Guardrail,
-    Policy,
-    Stage,
-    StreamMode,
-    StreamUsage,
-    UnscannedAction,
-)
+from sidecar.domain.policy import Policy, Stage, StreamUsage, UnscannedAction
 from sidecar.guardrails.detectors.language import LANGUAGES
 from sidecar.guardrails.detectors.national import COUNTRIES, NATIONAL_TYPES
 from sidecar.guardrails.detectors.numbers import KNOWN_REGIONS
 from sidecar.guardrails.detectors.pii import PII_TYPES
 from sidecar.guardrails.detectors.secrets import SECRET_TYPES
-from sidecar.guardrails.registry import judges_pieces
+from sidecar.guardrails.matching.database import expression_problem, syntax_problem
 from sidecar.policy.fields import (
     MAX_ITEMS,
-    ActionOnAll,
+    SYNTAX_ONLY,
+    TRUSTED,
     Document,
-    Expression,
     FindingType,
     Glob,
     GuardrailFields,
+    KnownName,
     PolicyName,
     Term,
-    known_name,
+    WholeTextFields,
 )
 from sidecar.policy.remote_documents import (
     GrpcDocument,
     LlmJudgeDocument,
     ModerationDocument,
     PresidioDocument,
-    RemoteDocument,
     WebhookDocument,
 )
 
@@ -66,15 +65,13 @@ from sidecar.policy.remote_documents import (
 class SecretsDocument(GuardrailFields):
     """Settings of `secrets`."""
 
+    settings_class = SecretsSettings
+
     type: Literal["secrets"]
     types: Annotated[
-        tuple[Annotated[str, known_name("secret type", SECRET_TYPES)], ...] | None,
+        tuple[Annotated[str, KnownName("secret type", SECRET_TYPES)], ...] | None,
         Field(min_length=1, max_length=MAX_ITEMS),
     ] = None
-
-    @override
-    def settings(self) -> SecretsSettings:
-        return SecretsSettings(types=self.types)
 
 
 def _of_a_country(value: str, info: ValidationInfo) -> str:
@@ -87,32 +84,38 @@ def _of_a_country(value: str, info: ValidationInfo) -> str:
 class PiiDocument(GuardrailFields):
     """Settings of `pii`."""
 
+    settings_class = PiiSettings
+
     type: Literal["pii"]
     regions: Annotated[
-        tuple[Annotated[str, known_name("region", KNOWN_REGIONS)], ...], Field(max_length=20)
+        tuple[Annotated[str, KnownName("region", KNOWN_REGIONS)], ...], Field(max_length=20)
     ] = ()
     countries: Annotated[
-        tuple[Annotated[str, known_name("country", COUNTRIES)], ...],
+        tuple[Annotated[str, KnownName("country", COUNTRIES)], ...],
         Field(max_length=len(COUNTRIES)),
     ] = ()
     types: Annotated[
-        tuple[
-            Annotated[str, known_name("PII type", PII_TYPES), AfterValidator(_of_a_country)], ...
-        ]
+        tuple[Annotated[str, KnownName("PII type", PII_TYPES), AfterValidator(_of_a_country)], ...]
         | None,
         Field(min_length=1, max_length=MAX_ITEMS),
     ] = None
-
-    @override
-    def settings(self) -> PiiSettings:
-        return PiiSettings(types=self.types, regions=self.regions, countries=self.countries)
 
 
 class PatternDocument(Document):
     """One of `denied_patterns`."""
 
     name: FindingType
-    regex: Expression
+    regex: Annotated[str, Field(min_length=1)]
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str, info: ValidationInfo) -> str:
+        if info.context == TRUSTED:
+            return value
+        problem = (syntax_problem if info.context == SYNTAX_ONLY else expression_problem)(value)
+        if problem:
+            raise ValueError(problem)
+        return value
 
 
 class DeniedPatternsDocument(GuardrailFields):
@@ -130,41 +133,34 @@ class DeniedPatternsDocument(GuardrailFields):
 class DeniedTermsDocument(GuardrailFields):
     """Settings of `denied_terms`."""
 
+    settings_class = DeniedTermsSettings
+
     type: Literal["denied_terms"]
     terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=MAX_ITEMS)]
-
-    @override
-    def settings(self) -> DeniedTermsSettings:
-        return DeniedTermsSettings(terms=self.terms)
 
 
 class CodeDocument(GuardrailFields):
     """Settings of `code`."""
 
+    settings_class = CodeSettings
+
     type: Literal["code"]
     languages: Annotated[tuple[CodeLanguage, ...], Field(min_length=1)] = tuple(CodeLanguage)
-
-    @override
-    def settings(self) -> CodeSettings:
-        return CodeSettings(languages=self.languages)
 
 
 class ToxicityDocument(GuardrailFields):
     """Settings of `toxicity`."""
 
+    settings_class = ToxicitySettings
+
     type: Literal["toxicity"]
     allowed: Annotated[tuple[Term, ...], Field(max_length=MAX_ITEMS)] = ()
 
-    @override
-    def settings(self) -> ToxicitySettings:
-        return ToxicitySettings(allowed=self.allowed)
 
-
-class PromptInjectionDocument(GuardrailFields):
-    """Settings of `prompt_injection`."""
+class PromptInjectionDocument(WholeTextFields):
+    """Settings of `prompt_injection`; `indirect_threshold` is `threshold` unless given."""
 
     type: Literal["prompt_injection"]
-    action: ActionOnAll = Action.BLOCK
     threshold: Threshold = Threshold.MEDIUM
     indirect_threshold: Threshold | None = None
     kinds: Annotated[tuple[InjectionKind, ...] | None, Field(min_length=1)] = None
@@ -180,74 +176,52 @@ class PromptInjectionDocument(GuardrailFields):
 class LanguageDocument(GuardrailFields):
     """Settings of `language`."""
 
+    settings_class = LanguageSettings
+
     type: Literal["language"]
     allowed: Annotated[
-        tuple[Annotated[str, known_name("language", LANGUAGES)], ...],
+        tuple[Annotated[str, KnownName("language", LANGUAGES)], ...],
         Field(min_length=1, max_length=100),
     ]
 
-    @override
-    def settings(self) -> LanguageSettings:
-        return LanguageSettings(allowed=self.allowed)
 
-
-class MaxInputDocument(GuardrailFields):
+class MaxInputDocument(WholeTextFields):
     """Settings of `max_input`."""
 
+    settings_class = MaxInputSettings
+
     type: Literal["max_input"]
-    action: ActionOnAll = Action.BLOCK
     max_characters: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
 
-    @override
-    def settings(self) -> MaxInputSettings:
-        return MaxInputSettings(max_characters=self.max_characters)
 
-
-class MaxTokensDocument(GuardrailFields):
+class MaxTokensDocument(WholeTextFields):
     """Settings of `max_tokens`."""
 
+    settings_class = MaxTokensSettings
+
     type: Literal["max_tokens"]
-    action: ActionOnAll = Action.BLOCK
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
 
-    @override
-    def settings(self) -> MaxTokensSettings:
-        return MaxTokensSettings(max_tokens=self.max_tokens)
 
-
-LocalDocument = (
-    SecretsDocument
-    | PiiDocument
-    | DeniedPatternsDocument
-    | DeniedTermsDocument
-    | CodeDocument
-    | ToxicityDocument
-    | PromptInjectionDocument
-    | LanguageDocument
-    | MaxInputDocument
-    | MaxTokensDocument
-)
-
-
-def _answers_alone(value: Stage) -> Stage:
-    if value is not Stage.OUTPUT:
-        raise ValueError("judges answers alone; use output, or leave it out")
-    return value
-
-
-class JsonSchemaDocument(GuardrailFields):
+class JsonSchemaDocument(WholeTextFields):
     """Settings of `json_schema`."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
     type: Literal["json_schema"]
-    stage: Annotated[Stage, AfterValidator(_answers_alone)] = Stage.OUTPUT
-    action: ActionOnAll = Action.BLOCK
+    stage: Stage = Stage.OUTPUT
     of: AnswerPart = AnswerPart.CONTENT
     tools: Annotated[tuple[Term, ...] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
     max_bytes: Annotated[int, Field(strict=True, ge=1, le=262_144)] = 65_536
     max_depth: Annotated[int, Field(strict=True, ge=1, le=100)] = 32
     answer_schema: Annotated[dict[str, Any], Field(alias="schema")]
+
+    @field_validator("stage")
+    @classmethod
+    def _judges_answers_alone(cls, value: Stage) -> Stage:
+        if value is not Stage.OUTPUT:
+            raise ValueError("judges answers alone; use output, or leave it out")
+        return value
 
     @model_validator(mode="after")
     def _tools_have_arguments(self) -> Self:
@@ -266,25 +240,30 @@ class JsonSchemaDocument(GuardrailFields):
         )
 
 
+GuardrailDocument = (
+    SecretsDocument
+    | PiiDocument
+    | PromptInjectionDocument
+    | DeniedPatternsDocument
+    | DeniedTermsDocument
+    | CodeDocument
+    | ToxicityDocument
+    | LanguageDocument
+    | MaxInputDocument
+    | MaxTokensDocument
+    | JsonSchemaDocument
+    | WebhookDocument
+    | GrpcDocument
+    | ModerationDocument
+    | PresidioDocument
+    | LlmJudgeDocument
+)
+"""Every type of guardrail: a new one is added here and nowhere else in this package."""
+
 GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
-    "secrets": SecretsDocument,
-    "pii": PiiDocument,
-    "prompt_injection": PromptInjectionDocument,
-    "denied_patterns": DeniedPatternsDocument,
-    "denied_terms": DeniedTermsDocument,
-    "code": CodeDocument,
-    "toxicity": ToxicityDocument,
-    "language": LanguageDocument,
-    "max_input": MaxInputDocument,
-    "max_tokens": MaxTokensDocument,
-    "json_schema": JsonSchemaDocument,
-    "webhook": WebhookDocument,
-    "grpc": GrpcDocument,
-    "moderation": ModerationDocument,
-    "presidio": PresidioDocument,
-    "llm_judge": LlmJudgeDocument,
+    get_args(one.model_fields["type"].annotation)[0]: one for one in get_args(GuardrailDocument)
 }
-"""The types of guardrails, by their name in a document."""
+"""The same by their name in a document."""
 
 
 class UsageDocument(Document):
@@ -301,12 +280,7 @@ class PolicyModel(Document):
     allowed_models: Annotated[tuple[Glob, ...] | None, Field(max_length=MAX_ITEMS)] = None
     usage: UsageDocument = UsageDocument()
     guardrails: Annotated[
-        tuple[
-            Annotated[
-                LocalDocument | JsonSchemaDocument | RemoteDocument, Field(discriminator="type")
-            ],
-            ...,
-        ],
+        tuple[Annotated[GuardrailDocument, Field(discriminator="type")], ...],
         Field(max_length=100),
     ] = ()
 
@@ -315,27 +289,8 @@ class PolicyModel(Document):
         return Policy(
             name=self.name,
             version=version,
-            guardrails=tuple(_guardrail(document) for document in self.guardrails),
+            guardrails=tuple(document.guardrail() for document in self.guardrails),
             unscanned=self.unscanned,
             allowed_models=self.allowed_models,
             stream_usage=self.usage.streams,
         )
-
-
-def _guardrail(document: GuardrailFields) -> Guardrail:
-    settings = document.settings()
-    usual = StreamMode.WINDOW if judges_pieces(settings) else StreamMode.BUFFER
-    return Guardrail(
-        name=document.name,
-        settings=settings,
-        stage=document.stage,
-        action=document.action,
-        mode=document.mode,
-        on_error=document.on_error,
-        timeout_seconds=document.timeout,
-        mandatory=document.mandatory,
-        redaction=document.redaction,
-        restore=document.restore,
-        scope=document.scope(),
-        streams=document.streams or usual,
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from annotated_types import GroupedMetadata
 from pydantic import (
@@ -15,8 +16,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from typing_extensions import override
@@ -26,6 +27,7 @@ from sidecar.domain.policy import (
     Action,
     Exemption,
     ExemptLevel,
+    Guardrail,
     GuardrailSettings,
     Mode,
     OnError,
@@ -35,19 +37,48 @@ from sidecar.domain.policy import (
     StreamMode,
 )
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.matching.database import expression_problem, syntax_problem
+from sidecar.guardrails.registry import judges_pieces
 
 MAX_TIMEOUT_SECONDS: Final = 30.0
 MAX_ITEMS: Final = 1_000
 TRUSTED: Final = "trusted"
 """Validation context: expressions were checked when the document was applied."""
 SYNTAX_ONLY: Final = "syntax"
-"""Validation context: what is slow to check of expressions is checked elsewhere."""
+"""Validation context: the slow part of an expression's check is done by `expression_check`."""
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _PERCENT: Final = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?%")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _UNIT_MILLISECONDS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+
+
+class UnknownNameError(ValueError):
+    """A name outside a closed set; carries the set, so that the nearest can be suggested."""
+
+    def __init__(self, kind: str, value: str, known: Collection[str]) -> None:
+        super().__init__(f"unknown {kind} `{value[:80]}`")
+        self.value = value
+        self.known = known
+
+
+@dataclass(frozen=True, slots=True)
+class KnownName(GroupedMetadata):
+    """Accepts the names of a closed set only; *kind* names them in a fault."""
+
+    kind: str
+    names: Collection[str]
+
+    @override
+    def __iter__(self) -> Iterator[object]:
+        """Yield the validator, and the set as the JSON Schema writes it."""
+
+        def check(value: str) -> str:
+            if value not in self.names:
+                raise UnknownNameError(self.kind, value, self.names)
+            return value
+
+        yield AfterValidator(check)
+        yield WithJsonSchema({"type": "string", "enum": sorted(self.names)})
 
 
 def _seconds(value: object) -> object:
@@ -60,75 +91,8 @@ def _seconds(value: object) -> object:
     return value
 
 
-def _hundredths(value: object) -> int:
-    """Read 10% or 0.25% as hundredths of a percent."""
-    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("is not a percentage; write for example 10% or 0.5%")
-    hundredths = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
-    if hundredths > FULL_ROLLOUT:
-        raise ValueError("is more than 100%")
-    return hundredths
-
-
-def _day(value: object) -> date:
-    if not isinstance(value, str) or not _DAY.fullmatch(value):
-        raise ValueError("is not a day; write for example 2027-01-31")
-    try:
-        return date.fromisoformat(value)
-    except ValueError:
-        raise ValueError("is not a day of the calendar") from None
-
-
-class UnknownNameError(ValueError):
-    """A name outside a closed set; carries the set, so that the nearest can be suggested."""
-
-    def __init__(self, kind: str, value: str, known: frozenset[str]) -> None:
-        super().__init__(f"unknown {kind} `{value[:80]}`")
-        self.value = value
-        self.known = known
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownName(GroupedMetadata):
-    """Takes the names of a closed set only, and lists them in the JSON Schema."""
-
-    kind: str
-    names: frozenset[str]
-
-    @override
-    def __iter__(self) -> Iterator[object]:
-        yield AfterValidator(self._check)
-        yield WithJsonSchema({"type": "string", "enum": sorted(self.names)})
-
-    def _check(self, value: str) -> str:
-        if value not in self.names:
-            raise UnknownNameError(self.kind, value, self.names)
-        return value
-
-
-def known_name(kind: str, known: Iterable[str]) -> Any:
-    """Return a validator that takes the names of *known* only; *kind* names them in a fault."""
-    return _KnownName(kind, frozenset(known))
-
-
-def _expression(value: str, info: ValidationInfo) -> str:
-    if info.context == TRUSTED:
-        return value
-    problem = (syntax_problem if info.context == SYNTAX_ONLY else expression_problem)(value)
-    if problem:
-        raise ValueError(problem)
-    return value
-
-
-def _nothing_to_replace(value: Action) -> Action:
-    if value is Action.REDACT:
-        raise ValueError("has nothing to replace here; use block or flag")
-    return value
-
-
 def _written_as(form: re.Pattern[str], *others: dict[str, Any]) -> WithJsonSchema:
-    """Say in the JSON Schema how a field is written, which is not what it is read as."""
+    """Give the JSON Schema the form of a field as text, which differs from its value."""
     text = {"type": "string", "pattern": f"^{form.pattern}$"}
     return WithJsonSchema({"anyOf": [text, *others]} if others else text)
 
@@ -138,7 +102,6 @@ GuardrailName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 FindingType = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
 Term = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
-Expression = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
 Timeout = Annotated[
     float,
     BeforeValidator(_seconds),
@@ -151,11 +114,7 @@ LongDuration = Annotated[
     Field(ge=0, le=86_400, allow_inf_nan=False),
     _written_as(_DURATION, {"type": "number", "minimum": 0}),
 ]
-Rollout = Annotated[int, BeforeValidator(_hundredths), _written_as(_PERCENT)]
-Day = Annotated[date, BeforeValidator(_day), _written_as(_DAY)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-ActionOnAll = Annotated[Action, AfterValidator(_nothing_to_replace)]
-"""What a finding leads to that is a limit passed, and no span of text."""
 Switch = Annotated[bool, Field(strict=True)]
 
 
@@ -166,12 +125,22 @@ class Document(BaseModel):
 
 
 class ExceptionDocument(Document):
-    """A key or a team that a guardrail does not hold for, up to and with a day."""
+    """Exempts a key or a team from a guardrail, up to and including a day."""
 
     key: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{12}$")] | None = None
     team: Annotated[str, Field(pattern=r"^[a-z0-9._-]+/[a-z0-9._-]+$")] | None = None
-    until: Day
+    until: Annotated[date, _written_as(_DAY)]
     reason: Annotated[str, Field(min_length=1, max_length=500, pattern=r"\S")]
+
+    @field_validator("until", mode="before")
+    @classmethod
+    def _is_a_day(cls, value: object) -> date:
+        if not isinstance(value, str) or not _DAY.fullmatch(value):
+            raise ValueError("is not a day; write for example 2027-01-31")
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            raise ValueError("is not a day of the calendar") from None
 
     @model_validator(mode="after")
     def _for_one(self) -> Self:
@@ -187,7 +156,10 @@ class ExceptionDocument(Document):
 
 
 class GuardrailFields(Document):
-    """What every type of guardrail has."""
+    """The fields that every type of guardrail has, and the type's own in a subclass."""
+
+    settings_class: ClassVar[type[Any]]
+    """The type's settings; the document has a field for each of theirs, under the same name."""
 
     name: GuardrailName
     stage: Stage = Stage.INPUT
@@ -201,18 +173,58 @@ class GuardrailFields(Document):
     streams: StreamMode | None = None
     routes: Annotated[tuple[Operation, ...] | None, Field(min_length=1)] = None
     models: Annotated[tuple[Glob, ...] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
-    rollout: Rollout = FULL_ROLLOUT
+    rollout: Annotated[int, _written_as(_PERCENT)] = FULL_ROLLOUT
     exceptions: Annotated[tuple[ExceptionDocument, ...], Field(max_length=MAX_ITEMS)] = ()
+
+    @field_validator("rollout", mode="before")
+    @classmethod
+    def _hundredths(cls, value: object) -> int:
+        """Read 10% or 0.25% as hundredths of a percent."""
+        match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError("is not a percentage; write for example 10% or 0.5%")
+        hundredths = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
+        if hundredths > FULL_ROLLOUT:
+            raise ValueError("is more than 100%")
+        return hundredths
 
     def settings(self) -> GuardrailSettings:
         """Return the settings of the type, as the domain has them."""
-        raise NotImplementedError
+        names = (one.name for one in dataclasses.fields(self.settings_class))
+        made: GuardrailSettings = self.settings_class(**{one: getattr(self, one) for one in names})
+        return made
 
-    def scope(self) -> Scope:
-        """Return the requests it is for, as the domain has them."""
-        return Scope(
-            routes=self.routes,
-            models=self.models,
-            rollout=self.rollout,
-            exceptions=tuple(one.exemption() for one in self.exceptions),
+    def guardrail(self) -> Guardrail:
+        """Return the domain's value."""
+        settings = self.settings()
+        usual = StreamMode.WINDOW if judges_pieces(settings) else StreamMode.BUFFER
+        return Guardrail(
+            name=self.name,
+            settings=settings,
+            stage=self.stage,
+            action=self.action,
+            mode=self.mode,
+            on_error=self.on_error,
+            timeout_seconds=self.timeout,
+            mandatory=self.mandatory,
+            redaction=self.redaction,
+            restore=self.restore,
+            scope=Scope(
+                routes=self.routes,
+                models=self.models,
+                rollout=self.rollout,
+                exceptions=tuple(one.exemption() for one in self.exceptions),
+            ),
+            streams=self.streams or usual,
         )
+
+
+class WholeTextFields(GuardrailFields):
+    """Fields of a guardrail whose finding is a limit passed, and no span of text."""
+
+    @field_validator("action")
+    @classmethod
+    def _has_nothing_to_replace(cls, value: Action) -> Action:
+        if value is Action.REDACT:
+            raise ValueError("has nothing to replace here; use block or flag")
+        return value

@@ -6,12 +6,12 @@ import re
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     AnyUrl,
     Field,
     HttpUrl,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from typing_extensions import override
@@ -35,60 +35,19 @@ _RESERVED_HEADERS: Final = frozenset({
 })  # fmt: skip
 
 
-def _http_url(value: str) -> str:
-    try:
-        url = TypeAdapter(HttpUrl).validate_python(value)
-    except ValidationError:
-        raise ValueError("is not an http or https URL") from None
-    return _safe(value, url)
-
-
-def _grpc_url(value: str) -> str:
-    try:
-        url = TypeAdapter(AnyUrl).validate_python(value)
-    except ValidationError:
-        raise ValueError("is not a grpc or grpcs URL") from None
-    if url.scheme not in {"grpc", "grpcs"} or not url.host or not url.port:
-        raise ValueError("is not grpc://host:port or grpcs://host:port")
-    if url.path not in {None, "", "/"} or url.query:
-        raise ValueError("has a path; a gRPC server is named by host and port")
-    return _safe(value, url)
-
-
-def _safe(value: str, url: AnyUrl | HttpUrl) -> str:
-    if url.username or url.password:
-        raise ValueError("holds credentials; put them into headers, which are never shown")
-    if is_refused_address(url.host or ""):
-        raise ValueError("points at a link-local or metadata address")
-    return value
-
-
-def _headers(value: dict[str, str]) -> dict[str, str]:
-    for name, content in value.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"`{name[:80]}` is not a header name")
-        if name.lower() in _RESERVED_HEADERS:
-            raise ValueError(f"`{name}` is set by Egret")
-        if not content.isascii() or not content.isprintable():
-            raise ValueError(f"the value of `{name}` holds characters a header cannot carry")
-    return value
-
-
-HttpAddress = Annotated[str, Field(max_length=2_000), AfterValidator(_http_url)]
-GrpcAddress = Annotated[str, Field(max_length=2_000), AfterValidator(_grpc_url)]
 FilePath = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^/")]
 
 
 class BreakerDocument(Document):
-    """When a server that fails is let alone."""
+    """Settings of the circuit breaker of a server."""
 
     failures: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 5
     open_for: LongDuration = 10.0
 
 
 class _RemoteFields(GuardrailFields):
-    url: HttpAddress
-    headers: Annotated[dict[str, str], AfterValidator(_headers), Field(max_length=20)] = Field(
+    url: Annotated[str, Field(max_length=2_000)]
+    headers: Annotated[dict[str, str], Field(max_length=20)] = Field(
         default_factory=dict, repr=False
     )
     ca_file: FilePath | None = None
@@ -99,6 +58,28 @@ class _RemoteFields(GuardrailFields):
     cache: LongDuration = 0.0
     max_concurrent: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 64
     breaker: BreakerDocument = BreakerDocument()
+
+    @field_validator("url")
+    @classmethod
+    def _is_safe(cls, value: str) -> str:
+        url = cls.parsed_url(value)
+        if url.username or url.password:
+            raise ValueError("holds credentials; put them into headers, which are never shown")
+        if is_refused_address(url.host or ""):
+            raise ValueError("points at a link-local or metadata address")
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, content in value.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"`{name[:80]}` is not a header name")
+            if name.lower() in _RESERVED_HEADERS:
+                raise ValueError(f"`{name}` is set by Egret")
+            if not content.isascii() or not content.isprintable():
+                raise ValueError(f"the value of `{name}` holds characters a header cannot carry")
+        return value
 
     @model_validator(mode="after")
     def _has_a_whole_identity(self) -> Self:
@@ -115,8 +96,28 @@ class _RemoteFields(GuardrailFields):
             raise ValueError("`hedge_after` is not shorter than `timeout`")
         return self
 
+    @classmethod
+    def parsed_url(cls, value: str) -> AnyUrl | HttpUrl:
+        """Read a URL; a type with other schemes overrides this."""
+        try:
+            return TypeAdapter(HttpUrl).validate_python(value)
+        except ValidationError:
+            raise ValueError("is not an http or https URL") from None
+
+    @property
+    def endpoint(self) -> RemoteEndpoint:
+        """Return the address of the server, and the credentials for it."""
+        return RemoteEndpoint(
+            url=self.url,
+            headers=tuple(self.headers.items()),
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+        )
+
+    @property
     def resilience(self) -> ResilienceSettings:
-        """Return how the server is asked."""
+        """Return retries, hedging, cache, bulkhead and breaker."""
         return ResilienceSettings(
             retries=self.retries,
             hedge_after_seconds=self.hedge_after,
@@ -126,32 +127,34 @@ class _RemoteFields(GuardrailFields):
             breaker_seconds=self.breaker.open_for,
         )
 
-    def endpoint_at(self, url: str) -> RemoteEndpoint:
-        """Return where the server is asked."""
-        return RemoteEndpoint(
-            url=url,
-            headers=tuple(self.headers.items()),
-            ca_file=self.ca_file,
-            cert_file=self.cert_file,
-            key_file=self.key_file,
-        )
-
 
 class WebhookDocument(_RemoteFields):
     """Settings of `webhook`."""
 
-    type: Literal["webhook"]
+    settings_class = WebhookSettings
 
-    @override
-    def settings(self) -> WebhookSettings:
-        return WebhookSettings(endpoint=self.endpoint_at(self.url), resilience=self.resilience())
+    type: Literal["webhook"]
 
 
 class GrpcDocument(_RemoteFields):
     """Settings of `grpc`."""
 
+    settings_class = GrpcSettings
+
     type: Literal["grpc"]
-    url: GrpcAddress
+
+    @override
+    @classmethod
+    def parsed_url(cls, value: str) -> AnyUrl | HttpUrl:
+        try:
+            url = TypeAdapter(AnyUrl).validate_python(value)
+        except ValidationError:
+            raise ValueError("is not a grpc or grpcs URL") from None
+        if url.scheme not in {"grpc", "grpcs"} or not url.host or not url.port:
+            raise ValueError("is not grpc://host:port or grpcs://host:port")
+        if url.path not in {None, "", "/"} or url.query:
+            raise ValueError("has a path; a gRPC server is named by host and port")
+        return url
 
     @model_validator(mode="after")
     def _has_metadata(self) -> Self:
@@ -160,13 +163,11 @@ class GrpcDocument(_RemoteFields):
                 raise ValueError(f"`{name[:80]}` is gRPC's own, or binary metadata")
         return self
 
-    @override
-    def settings(self) -> GrpcSettings:
-        return GrpcSettings(endpoint=self.endpoint_at(self.url), resilience=self.resilience())
-
 
 class ModerationDocument(_RemoteFields):
     """Settings of `moderation`."""
+
+    settings_class = ModerationSettings
 
     type: Literal["moderation"]
     model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -179,16 +180,18 @@ class ModerationDocument(_RemoteFields):
     @override
     def settings(self) -> ModerationSettings:
         return ModerationSettings(
-            endpoint=self.endpoint_at(self.url),
+            endpoint=self.endpoint,
             model=self.model,
             categories=self.categories,
             thresholds=tuple(self.thresholds.items()),
-            resilience=self.resilience(),
+            resilience=self.resilience,
         )
 
 
 class PresidioDocument(_RemoteFields):
     """Settings of `presidio`."""
+
+    settings_class = PresidioSettings
 
     type: Literal["presidio"]
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
@@ -198,36 +201,13 @@ class PresidioDocument(_RemoteFields):
     ] = None
     min_score: Score = 0.5
 
-    @override
-    def settings(self) -> PresidioSettings:
-        return PresidioSettings(
-            endpoint=self.endpoint_at(self.url),
-            language=self.language,
-            entities=self.entities,
-            min_score=self.min_score,
-            resilience=self.resilience(),
-        )
-
 
 class LlmJudgeDocument(_RemoteFields):
     """Settings of `llm_judge`."""
+
+    settings_class = LlmJudgeSettings
 
     type: Literal["llm_judge"]
     model: Annotated[str, Field(min_length=1, max_length=200)]
     rubric: Annotated[str, Field(min_length=1, max_length=20_000)]
     min_score: Score = 0.5
-
-    @override
-    def settings(self) -> LlmJudgeSettings:
-        return LlmJudgeSettings(
-            endpoint=self.endpoint_at(self.url),
-            model=self.model,
-            rubric=self.rubric,
-            min_score=self.min_score,
-            resilience=self.resilience(),
-        )
-
-
-RemoteDocument = (
-    WebhookDocument | GrpcDocument | ModerationDocument | PresidioDocument | LlmJudgeDocument
-)
