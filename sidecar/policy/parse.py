@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from typing_extensions import override
 
 from sidecar.domain.policy import Policy, StreamMode
@@ -27,7 +28,6 @@ from sidecar.policy.fields import (
     SYNTAX_ONLY,
     TRUSTED,
     ExceptionDocument,
-    GuardrailFields,
     UnknownNameError,
 )
 from sidecar.policy.remote_documents import BreakerDocument
@@ -59,29 +59,31 @@ class PolicyFault:
 
 
 class PolicyDocumentError(Exception):
-    """A text that holds no valid policies; `faults` has all that could be told, in text order."""
+    """A text that holds no valid policies; `faults` has all that were found, in text order."""
 
     def __init__(self, faults: Iterable[PolicyFault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda fault: (fault.line, fault.column)))
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
-def described(document: YamlDocument, error: ValidationError) -> list[PolicyFault]:
+def model_faults(document: YamlDocument, error: ValidationError) -> list[PolicyFault]:
     """Turn a model's errors into faults: their place in the text, in our words."""
     details = error.errors(include_url=False, include_input=False)
-    return [_described(document, detail) for detail in details if not _follows(detail, details)]
+    locations = [detail["loc"] for detail in details]
+    return [
+        _model_fault(document, detail)
+        for detail in details
+        # A list whose items are wrong counts as too short; the items' own faults say it all.
+        if detail["type"] != "too_short"
+        or not any(detail["loc"] == loc[: len(detail["loc"])] != loc for loc in locations)
+    ]
 
 
-def _follows(detail: Any, details: Iterable[Any]) -> bool:
-    """Tell whether a list is too short only because its items are wrong."""
-    loc = detail["loc"]
-    return detail["type"] == "too_short" and any(
-        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in details
-    )
-
-
-def _described(document: YamlDocument, detail: Any) -> PolicyFault:
-    path = _node_path(document, detail["loc"])
+def _model_fault(document: YamlDocument, detail: ErrorDetails) -> PolicyFault:
+    path: Path = ()
+    for step in detail["loc"]:  # pydantic's own steps (a union's tag) name no node
+        if (*path, step) in document.values:
+            path = (*path, step)
     at_key, hint = False, None
     match detail["type"]:
         case "missing":
@@ -90,9 +92,17 @@ def _described(document: YamlDocument, detail: Any) -> PolicyFault:
             at_key, problem = True, f"unknown field `{path[-1]}`"
             hint = _nearest(str(path[-1]), _fields_at(document, path[:-1]))
         case "union_tag_invalid" | "union_tag_not_found":
-            path, problem, hint = _wrong_type(document, path)
+            given = _value_at(document.value, (*path, "type"))
+            if isinstance(given, str):
+                path, problem = (*path, "type"), f"unknown type `{given[:80]}`"
+                hint = _nearest(given, GUARDRAIL_DOCUMENTS)
+            else:
+                problem, hint = "`type` is required", f"one of {', '.join(GUARDRAIL_DOCUMENTS)}"
         case "value_error":
-            problem, hint = str(detail["ctx"]["error"]), _nearest_known(detail["ctx"]["error"])
+            cause = detail["ctx"]["error"]
+            problem = str(cause)
+            if isinstance(cause, UnknownNameError):
+                hint = _nearest(cause.value, cause.known)
         case "enum":
             problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
         case "string_type":
@@ -105,20 +115,8 @@ def _described(document: YamlDocument, detail: Any) -> PolicyFault:
     return fault(document, path, problem, hint=hint, at_key=at_key)
 
 
-def _nearest_known(error: ValueError) -> str | None:
-    return _nearest(error.value, error.known) if isinstance(error, UnknownNameError) else None
-
-
-def _wrong_type(document: YamlDocument, path: Path) -> tuple[Path, str, str]:
-    given = _value_at(document.value, (*path, "type"))
-    known = tuple(GUARDRAIL_DOCUMENTS)
-    if not isinstance(given, str):
-        return path, "`type` is required", f"one of {', '.join(known)}"
-    return (*path, "type"), f"unknown type `{given[:80]}`", _nearest(given, known)
-
-
 def _form(path: Path) -> str:
-    """Say what a name must look like at *path*."""
+    """Return the form of a name at *path*."""
     match path:
         case ("name",):
             return "lower case letters, digits, dots and dashes, at most 63"
@@ -141,17 +139,14 @@ def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
         case ("guardrails", int()):
             kind = _value_at(document.value, (*path, "type"))
             model = GUARDRAIL_DOCUMENTS.get(str(kind))
-            return _written(model) if model else ()
+            fields = model.model_fields if model else {}
+            return (field.alias or name for name, field in fields.items())
         case (*_, "exceptions", int()):
             return ExceptionDocument.model_fields
         case (*_, "breaker"):
             return BreakerDocument.model_fields
         case _:
             return PatternDocument.model_fields
-
-
-def _written(model: type[GuardrailFields]) -> Iterable[str]:
-    return (field.alias or name for name, field in model.model_fields.items())
 
 
 def _nearest(given: str, known: Iterable[str]) -> str:
@@ -162,15 +157,6 @@ def _nearest(given: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean `{by_lower[near[0]]}`?"
     return f"one of {', '.join(names)}" if len(names) <= 60 else "see docs/guardrails.md"  # noqa: PLR2004 - still readable
-
-
-def _node_path(document: YamlDocument, loc: tuple[str | int, ...]) -> Path:
-    """Drop pydantic's own steps (a union's tag) that name no node; keep the last as it is."""
-    path: Path = ()
-    for step in loc:
-        if (*path, step) in document.values:
-            path = (*path, step)
-    return path
 
 
 def _value_at(value: object, path: Path) -> object:
@@ -195,34 +181,18 @@ def fault(
     """Return a fault of the node at *path*, or of its key."""
     mark = document.keys.get(path) if at_key else None
     line, column = mark or document.values[path]
-    return PolicyFault(line, column, _words(path), problem, hint)
-
-
-def _words(path: Path) -> str:
     words = ""
     for step in path:
         words += f"[{step}]" if isinstance(step, int) else f".{step}" if words else str(step)
-    return words
+    return PolicyFault(line, column, words, problem, hint)
 
-
-__all__ = [
-    "DEFAULT_POLICY_NAME",
-    "PlacedExpression",
-    "PolicyDocument",
-    "PolicyDocumentError",
-    "PolicyFault",
-    "default_policy",
-    "default_policy_text",
-    "parse_documents",
-    "parse_policies",
-]
 
 DEFAULT_POLICY_NAME: Final = "default"
 
 Expressions = Literal["check", "syntax", "trust"]
-"""What is done about regular expressions: compiled now by both engines, which takes milliseconds
-or, for some, minutes; read by the fast one, and left to `expression_check`; or nothing, since
-that was done when they were applied."""
+"""How regular expressions are checked: compiled now by both engines, which takes milliseconds or,
+for some, minutes; parsed by the fast engine, and left to `expression_check`; or not at all, since
+they were checked when they were applied."""
 
 _CONTEXTS: Final = {"check": None, "syntax": SYNTAX_ONLY, "trust": TRUSTED}
 
@@ -264,14 +234,19 @@ def parse_documents(
     faults: list[PolicyFault] = []
     parsed: list[PolicyDocument] = []
     for document in documents:
-        try:
-            model = _model(document, expressions=expressions)
-        except PolicyDocumentError as error:
-            faults.extend(error.faults)
+        if not isinstance(document.value, dict):
+            faults.append(fault(document, (), "a policy is a mapping, with a name"))
             continue
+        try:
+            model = PolicyModel.model_validate(document.value, context=_CONTEXTS[expressions])
+        except ValidationError as error:
+            faults += model_faults(document, error)
+            continue
+        faults += _further_faults(document, model, check_schemas=expressions != "trust")
         if any(model.name == other.policy.name for other in parsed):
             faults.append(fault(document, ("name",), "a policy of this name is above"))
-        policy, placed = model.to_policy(version=version), tuple(_expressions(document, model))
+        placed = tuple(_expressions(document, model))
+        policy = model.to_policy(version=version)
         parsed.append(PolicyDocument(policy=policy, text=document.text, expressions=placed))
     if faults:
         raise PolicyDocumentError(faults)
@@ -298,21 +273,6 @@ def default_policy() -> Policy:
     return parse_policies(default_policy_text(), version=0, expressions="trust")[0]
 
 
-def _model(document: YamlDocument, *, expressions: Expressions) -> PolicyModel:
-    if not isinstance(document.value, dict):
-        raise PolicyDocumentError([fault(document, (), "a policy is a mapping, with a name")])
-    try:
-        model = PolicyModel.model_validate(document.value, context=_CONTEXTS[expressions])
-    except ValidationError as error:
-        raise PolicyDocumentError(described(document, error)) from None
-    faults = [*_repeated_names(document, model), *_unsupported(document, model)]
-    if expressions != "trust":
-        faults += _schemas(document, model)
-    if faults:
-        raise PolicyDocumentError(faults)
-    return model
-
-
 def _expressions(document: YamlDocument, model: PolicyModel) -> Iterable[PlacedExpression]:
     for index, guardrail in enumerate(model.guardrails):
         if not isinstance(guardrail, DeniedPatternsDocument):
@@ -322,29 +282,22 @@ def _expressions(document: YamlDocument, model: PolicyModel) -> Iterable[PlacedE
             yield PlacedExpression(pattern.regex, at.line, at.column, at.path)
 
 
-def _repeated_names(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
+def _further_faults(
+    document: YamlDocument, model: PolicyModel, *, check_schemas: bool
+) -> Iterable[PolicyFault]:
+    """Return faults that take more than one field: names, unsupported streams, schemas."""
     seen: set[str] = set()
     for index, guardrail in enumerate(model.guardrails):
-        if guardrail.name in seen:
-            path = ("guardrails", index, "name")
-            yield fault(document, path, "a guardrail of this name is above", hint="rename one")
-        seen.add(guardrail.name)
-
-
-def _schemas(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
-    for index, guardrail in enumerate(model.guardrails):
-        if isinstance(guardrail, JsonSchemaDocument):
-            path = ("guardrails", index, "schema")
-            for one in schema_faults(guardrail.answer_schema, max_depth=guardrail.max_depth):
-                at = (*path, *one.place)
-                yield fault(document, at, one.problem, hint=one.hint, at_key=one.at_key)
-
-
-def _unsupported(document: YamlDocument, model: PolicyModel) -> Iterable[PolicyFault]:
-    """Refuse what a type cannot do: it must not look done."""
-    for index, guardrail in enumerate(model.guardrails):
         path = ("guardrails", index)
-        holds = guardrail.streams in {None, StreamMode.BUFFER}
-        if not holds and not judges_pieces(guardrail.settings()):
+        if guardrail.name in seen:
+            problem = "a guardrail of this name is above"
+            yield fault(document, (*path, "name"), problem, hint="rename one")
+        seen.add(guardrail.name)
+        is_held = guardrail.streams in {None, StreamMode.BUFFER}
+        if not is_held and not judges_pieces(guardrail.settings()):
             problem = f"{guardrail.type} needs the whole of an answer"
             yield fault(document, (*path, "streams"), problem, hint="use buffer")
+        if check_schemas and isinstance(guardrail, JsonSchemaDocument):
+            for one in schema_faults(guardrail.answer_schema, max_depth=guardrail.max_depth):
+                at = (*path, "schema", *one.place)
+                yield fault(document, at, one.problem, hint=one.hint, at_key=one.at_key)
