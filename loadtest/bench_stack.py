@@ -59,7 +59,7 @@ class BenchStack:
 
 
 @asynccontextmanager
-async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
+async def running_bench_stack(
     engines: Sequence[str],
     *,
     workers: int,

@@ -229,7 +229,7 @@ def _rendered(side: Side, shared: Shared, engine: str, sockets: Sequence[str]) -
     return side.run("envoy", "render", "-", settings={}, given=json.dumps(parameters))
 
 
-async def _start_envoy(  # noqa: PLR0913, PLR0917 - each is a part of the gateway
+async def _start_envoy(
     parts: AsyncExitStack,
     shared: Shared,
     config: str,

@@ -253,7 +253,7 @@ FROM api_keys WHERE public_id = $1
 """
 
 
-async def create_key(  # noqa: PLR0913 - a row of the table
+async def create_key(
     connection: Connection,
     key: ApiKey,
     *,

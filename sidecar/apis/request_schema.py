@@ -36,7 +36,7 @@ _DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
 """Fields that are acted on, not only scanned."""
 
 
-def _content_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C901, PLR0911 - forms
+def _content_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: PLR0911 - forms
     if form is _MESSAGES:
         return _messages_problem(fields.get("messages"))
     match form:

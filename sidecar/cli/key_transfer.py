@@ -53,7 +53,7 @@ FormatOption = Annotated[
 ]
 
 
-def import_(  # noqa: PLR0913, PLR0917 - options of a command
+def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines; - is stdin.")],
     file_format: FormatOption = None,
     existing: Annotated[

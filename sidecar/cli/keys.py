@@ -257,7 +257,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 @keys.command("list")
-def list_keys(  # noqa: PLR0913, PLR0917 - options of a command
+def list_keys(
     team: Annotated[str | None, typer.Option("--team", help=f"Of one team: {TEAM_HELP}")] = None,
     organization: Annotated[
         str | None,

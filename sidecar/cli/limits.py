@@ -135,7 +135,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 @limits.command()
-def remove(  # noqa: PLR0913, PLR0917 - options of a command
+def remove(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="LIMIT…", help="MEASURE/WINDOW, whatever it is for."),

@@ -51,7 +51,7 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
     print_rows(rows, columns=_COLUMNS, output=output)
 
 
-def rollback(  # noqa: PLR0913, PLR0917 - options of a command
+def rollback(
     name: NameArgument,
     to: Annotated[
         int | None, typer.Option("--to", min=1, help="Which version; else the one before.")
@@ -172,7 +172,7 @@ MetricsOption = Annotated[
 METRICS_SECONDS: Final = 5.0
 
 
-def promote(  # noqa: PLR0913, PLR0917 - options of a command
+def promote(
     name: NameArgument,
     guardrail: GuardrailArgument,
     metrics: MetricsOption = None,
@@ -194,7 +194,7 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
     carry_out([_edited(name, guardrail, Mode.ENFORCE)], manner)
 
 
-def demote(  # noqa: PLR0913, PLR0917 - options of a command
+def demote(
     name: NameArgument,
     guardrail: GuardrailArgument,
     yes: YesOption = False,

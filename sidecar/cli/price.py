@@ -35,7 +35,7 @@ _FINEST: Final = Decimal("0.000001")
 
 
 @price.command("set")
-def set_(  # noqa: PLR0913, PLR0917 - an option each
+def set_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or a glob.")],
     input_: Annotated[str, typer.Option("--input", help="For input that was not cached.")],
     output_: Annotated[str, typer.Option("--output-tokens", help="For output.")],

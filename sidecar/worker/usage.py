@@ -132,7 +132,7 @@ class _NoNotes:
         del stream, request
 
 
-async def open_usage(  # noqa: PLR0913 - each is a part of its own
+async def open_usage(
     settings: Settings,
     pool: Pool,
     *,

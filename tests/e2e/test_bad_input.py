@@ -252,7 +252,7 @@ async def test_a_body_two_parsers_could_read_differently_is_refused(
         pytest.param("/elsewhere", prompt, [], "unknown_route", id="unknown path"),
     ],
 )
-async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(  # noqa: PLR0913 - a table
+async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(
     stack: Stack,
     path: str,
     where: str,

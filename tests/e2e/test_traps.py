@@ -475,7 +475,7 @@ async def test_a_redacted_body_is_framed_as_long_as_it_is(stack: Stack, gateway:
         pytest.param(chat("x"), "hook-error-block", 503, "guardrail_unavailable", id="no webhook"),
     ],
 )
-async def test_what_may_not_pass_is_refused(  # noqa: PLR0913 - a table
+async def test_what_may_not_pass_is_refused(
     stack: Stack, gateway: Gateway, body: object, key: str, *, status: int, code: str
 ) -> None:
     """By the same answer in every mode."""

@@ -90,7 +90,7 @@ async def heard(url: str, egret: Egret, *arguments: str) -> tuple[Ran, list[tupl
         pytest.param("keys list", [], id="reading"),
     ],
 )
-async def test_a_change_is_published_where_workers_cannot_listen(  # noqa: PLR0913, PLR0917 - fixtures
+async def test_a_change_is_published_where_workers_cannot_listen(
     egret: Egret,
     database: Database,
     valkey: str,

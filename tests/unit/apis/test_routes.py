@@ -39,7 +39,7 @@ OPENAI_PATHS = [
 
 @pytest.mark.parametrize(("root", "dialect"), [("/v1", OPENAI), ("/openai/v1", AZURE)])
 @pytest.mark.parametrize(("method", "path", "operation", "form"), OPENAI_PATHS)
-def test_openais_paths_are_known_below_its_root_and_azures(  # noqa: PLR0913 - a table
+def test_openais_paths_are_known_below_its_root_and_azures(
     *, root: str, dialect: Dialect, method: str, path: str, operation: Operation, form: str
 ) -> None:
     """The body says which model; a query string changes nothing."""

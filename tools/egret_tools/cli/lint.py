@@ -51,7 +51,7 @@ def _version(text: str) -> EnvoyVersion:
     return EnvoyVersion(int(major), int(minor))
 
 
-def lint(  # noqa: PLR0913, PLR0917 - one option each
+def lint(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
