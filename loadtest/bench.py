@@ -1,4 +1,4 @@
-"""How fast requests pass, and what Egret adds: one Envoy, with and without it, in turn.
+"""Latency, throughput and CPU time of requests, with Egret and without it, in turn.
 
     python -m loadtest.bench [--quick] [--seconds 8] [--rounds 3] [--workers 1] [--markdown]
 
@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,11 @@ from egret_tools.devstack.child import PartError
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
-from loadtest.bench_stack import BenchStack, running_bench_stack
+from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
 from loadtest.figures import BASELINE, Cell, Figures, Round, bench_figures, errors_of
 from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
-from loadtest.processes import cpu_seconds, resident_mb
+from loadtest.processes import resident_mb
 from loadtest.results import (
     DIRECTORY,
     Grid,
@@ -210,12 +210,11 @@ async def _measure(plan: Plan, console: Console) -> dict[str, float]:
         body = Path(place) / "body.json"
         body.write_bytes(chat_body())
         with run_directory(Path(place) / "run") as run:
-            async with running_bench_stack(
-                ENGINES, workers=plan.workers, envoy_threads=plan.envoy_threads, run=run
-            ) as stack:
-                rounds = await _Runner(stack, body, console).rounds(plan)
+            options = StackOptions(workers=plan.workers, envoy_threads=plan.envoy_threads)
+            async with running_gateways((HERE,), ENGINES, run=run, options=options) as gateways:
+                rounds = await _Runner(gateways, body, console).rounds(plan)
                 memory = {
-                    f"{engine}.rss_mb": max(resident_mb(pid) for pid in stack.workers[engine])
+                    f"{engine}.rss_mb": max(map(resident_mb, gateways[engine].processes))
                     for engine in ENGINES
                 }
     return {**bench_figures(rounds), **memory}
@@ -224,8 +223,8 @@ async def _measure(plan: Plan, console: Console) -> dict[str, float]:
 class _Runner:
     """Puts one load after another on one target after another, and watches the processes."""
 
-    def __init__(self, stack: BenchStack, body: Path, console: Console) -> None:
-        self._stack = stack
+    def __init__(self, gateways: Mapping[str, Gateway], body: Path, console: Console) -> None:
+        self._gateways = gateways
         self._body = body
         self._console = console
         self._targets = (BASELINE, *ENGINES)
@@ -250,19 +249,16 @@ class _Runner:
         return Round(load.name, cells)
 
     async def _cell(self, load: Load, target: str, *, seconds: float) -> Cell:
-        workers, envoy = self._stack.workers.get(target, ()), (self._stack.envoy_pid,)
-        workers_before, envoy_before = cpu_seconds(workers), cpu_seconds(envoy)
+        gateway = self._gateways[target]
+        before = gateway.cpu_seconds()
         measured = await put_load(
             load,
-            target=Target(self._stack.urls[target], self._stack.key, self._body),
+            target=Target(gateway.url, gateway.key, self._body),
             seconds=seconds,
             scratch=self._body.parent,
         )
-        return Cell(
-            measured,
-            worker_cpu_seconds=cpu_seconds(workers) - workers_before,
-            envoy_cpu_seconds=cpu_seconds(envoy) - envoy_before,
-        )
+        used = [now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)]
+        return Cell(measured, worker_cpu_seconds=used[0], envoy_cpu_seconds=used[1])
 
 
 def _options() -> argparse.Namespace:

@@ -28,17 +28,25 @@ from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_envoy import BARE, STREAMED
-from loadtest.bench_stack import until_compiled
+from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
 from loadtest.figures import per_request_us
 from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
-from loadtest.processes import cpu_seconds, family_of
 from loadtest.results import DIRECTORY, ROOT, Grid, circumstances, new_console, write_json
-from loadtest.sides import REV, SIDES, Gateway, running_sides
 from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
 from loadtest.texts import chat_body
 
 ENGINES: Final = ("h2corn", "grpcio")
+NEW: Final = "new"
+REV: Final = "rev"
+SIDES: Final = (NEW, REV)
+STREAM_POLICY: Final = """
+name: window
+usage: {streams: estimate}
+guardrails:
+  - {name: pii, type: pii, stage: output, action: redact}
+  - {name: secrets, type: secrets, stage: output, action: block}
+"""
 LONG_BODY_BYTES: Final = 64 * 1024
 C1: Final = Load("c1", 1)
 C16: Final = Load("c16", 16)
@@ -169,10 +177,9 @@ async def _measure(
         run_directory(Path(place) / "run") as run,
     ):
         console.print("Starting both sides …")
-        async with running_sides(rev, engines, run=run) as gateways:
-            for name, gateway in gateways.items():
-                if name != BARE:
-                    await until_compiled(gateway.url, gateway.keys)
+        sides = (Side(REV, rev), Side(NEW, ROOT))
+        stack = StackOptions(policies=STREAM_POLICY)
+        async with running_gateways(sides, engines, run=run, options=stack) as gateways:
             runner = _Runner(gateways, options.seconds, Path(place), console)
             return await runner.rounds(engines, options.rounds)
 
@@ -230,13 +237,13 @@ class _Runner:
 
     async def _load(self, name: str, load: Load) -> dict[str, float]:
         gateway = self._gateways[name]
-        target = Target(gateway.url, gateway.keys[""], self._bodies[load is LONG])
-        before = _cpu_seconds(gateway)
+        target = Target(gateway.url, gateway.key, self._bodies[load is LONG])
+        before = gateway.cpu_seconds()
         measured = await put_load(
             load, target=target, seconds=self._seconds, scratch=self._scratch
         )
         await asyncio.sleep(SETTLE_SECONDS)
-        used = [now - then for now, then in zip(_cpu_seconds(gateway), before, strict=True)]
+        used = [now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)]
         self._series.errors += measured.errors
         return {
             "cpu": per_request_us(used[0], measured.requests),
@@ -249,7 +256,7 @@ class _Runner:
     async def _streams(self, name: str) -> dict[str, float]:
         gateway = self._gateways[name]
         load = StreamLoad(FEW_STREAMS, STREAM_RATE, self._seconds, stream_seconds=2.0)
-        before = _cpu_seconds(gateway)
+        before = gateway.cpu_seconds()
         seen = await read_streams(
             load,
             url=gateway.url,
@@ -258,18 +265,12 @@ class _Runner:
         )
         await asyncio.sleep(SETTLE_SECONDS)
         egret, envoy = (
-            now - then for now, then in zip(_cpu_seconds(gateway), before, strict=True)
+            now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)
         )
         cell = StreamCell(load, seen, worker_cpu_seconds=egret, envoy_cpu_seconds=envoy)
         figures = stream_figures(cell)
         self._series.errors += seen.failed
         return {"cpu": figures["worker_cpu_us_per_chunk"], "ttft": figures["ttft_p50_ms"]}
-
-
-def _cpu_seconds(gateway: Gateway) -> tuple[float, float]:
-    """Return the CPU time of all processes of Egret, and of Envoy."""
-    egret = family_of(gateway.supervisor_pid) if gateway.supervisor_pid else ()
-    return cpu_seconds(egret), cpu_seconds((gateway.envoy_pid,))
 
 
 def _options() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from egret_tools.devstack.child import PartError
 from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench import ENGINES
-from loadtest.bench_stack import running_bench_stack
+from loadtest.bench_stack import HERE, running_gateways
 from loadtest.generators import put_by_k6
 from loadtest.load import Load, LoadError, Measured, Target
 from loadtest.results import Grid, circumstances, new_console, write_json
@@ -101,11 +101,9 @@ async def _measure(plan: Plan) -> dict[str, float]:
         body = Path(place) / "body.json"
         body.write_bytes(chat_body())
         with run_directory(Path(place) / "run") as run:
-            async with running_bench_stack(
-                plan.engines, workers=1, envoy_threads=1, run=run
-            ) as stack:
+            async with running_gateways((HERE,), plan.engines, run=run) as gateways:
                 for engine in plan.engines:
-                    target = Target(stack.urls[engine], stack.key, body)
+                    target = Target(gateways[engine].url, gateways[engine].key, body)
                     figures |= await _of_engine(engine, target, plan=plan, scratch=run.path)
     return figures
 

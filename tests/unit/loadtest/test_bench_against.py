@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench_against import Series, against_figures, against_grid
+from loadtest.bench_stack import Side
 from loadtest.load import LoadError
 from loadtest.results import ROOT
-from loadtest.sides import Side
 
 
 @pytest.fixture
