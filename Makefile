@@ -1,9 +1,9 @@
 # Everything runs in .venv from hash-pinned requirements; `make help-all` lists the targets.
 PYTHON ?= python3
 VENV := .venv
-export PYTHONPATH := $(CURDIR):$(CURDIR)/tools
 PY := $(VENV)/bin/python
-RUN_STAMP := $(VENV)/.embedded-stamp
+EGRET := $(VENV)/bin/egret
+TOOLS_STAMP := $(VENV)/.tools-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 TRAINING_STAMP := $(VENV)/.training-stamp
 HELM_STAMP := $(VENV)/.helm-stamp
@@ -36,13 +36,19 @@ help-all: ## List all targets
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(RUN_STAMP): requirements/embedded.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+# Pinned packages, then both distributions editable: .venv/bin/egret runs the code of this checkout.
+define install
+$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+$(PY) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation -e . -e tools
+endef
+
+$(TOOLS_STAMP): requirements/tools.txt pyproject.toml tools/pyproject.toml | $(VENV)/bin/python
+	$(install)
 	touch $@
 
-$(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	touch $@ $(RUN_STAMP)
+$(DEV_STAMP): requirements/dev.txt pyproject.toml tools/pyproject.toml | $(VENV)/bin/python
+	$(install)
+	touch $@ $(TOOLS_STAMP)
 
 setup: $(DEV_STAMP) ##! Make .venv with everything for development
 
@@ -65,11 +71,11 @@ has-programs:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(MAKE) --no-print-directory system; } \
 	  || { echo "Tests and benches need pgbouncer, prometheus and h2load: run 'make system' as root, or install them (Debian: pgbouncer, 1.21 or later; prometheus with promtool; nghttp2-client)" >&2; exit 1; }
 
-run: $(RUN_STAMP) ##! Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
-	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
+run: $(TOOLS_STAMP) ##! Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
+	$(EGRET) up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
 
-demo: $(RUN_STAMP) ##! A guided tour that starts its own stack, prints a table and exits
-	$(PY) -m sidecar demo
+demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table and exits
+	$(EGRET) demo
 
 test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine" --durations 20
@@ -91,6 +97,7 @@ check-types: $(DEV_STAMP) ## Types, by two checkers
 check-imports: $(DEV_STAMP) ## Layers, and dependencies that are unused or missing
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry sidecar
+	$(VENV)/bin/deptry tools/egret_tools --config tools/pyproject.toml
 
 check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fragments
 	$(VENV)/bin/shellcheck .ci/run
@@ -241,15 +248,15 @@ proto-publish: $(DEV_STAMP) ## Keep our own messages, as they are now, as what l
 
 lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header pyproject.toml -o requirements/runtime.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra embedded -c requirements/runtime.txt pyproject.toml -o requirements/embedded.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group render pyproject.toml -o requirements/runtime.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --group backend -c requirements/runtime.txt pyproject.toml -o requirements/tools.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --group dev --group build -c requirements/tools.txt pyproject.toml -o requirements/dev.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group build -c requirements/dev.txt -o requirements/build.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group training -c requirements/dev.txt -o requirements/training.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group sbom -o requirements/sbom.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group audit -o requirements/audit.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

@@ -22,6 +22,8 @@ from sidecar import __version__
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
+TOOLS_EXTRA: Final = "tools"
+"""Packages of the distribution egret-tools."""
 
 _PIPE_COLUMNS: Final = 10_000
 """Nothing is cut or wrapped for a reader that is a program."""
@@ -183,7 +185,21 @@ def _style(share: int) -> str:
     return "yellow" if share >= _WARNED else "green"
 
 
-def wheel_with(extra: str) -> str:
-    """Return how to install Egret with *extra*: from a file: another package has its name."""
-    wheel = f"dist/egret-{__version__}-py3-none-any.whl[{extra}]"
-    return f"build Egret's wheel (docs/deploy.md) and run pip install '{wheel}'"
+def install_hint(extra: str) -> str:
+    """Return the ways to install the packages of *extra*.
+
+    Never by name: the package `egret` of the public index is by another author.
+    """
+    wheels = f"'dist/egret-{__version__}-py3-none-any.whl[{extra}]'"
+    if extra == TOOLS_EXTRA:
+        wheels += f" dist/egret_tools-{__version__}-py3-none-any.whl"
+    return (
+        "run `make setup` in a checkout and then its .venv/bin/egret, or build the wheels"
+        f" (docs/deploy.md) and run pip install {wheels}"
+    )
+
+
+def fail_without_tools(command: str, missing: str) -> NoReturn:
+    """Report the module that *command* lacks, with the way to install it, and exit with 2."""
+    problem = f"`{command}` needs egret-tools, and {missing} is not installed"
+    fail(problem, hint=install_hint(TOOLS_EXTRA), code=WRONG_USAGE)

@@ -31,10 +31,10 @@ from sidecar.cli.terminal import (
     OutputOption,
     Row,
     fail,
+    install_hint,
     note,
     print_json,
     print_rows,
-    wheel_with,
 )
 from sidecar.storage.pool import Connection
 
@@ -60,7 +60,7 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
         from matplotlib import dates  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ModuleNotFoundError:
-        raise ChartError(f"matplotlib is not installed: {wheel_with('charts')}") from None
+        raise ChartError(f"matplotlib is not installed: {install_hint('charts')}") from None
     has_cost = any(point.cost_usd for point in points)
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from egret_tools.cli.up import embedded_module
+from egret_tools.cli.up import session_module
 from sidecar.cli.terminal import WRONG_USAGE, Output, OutputOption, fail
 
 DEFAULT_PATH: Final = "/v1/chat/completions"
@@ -54,7 +54,7 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
 
     Example: egret conformance --target unix:run/sockets/worker-0.sock --key egk_…
     """
-    session = embedded_module("egret_tools.cli.conformance_session")
+    session = session_module("conformance")
     try:
         plan = session.Plan.of(
             target,

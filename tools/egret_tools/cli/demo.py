@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from egret_tools.cli.up import Output, embedded_module
+from egret_tools.cli.up import Output, session_module
 
 
 def demo(
@@ -20,5 +20,5 @@ def demo(
 
     Example: egret demo --output json
     """
-    session = embedded_module("egret_tools.cli.demo_session")
+    session = session_module("demo")
     raise typer.Exit(session.run_demo(prints_json=output is Output.JSON))

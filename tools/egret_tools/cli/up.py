@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import enum
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from types import ModuleType
+from typing import Annotated, Final
 
 import typer
 
+from sidecar.cli.terminal import fail_without_tools
 from sidecar.settings.serving import Timing
-
-if TYPE_CHECKING:
-    from types import ModuleType
-
 
 DEFAULT_RUN_DIRECTORY: Final = Path("run")
 
@@ -63,7 +62,7 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret up --port 8080 --workers 4
     """
-    sessions = embedded_module("egret_tools.cli.up_session")
+    sessions = session_module("up")
     try:
         chosen = sessions.read_upstream(
             upstream, ca_file=upstream_ca, keys=(openai_key, anthropic_key)
@@ -84,18 +83,13 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
     raise typer.Exit(session.run())
 
 
-def embedded_module(name: str) -> ModuleType:
-    """Import a module that needs the extra `embedded`, or say that it is missing."""
-    import importlib  # noqa: PLC0415
+def session_module(command: str) -> ModuleType:
+    """Import the module that runs *command*; report a missing package, and exit with 2.
 
+    Only here, since servers and clients take longer to import than options to parse.
+    """
+    name = f"egret_tools.cli.{command}_session"
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        from sidecar.cli.terminal import wheel_with  # noqa: PLC0415
-
-        _fail(f"{error.name} is not installed; {wheel_with('embedded')}")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
+        fail_without_tools(f"egret {command}", error.name or name)

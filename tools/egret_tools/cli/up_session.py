@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ class ConsoleProgress:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Starts the stack, tells where it is, and stops it when told to."""
+    """Starts the stack, prints its addresses, and stops it on a signal."""
 
     options: StackOptions
     run_directory: Path
@@ -91,10 +92,10 @@ class Session:
         progress = ConsoleProgress(console)
         with run_directory(self.run_directory, keep=self.keep) as run:
             async with running_stack(self.options, run=run, progress=progress) as stack:
-                self._tell(console, stack, seconds=time.monotonic() - started_at)
+                self._show(console, stack, seconds=time.monotonic() - started_at)
                 raise await stack.first_death()
 
-    def _tell(self, console: Console, stack: RunningStack, *, seconds: float) -> None:
+    def _show(self, console: Console, stack: RunningStack, *, seconds: float) -> None:
         facts = stack.facts
         if self.prints_json:
             print(orjson.dumps(facts.as_json()).decode(), flush=True)  # noqa: T201 - the output
@@ -105,7 +106,8 @@ class Session:
         lines = {
             "Try it": curl_line(facts),
             "Over TLS": tls_curl_line(facts),
-            "Keys, policies and limits, from another shell": export_lines(facts),
+            "With a client library, from another shell": client_lines(facts),
+            "Keys, policies and limits, from another shell": command_lines(facts),
         }
         for title, line in lines.items():
             console.print(f"\n[bold]{title}[/]")
@@ -131,14 +133,39 @@ def tls_curl_line(facts: StackFacts) -> str:
     return _curl(facts.https_url, key=facts.key, options=("--cacert", str(facts.ca_file)))
 
 
-def export_lines(facts: StackFacts) -> str:
-    """Return what lets `egret keys`, `egret policy` and the like find this stack."""
+def client_lines(facts: StackFacts) -> str:
+    """Return the variables by which OpenAI's libraries and most others find this stack."""
+    url, key = f"{facts.url}/v1", facts.key.get_secret_value()
+    return f"export OPENAI_BASE_URL={shlex.quote(url)}\nexport OPENAI_API_KEY={shlex.quote(key)}"
+
+
+def command_lines(facts: StackFacts, *, prefix: Path = Path(sys.prefix)) -> str:
+    """Return lines after which `egret` is a command that works on this stack.
+
+    `prefix` is the environment that `egret` is installed in.
+    """
     dsn, valkey = shlex.quote(facts.postgres_dsn), shlex.quote(facts.valkey_url)
-    return f"export EGRET_POSTGRES__DSN={dsn}\nexport EGRET_VALKEY__URL={valkey}"
+    return "\n".join(
+        [
+            *_activation(prefix),
+            f"export EGRET_POSTGRES__DSN={dsn}",
+            f"export EGRET_VALKEY__URL={valkey}",
+            "egret keys list",
+        ]
+    )
+
+
+def _activation(prefix: Path) -> Iterator[str]:
+    here = Path.cwd()
+    place = prefix.relative_to(here) if prefix.is_relative_to(here) else prefix
+    if (prefix / "bin" / "activate").is_file():
+        yield f"source {shlex.quote(str(place / 'bin' / 'activate'))}"
+    elif (prefix / "bin" / "egret").is_file():
+        yield f"export PATH={shlex.quote(str(prefix / 'bin'))}:$PATH"
 
 
 def show_error(console: Console, error: PartError) -> None:
-    """Name the part, the reason and the hint."""
+    """Print the part, the reason and the hint."""
     console.print(f"\n[bold red]✗ {error.part}[/]", highlight=False)
     console.print(f"  {error.reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"  → {error.hint}", markup=False, highlight=False, soft_wrap=True)

@@ -188,7 +188,7 @@ def _as_regex(character: str) -> str:
             return character
 
 
-TEMPLATE_NAME: Final = "egret.yaml.j2"
+TEMPLATE: Final = Path(__file__).with_name("egret.yaml.j2")
 HTTPS_PORT: Final = 443
 EGRET_PORT: Final = 50051
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
@@ -389,16 +389,7 @@ def render_envoy_config(parameters: EnvoyParameters) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["json"] = json.dumps
-    return environment.from_string(template_text()).render(p=parameters)
-
-
-def template_text() -> str:
-    """Return the template: beside the package when installed, else from the checkout."""
-    here = Path(__file__).resolve()
-    for path in (here.parent / TEMPLATE_NAME, here.parents[3] / "envoy" / TEMPLATE_NAME):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise EnvoyConfigError(f"the template {TEMPLATE_NAME} is missing from this installation")
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(p=parameters)
 
 
 def _check(parameters: EnvoyParameters) -> None:

@@ -9,7 +9,7 @@ import importlib.metadata
 from pathlib import Path
 
 from egret_tools.devstack.child import PartError
-from sidecar.cli.terminal import wheel_with
+from sidecar.cli.terminal import TOOLS_EXTRA, install_hint
 
 
 class MissingProgramError(PartError):
@@ -34,7 +34,7 @@ def program_in_wheel(distribution: str, *, ends_with: str) -> Path:
     raise MissingProgramError(
         distribution,
         f"the wheel that holds {ends_with.rsplit('/', 1)[-1]} is not installed",
-        hint=wheel_with("embedded"),
+        hint=install_hint(TOOLS_EXTRA),
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from egret_tools.cli.up_session import (
+    client_lines,
+    command_lines,
     curl_line,
-    export_lines,
     read_upstream,
     show_error,
     tls_curl_line,
@@ -48,13 +49,46 @@ def test_the_lines_to_copy_survive_a_shell() -> None:
     assert over_tls[2:4] == ["--cacert", "run of mine/ca.pem"]
 
 
-def test_the_lines_that_point_the_command_line_at_the_stack_survive_a_shell() -> None:
+def test_the_lines_that_point_the_command_line_at_the_stack_survive_a_shell(
+    tmp_path: Path,
+) -> None:
     """A blank or a `?` in a path is quoted."""
     facts = dataclasses.replace(FACTS, postgres_dsn="postgresql://egret@/egret?host=a b")
 
-    assert shlex.split(export_lines(facts)) == [
+    assert shlex.split(command_lines(facts, prefix=tmp_path)) == [
         *("export", "EGRET_POSTGRES__DSN=postgresql://egret@/egret?host=a b"),
         *("export", "EGRET_VALKEY__URL=unix:///valkey.sock"),
+        *("egret", "keys", "list"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "line"),
+    [
+        ("activate", "my venv", "source 'my venv/bin/activate'"),
+        ("activate", "", "source bin/activate"),
+        ("egret", "opt", "export PATH=BIN:$PATH"),
+    ],
+)
+def test_the_lines_make_egret_a_command_first(
+    file: str, place: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the environment that it runs in, whether or not that one can be activated."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / place / "bin"
+    folder.mkdir(parents=True)
+    (folder / file).touch()
+
+    first = command_lines(FACTS, prefix=tmp_path / place).splitlines()[0]
+
+    assert first == line.replace("BIN", str(folder))
+
+
+def test_client_libraries_need_two_variables() -> None:
+    """The base URL with its version, and the key."""
+    assert client_lines(FACTS).splitlines() == [
+        "export OPENAI_BASE_URL=http://127.0.0.1:1/v1",
+        "export OPENAI_API_KEY=egk_made_up",
     ]
 
 
