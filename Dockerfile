@@ -24,7 +24,10 @@ COPY pyproject.toml README.md LICENSE ./
 COPY db db
 COPY envoy envoy
 COPY sidecar sidecar
-RUN /opt/build/bin/python -m build --wheel --no-isolation --outdir dist \
+COPY tools tools
+# egret-tools without its servers and clients: `egret lint`, `egret envoy render`, `egret bench`.
+RUN /opt/build/bin/python -m build --wheel --no-isolation --outdir dist . \
+ && /opt/build/bin/python -m build --wheel --no-isolation --outdir dist tools \
  && /opt/build/bin/python -m pip --python /opt/egret/bin/python install --no-cache-dir \
       --disable-pip-version-check --no-index --no-deps dist/*.whl \
  && mkdir -p /opt/empty

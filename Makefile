@@ -1,8 +1,9 @@
-# Everything runs in .venv from hash-pinned requirements; `make help` lists the targets.
+# Everything runs in .venv from hash-pinned requirements; `make help-all` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-RUN_STAMP := $(VENV)/.embedded-stamp
+EGRET := $(VENV)/bin/egret
+TOOLS_STAMP := $(VENV)/.tools-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 TRAINING_STAMP := $(VENV)/.training-stamp
 HELM_STAMP := $(VENV)/.helm-stamp
@@ -19,26 +20,37 @@ KUBE_PLAY_OPTIONS ?=
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
+REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check format bench bench-guardrails bench-seams bench-keys bench-limits prove-limits bench-json-schema bench-policy-swap bench-remote bench-stream bench-waterfall prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline prove-model status-page-test bench-peers capacity targets bench-features bench-full
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers
 
-help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+help: ## List the targets to begin with
+	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
+	@echo "make help-all lists all targets."
+
+help-all: ## List all targets
+	@grep -hE '^[a-z-]+:.*##!? ' $(MAKEFILE_LIST) | sed -E 's/:.*##!? /\t/' | expand -t 20
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(RUN_STAMP): requirements/embedded.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+# Pinned packages, then both distributions editable: .venv/bin/egret runs the code of this checkout.
+define install
+$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+$(PY) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation -e . -e tools
+endef
+
+$(TOOLS_STAMP): requirements/tools.txt pyproject.toml tools/pyproject.toml | $(VENV)/bin/python
+	$(install)
 	touch $@
 
-$(DEV_STAMP): requirements/dev.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	touch $@ $(RUN_STAMP)
+$(DEV_STAMP): requirements/dev.txt pyproject.toml tools/pyproject.toml | $(VENV)/bin/python
+	$(install)
+	touch $@ $(TOOLS_STAMP)
 
-setup: $(DEV_STAMP) ## Make .venv with everything for development
+setup: $(DEV_STAMP) ##! Make .venv with everything for development
 
 system: ## Install what tests and benches need beside wheels: pgbouncer, prometheus, h2load (Debian, as root)
 	apt-get update -qq
@@ -59,38 +71,51 @@ has-programs:
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(MAKE) --no-print-directory system; } \
 	  || { echo "Tests and benches need pgbouncer, prometheus and h2load: run 'make system' as root, or install them (Debian: pgbouncer, 1.21 or later; prometheus with promtool; nghttp2-client)" >&2; exit 1; }
 
-run: $(RUN_STAMP) ## Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
-	$(PY) -m sidecar up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
+run: $(TOOLS_STAMP) ##! Run the whole stack here: PostgreSQL, Valkey, workers, Envoy, mock LLM
+	$(EGRET) up $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(UP_OPTIONS)
 
-demo: $(RUN_STAMP) ## A guided tour that starts its own stack, prints a table and exits
-	$(PY) -m sidecar demo
+demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table and exits
+	$(EGRET) demo
 
-test: $(DEV_STAMP) $(HELM_STAMP) has-programs ## All tests, on real Envoy, PostgreSQL and Valkey
+test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn -m "not any_engine" --durations 20
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio --durations 40
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) --numprocesses 2 --dist loadfile --durations 40 --cov --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
-	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/exchange/*,sidecar/decision/*,sidecar/mutations/*' --fail-under=100 --skip-covered
+	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/redaction/*,sidecar/pipeline/decide.py,sidecar/pipeline/metadata.py,sidecar/pipeline/refusals.py,sidecar/pipeline/request_headers.py,sidecar/pipeline/limit_headers.py' --fail-under=100 --skip-covered
 
-check: $(DEV_STAMP) ## Format, lint, types, layers, scripts, protocols, unused dependencies
+check: check-style check-types check-imports check-files check-shape ##! Everything that needs no test: format, lint, types, layers, scripts, protocols, budgets
+
+check-style: $(DEV_STAMP) ## Format and lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+
+check-types: $(DEV_STAMP) ## Types, by two checkers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pyright
+
+check-imports: $(DEV_STAMP) ## Layers, and dependencies that are unused or missing
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/deptry sidecar
+	$(VENV)/bin/deptry tools/egret_tools --config tools/pyproject.toml
+
+check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fragments
 	$(VENV)/bin/shellcheck .ci/run
 	$(VENV)/bin/hadolint Dockerfile
 	$(VENV)/bin/buf format --diff --exit-code
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf breaking --against proto/published.binpb
 	$(VENV)/bin/yamllint --strict .
+	$(VENV)/bin/towncrier build --draft --version next > /dev/null
 
-format: $(DEV_STAMP) ## Format and fix what can be fixed
+check-shape: $(DEV_STAMP) ## Budgets of size, repetition and wording, and a test file for each module
+	$(PY) -m quality.shape
+
+format: $(DEV_STAMP) ##! Format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-image: ## Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
+image: ##! Build the image IMAGE; PYTHON_IMAGE names the base, with its digest
 	@case "$(PYTHON_IMAGE)" in *@sha256:*) ;; *) echo "Name the base with its digest: make image PYTHON_IMAGE=python:3.13-slim@sha256:…" >&2; exit 2;; esac
 	$(IMAGE_TOOL) $(IMAGE_OPTIONS) --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) --build-arg REQUIREMENTS=$(REQUIREMENTS) --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py) -t $(IMAGE) .
 
@@ -116,14 +141,11 @@ chart: $(DEV_STAMP) $(HELM_STAMP) ## Write anew what stands below deploy/ and is
 	$(PY) -m deploy.chart_envoy
 	$(VENV)/bin/helm4 template egret deploy/helm/egret --values deploy/kustomize/values.yaml > deploy/kustomize/base/egret.yaml
 
-bench: $(DEV_STAMP) has-programs ## Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
+bench: $(DEV_STAMP) has-programs ##! Load on the same Envoy with and without ext_proc; writes build/bench/bench.json
 	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
 
 bench-guardrails: $(DEV_STAMP) ## What reading and judging a text costs, benign and hostile
 	$(PY) -m loadtest.bench_guardrails $(BENCH_OPTIONS)
-
-bench-seams: $(DEV_STAMP) ## What searching where texts meet costs and finds, also by accident
-	$(PY) -m loadtest.bench_seams $(BENCH_OPTIONS)
 
 bench-keys: $(DEV_STAMP) ## What a key look-up costs in each cache, with a million keys; revocation latency
 	$(PY) -m loadtest.bench_keys $(BENCH_OPTIONS)
@@ -141,19 +163,9 @@ build/peers/.stamp: loadtest/peer-packages/requirements.txt loadtest/peer-packag
 bench-peers: build/peers/.stamp has-programs ## Egret beside other gateways: one machine, one run, one provider, one load
 	$(PY) -m loadtest.bench_peers $(BENCH_OPTIONS)
 
-targets: $(DEV_STAMP) ## What was aimed at, held against what make bench and bench-peers published
-	$(PY) -m loadtest.targets $(BENCH_OPTIONS)
-
-capacity: $(DEV_STAMP) ## What a thousand to ten million requests a second need, from what make bench published
-	$(PY) -m loadtest.capacity $(BENCH_OPTIONS)
-
-bench-features: $(DEV_STAMP) has-programs ## What each feature adds to a request, switched on one by one
-	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
-
-bench-full: $(DEV_STAMP) has-programs ## bench, features, and sizes, TLS, keys and workers one thing at a time; some 20 minutes
-	$(PY) -m loadtest.bench $(BENCH_OPTIONS)
-	$(PY) -m loadtest.bench_features $(BENCH_OPTIONS)
-	$(PY) -m loadtest.bench_full $(BENCH_OPTIONS)
+bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revision REV, both run in turn
+	@test -n "$(REV)" || { echo "Name a revision: make bench-against REV=v0.1.0" >&2; exit 2; }
+	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
 
 soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
 	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
@@ -165,29 +177,26 @@ counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the b
 counts-baseline: $(DEV_STAMP) ## Make what is counted now the baseline
 	$(PY) -m loadtest.counts --write
 
+path: $(DEV_STAMP) ## Functions, files and objects of one request, with budgets; part of make test
+	$(PY) -m loadtest.path $(BENCH_OPTIONS)
+
+shape: check-shape ## The same as check-shape
+
+budgets: $(DEV_STAMP) ## Lower the budgets of path and shape to the present figures; never raises one
+	$(PY) -m quality.shape --write
+	$(PY) -m loadtest.path --write
+
 bench-limits: $(DEV_STAMP) ## Whether a limit holds under four workers, and what asking for it costs
 	$(PY) -m loadtest.bench_limits $(BENCH_OPTIONS)
 
 prove-limits: $(DEV_STAMP) ## A million operations leave no drift, 10,000 aborted requests no slot, and a budget holds
 	$(PY) -m loadtest.prove_limits $(BENCH_OPTIONS)
 
-bench-remote: $(DEV_STAMP) ## What the care around a remote guardrail costs, and a round trip to a server of each kind
-	$(PY) -m loadtest.bench_remote $(BENCH_OPTIONS)
-
-bench-json-schema: $(DEV_STAMP) ## What judging answers by a schema costs, and how long hostile ones hold a worker
-	$(PY) -m loadtest.bench_json_schema $(BENCH_OPTIONS)
-
-bench-policy-swap: $(DEV_STAMP) ## The same load with and without policies of 500 rules coming into force
-	$(PY) -m loadtest.policy_swap $(BENCH_OPTIONS)
-
 bench-stream: $(DEV_STAMP) ## What guarded and counted streams cost: first token, hold time, CPU a chunk
 	$(PY) -m loadtest.bench_stream $(BENCH_OPTIONS)
 
-bench-waterfall: $(DEV_STAMP) has-programs ## Where a worker's CPU time goes, stage by stage
-	$(PY) -m loadtest.waterfall $(BENCH_OPTIONS)
-
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
-	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream bench-waterfall BENCH_OPTIONS=--markdown
+	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream BENCH_OPTIONS=--markdown
 
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)
@@ -239,15 +248,15 @@ proto-publish: $(DEV_STAMP) ## Keep our own messages, as they are now, as what l
 
 lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header pyproject.toml -o requirements/runtime.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra embedded -c requirements/runtime.txt pyproject.toml -o requirements/embedded.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra embedded --group dev --group build -c requirements/embedded.txt pyproject.toml -o requirements/dev.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group render pyproject.toml -o requirements/runtime.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --group backend -c requirements/runtime.txt pyproject.toml -o requirements/tools.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --group dev --group build -c requirements/tools.txt pyproject.toml -o requirements/dev.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group build -c requirements/dev.txt -o requirements/build.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group training -c requirements/dev.txt -o requirements/training.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group sbom -o requirements/sbom.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group audit -o requirements/audit.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

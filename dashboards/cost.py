@@ -15,8 +15,8 @@ _MONEY_ROW: Final = Row(
         Panel(
             title="Spent",
             description=(
-                "US dollars within the chosen time, by the prices in the database; estimates are "
-                "in it."
+                "US dollars within the selected time, by the prices in the database; estimates "
+                "included."
             ),
             queries=(Query(f"sum(increase(egret_cost_usd_total{{{_MODEL}}}[$__range]))"),),
             unit=Unit.DOLLARS,
@@ -26,7 +26,7 @@ _MONEY_ROW: Final = Row(
         Panel(
             title="An hour, by model",
             description=(
-                "US dollars an hour at the present rate. The bill is `egret usage report`."
+                "US dollars an hour at the present rate. For billing use `egret usage report`."
             ),
             queries=(
                 Query(
@@ -41,7 +41,8 @@ _MONEY_ROW: Final = Row(
         Panel(
             title="Requests without a price",
             description=(
-                "Requests within the chosen time whose model has no price: no budget counts them."
+                "Requests within the selected time whose model has no price: no budget counts "
+                "them."
             ),
             queries=(Query(f"sum(increase(egret_cost_unknown_total{{{EGRET}}}[$__range]))"),),
             kind=Kind.NUMBER,
@@ -55,7 +56,7 @@ _TOKENS_ROW: Final = Row(
     (
         Panel(
             title="Tokens a second, by type",
-            description="As their providers counted them; estimates are not in it.",
+            description="As their providers counted them, without estimates.",
             queries=(
                 Query(
                     rate("gen_ai_client_token_usage_sum", "gen_ai_token_type", _MODEL),
@@ -100,14 +101,14 @@ _RECORDS_ROW: Final = Row(
         Panel(
             title="Records, by how tokens are known",
             description=(
-                "`reported` by the provider, `estimated`, or `lost` with the process that knew."
+                "`reported` by the provider, `estimated`, or `lost` with a process that died."
             ),
             queries=(Query(rate("egret_usage_records_total", "tokens"), "{{tokens}}"),),
             width=6,
         ),
         Panel(
             title="On disk",
-            description="Bytes of usage that the database has not taken yet.",
+            description="Bytes of usage that are not in the database yet.",
             queries=(Query(f"egret_usage_spool_bytes{{{EGRET}}}", "{{instance}}"),),
             unit=Unit.BYTES,
             width=6,
@@ -121,7 +122,7 @@ _RECORDS_ROW: Final = Row(
         ),
         Panel(
             title="Lost",
-            description="Usage that is gone, by reason. Should be 0.",
+            description="Lost usage, by reason. Should be 0.",
             queries=(Query(rate("egret_usage_lost_total", "reason"), "{{reason}}"),),
             width=6,
         ),

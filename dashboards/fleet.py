@@ -28,7 +28,7 @@ _EDGE_ROW: Final = Row(
     (
         Panel(
             title="Answers of Envoy, by class",
-            description="Everything a client was answered, refusals of Egret included.",
+            description="All answers to clients, refusals of Egret included.",
             queries=(
                 Query(
                     rate("envoy_http_downstream_rq_xx", "envoy_response_code_class", _EDGE),
@@ -76,7 +76,7 @@ _FILTER_ROW: Final = Row(
         Panel(
             title="Streams",
             description=(
-                "One a request. What is started and not closed is open; `failed` was answered 500."
+                "One per request. Started and not closed ones are open; `failed` got 500."
             ),
             queries=tuple(
                 Query(rate(f"{_FILTER}_streams_{name}", where=ENVOY), name)
@@ -87,14 +87,14 @@ _FILTER_ROW: Final = Row(
         Panel(
             title="Passed unjudged",
             description=(
-                "`failure_mode_allowed`: the filter is set to go on without Egret. Should be 0."
+                "`failure_mode_allowed`: the filter is set to continue without Egret. Should be 0."
             ),
             queries=(Query(rate(f"{_FILTER}_failure_mode_allowed", where=ENVOY)),),
             unit=Unit.REQUESTS,
         ),
         Panel(
             title="Answers Envoy could not use",
-            description="Time limits, rejected headers, messages nobody waited for. Should be 0.",
+            description="Timeouts, rejected headers, unexpected messages. Should be 0.",
             queries=tuple(
                 Query(rate(f"{_FILTER}_{name}", where=ENVOY), name)
                 for name in (
@@ -112,7 +112,7 @@ _HEALTH_ROW: Final = Row(
     (
         Panel(
             title="Workers that Envoy finds healthy",
-            description="Of all that it knows.",
+            description="Out of all workers.",
             queries=(
                 Query(f"envoy_cluster_membership_healthy{{{_WORKERS}}}", "healthy {{instance}}"),
                 Query(f"envoy_cluster_membership_total{{{_WORKERS}}}", "all {{instance}}"),
@@ -132,7 +132,7 @@ _HEALTH_ROW: Final = Row(
         ),
         Panel(
             title="Requests made again",
-            description="Only what a provider cannot have seen is sent again.",
+            description="Only requests that a provider cannot have received are retried.",
             queries=(
                 Query(
                     rate("envoy_cluster_upstream_rq_retry", "envoy_cluster_name", ENVOY),
@@ -156,7 +156,7 @@ _HEALTH_ROW: Final = Row(
 FLEET: Final = Board(
     "envoy-and-egret",
     "Egret: Envoy and Egret together",
-    "What clients meet, the filter between Envoy and Egret, and the health of both.",
+    "Results for clients, the filter between Envoy and Egret, and the health of both.",
     (_EDGE_ROW, _FILTER_ROW, _HEALTH_ROW),
     (INSTANCE, ENVOYS),
 )

@@ -1,4 +1,4 @@
-"""What guardrails find, what they cost, and where they let pass."""
+"""Findings of guardrails, their cost, and requests that they let pass on errors."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ _VERDICT_ROW: Final = Row(
         Panel(
             title="What shadow would have done",
             description=(
-                "Verdicts in shadow: nothing came of them. Look here before you promote a "
-                "guardrail."
+                "Verdicts in shadow, without effect. Look here before you promote a guardrail."
             ),
             queries=(
                 Query(
@@ -74,7 +73,8 @@ _OPEN_ROW: Final = Row(
         Panel(
             title="Could not tell",
             description=(
-                "Errors and timeouts: `_open` passed as the policy says, `_closed` was refused."
+                "Errors and timeouts: `_open` passed by the policy's `on_error`, `_closed` "
+                "was refused."
             ),
             queries=(
                 Query(
@@ -89,7 +89,7 @@ _OPEN_ROW: Final = Row(
         ),
         Panel(
             title="What was wrong",
-            description="Types of errors; docs/guardrails.md says what each means.",
+            description="Types of errors; docs/guardrails.md explains each.",
             queries=(
                 Query(
                     rate("egret_guardrail_errors_total", "guardrail, error_type", _GUARDRAIL),
@@ -99,7 +99,7 @@ _OPEN_ROW: Final = Row(
         ),
         Panel(
             title="Content that could not be read",
-            description="By reason, and by what the policy made of it. `allow` went on unjudged.",
+            description="By reason and by the policy's action. `allow` passed unchecked.",
             queries=(
                 Query(rate("egret_unscanned_total", "reason, action"), "{{reason}} {{action}}"),
             ),
@@ -112,7 +112,7 @@ _TIME_ROW: Final = Row(
     (
         Panel(
             title="Seconds of a guardrail, p99",
-            description="They run side by side: the longest decides.",
+            description="They run concurrently: the longest decides.",
             queries=(
                 Query(
                     quantile(0.99, "egret_guardrail_seconds", "guardrail", _GUARDRAIL),
@@ -124,7 +124,7 @@ _TIME_ROW: Final = Row(
         ),
         Panel(
             title="All guardrails of an exchange",
-            description="The whole step, in which one waits for the slowest.",
+            description="The whole step, which ends with the slowest.",
             queries=tuple(
                 Query(
                     quantile(share, "egret_phase_seconds", where=f'phase="guardrails", {EGRET}'),
@@ -141,7 +141,7 @@ _TIME_ROW: Final = Row(
 GUARDRAILS: Final = Board(
     "guardrails",
     "Egret: guardrails",
-    "What guardrails find, what they cost, and where they let pass.",
+    "Findings of guardrails, their cost, and requests that they let pass on errors.",
     (_VERDICT_ROW, _OPEN_ROW, _TIME_ROW),
     (
         INSTANCE,

@@ -15,7 +15,7 @@ _KEYS_ROW: Final = Row(
     (
         Panel(
             title="Judged keys",
-            description="By outcome. Many invalid ones are somebody who tries.",
+            description="By outcome. Many invalid ones point to an attack.",
             queries=(Query(rate(_JUDGED, "outcome"), "{{outcome}}"),),
             unit=Unit.REQUESTS,
             kind=Kind.STACKED,
@@ -23,8 +23,8 @@ _KEYS_ROW: Final = Row(
         Panel(
             title="Who answered for a key",
             description=(
-                "`l1` the worker's own cache, `l2` Valkey, `store` the database, `stale` the "
-                "last that was known."
+                "`l1` the worker's own cache, `l2` Valkey, `store` the database, `stale` the last "
+                "cached record."
             ),
             queries=(Query(rate(_JUDGED, "tier"), "{{tier}}"),),
             unit=Unit.REQUESTS,
@@ -44,7 +44,7 @@ _CACHE_ROW: Final = Row(
     (
         Panel(
             title="From a change to its effect",
-            description="Seconds from the commit of a change to keys until a worker acts on it.",
+            description="Seconds from the commit of a change to keys until a worker applies it.",
             queries=quantiles("egret_revocation_seconds"),
             unit=Unit.SECONDS,
             width=6,
@@ -60,7 +60,7 @@ _CACHE_ROW: Final = Row(
         ),
         Panel(
             title="Shared cache",
-            description="Operations on Valkey, by what became of them.",
+            description="Operations on Valkey, by outcome.",
             queries=(
                 Query(rate("egret_shared_cache_operations_total", "outcome"), "{{outcome}}"),
             ),
@@ -68,7 +68,7 @@ _CACHE_ROW: Final = Row(
         ),
         Panel(
             title="Connections to PostgreSQL",
-            description="In the pools of all live workers, and the most there may be.",
+            description="In the pools of all live workers, and the maximum.",
             queries=(
                 Query(f"sum by (state) (egret_database_connections{{{EGRET}}})", "{{state}}"),
                 Query(f"sum(egret_database_connections_limit{{{EGRET}}})", "limit"),
@@ -84,7 +84,7 @@ _LIMITS_ROW: Final = Row(
         Panel(
             title="Decisions",
             description=(
-                "Requests of keys with limits, by decision and by whose counts: `local` while "
+                "Requests of keys with limits, by decision and by counters used: `local` while "
                 "Valkey is away."
             ),
             queries=(
@@ -98,7 +98,7 @@ _LIMITS_ROW: Final = Row(
         ),
         Panel(
             title="What was short",
-            description="Refused requests by what had no room and whose limit it was.",
+            description="Refused requests by measure and by the level of the limit.",
             queries=(
                 Query(
                     f"topk(8, {rate('egret_limit_refusals_total', 'measure, level')})",
@@ -121,6 +121,6 @@ _LIMITS_ROW: Final = Row(
 KEYS: Final = Board(
     "keys-and-limits",
     "Egret: keys and limits",
-    "Who is let in, where keys are found, how fast changes arrive, and what limits refuse.",
+    "Accepted and refused keys, cache tiers, the delay of changes, and refusals by limits.",
     (_KEYS_ROW, _CACHE_ROW, _LIMITS_ROW),
 )

@@ -28,7 +28,7 @@ _NOW: Final = Row(
     (
         Panel(
             title="Requests",
-            description="Exchanges that ended, a second, whatever became of them.",
+            description="Finished requests per second, whatever their outcome.",
             queries=(Query(_ENDED),),
             unit=Unit.REQUESTS,
             kind=Kind.NUMBER,
@@ -37,8 +37,8 @@ _NOW: Final = Row(
         Panel(
             title="Failed",
             description=(
-                "Share of exchanges that Egret could not judge and failed closed. The objective "
-                "is 0.1 %."
+                "Share of requests that Egret could not check and failed closed. The objective is "
+                "0.1 %."
             ),
             queries=(Query(f"({_FAILED} or vector(0)) / {_ENDED}"),),
             unit=Unit.SHARE,
@@ -48,7 +48,7 @@ _NOW: Final = Row(
         Panel(
             title="Own time, p99",
             description=(
-                "What Egret adds to all but one in a hundred requests, without upload and "
+                "Time that Egret adds to all but one in a hundred requests, without upload and "
                 "provider."
             ),
             queries=(Query(quantile(0.99, "egret_overhead_seconds")),),
@@ -59,8 +59,8 @@ _NOW: Final = Row(
         Panel(
             title="Passed unjudged",
             description=(
-                "Verdicts of guardrails that could not tell and let pass, within the chosen "
-                "time. Should be 0."
+                "Guardrails that failed and let a request pass, within the selected time. Should "
+                "be 0."
             ),
             queries=(
                 Query(
@@ -73,14 +73,14 @@ _NOW: Final = Row(
         ),
         Panel(
             title="Workers",
-            description="Worker processes there are, of all supervisors that are scraped.",
+            description="Running worker processes of all scraped supervisors.",
             queries=(Query(f"sum(egret_workers_running{{{EGRET}}})"),),
             kind=Kind.NUMBER,
             width=4,
         ),
         Panel(
             title="Being judged",
-            description="Exchanges that are open now. It grows when something is waited for.",
+            description="Requests being checked now. It grows while they wait for something.",
             queries=(Query(f"sum(egret_in_flight_exchanges{{{EGRET}}})"),),
             kind=Kind.NUMBER,
             width=4,
@@ -94,7 +94,7 @@ _WHOSE: Final = Row(
         Panel(
             title="Outcomes",
             description=(
-                "How exchanges ended. Only `failed` is Egret's fault; `refused` is its purpose."
+                "Outcomes of requests. Only `failed` is Egret's fault; `refused` is its purpose."
             ),
             queries=(Query(rate("egret_exchanges_total", "outcome"), "{{outcome}}"),),
             unit=Unit.REQUESTS,
@@ -102,7 +102,7 @@ _WHOSE: Final = Row(
         ),
         Panel(
             title="Why requests were refused or failed",
-            description="By the code that the client saw.",
+            description="By the code that the client received.",
             queries=(
                 Query(
                     rate("egret_exchanges_total", "error", f'error!="none", {EGRET}'), "{{error}}"
@@ -135,7 +135,7 @@ _TIME: Final = Row(
         Panel(
             title="Own time",
             description=(
-                "Egret's own share of an exchange, without the client's upload and the provider."
+                "Egret's own share of a request, without the client's upload and the provider."
             ),
             queries=quantiles("egret_overhead_seconds"),
             unit=Unit.SECONDS,
@@ -175,7 +175,8 @@ _HEALTH: Final = Row(
         Panel(
             title="Age of policies",
             description=(
-                "Seconds since the worker that lags most read policies. They are read every 30 s."
+                "Seconds since the last read of policies, in the worker that lags most. They "
+                "are read every 30 s."
             ),
             queries=(
                 Query(
@@ -187,15 +188,16 @@ _HEALTH: Final = Row(
             width=6,
         ),
         Panel(
-            title="Changes to keys are heard of",
-            description="1 while every worker hears of revocations at once; 0 if one does not.",
-            queries=(Query(f"egret_key_changes_heard{{{EGRET}}}", "{{instance}}"),),
+            title="Subscribed to changes of keys",
+            description="1 while every worker is subscribed to revocations; 0 if one is not.",
+            queries=(Query(f"egret_key_notifications_connected{{{EGRET}}}", "{{instance}}"),),
             width=6,
         ),
         Panel(
             title="Oldest usage on disk",
             description=(
-                "How long usage waits for the database. Minutes mean that it does not take it."
+                "How long usage waits for the database. Minutes mean that the database does "
+                "not accept it."
             ),
             queries=(Query(f"egret_usage_spool_oldest_seconds{{{EGRET}}}", "{{instance}}"),),
             unit=Unit.SECONDS,
@@ -203,7 +205,7 @@ _HEALTH: Final = Row(
         ),
         Panel(
             title="Workers that died",
-            description="Workers that ended by themselves, within the rate's interval.",
+            description="Workers that ended unexpectedly, within the rate's interval.",
             queries=(
                 Query(f"increase(egret_worker_deaths_total{{{EGRET}}}{RATE})", "{{instance}}"),
             ),
@@ -215,6 +217,6 @@ _HEALTH: Final = Row(
 OVERVIEW: Final = Board(
     "overview",
     "Egret: overview",
-    "Is it us, Envoy or the provider, and since when? Open this one first.",
+    "Shows whether Egret, Envoy or the provider has a problem, and since when. Open it first.",
     (_NOW, _WHOSE, _TIME, _HEALTH),
 )

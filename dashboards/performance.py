@@ -60,13 +60,13 @@ _ENGINE_ROW: Final = Row(
     (
         Panel(
             title="Exchanges, by engine",
-            description="What `EGRET_SERVER__ENGINE` chose; two of them while one is tried out.",
+            description="By `EGRET_SERVER__ENGINE`; two engines while one is tried out.",
             queries=(Query(f"sum by (engine) ({by_engine(_ENDED)})", _ENGINE),),
             unit=Unit.REQUESTS,
         ),
         Panel(
             title="Failed, by engine",
-            description="The share that Egret could not judge and refused.",
+            description="The share that Egret could not check and refused.",
             queries=(
                 Query(
                     f"(sum by (engine) ({by_engine(_FAILED)}) "
@@ -79,7 +79,7 @@ _ENGINE_ROW: Final = Row(
         ),
         Panel(
             title="By engine and phase, p99",
-            description="The same work on both; what differs is the way of the messages.",
+            description="The same work on both; only the transport of messages differs.",
             queries=(
                 Query(
                     f"histogram_quantile(0.99, sum by (le, engine, phase) ({by_engine(_PHASES)}))",
@@ -96,16 +96,14 @@ _PROCESS_ROW: Final = Row(
     (
         Panel(
             title="Lateness of the event loop",
-            description=(
-                "How much later than asked for a timer comes: what any request waits for its turn."
-            ),
+            description="Delay of a timer: how long a request may wait for its turn.",
             queries=quantiles("egret_event_loop_lag_seconds"),
             unit=Unit.SECONDS,
             width=6,
         ),
         Panel(
             title="Garbage collections, p99",
-            description="Seconds one collection keeps a worker, by generation.",
+            description="Duration of one collection in a worker, by generation.",
             queries=(
                 Query(
                     quantile(0.99, "egret_gc_pause_seconds", "generation"),
@@ -118,15 +116,14 @@ _PROCESS_ROW: Final = Row(
         Panel(
             title="Exchanges being judged",
             description=(
-                "Open now, by instance. Requests a second times their own time, unless something "
-                "waits."
+                "Now, by instance. Requests a second times their own time, unless something waits."
             ),
             queries=(Query(f"egret_in_flight_exchanges{{{EGRET}}}", "{{instance}}"),),
             width=6,
         ),
         Panel(
             title="Spans on their way",
-            description="Recorded a second, what the collector took, and what was lost.",
+            description="Spans per second: recorded, accepted by the collector, and lost.",
             queries=(Query(rate("egret_spans_total", "state"), "{{state}}"),),
             width=6,
         ),
@@ -174,7 +171,7 @@ _ANSWER_ROW: Final = Row(
         ),
         Panel(
             title="Tokens a second, p50",
-            description="Streams: how fast one answer comes after its first token.",
+            description="Streams: speed of one answer after its first token.",
             queries=(
                 Query(
                     quantile(
@@ -210,7 +207,7 @@ _ANSWER_ROW: Final = Row(
 PERFORMANCE: Final = Board(
     "performance",
     "Egret: performance",
-    "Where time goes: in Egret, in its processes, at the provider.",
+    "Time in Egret, in its processes, and at the provider.",
     (_OWN_ROW, _ENGINE_ROW, _PROCESS_ROW, _ANSWER_ROW),
     (
         INSTANCE,

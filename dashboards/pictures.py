@@ -21,6 +21,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from rich.console import Console
 from rich.progress import Progress
 
@@ -30,10 +33,6 @@ from dashboards.picture import Lines, draw, legend
 from dashboards.prometheus import Prometheus, running_prometheus
 from dashboards.set_up import change_a_key, set_up
 from dashboards.traffic import Gateway, mixed_requests
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
 
 SCRAPE_SECONDS: Final = 2.0
 WINDOW: Final = "10s"
@@ -105,7 +104,7 @@ def _kill_a_worker(supervisor: int) -> None:
     workers = [
         child
         for child in psutil.Process(supervisor).children(recursive=True)
-        if "sidecar.app" in child.cmdline()
+        if "sidecar.worker" in child.cmdline()
     ]
     workers[0].kill()
 

@@ -11,10 +11,8 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
-
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.ports import free_port
+from egret_tools.devstack.child import Children, PartError, Program, until_ready
+from egret_tools.devstack.ports import free_port
 
 SHIPPED: Final = Path(__file__).parents[1] / "deploy" / "prometheus" / "prometheus.yaml"
 LOOPBACK: Final = "127.0.0.1"
@@ -89,7 +87,7 @@ async def running_prometheus(
     """
     program = shutil.which("prometheus")
     if program is None:
-        raise PartError("Prometheus", "it is not installed", mend="make system")
+        raise PartError("Prometheus", "it is not installed", hint="make system")
     config = place / "prometheus.yaml"
     config.write_text(_configuration(targets, scrape_seconds), encoding="utf-8")
     address = f"{LOOPBACK}:{free_port()}"

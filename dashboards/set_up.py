@@ -9,17 +9,17 @@ import time
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.demo_setup import ORGANIZATION, TEAM
 from pydantic import SecretStr
 
 from dashboards.traffic import POLICIES
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.embedded.demo_setup import ORGANIZATION, TEAM
-from sidecar.embedded.errors import PartError
-from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings.environment import inherited_environment
+from sidecar.admin.keys import create_key
+from sidecar.admin.owners import Rules
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.policy.parse import parse_documents
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules
-from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import Connection, connect
 from sidecar.storage.postgres_policies import apply_policy
 
@@ -99,14 +99,14 @@ async def _egret(dsn: str, *words: str) -> None:
         stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     if await process.wait():
-        raise PartError("Set-up", f"egret {words[0]} failed", mend="it says above why")
+        raise PartError("Set-up", f"egret {words[0]} failed", hint="it says above why")
 
 
 async def _until_loaded(log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while _loads_in(log) < WORKERS:
         if time.monotonic() > deadline:
-            raise PartError("Set-up", "workers do not load the policies", mend=f"look at {log}")
+            raise PartError("Set-up", "workers do not load the policies", hint=f"look at {log}")
         await asyncio.sleep(0.2)
 
 

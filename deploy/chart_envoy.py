@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Final
 
 import yaml
-
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.envoy_config import (
     EgretService,
     EnvoyParameters,
+    ModelRoute,
     OtlpCollector,
     Provider,
     render_envoy_config,
 )
-from sidecar.embedded.model_routes import ModelRoute
 
 ROUTED_BY_MODEL: Final = ("openai", "anthropic")
 """Whose paths models can lead to; the chart copies their routes for each glob of its values."""

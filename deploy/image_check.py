@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
+from egret_tools.devstack.envoy_config import EnvoyParameters
+from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
 from pydantic import SecretStr
 
 from loadtest.results import Grid, circumstances, new_console, write_json
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EnvoyParameters
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.transport.clients.worker_health import worker_states
+from sidecar.cli.health import worker_states
 from sidecar.server.health import WorkerState
 
 USER: Final = "65532:65532"

@@ -25,16 +25,15 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
+from egret_tools.devstack.certificates import Certificates, write_certificates
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.demo_setup import set_up
+from egret_tools.devstack.postgres import running_postgres
+from egret_tools.mock_llm.server import MockAddress, running_mock
+from egret_tools.mock_llm.settings import MockSettings
 from pydantic import SecretStr
 
 from deploy.image_check import SEEN_FROM_WITHIN, ImageFaultError, Tool
-from sidecar.embedded.certificates import Certificates, write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.demo_setup import set_up
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.postgres import running_postgres
-from sidecar.mock_llm.server import MockAddress, running_mock
-from sidecar.mock_llm.settings import MockSettings
 
 CHART: Final = Path(__file__).parent / "helm" / "egret"
 POD: Final = "egret-pod"

@@ -12,7 +12,7 @@ from evaluation.intervals import Share
 from evaluation.own import OwnDetector, microseconds_a_kilobyte
 from evaluation.peers import NotRun, ask
 from loadtest.results import Grid
-from sidecar.domain.local_guardrails import Threshold
+from sidecar.domain.guardrail_settings import Threshold
 from training.samples import Label, Sample, Split, read_samples
 
 OWN: Final = "egret"

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import Finding, Found
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.snapshot import MissingPolicy, build_snapshot
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import MissingPolicy, build_snapshot
 
 POLICY: Final = """
 name: evaluation

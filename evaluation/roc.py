@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.injection import OWN, InjectionResults, is_benign, is_direct_attack
-from sidecar.domain.local_guardrails import Threshold
+from sidecar.domain.guardrail_settings import Threshold
 
 
 def roc_points(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.pipeline.metadata import usage_metadata
-from sidecar.transport._generated.opentelemetry.proto.collector.logs.v1 import (
+from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
+from sidecar.domain.usage import DecisionKind, JudgedRequest
+from sidecar.pipeline.metadata import usage_metadata
 
 _VERDICTS: Final = {
     DecisionKind.ALLOW: "allowed",

@@ -1,4 +1,4 @@
-"""How fast requests pass, and what Egret adds: one Envoy, with and without it, in turn.
+"""Latency, throughput and CPU time of requests, with Egret and without it, in turn.
 
     python -m loadtest.bench [--quick] [--seconds 8] [--rounds 3] [--workers 1] [--markdown]
 
@@ -11,21 +11,23 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
-from loadtest.bench_report import bench_plot, engine_grid, load_grid, memory_grid
-from loadtest.bench_stack import BenchStack, running_bench_stack
-from loadtest.figures import BASELINE, Cell, Round, bench_figures, errors_of
+from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
+from loadtest.figures import BASELINE, Cell, Figures, Round, bench_figures, errors_of
 from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
-from loadtest.processes import cpu_seconds, resident_mb
+from loadtest.processes import resident_mb
 from loadtest.results import (
     DIRECTORY,
+    Grid,
     circumstances,
     new_console,
     publish,
@@ -34,8 +36,114 @@ from loadtest.results import (
     write_section,
 )
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
+
+PLOTTED: Final = (("p50_ms", "-"), ("p99_ms", ":"))
+SPREAD: Final = "c16"
+"""The load of which all quantiles are drawn."""
+
+
+def load_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
+    """Return what a client sees, with and without Egret."""
+    rows = [
+        [
+            _title(load),
+            "Envoy alone" if target == BASELINE else f"+ Egret, {target}",
+            *(_shown(figures, f"{target}.{load.name}.{name}", digits) for name, digits in _SEEN),
+        ]
+        for load in loads
+        for target in (BASELINE, *engines)
+    ]
+    columns = ("load", "target", "RPS", "p50 ms", "p95 ms", "p99 ms", "errors", "dropped")
+    return Grid("What a client sees", columns, rows, labels=2)
+
+
+def engine_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
+    """Return what Egret adds to the latency, and the CPU time of each process."""
+    rows = [list(_engine_row(figures, load, engine)) for engine in engines for load in loads]
+    columns = (
+        "load", "engine", "+p50 ms", "+p95 ms", "+p99 ms",
+        "worker CPU µs", "Envoy CPU µs", "Envoy alone µs",
+    )  # fmt: skip
+    return Grid(
+        "What Egret adds to a request, and what CPU time it takes", columns, rows, labels=2
+    )
+
+
+def memory_grid(figures: Figures, engines: Sequence[str]) -> Grid:
+    """Return the resident memory of a worker after all of that."""
+    rows = [[engine, _shown(figures, f"{engine}.rss_mb", 0)] for engine in engines]
+    return Grid("Memory of a worker", ("engine", "RSS MB"), rows)
+
+
+def bench_plot(
+    figures: Figures, loads: Sequence[Load], engines: Sequence[str], *, path: Path
+) -> None:
+    """Draw how latency is spread at one load, and how it grows with the throughput."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen unless told otherwise
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    closed = [load for load in loads if load.rate is None]
+    figure, (spread, growth) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for number, target in enumerate((BASELINE, *engines)):
+        label = "Envoy alone" if target == BASELINE else f"+ Egret, {target}"
+        points = quantiles(figures, f"{target}.{SPREAD}")
+        latencies, shares = [ms for _, ms in points], [percent / 100 for percent, _ in points]
+        spread.plot(latencies, shares, marker=".", color=f"C{number}", label=label)
+        for name, line in PLOTTED:
+            growth.plot(
+                [figures[f"{target}.{load.name}.rps"] for load in closed],
+                [figures[f"{target}.{load.name}.{name}"] for load in closed],
+                linestyle=line,
+                marker="o",
+                color=f"C{number}",
+                label=f"{label}, {name[:3]}",
+            )
+    spread.set(xlabel=f"latency, ms ({SPREAD})", ylabel="share of requests", xscale="log")
+    connections = ", ".join(str(load.connections) for load in closed)
+    growth.set(xlabel=f"requests a second ({connections} connections)", ylabel="ms", yscale="log")
+    for axes in (spread, growth):
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def quantiles(figures: Figures, key: str) -> list[tuple[float, float]]:
+    """Return percent and latency of each quantile of a load on a target, the smallest first."""
+    start = f"{key}.q"
+    return sorted(
+        (float(name.removeprefix(start).removesuffix("_ms")), value)
+        for name, value in figures.items()
+        if name.startswith(start)
+    )
+
+
+_SEEN: Final = (
+    ("rps", 0), ("p50_ms", 2), ("p95_ms", 2), ("p99_ms", 2), ("errors", 0), ("dropped", 0),
+)  # fmt: skip
+
+
+def _engine_row(figures: Figures, load: Load, engine: str) -> Iterator[str]:
+    key = f"{engine}.{load.name}"
+    yield _title(load)
+    yield engine
+    for name in ("added_p50_ms", "added_p95_ms", "added_p99_ms"):
+        yield _shown(figures, f"{key}.{name}", 2)
+    yield _shown(figures, f"{key}.worker_cpu_us", 0)
+    yield _shown(figures, f"{key}.envoy_cpu_us", 0)
+    yield _shown(figures, f"{BASELINE}.{load.name}.envoy_cpu_us", 0)
+
+
+def _shown(figures: Figures, key: str, digits: int) -> str:
+    return f"{figures[key]:,.{digits}f}"
+
+
+def _title(load: Load) -> str:
+    return f"closed, {load.connections}" if load.rate is None else f"open, {load.rate}/s"
+
 
 ENGINES: Final = ("grpcio", "h2corn")
 LOADS: Final = (
@@ -102,12 +210,11 @@ async def _measure(plan: Plan, console: Console) -> dict[str, float]:
         body = Path(place) / "body.json"
         body.write_bytes(chat_body())
         with run_directory(Path(place) / "run") as run:
-            async with running_bench_stack(
-                ENGINES, workers=plan.workers, envoy_threads=plan.envoy_threads, run=run
-            ) as stack:
-                rounds = await _Runner(stack, body, console).rounds(plan)
+            options = StackOptions(workers=plan.workers, envoy_threads=plan.envoy_threads)
+            async with running_gateways((HERE,), ENGINES, run=run, options=options) as gateways:
+                rounds = await _Runner(gateways, body, console).rounds(plan)
                 memory = {
-                    f"{engine}.rss_mb": max(resident_mb(pid) for pid in stack.workers[engine])
+                    f"{engine}.rss_mb": max(map(resident_mb, gateways[engine].processes))
                     for engine in ENGINES
                 }
     return {**bench_figures(rounds), **memory}
@@ -116,8 +223,8 @@ async def _measure(plan: Plan, console: Console) -> dict[str, float]:
 class _Runner:
     """Puts one load after another on one target after another, and watches the processes."""
 
-    def __init__(self, stack: BenchStack, body: Path, console: Console) -> None:
-        self._stack = stack
+    def __init__(self, gateways: Mapping[str, Gateway], body: Path, console: Console) -> None:
+        self._gateways = gateways
         self._body = body
         self._console = console
         self._targets = (BASELINE, *ENGINES)
@@ -142,19 +249,16 @@ class _Runner:
         return Round(load.name, cells)
 
     async def _cell(self, load: Load, target: str, *, seconds: float) -> Cell:
-        workers, envoy = self._stack.workers.get(target, ()), (self._stack.envoy_pid,)
-        workers_before, envoy_before = cpu_seconds(workers), cpu_seconds(envoy)
+        gateway = self._gateways[target]
+        before = gateway.cpu_seconds()
         measured = await put_load(
             load,
-            target=Target(self._stack.urls[target], self._stack.key, self._body),
+            target=Target(gateway.url, gateway.key, self._body),
             seconds=seconds,
             scratch=self._body.parent,
         )
-        return Cell(
-            measured,
-            worker_cpu_seconds=cpu_seconds(workers) - workers_before,
-            envoy_cpu_seconds=cpu_seconds(envoy) - envoy_before,
-        )
+        used = [now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)]
+        return Cell(measured, worker_cpu_seconds=used[0], envoy_cpu_seconds=used[1])
 
 
 def _options() -> argparse.Namespace:

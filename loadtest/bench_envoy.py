@@ -1,147 +1,97 @@
-"""Envoy for the bench: the project's own configuration, with and without Egret in it.
+"""Envoys of the benches: the shipped configuration with and without Egret, and the provider.
 
-One process holds all of it: a listener without ext_proc, one for each engine, and the provider,
-which answers at once. So the only difference between two listeners is Egret.
+TLS is removed on both sides, where it costs the same with and without Egret; all else of the
+configuration stays: limits, access log, credential injection, timing headers.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import yaml
+from egret_tools.devstack.child import Child, Children, Program, until_ready
+from egret_tools.devstack.wheels import envoy_program
 
-from sidecar.embedded.child import Child, Children, Program, until_ready
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
-from sidecar.embedded.wheels import envoy_program
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 BARE: Final = "envoy"
-"""The listener without ext_proc."""
-SECURED: Final = "+tls"
-"""How the names of listeners with TLS end."""
+"""The name of the Envoy without Egret."""
+STREAMED: Final = "x-bench-streamed"
+"""Header of requests that a streaming provider answers."""
 ANSWER: Final = (
     '{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-mini","choices":'
     '[{"index":0,"message":{"role":"assistant","content":"Done."},"finish_reason":"stop"}],'
     '"usage":{"prompt_tokens":200,"completion_tokens":2,"total_tokens":202}}'
 )
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
-_EXT_PROC: Final = "envoy.filters.http.ext_proc"
-_USAGE_LOG: Final = "envoy.access_loggers.open_telemetry"
-_OF_EGRET: Final = {_EXT_PROC, _USAGE_LOG, "envoy.filters.http.set_filter_state"}
+_OF_EGRET: Final = {
+    "envoy.filters.http.ext_proc",
+    "envoy.filters.http.set_filter_state",
+    "envoy.access_loggers.open_telemetry",
+}
 
 Config = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class MoreListeners:
-    """Listeners beyond the bare one and one an engine.
-
-    For each of `samplings` there is `ENGINE@PERCENT`, on which so many percent of requests are
-    traced; on the others none is. If `is_secured`, there is one with TLS and HTTP/2 beside each,
-    `ENGINE+tls`.
-    """
-
-    samplings: tuple[int, ...] = ()
-    is_secured: bool = False
-
-
-def bench_config(
-    parameters: EnvoyParameters,
-    *,
-    sockets: Mapping[str, Sequence[str]],
-    provider: Config,
-    answers: bool = True,
-    more: MoreListeners | None = None,
+def shipped_config(
+    text: str, *, provider: Config, over_http1: bool = False, is_bare: bool = False
 ) -> str:
-    """Return the configuration; *sockets* has the workers of each engine.
+    """Return the rendered configuration *text* with its plain listener only and *provider*.
 
-    Unless Envoy *answers* itself, somebody else does at the provider's address, over HTTP/1.1.
-
-    Else TLS is taken out on both sides, where it would cost the same with and without Egret. What
-    else the template writes stays: limits, access log, credential injection, timing headers.
+    *is_bare* removes Egret.
     """
-    config: Config = yaml.safe_load(render_envoy_config(parameters))
-    more = more or MoreListeners()
+    config: Config = yaml.safe_load(text)
     resources = config["static_resources"]
     plain = next(one for one in resources["listeners"] if one["name"] == "http")
-    egret = next(one for one in resources["clusters"] if one["name"] == "egret")
-    resources["listeners"] = [
-        _bare_listener(plain),
-        *(_engine_listener(plain, engine) for engine in sockets),
-        *(
-            _engine_listener(plain, engine, sampling=percent)
-            for engine in sockets
-            for percent in more.samplings
-        ),
-        *(_secured_listeners(resources["listeners"], sockets) if more.is_secured else []),
-        *([provider_listener(provider)] if answers else []),
-    ]
+    resources["listeners"] = [_bare_listener(plain) if is_bare else plain]
     resources["clusters"] = [
-        *(_engine_cluster(egret, engine, workers) for engine, workers in sockets.items()),
-        *(
-            _answered_here(cluster, provider, over_http1=not answers)
-            for cluster in resources["clusters"]
-            if cluster["name"] in {"openai", "anthropic"}
-        ),
-        *(cluster for cluster in resources["clusters"] if cluster["name"] == "otlp"),
+        _answered_here(cluster, provider, over_http1=over_http1)
+        if cluster["name"] in {"openai", "anthropic"}
+        else cluster
+        for cluster in resources["clusters"]
+        if not (is_bare and cluster["name"] == "egret")
     ]
     return json.dumps(config, indent=1)
 
 
-def _secured_listeners(listeners: Sequence[Config], engines: Iterable[str]) -> list[Config]:
-    https = next(one for one in listeners if one["name"] == "https")
-    made = [_bare_listener(https), *(_engine_listener(https, engine) for engine in engines)]
-    return [
-        _renamed(one, f"{one['name']}{SECURED}") | {"address": port_address(0)} for one in made
-    ]
+def provider_config(address: Config, *, streams: Config) -> str:
+    """Return an Envoy that answers at once, or by *streams* where the header `STREAMED` is."""
+    listener = provider_listener(address)
+    (manager,) = _managers(listener)
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    header = {"name": STREAMED, "present_match": True}
+    routes.insert(
+        0, {"match": {"prefix": "/", "headers": [header]}, "route": {"cluster": "streams"}}
+    )
+    cluster = {
+        "name": "streams",
+        "type": "STATIC",
+        "load_assignment": _endpoints("streams", [streams]),
+    }
+    resources = {"listeners": [listener], "clusters": [cluster]}
+    return json.dumps({"admin": {"address": port_address(0)}, "static_resources": resources})
 
 
 def _bare_listener(plain: Config) -> Config:
-    listener = _renamed(plain, BARE)
+    listener = copy.deepcopy(plain)
     for manager in _managers(listener):
+        manager["stat_prefix"] = BARE
         manager.pop("tracing", None)
         for part in ("http_filters", "access_log"):
             manager[part] = [one for one in manager[part] if one["name"] not in _OF_EGRET]
     return listener
 
 
-def _engine_listener(plain: Config, engine: str, *, sampling: int = 0) -> Config:
-    listener = _renamed(plain, f"{engine}@{sampling}" if sampling else engine)
-    for manager in _managers(listener):
-        if "tracing" in manager:
-            manager["tracing"]["random_sampling"] = {"value": sampling}
-        for one in (*manager["http_filters"], *manager["access_log"]):
-            if one["name"] in {_EXT_PROC, _USAGE_LOG}:
-                one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = engine
-    return listener
-
-
-def _renamed(listener: Config, name: str) -> Config:
-    copied = copy.deepcopy(listener)
-    copied["name"] = name
-    for manager in _managers(copied):
-        manager["stat_prefix"] = name
-    return copied
-
-
 def _managers(listener: Config) -> Iterator[Config]:
     for chain in listener["filter_chains"]:
         for one in chain["filters"]:
             yield one["typed_config"]
-
-
-def _engine_cluster(egret: Config, engine: str, workers: Sequence[str]) -> Config:
-    cluster = copy.deepcopy(egret)
-    cluster["name"] = engine
-    cluster["load_assignment"] = _endpoints(engine, [socket_address(path) for path in workers])
-    return cluster
 
 
 def _answered_here(cluster: Config, provider: Config, *, over_http1: bool) -> Config:
@@ -229,7 +179,7 @@ def _provider_routes() -> Config:
 async def running_bench_envoy(
     children: Children, *, config: str, directory: Path, threads: int
 ) -> AsyncIterator[tuple[int, Mapping[str, int]]]:
-    """Run Envoy and yield its pid and the port of each listener by name.
+    """Run Envoy in *directory* and yield its pid and the port of each listener by name.
 
     Raises:
         PartError: it does not come up.

@@ -3,7 +3,7 @@
     python -m loadtest.bench_guardrails [--quick] [--markdown]
 
 Prints tables and writes build/bench/bench-guardrails.json. `worst_ratio` is the slowest text of
-`loadtest.hostile` against the benign one of its length; `python -m loadtest.slow_texts` looks for
+`loadtest.texts` against the benign one of its length; `python -m loadtest.slow_texts` looks for
 slower ones.
 """
 
@@ -19,15 +19,13 @@ from typing import Final
 import uvloop
 
 from loadtest.figures import percentile
-from loadtest.guardrail_pass import Pass, default_pass
-from loadtest.hostile import hostile_texts, mixed_text
-from loadtest.long_prompts import beside
+from loadtest.guardrail_pass import Pass, beside, default_pass
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from loadtest.texts import benign_text, chat_body
-from sidecar.dialects.read import read_request
+from loadtest.texts import benign_text, chat_body, hostile_texts, mixed_text
+from sidecar.apis.request_text import read_request
 from sidecar.domain.finding import Verdict
+from sidecar.domain.guardrail_settings import PromptInjectionSettings
 from sidecar.domain.http import Headers
-from sidecar.domain.local_guardrails import PromptInjectionSettings
 from sidecar.domain.policy import Mode
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 

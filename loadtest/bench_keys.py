@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.figures import percentile
-from loadtest.keys.hit_rate import hit_rate
 from loadtest.keys.stack import (
     BUDGETS,
     KeyServers,
     bench_caches,
+    hit_rate,
     import_bench_keys,
     key_ids,
     log_to_stderr,
@@ -36,13 +37,12 @@ from loadtest.keys.stack import (
 )
 from loadtest.processes import resident_mb
 from loadtest.results import ROOT, Grid, circumstances, new_console, write_json, write_section
-from sidecar.app.keys import WorkerKeys
-from sidecar.authorization.key_cache import Hit
-from sidecar.embedded.run_directory import run_directory
-from sidecar.settings.environment import inherited_environment
-from sidecar.storage.key_administration import revoke_key
+from sidecar.admin.keys import revoke_key
+from sidecar.domain.report import CacheTier
+from sidecar.keys.cache import Hit
+from sidecar.settings.sections import inherited_environment
 from sidecar.storage.pool import connect
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys
 
 KEYS: Final = 1_000_000
 QUICK_KEYS: Final = 50_000

@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Final
 
 import redis.asyncio
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.valkey import running_valkey
 from rich.progress import Progress
 
 from loadtest.figures import percentile
-from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, claims
+from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, checks
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from sidecar.embedded.child import Children
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.valkey import running_valkey
-from sidecar.limits.lease import LARGEST_SHARE
+from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 CLIENTS: Final = 200
 AMOUNT: Final = 12_000
@@ -156,7 +156,7 @@ async def _child(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
 async def _costs(socket: str) -> dict[str, float]:
     """Return what one more check adds to a request, with a lease and with a call."""
     async with bench_limiter(socket) as limiter:
-        asked = claims(bench_limit(PLENTY, PLENTY))
+        asked = checks(bench_limit(PLENTY, PLENTY))
         leased: list[float] = []
         for _ in range(TAKES):
             started_at = time.perf_counter()
@@ -170,7 +170,7 @@ async def _costs(socket: str) -> dict[str, float]:
         called: list[float] = []
         for number in range(CALLS):
             # Of a limit that nobody has asked for yet nothing is held ahead.
-            one = claims(replace(bench_limit(PLENTY, PLENTY), id=f"call_{number}"))
+            one = checks(replace(bench_limit(PLENTY, PLENTY), id=f"call_{number}"))
             started_at = time.perf_counter()
             outcome = limiter.take(PRINCIPAL, one, member="r")
             if isinstance(outcome, Awaitable):
@@ -204,7 +204,7 @@ async def _memory(socket: str) -> dict[str, float]:
 _ROWS: Final[tuple[tuple[str, str, Callable[[float], str]], ...]] = (
     ("lease_added_p50_us", "added with a lease, p50 µs", lambda value: f"{value:.1f}"),
     ("lease_added_p99_us", "added with a lease, p99 µs", lambda value: f"{value:.1f}"),
-    ("leased_share", "share of requests that asked nobody", lambda value: f"{value:.4f}"),
+    ("leased_share", "share of requests without a call of Valkey", lambda value: f"{value:.4f}"),
     ("valkey_added_p50_us", "added with a call of Valkey, p50 µs", lambda value: f"{value:.0f}"),
     ("valkey_added_p99_us", "added with a call of Valkey, p99 µs", lambda value: f"{value:.0f}"),
     ("valkey_calls_per_s", "calls a second, one after the other", lambda value: f"{value:,.0f}"),

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
+
 from loadtest.bench import ENGINES
-from loadtest.bench_stack import running_bench_stack
-from loadtest.k6 import put_load
+from loadtest.bench_stack import HERE, running_gateways
+from loadtest.generators import put_by_k6
 from loadtest.load import Load, LoadError, Measured, Target
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
 
 PEAK: Final = Load("peak", 64)
 WARM_UP_SECONDS: Final = 2.0
@@ -100,11 +101,9 @@ async def _measure(plan: Plan) -> dict[str, float]:
         body = Path(place) / "body.json"
         body.write_bytes(chat_body())
         with run_directory(Path(place) / "run") as run:
-            async with running_bench_stack(
-                plan.engines, workers=1, envoy_threads=1, run=run
-            ) as stack:
+            async with running_gateways((HERE,), plan.engines, run=run) as gateways:
                 for engine in plan.engines:
-                    target = Target(stack.urls[engine], stack.key, body)
+                    target = Target(gateways[engine].url, gateways[engine].key, body)
                     figures |= await _of_engine(engine, target, plan=plan, scratch=run.path)
     return figures
 
@@ -112,10 +111,10 @@ async def _measure(plan: Plan) -> dict[str, float]:
 async def _of_engine(
     engine: str, target: Target, *, plan: Plan, scratch: Path
 ) -> dict[str, float]:
-    await put_load(PEAK, target=target, seconds=WARM_UP_SECONDS, scratch=scratch)
-    peak = await put_load(PEAK, target=target, seconds=plan.seconds, scratch=scratch)
+    await put_by_k6(PEAK, target=target, seconds=WARM_UP_SECONDS, scratch=scratch)
+    peak = await put_by_k6(PEAK, target=target, seconds=plan.seconds, scratch=scratch)
     load = Load("over", plan.connections, rate=round(peak.rps * plan.times))
-    over = await put_load(load, target=target, seconds=plan.seconds, scratch=scratch)
+    over = await put_by_k6(load, target=target, seconds=plan.seconds, scratch=scratch)
     return overload_figures(engine, peak=peak, over=over)
 
 

@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 
 from loadtest.bench import ENGINES
 from loadtest.bench_envoy import port_address, provider_listener
-from loadtest.bench_stack import BenchStack, running_bench_stack
+from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
 from loadtest.figures import BASELINE, per_request_us
 from loadtest.generators import put_load
 from loadtest.load import Load, LoadError, Target
@@ -41,10 +44,6 @@ from loadtest.peers import (
 from loadtest.processes import cpu_seconds, resident_mb
 from loadtest.results import Grid, circumstances, new_console, publish, write_json, write_section
 from loadtest.texts import chat_body
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, listening_envoy
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import RunDirectory, run_directory
 
 LOADS: Final = (Load("c1", 1), Load("c16", 16))
 WARM_UP: Final = Load("warm-up", 4)
@@ -162,10 +161,9 @@ async def _running(run: RunDirectory, body: Path) -> AsyncIterator[list[Runner]]
     place.mkdir()
     async with AsyncExitStack() as parts:
         provider = await parts.enter_async_context(_running_provider(children, place, run))
-        stack = await parts.enter_async_context(
-            running_bench_stack(
-                ENGINES, workers=1, envoy_threads=1, run=run, provider=port_address(provider)
-            )
+        options = StackOptions(provider=port_address(provider))
+        gateways = await parts.enter_async_context(
+            running_gateways((HERE,), ENGINES, run=run, options=options)
         )
         peers: list[Peer] = []
         for way in (
@@ -179,12 +177,12 @@ async def _running(run: RunDirectory, body: Path) -> AsyncIterator[list[Runner]]
             if way.name == "Portkey":
                 peers.append(guarded_portkey(peers[-1], provider_port=provider))
         yield [
-            *_egret(stack, body),
+            *_egret(gateways, body),
             *(Runner(one.name, one.switched_on, one.target, one.processes()) for one in peers),
         ]
 
 
-def _egret(stack: BenchStack, body: Path) -> Sequence[Runner]:
+def _egret(gateways: Mapping[str, Gateway], body: Path) -> Sequence[Runner]:
     """Return Envoy alone, and Egret on each engine: Envoy's share is in both its figures."""
     targets = (
         (BASELINE, "Envoy alone", "nothing"),
@@ -194,8 +192,8 @@ def _egret(stack: BenchStack, body: Path) -> Sequence[Runner]:
         Runner(
             name,
             on,
-            Target(stack.urls[listener], stack.key, body),
-            (*stack.workers.get(listener, ()), stack.envoy_pid),
+            Target(gateways[listener].url, gateways[listener].key, body),
+            (*gateways[listener].processes, gateways[listener].envoy_pid),
         )
         for listener, name, on in targets
     ]

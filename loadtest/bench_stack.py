@@ -1,9 +1,17 @@
-"""The parts a measurement runs on: PostgreSQL, the workers of each engine, one Envoy."""
+"""Egret as a user runs it, ready for a measurement: PostgreSQL, workers, Envoys, the provider.
+
+A side is a checkout, used through its command line and settings only, so that any two revisions
+with the same public behaviour can be measured beside each other. Sides share one PostgreSQL, each
+with a database of its own, and the provider. Each engine of a side has workers and an Envoy of its
+own, with the configuration that this side ships.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,210 +20,321 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+import asyncpg
+import yaml
+from egret_tools.devstack.child import Children, PartError, Program, until_ready
+from egret_tools.devstack.envoy_secrets import write_credential
+from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.run_directory import RunDirectory
 from pydantic import SecretStr
 
 from loadtest.bench_envoy import (
-    SECURED,
+    BARE,
     Config,
-    MoreListeners,
-    bench_config,
+    provider_config,
     running_bench_envoy,
+    shipped_config,
     socket_address,
 )
-from loadtest.processes import children_of
+from loadtest.load import LoadError
+from loadtest.processes import children_of, cpu_seconds, family_of
+from loadtest.results import ROOT
 from loadtest.texts import MODEL
-from sidecar.authorization.api_key import generate
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.postgres import running_postgres
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.embedded.workers import running_workers, worker_sockets
-from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules, create_organization, create_team
-from sidecar.storage.key_administration import create_key
-from sidecar.storage.migrate import migrate
-from sidecar.storage.pool import connect
-from sidecar.storage.postgres_policies import apply_policy
+from sidecar.settings.sections import inherited_environment
 
 PATH: Final = "/v1/chat/completions"
 OWNER: Final = "bench"
-READY_SECONDS: Final = 120.0
+START_SECONDS: Final = 120.0
 ANSWERS_IN_A_ROW: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class BenchStack:
-    """A running stack: the address of each listener, and the processes to watch.
+class Side:
+    """A checkout. Its name begins the names of its gateways and databases."""
 
-    `keys` has one for each policy, by its name; `key` is the one without a policy of its own.
-    """
+    name: str
+    checkout: Path
 
-    urls: Mapping[str, str]
-    workers: Mapping[str, tuple[int, ...]]
-    envoy_pid: int
-    key: SecretStr
-    dsn: SecretStr
-    keys: Mapping[str, SecretStr]
+    def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment in which `python -m sidecar` is this side's own."""
+        path = f"{self.checkout}:{self.checkout / 'tools'}"
+        return {
+            **inherited_environment(),
+            "PYTHONPATH": path,
+            "PYTHONSAFEPATH": "1",
+            **settings,
+        }
+
+    def run(self, *words: str, settings: Mapping[str, str], given: str = "") -> str:
+        """Run one command and return its standard output.
+
+        Raises:
+            LoadError: it failed.
+        """
+        done = subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-m", "sidecar", *words],
+            env=self.environment(settings),
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            tail = (done.stderr or done.stdout)[-2000:]
+            raise LoadError(f"{self.name}: `egret {' '.join(words)}` failed: {tail}")
+        return done.stdout
+
+    def check(self) -> None:
+        """Raise `LoadError` unless Python finds the code of this checkout."""
+        done = subprocess.run(
+            [sys.executable, "-c", "import sidecar; print(sidecar.__file__)"],
+            env=self.environment({}),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if not Path(done.stdout.strip()).is_relative_to(self.checkout):
+            raise LoadError(f"{self.name} runs {done.stdout.strip()}, not {self.checkout}")
+
+
+HERE: Final = Side("egret", ROOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extras:
-    """What a bench may have beyond the usual.
+class StackOptions:
+    """Options of a stack: processes a side, threads an Envoy, policies as YAML documents.
 
-    `settings` are further EGRET_ variables of workers; `servers` are sockets of other ext_proc
-    servers by the names of their listeners.
+    *provider* is the address of a server over HTTP/1.1; by default an Envoy answers.
     """
 
-    settings: Mapping[str, str] = field(default_factory=dict)
-    servers: Mapping[str, Path] = field(default_factory=dict)
-    otlp: OtlpCollector | None = None
-    listeners: MoreListeners = field(default_factory=MoreListeners)
+    workers: int = 1
+    envoy_threads: int = 1
+    policies: str = ""
+    provider: Config | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One side on one engine, or the Envoy without Egret.
+
+    `keys` has one for each policy by its name, and one without a policy by the empty name.
+    """
+
+    url: str
+    envoy_pid: int
+    supervisor_pid: int | None
+    keys: Mapping[str, SecretStr]
+
+    @property
+    def key(self) -> SecretStr:
+        """The key without a policy of its own: the built-in policy holds."""
+        return self.keys[""]
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """All processes below the supervisor."""
+        return children_of(self.supervisor_pid) if self.supervisor_pid else ()
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Return the CPU time so far of all processes of Egret, and of Envoy."""
+        egret = family_of(self.supervisor_pid) if self.supervisor_pid else ()
+        return cpu_seconds(egret), cpu_seconds((self.envoy_pid,))
 
 
 @asynccontextmanager
-async def running_bench_stack(  # noqa: PLR0913 - each chooses a part
+async def running_gateways(
+    sides: Sequence[Side],
     engines: Sequence[str],
     *,
-    workers: int,
-    envoy_threads: int,
     run: RunDirectory,
-    policies: str = "",
-    provider: Config | None = None,
-    extras: Extras | None = None,
-) -> AsyncIterator[BenchStack]:
-    """Start everything, yield once requests are answered, stop in the opposite order.
+    options: StackOptions | None = None,
+) -> AsyncIterator[dict[str, Gateway]]:
+    """Run everything and yield the gateways once requests are answered, by name.
 
-    The key has no policy of its own: the default one holds. Egret exports no traces, logs a line
-    an exchange to a file, and records what was used, as it would in production. Without a
-    *provider*, the address of a server over HTTP/1.1, Envoy answers itself.
+    Names are `<side>.<engine>`, with one side only `<engine>`, and `envoy` without Egret, in the
+    configuration of the first side. Egret exports no traces, logs a line for each request to a
+    file and records usage, as in production.
 
     Raises:
         PartError: a part does not come up.
+        LoadError: a command of a side failed.
     """
-    children, extras = Children(), extras or Extras()
     async with AsyncExitStack() as parts:
-        dsn = await parts.enter_async_context(
-            running_postgres(children, directory=run.path / "postgres", logs=run.logs)
-        )
-        keys = await _make_keys(SecretStr(dsn), policies)
-        sockets: dict[str, tuple[Path, ...]] = {}
-        processes: dict[str, tuple[int, ...]] = {}
-        for engine in engines:
-            place = run.path / engine
-            place.mkdir()
-            sockets[engine] = worker_sockets(place, workers=workers)
-            supervisor = await parts.enter_async_context(
-                running_workers(
-                    children,
-                    sockets=sockets[engine],
-                    settings={
-                        **_worker_settings(engine, sockets[engine], dsn, run),
-                        **extras.settings,
-                    },
-                    logs=place,
-                )
-            )
-            processes[engine] = children_of(supervisor)
-        envoy_pid, ports = await parts.enter_async_context(
-            running_bench_envoy(
-                children,
-                config=_envoy_config(run, sockets, provider, extras),
-                directory=run.path,
-                threads=envoy_threads,
-            )
-        )
-        urls = {
-            name: f"{'https' if name.endswith(SECURED) else 'http'}://127.0.0.1:{port}{PATH}"
-            for name, port in ports.items()
-        }
-        yield BenchStack(urls, processes, envoy_pid, keys.pop(""), SecretStr(dsn), keys)
+        starter = _Starter(parts, run, options or StackOptions())
+        await starter.start_shared()
+        gateways: dict[str, Gateway] = {}
+        for side in sides:
+            await asyncio.to_thread(side.check)
+            dsn = await starter.new_database(side)
+            keys = await asyncio.to_thread(starter.set_up, side, dsn)
+            if side is sides[0]:
+                gateways[BARE] = await starter.start_envoy(side, BARE, sockets=(), keys=keys)
+            for engine in engines:
+                name = f"{side.name}.{engine}" if len(sides) > 1 else engine
+                gateways[name] = await starter.start_gateway(side, engine, dsn=dsn, keys=keys)
+        for name, gateway in gateways.items():
+            if name != BARE:
+                await _until_answered(gateway)
+        yield gateways
 
 
-async def until_compiled(url: str, keys: Mapping[str, SecretStr]) -> None:
-    """Wait until workers judge by every policy: until then its key is answered 503."""
-    deadline, chat = time.monotonic() + READY_SECONDS, {"model": MODEL, "messages": []}
+async def _until_answered(gateway: Gateway) -> None:
+    """Wait until the worker has compiled all policies: until then it answers 503."""
+    deadline, chat = time.monotonic() + START_SECONDS, {"model": MODEL, "messages": []}
     async with aiohttp.ClientSession() as client:
-        for key in keys.values():
+        for key in gateway.keys.values():
             headers, in_a_row = {"authorization": f"Bearer {key.get_secret_value()}"}, 0
             while in_a_row < ANSWERS_IN_A_ROW:
                 if time.monotonic() > deadline:
-                    raise PartError("Policies", "were not compiled", mend="look at workers.log")
-                async with client.post(url, json=chat, headers=headers) as answer:
+                    raise PartError("Policies", "were not compiled", hint="look at workers.log")
+                async with client.post(gateway.url, json=chat, headers=headers) as answer:
                     in_a_row = in_a_row + 1 if answer.ok else 0
                 await asyncio.sleep(0 if in_a_row else 0.1)
 
 
-async def _make_keys(dsn: SecretStr, policies: str) -> dict[str, SecretStr]:
-    """Return a key for each policy by its name, and one without a policy by none."""
-    settings = PostgresSettings(dsn=dsn)
-    await migrate(settings)
-    keys: dict[str, SecretStr] = {}
-    async with connect(settings) as connection:
-        await create_organization(connection, OWNER, rules=Rules())
-        await create_team(connection, OWNER, organization=OWNER, rules=Rules())
-        documents = parse_documents(policies) if policies else ()
-        for document in documents:
-            name, text = document.policy.name, document.text
-            async with connection.transaction():
-                await apply_policy(connection, name, document=text, expected_version=0)
-        for name in ("", *(document.policy.name for document in documents)):
-            key = generate(secrets.token_bytes)
-            owner = (f"{OWNER}/{OWNER}", f"{OWNER}-{name}".rstrip("-"))
-            rules = Rules(policy=name or None)
-            await create_key(connection, key, owner=owner, expires_at=None, rules=rules)
-            keys[name] = SecretStr(key.reveal())
-    return keys
+@dataclass(slots=True)
+class _Starter:
+    """Starts one part after another; `parts` stops them in the opposite order."""
 
+    parts: AsyncExitStack
+    run: RunDirectory
+    options: StackOptions
+    children: Children = field(default_factory=Children)
+    dsn: str = ""
 
-def _worker_settings(
-    engine: str, sockets: Sequence[Path], dsn: str, run: RunDirectory
-) -> Mapping[str, str]:
-    return {
-        "TMPDIR": str(run.temporary),
-        "EGRET_SERVER__ENGINE": engine,
-        "EGRET_SERVER__WORKERS": str(len(sockets)),
-        "EGRET_SERVER__SOCKET_DIRECTORY": str(sockets[0].parent),
-        "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
-        "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
-        "EGRET_POSTGRES__DSN": dsn,
-        "EGRET_TELEMETRY__METRICS_PORT": "0",
-        "EGRET_USAGE__SPOOL_DIRECTORY": str(run.path / "usage" / engine),
-    }
+    @property
+    def sds(self) -> Path:
+        """Directory of the credentials that Envoy sends to providers."""
+        return self.run.path / "sds"
 
+    @property
+    def provider(self) -> Config:
+        """Address of the provider."""
+        return self.options.provider or socket_address(str(self.run.path / "provider.sock"))
 
-def _envoy_config(
-    run: RunDirectory,
-    sockets: Mapping[str, Sequence[Path]],
-    provider: Config | None,
-    extras: Extras,
-) -> str:
-    sds = run.path / "sds"
-    sds.mkdir(mode=0o700)
-    for name, value in (("openai", "Bearer sk-bench"), ("anthropic", "sk-ant-bench")):
-        write_credential(sds, name=name, header_value=SecretStr(value))
-    if extras.listeners.is_secured:
-        server = write_certificates(run.path / "certificates").gateway
-        write_certificate(
-            sds, name="server_certificate", chain=server.chain, private_key=server.private_key
+    async def start_shared(self) -> None:
+        """Start PostgreSQL and the provider."""
+        run = self.run
+        self.dsn = await self.parts.enter_async_context(
+            running_postgres(self.children, directory=run.path / "postgres", logs=run.logs)
         )
-    paths = {engine: tuple(str(path) for path in of) for engine, of in sockets.items()}
-    paths |= {name: (str(path),) for name, path in extras.servers.items()}
-    parameters = EnvoyParameters(
-        worker_sockets=next(iter(paths.values())),
-        sds_directory=str(sds),
-        http_port=0,
-        # Written as in production, kept nowhere: a run makes some hundred megabytes of it.
-        access_log_path="/dev/null",
-        otlp=extras.otlp,
-    )
-    return bench_config(
-        parameters,
-        sockets=paths,
-        provider=provider or socket_address(str(run.path / "provider.sock")),
-        answers=provider is None,
-        more=extras.listeners,
-    )
+        if self.options.provider is None:
+            streams = run.path / "streams.sock"
+            await self._start_streams(streams)
+            config = provider_config(self.provider, streams=socket_address(str(streams)))
+            await self._run_envoy("provider", config)
+        self.sds.mkdir(mode=0o700)
+        for name, value in (("openai", "Bearer sk-bench"), ("anthropic", "sk-ant-bench")):
+            write_credential(self.sds, name=name, header_value=SecretStr(value))
+
+    async def _start_streams(self, socket: Path) -> None:
+        program = Program(
+            part="Provider",
+            command=(sys.executable, "-m", "loadtest.streams.provider", str(socket)),
+            log=self.run.logs / "provider.log",
+            environment=inherited_environment(),
+        )
+        await self._run_until_there(program, socket)
+
+    async def _run_until_there(self, program: Program, socket: Path) -> int:
+        child = await self.parts.enter_async_context(self.children.running(program))
+
+        async def is_there() -> bool:
+            return await asyncio.to_thread(socket.exists)
+
+        await until_ready(child, is_there, seconds=START_SECONDS)
+        return child.pid
+
+    async def new_database(self, side: Side) -> str:
+        """Create the database of *side* and return its DSN."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute(f"CREATE DATABASE bench_{side.name}")
+        finally:
+            await connection.close()
+        return self.dsn.replace("/egret?", f"/bench_{side.name}?")
+
+    def set_up(self, side: Side, dsn: str) -> dict[str, SecretStr]:
+        """Fill the database of *side* and return its keys."""
+        settings = {"EGRET_POSTGRES__DSN": dsn}
+        policies = self.options.policies
+        names = [document["name"] for document in yaml.safe_load_all(policies)] if policies else []
+        side.run("migrate", settings=settings)
+        if policies:
+            side.run("policy", "apply", "-f", "-", "--yes", settings=settings, given=policies)
+        side.run("orgs", "create", OWNER, settings=settings)
+        side.run("teams", "create", OWNER, "--org", OWNER, settings=settings)
+        create = ("keys", "create", "--team", f"{OWNER}/{OWNER}", "--name")
+        keys = {"": side.run(*create, OWNER, settings=settings)}
+        for name in names:
+            keys[name] = side.run(*create, name, "--policy", name, settings=settings)
+        return {name: SecretStr(key.strip()) for name, key in keys.items()}
+
+    async def start_gateway(
+        self, side: Side, engine: str, *, dsn: str, keys: Mapping[str, SecretStr]
+    ) -> Gateway:
+        """Start workers of *engine* and an Envoy in front of them."""
+        name = f"{side.name}-{engine}"
+        place = self.run.path / name
+        place.mkdir()
+        sockets = [str(place / f"worker-{number}.sock") for number in range(self.options.workers)]
+        settings = {
+            "TMPDIR": str(self.run.temporary),
+            "EGRET_SERVER__ENGINE": engine,
+            "EGRET_SERVER__WORKERS": str(self.options.workers),
+            "EGRET_SERVER__SOCKET_DIRECTORY": str(place),
+            "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
+            "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
+            "EGRET_POSTGRES__DSN": dsn,
+            "EGRET_TELEMETRY__METRICS_PORT": "0",
+            "EGRET_USAGE__SPOOL_DIRECTORY": str(place / "usage"),
+        }
+        program = Program(
+            part=f"Workers of {name}",
+            command=(sys.executable, "-m", "sidecar", "serve"),
+            log=place / "workers.log",
+            environment=side.environment(settings),
+            grace_seconds=20,
+        )
+        supervisor = await self._run_until_there(program, Path(sockets[-1]))
+        return await self.start_envoy(
+            side, name, sockets=sockets, keys=keys, supervisor_pid=supervisor
+        )
+
+    async def start_envoy(
+        self,
+        side: Side,
+        name: str,
+        *,
+        sockets: Sequence[str],
+        keys: Mapping[str, SecretStr],
+        supervisor_pid: int | None = None,
+    ) -> Gateway:
+        """Start an Envoy in front of the workers at *sockets*; without any, without Egret."""
+        parameters = {
+            "worker_sockets": list(sockets) or ["/nowhere.sock"],
+            "sds_directory": str(self.sds),
+            "http_port": 0,
+            # Written as in production, kept nowhere: a run makes some hundred megabytes of it.
+            "access_log_path": "/dev/null",
+        }
+        rendered = await asyncio.to_thread(
+            side.run, "envoy", "render", "-", settings={}, given=json.dumps(parameters)
+        )
+        config = shipped_config(
+            rendered,
+            provider=self.provider,
+            over_http1=self.options.provider is not None,
+            is_bare=not sockets,
+        )
+        pid, ports = await self._run_envoy(f"envoy-{name}", config)
+        (port,) = ports.values()
+        return Gateway(f"http://127.0.0.1:{port}{PATH}", pid, supervisor_pid, keys)
+
+    async def _run_envoy(self, name: str, config: str) -> tuple[int, Mapping[str, int]]:
+        place = self.run.path / name
+        place.mkdir()
+        threads = self.options.envoy_threads
+        return await self.parts.enter_async_context(
+            running_bench_envoy(self.children, config=config, directory=place, threads=threads)
+        )

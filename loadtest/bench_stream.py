@@ -2,8 +2,8 @@
 
     python -m loadtest.bench_stream [--quick] [--seconds 12] [--markdown]
 
-One Envoy, one worker of each engine, and a provider whose events say when they were sent. Prints
-tables and writes build/bench/bench-stream.json. Exits 1 when a stream failed.
+One worker and one Envoy for each engine, and a provider that writes the time into its events.
+Prints tables and writes build/bench/bench-stream.json. Exits 1 when a stream failed.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import uvloop
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
-from loadtest.bench_envoy import socket_address
-from loadtest.bench_stack import BenchStack, running_bench_stack
+from loadtest.bench_envoy import STREAMED
+from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
 from loadtest.figures import BASELINE, Figures
-from loadtest.processes import cpu_seconds
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from loadtest.streams.clients import StreamLoad, read_streams
+from loadtest.streams.clients import (
+    StreamCell,
+    StreamLoad,
+    added,
+    holds,
+    read_streams,
+    stream_figures,
+)
 from loadtest.streams.estimates import Estimate, estimates
-from loadtest.streams.figures import StreamCell, added, holds, stream_figures
-from loadtest.streams.judging import judging_us
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import run_directory
-from sidecar.settings.environment import inherited_environment
 
 ENGINES: Final = ("grpcio", "h2corn")
 WINDOW: Final = "window"
@@ -93,12 +94,8 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     guesses = list(estimates())
-    judging = judging_us(_GUARDED)
     figures |= _estimate_figures(guesses)
-    figures |= {f"judging_us.{name.replace(', ', '_')}": us for name, us in judging.items()}
-    rows = [[name, f"{us:.1f}"] for name, us in judging.items()]
-    own = Grid("One event in a worker's own code", ("what is done to it", "CPU µs"), rows)
-    grids = (_cost_grid(figures), _most_grid(figures), own, _estimate_grid(guesses))
+    grids = (_cost_grid(figures), _most_grid(figures), _estimate_grid(guesses))
     for grid in grids:
         grid.show(console)
     console.print(f"\nWritten to {write_json('bench-stream', figures, run)}.")
@@ -112,42 +109,21 @@ def main() -> int:
 
 
 async def _measure(seconds: float, many: Sequence[int], console: Console) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="egret-bench-") as place:
-        socket = Path(place) / "provider.sock"
-        with run_directory(Path(place) / "run") as run:
-            async with (
-                _running_provider(socket, logs=run.logs),
-                running_bench_stack(
-                    ENGINES, workers=1, envoy_threads=1, run=run,
-                    policies=POLICIES, provider=socket_address(str(socket)),
-                ) as stack,
-            ):  # fmt: skip
-                runner = _Runner(stack, seconds, console)
-                return {**await runner.costs(), **await runner.most(many)}
-
-
-@asynccontextmanager
-async def _running_provider(socket: Path, *, logs: Path) -> AsyncIterator[None]:
-    program = Program(
-        part="Provider",
-        command=(sys.executable, "-m", "loadtest.streams.provider", str(socket)),
-        log=logs / "provider.log",
-        environment=inherited_environment(),
-    )
-
-    async def is_there() -> bool:
-        return await asyncio.to_thread(socket.exists)
-
-    async with Children().running(program) as child:
-        await until_ready(child, is_there)
-        yield
+    options = StackOptions(policies=POLICIES)
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        async with running_gateways((HERE,), ENGINES, run=run, options=options) as gateways:
+            runner = _Runner(gateways, seconds, console)
+            return {**await runner.costs(), **await runner.most(many)}
 
 
 class _Runner:
     """Puts one load after another on one target after another, and watches the processes."""
 
-    def __init__(self, stack: BenchStack, seconds: float, console: Console) -> None:
-        self._stack = stack
+    def __init__(self, gateways: Mapping[str, Gateway], seconds: float, console: Console) -> None:
+        self._gateways = gateways
         self._seconds = seconds
         self._console = console
 
@@ -185,21 +161,17 @@ class _Runner:
         return figures
 
     async def _cell(self, load: StreamLoad, target: Target) -> StreamCell:
-        workers = self._stack.workers.get(target.listener, ())
-        envoy = (self._stack.envoy_pid,)
+        gateway = self._gateways[target.listener]
         with self._console.status(f"{load.streams} streams on {target.name} …"):
-            before = cpu_seconds(workers), cpu_seconds(envoy)
+            before = gateway.cpu_seconds()
             seen = await read_streams(
                 load,
-                url=self._stack.urls[target.listener],
-                key=self._stack.keys[target.way].get_secret_value(),
+                url=gateway.url,
+                key=gateway.keys[target.way].get_secret_value(),
+                headers={STREAMED: "1"},
             )
-            cell = StreamCell(
-                load,
-                seen,
-                worker_cpu_seconds=cpu_seconds(workers) - before[0],
-                envoy_cpu_seconds=cpu_seconds(envoy) - before[1],
-            )
+            used = [now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)]
+            cell = StreamCell(load, seen, worker_cpu_seconds=used[0], envoy_cpu_seconds=used[1])
         await asyncio.sleep(SETTLE_SECONDS)
         return cell
 

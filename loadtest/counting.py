@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from loadtest.access_log import attributes, export
 from loadtest.limits.roomy import LIMITS, Priced, roomy_limiter
@@ -35,17 +35,17 @@ from loadtest.recorded import (
     worker_parts,
 )
 from loadtest.texts import chat_body
-from sidecar.app.accounts import Accounts
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.stream import StreamEnd
-from sidecar.guardrails.inspect import Inspector
-from sidecar.limits.claims import Demand
+from sidecar.guardrails.runner import GuardrailRunner
+from sidecar.limits.limit_check import RequestCost
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.pipeline.worker import Worker
-from sidecar.transport.access_log import decode_access_log
+from sidecar.usage.access_log import decode_access_log
+from sidecar.worker.usage import UsageSettlement
 
 WARM_UPS: Final = 20
 """What is worked out once and kept is not what a request costs."""
@@ -56,7 +56,7 @@ _QUESTION: Final = b'"role":"user","content":"'
 PERSONAL: Final = BODY.replace(_QUESTION, _QUESTION + b"Write to ann@example.org. ", 1)
 
 
-DEMAND: Final = Demand(
+DEMAND: Final = RequestCost(
     operation="chat", model="gpt-4o-mini", input_tokens=1_000, output_tokens=1_000, cost=10_000
 )
 """At least what the chat takes."""
@@ -76,6 +76,7 @@ JUDGED: Final = JudgedRequest(
 )
 
 Play = Callable[[], Awaitable[None]]
+_Taken = TypeVar("_Taken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,28 +96,34 @@ NO_KEY: Final = Recorded((headers_message(with_key=False),), answers=1)
 
 def main() -> None:
     """Print the counts."""
+    json.dump(of_each_conversation(_count), sys.stdout)
+
+
+def of_each_conversation(take: Callable[[Play], Awaitable[_Taken]]) -> dict[str, _Taken]:
+    """Return the result of *take* for each conversation, which is played warm first."""
     with tempfile.TemporaryFile() as log:
         plain = _timeless(worker_parts(log))
         limited = replace(plain, keys=keys_with(limits=LIMITS), prices=Priced())
-        counts = asyncio.run(_counts(plain, limited))
-    json.dump(counts, sys.stdout)
+        return asyncio.run(_of_each(plain, limited, take))
 
 
-def _timeless(parts: Worker) -> Worker:
+def _timeless(worker: Worker) -> Worker:
     return replace(
-        parts,
+        worker,
         clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
-        inspector=Inspector(remote=NoRemote(), clock=lambda: 0.0),
+        inspector=GuardrailRunner(remote=NoRemote(), clock=lambda: 0.0),
         new_request_id=lambda: REQUEST_ID,
     )
 
 
-async def _counts(plain: Worker, limited: Worker) -> dict[str, dict[str, int]]:
+async def _of_each(
+    plain: Worker, limited: Worker, take: Callable[[Play], Awaitable[_Taken]]
+) -> dict[str, _Taken]:
     gc.disable()
     limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
     limited = replace(limited, limiter=limiter)
     full = replace(plain, guard=OverloadGuard(max_exchanges=0, max_held_bytes=0))
-    reserved = replace(JUDGED, reserved=Reserved(195, 256, 3_048))
+    reserved = replace(JUDGED, reserved=Reservation(195, 256, 3_048))
     plays = {
         "chat": _conversation(plain, CHAT),
         "chat of 8 KB": _conversation(plain, LONG_CHAT),
@@ -127,12 +134,15 @@ async def _counts(plain: Worker, limited: Worker) -> dict[str, dict[str, int]]:
         "end of a chat": _end(plain, JUDGED),
         "end of a chat under limits": _end(limited, reserved),
     }
-    return {name: await _count(play) for name, play in plays.items()}
+    taken: dict[str, _Taken] = {}
+    for name, play in plays.items():
+        for _ in range(WARM_UPS):
+            await play()
+        taken[name] = await take(play)
+    return taken
 
 
 async def _count(play: Play) -> dict[str, int]:
-    for _ in range(WARM_UPS):
-        await play()
     calls, c_calls = await _calls(play)
     return {
         "calls": calls,
@@ -195,29 +205,29 @@ async def _peak_bytes(play: Play) -> int:
     return peak - before
 
 
-def _conversation(parts: Worker, recorded: Recorded) -> Play:
+def _conversation(worker: Worker, recorded: Recorded) -> Play:
     async def converse() -> None:
         stream = RecordedStream(recorded.messages)
-        end = await serve(stream, METADATA, parts)
+        end = await serve(stream, METADATA, worker)
         if end is not StreamEnd.COMPLETED or stream.written != recorded.answers:
             raise AssertionError(f"the recorded conversation went another way: {end}")
 
     return converse
 
 
-def _end(parts: Worker, request: JudgedRequest) -> Play:
+def _end(worker: Worker, request: JudgedRequest) -> Play:
     """Return what hears of the end of *request* from Envoy, up to the disk."""
     message = export(attributes(request))
-    accounts = Accounts(
-        parts.prices, parts.recorder.metrics.usage, limiter=parts.limiter, keys=parts.keys
+    settlement = UsageSettlement(
+        worker.prices, worker.recorder.metrics.usage, limiter=worker.limiter, keys=worker.keys
     )
 
     async def hear() -> None:
         batch = decode_access_log(message)
         if batch.unreadable or len(batch.ended) != 1:
             raise AssertionError("the recorded end was read another way")
-        parts.recorder.metrics.usage.exchange_ended(batch.ended[0])
-        accounts.exchange_ended(batch.ended[0])
+        worker.recorder.metrics.usage.exchange_ended(batch.ended[0])
+        settlement.exchange_ended(batch.ended[0])
 
     return hear
 

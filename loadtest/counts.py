@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.results import Grid, new_console
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 BASELINE: Final = Path(__file__).with_name("counts.json")
 TOLERANCE: Final = 0.03
@@ -48,11 +48,11 @@ def main() -> int:
     for line in dearer:
         console.print(f"✗ {line}", markup=False, style="red")
     if dearer:
-        console.print(MEND, markup=False)
+        console.print(HINT, markup=False)
     return 1 if dearer else 0
 
 
-MEND: Final = (
+HINT: Final = (
     "A request costs more than the baseline says. Make it cheaper, or, where that is the price of"
     " something worth it, run `make counts-baseline` and commit loadtest/counts.json with it."
 )
@@ -65,17 +65,22 @@ def python_version() -> str:
 
 def count() -> Counts:
     """Return the counts, taken in a process of its own."""
+    counted: Counts = json.loads(run_in_a_worker("loadtest.counting"))
+    return counted
+
+
+def run_in_a_worker(module: str, *options: str) -> bytes:
+    """Return the output of *module*, run in a process set up as a worker is."""
     with tempfile.TemporaryDirectory(prefix="egret-counts-") as metrics:
-        done = subprocess.run(
-            [sys.executable, "-m", "loadtest.counting"],
+        done = subprocess.run(  # noqa: S603 - our own programs
+            [sys.executable, "-m", module, *options],
             stdout=subprocess.PIPE,
             check=True,
             # As in a worker; and without a seed: sets are walked in one order only.
             env=inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": metrics, "PYTHONHASHSEED": "0"},
         )
-    counted: Counts = json.loads(done.stdout)
-    return counted
+    return done.stdout
 
 
 def read_baseline(path: Path = BASELINE) -> tuple[str, Counts]:

@@ -23,11 +23,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import asyncpg
 import redis.asyncio
+from egret_tools.devstack.run_directory import run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.embedded.run_directory import run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.settings.serving import Engine
 
 AT_ONCE: Final = 32
@@ -172,7 +171,7 @@ async def unheard(facts: StackFacts) -> int:
         int(sample.value)
         for family in families
         for sample in family.samples
-        if sample.name == "egret_verdicts_unheard_total"
+        if sample.name == "egret_usage_orphaned_verdicts_total"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,23 +29,14 @@ class Load:
     rate: int | None = None
 
 
-class Draw(enum.Enum):
-    """Which of many keys a request has: by Zipf's law, or each key once."""
-
-    ZIPF = "zipf"
-    ONCE = "once"
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the load goes. `keys`, a JSON array, are drawn from in the place of `key`."""
+    """Where the load goes."""
 
     url: str
     key: SecretStr
     body: Path
     headers: Mapping[str, str] = field(default_factory=dict)
-    keys: Path | None = None
-    draw: Draw = Draw.ZIPF
 
 
 @dataclass(frozen=True, slots=True)

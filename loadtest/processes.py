@@ -42,26 +42,21 @@ def resident_kib(status: str) -> int:
     Raises:
         ValueError: there is none: the process has ended, or is a kernel thread.
     """
-    return _kib(status, "VmRSS")
-
-
-def _kib(text: str, wanted: str) -> int:
-    for line in text.splitlines():
+    for line in status.splitlines():
         name, _, value = line.partition(":")
-        if name == wanted:
+        if name == "VmRSS":
             return int(value.split()[0])
-    raise ValueError(f"no {wanted}")
-
-
-def proportional_mb(pid: int) -> float:
-    """Return the memory of *pid* in MiB, what it shares with others divided among them (PSS)."""
-    rollup = (PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii", errors="replace")
-    return _kib(rollup, "Pss") / 1024
+    raise ValueError("no VmRSS")
 
 
 def children_of(pid: int) -> tuple[int, ...]:
     """Return the processes that *pid* has started and that still run."""
     return tuple(sorted(_children(pid)))
+
+
+def family_of(pid: int) -> tuple[int, ...]:
+    """Return *pid* and all processes below it."""
+    return (pid, *(one for child in children_of(pid) for one in family_of(child)))
 
 
 def _children(pid: int) -> Iterator[int]:

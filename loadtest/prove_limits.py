@@ -23,21 +23,21 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.run_directory import run_directory
+from egret_tools.devstack.valkey import running_valkey
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.limits.abort import abandoned
-from loadtest.limits.budget_child import ask, budget, spending
+from loadtest.limits.budget_child import acquire, budget, spending
 from loadtest.limits.child import WORKERS, bench_limiter
 from loadtest.limits.drift import Drift, Mix, Usage
 from loadtest.live_aborts import Left, clients_leave
 from loadtest.results import Grid, circumstances, new_console, write_json
-from sidecar.embedded.child import Children
-from sidecar.embedded.run_directory import run_directory
-from sidecar.embedded.valkey import running_valkey
 from sidecar.limits.limiter import Clocks
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import Engine
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
@@ -104,7 +104,7 @@ async def spend(socket: str, *, requests: int) -> Spent:
     later: Counter[str] = Counter()
     async with bench_limiter(socket) as limiter:
         for _ in range(2 * ENOUGH_FOR):
-            await ask(limiter, spending(budget(amount), COST), later)
+            await acquire(limiter, spending(budget(amount), COST), later)
     return Spent(counted["granted"], counted["local"], later["granted"])
 
 

@@ -25,25 +25,23 @@ from typing import Final
 import aiohttp
 import asyncpg
 import openai
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children, PartError, Program, until_ready
+from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.providers import Upstream
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from openai.types.chat import ChatCompletionMessageParam
 from pydantic import SecretStr
 
 from loadtest.models.front import ModelFront, Said, model_front
 from loadtest.results import ROOT, Grid, new_console
-from sidecar.authorization.api_key import generate
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
-from sidecar.embedded.upstream import Upstream
-from sidecar.guardrails.policy_document import parse_documents
-from sidecar.settings.environment import inherited_environment
+from sidecar.admin.keys import create_key
+from sidecar.admin.owners import Rules, create_organization, create_team
+from sidecar.keys.credentials import generate
+from sidecar.policy.parse import parse_documents
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules, create_organization, create_team
-from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy
 

@@ -2,7 +2,7 @@
 
     python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn] [--markdown]
 
-Under load, each so many times: a worker is killed, a worker is told to stop, Envoy is replaced as
+Under load, each so many times: a worker is killed, a worker is stopped, Envoy is replaced as
 a pod is. Streams wait for their model meanwhile. Exits with 1 if a request fails that had its
 verdict, or that was sent after the kill, or if a replacement fails any. Prints figures, and writes
 build/bench/prove-restarts-ENGINE.json.
@@ -12,32 +12,191 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
+import json
 import math
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import psutil
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.restarts.load import Failed, RestartLoad, Sending
-from loadtest.restarts.tally import Tally, tally_figures, tally_grid
-from loadtest.results import circumstances, new_console, write_json, write_section
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, listening_envoy
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
+from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+
+CHAT: Final = "/v1/chat/completions"
+OK: Final = 200
+PAUSE_SECONDS: Final = 0.01
+REQUEST_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 60.0
+END: Final = b"data: [DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that was not answered as it should have been, when it was sent and given up."""
+
+    what: str
+    begun: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How many clients send: short requests one after another, and streams that take a while."""
+
+    short: int = 8
+    streams: int = 8
+
+
+@dataclass
+class RestartLoad:
+    """Clients of a service, as balancers have it: each stays where it is until it is sent away."""
+
+    url: str
+    key: str = field(repr=False)
+    answered: int = 0
+    failures: list[Failed] = field(default_factory=list)
+    _at: Counter[str] = field(default_factory=Counter)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def at(self, url: str) -> int:
+        """Return how many clients hold a connection to *url*."""
+        return self._at[url]
+
+    async def answers(self, count: int) -> None:
+        """Wait for so many more good answers."""
+        wanted = self.answered + count
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while self.answered < wanted:  # noqa: ASYNC110 - counted by many
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def run(self, sending: Sending, done: asyncio.Event) -> None:
+        """Send until *done*, and let what is under way end."""
+        kinds = [False] * sending.short + [True] * sending.streams
+        async with asyncio.TaskGroup() as group:
+            for is_stream in kinds:
+                group.create_task(self._client(done, is_stream=is_stream))
+
+    async def _client(self, done: asyncio.Event, *, is_stream: bool) -> None:
+        headers = {"authorization": f"Bearer {self.key}"}
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        while not done.is_set():
+            url = self.url
+            self._at[url] += 1
+            async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as client:
+                while not done.is_set() and await self._stays(client, is_stream=is_stream):  # noqa: ASYNC110 - its pace
+                    await asyncio.sleep(PAUSE_SECONDS)
+            self._at[url] -= 1
+
+    async def _stays(self, client: aiohttp.ClientSession, *, is_stream: bool) -> bool:
+        """Send one request; tell whether its answer lets the connection live."""
+        begun = time.monotonic()
+        try:
+            async with client.post(CHAT, json=self._body(is_stream=is_stream)) as answer:
+                body = await answer.read()
+                if answer.status != OK:
+                    self._fail(f"{answer.status} {_code(body)}".strip(), begun)
+                elif is_stream and END not in body:
+                    self._fail("a stream without its end", begun)
+                else:
+                    self.answered += 1
+                return answer.headers.get("connection") != "close"
+        except (aiohttp.ClientError, OSError) as error:
+            self._fail(type(error).__name__, begun)
+            return False
+
+    def _fail(self, what: str, begun: float) -> None:
+        self.failures.append(Failed(what, begun, time.monotonic()))
+
+    def _body(self, *, is_stream: bool) -> Mapping[str, Any]:
+        text = f"Number {next(self._numbers)}: write to bob.builder@example.com about herons."
+        message = {"role": "user", "content": text}
+        return {"model": "gpt-4o", "messages": [message], "stream": is_stream}
+
+
+def _code(body: bytes) -> str:
+    """Return the code of Egret's refusal; what Envoy says itself has none."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What came of all rounds of one kind.
+
+    `had_verdict` are requests that reached the provider and were not answered; `sent_later` those
+    that were sent after the blow and failed.
+    """
+
+    what: str
+    rounds: int
+    answered: int
+    failed: int
+    had_verdict: int
+    sent_later: int
+    may_fail: bool
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def sent(self) -> int:
+        """All of them."""
+        return self.answered + self.failed
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What must not be, in words."""
+        found = []
+        if self.had_verdict:
+            found.append(f"{self.what}: {self.had_verdict} requests failed after their verdict")
+        if self.sent_later:
+            found.append(f"{self.what}: {self.sent_later} failed that were sent afterwards")
+        if self.failed and not self.may_fail:
+            found.append(f"{self.what}: {self.failed} requests failed")
+        return tuple(found)
+
+
+def tally_grid(tallies: Sequence[Tally], *, engine: str) -> Grid:
+    """Return a row for each kind of round."""
+    columns = ("each round", "rounds", "answered", "failed", "after a verdict", "sent later", "as")
+    rows = [
+        [
+            one.what,
+            *(f"{n:,}" for n in (one.rounds, one.answered, one.failed)),
+            *(f"{n:,}" for n in (one.had_verdict, one.sent_later)),
+            ", ".join(one.kinds),
+        ]
+        for one in tallies
+    ]
+    return Grid(f"What requests lost on {engine}", columns, rows)
+
+
+def tally_figures(tallies: Sequence[Tally]) -> dict[str, float]:
+    """Return them by kind of round and count."""
+    return {
+        f"{one.what.replace(' ', '_')}.{name}": float(value)
+        for one in tallies
+        for name, value in (
+            ("rounds", one.rounds), ("answered", one.answered), ("failed", one.failed),
+            ("had_verdict", one.had_verdict), ("sent_later", one.sent_later),
+        )
+    }  # fmt: skip
+
 
 ROUNDS: Final = 20
 EVENT_MS: Final = 100
@@ -45,7 +204,6 @@ EVENT_MS: Final = 100
 WORKERS: Final = 2
 BETWEEN: Final = 100
 """Requests that are answered between one blow and the next."""
-PATIENCE_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.02
 PATIENT: Final = {
     "EGRET_POSTGRES__ACQUIRE_SECONDS": "4",
@@ -214,7 +372,7 @@ async def prove(rounds: int, engine: str, console: Console) -> tuple[Tally, ...]
         progress = parts.enter_context(Progress(console=console, disable=not console.is_terminal))
         blows = (
             Blow("a worker killed", world.kill_worker, may_fail=True),
-            Blow("a worker told to stop", world.stop_worker),
+            Blow("a worker stopped", world.stop_worker),
             Blow("Envoy replaced", world.replace_envoy),
         )
         found = []

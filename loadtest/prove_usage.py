@@ -25,18 +25,17 @@ from typing import Final
 import aiohttp
 import asyncpg
 import psutil
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.postgres import serving_postgres
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import RunningStack, StackFacts, StackOptions, running_stack
 from rich.console import Console
 from rich.progress import Progress
 
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.usage.ledger import ProducedTokens, Recorded, Verdict, compare
 from loadtest.usage.load import Load
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, envoy_with
-from sidecar.embedded.postgres import serving_postgres
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack import RunningStack, running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
 
 REQUESTS: Final = 100_000
 CONCURRENCY: Final = 32

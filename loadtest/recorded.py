@@ -14,27 +14,27 @@ from typing import BinaryIO, Final
 import msgspec
 
 from loadtest.texts import chat_body
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import Loaded
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.stream import Budgets
-from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Granted, Outcome
-from sidecar.limits.ports import Change
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
+from sidecar.guardrails.runner import GuardrailRunner
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.credentials import ApiKey
+from sidecar.keys.ports import LoadedKey
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import Granted, LimitDecision
+from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.worker import Worker
+from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import Timing
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.usage.prices import PriceList
 
 KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)
@@ -104,7 +104,7 @@ class _OneKey:
     def __init__(self, limits: tuple[Limit, ...]) -> None:
         self._limits = limits
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         record = KeyRecord(
             principal=replace(PRINCIPAL, key_id=key_id),
             secret_sha256=hashlib.sha256(KEY.secret.encode()).digest(),
@@ -118,7 +118,7 @@ class _OneKey:
             policies=PolicyBinding(),
             limits=self._limits,
         )
-        return Loaded(record)
+        return LoadedKey(record)
 
 
 class NoRemote:
@@ -164,12 +164,14 @@ class _Uses:
 class _Roomy:
     """Limits for keys that have none."""
 
-    def take(self, principal: Principal, claims: tuple[Claim, ...], *, member: str) -> Outcome:
+    def take(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision:
         """Let everything through."""
-        del principal, claims, member
+        del principal, checks, member
         return Granted(())
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         """Keep nothing."""
         del organization_id, changes
 
@@ -204,8 +206,8 @@ def worker_parts(log: BinaryIO) -> Worker:
         usage=_Usage(),
         verdicts=_Verdicts(),
         policies=_Fixed(),
-        inspector=Inspector(remote=NoRemote(), clock=time.monotonic),
-        recorder=Recorder(TelemetrySettings(), instance="waterfall"),
+        inspector=GuardrailRunner(remote=NoRemote(), clock=time.monotonic),
+        recorder=Recorder(TelemetrySettings(), instance="recorded"),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=Timing.METADATA,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -26,10 +26,6 @@ PICTURES: Final = ROOT / "docs" / "images"
 
 class MarkersMissingError(Exception):
     """The page has no place for this section."""
-
-
-class NotPublishedError(Exception):
-    """A result that others reckon with is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +106,6 @@ def publish(target: str) -> Path:
 def publish_picture(target: str) -> Path:
     """Keep the picture of *target* where the pages show it."""
     return Path(shutil.copy(DIRECTORY / f"{target}.png", PICTURES / f"{target}.png"))
-
-
-def published(target: str) -> Mapping[str, Any]:
-    """Return the result that was published of *target*: figures, and their circumstances.
-
-    Raises:
-        NotPublishedError: there is none.
-    """
-    file = PUBLISHED / f"{target}.json"
-    if not file.exists():
-        raise NotPublishedError(
-            f"nothing of {target} is published; `make {target} BENCH_OPTIONS=--markdown` does it"
-        )
-    text = file.read_text(encoding="utf-8")
-    found: Mapping[str, Any] = json.loads(text)
-    return found
 
 
 def write_section(name: str, text: str, *, page: Path = PAGE) -> None:

@@ -25,6 +25,9 @@ from typing import Final
 import aiohttp
 import asyncpg
 import redis.asyncio
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import StackFacts
 from rich.console import Console
 
 from loadtest.bench import ENGINES
@@ -37,15 +40,18 @@ from loadtest.results import (
     write_json,
     write_section,
 )
-from loadtest.soaking.load import Outcome, put_mix
-from loadtest.soaking.report import kind_grid, soak_figures, soak_grid, soak_plot
-from loadtest.soaking.samples import Sample, Sampler
+from loadtest.soaking.samples import Outcome, Sample, Sampler, put_mix
 from loadtest.soaking.stack import SoakStack, running_soak_stack
-from loadtest.soaking.verdict import Soak, is_long_enough, violations
+from loadtest.soaking.verdict import (
+    Soak,
+    is_long_enough,
+    kind_grid,
+    soak_figures,
+    soak_grid,
+    soak_plot,
+    violations,
+)
 from loadtest.texts import chat_body
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack_options import StackFacts
 
 CONNECTIONS: Final = 400
 """Requests the open loop may have under way at once."""

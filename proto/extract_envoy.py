@@ -26,8 +26,8 @@ ROOTS = (
     "opentelemetry/proto/collector/logs/v1/logs_service.proto",
 )
 """The services that Egret serves to Envoy, and what they import."""
-PACKAGE = "sidecar.transport._generated"
-OUT = Path(__file__).resolve().parent.parent / "sidecar" / "transport" / "_generated"
+PACKAGE = "sidecar._generated"
+OUT = Path(__file__).resolve().parent.parent / "sidecar" / "_generated"
 DESCRIPTORS = "envoy.binpb"
 SYNTAX = b"b\x06proto3"
 """Field 12 of FileDescriptorProto, the last one protoc writes: where an embedded file ends."""

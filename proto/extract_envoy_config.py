@@ -17,7 +17,13 @@ from pathlib import Path
 from extract_envoy import WELL_KNOWN, drop_options, embedded_file, envoy_binary, well_known
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-OUT = Path(__file__).resolve().parent.parent / "sidecar" / "envoy_lint" / "envoy_config.binpb.xz"
+OUT = (
+    Path(__file__).resolve().parent.parent
+    / "tools"
+    / "egret_tools"
+    / "envoy_lint"
+    / "envoy_config.binpb.xz"
+)
 NAME = re.compile(
     rb"\x0a.((?:envoy|xds|google/api|opentelemetry)/[a-zA-Z0-9_/.-]+\.proto)\x12", re.DOTALL
 )

@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.compiler import plugin_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "sidecar" / "transport" / "_generated"
+OUT = ROOT / "sidecar" / "_generated"
 NAME = "egret/guardrail/v1/guardrail"
 PROGRAMS = Path(sys.executable).parent
 

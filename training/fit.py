@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import minimize
 
-from sidecar.guardrails.prompt_injection.model import PHRASE_MARK
+from sidecar.guardrails.detectors.prompt_injection.model import PHRASE_MARK
 from training.occurrences import Text
 
 PENALTY: Final = 3e-6

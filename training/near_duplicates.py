@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sidecar.guardrails.prompt_injection.words import words
-from sidecar.guardrails.text_views import plain
+from sidecar.guardrails.detectors.prompt_injection.scoring import words
+from sidecar.guardrails.matching.text_views import plain
 from training.samples import Sample, Split
 
 SHINGLE_WORDS: Final = 5

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.domain.local_guardrails import InjectionKind
-from sidecar.guardrails.database import compile_expressions, load_database
-from sidecar.guardrails.prompt_injection.model import PHRASE_MARK
-from sidecar.guardrails.prompt_injection.phrases import PHRASES
-from sidecar.guardrails.prompt_injection.scoring import term_expressions
-from sidecar.guardrails.slices import run_to_end
+from sidecar.domain.guardrail_settings import InjectionKind
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.detectors.prompt_injection.model import PHRASE_MARK, PHRASES
+from sidecar.guardrails.detectors.prompt_injection.scoring import term_expressions
+from sidecar.guardrails.matching.database import compile_expressions, load_database
 from training.near_duplicates import words_of
 from training.samples import Label, Sample
 
@@ -98,7 +97,7 @@ def with_hits(texts: Sequence[Text], terms: Sequence[str]) -> tuple[Text, ...]:
             tuple(
                 sorted(
                     (end, term)
-                    for term, ends in run_to_end(database.scan([text.words])).items()
+                    for term, ends in run_sync(database.scan([text.words])).items()
                     for end in ends
                 )
             ),

@@ -14,10 +14,10 @@ from typing import Final
 from rich.console import Console
 from rich.progress import track
 
-from sidecar.domain.local_guardrails import Threshold
-from sidecar.guardrails.prompt_injection import model as model_module
-from sidecar.guardrails.prompt_injection.model import Model, Term, write_model
-from sidecar.guardrails.prompt_injection.scoring import RunningSum, hit
+from sidecar.domain.guardrail_settings import Threshold
+from sidecar.guardrails.detectors.prompt_injection import model as model_module
+from sidecar.guardrails.detectors.prompt_injection.model import Model, Term, write_model
+from sidecar.guardrails.detectors.prompt_injection.scoring import RunningSum, hit
 from training.fit import Array, fit
 from training.occurrences import (
     WINDOW_BYTES,

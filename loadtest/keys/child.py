@@ -14,10 +14,10 @@ import time
 from typing import Final
 
 from loadtest.keys.stack import bench_caches, bench_key, log_to_stderr
-from sidecar.app.keys import WorkerKeys
-from sidecar.authorization.authorize import Refused, judge
-from sidecar.authorization.key_cache import Hit, KnownUnknown
+from sidecar.keys.authorize import Refused, authorize
+from sidecar.keys.cache import Hit, NegativeHit
 from sidecar.settings.process import Settings
+from sidecar.worker.keys import WorkerKeys
 
 REFUSED_WITHIN_SECONDS: Final = 40.0
 """Longer than the time to live, which is what remains if a notification is lost."""
@@ -57,14 +57,14 @@ async def _is_refused(keys: WorkerKeys, key_id: str) -> bool:
     found = keys.cache.peek(key_id, now=time.monotonic())
     if isinstance(found, Hit):
         record = found.record
-    elif isinstance(found, KnownUnknown):
+    elif isinstance(found, NegativeHit):
         return True
     else:
         loaded = await keys.cache.load(key_id, now=time.monotonic)
         if loaded.record is None:
             return True
         record = loaded.record
-    return isinstance(judge(record, bench_key(key_id), now=time.time()), Refused)
+    return isinstance(authorize(record, bench_key(key_id), now=time.time()), Refused)
 
 
 def _say(line: str) -> None:

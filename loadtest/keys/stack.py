@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import sys
@@ -13,25 +14,63 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.postgres import ROLE, running_postgres
+from egret_tools.devstack.run_directory import RunDirectory
+from egret_tools.devstack.valkey import running_valkey
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from sidecar.app.background import BackgroundTasks
-from sidecar.app.keys import WorkerKeys, open_keys
-from sidecar.authorization.api_key import KEY_ID_LENGTH, SECRET_LENGTH, ApiKey
-from sidecar.embedded.child import Children
-from sidecar.embedded.postgres import ROLE, running_postgres
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.embedded.valkey import running_valkey
+from sidecar.admin.key_files import Faults, KeyRow
+from sidecar.admin.key_transfer import ImportOptions, import_keys
+from sidecar.admin.owners import Rules, create_organization, create_team
+from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.domain.report import CacheTier
+from sidecar.keys.cache import Hit, KeyCache
+from sidecar.keys.credentials import KEY_ID_LENGTH, SECRET_LENGTH, ApiKey
+from sidecar.keys.ports import LoadedKey
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
-from sidecar.storage.administration import Rules, create_organization, create_team
-from sidecar.storage.key_files import Faults, KeyRow
-from sidecar.storage.key_import import ImportOptions, import_keys
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import connect, open_pool
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys, open_keys
+from sidecar.worker.runtime import BackgroundTasks
+
+ZIPF_EXPONENT: Final = 1.1
+ZIPF_DRAWS: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A store that answers at once: the hit rate does not depend on how long one takes."""
+
+    async def load(self, key_id: str) -> LoadedKey:
+        """Return a key that may do everything."""
+        principal = Principal(key_id, "", "", "", "")
+        return LoadedKey(
+            KeyRecord(
+                principal=principal, secret_sha256=bench_key(key_id).secret_sha256,
+                enabled=True, team_enabled=True, organization_enabled=True,
+                not_before=None, expires_at=None, revoked_at=None,
+                allowed_models=None, policies=PolicyBinding(),
+            )
+        )  # fmt: skip
+
+
+async def hit_rate(ids: Sequence[str]) -> float:
+    """Return the share of hits of a cache that is full, with time standing still."""
+    drawn = random.Random(SEED)  # noqa: S311 - must be the same in every run
+    weights = itertools.accumulate(rank**-ZIPF_EXPONENT for rank in range(1, len(ids) + 1))
+    asked = drawn.choices(ids, cum_weights=list(weights), k=2 * ZIPF_DRAWS)
+    cache, hits = KeyCache(InMemory()), 0
+    for number, key_id in enumerate(asked):
+        if isinstance(cache.peek(key_id, now=0.0), Hit):
+            hits += number >= ZIPF_DRAWS
+        else:
+            await cache.load(key_id, now=lambda: 0.0)
+    return hits / ZIPF_DRAWS
+
 
 OWNER: Final = "bench"
 TEAMS: Final = 100

@@ -12,9 +12,9 @@ import redis.asyncio
 
 from loadtest.limits.child import PRINCIPAL, bench_limiter
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.claims import Claim, Slots
+from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
 from sidecar.limits.limiter import Granted, Limiter
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Adjustment
 
 SLOTS: Final = Limit(
     id="team_1/concurrent/once",
@@ -23,7 +23,7 @@ SLOTS: Final = Limit(
     window=Window.ONCE,
     amount=200,
 )
-CLAIM: Final = Claim(SLOTS, Slots(), cost=1, reserve=0)
+CLAIM: Final = LimitCheck(SLOTS, ConcurrencyWindow(), cost=1, reserve=0)
 LONGEST_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 30.0
 AT_ONCE: Final = 500
@@ -73,4 +73,4 @@ async def _open(limiter: Limiter, member: str, seconds: float, counted: Counter[
         return
     counted["granted"] += 1
     await asyncio.sleep(seconds)
-    limiter.settle(PRINCIPAL.organization_id, [Change(SLOTS, 0, member=member)])
+    limiter.settle(PRINCIPAL.organization_id, [Adjustment(SLOTS, 0, member=member)])

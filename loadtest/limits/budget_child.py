@@ -18,7 +18,7 @@ import uvloop
 
 from loadtest.limits.child import PRINCIPAL, bench_limiter
 from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
-from sidecar.limits.claims import Claim, Demand, claims_of
+from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, Limiter
 
 
@@ -33,15 +33,15 @@ def budget(amount: int) -> Limit:
     )
 
 
-def spending(limit: Limit, cost: int) -> tuple[Claim, ...]:
+def spending(limit: Limit, cost: int) -> tuple[LimitCheck, ...]:
     """Return what an interactive request of this cost asks of *limit*."""
-    demand = Demand(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE, cost=cost)
-    found = claims_of([limit], demand, now=time.time())
+    demand = RequestCost(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE, cost=cost)
+    found = limit_checks([limit], demand, now=time.time())
     assert isinstance(found, tuple)  # noqa: S101 - a budget is never exceeded by one
     return found
 
 
-async def ask(limiter: Limiter, asked: tuple[Claim, ...], counted: Counter[str]) -> None:
+async def acquire(limiter: Limiter, asked: tuple[LimitCheck, ...], counted: Counter[str]) -> None:
     """Ask once and count what came of it."""
     outcome = limiter.take(PRINCIPAL, asked, member="r")
     if isinstance(outcome, Awaitable):
@@ -55,7 +55,7 @@ async def _spend(socket: str, *, requests: int, cost: int, amount: int) -> Count
     asked = spending(budget(amount), cost)
     async with bench_limiter(socket) as limiter:
         sys.stdin.readline()
-        await asyncio.gather(*(ask(limiter, asked, counted) for _ in range(requests)))
+        await asyncio.gather(*(acquire(limiter, asked, counted) for _ in range(requests)))
     return counted
 
 

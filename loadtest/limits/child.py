@@ -22,9 +22,9 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
 from sidecar.domain.principal import Principal
-from sidecar.limits.claims import Claim, Demand, claims_of
+from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Clocks, Granted, Limiter
-from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, Worker
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
@@ -56,10 +56,10 @@ def bench_limit(amount: int, burst: int) -> Limit:
     )
 
 
-def claims(limit: Limit) -> tuple[Claim, ...]:
+def checks(limit: Limit) -> tuple[LimitCheck, ...]:
     """Return what an interactive request asks of *limit*: nothing is left for anybody else."""
-    demand = Demand(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE)
-    found = claims_of([limit], demand, now=time.time())
+    demand = RequestCost(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE)
+    found = limit_checks([limit], demand, now=time.time())
     assert isinstance(found, tuple)  # noqa: S101 - a limit of requests is never exceeded by one
     return found
 
@@ -88,11 +88,11 @@ async def bench_limiter(socket: str) -> AsyncIterator[Limiter]:
 async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> dict[str, float]:
     """Ask from so many clients for so long; count what came of it."""
     counted: Counter[str] = Counter(asked=0, granted=0, calls=0, local=0)
-    asked = claims(limit)
+    asked = checks(limit)
     async with bench_limiter(socket) as limiter:
         began = time.monotonic()
 
-        async def ask() -> None:
+        async def acquire() -> None:
             while time.monotonic() < began + seconds:
                 outcome = limiter.take(PRINCIPAL, asked, member="r")
                 counted["asked"] += 1
@@ -103,7 +103,7 @@ async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> 
                 counted["local"] += outcome.is_local
                 await asyncio.sleep(PAUSE_SECONDS)
 
-        await asyncio.gather(*(ask() for _ in range(clients)))
+        await asyncio.gather(*(acquire() for _ in range(clients)))
         ended = time.monotonic()
     return {**counted, "began": began, "ended": ended}
 

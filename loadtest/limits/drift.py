@@ -16,19 +16,19 @@ from typing import Final
 
 from loadtest.limits.child import PRINCIPAL, NoRecords
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.claims import Claim, Demand, claims_of, span_of
-from sidecar.limits.limiter import Clocks, Granted, Limiter, Outcome
-from sidecar.limits.ports import (
-    Answer,
-    Ask,
-    Change,
+from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks, window_of
+from sidecar.limits.limiter import Clocks, Granted, LimitDecision, Limiter
+from sidecar.limits.settlement import FinishedRequest, adjustments_of
+from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.store import (
+    Acquire,
+    Acquired,
+    Adjustment,
     LimitStore,
     LimitsUnavailableError,
-    Taken,
-    Unknown,
+    Reply,
+    Uninitialized,
 )
-from sidecar.limits.settlement import Ended, changes_of
-from sidecar.limits.shared import SharedCounts, Worker
 
 WORKERS: Final = 4
 CLIENTS: Final = 50
@@ -62,7 +62,7 @@ class Mix:
     operations: int
     seed: int = 1
     lost: int = 20
-    unheard: int = 20
+    unacknowledged: int = 20
     deaths: int = 20
 
 
@@ -75,15 +75,20 @@ class FaultyCounts:
     mix: Mix
     is_faulty: bool = True
     under_way: int = 0
-    unheard: dict[str, tuple[Sequence[Ask], tuple[int, ...]]] = field(default_factory=dict)
+    unacknowledged: dict[str, tuple[Sequence[Acquire], tuple[int, ...]]] = field(
+        default_factory=dict
+    )
     counted: dict[str, int] = field(default_factory=dict)
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         """Take, perhaps without anybody hearing of it."""
         async with self._call() as is_heard:
-            answer = await self.inner.take(scope, asks, name=name)
-            if not is_heard and isinstance(answer, Taken):
-                self.unheard[name] = (asks, tuple(state.ahead for state in answer.states))
+            answer = await self.inner.take(scope, acquires, name=name)
+            if not is_heard and isinstance(answer, Acquired):
+                self.unacknowledged[name] = (
+                    acquires,
+                    tuple(state.ahead for state in answer.states),
+                )
         return answer
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
@@ -91,16 +96,16 @@ class FaultyCounts:
         async with self._call() as is_heard:
             found = await self.inner.void(scope, names)
             for name in names if is_heard else ():
-                self.unheard.pop(name, None)
+                self.unacknowledged.pop(name, None)
         return found
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Begin to count."""
         async with self._call():
-            await self.inner.begin(scope, claim, start=start, used=used)
+            await self.inner.begin(scope, check, start=start, used=used)
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         """Put right."""
         async with self._call():
@@ -117,7 +122,7 @@ class FaultyCounts:
         drawn = self.chance.randrange(1_000) if self.is_faulty else 1_000
         if drawn < self.mix.lost:
             raise LimitsUnavailableError("lost")
-        is_heard = drawn >= self.mix.lost + self.mix.unheard
+        is_heard = drawn >= self.mix.lost + self.mix.unacknowledged
         self.under_way += 1
         try:
             yield is_heard
@@ -130,7 +135,7 @@ class FaultyCounts:
 @dataclass(frozen=True, slots=True)
 class _Open:
     limits: tuple[Limit, ...]
-    demand: Demand
+    demand: RequestCost
     member: str
     at: float
 
@@ -194,7 +199,7 @@ class Usage:
     async def _begin(self) -> None:
         self._requests += 1
         limits = self._near if self._chance.random() < 0.2 else FAR  # noqa: PLR2004 - a fifth
-        demand = Demand(
+        demand = RequestCost(
             operation="chat",
             model="gpt-5",
             input_tokens=self._chance.randrange(1_000),
@@ -202,10 +207,12 @@ class Usage:
             cost=self._chance.randrange(50),
         )
         now, member = self._clocks.wall(), f"r{self._requests}"
-        claims = claims_of(limits, demand, now=now)
-        if not isinstance(claims, tuple):
+        checks = limit_checks(limits, demand, now=now)
+        if not isinstance(checks, tuple):
             raise TypeError("none of these limits is one of a single request")
-        outcome: Outcome | Awaitable[Outcome] = self._any().take(PRINCIPAL, claims, member=member)
+        outcome: LimitDecision | Awaitable[LimitDecision] = self._any().take(
+            PRINCIPAL, checks, member=member
+        )
         if isinstance(outcome, Awaitable):
             outcome = await outcome
         if isinstance(outcome, Granted):
@@ -218,7 +225,7 @@ class Usage:
         place = self._chance.randrange(len(self._open))
         self._open[place], self._open[-1] = self._open[-1], self._open[place]
         one = self._open.pop()
-        ended = Ended(one.demand, one.member, one.at)
+        ended = FinishedRequest(one.demand, one.member, one.at)
         if self._chance.random() < 0.8:  # noqa: PLR2004 - the rest is aborted
             ended = replace(
                 ended,
@@ -227,7 +234,7 @@ class Usage:
                 cost=self._chance.randrange(60),
             )
         self._expected[one.limits[0].id] += ended.cost
-        self._any().settle(SCOPE, changes_of(one.limits, ended))
+        self._any().settle(SCOPE, adjustments_of(one.limits, ended))
         self.done["ended" if ended.cost else "aborted"] += 1
 
     async def _between(self) -> None:
@@ -249,13 +256,13 @@ class Usage:
         for change in worker.uncounted(counted=counted):
             self._expected[change.limit.id] -= change.amount
             self._leaked |= {change.member} - {""}
-        for take in [take for take in self._counts.unheard if take.startswith(f"{name}.")]:
-            asks, ahead = self._counts.unheard.pop(take)
-            for ask, units in zip(asks, ahead, strict=True):
-                if ask.claim.limit.measure is Measure.CONCURRENT:
-                    self._leaked.add(ask.member)
+        for take in [take for take in self._counts.unacknowledged if take.startswith(f"{name}.")]:
+            acquires, ahead = self._counts.unacknowledged.pop(take)
+            for acquire, units in zip(acquires, ahead, strict=True):
+                if acquire.check.limit.measure is Measure.CONCURRENT:
+                    self._leaked.add(acquire.member)
                 else:
-                    self._expected[ask.claim.limit.id] += ask.cost + units
+                    self._expected[acquire.check.limit.id] += acquire.cost + units
         self._workers[place] = self._worker()
         self.done["workers killed"] += 1
 
@@ -280,10 +287,10 @@ class Usage:
     async def _used(self, limit: Limit) -> int:
         """Return what the shared counts say, as a worker that begins to count where nobody has."""
         now = self._clocks.wall()
-        claim = Claim(limit, span_of(limit, now=now), cost=0, reserve=0)
-        asks = [Ask(claim, 0, member="look")]
-        answer = await self._counts.inner.take(SCOPE, asks, name=f"look-{limit.id}-{now}")
-        if isinstance(answer, Unknown):
-            await self._counts.inner.begin(SCOPE, claim, start=answer.start, used=USED_BEFORE)
+        check = LimitCheck(limit, window_of(limit, now=now), cost=0, reserve=0)
+        acquires = [Acquire(check, 0, member="look")]
+        answer = await self._counts.inner.take(SCOPE, acquires, name=f"look-{limit.id}-{now}")
+        if isinstance(answer, Uninitialized):
+            await self._counts.inner.begin(SCOPE, check, start=answer.start, used=USED_BEFORE)
             return USED_BEFORE
         return answer.states[0].used

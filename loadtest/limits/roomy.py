@@ -10,10 +10,10 @@ from typing import Final
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
-from sidecar.limits.claims import Demand, Exceeded, claims_of
+from sidecar.limits.limit_check import Exceeded, RequestCost, limit_checks
 from sidecar.limits.limiter import Clocks, Granted, Limited, Limiter
-from sidecar.limits.ports import Ask, Change, State, Taken
-from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.store import Acquire, Acquired, Adjustment, State
 from sidecar.usage.prices import Price, PriceList
 
 
@@ -51,19 +51,21 @@ class Priced:
 class _Plenty:
     """Gives whatever is asked for: what a worker does by itself is all that is left."""
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Taken:
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Acquired:
         del scope, name
-        return Taken(tuple(State(one.ahead, one.claim.limit.amount // 2, 30.0) for one in asks))
+        return Acquired(
+            tuple(State(one.ahead, one.check.limit.amount // 2, 30.0) for one in acquires)
+        )
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[None, ...]:
         del scope
         return (None,) * len(names)
 
-    async def begin(self, scope: str, claim: object, *, start: int, used: int) -> None:
-        del scope, claim, start, used
+    async def begin(self, scope: str, check: object, *, start: int, used: int) -> None:
+        del scope, check, start, used
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         del scope, changes, sender, number
 
@@ -75,7 +77,7 @@ class _NoTotals:
         raise NotImplementedError(limit.id, subject, start)
 
 
-async def roomy_limiter(principal: Principal, *, now: float, demand: Demand) -> Limiter:
+async def roomy_limiter(principal: Principal, *, now: float, demand: RequestCost) -> Limiter:
     """Return a limiter that holds plenty of `LIMITS` for *principal*, by clocks that stand still.
 
     It has seen *demand* so often that what it holds is enough for a thousand more; *now* is in
@@ -85,12 +87,12 @@ async def roomy_limiter(principal: Principal, *, now: float, demand: Demand) -> 
     clocks = Clocks(monotonic=lambda: times[0], wall=lambda: now)
     shared = SharedCounts(_Plenty(), worker=Worker("roomy", 1), calls=4, clock=clocks.monotonic)
     limiter = Limiter(shared, _NoTotals(), clocks=clocks)
-    claims = claims_of(LIMITS, demand, now=now)
-    if isinstance(claims, Exceeded):
+    checks = limit_checks(LIMITS, demand, now=now)
+    if isinstance(checks, Exceeded):
         raise TypeError("none of these limits is one of a single request")
     for _ in range(_TAKES):
         times[0] += _STEP_SECONDS
-        taken = limiter.take(principal, claims, member="")
+        taken = limiter.take(principal, checks, member="")
         if not isinstance(taken, (Granted, Limited)):
             await taken
         await asyncio.sleep(0)  # for refills

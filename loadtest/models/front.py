@@ -16,8 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
-
-from sidecar.embedded.certificates import ServerCertificate
+from egret_tools.devstack.certificates import ServerCertificate
 
 LOOPBACK: Final = "127.0.0.1"
 DATA: Final = b"data:"

@@ -2,17 +2,106 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
 import psutil
+from egret_tools.devstack.stack import StackFacts
 
-from sidecar.embedded.stack_options import StackFacts
-from sidecar.telemetry.figures import Page, read_page
+from loadtest.generators import run_k6
+from loadtest.load import Load, LoadError
+from loadtest.soaking.stack import SoakStack
 from sidecar.telemetry.names import MetricName
+from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot
+
+SCRIPT: Final = Path(__file__).with_name("soak.js")
+OUTCOMES: Final = ("answered", "refused", "aborted", "bad")
+STRANGERS: Final = "unknown_key"
+"""The kind of requests whose key nobody knows, and of which no usage is recorded."""
+SECRET_TEXT: Final = f"sk-ant-api03-{'A1b2' * 23}AA-xyzxyzAA"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How many requests of each kind came to what, and how long they took.
+
+    `dropped` are those of an open loop for which no connection was free.
+    """
+
+    by_kind: Mapping[str, Mapping[str, int]]
+    dropped: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    def total(self, *outcomes: str, strangers: bool = True) -> int:
+        """Return how many came to one of *outcomes*."""
+        return sum(
+            counts[outcome]
+            for kind, counts in self.by_kind.items()
+            for outcome in outcomes
+            if strangers or kind != STRANGERS
+        )
+
+    @property
+    def requests(self) -> int:
+        """All that were sent."""
+        return self.total(*OUTCOMES)
+
+    @property
+    def rps(self) -> float:
+        """Requests a second that came to what they should."""
+        return (self.requests - self.total("bad")) / self.seconds
+
+
+async def put_mix(
+    load: Load, stack: SoakStack, *, body: Path, seconds: float, scratch: Path
+) -> Outcome:
+    """Send the mix for so long.
+
+    Raises:
+        LoadError: k6 failed, or made no request.
+    """
+    environment = {
+        "URL": stack.facts.url,
+        "KEYS": json.dumps(dict(stack.keys)),
+        "BODY_FILE": str(body),
+        "SECRET_TEXT": SECRET_TEXT,
+    }
+    summary = await run_k6(SCRIPT, load, environment, seconds=seconds, scratch=scratch)
+    return read_outcome(summary, seconds=seconds)
+
+
+def read_outcome(summary: Mapping[str, Any], *, seconds: float) -> Outcome:
+    """Read the object k6 hands to `handleSummary`. A counter that never came up is not in it.
+
+    Raises:
+        LoadError: not one request was made.
+    """
+    metrics = summary["metrics"]
+    by_kind: dict[str, dict[str, int]] = {}
+    for name, metric in metrics.items():
+        kind, _, outcome = name.rpartition("_")
+        if kind and outcome in OUTCOMES:
+            counts = by_kind.setdefault(kind, dict.fromkeys(OUTCOMES, 0))
+            counts[outcome] = int(metric["values"]["count"])
+    if not by_kind:
+        raise LoadError("k6 made no request")
+    latency = metrics["http_req_duration"]["values"]
+    dropped = metrics.get("dropped_iterations", {"values": {"count": 0}})
+    return Outcome(
+        by_kind=dict(sorted(by_kind.items())),
+        dropped=int(dropped["values"]["count"]),
+        seconds=seconds,
+        p50_ms=latency["med"],
+        p99_ms=latency["p(99)"],
+    )
+
 
 MB: Final = 1 << 20
 _STATS: Final = {
@@ -32,8 +121,8 @@ _METRICS: Final = {
     "tasks": MetricName.EVENT_LOOP_TASKS,
     "faults": f"{MetricName.EXCHANGE_FAULTS}_total",
     "usage_lost": f"{MetricName.USAGE_LOST}_total",
-    "unnamed": f"{MetricName.ENDS_UNNAMED}_total",
-    "unheard": f"{MetricName.VERDICTS_UNHEARD}_total",
+    "unnamed": f"{MetricName.ACCESS_LOG_UNMATCHED}_total",
+    "unheard": f"{MetricName.USAGE_ORPHANED_VERDICTS}_total",
     "worker_deaths": f"{MetricName.WORKER_DEATHS}_total",
 }
 _DECISIONS: Final = f"{MetricName.LIMIT_DECISIONS}_total"
@@ -99,9 +188,9 @@ class Sampler:
             stats = (await answer.json(content_type=None))["stats"]
         return {one["name"]: int(one["value"]) for one in stats if "name" in one}
 
-    async def _page(self) -> Page:
+    async def _page(self) -> MetricsSnapshot:
         async with self._client.get(self._facts.metrics_url) as answer:
-            return read_page(await answer.text(), at=time.monotonic())
+            return parse_snapshot(await answer.text(), at=time.monotonic())
 
 
 def _processes(facts: StackFacts) -> list[tuple[str, psutil.Process]]:
@@ -112,7 +201,7 @@ def _processes(facts: StackFacts) -> list[tuple[str, psutil.Process]]:
         for process in psutil.Process().children(recursive=True)
         if process.name() == "envoy" and config in process.cmdline()
     ]
-    workers = [one for one in supervisor.children() if "sidecar.app" in one.cmdline()]
+    workers = [one for one in supervisor.children() if "sidecar.worker" in one.cmdline()]
     return [
         ("supervisor", supervisor),
         *((f"worker {number}", worker) for number, worker in enumerate(workers)),

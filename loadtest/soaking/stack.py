@@ -17,31 +17,29 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
-from pydantic import SecretStr
-
-from loadtest.bench_envoy import ANSWER
-from sidecar.authorization.api_key import generate
-from sidecar.cli.limit_words import Selectors, parse_limit
-from sidecar.domain.limits import Level, Limit
-from sidecar.embedded.certificates import Certificates, write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, listening_envoy
-from sidecar.embedded.errors import PartError
-from sidecar.embedded.mock_provider import (
+from egret_tools.devstack.certificates import Certificates, write_certificates
+from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.mock_provider import (
     ProviderCredentials,
     made_up_credentials,
     running_mock_provider,
 )
-from sidecar.embedded.run_directory import RunDirectory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
-from sidecar.embedded.upstream import Upstream
-from sidecar.guardrails.policy_document import parse_documents
-from sidecar.mock_llm.server import MockAddress
+from egret_tools.devstack.providers import Upstream
+from egret_tools.devstack.run_directory import RunDirectory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
+from egret_tools.mock_llm.server import MockAddress
+from pydantic import SecretStr
+
+from loadtest.bench_envoy import ANSWER
+from sidecar.admin.keys import create_key
+from sidecar.admin.limits import OwnedLimits, Owner, change_limits
+from sidecar.admin.owners import Rules, create_organization, create_team
+from sidecar.cli.limit_syntax import Selectors, parse_limit
+from sidecar.domain.limits import Level, Limit
+from sidecar.keys.credentials import generate
+from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules, create_organization, create_team
-from sidecar.storage.key_administration import create_key
-from sidecar.storage.limit_administration import OwnedLimits, Owner, change_limits
 from sidecar.storage.pool import Connection, connect
 from sidecar.storage.postgres_policies import apply_policy
 
@@ -163,7 +161,7 @@ async def _until_guarded(facts: StackFacts, key: str) -> None:
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as client:
         while in_a_row < ANSWERS_IN_A_ROW:
             if time.monotonic() > deadline:
-                raise PartError("Policies", "were not compiled", mend="look at workers.log")
+                raise PartError("Policies", "were not compiled", hint="look at workers.log")
             async with client.post(f"{facts.url}/v1/chat/completions", json=chat) as answer:
                 in_a_row = in_a_row + 1 if answer.ok else 0
             await asyncio.sleep(0.1)

@@ -16,7 +16,7 @@ import quicktok
 
 from loadtest.texts import benign_text
 from sidecar.domain.usage import AnswerEnd, DecisionKind, ExchangeEnded, JudgedRequest
-from sidecar.usage.estimate import record_of
+from sidecar.usage.records import record_of
 
 TEXTS: Final[Mapping[str, str]] = {
     "English": benign_text(4_000),

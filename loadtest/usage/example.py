@@ -16,9 +16,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.run_directory import run_directory
 from pydantic import SecretStr
 
 from loadtest.results import ROOT
+from sidecar.admin.owners import Rules, create_organization, create_team
 from sidecar.domain.usage import (
     AnswerEnd,
     DecisionKind,
@@ -26,16 +30,11 @@ from sidecar.domain.usage import (
     TokenCounts,
     UsageRecord,
 )
-from sidecar.embedded.child import Children
-from sidecar.embedded.postgres import running_postgres
-from sidecar.embedded.run_directory import run_directory
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules, create_organization, create_team
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import connect, open_pool
-from sidecar.storage.prices import set_prices
-from sidecar.storage.usage_store import PostgresUsage
+from sidecar.storage.usage_store import PostgresUsage, set_prices
 from sidecar.usage.prices import Price
 
 CHART: Final = ROOT / "docs" / "usage.png"

@@ -1,4 +1,4 @@
-"""`egret audit`: who changed what, and when."""
+"""`egret audit`: the audit log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
-from sidecar.cli.database import on_connection, on_database
-from sidecar.cli.moments import since_or_exit
-from sidecar.cli.output import Output, OutputOption, Row, ends_quietly, print_json, print_rows
+from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries
+from sidecar.cli.arguments import since_or_exit
+from sidecar.cli.connection import on_connection, on_database
+from sidecar.cli.terminal import Output, OutputOption, Row, ends_quietly, print_json, print_rows
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.audit import AuditEntry, AuditFilter, AuditTail, audit_entries
 from sidecar.storage.pool import connect
 
 audit = typer.Typer(no_args_is_help=True, help="The log of administrative changes.")

@@ -13,18 +13,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.cli.bars import bar, percent
-from sidecar.cli.bindings import KeyOption, OrgOption, TeamOption
-from sidecar.cli.database import on_connection
-from sidecar.cli.limit_owners import owner_or_all
-from sidecar.cli.limit_words import shown, shown_amount, shown_for, shown_span, shown_whose
-from sidecar.cli.output import console, print_json
+from sidecar.admin.limits import Holder, holders_of_budgets
+from sidecar.cli.connection import on_connection
+from sidecar.cli.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
+from sidecar.cli.limits import owner_or_all
+from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
+from sidecar.cli.terminal import bar, console, percent, print_json
 from sidecar.cli.usage import ReportOutput
 from sidecar.domain.limits import MICROS, Limit, Measure
 from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
-from sidecar.storage.limit_holders import Holder, holders_of_budgets
 from sidecar.storage.pool import Connection
-from sidecar.storage.usage_totals import Asked, totals_of
+from sidecar.storage.usage_store import Asked, totals_of
 
 budget = typer.Typer(no_args_is_help=True, help="Budgets: what is spent, and what will be.")
 

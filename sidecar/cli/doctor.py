@@ -1,14 +1,18 @@
-"""`egret doctor`: is the set-up whole, and what is to be mended."""
+"""`egret doctor`: checks of settings, databases and sockets."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.output import (
+from sidecar.admin.diagnostics import Checked, CheckState, Use, failed, ok, skipped, warning
+from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
     Output,
@@ -18,13 +22,13 @@ from sidecar.cli.output import (
     note,
     print_rows,
 )
-from sidecar.guardrails.extras import missing_extras
-from sidecar.settings.environment import inherited_environment
-from sidecar.settings.process import Settings, SettingsError, read_settings
-from sidecar.settings.strangers import strangers
-from sidecar.storage.checkup import Checked, CheckState, Use, ok, warning
+from sidecar.policy.tester import missing_extras
+from sidecar.server.engine import is_alive
+from sidecar.settings.process import Settings, SettingsError, read_settings, unknown_variables
+from sidecar.settings.sections import inherited_environment
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 
-_COLUMNS: Final = ("check", "state", "found", "mend")
+_COLUMNS: Final = ("check", "state", "found", "hint")
 _PACKAGES: Final = "guardrail packages"
 
 
@@ -37,7 +41,7 @@ def doctor(
     ] = Use.WORKER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Look at databases, clocks, sockets, packages and variables, and say what to mend.
+    """Look at databases, clocks, sockets, packages and variables, and say how to fix each fault.
 
     Changes nothing. Exits with 1 if a check failed; a warning is none.
 
@@ -46,7 +50,7 @@ def doctor(
     try:
         settings = read_settings()
     except SettingsError as error:
-        fail(str(error), mend="correct the environment", code=WRONG_USAGE)
+        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
     found = asyncio.run(_check(settings, use=use))
     print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
     broken = sum(one.state is CheckState.FAILED for one in found)
@@ -57,9 +61,10 @@ def doctor(
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
     # Here, since no other command should wait for the import of redis.
-    from sidecar.cli.socket_checkup import check_sockets  # noqa: PLC0415
-    from sidecar.storage.checkup_postgres import check_postgres  # noqa: PLC0415
-    from sidecar.storage.checkup_valkey import check_valkey  # noqa: PLC0415
+    from sidecar.admin.diagnostics import (  # noqa: PLC0415
+        check_postgres,
+        check_valkey,
+    )
 
     return (
         *await check_postgres(
@@ -79,18 +84,18 @@ def _packages(missing: Mapping[str, str]) -> Checked:
     return warning(
         _PACKAGES,
         f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
-        mend=f"install Egret's wheel with its extras {extras}, or have no policy with these",
+        hint=f"install Egret's wheel with its extras {extras}, or have no policy with these",
     )
 
 
 def _check_environment() -> Checked:
-    check, found = "environment", strangers(inherited_environment())
+    check, found = "environment", unknown_variables(inherited_environment())
     if not found:
         return ok(check, "no variable that is no setting")
     names = ", ".join(one.variable for one in found)
     meant = " or ".join(sorted({one.meant for one in found if one.meant}))
-    mend = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
-    return warning(check, f"no such setting, ignored: {names}", mend=mend)
+    hint = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
+    return warning(check, f"no such setting, ignored: {names}", hint=hint)
 
 
 def _row(one: Checked) -> Row:
@@ -98,5 +103,69 @@ def _row(one: Checked) -> Row:
         "check": one.check,
         "state": one.state.value,
         "found": one.found,
-        "mend": one.mend,
+        "hint": one.hint,
     }
+
+
+FOLDER: Final = "socket folder"
+PATHS: Final = "socket paths"
+STALE: Final = "stale sockets"
+
+
+async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
+    """Look at the folder without changing it."""
+    folder = settings.socket_directory.absolute()
+    return (
+        await asyncio.to_thread(_folder, folder),
+        _paths(folder, workers=settings.workers),
+        await _stale(folder),
+    )
+
+
+def _folder(folder: Path) -> Checked:
+    hint = "name another with EGRET_SERVER__SOCKET_DIRECTORY, or change its owner"
+    if not folder.exists():
+        parent = next(parent for parent in folder.parents if parent.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            return failed(FOLDER, f"{folder} is missing and cannot be made", hint=hint)
+        return warning(FOLDER, f"{folder} is missing", hint="none needed: `egret serve` makes it")
+    if not folder.is_dir():
+        return failed(FOLDER, f"{folder} is no folder", hint=hint)
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return failed(FOLDER, f"{folder} cannot be written to by this user", hint=hint)
+    mode = folder.stat().st_mode
+    if mode & stat.S_IWOTH:
+        return failed(
+            FOLDER,
+            f"{folder} can be written to by everybody, who could put a socket in a worker's place",
+            hint=f"chmod o-w {folder}",
+        )
+    return ok(FOLDER, f"{folder}, mode {stat.S_IMODE(mode):04o}")
+
+
+def _paths(folder: Path, *, workers: int) -> Checked:
+    longest = len(str(folder / f"worker-{workers - 1}.sock").encode())
+    found = f"{longest} bytes at most of {MAX_SOCKET_PATH_BYTES}"
+    if longest > MAX_SOCKET_PATH_BYTES:
+        return failed(PATHS, found, hint="set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder")
+    return ok(PATHS, found)
+
+
+async def _stale(folder: Path) -> Checked:
+    try:
+        sockets = sorted(await asyncio.to_thread(_sockets, folder))
+    except OSError:
+        return skipped(STALE, f"waits for {FOLDER}")
+    dead = [path for path in sockets if not await is_alive(path)]
+    if dead:
+        names = ", ".join(path.name for path in dead)
+        return warning(
+            STALE,
+            f"nobody listens on {names}",
+            hint="start those workers, or remove the files and take them out of Envoy's endpoints",
+        )
+    return ok(STALE, f"none; {len(sockets)} in use")
+
+
+def _sockets(folder: Path) -> Iterable[Path]:
+    return [path for path in folder.iterdir() if path.name.endswith(".sock") and path.is_socket()]

@@ -1,9 +1,10 @@
-"""`egret guardrails test`: what a policy makes of a text, before anybody's request does."""
+"""`egret guardrails test`: what a policy finds in a text."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,8 +12,11 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from sidecar.cli.input_file import STANDARD_STREAM, read_file
-from sidecar.cli.output import (
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
+from sidecar.cli.arguments import STANDARD_STREAM, read_file
+from sidecar.cli.policy import chosen_document
+from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
     OutputOption,
@@ -22,19 +26,59 @@ from sidecar.cli.output import (
     print_json,
     print_rows,
 )
-from sidecar.cli.policy_choice import chosen_document
-from sidecar.cli.trial_text import highlighted, spans_of
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.domain.decision import Allow, Deny, Redact
-from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.finding import Allow, Deny, Finding, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
-from sidecar.guardrails.database import CompileError
-from sidecar.guardrails.policy_document import PolicyDocument
-from sidecar.guardrails.trial import Judged, Trial, try_policy
+from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
+from sidecar.policy.parse import PolicyDocument
+from sidecar.policy.tester import PolicyTestResult, TimedResult, run_policy_test
+
+_STYLES: Final = {
+    Verdict.BLOCK: "bold white on red",
+    Verdict.REDACT: "black on yellow",
+    Verdict.FLAG: "black on cyan",
+}
+_PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+"""Control characters as pictures of themselves: a text from a log must not act on the terminal."""
+
+
+def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterator[Text]:
+    """Return each text with what was found in it, its role before it."""
+    findings = [(one, found) for one in results for found in one.findings]
+    for index, part in enumerate(subject.parts):
+        content = part.content.decode()
+        role = f"{part.role.translate(_PICTURES)}: "
+        text = Text(role, style="dim")
+        text.append(content.translate(_PICTURES), style="not dim")
+        for result, found in findings:
+            if found.part == index:
+                start, end = _characters(part.content, (found.start, found.end))
+                style = _STYLES.get(result.verdict, "bold")
+                text.stylize(style, len(role) + start, len(role) + end)
+        yield text
+
+
+def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object]]:
+    """Return a guardrail's findings by text and characters, without the characters."""
+    spans: list[dict[str, object]] = []
+    for found in result.findings:
+        content = subject.parts[found.part].content
+        start, end = _characters(content, (found.start, found.end))
+        place = {} if found.place is None else {"place": found.place}
+        span = {"type": found.type, "text": found.part, "start": start, "end": end}
+        spans.append(span | place)
+    return spans
+
+
+def _characters(content: bytes, span: tuple[int, int]) -> tuple[int, int]:
+    start = len(content[: span[0]].decode(errors="ignore"))
+    return start, start + len(content[span[0] : span[1]].decode(errors="ignore"))
+
 
 guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: what they find in a text.")
 
@@ -85,15 +129,15 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     Example: egret guardrails test "write to bob@example.com" --policy-file policies.yaml
     """
     if answer and body is not None:
-        mend = "give the text that the model said"
-        fail("--dialect-body is a request, not an answer", mend=mend, code=WRONG_USAGE)
+        hint = "give the text that the model said"
+        fail("--dialect-body is a request, not an answer", hint=hint, code=WRONG_USAGE)
     document = chosen_document(policy, policy_file)
     subject = _subject(_Source(text, file, body), path=path, role="model" if answer else role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
-        trial = asyncio.run(try_policy(document.text, subject, side=side))
+        trial = asyncio.run(run_policy_test(document.text, subject, side=side))
     except CompileError as error:
-        fail(str(error), mend="write fewer or simpler expressions")
+        fail(str(error), hint="write fewer or simpler expressions")
     if output is Output.JSON:
         print_json(_as_json(document, subject, trial))
     else:
@@ -103,8 +147,8 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
 def _subject(source: _Source, *, path: str, role: str) -> Subject:
     given = [one for one in (source.text, source.file, source.body) if one is not None]
     if len(given) > 1 or (not given and sys.stdin.isatty()):
-        mend = "give a text, --file or --dialect-body, or pipe it in"
-        fail("say which text", mend=mend, code=WRONG_USAGE)
+        hint = "give a text, --file or --dialect-body, or pipe it in"
+        fail("say which text", hint=hint, code=WRONG_USAGE)
     if source.body is not None:
         return _read_body(read_file(source.body), path)
     if source.text is not None:
@@ -114,7 +158,7 @@ def _subject(source: _Source, *, path: str, role: str) -> Subject:
     try:
         content.decode()
     except UnicodeDecodeError as error:
-        fail(f"byte {error.start} is not UTF-8", mend="save it as UTF-8")
+        fail(f"byte {error.start} is not UTF-8", hint="save it as UTF-8")
     return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
 
 
@@ -122,17 +166,17 @@ def _read_body(body: bytes, path: str) -> Subject:
     headers = Headers((("content-type", b"application/json"),))
     route = recognise("POST", path)
     if isinstance(route, UnknownRoute):
-        fail(f"no dialect knows POST {path}", mend="give --path", code=WRONG_USAGE)
+        fail(f"no dialect knows POST {path}", hint="give --path", code=WRONG_USAGE)
     read = read_request(route, headers, body)
     if isinstance(read, Malformed):
-        fail(read.problem.rstrip("."), mend="a request with this body is refused with 400")
+        fail(read.problem.rstrip("."), hint="a request with this body is refused with 400")
     if isinstance(read, Unreadable):
-        mend = "such a request goes the policy's way for what is unscanned"
-        fail(f"the body cannot be read ({read.reason.value})", mend=mend)
+        hint = "such a request goes the policy's way for what is unscanned"
+        fail(f"the body cannot be read ({read.reason.value})", hint=hint)
     return read
 
 
-def _show(subject: Subject, trial: Trial) -> None:
+def _show(subject: Subject, trial: PolicyTestResult) -> None:
     rows: list[Row] = [_row(one) for one in trial.judged]
     rows += [
         {
@@ -157,7 +201,7 @@ def _show(subject: Subject, trial: Trial) -> None:
         screen.print(Text(f"holds what no guardrail can read: {reason.value}"))
 
 
-def _row(one: Judged) -> Row:
+def _row(one: TimedResult) -> Row:
     result = one.result
     return {
         "guardrail": result.guardrail.name,
@@ -185,7 +229,9 @@ def _decision(results: tuple[GuardrailResult, ...]) -> str:
             return "Goes on unchanged" + (" (in shadow some would act)" if shadowed else "")
 
 
-def _as_json(document: PolicyDocument, subject: Subject, trial: Trial) -> dict[str, object]:
+def _as_json(
+    document: PolicyDocument, subject: Subject, trial: PolicyTestResult
+) -> dict[str, object]:
     """Return all but the text itself; offsets count characters."""
     judged = [
         {

@@ -1,22 +1,19 @@
-"""`egret health`: do the workers on this machine serve."""
+"""`egret health`: asks the workers' health service."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final
 
+import grpc
+import grpc.aio
 import typer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.cli.output import (
-    FAILED,
-    WRONG_USAGE,
-    Output,
-    OutputOption,
-    Row,
-    fail,
-    print_rows,
-)
-from sidecar.server.health import Question, holds
+from sidecar.cli.terminal import FAILED, WRONG_USAGE, Output, OutputOption, Row, fail, print_rows
+from sidecar.server.health import Question, WorkerState, holds
 from sidecar.settings.process import SettingsError, read_settings
 
 
@@ -34,13 +31,13 @@ def health(
     Example: egret health started
     """
     # Here, since no other command should wait for these imports.
-    from sidecar.app.worker_sockets import worker_sockets  # noqa: PLC0415
-    from sidecar.transport.clients.worker_health import worker_states  # noqa: PLC0415
+    from sidecar.cli.health import worker_states  # noqa: PLC0415
+    from sidecar.worker.runtime import worker_sockets  # noqa: PLC0415
 
     try:
         settings = read_settings()
     except SettingsError as error:
-        fail(str(error), mend="correct the environment", code=WRONG_USAGE)
+        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
     sockets = worker_sockets(settings.server)
     states = asyncio.run(worker_states(sockets))
     rows: list[Row] = [
@@ -50,3 +47,22 @@ def health(
     print_rows(rows, columns=("worker", "state", "socket"), output=output)
     if not holds(question, states):
         raise typer.Exit(FAILED)
+
+
+ANSWER_SECONDS: Final = 2.0
+
+
+async def worker_states(sockets: Iterable[Path]) -> tuple[WorkerState, ...]:
+    """Return the state of the worker behind each socket."""
+    return tuple(await asyncio.gather(*(_state(socket) for socket in sockets)))
+
+
+async def _state(socket: Path) -> WorkerState:
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_SECONDS)
+        except grpc.aio.AioRpcError:
+            return WorkerState.SILENT
+    is_serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+    return WorkerState.SERVING if is_serving else WorkerState.NOT_SERVING

@@ -11,11 +11,23 @@ from typing import Annotated, BinaryIO, Final, NoReturn
 
 import typer
 
-from sidecar.cli.database import Told, on_connection
-from sidecar.cli.input_file import STANDARD_STREAM, open_file, size_of
-from sidecar.cli.output import (
+from sidecar.admin.key_files import Faults, FileFormat, read_csv, read_jsonl
+from sidecar.admin.key_transfer import (
+    Existing,
+    Imported,
+    ImportOptions,
+    ImportRefusedError,
+    count_keys,
+    count_limited_keys,
+    export_keys,
+    import_keys,
+)
+from sidecar.cli.arguments import STANDARD_STREAM, open_file, size_of
+from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
+    Advance,
     Output,
     OutputOption,
     Row,
@@ -24,16 +36,7 @@ from sidecar.cli.output import (
     note,
     print_json,
     print_record,
-)
-from sidecar.cli.progress import Advance, progress
-from sidecar.storage.key_export import count_keys, count_limited_keys, export_keys
-from sidecar.storage.key_files import Faults, FileFormat, read_csv, read_jsonl
-from sidecar.storage.key_import import (
-    Existing,
-    Imported,
-    ImportOptions,
-    ImportRefusedError,
-    import_keys,
+    progress,
 )
 from sidecar.storage.pool import Connection
 
@@ -50,7 +53,7 @@ FormatOption = Annotated[
 ]
 
 
-def import_(  # noqa: PLR0913, PLR0917 - options of a command
+def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines; - is stdin.")],
     file_format: FormatOption = None,
     existing: Annotated[
@@ -104,7 +107,7 @@ def export(
     """
     chosen = _format(file, file_format)
     if file != STANDARD_STREAM and file.exists() and not force:
-        fail(f"{file} exists", mend="name another, or say --force", code=WRONG_USAGE)
+        fail(f"{file} exists", hint="name another, or say --force", code=WRONG_USAGE)
     count, limited = _export(file, chosen, team=team)
     if file != STANDARD_STREAM:
         note(f"{counted(count, 'key')} exported to {file}")
@@ -118,7 +121,7 @@ def export(
 def _format(file: Path, chosen: FileFormat | None) -> FileFormat:
     found = chosen or _SUFFIXES.get(file.suffix)
     if found is None:
-        fail(f"{file} tells no format", mend="say --format csv or jsonl", code=WRONG_USAGE)
+        fail(f"{file} tells no format", hint="say --format csv or jsonl", code=WRONG_USAGE)
     return found
 
 
@@ -171,7 +174,7 @@ def _refuse(file: Path, faults: Faults, *, output: Output) -> NoReturn:
         if faults.count > _SHOWN_FAULTS:
             note(f"… and {faults.count - _SHOWN_FAULTS} more; --output json shows 10000 of them")
     what = counted(faults.count, "fault")
-    fail(f"{file} has {what}", mend="nothing was imported", code=FAILED)
+    fail(f"{file} has {what}", hint="nothing was imported", code=FAILED)
 
 
 def _export(file: Path, file_format: FileFormat, *, team: str | None) -> tuple[int, int]:
@@ -203,7 +206,7 @@ def _written(file: Path) -> Iterator[BinaryIO]:
     try:
         number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:
-        fail(f"{file}: {error.strerror}", mend="name a place to write to", code=WRONG_USAGE)
+        fail(f"{file}: {error.strerror}", hint="name a place to write to", code=WRONG_USAGE)
     try:
         with os.fdopen(number, "wb") as stream:
             yield stream

@@ -1,32 +1,210 @@
-"""`egret keys`. A secret is shown by `create` and `rotate`, once."""
+"""`egret keys`: create, list, rotate and revoke API keys."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import typer
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.cli.database import Told, on_connection
-from sidecar.cli.key_output import key_row, public_id, told_of
-from sidecar.cli.key_scopes import (
-    MOMENT_HELP,
-    NotBeforeOption,
-    OperationOption,
-    SourceOption,
-    TagOption,
-    parsed,
-    scopes_from,
+from sidecar.admin import keys as key_administration
+from sidecar.admin.keys import (
+    AS_IT_IS,
+    Expiry,
+    Key,
+    KeyChange,
+    KeyState,
+    Listing,
+    Unchanged,
+    change_key,
+    find_key,
 )
-from sidecar.cli.moments import parse_moment, parse_span_ahead
-from sidecar.cli.output import Output, OutputOption, Row, note, print_record, print_rows, shown
+from sidecar.admin.keys import list_keys as list_page
+from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
+from sidecar.cli.connection import Told, on_connection
 from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
-from sidecar.storage import key_administration
-from sidecar.storage.key_administration import Expiry
-from sidecar.storage.key_listing import KeyState, Listing, find_key
-from sidecar.storage.key_listing import list_keys as list_page
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_record,
+    print_rows,
+    shown,
+)
+from sidecar.domain.limits import Priority
+from sidecar.domain.principal import Network
+from sidecar.keys.authorize import ScopeError, Scopes, parse_operations, parse_sources, parse_tags
+from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
+
+
+def told_of(key: Key) -> Told:
+    """Return what workers are told of a change to one key."""
+    return Told(keys=(key.key_id,))
+
+
+def public_id(text: str) -> str:
+    """Take `egk_<id>` as well, and a whole key, whose secret is let go at once."""
+    key = parse(text)
+    if key is not None:
+        return key.key_id
+    key_id = text.removeprefix(PREFIX)
+    if not (len(key_id) == KEY_ID_LENGTH and key_id.isascii() and key_id.isalnum()):
+        # It may be a mistyped key or a secret: it is not repeated.
+        fail("KEY_ID is not the id of a key", hint="see `egret keys list`", code=WRONG_USAGE)
+    return key_id
+
+
+def key_row(key: Key) -> Row:
+    """Return what is told of a key."""
+    return {
+        "key_id": key.key_id,
+        "name": key.name,
+        "team": key.team,
+        "state": key.state.value,
+        "not_before": key.not_before,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "replaced_by": key.replaced_by,
+        "policy": key.policy,
+        "allowed_models": key.allowed_models,
+        "allowed_operations": key.allowed_operations,
+        "allowed_sources": key.allowed_sources,
+        "tags": key.tags,
+        "priority": key.priority,
+        "created_at": key.created_at,
+        "last_used_at": key.last_used_at,
+        "requests": key.requests,
+        "refused": key.refused,
+    }
+
+
+Parsed = TypeVar("Parsed")
+
+MOMENT_HELP: Final = "30d, 12h, 2027-01-31T12:00:00Z, now or never."
+
+OperationOption = Annotated[
+    list[str] | None,
+    typer.Option("--operation", help="Allowed operation, such as chat; repeat for more."),
+]
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option("--source", help="Network clients may be in, 192.0.2.0/24; repeat for more."),
+]
+TagOption = Annotated[
+    list[str] | None, typer.Option("--tag", help="A tag, such as env=prod; repeat for more.")
+]
+NotBeforeOption = Annotated[
+    str | None, typer.Option("--not-before", help=f"When it becomes good: {MOMENT_HELP}")
+]
+
+
+def parsed(parser: Callable[[], Parsed], *, option: str) -> Parsed:
+    """Return what *parser* reads, or exit with what it says of *option*."""
+    try:
+        return parser()
+    except (MomentError, ScopeError) as error:
+        fail(f"{option}: {error}", hint="nothing was changed", code=WRONG_USAGE)
+
+
+def scopes_from(
+    operations: list[str] | None,
+    sources: list[str] | None,
+    tags: list[str] | None,
+    *,
+    not_before: str | None,
+) -> Scopes:
+    """Return what the options say; none given is no bound."""
+    return Scopes(
+        operations=_operations(operations) if operations else None,
+        sources=_sources(sources) if sources else None,
+        not_before=None if not_before is None else _not_before(not_before),
+        tags=_tags(tags or []),
+    )
+
+
+def set_(  # noqa: PLR0913, PLR0917 - options of a command
+    key_id: Annotated[
+        str,
+        typer.Argument(metavar="KEY_ID", help="The key's public id, as `egret keys list` shows."),
+    ],
+    model: ModelOption = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="As its team, organization or policy allow.")
+    ] = False,
+    operation: OperationOption = None,
+    any_operation: Annotated[
+        bool, typer.Option("--any-operation", help="No bound on operations.")
+    ] = False,
+    source: SourceOption = None,
+    any_source: Annotated[
+        bool, typer.Option("--any-source", help="No bound on addresses.")
+    ] = False,
+    tag: TagOption = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all tags away.")] = False,
+    not_before: NotBeforeOption = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option("--priority", help="Who keeps capacity when a shared limit runs short."),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change what a key is for, everywhere within a second or so; a list replaces the one before.
+
+    Example: egret keys set 5OKO8h6jGWNP --operation chat --source 192.0.2.0/24 --tag env=prod
+    """
+    key_id = public_id(key_id)
+    change = KeyChange(
+        allowed_models=_chosen(("--model", model), ("--any-model", any_model), tuple),
+        allowed_operations=_chosen(
+            ("--operation", operation), ("--any-operation", any_operation), _operations
+        ),
+        allowed_sources=_chosen(("--source", source), ("--any-source", any_source), _sources),
+        tags=_chosen(("--tag", tag), ("--no-tags", no_tags), _tags) or (),
+        not_before=AS_IT_IS if not_before is None else _not_before(not_before),
+        priority=AS_IT_IS if priority is None else priority.value,
+    )
+    if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
+        fail("nothing to set", hint="see `egret keys set --help`", code=WRONG_USAGE)
+    changed = on_connection(
+        lambda connection: change_key(connection, key_id, change=change), tells=told_of
+    )
+    print_record(key_row(changed), output=output)
+
+
+def _chosen(
+    some: tuple[str, list[str] | None],
+    none: tuple[str, bool],
+    parse: Callable[[list[str]], tuple[Parsed, ...]],
+) -> tuple[Parsed, ...] | Unchanged | None:
+    (option, given), (opposite, is_none) = some, none
+    if given and is_none:
+        fail(f"{option} and {opposite} exclude each other", hint="choose one", code=WRONG_USAGE)
+    if is_none:
+        return None
+    return parse(given) if given else AS_IT_IS
+
+
+def _operations(names: list[str]) -> tuple[str, ...]:
+    return parsed(lambda: parse_operations(names), option="--operation")
+
+
+def _sources(texts: list[str]) -> tuple[Network, ...]:
+    return parsed(lambda: parse_sources(texts), option="--source")
+
+
+def _not_before(text: str) -> datetime | None:
+    return parsed(lambda: parse_moment(text, now=datetime.now(UTC)), option="--not-before")
+
+
+def _tags(texts: list[str]) -> tuple[str, ...]:
+    return parsed(lambda: parse_tags(texts), option="--tag")
+
 
 keys = typer.Typer(no_args_is_help=True, help="API keys: who may call, with what, until when.")
 
@@ -79,7 +257,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 @keys.command("list")
-def list_keys(  # noqa: PLR0913, PLR0917 - options of a command
+def list_keys(
     team: Annotated[str | None, typer.Option("--team", help=f"Of one team: {TEAM_HELP}")] = None,
     organization: Annotated[
         str | None,

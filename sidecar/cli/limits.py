@@ -1,32 +1,80 @@
-"""`egret limits`: how much keys, teams and organizations may use."""
+"""`egret limits`: set, list, show and remove limits."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from sidecar.cli.bindings import KeyOption, OrgOption, TeamOption
-from sidecar.cli.database import Told, on_connection
-from sidecar.cli.limit_owners import owner_of
-from sidecar.cli.limit_words import (
+from sidecar.admin.limits import (
+    LiveLimit,
+    LiveLimits,
+    OwnedLimits,
+    Owner,
+    Source,
+    change_limits,
+    holders_for,
+    live_limits,
+    owned_limits,
+    remove_all_limits,
+)
+from sidecar.cli.connection import Told, on_connection, settings_or_exit
+from sidecar.cli.keys import public_id
+from sidecar.cli.limit_syntax import (
     LimitWordsError,
     Selectors,
     parse_kind,
     parse_limit,
     shown,
+    shown_amount,
+    shown_for,
+    shown_span,
+    shown_whose,
 )
-from sidecar.cli.output import WRONG_USAGE, Output, OutputOption, Row, fail, print_rows
+from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    bar,
+    console,
+    fail,
+    note,
+    print_json,
+    print_rows,
+)
 from sidecar.domain.limits import Level, Limit
-from sidecar.storage.limit_administration import (
-    OwnedLimits,
-    Owner,
-    change_limits,
-    owned_limits,
-    remove_all_limits,
-)
 from sidecar.storage.pool import Connection
+
+
+def owner_of(*, key: str | None, team: str | None, org: str | None) -> Owner:
+    """Return the one owner that was named, or exit."""
+    owner = owner_or_all(key=key, team=team, org=org)
+    if owner is None:
+        fail("say whose", hint="give one of --key, --team and --org", code=WRONG_USAGE)
+    return owner
+
+
+def owner_or_all(*, key: str | None, team: str | None, org: str | None) -> Owner | None:
+    """Return the owner that was named, None where none was, or exit where several were."""
+    named = [
+        Owner(level, name)
+        for level, name in zip(Level, (key, team, org), strict=True)
+        if name is not None
+    ]
+    if len(named) > 1:
+        fail("say whose", hint="give one of --key, --team and --org", code=WRONG_USAGE)
+    if not named:
+        return None
+    owner = named[0]
+    return Owner(owner.level, public_id(owner.name)) if owner.level is Level.KEY else owner
+
 
 limits = typer.Typer(help="How much keys, teams and organizations may use.", no_args_is_help=True)
 
@@ -87,7 +135,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 @limits.command()
-def remove(  # noqa: PLR0913, PLR0917 - options of a command
+def remove(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="LIMIT…", help="MEASURE/WINDOW, whatever it is for."),
@@ -106,7 +154,7 @@ def remove(  # noqa: PLR0913, PLR0917 - options of a command
     """
     owner = owner_of(key=key, team=team, org=org)
     if bool(words) is every:
-        fail("say which", mend="give limits, or --all", code=WRONG_USAGE)
+        fail("say which", hint="give limits, or --all", code=WRONG_USAGE)
     if every:
         _run(lambda connection: remove_all_limits(connection, owner), owner, output)
     else:
@@ -154,7 +202,7 @@ def _run(
             tells=lambda changed: Told(keys=(_told(owner.level, changed.owner_id),)),
         )
     except LimitWordsError as error:
-        fail(str(error), mend="nothing was changed", code=WRONG_USAGE)
+        fail(str(error), hint="nothing was changed", code=WRONG_USAGE)
     _print(found.limits, output)
 
 
@@ -177,3 +225,83 @@ def _row(limit: Limit) -> Row:
         "operations": limit.operations,
         "time_zone": limit.time_zone,
     }
+
+
+def show(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY_ID", help="A key: its public id.")
+    ] = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show how limits stand now: those of a key, of its team and of its organization.
+
+    Reads what workers count in Valkey and changes nothing. Where Valkey does not answer, days,
+    weeks and months are told by the records of usage.
+
+    Example: egret limits show 5OKO8h6jGWNP
+    """
+    owner = owner_of(key=key, team=team, org=org)
+    valkey = settings_or_exit().valkey
+    now = time.time()
+
+    async def look(connection: Connection) -> LiveLimits:
+        holders = await holders_for(connection, owner)
+        return await live_limits(connection, valkey, holders, now=now)
+
+    found = on_connection(look)
+    if found.away is not None:
+        note(
+            f"warning: Valkey gave no answer ({found.away}); days, weeks and months are by the"
+            " records of usage, of the rest nothing is known"
+        )
+    if output is Output.JSON:
+        print_json([_limit_show_row(one) for one in found.limits])
+    else:
+        console().print(_table(found.limits, now=now))
+
+
+def _limit_show_row(live: LiveLimit) -> Row:
+    limit, resets_at = live.limit, live.resets_at
+    return {
+        "level": limit.level.value,
+        "whose": live.holder.name,
+        "limit": shown(limit),
+        "measure": limit.measure.value,
+        "window": limit.window.value,
+        "models": limit.models,
+        "operations": limit.operations,
+        "time_zone": limit.time_zone,
+        "amount": limit.amount,
+        "at_once": live.room,
+        "used": live.used,
+        "remaining": live.remaining,
+        "resets_at": None if resets_at is None else datetime.fromtimestamp(resets_at, UTC),
+        "source": live.source.value,
+    }
+
+
+def _table(found: tuple[LiveLimit, ...], *, now: float) -> Table:
+    table = Table()
+    for column in ("whose", "limit", "for", "used", "remaining", "resets in"):
+        table.add_column(column)
+    for live in found:
+        limit = live.limit
+        table.add_row(
+            Text(shown_whose(limit.level, live.holder.name)),
+            Text(shown(limit)),
+            Text(shown_for(limit)),
+            bar(live.used, live.room),
+            Text(_remaining(live)),
+            Text("-" if live.resets_at is None else shown_span(max(0.0, live.resets_at - now))),
+        )
+    return table
+
+
+def _remaining(live: LiveLimit) -> str:
+    measure = live.limit.measure
+    if live.remaining is None:
+        return "-"
+    left = f"{shown_amount(measure, live.remaining)} of {shown_amount(measure, live.room)}"
+    return f"{left} (by records)" if live.source is Source.RECORDS else left

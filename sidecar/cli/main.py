@@ -1,6 +1,8 @@
-"""The command tree. Each group lives in a module of its own and is added here by name.
+"""The command tree: one table of all commands and groups, each with the place of its code.
 
-Only what the command line names is imported: all of it takes a second, one group a third of that.
+Only commands that the command line names are imported: all take a second, one a third of that.
+Commands of egret-tools, a distribution of its own, are imported only here, by their names: without
+it they report the way to install it.
 """
 
 from __future__ import annotations
@@ -16,55 +18,56 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from sidecar import __version__
-from sidecar.cli.actor import ACTOR
-from sidecar.cli.output import WRONG_USAGE, fail
+from sidecar.cli.arguments import ACTOR
+from sidecar.cli.terminal import WRONG_USAGE, fail, fail_without_tools
+from sidecar.settings.sections import inherited_environment
 
-_COMMANDS: Final = {
-    "up": "sidecar.cli.up:up",
-    "demo": "sidecar.cli.demo:demo",
+COMMANDS: Final = {
+    "up": "egret_tools.cli.up:up",
+    "demo": "egret_tools.cli.demo:demo",
     "serve": "sidecar.cli.serve:serve",
-    "migrate": "sidecar.cli.migrate:migrate",
+    "migrate": "sidecar.cli.serve:migrate",
     "doctor": "sidecar.cli.doctor:doctor",
     "health": "sidecar.cli.health:health",
-    "lint": "sidecar.cli.lint:lint",
-    "conformance": "sidecar.cli.conformance:conformance",
+    "lint": "egret_tools.cli.lint:lint",
+    "conformance": "egret_tools.cli.conformance:conformance",
     "top": "sidecar.cli.top:top",
     "logs": "sidecar.cli.logs:logs",
     "replay": "sidecar.cli.replay:replay",
-    "bench": "sidecar.cli.bench:bench",
-}
-_GROUPS: Final = {
+    "bench": "egret_tools.cli.bench:bench",
     "orgs": "sidecar.cli.owners:orgs",
     "teams": "sidecar.cli.owners:teams",
     "keys": "sidecar.cli.keys:keys",
+    "keys set": "sidecar.cli.keys:set_",
+    "keys import": "sidecar.cli.key_transfer:import_",
+    "keys export": "sidecar.cli.key_transfer:export",
     "limits": "sidecar.cli.limits:limits",
+    "limits show": "sidecar.cli.limits:show",
     "budget": "sidecar.cli.budget:budget",
     "guardrails": "sidecar.cli.guardrails:guardrails",
     "policy": "sidecar.cli.policy:policy",
+    "policy bind": "sidecar.cli.policy:bind",
+    "policy unbind": "sidecar.cli.policy:unbind",
+    "policy history": "sidecar.cli.policy_versions:history",
+    "policy rollback": "sidecar.cli.policy_versions:rollback",
+    "policy lint": "sidecar.cli.policy:advise",
+    "policy schema": "sidecar.cli.policy:schema",
+    "policy promote": "sidecar.cli.policy_versions:promote",
+    "policy demote": "sidecar.cli.policy_versions:demote",
     "usage": "sidecar.cli.usage:usage",
     "price": "sidecar.cli.price:price",
     "audit": "sidecar.cli.audit:audit",
-    "envoy": "sidecar.cli.envoy:envoy",
+    "envoy": "egret_tools.cli.envoy:envoy",
 }
-_OF_GROUPS: Final = {
-    "keys": {
-        "set": "sidecar.cli.key_scopes:set_",
-        "import": "sidecar.cli.key_transfer:import_",
-        "export": "sidecar.cli.key_transfer:export",
-    },
-    "limits": {"show": "sidecar.cli.limit_show:show"},
-    "policy": {
-        "bind": "sidecar.cli.bindings:bind",
-        "unbind": "sidecar.cli.bindings:unbind",
-        "history": "sidecar.cli.policy_versions:history",
-        "rollback": "sidecar.cli.policy_versions:rollback",
-        "lint": "sidecar.cli.policy_advice:advise",
-        "schema": "sidecar.cli.policy_advice:schema",
-        "promote": "sidecar.cli.policy_promotion:promote",
-        "demote": "sidecar.cli.policy_promotion:demote",
-    },
-}
-"""Commands of a group that have modules of their own, in the order of its help."""
+"""Every command and group in the order of the help, with the place of its code.
+
+A group is a `typer.Typer`, whose module adds most of its commands; a name of two words adds a
+command from another place to it.
+"""
+_TOOLS: Final = "egret_tools"
+_COMPLETE: Final = "_EGRET_COMPLETE"
+_COMPLETED: Final = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+"""The command line that bash, or zsh and fish, complete; set by Typer's completion scripts."""
 
 
 def _tell_version(asked: bool) -> None:
@@ -80,7 +83,7 @@ class _Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Typer's own class is private
         for word in args:
             if not _is_text(word):
-                fail(f"{word[:60]!r} is no text", mend="write it in UTF-8", code=WRONG_USAGE)
+                fail(f"{word[:60]!r} is no text", hint="write it in UTF-8", code=WRONG_USAGE)
         return super().parse_args(ctx, args)
 
 
@@ -111,21 +114,40 @@ def _root(
 
 
 @cache
-def _group(name: str) -> typer.Typer:
-    group: typer.Typer = resolve_name(_GROUPS[name])
-    for command, place in _OF_GROUPS.get(name, {}).items():
-        group.command(command)(resolve_name(place))
-    return group
+def _command(name: str) -> Any:
+    """Return the function or the group behind *name*, with all its commands.
+
+    Raises:
+        ModuleNotFoundError: egret-tools, or a package that it needs, is not installed.
+    """
+    found = resolve_name(COMMANDS[name])
+    for path, place in COMMANDS.items():
+        group, _, command = path.partition(" ")
+        if group == name and command:
+            found.command(command)(resolve_name(place))
+    return found
+
+
+def _add_hint(tree: typer.Typer, name: str, missing: str) -> None:
+    """Add a command that only reports the *missing* module, whatever its arguments are."""
+
+    @tree.command(
+        name,
+        help="Not installed: a part of egret-tools.",
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def hint() -> None:
+        fail_without_tools(f"egret {name}", missing)
 
 
 def command_tree(words: Iterable[str] = ()) -> typer.Typer:
-    """Return the commands that *words*, a command line, may mean; all of them where it names none.
+    """Return the commands that *words*, a command line, may name; all if it names none.
 
     A word counts wherever it stands: `--as policy keys list` gets both, and the parser decides.
     """
-    named = set(words)
-    if named.isdisjoint(_COMMANDS | _GROUPS):
-        named = set(_COMMANDS | _GROUPS)
+    every = [name for name in COMMANDS if " " not in name]
+    named = set(words).intersection(every) or every
     tree = typer.Typer(
         name="egret",
         cls=_Commands,
@@ -134,15 +156,27 @@ def command_tree(words: Iterable[str] = ()) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     tree.callback()(_root)
-    for name, place in _COMMANDS.items():
-        if name in named:
-            tree.command()(resolve_name(place))
-    for name in _GROUPS:
-        if name in named:
-            tree.add_typer(_group(name), name=name)
+    for name in every:
+        if name not in named:
+            continue
+        try:
+            command = _command(name)
+        except ModuleNotFoundError as error:
+            if not COMMANDS[name].startswith(_TOOLS):
+                raise
+            _add_hint(tree, name, (error.name or "").partition(".")[0])
+            continue
+        if isinstance(command, typer.Typer):
+            tree.add_typer(command, name=name)
+        else:
+            tree.command(name)(command)
     return tree
 
 
 def run() -> None:
     """Run the command line; exit codes are 0 done, 1 failed, 2 wrong usage."""
-    command_tree(sys.argv[1:])()
+    words = sys.argv[1:]
+    environment = inherited_environment()
+    if _COMPLETE in environment:  # a shell completes a command line, which is in a variable
+        words = " ".join(environment.get(name, "") for name in _COMPLETED).split()
+    command_tree(words)(prog_name="egret")

@@ -6,10 +6,10 @@ from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.database import Told, on_connection
-from sidecar.cli.output import Output, OutputOption, Row, print_record, print_rows
-from sidecar.storage import administration
-from sidecar.storage.administration import Organization, Rules, Team
+from sidecar.admin import owners as administration
+from sidecar.admin.owners import Organization, Rules, Team
+from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.terminal import Output, OutputOption, Row, print_record, print_rows
 
 orgs = typer.Typer(no_args_is_help=True, help="Organizations: who pays, and rules for all teams.")
 teams = typer.Typer(no_args_is_help=True, help="Teams of an organization: who owns keys.")

@@ -1,43 +1,59 @@
-"""`egret policy`: what content must pass, applied from files like a plan."""
+"""`egret policy`: show, list, lint, bind and unbind policies."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.database import on_connection
-from sidecar.cli.output import (
-    WRONG_USAGE,
-    Output,
-    OutputOption,
-    Row,
-    fail,
-    note,
-    print_record,
-    print_rows,
-)
+from sidecar.admin.keys import bind_key
+from sidecar.admin.owners import bind_organization, bind_team
+from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.keys import public_id
 from sidecar.cli.policy_change import (
     DryRunOption,
     Manner,
     NoteOption,
     YesOption,
     carry_out,
+    check_expressions,
+    plan,
     plan_row,
     print_code,
     read_documents,
     show_plan,
 )
-from sidecar.cli.policy_plan import plan
 from sidecar.cli.policy_versions import NameArgument, canonical, show_difference, stored_policy
-from sidecar.guardrails.policy_document import DEFAULT_POLICY_NAME, default_policy_text
-from sidecar.storage.postgres_policies import (
-    StoredPolicy,
-    load_policies,
-    load_policy,
-    policy_uses,
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    counted,
+    fail,
+    note,
+    print_record,
+    print_rows,
 )
+from sidecar.domain.policy import Policy
+from sidecar.policy.json_schema_file import policy_schema_text
+from sidecar.policy.parse import (
+    DEFAULT_POLICY_NAME,
+    PolicyDocument,
+    PolicyDocumentError,
+    default_policy_text,
+    parse_documents,
+    parse_policies,
+)
+from sidecar.policy.policy_lint import NEAR_DAYS, LintWarning, lint
+from sidecar.policy.tester import missing_extras
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import StoredPolicy, load_policies, load_policy, policy_uses
 
 policy = typer.Typer(no_args_is_help=True, help="Policies: the guardrails that content must pass.")
 
@@ -84,8 +100,8 @@ def diff(
     Example: egret policy diff -f policies.yaml; egret policy diff strict --from 3 --to 5
     """
     if (name is None) == (file is None) or (file is not None and (from_ or to)):
-        mend = "give -f FILE, or the name of a policy and its versions"
-        fail("say what to compare", mend=mend, code=WRONG_USAGE)
+        hint = "give -f FILE, or the name of a policy and its versions"
+        fail("say what to compare", hint=hint, code=WRONG_USAGE)
     if name is not None:
         show_difference(name, from_=from_, to=to, output=output)
     elif file is not None:
@@ -140,3 +156,160 @@ def list_policies(output: OutputOption = Output.TABLE) -> None:
         for use in on_connection(policy_uses)
     ]
     print_rows(rows, columns=_LIST_COLUMNS, output=output)
+
+
+def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:
+    """Return the policy *name* of *file*, or its first, or that of the store, or the built-in.
+
+    Exits where there is none, or where it cannot be compiled.
+    """
+    if file is not None:
+        documents = read_documents(file)
+        check_expressions(documents, stored=(), source=str(file))
+        for document in documents:
+            if name in {None, document.policy.name}:
+                return document
+        fail(f"{file} holds no policy {name}", hint="name one of it, or none for the first")
+    if name is None:
+        return parse_documents(default_policy_text(), expressions="trust")[0]
+    stored = on_connection(lambda connection: load_policy(connection, name))
+    if stored is None and name != DEFAULT_POLICY_NAME:
+        fail(f"there is no policy {name}", hint="see `egret policy list`")
+    text = default_policy_text() if stored is None else stored.document
+    return parse_documents(text, expressions="trust")[0]
+
+
+_COLUMNS: Final = ("policy", "guardrail", "problem", "hint", "code")
+
+
+def advise(
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="A file of policies; else those in force."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option("--days", min=0, help="Tell of exceptions that end within so many.")
+    ] = NEAR_DAYS,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say what is valid and probably not meant, or will not last; exits with 1 if anything is.
+
+    Example: egret policy lint -f policies.yaml
+    """
+    policies = _stored() if file is None else [one.policy for one in read_documents(file)]
+    today = datetime.now(UTC).date()
+    found = lint(policies, today=today, near_days=days, missing=missing_extras())
+    if found or output is Output.JSON:
+        print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
+    else:
+        note(f"Nothing to say about {counted(len(policies), 'policy', 'policies')}.")
+    if found:
+        raise typer.Exit(FAILED)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a policy, for an editor's completion and checks.
+
+    Example: egret policy schema > policy.schema.json
+    """
+    sys.stdout.write(policy_schema_text())
+
+
+def _stored() -> list[Policy]:
+    return [_readable(one) for one in on_connection(load_policies)]
+
+
+def _readable(stored: StoredPolicy) -> Policy:
+    try:
+        return parse_policies(stored.document, version=stored.version, expressions="trust")[0]
+    except PolicyDocumentError:
+        hint = "apply it anew, or use the Egret that wrote it"
+        fail(f"policy {stored.name} is not one this Egret can read", hint=hint)
+
+
+def _row(one: LintWarning) -> Row:
+    return {
+        "policy": one.policy,
+        "guardrail": one.guardrail,
+        "problem": one.problem,
+        "hint": one.hint,
+        "code": one.code,
+    }
+
+
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="KEY_ID", help="For one key: its public id.")
+]
+TeamOption = Annotated[
+    str | None, typer.Option("--team", metavar="TEAM", help="For a team: ORGANIZATION/TEAM.")
+]
+OrgOption = Annotated[
+    str | None, typer.Option("--org", metavar="NAME", help="For an organization: its name.")
+]
+
+_LEVELS: Final = ("--key", "--team", "--org")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a policy is bound to: the option that named it, and the name."""
+
+    level: str
+    name: str
+
+
+def bind(
+    name: Annotated[str, typer.Argument(help="As `egret policy list` shows it.")],
+    key: KeyOption = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bind a policy; the nearest level that has one decides: key, then team, then organization.
+
+    Example: egret policy bind strict --team acme/search
+    """
+    _bind(_target(key=key, team=team, org=org), policy=name, output=output)
+
+
+def unbind(
+    key: KeyOption = None,
+    team: TeamOption = None,
+    org: OrgOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bind no policy at this level any more: the next level decides, in the end `default`.
+
+    Example: egret policy unbind --team acme/search
+    """
+    _bind(_target(key=key, team=team, org=org), policy=None, output=output)
+
+
+def _target(*, key: str | None, team: str | None, org: str | None) -> _Target:
+    named = [
+        _Target(level, name)
+        for level, name in zip(_LEVELS, (key, team, org), strict=True)
+        if name is not None
+    ]
+    if len(named) != 1:
+        fail("say for what", hint="give one of --key, --team and --org", code=WRONG_USAGE)
+    target = named[0]
+    return _Target(target.level, public_id(target.name)) if key is not None else target
+
+
+def _bind(target: _Target, *, policy: str | None, output: Output) -> None:
+    async def work(connection: Connection) -> str:
+        match target.level:
+            case "--key":
+                return (await bind_key(connection, target.name, policy=policy)).key_id
+            case "--team":
+                return f"team:{await bind_team(connection, target.name, policy=policy)}"
+            case _:
+                bound = await bind_organization(connection, target.name, policy=policy)
+                return f"organization:{bound}"
+
+    on_connection(work, tells=lambda scope: Told(keys=(scope,)))
+    print_record(
+        {target.level.removeprefix("--"): target.name, "policy": policy},
+        output=output,
+    )

@@ -1,20 +1,22 @@
-"""How policies are changed: read, compared with what is in force, checked, and applied."""
+"""`egret policy apply`: the plan of a change, its confirmation, and the change."""
 
 from __future__ import annotations
 
 import asyncio
+import difflib
+import enum
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.syntax import Syntax
 
-from sidecar.cli.database import Told, on_connection
-from sidecar.cli.input_file import STANDARD_STREAM, read_text
-from sidecar.cli.output import (
+from sidecar.cli.arguments import STANDARD_STREAM, read_text
+from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
     Output,
@@ -24,19 +26,21 @@ from sidecar.cli.output import (
     fail,
     note,
     print_rows,
+    progress,
 )
-from sidecar.cli.policy_plan import Change, PlannedPolicy, plan
-from sidecar.cli.progress import progress
-from sidecar.guardrails.compilation import MAX_CPU_SECONDS, compile_in_subprocess
-from sidecar.guardrails.database import CompileError
-from sidecar.guardrails.expression_check import CheckFailedError, expression_faults
-from sidecar.guardrails.policy_document import (
+from sidecar.domain.policy import Policy
+from sidecar.guardrails.matching.database import CompileError
+from sidecar.policy.compilation import MAX_CPU_SECONDS, compile_in_subprocess
+from sidecar.policy.expression_check import CheckFailedError, expression_faults
+from sidecar.policy.parse import (
     PlacedExpression,
     PolicyDocument,
     PolicyDocumentError,
     PolicyFault,
     parse_documents,
+    parse_policies,
 )
+from sidecar.policy.text import render_policy
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import (
     PolicyChangedError,
@@ -44,6 +48,73 @@ from sidecar.storage.postgres_policies import (
     apply_policy,
     load_policies,
 )
+
+
+class Change(enum.Enum):
+    """What becomes of one policy."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPolicy:
+    """One policy of the file against the version in force (0: none yet).
+
+    `diff` is a unified diff of the canonical texts; credentials are masked in it.
+    """
+
+    name: str
+    change: Change
+    version: int
+    diff: str
+    document: str = field(repr=False)
+
+
+def plan(
+    documents: Iterable[PolicyDocument], *, stored: Iterable[StoredPolicy]
+) -> tuple[PlannedPolicy, ...]:
+    """Compare each document's meaning, not its spelling, with what is in force."""
+    in_force = {policy.name: policy for policy in stored}
+    return tuple(_planned(document, in_force.get(document.policy.name)) for document in documents)
+
+
+def _planned(document: PolicyDocument, stored: StoredPolicy | None) -> PlannedPolicy:
+    name = document.policy.name
+    if stored is None:
+        before, change, version = None, Change.CREATE, 0
+    else:
+        before, version = _readable(stored, version=document.policy.version), stored.version
+        change = Change.NONE if before == document.policy else Change.UPDATE
+    diff = "" if change is Change.NONE else _diff(before, document.policy, version=version)
+    return PlannedPolicy(
+        name=name, change=change, version=version, diff=diff, document=document.text
+    )
+
+
+def _readable(stored: StoredPolicy, *, version: int) -> Policy | None:
+    """Return the stored policy as of *version*, or None if this Egret cannot read it."""
+    try:
+        return parse_policies(stored.document, version=version, expressions="trust")[0]
+    except PolicyDocumentError:
+        return None
+
+
+def _diff(before: Policy | None, after: Policy, *, version: int) -> str:
+    old = "" if before is None else render_policy(before)
+    new = render_policy(after)
+    if old == new:
+        return f"  {after.name}: values of headers, which are not shown\n"
+    return "".join(
+        difflib.unified_diff(
+            old.splitlines(keepends=True),
+            new.splitlines(keepends=True),
+            fromfile=f"{after.name} version {version}",
+            tofile=f"{after.name} version {version + 1}",
+        )
+    )
+
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[
@@ -78,8 +149,8 @@ def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
 def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
     """Show what changes, check it, ask, bring it into force, and say so."""
     if manner.note is not None and not 0 < len(manner.note) <= MAX_NOTE_CHARACTERS:
-        mend = f"write at most {MAX_NOTE_CHARACTERS} characters"
-        fail("that note is too long or empty", mend=mend, code=WRONG_USAGE)
+        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
+        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
     stored = on_connection(load_policies)
     planned = plan(documents, stored=stored)
     changes = [one for one in planned if one.change is not Change.NONE]
@@ -107,7 +178,7 @@ def check_expressions(
     try:
         faults = _faults(placed)
     except CheckFailedError as error:
-        fail(str(error), mend="see that there is memory for it, and try again")
+        fail(str(error), hint="see that there is memory for it, and try again")
     if faults:
         _fail_with(faults, source=source)
     replaced = {one.policy.name: one.text for one in documents}
@@ -124,7 +195,7 @@ def check_expressions(
         except CompileError as error:
             fail(
                 f"{error}, {len(placed)} expressions of {source} among them",
-                mend="write fewer or simpler ones; words without an expression go to denied_terms",
+                hint="write fewer or simpler ones; words without an expression go to denied_terms",
             )
 
 
@@ -166,7 +237,10 @@ def _faults(placed: Sequence[PlacedExpression]) -> tuple[PolicyFault, ...]:
 def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
     for fault in faults:
         note(f"{source}: {fault}")
-    fail(f"{source} holds no valid policies", mend="mend what is named above; nothing was changed")
+    fail(
+        f"{source} holds no valid policies",
+        hint="correct the faults above; nothing was changed",
+    )
 
 
 def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
@@ -185,14 +259,14 @@ def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
                         note=manner.note,
                     )
         except PolicyChangedError as error:
-            fail(str(error), mend="look at the new difference: run it again")
+            fail(str(error), hint="look at the new difference: run it again")
 
     on_connection(work, tells=lambda _: Told(policies=[one.name for one in changes]))
 
 
 def _ask(source: str, *, count: int) -> None:
     if source == str(STANDARD_STREAM) or not sys.stdin.isatty():
-        fail("nobody is there to ask", mend="say --yes to apply", code=WRONG_USAGE)
+        fail("nobody is there to ask", hint="say --yes to apply", code=WRONG_USAGE)
     what = "this change" if count == 1 else f"these {count} changes"
     if not typer.confirm(f"Apply {what}?", err=True):
         note("Nothing was changed.")

@@ -1,21 +1,16 @@
-"""`egret policy history` and `rollback`: every version is kept, and any can come back."""
+"""`egret policy history`, `rollback`, `promote` and `demote`."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from typing import Annotated, Final, NoReturn
 
+import aiohttp
 import typer
+from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.cli.database import on_connection
-from sidecar.cli.output import (
-    Output,
-    OutputOption,
-    Row,
-    fail,
-    print_record,
-    print_rows,
-)
+from sidecar.cli.connection import on_connection, settings_or_exit
 from sidecar.cli.policy_change import (
     DryRunOption,
     Manner,
@@ -24,13 +19,15 @@ from sidecar.cli.policy_change import (
     carry_out,
     print_code,
 )
-from sidecar.guardrails.policy_document import (
+from sidecar.cli.terminal import Output, OutputOption, Row, fail, note, print_record, print_rows
+from sidecar.domain.policy import Mode
+from sidecar.policy.parse import (
     PolicyDocument,
     PolicyDocumentError,
     parse_documents,
     parse_policies,
 )
-from sidecar.guardrails.policy_text import render_policy
+from sidecar.policy.text import NoSuchGuardrailError, NotEditableError, render_policy, with_mode
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import (
     PolicyVersion,
@@ -38,6 +35,7 @@ from sidecar.storage.postgres_policies import (
     load_policy,
     policy_versions,
 )
+from sidecar.telemetry.names import MetricName
 
 NameArgument = Annotated[str, typer.Argument(help="As `egret policy list` shows it.")]
 
@@ -53,7 +51,7 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
     print_rows(rows, columns=_COLUMNS, output=output)
 
 
-def rollback(  # noqa: PLR0913, PLR0917 - options of a command
+def rollback(
     name: NameArgument,
     to: Annotated[
         int | None, typer.Option("--to", min=1, help="Which version; else the one before.")
@@ -104,7 +102,7 @@ def stored_policy(name: str, version: int | None) -> StoredPolicy:
     stored = on_connection(lambda connection: load_policy(connection, name, version=version))
     if stored is None:
         what = f"policy {name}" if version is None else f"version {version} of policy {name}"
-        fail(f"there is no {what}", mend="see `egret policy list`")
+        fail(f"there is no {what}", hint="see `egret policy list`")
     return stored
 
 
@@ -128,7 +126,7 @@ def canonical(stored: StoredPolicy) -> str:
 def _fail_unreadable(stored: StoredPolicy) -> NoReturn:
     fail(
         f"version {stored.version} of {stored.name} is not one this Egret can read",
-        mend="apply it anew, or use the Egret that wrote it",
+        hint="apply it anew, or use the Egret that wrote it",
     )
 
 
@@ -140,7 +138,7 @@ def _earlier(name: str, version: int | None) -> StoredPolicy:
 
 def _before(after: StoredPolicy) -> StoredPolicy:
     if after.version == 1:
-        fail(f"there is no version of {after.name} before 1", mend="see `egret policy history`")
+        fail(f"there is no version of {after.name} before 1", hint="see `egret policy history`")
     return stored_policy(after.name, after.version - 1)
 
 
@@ -150,7 +148,7 @@ def _versions(name: str) -> tuple[PolicyVersion, ...]:
 
     found = on_connection(work)
     if not found:
-        fail(f"there is no policy {name}", mend="see `egret policy list`")
+        fail(f"there is no policy {name}", hint="see `egret policy list`")
     return found
 
 
@@ -163,3 +161,109 @@ def _row(one: PolicyVersion) -> Row:
         "database_role": one.database_role,
         "note": one.note,
     }
+
+
+GuardrailArgument = Annotated[str, typer.Argument(help="The guardrail's name in that policy.")]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="URL", help="Where workers' metrics are; else as settings."),
+]
+
+METRICS_SECONDS: Final = 5.0
+
+
+def promote(
+    name: NameArgument,
+    guardrail: GuardrailArgument,
+    metrics: MetricsOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    why: NoteOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a guardrail that ran in shadow enforce, after showing what it would have done so far.
+
+    Example: egret policy promote strict cards --note "a week in shadow without a false alarm"
+    """
+    if output is Output.TABLE:
+        _show_shadow(guardrail, metrics)
+    manner = Manner(
+        source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,
+        dry_run=dry_run,
+    )  # fmt: skip
+    carry_out([_edited(name, guardrail, Mode.ENFORCE)], manner)
+
+
+def demote(
+    name: NameArgument,
+    guardrail: GuardrailArgument,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    why: NoteOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Put a guardrail into shadow: it goes on judging and reporting, and changes nothing.
+
+    Example: egret policy demote strict cards --note "blocks invoices, SUP-81"
+    """
+    manner = Manner(
+        source=f"policy {name}", output=output, note=why or f"demote {guardrail}", yes=yes,
+        dry_run=dry_run,
+    )  # fmt: skip
+    carry_out([_edited(name, guardrail, Mode.SHADOW)], manner)
+
+
+def shadow_verdicts(exposition: str, guardrail: str) -> dict[str, int]:
+    """Return how often a guardrail in shadow came to each verdict, from a page of metrics."""
+    counted: dict[str, int] = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            labels = sample.labels
+            if (
+                sample.name == f"{MetricName.GUARDRAIL_VERDICTS}_total"
+                and labels["guardrail"] == guardrail
+                and labels["mode"] == Mode.SHADOW.value
+            ):
+                verdict = labels["verdict"]
+                counted[verdict] = counted.get(verdict, 0) + int(sample.value)
+    return counted
+
+
+def _edited(name: str, guardrail: str, mode: Mode) -> PolicyDocument:
+    document = readable_document(stored_policy(name, None))
+    try:
+        return with_mode(document, guardrail, mode=mode)
+    except NoSuchGuardrailError:
+        fail(f"policy {name} has no guardrail {guardrail}", hint=f"see `egret policy show {name}`")
+    except NotEditableError:
+        hint = "change the file it comes from, and apply that"
+        fail(f"the text of policy {name} cannot be changed by a command", hint=hint)
+
+
+def _show_shadow(guardrail: str, url: str | None) -> None:
+    if url is None:
+        telemetry = settings_or_exit().telemetry
+        url = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
+    try:
+        page = asyncio.run(_fetch(url))
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        note(f"What it would have done is not known: no metrics at {url} (say --metrics URL).")
+        return
+    counted = shadow_verdicts(page, guardrail)
+    if not counted:
+        note(f"In shadow {guardrail} has judged nothing since the workers at {url} started.")
+        return
+    verdicts = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counted.items()))
+    note(
+        f"In shadow {guardrail} came to: {verdicts}"
+        f" (all policies with a guardrail of this name, since the workers at {url} started)."
+    )
+
+
+async def _fetch(url: str) -> str:
+    timeout = aiohttp.ClientTimeout(total=METRICS_SECONDS)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as client,
+        client.get(url) as response,
+    ):
+        return await response.text()

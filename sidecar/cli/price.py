@@ -10,10 +10,9 @@ from typing import Annotated, Final
 
 import typer
 
-from sidecar.cli.database import on_connection
-from sidecar.cli.input_file import read_text
-from sidecar.cli.moments import MomentError, parse_moment
-from sidecar.cli.output import (
+from sidecar.cli.arguments import MomentError, parse_moment, read_text
+from sidecar.cli.connection import on_connection
+from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
     OutputOption,
@@ -23,9 +22,8 @@ from sidecar.cli.output import (
     print_record,
     print_rows,
 )
-from sidecar.storage.prices import list_prices, set_prices
-from sidecar.usage.price_file import PriceFileError, read_prices
-from sidecar.usage.prices import Price
+from sidecar.storage.usage_store import list_prices, set_prices
+from sidecar.usage.prices import Price, PriceFileError, read_prices
 
 price = typer.Typer(
     no_args_is_help=True, help="What tokens cost: US dollars for a million of them."
@@ -37,7 +35,7 @@ _FINEST: Final = Decimal("0.000001")
 
 
 @price.command("set")
-def set_(  # noqa: PLR0913, PLR0917 - an option each
+def set_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or a glob.")],
     input_: Annotated[str, typer.Option("--input", help="For input that was not cached.")],
     output_: Annotated[str, typer.Option("--output-tokens", help="For output.")],
@@ -103,7 +101,7 @@ def import_(
     try:
         prices = read_prices(file.name, read_text(file), now=datetime.now(UTC))
     except PriceFileError as error:
-        fail(f"{file}: {error}", mend="nothing was set; correct it and run it again")
+        fail(f"{file}: {error}", hint="nothing was set; correct it and run it again")
     on_connection(lambda connection: set_prices(connection, prices))
     if output is Output.JSON:
         print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
@@ -121,7 +119,7 @@ def _in_force(prices: Sequence[Price], *, at: datetime) -> list[Price]:
 
 def _model(text: str) -> str:
     if not 1 <= len(text) <= 200:  # noqa: PLR2004 - as the schema has it
-        fail("MODEL is empty or longer than 200 characters", mend="correct it", code=WRONG_USAGE)
+        fail("MODEL is empty or longer than 200 characters", hint="correct it", code=WRONG_USAGE)
     return text
 
 
@@ -133,7 +131,7 @@ def _amount(text: str, option: str) -> Decimal:
     if not amount.is_finite() or not 0 <= amount < _MOST or amount != amount.quantize(_FINEST):
         fail(
             f"{option}: {text[:40]!r} is no amount of dollars",
-            mend="write for example 2.5 or 0.000125",
+            hint="write for example 2.5 or 0.000125",
             code=WRONG_USAGE,
         )
     return amount
@@ -143,9 +141,9 @@ def _moment(text: str) -> datetime:
     try:
         moment = parse_moment(text, now=datetime.now(UTC))
     except MomentError as error:
-        fail(f"--from: {error}", mend="nothing was set", code=WRONG_USAGE)
+        fail(f"--from: {error}", hint="nothing was set", code=WRONG_USAGE)
     if moment is None:
-        fail("--from: a price that never holds", mend="give a time", code=WRONG_USAGE)
+        fail("--from: a price that never holds", hint="give a time", code=WRONG_USAGE)
     return moment
 
 

@@ -1,31 +1,174 @@
-"""`egret replay`: what a policy would make of requests that were kept, and another beside it."""
+"""`egret replay`: judges recorded requests by another policy, and compares."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, cast
 
+import orjson
 import typer
 
-from sidecar.cli.input_file import open_file, size_of
-from sidecar.cli.kept_requests import BadLine, kept_lines
-from sidecar.cli.output import (
+from sidecar.cli.arguments import open_file, size_of
+from sidecar.cli.policy import chosen_document
+from sidecar.cli.terminal import (
     FAILED,
     Output,
     OutputOption,
+    Row,
     fail,
     note,
     print_json,
     print_rows,
+    progress,
 )
-from sidecar.cli.policy_choice import chosen_document
-from sidecar.cli.progress import progress
-from sidecar.cli.replay_tally import ReplayTally
-from sidecar.guardrails.database import CompileError
-from sidecar.guardrails.policy_document import PolicyDocument
-from sidecar.guardrails.rules.catalogue import is_remote
-from sidecar.pipeline.replay import PolicyReplay
+from sidecar.domain.finding import Verdict
+from sidecar.domain.policy import Guardrail
+from sidecar.guardrails.matching.database import CompileError
+from sidecar.guardrails.registry import is_remote
+from sidecar.pipeline.replay import KeptRequest, PolicyReplay, ReplayResult
+from sidecar.policy.parse import PolicyDocument
+
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""As much as a worker takes in one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLine:
+    """A request with its line, from 1, and its `id`, where the line has one."""
+
+    number: int
+    id: str | None
+    request: KeptRequest
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no request, and why."""
+
+    number: int
+    problem: str
+
+
+def kept_lines(stream: BinaryIO, *, path: str) -> Iterator[KeptLine | BadLine]:
+    """Yield what each line holds, but for empty ones; *path* is for bodies that stand alone."""
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            yield BadLine(number, f"longer than {MAX_LINE_BYTES} bytes; nothing after it was read")
+            return
+        if line.strip():
+            yield _read(line, number, path)
+
+
+def _read(line: bytes, number: int, path: str) -> KeptLine | BadLine:
+    try:
+        value: object = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return BadLine(number, f"not JSON at character {error.colno}")
+    if not isinstance(value, dict):
+        return BadLine(number, "not an object")
+    fields = cast("dict[str, object]", value)
+    if "body" not in fields:
+        return KeptLine(number, None, KeptRequest("POST", path, line.strip()))
+    path_, method = fields.get("path", path), fields.get("method", "POST")
+    if not isinstance(path_, str) or not isinstance(method, str):
+        return BadLine(number, "`path` and `method` are strings")
+    body, name = fields["body"], fields.get("id")
+    content = body.encode() if isinstance(body, str) else orjson.dumps(body)
+    return KeptLine(
+        number, None if name is None else str(name), KeptRequest(method, path_, content)
+    )
+
+
+_Acted = Counter[tuple[str, str, str]]
+"""How often by guardrail, mode and verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedRequest:
+    """A request that comes out another way; `guardrails` are those that act in one case alone."""
+
+    number: int
+    id: str | None
+    before: str
+    now: str
+    guardrails: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class ReplayTally:
+    """Adds requests up; `bad` are lines that were none."""
+
+    now: Counter[str] = field(default_factory=Counter)
+    before: Counter[str] = field(default_factory=Counter)
+    acted_now: _Acted = field(default_factory=Counter)
+    acted_before: _Acted = field(default_factory=Counter)
+    changed: list[ChangedRequest] = field(default_factory=list)
+    bad: list[BadLine] = field(default_factory=list)
+
+    def add(self, line: KeptLine, now: ReplayResult, before: ReplayResult | None) -> None:
+        """Count one request."""
+        self.now[_words(now)] += 1
+        self.acted_now.update(map(_named, now.acted))
+        if before is None:
+            return
+        self.before[_words(before)] += 1
+        self.acted_before.update(map(_named, before.acted))
+        if _words(now) != _words(before):
+            differ = set(map(_named, now.acted)) ^ set(map(_named, before.acted))
+            names = tuple(sorted({name for name, _, _ in differ}))
+            self.changed.append(
+                ChangedRequest(line.number, line.id, _words(before), _words(now), names)
+            )
+
+    def outcomes(self) -> list[Row]:
+        """Return a row for each outcome."""
+        return [
+            {"outcome": one, "requests": self.now[one], "before": self.before[one]}
+            for one in sorted(self.now | self.before)
+        ]
+
+    def verdicts(self) -> list[Row]:
+        """Return a row for each verdict of each guardrail but to pass."""
+        return [
+            {
+                "guardrail": name,
+                "mode": mode,
+                "verdict": verdict,
+                "requests": self.acted_now[name, mode, verdict],
+                "before": self.acted_before[name, mode, verdict],
+            }
+            for name, mode, verdict in sorted(self.acted_now | self.acted_before)
+        ]
+
+    def changes(self) -> list[Row]:
+        """Return a row for each request that comes out another way."""
+        return [
+            {
+                "line": one.number,
+                "id": one.id,
+                "before": one.before,
+                "now": one.now,
+                "guardrails": one.guardrails,
+            }
+            for one in self.changed
+        ]
+
+
+def _words(rehearsed: ReplayResult) -> str:
+    error = "" if rehearsed.error is None else f" ({rehearsed.error.value})"
+    return rehearsed.outcome.value + error
+
+
+def _named(acted: tuple[Guardrail, Verdict]) -> tuple[str, str, str]:
+    guardrail, verdict = acted
+    return guardrail.name, guardrail.mode.value, verdict.value
+
 
 SHOWN: Final = 20
 _OUTCOMES: Final = ("outcome", "requests", "before")
@@ -75,7 +218,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
         try:
             tally = asyncio.run(_judge_all(stream, size, path=path, now=now, before=then))
         except CompileError as error:
-            fail(str(error), mend="write fewer or simpler expressions")
+            fail(str(error), hint="write fewer or simpler expressions")
     if output is Output.JSON:
         print_json(_as_json(tally, now, before=then))
     else:

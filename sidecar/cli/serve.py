@@ -1,4 +1,4 @@
-"""`egret serve`: the workers behind Envoy."""
+"""`egret serve` and `egret migrate`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.cli.connection import on_database
+from sidecar.cli.terminal import FAILED, Output, OutputOption, fail, note, print_rows
 from sidecar.settings.process import SettingsError, read_settings
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import ServerSettings
+from sidecar.storage import migrate as migrations
+from sidecar.storage.migrate import Migration, UnknownRevisionError
 
 
 def serve(
@@ -26,10 +30,10 @@ def serve(
     Example: EGRET_POSTGRES__DSN=postgresql://egret@db/egret egret serve --workers 4
     """
     # Here, since every other command would wait for these imports too.
-    from sidecar.app.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
-    from sidecar.settings.strangers import strangers  # noqa: PLC0415
+    from sidecar.settings.process import unknown_variables  # noqa: PLC0415
     from sidecar.telemetry.endpoint import EndpointError  # noqa: PLC0415
     from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
+    from sidecar.worker.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
 
     try:
         settings = read_settings()
@@ -37,10 +41,49 @@ def serve(
             server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))
             settings = settings.model_copy(update={"server": server})
         configure_logs(settings.telemetry.log_level)
-        for one in strangers(inherited_environment()):
+        for one in unknown_variables(inherited_environment()):
             fields = {} if one.meant is None else {"meant": one.meant}
             get_logger().warning("settings.unknown", variable=one.variable, **fields)
         asyncio.run(Supervisor(settings).run())
     except (SettingsError, EndpointError, WorkerStartError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
         raise typer.Exit(2) from None
+
+
+def migrate(
+    check: Annotated[
+        bool, typer.Option("--check", help="Apply nothing; exit 1 if something is pending.")
+    ] = False,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Apply nothing; print the statements that are pending.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring the database's schema up to date, in one transaction.
+
+    Example: EGRET_POSTGRES__DSN=postgresql://egret@db/egret egret migrate
+    """
+    try:
+        if sql:
+            typer.echo(on_database(migrations.pending_sql), nl=False)
+        elif check:
+            _check(on_database(migrations.pending), output=output)
+        else:
+            applied = on_database(lambda settings: migrations.migrate(settings, on_warning=note))
+            _print(applied, output=output)
+    except UnknownRevisionError as error:
+        fail(str(error), hint="upgrade Egret")
+
+
+def _check(pending: tuple[Migration, ...], *, output: Output) -> None:
+    _print(pending, output=output)
+    if pending:
+        raise typer.Exit(FAILED)
+
+
+def _print(steps: tuple[Migration, ...], *, output: Output) -> None:
+    if not steps and output is Output.TABLE:
+        note("The schema is up to date.")
+        return
+    rows = [{"revision": step.revision, "summary": step.summary} for step in steps]
+    print_rows(rows, columns=("revision", "summary"), output=output)

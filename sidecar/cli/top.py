@@ -20,10 +20,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.cli.database import settings_or_exit
-from sidecar.cli.output import Output, OutputOption, console, fail, print_json
-from sidecar.cli.running_stack import DEFAULT_RUN, read_facts
-from sidecar.telemetry.figures import Figures, Page, figures, read_page
+from sidecar.cli.connection import DEFAULT_RUN, read_facts, settings_or_exit
+from sidecar.cli.terminal import Output, OutputOption, console, fail, print_json
+from sidecar.telemetry.traffic_stats import (
+    MetricsSnapshot,
+    TrafficStats,
+    parse_snapshot,
+    traffic_stats,
+)
 
 MAX_LINES: Final = 10
 FETCH_SECONDS: Final = 5.0
@@ -53,9 +57,9 @@ def top(
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):
-        fail(f"no answer at {metrics}", mend="start `egret serve`, or say --metrics URL")
+        fail(f"no answer at {metrics}", hint="start `egret serve`, or say --metrics URL")
     except ValueError:
-        fail(f"{metrics} is no page of metrics", mend="say --metrics URL")
+        fail(f"{metrics} is no page of metrics", hint="say --metrics URL")
     except KeyboardInterrupt:
         return
 
@@ -75,7 +79,7 @@ async def _watch(url: str, every: float, output: Output) -> None:
         screen = console(pipe_columns=PICTURE_COLUMNS)
         if output is Output.JSON or not screen.is_terminal:
             await asyncio.sleep(every)
-            shown = figures(before, await _page(client, url))
+            shown = traffic_stats(before, await _page(client, url))
             if output is Output.JSON:
                 print_json(dataclasses.asdict(shown))
             else:
@@ -85,16 +89,16 @@ async def _watch(url: str, every: float, output: Output) -> None:
             while True:
                 await asyncio.sleep(every)
                 after = await _page(client, url)
-                live.update(_picture(figures(before, after)), refresh=True)
+                live.update(_picture(traffic_stats(before, after)), refresh=True)
                 before = after
 
 
-async def _page(client: aiohttp.ClientSession, url: str) -> Page:
+async def _page(client: aiohttp.ClientSession, url: str) -> MetricsSnapshot:
     async with client.get(url, headers={"accept": "text/plain"}) as answer:
-        return read_page(await answer.text(), at=time.monotonic())
+        return parse_snapshot(await answer.text(), at=time.monotonic())
 
 
-def _picture(now: Figures) -> Group:
+def _picture(now: TrafficStats) -> Group:
     summary = Table.grid(padding=(0, 3))
     summary.add_row(
         f"{now.requests:.1f} requests/s",

@@ -1,33 +1,21 @@
-"""`egret usage`: what was used, and what it cost."""
+"""`egret usage`: reports, totals and charts."""
 
 from __future__ import annotations
 
 import csv
 import enum
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-from sidecar.cli.database import on_connection
-from sidecar.cli.moments import MomentError, parse_moment, parse_span
-from sidecar.cli.output import (
-    WRONG_USAGE,
-    Output,
-    OutputOption,
-    Row,
-    fail,
-    note,
-    print_json,
-    print_rows,
-)
-from sidecar.cli.usage_chart import ChartError, draw_usage
-from sidecar.storage.pool import Connection
-from sidecar.storage.usage_reports import (
+from sidecar.admin.usage_reports import (
     By,
     UsagePoint,
     UsageSum,
@@ -35,6 +23,92 @@ from sidecar.storage.usage_reports import (
     usage_points,
     usage_sums,
 )
+from sidecar.cli.arguments import MomentError, parse_moment, parse_span
+from sidecar.cli.connection import on_connection
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    install_hint,
+    note,
+    print_json,
+    print_rows,
+)
+from sidecar.storage.pool import Connection
+
+MAX_SHOWN: Final = 8
+"""More could not be told apart by their colours; the rest is drawn as one."""
+
+REST: Final = "all others"
+_BAR: Final = 0.85  # of the width of an hour or a day
+
+
+class ChartError(Exception):
+    """The chart cannot be drawn; the message says what would help."""
+
+
+def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: timedelta) -> None:
+    """Draw cost over time into *file*, or tokens where nothing has a price.
+
+    Raises:
+        ChartError: matplotlib is not there, or the file cannot be written.
+    """
+    try:
+        # Here: it takes a second to import, and most installations do without it.
+        from matplotlib import dates  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ChartError(f"matplotlib is not installed: {install_hint('charts')}") from None
+    has_cost = any(point.cost_usd for point in points)
+    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    days: Any = dates  # its functions are untyped (matplotlib 3.10)
+    times = sorted({point.began_at for point in points})
+    below = [0.0] * len(times)
+    for name, values in _series(points, times, has_cost=has_cost):
+        axes.bar(
+            days.date2num(times),
+            values,
+            width=step / timedelta(days=1) * _BAR,
+            align="edge",
+            bottom=below,
+            label=name,
+            zorder=2,
+        )
+        below = [low + value for low, value in zip(below, values, strict=True)]
+    axes.set_title(title, loc="left")
+    axes.set_ylabel("US dollars" if has_cost else "tokens")
+    axes.grid(axis="y", linewidth=0.5, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    locator = days.AutoDateLocator(maxticks=10)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(days.ConciseDateFormatter(locator))
+    if points:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    try:
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        raise ChartError(f"{file} cannot be written: {error}") from None
+
+
+def _series(
+    points: Sequence[UsagePoint], times: Sequence[datetime], *, has_cost: bool
+) -> list[tuple[str, list[float]]]:
+    """Return the values of each name at each time: the largest first, those beyond as one."""
+    by_name: defaultdict[str, defaultdict[datetime, Decimal]] = defaultdict(
+        lambda: defaultdict(Decimal)
+    )
+    for point in points:
+        by_name[point.name][point.began_at] += point.cost_usd if has_cost else point.tokens
+    ordered = sorted(by_name, key=lambda name: (-sum(by_name[name].values()), name))
+    for name in ordered[MAX_SHOWN:]:
+        for at, value in by_name[name].items():
+            by_name[REST][at] += value
+    names = ordered[:MAX_SHOWN] + ([REST] if len(ordered) > MAX_SHOWN else [])
+    return [(name, [float(by_name[name][at]) for at in times]) for name in names]
+
 
 usage = typer.Typer(no_args_is_help=True, help="What was used, and what it cost.")
 
@@ -82,9 +156,9 @@ def report(
     now = datetime.now(UTC)
     start, end = _since(since, now=now), _until(until, now=now)
     if start >= end:
-        fail("--since is not before --until", mend="give other times", code=WRONG_USAGE)
+        fail("--since is not before --until", hint="give other times", code=WRONG_USAGE)
     if chart is not None and chart.suffix not in _CHARTS:
-        fail(f"--chart: {chart} is no .png or .svg", mend="rename it", code=WRONG_USAGE)
+        fail(f"--chart: {chart} is no .png or .svg", hint="rename it", code=WRONG_USAGE)
     is_hourly = end - start <= HOURLY_UP_TO
 
     async def read(connection: Connection) -> tuple[list[UsageSum], list[UsagePoint]]:
@@ -101,7 +175,7 @@ def report(
         try:
             draw_usage(points, file=chart, title=f"Usage by {by.value}", step=step)
         except ChartError as error:
-            fail(str(error), mend="the figures above are complete")
+            fail(str(error), hint="the figures above are complete")
         note(f"drawn: {chart}")
 
 
@@ -136,9 +210,9 @@ def _moment(text: str, *, option: str, now: datetime) -> datetime:
     try:
         moment = parse_moment(text, now=now)
     except MomentError as error:
-        fail(f"{option}: {error}", mend="give another", code=WRONG_USAGE)
+        fail(f"{option}: {error}", hint="give another", code=WRONG_USAGE)
     if moment is None:
-        fail(f"{option}: never is no time", mend="give another", code=WRONG_USAGE)
+        fail(f"{option}: never is no time", hint="give another", code=WRONG_USAGE)
     return moment
 
 

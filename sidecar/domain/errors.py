@@ -186,3 +186,7 @@ def client_error(kind: ErrorKind) -> ClientError:
     """Return the error of *kind* with the text of its specification."""
     spec = kind.spec
     return ClientError(kind, spec.message, spec.param, spec.retry_after_seconds)
+
+
+class UnreadableMessageError(Exception):
+    """Envoy sent bytes that are no message of its protocol, or a kind that Egret does not know."""

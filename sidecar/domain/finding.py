@@ -1,10 +1,14 @@
-"""What a guardrail found, where, and what came of it."""
+"""Findings of guardrails, the decision they lead to, and placeholders for values."""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
+from sidecar.domain.errors import ClientError
 from sidecar.domain.policy import Guardrail, Stage
 
 
@@ -79,3 +83,96 @@ class GuardrailResult:
     score: float | None = None
     events: tuple[NotedEvent, ...] = ()
     stage: Stage = Stage.INPUT
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Forward the request as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redact:
+    """Forward the request with these spans replaced."""
+
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Answer the client from here."""
+
+    error: ClientError
+
+
+Decision = Allow | Redact | Deny
+
+
+HASH_DIGITS: Final = 16
+"""64 bits in hexadecimal: among a billion values two are alike with a chance of 3 %."""
+
+MAX_PLACEHOLDER_BYTES: Final = 1 + 40 + len("_h_") + HASH_DIGITS + 1
+"""A type has 40 characters at most; a card number with its separators is shorter."""
+
+PLACEHOLDER: Final = re.compile(
+    rb"\[[A-Z][A-Z0-9_]{0,39}_(?:[1-9][0-9]{0,8}|h_[0-9a-f]{%d})\]"
+    rb"|[0-9](?:[ -]?[0-9])*+" % HASH_DIGITS
+)
+"""Whatever may stand for a value: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of digits."""
+
+_UNFINISHED: Final = re.compile(rb"(?:\[[A-Za-z0-9_]*+|[0-9][0-9 -]*+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """Placeholder → value, both as UTF-8. `repr` shows neither."""
+
+    originals: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes], repr=False)
+
+    def restore(self, text: bytes) -> bytes:
+        """Return *text* with every placeholder turned back.
+
+        In one pass: what is put in is not looked at again, so that a value that reads like a
+        placeholder cannot call up another one.
+        """
+        return PLACEHOLDER.sub(self._original, text)
+
+    def _original(self, found: re.Match[bytes]) -> bytes:
+        placeholder = found.group()
+        return self.originals.get(placeholder, placeholder)
+
+
+def unfinished_from(text: bytes) -> int:
+    """Return where the end of *text* could still become a placeholder; its length if nowhere.
+
+    What comes before can be restored and sent, the rest waits for what comes next; never more
+    than `MAX_PLACEHOLDER_BYTES`.
+    """
+    start = max(len(text) - MAX_PLACEHOLDER_BYTES, 0)
+    found = _UNFINISHED.search(text, start)
+    return len(text) if found is None else found.start()
+
+
+NOTHING_REDACTED: Final = Restoration()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A guardrail's findings, of which no two overlap, in text order.
+
+    `score` is how sure a guardrail is that gives one, from 0 to 1, also where it found nothing.
+    """
+
+    findings: tuple[Finding, ...]
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A guardrail that could not judge; `error_type` is an exception's class name."""
+
+    error_type: str
+
+
+Outcome = Found | Failed
+
+NOTHING: Final = Found(())

@@ -101,7 +101,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitStatus:
     """How one limit stands: what is left, and in how many seconds it is whole again.
 
     Of a limit that has just refused a request: in how many seconds that has room.
@@ -113,7 +113,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
+class Reservation:
     """What was taken for a request of the limits it was judged by; `cost` in millionths of $1.
 
     It was taken at `taken_us`, microseconds since the epoch. `by_model` names, of the limits that

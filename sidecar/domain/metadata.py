@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -58,7 +58,7 @@ RESERVED_NUMBERS: Final = 4
 """Input tokens, output tokens, cost, time; ids of limits for some models follow them."""
 
 
-def reserved_text(reserved: Reserved) -> str:
+def reserved_text(reserved: Reservation) -> str:
     """Return the value of `reserved`, words with blanks between them."""
     tokens = f"{reserved.input_tokens} {reserved.output_tokens}"
     numbers = f"{tokens} {reserved.cost} {reserved.taken_us}"

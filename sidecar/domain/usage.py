@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sidecar.domain.limits import Reserved
+from sidecar.domain.limits import Reservation
 
 
 class AnswerEnd(enum.Enum):
@@ -70,7 +70,7 @@ class JudgedRequest:
     is_streamed: bool = False
     text_bytes: int = 0
     guardrails: dict[str, str] | None = None
-    reserved: Reserved | None = None
+    reserved: Reservation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class ExchangeEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnnamedEnd:
+class UnmatchedEnd:
     """The end of a request of which Envoy knows nothing that Egret said; no provider has seen it.
 
     `stream` is Envoy's name of it, which Egret was told when it was asked.

@@ -12,14 +12,15 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
-from sidecar.domain.mutations import Metadata, Refusal
-from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.transport._generated.envoy.type.v3 import http_status_pb2 as status
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.type.v3 import http_status_pb2 as status
+from sidecar.domain.errors import UnreadableMessageError
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
+from sidecar.domain.mutations import Metadata, Refusal
 
 METADATA_NAMESPACE: Final = "egret"
 """Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
@@ -70,10 +71,6 @@ class Message:
     source_address: str | None = None
     modes: tuple[BodyMode, BodyMode] | None = None
     is_observed: bool = False
-
-
-class UnreadableMessageError(Exception):
-    """The bytes are no message that Egret can read."""
 
 
 _KINDS: Final = {kind.value: kind for kind in MessageKind}

@@ -710,7 +710,7 @@ class ExtProcProtocol:
         self.drop()
         self._answer_is_complete()
 
-    # Steps.
+    # Cooperative.
 
     def _expect(self, verdict: str) -> None:
         if self.phase not in VERDICTS[verdict]:

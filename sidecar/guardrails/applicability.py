@@ -1,8 +1,4 @@
-"""Whether a guardrail holds for a request. What cannot be told is taken to be within.
-
-The path and the key are what Envoy and the store say; the model is the one that the body or path
-was judged by. A model's name that a provider could read in another way is within every scope.
-"""
+"""Decides which guardrails apply to a request: by route, roll-out share, exemption and model."""
 
 from __future__ import annotations
 
@@ -11,38 +7,37 @@ import hashlib
 import re
 from typing import Final, assert_never
 
-from sidecar.domain.globs import compile_glob
-from sidecar.domain.policy import Guardrail
-from sidecar.domain.scope import EVERYONE, Circumstances, Exemption, ExemptLevel
+from sidecar.domain.policy import FULL_ROLLOUT, Exemption, ExemptLevel, Guardrail, RequestScope
+from sidecar.domain.validation import compile_glob
 
 _PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
 """Names that no server trims, folds or unescapes into another, but for their case."""
 
 
-class Standing(enum.Enum):
+class Applicability(enum.Enum):
     """How a guardrail stands to a request."""
 
-    HOLDS = "holds"
-    OUTSIDE = "outside"
+    APPLIES = "applies"
+    OUT_OF_SCOPE = "out of scope"
     EXEMPT = "exempt"
 
 
-def standing(guardrail: Guardrail, circumstances: Circumstances) -> Standing:
+def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Applicability:
     """Tell how *guardrail* stands to a request whose model is not known yet."""
-    scope, operation = guardrail.scope, circumstances.operation
+    scope, operation = guardrail.scope, request_scope.operation
     if scope.routes is not None and operation is not None and operation not in scope.routes:
-        return Standing.OUTSIDE
+        return Applicability.OUT_OF_SCOPE
     if (
-        scope.rollout < EVERYONE
-        and share_of(guardrail.name, circumstances.key_id) >= scope.rollout
+        scope.rollout < FULL_ROLLOUT
+        and rollout_position(guardrail.name, request_scope.key_id) >= scope.rollout
     ):
-        return Standing.OUTSIDE
-    if any(_exempts(exemption, circumstances) for exemption in scope.exceptions):
-        return Standing.EXEMPT
-    return Standing.HOLDS
+        return Applicability.OUT_OF_SCOPE
+    if any(_exempts(exemption, request_scope) for exemption in scope.exceptions):
+        return Applicability.EXEMPT
+    return Applicability.APPLIES
 
 
-def holds_for_model(guardrail: Guardrail, model: str | None) -> bool:
+def applies_to_model(guardrail: Guardrail, model: str | None) -> bool:
     """Tell whether *guardrail* holds for *model*, None where the request names none."""
     globs = guardrail.scope.models
     if globs is None or model is None or _PLAIN_MODEL.fullmatch(model) is None:
@@ -51,22 +46,22 @@ def holds_for_model(guardrail: Guardrail, model: str | None) -> bool:
     return any(compile_glob(glob.lower()).match(folded) is not None for glob in globs)
 
 
-def share_of(guardrail: str, key_id: str) -> int:
+def rollout_position(guardrail: str, key_id: str) -> int:
     """Return where a key stands in a guardrail's roll-out, from 0 to 9999.
 
     The same key always stands in the same place, so that a roll-out that grows keeps those it
     has, and a client that tries again does not get another answer.
     """
     digest = hashlib.sha256(f"{guardrail}\0{key_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") * EVERYONE >> 64
+    return int.from_bytes(digest[:8], "big") * FULL_ROLLOUT >> 64
 
 
-def _exempts(exemption: Exemption, circumstances: Circumstances) -> bool:
+def _exempts(exemption: Exemption, request_scope: RequestScope) -> bool:
     match exemption.level:
         case ExemptLevel.KEY:
-            is_meant = exemption.name == circumstances.key_id
+            is_meant = exemption.name == request_scope.key_id
         case ExemptLevel.TEAM:
-            is_meant = exemption.name == circumstances.team
+            is_meant = exemption.name == request_scope.team
         case _:
             assert_never(exemption.level)
-    return is_meant and circumstances.at < exemption.ends_at
+    return is_meant and request_scope.at < exemption.ends_at

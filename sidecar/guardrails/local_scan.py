@@ -1,10 +1,4 @@
-"""All local guardrails in one pass over all text of a request.
-
-Hyperscan says which expressions occur at all; RE2 finds the spans of those few; validators
-confirm. Texts are scanned joined, but spans are searched in each text alone, so that nothing
-matches across two by accident; where the model reads several as one, a second, small pass looks
-at their borders. Guardrails that judge texts as a whole are given the first pass's hits.
-"""
+"""Runs all local guardrails over the texts of a request in one pass."""
 
 from __future__ import annotations
 
@@ -13,21 +7,19 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from sidecar.domain.finding import NOTHING, Failed, Found, Outcome
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.database import SEPARATOR, ExpressionDatabase, Hits
-from sidecar.guardrails.outcomes import NOTHING, Failed, Found, Outcome
-from sidecar.guardrails.overlaps import Located
-from sidecar.guardrails.readings.catalogue import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
-from sidecar.guardrails.rules.catalogue import judges_texts, rules_of
-from sidecar.guardrails.rules.rule import Expression, Rule
-from sidecar.guardrails.seams import Seam, seams
-from sidecar.guardrails.second_look import Runs, disjoint_findings, joined, settled
-from sidecar.guardrails.slices import SLICE_BYTES, SLICE_FINDINGS, Steps, run_to_end
-from sidecar.guardrails.span_search import spans
-from sidecar.guardrails.text_views import Piece, as_is, is_plain_ascii, pieces_of
-from sidecar.guardrails.whole_text.catalogue import whole_text_check
-from sidecar.guardrails.whole_text.check import Scanned, WholeTextCheck
+from sidecar.guardrails.cooperative import SLICE_BYTES, SLICE_FINDINGS, Cooperative, run_sync
+from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
+from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
+from sidecar.guardrails.matching.boundaries import BoundaryWindow, boundary_windows
+from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase, Hits
+from sidecar.guardrails.matching.rescan import Runs, disjoint_findings, joined, rescan_until_stable
+from sidecar.guardrails.matching.rule import Expression, Rule
+from sidecar.guardrails.matching.spans import Located, spans
+from sidecar.guardrails.matching.text_views import TextView, as_is, is_plain_ascii, views_of
+from sidecar.guardrails.registry import judges_texts, rules_of, whole_text_check
 
 Outcomes = tuple[Outcome, ...]
 
@@ -43,7 +35,7 @@ class _Texts:
     """All parts in all views, and where each ends in what is scanned, a separator included."""
 
     parts: Sequence[TextPart]
-    pieces: tuple[Piece, ...]
+    views: tuple[TextView, ...]
     ends: tuple[int, ...]
     hits: Hits
 
@@ -52,7 +44,7 @@ class _Texts:
 class _Borders:
     """The text around the borders of runs, as texts of their own."""
 
-    seams: Sequence[Seam]
+    boundary_windows: Sequence[BoundaryWindow]
     texts: _Texts
 
     def located(self, outcome: Outcome) -> Outcome:
@@ -63,7 +55,7 @@ class _Borders:
             tuple(
                 finding
                 for found in outcome.findings
-                for finding in self.seams[found.part].located(found)
+                for finding in self.boundary_windows[found.part].located(found)
             )
         )
 
@@ -80,7 +72,7 @@ class _RuleCheck:
         """Tell whether anything can be found at all."""
         return bool(self.unfiltered) or not self.filtered.keys().isdisjoint(hits)
 
-    def judge(self, texts: _Texts) -> Steps[Found]:
+    def judge(self, texts: _Texts) -> Cooperative[Found]:
         """Search the spans of the rules that hit."""
         hits, name = texts.hits, self.guardrail.name
         rules = [(rule, hits[id_][0]) for id_ in hits.keys() & self.filtered.keys()
@@ -88,7 +80,7 @@ class _RuleCheck:
         rules += [(rule, 0) for rule in self.unfiltered]
         located: list[Located] = []
         for rule, first_end in rules:
-            found = yield from spans(rule, texts.pieces, texts.ends, first_end=first_end)
+            found = yield from spans(rule, texts.views, texts.ends, first_end=first_end)
             rank, type_ = rule.rank, rule.type
             located += [(part, start, end, rank, type_, name) for part, start, end in found]
             if len(located) > MAX_FINDINGS:
@@ -111,10 +103,10 @@ class _WholeCheck:
         del hits
         return True
 
-    def judge(self, texts: _Texts) -> Steps[Found]:
+    def judge(self, texts: _Texts) -> Cooperative[Found]:
         """Let the check judge by its own hits."""
         own = {self.ids[id_]: ends for id_, ends in texts.hits.items() if id_ in self.ids}
-        scanned = Scanned(self.guardrail.name, texts.parts, texts.pieces, texts.ends, own)
+        scanned = ScannedTexts(self.guardrail.name, texts.parts, texts.views, texts.ends, own)
         return self.check.judge(scanned)
 
 
@@ -139,11 +131,11 @@ class LocalScan:
         self._folded = any(
             rule.folded for guardrail in self.guardrails for rule in rules_of(guardrail.settings)
         )
-        readings = FOR_WORDS if self._folded else FOR_ALL
-        self._untriggered = tuple(one for one in readings if one.trigger is None)
+        decoders = FOR_WORDS if self._folded else FOR_ALL
+        self._untriggered = tuple(one for one in decoders if one.trigger is None)
         self._triggered = {
             ids[one.trigger]: one
-            for one in readings
+            for one in decoders
             if one.trigger is not None and one.trigger in ids
         }
         self._nothing: Outcomes = tuple(NOTHING for _ in self._checks)
@@ -160,7 +152,7 @@ class LocalScan:
 
         *runs* are those of the subject: parts that the model reads as one text.
         """
-        return run_to_end(self.steps(parts, runs))
+        return run_sync(self.steps(parts, runs))
 
     def at_a_glance(self, content: bytes) -> Outcomes | None:
         """Return what `scan` says of a short text with nothing in it; None where there may be.
@@ -177,7 +169,7 @@ class LocalScan:
             return None
         return self._nothing
 
-    def steps(self, parts: Sequence[TextPart], runs: Runs = ()) -> Steps[Outcomes]:
+    def steps(self, parts: Sequence[TextPart], runs: Runs = ()) -> Cooperative[Outcomes]:
         """Do what `scan` does, in slices of a millisecond or two."""
         if not self._checks or not parts:
             return self._nothing
@@ -185,18 +177,20 @@ class LocalScan:
         if not any(isinstance(one, Found) and one.findings for one in outcomes):
             return tuple(outcomes)
         return (
-            yield from settled(
+            yield from rescan_until_stable(
                 self.guardrails, outcomes, texts=(parts, runs), look=self._look_by_rules
             )
         )
 
-    def _look_by_rules(self, parts: Sequence[TextPart], runs: Runs) -> Steps[Sequence[Outcome]]:
+    def _look_by_rules(
+        self, parts: Sequence[TextPart], runs: Runs
+    ) -> Cooperative[Sequence[Outcome]]:
         rules = tuple(one if isinstance(one, _RuleCheck) else None for one in self._checks)
         return self._look(parts, runs, rules)
 
     def _look(
         self, parts: Sequence[TextPart], runs: Runs, checks: Sequence[_Check | None]
-    ) -> Steps[Sequence[Outcome]]:
+    ) -> Cooperative[Sequence[Outcome]]:
         """Judge once; a check that is left out finds nothing."""
         try:
             texts = yield from self._read(parts)
@@ -214,7 +208,7 @@ class LocalScan:
             yield from self._search_seams(borders, outcomes)
         return outcomes
 
-    def _search_seams(self, borders: _Borders, outcomes: list[Outcome]) -> Steps[None]:
+    def _search_seams(self, borders: _Borders, outcomes: list[Outcome]) -> Cooperative[None]:
         """Add what stands across borders, by rules alone: a count would count it twice."""
         for index, check in enumerate(self._checks):
             known = outcomes[index]
@@ -225,23 +219,23 @@ class LocalScan:
                 seen = borders.located(outcome)
                 outcomes[index] = yield from joined(check.guardrail, known, seen)
 
-    def _borders(self, parts: Sequence[TextPart], runs: Runs) -> Steps[_Borders | None]:
-        found = seams(parts, runs)
+    def _borders(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[_Borders | None]:
+        found = boundary_windows(parts, runs)
         if not found:
             return None
-        views = [TextPart(seam.content, (), "") for seam in found]
+        views = [TextPart(window.content, (), "") for window in found]
         return _Borders(found, (yield from self._read(views)))
 
-    def _read(self, parts: Sequence[TextPart], *, controls: bool = False) -> Steps[_Texts]:
+    def _read(self, parts: Sequence[TextPart], *, controls: bool = False) -> Cooperative[_Texts]:
         """Read and scan; once more with *controls* where there are any, which is seldom."""
-        pieces: list[Piece] = []
+        views: list[TextView] = []
         for index, part in enumerate(parts):
             content = part.content
             if not controls and content.isascii() and SEPARATOR not in content:
-                pieces.append(as_is(index, content))
+                views.append(as_is(index, content))
             else:
-                pieces += yield from pieces_of(index, content, folded=self._folded)
-        contents = [piece.content for piece in pieces]
+                views += yield from views_of(index, content, folded=self._folded)
+        contents = [view.content for view in views]
         is_short = sum(map(len, contents)) <= SLICE_BYTES
         joined = [SEPARATOR.join(contents)] if is_short else contents
         if not controls and any(map(self._database.has_controls, joined)):
@@ -249,33 +243,33 @@ class LocalScan:
         if is_short:
             hits = self._database.scan_short(joined[0])
             if self._may_say_more(joined[0], hits):
-                yield from self._read_on(pieces, hits)
+                yield from self._read_on(views, hits)
         else:
             hits = yield from self._database.scan(contents)
-            yield from self._read_on(pieces, hits)
-        ends = tuple(accumulate([len(piece.content) + 1 for piece in pieces]))
-        return _Texts(parts, tuple(pieces), ends, hits)
+            yield from self._read_on(views, hits)
+        ends = tuple(accumulate([len(view.content) + 1 for view in views]))
+        return _Texts(parts, tuple(views), ends, hits)
 
     def _may_say_more(self, joined: bytes, hits: Hits) -> bool:
-        """Tell whether a reading may apply to any of the texts: to all of them, joined, then."""
+        """Tell whether a decoder may apply to any of the texts: to all of them, joined, then."""
         return not self._triggered.keys().isdisjoint(hits) or any(
-            reading.applies(joined) for reading in self._untriggered
+            decoder.applies(joined) for decoder in self._untriggered
         )
 
-    def _read_on(self, pieces: list[Piece], hits: Hits) -> Steps[None]:
+    def _read_on(self, views: list[TextView], hits: Hits) -> Cooperative[None]:
         """Add what the texts say between the lines, and its hits."""
-        found: Sequence[Piece] = sources(pieces)
+        found: Sequence[TextView] = sources(views)
         latest = hits
         for _ in range(MAX_DEPTH):
             chosen = [self._triggered[id_] for id_ in sorted(self._triggered.keys() & latest)]
             found = yield from read(found, (*self._untriggered, *chosen))
             if not found:
                 return
-            latest = yield from self._database.scan([piece.content for piece in found])
-            base = sum(len(piece.content) + 1 for piece in pieces)
+            latest = yield from self._database.scan([view.content for view in found])
+            base = sum(len(view.content) + 1 for view in views)
             for id_, ends in latest.items():
                 hits.setdefault(id_, []).extend(base + end for end in ends)
-            pieces += found
+            views += found
 
 
 def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Located]:
@@ -286,7 +280,7 @@ def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Locat
     return [(part, 0, len(texts.parts[part].content), *kind, name) for part, kind in kinds.items()]
 
 
-def _judged(check: _Check, texts: _Texts) -> Steps[Outcome]:
+def _judged(check: _Check, texts: _Texts) -> Cooperative[Outcome]:
     """Judge; a check that raises fails its own guardrail, and only that."""
     try:
         return (yield from check.judge(texts))

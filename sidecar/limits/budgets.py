@@ -1,4 +1,4 @@
-"""What is told of a budget before it is used up: thresholds that were passed, and a forecast."""
+"""Budget alerts at thresholds, and spend forecast."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.domain.limits import Level, Limit, Measure, Standing, Window
-from sidecar.limits.claims import Calendar, span_of
-from sidecar.limits.local import period_start
-from sidecar.limits.ports import State, ThresholdListener
+from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
+from sidecar.limits.limit_check import CalendarWindow, window_of
+from sidecar.limits.local_shares import period_start
+from sidecar.limits.store import State, ThresholdListener
 
 THRESHOLDS: Final = (50, 80, 90, 95)
 """In percent of a budget's amount. Nothing stops there; somebody is told."""
@@ -23,7 +23,7 @@ def thresholds_passed(used: int, amount: int) -> tuple[int, ...]:
     return tuple(one for one in THRESHOLDS if used * 100 >= amount * one)
 
 
-def highest_passed(standings: Iterable[Standing]) -> int:
+def highest_passed(standings: Iterable[LimitStatus]) -> int:
     """Return the highest threshold that any budget among *standings* has passed, else 0."""
     highest = 0
     for one in standings:
@@ -46,7 +46,7 @@ class _Watched:
     ends_at: float
 
 
-class Budgets:
+class BudgetWatch:
     """The budgets that a worker has asked for, as they stood then; tells of thresholds."""
 
     def __init__(self, listener: ThresholdListener | None = None) -> None:
@@ -97,11 +97,11 @@ class Forecast:
 
 def forecast(limit: Limit, used: int, *, now: float) -> Forecast | None:
     """Return how the period of *limit* that *now* is in goes on; None where it has no periods."""
-    span = span_of(limit, now=now)
-    if not isinstance(span, Calendar):
+    window = window_of(limit, now=now)
+    if not isinstance(window, CalendarWindow):
         return None
-    start = period_start(span.borders, now)
-    end = next(border for border in span.borders if border > now)
+    start = period_start(window.borders, now)
+    end = next(border for border in window.borders if border > now)
     passed = now - start
     if passed < FORECAST_SECONDS:
         return Forecast(start, end)

@@ -1,4 +1,4 @@
-"""What is put right once a request is over: more or less was used than was taken for it."""
+"""Settles the reservation of a request by its actual usage."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import assert_never
 
 from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
-from sidecar.limits.claims import Calendar, Demand, is_for_operation, span_of
-from sidecar.limits.local import period_start
-from sidecar.limits.ports import Change
+from sidecar.limits.limit_check import CalendarWindow, RequestCost, is_for_operation, window_of
+from sidecar.limits.local_shares import period_start
+from sidecar.limits.store import Adjustment
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class FinishedRequest:
     """A request that is over: what was taken for it, what it used, and when it was judged.
 
     `demand` is what it was judged by, with no more of its model than logs may have; `at` is when
@@ -24,7 +24,7 @@ class Ended:
     held for it.
     """
 
-    demand: Demand
+    demand: RequestCost
     member: str
     at: float
     input_tokens: int = 0
@@ -55,14 +55,14 @@ class Ended:
                 assert_never(measure)
 
 
-def unused(request: JudgedRequest) -> Ended | None:
+def unused(request: JudgedRequest) -> FinishedRequest | None:
     """Return the end of a request that came to nothing; None where nothing was taken for it."""
-    return ended_with(None, request, cost=None)
+    return finished_request(None, request, cost=None)
 
 
-def ended_with(
+def finished_request(
     record: UsageRecord | None, request: JudgedRequest, *, cost: Decimal | None
-) -> Ended | None:
+) -> FinishedRequest | None:
     """Return the end of *request* with what its record says it used.
 
     None where nothing was taken for it. *cost* is in US dollars, None without a price: what was
@@ -71,7 +71,7 @@ def ended_with(
     reserved = request.reserved
     if reserved is None:
         return None
-    demand = Demand(
+    demand = RequestCost(
         operation=request.operation,
         model=request.model,
         input_tokens=reserved.input_tokens,
@@ -79,7 +79,7 @@ def ended_with(
         cost=reserved.cost,
     )
     tokens = NO_TOKENS if record is None else record.tokens
-    return Ended(
+    return FinishedRequest(
         demand,
         request.request_id,
         reserved.taken_us / 1e6 or request.occurred_at.timestamp(),
@@ -90,22 +90,22 @@ def ended_with(
     )
 
 
-def changes_of(limits: Iterable[Limit], ended: Ended) -> tuple[Change, ...]:
+def adjustments_of(limits: Iterable[Limit], ended: FinishedRequest) -> tuple[Adjustment, ...]:
     """Return what is put right of each limit that the request was judged by."""
-    changes: list[Change] = []
+    changes: list[Adjustment] = []
     for limit in limits:
         if not _was_taken(limit, ended):
             continue
         if limit.measure is Measure.CONCURRENT:
-            changes.append(Change(limit, 0, member=ended.member))
+            changes.append(Adjustment(limit, 0, member=ended.member))
         elif amount := ended.beyond(limit.measure):
             start = _start(limit, ended.at)
             taken_at = ended.at if start else 0.0
-            changes.append(Change(limit, amount, period_start=start, taken_at=taken_at))
+            changes.append(Adjustment(limit, amount, period_start=start, taken_at=taken_at))
     return tuple(changes)
 
 
-def _was_taken(limit: Limit, ended: Ended) -> bool:
+def _was_taken(limit: Limit, ended: FinishedRequest) -> bool:
     """By name where it is for some models: what is told of the model may be less than it was."""
     if limit.models is not None and limit.id not in ended.by_model:
         return False
@@ -115,5 +115,5 @@ def _was_taken(limit: Limit, ended: Ended) -> bool:
 def _start(limit: Limit, at: float) -> int:
     if sliding_seconds(limit.window) is not None:
         return 0
-    span = span_of(limit, now=at)
-    return period_start(span.borders, at) if isinstance(span, Calendar) else 0
+    window = window_of(limit, now=at)
+    return period_start(window.borders, at) if isinstance(window, CalendarWindow) else 0

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Refused, judge
-from sidecar.authorization.credentials import CredentialFault, present
-from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
-from sidecar.authorization.ports import KeyStoreUnavailableError
-from sidecar.dialects.answer_form import has_model_text
+from sidecar.apis.response_structure import has_model_text
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Measure
-from sidecar.domain.policy import StreamUsage
+from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
-from sidecar.domain.scope import Circumstances
+from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Operation, Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.snapshot import MissingPolicy
+from sidecar.keys.authorize import Refused, authorize
+from sidecar.keys.cache import Hit, Miss, NegativeHit
+from sidecar.keys.credentials import ApiKey, CredentialFault, presented_key
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.pipeline.record import Caller, RequestRecord
 from sidecar.pipeline.worker import Worker
-from sidecar.telemetry.report import CacheTier
+from sidecar.policy.snapshot import MissingPolicy
 
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
@@ -42,7 +40,7 @@ async def admit(
     headers: Headers, stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> Caller | ErrorKind:
     """Judge the key that *headers* present; waits only for a key that is not in the cache."""
-    key = present(headers)
+    key = presented_key(headers)
     if isinstance(key, CredentialFault):
         return key.kind
     found = worker.keys.peek(key.key_id, now=worker.clocks.monotonic())
@@ -50,7 +48,7 @@ async def admit(
         case Hit(known, is_stale):
             record.tier = CacheTier.STALE if is_stale else CacheTier.L1
             return _judge(known, key, stream, record, worker)
-        case KnownUnknown():
+        case NegativeHit():
             record.tier = CacheTier.NEGATIVE
             return _judge(None, key, stream, record, worker)
         case Miss():
@@ -79,7 +77,7 @@ def _judge(
     operation = record.route.operation if isinstance(record.route, Route) else None
     source = stream.protocol.source_address
     now = worker.clocks.wall()
-    authorization = judge(known, key, now=now, source=source, operation=operation)
+    authorization = authorize(known, key, now=now, source=source, operation=operation)
     record.authorize = record.step()
     if isinstance(authorization, Refused):
         kind = authorization.kind
@@ -95,8 +93,8 @@ def _judge(
     if policy is None or isinstance(policy, MissingPolicy):
         # Without its policy it is unknown which guardrails this key's content must pass.
         return ErrorKind.AUTHORIZATION_UNAVAILABLE
-    if policy.request_forms is not None:
-        policy = policy.request_forms(_circumstances(good, operation, now=now))
+    if policy.request_variants is not None:
+        policy = policy.request_variants(_request_scope(good, operation, now=now))
     is_set = good.allowed_models is not None
     allowed_models = good.allowed_models if is_set else policy.allowed_models
     caller = Caller(good.principal, policy, allowed_models, good.limits, good.priority)
@@ -104,9 +102,9 @@ def _judge(
     return caller
 
 
-def _circumstances(known: KeyRecord, operation: Operation | None, *, now: float) -> Circumstances:
+def _request_scope(known: KeyRecord, operation: Operation | None, *, now: float) -> RequestScope:
     principal = known.principal
-    return Circumstances(
+    return RequestScope(
         operation=operation,
         key_id=principal.key_id,
         team=f"{principal.organization_name}/{principal.team_name}",

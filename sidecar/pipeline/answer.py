@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sidecar.dialects.answer_form import AnswerForm, answer_form
-from sidecar.dialects.hidden_usage import UsageHider
-from sidecar.dialects.stream_error import stream_error
-from sidecar.domain.decision import Deny
+from sidecar.apis.error_body import stream_error
+from sidecar.apis.response_structure import AnswerForm, answer_form
+from sidecar.apis.stream_usage import UsageHider
 from sidecar.domain.errors import ClientError
+from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.policy import StreamMode
 from sidecar.domain.subject import RequestForm, Route, Unreadable

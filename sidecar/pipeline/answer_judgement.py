@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.dialects.answer_form import AnswerForm
-from sidecar.dialects.json_text import Token
-from sidecar.domain.decision import Deny, Redact
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import Finding, GuardrailResult
+from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
-from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.answer_policy import AnswerPolicy
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.stream_scan import ROLE, Outcome, StreamScan
-from sidecar.guardrails.window import Edit, Window
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.streaming.response_policy import AnswerPolicy
+from sidecar.guardrails.streaming.scan import ROLE, ScanResult, StreamScan
+from sidecar.guardrails.streaming.window import Edit, Window
+from sidecar.jsontext.tokens import Token
 from sidecar.pipeline.answer_reading import AnswerReading
 from sidecar.pipeline.answer_structure import judge_structure
 from sidecar.pipeline.decide import decide, decide_unscanned
@@ -50,8 +48,8 @@ class AnswerSetting:
     unscanned: UnscannedAction
     restoration: Restoration
     placeholders: Placeholders
-    inspector: Inspector
-    about: InspectionSubject
+    inspector: GuardrailRunner
+    about: RequestInfo
     clock: Callable[[], float]
     hides_usage: bool = False
 
@@ -107,7 +105,7 @@ class AnswerJudgement:
         self._reading.take(body, is_last=True)
         asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
         due = self._reading.transcript.due(observed=self._is_observed)
-        outcomes = inspector.in_turns(self._scan.steps(due))
+        outcomes = inspector.run_cooperatively(self._scan.steps(due))
         if not isinstance(outcomes, tuple):
             outcomes = await stream.wait_for(outcomes)
         error = self._error_in(outcomes[0]) or self._unread()
@@ -127,7 +125,7 @@ class AnswerJudgement:
         steps = judge_structure(
             released.body, self._form, self._structured, clock=self._setting.clock
         )
-        structure = inspector.in_turns(steps)
+        structure = inspector.run_cooperatively(steps)
         if not isinstance(structure, tuple):
             structure = await stream.wait_for(structure)
         self._structure = structure
@@ -138,7 +136,7 @@ class AnswerJudgement:
         due = self._reading.transcript.due(observed=self._is_observed)
         return self._error_in(self._scan.judge(due)) if due else None
 
-    def _error_in(self, outcome: Outcome) -> ClientError | None:
+    def _error_in(self, outcome: ScanResult) -> ClientError | None:
         for one in outcome.redact:
             self._redact(one.window, one.finding, one.value, is_bare=one.is_bare)
         if outcome.is_too_long:

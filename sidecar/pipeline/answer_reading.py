@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.dialects.alike_events import AlikeEvents
-from sidecar.dialects.answer_form import AnswerForm, framer_of
-from sidecar.dialects.answer_read import UnreadableEvent
-from sidecar.dialects.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
-from sidecar.dialects.hidden_usage import EventsWithoutUsage
+from sidecar.apis.event_patterns import AlikeEvents
+from sidecar.apis.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
+from sidecar.apis.response_structure import AnswerForm, framer_of
+from sidecar.apis.response_text import UnreadableEvent
+from sidecar.apis.stream_usage import EventsWithoutUsage
 from sidecar.domain.subject import UnscannedReason
-from sidecar.guardrails.transcript import TooManyTextsError, Transcript
+from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
 from sidecar.redaction.held_frames import HeldFrames
 
 _REASONS: Final = {

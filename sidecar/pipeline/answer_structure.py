@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from sidecar.dialects.answer_form import AnswerForm, framer_of
-from sidecar.dialects.answer_read import DONE, load_event
-from sidecar.dialects.answer_structure import AnswerPiece, AnswerStructure
-from sidecar.domain.finding import GuardrailResult
-from sidecar.guardrails.outcomes import Failed
-from sidecar.guardrails.slices import SLICE_BYTES, Steps
-from sidecar.guardrails.structured import Structured, judge_pieces
+from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStructure, framer_of
+from sidecar.apis.response_text import DONE, load_event
+from sidecar.domain.finding import Failed, GuardrailResult
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 
 UNKNOWN_SHAPE: Final = "unknown_shape"
 """Error type of an answer that is none of those we know to hold a model's words."""
@@ -20,16 +18,16 @@ UNKNOWN_SHAPE: Final = "unknown_shape"
 def judge_structure(
     body: bytes,
     form: AnswerForm,
-    structured: Iterable[Structured],
+    structured: Iterable[SchemaGuardrail],
     *,
     clock: Callable[[], float],
-) -> Steps[tuple[GuardrailResult, ...]]:
+) -> Cooperative[tuple[GuardrailResult, ...]]:
     """Return one result a guardrail."""
     read = yield from _read(body, form)
-    return (yield from judge_pieces(structured, read, clock=clock))
+    return (yield from check_structure(structured, read, clock=clock))
 
 
-def _read(body: bytes, form: AnswerForm) -> Steps[Sequence[AnswerPiece] | Failed]:
+def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | Failed]:
     structure = AnswerStructure()
     framer = framer_of(form)
     if framer is not None:

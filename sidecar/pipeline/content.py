@@ -6,23 +6,21 @@ import hmac
 from dataclasses import dataclass
 from typing import assert_never
 
-from sidecar.authorization.authorize import is_model_allowed
-from sidecar.dialects.read import read_request
-from sidecar.dialects.stream_usage import ask_for_usage, can_ask_for_usage
-from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.apis.request_text import read_request
+from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import NOTHING_REDACTED, Allow, Deny, Finding, Redact, Restoration
 from sidecar.domain.policy import StreamUsage, UnscannedAction
-from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.inspect import InspectionSubject
-from sidecar.guardrails.snapshot import EffectivePolicy
+from sidecar.guardrails.runner import RequestInfo
+from sidecar.keys.authorize import is_model_allowed
 from sidecar.pipeline.admission import stream_usage_of
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.pipeline.rate_limits import take_limits
 from sidecar.pipeline.record import Caller, RequestRecord
 from sidecar.pipeline.worker import Worker
+from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.request import RedactionRules, redact
 
 
@@ -155,11 +153,11 @@ def policy_for(subject: Subject, policy: EffectivePolicy) -> EffectivePolicy:
     return policy.for_model(None if subject.other_models else subject.model)
 
 
-def subject_of(record: RequestRecord) -> InspectionSubject:
+def subject_of(record: RequestRecord) -> RequestInfo:
     """Return the request as guardrails know it."""
     principal = record.principal
     key_id = "" if principal is None else principal.key_id
-    return InspectionSubject(record.request_id, key_id, record.model)
+    return RequestInfo(record.request_id, key_id, record.model)
 
 
 def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from sidecar.domain.decision import Allow, Decision, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
 from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import StreamEnd
-from sidecar.limits.settlement import changes_of, unused
+from sidecar.limits.settlement import adjustments_of, unused
 from sidecar.pipeline.record import RequestRecord
 from sidecar.pipeline.worker import Worker
-from sidecar.telemetry.report import ExchangeOutcome
 
 
 def finish(
@@ -52,7 +52,7 @@ def _release_reservation(record: RequestRecord, worker: Worker) -> None:
         return
     ended = unused(judged)
     if ended is not None:
-        worker.limiter.settle(judged.organization_id, changes_of(record.caller.limits, ended))
+        worker.limiter.settle(judged.organization_id, adjustments_of(record.caller.limits, ended))
 
 
 def make_room(record: RequestRecord, worker: Worker) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, assert_never
 
 from sidecar.domain.http import Headers
-from sidecar.domain.limits import Measure, Standing
+from sidecar.domain.limits import LimitStatus, Measure
 from sidecar.domain.subject import Dialect
 
 _OURS: Final = re.compile(r"(?:x-ratelimit|anthropic-ratelimit|x-egret)-[a-z0-9-]+")
@@ -30,7 +30,7 @@ def foreign_headers(answer: Headers) -> tuple[str, ...]:
 
 
 def limit_headers(
-    dialect: Dialect, standings: Iterable[Standing], *, now: float
+    dialect: Dialect, standings: Iterable[LimitStatus], *, now: float
 ) -> list[tuple[str, str]]:
     """Return the headers of *dialect*; of several limits on one measure, the tightest.
 
@@ -47,7 +47,7 @@ def limit_headers(
             assert_never(dialect)
 
 
-def _of_openai(tightest: Mapping[str, Standing]) -> list[tuple[str, str]]:
+def _of_openai(tightest: Mapping[str, LimitStatus]) -> list[tuple[str, str]]:
     headers: list[tuple[str, str]] = []
     for name, one in tightest.items():
         headers += (
@@ -58,7 +58,7 @@ def _of_openai(tightest: Mapping[str, Standing]) -> list[tuple[str, str]]:
     return headers
 
 
-def _of_anthropic(tightest: Mapping[str, Standing], *, now: float) -> list[tuple[str, str]]:
+def _of_anthropic(tightest: Mapping[str, LimitStatus], *, now: float) -> list[tuple[str, str]]:
     headers: list[tuple[str, str]] = []
     for name, one in tightest.items():
         headers += (
@@ -94,9 +94,9 @@ def _anthropic_name(measure: Measure) -> str | None:
 
 
 def _tightest(
-    standings: Iterable[Standing], name_of: Callable[[Measure], str | None]
-) -> dict[str, Standing]:
-    found: dict[str, Standing] = {}
+    standings: Iterable[LimitStatus], name_of: Callable[[Measure], str | None]
+) -> dict[str, LimitStatus]:
+    found: dict[str, LimitStatus] = {}
     for standing in standings:
         name = name_of(standing.limit.measure)
         if name is not None and (name not in found or standing.remaining < found[name].remaining):

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Final, assert_never
 
 from sidecar.domain.errors import ClientError
-from sidecar.domain.limits import MICROS, Measure, Reserved
+from sidecar.domain.limits import MICROS, Measure, Reservation
 from sidecar.domain.subject import Route, Subject
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.limits.claims import Claim, Demand, Exceeded, claims_of
-from sidecar.limits.limiter import Granted, Limited, Outcome
+from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
+from sidecar.limits.limiter import Granted, LimitDecision, Limited
 from sidecar.pipeline.record import Allowance, Caller, RequestRecord
 from sidecar.pipeline.refusals import budget_error, limit_error, single_request_error
 from sidecar.pipeline.worker import Worker
@@ -37,7 +37,7 @@ async def take_limits(
         return None
     subject = record.subject
     has_one_model = subject is not None and not subject.other_models
-    demand = Demand(
+    demand = RequestCost(
         operation=None if route is None else route.operation.value,
         model=subject.model if subject is not None and has_one_model else None,
         priority=caller.priority,
@@ -46,7 +46,7 @@ async def take_limits(
         cost=_cost(subject, tokens_in, tokens_out, worker),
         request_bytes=record.body_bytes,
     )
-    claims = claims_of(caller.limits, demand, now=worker.clocks.wall())
+    claims = limit_checks(caller.limits, demand, now=worker.clocks.wall())
     if isinstance(claims, Exceeded):
         return single_request_error(claims.limit)
     if not claims:
@@ -65,11 +65,11 @@ async def take_limits(
 
 
 def _allowance(
-    taken: Outcome, demand: Demand, claims: tuple[Claim, ...], worker: Worker
+    taken: LimitDecision, demand: RequestCost, claims: tuple[LimitCheck, ...], worker: Worker
 ) -> Allowance:
     match taken:
         case Granted(standings, is_local):
-            reserved = Reserved(
+            reserved = Reservation(
                 demand.input_tokens,
                 demand.output_tokens,
                 demand.cost,

@@ -9,14 +9,14 @@ from typing import Final
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.limits import Limit, Priority, Reserved, Standing
+from sidecar.domain.limits import Limit, LimitStatus, Priority, Reservation
 from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 from sidecar.domain.subject import Dialect, Route, Subject, UnknownRoute, UnscannedReason
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.guardrails.snapshot import EffectivePolicy
+from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Allowance:
     `short` is the limit that has no room. `is_local` tells that the shared counts were away.
     """
 
-    standings: tuple[Standing, ...] = ()
-    short: Standing | None = None
-    reserved: Reserved | None = None
+    standings: tuple[LimitStatus, ...] = ()
+    short: LimitStatus | None = None
+    reserved: Reservation | None = None
     is_local: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.dialects.error_body import error_body, error_headers
+from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName
 from sidecar.domain.limits import Limit, Measure

@@ -10,15 +10,14 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.domain.decision import Allow, Deny, Redact
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
-from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
+from sidecar.domain.policy import FULL_ROLLOUT, Guardrail, Mode, RequestScope, UnscannedAction
 from sidecar.domain.principal import PolicyBinding, Principal
-from sidecar.domain.scope import EVERYONE, Circumstances
+from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.subject import (
     Malformed,
     Route,
@@ -26,12 +25,10 @@ from sidecar.domain.subject import (
     Unreadable,
     UnscannedReason,
 )
-from sidecar.guardrails.compilation import CompiledPolicies, compile_in_subprocess
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.remote import AskNobody
-from sidecar.guardrails.rules.catalogue import is_remote
-from sidecar.guardrails.slices import run_to_end
-from sidecar.guardrails.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.registry import is_remote
+from sidecar.guardrails.remote.checks import NoRemoteChecks
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.admission import requires_body, unscannable
 from sidecar.pipeline.content import (
     policy_for,
@@ -41,7 +38,8 @@ from sidecar.pipeline.content import (
 )
 from sidecar.pipeline.decide import decide
 from sidecar.pipeline.record import Caller
-from sidecar.telemetry.report import ExchangeOutcome
+from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
 
 _NAME: Final = "\0rehearsed"
 """Of the policy as it is rehearsed: no document can name one so."""
@@ -76,7 +74,7 @@ class PolicyReplay:
 
     def __init__(self, snapshot: PolicySnapshot) -> None:
         self._snapshot = snapshot
-        self._inspector = Inspector(remote=AskNobody(), clock=time.perf_counter)
+        self._inspector = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter)
 
     @classmethod
     async def compile(cls, document: str) -> PolicyReplay:
@@ -88,13 +86,13 @@ class PolicyReplay:
         compiled = await compile_in_subprocess([(document, 1)])
         policy = compiled.policies[0]
         local = tuple(
-            replace(one, scope=replace(one.scope, rollout=EVERYONE, exceptions=()))
+            replace(one, scope=replace(one.scope, rollout=FULL_ROLLOUT, exceptions=()))
             for one in policy.guardrails
             if not is_remote(one)
         )
         rehearsed = replace(policy, name=_NAME, guardrails=local)
         policies = CompiledPolicies((policy, rehearsed), compiled.database)
-        return cls(run_to_end(snapshot_steps(policies)))
+        return cls(run_sync(snapshot_steps(policies)))
 
     async def judge(self, request: KeptRequest) -> ReplayResult:
         """Return the policy's verdict on *request*."""
@@ -126,7 +124,7 @@ class PolicyReplay:
         refused = refuse_unscanned_parts(subject, policy)
         if refused is not None:
             return _refused(refused)
-        about = InspectionSubject(request_id="", key_id="", model=subject.model)
+        about = RequestInfo(request_id="", key_id="", model=subject.model)
         results = self._inspector.inspect(policy, subject, about=about)
         judged = _of_results(results if isinstance(results, tuple) else await results)
         if judged.outcome is not ExchangeOutcome.ALLOWED:
@@ -136,10 +134,12 @@ class PolicyReplay:
     def _policy(self, route: Route | None) -> EffectivePolicy:
         policy = self._snapshot.effective(PolicyBinding(key=_NAME))
         assert isinstance(policy, EffectivePolicy)  # noqa: S101 - it was put in
-        if policy.request_forms is None:
+        if policy.request_variants is None:
             return policy
         operation = None if route is None else route.operation
-        return policy.request_forms(Circumstances(operation=operation, key_id="", team="", at=0.0))
+        return policy.request_variants(
+            RequestScope(operation=operation, key_id="", team="", at=0.0)
+        )
 
 
 def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy) -> ReplayResult:

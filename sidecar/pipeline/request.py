@@ -2,7 +2,7 @@
 
     headers → admit → (body) → read → limits → guardrails → decide → answer → finish
 
-Steps are functions over plain values. The facts that they find out stand in the `RequestRecord`.
+Cooperative are functions over plain values. The facts that they find out stand in the `RequestRecord`.
 A step that refuses returns a `ClientError`; whatever raises ends in a refusal, or in a stream that
 is aborted: a plain return would let Envoy go on with a request that was not judged.
 """
@@ -13,13 +13,18 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from sidecar.dialects.answer_form import has_model_text
-from sidecar.dialects.routes import guess_dialect, recognise
-from sidecar.domain.errors import ClientError, ErrorKind, client_error
+from sidecar.apis.response_structure import has_model_text
+from sidecar.apis.routes import guess_dialect, recognise
+from sidecar.domain.errors import (
+    ClientError,
+    ErrorKind,
+    UnreadableMessageError,
+    client_error,
+)
 from sidecar.domain.http import HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.report import FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
-from sidecar.extproc.codec import UnreadableMessageError
 from sidecar.extproc.protocol import (
     Event,
     ExtProcProtocol,
@@ -58,7 +63,6 @@ from sidecar.pipeline.response_headers import limit_pairs, own_headers
 from sidecar.pipeline.worker import Worker
 from sidecar.redaction.placeholders import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
-from sidecar.telemetry.report import FaultKind
 
 STREAM_NAME: Final = "x-egret-stream"
 """Of the gRPC call's metadata: Envoy's own name of the request, which its access log has too.

@@ -6,20 +6,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.authorization.key_cache import KeyCache
 from sidecar.domain.principal import Principal
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.stream import Budgets
-from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.snapshot import PolicySnapshot
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Outcome
-from sidecar.limits.ports import Change
+from sidecar.guardrails.runner import GuardrailRunner
+from sidecar.keys.cache import KeyCache
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import LimitDecision
+from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
+from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.telemetry.recorder import Recorder
-from sidecar.usage.ports import GivenVerdicts, UsageNotes
 from sidecar.usage.prices import PriceList
+from sidecar.usage.records import UsageNotes, VerdictNotes
 
 
 class PolicySource(Protocol):
@@ -43,12 +43,12 @@ class Limits(Protocol):
     """Decides whether there is room for a request."""
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome | Awaitable[Outcome]:
+        self, principal: Principal, claims: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision | Awaitable[LimitDecision]:
         """Take all that *claims* ask for, or nothing; *member* names the request."""
         ...
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         """Put right what was taken; later, and without waiting."""
         ...
 
@@ -69,9 +69,9 @@ class Worker:
     keys: KeyCache
     uses: KeyUses
     usage: UsageNotes
-    verdicts: GivenVerdicts
+    verdicts: VerdictNotes
     policies: PolicySource
-    inspector: Inspector
+    inspector: GuardrailRunner
     recorder: Recorder
     clocks: Clocks
     new_request_id: Callable[[], str]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 
-from sidecar.dialects import json_numbers, json_text
-from sidecar.dialects.answer_read import without_logprobs
-from sidecar.dialects.json_text import OffsetMap, Token
+from sidecar.apis.response_text import without_logprobs
+from sidecar.jsontext import tokens as json_numbers
+from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.tokens import OffsetMap, Token
 
 
 @dataclass(frozen=True, slots=True)

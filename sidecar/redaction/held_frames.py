@@ -6,15 +6,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sidecar.dialects.frames import Frame
-from sidecar.guardrails.transcript import Piece
+from sidecar.apis.frames import Frame
+from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.redaction.answer_edits import TokenEdit, edited
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
     frame: Frame
-    pieces: Sequence[Piece]
+    pieces: Sequence[TokenText]
     has_logprobs: bool
     is_unread: bool
 
@@ -29,7 +29,7 @@ class HeldFrames:
     def add(
         self,
         frame: Frame,
-        pieces: Sequence[Piece] = (),
+        pieces: Sequence[TokenText] = (),
         *,
         has_logprobs: bool = False,
         is_unread: bool = False,

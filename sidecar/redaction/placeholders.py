@@ -7,8 +7,8 @@ import hmac
 from collections import Counter
 from typing import assert_never
 
+from sidecar.domain.finding import HASH_DIGITS
 from sidecar.domain.policy import RedactionStyle
-from sidecar.domain.restoration import HASH_DIGITS
 from sidecar.redaction.card_numbers import CARD_TYPE, stand_in
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidecar.dialects import json_text
-from sidecar.dialects.splice import Replacement, splice
-from sidecar.dialects.walk import MAX_NESTING
-from sidecar.domain.finding import Finding
+from sidecar.apis.request_text import MAX_NESTING
+from sidecar.domain.finding import PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
-from sidecar.domain.restoration import PLACEHOLDER, Restoration
 from sidecar.domain.subject import TextPart
+from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.splice import Replacement, splice
 from sidecar.redaction.placeholders import Placeholders
 
 

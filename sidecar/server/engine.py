@@ -37,7 +37,7 @@ NOT_KEPT: Final = "the records could not be kept"
 
 
 class SocketError(Exception):
-    """The socket or port cannot be served; the message says where, why and what would mend it."""
+    """The socket or port cannot be served; the message says where, why and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)

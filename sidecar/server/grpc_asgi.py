@@ -30,7 +30,7 @@ from sidecar.server.grpc_wire import (
     timeout_seconds,
 )
 from sidecar.telemetry.logs import get_logger
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 
 HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from typing_extensions import override
 
+from sidecar._generated.pool import files
 from sidecar.extproc.stream import StreamEnd, StreamGoneError
 from sidecar.server.engine import (
     EXPORT_METHOD,
@@ -35,8 +36,7 @@ from sidecar.server.engine import (
 )
 from sidecar.server.tls import rotating_credentials
 from sidecar.telemetry.logs import get_logger
-from sidecar.transport._generated.pool import files
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 
 
 class _ServicerStream:

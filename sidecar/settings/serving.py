@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from sidecar.settings.section import Seconds, Section
+from sidecar.settings.sections import Seconds, Section
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 """`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from sidecar.settings.section import Seconds, Section
+from sidecar.settings.sections import Seconds, Section
 
 
 class PostgresSettings(Section):

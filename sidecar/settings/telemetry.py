@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sidecar.settings.section import Section
+from sidecar.settings.sections import Section
 
 
 class OtlpProtocol(enum.Enum):

@@ -1,4 +1,4 @@
-"""When keys were used and how often, written in batches off the path of requests."""
+"""Writes the time of last use of each key, in batches."""
 
 from __future__ import annotations
 

@@ -1,18 +1,13 @@
-"""Connections to PostgreSQL.
-
-Nothing here needs the database to be up: a pool opens its first connection when it is first
-asked for one, and replaces those that have died, so that workers start without the database and
-recover when it returns.
-"""
+"""The PostgreSQL connection pool."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import urllib.parse
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
@@ -24,6 +19,7 @@ if TYPE_CHECKING:  # asyncpg's classes take parameters only in its stubs
 else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
+
 
 UNAVAILABLE: Final = (
     asyncpg.PostgresError,
@@ -193,3 +189,11 @@ async def _leave_as_it_is(_connection: Any) -> None:
 def affected_rows(status: str) -> int:
     """Return how many rows a statement changed or copied, from its command tag."""
     return int(status.rpartition(" ")[2])
+
+
+_Item = TypeVar("_Item")
+
+
+def as_tuple(items: Sequence[_Item] | None) -> tuple[_Item, ...] | None:
+    """Return an array of PostgreSQL as our values hold it."""
+    return None if items is None else tuple(items)

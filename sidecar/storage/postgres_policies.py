@@ -1,4 +1,4 @@
-"""Policies in PostgreSQL: one version of each in force, every version kept."""
+"""Loads and stores policies in PostgreSQL."""
 
 from __future__ import annotations
 

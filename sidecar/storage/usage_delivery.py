@@ -1,8 +1,4 @@
-"""Takes usage from the disk to the database, again and again until it is there, once.
-
-A file is removed when everything in it is in the database. After a crash it is read from its
-beginning: what is there already is known by its time and id.
-"""
+"""Delivers spooled usage records to PostgreSQL in batches."""
 
 from __future__ import annotations
 
@@ -19,12 +15,11 @@ import structlog
 
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.storage.pool import UNAVAILABLE
+from sidecar.storage.spool import UsageSpool
 from sidecar.storage.spool_files import Kind, Piece, Segment, SpoolFullError
-from sidecar.storage.usage_spool import UsageSpool
 from sidecar.storage.usage_store import PostgresUsage
-from sidecar.usage.estimate import record_of_lost
-from sidecar.usage.ports import NotKeptError
 from sidecar.usage.prices import PriceList
+from sidecar.usage.records import NotKeptError, record_of_lost
 
 FLUSH_SECONDS: Final = 1.0
 BATCH_RECORDS: Final = 500

@@ -1,18 +1,79 @@
-"""Usage in PostgreSQL: batches by COPY, each request once."""
+"""Writes usage records and reads prices in PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
+from sidecar.domain.limits import MICROS, Limit, Measure
 from sidecar.domain.usage import JudgedRequest, UsageRecord
+from sidecar.limits.limit_check import is_for_model
+from sidecar.limits.store import LimitsUnavailableError
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.pool import Pool, affected_rows, fetch
-from sidecar.storage.prices import PRICE_COLUMNS, prices_of
-from sidecar.usage.prices import PriceList
+from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, affected_rows, fetch
+from sidecar.usage.prices import Price, PriceList
+
+PRICE_COLUMNS: Final = (
+    "model, valid_from, input_per_million, output_per_million, cached_input_per_million,"
+    " cache_write_per_million"
+)
+
+_SET: Final = f"""
+INSERT INTO prices ({PRICE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (model, valid_from) DO UPDATE SET
+    input_per_million = EXCLUDED.input_per_million,
+    output_per_million = EXCLUDED.output_per_million,
+    cached_input_per_million = EXCLUDED.cached_input_per_million,
+    cache_write_per_million = EXCLUDED.cache_write_per_million
+"""  # noqa: S608 - names of our own
+
+_LIST: Final = f"SELECT {PRICE_COLUMNS} FROM prices ORDER BY model, valid_from DESC"  # noqa: S608 - names of our own
+
+
+async def set_prices(connection: Connection, prices: Sequence[Price]) -> None:
+    """Set *prices*; one of the same model and date is replaced."""
+    await connection.executemany(
+        _SET,
+        [
+            (
+                price.model,
+                price.valid_from,
+                price.input,
+                price.output,
+                price.cached_input,
+                price.cache_write_input,
+            )
+            for price in prices
+        ],
+    )
+
+
+async def list_prices(connection: Connection) -> list[Price]:
+    """Return all prices by model, the latest first."""
+    return list(prices_of(await connection.fetch(_LIST)))
+
+
+def prices_of(rows: Iterable[Any]) -> Iterable[Price]:
+    """Return the prices that rows of `PRICE_COLUMNS` tell."""
+    return (
+        Price(
+            model=row["model"],
+            valid_from=row["valid_from"],
+            input=row["input_per_million"],
+            output=row["output_per_million"],
+            cached_input=row["cached_input_per_million"],
+            cache_write_input=row["cache_write_per_million"],
+        )
+        for row in rows
+    )
+
 
 _COLUMNS: Final = {
     "occurred_at": "timestamptz", "request_id": "text", "key_id": "text", "team_id": "text",
@@ -132,3 +193,89 @@ def _row(record: UsageRecord, cost: Decimal | None) -> tuple[object, ...]:
         None if first is None else first * 1000, record.end.value,
         request.is_streamed, record.provider_request_id,
     )  # fmt: skip
+
+
+_TOTALS: Final = "SELECT * FROM egret_used($1, $2, $3)"
+_MANY: Final = """
+SELECT asked.number, used.* FROM unnest($1::text[], $2::text[], $3::timestamptz[])
+    WITH ORDINALITY AS asked (level, subject, since, number)
+CROSS JOIN LATERAL egret_used(asked.level, asked.subject, asked.since) AS used
+"""
+_DATED: Final = re.compile(r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{3,4})$")
+"""How providers write which state of a model answered: a day, or a number."""
+
+
+class PostgresTotals:
+    """Implements `UsageTotals`, by the hour: of an hour that began before, all counts.
+
+    Records come some seconds after an answer has ended; what is under way is not in them.
+    """
+
+    def __init__(self, pool: Pool, settings: PostgresSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+
+    async def used(self, limit: Limit, *, subject: str, start: int) -> int:
+        """Return how much of the limit's measure *subject* has used since *start*.
+
+        Raises:
+            LimitsUnavailableError: the database does not answer.
+        """
+        since = datetime.fromtimestamp(start, UTC)
+        try:
+            rows = await fetch(
+                self._pool, _TOTALS, limit.level.value, subject, since, settings=self._settings
+            )
+        except UNAVAILABLE as error:
+            raise LimitsUnavailableError(type(error).__name__) from error
+        return _total(limit, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How much of a limit's measure has *subject* used since *start*, in epoch seconds?"""
+
+    limit: Limit
+    subject: str
+    start: int
+
+
+async def totals_of(connection: Connection, asked: Sequence[Asked]) -> list[int]:
+    """Return what was used of each limit, by the same records as workers go by."""
+    found: list[list[Any]] = [[] for _ in asked]
+    rows = await connection.fetch(
+        _MANY,
+        [one.limit.level.value for one in asked],
+        [one.subject for one in asked],
+        [datetime.fromtimestamp(one.start, UTC) for one in asked],
+    )
+    for row in rows:
+        found[row["number"] - 1].append(row)
+    return [_total(one.limit, of_one) for one, of_one in zip(asked, found, strict=True)]
+
+
+def _total(limit: Limit, rows: Iterable[Any]) -> int:
+    return sum(_of(limit.measure, row) for row in rows if _holds(limit, row["model"]))
+
+
+def _holds(limit: Limit, model: str) -> bool:
+    """Tell whether usage of *model* counts; the records' sums know no operations."""
+    if not model or is_for_model(limit, model):
+        return True
+    # Sums go by the model that answered: asked for `gpt-4o`, `gpt-4o-2024-08-06` says it did.
+    return is_for_model(limit, _DATED.sub("", model))
+
+
+def _of(measure: Measure, row: Any) -> int:
+    match measure:
+        case Measure.COST:
+            cost: Decimal = row["cost_usd"]
+            return math.ceil(cost * MICROS)
+        case Measure.INPUT_TOKENS:
+            return int(row["input_tokens"])
+        case Measure.OUTPUT_TOKENS:
+            return int(row["output_tokens"])
+        case Measure.TOKENS:
+            return int(row["input_tokens"] + row["output_tokens"])
+        case _:
+            return int(row["requests"])

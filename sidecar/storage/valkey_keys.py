@@ -1,17 +1,254 @@
-"""Key records in Valkey or Redis, where all workers find them."""
+"""Key records and key changes in Valkey."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from ipaddress import ip_network
+from typing import Final, Never, TypeVar
 
-from sidecar.authorization.ports import SharedRecord
-from sidecar.storage.shared_record import VERSION, SharedRecordCodec
-from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client
+import msgspec
+
+from sidecar.domain.limits import Level, Limit, Priority
+from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.keys.ports import SharedRecord
+from sidecar.limits.store import read_limits, write_limits
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import ValkeySettings
+from sidecar.storage.postgres_keys import ChangeCallbacks
+from sidecar.storage.valkey import (
+    HEARTBEAT_SECONDS,
+    VALKEY_UNAVAILABLE,
+    Client,
+    Subscriber,
+    open_valkey,
+    patient,
+)
 from sidecar.telemetry.key_metrics import SharedOutcome
+
+KEYS_TOPIC: Final = "egret:keys"
+"""Messages are as the payloads of `schema.KEYS_CHANNEL`."""
+POLICIES_TOPIC: Final = "egret:policies"
+
+
+class ValkeyNotPublishedError(Exception):
+    """The change is made, but workers were not told; they see it when their caches age."""
+
+
+async def publish_key_change(settings: Settings, *scopes: str) -> None:
+    """Tell workers that keys have changed, if they listen here; call it after the commit.
+
+    A scope is a key's id, `team:<id>`, `organization:<id>` or `*`.
+
+    Raises:
+        ValkeyNotPublishedError: the server did not take it.
+    """
+    if settings.cache.invalidation.subscribes:
+        micros = int(time.time() * 1_000_000)
+        await _publish(settings.valkey, KEYS_TOPIC, [f"{scope},{micros}" for scope in scopes])
+
+
+async def publish_policy_change(settings: Settings, *names: str) -> None:
+    """Tell workers that policies have changed; otherwise like `publish_key_change`."""
+    if settings.cache.invalidation.subscribes:
+        await _publish(settings.valkey, POLICIES_TOPIC, list(names))
+
+
+async def _publish(settings: ValkeySettings, topic: str, messages: list[str]) -> None:
+    try:
+        async with open_valkey(patient(settings)) as client:
+            for message in messages:
+                await client.publish(topic, message)
+    except VALKEY_UNAVAILABLE as error:
+        raise ValkeyNotPublishedError(type(error).__name__) from error
+
+
+class ValkeyChangeListener:
+    """Hears of changes, those before it listened included."""
+
+    def __init__(
+        self,
+        settings: ValkeySettings,
+        callbacks: ChangeCallbacks,
+        *,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._callbacks = callbacks
+        self._wall = wall
+        self._subscriber = Subscriber(
+            settings,
+            {KEYS_TOPIC: self._hear_key, POLICIES_TOPIC: lambda _: callbacks.on_policies()},
+            on_listening=self._begin,
+            on_lost=callbacks.on_lost,
+            heartbeat_seconds=heartbeat_seconds,
+        )
+
+    async def run(self) -> Never:
+        """Listen until cancelled."""
+        await self._subscriber.run()
+
+    def _begin(self) -> None:
+        self._callbacks.on_listening()
+        self._callbacks.on_policies()
+
+    def _hear_key(self, payload: bytes) -> None:
+        self._callbacks.hear(payload.decode("ascii", "replace"), now=self._wall())
+
+
+VERSION: Final = 3
+_NEWER: Final = tuple(bytes((version,)) for version in range(VERSION + 1, 16))
+_TAG_BYTES: Final = hashlib.sha256().digest_size
+_LABEL: Final = b"egret shared key record 3\0"
+_MAX_BYTES: Final = 16 * 1024
+"""Several times what is ever written; more is not worth the time to authenticate it."""
+
+
+class _Written(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Order and types are the format: a change of either is a new version."""
+
+    timeline: int
+    horizon: int
+    settled: int
+    read_at: float
+    key_id: str
+    team_id: str
+    team_name: str
+    organization_id: str
+    organization_name: str
+    secret_sha256: bytes
+    enabled: bool
+    team_enabled: bool
+    organization_enabled: bool
+    not_before: float | None
+    expires_at: float | None
+    revoked_at: float | None
+    allowed_models: tuple[str, ...] | None
+    policies: tuple[str | None, str | None, str | None]
+    allowed_operations: tuple[str, ...] | None
+    allowed_sources: tuple[str, ...] | None
+    limits: tuple[str, str, str]
+    priority: str
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(_Written)
+
+
+class SharedRecordCodec:
+    """Writes and reads with one secret, shared by all workers."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
+
+    def encode(self, shared: SharedRecord) -> bytes:
+        """Return the value to keep for the record's key."""
+        record = shared.record
+        owner, policies, sources = record.principal, record.policies, record.allowed_sources
+        payload = _encoder.encode(
+            _Written(
+                timeline=shared.timeline,
+                horizon=shared.horizon,
+                settled=shared.settled,
+                read_at=shared.read_at,
+                key_id=owner.key_id,
+                team_id=owner.team_id,
+                team_name=owner.team_name,
+                organization_id=owner.organization_id,
+                organization_name=owner.organization_name,
+                secret_sha256=record.secret_sha256,
+                enabled=record.enabled,
+                team_enabled=record.team_enabled,
+                organization_enabled=record.organization_enabled,
+                not_before=record.not_before,
+                expires_at=record.expires_at,
+                revoked_at=record.revoked_at,
+                allowed_models=record.allowed_models,
+                policies=(policies.key, policies.team, policies.organization),
+                allowed_operations=record.allowed_operations,
+                allowed_sources=None if sources is None else tuple(map(str, sources)),
+                limits=_limit_texts(record.limits),
+                priority=record.priority.value,
+            )
+        )
+        return bytes((VERSION,)) + self._tag(owner.key_id, payload) + payload
+
+    def decode(self, key_id: str, value: bytes) -> SharedRecord | SharedOutcome:
+        """Return the record of *key_id* in *value*, or why there is none. Raises for no input."""
+        if value[:1] in _NEWER:
+            return SharedOutcome.NEWER
+        tag, payload = value[1 : 1 + _TAG_BYTES], value[1 + _TAG_BYTES :]
+        is_whole = value[:1] == bytes((VERSION,)) and len(value) <= _MAX_BYTES
+        if not is_whole or not hmac.compare_digest(tag, self._tag(key_id, payload)):
+            return SharedOutcome.UNAUTHENTIC
+        try:
+            shared = _record(_decoder.decode(payload))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return SharedOutcome.UNREADABLE
+        is_for_it = shared.record.principal.key_id == key_id
+        return shared if is_for_it else SharedOutcome.UNREADABLE
+
+    def _tag(self, key_id: str, payload: bytes) -> bytes:
+        # The id ends where its length says, so that no other split gives the same bytes.
+        name = key_id.encode()
+        text = _LABEL + len(name).to_bytes(2, "big") + name + payload
+        return hmac.digest(self._secret, text, "sha256")
+
+
+def _limit_texts(limits: tuple[Limit, ...]) -> tuple[str, str, str]:
+    key, team, organization = (
+        write_limits(limit for limit in limits if limit.level is level) for level in Level
+    )
+    return key, team, organization
+
+
+def _limits(written: _Written) -> tuple[Limit, ...]:
+    owners = (written.key_id, written.team_id, written.organization_id)
+    return tuple(
+        limit
+        for level, owner, text in zip(Level, owners, written.limits, strict=True)
+        for limit in read_limits(text, level=level, owner=owner)
+    )
+
+
+def _record(written: _Written) -> SharedRecord:
+    """Raises ValueError for what is no network, no limit, or no UTF-8."""
+    key, team, organization = written.policies
+    sources = written.allowed_sources
+    record = KeyRecord(
+        principal=Principal(
+            key_id=written.key_id,
+            team_id=written.team_id,
+            team_name=written.team_name,
+            organization_id=written.organization_id,
+            organization_name=written.organization_name,
+        ),
+        secret_sha256=written.secret_sha256,
+        enabled=written.enabled,
+        team_enabled=written.team_enabled,
+        organization_enabled=written.organization_enabled,
+        not_before=written.not_before,
+        expires_at=written.expires_at,
+        revoked_at=written.revoked_at,
+        allowed_models=written.allowed_models,
+        policies=PolicyBinding(key=key, team=team, organization=organization),
+        allowed_operations=written.allowed_operations,
+        allowed_sources=None if sources is None else tuple(map(ip_network, sources)),
+        limits=_limits(written),
+        priority=Priority(written.priority),
+    )
+    return SharedRecord(
+        record,
+        written.timeline,
+        horizon=written.horizon,
+        settled=written.settled,
+        read_at=written.read_at,
+    )
+
 
 KEY_PREFIX: Final = f"egret:key:v{VERSION}:"
 FAILURES: Final = 3

@@ -1,27 +1,32 @@
-"""Counts of limits in Valkey or Redis: one script call takes all that a request needs."""
+"""Shared counters of limits in Valkey, by Lua scripts."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.resources
-from collections.abc import Sequence
-from typing import Any, Final, assert_never
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Never, assert_never
+
+import msgspec
+import structlog
 
 from sidecar.domain.limits import Limit, Measure, sliding_seconds
+from sidecar.domain.usage import UnmatchedEnd
 from sidecar.limits.budgets import THRESHOLDS
-from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
-from sidecar.limits.ports import (
-    Answer,
-    Ask,
-    Change,
+from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
+from sidecar.limits.store import (
+    Acquire,
+    Acquired,
+    Adjustment,
+    Exhausted,
+    LimitReading,
     LimitsUnavailableError,
-    Seen,
-    Short,
+    Reply,
     State,
-    Taken,
-    Unknown,
+    Uninitialized,
 )
-from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client
+from sidecar.settings.stores import ValkeySettings
+from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, Subscriber, open_valkey, patient
 
 SLOT_SECONDS: Final = 600
 """How long a request holds its slot at most. Of one that its client leaves in the very moment of
@@ -47,22 +52,25 @@ class ValkeyLimits:
         self._void = client.register_script(_script("limits_void.lua"))
         self._look = client.register_script(_script("limits_look.lua"))
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         """Take all that is asked for, or nothing; `void` knows it by its *name*.
 
         Raises:
             LimitsUnavailableError: no answer in time; it may have been taken all the same.
         """
-        keys = [*(_key(scope, ask.claim.limit) for ask in asks), _name_key(scope, name)]
-        arguments = [value for ask in asks for value in _asked(ask)]
+        keys = [
+            *(_key(scope, acquire.check.limit) for acquire in acquires),
+            _name_key(scope, name),
+        ]
+        arguments = [value for acquire in acquires for value in _acquire_arguments(acquire)]
         answer = await self._run(self._take, keys, [*arguments, NAME_SECONDS])
         outcome, index, numbers = int(answer[0]), int(answer[1]) - 1, answer[2:]
         if outcome == _UNKNOWN:
-            return Unknown(index, start=int(numbers[3]))
+            return Uninitialized(index, start=int(numbers[3]))
         states = tuple(
             _state(numbers[at : at + _PER_LIMIT]) for at in range(0, len(numbers), _PER_LIMIT)
         )
-        return Taken(states) if outcome == _TAKEN else Short(index, states)
+        return Acquired(states) if outcome == _TAKEN else Exhausted(index, states)
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         """Keep takes of these names from being made; return what they took ahead, if they were.
@@ -74,18 +82,18 @@ class ValkeyLimits:
         found = await self._run(self._void, keys, [NAME_SECONDS])
         return tuple(_ahead(one) for one in found)
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Tell what was used since *start*, unless somebody has.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        borders = claim.span.borders if isinstance(claim.span, Calendar) else ()
+        borders = check.window.borders if isinstance(check.window, CalendarWindow) else ()
         end = next((border for border in borders if border > start), start)
-        await self._run(self._begin, [_key(scope, claim.limit)], [start, end, used])
+        await self._run(self._begin, [_key(scope, check.limit)], [start, end, used])
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         """Put right what was taken; nothing is done for a *number* that *sender* has used.
 
@@ -96,19 +104,19 @@ class ValkeyLimits:
         arguments = [value for change in changes for value in _changed(change)]
         await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
 
-    async def look(self, scope: str, claims: Sequence[Claim]) -> Seen:
+    async def look(self, scope: str, checks: Sequence[LimitCheck]) -> LimitReading:
         """Tell how limits stand, and change nothing.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        keys = [_key(scope, claim.limit) for claim in claims]
-        arguments = [value for claim in claims for value in _looked_at(claim)]
+        keys = [_key(scope, check.limit) for check in checks]
+        arguments = [value for check in checks for value in _looked_at(check)]
         now, *numbers = await self._run(self._look, keys, arguments)
         states = tuple(
             _seen(numbers[at : at + _PER_SEEN]) for at in range(0, len(numbers), _PER_SEEN)
         )
-        return Seen(int(now) / 1e6, states)
+        return LimitReading(int(now) / 1e6, states)
 
     async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
         try:
@@ -139,32 +147,32 @@ def _sender_key(scope: str, sender: str) -> str:
     return f"egret:limit-sender:{{{scope}}}:{sender}"
 
 
-def _asked(ask: Ask) -> tuple[str | int, ...]:
-    claim = ask.claim
-    kind, detail = _detail(claim, ask.member)
-    return kind, claim.limit.amount, ask.cost, ask.ahead, claim.reserve, detail
+def _acquire_arguments(acquire: Acquire) -> tuple[str | int, ...]:
+    check = acquire.check
+    kind, detail = _detail(check, acquire.member)
+    return kind, check.limit.amount, acquire.cost, acquire.ahead, check.reserve, detail
 
 
-def _looked_at(claim: Claim) -> tuple[str | int, ...]:
-    kind, detail = _detail(claim, "")
-    return kind, claim.limit.amount, detail
+def _looked_at(check: LimitCheck) -> tuple[str | int, ...]:
+    kind, detail = _detail(check, "")
+    return kind, check.limit.amount, detail
 
 
-def _detail(claim: Claim, member: str) -> tuple[str, str]:
-    match claim.span:
-        case Sliding(window_seconds=window, at_once=at_once):
+def _detail(check: LimitCheck, member: str) -> tuple[str, str]:
+    match check.window:
+        case SlidingWindow(window_seconds=window, at_once=at_once):
             return "s", f"{window * 1_000_000}/{at_once}"
-        case Calendar(borders):
+        case CalendarWindow(borders):
             periods = ",".join(map(str, borders))
-            is_budget = claim.limit.measure is Measure.COST
+            is_budget = check.limit.measure is Measure.COST
             return "c", f"{periods}/{_PERCENTAGES}" if is_budget else periods
-        case Slots():
+        case ConcurrencyWindow():
             return "n", f"{member}/{SLOT_SECONDS}"
         case _:
-            assert_never(claim.span)
+            assert_never(check.window)
 
 
-def _changed(change: Change) -> tuple[str | int, ...]:
+def _changed(change: Adjustment) -> tuple[str | int, ...]:
     limit = change.limit
     if limit.measure is Measure.CONCURRENT:
         return "n", limit.amount, 0, change.member
@@ -189,3 +197,59 @@ def _state(numbers: Sequence[Any]) -> State:
 def _seen(numbers: Sequence[Any]) -> State | None:
     is_known, remaining, reset_us, used = map(int, numbers)
     return State(0, remaining, reset_us / 1e6, used) if is_known else None
+
+
+ENDS_TOPIC: Final = "egret:ends"
+MAX_WAITING: Final = 10_000
+"""Beyond, the oldest are not told."""
+MAX_MESSAGE: Final = 256
+RETRY_SECONDS: Final = 0.25
+
+_log = structlog.get_logger(__name__)
+
+
+class ValkeyEnds:
+    """Implements `OtherWorkers`; `run_telling` and `run_hearing` run beside it."""
+
+    def __init__(self, settings: ValkeySettings) -> None:
+        self._settings = settings
+        self._waiting: list[UnmatchedEnd] = []
+        self._is_there_any = asyncio.Event()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(tuple[UnmatchedEnd, ...])
+
+    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
+        """Tell the other workers, soon."""
+        self._waiting.extend(ends)
+        del self._waiting[:-MAX_WAITING]
+        self._is_there_any.set()
+
+    async def run_telling(self) -> Never:
+        """Publish what there is until cancelled; what cannot be published waits."""
+        async with open_valkey(patient(self._settings)) as client:
+            while True:
+                await self._is_there_any.wait()
+                some = self._waiting[:MAX_MESSAGE]
+                try:
+                    await client.publish(ENDS_TOPIC, self._encoder.encode(some))
+                except VALKEY_UNAVAILABLE:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                # By name: the oldest may have gone meanwhile.
+                told = {end.stream for end in some}
+                self._waiting = [end for end in self._waiting if end.stream not in told]
+                if not self._waiting:
+                    self._is_there_any.clear()
+
+    async def run_hearing(self, hear: Callable[[Sequence[UnmatchedEnd]], None]) -> Never:
+        """Hear what others tell, and ourselves, until cancelled."""
+
+        def decode(message: bytes) -> None:
+            try:
+                ends = self._decoder.decode(message)
+            except msgspec.DecodeError:
+                _log.warning("ends.unreadable", bytes=len(message))
+                return
+            hear(ends)
+
+        await Subscriber(self._settings, {ENDS_TOPIC: decode}).run()

@@ -17,9 +17,8 @@ from typing_extensions import override
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
-from sidecar.telemetry.status.host_names import is_known
-from sidecar.telemetry.status.page import HEADERS, Part, StatusPage
-from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.telemetry.process_metrics import WorkerMetrics
+from sidecar.telemetry.status.status_page import HEADERS, Part, StatusPage, is_known
 
 METRICS_PATH: Final = "/metrics"
 PLAIN_TEXT: Final = "text/plain; charset=utf-8"

@@ -1,9 +1,4 @@
-"""Exemplars: the last trace behind each bucket of a histogram, kept by workers in files of theirs.
-
-prometheus-client keeps none in the mode that sums processes (0.26). So a worker writes them
-beside its metrics, into a file of slots that its supervisor reads at a scrape: no system call, and
-no word between the two. A slot that is being written fails its checksum and is left out.
-"""
+"""Exemplars beside the metrics files: trace ids of slow requests."""
 
 from __future__ import annotations
 
@@ -18,6 +13,10 @@ from typing import Final, NamedTuple, cast
 import orjson
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
+
+from sidecar.domain.report import ExchangeReport
+from sidecar.telemetry.names import MetricName
+from sidecar.telemetry.sanitize import LabelCap
 
 SLOTS: Final = 4096
 """Buckets of one worker that may have an exemplar; the file is sparse, and 1 MiB at most."""
@@ -40,7 +39,7 @@ def exemplar_path(directory: Path, pid: int) -> Path:
     return directory / f"exemplars_{pid}"
 
 
-class Moment(NamedTuple):
+class TraceRef(NamedTuple):
     """Which trace, and when it ended, in seconds since the epoch."""
 
     trace_id: int
@@ -70,7 +69,7 @@ class ExemplarFile:
         self._used += 1
         return self._used - 1
 
-    def write(self, slot: int, key: bytes, value: float, moment: Moment) -> None:
+    def write(self, slot: int, key: bytes, value: float, moment: TraceRef) -> None:
         """Replace what the slot holds."""
         trace_id = moment.trace_id.to_bytes(16, "big")
         part = _PART.pack(trace_id, value, moment.at, len(key)) + key
@@ -96,7 +95,7 @@ class BucketExemplars:
         self._labels = tuple(labels)
         self._slots: dict[tuple[int, tuple[str, ...]], tuple[int, bytes] | None] = {}
 
-    def note(self, value: float, moment: Moment, *labels: str) -> None:
+    def note(self, value: float, moment: TraceRef, *labels: str) -> None:
         """Keep *moment* as the last one that fell into the bucket of *value*."""
         place = (bisect_left(self._buckets, value), labels)
         if place not in self._slots:
@@ -136,3 +135,40 @@ def _read(content: bytes) -> Iterator[_Found]:
             continue
         name, labels = orjson.loads(slot[end - length : end])
         yield _Found((name, frozenset(labels.items())), trace_id.hex(), value, at)
+
+
+SECONDS_BUCKETS: Final = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
+)  # fmt: skip
+"""From a quarter of a millisecond, which is about what an exchange without remote checks costs."""
+
+
+class ExchangeExemplars:
+    """One instance a process, as there is of the metrics that it belongs to."""
+
+    def __init__(self, file: ExemplarFile) -> None:
+        self._overhead = BucketExemplars(
+            file, MetricName.OVERHEAD_SECONDS, buckets=SECONDS_BUCKETS
+        )
+        self._phases = BucketExemplars(
+            file, MetricName.PHASE_SECONDS, buckets=SECONDS_BUCKETS, labels=("phase",)
+        )
+        self._guardrails = BucketExemplars(
+            file, MetricName.GUARDRAIL_SECONDS, buckets=SECONDS_BUCKETS, labels=("guardrail",)
+        )
+
+    def note(self, report: ExchangeReport, trace_id: int, *, guardrail_label: LabelCap) -> None:
+        """Keep the trace of an exchange for each bucket that it fell into."""
+        timings = report.timings
+        moment = TraceRef(trace_id, timings.wall_ns / 1e9 + timings.seconds)
+        self._overhead.note(timings.overhead_seconds, moment)
+        for phase, step in (
+            ("authorize", timings.authorize),
+            ("read", timings.read),
+            ("guardrails", timings.guardrails),
+        ):
+            if step is not None:
+                self._phases.note(step.seconds, moment, phase)
+        for result in report.results:
+            name = guardrail_label(result.guardrail.name)
+            self._guardrails.note(result.seconds, moment, name)

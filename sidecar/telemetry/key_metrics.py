@@ -1,4 +1,4 @@
-"""Metrics of the caches of keys and of the changes that workers hear of."""
+"""Metrics of keys, their caches, and limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from sidecar.domain.limits import Level, Measure, Window
 from sidecar.telemetry.names import MetricName
 
 REVOCATION_BUCKETS: Final = (
@@ -40,14 +41,14 @@ class KeyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         operations = Counter(
             MetricName.SHARED_CACHE_OPERATIONS,
-            "Operations on the shared cache of keys, by what became of them.",
+            "Operations on the shared cache of keys, by outcome.",
             ("outcome",),
             registry=registry,
         )
         self._operations = {outcome: operations.labels(outcome.value) for outcome in SharedOutcome}
         self._oversized = Counter(
             MetricName.KEY_CACHE_OVERSIZED,
-            "Key records that were too large to keep, once a look-up.",
+            "Key records that were too large to cache, once per look-up.",
             registry=registry,
         )
         self._revocations = Histogram(
@@ -64,16 +65,19 @@ class KeyMetrics:
         )
         self._loads = Gauge(
             MetricName.KEY_LOADS,
-            "Look-ups of keys beyond the in-process cache under way now, over all live workers.",
+            "Look-ups of keys in progress beyond the in-process cache, over all live workers.",
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self._heard = Gauge(
-            MetricName.KEY_CHANGES_HEARD,
-            "1 if changes to keys are heard of, 0 if not; the lowest of all live workers.",
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
+        self._connected = [
+            Gauge(
+                name,
+                "1 while subscribed to changes of keys, else 0; the lowest of all live workers.",
+                multiprocess_mode="livemin",
+                registry=registry,
+            )
+            for name in (MetricName.KEY_NOTIFICATIONS_CONNECTED, MetricName.KEY_CHANGES_HEARD)
+        ]
 
     def shared_cache(self, outcome: SharedOutcome) -> None:
         """Count an operation on the shared cache."""
@@ -92,6 +96,82 @@ class KeyMetrics:
         """Count a change that took effect *seconds* after it was made."""
         self._revocations.observe(seconds)
 
-    def changes_are_heard(self, *, is_so: bool) -> None:
-        """Show whether changes are heard of."""
-        self._heard.set(is_so)
+    def key_notifications_connected(self, *, is_so: bool) -> None:
+        """Show whether this worker is subscribed to changes of keys."""
+        for gauge in self._connected:
+            gauge.set(is_so)
+
+
+class LimitMetrics:
+    """One instance a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            MetricName.LIMIT_REFUSALS,
+            "Requests without room in a limit, by measure and level.",
+            ("measure", "level"),
+            registry=registry,
+        )
+        for measure in Measure:  # an alert on a rate needs the zero before the first refusal
+            for level in Level:
+                self._refused.labels(measure.value, level.value)
+        decisions = Counter(
+            MetricName.LIMIT_DECISIONS,
+            "Requests checked against limits, by decision and by counters used.",
+            ("decision", "counts"),
+            registry=registry,
+        )
+        self._decisions = {
+            (is_granted, is_local): decisions.labels(
+                "granted" if is_granted else "refused", "local" if is_local else "shared"
+            )
+            for is_granted in (True, False)
+            for is_local in (True, False)
+        }
+        self._thresholds = Counter(
+            MetricName.BUDGET_THRESHOLDS,
+            "Budget thresholds that were passed, by percentage and level.",
+            ("level", "threshold"),
+            registry=registry,
+        )
+        self._remaining = Gauge(
+            MetricName.BUDGET_REMAINING_RATIO,
+            "Remaining share of the budget that has least left.",
+            ("level", "window"),
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._local = Gauge(
+            MetricName.LIMITS_LOCAL,
+            "Workers that use their own share of limits: the shared counters do not answer.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            MetricName.LIMIT_CORRECTIONS_WAITING,
+            "Corrections of limits that wait for the shared counters.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+    def granted(self, *, is_local: bool) -> None:
+        """Count a request with room in all of its limits."""
+        self._decisions[True, is_local].inc()
+
+    def refused(self, measure: Measure, level: Level, *, is_local: bool) -> None:
+        """Count a request without room."""
+        self._decisions[False, is_local].inc()
+        self._refused.labels(measure.value, level.value).inc()
+
+    def threshold_passed(self, level: Level, threshold: int) -> None:
+        """Count a threshold that was passed."""
+        self._thresholds.labels(level.value, str(threshold)).inc()
+
+    def budget_left(self, level: Level, window: Window, ratio: float) -> None:
+        """Show what is left of the budget that has least left."""
+        self._remaining.labels(level.value, window.value).set(ratio)
+
+    def stand(self, *, is_local: bool, waiting: int) -> None:
+        """Show how the limits of this worker stand."""
+        self._local.set(1 if is_local else 0)
+        self._waiting.set(waiting)

@@ -13,21 +13,18 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.policy import Policy
+from sidecar.domain.report import ExchangeReport, FaultKind, Timings
 from sidecar.domain.subject import Route
 from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.exchange_exemplars import SECONDS_BUCKETS, ExchangeExemplars
-from sidecar.telemetry.exemplars import ExemplarFile
-from sidecar.telemetry.guardrail_metrics import GuardrailMetrics
-from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.labels import Children, LabelCap, itself
-from sidecar.telemetry.limit_metrics import LimitMetrics
-from sidecar.telemetry.mapped_samples import Count, counting, observing, rising_and_falling
+from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
+from sidecar.telemetry.guardrail_metrics import GuardrailMetrics, RemoteMetrics
+from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
+from sidecar.telemetry.mmap_metrics import Count, counting, observing, rising_and_falling
 from sidecar.telemetry.names import NONE, MetricName
 from sidecar.telemetry.process_metrics import ProcessMetrics
-from sidecar.telemetry.remote_metrics import RemoteMetrics
-from sidecar.telemetry.report import ExchangeReport, FaultKind, Timings
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.sanitize import Children, LabelCap, itself
+from sidecar.telemetry.tail_sampling import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
 
 BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
@@ -66,7 +63,7 @@ class Metrics:
         self._exchanges = Children(
             Counter(
                 MetricName.EXCHANGES,
-                "Exchanges that ended, by outcome, operation and kind of error.",
+                "Finished requests, by outcome, operation and kind of error.",
                 ("outcome", "operation", "error"),
                 registry=registry,
             ),
@@ -75,7 +72,7 @@ class Metrics:
         self._observe_overhead = observing(
             Histogram(
                 MetricName.OVERHEAD_SECONDS,
-                "Egret's own share of an exchange: without the client's upload and the provider.",
+                "Egret's own share of a request: without the client's upload and the provider.",
                 buckets=SECONDS_BUCKETS,
                 registry=registry,
             )
@@ -83,7 +80,7 @@ class Metrics:
         self._phases = Children(
             Histogram(
                 MetricName.PHASE_SECONDS,
-                "Seconds spent in one phase of judging: authorize, read or guardrails.",
+                "Seconds spent in one phase of a request: authorize, read or guardrails.",
                 ("phase",),
                 buckets=SECONDS_BUCKETS,
                 registry=registry,
@@ -93,7 +90,7 @@ class Metrics:
         self._one_more, self._one_less = rising_and_falling(
             Gauge(
                 MetricName.IN_FLIGHT_EXCHANGES,
-                "Exchanges being judged now, over all live workers.",
+                "Requests being checked now, over all live workers.",
                 multiprocess_mode="livesum",
                 registry=registry,
             )
@@ -109,7 +106,7 @@ class Metrics:
         self._authorizations = Children(
             Counter(
                 MetricName.AUTHORIZATIONS,
-                "Judged keys, by outcome and by the cache tier that answered.",
+                "Checked keys, by outcome and by the cache tier that answered.",
                 ("outcome", "tier"),
                 registry=registry,
             ),
@@ -146,7 +143,7 @@ class Metrics:
         )
         self._policies_loaded = Gauge(
             MetricName.POLICIES_LOADED,
-            "Since when the policies in force are; the earliest of all live workers.",
+            "When the policies in force were loaded; the earliest of all live workers.",
             multiprocess_mode="livemin",
             registry=registry,
         )
@@ -157,7 +154,7 @@ class Metrics:
         )
         self._build = Gauge(
             MetricName.BUILD,
-            "Always 1; the labels say what runs.",
+            "Always 1; the labels describe the running program.",
             ("version", "python", "engine"),
             multiprocess_mode="livemax",
             registry=registry,

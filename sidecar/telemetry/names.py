@@ -1,8 +1,4 @@
-"""Every name a dashboard, a query or an alert may hold on to: change one, break somebody's.
-
-OpenTelemetry's own names are spelt out here rather than imported, and pinned against the installed
-conventions by a test: an upgrade then fails a build instead of silently renaming an attribute.
-"""
+"""Names of spans, attributes, metrics and labels."""
 
 from __future__ import annotations
 
@@ -97,7 +93,9 @@ class MetricName:
     KEY_CACHE_OVERSIZED: Final = "egret_key_cache_oversized"
     SHARED_CACHE_OPERATIONS: Final = "egret_shared_cache_operations"
     REVOCATION_SECONDS: Final = "egret_revocation_seconds"
+    KEY_NOTIFICATIONS_CONNECTED: Final = "egret_key_notifications_connected"
     KEY_CHANGES_HEARD: Final = "egret_key_changes_heard"
+    """Former name of the one above, for one more version; so are the two below."""
     TOKEN_USAGE: Final = "gen_ai_client_token_usage"  # noqa: S105 - no password
     REQUEST_DURATION: Final = "gen_ai_server_request_duration_seconds"
     TIME_TO_FIRST_TOKEN: Final = "gen_ai_server_time_to_first_token_seconds"  # noqa: S105 - no password
@@ -106,7 +104,9 @@ class MetricName:
     USAGE_RECORDS: Final = "egret_usage_records"
     USAGE_DUPLICATES: Final = "egret_usage_duplicates"
     USAGE_LOST: Final = "egret_usage_lost"
+    ACCESS_LOG_UNMATCHED: Final = "egret_access_log_unmatched"
     ENDS_UNNAMED: Final = "egret_ends_unnamed"
+    USAGE_ORPHANED_VERDICTS: Final = "egret_usage_orphaned_verdicts"
     VERDICTS_UNHEARD: Final = "egret_verdicts_unheard"
     USAGE_SPOOL_BYTES: Final = "egret_usage_spool_bytes"
     USAGE_SPOOL_OLDEST_SECONDS: Final = "egret_usage_spool_oldest_seconds"

@@ -1,18 +1,49 @@
-"""The ways to an OTLP collector, by protocol. Only the exporter that is asked for is loaded.
-
-This module loads the OpenTelemetry SDK; import it only where an endpoint is configured.
-"""
+"""OTLP exporters for spans and metrics."""
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, NamedTuple, assert_never
 
-from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.samples import Exemplar as PageExemplar
+from prometheus_client.samples import Sample
 
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.names import SERVICE_NAME, SemconvAttribute
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.names import (
+    NONE,
+    OTLP_ATTRIBUTES,
+    OTLP_NAMES,
+    SERVICE_NAME,
+    LogEvent,
+    SemconvAttribute,
+)
+from sidecar.telemetry.process_metrics import SupervisorMetrics
 
 EXPORT_SECONDS: Final = 5.0
 """How long one export is tried, retries included."""
@@ -72,3 +103,167 @@ def resource(*, version: str, instance: str) -> Resource:
 
 def _url(endpoint: str, path: str) -> str:
     return endpoint.rstrip("/") + path
+
+
+_UNITS: Final = {"_seconds": "s", "_bytes": "By", "_ratio": "1"}
+_NO_SPAN: Final = 0
+"""Which span of the trace it was is not kept; no span has this id."""
+
+
+class Interval(NamedTuple):
+    """Since when everything is counted, and now; nanoseconds since the epoch."""
+
+    began_ns: int
+    now_ns: int
+
+
+def as_otlp(families: Iterable[Family], *, resource: Resource, interval: Interval) -> MetricsData:
+    """Return all metrics of a page."""
+    metrics = [metric for family in families if (metric := _metric(family, interval)) is not None]
+    scope = ScopeMetrics(InstrumentationScope(SERVICE_NAME), metrics, schema_url="")
+    return MetricsData([ResourceMetrics(resource, [scope], schema_url="")])
+
+
+def _metric(family: Family, interval: Interval) -> Metric | None:
+    name = OTLP_NAMES.get(family.name, family.name)
+    data: Sum | Gauge | Histogram
+    match family.type:
+        case "counter":
+            points = list(_numbers(family, f"{family.name}_total", interval))
+            data = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True)
+        case "gauge":
+            data = Gauge(list(_numbers(family, family.name, interval)))
+        case "histogram":
+            data = Histogram(
+                list(_histograms(family, interval)), AggregationTemporality.CUMULATIVE
+            )
+        case _:
+            return None
+    return Metric(name, family.documentation, _unit(family.name), data)
+
+
+def _unit(name: str) -> str:
+    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
+
+
+def _numbers(family: Family, name: str, interval: Interval) -> Iterator[NumberDataPoint]:
+    for sample in family.samples:
+        if sample.name == name:
+            yield NumberDataPoint(_attributes(sample.labels), *interval, sample.value)
+
+
+@dataclass(slots=True)
+class _Buckets:
+    """One series of a histogram, as its samples come."""
+
+    counts: dict[float, int] = field(default_factory=dict)
+    exemplars: list[Exemplar] = field(default_factory=list)
+    sum: float = 0.0
+
+    def take(self, name: str, sample: Sample) -> None:
+        if sample.name == f"{name}_bucket":
+            self.counts[float(sample.labels["le"])] = int(sample.value)
+            if sample.exemplar is not None:
+                self.exemplars.append(_exemplar(sample.exemplar))
+        elif sample.name == f"{name}_sum":
+            self.sum = sample.value
+
+    def point(self, labels: Mapping[str, str], interval: Interval) -> HistogramDataPoint:
+        """Return it with counts of each bucket alone, where the page sums them up."""
+        bounds = sorted(self.counts)
+        until = [0, *(self.counts[bound] for bound in bounds)]
+        each = [after - before for before, after in pairwise(until)]
+        return HistogramDataPoint(
+            attributes=_attributes(labels),
+            start_time_unix_nano=interval.began_ns,
+            time_unix_nano=interval.now_ns,
+            count=until[-1],
+            sum=self.sum,
+            bucket_counts=each,
+            explicit_bounds=bounds[:-1],
+            min=None,  # type: ignore[arg-type] # optional in OTLP, and nobody knows it
+            max=None,  # type: ignore[arg-type] # as above
+            exemplars=self.exemplars,
+        )
+
+
+def _histograms(family: Family, interval: Interval) -> Iterator[HistogramDataPoint]:
+    found: dict[tuple[tuple[str, str], ...], _Buckets] = defaultdict(_Buckets)
+    for sample in family.samples:
+        labels = tuple((name, value) for name, value in sample.labels.items() if name != "le")
+        found[tuple(sorted(labels))].take(family.name, sample)
+    for labels, buckets in found.items():
+        if buckets.counts:
+            yield buckets.point(dict(labels), interval)
+
+
+def _exemplar(found: PageExemplar) -> Exemplar:
+    at = 0.0 if found.timestamp is None else float(found.timestamp)
+    trace_id = int(found.labels["trace_id"], 16)
+    return Exemplar({}, found.value, int(at * 1e9), _NO_SPAN, trace_id)
+
+
+def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
+    """The conventions leave out what does not apply, where Prometheus has a `none`."""
+    return {
+        OTLP_ATTRIBUTES.get(name, name): value
+        for name, value in labels.items()
+        if not (name in OTLP_ATTRIBUTES and value == NONE)
+    }
+
+
+CLOSE_SECONDS: Final = 3.0
+"""How long a supervisor that ends waits for its last push."""
+
+
+class MetricsPush:
+    """One a supervisor."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        exporter: MetricExporter,
+        *,
+        resource: Resource,
+        every_seconds: float,
+        count: SupervisorMetrics,
+    ) -> None:
+        self._registry = registry
+        self._exporter = exporter
+        self._resource = resource
+        self._every_seconds = every_seconds
+        self._began_ns = time.time_ns()
+        self._stopping = threading.Event()
+        self._count = count
+        # It ends with the process where a collector that stands still keeps it longer.
+        self._thread = threading.Thread(target=self._keep_pushing, daemon=True)
+
+    def start(self) -> None:
+        """Begin to push."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Push once more and stop, for a few seconds at most."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
+
+    def _keep_pushing(self) -> None:
+        while not self._stopping.wait(self._every_seconds):
+            self._push()
+        self._push()
+        self._exporter.shutdown()
+
+    def _push(self) -> None:
+        try:
+            is_taken = self._export() is MetricExportResult.SUCCESS
+        except Exception as error:  # noqa: BLE001 - a damaged file must be seen, and end no thread
+            get_logger().error(LogEvent.PUSH_FAILED, exc_info=error)
+            is_taken = False
+        self._count.pushed(is_taken=is_taken)
+
+    def _export(self) -> MetricExportResult:
+        # A clock that is set back must not make an interval that ends before it began.
+        interval = Interval(self._began_ns, max(time.time_ns(), self._began_ns))
+        families = self._registry.collect()
+        return self._exporter.export(as_otlp(families, resource=self._resource, interval=interval))

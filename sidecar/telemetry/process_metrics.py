@@ -1,14 +1,24 @@
-"""Metrics of the process itself: how late its loop is, how long it collects garbage, its pools."""
+"""Metrics of the process, its worker, and the supervisor."""
 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections import deque
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Protocol, cast
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from typing_extensions import override
 
+from sidecar.telemetry.exemplars import Key, exemplar_path, read_exemplars
 from sidecar.telemetry.names import MetricName
 
 LAG_BUCKETS: Final = (
@@ -69,7 +79,7 @@ class ProcessMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lag = Histogram(
             MetricName.LOOP_LAG_SECONDS,
-            "How much later than asked for a timer of the event loop came.",
+            "Delay of a timer of the event loop.",
             buckets=LAG_BUCKETS,
             registry=registry,
         )
@@ -81,7 +91,7 @@ class ProcessMetrics:
         )
         pauses = Histogram(
             MetricName.GC_PAUSE_SECONDS,
-            "Seconds one garbage collection kept a worker, by generation.",
+            "Duration of one garbage collection in a worker, by generation.",
             ("generation",),
             buckets=PAUSE_BUCKETS,
             registry=registry,
@@ -96,7 +106,7 @@ class ProcessMetrics:
         )
         self._connections_limit = Gauge(
             MetricName.DATABASE_CONNECTIONS_LIMIT,
-            "The most connections to PostgreSQL that the pools of all live workers may have.",
+            "Maximum connections to PostgreSQL in the pools of all live workers.",
             multiprocess_mode="livesum",
             registry=registry,
         )
@@ -119,3 +129,117 @@ class ProcessMetrics:
         self._connections.labels("busy").set(use.busy)
         self._connections.labels("idle").set(use.open - use.busy)
         self._connections_limit.set(use.limit)
+
+
+_FOLDED_TYPES: Final = ("counter", "histogram")
+
+
+class _MetricFile(Protocol):
+    """What we use of prometheus-client's file of samples, which has no types of its own (0.26)."""
+
+    def read_value(self, key: str) -> tuple[float, float]: ...
+    def write_value(self, key: str, value: float, timestamp: float) -> None: ...
+    def close(self) -> None: ...
+
+
+_open: Final = cast("Callable[[str], _MetricFile]", MmapedDict)
+_read: Final = cast(
+    "Callable[[str], Iterable[tuple[str, float, float, int]]]",
+    MmapedDict.read_all_values_from_file,
+)
+_merge: Final = cast("Callable[[list[str]], Iterable[Metric]]", MultiProcessCollector.merge)
+_remove_live_gauges: Final = cast("Callable[[int, str], None]", mark_process_dead)
+
+
+class WorkerMetrics(Collector):
+    """The metric files of all workers, present and past, under one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        # A fold moves counts from one file to another: a scrape must see them once.
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        """Forget a former supervisor's workers. Call before the first worker starts."""
+        with self._lock:
+            for pattern in ("*.db", "exemplars_*"):
+                for file in self._directory.glob(pattern):
+                    file.unlink(missing_ok=True)
+
+    def worker_gone(self, pid: int) -> None:
+        """Keep what a dead worker counted and forget what it was holding. May be called twice."""
+        with self._lock:
+            _remove_live_gauges(pid, str(self._directory))
+            exemplar_path(self._directory, pid).unlink(missing_ok=True)
+            for kind in _FOLDED_TYPES:
+                self._fold(self._directory / f"{kind}_{pid}.db", kind)
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        """Return every metric, summed over workers as its type asks."""
+        with self._lock:
+            # A worker creates its file before it gives it a size.
+            files = [str(f) for f in self._directory.glob("*.db") if f.stat().st_size > 0]
+            exemplars = read_exemplars(self._directory)
+            return [_with_exemplars(metric, exemplars) for metric in _merge(files)]
+
+    def _fold(self, gone: Path, kind: str) -> None:
+        if not gone.exists():
+            return
+        if gone.stat().st_size > 0:
+            past = _open(str(self._directory / f"{kind}_gone.db"))
+            for key, value, _, _ in _read(str(gone)):
+                before, _ = past.read_value(key)
+                past.write_value(key, before + value, 0.0)
+            past.close()
+        gone.unlink()
+
+
+def _with_exemplars(metric: Metric, exemplars: Mapping[Key, Exemplar]) -> Metric:
+    if exemplars and metric.type == "histogram":
+        metric.samples = [
+            sample._replace(
+                exemplar=exemplars.get((sample.name, frozenset(sample.labels.items())))
+            )
+            for sample in metric.samples
+        ]
+    return metric
+
+
+class SupervisorMetrics:
+    """Kept in the supervisor's memory, not in files: they go with it."""
+
+    def __init__(self, registry: CollectorRegistry, *, wanted: int) -> None:
+        Gauge(MetricName.WORKERS_WANTED, "Configured number of workers.", registry=registry).set(
+            wanted
+        )
+        self._running = Gauge(
+            MetricName.WORKERS_RUNNING, "Running worker processes.", registry=registry
+        )
+        self._deaths = Counter(
+            MetricName.WORKER_DEATHS,
+            "Workers that ended unexpectedly and were restarted.",
+            registry=registry,
+        )
+
+        self._pushes = Counter(
+            MetricName.METRIC_PUSHES,
+            "Pushes of all metrics over OTLP, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("taken", "failed"):  # a rate needs the zero before the first
+            self._pushes.labels(outcome)
+
+    def pushed(self, *, is_taken: bool) -> None:
+        """Count a push. Called from a thread of its own."""
+        self._pushes.labels("taken" if is_taken else "failed").inc()
+
+    def running(self, workers: int) -> None:
+        """Show how many processes there are."""
+        self._running.set(workers)
+
+    def worker_died(self) -> None:
+        """Count a worker that ended by itself."""
+        self._deaths.inc()

@@ -11,13 +11,12 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from sidecar import __version__
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Level, Measure
+from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.exemplars import ExemplarFile
-from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.report import ExchangeReport, FaultKind
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.tail_sampling import SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import (
     format_trace_id,
     parse_trace_parent,
@@ -165,7 +164,7 @@ def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> 
     from sidecar.telemetry.otlp import span_exporter  # noqa: PLC0415
     from sidecar.telemetry.tracing import Tracing  # noqa: PLC0415
 
-    keeping = Keeping(
+    sampler = TailSampler(
         slow_seconds=settings.slow_request_ms / 1000, per_second=settings.kept_traces_per_second
     )
     return Tracing(
@@ -173,5 +172,5 @@ def _tracing(settings: TelemetrySettings, instance: str, count: SpanMetrics) -> 
         version=__version__,
         instance=instance,
         count=count,
-        keeping=keeping,
+        sampler=sampler,
     )

@@ -1,13 +1,12 @@
-"""Text that others wrote, made fit to be shown: known in shape and length, or not shown at all.
-
-A client chooses its model and request id, a webhook the types of its findings. Any of them could
-carry a prompt or a key into a log, so each is shown only where it looks like what it should be.
-"""
+"""Makes text safe for logs and labels: bounded, printable, without content."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar.domain.policy import GuardrailSettings
 from sidecar.domain.subject import Route, UnknownRoute
@@ -82,3 +81,51 @@ def guardrail_type(settings: GuardrailSettings) -> str:
 
 def _shaped(value: str, shape: re.Pattern[str]) -> str:
     return value if shape.fullmatch(value) else OVERFLOW
+
+
+MAX_LABEL_VALUES: Final = 100
+"""Distinct guardrail, policy or model names a worker shows; the rest are `other`."""
+
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+_Use = TypeVar("_Use")
+
+
+class LabelCap:
+    """Admits the first *limit* distinct values and calls all later ones `other`."""
+
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
+        self._shown: dict[str, str] = {}
+
+    def __call__(self, value: str) -> str:
+        """Return the label value that stands for *value*."""
+        shown = self._shown.get(value)
+        if shown is not None:
+            return shown
+        if len(self._shown) >= self._limit:
+            return OVERFLOW
+        return self._shown.setdefault(value, policy_text(value))
+
+
+class Children(Generic[_Metric, _Use]):
+    """The label children of one metric: on the request's path a look-up, not a construction.
+
+    What is found is the *use* of a child, worked out once, for example what counts in it.
+    """
+
+    def __init__(self, metric: _Metric, use: Callable[[_Metric], _Use]) -> None:
+        self._metric = metric
+        self._use = use
+        self._found: dict[tuple[str, ...], _Use] = {}
+
+    def __call__(self, *values: str) -> _Use:
+        """Return the use of the child with these label values."""
+        found = self._found.get(values)
+        if found is None:
+            found = self._found[values] = self._use(self._metric.labels(*values))
+        return found
+
+
+def itself(metric: _Metric) -> _Metric:
+    """Use a child as it is."""
+    return metric

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, Moment
-from sidecar.telemetry.labels import Children, LabelCap, itself
-from sidecar.telemetry.mapped_samples import observing, summing
+from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, TraceRef
+from sidecar.telemetry.mmap_metrics import observing, summing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
+from sidecar.telemetry.sanitize import Children, LabelCap, itself
 
 TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
 DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
@@ -57,7 +57,7 @@ class _Exemplars:
         if ended.trace_id is None:
             return
         began_at = ended.request.occurred_at.timestamp()
-        moment = Moment(ended.trace_id, began_at + ended.latency_seconds)
+        moment = TraceRef(ended.trace_id, began_at + ended.latency_seconds)
         self._durations.note(ended.latency_seconds, moment, *labels, _error_type(ended))
         if ended.is_event_stream and ended.first_token_seconds is not None:
             self._first_token.note(ended.first_token_seconds, moment, *labels)
@@ -76,7 +76,7 @@ class UsageMetrics:
         self._tokens = Children(
             Histogram(
                 MetricName.TOKEN_USAGE,
-                "Tokens of one request as the provider told them, by type: input or output.",
+                "Tokens of one request as the provider counted them, by type: input or output.",
                 (*_GEN_AI, "gen_ai_token_type"),
                 buckets=TOKEN_BUCKETS,
                 registry=registry,
@@ -127,7 +127,7 @@ class UsageMetrics:
         self._cost = Children(
             Counter(
                 MetricName.COST_USD,
-                "US dollars that tokens cost by the prices in the database, estimates included.",
+                "Cost of tokens in US dollars by the prices in the database, estimates included.",
                 _GEN_AI,
                 registry=registry,
             ),
@@ -143,7 +143,7 @@ class UsageMetrics:
         self._stored = Children(
             Counter(
                 MetricName.USAGE_RECORDS,
-                "Usage records brought to the database, by how their tokens are known.",
+                "Usage records written to the database, by source of their tokens.",
                 ("tokens",),
                 registry=registry,
             ),
@@ -152,7 +152,7 @@ class UsageMetrics:
         self._lost = Children(
             Counter(
                 MetricName.USAGE_LOST,
-                "Usage that could not be kept or delivered, by reason.",
+                "Usage that could not be stored or delivered, by reason.",
                 ("reason",),
                 registry=registry,
             ),
@@ -165,16 +165,22 @@ class UsageMetrics:
             "Usage records that were in the database already.",
             registry=registry,
         )
-        self._unnamed = Counter(
-            MetricName.ENDS_UNNAMED,
-            "Requests that ended before Envoy had heard anything of them from Egret.",
-            registry=registry,
-        )
-        self._unheard = Counter(
-            MetricName.VERDICTS_UNHEARD,
-            "Requests that ended before Envoy heard the verdict; what they took is given back.",
-            registry=registry,
-        )
+        self._unmatched = [
+            Counter(
+                name,
+                "Requests that ended before Envoy had received anything about them from Egret.",
+                registry=registry,
+            )
+            for name in (MetricName.ACCESS_LOG_UNMATCHED, MetricName.ENDS_UNNAMED)
+        ]
+        self._orphaned = [
+            Counter(
+                name,
+                "Requests that ended before Envoy received the verdict; reservations return.",
+                registry=registry,
+            )
+            for name in (MetricName.USAGE_ORPHANED_VERDICTS, MetricName.VERDICTS_UNHEARD)
+        ]
         self._spool_bytes = Gauge(
             MetricName.USAGE_SPOOL_BYTES,
             "Bytes of usage on disk, over all live workers.",
@@ -220,13 +226,15 @@ class UsageMetrics:
         """Count what is lost."""
         self._lost(reason).inc(count)
 
-    def ends_unnamed(self, count: int) -> None:
-        """Count requests that ended before Envoy had heard anything of them from Egret."""
-        self._unnamed.inc(count)
+    def access_log_unmatched(self, count: int) -> None:
+        """Count requests that ended before Envoy had received anything about them from Egret."""
+        for counter in self._unmatched:
+            counter.inc(count)
 
-    def verdict_unheard(self) -> None:
-        """Count a request that ended before Envoy had heard its verdict."""
-        self._unheard.inc()
+    def orphaned_verdict(self) -> None:
+        """Count a request that ended before Envoy had received its verdict."""
+        for counter in self._orphaned:
+            counter.inc()
 
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
         """Show what waits on the disk."""

@@ -1,16 +1,23 @@
-"""What tokens cost: prices by model, each valid from a date until the next one is."""
+"""Prices of models, and price lists in files."""
 
 from __future__ import annotations
 
+import csv
 import fnmatch
+import io
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from typing import Final
+from datetime import UTC, datetime
+from decimal import ROUND_UP, Decimal, DecimalException
+from pathlib import PurePath
+from typing import Annotated, Final, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
+from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
 
 _MILLION: Final = Decimal(1_000_000)
 _WILD: Final = re.compile(r"[*?]")
@@ -95,3 +102,176 @@ def _matcher(glob: str) -> re.Pattern[str]:
 def _vagueness(glob: str) -> tuple[bool, int, str]:
     wild = _WILD.search(glob)
     return (False, 0, glob) if wild is None else (True, -wild.start(), glob)
+
+
+_PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
+"""Whose APIs pass through Egret; `bedrock_converse` and other variants are of them too."""
+
+_COSTS: Final = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cached_input": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+}
+_TOKENS: Final = 1_000_000
+_DIGITS: Final = Decimal("0.000001")
+
+_Row = dict[str, object]
+
+
+def is_price_map(value: Mapping[str, object]) -> bool:
+    """Tell whether *value* looks like such a map: an entry has a cost of a token."""
+    return any(isinstance(one, dict) and _COSTS["input"] in one for one in value.values())
+
+
+def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
+    """Yield the model and the row of each entry with prices of tokens.
+
+    A name that stands for several entries has the price of the one without a provider in front,
+    else the dearest: a budget is to end too early rather than too late.
+    """
+    found: dict[str, tuple[bool, Decimal, _Row]] = {}
+    for name, entry in value.items():
+        if not isinstance(entry, dict):
+            continue
+        row = _row(cast("dict[str, object]", entry))
+        if row is None:
+            continue
+        model = _without_provider(name)
+        amount = sum((cost for cost in row.values() if isinstance(cost, Decimal)), Decimal())
+        ranked = (model == name, amount, {"model": model, **row})
+        if model not in found or ranked[:2] > found[model][:2]:
+            found[model] = ranked
+    for model, (_, _, row) in found.items():
+        yield model, row
+
+
+def _row(entry: Mapping[str, object]) -> _Row | None:
+    provider = entry.get("litellm_provider")
+    if not isinstance(provider, str) or not provider.startswith(_PROVIDERS):
+        return None
+    if _COSTS["input"] not in entry:
+        return None
+    costs = {ours: entry[theirs] for ours, theirs in _COSTS.items() if theirs in entry}
+    if entry.get("mode") == "embedding":
+        costs.setdefault("output", 0)
+    if "output" not in costs:
+        return None
+    return {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
+
+
+def _for_a_million(cost: object) -> object:
+    """Return a price; what is no number is left for whoever checks the row."""
+    if isinstance(cost, bool) or not isinstance(cost, (int, str, Decimal)):
+        return cost
+    try:
+        amount = (Decimal(cost) * _TOKENS).quantize(_DIGITS, rounding=ROUND_UP)
+    except DecimalException:
+        return cost
+    return amount if amount.is_finite() else cost
+
+
+def _without_provider(name: str) -> str:
+    first, slash, rest = name.partition("/")
+    return rest if slash and first.startswith(_PROVIDERS) else name
+
+
+MAX_ROWS: Final = 100_000
+
+Amount = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=6, allow_inf_nan=False)]
+
+
+def _accepted(moment: datetime) -> datetime:
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if not is_accepted(moment):
+        raise ValueError(f"not {ACCEPTED_TIMES}")
+    return moment
+
+
+class PriceFileError(ValueError):
+    """Every fault of a file, each with its place; nothing of it is taken."""
+
+
+class PriceRow(BaseModel):
+    """One price, in US dollars for a million tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    input: Amount
+    output: Amount
+    cached_input: Amount | None = None
+    cache_write: Amount | None = None
+    valid_from: Annotated[datetime, AfterValidator(_accepted)] | None = None
+
+    def to_price(self, *, now: datetime) -> Price:
+        """Return the price; it is valid from *now* where the row does not say."""
+        return Price(
+            model=self.model,
+            valid_from=now if self.valid_from is None else self.valid_from,
+            input=self.input,
+            output=self.output,
+            cached_input=self.cached_input,
+            cache_write_input=self.cache_write,
+        )
+
+
+def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
+    """Read the prices of a file called *name*; its suffix says what it is.
+
+    Raises:
+        PriceFileError: naming every row that is wrong.
+    """
+    rows = list(_json_rows(text) if PurePath(name).suffix == ".json" else _csv_rows(text))
+    if not rows:
+        raise PriceFileError("no price in here")
+    if len(rows) > MAX_ROWS:
+        raise PriceFileError(f"more than {MAX_ROWS} prices")
+    prices: list[Price] = []
+    faults: list[str] = []
+    for place, fields in rows:
+        try:
+            prices.append(PriceRow.model_validate(fields).to_price(now=now))
+        except ValidationError as error:
+            faults += [f"{place}: {fault}" for fault in _faults(error)]
+    if faults:
+        raise PriceFileError("; ".join(faults[:20]))
+    return prices
+
+
+def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), restkey="more", strict=True)
+    try:
+        for row in reader:
+            # An empty cell is a value that is not given.
+            yield f"line {reader.line_num}", {name: cell for name, cell in row.items() if cell}
+    except csv.Error as error:
+        raise PriceFileError(f"line {reader.line_num}: {error}") from None
+
+
+def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    try:
+        # Decimal: 0.1 in the file is 0.1 in the database.
+        value: object = json.loads(text, parse_float=Decimal)
+    except json.JSONDecodeError as error:
+        raise PriceFileError(f"line {error.lineno}: {error.msg}") from None
+    except RecursionError:
+        raise PriceFileError("nested too deeply to be a list of prices") from None
+    except (ValueError, DecimalException):  # as Python has it of integers of thousands of digits
+        raise PriceFileError("a number in it is too long to be a price") from None
+    if isinstance(value, dict) and is_price_map(cast("dict[str, object]", value)):
+        yield from price_rows(cast("dict[str, object]", value))
+        return
+    if not isinstance(value, list):
+        raise PriceFileError("neither a JSON array nor LiteLLM's map of models")
+    for number, row in enumerate(cast("list[object]", value), start=1):
+        if not isinstance(row, dict):
+            raise PriceFileError(f"row {number} is not an object")
+        yield f"row {number}", cast("dict[str, object]", row)
+
+
+def _faults(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_input=False)
+    ]

@@ -12,16 +12,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from egret_tools.devstack.run_directory import run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from prometheus_client import Counter
 
 from dashboards.set_up import set_up
 from dashboards.traffic import Gateway, mixed_requests
-from sidecar.embedded.run_directory import run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.endpoint import MetricsEndpoint
-from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.telemetry.process_metrics import WorkerMetrics
 from tests.support.browser import Tab, running_browser
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]

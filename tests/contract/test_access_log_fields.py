@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import yaml
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 
-from sidecar.checks.ledger import Clocks, Ledger
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.limits import Priority, Reserved
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+from sidecar.domain.limits import Reservation
+from sidecar.domain.metadata import METADATA_KEYS
+from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.subject import Subject
+from sidecar.pipeline.metadata import metadata_of
+from sidecar.pipeline.record import Allowance, Caller, Clocks, RequestRecord
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 from tests.support.access_log_fields import explained
-from tests.support.reports import CHAT, POLICY, PRINCIPAL, SAMPLED, results
+from tests.support.reports import CHAT, PRINCIPAL, SAMPLED, results
 
 
 def _json_formats(value: Any) -> list[dict[str, str]]:
@@ -38,17 +43,22 @@ def test_the_fields_are_those_of_the_configuration() -> None:
 
 def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     """Of an exchange that has something to say in each of them."""
-    ledger = Ledger(Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.0))
-    ledger.request_id = "request-1"
-    ledger.traceparent = SAMPLED
-    ledger.route, ledger.principal, ledger.policy = CHAT, PRINCIPAL, POLICY
-    ledger.model, ledger.is_streamed, ledger.text_bytes = "gpt-4o", True, 1
-    ledger.priority, ledger.estimated_tokens = Priority.STANDARD, 10
-    ledger.reserved = Reserved()
-    ledger.results = results()
-    ledger.refused, ledger.answer_status = ErrorKind.CONTENT_BLOCKED, 200
+    record = RequestRecord(Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.0))
+    record.request_id = "request-1"
+    record.traceparent = SAMPLED
+    record.route, record.principal = CHAT, PRINCIPAL
+    snapshot = build_snapshot(())
+    policy = snapshot.effective(PolicyBinding())
+    assert isinstance(policy, EffectivePolicy)
+    record.policy, record.caller = policy, Caller(PRINCIPAL, policy, None)
+    record.subject, record.text_bytes = Subject("gpt-4o", streamed=True, parts=()), 1
+    record.estimated_tokens = 10
+    record.allowance = Allowance(reserved=Reservation())
+    record.results = results()
+    record.refused, record.answer_status = ErrorKind.CONTENT_BLOCKED, 200
 
-    assert explained()["egret"] == {name for name, _ in ledger.metadata()}
+    written = {name for name, _ in metadata_of(record, now=0.0)}
+    assert explained()["egret"] == written == METADATA_KEYS
 
 
 @pytest.mark.parametrize("table", ["field", "egret", "ext_proc"])

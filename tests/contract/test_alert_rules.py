@@ -12,12 +12,12 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
 
 ROOT: Final = Path(__file__).parents[2]
 PLACE: Final = ROOT / "deploy" / "prometheus"
 CASES: Final = ("egret.rules.test.yaml", "egret.rules.days.test.yaml")
-HEADINGS: Final = ["Meaning", "Impact", "What to look at", "Mend"]
+HEADINGS: Final = ["Meaning", "Impact", "Checks", "Fix"]
 METRIC: Final = re.compile(
     r"\b(?:egret|gen_ai)_[a-z_]+(?:total|seconds|bytes|count|bucket|[a-z])\b"
 )
@@ -65,7 +65,7 @@ def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() 
 
 
 def test_each_alert_links_a_runbook_with_all_of_its_parts() -> None:
-    """Whoever is woken up finds what it means and what to do; no page is left over."""
+    """Each page gives meaning, impact, checks and fix; no page is left over."""
     links = {alert: rule["annotations"]["runbook"] for alert, rule in _alerts().items()}
     pages = {page.stem: page for page in (ROOT / "docs" / "runbooks").iterdir()}
 

@@ -10,9 +10,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from egret_tools.envoy_lint.config import EXT_PROC
+from egret_tools.envoy_lint.lint import lint
 
-from sidecar.envoy_lint.config import EXT_PROC
-from sidecar.envoy_lint.lint import lint
 from tests.support.envoy_mistakes import own_text
 from tests.support.helm import CHART, program
 

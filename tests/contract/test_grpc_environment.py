@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 START_A_SERVER = """
 import grpc

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ROOT / "sidecar" / "transport" / "_generated"
+GENERATED = ROOT / "sidecar" / "_generated"
 PROTO = ROOT / "proto"
 BUF = Path(sys.executable).parent / "buf"
 

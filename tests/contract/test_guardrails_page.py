@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.policy_document import parse_policies
+from sidecar.policy.parse import parse_policies
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "guardrails.md"
 TEXT: Final = PAGE.read_text(encoding="utf-8")

@@ -13,13 +13,13 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.envoy_secrets import write_credential
+from egret_tools.devstack.wheels import envoy_program
+from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
 
 from deploy.chart_envoy import WRITTEN
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.envoy_secrets import write_credential
-from sidecar.embedded.wheels import envoy_program
-from sidecar.envoy_lint.lint import lint
 from tests.support.helm import (
     CASES,
     CHART,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from egret_tools.devstack.certificates import write_certificates
+
 from deploy.kube_play import Provider, playable, rendered
-from sidecar.embedded.certificates import write_certificates
 from tests.support.helm import Resource, one
 
 IMAGES = ("localhost/egret:dev", "localhost/envoy:1.40")

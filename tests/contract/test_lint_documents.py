@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sidecar.envoy_lint.lint import ALL_RULES
+from egret_tools.envoy_lint.lint import ALL_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +16,7 @@ def test_every_rule_is_documented_as_it_is() -> None:
     """Nobody has to read the code to know what a rule means."""
     rows = [
         " | ".join(
-            (f"| {rule.id} {rule.name}", rule.severity.value, _cell(rule.risk), _cell(rule.mend))
+            (f"| {rule.id} {rule.name}", rule.severity.value, _cell(rule.risk), _cell(rule.hint))
         )
         for rule in ALL_RULES
     ]
@@ -40,5 +40,5 @@ def test_the_descriptors_are_those_of_the_installed_envoy(tmp_path: Path) -> Non
         [sys.executable, script, made], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    committed = ROOT / "sidecar" / "envoy_lint" / "envoy_config.binpb.xz"
+    committed = ROOT / "tools" / "egret_tools" / "envoy_lint" / "envoy_config.binpb.xz"
     assert lzma.decompress(made.read_bytes()) == lzma.decompress(committed.read_bytes())

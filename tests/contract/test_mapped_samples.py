@@ -1,7 +1,7 @@
 """What is counted past prometheus-client is what the library would have counted itself.
 
 `mapped_samples` rests on what the library keeps to itself. Where one of these fails after an
-upgrade, look at the library's values.py and mmap_dict.py, and mend the module or do without it.
+upgrade, look at the library's values.py and mmap_dict.py, and fix the module or do without it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from sidecar.settings.environment import inherited_environment
-from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling, summing
-from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.settings.sections import inherited_environment
+from sidecar.telemetry.mmap_metrics import counting, observing, rising_and_falling, summing
+from sidecar.telemetry.process_metrics import WorkerMetrics
 
 BOTH_WAYS: Final = """
 import os, signal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from sidecar.telemetry.mapped_samples import counting, observing, rising_and_falling, summing
+from sidecar.telemetry.mmap_metrics import counting, observing, rising_and_falling, summing
 
 def metrics(prefix):
     return (
@@ -56,7 +56,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 WITHOUT_END: Final = """
 from prometheus_client import CollectorRegistry, Counter
-from sidecar.telemetry.mapped_samples import counting
+from sidecar.telemetry.mmap_metrics import counting
 
 add = counting(Counter("asked", "-", registry=CollectorRegistry()))
 add()

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW: Final = re.compile(r"^\| `((?:egret|gen_ai)_\w+)` \| (\w+) \|(.*?)\| (.+) \|$", re.MULTILINE)

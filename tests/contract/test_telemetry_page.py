@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sidecar.app.schema_watch import SchemaState
 from sidecar.telemetry.names import LogEvent
+from sidecar.worker.supervisor import SchemaState
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOGS: Final = (

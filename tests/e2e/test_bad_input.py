@@ -19,8 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from sidecar.admin.keys import revoke_key
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.key_administration import revoke_key
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy
 from tests.support.command_line import Egret
@@ -252,7 +252,7 @@ async def test_a_body_two_parsers_could_read_differently_is_refused(
         pytest.param("/elsewhere", prompt, [], "unknown_route", id="unknown path"),
     ],
 )
-async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(  # noqa: PLR0913 - a table
+async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(
     stack: Stack,
     path: str,
     where: str,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from egret_tools.cli.conformance_session import choose
+from egret_tools.conformance.case import Protocol
+from egret_tools.conformance.modes import MODES
+from egret_tools.conformance.suite import Options, results_of
+from egret_tools.conformance.target import UnixTarget
 
-from sidecar.cli.conformance_session import choose
-from sidecar.conformance.case import Protocol
-from sidecar.conformance.modes import MODES
-from sidecar.conformance.suite import Options, results_of
-from sidecar.conformance.target import UnixTarget
 from tests.support.stack import CHAT, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]

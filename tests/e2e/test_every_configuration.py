@@ -17,11 +17,11 @@ import openai
 import pytest
 import pytest_asyncio
 import yaml
+from egret_tools.devstack.envoy_config import render_envoy_config
+from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
+from egret_tools.devstack.ports import free_port
 from pydantic import SecretStr
 
-from sidecar.embedded.envoy_config import render_envoy_config
-from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
-from sidecar.embedded.ports import free_port
 from sidecar.settings.serving import Engine
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority

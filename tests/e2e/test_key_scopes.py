@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from sidecar.authorization.scopes import Scopes
+from sidecar.keys.authorize import Scopes
 from tests.support.second_gateway import (
     Config,
     connection_managers,

@@ -14,9 +14,9 @@ from typing import Final
 import pytest
 import pytest_asyncio
 import redis.asyncio
+from egret_tools.devstack.ports import free_port
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.embedded.ports import free_port
+from sidecar.keys.credentials import ApiKey, generate
 from tests.support.live_servers import LiveServers, live_servers, valkey_server
 from tests.support.stack import CHAT, Answer, Stack, as_json, chat, whole_stack
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from egret_tools.envoy_lint.lint import lint
 
-from sidecar.envoy_lint.lint import lint
 from tests.support.stack import Stack
 
 pytestmark = [

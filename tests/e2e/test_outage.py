@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 import pytest_asyncio
+from egret_tools.devstack.workers import _all_serve
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.embedded.workers import _all_serve
+from sidecar.keys.credentials import ApiKey, generate
 from tests.support.live_servers import LiveServer, LiveServers, live_servers
 from tests.support.more_workers import more_workers, processes_of
 from tests.support.stack import MESSAGES, Answer, Stack, chat, message, whole_stack
@@ -179,7 +179,7 @@ async def until_known_again(outage: Outage) -> None:
         await asyncio.sleep(0.01)
 
 
-async def mend(server: LiveServer) -> None:
+async def repair(server: LiveServer) -> None:
     """Bring it back."""
     if server.is_running:
         await server.thaw()
@@ -221,19 +221,19 @@ async def break_and_look(
         stale = await outage.stale_answers() - stale_before
     finally:
         for server in down:
-            await mend(server)
+            await repair(server)
     return During(unknown, slowest, stale, are_ready)
 
 
 async def recover(outage: Outage) -> After:
     """Wait until keys can be looked up again, then watch a little longer."""
     statements_before = await outage.servers.key_statements()
-    mended_at = time.monotonic()
+    repaired_at = time.monotonic()
     async with asyncio.timeout(30):
         await until_known_again(outage)
-    known_again_seconds = time.monotonic() - mended_at
+    known_again_seconds = time.monotonic() - repaired_at
     await asyncio.sleep(AFTER_SECONDS)
-    window_seconds = time.monotonic() - mended_at
+    window_seconds = time.monotonic() - repaired_at
     statements = await outage.servers.key_statements() - statements_before
     stale_before = await outage.stale_answers()
     await asyncio.sleep(AFTER_SECONDS)

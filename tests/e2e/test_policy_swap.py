@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from loadtest.many_rules import many_rules, marker_code
+from tests.support.many_rules import many_rules, marker_code
 from tests.support.stack import Stack, chat
 
 pytestmark = [

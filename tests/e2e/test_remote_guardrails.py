@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from tests.support.grpc_guardrail import Call, grpc_server
 from tests.support.stack import Stack, chat
 from tests.support.webhook_server import webhook_server

@@ -12,8 +12,8 @@ import httpx2
 import openai
 import pytest
 import pytest_asyncio
+from egret_tools.devstack.envoy_config import UnknownModels
 
-from sidecar.embedded.model_routes import UnknownModels
 from tests.e2e.test_usage import recorded
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import (

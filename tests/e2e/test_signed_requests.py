@@ -15,13 +15,13 @@ import pytest_asyncio
 import yaml
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import ClientError
-
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.envoy_config import (
     AwsSigning,
     EnvoyParameters,
     Provider,
     render_envoy_config,
 )
+
 from tests.support.aws_provider import REGION, AwsProvider, running_aws_provider
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack

@@ -16,28 +16,27 @@ from typing import Any, Final
 import aiohttp
 import pytest
 import pytest_asyncio
-from sidecar.exchange import events as on
-from sidecar.exchange.machine import Exchange
-from sidecar.transport.conversation import Budgets, Conversation, Stream
 
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from tests.support import events as on
 from tests.support.http2 import http2_request
-from tests.support.memory_stream import (
+from tests.support.scripted import (
     BodyAnswer,
     Endless,
-    FakeJudge,
     HeadersAnswer,
+    ScriptedHandler,
     at_once,
     failing,
     failing_later,
-    roomy,
-    word,
+    refusal_of,
 )
+from tests.support.scripted import scripted as serving
 from tests.support.scripted_processor import Script, ScriptedProcessor, Side, scripted_processor
 from tests.support.second_gateway import (
     Config,
@@ -78,23 +77,22 @@ class OwnEngine:
     """Our engine in this process, whose judge a test chooses; and an Envoy that asks it."""
 
     gateway: Gateway
-    judge: Callable[[], FakeJudge] = lambda: FakeJudge(failing(OSError()), failing(OSError()))
-    converse: Callable[[Stream], Awaitable[Ending]] | None = None
-    judges: tuple[FakeJudge, ...] = ()
+    judge: Callable[[], ScriptedHandler] = lambda: ScriptedHandler(
+        failing(OSError()), failing(OSError())
+    )
+    converse: Callable[[Call], Awaitable[StreamEnd]] | None = None
+    judges: tuple[ScriptedHandler, ...] = ()
 
-    async def talk(self, stream: Stream, _: Mapping[str, str]) -> Ending:
+    async def talk(self, stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         """Hold one conversation."""
         if self.converse is not None:
             return await self.converse(stream)
         judge = self.judge()
         self.judges = (*self.judges, judge)
-        exchange = Exchange(max_body_bytes=1000, wants_response_headers=False)
         budgets = Budgets(
             authorize_seconds=0.2, body_seconds=0.2, body_idle_seconds=0.2, inspect_seconds=0.2
         )
-        return await Conversation(
-            stream=stream, exchange=exchange, judge=judge, budgets=budgets, load=roomy()
-        ).run()
+        return await serving(judge, budgets, max_body_bytes=1000)(stream, metadata)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -148,7 +146,7 @@ async def cancelled_within() -> Any:
     raise asyncio.CancelledError
 
 
-def failing_words(_: ErrorKind) -> on.RequestRefused:
+def failing_words(_: ErrorKind) -> Refusal:
     """Fail to word the refusal of a failure."""
     raise RuntimeError
 
@@ -177,31 +175,31 @@ async def test_a_judge_that_fails_lets_nothing_pass(
     fails = FAULTS[fault]
     headers: HeadersAnswer = fails if where == "headers" else NEEDS_BODY
     body: BodyAnswer = fails
-    wording = word if words == "words" else failing_words
-    own_engine.judge = lambda: FakeJudge(headers, body, wording=wording)
+    wording = refusal_of if words == "words" else failing_words
+    own_engine.judge = lambda: ScriptedHandler(headers, body, wording=wording)
     answer = await stack.post(chat("hello"), url=own_engine.gateway.https_url)
     assert answer.status >= 500
     assert b"secret" not in answer.body
     assert await stack.received_count() == 0
 
 
-async def _raise(_: Stream) -> Ending:
+async def _raise(_: Call) -> StreamEnd:
     raise RuntimeError("secret")
 
 
-async def _abort(_: Stream) -> Ending:
-    return Ending.ABORTED
+async def _abort(_: Call) -> StreamEnd:
+    return StreamEnd.ABORTED
 
 
-async def _talk_rubbish(stream: Stream) -> Ending:
+async def _talk_rubbish(stream: Call) -> StreamEnd:
     await stream.read()
     await stream.write([b"\xff\xff\xff"], ends=True)
-    return Ending.COMPLETED
+    return StreamEnd.COMPLETED
 
 
 @pytest.mark.parametrize("converse", [_raise, _abort, _talk_rubbish])
 async def test_an_engine_whose_conversation_fails_lets_nothing_pass(
-    stack: Stack, own_engine: OwnEngine, converse: Callable[[Stream], Awaitable[Ending]]
+    stack: Stack, own_engine: OwnEngine, converse: Callable[[Call], Awaitable[StreamEnd]]
 ) -> None:
     """The stream ends with an error, which Envoy takes for a no."""
     own_engine.converse = converse
@@ -474,7 +472,7 @@ async def test_a_redacted_body_is_framed_as_long_as_it_is(stack: Stack, gateway:
         pytest.param(chat("x"), "hook-error-block", 503, "guardrail_unavailable", id="no webhook"),
     ],
 )
-async def test_what_may_not_pass_is_refused(  # noqa: PLR0913 - a table
+async def test_what_may_not_pass_is_refused(
     stack: Stack, gateway: Gateway, body: object, key: str, *, status: int, code: str
 ) -> None:
     """By the same answer in every mode."""

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.valkey import running_valkey
+from egret_tools.devstack.wheels import valkey_program
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.valkey import running_valkey
-from sidecar.embedded.wheels import valkey_program
+from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_valkey
 from sidecar.settings.stores import ValkeyMode, ValkeySettings
-from sidecar.storage.checkup import CheckState, Use
-from sidecar.storage.checkup_postgres import check_postgres
-from sidecar.storage.checkup_valkey import check_valkey
 from tests.support.command_line import Egret, Ran
 from tests.support.deaf_pooler import deaf_pooler
 from tests.support.postgres import Database
@@ -72,7 +70,7 @@ def execute(database: Database, *statements: str) -> None:
 
 
 def rows(ran: Ran) -> dict[str, tuple[str, str, str | None]]:
-    return {row["check"]: (row["state"], row["found"], row["mend"]) for row in ran.json}
+    return {row["check"]: (row["state"], row["found"], row["hint"]) for row in ran.json}
 
 
 def wrong(ran: Ran) -> dict[str, tuple[str, str, str | None]]:
@@ -235,7 +233,7 @@ def test_a_worker_that_can_write_keys_is_warned_of(egret: Egret) -> None:
 def test_a_broken_schema_is_found(
     egret: Egret, database: Database, statement: str, check: str, row: tuple[str, str, str]
 ) -> None:
-    """One check fails, and says what to mend; the exit code is 1."""
+    """One check fails, and names the fix; the exit code is 1."""
     execute(database, statement)
 
     ran = doctor(egret)
@@ -245,7 +243,7 @@ def test_a_broken_schema_is_found(
 
 
 def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None:
-    """The statements that the mends name do it."""
+    """The statements in the hints do it."""
     execute(
         database,
         "REVOKE SELECT ON policies FROM egret_sidecar",
@@ -263,7 +261,7 @@ def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None
 
 
 def test_months_without_a_partition_are_warned_of(egret: Egret, database: Database) -> None:
-    """Nothing is lost, so it is no failure; the mend makes them."""
+    """Nothing is lost, so it is no failure; the fix makes them."""
     execute(
         database,
         "DO $$ BEGIN EXECUTE 'DROP TABLE usage_' || to_char(now(), 'YYYY_MM'); END $$",
@@ -357,7 +355,7 @@ def test_a_login_without_grants_is_told_which(database: Database, folder: Path) 
 
 
 @pytest.mark.parametrize(
-    ("dsn", "found", "mend"),
+    ("dsn", "found", "hint"),
     [
         pytest.param(
             "postgresql://egret:hunter2@127.0.0.1:1/egret",
@@ -374,7 +372,7 @@ def test_a_login_without_grants_is_told_which(database: Database, folder: Path) 
     ],
 )
 def test_an_unreachable_database_fails_one_check(
-    folder: Path, dsn: str, found: str, mend: str
+    folder: Path, dsn: str, found: str, hint: str
 ) -> None:
     """The rest waits for it; no password is shown."""
     assert folder.is_dir()
@@ -383,7 +381,7 @@ def test_an_unreachable_database_fails_one_check(
 
     checked = rows(ran)
     assert (ran.code, list(checked), "hunter2" in ran.out) == (1, [*POSTGRES, *REST], False)
-    assert checked["postgres connection"][::2] == ("failed", mend)
+    assert checked["postgres connection"][::2] == ("failed", hint)
     assert checked["postgres connection"][1].startswith(found)
     assert {checked[check][:2] for check in POSTGRES[1:]} == {
         ("skipped", "waits for postgres connection")
@@ -460,7 +458,7 @@ async def test_valkey_is_looked_at(
         locked = wrong(await asyncio.to_thread(doctor, egret))
     gone = await asyncio.to_thread(doctor, egret)
 
-    mend = "check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password"
+    hint = "check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password"
     assert [good[check][0] for check in REST[:2]] == ["ok", "ok"]
     assert replica["valkey connection"][::2] == (
         "failed",
@@ -468,7 +466,7 @@ async def test_valkey_is_looked_at(
     )
     for broken in (locked, wrong(gone)):
         assert list(broken) == ["valkey connection"]
-        assert broken["valkey connection"][::2] == ("failed", mend)
+        assert broken["valkey connection"][::2] == ("failed", hint)
         assert broken["valkey connection"][1].startswith("no answer (")
     assert "hunter2" not in str(locked)
     assert (gone.code, rows(gone)["valkey clock"][0]) == (1, "skipped")
@@ -536,7 +534,7 @@ def broken_folder(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "check", "state", "found", "mend"),
+    ("kind", "check", "state", "found", "hint"),
     [
         pytest.param(
             "missing",
@@ -596,7 +594,7 @@ def test_a_broken_folder_of_sockets_is_found(  # noqa: PLR0913, PLR0917 - a tabl
     check: str,
     state: str,
     found: str | None,
-    mend: str,
+    hint: str,
 ) -> None:
     """Nothing is made or removed; only failures set the exit code."""
     place = broken_folder(folder, kind)
@@ -607,7 +605,7 @@ def test_a_broken_folder_of_sockets_is_found(  # noqa: PLR0913, PLR0917 - a tabl
 
     problems = wrong(ran)
     assert (ran.code, set(problems)) == (int(state == "failed"), {check})
-    assert problems[check][::2] == (state, mend.format(place))
+    assert problems[check][::2] == (state, hint.format(place))
     assert found is None or problems[check][1] == found.format(place)
     assert sorted(folder.iterdir()) == before
 
@@ -624,7 +622,7 @@ def test_a_wrong_setting_is_wrong_usage(egret: Egret, monkeypatch: pytest.Monkey
 
 def test_what_is_expected_is_what_the_migrations_make(database: Database) -> None:
     """Neither list is longer than the other."""
-    from sidecar.storage.schema import INDEXES, TRIGGERS  # noqa: PLC0415
+    from sidecar.storage.migrate import INDEXES, TRIGGERS  # noqa: PLC0415
 
     async def names(query: str) -> list[Any]:
         async with database.server.connect(database.name) as connection:

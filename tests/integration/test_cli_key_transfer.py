@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, judge
+from sidecar.keys.authorize import Authorized, authorize
+from sidecar.keys.credentials import ApiKey
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran
@@ -71,7 +71,7 @@ def test_an_imported_key_works(egret: Egret, database: Database, file: Path) -> 
         key = ApiKey(key_id=f"{1:012}", secret=SECRET)
         async with open_pool(database.settings) as pool:
             record = await PostgresKeyStore(pool, database.settings).load(key.key_id)
-        return judge(record, key, now=0.0)
+        return authorize(record, key, now=0.0)
 
     assert ran == Ran(0, "", "1 key imported, 0 skipped that exist already\n")
     assert isinstance(asyncio.run(verdict()), Authorized)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.authorization.api_key import ApiKey, parse
-from sidecar.authorization.authorize import Authorized, Refused, judge
 from sidecar.domain.errors import ErrorKind
+from sidecar.keys.authorize import Authorized, Refused, authorize
+from sidecar.keys.credentials import ApiKey, parse
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran
@@ -49,7 +49,7 @@ def judged(database: Database, key: ApiKey) -> Authorized | Refused:
     async def load() -> Authorized | Refused:
         async with open_pool(database.settings) as pool:
             record = await PostgresKeyStore(pool, database.settings).load(key.key_id)
-        return judge(record, key, now=datetime.now(UTC).timestamp())
+        return authorize(record, key, now=datetime.now(UTC).timestamp())
 
     return asyncio.run(load())
 

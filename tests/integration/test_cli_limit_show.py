@@ -15,8 +15,8 @@ import pytest_asyncio
 from sidecar.domain.limits import Measure
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.usage import TokenCounts
-from sidecar.limits.claims import Demand, claims_of
-from sidecar.limits.limiter import Granted, Outcome
+from sidecar.limits.limit_check import RequestCost, limit_checks
+from sidecar.limits.limiter import Granted, LimitDecision
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.usage_store import PostgresUsage
@@ -78,15 +78,15 @@ async def requests(
     of_key = await known(database, key_id)
     async with limiter(socket, totals=Records(used)) as worker:
         for number in range(count):
-            demand = Demand(operation="chat", model="gpt-5", **taken)
-            claims = claims_of(of_key.limits, demand, now=time.time())
-            assert isinstance(claims, tuple)
-            outcome = await awaited(worker.take(of_key.principal, claims, member=f"r{number}"))
+            demand = RequestCost(operation="chat", model="gpt-5", **taken)
+            checks = limit_checks(of_key.limits, demand, now=time.time())
+            assert isinstance(checks, tuple)
+            outcome = await awaited(worker.take(of_key.principal, checks, member=f"r{number}"))
             assert isinstance(outcome, Granted)
             assert not outcome.is_local
 
 
-async def awaited(outcome: Outcome | Awaitable[Outcome]) -> Outcome:
+async def awaited(outcome: LimitDecision | Awaitable[LimitDecision]) -> LimitDecision:
     return await outcome if isinstance(outcome, Awaitable) else outcome
 
 

@@ -148,7 +148,7 @@ def test_an_owner_that_is_not_there_is_named(
 def test_limits_that_cannot_be_read_are_shown_and_can_be_taken_away(
     egret: Egret, database: Database, key_id: str
 ) -> None:
-    """Whatever is stored: nobody has to mend it with SQL."""
+    """Whatever is stored, it can be repaired without SQL."""
 
     async def spoil() -> None:
         async with database.server.connect(database.name) as connection:

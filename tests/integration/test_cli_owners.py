@@ -138,7 +138,7 @@ def test_a_team_without_an_organization_is_wrong_usage(egret: Egret) -> None:
 def test_a_database_without_a_schema_is_told_from_one_that_is_down(
     empty_database: Database,
 ) -> None:
-    """The mend is `egret migrate`, and after it the command works."""
+    """The hint is `egret migrate`, and after it the command works."""
     egret = Egret(empty_database.dsn)
 
     assert egret("orgs", "list") == Ran(

@@ -39,7 +39,7 @@ def test_advice_on_what_is_in_force_is_a_table(database: Database, tmp_path: Pat
     ran = egret("policy", "lint")
 
     assert ran.code == 1
-    assert ran.lines[0] == "policy|guardrail|problem|mend|code"
+    assert ran.lines[0] == "policy|guardrail|problem|hint|code"
     assert [line.split("|")[-1] for line in ran.lines[1:]] == ["unscanned-allow", "open-on-error"]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 import pytest
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.valkey import running_valkey
 from redis.asyncio import Redis
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.valkey import running_valkey
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 
@@ -90,7 +90,7 @@ async def heard(url: str, egret: Egret, *arguments: str) -> tuple[Ran, list[tupl
         pytest.param("keys list", [], id="reading"),
     ],
 )
-async def test_a_change_is_published_where_workers_cannot_listen(  # noqa: PLR0913, PLR0917 - fixtures
+async def test_a_change_is_published_where_workers_cannot_listen(
     egret: Egret,
     database: Database,
     valkey: str,

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from egret_tools.cli.conformance_session import choose
+from egret_tools.conformance.suite import Options, results_of
+from egret_tools.conformance.target import UnixTarget
 
-from sidecar.cli.conformance_session import choose
-from sidecar.conformance.suite import Options, results_of
-from sidecar.conformance.target import UnixTarget
-from sidecar.settings.environment import inherited_environment
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.settings.sections import inherited_environment
 from tests.support.scripted_processor import Script, ScriptedProcessor, Side, scripted_processor
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]

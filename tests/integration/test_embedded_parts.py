@@ -13,14 +13,13 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.mock_provider import made_up_credentials, running_mock_provider
+from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.valkey import running_valkey
 from redis.asyncio import Redis
-
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.mock_provider import made_up_credentials, running_mock_provider
-from sidecar.embedded.postgres import running_postgres
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.valkey import running_valkey
 
 pytestmark = pytest.mark.stack
 

@@ -14,12 +14,8 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sidecar.exchange import effects as do
-from sidecar.exchange import events as on
-from sidecar.exchange.machine import Exchange
-from sidecar.transport.conversation import Budgets, Conversation, Stream
 
-from sidecar.extproc.codec import encode
+from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import (
     EXPORT_METHOD,
     PROCESS_METHOD,
@@ -31,10 +27,13 @@ from sidecar.server.engine import (
 from sidecar.server.grpcio import GrpcioEngine
 from sidecar.server.h2corn import H2cornEngine
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 from tests.support import envoy_messages as envoy
+from tests.support import events as on
+from tests.support import replies as do
 from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
-from tests.support.memory_stream import Endless, FakeJudge, HeadersAnswer, at_once, roomy
+from tests.support.replies import encoded as encode
+from tests.support.scripted import Endless, HeadersAnswer, ScriptedHandler, at_once, scripted
 
 MEGABYTE = 1 << 20
 BUDGETS = Budgets(authorize_seconds=30, body_seconds=30, body_idle_seconds=30, inspect_seconds=30)
@@ -59,20 +58,18 @@ class Judged:
     """Serves conversations with fake judges and keeps what came of them."""
 
     headers: HeadersAnswer = NEEDS_BODY
-    judges: list[FakeJudge] = field(default_factory=list)
+    judges: list[ScriptedHandler] = field(default_factory=list)
     metadata: list[Mapping[str, str]] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def converse(self, stream: Stream, metadata: Mapping[str, str]) -> Ending:
+    async def converse(self, stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         """Hold one conversation."""
-        judge = FakeJudge(headers=self.headers, body=at_once(cleared()))
+        judge = ScriptedHandler(headers=self.headers, body=at_once(cleared()))
         self.judges.append(judge)
         self.metadata.append(metadata)
-        exchange = Exchange(max_body_bytes=32 * MEGABYTE, wants_response_headers=False)
+        serve = scripted(judge, BUDGETS, max_body_bytes=32 * MEGABYTE)
         try:
-            return await Conversation(
-                stream=stream, exchange=exchange, judge=judge, budgets=BUDGETS, load=roomy()
-            ).run()
+            return await serve(stream, metadata)
         finally:
             self.closed.set()
 
@@ -215,7 +212,7 @@ async def test_an_error_outside_the_conversation_is_not_told_to_the_peer(
 ) -> None:
     """grpc.aio would send the text of the exception, and the peer would log it."""
 
-    async def broken(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+    async def broken(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         del stream, metadata
         raise RuntimeError("secret text")
 
@@ -241,7 +238,7 @@ async def test_a_client_that_leaves_cancels_its_check(engine_type: EngineType, p
         call.cancel()
         await check.cancelled.wait()
         await judged.closed.wait()
-    assert judged.judges[0].closed == [(True, False)]
+    assert judged.judges[0].closed == [(StreamEnd.CANCELLED, False)]
     assert judged.judges[0].faults == []
 
 
@@ -294,7 +291,7 @@ async def test_the_socket_is_for_its_owner_and_group(engine_type: EngineType, pa
 async def test_a_socket_path_that_is_too_long_is_explained(
     engine_type: EngineType, tmp_path: Path
 ) -> None:
-    """The system's own error would be `bind failed`; this one names the mend."""
+    """The system's own error would be `bind failed`; this one names the fix."""
     long = tmp_path / ("x" * MAX_SOCKET_PATH_BYTES)
     engine = engine_type(options(long), Judged().converse)
     with pytest.raises(SocketError, match=r"EGRET_SERVER__SOCKET_DIRECTORY"):

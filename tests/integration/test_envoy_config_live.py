@@ -17,24 +17,25 @@ from typing import Any
 
 import aiohttp
 import pytest
-from pydantic import SecretStr
-from yarl import URL
-
-from sidecar.embedded.certificates import Certificates, write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.descriptor_limits import DescriptorLimit, Hits
-from sidecar.embedded.envoy import EnvoyAddress, EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.certificates import Certificates, write_certificates
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyAddress, EnvoyRun, running_envoy
+from egret_tools.devstack.envoy_config import (
+    DescriptorLimit,
     EnvoyParameters,
+    Hits,
     OtlpCollector,
     Provider,
     SelfHosted,
 )
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.embedded.trace_receiver import running_trace_receiver
-from sidecar.mock_llm.server import MockAddress, running_mock
-from sidecar.mock_llm.settings import MockSettings
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.trace_receiver import running_trace_receiver
+from egret_tools.mock_llm.server import MockAddress, running_mock
+from egret_tools.mock_llm.settings import MockSettings
+from pydantic import SecretStr
+from yarl import URL
+
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support.placeholder_processor import Answer, allow, refuse, running_processor
 
 pytestmark = pytest.mark.stack

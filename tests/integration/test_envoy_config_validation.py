@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
-
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.envoy_config import (
     EgretService,
     EnvoyConfigError,
     EnvoyParameters,
     OtlpCollector,
     render_envoy_config,
 )
-from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
-from sidecar.embedded.wheels import MissingProgramError, envoy_program, program_in_wheel
-from sidecar.envoy_lint.lint import lint
+from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
+from egret_tools.devstack.wheels import MissingProgramError, envoy_program, program_in_wheel
+from egret_tools.envoy_lint.lint import lint
+from pydantic import SecretStr
+
 from tests.support.deployments import DEPLOYMENTS, SOCKETS
 
 
@@ -164,4 +164,4 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it() -> None:
     with pytest.raises(MissingProgramError) as missing:
         program_in_wheel("no-such-distribution", ends_with="/bin/thing")
     assert missing.value.part == "no-such-distribution"
-    assert "pip install" in missing.value.mend
+    assert "pip install" in missing.value.hint

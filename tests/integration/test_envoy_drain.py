@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from sidecar.embedded.wheels import envoy_program
+from egret_tools.devstack.wheels import envoy_program
 
 PATIENCE_SECONDS = 20
 HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -90,7 +89,7 @@ def _until_open(port: int) -> None:
 async def drainer(admin: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the container beside Envoy, until it waits for its signal."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sidecar.app.envoy_drain", str(admin),
+        sys.executable, "-m", "sidecar.worker.envoy_drain", str(admin),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None

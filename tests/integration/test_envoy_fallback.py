@@ -15,16 +15,16 @@ from typing import Any
 
 import aiohttp
 import pytest
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
+from egret_tools.devstack.envoy_config import EnvoyParameters, Provider
+from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.ports import free_port
+from egret_tools.mock_llm.server import running_mock
+from egret_tools.mock_llm.settings import MockSettings
 from pydantic import SecretStr
 
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EnvoyParameters, Provider
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.embedded.ports import free_port
-from sidecar.mock_llm.server import running_mock
-from sidecar.mock_llm.settings import MockSettings
 from tests.support.placeholder_processor import allow, running_processor
 
 pytestmark = pytest.mark.stack

@@ -15,14 +15,13 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
+from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.wheels import envoy_program
+from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
-
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.wheels import envoy_program
-from sidecar.envoy_lint.lint import lint
 
 STARTS_SECONDS = 30
 PATH = "/stats/prometheus"

@@ -19,29 +19,28 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
-from pydantic import SecretStr
-from sidecar.exchange.machine import Exchange
-from sidecar.transport.conversation import Budgets, Conversation, Stream
-
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, envoy_with
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy_config import (
     EgretService,
     EnvoyParameters,
     Provider,
     render_envoy_config,
 )
-from sidecar.embedded.envoy_secrets import write_authority, write_certificate, write_credential
-from sidecar.embedded.ports import free_port
-from sidecar.mock_llm.server import running_mock
-from sidecar.mock_llm.settings import MockSettings
+from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
+from egret_tools.devstack.ports import free_port
+from egret_tools.mock_llm.server import running_mock
+from egret_tools.mock_llm.settings import MockSettings
+from pydantic import SecretStr
+
+from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions, NetworkAddress, TlsFiles
 from sidecar.server.grpcio import GrpcioEngine
 from sidecar.settings.serving import ServerSettings
 from tests.support.authority import Authority
 from tests.support.conversation import cleared
-from tests.support.memory_stream import FakeJudge, at_once, roomy
+from tests.support.scripted import ScriptedHandler, at_once, scripted
 
 pytestmark = pytest.mark.stack
 
@@ -55,18 +54,14 @@ class Egret:
 
     passed: int = 0
 
-    async def converse(self, stream: Stream, metadata: Mapping[str, str]) -> Ending:
+    async def converse(self, stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         """Hold one conversation."""
-        del metadata
         self.passed += 1
-        exchange = Exchange(max_body_bytes=1 << 20, wants_response_headers=False)
         budgets = Budgets(
             authorize_seconds=5, body_seconds=5, body_idle_seconds=5, inspect_seconds=5
         )
-        judge = FakeJudge(headers=at_once(cleared()), body=at_once(cleared()))
-        return await Conversation(
-            stream=stream, exchange=exchange, judge=judge, budgets=budgets, load=roomy()
-        ).run()
+        handler = ScriptedHandler(headers=at_once(cleared()), body=at_once(cleared()))
+        return await scripted(handler, budgets, max_body_bytes=1 << 20)(stream, metadata)
 
 
 @dataclass
@@ -308,7 +303,7 @@ NOT_AFTER = "cluster.egret.ssl.certificate.egret_client.expiration_unix_time_sec
 async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
     parties: Parties, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Envoy answers 500 and says why; a new certificate mends it, and nothing is restarted."""
+    """Envoy answers 500 and says why; a new certificate fixes it, and nothing is restarted."""
     async with (
         _egret(parties, not_after=YESTERDAY) as (egret, port),
         _gateway(parties, port, envoys=parties.envoys) as gateway,
@@ -326,7 +321,7 @@ async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
 async def test_an_envoy_whose_certificate_has_expired_lets_nothing_pass(
     parties: Parties, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Egret refuses it and says why; Envoy tells since when. Mended as the other side."""
+    """Egret refuses it and says why; Envoy tells since when. Fixed in the same way."""
     async with (
         _egret(parties) as (egret, port),
         _gateway(parties, port, envoys=parties.envoys, not_after=YESTERDAY) as gateway,

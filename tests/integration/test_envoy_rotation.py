@@ -18,11 +18,11 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
+from egret_tools.devstack.envoy_config import EnvoyParameters, Provider
+from egret_tools.devstack.envoy_secrets import TYPE_URL
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, running_envoy
-from sidecar.embedded.envoy_config import EnvoyParameters, Provider
-from sidecar.embedded.envoy_secrets import TYPE_URL
 from tests.support.placeholder_processor import allow, running_processor
 
 pytestmark = pytest.mark.stack

@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.wheels import envoy_program
 from pydantic import SecretStr
 
-from sidecar.embedded.certificates import write_certificates
-from sidecar.embedded.envoy_secrets import write_certificate, write_credential
-from sidecar.embedded.wheels import envoy_program
 from tests.support.envoy_mistakes import MISTAKES, REFUSED_BY_ENVOY, with_mistake
 
 

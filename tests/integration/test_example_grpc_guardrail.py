@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest_asyncio
 
 from sidecar.domain.finding import Finding
+from sidecar.domain.guardrail_settings import GrpcSettings, RemoteEndpoint
 from sidecar.domain.policy import Action
-from sidecar.domain.remote_guardrails import GrpcSettings, RemoteEndpoint
-from sidecar.guardrails.remote import RemoteAnswer
+from sidecar.guardrails.remote.checks import RemoteAnswer
 from tests.support.remote_checks import asking, remote_checks
 
 ROOT = Path(__file__).parents[2]

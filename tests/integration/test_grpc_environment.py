@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 SPAWN = """
 import asyncio, sys

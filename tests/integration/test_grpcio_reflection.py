@@ -11,8 +11,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from sidecar.transport.conversation import Stream
 
+from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.engine import SERVICE_NAME, EngineOptions
 from sidecar.server.grpcio import GrpcioEngine
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sockets" / "worker-0.sock"
 
 
-async def _never(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+async def _never(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     del stream, metadata
     raise AssertionError("nothing converses here")
 

@@ -9,34 +9,34 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from sidecar.transport.conversation import Stream
 
-from sidecar.server.engine import PROCESS_METHOD, Converse, EngineOptions
+from sidecar.extproc.stream import Call, StreamEnd
+from sidecar.server.engine import PROCESS_METHOD, EngineOptions, Serve
 from sidecar.server.h2corn import H2cornEngine
 
 MAX_MESSAGE_BYTES = 3 << 20
 
 
-async def echo(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Send every message back; the stream ends with the one that says so."""
     del metadata
     while (message := await stream.read()) is not None:
         await stream.write([message], ends=message == b"last")
         if message == b"last":
             break
-    return Ending.COMPLETED
+    return StreamEnd.COMPLETED
 
 
-async def wait_forever(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+async def wait_forever(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Judge for longer than anybody waits."""
     del stream, metadata
     await asyncio.Event().wait()
-    return Ending.COMPLETED
+    return StreamEnd.COMPLETED
 
 
 @asynccontextmanager
 async def channel(
-    tmp_path: Path, converse: Converse, *, compression: grpc.Compression | None = None
+    tmp_path: Path, converse: Serve, *, compression: grpc.Compression | None = None
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve *converse* and return a channel to it."""
     options = EngineOptions(
@@ -101,7 +101,7 @@ async def test_the_peers_deadline_ends_the_call(tmp_path: Path) -> None:
     """The server below us passes it as a header and does not enforce it."""
     cancelled = asyncio.Event()
 
-    async def judge(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+    async def judge(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         try:
             return await wait_forever(stream, metadata)
         finally:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.storage import audit, postgres_keys, postgres_policies
-from sidecar.storage.key_listing import KeyState, Listing, page_statement
+from sidecar.admin import audit_log as audit
+from sidecar.admin.keys import KeyState, Listing, page_statement
+from sidecar.storage import postgres_keys, postgres_policies
+from sidecar.storage.migrate import INDEXES
 from sidecar.storage.pool import Connection
-from sidecar.storage.schema import INDEXES
 from tests.support.postgres import Database, PostgresServer
 
 pytestmark = pytest.mark.million

@@ -10,9 +10,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized, Refused
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.stores import CacheSettings, ValkeySettings
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServers, live_servers
@@ -47,7 +47,7 @@ async def flood(worker: KeyWorker) -> Counter[str]:
 
     async def ask(number: int) -> None:
         try:
-            judged = await worker.judge(ApiKey(key_id=f"{number:012}", secret="a" * 43))
+            judged = await worker.authorize(ApiKey(key_id=f"{number:012}", secret="a" * 43))
         except KeyStoreUnavailableError:
             told["not now"] += 1
         else:
@@ -75,11 +75,11 @@ async def test_a_million_made_up_keys_cost_few_statements_and_no_good_key_its_pl
                 nonlocal slowest
                 while not done.is_set():
                     began_at = time.monotonic()
-                    good[type((await worker.judge(key)).verdict).__name__] += 1
+                    good[type((await worker.authorize(key)).verdict).__name__] += 1
                     slowest = max(slowest, time.monotonic() - began_at)
                     await asyncio.sleep(0)
 
-            await worker.judge(key)
+            await worker.authorize(key)
             process = psutil.Process()
             before, statements = process.memory_info().rss, await servers.key_statements()
             using = asyncio.ensure_future(use())

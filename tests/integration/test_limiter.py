@@ -14,13 +14,13 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Priority, Window
-from sidecar.limits.claims import Claim, Demand, claims_of
-from sidecar.limits.lease import LARGEST_SHARE
-from sidecar.limits.limiter import TEND_SECONDS, Granted, Limited, Limiter, Outcome
-from sidecar.limits.settlement import Ended, changes_of
+from sidecar.limits.leases import LARGEST_SHARE
+from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
+from sidecar.limits.limiter import TEND_SECONDS, Granted, LimitDecision, Limited, Limiter
+from sidecar.limits.settlement import FinishedRequest, adjustments_of
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
-from tests.support.limits import PRINCIPAL, Records, claims, limit, limiter
+from tests.support.limits import PRINCIPAL, Records, checks, limit, limiter
 from tests.support.live_servers import LiveServer, valkey_server
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
@@ -64,7 +64,9 @@ async def workers(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def take(one: Limiter, asked: tuple[Claim, ...], *, member: str = "r1") -> Outcome:
+async def take(
+    one: Limiter, asked: tuple[LimitCheck, ...], *, member: str = "r1"
+) -> LimitDecision:
     """Ask, and wait if it takes waiting."""
     outcome = one.take(PRINCIPAL, asked, member=member)
     return await outcome if isinstance(outcome, Awaitable) else outcome
@@ -84,10 +86,10 @@ async def hammer(
     counted: Counter[str] = Counter()
     end = time.monotonic() + seconds
 
-    async def ask(one: Limiter) -> None:
+    async def acquire(one: Limiter) -> None:
         while time.monotonic() < end:
             before = time.monotonic()
-            outcome = one.take(PRINCIPAL, claims(asked, **demand), member="r")
+            outcome = one.take(PRINCIPAL, checks(asked, **demand), member="r")
             counted["asked"] += 1
             if isinstance(outcome, Awaitable):
                 outcome = await outcome
@@ -96,7 +98,7 @@ async def hammer(
             counted["local"] += outcome.is_local
             await asyncio.sleep(0.001 if time.monotonic() - before < 1 else 0)
 
-    await asyncio.gather(*(ask(one) for one in made for _ in range(clients)))
+    await asyncio.gather(*(acquire(one) for one in made for _ in range(clients)))
     return counted
 
 
@@ -130,7 +132,7 @@ async def test_what_a_lease_does_not_use_comes_back(server: LiveServer, name: st
     async with workers(server, count=2) as made:
         counted = await hammer(made[:1], one, clients=20, seconds=1.0)
         await asyncio.sleep(2.0)
-        outcome = await take(made[1], claims(one))
+        outcome = await take(made[1], checks(one))
     assert isinstance(outcome, Granted)
     left = outcome.standings[0].remaining
     assert left == one.amount - counted["granted"] - 1
@@ -144,7 +146,7 @@ async def test_a_calendar_limit_begins_with_what_the_records_say(
     totals = Records(used_before=95)
     async with workers(server, totals=totals) as made:
         outcomes = await asyncio.gather(
-            *(take(made[n % 4], claims(one, cost=1)) for n in range(40))
+            *(take(made[n % 4], checks(one, cost=1)) for n in range(40))
         )
     assert sum(isinstance(outcome, Granted) for outcome in outcomes) == 5
     assert len(set(totals.asked)) == 1
@@ -157,18 +159,18 @@ async def test_requests_that_are_under_way_while_valkey_is_flushed_free_nothing(
     one = limit(Measure.TOKENS, id=name, window=Window.DAY, amount=1_000_000)
     totals = Records()
     async with workers(server, count=2, totals=totals) as made:
-        demand = Demand(operation="chat", model="gpt-5", output_tokens=90_000)
+        demand = RequestCost(operation="chat", model="gpt-5", output_tokens=90_000)
         for _ in range(10):
-            assert isinstance(await take(made[0], claims(one, output_tokens=90_000)), Granted)
+            assert isinstance(await take(made[0], checks(one, output_tokens=90_000)), Granted)
         judged_at = time.time() - 1
         await flush(server)
         totals.used_before = 950_000
-        assert isinstance(await take(made[1], claims(one, output_tokens=60_000)), Limited)
+        assert isinstance(await take(made[1], checks(one, output_tokens=60_000)), Limited)
         for _ in range(10):
-            ended = Ended(demand, "r1", judged_at, output_tokens=1_000)
-            made[0].settle(PRINCIPAL.organization_id, changes_of([one], ended))
+            ended = FinishedRequest(demand, "r1", judged_at, output_tokens=1_000)
+            made[0].settle(PRINCIPAL.organization_id, adjustments_of([one], ended))
         await made[0].tend()
-        outcomes = [await take(made[1], claims(one, output_tokens=10_000)) for _ in range(10)]
+        outcomes = [await take(made[1], checks(one, output_tokens=10_000)) for _ in range(10)]
     # A sixteenth of what is left may be held ahead.
     assert sum(isinstance(outcome, Granted) for outcome in outcomes) in {4, 5}
 
@@ -182,18 +184,18 @@ async def test_limits_are_shared_out_while_valkey_is_away_and_whole_again_after(
     one = limit(Measure.COST, id=name, window=Window.DAY, amount=100)
     try:
         async with workers(server, seconds=0.2) as made:
-            assert isinstance(await take(made[0], claims(one, cost=10)), Granted)
+            assert isinstance(await take(made[0], checks(one, cost=10)), Granted)
             await server.freeze()
-            outcomes = [await take(made[0], claims(one, cost=5)) for _ in range(12)]
+            outcomes = [await take(made[0], checks(one, cost=5)) for _ in range(12)]
             assert [type(outcome) for outcome in outcomes] == [Granted] * 4 + [Limited] * 8
             assert all(outcome.is_local for outcome in outcomes)
             assert made[0].is_local
             await server.thaw()
             async with asyncio.timeout(10):
-                while (outcome := await take(made[0], claims(one, cost=3))).is_local:  # noqa: ASYNC110 - until it is back
+                while (outcome := await take(made[0], checks(one, cost=3))).is_local:  # noqa: ASYNC110 - until it is back
                     await asyncio.sleep(0.05)
             await made[0].tend()
-            outcome = await take(made[1], claims(one, cost=1))
+            outcome = await take(made[1], checks(one, cost=1))
             assert isinstance(outcome, Granted)
             assert not outcome.is_local
             # 10 before, 20 meanwhile (3 are more than was left of a share), 3 and 1 since.
@@ -213,8 +215,8 @@ async def test_one_noisy_key_leaves_capacity_to_those_before_it(
             assert sum(isinstance(outcome, Granted) for outcome in outcomes) == granted
 
 
-def _claims_with(one: Limit, priority: str) -> tuple[Claim, ...]:
-    demand = Demand(operation="chat", model="gpt-5", priority=Priority(priority))
-    found = claims_of([one], demand, now=time.time())
+def _claims_with(one: Limit, priority: str) -> tuple[LimitCheck, ...]:
+    demand = RequestCost(operation="chat", model="gpt-5", priority=Priority(priority))
+    found = limit_checks([one], demand, now=time.time())
     assert isinstance(found, tuple)
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from tests.support.postgres import Database
 
 pytestmark = [pytest.mark.million, pytest.mark.timeout(400)]

@@ -12,8 +12,8 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sidecar.transport.conversation import Stream
 
+from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.engine import EngineOptions, NetworkAddress, SocketError, TlsFiles
 from sidecar.server.grpcio import GrpcioEngine
 from tests.support.authority import Authority
@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 NAME = "egret.test"
 
 
-async def _never(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+async def _never(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     del stream, metadata
     raise AssertionError("nothing converses here")
 

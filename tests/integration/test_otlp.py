@@ -18,14 +18,17 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.keeping import Keeping
-from sidecar.telemetry.metrics_push import MetricsPush
-from sidecar.telemetry.otlp import EXPORT_SECONDS, metric_exporter, resource, span_exporter
-from sidecar.telemetry.span_metrics import QUEUE_SPANS, SpanMetrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.otlp import (
+    EXPORT_SECONDS,
+    MetricsPush,
+    metric_exporter,
+    resource,
+    span_exporter,
+)
+from sidecar.telemetry.process_metrics import SupervisorMetrics, WorkerMetrics
+from sidecar.telemetry.tail_sampling import QUEUE_SPANS, SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
-from sidecar.telemetry.worker_metrics import WorkerMetrics
 from tests.support.metric_workers import metric_worker
 from tests.support.reports import PARENT_ID, redacted_report
 from tests.support.rotel import Rotel, running_rotel
@@ -56,7 +59,7 @@ class _Sender:
             version="1.2.3",
             instance="worker-0",
             count=SpanMetrics(self._registry),
-            keeping=Keeping(slow_seconds=0.25, per_second=10),
+            sampler=TailSampler(slow_seconds=0.25, per_second=10),
         )
 
     def record(self, trace: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.keys.authorize import Authorized
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings
 from sidecar.storage.pool import DsnFileError, connect, open_pool
@@ -145,7 +145,7 @@ async def _ask(
     while not done.is_set():
         for key in keys:
             try:
-                judged = await worker.judge(key)
+                judged = await worker.authorize(key)
             except KeyStoreUnavailableError:
                 counted["unavailable"] += 1
             else:
@@ -178,13 +178,13 @@ async def test_keys_go_on_while_the_password_is_replaced_and_the_old_one_revoked
         asyncio.TaskGroup() as group,
     ):
         for key in keys:
-            assert isinstance((await worker.judge(key)).verdict, Authorized)
+            assert isinstance((await worker.authorize(key)).verdict, Authorized)
         for _ in range(4):
             group.create_task(_ask(worker, keys, counted, done))
         await login.alter("second")
         await login.end_connections()
         with pytest.raises(KeyStoreUnavailableError):
-            await worker.judge(unseen)
+            await worker.authorize(unseen)
         login.write("second")
         while not await _is_good(worker, unseen):  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.02)
@@ -196,7 +196,7 @@ async def test_keys_go_on_while_the_password_is_replaced_and_the_old_one_revoked
 
 async def _is_good(worker: KeyWorker, key: ApiKey) -> bool:
     try:
-        return isinstance((await worker.judge(key)).verdict, Authorized)
+        return isinstance((await worker.authorize(key)).verdict, Authorized)
     except KeyStoreUnavailableError:
         return False
 

@@ -19,10 +19,10 @@ import pytest_asyncio
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from sidecar.authorization.api_key import ApiKey, generate, parse
-from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.cli.main import command_tree
 from sidecar.domain.errors import ErrorKind
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate, parse
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, Invalidation, PostgresSettings, ValkeySettings
 from sidecar.storage.key_activity import KeyActivity
@@ -175,7 +175,7 @@ async def test_a_revocation_through_the_pooler_is_everywhere_within_a_second(
         try:
             for key in keys[:10]:
                 for worker in workers:
-                    assert isinstance((await worker.judge(key)).verdict, Authorized)
+                    assert isinstance((await worker.authorize(key)).verdict, Authorized)
                 refused_after.append(await seconds_until_refused(bounced, workers, key))
         finally:
             done.set()
@@ -195,7 +195,7 @@ async def ask_all(
     while not done.is_set():
         for worker in workers:
             for key in keys:
-                counted[type((await worker.judge(key)).verdict).__name__] += 1
+                counted[type((await worker.authorize(key)).verdict).__name__] += 1
         await asyncio.sleep(0.005)
 
 
@@ -207,7 +207,7 @@ async def seconds_until_refused(
     command = asyncio.ensure_future(bounced.egret("keys", "revoke", key.key_id, "-o", "json"))
     async with asyncio.timeout(30):
         for worker in workers:
-            while (await worker.judge(key)).verdict != revoked:  # noqa: ASYNC110 - a worker's state
+            while (await worker.authorize(key)).verdict != revoked:  # noqa: ASYNC110 - a worker's state
                 await asyncio.sleep(0.005)
     refused_at = time.time()  # one machine, one clock
     code, _ = await command
@@ -255,4 +255,4 @@ async def test_the_doctor_says_what_a_pooler_keeps_back(bounced: Bounced) -> Non
     assert [check for check, row in found.items() if row["state"] == "failed"] == [
         "postgres notifications"
     ]
-    assert "EGRET_CACHE__INVALIDATION=pubsub" in found["postgres notifications"]["mend"]
+    assert "EGRET_CACHE__INVALIDATION=pubsub" in found["postgres notifications"]["hint"]

@@ -16,7 +16,7 @@ import orjson
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from tests.support.postgres import Database
 from tests.support.rotel import running_rotel
 
@@ -37,7 +37,7 @@ class Serving:
         return [
             child
             for child in psutil.Process(self.process.pid).children()
-            if "sidecar.app" in child.cmdline()
+            if "sidecar.worker" in child.cmdline()
         ]
 
     async def is_serving(self, worker: int) -> bool:
@@ -185,7 +185,7 @@ async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path
 async def test_a_socket_that_another_serves_is_not_taken_over(
     database: Database, tmp_path: Path
 ) -> None:
-    """The second `egret serve` on the same folder ends with the path and the mend."""
+    """The second `egret serve` on the same folder ends with the path and the fix."""
     dsn = database.dsn
     async with serving(dsn, tmp_path) as first:
         await first.until_serving(0, 1)

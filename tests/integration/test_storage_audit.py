@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sidecar.storage.audit import AuditEntry, AuditFilter, AuditTail, audit_entries, set_actor
+from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries, set_actor
 from tests.support.postgres import Database
 
 OWNERS = """

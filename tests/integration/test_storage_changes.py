@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
+from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener
 from tests.support.postgres import Database
 
 OWNER_AND_KEY = """

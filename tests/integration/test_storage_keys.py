@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore

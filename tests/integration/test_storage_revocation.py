@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, Refused, judge
-from sidecar.authorization.key_cache import Hit, KeyCache, Miss
-from sidecar.authorization.two_tier import TwoTierKeys
 from sidecar.domain.errors import ErrorKind
+from sidecar.keys.authorize import Authorized, Refused, authorize
+from sidecar.keys.cache import Hit, KeyCache, Miss
+from sidecar.keys.credentials import ApiKey
+from sidecar.keys.shared_cache import TwoTierKeys
 from sidecar.storage.pool import open_pool
-from sidecar.storage.postgres_changes import ChangeCallbacks, ChangeListener
-from sidecar.storage.postgres_keys import PostgresKeyStore
+from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener, PostgresKeyStore
 from tests.support.postgres import Database
 
 KEY = ApiKey(key_id="AAAAAAAAAAA1", secret="a" * 43)
@@ -26,14 +25,14 @@ class Worker:
     cache: KeyCache
     forgot: asyncio.Event
 
-    async def judge(self) -> Authorized | Refused:
+    async def authorize(self) -> Authorized | Refused:
         """Say what a request with the key would get."""
         match self.cache.peek(KEY.key_id, now=0.0):
             case Hit(record):
-                return judge(record, KEY, now=NOW)
+                return authorize(record, KEY, now=NOW)
             case _:
                 loaded = await self.cache.load(KEY.key_id, now=lambda: 0.0)
-                return judge(loaded.record, KEY, now=NOW)
+                return authorize(loaded.record, KEY, now=NOW)
 
 
 @asynccontextmanager
@@ -91,12 +90,12 @@ async def test_a_revocation_ends_a_cached_key_in_every_worker_at_once(database: 
     """Within the time to live, so it is the notification that does it."""
     await create_key(database)
     async with worker(database) as one, worker(database) as other:
-        before = [await one.judge(), await other.judge()]
+        before = [await one.authorize(), await other.authorize()]
         await execute(database, "UPDATE api_keys SET revoked_at = now()")
         await one.forgot.wait()
         await other.forgot.wait()
 
-        after = [await one.judge(), await other.judge()]
+        after = [await one.authorize(), await other.authorize()]
 
     assert [type(verdict) for verdict in before] == [Authorized] * 2
     assert after == [Refused(ErrorKind.REVOKED_API_KEY)] * 2
@@ -105,11 +104,11 @@ async def test_a_revocation_ends_a_cached_key_in_every_worker_at_once(database: 
 async def test_a_key_that_was_unknown_works_as_soon_as_it_is_created(database: Database) -> None:
     """The known unknown is dropped by the new key's notification."""
     async with worker(database) as one:
-        before = await one.judge()
+        before = await one.authorize()
         await create_key(database)
         await one.forgot.wait()
 
-        assert (before, type(await one.judge())) == (
+        assert (before, type(await one.authorize())) == (
             Refused(ErrorKind.INVALID_API_KEY),
             Authorized,
         )
@@ -119,9 +118,9 @@ async def test_switching_off_an_organization_ends_its_keys(database: Database) -
     """A change above the key ends every key below it."""
     await create_key(database)
     async with worker(database) as one:
-        await one.judge()
+        await one.authorize()
         await execute(database, "UPDATE organizations SET enabled = false")
         await one.forgot.wait()
 
         assert one.cache.peek(KEY.key_id, now=0.0) == Miss()
-        assert await one.judge() == Refused(ErrorKind.DISABLED_API_KEY)
+        assert await one.authorize() == Refused(ErrorKind.DISABLED_API_KEY)

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from sidecar.admin.keys import find_key
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.key_activity import KeyActivity
-from sidecar.storage.key_listing import find_key
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore

@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized, Refused
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, Invalidation, ValkeySettings
-from sidecar.storage.valkey_changes import publish_key_change
-from sidecar.telemetry.report import CacheTier
+from sidecar.storage.valkey_keys import publish_key_change
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServers, live_servers
 
@@ -87,7 +87,7 @@ async def until_written(worker: KeyWorker) -> None:
 async def until_refused(
     worker: KeyWorker, key: ApiKey, *, kind: ErrorKind = ErrorKind.REVOKED_API_KEY
 ) -> None:
-    while (await worker.judge(key)).verdict != Refused(kind):  # noqa: ASYNC110 - a worker's state
+    while (await worker.authorize(key)).verdict != Refused(kind):  # noqa: ASYNC110 - a worker's state
         await asyncio.sleep(0.01)
 
 
@@ -97,11 +97,11 @@ async def test_a_hit_costs_no_statement_and_a_miss_costs_one(
     """By the database's own count; the second worker finds the first one's record."""
     async with key_worker(settings_of(servers)) as one, key_worker(settings_of(servers)) as other:
         before = await servers.key_statements()
-        miss = (await one.judge(key)).tier
+        miss = (await one.authorize(key)).tier
         after_miss = await servers.key_statements()
         await until_shared(servers, key)
-        hits = [(await one.judge(key)).tier for _ in range(100)]
-        shared = [(await other.judge(key)).tier for _ in range(2)]
+        hits = [(await one.authorize(key)).tier for _ in range(100)]
+        shared = [(await other.authorize(key)).tier for _ in range(2)]
         after_hits = await servers.key_statements()
 
     assert (miss, hits, shared) == (
@@ -118,7 +118,7 @@ async def test_a_thousand_misses_of_one_key_at_once_cost_one_statement(
     """A burst on a cold key is one load, over both tiers."""
     async with key_worker(settings_of(servers)) as worker:
         before = await servers.key_statements()
-        judged = await asyncio.gather(*(worker.judge(key) for _ in range(1000)))
+        judged = await asyncio.gather(*(worker.authorize(key) for _ in range(1000)))
         asked = (worker.counted("miss"), await servers.key_statements() - before)
 
     assert all(isinstance(each.verdict, Authorized) for each in judged)
@@ -137,14 +137,14 @@ async def test_a_worker_costs_the_database_nothing_but_its_misses(
     settings = settings_of(servers).model_copy(update={"postgres": servers.login(role)})
     others = [await new_key(servers) for _ in range(3)]
     async with key_worker(settings) as worker:
-        await worker.judge(others[0])  # connections are set up and statements prepared
+        await worker.authorize(others[0])  # connections are set up and statements prepared
         counts = [await servers.statements_of(role)]
-        await worker.judge(key)
+        await worker.authorize(key)
         counts.append(await servers.statements_of(role))
         for _ in range(1000):
-            await worker.judge(key)
+            await worker.authorize(key)
         counts.append(await servers.statements_of(role))
-        await asyncio.gather(*(worker.judge(others[1]) for _ in range(1000)))
+        await asyncio.gather(*(worker.authorize(others[1]) for _ in range(1000)))
         counts.append(await servers.statements_of(role))
 
     miss, hits, together = (after - before for before, after in itertools.pairwise(counts))
@@ -161,7 +161,7 @@ async def test_a_revoked_key_ends_in_both_caches_of_every_worker(
         workers = [
             await stack.enter_async_context(key_worker(settings_of(servers))) for _ in range(3)
         ]
-        before = [type((await worker.judge(key)).verdict) for worker in workers]
+        before = [type((await worker.authorize(key)).verdict) for worker in workers]
         await until_shared(servers, key)
 
         await revoke(servers, key)
@@ -186,7 +186,7 @@ async def test_a_record_that_is_put_back_after_a_revocation_is_not_believed(
         key_worker(settings_of(servers)) as one,
         Redis.from_url(servers.valkey_url.get_secret_value()) as client,
     ):
-        await one.judge(key)
+        await one.authorize(key)
         await until_shared(servers, key)
         old = await stored(client, key)
         await revoke(servers, key)
@@ -195,7 +195,7 @@ async def test_a_record_that_is_put_back_after_a_revocation_is_not_believed(
         one.keys.cache.flush()
 
         async with key_worker(settings_of(servers)) as late:
-            judged = [await one.judge(key), await late.judge(key)]
+            judged = [await one.authorize(key), await late.authorize(key)]
 
     assert [each.verdict for each in judged] == [REVOKED] * 2
 
@@ -205,11 +205,11 @@ async def test_a_worker_that_starts_takes_what_is_shared_and_newer_than_the_last
 ) -> None:
     """Without a statement, though it cannot know what it missed: the database told it."""
     async with key_worker(settings_of(servers)) as one:
-        await one.judge(key)
+        await one.authorize(key)
         await until_shared(servers, key)
         before = await servers.key_statements()
         async with key_worker(settings_of(servers)) as late:
-            judged = await late.judge(key)
+            judged = await late.authorize(key)
         asked = await servers.key_statements() - before
 
     assert (type(judged.verdict), judged.tier, asked) == (Authorized, CacheTier.L2, 0)
@@ -225,7 +225,7 @@ async def test_a_worker_that_starts_believes_no_record_that_a_change_was_under_w
                 "UPDATE api_keys SET revoked_at = now() WHERE public_id = $1", key.key_id
             )
             other = await new_key(servers)
-            before = await one.judge(key)
+            before = await one.authorize(key)
             await until_shared(servers, key)
             async with Redis.from_url(servers.valkey_url.get_secret_value()) as client:
                 record = await stored(client, key)
@@ -233,8 +233,8 @@ async def test_a_worker_that_starts_believes_no_record_that_a_change_was_under_w
         async with Redis.from_url(servers.valkey_url.get_secret_value()) as client:
             await client.set(f"egret:key:v3:{key.key_id}", record)
         async with key_worker(settings_of(servers)) as late:
-            judged = await late.judge(key)
-            others = await late.judge(other)
+            judged = await late.authorize(key)
+            others = await late.authorize(other)
 
     assert (type(before.verdict), judged.verdict) == (Authorized, REVOKED)
     assert isinstance(others.verdict, Authorized)
@@ -273,11 +273,11 @@ async def test_a_poisoned_record_is_counted_and_loaded_anew(
         key_worker(settings_of(servers)) as other,
         Redis.from_url(servers.valkey_url.get_secret_value()) as client,
     ):
-        await one.judge(key)
+        await one.authorize(key)
         await until_shared(servers, key)
         await client.set(name, spoil(await stored(client, key)))
 
-        judged = await other.judge(key)
+        judged = await other.authorize(key)
         await until_written(other)
         one.keys.cache.flush()
 
@@ -294,12 +294,12 @@ async def test_another_keys_record_is_not_believed(servers: LiveServers, key: Ap
         key_worker(settings_of(servers)) as other,
         Redis.from_url(servers.valkey_url.get_secret_value()) as client,
     ):
-        await one.judge(key)
+        await one.authorize(key)
         await until_shared(servers, key)
         record = await stored(client, key)
         await client.set(f"egret:key:v3:{other_key.key_id}", record)
 
-        judged = await other.judge(other_key)
+        judged = await other.authorize(other_key)
 
     assert (type(judged.verdict), judged.tier) == (Authorized, CacheTier.STORE)
     assert other.counted("unauthentic") == 1
@@ -311,9 +311,9 @@ async def test_a_published_change_ends_a_key_where_nobody_can_listen(
     """With `pubsub` alone no connection LISTENs; the revoking command publishes."""
     settings = settings_of(servers, CacheSettings(invalidation=Invalidation.PUBSUB))
     async with key_worker(settings) as one, key_worker(settings) as other:
-        before = [type((await worker.judge(key)).verdict) for worker in (one, other)]
+        before = [type((await worker.authorize(key)).verdict) for worker in (one, other)]
         await revoke(servers, key)
-        unheard = (await one.judge(key)).tier
+        unheard = (await one.authorize(key)).tier
 
         await publish_key_change(settings, key.key_id)
         async with asyncio.timeout(10):
@@ -333,11 +333,11 @@ async def test_a_team_that_is_switched_off_ends_its_shared_records(servers: Live
         "UPDATE api_keys SET team_id = 'team_2' WHERE public_id = $1", key.key_id
     )
     async with key_worker(settings_of(servers)) as worker:
-        before = (await worker.judge(key)).verdict
+        before = (await worker.authorize(key)).verdict
         await until_shared(servers, key)
         await servers.execute("UPDATE teams SET enabled = false WHERE id = 'team_2'")
         async with asyncio.timeout(10):
             await until_refused(worker, key, kind=ErrorKind.DISABLED_API_KEY)
-        after = (await worker.judge(key)).verdict
+        after = (await worker.authorize(key)).verdict
 
     assert (type(before), after) == (Authorized, Refused(ErrorKind.DISABLED_API_KEY))

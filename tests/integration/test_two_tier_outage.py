@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized, Refused
-from sidecar.authorization.ports import KeyStoreUnavailableError
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, ValkeySettings
-from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServer, LiveServers, live_servers
 
@@ -69,7 +69,7 @@ async def load(worker: KeyWorker, keys: list[ApiKey]) -> Counter[str]:
         while time.monotonic() < end:
             for key in keys:
                 try:
-                    judged = await worker.judge(key)
+                    judged = await worker.authorize(key)
                 except KeyStoreUnavailableError:
                     counted["error"] += 1
                 else:
@@ -83,11 +83,11 @@ async def load(worker: KeyWorker, keys: list[ApiKey]) -> Counter[str]:
 
 async def until_confirmed(worker: KeyWorker, keys: list[ApiKey]) -> None:
     """Wait until no key is stale any more."""
-    while any([(await worker.judge(key)).tier is CacheTier.STALE for key in keys]):  # noqa: ASYNC110
+    while any([(await worker.authorize(key)).tier is CacheTier.STALE for key in keys]):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
-async def mend(server: LiveServer) -> None:
+async def repair(server: LiveServer) -> None:
     if server.is_running:
         await server.thaw()
     else:
@@ -113,15 +113,15 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
     down: list[LiveServer] = [getattr(servers, name) for name in names]
     async with key_worker(settings_of(servers)) as worker:
         for key in keys:
-            await worker.judge(key)
+            await worker.authorize(key)
         for server in down:
             await break_down(server)
         try:
             counted, unknown = await asyncio.gather(load(worker, keys), ask_unknown(worker))
         finally:
             for server in down:
-                await mend(server)
-        mended_at = time.monotonic()
+                await repair(server)
+        repaired_at = time.monotonic()
         async with asyncio.timeout(30):
             await until_confirmed(worker, keys)
             recovered_at = time.monotonic()
@@ -129,9 +129,9 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
                 "UPDATE api_keys SET revoked_at = now() WHERE public_id = $1", keys[0].key_id
             )
             await until_revoked(worker, keys[0])
-        rest = [(await worker.judge(key)).verdict for key in keys[1:]]
+        rest = [(await worker.authorize(key)).verdict for key in keys[1:]]
 
-    print(f"recovered after {recovered_at - mended_at:.3f} s; {dict(counted)}")  # noqa: T201 - pytest -s
+    print(f"recovered after {recovered_at - repaired_at:.3f} s; {dict(counted)}")  # noqa: T201 - pytest -s
     assert (counted["error"], counted["Refused"]) == (0, 0)
     assert (counted["stale"] > 0) is ("postgres" in names)
     assert unknown == ({"unavailable"} if "postgres" in names else {"invalid_api_key"})
@@ -144,7 +144,7 @@ async def ask_unknown(worker: KeyWorker) -> set[str]:
     async with asyncio.timeout(30):
         for _ in range(4):
             try:
-                judged = await worker.judge(generate(secrets.token_bytes))
+                judged = await worker.authorize(generate(secrets.token_bytes))
             except KeyStoreUnavailableError:
                 told.add("unavailable")
             else:
@@ -155,7 +155,7 @@ async def ask_unknown(worker: KeyWorker) -> set[str]:
 
 async def until_revoked(worker: KeyWorker, key: ApiKey) -> None:
     revoked = Refused(ErrorKind.REVOKED_API_KEY)
-    while (await worker.judge(key)).verdict != revoked:  # noqa: ASYNC110 - a worker's state
+    while (await worker.authorize(key)).verdict != revoked:  # noqa: ASYNC110 - a worker's state
         await asyncio.sleep(0.01)
 
 
@@ -165,13 +165,13 @@ async def test_a_worker_that_starts_in_an_outage_lives_on_what_others_shared(
     """It has no record of its own, and the database does not answer."""
     async with key_worker(settings_of(servers)) as one:
         for key in keys:
-            await one.judge(key)
+            await one.authorize(key)
         while one.counted("written") < len(keys):  # noqa: ASYNC110 - a worker's state
             await asyncio.sleep(0.01)
     await servers.postgres.kill()
     try:
         async with key_worker(settings_of(servers), is_fenced=False) as late:
-            judged = [await late.judge(key) for key in keys]
+            judged = [await late.authorize(key) for key in keys]
     finally:
         await servers.postgres.start()
 

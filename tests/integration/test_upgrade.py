@@ -9,15 +9,15 @@ import secrets
 import pytest
 from alembic import command
 
-from sidecar.app.schema_watch import SchemaWatch
-from sidecar.authorization.api_key import generate
-from sidecar.authorization.authorize import Authorized
-from sidecar.authorization.ports import KeyStoreUnavailableError
+from sidecar.keys.authorize import Authorized
+from sidecar.keys.credentials import generate
+from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings
 from sidecar.storage import migrate
+from sidecar.storage.migrate import REVISION
 from sidecar.storage.pool import open_pool
-from sidecar.storage.schema import REVISION
+from sidecar.worker.supervisor import SchemaWatch
 from tests.support.key_worker import key_worker
 from tests.support.postgres import Database
 from tests.support.published_schema import published, surface_of
@@ -89,10 +89,10 @@ async def test_a_worker_on_an_older_schema_judges_or_refuses(
     settings = Settings(postgres=behind.settings, cache=CacheSettings())
     async with key_worker(settings, is_fenced=False) as worker:
         if is_served:
-            assert isinstance((await worker.judge(key)).verdict, Authorized)
+            assert isinstance((await worker.authorize(key)).verdict, Authorized)
         else:
             with pytest.raises(KeyStoreUnavailableError):
-                await worker.judge(key)
+                await worker.authorize(key)
 
 
 async def test_a_worker_tells_how_the_schema_stands_whenever_that_changes(

@@ -14,12 +14,11 @@ import pytest
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.storage.spool_files import Kind, SpoolError, SpoolFullError, SpoolLimits
-from sidecar.storage.spool_memory import MAX_FRESH
+from sidecar.storage.spool import UsageSpool
+from sidecar.storage.spool_files import MAX_FRESH, Kind, SpoolError, SpoolFullError, SpoolLimits
 from sidecar.storage.usage_delivery import UsageDelivery
-from sidecar.storage.usage_spool import UsageSpool
 from sidecar.storage.usage_store import PostgresUsage
-from sidecar.usage.ports import NotKeptError
+from sidecar.usage.records import NotKeptError
 from tests.support.postgres import Database
 from tests.support.usage import MOMENT, judged, record
 
@@ -466,7 +465,7 @@ async def test_prices_are_read_anew_after_a_while(database: Database, tmp_path: 
 async def test_a_place_that_cannot_be_written_to_is_named(
     database: Database, tmp_path: Path
 ) -> None:
-    """With the setting that mends it."""
+    """With the setting that fixes it."""
     del database
     (tmp_path / "file").write_text("")
     with pytest.raises(SpoolError, match="EGRET_USAGE__SPOOL_DIRECTORY"):

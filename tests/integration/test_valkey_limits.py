@@ -14,12 +14,20 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
-from sidecar.limits.claims import Calendar
-from sidecar.limits.ports import Answer, Ask, Change, LimitsUnavailableError, Short, Taken, Unknown
+from sidecar.limits.limit_check import CalendarWindow
+from sidecar.limits.store import (
+    Acquire,
+    Acquired,
+    Adjustment,
+    Exhausted,
+    LimitsUnavailableError,
+    Reply,
+    Uninitialized,
+)
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
-from tests.support.limits import claims, limit, valkey_limits
+from tests.support.limits import checks, limit, valkey_limits
 from tests.support.live_servers import LiveServer, valkey_server
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
@@ -50,17 +58,19 @@ def socket_of(server: LiveServer) -> Path:
     return server.program.log.parent / "valkey.sock"
 
 
-def asks(*limits: Limit, ahead: int = 0, member: str = "r1", **demand: Any) -> tuple[Ask, ...]:
+def acquires(
+    *limits: Limit, ahead: int = 0, member: str = "r1", **demand: Any
+) -> tuple[Acquire, ...]:
     """Return what a request asks of *limits*."""
-    return tuple(Ask(one, one.cost, ahead, member) for one in claims(*limits, **demand))
+    return tuple(Acquire(one, one.cost, ahead, member) for one in checks(*limits, **demand))
 
 
-async def take(store: ValkeyLimits, scope: str, asked: Sequence[Ask]) -> Answer:
+async def take(store: ValkeyLimits, scope: str, asked: Sequence[Acquire]) -> Reply:
     """Take under a name of its own."""
     return await store.take(scope, asked, name=secrets.token_hex(8))
 
 
-async def adjust(store: ValkeyLimits, scope: str, *changes: Change) -> None:
+async def adjust(store: ValkeyLimits, scope: str, *changes: Adjustment) -> None:
     """Put right, as a worker of its own."""
     await store.adjust(scope, changes, sender=secrets.token_hex(8), number=1)
 
@@ -68,14 +78,14 @@ async def adjust(store: ValkeyLimits, scope: str, *changes: Change) -> None:
 async def taken(store: ValkeyLimits, scope: str, *limits: Limit, times: int, **asked: Any) -> int:
     """Ask so many times, as fast as can be; return how often all was taken."""
     answers = await asyncio.gather(
-        *(take(store, scope, asks(*limits, **asked)) for _ in range(times))
+        *(take(store, scope, acquires(*limits, **asked)) for _ in range(times))
     )
-    return sum(isinstance(answer, Taken) for answer in answers)
+    return sum(isinstance(answer, Acquired) for answer in answers)
 
 
-def remaining(answer: Answer) -> int:
+def remaining(answer: Reply) -> int:
     """Return how much is left of the first limit."""
-    assert isinstance(answer, (Taken, Short))
+    assert isinstance(answer, (Acquired, Exhausted))
     return answer.states[0].remaining
 
 
@@ -85,8 +95,8 @@ async def test_a_sliding_limit_lets_its_burst_through_and_then_its_rate(
     """Sixty a minute, five at once: five now, one a second after."""
     one = limit(amount=60, burst=5)
     assert await taken(store, scope, one, times=50) == 5
-    answer = await take(store, scope, asks(one))
-    assert isinstance(answer, Short)
+    answer = await take(store, scope, acquires(one))
+    assert isinstance(answer, Exhausted)
     assert 0 < answer.states[0].reset_seconds <= 1
     await asyncio.sleep(answer.states[0].reset_seconds)
     assert await taken(store, scope, one, times=50) == 1
@@ -98,8 +108,8 @@ async def test_a_request_larger_than_what_is_left_waits_for_it(
     """Tokens are taken at once; the answer says when enough will be there."""
     one = limit(Measure.TOKENS, amount=6_000)
     assert await taken(store, scope, one, times=1, input_tokens=5_900) == 1
-    answer = await take(store, scope, asks(one, input_tokens=200))
-    assert isinstance(answer, Short)
+    answer = await take(store, scope, acquires(one, input_tokens=200))
+    assert isinstance(answer, Exhausted)
     assert answer.states[0].reset_seconds == pytest.approx(1.0, abs=0.2)
 
 
@@ -107,10 +117,10 @@ async def test_all_is_taken_or_nothing(store: ValkeyLimits, scope: str) -> None:
     """A request that one limit refuses costs none of the others."""
     wide, narrow = limit(amount=1_000, burst=100), limit(id="lim_2", amount=60, burst=1)
     assert await taken(store, scope, wide, narrow, times=20) == 1
-    answer = await take(store, scope, asks(wide, narrow))
-    assert isinstance(answer, Short)
+    answer = await take(store, scope, acquires(wide, narrow))
+    assert isinstance(answer, Exhausted)
     assert answer.index == 1
-    assert remaining(await take(store, scope, asks(wide))) == 98
+    assert remaining(await take(store, scope, acquires(wide))) == 98
 
 
 async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
@@ -119,7 +129,7 @@ async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
     """A sixteenth of what is left at most."""
     one = limit(amount=1_600, burst=1_600)
     ahead: list[int] = []
-    while isinstance(answer := await take(store, scope, asks(one, ahead=100)), Taken):
+    while isinstance(answer := await take(store, scope, acquires(one, ahead=100)), Acquired):
         ahead.append(answer.states[0].ahead)
     assert ahead[0] == 99
     assert ahead == sorted(ahead, reverse=True)
@@ -131,22 +141,22 @@ async def test_a_calendar_limit_has_to_be_told_what_was_used(
 ) -> None:
     """After a flush nobody knows; the records of usage do. Telling twice changes nothing."""
     one = limit(Measure.COST, window=Window.DAY, amount=100)
-    (ask,) = asks(one, cost=10)
-    answer = await take(store, scope, [ask])
+    (acquire,) = acquires(one, cost=10)
+    answer = await take(store, scope, [acquire])
     today = int(time.time()) // 86_400 * 86_400
-    assert answer == Unknown(0, today)
-    await store.begin(scope, ask.claim, start=today, used=75)
-    await store.begin(scope, ask.claim, start=today, used=0)
+    assert answer == Uninitialized(0, today)
+    await store.begin(scope, acquire.check, start=today, used=75)
+    await store.begin(scope, acquire.check, start=today, used=0)
     assert await taken(store, scope, one, times=10, cost=10) == 2
-    answer = await take(store, scope, [ask])
-    assert isinstance(answer, Short)
+    answer = await take(store, scope, [acquire])
+    assert isinstance(answer, Exhausted)
     assert (answer.states[0].used, answer.states[0].remaining) == (95, 5)
     assert 0 < answer.states[0].reset_seconds <= 86_400
 
 
-async def used_of(store: ValkeyLimits, scope: str, ask: Ask) -> int | None:
+async def used_of(store: ValkeyLimits, scope: str, acquire: Acquire) -> int | None:
     """Return what is counted of a limit, None where nobody knows."""
-    (state,) = (await store.look(scope, [ask.claim])).states
+    (state,) = (await store.look(scope, [acquire.check])).states
     return None if state is None else state.used
 
 
@@ -154,13 +164,13 @@ async def test_who_tells_late_of_a_period_that_is_over_tells_nothing(
     store: ValkeyLimits, scope: str
 ) -> None:
     """The records took long to answer; others count in the next period already."""
-    (ask,) = asks(limit(Measure.COST, window=Window.DAY, amount=1_000), cost=0)
+    (acquire,) = acquires(limit(Measure.COST, window=Window.DAY, amount=1_000), cost=0)
     today = int(time.time()) // 86_400 * 86_400
-    await store.begin(scope, ask.claim, start=today - 86_400, used=5)
-    assert await used_of(store, scope, ask) is None
-    await store.begin(scope, ask.claim, start=today, used=777)
-    await store.begin(scope, ask.claim, start=today - 86_400, used=5)
-    assert await used_of(store, scope, ask) == 777
+    await store.begin(scope, acquire.check, start=today - 86_400, used=5)
+    assert await used_of(store, scope, acquire) is None
+    await store.begin(scope, acquire.check, start=today, used=777)
+    await store.begin(scope, acquire.check, start=today - 86_400, used=5)
+    assert await used_of(store, scope, acquire) == 777
 
 
 async def test_what_was_taken_before_a_count_was_begun_is_not_given_back(
@@ -168,14 +178,14 @@ async def test_what_was_taken_before_a_count_was_begun_is_not_given_back(
 ) -> None:
     """It is not in the count. What was used beyond it is counted, whenever it was taken."""
     one = limit(Measure.COST, window=Window.DAY, amount=1_000)
-    (ask,) = asks(one, cost=0)
+    (acquire,) = acquires(one, cost=0)
     today = int(time.time()) // 86_400 * 86_400
     before = time.time() - 1
-    await store.begin(scope, ask.claim, start=today, used=950)
+    await store.begin(scope, acquire.check, start=today, used=950)
     after = time.time()
     for amount, at, used in ((-90, before, 950), (5, before, 955), (-90, after, 865)):
-        await adjust(store, scope, Change(one, amount, period_start=today, taken_at=at))
-        assert await used_of(store, scope, ask) == used
+        await adjust(store, scope, Adjustment(one, amount, period_start=today, taken_at=at))
+        assert await used_of(store, scope, acquire) == used
 
 
 async def test_a_count_of_an_earlier_release_gives_back_what_it_did(
@@ -183,13 +193,13 @@ async def test_a_count_of_an_earlier_release_gives_back_what_it_did(
 ) -> None:
     """It does not say when it was begun."""
     one = limit(Measure.COST, window=Window.DAY, amount=1_000)
-    (ask,) = asks(one, cost=0)
+    (acquire,) = acquires(one, cost=0)
     today = int(time.time()) // 86_400 * 86_400
-    await store.begin(scope, ask.claim, start=today, used=100)
+    await store.begin(scope, acquire.check, start=today, used=100)
     async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
         await client.hdel(f"egret:limit:{{{scope}}}:{one.id}", "begun")
-    await adjust(store, scope, Change(one, -90, period_start=today, taken_at=today + 0.5))
-    assert await used_of(store, scope, ask) == 10
+    await adjust(store, scope, Adjustment(one, -90, period_start=today, taken_at=today + 0.5))
+    assert await used_of(store, scope, acquire) == 10
 
 
 async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
@@ -200,21 +210,23 @@ async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
     today = int(time.time()) // 86_400 * 86_400
     for days in (-1, 1):
         borders = tuple(today + (days + offset) * 86_400 for offset in (-1, 0, 1, 2))
-        (ask,) = asks(one, cost=1)
-        shifted = Ask(type(ask.claim)(one, Calendar(borders), 1, 0), cost=1, ahead=0, member="r1")
-        assert await take(store, f"{scope}{days}", [shifted]) == Unknown(0, today)
+        (acquire,) = acquires(one, cost=1)
+        shifted = Acquire(
+            type(acquire.check)(one, CalendarWindow(borders), 1, 0), cost=1, ahead=0, member="r1"
+        )
+        assert await take(store, f"{scope}{days}", [shifted]) == Uninitialized(0, today)
 
 
 async def test_slots_are_free_again_by_name(store: ValkeyLimits, scope: str) -> None:
     """Whichever worker hears of the end."""
     one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=2)
     for member in ("a", "b"):
-        assert isinstance(await take(store, scope, asks(one, member=member)), Taken)
-    assert isinstance(await take(store, scope, asks(one, member="c")), Short)
-    await adjust(store, scope, Change(one, 0, member="a"))
-    await adjust(store, scope, Change(one, 0, member="a"))
-    assert isinstance(await take(store, scope, asks(one, member="c")), Taken)
-    assert isinstance(await take(store, scope, asks(one, member="d")), Short)
+        assert isinstance(await take(store, scope, acquires(one, member=member)), Acquired)
+    assert isinstance(await take(store, scope, acquires(one, member="c")), Exhausted)
+    await adjust(store, scope, Adjustment(one, 0, member="a"))
+    await adjust(store, scope, Adjustment(one, 0, member="a"))
+    assert isinstance(await take(store, scope, acquires(one, member="c")), Acquired)
+    assert isinstance(await take(store, scope, acquires(one, member="d")), Exhausted)
 
 
 async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope: str) -> None:
@@ -222,15 +234,15 @@ async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope:
     tokens = limit(Measure.TOKENS, amount=1_000)
     cost = limit(Measure.COST, id="lim_2", window=Window.DAY, amount=1_000)
     today = int(time.time()) // 86_400 * 86_400
-    both = asks(tokens, cost, input_tokens=800, cost=800)
-    await store.begin(scope, both[1].claim, start=today, used=0)
-    assert isinstance(await take(store, scope, both), Taken)
-    back = Change(cost, -700, period_start=today, taken_at=time.time())
-    await adjust(store, scope, Change(tokens, -700), back)
-    assert isinstance(await take(store, scope, both), Taken)
-    await adjust(store, scope, Change(cost, 500, period_start=today))
-    answer = await take(store, scope, asks(cost, cost=1))
-    assert isinstance(answer, Short)
+    both = acquires(tokens, cost, input_tokens=800, cost=800)
+    await store.begin(scope, both[1].check, start=today, used=0)
+    assert isinstance(await take(store, scope, both), Acquired)
+    back = Adjustment(cost, -700, period_start=today, taken_at=time.time())
+    await adjust(store, scope, Adjustment(tokens, -700), back)
+    assert isinstance(await take(store, scope, both), Acquired)
+    await adjust(store, scope, Adjustment(cost, 500, period_start=today))
+    answer = await take(store, scope, acquires(cost, cost=1))
+    assert isinstance(answer, Exhausted)
     assert answer.states[0].used == 1_400
 
 
@@ -240,11 +252,11 @@ async def test_a_change_to_a_period_that_is_over_is_left_out(
     """A stream that began yesterday does not count today."""
     cost = limit(Measure.COST, window=Window.DAY, amount=1_000)
     today = int(time.time()) // 86_400 * 86_400
-    (ask,) = asks(cost, cost=0)
-    await store.begin(scope, ask.claim, start=today, used=0)
-    await adjust(store, scope, Change(cost, 500, period_start=today - 86_400))
-    answer = await take(store, scope, [ask])
-    assert isinstance(answer, Taken)
+    (acquire,) = acquires(cost, cost=0)
+    await store.begin(scope, acquire.check, start=today, used=0)
+    await adjust(store, scope, Adjustment(cost, 500, period_start=today - 86_400))
+    answer = await take(store, scope, [acquire])
+    assert isinstance(answer, Acquired)
     assert answer.states[0].used == 0
 
 
@@ -255,8 +267,8 @@ async def test_a_correction_that_is_sent_again_is_counted_once(
     tokens = limit(Measure.TOKENS, amount=60_000)
     await taken(store, scope, tokens, times=1, input_tokens=50_000)
     for sender, number in (("a", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 1)):
-        await store.adjust(scope, [Change(tokens, -10_000)], sender=sender, number=number)
-    left = remaining(await take(store, scope, asks(tokens)))
+        await store.adjust(scope, [Adjustment(tokens, -10_000)], sender=sender, number=number)
+    left = remaining(await take(store, scope, acquires(tokens)))
     assert left == pytest.approx(40_000, abs=1_000)
 
 
@@ -265,7 +277,7 @@ async def test_a_take_that_nobody_heard_of_is_found_by_its_name(
 ) -> None:
     """It says what was taken ahead; asked again, the same."""
     one = limit(amount=1_600, burst=1_600)
-    assert isinstance(await store.take(scope, asks(one, ahead=10), name="t1"), Taken)
+    assert isinstance(await store.take(scope, acquires(one, ahead=10), name="t1"), Acquired)
     assert await store.void(scope, ["t1", "t2"]) == ((10,), None)
     assert await store.void(scope, ["t1", "t2"]) == ((10,), None)
 
@@ -276,8 +288,8 @@ async def test_a_take_that_arrives_after_it_was_made_void_takes_nothing(
     """A server that was frozen reads it from a connection that was given up long ago."""
     one = limit(amount=1_000, burst=100)
     assert await store.void(scope, ["late"]) == (None,)
-    assert isinstance(await store.take(scope, asks(one), name="late"), Short)
-    assert remaining(await take(store, scope, asks(one))) == 99
+    assert isinstance(await store.take(scope, acquires(one), name="late"), Exhausted)
+    assert remaining(await take(store, scope, acquires(one))) == 99
 
 
 async def test_units_that_are_told_of_late_have_drained_since(
@@ -285,8 +297,8 @@ async def test_units_that_are_told_of_late_have_drained_since(
 ) -> None:
     """Sixty a minute: of thirty that were used twenty seconds ago, ten are left."""
     one = limit(amount=60, burst=60)
-    await adjust(store, scope, Change(one, 30, is_new=True, age_seconds=20.0))
-    assert remaining(await take(store, scope, asks(one))) == 49
+    await adjust(store, scope, Adjustment(one, 30, is_new=True, age_seconds=20.0))
+    assert remaining(await take(store, scope, acquires(one))) == 49
 
 
 async def test_units_that_are_told_of_after_others_go_to_where_all_was_free(
@@ -294,10 +306,10 @@ async def test_units_that_are_told_of_after_others_go_to_where_all_was_free(
 ) -> None:
     """The order in which workers come back makes no difference."""
     one = limit(amount=60, burst=60)
-    await adjust(store, scope, Change(one, 5, is_new=True, age_seconds=20.0))
+    await adjust(store, scope, Adjustment(one, 5, is_new=True, age_seconds=20.0))
     assert await taken(store, scope, one, times=10) == 10
-    await adjust(store, scope, Change(one, 5, is_new=True, age_seconds=20.0))
-    assert remaining(await take(store, scope, asks(one))) == 49
+    await adjust(store, scope, Adjustment(one, 5, is_new=True, age_seconds=20.0))
+    assert remaining(await take(store, scope, acquires(one))) == 49
 
 
 async def test_what_is_used_before_counting_begins_is_added_to_what_the_records_say(
@@ -309,14 +321,14 @@ async def test_what_is_used_before_counting_begins_is_added_to_what_the_records_
     """
     cost = limit(Measure.COST, window=Window.DAY, amount=1_000)
     today = int(time.time()) // 86_400 * 86_400
-    (ask,) = asks(cost, cost=0)
-    await adjust(store, scope, Change(cost, 70, period_start=today, is_new=True))
-    await adjust(store, scope, Change(cost, 20, period_start=today, is_new=True))
-    await adjust(store, scope, Change(cost, -20, period_start=today, taken_at=time.time()))
-    assert await take(store, scope, [ask]) == Unknown(0, today)
-    await store.begin(scope, ask.claim, start=today, used=100)
-    answer = await take(store, scope, [ask])
-    assert isinstance(answer, Taken)
+    (acquire,) = acquires(cost, cost=0)
+    await adjust(store, scope, Adjustment(cost, 70, period_start=today, is_new=True))
+    await adjust(store, scope, Adjustment(cost, 20, period_start=today, is_new=True))
+    await adjust(store, scope, Adjustment(cost, -20, period_start=today, taken_at=time.time()))
+    assert await take(store, scope, [acquire]) == Uninitialized(0, today)
+    await store.begin(scope, acquire.check, start=today, used=100)
+    answer = await take(store, scope, [acquire])
+    assert isinstance(answer, Acquired)
     assert answer.states[0].used == 190
 
 
@@ -326,8 +338,8 @@ async def test_a_limit_that_is_changed_has_as_much_used_as_before(
     """Raised, there is more room at once; not in a minute, when the old rate would have it."""
     low, high = limit(amount=10, burst=10), limit(amount=60, burst=60)
     assert await taken(store, scope, low, times=20) == 10
-    assert remaining(await take(store, scope, asks(high))) == pytest.approx(49, abs=4)
-    assert isinstance(await take(store, scope, asks(low)), Short)
+    assert remaining(await take(store, scope, acquires(high))) == pytest.approx(49, abs=4)
+    assert isinstance(await take(store, scope, acquires(low)), Exhausted)
 
 
 async def test_a_budget_that_is_changed_within_its_period_counts_on(
@@ -336,9 +348,9 @@ async def test_a_budget_that_is_changed_within_its_period_counts_on(
     """Lowered below what was used nothing goes, raised the difference does."""
     today = int(time.time()) // 86_400 * 86_400
     small, large = (limit(Measure.COST, window=Window.DAY, amount=n) for n in (50, 100))
-    await store.begin(scope, asks(small, cost=1)[0].claim, start=today, used=0)
+    await store.begin(scope, acquires(small, cost=1)[0].check, start=today, used=0)
     assert await taken(store, scope, large, times=10, cost=8) == 10
-    assert isinstance(await take(store, scope, asks(small, cost=1)), Short)
+    assert isinstance(await take(store, scope, acquires(small, cost=1)), Exhausted)
     assert await taken(store, scope, large, times=10, cost=8) == 2
 
 
@@ -347,9 +359,9 @@ async def test_tokens_that_take_less_than_a_microsecond_are_not_rounded_away(
 ) -> None:
     """A billion a minute, a few at a time."""
     one = limit(Measure.TOKENS, amount=10**9, burst=1_000)
-    answers = [await take(store, scope, asks(one, input_tokens=5)) for _ in range(3)]
-    assert all(isinstance(answer, Taken) for answer in answers)
-    assert isinstance(await take(store, scope, asks(one, input_tokens=10**6)), Short)
+    answers = [await take(store, scope, acquires(one, input_tokens=5)) for _ in range(3)]
+    assert all(isinstance(answer, Acquired) for answer in answers)
+    assert isinstance(await take(store, scope, acquires(one, input_tokens=10**6)), Exhausted)
 
 
 async def test_an_absurd_request_is_refused_and_takes_nothing(
@@ -357,8 +369,8 @@ async def test_an_absurd_request_is_refused_and_takes_nothing(
 ) -> None:
     """More than any limit has at once."""
     one = limit(Measure.TOKENS, amount=1_000)
-    answer = await take(store, scope, asks(one, input_tokens=10**12))
-    assert isinstance(answer, Short)
+    answer = await take(store, scope, acquires(one, input_tokens=10**12))
+    assert isinstance(answer, Exhausted)
     assert remaining(answer) == 1_000
     assert await taken(store, scope, one, times=1, input_tokens=1_000) == 1
 
@@ -367,9 +379,9 @@ async def test_a_thousand_keys_share_what_their_team_has(store: ValkeyLimits, sc
     """Each with a limit of its own that would allow it."""
     team = limit(amount=100, burst=100)
     keys = [limit(id=f"key_{n}", amount=60, burst=1) for n in range(1_000)]
-    answers = await asyncio.gather(*(take(store, scope, asks(team, key)) for key in keys))
-    assert sum(isinstance(answer, Taken) for answer in answers) in range(100, 120)
-    fresh = [answer for answer in answers if isinstance(answer, Short)]
+    answers = await asyncio.gather(*(take(store, scope, acquires(team, key)) for key in keys))
+    assert sum(isinstance(answer, Acquired) for answer in answers) in range(100, 120)
+    fresh = [answer for answer in answers if isinstance(answer, Exhausted)]
     assert all(answer.index == 0 for answer in fresh)
     assert all(answer.states[1].remaining == 0 for answer in fresh)
 
@@ -381,11 +393,11 @@ async def test_an_amount_of_nothing_lets_nothing_through(
     """Zero is a limit like any other."""
     measure = Measure.CONCURRENT if window is Window.ONCE else Measure.REQUESTS
     one = limit(measure, window=window, amount=0)
-    (ask,) = asks(one)
+    (acquire,) = acquires(one)
     if window is Window.DAY:
         today = int(time.time()) // 86_400 * 86_400
-        await store.begin(scope, ask.claim, start=today, used=0)
-    assert isinstance(await take(store, scope, [ask]), Short)
+        await store.begin(scope, acquire.check, start=today, used=0)
+    assert isinstance(await take(store, scope, [acquire]), Exhausted)
 
 
 async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
@@ -394,21 +406,21 @@ async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
     await server.start()
     try:
         async with valkey_limits(socket_of(server), seconds=0.2) as store:
-            assert isinstance(await take(store, "org", asks(limit())), Taken)
+            assert isinstance(await take(store, "org", acquires(limit())), Acquired)
             await server.freeze()
             with pytest.raises(LimitsUnavailableError):
-                await take(store, "org", asks(limit()))
+                await take(store, "org", acquires(limit()))
             await server.thaw()
             await server.kill()
             with pytest.raises(LimitsUnavailableError):
-                await adjust(store, "org", Change(limit(), -1))
+                await adjust(store, "org", Adjustment(limit(), -1))
     finally:
         await server.aclose()
 
 
-def passed(answer: Answer) -> tuple[int, int]:
+def passed(answer: Reply) -> tuple[int, int]:
     """Return what was told before of the first limit, and what is passed now."""
-    assert isinstance(answer, Taken)
+    assert isinstance(answer, Acquired)
     return answer.states[0].told, answer.states[0].passed
 
 
@@ -418,24 +430,24 @@ async def test_one_caller_is_told_of_each_threshold_of_a_budget(
     """Also where what was given back lets it be passed once more; another amount is another."""
     one = limit(Measure.COST, window=Window.DAY, amount=100)
     today = int(time.time()) // 86_400 * 86_400
-    await store.begin(scope, asks(one)[0].claim, start=today, used=40)
+    await store.begin(scope, acquires(one)[0].check, start=today, used=40)
 
     async def spend(cost: int, of: Limit = one) -> tuple[int, int]:
-        return passed(await take(store, scope, asks(of, cost=cost)))
+        return passed(await take(store, scope, acquires(of, cost=cost)))
 
     assert await spend(9) == (0, 0)
     assert await spend(1) == (0, 50)
     assert await spend(1) == (50, 50)
     assert await spend(40) == (50, 90)
-    await adjust(store, scope, Change(one, -60, period_start=today, taken_at=time.time()))
+    await adjust(store, scope, Adjustment(one, -60, period_start=today, taken_at=time.time()))
     assert await spend(59) == (90, 90)
     together = await asyncio.gather(*(spend(1) for _ in range(10)))
     assert sorted(together) == [(90, 90)] * 4 + [(90, 95)] + [(95, 95)] * 5
     raised = limit(Measure.COST, window=Window.DAY, amount=120)
     assert await spend(0, raised) == (0, 80)
     other = limit(Measure.TOKENS, id="lim_2", window=Window.DAY, amount=10)
-    await store.begin(scope, asks(other)[0].claim, start=today, used=0)
-    assert passed(await take(store, scope, asks(other, input_tokens=10))) == (0, 0)
+    await store.begin(scope, acquires(other)[0].check, start=today, used=0)
+    assert passed(await take(store, scope, acquires(other, input_tokens=10))) == (0, 0)
 
 
 async def test_a_new_period_tells_of_its_thresholds_anew(
@@ -448,7 +460,7 @@ async def test_a_new_period_tells_of_its_thresholds_anew(
     async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
         begun = str((today - 86_400) * 1_000_000)
         await client.hset(key, mapping={"start": begun, "used": "99", "told": "100:95"})
-    (ask,) = asks(one, cost=55)
-    assert await take(store, scope, [ask]) == Unknown(0, today)
-    await store.begin(scope, ask.claim, start=today, used=0)
-    assert passed(await take(store, scope, [ask])) == (0, 50)
+    (acquire,) = acquires(one, cost=55)
+    assert await take(store, scope, [acquire]) == Uninitialized(0, today)
+    await store.begin(scope, acquire.check, start=today, used=0)
+    assert passed(await take(store, scope, [acquire])) == (0, 50)

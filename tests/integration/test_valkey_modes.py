@@ -11,26 +11,27 @@ from typing import Any
 
 import pytest
 import trustme
+from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.wheels import valkey_program
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from sidecar.authorization.ports import SharedRecord
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.wheels import valkey_program
-from sidecar.settings.environment import inherited_environment
+from sidecar.keys.ports import SharedRecord
 from sidecar.settings.process import Settings
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import CacheSettings, Invalidation, ValkeyMode, ValkeySettings
-from sidecar.storage.postgres_changes import ChangeCallbacks
-from sidecar.storage.shared_record import SharedRecordCodec
+from sidecar.storage.postgres_keys import ChangeCallbacks
 from sidecar.storage.valkey import open_valkey
-from sidecar.storage.valkey_changes import (
+from sidecar.storage.valkey_keys import (
+    SharedRecordCodec,
+    SharedTimes,
     ValkeyChangeListener,
+    ValkeyKeys,
     ValkeyNotPublishedError,
     publish_key_change,
 )
-from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys
 from tests.support.keys import record_of
 
 pytestmark = pytest.mark.stack

@@ -16,12 +16,12 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.authorize import Authorized
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized
+from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
-from sidecar.telemetry.report import CacheTier
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import valkey_server
 from tests.support.postgres import Database
@@ -125,7 +125,7 @@ async def test_workers_share_keys_again_as_soon_as_the_file_holds_the_new_passwo
         await _shared_by(worker, database)
         await login.alter("second")
         await login.end_connections()
-        without = await worker.judge(await _new_key(database))
+        without = await worker.authorize(await _new_key(database))
         assert (type(without.verdict), without.tier) == (Authorized, CacheTier.STORE)
         assert worker.counted("unavailable") > 0
         login.write("second")
@@ -137,7 +137,7 @@ async def _shared_by(worker: KeyWorker, database: Database) -> ApiKey:
     before = worker.counted("written")
     while True:
         key = await _new_key(database)
-        assert isinstance((await worker.judge(key)).verdict, Authorized)
+        assert isinstance((await worker.authorize(key)).verdict, Authorized)
         await asyncio.sleep(0.05)
         if worker.counted("written") > before:
             return key
@@ -145,7 +145,7 @@ async def _shared_by(worker: KeyWorker, database: Database) -> ApiKey:
 
 async def _found_by_another(settings: Settings, key: ApiKey) -> bool:
     async with key_worker(settings) as another:
-        return (await another.judge(key)).tier is CacheTier.L2
+        return (await another.authorize(key)).tier is CacheTier.L2
 
 
 async def _new_key(database: Database) -> ApiKey:

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.dialects.alike_events import AlikeEvents
-from sidecar.dialects.answer_form import framer_of
-from sidecar.dialects.answer_read import read_answer
+from sidecar.apis.event_patterns import AlikeEvents
+from sidecar.apis.response_structure import framer_of
+from sidecar.apis.response_text import read_answer
 from tests.support.answers import APIS, chat_chunk
 
 WORDS = st.lists(

@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.dialects.aws_event_stream import EventStreamFramer, event_stream_message
-from sidecar.dialects.frames import Frame, Framer
-from sidecar.dialects.json_array import JsonArrayFramer
-from sidecar.dialects.sse import SseFramer
+from sidecar.apis.frames import (
+    EventStreamFramer,
+    Frame,
+    Framer,
+    JsonArrayFramer,
+    SseFramer,
+    event_stream_message,
+)
 
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 PLAIN = st.text(

@@ -3,9 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.authorization.api_key import generate, parse
-from sidecar.authorization.credentials import present
 from sidecar.domain.http import CREDENTIAL_HEADERS, Headers
+from sidecar.keys.credentials import generate, parse, presented_key
 
 seeds = st.binary(min_size=32, max_size=32)
 
@@ -56,4 +55,4 @@ def test_a_key_is_believed_only_if_every_credential_header_says_the_same(
     headers = Headers((*others, (name, value)))
     is_alone = all(other not in CREDENTIAL_HEADERS for other, _ in others)
 
-    assert (present(headers) == parse(text)) == is_alone
+    assert (presented_key(headers) == parse(text)) == is_alone

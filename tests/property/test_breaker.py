@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.guardrails.remote_checks.breaker import Admission, Breaker, BreakerState
+from sidecar.guardrails.remote.resilience import Breaker, BreakerPermit, BreakerState
 
 FAILURES = 3
 OPEN_SECONDS = 10.0
@@ -16,7 +16,7 @@ class BreakerModel(RuleBasedStateMachine):
         super().__init__()
         self.breaker = Breaker(failures=FAILURES, open_seconds=OPEN_SECONDS)
         self.now = 0.0
-        self.under_way: list[Admission] = []
+        self.under_way: list[BreakerPermit] = []
         self.opened_at: float | None = None
 
     @rule(seconds=st.floats(0, 12))
@@ -55,7 +55,7 @@ class BreakerModel(RuleBasedStateMachine):
         self.breaker.abandoned(admission)
         self.note(admission, ending, before)
 
-    def note(self, admission: Admission, ending: str, before: BreakerState) -> None:
+    def note(self, admission: BreakerPermit, ending: str, before: BreakerState) -> None:
         """Check what the end of a request may change."""
         after = self.breaker.state(self.now)
         if before is BreakerState.CLOSED and after is BreakerState.OPEN:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.dialects import json_text
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.dialects.splice import Replacement, splice
-from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
-from sidecar.dialects.vocabulary import BEDROCK, COMMON, GEMINI, vocabulary
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
+from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, vocabulary
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
+from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.splice import Replacement, splice
+from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from tests.support.json_rendering import render, text_of
 
 TEXTS = st.text(

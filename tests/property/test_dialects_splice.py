@@ -6,9 +6,9 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidecar.dialects import json_text
-from sidecar.dialects.splice import Replacement, splice
-from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
+from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.splice import Replacement, splice
+from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from tests.support.json_rendering import Chunk, StringToken, render, text_of
 
 TEXTS = st.text(

@@ -5,14 +5,22 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.local_guardrails import MaxInputSettings
-from sidecar.domain.policy import Action, Guardrail, Mode, Policy, Stage
+from sidecar.domain.guardrail_settings import MaxInputSettings
+from sidecar.domain.policy import (
+    EVERYWHERE,
+    Action,
+    Guardrail,
+    Mode,
+    Policy,
+    RequestScope,
+    Scope,
+    Stage,
+    judges_input,
+)
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.scope import EVERYWHERE, Circumstances, Scope
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.applicability import Standing, holds_for_model, standing
-from sidecar.guardrails.effective import judges_input
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 scopes = st.just(EVERYWHERE) | st.builds(
     Scope,
@@ -31,8 +39,8 @@ guardrails = st.builds(
     scope=scopes,
 )
 levels = st.lists(guardrails, max_size=2, unique_by=lambda one: one.name).map(tuple)
-circumstances = st.builds(
-    Circumstances,
+request_scope = st.builds(
+    RequestScope,
     operation=st.sampled_from([Operation.CHAT, Operation.EMBEDDINGS, None]),
     key_id=st.just("abcdefghijkl"),
     team=st.just("acme/search"),
@@ -43,21 +51,21 @@ DEFAULT = Policy("default", 1)
 """In place of the built-in one, which would be compiled for every example."""
 
 
-def holds(guardrail: Guardrail, asked: Circumstances, model: str | None) -> bool:
-    stands = standing(guardrail, asked) is Standing.HOLDS
-    return stands and holds_for_model(guardrail, model)
+def holds(guardrail: Guardrail, asked: RequestScope, model: str | None) -> bool:
+    stands = applicability_of(guardrail, asked) is Applicability.APPLIES
+    return stands and applies_to_model(guardrail, model)
 
 
 def on(side: Stage, guardrails: tuple[Guardrail, ...]) -> dict[str, Guardrail]:
     return {one.name: one for one in guardrails if one.stage in {side, Stage.BOTH}}
 
 
-@given(levels, levels, levels, circumstances, models)
+@given(levels, levels, levels, request_scope, models)
 def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away(
     organization: tuple[Guardrail, ...],
     team: tuple[Guardrail, ...],
     key: tuple[Guardrail, ...],
-    asked: Circumstances,
+    asked: RequestScope,
     model: str | None,
 ) -> None:
     """On each side of the exchange alone, and never two of one name."""
@@ -67,8 +75,8 @@ def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away
     snapshot = build_snapshot(policies)
     policy = snapshot.effective(PolicyBinding(key="key", team="team", organization="organization"))
     assert isinstance(policy, EffectivePolicy)
-    if policy.request_forms is not None:
-        policy = policy.request_forms(asked)
+    if policy.request_variants is not None:
+        policy = policy.request_variants(asked)
     policy = policy.for_model(model)
 
     for side in (Stage.INPUT, Stage.OUTPUT):

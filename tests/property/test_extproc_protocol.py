@@ -335,7 +335,7 @@ def _joined(effects: list[do.Effect]) -> list[object]:
     limit=st.sampled_from([20, 1000]),
     data=st.data(),
 )
-def test_how_a_body_is_cut_changes_nothing_but_the_pieces_sent_on(  # noqa: PLR0913 - drawn
+def test_how_a_body_is_cut_changes_nothing_but_the_pieces_sent_on(
     mode: BodyMode,
     *,
     cut_body: tuple[bytes, list[bytes]],

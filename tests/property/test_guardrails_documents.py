@@ -6,40 +6,45 @@ from datetime import date
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.local_guardrails import (
+from sidecar.domain.guardrail_settings import (
     DeniedPattern,
     DeniedPatternsSettings,
     DeniedTermsSettings,
     PiiSettings,
+    RemoteEndpoint,
     SecretsSettings,
+    WebhookSettings,
 )
 from sidecar.domain.policy import (
+    EVERYWHERE,
+    FULL_ROLLOUT,
     Action,
+    Exemption,
+    ExemptLevel,
     Guardrail,
     GuardrailSettings,
     Mode,
     OnError,
     Policy,
+    Scope,
     Stage,
     StreamMode,
     StreamUsage,
     UnscannedAction,
 )
-from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
-from sidecar.domain.scope import EVERYONE, EVERYWHERE, Exemption, ExemptLevel, Scope
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.policy_document import (
+from sidecar.guardrails.detectors.national import NATIONAL_TYPES
+from sidecar.guardrails.detectors.pii import PII_TYPES
+from sidecar.guardrails.detectors.secrets import SECRET_TYPES
+from sidecar.guardrails.registry import judges_pieces
+from sidecar.policy.parse import (
     PolicyDocumentError,
     PolicyFault,
     default_policy_text,
     parse_documents,
     parse_policies,
 )
-from sidecar.guardrails.policy_text import render_policy
-from sidecar.guardrails.rules.catalogue import judges_pieces
-from sidecar.guardrails.rules.national import NATIONAL_TYPES
-from sidecar.guardrails.rules.pii import PII_TYPES
-from sidecar.guardrails.rules.secrets import SECRET_TYPES
+from sidecar.policy.text import render_policy
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,10}", fullmatch=True)
 printable = st.text(
@@ -96,7 +101,7 @@ scopes = st.builds(
     Scope,
     routes=st.none() | st.lists(st.sampled_from(Operation), min_size=1, max_size=3).map(tuple),
     models=st.none() | st.lists(printable, min_size=1, max_size=3).map(tuple),
-    rollout=st.integers(0, EVERYONE),
+    rollout=st.integers(0, FULL_ROLLOUT),
     exceptions=st.lists(exemptions, max_size=2).map(tuple),
 )
 guardrails = st.builds(

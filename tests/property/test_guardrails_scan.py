@@ -6,18 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.finding import Finding
-from sidecar.guardrails import database, span_search, text_views
-from sidecar.guardrails.database import compile_expressions, load_database
-from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.overlaps import disjoint
-from sidecar.guardrails.rules.catalogue import rules_of
-from sidecar.guardrails.rules.numbers import passes_luhn
-from sidecar.guardrails.rules.pii import PII_RULES
-from sidecar.guardrails.rules.rule import Rule, Span
-from sidecar.guardrails.rules.secrets import SECRET_RULES
-from sidecar.guardrails.slices import run_to_end
-from sidecar.guardrails.span_search import candidates
+from sidecar.domain.finding import Finding, Found
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.detectors.numbers import passes_luhn
+from sidecar.guardrails.detectors.pii import PII_RULES
+from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.matching import database, text_views
+from sidecar.guardrails.matching import spans as span_search
+from sidecar.guardrails.matching.database import compile_expressions, load_database
+from sidecar.guardrails.matching.rule import Rule, Span
+from sidecar.guardrails.matching.spans import candidates, disjoint
+from sidecar.guardrails.registry import rules_of
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.secrets import SECRETS
 
@@ -160,7 +159,7 @@ fragments = st.one_of(
 def test_the_filter_misses_nothing_that_the_search_would_find(text: str, beside: str) -> None:
     """Two engines read every expression; the first may only err by reporting too much."""
     content = text.encode()
-    hits = run_to_end(DATABASE.scan((beside.encode(), content)))
+    hits = run_sync(DATABASE.scan((beside.encode(), content)))
     for rule in RULES:
         if rule.expression.filtered and found_by(rule, content):
             assert EXPRESSIONS.index(rule.expression) in hits

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.dialects.hidden_usage import UsageHider
-from tests.support.answers import chat_chunk, effective, judgement, streamed
+from sidecar.apis.stream_usage import UsageHider
+from tests.support.answers import chat_chunk, effective, judged_at_once, judgement, streamed
 
 GUARDED = "[{name: pii, type: pii, stage: output, action: redact, streams: MODE}]"
 POLICIES = [effective(GUARDED.replace("MODE", mode)) for mode in ("window", "buffer", "observe")]
@@ -117,8 +117,8 @@ def test_with_guardrails_nothing_else_changes_either(
         judge = judgement(policy, hides_usage=True)
         result = streamed(judge, [*cut(asked, places), b""])
         assert (result.error, result.body) == (None, unasked)
-        whole = judgement(policy, hides_usage=True).judge_whole(asked)
-        assert getattr(whole, "body", None) == unasked
+        whole = judged_at_once(judgement(policy, hides_usage=True), asked)
+        assert whole.body == unasked
 
 
 @settings(max_examples=60, deadline=None)

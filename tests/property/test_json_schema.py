@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.dialects.answer_structure import AnswerPiece
-from sidecar.domain.local_guardrails import AnswerPart, JsonSchemaSettings
+from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import JsonSchemaCheck
-from sidecar.guardrails.json_schema.keywords import KNOWN
-from sidecar.guardrails.json_schema.schema_check import schema_faults
-from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.json_schema.complexity import schema_faults
+from sidecar.guardrails.json_schema.schema import KNOWN
 from tests.support.answers import APIS, effective, judged_at_once, judgement
 
 POLICY = effective(
@@ -109,7 +109,7 @@ def test_another_library_comes_to_the_same_verdict(seed: int) -> None:
     check = JsonSchemaCheck(JsonSchemaSettings(json.dumps(schema)))
     text = json.dumps(value).encode()
 
-    outcome = run_to_end(check.judge("x", [AnswerPiece(AnswerPart.CONTENT, text, "")]))
+    outcome = run_sync(check.judge("x", [AnswerPiece(AnswerPart.CONTENT, text, "")]))
 
     assert (outcome.findings == ()) is expected
     for finding in outcome.findings:
@@ -177,4 +177,4 @@ def test_whatever_stands_where_a_schema_is_due_has_faults_or_can_be_judged_by(
             found = found[step]
     if not faults:
         check = JsonSchemaCheck(JsonSchemaSettings(json.dumps(schema), max_depth=8))
-        run_to_end(check.judge("x", [AnswerPiece(AnswerPart.CONTENT, b"{}", "")]))
+        run_sync(check.judge("x", [AnswerPiece(AnswerPart.CONTENT, b"{}", "")]))

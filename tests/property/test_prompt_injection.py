@@ -3,9 +3,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.guardrails.prompt_injection.scoring import Stretch, shipped_scorer
-from sidecar.guardrails.prompt_injection.words import words
-from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.detectors.prompt_injection.scoring import (
+    BestPassage,
+    shipped_scorer,
+    words,
+)
 
 SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(
@@ -24,8 +27,8 @@ PIECES = st.sampled_from(
 NEUTRAL = st.integers(min_value=0, max_value=3000).map(lambda count: "zz " * count)
 
 
-def _stretch(text: str) -> Stretch:
-    return run_to_end(SCORER.sums((text.encode(),)))[0].best()
+def _stretch(text: str) -> BestPassage:
+    return run_sync(SCORER.sums((text.encode(),)))[0].best()
 
 
 @given(before=NEUTRAL, text=TEXTS, after=NEUTRAL)
@@ -52,7 +55,7 @@ def test_words_added_around_a_text_never_lower_its_score(
 @given(texts=st.lists(TEXTS | PIECES, max_size=8))
 def test_a_text_has_the_same_sum_alone_and_beside_others(texts: list[str]) -> None:
     """Texts are searched together, but no term goes from one into another."""
-    together = run_to_end(SCORER.sums([text.encode() for text in texts]))
+    together = run_sync(SCORER.sums([text.encode() for text in texts]))
     assert [one.best() for one in together] == [_stretch(text) for text in texts]
 
 

@@ -11,15 +11,14 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidecar.dialects.read import read_request
-from sidecar.dialects.routes import recognise
-from sidecar.dialects.strict_json import JsonDocument, JsonValue, parse
-from sidecar.domain.decision import Allow, Redact
-from sidecar.domain.finding import Finding
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
+from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Route, Subject
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from sidecar.pipeline.decide import decide
 from sidecar.redaction.request import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
@@ -32,8 +31,8 @@ POLICY = effective(
         "  - {name: pii, type: pii, action: redact, regions: [US, DE]}\n"
     )
 )
-INSPECTOR = Inspector(remote=ScriptedChecks({}), clock=lambda: 0.0)
-ABOUT = InspectionSubject(request_id="", key_id="")
+INSPECTOR = GuardrailRunner(remote=ScriptedChecks({}), clock=lambda: 0.0)
+ABOUT = RequestInfo(request_id="", key_id="")
 
 PLAIN = st.text(st.sampled_from('ab é\u200b"\\\n{[]}:,.@-0123456789(x'), max_size=12)
 CARDS = st.sampled_from(

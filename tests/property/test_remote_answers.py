@@ -11,9 +11,9 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from sidecar.domain.finding import Finding
-from sidecar.domain.policy import Action
-from sidecar.domain.remote_guardrails import (
+from sidecar.domain.guardrail_settings import (
     GrpcSettings,
     LlmJudgeSettings,
     ModerationSettings,
@@ -21,11 +21,10 @@ from sidecar.domain.remote_guardrails import (
     RemoteEndpoint,
     WebhookSettings,
 )
-from sidecar.guardrails.remote import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.remote_checks import llm_judge, moderation, presidio, webhook
-from sidecar.guardrails.remote_checks.spans import in_bytes
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
-from sidecar.transport.clients import grpc_guardrail
+from sidecar.domain.policy import Action
+from sidecar.guardrails.remote import grpc_client as grpc_guardrail
+from sidecar.guardrails.remote import llm_judge, moderation, presidio, webhook
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, with_byte_offsets
 from tests.support.guardrails import parts_of
 from tests.support.remote_checks import asking
 
@@ -118,7 +117,7 @@ def test_spans_in_bytes_hold_the_same_characters(data: Any, texts: list[str]) ->
         start = data.draw(st.integers(0, len(texts[part]) - 1))
         end = data.draw(st.integers(start + 1, len(texts[part])))
         findings.append(Finding("g", "X", part, start, end))
-    found = in_bytes(findings, parts_of(texts))
+    found = with_byte_offsets(findings, parts_of(texts))
     assert [texts[one.part].encode()[one.start : one.end].decode() for one in found] == [
         texts[one.part][one.start : one.end] for one in findings
     ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.restoration import Restoration, unfinished_from
+from sidecar.domain.finding import Restoration, unfinished_from
 
 PLACEHOLDERS = st.sampled_from(
     [b"[EMAIL_1]", b"[EMAIL_12]", b"[A_1]", b"[EMAIL_h_0123456789abcdef]", b"0000 0000 0000 0013"]

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
-from sidecar.authorization.key_cache import CacheLimits, Hit, KeyCache, KnownUnknown, Miss, Peek
-from sidecar.authorization.key_changes import KeyChanges
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
-from sidecar.authorization.two_tier import SharedLimits, TwoTierKeys
-from sidecar.telemetry.report import CacheTier
+from sidecar.domain.report import CacheTier
+from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Lookup, Miss, NegativeHit
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
+from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
 from tests.support.key_world import (
     Database,
     Listening,
@@ -51,7 +50,7 @@ class Asked:
     key_id: str
     least: int
     least_current: int
-    task: asyncio.Task[Loaded] | None = None
+    task: asyncio.Task[LoadedKey] | None = None
 
 
 @dataclass
@@ -322,7 +321,7 @@ class TwoTierMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_calm)
     @rule(seconds=st.sampled_from([-30.0, 30.0]), really=rarely)
     def the_wall_clock_jumps(self, seconds: float, *, really: bool) -> None:
-        """Somebody mended the time of this machine."""
+        """The clock of this machine was corrected."""
         if not really:
             return
         self.wall_offset += seconds
@@ -337,8 +336,8 @@ class TwoTierMachine(RuleBasedStateMachine):
         asked = self.asked_now(worker, key_id)
         match self.peek(worker, key_id):
             case Hit(record, is_stale):
-                self.check(asked, Loaded(record, CacheTier.STALE if is_stale else CacheTier.L1))
-            case KnownUnknown():
+                self.check(asked, LoadedKey(record, CacheTier.STALE if is_stale else CacheTier.L1))
+            case NegativeHit():
                 pass
             case Miss():
                 asked.task = self.loop.create_task(
@@ -378,7 +377,7 @@ class TwoTierMachine(RuleBasedStateMachine):
         if record is not None:
             assert version_of(record) >= self.least_version(worker, key_id, is_current=True)
 
-    def peek(self, worker: Worker, key_id: str) -> Peek:
+    def peek(self, worker: Worker, key_id: str) -> Lookup:
         """Look, as a request does."""
         return self.loop.call(lambda: worker.cache.peek(key_id, now=self.loop.now))
 
@@ -395,7 +394,7 @@ class TwoTierMachine(RuleBasedStateMachine):
             else:
                 assert isinstance(error, KeyStoreUnavailableError)
 
-    def check(self, asked: Asked, loaded: Loaded) -> None:
+    def check(self, asked: Asked, loaded: LoadedKey) -> None:
         """Judge an answer by the least version that it may have."""
         if loaded.record is None:
             return

@@ -6,16 +6,15 @@ import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.guardrails.expressions import author_expression
-from sidecar.guardrails.prefixes import reversed_prefixes
-from sidecar.guardrails.rules.pii import PII_RULES
-from sidecar.guardrails.rules.rule import Rule
-from sidecar.guardrails.rules.secrets import SECRET_RULES
-from sidecar.guardrails.rules.terms import term_rule
-from sidecar.guardrails.unfinished import Unfinished
+from sidecar.guardrails.detectors.pii import PII_RULES
+from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.detectors.terms import term_rule
+from sidecar.guardrails.matching.database import author_expression
+from sidecar.guardrails.matching.partial_match import PartialMatcher, reversed_prefixes
+from sidecar.guardrails.matching.rule import Rule
 
 RULES = (*PII_RULES, *SECRET_RULES)
-ALL = Unfinished(RULES)
+ALL = PartialMatcher(RULES)
 
 ATOMS = st.sampled_from(["a", "b", "[ab]", r"\d", "[^a]", ".", r"\.", " "])
 
@@ -42,7 +41,7 @@ TEXTS = st.text(alphabet="abAB01 .x", max_size=14)
 @given(regex=EXPRESSIONS, text=TEXTS)
 def test_every_beginning_of_a_match_is_held(regex: str, text: str) -> None:
     """However the expression is built: no match that is still coming has begun to leave."""
-    unfinished = Unfinished([Rule(type="X", expression=author_expression(regex))])
+    unfinished = PartialMatcher([Rule(type="X", expression=author_expression(regex))])
     pattern = re2.compile(regex.encode())
     for match in pattern.finditer(text.encode()):
         start, end = match.span()
@@ -98,7 +97,7 @@ def test_a_finding_of_the_built_in_rules_is_held_from_its_first_byte(
 def test_other_spellings_are_held_as_well(term: str, spelling: str) -> None:
     """Full-width letters, zero-width characters, other case."""
     text = spelling.format(term)
-    unfinished = Unfinished(
+    unfinished = PartialMatcher(
         [term_rule(one) for one in ("Bluebird", "top secret", "机密", "straße")]
     )
     for cut in range(1, len(text) + 1):

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sidecar.dialects.answer_form import AnswerForm, framer_of
-from sidecar.dialects.aws_event_stream import event_stream_message
+from sidecar.apis.frames import event_stream_message
+from sidecar.apis.response_structure import AnswerForm, framer_of
 from sidecar.domain.errors import ClientError
+from sidecar.domain.finding import NOTHING_REDACTED, Restoration
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 from sidecar.redaction.placeholders import Placeholders
 from tests.support.conversation import Talk
 from tests.support.memory_stream import MemoryStream
@@ -47,8 +47,8 @@ def judgement(
         unscanned=policy.unscanned,
         restoration=restoration,
         placeholders=Placeholders(hash_key=None, taken=frozenset(restoration.originals)),
-        inspector=Inspector(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
-        about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
+        inspector=GuardrailRunner(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
+        about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
         hides_usage=hides_usage,
     )

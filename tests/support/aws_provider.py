@@ -15,8 +15,7 @@ from aiohttp import web
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-
-from sidecar.mock_llm.bedrock_api import EVENT_STREAM, frame
+from egret_tools.mock_llm.bedrock_api import EVENT_STREAM, frame
 
 REGION: Final = "eu-central-1"
 SERVICE: Final = "bedrock"

@@ -10,6 +10,10 @@ from typing import Final
 
 from typing_extensions import override
 
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.extproc.codec import BodyMode
@@ -22,10 +26,6 @@ from sidecar.extproc.protocol import (
     ProtocolViolationError,
     RefusedError,
 )
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
-    processing_mode_pb2 as modes,
-)
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do

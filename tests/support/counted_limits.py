@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sidecar.domain.limits import Limit, Measure, sliding_seconds
-from sidecar.limits.claims import Calendar, Claim, Sliding, Slots
-from sidecar.limits.local import period_start
-from sidecar.limits.ports import (
-    Answer,
-    Ask,
-    Change,
+from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
+from sidecar.limits.local_shares import period_start
+from sidecar.limits.store import (
+    Acquire,
+    Acquired,
+    Adjustment,
+    Exhausted,
     LimitsUnavailableError,
-    Short,
+    Reply,
     State,
-    Taken,
-    Unknown,
+    Uninitialized,
 )
 
 LEFT_FOR_ONE = 16
@@ -71,44 +71,44 @@ class Server:
         ):
             memory.clear()
 
-    def try_one(self, ask: Ask) -> tuple[bool, State]:
+    def try_one(self, acquire: Acquire) -> tuple[bool, State]:
         """Tell whether there is room, and how the limit stands then."""
-        now, claim = self.clock(), ask.claim
-        limit, need = claim.limit, ask.cost + claim.reserve
-        match claim.span:
-            case Sliding(window_seconds=window, at_once=at_once):
+        now, check = self.clock(), acquire.check
+        limit, need = check.limit, acquire.cost + check.reserve
+        match check.window:
+            case SlidingWindow(window_seconds=window, at_once=at_once):
                 interval = window / max(1, limit.amount)
                 left = at_once - (self.slid(limit).tat - now) / interval
                 if limit.amount == 0 or left + 1e-6 < need:
                     return False, State(0, max(0, int(left)), (need - left) * interval)
-                ahead = max(0, min(ask.ahead, int((left - need) / LEFT_FOR_ONE)))
-                left -= ask.cost + ahead
+                ahead = max(0, min(acquire.ahead, int((left - need) / LEFT_FOR_ONE)))
+                left -= acquire.cost + ahead
                 return True, State(ahead, int(left + 1e-6), (at_once - left) * interval)
-            case Calendar(borders):
+            case CalendarWindow(borders):
                 used, begun = self.periods[limit.id][1], self.begun[limit.id]
                 left = limit.amount - used
                 reset = next(border for border in borders if border > now) - now
                 if left < need:
                     return False, State(0, max(0, left), reset, used, begun=begun)
-                ahead = max(0, min(ask.ahead, (left - need) // LEFT_FOR_ONE))
-                taken = ask.cost + ahead
+                ahead = max(0, min(acquire.ahead, (left - need) // LEFT_FOR_ONE))
+                taken = acquire.cost + ahead
                 return True, State(ahead, left - taken, reset, used + taken, begun=begun)
-            case Slots():
+            case ConcurrencyWindow():
                 used = len(self.slots.get(limit.id, ()))
                 return used + need <= limit.amount, State(0, limit.amount - used, 1.0, used)
 
-    def take_one(self, ask: Ask, units: int) -> None:
+    def take_one(self, acquire: Acquire, units: int) -> None:
         """Take *units* and what was asked for."""
-        limit = ask.claim.limit
-        match ask.claim.span:
-            case Sliding():
+        limit = acquire.check.limit
+        match acquire.check.window:
+            case SlidingWindow():
                 slid = self.sliding[limit.id] = self.slid(limit)
-                slid.tat += (ask.cost + units) * _interval(limit)
-            case Calendar():
+                slid.tat += (acquire.cost + units) * _interval(limit)
+            case CalendarWindow():
                 start, used = self.periods[limit.id]
-                self.periods[limit.id] = (start, used + ask.cost + units)
-            case Slots():
-                self.slots.setdefault(limit.id, set()).add(ask.member)
+                self.periods[limit.id] = (start, used + acquire.cost + units)
+            case ConcurrencyWindow():
+                self.slots.setdefault(limit.id, set()).add(acquire.member)
 
     def slid(self, limit: Limit) -> Slid:
         """Return the state of a sliding limit now."""
@@ -134,13 +134,13 @@ class Server:
         elif slid.tat > now:
             slid.tat = max(now, slid.tat + move)
 
-    def unknown(self, asks: Sequence[Ask]) -> Unknown | None:
+    def unknown(self, acquires: Sequence[Acquire]) -> Uninitialized | None:
         """Return the first limit of which nothing is known in this period."""
-        for index, ask in enumerate(asks):
-            if isinstance(ask.claim.span, Calendar):
-                start = period_start(ask.claim.span.borders, self.clock())
-                if self.periods.get(ask.claim.limit.id, (None, 0))[0] != start:
-                    return Unknown(index, start)
+        for index, acquire in enumerate(acquires):
+            if isinstance(acquire.check.window, CalendarWindow):
+                start = period_start(acquire.check.window.borders, self.clock())
+                if self.periods.get(acquire.check.limit.id, (None, 0))[0] != start:
+                    return Uninitialized(index, start)
         return None
 
 
@@ -151,10 +151,10 @@ class CountedLimits:
     server: Server
     fault: Callable[[], Fault] = lambda: Fault.NONE
 
-    async def take(self, scope: str, asks: Sequence[Ask], *, name: str) -> Answer:
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         """Take all, or nothing."""
         del scope
-        return self._call(lambda: self._take(asks, name))
+        return self._call(lambda: self._take(acquires, name))
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         """Tell what was taken under these names, and take nothing under them from now on."""
@@ -162,13 +162,13 @@ class CountedLimits:
         known = self.server.names
         return self._call(lambda: tuple(known.setdefault(name, None) for name in names))
 
-    async def begin(self, scope: str, claim: Claim, *, start: int, used: int) -> None:
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Begin to count."""
         del scope
-        self._call(lambda: self._begin(claim, start, used))
+        self._call(lambda: self._begin(check, start, used))
 
     async def adjust(
-        self, scope: str, changes: Sequence[Change], *, sender: str, number: int
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
         """Put right, once."""
         del scope
@@ -183,22 +183,22 @@ class CountedLimits:
             raise LimitsUnavailableError(fault.value)
         return answer
 
-    def _take(self, asks: Sequence[Ask], name: str) -> Answer:
+    def _take(self, acquires: Sequence[Acquire], name: str) -> Reply:
         server = self.server
-        unknown = server.unknown(asks)
+        unknown = server.unknown(acquires)
         if unknown is not None:
             return unknown
-        tried = [server.try_one(ask) for ask in asks]
+        tried = [server.try_one(acquire) for acquire in acquires]
         states = tuple(state for _, state in tried)
         for index, (has_room, _) in enumerate(tried):
             if not has_room:
-                return Short(index, states)
+                return Exhausted(index, states)
         server.names[name] = tuple(state.ahead for state in states)
-        for ask, state in zip(asks, states, strict=True):
-            server.take_one(ask, state.ahead)
-        return Taken(states)
+        for acquire, state in zip(acquires, states, strict=True):
+            server.take_one(acquire, state.ahead)
+        return Acquired(states)
 
-    def _adjust(self, changes: Sequence[Change], sender: str, number: int) -> None:
+    def _adjust(self, changes: Sequence[Adjustment], sender: str, number: int) -> None:
         server = self.server
         if server.senders.get(sender, 0) >= number:
             return
@@ -212,7 +212,7 @@ class CountedLimits:
             else:
                 self._count(change)
 
-    def _count(self, change: Change) -> None:
+    def _count(self, change: Adjustment) -> None:
         limit_id, start, server = change.limit.id, change.period_start, self.server
         begun, used = server.periods.get(limit_id, (0, 0))
         early_start, early = server.early.get(limit_id, (0, 0))
@@ -226,10 +226,10 @@ class CountedLimits:
         elif begun < start:
             server.early[limit_id] = (start, change.amount)
 
-    def _begin(self, claim: Claim, start: int, used: int) -> None:
-        server, limit_id, now = self.server, claim.limit.id, self.server.clock()
-        assert isinstance(claim.span, Calendar)
-        end = next(border for border in claim.span.borders if border > start)
+    def _begin(self, check: LimitCheck, start: int, used: int) -> None:
+        server, limit_id, now = self.server, check.limit.id, self.server.clock()
+        assert isinstance(check.window, CalendarWindow)
+        end = next(border for border in check.window.borders if border > start)
         if server.periods.get(limit_id, (0, 0))[0] != start and now < end:
             server.begun[limit_id] = now - 0.1
             early_start, early = server.early.pop(limit_id, (0, 0))

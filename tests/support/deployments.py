@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from sidecar.embedded.descriptor_limits import DescriptorLimit, Hits
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.envoy_config import (
     AwsSigning,
+    DescriptorLimit,
     EgretService,
     EnvoyParameters,
+    Hits,
+    ModelRoute,
     Provider,
     SelfHosted,
 )
-from sidecar.embedded.model_routes import ModelRoute
 
 SOCKETS: Final = ("sockets/worker-0.sock", "sockets/worker-1.sock")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 
 NONE = modes.ProcessingMode.NONE
 STREAMED = modes.ProcessingMode.STREAMED

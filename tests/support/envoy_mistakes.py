@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import yaml
-
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 
 Config = dict[str, Any]
 Mistake = Callable[[Config], None]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 from aiohttp import web
 
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from tests.support.grpc_guardrail import Call, grpc_server
 
 LARGE_BYTES: Final = 10 * 1024 * 1024

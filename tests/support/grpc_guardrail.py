@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 
 Call = grpc.aio.ServicerContext[bytes, bytes]
 Answer = Callable[[guardrail.CheckRequest, Call], Awaitable[guardrail.CheckResponse | bytes]]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 
 def policy(guardrails: str, name: str = "default") -> Policy:

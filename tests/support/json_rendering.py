@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sidecar.dialects.strict_json import JsonValue
+from sidecar.jsontext.strict import JsonValue
 
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\b": "\\b", "\f": "\\f", "/": "\\/"}
 _MUST = {'"': '\\"', "\\": "\\\\"}

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from sidecar.app.background import BackgroundTasks
-from sidecar.app.keys import WorkerKeys, open_keys
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.authorize import Authorized, Refused, judge
-from sidecar.authorization.key_cache import Hit, KnownUnknown, Miss
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, Refused, authorize
+from sidecar.keys.cache import Hit, Miss, NegativeHit
+from sidecar.keys.credentials import ApiKey
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 from sidecar.storage.pool import open_pool
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys, open_keys
+from sidecar.worker.runtime import BackgroundTasks
 
 SECRET = SecretStr("a secret of thirty-two characters or more")
 
@@ -40,17 +40,17 @@ class KeyWorker:
     keys: WorkerKeys
     registry: CollectorRegistry
 
-    async def judge(self, key: ApiKey) -> Judged:
+    async def authorize(self, key: ApiKey) -> Judged:
         """Judge *key* as a request would have it."""
         match self.keys.cache.peek(key.key_id, now=time.monotonic()):
             case Hit(record, is_stale):
                 tier = CacheTier.STALE if is_stale else CacheTier.L1
-                return Judged(judge(record, key, now=time.time()), tier)
-            case KnownUnknown():
-                return Judged(judge(None, key, now=time.time()), CacheTier.NEGATIVE)
+                return Judged(authorize(record, key, now=time.time()), tier)
+            case NegativeHit():
+                return Judged(authorize(None, key, now=time.time()), CacheTier.NEGATIVE)
             case Miss():
                 loaded = await self.keys.cache.load(key.key_id, now=time.monotonic)
-                return Judged(judge(loaded.record, key, now=time.time()), loaded.tier)
+                return Judged(authorize(loaded.record, key, now=time.time()), loaded.tier)
 
     def counted(self, outcome: str) -> float:
         """Return how many operations on the shared cache came to *outcome*."""

@@ -11,14 +11,9 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from sidecar.authorization.key_changes import KeyChanges
-from sidecar.authorization.ports import (
-    Fence,
-    KeyStoreUnavailableError,
-    Reading,
-    SharedRecord,
-)
 from sidecar.domain.principal import KeyRecord
+from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError, SharedRecord
+from sidecar.keys.shared_cache import KeyChanges
 from tests.support.keys import record_of
 
 _Result = TypeVar("_Result")
@@ -145,11 +140,11 @@ class Database(Server):
     last_change: int | None = None
     sessions: list[deque[tuple[str, dict[str, int]]]] = field(default_factory=list)
 
-    async def read(self, key_id: str) -> Reading:
+    async def read(self, key_id: str) -> KeyReading:
         """Read now, answer later: the widest window in which a change can slip in."""
         version = self.keys.get(key_id)
         record = None if version is None else record_at(key_id, version)
-        reading: Reading = await self.ask(Reading(record, self.horizon, self.settled))
+        reading: KeyReading = await self.ask(KeyReading(record, self.horizon, self.settled))
         return reading
 
     async def fence(self) -> Fence:

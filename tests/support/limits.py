@@ -14,9 +14,9 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
-from sidecar.limits.claims import Claim, Demand, claims_of
+from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Clocks, Limiter
-from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, Worker
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
@@ -33,12 +33,12 @@ def limit(measure: Measure = Measure.REQUESTS, **fields: Any) -> Limit:
     return Limit(measure=measure, **{**defaults, **fields})
 
 
-def claims(*limits: Limit, **demand: Any) -> tuple[Claim, ...]:
+def checks(*limits: Limit, **demand: Any) -> tuple[LimitCheck, ...]:
     """Return what a request asks of *limits* now, its priority leaving nothing over."""
-    asked = Demand(operation="chat", model="gpt-5", **demand)
-    found = claims_of(limits, asked, now=time.time())
+    asked = RequestCost(operation="chat", model="gpt-5", **demand)
+    found = limit_checks(limits, asked, now=time.time())
     assert isinstance(found, tuple)
-    return tuple(Claim(one.limit, one.span, one.cost, 0) for one in found)
+    return tuple(LimitCheck(one.limit, one.window, one.cost, 0) for one in found)
 
 
 @dataclass

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import asyncpg
 import psutil
-from pydantic import SecretStr
-
-from sidecar.embedded.child import Child, Children, Program, until_ready
-from sidecar.embedded.postgres import (
+from egret_tools.devstack.child import Child, Children, Program, until_ready
+from egret_tools.devstack.postgres import (
     _accepts,
     _initdb_command,
     _owner_of_data,
     _serve_command,
     dsn_of,
 )
-from sidecar.embedded.valkey import _answers
-from sidecar.embedded.wheels import valkey_program
-from sidecar.settings.environment import inherited_environment
+from egret_tools.devstack.valkey import _answers
+from egret_tools.devstack.wheels import valkey_program
+from pydantic import SecretStr
+
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 WORKER = """
 import dataclasses, os, sys
 from prometheus_client import CollectorRegistry
-from sidecar.settings.environment import metrics_directory
+from sidecar.settings.sections import metrics_directory
 from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.report import FaultKind
+from sidecar.domain.report import FaultKind
 from tests.support.reports import POLICY, redacted_report
 
 exemplars = ExemplarFile(exemplar_path(metrics_directory(), os.getpid()))

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.workers import running_workers, worker_sockets
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.workers import running_workers, worker_sockets
+
 from tests.support.second_gateway import Adapt, judged_by, second_gateway
 from tests.support.stack import Stack
 

@@ -11,10 +11,10 @@ from typing import Final
 from urllib.parse import quote
 
 import asyncpg
+from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.postgres import _owner_of_data
 
-from sidecar.embedded.child import Children, Program, until_ready
-from sidecar.embedded.postgres import _owner_of_data
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 
 SERVER_CONNECTIONS: Final = 2
 """Fewer than clients have: statements of one client meet the other's connections."""

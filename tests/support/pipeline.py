@@ -16,28 +16,28 @@ from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.authorization.api_key import ApiKey
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.domain.finding import Finding
 from sidecar.domain.http import HeaderMutation, Headers
-from sidecar.domain.limits import Standing
+from sidecar.domain.limits import LimitStatus
 from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.stream import Budgets
-from sidecar.guardrails.inspect import Inspector
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.remote import RemoteAnswer, RemoteRequest, RemoteVerdict
-from sidecar.guardrails.snapshot import PolicySnapshot, build_snapshot
-from sidecar.limits.claims import Claim
-from sidecar.limits.limiter import Granted, Limited, Outcome
-from sidecar.limits.ports import Change
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict
+from sidecar.guardrails.runner import GuardrailRunner
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.credentials import ApiKey
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import Granted, LimitDecision, Limited
+from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.pipeline.worker import Worker
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
@@ -69,11 +69,11 @@ class DictStore:
     records: dict[str, KeyRecord] = field(default_factory=dict)
     is_down: bool = False
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Return what the dictionary holds."""
         if self.is_down:
             raise KeyStoreUnavailableError("down")
-        return Loaded(self.records.get(key_id))
+        return LoadedKey(self.records.get(key_id))
 
 
 @dataclass
@@ -155,28 +155,28 @@ class ScriptedLimits:
         self.left: int | None = None
         self.is_local = False
         self.waits = False
-        self.asked: list[tuple[Claim, ...]] = []
-        self.settled: list[tuple[str, tuple[Change, ...]]] = []
+        self.asked: list[tuple[LimitCheck, ...]] = []
+        self.settled: list[tuple[str, tuple[Adjustment, ...]]] = []
 
     def take(
-        self, principal: Principal, claims: tuple[Claim, ...], *, member: str
-    ) -> Outcome | Awaitable[Outcome]:
+        self, principal: Principal, claims: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision | Awaitable[LimitDecision]:
         """Answer as told, at once or after one turn."""
         del principal, member
         self.asked.append(claims)
-        standings: tuple[Standing, ...] = ()
+        standings: tuple[LimitStatus, ...] = ()
         if self.left is not None:
-            standings = tuple(Standing(claim.limit, self.left, 1.5) for claim in claims)
-        outcome: Outcome = Granted(standings, self.is_local)
+            standings = tuple(LimitStatus(claim.limit, self.left, 1.5) for claim in claims)
+        outcome: LimitDecision = Granted(standings, self.is_local)
         if self.short is not None:
-            outcome = Limited(Standing(claims[self.short].limit, 3, 1.5), self.is_local)
+            outcome = Limited(LimitStatus(claims[self.short].limit, 3, 1.5), self.is_local)
         return self._later(outcome) if self.waits else outcome
 
-    async def _later(self, outcome: Outcome) -> Outcome:
+    async def _later(self, outcome: LimitDecision) -> LimitDecision:
         await asyncio.sleep(0)
         return outcome
 
-    def settle(self, organization_id: str, changes: Sequence[Change]) -> None:
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
         """Keep them."""
         self.settled.append((organization_id, tuple(changes)))
 
@@ -267,7 +267,9 @@ class Exchange:
         self._send(on.ResponseBodyReceived(body, end_of_stream=True))
         match await self.replies():
             case [do.ContinueResponseHeaders(headers, metadata), *pieces]:
-                sent = b"".join(one.body for one in pieces if isinstance(one, do.StreamResponseBody))
+                sent = b"".join(
+                    one.body for one in pieces if isinstance(one, do.StreamResponseBody)
+                )
                 return on.ResponseJudged(headers, sent, metadata)
             case [do.ContinueResponseBody(headers, sent, metadata)]:
                 return on.ResponseJudged(headers, sent, metadata)
@@ -308,7 +310,9 @@ class Exchange:
             case [do.ContinueRequestHeaders(headers, ())]:
                 return on.BodyRequired(headers)  # BUFFERED
             case [do.ContinueRequestHeaders() as answer, *pieces]:
-                sent = b"".join(one.body for one in pieces if isinstance(one, do.StreamRequestBody))
+                sent = b"".join(
+                    one.body for one in pieces if isinstance(one, do.StreamRequestBody)
+                )
                 is_asked = answer.response_body or self._judges_answer
                 return self._cleared(answer, sent if pieces else None, judges_answer=is_asked)
             case [do.ContinueRequestBody() as answer]:
@@ -368,7 +372,7 @@ class World:
             usage=self.usage,
             verdicts=self.verdicts,
             policies=self.policies,
-            inspector=Inspector(remote=self.remote, clock=lambda: 0.0),
+            inspector=GuardrailRunner(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),
             clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
             new_request_id=lambda: "made-up-by-egret",
@@ -418,10 +422,3 @@ def headers(
             *more,
         )
     )
-
-
-async def settled(verdict: _Value | Awaitable[_Value]) -> _Value:
-    """Return the verdict, waiting for it where it is not there at once."""
-    if isinstance(verdict, Awaitable):
-        return await verdict
-    return verdict

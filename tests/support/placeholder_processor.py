@@ -10,9 +10,9 @@ import grpc
 from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.transport._generated.envoy.type.v3 import http_status_pb2 as status
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.type.v3 import http_status_pb2 as status
 
 Answer = Callable[[ext.ProcessingRequest], ext.ProcessingResponse]
 

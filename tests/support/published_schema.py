@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.postgres import running_postgres
 from pydantic import SecretStr
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.postgres import running_postgres
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, connect

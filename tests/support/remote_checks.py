@@ -7,16 +7,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.app.remote_checks import open_remote_checks
+from sidecar.domain.guardrail_settings import RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
-from sidecar.domain.remote_guardrails import RemoteSettings
-from sidecar.guardrails.inspect import InspectionSubject
-from sidecar.guardrails.remote import RemoteChecks, RemoteRequest
+from sidecar.guardrails.remote.checks import RemoteChecks, RemoteRequest
+from sidecar.guardrails.runner import RequestInfo
 from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
+from sidecar.worker.remote_checks import open_remote_checks
 from tests.support.guardrails import subject_of
 
-ABOUT = InspectionSubject(request_id="r1", key_id="k1", model="gpt-5")
+ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 
 
 @asynccontextmanager

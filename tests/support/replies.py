@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
 from sidecar.domain.mutations import Metadata, Refusal
 from sidecar.extproc import codec
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
-    processing_mode_pb2 as modes,
-)
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 
 
 @dataclass(frozen=True, slots=True)

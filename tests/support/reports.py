@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.domain.finding import Finding, GuardrailResult, NotedEvent, RemoteEvent, Verdict
-from sidecar.domain.local_guardrails import (
+from sidecar.domain.guardrail_settings import (
     DeniedPattern,
     DeniedPatternsSettings,
     PiiSettings,
+    RemoteEndpoint,
     SecretsSettings,
+    WebhookSettings,
 )
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
 from sidecar.domain.principal import Principal
-from sidecar.domain.remote_guardrails import RemoteEndpoint, WebhookSettings
+from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 from sidecar.domain.subject import Dialect, Operation, Route
-from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
 
 TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID: Final = "b7ad6b7169203331"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.collector import Collector, running_collector
+from tests.support.collector import Collector, running_collector
 
 POLL_SECONDS: Final = 0.05
 

@@ -17,22 +17,22 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
-from pydantic import SecretStr
-
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, envoy_with
-from sidecar.embedded.envoy_config import (
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy_config import (
     EnvoyParameters,
+    ModelRoute,
     Provider,
     SelfHosted,
     render_envoy_config,
 )
-from sidecar.embedded.envoy_secrets import write_credential
-from sidecar.embedded.model_routes import ModelRoute
-from sidecar.embedded.ports import free_port
-from sidecar.embedded.workers import running_workers, worker_sockets
-from sidecar.mock_llm.server import MockAddress, running_mock
-from sidecar.mock_llm.settings import MockSettings
+from egret_tools.devstack.envoy_secrets import write_credential
+from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.workers import running_workers, worker_sockets
+from egret_tools.mock_llm.server import MockAddress, running_mock
+from egret_tools.mock_llm.settings import MockSettings
+from pydantic import SecretStr
+
 from tests.support.second_gateway import Adapt, Config
 from tests.support.stack import COMPILE_PATIENCE_SECONDS, Stack, logged
 

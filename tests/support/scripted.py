@@ -10,6 +10,7 @@ from typing import TypeVar
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import Refusal
+from sidecar.domain.report import FaultKind
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.protocol import Event, ExtProcProtocol
 from sidecar.extproc.stream import (
@@ -20,7 +21,6 @@ from sidecar.extproc.stream import (
     StreamEnd,
 )
 from sidecar.pipeline.request import fault_of
-from sidecar.telemetry.report import FaultKind
 from tests.support import events as on
 from tests.support.conversation import MAX_BODY_BYTES, roomy
 
@@ -130,11 +130,14 @@ class ScriptedHandler:
         headers = await stream.request_headers()
         self.asked.append((headers, protocol.has_body))
         self.source_addresses.append(protocol.source_address)
-        verdict = await _settled(self.headers(), stream)
-        if isinstance(verdict, on.BodyRequired):
-            protocol.require_body(verdict.headers, judges_answer=verdict.judges_answer)
+        first: HeadersVerdict = await _settled(self.headers(), stream)
+        verdict: BodyVerdict
+        if isinstance(first, on.BodyRequired):
+            protocol.require_body(first.headers, judges_answer=first.judges_answer)
             self.asked.append(await stream.request_body())
             verdict = await _settled(self.body(), stream)
+        else:
+            verdict = first
         if isinstance(verdict, on.RequestRefused):
             return verdict.refusal
         protocol.forward(verdict.mutations, judges_answer=verdict.judges_answer)
@@ -150,7 +153,7 @@ class ScriptedHandler:
                     self.take_piece(protocol)
                 case Event.ANSWER_BODY:
                     self.asked.append(protocol.body())
-                    verdict = await _settled(self.whole(), stream)
+                    verdict: AnswerVerdict = await _settled(self.whole(), stream)
                     if isinstance(verdict, on.RequestRefused):
                         return verdict.refusal
                     protocol.send_answer(verdict.headers, verdict.body, verdict.metadata)

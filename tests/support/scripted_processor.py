@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from typing_extensions import override
 
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 
 Call = grpc.aio.ServicerContext[bytes, bytes]
 Script = Callable[["Side"], Awaitable[None]]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from egret_tools.devstack.child import Children
+from egret_tools.devstack.envoy import EnvoyRun, envoy_with
 
-from sidecar.embedded.child import Children
-from sidecar.embedded.envoy import EnvoyRun, envoy_with
 from tests.support.stack import Stack
 
 Config = dict[str, Any]

@@ -23,23 +23,22 @@ from typing import Any, Final
 
 import aiohttp
 import orjson
+from egret_tools.devstack.demo_setup import ORGANIZATION, TEAM
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from multidict import CIMultiDict, CIMultiDictProxy
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from sidecar.authorization.api_key import ApiKey, generate
-from sidecar.authorization.scopes import Scopes
-from sidecar.embedded.demo_setup import ORGANIZATION, TEAM
-from sidecar.embedded.run_directory import RunDirectory, run_directory
-from sidecar.embedded.stack import running_stack
-from sidecar.embedded.stack_options import StackFacts, StackOptions
-from sidecar.guardrails.policy_document import parse_documents
+from sidecar.admin.keys import create_key
+from sidecar.admin.owners import Rules
+from sidecar.keys.authorize import Scopes
+from sidecar.keys.credentials import ApiKey, generate
+from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.administration import Rules
-from sidecar.storage.key_administration import create_key
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy
-from sidecar.telemetry.redaction import MAX_ITEMS
+from sidecar.telemetry.logs import MAX_ITEMS
 from tests.support.rotel import Rotel, Span, running_rotel
 
 CHAT: Final = "/v1/chat/completions"

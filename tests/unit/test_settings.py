@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.settings.process import SettingsError, read_settings
+from sidecar.settings.process import (
+    SettingsError,
+    UnknownVariable,
+    read_settings,
+    unknown_variables,
+)
 from sidecar.settings.stores import Invalidation
-from sidecar.settings.strangers import Stranger, strangers
 
 PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
 
@@ -124,7 +128,7 @@ def test_invalidation_says_who_listens_where(
 )
 def test_a_variable_that_names_no_setting_is_told_of(variable: str, meant: str | None) -> None:
     """With the setting that was probably meant."""
-    assert strangers({variable: "1"}) == (Stranger(variable, meant),)
+    assert unknown_variables({variable: "1"}) == (UnknownVariable(variable, meant),)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +149,4 @@ def test_a_variable_that_names_no_setting_is_told_of(variable: str, meant: str |
 )
 def test_settings_and_what_kubernetes_adds_are_no_strangers(variable: str, value: str) -> None:
     """A pod is given variables for each service whose name begins with `egret`."""
-    assert strangers({variable: value}) == ()
+    assert unknown_variables({variable: value}) == ()

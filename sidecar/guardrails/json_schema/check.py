@@ -1,22 +1,22 @@
-"""Judges texts of an answer by a schema, in slices that are bounded however they are written."""
+"""The `json_schema` guardrail: validates structured answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from sidecar.dialects.answer_structure import AnswerPiece
-from sidecar.dialects.strict_json import TOO_DEEP, JsonDocument, is_shallow, parse
-from sidecar.domain.finding import Finding
-from sidecar.domain.local_guardrails import JsonSchemaSettings
-from sidecar.guardrails.json_schema.positions import Place
-from sidecar.guardrails.json_schema.telling import Misfit, Teller
-from sidecar.guardrails.json_schema.validators import compile_schema
-from sidecar.guardrails.json_schema.weight import MAX_WEIGHT, Weight, weight_of
-from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.slices import Steps
+from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.finding import Failed, Finding, Found, GuardrailResult, Outcome, Verdict
+from sidecar.domain.guardrail_settings import JsonSchemaSettings
+from sidecar.domain.policy import Action, Guardrail, OnError, Stage
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.json_schema.complexity import MAX_COMPLEXITY, Complexity, complexity_of
+from sidecar.guardrails.json_schema.schema import SchemaPath, compile_schema
+from sidecar.guardrails.json_schema.violations import Violation, ViolationLocator
+from sidecar.jsontext.strict import TOO_DEEP, JsonDocument, is_shallow, parse
 
 MAX_VALUES: Final = 20_000
 """Values of one text, commas and brackets within strings counted as some."""
@@ -31,7 +31,7 @@ MAX_FRACTION_WORK: Final = 1_000
 
 _SEPARATORS: Final = (b",", b"{", b"[")
 
-_UNKNOWN_WEIGHT: Final = Weight(MAX_WEIGHT, MAX_WEIGHT, MAX_WEIGHT)
+_UNKNOWN_COMPLEXITY: Final = Complexity(MAX_COMPLEXITY, MAX_COMPLEXITY, MAX_COMPLEXITY)
 """Of a schema that was applied by another Egret, and that this one would refuse."""
 
 
@@ -47,20 +47,22 @@ class JsonSchemaCheck:
         schema = json.loads(settings.schema)
         self._settings = settings
         self._validator = compile_schema(schema)
-        self._teller = Teller(schema)
-        weight = weight_of(schema, max_depth=settings.max_depth)
-        self._weight = weight if isinstance(weight, Weight) else _UNKNOWN_WEIGHT
+        self._locator = ViolationLocator(schema)
+        complexity = complexity_of(schema, max_depth=settings.max_depth)
+        self._complexity = (
+            complexity if isinstance(complexity, Complexity) else _UNKNOWN_COMPLEXITY
+        )
 
-    def judge(self, guardrail: str, pieces: Sequence[AnswerPiece]) -> Steps[Found]:
+    def judge(self, guardrail: str, pieces: Sequence[AnswerPiece]) -> Cooperative[Found]:
         """Return a finding for each text that does not fit, the first thing that is wrong."""
         findings: list[Finding] = []
         for index, piece in enumerate(pieces):
             if not self._is_meant(piece):
                 continue
-            misfit = yield from self._misfit(piece.text)
-            if misfit is not None:
-                end, place = len(piece.text), piece.place + _pointer(misfit.path)
-                findings.append(Finding(guardrail, misfit.type, index, 0, end, place=place))
+            violation = yield from self._violation(piece.text)
+            if violation is not None:
+                end, place = len(piece.text), piece.place + _pointer(violation.path)
+                findings.append(Finding(guardrail, violation.type, index, 0, end, place=place))
             yield
         return Found(tuple(findings))
 
@@ -75,24 +77,24 @@ class JsonSchemaCheck:
         values = 1 + sum(map(text.count, _SEPARATORS))
         return (
             values <= MAX_VALUES
-            and values * self._weight.keywords <= MAX_WORK
-            and values * self._weight.fractions <= MAX_FRACTION_WORK
-            and len(text) * self._weight.patterns <= MAX_PATTERN_WORK
+            and values * self._complexity.keywords <= MAX_WORK
+            and values * self._complexity.fractions <= MAX_FRACTION_WORK
+            and len(text) * self._complexity.patterns <= MAX_PATTERN_WORK
         )
 
-    def _misfit(self, text: bytes) -> Steps[Misfit | None]:
+    def _violation(self, text: bytes) -> Cooperative[Violation | None]:
         if len(text) > self._settings.max_bytes or not self._is_bounded(text):
-            return Misfit("JSON_TOO_LARGE", ())
+            return Violation("JSON_TOO_LARGE", ())
         document = parse(text)
         if not isinstance(document, JsonDocument):
-            return Misfit("JSON_TOO_DEEP" if document is TOO_DEEP else "INVALID_JSON", ())
+            return Violation("JSON_TOO_DEEP" if document is TOO_DEEP else "INVALID_JSON", ())
         yield
         if not is_shallow(document.value, levels=self._settings.max_depth):
-            return Misfit("JSON_TOO_DEEP", ())
+            return Violation("JSON_TOO_DEEP", ())
         if self._validator.is_valid(document.value):
             return None
         yield
-        return (yield from self._teller.tell(document.value))
+        return (yield from self._locator.locate(document.value))
 
 
 @lru_cache(maxsize=256)
@@ -101,6 +103,59 @@ def json_schema_check(settings: JsonSchemaSettings) -> JsonSchemaCheck:
     return JsonSchemaCheck(settings)
 
 
-def _pointer(path: Place) -> str:
+def _pointer(path: SchemaPath) -> str:
     """Write a path as RFC 6901 has it."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaGuardrail:
+    """A guardrail and its check."""
+
+    guardrail: Guardrail
+    check: JsonSchemaCheck = field(repr=False, compare=False)
+
+
+def schema_guardrails(guardrails: Iterable[Guardrail]) -> tuple[SchemaGuardrail, ...]:
+    """Return those of *guardrails* that judge structure, ready to run."""
+    return tuple(
+        SchemaGuardrail(one, json_schema_check(one.settings))
+        for one in guardrails
+        if isinstance(one.settings, JsonSchemaSettings)
+    )
+
+
+def check_structure(
+    structured: Iterable[SchemaGuardrail],
+    read: Sequence[AnswerPiece] | Failed,
+    *,
+    clock: Callable[[], float],
+) -> Cooperative[tuple[GuardrailResult, ...]]:
+    """Return one result a guardrail. What cannot be read has the direction of `on_error`."""
+    results: list[GuardrailResult] = []
+    for one in structured:
+        began = clock()
+        outcome = read if isinstance(read, Failed) else (yield from _judged(one, read))
+        results.append(_result(one.guardrail, outcome, (began, clock() - began)))
+    return tuple(results)
+
+
+def _judged(one: SchemaGuardrail, pieces: Sequence[AnswerPiece]) -> Cooperative[Outcome]:
+    try:
+        return (yield from one.check.judge(one.guardrail.name, pieces))
+    except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
+        return Failed(type(error).__name__)
+
+
+def _result(guardrail: Guardrail, outcome: Outcome, span: tuple[float, float]) -> GuardrailResult:
+    began, seconds = span
+    if isinstance(outcome, Failed):
+        opens = guardrail.on_error is OnError.ALLOW
+        verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
+        error = outcome.error_type
+        return GuardrailResult(guardrail, verdict, (), began, seconds, error, stage=Stage.OUTPUT)
+    found = Verdict.FLAG if guardrail.action is Action.FLAG else Verdict.BLOCK
+    verdict = found if outcome.findings else Verdict.PASS
+    return GuardrailResult(
+        guardrail, verdict, outcome.findings, began, seconds, stage=Stage.OUTPUT
+    )

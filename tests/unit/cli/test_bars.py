@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from sidecar.cli.bars import WIDTH, bar, percent
-from sidecar.cli.limit_words import shown_for, shown_span
+from sidecar.cli.limit_syntax import shown_for, shown_span
+from sidecar.cli.terminal import WIDTH, bar, percent
 from sidecar.domain.limits import Level, Limit, Measure, Window
 
 

@@ -20,11 +20,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from sidecar.cli.log_lines import read_line
-from sidecar.cli.log_picture import MAX_VALUE_CHARACTERS, harmless, harmless_json, other, picture
-from sidecar.cli.log_stream import MAX_LINE_BYTES, Lines
+from sidecar.cli.log_format import (
+    MAX_VALUE_CHARACTERS,
+    harmless,
+    harmless_json,
+    other,
+    picture,
+    read_line,
+)
+from sidecar.cli.logs import MAX_LINE_BYTES, Lines
 from sidecar.cli.main import command_tree
-from sidecar.settings.environment import inherited_environment
+from sidecar.settings.sections import inherited_environment
 from sidecar.telemetry.logs import ExchangeLog, get_logger
 from tests.support.log_lines import LogLines
 from tests.support.reports import redacted_report
@@ -294,7 +300,7 @@ def test_lines_as_egret_writes_them_are_read(log_lines: LogLines) -> None:
         (("/",), "Is a directory"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_the_mend(words: tuple[str, ...], problem: str) -> None:
+def test_what_cannot_be_done_is_said_with_the_hint(words: tuple[str, ...], problem: str) -> None:
     """In one line, and as wrong usage."""
     ran = _logs(*words)
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from sidecar import __version__
-from sidecar.cli.main import command_tree
+from sidecar.cli.main import COMMANDS, command_tree
+from sidecar.settings.sections import inherited_environment
 
 IMPORTED = """
 import sys
@@ -16,6 +18,26 @@ from sidecar.cli.main import command_tree
 command_tree(sys.argv[1:])
 print(*sorted(name for name in sys.modules if name.startswith("sidecar.cli.")))
 """
+
+
+WITHOUT_TOOLS = """
+import sys
+sys.modules["egret_tools"] = None
+from sidecar.cli.main import run
+run()
+"""
+
+
+def ran(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in this environment and more."""
+    return subprocess.run(
+        command,
+        env=inherited_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def imported(*words: str) -> set[str]:
@@ -31,7 +53,9 @@ def test_a_command_does_not_wait_for_the_import_of_others() -> None:
     modules = imported("keys", "list")
 
     assert "sidecar.cli.keys" in modules
-    assert modules.isdisjoint({"sidecar.cli.guardrails", "sidecar.cli.policy", "sidecar.cli.up"})
+    assert modules.isdisjoint(
+        {"sidecar.cli.guardrails", "sidecar.cli.policy", "egret_tools.cli.up"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,3 +99,73 @@ def test_a_word_that_no_database_takes_is_named(words: tuple[str, ...], said: st
 
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert ran.stderr.startswith(said)
+
+
+TOOLS = sorted(name for name, place in COMMANDS.items() if place.startswith("egret_tools."))
+
+
+def test_commands_of_the_tools_are_those_that_no_worker_needs() -> None:
+    """They come with egret-tools, a distribution of its own."""
+    assert TOOLS == ["bench", "conformance", "demo", "envoy", "lint", "up"]
+
+
+@pytest.mark.parametrize(
+    "words", [(name,) for name in TOOLS] + [("lint", "--fix", "x.yaml"), ("envoy", "--help")]
+)
+def test_a_command_without_its_package_names_the_way_to_install_it(words: tuple[str, ...]) -> None:
+    """In one line, with the exit code of wrong usage."""
+    done = ran(sys.executable, "-c", WITHOUT_TOOLS, *words)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        f"error: `egret {words[0]}` needs egret-tools, and egret_tools is not installed; "
+        "run `make setup` in a checkout and then its .venv/bin/egret, or "
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_all_other_commands_work_without_the_tools() -> None:
+    """The help lists every command all the same."""
+    done = ran(sys.executable, "-c", WITHOUT_TOOLS, "--help")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Not installed: a part of egret-tools.") == len(TOOLS)
+    assert "API keys:" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("--help",), ("keys", "create", "--help")])
+def test_the_help_names_the_command_however_it_was_started(words: tuple[str, ...]) -> None:
+    """Not the module, which nobody types."""
+    done = ran(sys.executable, "-m", "sidecar", *words, COLUMNS="100")
+
+    assert done.stdout.split("\n")[1].split()[:2] == ["Usage:", "egret"]
+
+
+BASH = """
+source <(_EGRET_COMPLETE=source_bash {egret})
+COMP_WORDS=({typed}) COMP_CWORD={index}
+_egret_completion {egret}
+printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "index", "offered"),
+    [
+        ("egret ke", 1, {"keys"}),
+        ("egret li", 1, {"lint", "limits"}),
+        ("egret keys ro", 2, {"rotate"}),
+        ("egret keys list --out", 3, {"--output"}),
+    ],
+)
+def test_bash_completes_commands_and_options(
+    typed: str, index: int, offered: set[str], tmp_path: Path
+) -> None:
+    """By the script that `egret --install-completion` installs."""
+    egret = tmp_path / "egret"
+    egret.write_text(f'#!/bin/sh\nexec {sys.executable} -m sidecar "$@"\n')
+    egret.chmod(0o755)
+
+    done = ran("bash", "-c", BASH.format(egret=egret, typed=typed, index=index))
+
+    assert set(done.stdout.split()) == offered, done.stderr

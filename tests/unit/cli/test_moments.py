@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from sidecar.cli.moments import MomentError, parse_moment, parse_span, parse_span_ahead
+from sidecar.cli.arguments import MomentError, parse_moment, parse_span, parse_span_ahead
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

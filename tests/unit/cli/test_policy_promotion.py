@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sidecar.cli.policy_promotion import shadow_verdicts
+from sidecar.cli.policy_versions import shadow_verdicts
 
 
 def counted(guardrail: str, action: str, mode: str, verdict: str) -> str:

@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 from typing_extensions import override
 
 from sidecar.cli.main import command_tree
-from sidecar.telemetry.figures import Page, figures, read_page
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
+from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot, traffic_stats
 from tests.support.reports import redacted_report, timings
 from tests.support.usage import ended
 
@@ -31,9 +31,9 @@ class Worker:
         self.metrics = Metrics(self.registry)
         SupervisorMetrics(self.registry, wanted=2).running(1)
 
-    def page(self, at: float = 0.0) -> Page:
+    def page(self, at: float = 0.0) -> MetricsSnapshot:
         """Return the page as it is."""
-        return read_page(generate_latest(self.registry).decode(), at=at)
+        return parse_snapshot(generate_latest(self.registry).decode(), at=at)
 
     def work(self, exchanges: int) -> None:
         """Report exchanges that were redacted, and their answers."""
@@ -50,7 +50,7 @@ def test_figures_are_what_was_counted_between_two_pages() -> None:
     before = worker.page(at=10.0)
     worker.work(20)
     worker.metrics.exchange_began()
-    now = figures(before, worker.page(at=14.0))
+    now = traffic_stats(before, worker.page(at=14.0))
 
     assert (now.seconds, now.requests, now.in_flight) == (4.0, 5.0, 1)
     assert (now.workers_running, now.workers_wanted) == (1, 2)
@@ -70,13 +70,13 @@ def test_counts_of_a_new_supervisor_are_all_new() -> None:
     old.work(30)
     new.work(2)
 
-    assert figures(old.page(at=0.0), new.page(at=1.0)).requests == 2
+    assert traffic_stats(old.page(at=0.0), new.page(at=1.0)).requests == 2
 
 
 def test_without_traffic_there_is_nothing_to_divide_by() -> None:
     """No latency, no ratio, no lines."""
     worker = Worker()
-    now = figures(worker.page(at=0.0), worker.page(at=2.0))
+    now = traffic_stats(worker.page(at=0.0), worker.page(at=2.0))
 
     assert (now.requests, now.cache_hit_ratio) == (0, None)
     assert now.overhead_ms == {"p50": None, "p95": None, "p99": None}
@@ -89,7 +89,7 @@ def test_what_is_slower_than_the_last_bucket_counts_as_that_bucket() -> None:
     before = worker.page()
     worker.metrics.record(dataclasses.replace(redacted_report(), timings=timings(60.0)))
 
-    assert figures(before, worker.page(at=1.0)).overhead_ms["p50"] == 5000
+    assert traffic_stats(before, worker.page(at=1.0)).overhead_ms["p50"] == 5000
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_the_page_of_the_stack_on_this_machine_is_found(url: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("path", "problem"), [("/other", "is no page of metrics"), (None, "no answer at")]
 )
-def test_what_is_no_page_of_metrics_is_said_with_the_mend(
+def test_what_is_no_page_of_metrics_is_said_with_the_hint(
     url: str, path: str | None, problem: str
 ) -> None:
     """In one line; nothing is shown."""

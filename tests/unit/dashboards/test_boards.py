@@ -18,7 +18,7 @@ from dashboards.boards import BOARDS
 from dashboards.grafana import as_json
 from dashboards.picture import legend, readable
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
 
 ROOT = Path(__file__).parents[3]
 COLUMNS = 24

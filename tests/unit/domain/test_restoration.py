@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.restoration import (
+from sidecar.domain.finding import (
     MAX_PLACEHOLDER_BYTES,
     NOTHING_REDACTED,
     Restoration,

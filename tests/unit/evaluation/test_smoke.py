@@ -10,7 +10,7 @@ from evaluation.injection import own_verdicts, trigger_words
 from evaluation.intervals import Share
 from evaluation.own import OwnDetector
 from evaluation.vendor_tokens import secret_texts
-from sidecar.domain.local_guardrails import Threshold
+from sidecar.domain.guardrail_settings import Threshold
 from training.samples import Label, Sample, Split
 
 HOME = Path(evaluation.__file__).parent

@@ -5,6 +5,13 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.type.v3 import http_status_pb2
+from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal
 from sidecar.extproc import codec
@@ -13,14 +20,7 @@ from sidecar.extproc.codec import (
     BodyMode,
     Message,
     MessageKind,
-    UnreadableMessageError,
 )
-from sidecar.transport._generated.envoy.config.core.v3 import base_pb2 as core
-from sidecar.transport._generated.envoy.extensions.filters.http.ext_proc.v3 import (
-    processing_mode_pb2 as modes,
-)
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.transport._generated.envoy.type.v3 import http_status_pb2
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do

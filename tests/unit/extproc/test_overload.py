@@ -6,9 +6,10 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from sidecar.authorization.ports import Loaded
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.keys.ports import LoadedKey
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import KEY, World, headers, settled
+from tests.support.pipeline import KEY, World, headers
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
 
@@ -49,13 +50,13 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
     """503 with a time to come back, and no work for whatever is behind the cache of keys."""
     world = world_with_room(for_exchanges=1)
     first = world.exchange()
-    assert isinstance(await settled(first.judge_headers(headers(), has_body=True)), BodyRequired)
+    assert isinstance(await first.judge_headers(headers(), has_body=True), BodyRequired)
     asked: list[str] = []
 
-    async def load(key_id: str) -> Loaded:
+    async def load(key_id: str) -> LoadedKey:
         asked.append(key_id)
         await asyncio.sleep(0)
-        return Loaded(None)
+        return LoadedKey(None)
 
     world.store.load = load  # type: ignore[method-assign] # to see that nobody asks
     second = world.exchange()
@@ -83,7 +84,7 @@ async def test_what_waits_unread_counts_as_well() -> None:
     """A worker that is behind has streams whose headers it has not seen; the first are judged."""
     world = world_with_room(for_exchanges=2)
     waiting = [world.exchange() for _ in range(4)]
-    verdicts = [await settled(one.judge_headers(headers(), has_body=True)) for one in waiting]
+    verdicts = [await one.judge_headers(headers(), has_body=True) for one in waiting]
     assert [type(verdict) for verdict in verdicts] == [
         BodyRequired, BodyRequired, RequestRefused, RequestRefused,
     ]  # fmt: skip
@@ -110,10 +111,10 @@ async def test_a_request_makes_room_once_however_it_ends(ending: str) -> None:
     world = world_with_room(for_exchanges=1)
     checks = world.exchange()
     key = None if ending == "refused" else KEY
-    verdict = await settled(checks.judge_headers(headers(key=key), has_body=True))
+    verdict = await checks.judge_headers(headers(key=key), has_body=True)
     if ending == "cleared":
         assert world.worker.guard.exchanges == 1
-        assert isinstance(await settled(checks.judge_body(CHAT)), RequestCleared)
+        assert isinstance(await checks.judge_body(CHAT), RequestCleared)
     if ending == "refused":
         assert isinstance(verdict, RequestRefused)
     if ending != "given up":

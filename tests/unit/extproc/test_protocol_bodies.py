@@ -41,7 +41,9 @@ def test_a_body_is_cut_into_pieces_of_which_exactly_one_is_the_last(
 ) -> None:
     """An empty body is one empty last piece, because something must carry the end."""
     whole = bytes(index % 251 for index in range(size))
-    talk = Talk(opened(), headers(), on.BodyRequired(), body(whole, ends=True), max_body_bytes=size)
+    talk = Talk(
+        opened(), headers(), on.BodyRequired(), body(whole, ends=True), max_body_bytes=size
+    )
     sent = [one for one in talk.tell(cleared()) if isinstance(one, do.StreamRequestBody)]
     assert [(len(piece.body), piece.end_of_stream) for piece in sent] == pieces
     assert b"".join(piece.body for piece in sent) == whole

@@ -61,7 +61,10 @@ def test_a_held_answer_counts_as_well() -> None:
         pytest.param(HELD_ANSWER, response_body(b"abc"), 3, id="a held answer"),
         pytest.param(
             (
-                opened(DUPLEX, DUPLEX), headers(ends=True), cleared(), response_headers(),
+                opened(DUPLEX, DUPLEX),
+                headers(ends=True),
+                cleared(),
+                response_headers(),
                 on.ResponseCleared(HeaderMutation()),
             ),
             response_body(b"abc"),

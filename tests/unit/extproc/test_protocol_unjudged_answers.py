@@ -29,7 +29,9 @@ TRAILERS = on.ResponseTrailersReceived()
 def respond(mode: BodyMode, *events: on.ResponseEvent) -> tuple[list[do.Effect], bool]:
     """Return the answers to *events* and whether the response is complete after them."""
     talk = answering(mode)
-    answers = [one for one in talk.tell(*events) if not isinstance(one, do.EndStream)]
+    answers: list[do.Effect] = [
+        one for one in talk.tell(*events) if not isinstance(one, do.EndStream)
+    ]
     return answers, talk.protocol.has_ended
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import FaultKind
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.protocol import ExtProcProtocol, Phase
 from sidecar.extproc.stream import Budgets, CheckCancelledError, StreamEnd, StreamGoneError
-from sidecar.telemetry.report import FaultKind
-from sidecar.transport._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do
@@ -430,7 +430,7 @@ async def test_a_response_out_of_order_aborts_the_stream() -> None:
 
 
 async def test_a_mode_that_cannot_be_a_gate_is_counted_and_refused() -> None:
-    """Somebody has to mend the configuration, so it shows."""
+    """Somebody has to hint the configuration, so it shows."""
     held = Held(judging(), STREAMED_HEADERS)
     assert await held.run() is StreamEnd.COMPLETED
     assert held.wrote(do.Refuse(refusal_of(ErrorKind.UNSUPPORTED_PROCESSING_MODE)))

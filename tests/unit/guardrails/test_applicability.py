@@ -4,11 +4,22 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from sidecar.domain.local_guardrails import PiiSettings
-from sidecar.domain.policy import Guardrail
-from sidecar.domain.scope import EVERYWHERE, Circumstances, Exemption, ExemptLevel, Scope
+from sidecar.domain.guardrail_settings import PiiSettings
+from sidecar.domain.policy import (
+    EVERYWHERE,
+    Exemption,
+    ExemptLevel,
+    Guardrail,
+    RequestScope,
+    Scope,
+)
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.applicability import Standing, holds_for_model, share_of, standing
+from sidecar.guardrails.applicability import (
+    Applicability,
+    applicability_of,
+    applies_to_model,
+    rollout_position,
+)
 
 KEY, TEAM = "abcdefghijkl", "acme/search"
 LAST_DAY = date(2026, 12, 31)
@@ -21,8 +32,8 @@ def scoped(scope: Scope) -> Guardrail:
 
 def asking(
     operation: Operation | None = Operation.CHAT, *, at: float = LAST_SECOND
-) -> Circumstances:
-    return Circumstances(operation=operation, key_id=KEY, team=TEAM, at=at)
+) -> RequestScope:
+    return RequestScope(operation=operation, key_id=KEY, team=TEAM, at=at)
 
 
 def exempting(level: ExemptLevel, name: str) -> Scope:
@@ -35,41 +46,47 @@ EMBEDDINGS = Scope(routes=(Operation.EMBEDDINGS,))
 @pytest.mark.parametrize(
     ("scope", "operation", "expected"),
     [
-        pytest.param(EVERYWHERE, Operation.CHAT, Standing.HOLDS, id="every request"),
-        pytest.param(EMBEDDINGS, Operation.EMBEDDINGS, Standing.HOLDS, id="its route"),
-        pytest.param(EMBEDDINGS, Operation.CHAT, Standing.OUTSIDE, id="another route"),
-        pytest.param(EMBEDDINGS, None, Standing.HOLDS, id="a path nobody knows"),
-        pytest.param(Scope(rollout=0), Operation.CHAT, Standing.OUTSIDE, id="rolled out to none"),
+        pytest.param(EVERYWHERE, Operation.CHAT, Applicability.APPLIES, id="every request"),
+        pytest.param(EMBEDDINGS, Operation.EMBEDDINGS, Applicability.APPLIES, id="its route"),
+        pytest.param(EMBEDDINGS, Operation.CHAT, Applicability.OUT_OF_SCOPE, id="another route"),
+        pytest.param(EMBEDDINGS, None, Applicability.APPLIES, id="a path nobody knows"),
         pytest.param(
-            exempting(ExemptLevel.KEY, KEY), Operation.CHAT, Standing.EXEMPT, id="its key"
+            Scope(rollout=0), Operation.CHAT, Applicability.OUT_OF_SCOPE, id="rolled out to none"
         ),
         pytest.param(
-            exempting(ExemptLevel.KEY, TEAM), Operation.CHAT, Standing.HOLDS, id="another key"
+            exempting(ExemptLevel.KEY, KEY), Operation.CHAT, Applicability.EXEMPT, id="its key"
         ),
         pytest.param(
-            exempting(ExemptLevel.TEAM, TEAM), Operation.CHAT, Standing.EXEMPT, id="its team"
+            exempting(ExemptLevel.KEY, TEAM),
+            Operation.CHAT,
+            Applicability.APPLIES,
+            id="another key",
+        ),
+        pytest.param(
+            exempting(ExemptLevel.TEAM, TEAM), Operation.CHAT, Applicability.EXEMPT, id="its team"
         ),
         pytest.param(
             exempting(ExemptLevel.TEAM, "other/search"),
             Operation.CHAT,
-            Standing.HOLDS,
+            Applicability.APPLIES,
             id="a team of the same name elsewhere",
         ),
     ],
 )
 def test_a_guardrail_holds_for_the_requests_of_its_scope(
-    scope: Scope, operation: Operation | None, expected: Standing
+    scope: Scope, operation: Operation | None, expected: Applicability
 ) -> None:
     """By route, share of keys, and exception."""
-    assert standing(scoped(scope), asking(operation)) is expected
+    assert applicability_of(scoped(scope), asking(operation)) is expected
 
 
 @pytest.mark.parametrize(
-    ("at", "expected"), [(LAST_SECOND, Standing.EXEMPT), (LAST_SECOND + 1, Standing.HOLDS)]
+    ("at", "expected"),
+    [(LAST_SECOND, Applicability.EXEMPT), (LAST_SECOND + 1, Applicability.APPLIES)],
 )
-def test_an_exception_ends_with_its_day(at: float, expected: Standing) -> None:
+def test_an_exception_ends_with_its_day(at: float, expected: Applicability) -> None:
     """At midnight UTC the guardrail holds again, without anybody doing anything."""
-    assert standing(scoped(exempting(ExemptLevel.KEY, KEY)), asking(at=at)) is expected
+    assert applicability_of(scoped(exempting(ExemptLevel.KEY, KEY)), asking(at=at)) is expected
 
 
 @pytest.mark.parametrize(
@@ -87,13 +104,13 @@ def test_an_exception_ends_with_its_day(at: float, expected: Standing) -> None:
 )
 def test_a_model_that_could_be_read_otherwise_is_within_every_scope(model: str | None) -> None:
     """A client chooses the name: only a plain one can take it out of a scope."""
-    assert holds_for_model(scoped(Scope(models=("Gpt-5*", "o3"))), model)
+    assert applies_to_model(scoped(Scope(models=("Gpt-5*", "o3"))), model)
 
 
 @pytest.mark.parametrize("model", ["claude-opus", "o3-mini", "openai/gpt-5", "ft:o3:acme_x"])
 def test_a_plain_name_that_no_glob_matches_is_outside(model: str) -> None:
     """Globs match the whole name."""
-    assert not holds_for_model(scoped(Scope(models=("Gpt-5*", "o3"))), model)
+    assert not applies_to_model(scoped(Scope(models=("Gpt-5*", "o3"))), model)
 
 
 def test_a_roll_out_takes_about_its_share_and_keeps_it_as_it_grows() -> None:
@@ -105,12 +122,17 @@ def test_a_roll_out_takes_about_its_share_and_keeps_it_as_it_grows() -> None:
         return {
             key
             for key in keys
-            if standing(guardrail, Circumstances(None, key, TEAM, 0.0)) is Standing.HOLDS
+            if applicability_of(guardrail, RequestScope(None, key, TEAM, 0.0))
+            is Applicability.APPLIES
         }
 
     tenth, half = taken(1_000), taken(5_000)
 
     assert tenth < half < taken(10_000) == set(keys)
     assert 300 < len(tenth) < 500
-    assert [share_of("pii", key) for key in keys[:5]] == [share_of("pii", key) for key in keys[:5]]
-    assert [share_of("pii", key) for key in keys] != [share_of("dlp", key) for key in keys]
+    assert [rollout_position("pii", key) for key in keys[:5]] == [
+        rollout_position("pii", key) for key in keys[:5]
+    ]
+    assert [rollout_position("pii", key) for key in keys] != [
+        rollout_position("dlp", key) for key in keys
+    ]

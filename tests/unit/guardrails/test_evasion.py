@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.guardrails import database, text_views
-from sidecar.guardrails.outcomes import Found
-from sidecar.guardrails.overlaps import disjoint
-from sidecar.guardrails.readings import reading
+from sidecar.domain.finding import Found
+from sidecar.guardrails.deobfuscation import decoder as reading
+from sidecar.guardrails.matching import database, text_views
+from sidecar.guardrails.matching.spans import disjoint
 from tests.support.guardrails import effective, parts_of, policy
 
 KEY = "ghp_0123456789abcdefghijklmnopqrstuvwxAB"

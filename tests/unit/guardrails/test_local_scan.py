@@ -6,12 +6,11 @@ from typing import Final
 
 import pytest
 
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import Failed, Finding, Found
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.local_scan import Outcomes
-from sidecar.guardrails.outcomes import Failed, Found
-from sidecar.guardrails.rules.rule import MAX_CANDIDATES
-from sidecar.guardrails.slices import Steps, run_to_end
+from sidecar.guardrails.matching.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
 
 PATTERNS = """\
@@ -121,7 +120,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     steps = effective(policy(guardrail)).local.steps(parts_of([text]))
     slices, began = 0, time.process_time()
 
-    def counted() -> Steps[Outcomes]:
+    def counted() -> Cooperative[Outcomes]:
         nonlocal slices
         while True:
             try:
@@ -132,7 +131,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
             slices += 1
             yield
 
-    outcomes = run_to_end(counted())
+    outcomes = run_sync(counted())
 
     assert isinstance(outcomes[0], Found)
     name = outcomes[0].findings[0].guardrail
@@ -156,7 +155,7 @@ def test_a_rule_that_raises_fails_its_guardrail_and_no_other(
     def broken(*_: object) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sidecar.guardrails.rules.numbers.passes_luhn", broken)
+    monkeypatch.setattr("sidecar.guardrails.detectors.numbers.passes_luhn", broken)
     chosen = effective(policy("  - {name: pii, type: pii}\n" + PATTERNS))
     outcomes = chosen.local.scan(parts_of(["4111111111111111 PRJ-1234"]))
     assert outcomes == (

@@ -2,28 +2,26 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.policy import Policy
+from sidecar.domain.policy import Policy, RequestScope
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.scope import Circumstances
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.forms import MAX_FORMS
-from sidecar.guardrails.policy_document import parse_policies
-from sidecar.guardrails.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.parse import parse_policies
+from sidecar.policy.snapshot import MAX_VARIANTS, EffectivePolicy, build_snapshot
 
 CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
 
 
-def asking(operation: Operation = CHAT) -> Circumstances:
-    return Circumstances(operation=operation, key_id="abcdefghijkl", team="acme/search", at=0.0)
+def asking(operation: Operation = CHAT) -> RequestScope:
+    return RequestScope(operation=operation, key_id="abcdefghijkl", team="acme/search", at=0.0)
 
 
 def for_request(
-    effective: object, circumstances: Circumstances, model: str | None
+    effective: object, request_scope: RequestScope, model: str | None
 ) -> EffectivePolicy:
     """Return what a request is judged by in the end."""
     assert isinstance(effective, EffectivePolicy)
-    if effective.request_forms is not None:
-        effective = effective.request_forms(circumstances)
+    if effective.request_variants is not None:
+        effective = effective.request_variants(request_scope)
     return effective.for_model(model)
 
 
@@ -113,10 +111,10 @@ def test_a_route_that_no_guardrail_is_for_needs_no_body() -> None:
     )
     policy = snapshot.effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
-    assert policy.request_forms is not None
+    assert policy.request_variants is not None
 
-    assert policy.request_forms(asking(CHAT)).needs_body
-    assert not policy.request_forms(asking(EMBEDDINGS)).needs_body
+    assert policy.request_variants(asking(CHAT)).needs_body
+    assert not policy.request_variants(asking(EMBEDDINGS)).needs_body
 
 
 def test_equal_circumstances_get_the_same_form_and_an_exception_is_named() -> None:
@@ -136,7 +134,7 @@ def test_a_policy_that_is_for_every_request_has_no_forms() -> None:
     policy = build_snapshot(()).effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
 
-    assert (policy.request_forms, policy.model_forms) == (None, None)
+    assert (policy.request_variants, policy.model_variants) == (None, None)
     assert policy.for_model("gpt-5") is policy
 
 
@@ -152,7 +150,7 @@ def test_more_forms_than_are_kept_are_built_anew() -> None:
     first = policy.for_model("a")
     assert policy.for_model("a") is first
 
-    for mask in range(1, MAX_FORMS + 2):
+    for mask in range(1, MAX_VARIANTS + 2):
         model = "".join(one for bit, one in enumerate(letters) if mask >> bit & 1)
         assert [one.name for one in policy.for_model(model).guardrails] == list(model)
 

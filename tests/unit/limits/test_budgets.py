@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits import budgets as budgets_module
-from sidecar.limits.budgets import THRESHOLDS, Budgets, Forecast, forecast, thresholds_passed
-from sidecar.limits.ports import State
+from sidecar.limits.budgets import THRESHOLDS, BudgetWatch, Forecast, forecast, thresholds_passed
+from sidecar.limits.store import State
 
 
 def at(*parts: int) -> float:
@@ -90,7 +90,7 @@ def test_each_threshold_that_was_passed_is_told(told: int, passed: int, heard: l
     """One after the other, though a request may pass several."""
     listener = Told()
     state = State(0, 5, 10.0, told=told, passed=passed)
-    Budgets(listener).note(budget(), state, now=0.0, is_taken=True)
+    BudgetWatch(listener).note(budget(), state, now=0.0, is_taken=True)
     assert listener.passed == [("b", threshold) for threshold in heard]
 
 
@@ -98,13 +98,13 @@ def test_a_request_without_room_passes_no_threshold() -> None:
     """It took nothing, and whoever takes next is told of them."""
     listener = Told()
     state = State(0, 5, 10.0, told=50, passed=95)
-    Budgets(listener).note(budget(), state, now=0.0, is_taken=False)
+    BudgetWatch(listener).note(budget(), state, now=0.0, is_taken=False)
     assert listener.passed == []
 
 
 def test_the_budget_with_least_left_is_shown_until_its_period_ends() -> None:
     """Of each level and window; a new period has all of it."""
-    watched = Budgets()
+    watched = BudgetWatch()
     for number, left in enumerate((60, 25, 80)):
         one = replace(budget(), id=f"b{number}")
         watched.note(one, State(0, left, 10.0), now=0.0, is_taken=True)
@@ -120,7 +120,7 @@ def test_the_budget_with_least_left_is_shown_until_its_period_ends() -> None:
 def test_a_worker_remembers_so_many_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand keys with budgets of their own are no leak."""
     monkeypatch.setattr(budgets_module, "MAX_WATCHED", 2)
-    watched = Budgets()
+    watched = BudgetWatch()
     for number, left in enumerate((10, 20, 30)):
         one = replace(budget(), id=f"b{number}")
         watched.note(one, State(0, left, 10.0), now=0.0, is_taken=True)
@@ -130,7 +130,7 @@ def test_a_worker_remembers_so_many_budgets(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_limit_on_something_else_is_no_budget() -> None:
     """Nobody is told of tokens."""
     listener = Told()
-    watched = Budgets(listener)
+    watched = BudgetWatch(listener)
     tokens = replace(budget(), measure=Measure.TOKENS)
     watched.note(tokens, State(0, 5, 10.0, told=0, passed=95), now=0.0, is_taken=True)
     assert (listener.passed, watched.lowest(now=0.0)) == ([], {})

@@ -12,12 +12,12 @@ import pytest
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
-from sidecar.limits.claims import Demand, claims_of
-from sidecar.limits.lease import LARGEST_SHARE
-from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, Limited, Limiter, Outcome
-from sidecar.limits.ports import Change, LimitsUnavailableError
-from sidecar.limits.settlement import Ended, changes_of
-from sidecar.limits.shared import SharedCounts, Worker
+from sidecar.limits.leases import LARGEST_SHARE
+from sidecar.limits.limit_check import RequestCost, limit_checks
+from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, LimitDecision, Limited, Limiter
+from sidecar.limits.settlement import FinishedRequest, adjustments_of
+from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.store import Adjustment, LimitsUnavailableError
 from tests.support.counted_limits import CountedLimits, Fault, Server
 
 WORKERS = 4
@@ -70,10 +70,12 @@ class Fleet:
             raise LimitsUnavailableError("down")
         return self.recorded
 
-    async def take(self, number: int, *limits: Limit, cost: int = 0, member: str = "r") -> Outcome:
+    async def take(
+        self, number: int, *limits: Limit, cost: int = 0, member: str = "r"
+    ) -> LimitDecision:
         """Ask a worker."""
-        asked = Demand(operation="chat", model="gpt-5", cost=cost)
-        found = claims_of(limits, asked, now=self.now + self.wall_is_off)
+        asked = RequestCost(operation="chat", model="gpt-5", cost=cost)
+        found = limit_checks(limits, asked, now=self.now + self.wall_is_off)
         assert isinstance(found, tuple)
         outcome = self.workers[number].take(PRINCIPAL, found, member=member)
         return await outcome if isinstance(outcome, Awaitable) else outcome
@@ -93,8 +95,8 @@ class Fleet:
 
     def end(self, number: int, one: Limit, *, cost: int, used: int, at: float) -> None:
         """Tell a worker of the end of a request that was judged at *at*."""
-        demand = Demand(operation="chat", model="gpt-5", cost=cost)
-        changes = changes_of([one], Ended(demand, "r", at, cost=used))
+        demand = RequestCost(operation="chat", model="gpt-5", cost=cost)
+        changes = adjustments_of([one], FinishedRequest(demand, "r", at, cost=used))
         self.workers[number].settle(PRINCIPAL.organization_id, changes)
 
     async def tend(self) -> None:
@@ -251,7 +253,7 @@ async def test_a_correction_is_counted_once_however_often_it_is_sent() -> None:
     await fleet.take(0, one, cost=100)
     lost = [Fault.UNHEARD, Fault.UNHEARD]
     fleet.faults = lambda _: lost.pop() if lost else Fault.NONE
-    back = Change(one, -60, period_start=int(MIDNIGHT), taken_at=fleet.now)
+    back = Adjustment(one, -60, period_start=int(MIDNIGHT), taken_at=fleet.now)
     fleet.workers[0].settle("org_1", [back])
     for _ in range(3):
         await fleet.tend()

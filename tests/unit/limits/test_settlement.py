@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
-from sidecar.limits.claims import Demand
-from sidecar.limits.ports import Change
-from sidecar.limits.settlement import Ended, changes_of, ended_with, unused
-from sidecar.usage.estimate import record_of
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
+from sidecar.limits.limit_check import RequestCost
+from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request, unused
+from sidecar.limits.store import Adjustment
+from sidecar.usage.records import record_of
 from tests.support.usage import ended as ended_exchange
 from tests.support.usage import judged
 
 AT = dt.datetime(2026, 5, 17, 12, tzinfo=dt.UTC).timestamp()
 MAY = int(dt.datetime(2026, 5, 1, tzinfo=dt.UTC).timestamp())
-TAKEN = Demand(operation="chat", model="gpt-5", input_tokens=100, output_tokens=400, cost=50)
+TAKEN = RequestCost(operation="chat", model="gpt-5", input_tokens=100, output_tokens=400, cost=50)
 
 
 def limit(measure: Measure, window: Window = Window.MINUTE, **fields: object) -> Limit:
@@ -37,24 +37,24 @@ def limit(measure: Measure, window: Window = Window.MINUTE, **fields: object) ->
 )
 def test_what_was_taken_becomes_what_was_used(one: Limit, change: int) -> None:
     """More or less than the estimate."""
-    ended = Ended(TAKEN, "r1", AT, input_tokens=120, output_tokens=10, cost=50)
-    assert changes_of([one], ended) == (Change(one, change),)
+    ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=120, output_tokens=10, cost=50)
+    assert adjustments_of([one], ended) == (Adjustment(one, change),)
 
 
 def test_money_is_put_right_in_the_month_it_was_taken_in() -> None:
     """A stream may end in the next one."""
     one = limit(Measure.COST, Window.MONTH)
-    ended = Ended(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=45)
-    assert changes_of([one], ended) == (Change(one, -5, period_start=MAY, taken_at=AT),)
+    ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=45)
+    assert adjustments_of([one], ended) == (Adjustment(one, -5, period_start=MAY, taken_at=AT),)
 
 
 def test_a_request_that_never_was_gives_back_all_but_itself() -> None:
     """Blocked by a guardrail, or refused by the provider: it was asked for all the same."""
     slots = limit(Measure.CONCURRENT, Window.ONCE)
     both = [limit(Measure.REQUESTS), limit(Measure.TOKENS), slots]
-    assert changes_of(both, Ended(TAKEN, "r1", AT)) == (
-        Change(both[1], -500),
-        Change(slots, 0, member="r1"),
+    assert adjustments_of(both, FinishedRequest(TAKEN, "r1", AT)) == (
+        Adjustment(both[1], -500),
+        Adjustment(slots, 0, member="r1"),
     )
 
 
@@ -62,23 +62,23 @@ def test_limits_by_model_are_put_right_where_they_were_taken() -> None:
     """By name: of the model, the end of a request may say less than was known before."""
     held = limit(Measure.TOKENS, models=("arn:*",))
     other = limit(Measure.OUTPUT_TOKENS, models=("other",))
-    told = Demand(operation="chat", model="other", input_tokens=100, output_tokens=400)
-    ended = Ended(told, "r1", AT, input_tokens=100, by_model=(held.id,))
-    assert changes_of([held, other], ended) == (Change(held, -400),)
+    told = RequestCost(operation="chat", model="other", input_tokens=100, output_tokens=400)
+    ended = FinishedRequest(told, "r1", AT, input_tokens=100, by_model=(held.id,))
+    assert adjustments_of([held, other], ended) == (Adjustment(held, -400),)
 
 
 def test_what_was_taken_for_a_model_whose_price_is_not_known_in_the_end_stays_taken() -> None:
     """Too much rather than too little; a request that never was gives it back."""
-    request = replace(judged(), reserved=Reserved(100, 400, 50))
+    request = replace(judged(), reserved=Reservation(100, 400, 50))
     record = record_of(ended_exchange(request=request))
-    for ends, cost in ((ended_with(record, request, cost=None), 50), (unused(request), 0)):
+    for ends, cost in ((finished_request(record, request, cost=None), 50), (unused(request), 0)):
         assert ends is not None
         assert ends.cost == cost
 
 
 def test_what_was_used_as_taken_changes_nothing() -> None:
     """Neither do limits that did not hold for the request."""
-    ended = Ended(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=50)
+    ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=50)
     others = limit(Measure.TOKENS, models=("claude-*",))
     bytes_ = limit(Measure.REQUEST_BYTES, Window.ONCE)
-    assert changes_of([limit(Measure.TOKENS), others, bytes_], ended) == ()
+    assert adjustments_of([limit(Measure.TOKENS), others, bytes_], ended) == ()

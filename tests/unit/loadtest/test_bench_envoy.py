@@ -1,23 +1,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
-from loadtest.bench_envoy import MoreListeners, bench_config, socket_address
-from sidecar.embedded.envoy_config import EnvoyParameters, OtlpCollector
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
+
+from loadtest.bench_envoy import (
+    STREAMED,
+    provider_config,
+    provider_listener,
+    shipped_config,
+    socket_address,
+)
 
 PARAMETERS = EnvoyParameters(
     worker_sockets=("/s/a.sock",), sds_directory="/sds", http_port=0, access_log_path="/dev/null"
 )
-
-
-def configured() -> dict[str, Any]:
-    sockets = {"one": ("/s/a.sock", "/s/b.sock"), "two": ("/s/c.sock",)}
-    resources: dict[str, Any] = json.loads(
-        bench_config(PARAMETERS, sockets=sockets, provider=socket_address("/s/p.sock"))
-    )["static_resources"]
-    return resources
 
 
 def manager(listener: dict[str, Any]) -> dict[str, Any]:
@@ -29,91 +27,59 @@ def filter_names(listener: dict[str, Any]) -> list[str]:
     return [one["name"] for one in manager(listener)["http_filters"]]
 
 
+def shipped(*, is_bare: bool = False, over_http1: bool = False) -> dict[str, Any]:
+    config = shipped_config(
+        render_envoy_config(PARAMETERS),
+        provider=socket_address("/s/p.sock"),
+        is_bare=is_bare,
+        over_http1=over_http1,
+    )
+    resources: dict[str, Any] = json.loads(config)["static_resources"]
+    return resources
+
+
 def test_listeners_differ_only_in_egret() -> None:
-    """Else the difference between them would be more than what Egret adds."""
-    listeners = {one["name"]: one for one in configured()["listeners"]}
-    bare, one = manager(listeners["envoy"]), manager(listeners["one"])
-    assert [*bare["http_filters"]] == [*one["http_filters"][2:]]
-    assert filter_names(listeners["one"])[:2] == [
+    """Any other difference would be counted as a cost of Egret."""
+    (whole,), (bare,) = (shipped(is_bare=is_bare)["listeners"] for is_bare in (False, True))
+    with_egret, without = manager(whole), manager(bare)
+    assert without["http_filters"] == with_egret["http_filters"][2:]
+    assert filter_names(whole)[:2] == [
         "envoy.filters.http.set_filter_state",
         "envoy.filters.http.ext_proc",
     ]
-    assert [*bare["access_log"]] == [*one["access_log"][:1]]
-    for config in (bare, one):
+    assert without["access_log"] == with_egret["access_log"][:1]
+    for config in (with_egret, without):
         del config["http_filters"], config["stat_prefix"], config["access_log"]
-    assert bare == one
+    assert with_egret == without
 
 
-def test_every_engine_is_told_what_was_used() -> None:
-    """By the same workers that judged it; else recording it would cost them nothing here."""
-    told = {
-        listener["name"]: one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
-        for listener in configured()["listeners"]
-        for one in manager(listener).get("access_log", ())
-        if one["name"].endswith("open_telemetry")
-    }
-    assert told == {"one": "one", "two": "two"}
+def test_a_shipped_configuration_keeps_the_workers_and_the_usage_log() -> None:
+    """With their health checks; the Envoy without Egret has no cluster for it."""
+    clusters = {one["name"]: one for one in shipped()["clusters"]}
+    assert set(clusters) == {"egret", "openai", "anthropic"}
+    assert clusters["egret"]["health_checks"]
+    (listener,) = shipped()["listeners"]
+    assert any(one["name"].endswith("open_telemetry") for one in manager(listener)["access_log"])
+    assert {one["name"] for one in shipped(is_bare=True)["clusters"]} == {"openai", "anthropic"}
 
 
-def test_every_engine_has_a_cluster_of_its_own_workers() -> None:
-    """A listener asks its own engine and no other."""
-    resources = configured()
-    clusters = {one["name"]: one for one in resources["clusters"]}
-    asked = {
-        listener["name"]: one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
-        for listener in resources["listeners"]
-        for one in manager(listener)["http_filters"]
-        if one["name"].endswith("ext_proc")
-    }
-    assert asked == {"one": "one", "two": "two"}
-    endpoints = clusters["one"]["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    paths = [one["endpoint"]["address"]["pipe"]["path"] for one in endpoints]
-    assert paths == ["/s/a.sock", "/s/b.sock"]
-    assert clusters["one"]["health_checks"]
-
-
-def test_another_provider_is_spoken_to_in_the_place_of_envoy() -> None:
-    """Over the protocol that a simple server knows."""
-    config = bench_config(
-        PARAMETERS,
-        sockets={"one": ("/s/a.sock",)},
-        provider=socket_address("/s/p.sock"),
-        answers=False,
-    )
-    resources = json.loads(config)["static_resources"]
-    assert "provider" not in {one["name"] for one in resources["listeners"]}
-    openai = next(one for one in resources["clusters"] if one["name"] == "openai")
+def test_another_provider_is_spoken_to_over_http1() -> None:
+    """Simple servers have no HTTP/2."""
+    openai = next(one for one in shipped(over_http1=True)["clusters"] if one["name"] == "openai")
     (protocol,) = openai["typed_extension_protocol_options"].values()
     assert protocol["explicit_http_config"] == {"http_protocol_options": {}}
 
 
 def test_the_provider_waits_for_the_body() -> None:
     """A direct response without the buffer filter would leave before it, and close."""
-    provider = next(one for one in configured()["listeners"] if one["name"] == "provider")
-    assert filter_names(provider) == ["envoy.filters.http.buffer", "envoy.filters.http.router"]
+    listener = provider_listener(socket_address("/s/p.sock"))
+    assert filter_names(listener) == ["envoy.filters.http.buffer", "envoy.filters.http.router"]
 
 
-def test_more_listeners_differ_in_what_they_are_for() -> None:
-    """One that traces so many percent, one with TLS beside each; the others trace nothing."""
-    config = json.loads(
-        bench_config(
-            replace(PARAMETERS, otlp=OtlpCollector("127.0.0.1", 4317)),
-            sockets={"one": ("/s/a.sock",)},
-            provider=socket_address("/s/p.sock"),
-            more=MoreListeners(samplings=(100,), is_secured=True),
-        )
-    )["static_resources"]
-    listeners = {one["name"]: one for one in config["listeners"]}
-    sampled = {
-        name: one["filter_chains"][0]["filters"][0]["typed_config"].get("tracing")
-        for name, one in listeners.items()
-    }
-    assert set(listeners) == {"envoy", "one", "one@100", "envoy+tls", "one+tls", "provider"}
-    assert sampled["one"]["random_sampling"] == {"value": 0}
-    assert sampled["one@100"]["random_sampling"] == {"value": 100}
-    assert sampled["envoy"] is None
-    secured = {
-        name for name, one in listeners.items() if "transport_socket" in one["filter_chains"][0]
-    }
-    assert secured == {"envoy+tls", "one+tls"}
-    assert "otlp" in {one["name"] for one in config["clusters"]}
+def test_a_streaming_provider_is_chosen_by_a_header() -> None:
+    """All other requests are answered at once."""
+    config = provider_config(socket_address("/s/p.sock"), streams=socket_address("/s/s.sock"))
+    (listener,) = json.loads(config)["static_resources"]["listeners"]
+    streamed, direct = manager(listener)["route_config"]["virtual_hosts"][0]["routes"]
+    assert streamed["match"]["headers"] == [{"name": STREAMED, "present_match": True}]
+    assert "direct_response" in direct

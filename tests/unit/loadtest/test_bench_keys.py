@@ -7,20 +7,18 @@ import time
 import pytest
 
 from loadtest.bench_keys import Figures, WrongTierError, _Child, _grid, _loads, _peeks
-from loadtest.keys.hit_rate import hit_rate
-from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, key_ids
-from sidecar.app.keys import WorkerKeys
-from sidecar.authorization.api_key import parse
-from sidecar.authorization.authorize import Authorized, judge
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.key_changes import KeyChanges
-from sidecar.authorization.ports import Fence, Reading
-from sidecar.authorization.two_tier import TwoTierKeys
+from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, hit_rate, key_ids
+from sidecar.admin.key_files import FIELDS
 from sidecar.domain.principal import KeyRecord
+from sidecar.domain.report import CacheTier
+from sidecar.keys.authorize import Authorized, authorize
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.credentials import parse
+from sidecar.keys.ports import Fence, KeyReading
+from sidecar.keys.shared_cache import KeyChanges, TwoTierKeys
 from sidecar.settings.process import Settings
-from sidecar.storage.key_files import FIELDS
 from sidecar.telemetry.key_metrics import KeyMetrics
-from sidecar.telemetry.report import CacheTier
+from sidecar.worker.keys import WorkerKeys
 from tests.support.keys import record_of
 
 IDS = key_ids(50)
@@ -29,10 +27,10 @@ IDS = key_ids(50)
 class HoldsAll:
     """The port `KeySource`: every key is there, none is shared."""
 
-    async def read(self, key_id: str) -> Reading:
+    async def read(self, key_id: str) -> KeyReading:
         """Answer at once."""
         record: KeyRecord | None = record_of(key_id) if key_id in IDS else None
-        return Reading(record, horizon=1, settled=1)
+        return KeyReading(record, horizon=1, settled=1)
 
     async def fence(self) -> Fence:
         """Not asked for."""
@@ -61,7 +59,7 @@ def test_a_bench_key_is_a_key_like_any_other() -> None:
     digest = first[1 + FIELDS.index("secret_sha256")]
     assert isinstance(digest, bytes)
     assert parse(key.reveal()) == key
-    assert isinstance(judge(record_of(IDS[0], digest=digest), key, now=0.0), Authorized)
+    assert isinstance(authorize(record_of(IDS[0], digest=digest), key, now=0.0), Authorized)
     assert {len(row) for row in rows} == {1 + len(FIELDS)}
     assert len({row[1 + FIELDS.index("team")] for row in list(bench_rows(key_ids(500)))}) == TEAMS
 

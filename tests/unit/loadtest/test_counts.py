@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.counts import (
-    MEND,
+    HINT,
     Counts,
     count,
     counts_grid,
@@ -30,7 +30,7 @@ def counted() -> Counts:
 def test_a_request_costs_no_more_than_it_did(counted: Counts) -> None:
     """Calls, bytecodes and memory, from Envoy's bytes to ours; `make counts` shows them all."""
     dearer = regressions(counted, read_baseline()[1])
-    assert not dearer, "\n".join([*dearer, MEND])
+    assert not dearer, "\n".join([*dearer, HINT])
 
 
 def test_counts_are_the_same_however_often_they_are_taken(counted: Counts) -> None:

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from loadtest.processes import cpu_seconds, cpu_ticks, proportional_mb, resident_kib, resident_mb
+from loadtest.processes import (
+    cpu_seconds,
+    cpu_ticks,
+    family_of,
+    resident_kib,
+    resident_mb,
+)
 
 
 def test_ticks_are_found_behind_a_name_with_blanks_and_brackets() -> None:
@@ -28,4 +36,17 @@ def test_this_process_has_used_time_and_memory() -> None:
     """The real files have the shape we read."""
     sum(range(2_000_000))
     assert cpu_seconds([os.getpid()]) > 0
-    assert 1 < proportional_mb(os.getpid()) <= resident_mb(os.getpid())
+    assert resident_mb(os.getpid()) > 1
+
+
+def test_a_family_is_a_process_and_all_below_it() -> None:
+    """A supervisor and its workers are counted together, and what a worker starts."""
+    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    parent = subprocess.Popen([sys.executable, "-c", nested + "; input()"], stdin=subprocess.PIPE)
+    try:
+        while len(family := family_of(parent.pid)) == 1:
+            pass
+        assert family[0] == parent.pid
+        assert set(family) < set(family_of(os.getpid()))
+    finally:
+        parent.communicate(b"")

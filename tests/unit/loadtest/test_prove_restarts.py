@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.prove_restarts import is_later
-from loadtest.restarts.load import Failed
-from loadtest.restarts.tally import Tally
+from loadtest.prove_restarts import Failed, Tally, is_later
 
 KILLED = Tally(
     "a worker killed", rounds=2, answered=90, failed=3, had_verdict=0, sent_later=0, may_fail=True

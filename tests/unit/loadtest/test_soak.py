@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 
 from loadtest.load import LoadError
-from loadtest.soaking.load import Outcome, read_outcome
-from loadtest.soaking.report import kind_grid, soak_figures, soak_grid, soak_plot
-from loadtest.soaking.samples import ProcessSample, Sample
-from loadtest.soaking.verdict import Soak, is_long_enough, memory_slopes, slope, violations
+from loadtest.soaking.samples import Outcome, ProcessSample, Sample, read_outcome
+from loadtest.soaking.verdict import (
+    Soak,
+    is_long_enough,
+    kind_grid,
+    memory_slopes,
+    slope,
+    soak_figures,
+    soak_grid,
+    soak_plot,
+    violations,
+)
 
 NAMES = ("supervisor", "worker 0", "worker 1", "envoy")
 ZEROS = dict.fromkeys(

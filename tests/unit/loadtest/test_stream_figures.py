@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.streams.clients import Seen, StreamLoad
-from loadtest.streams.figures import StreamCell, added, holds, stream_figures
+from loadtest.streams.clients import Seen, StreamCell, StreamLoad, added, holds, stream_figures
 
 MS = 1_000_000
 LOAD = StreamLoad(streams=1, rate=50, seconds=8.0, stream_seconds=8.0)

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from loadtest.hostile import hostile_texts
-from loadtest.texts import benign_text, chat_body
+from loadtest.texts import benign_text, chat_body, hostile_texts
 
 
 @pytest.mark.parametrize("size", [1, 100, 8192])

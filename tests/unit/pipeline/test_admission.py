@@ -5,15 +5,15 @@ from ipaddress import ip_network
 
 import pytest
 
-from sidecar.authorization.key_cache import KeyCache
-from sidecar.authorization.ports import KeyStoreUnavailableError, Loaded
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
+from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Dialect, Operation, Route
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.pipeline.admission import admit
 from sidecar.pipeline.record import Caller, RequestRecord
 from sidecar.pipeline.worker import Worker
-from sidecar.telemetry.report import CacheTier
 from tests.support.answers import quiet_stream
 from tests.support.keys import record_of
 from tests.support.pipeline import KEY, World
@@ -25,9 +25,9 @@ RECORD = record_of(KEY.key_id, digest=KEY.secret_sha256)
 class ScriptedStore:
     """The port `KeyStore`: gives what it was told, or fails."""
 
-    answer: Loaded | None
+    answer: LoadedKey | None
 
-    async def load(self, key_id: str) -> Loaded:
+    async def load(self, key_id: str) -> LoadedKey:
         """Answer."""
         assert key_id == KEY.key_id
         if self.answer is None:
@@ -60,23 +60,23 @@ async def ask(worker: Worker, asked: Asked = Asked()) -> tuple[Caller | ErrorKin
 @pytest.mark.parametrize(
     ("answer", "outcome", "tiers"),
     [
-        pytest.param(Loaded(RECORD), Caller, (CacheTier.STORE, CacheTier.L1), id="database"),
+        pytest.param(LoadedKey(RECORD), Caller, (CacheTier.STORE, CacheTier.L1), id="database"),
         pytest.param(
-            Loaded(RECORD, CacheTier.L2, 5.0), Caller, (CacheTier.L2, CacheTier.L1), id="shared"
+            LoadedKey(RECORD, CacheTier.L2, 5.0), Caller, (CacheTier.L2, CacheTier.L1), id="shared"
         ),
         pytest.param(
-            Loaded(RECORD, CacheTier.STALE, 5.0),
+            LoadedKey(RECORD, CacheTier.STALE, 5.0),
             Caller,
             (CacheTier.STALE, CacheTier.STALE),
             id="stale",
         ),
         pytest.param(
-            Loaded(None), ErrorKind, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
+            LoadedKey(None), ErrorKind, (CacheTier.STORE, CacheTier.NEGATIVE), id="no such key"
         ),
     ],
 )
 async def test_the_tier_that_answered_is_reported(
-    answer: Loaded, outcome: type, tiers: tuple[CacheTier, CacheTier]
+    answer: LoadedKey, outcome: type, tiers: tuple[CacheTier, CacheTier]
 ) -> None:
     """For the first request of a key and for the next."""
     worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(answer)))
@@ -128,7 +128,7 @@ async def test_a_narrow_key_is_judged_on_a_miss_and_on_every_hit(
     error_type: str | None,
 ) -> None:
     """By where the caller is and what it asks for; a gateway that does not say is told apart."""
-    worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(Loaded(NARROW))))
+    worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(LoadedKey(NARROW))))
     asked = [await ask(worker, Asked(address, operation)) for _ in range(2)]
 
     kinds = [each if isinstance(each, ErrorKind) else None for each, _ in asked]

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from sidecar.dialects.answer_form import AnswerForm
-from sidecar.dialects.aws_event_stream import event_stream_message
-from sidecar.dialects.frames import MAX_FRAME_BYTES
+from sidecar.apis.frames import MAX_FRAME_BYTES, event_stream_message
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import Finding, Verdict
+from sidecar.domain.finding import Finding, Restoration, Verdict
 from sidecar.domain.policy import Stage
-from sidecar.domain.restoration import Restoration
 from sidecar.domain.subject import UnscannedReason
-from sidecar.guardrails.transcript import MAX_CHANNELS
-from sidecar.guardrails.window import MAX_HELD_BYTES
+from sidecar.guardrails.streaming.transcript import MAX_CHANNELS
+from sidecar.guardrails.streaming.window import MAX_HELD_BYTES
 from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES
 from tests.support.answers import (
     APIS,

@@ -2,18 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable
 from itertools import count
 from typing import Any
 
 import pytest
 
-from sidecar.dialects.answer_form import AnswerForm
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import Verdict
+from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
-from sidecar.domain.restoration import NOTHING_REDACTED, Restoration
-from sidecar.guardrails.inspect import InspectionSubject, Inspector
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.redaction.placeholders import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judged_whole, judgement
@@ -179,8 +177,8 @@ def test_what_a_provider_says_of_a_failure_is_no_answer() -> None:
         unscanned=policy.unscanned,
         restoration=NOTHING_REDACTED,
         placeholders=Placeholders(hash_key=None, taken=frozenset()),
-        inspector=Inspector(remote=ScriptedRemote(), clock=lambda: 0.0),
-        about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
+        inspector=GuardrailRunner(remote=ScriptedRemote(), clock=lambda: 0.0),
+        about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
     )
     body = b'{"message": "too many tokens"}'
@@ -202,8 +200,8 @@ async def test_a_long_answer_is_judged_in_turns(guardrails: str) -> None:
         unscanned=policy.unscanned,
         restoration=NOTHING_REDACTED,
         placeholders=Placeholders(hash_key=None, taken=frozenset()),
-        inspector=Inspector(remote=ScriptedRemote(), clock=lambda: float(next(ticks))),
-        about=InspectionSubject(request_id="r", key_id="k", model="gpt-4o"),
+        inspector=GuardrailRunner(remote=ScriptedRemote(), clock=lambda: float(next(ticks))),
+        about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
     )
     turns = 0
@@ -216,10 +214,8 @@ async def test_a_long_answer_is_judged_in_turns(guardrails: str) -> None:
 
     judge = AnswerJudgement(AnswerForm.SSE, setting)
     pieces = [MISFITS[at : at + 1] for at in range(len(MISFITS))] + ["\n" * 100] * 2_000
-    released = judge.judge_whole(APIS["chat"].stream(pieces))
-    assert isinstance(released, Awaitable)
     beside = asyncio.ensure_future(others())
-    concluded = await released
+    concluded = await judged_whole(judge, APIS["chat"].stream(pieces))
     beside.cancel()
 
     assert concluded.error is not None

@@ -5,12 +5,12 @@ from time import monotonic
 
 import pytest
 
-from sidecar.dialects.answer_form import AnswerForm
+from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.local_guardrails import JsonSchemaSettings
+from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
-from sidecar.guardrails.slices import run_to_end
-from sidecar.guardrails.structured import structured_of
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.json_schema.check import schema_guardrails
 from sidecar.pipeline.answer_structure import UNKNOWN_SHAPE, judge_structure
 
 ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
@@ -18,8 +18,8 @@ OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))
 
 
 def judged(body: bytes) -> GuardrailResult:
-    steps = judge_structure(body, AnswerForm.JSON, structured_of([OBJECT]), clock=monotonic)
-    (result,) = run_to_end(steps)
+    steps = judge_structure(body, AnswerForm.JSON, schema_guardrails([OBJECT]), clock=monotonic)
+    (result,) = run_sync(steps)
     return result
 
 

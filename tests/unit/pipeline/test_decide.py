@@ -5,10 +5,9 @@ from itertools import permutations
 
 import pytest
 
-from sidecar.domain.decision import Allow, Decision, Deny, Redact
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import Finding, GuardrailResult, Verdict
-from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
+from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 from sidecar.pipeline.decide import decide, decide_unscanned

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.http import Headers
-from sidecar.domain.limits import Level, Limit, Measure, Standing, Window
+from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
 from sidecar.domain.subject import Dialect
 from sidecar.pipeline.limit_headers import foreign_headers, limit_headers
 
@@ -12,13 +12,13 @@ NOW = 1_800_000_000.0
 
 def standing(
     measure: Measure, *, amount: int, remaining: int, reset_seconds: float = 1.0
-) -> Standing:
+) -> LimitStatus:
     """Return how a limit a minute stands."""
     limit = Limit(
         id=f"{measure}{amount}", level=Level.KEY, measure=measure, window=Window.MINUTE,
         amount=amount,
     )  # fmt: skip
-    return Standing(limit, remaining, reset_seconds)
+    return LimitStatus(limit, remaining, reset_seconds)
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.AZURE_OPENAI])

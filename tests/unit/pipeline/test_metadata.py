@@ -3,15 +3,15 @@ from __future__ import annotations
 import re
 
 import yaml
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.metadata import METADATA_KEYS
-from sidecar.embedded.envoy_config import EnvoyParameters, render_envoy_config
+from sidecar.domain.report import Step
 from sidecar.pipeline.metadata import metadata_of, server_timing
 from sidecar.pipeline.record import Clocks, RequestRecord
 from sidecar.pipeline.response_headers import own_headers
-from sidecar.telemetry.report import Step
 
 WRITTEN = "authorize;dur=0.200, guardrails;dur=12.346, egret;dur=1500.000"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sidecar.domain.http import Headers
-from sidecar.domain.limits import Level, Limit, Measure, Reserved, Window
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.limits.ports import Change
+from sidecar.limits.store import Adjustment
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
 from tests.support.events import (
@@ -240,7 +240,7 @@ async def test_what_was_taken_goes_with_the_request_to_the_access_log() -> None:
     made = world(limit(Measure.TOKENS))
     await judged(made, chat("x" * 395, max_tokens=50))
     (reserved,) = [noted.reserved for noted in made.usage.noted]
-    assert reserved == Reserved(100, 50, 150, int(NOW * 1e6))
+    assert reserved == Reservation(100, 50, 150, int(NOW * 1e6))
 
 
 async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
@@ -252,7 +252,7 @@ async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
     tokens = costs(made)[0][1]
     assert organization == made.store.records[KEY.key_id].principal.organization_id
     assert changes[0].amount == -tokens
-    assert changes[1] == Change(slots, 0, member=changes[1].member)
+    assert changes[1] == Adjustment(slots, 0, member=changes[1].member)
 
 
 async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sidecar.dialects.error_body import error_body, error_headers
+from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.mutations import Refusal
 from sidecar.domain.subject import Dialect

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.pipeline.replay import KeptRequest, PolicyReplay, ReplayResult
 from tests.support.events import BodyRequired
-from tests.support.pipeline import World, headers, settled
+from tests.support.pipeline import World, headers
 
 POLICIES = {
     "redacts and blocks": """
@@ -99,9 +99,9 @@ async def judged_in_an_exchange(policy: str, request: KeptRequest) -> tuple[str,
     world = World(policy)
     exchange = world.exchange()
     sent = headers(request.path, ("content-type", b"application/json"), method=request.method)
-    verdict = await settled(exchange.judge_headers(sent, has_body=bool(request.body)))
+    verdict = await exchange.judge_headers(sent, has_body=bool(request.body))
     if isinstance(verdict, BodyRequired):
-        await settled(exchange.judge_body(request.body))
+        await exchange.judge_body(request.body)
     await exchange.end()
     (counted,) = world.counted()
     return counted

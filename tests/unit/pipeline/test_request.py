@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.authorization.api_key import ApiKey
 from sidecar.domain.errors import ErrorKind, client_error
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
@@ -15,7 +14,8 @@ from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.subject import Dialect
 from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.codec import BodyMode
-from sidecar.guardrails.remote import RemoteVerdict
+from sidecar.guardrails.remote.checks import RemoteVerdict
+from sidecar.keys.credentials import ApiKey
 from sidecar.pipeline.refusals import refusal_of
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
@@ -27,7 +27,7 @@ from tests.support.events import (
     ResponseHeld,
     ResponseJudged,
 )
-from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, headers, settled
+from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, headers
 from tests.support.replies import Refuse
 from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED
 
@@ -67,8 +67,8 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
     """Only the credential is taken away; the metadata says who and what, and no content."""
     world = World(REDACTING)
     checks = world.exchange()
-    assert await settled(checks.judge_headers(headers(), has_body=True)) == BodyRequired()
-    cleared = await settled(checks.judge_body(chat("hello")))
+    assert await checks.judge_headers(headers(), has_body=True) == BodyRequired()
+    cleared = await checks.judge_body(chat("hello"))
     assert isinstance(cleared, RequestCleared)
     assert (cleared.mutations.headers, cleared.mutations.body) == (STRIPPED, None)
     assert metadata_of(cleared) == {
@@ -102,8 +102,8 @@ async def test_the_metadata_names_a_trace_that_is_sampled(
 ) -> None:
     """So that the times of the answer can lead to it, which come with Envoy's access log."""
     checks = World(REDACTING).exchange({"traceparent": traceparent})
-    await settled(checks.judge_headers(headers(), has_body=True))
-    cleared = await settled(checks.judge_body(chat("hello")))
+    await checks.judge_headers(headers(), has_body=True)
+    cleared = await checks.judge_body(chat("hello"))
     assert isinstance(cleared, RequestCleared)
     assert metadata_of(cleared).get("trace_id") == told
 
@@ -111,7 +111,7 @@ async def test_the_metadata_names_a_trace_that_is_sampled(
 async def test_a_hot_key_is_judged_without_waiting() -> None:
     """The second exchange of a key gets its verdicts at once, without a task beside it."""
     world = World(REDACTING)
-    await settled(world.exchange().judge_headers(headers(), has_body=True))
+    await world.exchange().judge_headers(headers(), has_body=True)
     checks = world.exchange()
     tasks = len(asyncio.all_tasks())
     assert isinstance(await checks.judge_headers(headers(), has_body=True), BodyRequired)
@@ -123,9 +123,8 @@ async def test_personal_data_is_replaced_and_counted_as_redacted() -> None:
     """The new body differs in the found bytes only."""
     world = World(REDACTING)
     checks = world.exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
-    cleared = await settled(checks.judge_body(chat("mail ann@example.org", user="ann@example.org"))
-    )
+    await checks.judge_headers(headers(), has_body=True)
+    cleared = await checks.judge_body(chat("mail ann@example.org", user="ann@example.org"))
     assert isinstance(cleared, RequestCleared)
     assert cleared.mutations.body == chat("mail [EMAIL_1]", user="[EMAIL_1]")
     await checks.end()
@@ -140,8 +139,8 @@ guardrails: [{name: pii, type: pii, action: redact, redaction: hash}]
 
 async def _hashed(world: World) -> bytes | None:
     checks = world.exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
-    cleared = await settled(checks.judge_body(chat("ann@example.org")))
+    await checks.judge_headers(headers(), has_body=True)
+    cleared = await checks.judge_body(chat("ann@example.org"))
     assert isinstance(cleared, RequestCleared)
     return cleared.mutations.body
 
@@ -194,7 +193,7 @@ async def test_a_key_that_is_not_good_is_refused_before_its_body(
     world = World(REDACTING)
     world.store.records[KEY.key_id] = change(world.store.records[KEY.key_id])
     checks = world.exchange()
-    verdict = await settled(checks.judge_headers(headers(), has_body=True))
+    verdict = await checks.judge_headers(headers(), has_body=True)
     assert refused(verdict)[:2] == answer
 
 
@@ -218,7 +217,8 @@ async def test_a_bad_credential_is_refused_with_timing(
     """401 in the client's dialect, with the headers every refusal carries."""
     world = World(REDACTING)
     checks = world.exchange()
-    verdict = await settled(checks.judge_headers(headers("/v1/chat/completions", *more, key=key), has_body=True)
+    verdict = await checks.judge_headers(
+        headers("/v1/chat/completions", *more, key=key), has_body=True
     )
     assert refused(verdict) == (401, code, f"egret_{code}")
     assert isinstance(verdict, RequestRefused)
@@ -236,7 +236,7 @@ async def test_an_unreachable_store_is_a_503_with_retry_after() -> None:
     """Nobody can tell whether the key is good: not 401, and try again."""
     world = World(REDACTING)
     world.store.is_down = True
-    verdict = await settled(world.exchange().judge_headers(headers(), has_body=True))
+    verdict = await world.exchange().judge_headers(headers(), has_body=True)
     assert refused(verdict)[:2] == (503, "authorization_unavailable")
     assert isinstance(verdict, RequestRefused)
     assert ("retry-after", b"2") in verdict.refusal.headers
@@ -246,7 +246,7 @@ async def test_without_policies_no_good_key_passes() -> None:
     """Policies that could not be loaded yet are not an empty policy."""
     world = World(REDACTING)
     world.policies.snapshot = None
-    verdict = await settled(world.exchange().judge_headers(headers(), has_body=True))
+    verdict = await world.exchange().judge_headers(headers(), has_body=True)
     assert refused(verdict)[:2] == (503, "authorization_unavailable")
 
 
@@ -265,8 +265,7 @@ async def test_what_cannot_be_read_goes_the_policy_s_way(
 ) -> None:
     """Unknown routes and unexpected bodies are refused unless the policy says otherwise."""
     world = World(f"{REDACTING}unscanned: {unscanned}\n")
-    verdict = await settled(world.exchange().judge_headers(headers(path, method=method), has_body=has_body)
-    )
+    verdict = await world.exchange().judge_headers(headers(path, method=method), has_body=has_body)
     if expected is None:
         assert isinstance(verdict, RequestCleared)
     else:
@@ -278,8 +277,8 @@ async def test_a_model_list_holds_even_for_a_body_that_cannot_be_read() -> None:
     world = World(f"{REDACTING}unscanned: allow\nallowed_models: [gpt-5]\n")
     checks = world.exchange()
     zipped = headers("/v1/chat/completions", ("content-encoding", b"gzip"))
-    await settled(checks.judge_headers(zipped, has_body=True))
-    assert refused(await settled(checks.judge_body(b"\x1f\x8b")))[:2] == (403, "model_not_allowed")
+    await checks.judge_headers(zipped, has_body=True)
+    assert refused(await checks.judge_body(b"\x1f\x8b"))[:2] == (403, "model_not_allowed")
 
 
 @pytest.mark.parametrize(
@@ -296,14 +295,14 @@ async def test_a_model_list_holds_even_for_a_body_that_cannot_be_read() -> None:
 async def test_a_bad_body_is_refused(body: bytes, answer: tuple[int, str]) -> None:
     """400 that names the fault, and nothing of the body."""
     checks = World(REDACTING).exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
-    assert refused(await settled(checks.judge_body(body)))[:2] == answer
+    await checks.judge_headers(headers(), has_body=True)
+    assert refused(await checks.judge_body(body))[:2] == answer
 
 
 async def test_a_policy_without_guardrails_costs_no_body_phase() -> None:
     """The request goes on from its headers."""
     world = World("name: default\nguardrails: []\n")
-    verdict = await settled(world.exchange().judge_headers(headers(), has_body=True))
+    verdict = await world.exchange().judge_headers(headers(), has_body=True)
     assert isinstance(verdict, RequestCleared)
 
 
@@ -321,8 +320,8 @@ async def test_a_remote_guardrail_is_waited_for(
     world = World(WITH_WEBHOOK)
     world.remote.verdict = verdict
     checks = world.exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
-    answer = await settled(checks.judge_body(chat("hello")))
+    await checks.judge_headers(headers(), has_body=True)
+    answer = await checks.judge_body(chat("hello"))
     assert (None if isinstance(answer, RequestCleared) else refused(answer)[:2]) == expected
 
 
@@ -330,15 +329,15 @@ async def test_what_a_local_rule_blocks_is_not_told_to_a_remote_check() -> None:
     """A secret that is blocked here does not leave for a third party."""
     world = World(WITH_WEBHOOK)
     checks = world.exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
-    answer = await settled(checks.judge_body(chat("AKIAIOSFODNN7EXAMPLA")))
+    await checks.judge_headers(headers(), has_body=True)
+    answer = await checks.judge_body(chat("AKIAIOSFODNN7EXAMPLA"))
     assert (refused(answer)[1], world.remote.asked) == ("content_blocked", [])
 
 
 async def test_refusals_speak_the_client_s_dialect() -> None:
     """An Anthropic client gets Anthropic's error object."""
     checks = World(REDACTING).exchange()
-    verdict = await settled(checks.judge_headers(headers("/v1/messages", key=None), has_body=True))
+    verdict = await checks.judge_headers(headers("/v1/messages", key=None), has_body=True)
     assert isinstance(verdict, RequestRefused)
     assert json.loads(verdict.refusal.body) == {
         "type": "error",
@@ -364,7 +363,7 @@ async def test_a_request_id_that_could_carry_text_is_replaced() -> None:
 async def test_timing_by_mutation_overwrites_the_upstream_s_own() -> None:
     """The response-headers phase sets the three timing headers; metadata timing sets none."""
     checks = World(REDACTING, timing=Timing.MUTATION).exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
+    await checks.judge_headers(headers(), has_body=True)
     changed = await checks.judge_response_headers(headers())
     assert isinstance(changed, ResponseCleared)
     assert [name for name, _ in changed.headers.set_headers] == [
@@ -387,7 +386,7 @@ async def test_an_exchange_without_an_answer_is_not_counted_as_allowed(
     """Whoever left, no verdict was given."""
     world = World(REDACTING)
     checks = world.exchange()
-    await settled(checks.judge_headers(headers(), has_body=True))
+    await checks.judge_headers(headers(), has_body=True)
     await checks.end(is_cancelled=is_cancelled)
     assert world.counted() == {(outcome, "none"): 1}
 
@@ -417,11 +416,11 @@ async def test_a_use_of_a_key_is_noted_once_at_the_end() -> None:
     world = World(REDACTING)
     for text in ("hello", "AKIAIOSFODNN7EXAMPLA"):
         checks = world.exchange()
-        await settled(checks.judge_headers(headers(), has_body=True))
-        await settled(checks.judge_body(chat(text)))
+        await checks.judge_headers(headers(), has_body=True)
+        await checks.judge_body(chat(text))
         await checks.end()
     stranger = world.exchange()
-    await settled(stranger.judge_headers(headers(key=None), has_body=True))
+    await stranger.judge_headers(headers(key=None), has_body=True)
     await stranger.end()
     assert world.uses.noted == [(KEY.key_id, False, NOW), (KEY.key_id, True, NOW)]
 
@@ -431,8 +430,8 @@ async def test_a_request_is_noted_before_it_goes_on_and_a_refused_one_is_not() -
     world = World(REDACTING)
     for body in (chat("mail ann@example.org", stream=True), b"not json"):
         checks = world.exchange()
-        await settled(checks.judge_headers(headers(), has_body=True))
-        await settled(checks.judge_body(body))
+        await checks.judge_headers(headers(), has_body=True)
+        await checks.judge_body(body)
 
     (noted,) = world.usage.noted
     assert (noted.request_id, noted.key_id) == (REQUEST_ID, KEY.key_id)
@@ -445,7 +444,7 @@ async def test_a_request_that_asks_no_model_is_not_noted() -> None:
     world = World()
     checks = world.exchange()
     listing = headers("/v1/models", method="GET")
-    assert isinstance(await settled(checks.judge_headers(listing, has_body=False)), RequestCleared)
+    assert isinstance(await checks.judge_headers(listing, has_body=False), RequestCleared)
 
     assert world.usage.noted == []
 
@@ -474,8 +473,8 @@ async def test_a_stream_is_made_to_tell_its_counts_where_the_policy_wants_them(
 ) -> None:
     """Though no guardrail needs the body."""
     checks = World(COUNTING).exchange()
-    assert isinstance(await settled(checks.judge_headers(headers(), has_body=True)), BodyRequired)
-    cleared = await settled(checks.judge_body(body))
+    assert isinstance(await checks.judge_headers(headers(), has_body=True), BodyRequired)
+    cleared = await checks.judge_body(body)
 
     assert isinstance(cleared, RequestCleared)
     assert cleared.mutations.body == changed
@@ -502,7 +501,7 @@ async def cleared_by(
     request = BodyMode.BUFFERED if buffers or not may_judge_answer else BodyMode.NONE
     response = BodyMode.BUFFERED if buffers else BodyMode.NONE
     checks = world.exchange(request=request, response=response)
-    assert isinstance(await settled(checks.judge_headers(headers(), has_body=True)), BodyRequired)
+    assert isinstance(await checks.judge_headers(headers(), has_body=True), BodyRequired)
     cleared = await checks.judge_body(body)
     assert isinstance(cleared, RequestCleared)
     return checks, cleared

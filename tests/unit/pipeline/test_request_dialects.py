@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.domain.mutations import Refusal
 from tests.support.events import RequestCleared, RequestRefused
-from tests.support.pipeline import World, headers, settled
+from tests.support.pipeline import World, headers
 
 POLICY = """
 name: default
@@ -25,9 +25,9 @@ HELLO: dict[str, object] = {"messages": [], "contents": []}
 async def _judged(path: str, body: object, *more: tuple[str, bytes]) -> Refusal | None:
     """Return the refusal of a request, None where it goes on."""
     checks = World(POLICY).exchange()
-    verdict = await settled(checks.judge_headers(headers(path, *more), has_body=True))
+    verdict = await checks.judge_headers(headers(path, *more), has_body=True)
     if not isinstance(verdict, RequestRefused):
-        verdict = await settled(checks.judge_body(json.dumps(body).encode()))
+        verdict = await checks.judge_body(json.dumps(body).encode())
     if isinstance(verdict, RequestRefused):
         return verdict.refusal
     assert isinstance(verdict, RequestCleared)

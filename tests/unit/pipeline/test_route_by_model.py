@@ -9,7 +9,7 @@ import pytest
 from sidecar.domain.http import HeaderMutation
 from sidecar.settings.serving import RouteByModel
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import World, headers, settled
+from tests.support.pipeline import World, headers
 
 FREE = "{name: default, guardrails: []}"
 PASSING = "{name: default, guardrails: [], unscanned: allow}"
@@ -29,9 +29,9 @@ async def judged(
 ) -> Verdict:
     """Return the last verdict on a request."""
     checks = World(policy, route_by_model=mode).exchange()
-    verdict: Verdict = await settled(checks.judge_headers(headers(path, *more), has_body=True))
+    verdict: Verdict = await checks.judge_headers(headers(path, *more), has_body=True)
     if isinstance(verdict, BodyRequired):
-        verdict = await settled(checks.judge_body(body))
+        verdict = await checks.judge_body(body)
     return verdict
 
 
@@ -159,7 +159,7 @@ async def test_a_request_without_a_model_keeps_the_route_of_its_path(
     """Chosen anew all the same: a client's own word may have chosen the first."""
     checks = World(FREE, route_by_model=RouteByModel.ON).exchange()
     given = headers(path, ("x-egret-model", b"claude-x"), method=method)
-    verdict: Verdict = await settled(checks.judge_headers(given, has_body=False))
+    verdict: Verdict = await checks.judge_headers(given, has_body=False)
     assert routed(verdict) == names(None, "x-egret-model")
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import NOW, World, headers, settled
+from tests.support.pipeline import NOW, World, headers
 
 TODAY = datetime.fromtimestamp(NOW, UTC).date().isoformat()
 YESTERDAY = datetime.fromtimestamp(NOW - 86_400, UTC).date().isoformat()
@@ -19,10 +19,11 @@ async def verdict(world: World, path: str = "/v1/chat/completions", model: objec
     if model is not None:
         body["model"] = model  # type: ignore[assignment]  # a client sends what it likes
     exchange = world.exchange()
-    answer = await settled(exchange.judge_headers(headers(path, ("content-type", b"application/json")), has_body=True)
+    answer = await exchange.judge_headers(
+        headers(path, ("content-type", b"application/json")), has_body=True
     )
     if isinstance(answer, BodyRequired):
-        answer = await settled(exchange.judge_body(json.dumps(body).encode()))
+        answer = await exchange.judge_body(json.dumps(body).encode())
     await exchange.end()
     if isinstance(answer, RequestRefused):
         return "refused"

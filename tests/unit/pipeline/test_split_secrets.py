@@ -12,8 +12,8 @@ from typing import Final
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from tests.support.events import RequestCleared, RequestRefused
-from tests.support.pipeline import World, headers, settled
+from tests.support.events import BodyRequired, RequestCleared, RequestRefused
+from tests.support.pipeline import World, headers
 
 SECRET: Final = "AKIA" + "Q3ZT7VXW2MNB5KLP"
 A, B, C = SECRET[:7], SECRET[7:12], SECRET[12:]
@@ -133,8 +133,10 @@ BLOCKING, REDACTING = World(_policy("block")), World(_policy("redact"))
 
 async def _judged(world: World, path: str, body: Body) -> RequestCleared | RequestRefused:
     checks = world.exchange()
-    await settled(checks.judge_headers(headers(path), has_body=True))
-    return await settled(checks.judge_body(json.dumps(body).encode()))
+    await checks.judge_headers(headers(path), has_body=True)
+    verdict = await checks.judge_body(json.dumps(body).encode())
+    assert not isinstance(verdict, BodyRequired)
+    return verdict
 
 
 @pytest.mark.parametrize(

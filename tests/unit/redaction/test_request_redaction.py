@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from sidecar.dialects.splice import Replacement
-from sidecar.domain.finding import Finding
-from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.finding import NOTHING_REDACTED, Finding
+from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
-from sidecar.domain.restoration import NOTHING_REDACTED
 from sidecar.domain.subject import TextPart
+from sidecar.jsontext.splice import Replacement
 from sidecar.redaction.request import Redacted, RedactionRules, redact, replacements
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"

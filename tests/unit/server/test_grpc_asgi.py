@@ -4,19 +4,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from sidecar.transport.conversation import Stream
-
+from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.engine import PROCESS_METHOD
 from sidecar.server.grpc_asgi import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import frame
 
 
-async def echo(stream: Stream, metadata: Mapping[str, str]) -> Ending:
+async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Send back what is read until the peer half-closes."""
     del metadata
     while (message := await stream.read()) is not None:
         await stream.write([message], ends=False)
-    return Ending.COMPLETED
+    return StreamEnd.COMPLETED
 
 
 async def talk(

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.authorization.ports import SharedRecord
 from sidecar.domain.limits import Level, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
-from sidecar.limits.written import read_limits
-from sidecar.storage.shared_record import SharedRecordCodec
+from sidecar.keys.ports import SharedRecord
+from sidecar.limits.store import read_limits
+from sidecar.storage.valkey_keys import SharedRecordCodec
 from sidecar.telemetry.key_metrics import SharedOutcome
 
 SECRET = "a secret of thirty-two characters"

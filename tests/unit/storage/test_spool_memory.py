@@ -6,8 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from sidecar.storage.spool_files import HEAD_BYTES, Kind, Place, Segment
-from sidecar.storage.spool_memory import FreshRecords, OpenRequests
+from sidecar.storage.spool_files import (
+    HEAD_BYTES,
+    FreshRecords,
+    Kind,
+    OpenRequests,
+    Place,
+    Segment,
+)
 from tests.support.usage import MOMENT, judged, record
 
 SIZE = 100

@@ -8,10 +8,9 @@ from typing import Any, cast
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from sidecar.authorization.ports import SharedRecord
-from sidecar.storage.shared_record import SharedRecordCodec
+from sidecar.keys.ports import SharedRecord
 from sidecar.storage.valkey import Client
-from sidecar.storage.valkey_keys import FAILURES, SharedTimes, ValkeyKeys
+from sidecar.storage.valkey_keys import FAILURES, SharedRecordCodec, SharedTimes, ValkeyKeys
 from sidecar.telemetry.key_metrics import SharedOutcome
 from tests.support.keys import record_of
 

@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.usage import AnswerEnd, TokenCounts
-from sidecar.telemetry.labels import MAX_LABEL_VALUES
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.report import ExchangeOutcome
+from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
 from tests.support.reports import PRINCIPAL, redacted_report
 from tests.support.usage import ended, judged
 

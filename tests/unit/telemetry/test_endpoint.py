@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_cla
 
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
-from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.telemetry.process_metrics import WorkerMetrics
 from tests.support.metric_workers import metric_worker
 
 
@@ -240,7 +240,7 @@ def test_any_other_path_is_not_found(endpoint: MetricsEndpoint) -> None:
         assert (answer.code, answer.read()) == (404, b"see /metrics and /status\n")
 
 
-def test_a_port_in_use_is_named_with_the_setting_that_mends_it(metrics: WorkerMetrics) -> None:
+def test_a_port_in_use_is_named_with_the_setting_that_fixes_it(metrics: WorkerMetrics) -> None:
     """A supervisor that cannot be scraped says so at start."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.settings.process import SettingsError, read_settings
-from sidecar.telemetry.exceptions import MAX_CAUSES, exception_fields
+from sidecar.telemetry.logs import MAX_CAUSES, exception_fields
 
 PROMPT = "my card is 4111 1111 1111 1111"
 

@@ -15,7 +15,7 @@ from sidecar.telemetry.exemplars import (
     BucketExemplars,
     ExemplarFile,
     Key,
-    Moment,
+    TraceRef,
     exemplar_path,
     read_exemplars,
 )
@@ -43,8 +43,8 @@ def test_each_bucket_keeps_its_last_trace(tmp_path: Path) -> None:
     """A value on a bound belongs to that bucket; one beyond all has the last."""
     seconds = _seconds(tmp_path)
     for trace_id, value in ((1, 0.05), (2, 0.1), (3, 0.5), (4, 7.0)):
-        seconds.note(value, Moment(trace_id, 100.0 + trace_id), "a")
-    seconds.note(0.5, Moment(5, 105.0), "b")
+        seconds.note(value, TraceRef(trace_id, 100.0 + trace_id), "a")
+    seconds.note(0.5, TraceRef(5, 105.0), "b")
 
     assert read_exemplars(tmp_path) == {
         _key("seconds", who="a", le="0.1"): _exemplar(2, 0.1, 102.0),
@@ -72,7 +72,7 @@ def test_whatever_is_noted_is_read_as_it_was(
     seconds = _seconds(directory)
     expected = {}
     for value, trace_id, at, who in noted:
-        seconds.note(value, Moment(trace_id, at), who)
+        seconds.note(value, TraceRef(trace_id, at), who)
         bound = "0.1" if value <= 0.1 else "1.0" if value <= 1 else "+Inf"
         expected[_key("seconds", who=who, le=bound)] = _exemplar(trace_id, value, at)
 
@@ -82,9 +82,9 @@ def test_whatever_is_noted_is_read_as_it_was(
 def test_of_several_workers_the_latest_is_shown(tmp_path: Path) -> None:
     """Whichever of them it was."""
     one, other = _seconds(tmp_path, 1), _seconds(tmp_path, 2)
-    one.note(0.05, Moment(1, 200.0), "a")
-    other.note(0.06, Moment(2, 199.0), "a")
-    other.note(0.5, Moment(3, 201.0), "a")
+    one.note(0.05, TraceRef(1, 200.0), "a")
+    other.note(0.06, TraceRef(2, 199.0), "a")
+    other.note(0.5, TraceRef(3, 201.0), "a")
 
     assert read_exemplars(tmp_path) == {
         _key("seconds", who="a", le="0.1"): _exemplar(1, 0.05, 200.0),
@@ -95,8 +95,8 @@ def test_of_several_workers_the_latest_is_shown(tmp_path: Path) -> None:
 def test_a_slot_that_is_half_written_is_left_out(tmp_path: Path) -> None:
     """A scrape may fall into a write: half of one trace id and half of another lead nowhere."""
     seconds = _seconds(tmp_path)
-    seconds.note(0.05, Moment(1, 100.0), "a")
-    seconds.note(0.5, Moment(2, 100.0), "a")
+    seconds.note(0.05, TraceRef(1, 100.0), "a")
+    seconds.note(0.5, TraceRef(2, 100.0), "a")
     path = exemplar_path(tmp_path, 1)
     content = bytearray(path.read_bytes())
     content[8] ^= 0xFF
@@ -109,9 +109,9 @@ def test_what_has_no_room_has_no_exemplar(tmp_path: Path) -> None:
     """Neither a bucket beyond the slots nor one with labels as long as a slot harms the others."""
     file = ExemplarFile(exemplar_path(tmp_path, 1))
     many = BucketExemplars(file, "many", buckets=(), labels=("who",))
-    many.note(1, Moment(1, 1.0), "x" * 256)
+    many.note(1, TraceRef(1, 1.0), "x" * 256)
     for number in range(SLOTS + 2):
-        many.note(1, Moment(1, 1.0), f"{number}")
+        many.note(1, TraceRef(1, 1.0), f"{number}")
 
     found = read_exemplars(tmp_path)
     assert len(found) == SLOTS

@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Verdict
-from sidecar.telemetry.keeping import Keeping
-from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport
+from sidecar.telemetry.tail_sampling import TailSampler
 from tests.support.reports import redacted_report, results, timings
 
 PLAIN = dataclasses.replace(redacted_report(), results=())
@@ -44,7 +44,7 @@ def _report(base: ExchangeReport = PLAIN, **changes: object) -> ExchangeReport:
 )
 def test_what_somebody_will_ask_about_is_kept(report: ExchangeReport, *, is_kept: bool) -> None:
     """And nothing that costs a stranger nothing."""
-    assert Keeping(slow_seconds=0.25, per_second=10).keeps(report) is is_kept
+    assert TailSampler(slow_seconds=0.25, per_second=10).keeps(report) is is_kept
 
 
 def _at(second: float) -> ExchangeReport:
@@ -56,10 +56,10 @@ def _at(second: float) -> ExchangeReport:
 
 def test_a_flood_is_kept_up_to_so_many_a_second() -> None:
     """Room comes back with time, never beyond one second's, and not from a clock gone back."""
-    keeping = Keeping(slow_seconds=1, per_second=2)
+    sampler = TailSampler(slow_seconds=1, per_second=2)
     moments = (10, 10, 10, 10.5, 10.5, 9, 9, 60, 60, 60)
 
-    assert [keeping.keeps(_at(moment)) for moment in moments] == [
+    assert [sampler.keeps(_at(moment)) for moment in moments] == [
         True, True, False, True, False, False, False, True, True, False,
     ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_a_flood_is_kept_up_to_so_many_a_second() -> None:
 @pytest.mark.parametrize(("per_second", "kept"), [(0.0, 0), (0.5, 1)])
 def test_few_or_none_may_be_wanted(per_second: float, kept: int) -> None:
     """One every two seconds is one at once, then a wait."""
-    keeping = Keeping(slow_seconds=1, per_second=per_second)
+    sampler = TailSampler(slow_seconds=1, per_second=per_second)
 
-    assert sum(keeping.keeps(_at(10.0)) for _ in range(5)) == kept
-    assert keeping.keeps(_at(12.0)) is bool(kept)
+    assert sum(sampler.keeps(_at(10.0)) for _ in range(5)) == kept
+    assert sampler.keeps(_at(12.0)) is bool(kept)

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Timings
 from sidecar.domain.subject import UnscannedReason
 from sidecar.telemetry.logs import ExchangeLog, configure_logs, exchange_fields, get_logger
 from sidecar.telemetry.names import LogEvent
-from sidecar.telemetry.report import CacheTier, ExchangeOutcome, ExchangeReport, Timings
 from tests.support.log_lines import LogLines
 from tests.support.reports import (
     POLICY,

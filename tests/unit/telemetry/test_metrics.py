@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.local_guardrails import PiiSettings
+from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail
+from sidecar.domain.report import CacheTier, ExchangeOutcome, FaultKind
 from sidecar.domain.subject import UnscannedReason
-from sidecar.telemetry.labels import LabelCap
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.report import CacheTier, ExchangeOutcome, FaultKind
+from sidecar.telemetry.sanitize import LabelCap
 from tests.support.reports import POLICY, redacted_report
 
 

@@ -12,11 +12,9 @@ from prometheus_client import Gauge as PageGauge
 from prometheus_client import Histogram as PageHistogram
 
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.metrics_push import MetricsPush
 from sidecar.telemetry.names import MetricName
-from sidecar.telemetry.otlp import metric_exporter
-from sidecar.telemetry.otlp_metrics import Interval, as_otlp
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.otlp import Interval, MetricsPush, as_otlp, metric_exporter
+from sidecar.telemetry.process_metrics import SupervisorMetrics
 from tests.support.otlp import refusing_collector
 
 SINCE = Interval(100, 200)

@@ -11,11 +11,16 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sidecar.app.vitals import BEAT_SECONDS, Vitals
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.telemetry.process_metrics import MAX_PAUSES, GcPauses, PoolUse, ProcessMetrics
-from sidecar.telemetry.supervisor_metrics import SupervisorMetrics
+from sidecar.telemetry.process_metrics import (
+    MAX_PAUSES,
+    GcPauses,
+    PoolUse,
+    ProcessMetrics,
+    SupervisorMetrics,
+)
+from sidecar.worker.runtime import BEAT_SECONDS, RuntimeSampler
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ async def test_a_loop_that_is_held_up_is_seen_to_be_late(registry: CollectorRegi
     before = list(gc.callbacks)
     settings = PostgresSettings()
     async with open_pool(settings) as pool:
-        vitals = Vitals(ProcessMetrics(registry), pool, GcPauses())
+        vitals = RuntimeSampler(ProcessMetrics(registry), pool, GcPauses())
         task = asyncio.ensure_future(vitals.run())
         await asyncio.sleep(0)
         time.sleep(BEAT_SECONDS + 0.15)  # noqa: ASYNC251 - this is the stall

@@ -15,12 +15,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar import __version__
 from sidecar.domain.finding import Finding
+from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import UnscannedReason
 from sidecar.settings.serving import Engine
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.report import ExchangeReport, FaultKind
 from tests.support.log_lines import LogLines
 from tests.support.otlp import OtlpReceiver, otlp_receiver
 from tests.support.reports import TRACE_ID, UNSAMPLED, redacted_report, results

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from typing_extensions import override
 
 from sidecar.domain.finding import Verdict
-from sidecar.telemetry.redaction import MAX_DEPTH, MAX_ITEMS, redact_fields
+from sidecar.telemetry.logs import MAX_DEPTH, MAX_ITEMS, redact_fields
 
 SECRET = "hunter2hunter2"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.telemetry.labels import MAX_LABEL_VALUES
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
 from tests.support.log_lines import LogLines
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.local_guardrails import DeniedTermsSettings, PiiSettings
+from sidecar.domain.guardrail_settings import DeniedTermsSettings, PiiSettings
 from sidecar.domain.policy import GuardrailSettings
 from sidecar.domain.subject import Dialect, Route, UnknownRoute
 from sidecar.telemetry import sanitize

@@ -17,9 +17,8 @@ from typing_extensions import override
 from sidecar.settings.telemetry import StatusPage, TelemetrySettings
 from sidecar.telemetry.endpoint import MetricsEndpoint
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.status.history import EVERY_SECONDS, MAX_POINTS, History
-from sidecar.telemetry.status.host_names import is_known
-from sidecar.telemetry.worker_metrics import WorkerMetrics
+from sidecar.telemetry.process_metrics import WorkerMetrics
+from sidecar.telemetry.status.status_page import EVERY_SECONDS, MAX_POINTS, History, is_known
 from tests.support.reports import redacted_report
 
 PARTS = {

@@ -13,12 +13,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport
 from sidecar.domain.subject import Dialect, UnknownRoute, UnscannedReason
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.keeping import Keeping
 from sidecar.telemetry.otlp import EXPORT_SECONDS, span_exporter
-from sidecar.telemetry.report import ExchangeOutcome, ExchangeReport
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.tail_sampling import SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import format_trace_id, parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.otlp import OtlpReceiver, ReceivedSpan, otlp_receiver, refusing_collector
@@ -61,7 +60,7 @@ def _tracing(
         version="1.2.3",
         instance="worker-0",
         count=SpanMetrics(registry),
-        keeping=Keeping(slow_seconds=0.25, per_second=10),
+        sampler=TailSampler(slow_seconds=0.25, per_second=10),
     )
 
 
@@ -370,9 +369,9 @@ AWAY = """
 import sys, time
 from prometheus_client import CollectorRegistry
 from sidecar.settings.telemetry import OtlpProtocol
-from sidecar.telemetry.keeping import Keeping
+from sidecar.telemetry.tail_sampling import TailSampler
 from sidecar.telemetry.otlp import span_exporter
-from sidecar.telemetry.span_metrics import SpanMetrics
+from sidecar.telemetry.tail_sampling import SpanMetrics
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
 from tests.support.reports import SAMPLED, redacted_report
@@ -380,7 +379,7 @@ from tests.support.reports import SAMPLED, redacted_report
 tracing = Tracing(
     span_exporter(sys.argv[1], OtlpProtocol(sys.argv[2])),
     version="1", instance="i", count=SpanMetrics(CollectorRegistry()),
-    keeping=Keeping(slow_seconds=1, per_second=0),
+    sampler=TailSampler(slow_seconds=1, per_second=0),
 )
 for _ in range(50):
     tracing.record_spans(redacted_report(), parse_trace_parent(SAMPLED, None))

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, TokenCounts
-from sidecar.telemetry.labels import MAX_LABEL_VALUES
+from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
 from sidecar.telemetry.usage_metrics import LOST_REASONS, UsageMetrics
 from tests.support.usage import ended, judged, record
 
@@ -182,3 +182,19 @@ def test_what_tokens_cost_is_counted_by_model_and_what_has_no_price_is_counted_a
     of_free = LABELS | {"gen_ai_request_model": "free-1"}
     assert counted.sample("egret_cost_usd_total", **of_free) is None
     assert counted.sample("egret_cost_unknown_total") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "former"),
+    [
+        ("egret_access_log_unmatched_total", "egret_ends_unnamed_total"),
+        ("egret_usage_orphaned_verdicts_total", "egret_verdicts_unheard_total"),
+    ],
+)
+def test_a_renamed_counter_counts_under_its_former_name_too(name: str, former: str) -> None:
+    """Dashboards and alerts of one version ago go on."""
+    counted = Counted()
+    counted.metrics.access_log_unmatched(1)
+    counted.metrics.orphaned_verdict()
+
+    assert (counted.sample(name), counted.sample(former)) == (1, 1)

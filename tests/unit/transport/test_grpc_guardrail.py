@@ -10,20 +10,19 @@ from typing import Any
 import grpc
 import pytest
 
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from sidecar.domain.finding import Finding
+from sidecar.domain.guardrail_settings import GrpcSettings, RemoteEndpoint
 from sidecar.domain.policy import Stage
-from sidecar.domain.remote_guardrails import GrpcSettings, RemoteEndpoint
-from sidecar.guardrails.inspect import InspectionSubject
-from sidecar.guardrails.remote import (
+from sidecar.guardrails.remote.checks import (
     RemoteAnswer,
     RemoteCheckError,
     RemoteFault,
     RemoteRequest,
     RemoteTimeoutError,
 )
-from sidecar.transport._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
-from sidecar.transport.clients.grpc_channels import GrpcChannels
-from sidecar.transport.clients.grpc_guardrail import GrpcChecks, check_request
+from sidecar.guardrails.remote.grpc_client import GrpcChannels, GrpcChecks, check_request
+from sidecar.guardrails.runner import RequestInfo
 from tests.support.authority import Authority
 from tests.support.fixed_resolver import FixedResolver
 from tests.support.grpc_guardrail import Answer, Call, grpc_server, saying
@@ -71,7 +70,7 @@ async def test_a_server_is_sent_every_text_and_whose_request_it_is() -> None:
 def test_a_side_and_a_missing_model_are_said_as_they_are() -> None:
     """Not set is not the empty name."""
     request = replace(
-        request_to("grpc://h:1", "a"), stage=Stage.OUTPUT, about=InspectionSubject("r", "k")
+        request_to("grpc://h:1", "a"), stage=Stage.OUTPUT, about=RequestInfo("r", "k")
     )
     message = check_request(request)
     assert (message.stage, message.HasField("model")) == (guardrail.STAGE_OUTPUT, False)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.usage import NO_TOKENS, AnswerEnd, ExchangeEnded, TokenCounts, UsageRecord
-from sidecar.usage.estimate import record_of, record_of_lost
+from sidecar.usage.records import record_of, record_of_lost
 from tests.support.usage import ended, judged
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.usage.price_file import PriceFileError, read_prices
-from sidecar.usage.prices import Price
+from sidecar.usage.prices import Price, PriceFileError, read_prices
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 

@@ -56,7 +56,7 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
 {{- if and (eq .Values.mode "sidecar") (not .Values.envoy.config) (not (hasKey .Values.settings "EGRET_SERVER__ENGINE")) }}
-# The chart's own Envoy is set up for it.
+# The chart's own Envoy is configured for it.
 - name: EGRET_SERVER__ENGINE
   value: h2corn
 {{- end }}
@@ -80,7 +80,7 @@ image: {{ include "egret.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 args: [serve]
 env:
-  # From a file, which changes with the Secret: a new password needs no new pod.
+  # From a file, which changes with the Secret: a new password needs no restart.
   - name: EGRET_POSTGRES__DSN_FILE
     value: /etc/egret/postgres/dsn
   {{- include "egret.env" . | nindent 2 }}
@@ -90,7 +90,7 @@ ports:
   - {name: grpc, containerPort: {{ .Values.listen.port }}}
 {{- end }}
 # All over the sockets, which need no certificate. A worker that waits for its database serves, and
-# refuses with 503: killing it would help nobody.
+# refuses with 503: killing it would not help.
 startupProbe:
   exec: {command: [egret, health, started]}
   periodSeconds: 2

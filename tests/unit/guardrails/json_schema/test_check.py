@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.dialects.answer_structure import AnswerPiece
-from sidecar.domain.local_guardrails import AnswerPart, JsonSchemaSettings
+from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import MAX_PATTERN_WORK, MAX_VALUES, JsonSchemaCheck
-from sidecar.guardrails.json_schema.telling import ASKED_AT_A_TIME
-from sidecar.guardrails.slices import run_to_end
+from sidecar.guardrails.json_schema.violations import ASKED_AT_A_TIME
 
 ORDER: dict[str, Any] = {
     "type": "object",
@@ -50,7 +50,7 @@ def found(
 ) -> list[tuple[str, str | None]]:
     text = json.dumps(ORDER if schema is None else schema)
     check = JsonSchemaCheck(JsonSchemaSettings(text, **settings))
-    outcome = run_to_end(check.judge("order", pieces))
+    outcome = run_sync(check.judge("order", pieces))
     return [(one.type, one.place) for one in outcome.findings]
 
 
@@ -161,7 +161,7 @@ def test_each_text_that_does_not_fit_is_a_finding_of_its_own() -> None:
     check = JsonSchemaCheck(JsonSchemaSettings('{"type": "integer"}'))
     pieces = (piece("1"), piece('"a"'), piece("x"))
 
-    outcome = run_to_end(check.judge("order", pieces))
+    outcome = run_sync(check.judge("order", pieces))
 
     assert [(one.part, one.type, one.start, one.end) for one in outcome.findings] == [
         (1, "SCHEMA_TYPE", 0, 3),
@@ -181,7 +181,7 @@ def test_arguments_are_judged_where_they_are_asked_for_and_content_otherwise() -
 
     def parts(**settings: Any) -> list[int]:
         check = JsonSchemaCheck(JsonSchemaSettings('{"type": "object"}', **settings))
-        return [one.part for one in run_to_end(check.judge("order", pieces)).findings]
+        return [one.part for one in run_sync(check.judge("order", pieces)).findings]
 
     assert parts() == [0]
     assert parts(of=arguments) == [1, 2, 3]

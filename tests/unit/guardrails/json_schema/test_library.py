@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from sidecar.guardrails.json_schema.validators import compile_schema
+from sidecar.guardrails.json_schema.schema import compile_schema
 
 BRANCHES = [
     {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}},

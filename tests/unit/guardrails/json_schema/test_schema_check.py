@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from sidecar.guardrails.json_schema.keywords import FORMATS
-from sidecar.guardrails.json_schema.schema_check import (
+from sidecar.guardrails.json_schema.complexity import (
     MAX_PATTERNS,
     MAX_SCHEMA_BYTES,
     MAX_SCHEMAS,
     schema_faults,
 )
+from sidecar.guardrails.json_schema.schema import FORMATS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 TREE = {
@@ -107,6 +107,6 @@ def test_a_fault_is_told_with_its_place(
 
 
 def test_a_lower_depth_makes_room_for_a_schema_that_doubles() -> None:
-    """As the mend says: what no answer can reach is not looked at."""
+    """As the hint says: what no answer can reach is not looked at."""
     assert schema_faults(doubling(24), max_depth=6) == ()
     assert schema_faults(doubling(24), max_depth=24) != ()

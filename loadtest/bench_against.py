@@ -1,0 +1,286 @@
+"""Whether a request costs less than at another revision: both run in turn, on one machine.
+
+    python -m loadtest.bench_against REV [--engine h2corn] [--rounds 4] [--seconds 4]
+
+Runs this checkout and a worktree of REV (build/against) beside each other, each with its own
+workers and Envoy configuration. Every second round goes backwards. Ratios, new through REV, are
+medians over the rounds; below 1 is less. Prints a table and writes build/bench/bench-against.json.
+Exits 1 when a request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.run_directory import run_directory
+from rich.console import Console
+
+from loadtest.bench_envoy import BARE, STREAMED
+from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
+from loadtest.figures import per_request_us
+from loadtest.generators import put_load
+from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
+from loadtest.results import DIRECTORY, ROOT, Grid, circumstances, new_console, write_json
+from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
+from loadtest.texts import chat_body
+
+ENGINES: Final = ("h2corn", "grpcio")
+NEW: Final = "new"
+REV: Final = "rev"
+SIDES: Final = (NEW, REV)
+STREAM_POLICY: Final = """
+name: window
+usage: {streams: estimate}
+guardrails:
+  - {name: pii, type: pii, stage: output, action: redact}
+  - {name: secrets, type: secrets, stage: output, action: block}
+"""
+LONG_BODY_BYTES: Final = 64 * 1024
+C1: Final = Load("c1", 1)
+C16: Final = Load("c16", 16)
+LONG: Final = Load("64k", 4)
+PEAK: Final = Load("peak", 64)
+OPEN: Final = "open"
+STREAMS: Final = "streams"
+STREAM_RATE: Final = 50
+FEW_STREAMS: Final = 20
+SETTLE_SECONDS: Final = 1.2
+"""Usage is written after the answers; CPU time is read once it is."""
+
+RATIOS: Final = {
+    "c16.cpu": "CPU of all Egret processes, 16 connections, µs a request",
+    "c16.envoy_cpu": "CPU of Envoy, µs a request",
+    "c16.rps": "requests a second (more is better)",
+    "c1.added_p50": "median latency beyond Envoy alone, 1 connection, ms",
+    "open.p99": "p99 latency at half of REV's peak, ms",
+    "64k.cpu": "CPU of all Egret processes, 64 KB bodies, µs a request",
+    "chunk.cpu": "CPU of all Egret processes, guarded stream, µs a chunk",
+    "ttft.added_p50": "median time to the first event beyond Envoy alone, ms",
+}
+"""The figures of each engine, in the order they are shown."""
+
+
+@dataclass(slots=True)
+class Series:
+    """Values by `<side>.<engine>.<figure>`, one a round, and all failures."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    errors: int = 0
+
+    def add(self, key: str, value: float) -> None:
+        """Append the value of a round."""
+        self.values.setdefault(key, []).append(value)
+
+
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    options = _options()
+    engines = tuple(options.engine or ENGINES)
+    console = new_console()
+    run = circumstances(" ".join(["python -m loadtest.bench_against", *sys.argv[1:]]))
+    try:
+        rev = check_out(options.rev)
+        series = uvloop.run(_measure(rev, engines, options, console))
+    except (PartError, LoadError) as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    figures = against_figures(series, engines)
+    against_grid(figures, engines).show(console)
+    if shutil.which("go") is None:
+        console.print("Go is not installed: go.c16.worker_cpu_us is not measured.")
+    console.print(f"\nWritten to {write_json('bench-against', figures, run)}.")
+    if series.errors:
+        console.print(f"✗ {series.errors} requests failed.", style="red")
+    return 1 if series.errors else 0
+
+
+def check_out(revision: str) -> Path:
+    """Return a worktree of *revision* below build/against; one that is there is used again.
+
+    Raises:
+        LoadError: there is no such revision.
+    """
+    commit = _git("rev-parse", "--short=12", "--verify", f"{revision}^{{commit}}")
+    place = DIRECTORY.parent / "against" / commit
+    if not place.exists():
+        _git("worktree", "prune")
+        _git("worktree", "add", "--detach", "--force", str(place), commit)
+    return place
+
+
+def _git(*words: str) -> str:
+    git = shutil.which("git")
+    if git is None:
+        raise LoadError("git is not installed")
+    done = subprocess.run(  # noqa: S603 - fixed words and a revision
+        [git, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LoadError(f"git {words[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def against_figures(series: Series, engines: Sequence[str]) -> dict[str, float]:
+    """Return ratios, `<engine>.<figure>`, with their range, and medians of both sides.
+
+    A ratio is taken within a round, before the median: all that drifts, drifts for both sides.
+    """
+    figures: dict[str, float] = {}
+    for key in (f"{engine}.{name}" for engine in engines for name in RATIOS):
+        new, rev = (series.values.get(f"{side}.{key}", []) for side in SIDES)
+        if not new or not rev:
+            continue
+        ratios = [mine / theirs for mine, theirs in zip(new, rev, strict=True)]
+        figures[key] = statistics.median(ratios)
+        figures |= {f"{key}_min": min(ratios), f"{key}_max": max(ratios)}
+        figures |= {f"new.{key}": statistics.median(new), f"rev.{key}": statistics.median(rev)}
+    return figures | {"errors": series.errors}
+
+
+def against_grid(figures: Mapping[str, float], engines: Sequence[str]) -> Grid:
+    """Return a line for each figure of each engine."""
+    rows = [
+        [
+            engine,
+            RATIOS[name],
+            f"{figures[f'rev.{key}']:,.2f}",
+            f"{figures[f'new.{key}']:,.2f}",
+            f"{figures[key]:.2f}",
+            f"{figures[f'{key}_min']:.2f}-{figures[f'{key}_max']:.2f}",
+        ]
+        for engine in engines
+        for name in RATIOS
+        for key in [f"{engine}.{name}"]
+        if key in figures
+    ]
+    columns = ("engine", "figure", "REV", "new", "ratio", "range")
+    return Grid("This checkout beside REV", columns, rows, labels=2)
+
+
+async def _measure(
+    rev: Path, engines: Sequence[str], options: argparse.Namespace, console: Console
+) -> Series:
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-against-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        console.print("Starting both sides …")
+        sides = (Side(REV, rev), Side(NEW, ROOT))
+        stack = StackOptions(policies=STREAM_POLICY)
+        async with running_gateways(sides, engines, run=run, options=stack) as gateways:
+            runner = _Runner(gateways, options.seconds, Path(place), console)
+            return await runner.rounds(engines, options.rounds)
+
+
+class _Runner:
+    """Puts one load after another on one gateway after another, and watches the processes."""
+
+    def __init__(
+        self, gateways: Mapping[str, Gateway], seconds: float, scratch: Path, console: Console
+    ) -> None:
+        self._gateways = gateways
+        self._seconds = seconds
+        self._scratch = scratch
+        self._console = console
+        self._series = Series()
+        self._bodies = {False: scratch / "body.json", True: scratch / "long.json"}
+        self._bodies[False].write_bytes(chat_body())
+        self._bodies[True].write_bytes(chat_body(LONG_BODY_BYTES))
+
+    async def rounds(self, engines: Sequence[str], rounds: int) -> Series:
+        """Warm up, find the peaks of REV, then measure round after round."""
+        rates: dict[str, int] = {}
+        for engine in engines:
+            for side in SIDES:
+                peak = await self._load(f"{side}.{engine}", PEAK)
+                if side == REV:
+                    rates[engine] = round(peak["rps"] / 2)
+        self._series = Series(errors=self._series.errors)
+        for number in range(rounds):
+            sides = SIDES if number % 2 else SIDES[::-1]
+            for engine in engines:
+                with self._console.status(f"round {number + 1} of {rounds}, {engine} …"):
+                    await self._round(engine, sides, rates[engine])
+        return self._series
+
+    async def _round(self, engine: str, sides: Sequence[str], rate: int) -> None:
+        names = [f"{side}.{engine}" for side in sides]
+        open_loop = Load(OPEN, OPEN_LOOP_CONNECTIONS, rate=rate)
+        alone = (await self._load(BARE, C1))["p50"]
+        for name in names:
+            self._series.add(f"{name}.c1.added_p50", (await self._load(name, C1))["p50"] - alone)
+        for name in names:
+            seen = await self._load(name, C16)
+            for figure in ("cpu", "envoy_cpu", "rps"):
+                self._series.add(f"{name}.c16.{figure}", seen[figure])
+        for name in names:
+            self._series.add(f"{name}.open.p99", (await self._load(name, open_loop))["p99"])
+        for name in names:
+            self._series.add(f"{name}.64k.cpu", (await self._load(name, LONG))["cpu"])
+        first = (await self._streams(BARE))["ttft"]
+        for name in names:
+            seen = await self._streams(name)
+            self._series.add(f"{name}.chunk.cpu", seen["cpu"])
+            self._series.add(f"{name}.ttft.added_p50", seen["ttft"] - first)
+
+    async def _load(self, name: str, load: Load) -> dict[str, float]:
+        gateway = self._gateways[name]
+        target = Target(gateway.url, gateway.key, self._bodies[load is LONG])
+        before = gateway.cpu_seconds()
+        measured = await put_load(
+            load, target=target, seconds=self._seconds, scratch=self._scratch
+        )
+        await asyncio.sleep(SETTLE_SECONDS)
+        used = [now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)]
+        self._series.errors += measured.errors
+        return {
+            "cpu": per_request_us(used[0], measured.requests),
+            "envoy_cpu": per_request_us(used[1], measured.requests),
+            "rps": measured.rps,
+            "p50": measured.p50_ms,
+            "p99": measured.p99_ms,
+        }
+
+    async def _streams(self, name: str) -> dict[str, float]:
+        gateway = self._gateways[name]
+        load = StreamLoad(FEW_STREAMS, STREAM_RATE, self._seconds, stream_seconds=2.0)
+        before = gateway.cpu_seconds()
+        seen = await read_streams(
+            load,
+            url=gateway.url,
+            key=gateway.keys["window"].get_secret_value(),
+            headers={STREAMED: "1"},
+        )
+        await asyncio.sleep(SETTLE_SECONDS)
+        egret, envoy = (
+            now - then for now, then in zip(gateway.cpu_seconds(), before, strict=True)
+        )
+        cell = StreamCell(load, seen, worker_cpu_seconds=egret, envoy_cpu_seconds=envoy)
+        figures = stream_figures(cell)
+        self._series.errors += seen.failed
+        return {"cpu": figures["worker_cpu_us_per_chunk"], "ttft": figures["ttft_p50_ms"]}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_against", description=__doc__)
+    parser.add_argument("rev", help="a revision, such as a tag or a commit")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="both by default")
+    parser.add_argument("--rounds", type=int, default=4, help="each figure is a median of these")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Made by proto/extract_envoy.py from Envoy 1.40.0; do not edit."""
+
+from sidecar._generated import pool
+
+SocketOption = pool.message_class("envoy.config.core.v3.SocketOption")
+SocketOptionsOverride = pool.message_class("envoy.config.core.v3.SocketOptionsOverride")

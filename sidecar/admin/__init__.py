@@ -1,0 +1,1 @@
+"""Administration in PostgreSQL, used by the command line only."""

@@ -1,0 +1,129 @@
+"""The audit log: who changed which object, and how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import asyncpg
+
+from sidecar.storage.pool import Connection
+
+ACTOR_SETTING: Final = "egret.actor"
+"""Setting of a transaction: who is at work, by their own word. The login is logged as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change. `before` and `after` hold the columns that changed; secrets are masked.
+
+    An entry without an `object_id` stands for `rows` rows that one statement wrote; it is found
+    by the id of each of them, but does not repeat them all.
+    """
+
+    id: int
+    at: datetime
+    database_role: str
+    actor: str | None
+    action: str
+    object_type: str
+    object_id: str | None
+    rows: int
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """Which entries; None leaves a question open."""
+
+    since: datetime | None = None
+    object_type: str | None = None
+    object_id: str | None = None
+    limit: int = 50
+
+
+_OF_ONE_OBJECT: Final = """
+SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
+       CASE WHEN object_id IS NOT NULL THEN after END AS after
+FROM audit_log
+WHERE (object_id = $1 OR (object_id IS NULL AND after -> 'ids' ? $1))
+  AND ($2::timestamptz IS NULL OR at >= $2)
+  AND ($3::text IS NULL OR object_type = $3)
+ORDER BY id DESC LIMIT $4
+"""
+
+_LATEST: Final = """
+SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
+       CASE WHEN object_id IS NOT NULL THEN after END AS after
+FROM audit_log
+WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type = $2)
+ORDER BY at DESC, id DESC LIMIT $3
+"""
+
+
+_AFTER: Final = """
+SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
+       CASE WHEN object_id IS NOT NULL THEN after END AS after
+FROM audit_log
+WHERE at >= $1 AND id <> ALL ($2::bigint[])
+ORDER BY at, id LIMIT 10000
+"""
+
+LATE_SECONDS: Final = 3600
+"""How long after it was written an entry may appear: its transaction was open until then."""
+
+
+class AuditTail:
+    """Entries as they appear, each once, from a moment on.
+
+    Ids are no order: of two transactions the one with the later id may end first.
+    """
+
+    def __init__(self, since: datetime) -> None:
+        self._since = since
+        self._seen: dict[int, datetime] = {}
+
+    async def more(self, connection: Connection) -> tuple[AuditEntry, ...]:
+        """Return what has appeared since it was last asked, the earliest first."""
+        rows = await connection.fetch(_AFTER, self._since, list(self._seen))
+        entries = tuple(_entry(row) for row in rows)
+        if entries:
+            self._seen |= {entry.id: entry.at for entry in entries}
+            horizon = max(self._seen.values()) - timedelta(seconds=LATE_SECONDS)
+            self._since = max(self._since, horizon)
+            self._seen = {id_: at for id_, at in self._seen.items() if at >= self._since}
+        return entries
+
+
+async def set_actor(connection: Connection, actor: str) -> None:
+    """Say who makes the changes of this transaction.
+
+    Not of the session: a pooler would give it to somebody else.
+    """
+    await connection.execute(f"SELECT set_config('{ACTOR_SETTING}', $1, true)", actor)
+
+
+async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[AuditEntry, ...]:
+    """Return the latest entries that match, the latest first."""
+    if wanted.object_id is not None:
+        rows = await connection.fetch(
+            _OF_ONE_OBJECT, wanted.object_id, wanted.since, wanted.object_type, wanted.limit
+        )
+    else:
+        rows = await connection.fetch(_LATEST, wanted.since, wanted.object_type, wanted.limit)
+    return tuple(_entry(row) for row in rows)
+
+
+def _entry(row: asyncpg.Record) -> AuditEntry:
+    fields = dict(row)
+    return AuditEntry(
+        **fields | {side: _json(fields[side]) for side in ("before", "after")},
+    )
+
+
+def _json(text: str | None) -> Mapping[str, Any] | None:
+    return None if text is None else json.loads(text)

@@ -1,0 +1,386 @@
+"""Diagnostics of PostgreSQL and Valkey for `egret doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+from redis.asyncio import RedisCluster
+
+from sidecar.settings.stores import PostgresSettings, ValkeySettings
+from sidecar.storage.migrate import (
+    CALLS,
+    GRANTS,
+    INDEXES,
+    ROLES,
+    TRIGGERS,
+    UnknownRevisionError,
+    pending,
+)
+from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
+from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, open_valkey
+
+MAX_SKEW_SECONDS: Final = 1.0
+"""Expiry is judged by the worker's clock, and written by whoever made the key."""
+
+
+class CheckState(enum.Enum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, and yet something should be different."""
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """There was nothing to look at, or something before it failed."""
+
+
+class Use(enum.Enum):
+    """What the database's role is for: a worker, or whoever runs the command line."""
+
+    WORKER = "worker"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One check: its name, how it came out, what was seen, what to do about it."""
+
+    check: str
+    state: CheckState
+    found: str
+    hint: str | None = None
+
+
+def ok(check: str, found: str) -> Checked:
+    """Return a check that found all as it should be."""
+    return Checked(check, CheckState.OK, found)
+
+
+def failed(check: str, found: str, *, hint: str) -> Checked:
+    """Return a check that found a fault that must be fixed."""
+    return Checked(check, CheckState.FAILED, found, hint)
+
+
+def warning(check: str, found: str, *, hint: str) -> Checked:
+    """Return a check that found a fault that should be fixed."""
+    return Checked(check, CheckState.WARNING, found, hint)
+
+
+def skipped(check: str, why: str) -> Checked:
+    """Return a check that was not made."""
+    return Checked(check, CheckState.SKIPPED, why)
+
+
+def clock(check: str, *, server: float, sent: float, received: float) -> Checked:
+    """Compare a server's clock with ours, which it read at some time between two of our times.
+
+    All in seconds since the epoch; only what the round trip cannot explain counts.
+    """
+    skew = server - sent if server < sent else max(0.0, server - received)
+    where = "behind" if skew < 0 else "ahead of"
+    found = (
+        f"{abs(skew):.3f} s {where} this machine's clock" if skew else "as this machine's clock"
+    )
+    if abs(skew) > MAX_SKEW_SECONDS:
+        return failed(check, found, hint="run NTP (chrony, systemd-timesyncd) on both machines")
+    return ok(check, found)
+
+
+CONNECTION: Final = "postgres connection"
+MIGRATIONS: Final = "postgres migrations"
+NOTIFICATIONS: Final = "postgres notifications"
+_AFTER_CONNECTION: Final = (NOTIFICATIONS, "postgres clock", MIGRATIONS)
+_AFTER_MIGRATIONS: Final = (
+    "postgres indexes", "postgres triggers", "postgres roles", "postgres grants",
+    "postgres usage partitions",
+)  # fmt: skip
+_NOTIFY_SECONDS: Final = 2.0
+_SHOWN: Final = 5
+
+
+_INDEX_STATES: Final = """
+SELECT c.relname AS name, i.indisvalid AND i.indisready AS is_valid
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema()
+"""
+
+_TRIGGER_STATES: Final = """
+SELECT g.tgname AS name, g.tgenabled IN ('O', 'A') AS is_valid
+FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT g.tgisinternal AND n.nspname = current_schema()
+"""
+
+_LACKING: Final = """
+SELECT privilege || ' on ' || relation
+FROM unnest($1::text[], $2::text[]) AS needed (relation, privilege)
+WHERE NOT has_table_privilege($3, relation, privilege)
+ORDER BY 1
+"""
+
+# A function that is not there counts as one that may not be called.
+_NOT_TO_CALL: Final = """
+SELECT 'EXECUTE on ' || called FROM unnest($1::text[]) AS called
+WHERE to_regprocedure(called) IS NULL
+    OR NOT has_function_privilege($2, to_regprocedure(called), 'EXECUTE')
+ORDER BY 1
+"""
+
+_PARTITIONS: Final = """
+SELECT to_regclass('usage_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')) IS NOT NULL
+           AND to_regclass('usage_' || to_char(now() AT TIME ZONE 'UTC' + interval '1 month',
+                                               'YYYY_MM')) IS NOT NULL AS is_prepared
+"""
+
+
+async def check_postgres(
+    settings: PostgresSettings,
+    *,
+    use: Use,
+    listens: bool = True,
+    wall: Callable[[], float] = time.time,
+) -> tuple[Checked, ...]:
+    """Look at everything that can be looked at; what depends on a failed check is skipped.
+
+    `listens` tells whether workers are to hear of changes by LISTEN.
+    """
+    try:
+        async with connect(settings) as connection:
+            first = [
+                await _connection(connection),
+                await _notifications(connection, settings)
+                if listens
+                else skipped(NOTIFICATIONS, "the settings do without"),
+                await _clock(connection, wall=wall),
+            ]
+            migrations = await _migrations(settings)
+            if migrations.hint is not None:
+                return (*first, migrations, *_skipped(_AFTER_MIGRATIONS, MIGRATIONS))
+            return (*first, migrations, *await _schema(connection, use=use))
+    except InvalidDsnError as error:
+        broken = failed(CONNECTION, str(error), hint="correct it")
+    except UNAVAILABLE as error:
+        broken = failed(
+            CONNECTION,
+            f"{type(error).__name__}: {str(error) or 'timed out'}",
+            hint="check that PostgreSQL runs and that EGRET_POSTGRES__DSN leads to it",
+        )
+    return (broken, *_skipped((*_AFTER_CONNECTION, *_AFTER_MIGRATIONS), CONNECTION))
+
+
+def _skipped(checks: Sequence[str], cause: str) -> list[Checked]:
+    return [skipped(check, f"waits for {cause}") for check in checks]
+
+
+async def _connection(connection: Connection) -> Checked:
+    row = await connection.fetchrow(
+        "SELECT current_setting('server_version') AS version, current_database() AS database,"
+        " current_user AS role, pg_is_in_recovery() AS is_standby"
+    )
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    found = f"PostgreSQL {row['version']}, database {row['database']} as {row['role']}"
+    if row["is_standby"]:
+        return failed(CONNECTION, f"{found}, a standby", hint="name the primary in the DSN")
+    return ok(CONNECTION, found)
+
+
+async def _notifications(connection: Connection, settings: PostgresSettings) -> Checked:
+    """Hear one notification from another connection, as workers hear of revocations."""
+    check, heard = NOTIFICATIONS, asyncio.Event()
+    channel = f"egret_doctor_{secrets.token_hex(8)}"
+    async with connect(settings) as sender:
+        await connection.add_listener(channel, lambda *_: heard.set())
+        await sender.execute("SELECT pg_notify($1, '')", channel)
+        try:
+            async with asyncio.timeout(_NOTIFY_SECONDS):
+                await heard.wait()
+        except TimeoutError:
+            return failed(
+                check,
+                "a notification was not heard",
+                hint="connect without a pooler or with one in session mode, or set"
+                " EGRET_CACHE__INVALIDATION=pubsub",
+            )
+    return ok(check, "heard")
+
+
+async def _clock(connection: Connection, *, wall: Callable[[], float]) -> Checked:
+    await connection.execute("SELECT 1")
+    sent = wall()
+    server = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    return clock("postgres clock", server=server, sent=sent, received=wall())
+
+
+async def _migrations(settings: PostgresSettings) -> Checked:
+    try:
+        steps = await pending(settings)
+    except UnknownRevisionError as error:
+        return failed(MIGRATIONS, str(error), hint="upgrade Egret")
+    except asyncpg.InsufficientPrivilegeError as error:
+        return failed(
+            MIGRATIONS, str(error), hint="GRANT egret_sidecar (or egret_admin) TO this role"
+        )
+    if steps:
+        found = f"pending: {', '.join(step.revision for step in steps)}"
+        return failed(MIGRATIONS, found, hint="run `egret migrate`")
+    return ok(MIGRATIONS, "none pending")
+
+
+async def _schema(connection: Connection, *, use: Use) -> list[Checked]:
+    return [
+        await _states(
+            connection,
+            ("postgres indexes", _INDEX_STATES),
+            expected=INDEXES,
+            hints=("create them as db/versions has them", "REINDEX INDEX CONCURRENTLY each"),
+        ),
+        await _states(
+            connection,
+            ("postgres triggers", _TRIGGER_STATES),
+            expected=TRIGGERS,
+            hints=("create them as db/versions has them", "ALTER TABLE … ENABLE TRIGGER each"),
+        ),
+        await _roles(connection),
+        await _grants(connection, use=use),
+        await _partitions(connection),
+    ]
+
+
+async def _states(
+    connection: Connection,
+    query: tuple[str, str],
+    *,
+    expected: Sequence[str],
+    hints: tuple[str, str],
+) -> Checked:
+    check, statement = query
+    states = {row["name"]: row["is_valid"] for row in await connection.fetch(statement)}
+    missing = [name for name in expected if name not in states]
+    broken = [name for name in expected if not states.get(name, True)]
+    if missing:
+        return failed(check, f"missing: {_few(missing)}", hint=hints[0])
+    if broken:
+        return failed(check, f"out of use: {_few(broken)}", hint=hints[1])
+    return ok(check, f"all {len(expected)} present and in use")
+
+
+async def _roles(connection: Connection) -> Checked:
+    check = "postgres roles"
+    rows = await connection.fetch("SELECT rolname FROM pg_roles WHERE rolname = ANY($1)", ROLES)
+    missing = [role for role in ROLES if role not in {row["rolname"] for row in rows}]
+    if missing:
+        creation = "; ".join(f"CREATE ROLE {role} NOLOGIN" for role in missing)
+        return failed(
+            check,
+            f"missing: {', '.join(missing)}",
+            hint=f"{creation}; then SELECT egret_set_up_roles() as the tables' owner",
+        )
+    for role in ROLES:
+        lacking = await _lacking(connection, role, wanted=role)
+        if lacking:
+            return failed(
+                check,
+                f"{role} lacks {_few(lacking)}",
+                hint="SELECT egret_set_up_roles() as the tables' owner",
+            )
+    return ok(check, f"{' and '.join(ROLES)} have their grants")
+
+
+async def _grants(connection: Connection, *, use: Use) -> Checked:
+    check = "postgres grants"
+    role: str = await connection.fetchval("SELECT current_user")
+    group = {Use.WORKER: "egret_sidecar", Use.ADMIN: "egret_admin"}[use]
+    lacking = await _lacking(connection, role, wanted=group)
+    if lacking:
+        return failed(check, f"{role} lacks {_few(lacking)}", hint=f"GRANT {group} TO {role}")
+    if use is Use.WORKER and await connection.fetchval(
+        "SELECT has_table_privilege('api_keys', 'INSERT, UPDATE, DELETE')"
+    ):
+        return warning(
+            check,
+            f"{role} can write keys, which no worker needs",
+            hint="let workers log in as a member of egret_sidecar alone",
+        )
+    whose = {Use.WORKER: "a worker", Use.ADMIN: "an admin"}[use]
+    return ok(check, f"{role} has what {whose} needs")
+
+
+async def _lacking(connection: Connection, role: str, *, wanted: str) -> list[str]:
+    needed = GRANTS[wanted]
+    rows = await connection.fetch(
+        _LACKING, [table for table, _ in needed], [privilege for _, privilege in needed], role
+    )
+    calls = await connection.fetch(_NOT_TO_CALL, CALLS[wanted], role)
+    return [row[0] for row in (*rows, *calls)]
+
+
+async def _partitions(connection: Connection) -> Checked:
+    check = "postgres usage partitions"
+    if await connection.fetchval(_PARTITIONS):
+        return ok(check, "this month and the next are prepared")
+    return warning(
+        check,
+        "this month or the next has no partition, so that usage goes to usage_default",
+        hint="SELECT egret_prepare_usage(12)",
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+CHECKUP_VALKEY_CONNECTION: Final = "valkey connection"
+CLOCK: Final = "valkey clock"
+_SECONDS: Final = 3.0
+"""Far more than a worker waits: here the question is whether there is an answer at all."""
+
+
+async def check_valkey(
+    settings: ValkeySettings, *, wall: Callable[[], float] = time.time
+) -> tuple[Checked, ...]:
+    """Look at the server that the settings name; without one there is nothing to look at."""
+    if settings.url is None:
+        why = "no EGRET_VALKEY__URL is set"
+        return skipped(CHECKUP_VALKEY_CONNECTION, why), skipped(CLOCK, why)
+    patient = settings.model_copy(update={"operation_seconds": _SECONDS})
+    try:
+        async with asyncio.timeout(3 * _SECONDS), open_valkey(patient) as client:
+            return await _check(client, wall=wall)
+    except VALKEY_UNAVAILABLE as error:
+        # Not what it says: for a URL that cannot be read that may be a password.
+        broken = failed(
+            CHECKUP_VALKEY_CONNECTION,
+            f"no answer ({type(error).__name__})",
+            hint="check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password",
+        )
+        return broken, skipped(CLOCK, f"waits for {CHECKUP_VALKEY_CONNECTION}")
+
+
+async def _check(client: Client, *, wall: Callable[[], float]) -> tuple[Checked, ...]:
+    server = await _run(client, "INFO", "server")
+    replication = await _run(client, "INFO", "replication")
+    sent = wall()
+    seconds, micros = await _run(client, "TIME")
+    clocks = clock(CLOCK, server=seconds + micros / 1e6, sent=sent, received=wall())
+    found = f"Valkey {server.get('valkey_version') or server.get('redis_version')}"
+    if replication.get("role") != "master":
+        hint = "name the primary in EGRET_VALKEY__URL, or use Sentinel"
+        return failed(CHECKUP_VALKEY_CONNECTION, f"{found}, a replica", hint=hint), clocks
+    return ok(CHECKUP_VALKEY_CONNECTION, found), clocks
+
+
+async def _run(client: Client, *command: str) -> Any:
+    execute: Callable[..., Awaitable[Any]] = client.execute_command
+    if isinstance(client, RedisCluster):
+        await client.initialize()
+        return await execute(*command, target_nodes=client.get_default_node())
+    return await execute(*command)

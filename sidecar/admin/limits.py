@@ -1,0 +1,378 @@
+"""Sets and shows limits and their current counts."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, assert_never
+
+from sidecar.admin.owners import ChangeRefusedError, find_team_id
+from sidecar.domain.limits import Level, Limit, Measure
+from sidecar.limits.limit_check import (
+    CalendarWindow,
+    ConcurrencyWindow,
+    LimitCheck,
+    SlidingWindow,
+    window_of,
+)
+from sidecar.limits.local_shares import period_start
+from sidecar.limits.store import (
+    LimitError,
+    LimitReading,
+    LimitsUnavailableError,
+    State,
+    check_limits,
+    read_limits,
+    write_limits,
+)
+from sidecar.settings.stores import ValkeySettings
+from sidecar.storage.pool import Connection
+from sidecar.storage.usage_store import Asked, totals_of
+
+# One statement a table: names of tables cannot be parameters.
+_READ: Final = {
+    Level.KEY: "SELECT public_id, limits FROM api_keys WHERE public_id = $1 FOR UPDATE",
+    Level.TEAM: "SELECT id, limits FROM teams WHERE id = $1 FOR UPDATE",
+    Level.ORGANIZATION: "SELECT id, limits FROM organizations WHERE name = $1 FOR UPDATE",
+}
+_WRITE: Final = {
+    Level.KEY: "UPDATE api_keys SET limits = $2 WHERE public_id = $1",
+    Level.TEAM: "UPDATE teams SET limits = $2 WHERE id = $1",
+    Level.ORGANIZATION: "UPDATE organizations SET limits = $2 WHERE id = $1",
+}
+
+_MAX_SAID: Final = 500
+"""Characters of limits that cannot be read: enough for whoever has to write them anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose limits: `name` as the command line was given it."""
+
+    level: Level
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedLimits:
+    """The limits of one owner, by its id."""
+
+    owner_id: str
+    limits: tuple[Limit, ...]
+
+
+async def owned_limits(connection: Connection, owner: Owner) -> OwnedLimits:
+    """Return the limits of *owner*.
+
+    Raises:
+        ChangeRefusedError: there is no such owner, or what is stored with it cannot be read.
+    """
+    owner_id, text = await _stored(connection, owner)
+    try:
+        limits = read_limits(text, level=owner.level, owner=owner_id)
+    except LimitError as error:
+        raise unreadable(owner.level, owner.name, f"{error}: {text[:_MAX_SAID]}") from None
+    return OwnedLimits(owner_id, limits)
+
+
+_LISTED: Final = {Level.KEY: "keys", Level.TEAM: "teams", Level.ORGANIZATION: "orgs"}
+
+
+def no_such(owner: Owner) -> ChangeRefusedError:
+    """Return what is said where nobody of that name is known."""
+    return ChangeRefusedError(
+        f"there is no {owner.level.value} {owner.name}",
+        hint=f"see `egret {_LISTED[owner.level]} list`",
+    )
+
+
+def unreadable(level: Level, name: str, reason: str) -> ChangeRefusedError:
+    """Return what is said where the limits of *name* are not what is written today."""
+    return ChangeRefusedError(
+        f"the limits of {level.value} {name} cannot be read ({reason})",
+        hint="no worker lets its keys in: take them away with `egret limits remove --all`",
+    )
+
+
+async def remove_all_limits(connection: Connection, owner: Owner) -> OwnedLimits:
+    """Take all limits of *owner* away, whether they can be read or not.
+
+    Raises:
+        ChangeRefusedError: there is no such owner.
+    """
+    owner_id, _ = await _stored(connection, owner)
+    await connection.execute(_WRITE[owner.level], owner_id, write_limits(()))
+    return OwnedLimits(owner_id, ())
+
+
+async def change_limits(
+    connection: Connection,
+    owner: Owner,
+    change: Callable[[OwnedLimits], tuple[Limit, ...]],
+) -> OwnedLimits:
+    """Replace the limits of *owner* by what *change* makes of them, and return those.
+
+    Raises:
+        ChangeRefusedError: there is no such owner, what is stored with it cannot be read, or the
+            limits do not go together.
+    """
+    before = await owned_limits(connection, owner)
+    limits = change(before)
+    try:
+        check_limits(limits)
+    except LimitError as error:
+        raise ChangeRefusedError(str(error), hint="nothing was changed") from None
+    await connection.execute(_WRITE[owner.level], before.owner_id, write_limits(limits))
+    return OwnedLimits(before.owner_id, limits)
+
+
+async def _stored(connection: Connection, owner: Owner) -> tuple[str, str]:
+    name = owner.name
+    if owner.level is Level.TEAM:
+        name = await find_team_id(connection, name)
+    row = await connection.fetchrow(_READ[owner.level], name)
+    if row is None:
+        raise no_such(owner)
+    return row[0], row[1]
+
+
+# Limits of revoked keys hold for nobody; of one that is asked for they are shown all the same.
+_BUDGETS: Final = """
+SELECT * FROM (
+    SELECT 1 AS place, 'organization' AS level, o.id, o.name, o.limits,
+        o.id AS organization_id, NULL AS team_id, NULL AS key_id
+    FROM organizations AS o
+    UNION ALL
+    SELECT 2, 'team', t.id, o.name || '/' || t.name, t.limits, o.id, t.id, NULL
+    FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
+    UNION ALL
+    SELECT 3, 'key', k.public_id, o.name || '/' || t.name || '/' || k.name, k.limits, o.id, t.id,
+        k.public_id
+    FROM api_keys AS k
+    JOIN teams AS t ON t.id = k.team_id JOIN organizations AS o ON o.id = t.organization_id
+    WHERE k.revoked_at IS NULL OR k.public_id = $3
+) AS holders
+WHERE limits @> '[{"measure": "cost"}]'
+    AND ($1::text IS NULL OR organization_id = $1)
+    AND ($2::text IS NULL OR team_id = $2)
+    AND ($3::text IS NULL OR key_id = $3)
+ORDER BY name, place, id
+"""
+# A key's own first, as it is judged; of a revoked key as well.
+_OF_KEY: Final = """
+SELECT k.public_id AS key_id, o.name || '/' || t.name || '/' || k.name AS key_name,
+    k.limits AS key_limits,
+    t.id AS team_id, o.name || '/' || t.name AS team_name, t.limits AS team_limits,
+    o.id AS organization_id, o.name AS organization_name, o.limits AS organization_limits
+FROM api_keys AS k
+JOIN teams AS t ON t.id = k.team_id JOIN organizations AS o ON o.id = t.organization_id
+WHERE k.public_id = $1
+"""
+_OF_TEAM: Final = """
+SELECT t.id AS team_id, o.name || '/' || t.name AS team_name, t.limits AS team_limits,
+    o.id AS organization_id, o.name AS organization_name, o.limits AS organization_limits
+FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
+WHERE t.id = $1
+"""
+_OF_ORGANIZATION: Final = """
+SELECT id AS organization_id, name AS organization_name, limits AS organization_limits
+FROM organizations WHERE name = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One key, team or organization with its limits; `name` as people call it."""
+
+    level: Level
+    id: str
+    name: str
+    organization_id: str
+    limits: tuple[Limit, ...]
+
+
+async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...]:
+    """Return whose limits hold for *owner*: its own and those of the levels above it.
+
+    Raises:
+        ChangeRefusedError: there is no such owner.
+    """
+    match owner.level:
+        case Level.KEY:
+            row = await connection.fetchrow(_OF_KEY, owner.name)
+        case Level.TEAM:
+            row = await connection.fetchrow(_OF_TEAM, await find_team_id(connection, owner.name))
+        case Level.ORGANIZATION:
+            row = await connection.fetchrow(_OF_ORGANIZATION, owner.name)
+        case _:
+            assert_never(owner.level)
+    if row is None:
+        raise no_such(owner)
+    levels = list(Level)
+    return tuple(_of_level(row, level) for level in levels[levels.index(owner.level) :])
+
+
+async def holders_of_budgets(connection: Connection, owner: Owner | None) -> tuple[Holder, ...]:
+    """Return all who have a budget; of *owner* and whom it holds, where one is named.
+
+    Raises:
+        ChangeRefusedError: there is no such owner.
+    """
+    ids: dict[Level, str] = {}
+    if owner is not None:
+        ids[owner.level] = (await holders_for(connection, owner))[0].id
+    rows = await connection.fetch(
+        _BUDGETS, ids.get(Level.ORGANIZATION), ids.get(Level.TEAM), ids.get(Level.KEY)
+    )
+    return tuple(_with_budgets(row) for row in rows)
+
+
+def _of_level(row: Any, level: Level) -> Holder:
+    name = level.value
+    owner_id: str = row[f"{name}_id"]
+    limits = _read(row[f"{name}_limits"], level=level, owner=owner_id)
+    return Holder(level, owner_id, row[f"{name}_name"], row["organization_id"], limits)
+
+
+def _with_budgets(row: Any) -> Holder:
+    level = Level(row["level"])
+    limits = _read(row["limits"], level=level, owner=row["id"])
+    budgets = tuple(one for one in limits if one.measure is Measure.COST)
+    return Holder(level, row["id"], row["name"], row["organization_id"], budgets)
+
+
+def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
+    try:
+        return read_limits(text, level=level, owner=owner)
+    except LimitError as error:
+        raise unreadable(level, owner, str(error)) from None
+
+
+PATIENCE_SECONDS: Final = 1.0
+"""Nobody's request waits for this look, so it may take longer than a worker's."""
+
+_OF_ONE_REQUEST: Final = {Measure.REQUEST_BYTES, Measure.MAX_OUTPUT_TOKENS}
+
+
+class Source(enum.Enum):
+    """Where a number is from."""
+
+    COUNTS = "counts"  # what workers judge by: units held ahead and estimates are in it
+    RECORDS = "records"  # of requests that have ended: what a worker would begin to count with
+    NONE = "none"  # nothing is counted, or nobody can tell now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveLimit:
+    """How one limit stands: `used` of `room`, which of a sliding window is what fits at once.
+
+    `resets_at`, in seconds since the epoch, is when a period ends, or all of a window is free.
+    """
+
+    holder: Holder
+    limit: Limit
+    room: int
+    used: int | None = None
+    remaining: int | None = None
+    resets_at: float | None = None
+    source: Source = Source.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLimits:
+    """How limits stand; `away` says why the shared counts could not be asked, if so."""
+
+    limits: tuple[LiveLimit, ...]
+    away: str | None = None
+
+
+async def live_limits(
+    connection: Connection, valkey: ValkeySettings, holders: Sequence[Holder], *, now: float
+) -> LiveLimits:
+    """Look at every limit of *holders*, who belong to one organization; change nothing."""
+    counted = [
+        (holder, LimitCheck(limit, window_of(limit, now=now), cost=0, reserve=0))
+        for holder in holders
+        for limit in holder.limits
+        if limit.measure not in _OF_ONE_REQUEST
+    ]
+    away = None
+    seen = LimitReading(now, (None,) * len(counted))
+    try:
+        seen = await _look(valkey, counted) or seen
+    except LimitsUnavailableError as error:
+        away = str(error)
+    used = await _by_records(connection, counted, seen)
+    found = tuple(
+        _live(holder, check, state, seen.now, used.get(index))
+        for index, ((holder, check), state) in enumerate(zip(counted, seen.states, strict=True))
+    )
+    bounds = tuple(
+        LiveLimit(holder=holder, limit=limit, room=limit.amount)
+        for holder in holders
+        for limit in holder.limits
+        if limit.measure in _OF_ONE_REQUEST
+    )
+    return LiveLimits((*found, *bounds), away)
+
+
+async def _look(
+    valkey: ValkeySettings, counted: list[tuple[Holder, LimitCheck]]
+) -> LimitReading | None:
+    if valkey.url is None:
+        raise LimitsUnavailableError("no EGRET_VALKEY__URL is set")
+    if not counted:
+        return None
+    # Here, since a client of Valkey takes its time to import, and most commands need none.
+    from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
+    from sidecar.storage.valkey_limits import ValkeyLimits  # noqa: PLC0415
+
+    patient = valkey.model_copy(update={"operation_seconds": PATIENCE_SECONDS})
+    async with open_valkey(patient) as client:
+        store = ValkeyLimits(client, operation_seconds=PATIENCE_SECONDS)
+        scope = counted[0][0].organization_id
+        return await store.look(scope, [check for _, check in counted])
+
+
+async def _by_records(
+    connection: Connection, counted: list[tuple[Holder, LimitCheck]], seen: LimitReading
+) -> dict[int, int]:
+    """Return what was used of those calendar limits that nobody counts, by their place."""
+    asked = {
+        index: Asked(check.limit, holder.id, period_start(check.window.borders, seen.now))
+        for index, (holder, check) in enumerate(counted)
+        if isinstance(check.window, CalendarWindow) and seen.states[index] is None
+    }
+    if not asked:
+        return {}
+    return dict(zip(asked, await totals_of(connection, list(asked.values())), strict=True))
+
+
+def _live(
+    holder: Holder, check: LimitCheck, state: State | None, now: float, recorded: int | None
+) -> LiveLimit:
+    limit, window = check.limit, check.window
+    room = window.at_once if isinstance(window, SlidingWindow) else limit.amount
+    if state is not None:
+        resets_at = None if isinstance(window, ConcurrencyWindow) else now + state.reset_seconds
+        return LiveLimit(
+            holder=holder,
+            limit=limit,
+            room=room,
+            used=state.used,
+            remaining=state.remaining,
+            resets_at=resets_at,
+            source=Source.COUNTS,
+        )
+    if recorded is not None and isinstance(window, CalendarWindow):
+        return LiveLimit(
+            holder=holder,
+            limit=limit,
+            room=room,
+            used=recorded,
+            remaining=max(0, room - recorded),
+            resets_at=next(border for border in window.borders if border > now),
+            source=Source.RECORDS,
+        )
+    return LiveLimit(holder=holder, limit=limit, room=room)

@@ -1,0 +1,290 @@
+"""Organizations, teams and policy bindings in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+import asyncpg
+
+from sidecar.storage.pool import Connection, as_tuple
+
+_Item = TypeVar("_Item")
+
+
+class ChangeRefusedError(Exception):
+    """The request cannot be carried out; `hint` says how to correct it."""
+
+    def __init__(self, problem: str, *, hint: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """A row of `organizations`."""
+
+    id: str
+    name: str
+    enabled: bool
+    allowed_models: tuple[str, ...] | None
+    policy: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """A row of `teams`, with its organization's name."""
+
+    id: str
+    organization: str
+    name: str
+    enabled: bool
+    allowed_models: tuple[str, ...] | None
+    policy: str | None
+    created_at: datetime
+
+    @property
+    def path(self) -> str:
+        """The name that tells it from every other team."""
+        return f"{self.organization}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What may be bound at any level: globs of models, and a policy's name; None binds none."""
+
+    allowed_models: tuple[str, ...] | None = None
+    policy: str | None = None
+
+
+_ORGANIZATIONS: Final = """
+SELECT id, name, enabled, allowed_models, policy_name, created_at
+FROM organizations ORDER BY name
+"""
+
+_CREATE_ORGANIZATION: Final = """
+INSERT INTO organizations (name, allowed_models, policy_name) VALUES ($1, $2, $3)
+RETURNING id, name, enabled, allowed_models, policy_name, created_at
+"""
+
+_TEAMS: Final = """
+SELECT t.id, o.name AS organization, t.name, t.enabled, t.allowed_models, t.policy_name,
+       t.created_at
+FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
+WHERE ($1::text IS NULL OR o.name = $1) AND ($2::text IS NULL OR t.id = $2)
+ORDER BY o.name, t.name
+"""
+
+_CREATE_TEAM: Final = """
+WITH created AS (
+    INSERT INTO teams (organization_id, name, allowed_models, policy_name)
+    SELECT id, $2, $3, $4 FROM organizations WHERE name = $1
+    RETURNING *
+)
+SELECT c.id, o.name AS organization, c.name, c.enabled, c.allowed_models, c.policy_name,
+       c.created_at
+FROM created AS c JOIN organizations AS o ON o.id = c.organization_id
+"""
+
+_FIND_TEAMS: Final = """
+SELECT t.id, o.name || '/' || t.name AS path
+FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
+WHERE t.id = $1 OR t.name = $1 OR o.name || '/' || t.name = $1
+ORDER BY path
+"""
+
+
+_SWITCH_ORGANIZATION: Final = """
+UPDATE organizations SET enabled = $2 WHERE name = $1
+RETURNING id, name, enabled, allowed_models, policy_name, created_at
+"""
+
+_SWITCH_TEAM: Final = "UPDATE teams SET enabled = $2 WHERE id = $1"
+
+_BIND_ORGANIZATION: Final = (
+    "UPDATE organizations SET policy_name = $2 WHERE name = $1 RETURNING id"
+)
+
+_BIND_TEAM: Final = "UPDATE teams SET policy_name = $2 WHERE id = $1"
+
+
+async def organizations(connection: Connection) -> tuple[Organization, ...]:
+    """Return every organization, by name."""
+    return tuple(_organization(row) for row in await connection.fetch(_ORGANIZATIONS))
+
+
+async def create_organization(connection: Connection, name: str, *, rules: Rules) -> Organization:
+    """Create an organization.
+
+    Raises:
+        ChangeRefusedError: the name is taken or no name at all, or there is no such policy.
+    """
+    async with refusals(f"organization {name}", policy=rules.policy):
+        row = await connection.fetchrow(
+            _CREATE_ORGANIZATION, name, as_array(rules.allowed_models), rules.policy
+        )
+    assert row is not None  # noqa: S101 - RETURNING after an INSERT that did not fail
+    return _organization(row)
+
+
+async def teams(connection: Connection, *, organization: str | None) -> tuple[Team, ...]:
+    """Return the teams of one organization or of all, by path.
+
+    Raises:
+        ChangeRefusedError: there is no such organization.
+    """
+    rows = await connection.fetch(_TEAMS, organization, None)
+    if not rows and organization is not None:
+        known = await connection.fetchval(
+            "SELECT count(*) FROM organizations WHERE name = $1", organization
+        )
+        if not known:
+            raise _no_organization(organization)
+    return tuple(_team(row) for row in rows)
+
+
+async def create_team(
+    connection: Connection, name: str, *, organization: str, rules: Rules
+) -> Team:
+    """Create a team in *organization*.
+
+    Raises:
+        ChangeRefusedError: as for an organization, or there is no such organization.
+    """
+    async with refusals(f"team {organization}/{name}", policy=rules.policy):
+        row = await connection.fetchrow(
+            _CREATE_TEAM, organization, name, as_array(rules.allowed_models), rules.policy
+        )
+    if row is None:
+        raise _no_organization(organization)
+    return _team(row)
+
+
+async def switch_organization(connection: Connection, name: str, *, enabled: bool) -> Organization:
+    """Let the keys of all its teams in, or refuse them until it is enabled again.
+
+    Raises:
+        ChangeRefusedError: there is no such organization.
+    """
+    row = await connection.fetchrow(_SWITCH_ORGANIZATION, name, enabled)
+    if row is None:
+        raise _no_organization(name)
+    return _organization(row)
+
+
+async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Team:
+    """Let the team's keys in, or refuse them until it is enabled again.
+
+    Raises:
+        ChangeRefusedError: as `find_team_id` does.
+    """
+    team_id = await find_team_id(connection, team)
+    await connection.execute(_SWITCH_TEAM, team_id, enabled)
+    return await _team_of(connection, team_id)
+
+
+async def bind_organization(connection: Connection, name: str, *, policy: str | None) -> str:
+    """Bind *policy* to an organization, or none; return the organization's id.
+
+    Raises:
+        ChangeRefusedError: there is no such organization or policy.
+    """
+    async with refusals(f"organization {name}", policy=policy):
+        found: str | None = await connection.fetchval(_BIND_ORGANIZATION, name, policy)
+    if found is None:
+        raise _no_organization(name)
+    return found
+
+
+async def bind_team(connection: Connection, team: str, *, policy: str | None) -> str:
+    """Bind *policy* to a team, or none; return the team's id.
+
+    Raises:
+        ChangeRefusedError: as `find_team_id` does, or there is no such policy.
+    """
+    team_id = await find_team_id(connection, team)
+    async with refusals(f"team {team}", policy=policy):
+        await connection.execute(_BIND_TEAM, team_id, policy)
+    return team_id
+
+
+async def find_team_id(connection: Connection, team: str) -> str:
+    """Return the id of the team with this path, id, or name if only one team has it.
+
+    Raises:
+        ChangeRefusedError: no team is meant, or more than one may be.
+    """
+    rows = await connection.fetch(_FIND_TEAMS, team)
+    if not rows:
+        raise ChangeRefusedError(
+            f"there is no team {team}", hint="create it with `egret teams create`"
+        )
+    if len(rows) > 1:
+        paths = ", ".join(row["path"] for row in rows)
+        raise ChangeRefusedError(f"several teams are named {team}", hint=f"say which: {paths}")
+    found: str = rows[0]["id"]
+    return found
+
+
+@asynccontextmanager
+async def refusals(what: str, *, policy: str | None = None) -> AsyncGenerator[None]:
+    """Put the database's refusals into words that the command line can show."""
+    try:
+        yield
+    except asyncpg.UniqueViolationError:
+        raise ChangeRefusedError(f"{what} exists already", hint="choose another name") from None
+    except asyncpg.ForeignKeyViolationError:
+        raise ChangeRefusedError(
+            f"there is no policy {policy}", hint="apply it first with `egret policy apply -f FILE`"
+        ) from None
+    except asyncpg.CheckViolationError:
+        raise ChangeRefusedError(
+            f"{what} is no name that is accepted",
+            hint="lower case letters, digits, dots, dashes and underscores, at most 63",
+        ) from None
+
+
+def as_array(items: Sequence[_Item] | None) -> list[_Item] | None:
+    """Return what asyncpg takes for an array."""
+    return None if items is None else list(items)
+
+
+def _no_organization(name: str) -> ChangeRefusedError:
+    return ChangeRefusedError(
+        f"there is no organization {name}", hint="create it with `egret orgs create`"
+    )
+
+
+async def _team_of(connection: Connection, team_id: str) -> Team:
+    row = await connection.fetchrow(_TEAMS, None, team_id)
+    if row is None:
+        raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
+    return _team(row)
+
+
+def _organization(row: asyncpg.Record) -> Organization:
+    return Organization(
+        id=row["id"],
+        name=row["name"],
+        enabled=row["enabled"],
+        allowed_models=as_tuple(row["allowed_models"]),
+        policy=row["policy_name"],
+        created_at=row["created_at"],
+    )
+
+
+def _team(row: asyncpg.Record) -> Team:
+    return Team(
+        id=row["id"],
+        organization=row["organization"],
+        name=row["name"],
+        enabled=row["enabled"],
+        allowed_models=as_tuple(row["allowed_models"]),
+        policy=row["policy_name"],
+        created_at=row["created_at"],
+    )

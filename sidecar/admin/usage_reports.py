@@ -1,0 +1,117 @@
+"""Reports and totals over usage records."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from sidecar.storage.pool import Connection
+
+HOURS_UP_TO: Final = timedelta(days=62)
+"""Longer reports are made of days, which are 24 times fewer rows; their ends are whole days."""
+
+
+class By(enum.Enum):
+    """What a report adds up by."""
+
+    TEAM = "team"
+    KEY = "key"
+    ORGANIZATION = "organization"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """What one team, key, organization or model came to. Names of what is gone are ids."""
+
+    name: str
+    requests: int
+    refused: int
+    failed: int
+    estimated: int
+    unpriced: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePoint:
+    """What one of them came to in one hour or day."""
+
+    began_at: datetime
+    name: str
+    tokens: int
+    cost_usd: Decimal
+
+
+_NAMES: Final = {
+    By.TEAM: "COALESCE(o.name || '/' || t.name, s.team_id)",
+    By.KEY: "COALESCE(o.name || '/' || t.name || '/' || k.name || ' ' || s.key_id, s.key_id)",
+    By.ORGANIZATION: "COALESCE(o.name, s.organization_id)",
+    By.MODEL: "CASE s.model WHEN '' THEN '(none)' ELSE s.model END",
+}
+
+_FROM: Final = """
+FROM {table} AS s
+LEFT JOIN teams AS t ON t.id = s.team_id
+LEFT JOIN organizations AS o ON o.id = s.organization_id
+LEFT JOIN api_keys AS k ON k.public_id = s.key_id
+WHERE s.began_at >= date_trunc('{unit}', $1::timestamptz, 'UTC') AND s.began_at < $2
+"""
+
+_SUMS: Final = (
+    "requests", "refused", "failed", "estimated", "unpriced", "input_tokens",
+    "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
+)  # fmt: skip
+
+
+async def usage_sums(
+    connection: Connection, by: By, *, since: datetime, until: datetime
+) -> list[UsageSum]:
+    """Return the sums by *by*, the dearest first."""
+    unit = _unit(until - since)
+    rows = await connection.fetch(
+        f"SELECT {_NAMES[by]} AS name,"
+        f" {', '.join(f'sum(s.{name})::bigint AS {name}' for name in _SUMS)},"
+        f" sum(s.cost_usd) AS cost_usd {_from(unit)}"
+        " GROUP BY 1 ORDER BY sum(s.cost_usd) DESC,"
+        " sum(s.input_tokens + s.output_tokens) DESC, sum(s.requests) DESC, 1",
+        since,
+        until,
+    )
+    return [UsageSum(**dict(row)) for row in rows]
+
+
+async def usage_points(
+    connection: Connection, by: By, *, since: datetime, until: datetime, unit: str
+) -> list[UsagePoint]:
+    """Return the sums by *by* of every hour or day in which there was anything."""
+    rows = await connection.fetch(
+        f"SELECT s.began_at, {_NAMES[by]} AS name,"
+        " sum(s.input_tokens + s.output_tokens)::bigint AS tokens, sum(s.cost_usd) AS cost_usd"
+        f" {_from(unit)} GROUP BY 1, 2 ORDER BY 1, 2",
+        since,
+        until,
+    )
+    return [UsagePoint(**dict(row)) for row in rows]
+
+
+async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
+    """Drop the requests of months before the last *keep_months* whole ones; return which."""
+    dropped = await connection.fetchval("SELECT egret_drop_usage($1)", keep_months)
+    return list(dropped)
+
+
+def _from(unit: str) -> str:
+    return _FROM.format(table=f"usage_by_{unit}", unit=unit)
+
+
+def _unit(span: timedelta) -> str:
+    return "hour" if span <= HOURS_UP_TO else "day"

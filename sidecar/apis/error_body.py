@@ -1,0 +1,167 @@
+"""Error bodies and error events in each client's API dialect."""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+import orjson
+
+from sidecar.apis.frames import event_stream_message
+from sidecar.apis.response_structure import AnswerForm
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.http import HeaderName
+from sidecar.domain.subject import Dialect
+
+
+def error_body(dialect: Dialect, error: ClientError) -> bytes:
+    """Return the JSON error object that a client of *dialect* expects."""
+    match dialect:
+        case Dialect.OPENAI | Dialect.AZURE_OPENAI:
+            return _openai(error)
+        case Dialect.ANTHROPIC:
+            return _anthropic(error)
+        case Dialect.GEMINI:
+            return _gemini(error)
+        case Dialect.BEDROCK:
+            return orjson.dumps({"message": error.message})
+        case _:
+            assert_never(dialect)
+
+
+def error_headers(dialect: Dialect, error: ClientError) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers that an error of *dialect* is read from: AWS has its type there."""
+    if dialect is not Dialect.BEDROCK:
+        return ()
+    return ((HeaderName.AMZN_ERROR_TYPE, bedrock_type(error.kind).encode()),)
+
+
+def _openai(error: ClientError) -> bytes:
+    return orjson.dumps(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.kind.spec.openai_type,
+                "param": error.param,
+                "code": error.kind.value,
+            }
+        }
+    )
+
+
+def _anthropic(error: ClientError) -> bytes:
+    # Anthropic's object has no field for a code or a parameter.
+    return orjson.dumps(
+        {
+            "type": "error",
+            "error": {"type": error.kind.spec.anthropic_type, "message": error.message},
+        }
+    )
+
+
+def _gemini(error: ClientError) -> bytes:
+    # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
+    reason = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": error.kind.name,
+        "domain": "egret",
+    }
+    return orjson.dumps(
+        {
+            "error": {
+                "code": error.kind.http_status,
+                "message": error.message,
+                "status": gemini_status(error.kind),
+                "details": [reason],
+            }
+        }
+    )
+
+
+def gemini_status(kind: ErrorKind) -> str:
+    """Return the name of Google's canonical code, as google/rpc/code.proto pairs it with HTTP."""
+    return _GOOGLE_STATUSES[kind.http_status]
+
+
+def bedrock_type(kind: ErrorKind) -> str:
+    """Return the exception that AWS's clients raise, by the runtime API's table of errors."""
+    return _BEDROCK_TYPES[kind.http_status]
+
+
+_GOOGLE_STATUSES: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+
+_BEDROCK_TYPES: Final = {
+    400: "ValidationException",
+    401: "UnrecognizedClientException",
+    403: "AccessDeniedException",
+    408: "ModelTimeoutException",
+    413: "ValidationException",
+    429: "ThrottlingException",
+    500: "InternalServerException",
+    503: "ServiceUnavailableException",
+}
+"""By status: every status of an `ErrorKind` is here, which a test walks through."""
+
+
+def stream_error(
+    form: AnswerForm,
+    error: ClientError,
+    *,
+    dialect: Dialect,
+    is_typed: bool = False,
+    follows_element: bool = False,
+) -> bytes:
+    """Return the last bytes of a stream that is ended here.
+
+    `is_typed` is OpenAI's responses API, whose events have names. `follows_element` tells whether
+    an element of a JSON array has left already.
+    """
+    match form:
+        case AnswerForm.SSE:
+            return _sse(error, dialect=dialect, is_typed=is_typed)
+        case AnswerForm.JSON_ARRAY:
+            opening = b"," if follows_element else b"["
+            return opening + error_body(dialect, error) + b"]"
+        case AnswerForm.EVENT_STREAM:
+            return _event_stream(error)
+        case AnswerForm.JSON | AnswerForm.TEXT:
+            raise AssertionError("an answer that is not streamed is refused as a whole")
+        case _:
+            assert_never(form)
+
+
+def _sse(error: ClientError, *, dialect: Dialect, is_typed: bool) -> bytes:
+    if is_typed:
+        typed = {
+            "type": "error",
+            "code": error.kind.value,
+            "message": error.message,
+            "param": error.param,
+            "sequence_number": 0,
+        }
+        return b"event: error\ndata: " + orjson.dumps(typed) + b"\n\n"
+    data = b"data: " + error_body(dialect, error) + b"\n\n"
+    if dialect is Dialect.ANTHROPIC:
+        return b"event: error\n" + data
+    return data + b"data: [DONE]\n\n" if dialect in _ENDING_IN_DONE else data
+
+
+_ENDING_IN_DONE: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})
+
+
+def _event_stream(error: ClientError) -> bytes:
+    # Amazon's clients know this exception on every streaming operation.
+    headers = {
+        ":exception-type": "modelStreamErrorException",
+        ":content-type": "application/json",
+        ":message-type": "exception",
+    }
+    return event_stream_message(headers, orjson.dumps({"message": error.message}))

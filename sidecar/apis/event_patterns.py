@@ -1,0 +1,119 @@
+"""Caches the shape of repeated stream events, so that each is not parsed again."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
+
+from sidecar.apis.response_text import (
+    PAYLOADS,
+    AnswerEvent,
+    AnswerText,
+    UnreadableEvent,
+    read_answer,
+)
+from sidecar.jsontext import tokens as json_text
+
+MIN_ALIKE: Final = 3
+"""Events in a row that bring one text each, before one is made a pattern: that takes as long as
+parsing ten."""
+
+MAX_PATTERNS: Final = 4
+"""Of one stream: where events keep changing in other ways, patterns are only a cost."""
+
+_TEXT: Final = rb'([^"\\\x00-\x1f]++)'
+"""A string without escapes. An empty one would be no text."""
+
+_CHANGING: Final = re.compile(
+    rb'(?P<padding>"(?:obfuscation|p)"\s*+:\s*+")[A-Za-z0-9]*+"'
+    rb'|(?P<number>"(?:created|sequence_number)"\s*+:\s*+)(?:0|[1-9][0-9]{0,17})(?=[\s,}])'
+)
+"""What else changes from event to event, and is read by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """What an event looks like that differs from another one in its text."""
+
+    form: re.Pattern[bytes]
+    event: str
+    text: AnswerText
+
+    def read(self, payload: bytes, *, event: str) -> AnswerEvent | None:
+        """Return what an event says that looks like this; None where it does not."""
+        if event != self.event or (found := self.form.fullmatch(payload)) is None:
+            return None
+        content = found[1]
+        if not content.isascii() and not _is_utf8(content):
+            return None
+        return AnswerEvent((replace(self.text, content=content),))
+
+
+class AlikeEvents:
+    """Reads one stream, event by event; says of each what `read_answer` says."""
+
+    def __init__(self) -> None:
+        self._pattern: _Pattern | None = None
+        self._alike = 0
+        self._patterns = 0
+
+    def read(self, payload: bytes | None, *, event: str) -> AnswerEvent | UnreadableEvent:
+        """Read the next event."""
+        if self._pattern is not None and payload is not None:
+            known = self._pattern.read(payload, event=event)
+            if known is not None:
+                return known
+        read = read_answer(payload, event=event)
+        if payload is not None and isinstance(read, AnswerEvent):
+            self._learn(read, payload, event)
+        return read
+
+    def _learn(self, read: AnswerEvent, payload: bytes, event: str) -> None:
+        text = _only_text(read)
+        self._alike = 0 if text is None else self._alike + 1
+        if text is not None and self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS:
+            self._alike = 0
+            self._patterns += 1
+            self._pattern = _Pattern(_form_of(payload, text), event, text)
+
+
+def _only_text(read: AnswerEvent) -> AnswerText | None:
+    """Return the text of an event that brings one piece of a text, and ends nothing."""
+    if read.ended or read.ends_all or read.unscanned or read.has_logprobs:
+        return None
+    if len(read.texts) != 1:
+        return None
+    (text,) = read.texts
+    # Whether a field like `data` holds text depends on what stands in it.
+    is_piece = text.channel is not None and text.channel[-1] not in PAYLOADS
+    return text if is_piece and text.location >= 0 else None
+
+
+def _form_of(payload: bytes, text: AnswerText) -> re.Pattern[bytes]:
+    token = next(islice(json_text.string_tokens(payload), text.location, None))
+    before, behind = payload[: token.start], payload[token.end :]
+    return re.compile(_loosened(before) + _TEXT + _loosened(behind))
+
+
+def _loosened(literal: bytes) -> bytes:
+    pieces: list[bytes] = []
+    position = 0
+    for found in _CHANGING.finditer(literal):
+        padding = found["padding"]
+        free = rb'[A-Za-z0-9]*+"' if padding else rb"(?:0|[1-9][0-9]{0,17})"
+        pieces += (
+            re.escape(literal[position : found.start()] + (padding or found["number"])),
+            free,
+        )
+        position = found.end()
+    return b"".join((*pieces, re.escape(literal[position:])))
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,466 @@
+"""Framers for streamed answers: SSE, JSON arrays, AWS event streams."""
+
+from __future__ import annotations
+
+import enum
+import re
+import zlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import orjson
+from typing_extensions import override
+
+MAX_FRAME_BYTES: Final = 1024 * 1024
+"""A delta is some hundred bytes, the closing event of a long answer some hundred thousand."""
+
+
+class FrameFault(enum.Enum):
+    """Why a stream cannot be cut any further."""
+
+    TOO_LARGE = "too_large"  # a frame does not end within the limit
+    BROKEN = "broken"  # the framing itself is not what it should be
+
+
+@dataclass(frozen=True, slots=True)
+class Frame(ABC):
+    """One event of a stream. The frames of a stream joined are the stream, byte for byte.
+
+    `payload` is its JSON text, None where it carries nothing (a comment, the end of an array).
+    `event` is the event's name where the framing gives one.
+    """
+
+    raw: bytes
+    payload: bytes | None
+    event: str = ""
+
+    @abstractmethod
+    def with_payload(self, payload: bytes) -> bytes:
+        """Return the frame's bytes with another JSON text in it."""
+
+
+class Framer(Protocol):
+    """Cuts a stream into frames, however it was cut into chunks.
+
+    Once it has a `fault` it cuts no more: what is in no frame is in `rest`.
+    """
+
+    @property
+    def fault(self) -> FrameFault | None:
+        """What is wrong with the stream, if anything is."""
+        ...
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the frames that *chunk* completes."""
+        ...
+
+    def finish(self) -> list[Frame]:
+        """Return what is left at the end of the stream: a last frame without its terminator."""
+        ...
+
+    def rest(self) -> bytes:
+        """Return the bytes fed that are in no frame yet, and forget them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque(Frame):
+    """Bytes that nobody reads."""
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        return self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer(Frame):
+    """A JSON document that is an answer of its own."""
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        return payload
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText(Frame):
+    """Text that is no JSON, read as if it were the only string of an object."""
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        text: str = orjson.loads(payload)["text"]
+        return text.encode()
+
+
+def plain_text(body: bytes) -> PlainText | None:
+    """Return *body* as a frame; None where it is no text at all."""
+    try:
+        return PlainText(body, orjson.dumps({"text": body.decode()}))
+    except UnicodeDecodeError:
+        return None
+
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""Atomic, so that one CRLF is not taken for two line ends."""
+
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+
+_LONGEST_BORDER: Final = 4
+"""Bytes of CRLF CRLF, of which all but the last may have come before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent(Frame):
+    """An event with the line ends it came with."""
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        if self.raw == b"data: " + (self.payload or b"") + b"\n\n":
+            return b"data: " + payload + b"\n\n"
+        name = f"event: {self.event}\n".encode() if self.event else b""
+        kept = [
+            line + b"\n"
+            for line in _LINE_END.split(self.raw)
+            if line.startswith((b"id:", b"retry:"))
+        ]
+        # A line break within JSON text is white space between tokens: it may become a blank.
+        return name + b"".join(kept) + b"data: " + _LINE_END.sub(b" ", payload) + b"\n\n"
+
+
+class SseFramer:
+    """Cuts a stream of server-sent events."""
+
+    __slots__ = ("_buffer", "_is_first", "_limit_bytes", "_may_skip_lf", "_scanned", "fault")
+
+    def __init__(self, *, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._is_first = True
+        self._may_skip_lf = False
+        self.fault: FrameFault | None = None
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the events that *chunk* completes, comments and empty ones included."""
+        if not chunk:
+            return []
+        if self._may_skip_lf:
+            self._may_skip_lf = False
+            if chunk.startswith(b"\n"):
+                # The second half of the line end that closed the event before. It opens no line.
+                self._scanned = 1
+        self._buffer += chunk
+        frames: list[Frame] = []
+        start, search_from = 0, self._scanned
+        while (border := _BLANK_LINE.search(self._buffer, search_from)) is not None:
+            frames.append(self._event(bytes(self._buffer[start : border.end()])))
+            start = search_from = border.end()
+        del self._buffer[:start]
+        # A carriage return at the end has closed the event; whether a line feed belongs to it
+        # is not worth waiting for.
+        self._may_skip_lf = bool(frames) and not self._buffer and frames[-1].raw.endswith(b"\r")
+        self._scanned = max(len(self._buffer) - _LONGEST_BORDER + 1, search_from - start, 0)
+        if len(self._buffer) > self._limit_bytes:
+            self.fault = FrameFault.TOO_LARGE
+        return frames
+
+    def finish(self) -> list[Frame]:
+        """Return an event that was never ended: the standard drops it, some clients do not."""
+        rest = b"" if self.fault else self.rest()
+        return [self._event(rest)] if rest else []
+
+    def rest(self) -> bytes:
+        """Return what no event has yet, and forget it."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._scanned = 0
+        return rest
+
+    def _event(self, raw: bytes) -> ServerSentEvent:
+        text = raw
+        if self._is_first:
+            self._is_first = False
+            text = raw.removeprefix(_BOM)
+        if text.startswith(b"data: ") and text.endswith(b"\n\n") and _is_one_line(text):
+            return ServerSentEvent(raw, text[6:-2])
+        return _parsed(raw, text)
+
+
+def _is_one_line(text: bytes) -> bool:
+    return text.count(b"\n") == 2 and b"\r" not in text  # noqa: PLR2004 - its own and the blank line's
+
+
+def _parsed(raw: bytes, text: bytes) -> ServerSentEvent:
+    data: list[bytes] = []
+    event = ""
+    for line in _LINE_END.split(text):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            data.append(value)
+        elif name == b"event":
+            event = value.decode("utf-8", "replace")
+    return ServerSentEvent(raw, b"\n".join(data) if data else None, event)
+
+
+_SPACE: Final = b" \t\r\n"
+_STRUCTURE: Final = re.compile(rb'["{}\[\]]')
+_IN_STRING: Final = re.compile(rb'["\\]')
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayElement(Frame):
+    """An object of the array, with the bracket, comma and white space in front of it."""
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        end = len(self.raw) - len(self.payload or b"")
+        return self.raw[:end] + payload
+
+
+class _Place(enum.Enum):
+    """What may come next at the level of the array."""
+
+    OPENING = enum.auto()
+    FIRST_OR_END = enum.auto()
+    COMMA_OR_END = enum.auto()
+    ELEMENT = enum.auto()
+    AFTER_END = enum.auto()
+
+
+_ALLOWED: Final = {
+    _Place.OPENING: {b"[": _Place.FIRST_OR_END},
+    _Place.FIRST_OR_END: {b"]": _Place.AFTER_END},
+    _Place.COMMA_OR_END: {b",": _Place.ELEMENT, b"]": _Place.AFTER_END},
+    _Place.ELEMENT: {},
+    _Place.AFTER_END: {},
+}
+_BEFORE_ELEMENT: Final = frozenset({_Place.FIRST_OR_END, _Place.ELEMENT})
+
+
+class JsonArrayFramer:
+    """Cuts an array of objects into its elements."""
+
+    __slots__ = (
+        "_buffer",
+        "_depth",
+        "_in_string",
+        "_limit_bytes",
+        "_place",
+        "_position",
+        "_start",
+        "fault",
+    )
+
+    def __init__(self, *, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._buffer = bytearray()
+        self._position: int = 0
+        self._start: int = 0
+        self._depth = 0
+        self._in_string = False
+        self._place = _Place.OPENING
+        self.fault: FrameFault | None = None
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the elements that *chunk* completes; the closing bracket is a frame too."""
+        self._buffer += chunk
+        frames: list[Frame] = []
+        while self._position < len(self._buffer) and self.fault is None:
+            if self._depth:
+                if self._finds_end():
+                    frames.append(self._cut(has_payload=True))
+            elif self._finds_start():
+                frames.append(self._cut(has_payload=False))
+        if self.fault is None and len(self._buffer) > self._limit_bytes:
+            self.fault = FrameFault.TOO_LARGE
+        return frames
+
+    def finish(self) -> list[Frame]:
+        """Return white space behind an element, be the array closed or not."""
+        if self._depth and self.fault is None:
+            self.fault = FrameFault.BROKEN
+        rest = b"" if self.fault else self.rest()
+        return [ArrayElement(rest, None)] if rest else []
+
+    def rest(self) -> bytes:
+        """Return what no frame has yet, and forget it."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._position = self._start = 0
+        return rest
+
+    def _finds_start(self) -> bool:
+        """Go over what may stand between elements; tell whether the array is closed."""
+        byte = bytes(self._buffer[self._position : self._position + 1])
+        if byte in _SPACE:
+            self._position += 1
+            return False
+        if byte == b"{" and self._place in _BEFORE_ELEMENT:
+            self._start = self._position
+            self._depth = 1
+            self._position += 1
+            return False
+        place = _ALLOWED[self._place].get(byte)
+        if place is None:
+            self.fault = FrameFault.BROKEN
+            return False
+        self._place = place
+        self._position += 1
+        return place is _Place.AFTER_END
+
+    def _finds_end(self) -> bool:
+        """Go on within an element; tell whether it ends."""
+        found = (_IN_STRING if self._in_string else _STRUCTURE).search(
+            self._buffer, self._position
+        )
+        if found is None:
+            self._position = len(self._buffer)
+            return False
+        self._position = found.end()
+        match found.group():
+            case b'"':
+                self._in_string = not self._in_string
+            case b"\\":
+                self._position += 1  # over the escaped character, even if it has not come yet
+            case b"{" | b"[":
+                self._depth += 1
+            case _:
+                self._depth -= 1
+        return not self._depth
+
+    def _cut(self, *, has_payload: bool) -> Frame:
+        raw = bytes(self._buffer[: self._position])
+        payload = raw[self._start :] if has_payload else None
+        if has_payload:
+            self._place = _Place.COMMA_OR_END
+        del self._buffer[: self._position]
+        self._position = self._start = 0
+        return ArrayElement(raw, payload)
+
+
+_PRELUDE_BYTES: Final = 12
+_CRC_BYTES: Final = 4
+_MIN_BYTES: Final = _PRELUDE_BYTES + _CRC_BYTES
+_STRING: Final = 7
+_FIXED_BYTES: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+"""Bytes of a header's value by its type; 6 and 7 have a length of two bytes in front."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventStreamMessage(Frame):
+    """A message with its headers of type string; `event` is `:event-type` or `:exception-type`."""
+
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    header_bytes: bytes = b""
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        return _message(self.header_bytes, payload)
+
+
+class EventStreamFramer:
+    """Cuts a stream of messages and checks both sums of each."""
+
+    __slots__ = ("_buffer", "_limit_bytes", "fault")
+
+    def __init__(self, *, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._buffer = bytearray()
+        self.fault: FrameFault | None = None
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the messages that *chunk* completes."""
+        self._buffer += chunk
+        frames: list[Frame] = []
+        while self.fault is None and len(self._buffer) >= _PRELUDE_BYTES:
+            length, self.fault = self._length()
+            if self.fault is not None or len(self._buffer) < length:
+                break
+            message = _aws_event_stream_parsed(bytes(self._buffer[:length]))
+            if message is None:
+                self.fault = FrameFault.BROKEN
+                break
+            frames.append(message)
+            del self._buffer[:length]
+        return frames
+
+    def finish(self) -> list[Frame]:
+        """Return nothing; a message that is not whole cannot be read."""
+        if self._buffer and self.fault is None:
+            self.fault = FrameFault.BROKEN
+        return []
+
+    def rest(self) -> bytes:
+        """Return what no message has yet, and forget it."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+    def _length(self) -> tuple[int, FrameFault | None]:
+        prelude = bytes(self._buffer[:_PRELUDE_BYTES])
+        length, headers_length = int.from_bytes(prelude[:4]), int.from_bytes(prelude[4:8])
+        if zlib.crc32(prelude[:8]) != int.from_bytes(prelude[8:]):
+            return length, FrameFault.BROKEN
+        if length < _MIN_BYTES + headers_length:
+            return length, FrameFault.BROKEN
+        return length, FrameFault.TOO_LARGE if length > self._limit_bytes else None
+
+
+def string_headers(headers: dict[str, str]) -> bytes:
+    """Return the bytes of headers that are all strings."""
+    pieces: list[bytes] = []
+    for name, value in headers.items():
+        raw = value.encode()
+        pieces += (
+            bytes((len(name),)), name.encode(), bytes((_STRING,)), len(raw).to_bytes(2), raw,
+        )  # fmt: skip
+    return b"".join(pieces)
+
+
+def event_stream_message(headers: dict[str, str], payload: bytes) -> bytes:
+    """Return the bytes of a new message."""
+    return _message(string_headers(headers), payload)
+
+
+def _message(header_bytes: bytes, payload: bytes) -> bytes:
+    length = _MIN_BYTES + len(header_bytes) + len(payload)
+    lengths = length.to_bytes(4) + len(header_bytes).to_bytes(4)
+    body = lengths + zlib.crc32(lengths).to_bytes(4) + header_bytes + payload
+    return body + zlib.crc32(body).to_bytes(4)
+
+
+def _aws_event_stream_parsed(raw: bytes) -> EventStreamMessage | None:
+    """Read a message; None where it does not add up."""
+    if zlib.crc32(raw[:-_CRC_BYTES]) != int.from_bytes(raw[-_CRC_BYTES:]):
+        return None
+    payload_at = _PRELUDE_BYTES + int.from_bytes(raw[4:8])
+    header_bytes = raw[_PRELUDE_BYTES:payload_at]
+    headers = _headers(header_bytes)
+    if headers is None:
+        return None
+    event = headers.get(":event-type") or headers.get(":exception-type", "")
+    payload = raw[payload_at:-_CRC_BYTES]
+    return EventStreamMessage(raw, payload or None, event, headers, header_bytes)
+
+
+def _headers(raw: bytes) -> dict[str, str] | None:
+    headers: dict[str, str] = {}
+    position = 0
+    try:
+        while position < len(raw):
+            name_end = position + 1 + raw[position]
+            name, kind = raw[position + 1 : name_end].decode(), raw[name_end]
+            position = name_end + 1
+            if kind in _FIXED_BYTES:
+                position += _FIXED_BYTES[kind]
+                continue
+            end = position + 2 + int.from_bytes(raw[position : position + 2])
+            if kind == _STRING:
+                headers[name] = raw[position + 2 : end].decode()
+            position = end
+    except (IndexError, UnicodeDecodeError):
+        return None
+    return headers if position == len(raw) else None

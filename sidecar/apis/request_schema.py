@@ -1,0 +1,232 @@
+"""Checks that Egret and the provider read a request body alike; finds models and output bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, assert_never
+
+from sidecar.domain.subject import Dialect, RequestForm, Route
+from sidecar.jsontext.strict import JsonValue
+
+# An enum's members are slow to look up on Python 3.11; most requests are of this form.
+_MESSAGES: Final = RequestForm.MESSAGES
+
+Fields = dict[str, JsonValue]
+
+
+def shape_problem(form: RequestForm, fields: Fields) -> str | None:
+    """Return what is wrong with a body, in words that repeat none of it."""
+    return _common_problem(fields) or _content_problem(form, fields)
+
+
+def _common_problem(fields: Fields) -> str | None:
+    for name in fields:
+        # A provider that takes names in any case would run a model that we did not judge.
+        if name not in _DECIDING and name.casefold() in _DECIDING:
+            return f"A field differs from `{name.casefold()}` only in case."
+    if not isinstance(fields.get("model", ""), str):
+        return "The field `model` is not a string."
+    stream = fields.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        return "The field `stream` is not a boolean."
+    return None
+
+
+_DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
+"""Fields that are acted on, not only scanned."""
+
+
+def _content_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: PLR0911 - forms
+    if form is _MESSAGES:
+        return _messages_problem(fields.get("messages"))
+    match form:
+        case RequestForm.ANY_OBJECT:
+            return None
+        case RequestForm.CONVERSE:
+            # A prompt that is stored at the provider may stand in the place of messages.
+            return _messages_problem(fields.get("messages", []))
+        case RequestForm.RESPONSES:
+            return _text_problem("input", fields.get("input", ""))
+        case RequestForm.PROMPT:
+            return _text_problem("prompt", fields.get("prompt"))
+        case RequestForm.INPUT:
+            return _text_problem("input", fields.get("input"))
+        case RequestForm.CONTENTS:
+            return _parts_problem("contents", fields.get("contents"))
+        case RequestForm.CONTENT:
+            return _parts_problem("content", fields.get("content"))
+        case RequestForm.REQUESTS:
+            return _parts_problem("requests", fields.get("requests"))
+        case _:
+            assert_never(form)
+
+
+def _messages_problem(messages: JsonValue) -> str | None:
+    if not isinstance(messages, list):
+        return "The field `messages` is missing or not an array."
+    for message in messages:
+        if not isinstance(message, dict):
+            return "The field `messages` holds something that is not an object."
+        if not isinstance(message.get("role", ""), str):
+            return "The field `role` of a message is not a string."
+        content = message.get("content")
+        if content is not None and not isinstance(content, (str, list)):
+            return "The field `content` of a message is neither a string nor an array."
+    return None
+
+
+def _text_problem(name: str, text: JsonValue) -> str | None:
+    if isinstance(text, (str, list)):
+        return None
+    return f"The field `{name}` is missing or neither a string nor an array."
+
+
+def _parts_problem(name: str, value: JsonValue) -> str | None:
+    """Judge a field that Google takes as one object or as many."""
+    if isinstance(value, (dict, list)):
+        return None
+    return f"The field `{name}` is missing or neither an object nor an array."
+
+
+def has_tokens(text: JsonValue) -> bool:
+    """Tell whether numbers stand where text could: a model's tokens, which only it can read."""
+    return isinstance(text, list) and any(
+        isinstance(item, (int, float)) or (isinstance(item, list) and has_tokens(item))
+        for item in text
+    )
+
+
+MAX_OTHER_MODELS: Final = 32
+"""Each is compared with every allowed one and looked up in the price table; no API has use for
+so many."""
+
+_NESTING_FIELDS: Final = ("requests", "generateContentRequest", "generate_content_request")
+"""Gemini repeats the model within these."""
+
+_SETTINGS: Final = ("moderation", "svg")
+"""Objects with a model of their own: OpenAI's moderation of a chat, and its author of pictures."""
+
+_NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", *_SETTINGS})
+"""Where OpenAI's APIs, and gateways that speak as they do, name further models."""
+
+# An enum's members are slow to look up on Python 3.11.
+_GEMINI: Final = Dialect.GEMINI
+_OPENAI: Final = Dialect.OPENAI
+
+_GEMINI_PREFIX: Final = "models/"
+
+
+def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the model a request is for, and any further ones it names."""
+    model = fields.get("model")
+    if route.dialect is _GEMINI:
+        named = [name.removeprefix(_GEMINI_PREFIX) for name in _nested(fields)]
+    elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
+        return model, ()  # mostly
+    else:
+        named = [*_strings(model), *_further(fields)]
+    if route.model is None:
+        if not isinstance(model, str):
+            return None, tuple(dict.fromkeys(named))
+        return model, tuple(dict.fromkeys(name for name in named if name != model))
+    return route.model, tuple(dict.fromkeys(name for name in named if name != route.model))
+
+
+def _nested(fields: dict[str, JsonValue]) -> Iterator[str]:
+    yield from _strings(fields.get("model"))
+    for name in _NESTING_FIELDS:
+        for item in _objects(fields.get(name)):
+            yield from _strings(item.get("model"))
+
+
+def _further(fields: dict[str, JsonValue]) -> Iterator[str]:
+    # Some gateways take a list of models to fall back to, Anthropic one of models and settings.
+    # Its «default» is a choice of the provider's, which nobody has allowed.
+    for name in ("models", "fallbacks"):
+        yield from _strings(fields.get(name))
+        yield from _models_of(fields.get(name))
+    for name in _SETTINGS:
+        yield from _models_of(fields.get(name))
+    for tools in _tools(fields):
+        for tool in _objects(tools):
+            yield from _models_of(tool)
+            yield from _models_of(tool.get("svg"))
+    # Bedrock hands these on to the model as its own API has them.
+    inner = fields.get("additionalModelRequestFields")
+    if isinstance(inner, dict):
+        yield from _models_of(inner)
+        yield from _further(inner)
+
+
+def _tools(fields: dict[str, JsonValue]) -> Iterator[JsonValue]:
+    """Yield every list of tools: both APIs take more of them in the midst of a conversation."""
+    yield fields.get("tools")
+    for item in _objects(fields.get("input")):
+        yield item.get("tools")  # `additional_tools`, `tool_search_output`
+    for message in _objects(fields.get("messages")):
+        for block in _objects(message.get("content")):
+            for tool in _objects(block.get("tool")):
+                yield tool.get("definition")  # `tool_addition`
+
+
+def _models_of(value: JsonValue) -> Iterator[str]:
+    for item in _objects(value):
+        for name, inner in item.items():
+            # A provider that takes names in any case would run it.
+            if name == "model" or name.casefold() == "model":
+                yield from _strings(inner)
+
+
+def _objects(value: JsonValue) -> Iterator[dict[str, JsonValue]]:
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict):
+            yield item
+
+
+def _strings(value: JsonValue) -> Iterator[str]:
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            yield item
+
+
+_FIELDS: Final = frozenset(
+    {
+        "max_tokens",  # OpenAI chat until 2024, completions; Anthropic
+        "max_completion_tokens",  # OpenAI chat
+        "max_output_tokens",  # OpenAI responses
+        "maxOutputTokens",  # Gemini
+        "maxTokens",  # Bedrock converse
+    }
+)
+_HOLDERS: Final = ("generationConfig", "generation_config", "inferenceConfig")
+_CHOICES: Final = frozenset({"n", "best_of", "candidateCount"})
+_MOST: Final = 10_000_000
+"""No model writes as much; more is a mistake, or meant to overflow something."""
+
+
+def output_bound(fields: dict[str, JsonValue]) -> int | None:
+    """Return the most tokens that all choices together may have; None where nothing says.
+
+    Of several fields the largest counts: nobody knows which one the provider goes by.
+    """
+    holders = [fields]
+    for name in _HOLDERS:
+        holder = fields.get(name)
+        if isinstance(holder, dict):  # not «a Mapping», which takes ten times as long to ask
+            holders.append(holder)
+    bounds = _whole_numbers(holders, _FIELDS)
+    if not bounds:
+        return None
+    choices = max(_whole_numbers(holders, _CHOICES), default=1)
+    return min(max(bounds) * max(1, choices), _MOST)
+
+
+def _whole_numbers(holders: list[dict[str, JsonValue]], names: frozenset[str]) -> list[int]:
+    return [
+        int(min(value, _MOST))
+        for holder in holders
+        for name in names.intersection(holder)
+        if isinstance(value := holder[name], (int, float))
+        and not isinstance(value, bool)
+        and value >= 0
+    ]

@@ -1,0 +1,392 @@
+"""Extracts the text of answers, whole or streamed, with its place."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from sidecar.apis.vocabulary import FIELD_NAMES
+from sidecar.domain.subject import UnscannedReason
+from sidecar.jsontext import tokens as json_members
+from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.strict import JsonBound, JsonValue
+
+SKIPPED: Final = frozenset(
+    """
+    id object type role created created_at completed_at model model_version modelVersion version
+    response_id responseId createTime system_fingerprint service_tier serviceTier status
+    finish_reason finishReason native_finish_reason stop_reason stopReason incomplete_details
+    item_id call_id tool_use_id tool_call_id toolUseId previous_response_id event_id container_id
+    signature thoughtSignature encrypted_content encrypted_index obfuscation p usage usageMetadata
+    usage_metadata metrics trace amazon-bedrock-invocationMetrics safetyRatings safety_ratings
+    promptFeedback prompt_filter_results content_filter_results logprobs logprobsResult
+    instructions tools tool_choice toolConfig metadata user safety_identifier prompt_cache_key
+    prompt_cache_retention prompt background store temperature top_p truncation sequence_number
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+
+WHOLE: Final = frozenset(
+    """
+    name title url uri filename file_id cited_text source code param citations
+    annotations annotation citation citationMetadata groundingMetadata groundingChunks
+    stop_sequence queries query provider finishMessage media_type mime_type mimeType language
+    outcome
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Fields that are never sent in pieces, so that what stands in one is judged at once."""
+
+FREE: Final = frozenset({"args", "arguments", "input", "parameters", "action", "json"})
+"""Objects whose keys the model chooses: all of them is text, numbers included."""
+
+SEALED: Final = frozenset({"redacted_thinking"})
+"""Types of objects that only the provider can read."""
+
+JSON_TEXT: Final = frozenset({"arguments", "partial_json", "input"})
+"""Strings that hold JSON text, in which an escape can hide a character."""
+
+PAYLOADS: Final = {
+    "data": UnscannedReason.FILE,
+    "bytes": UnscannedReason.FILE,
+    "b64_json": UnscannedReason.IMAGE,
+    "partial_image_b64": UnscannedReason.IMAGE,
+    "result": UnscannedReason.IMAGE,
+}
+"""Where base64 is not text."""
+
+EVENT_PAYLOADS: Final = {
+    "chunk": ("bytes", UnscannedReason.FILE),
+    "speech.audio.delta": ("audio", UnscannedReason.AUDIO),
+    "response.audio.delta": ("delta", UnscannedReason.AUDIO),
+    "response.output_audio.delta": ("delta", UnscannedReason.AUDIO),
+}
+"""By an event's name, its member that is base64 however short, and what it is. A `chunk` is of
+Bedrock's InvokeModel, and holds an event of the model's own, which nobody reads here.
+"""
+
+MEDIA: Final = {
+    "audio": UnscannedReason.AUDIO,
+    "image": UnscannedReason.IMAGE,
+    "inlineData": UnscannedReason.FILE,
+    "inline_data": UnscannedReason.FILE,
+    "images": UnscannedReason.IMAGE,
+}
+"""What a payload is, by the field around it."""
+
+KNOWN: Final = (
+    FIELD_NAMES
+    | SKIPPED
+    | WHOLE
+    | FREE
+    | JSON_TEXT
+    | PAYLOADS.keys()
+    | MEDIA.keys()
+    | frozenset(
+        """
+        choices delta candidates parts thought functionCall function_call functionResponse
+        executableCode codeExecutionResult output_index content_index summary_index text_offset
+        reasoning reasoningContent reasoningText redactedContent content_block contentBlockIndex
+        start toolUse thinking transcript tokens token_logprobs sequence_number output_text
+        reasoning_text refusal logprobs avgLogprobs tokenCount expires_at parallel_tool_calls
+        max_output_tokens max_tool_calls stop_details applied_edits context_management
+        error message response item part output reason
+        """.split()  # noqa: SIM905 - a list would be one word a line
+    )
+)
+"""Keys that are no text of the model's own. Any other key is judged like a value."""
+
+
+Path = tuple[str | int, ...]
+
+MAX_TEXTS: Final = 50_000
+"""As many as a request may have; ten megabytes of one-letter strings take seconds."""
+
+BOUND: Final = JsonBound(containers=400_000, commas=1_500_000)
+"""More than a request may have: ten megabytes of the probabilities of tokens are no fewer."""
+
+LONG_NUMBER: Final = 10**8
+"""Nine digits: shorter numbers are no card, account or social security number."""
+
+MIN_PAYLOAD: Final = 64
+"""No image or sound is shorter, but an access key, which looks the same, is."""
+
+_PAYLOAD: Final = re.compile(r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/_-]++={0,2}", re.ASCII)
+
+DONE: Final = b"[DONE]"
+"""How OpenAI ends a stream; the only event that is not JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerText:
+    """One string, or long number, that reaches the client.
+
+    `channel` is the text it is a piece of, None where it is a whole text; `lane` is the choice or
+    block that this text belongs to. `location` is that of `TextPart`, of one token. `is_json`
+    tells that it is JSON text, whose escapes hide what they say.
+    """
+
+    content: bytes
+    location: int
+    channel: Path | None
+    lane: Path
+    is_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEvent:
+    """What an event says. `ended` are the lanes whose texts are complete with it."""
+
+    texts: tuple[AnswerText, ...] = ()
+    ended: tuple[Path, ...] = ()
+    ends_all: bool = False
+    unscanned: tuple[UnscannedReason, ...] = ()
+    has_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableEvent:
+    """Nothing is known of what it says."""
+
+    reason: UnscannedReason
+
+
+_NOTHING: Final = AnswerEvent()
+_END: Final = AnswerEvent(ends_all=True)
+_UNREADABLE: Final = UnreadableEvent(UnscannedReason.MALFORMED_ANSWER)
+
+_JOIN: Final = 0
+_ONCE: Final = 1
+_ALL: Final = 2
+_COUNT: Final = 3
+"""What becomes of the strings below: joined over events, judged at once, all text whatever their
+names, only counted."""
+
+
+def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | UnreadableEvent:
+    """Read an event, or a whole answer, which is its own only event."""
+    if payload is None or not payload.strip():
+        return _NOTHING
+    if payload.strip() == DONE:
+        return _END
+    try:
+        document: JsonValue = load_event(payload)
+        if not isinstance(document, dict):
+            return UnreadableEvent(UnscannedReason.UNKNOWN_SHAPE)
+        walk = _Walk(document, event)
+        walk.run()
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+    if walk.is_overfull or walk.strings != json_text.count_strings(payload):
+        return _UNREADABLE  # a key that stands twice hides one of its values from us
+    return AnswerEvent(
+        texts=tuple(walk.texts),
+        ended=tuple(walk.ended),
+        unscanned=tuple(walk.unscanned),
+        has_logprobs=walk.has_logprobs,
+    )
+
+
+def without_logprobs(payload: bytes) -> bytes:
+    """Return the event with the probabilities of its tokens taken out: they repeat the text."""
+    return json_members.without_values(payload, _LOGPROB_KEYS)
+
+
+_LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
+_LOGPROB_KEYS: Final = frozenset(key.encode() for key in _LOGPROBS)
+
+
+def load_event(payload: bytes) -> Any:
+    """Return the JSON of an event, or of a whole answer.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or holds more than is read.
+        RecursionError: it is nested too deep.
+    """
+    if BOUND.is_exceeded_by(payload):
+        raise ValueError("more values than are read")
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        # An emoji cut in two by a provider that counts in UTF-16 leaves half a pair in each
+        # event, which orjson refuses.
+        return json.loads(payload.decode())
+
+
+class _Walk:
+    """One pass over a document, in the order of its tokens."""
+
+    __slots__ = (
+        "_document",
+        "_event",
+        "_numbers",
+        "_payload",
+        "ended",
+        "has_logprobs",
+        "is_overfull",
+        "strings",
+        "texts",
+        "unscanned",
+    )
+
+    def __init__(self, document: dict[str, JsonValue], event: str) -> None:
+        self._document = document
+        self._event = event
+        self._numbers = 0
+        self._payload: tuple[str, UnscannedReason] | None = None
+        self.strings = 0
+        self.texts: list[AnswerText] = []
+        self.ended: list[Path] = []
+        self.unscanned: dict[UnscannedReason, None] = {}
+        self.has_logprobs = False
+        self.is_overfull = False
+
+    def run(self) -> None:
+        """Collect everything."""
+        document = self._document
+        kind = document.get("type")
+        name = kind if isinstance(kind, str) else self._event
+        self._payload = EVENT_PAYLOADS.get(name)
+        if name.startswith("response."):
+            self._responses_event(name)
+            return
+        index = document.get("index", document.get("contentBlockIndex"))
+        lane: Path = ("block", index) if isinstance(index, int) else ()
+        self._object(document, lane, lane, _JOIN)
+        if lane and name in _BLOCK_ENDS:
+            self.ended.append(lane)
+
+    def _responses_event(self, name: str) -> None:
+        """OpenAI's typed events: only `delta` comes in pieces, all else repeats it whole."""
+        document = self._document
+        lane: Path = ("output", _number_of(document, "output_index"))
+        stem = name.removesuffix(".delta")
+        place = _number_of(document, "content_index") + _number_of(document, "summary_index")
+        channel = (*lane, stem, place, str(document.get("item_id", "")))
+        for key, value in document.items():
+            self.strings += 1
+            if key == "delta" and isinstance(value, str):
+                if stem != name and not self._is_event_payload(key, value):
+                    is_json = stem.endswith(("arguments", "input", "code"))
+                    self._add(value, channel, lane, is_json=is_json)
+                self.strings += 1
+            else:
+                if key not in KNOWN:
+                    self._add(key, None, lane, is_json=False)
+                self._value(key, value, lane, lane, self._mode_below(key, value, _ONCE))
+        if stem == name and not name.endswith((".added", ".created", ".in_progress")):
+            self.ended.append(lane)
+
+    # These run for every value of every event: arguments by position, and few calls.
+    def _value(self, key: str, value: JsonValue, path: Path, lane: Path, mode: int) -> None:
+        if isinstance(value, str):
+            if mode != _COUNT and value:
+                self._string(key, value, path, lane, mode)
+            self.strings += 1
+        elif value is None or value is True or value is False:
+            pass
+        elif isinstance(value, dict):
+            self._object(value, path, lane, mode)
+        elif isinstance(value, list):
+            self._list(key, value, path, lane, mode)
+        else:
+            self._number(value, lane, mode)
+
+    def _object(self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int) -> None:
+        if mode != _ALL and node.get("type") in SEALED:
+            mode = _COUNT
+        for key, value in node.items():
+            inner = mode
+            if mode == _ALL or (mode != _COUNT and key not in KNOWN):
+                self._add(key, None, lane, is_json=False)
+            elif mode != _COUNT:
+                inner = self._mode_below(key, value, mode)
+            self.strings += 1
+            name = _ALIASES.get(key, key)
+            self._value(key, value, (*path, name) if inner == _JOIN else path, lane, inner)
+
+    def _mode_below(self, key: str, value: JsonValue, mode: int) -> int:
+        if key in SKIPPED:
+            if value and key in _LOGPROBS:
+                self.has_logprobs = True
+            return _COUNT
+        if key in FREE and not isinstance(value, str):
+            return _ALL
+        return _ONCE if key in WHOLE else mode
+
+    def _list(self, key: str, items: list[JsonValue], path: Path, lane: Path, mode: int) -> None:
+        for position, item in enumerate(items):
+            if self.is_overfull:
+                return
+            if mode != _JOIN:
+                self._value(key, item, path, lane, mode)
+                continue
+            place: str | int = position
+            if isinstance(item, dict):
+                place = _place(key, item, position)
+            inner = (*path, place)
+            own = inner if key in _LANES and len(path) == 1 else lane
+            self._value(key, item, inner, own, mode)
+            if own is inner and _is_finished(item):
+                self.ended.append(own)
+
+    def _string(self, key: str, value: str, path: Path, lane: Path, mode: int) -> None:
+        if self._payload is not None and self._is_event_payload(key, value):
+            return
+        if mode != _ALL and key in PAYLOADS and _is_payload(value):
+            media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
+            self.unscanned[media[-1] if media else PAYLOADS[key]] = None
+            return
+        self._add(value, path if mode == _JOIN else None, lane, is_json=key in JSON_TEXT)
+
+    def _is_event_payload(self, key: str, value: str) -> bool:
+        """Tell whether it is what this kind of event is there to carry, and note that."""
+        if self._payload is None or self._payload[0] != key or not _PAYLOAD.fullmatch(value):
+            return False
+        self.unscanned[self._payload[1]] = None
+        return True
+
+    def _number(self, value: float, lane: Path, mode: int) -> None:
+        if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
+            text = AnswerText(b"%d" % int(value), -1 - self._numbers, None, lane, is_json=False)
+            self.texts.append(text)
+        self._numbers += 1
+
+    def _add(self, text: str, channel: Path | None, lane: Path, *, is_json: bool) -> None:
+        if not text:
+            return
+        if len(self.texts) >= MAX_TEXTS:
+            self.is_overfull = True
+            return
+        content = text.encode("utf-8", "replace")
+        self.texts.append(AnswerText(content, self.strings, channel, lane, is_json=is_json))
+
+
+def _is_payload(value: str) -> bool:
+    return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+_LANES: Final = frozenset({"choices", "candidates"})
+_BLOCK_ENDS: Final = frozenset({"content_block_stop", "contentBlockStop"})
+_ALIASES: Final = {"delta": "block", "content_block": "block", "start": "block"}
+"""A block's text goes on in its deltas where its start has left off."""
+
+
+def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
+    if key == "parts":
+        # Gemini's clients join the text of all parts, and set apart only what was thought.
+        return "thought" if item.get("thought") is True else "said"
+    index = item.get("index", position)
+    return index if isinstance(index, int) else position
+
+
+def _number_of(document: dict[str, JsonValue], key: str) -> int:
+    value = document.get(key, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _is_finished(item: JsonValue) -> bool:
+    return isinstance(item, dict) and bool(item.get("finish_reason") or item.get("finishReason"))

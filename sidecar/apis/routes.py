@@ -1,0 +1,174 @@
+"""Recognises the provider API and the operation of a request by method, path and headers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from sidecar.domain.http import HeaderName, Headers
+from sidecar.domain.subject import Dialect, Operation, RequestForm, Route, UnknownRoute
+
+_NO_HEADERS: Final = Headers()
+
+
+def _openai(dialect: Dialect) -> dict[tuple[str, str], Route]:
+    """Return what stands below the root of OpenAI's API, by method and path."""
+
+    def post(operation: Operation, form: RequestForm = RequestForm.ANY_OBJECT) -> Route:
+        return Route(dialect, operation, has_body=True, form=form)
+
+    return {
+        ("POST", "chat/completions"): post(Operation.CHAT, RequestForm.MESSAGES),
+        ("POST", "completions"): post(Operation.TEXT_COMPLETION, RequestForm.PROMPT),
+        ("POST", "responses"): post(Operation.CHAT, RequestForm.RESPONSES),
+        ("POST", "responses/input_tokens"): post(Operation.COUNT_TOKENS, RequestForm.RESPONSES),
+        ("POST", "responses/compact"): post(Operation.CHAT, RequestForm.RESPONSES),
+        ("POST", "embeddings"): post(Operation.EMBEDDINGS, RequestForm.INPUT),
+        ("POST", "moderations"): post(Operation.MODERATION, RequestForm.INPUT),
+        ("POST", "images/generations"): post(Operation.IMAGE_GENERATION, RequestForm.PROMPT),
+        ("POST", "images/edits"): post(Operation.IMAGE_GENERATION),
+        ("POST", "images/variations"): post(Operation.IMAGE_GENERATION),
+        ("POST", "audio/speech"): post(Operation.SPEECH, RequestForm.INPUT),
+        ("POST", "audio/transcriptions"): post(Operation.TRANSCRIPTION),
+        ("POST", "audio/translations"): post(Operation.TRANSCRIPTION),
+        ("GET", "models"): Route(dialect, Operation.LIST_MODELS, has_body=False),
+    }
+
+
+_OPENAI: Final = _openai(Dialect.OPENAI)
+_AZURE: Final = _openai(Dialect.AZURE_OPENAI)
+
+_EXACT: Final = {
+    **{(method, f"/v1/{path}"): route for (method, path), route in _OPENAI.items()},
+    **{(method, f"/openai/v1/{path}"): route for (method, path), route in _AZURE.items()},
+    ("POST", "/v1/messages"): Route(
+        Dialect.ANTHROPIC, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES
+    ),
+    ("POST", "/v1/messages/count_tokens"): Route(
+        Dialect.ANTHROPIC, Operation.COUNT_TOKENS, has_body=True, form=RequestForm.MESSAGES
+    ),
+    ("GET", "/v1beta/models"): Route(Dialect.GEMINI, Operation.LIST_MODELS, has_body=False),
+}
+
+# A segment that no server normalises: no escape, no `;`, no dot at its start.
+_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+
+_ONE_MODEL: Final = re.compile(r"/(v1|v1beta|openai/v1)/models/[A-Za-z0-9_:-][A-Za-z0-9._:-]*")
+
+_STORED: Final = re.compile(r"/(v1|openai/v1)/responses/[A-Za-z0-9_-]+(/cancel|/input_items)?")
+"""A response made before: the stored text was judged when it came, and ids cannot be guessed.
+Nothing lists what others stored."""
+
+_STORED_METHODS: Final = {"": {"GET", "DELETE"}, "/cancel": {"POST"}, "/input_items": {"GET"}}
+
+_DEPLOYMENT: Final = re.compile(rf"/openai/deployments/({_NAME})/(.+)")
+_NOT_OF_A_DEPLOYMENT: Final = frozenset({"responses", "models"})
+
+_GEMINI: Final = re.compile(rf"/(?:v1|v1beta)/models/({_NAME}):([A-Za-z]+)")
+
+_GEMINI_METHODS: Final = {
+    "generateContent": (Operation.GENERATE_CONTENT, RequestForm.CONTENTS),
+    "streamGenerateContent": (Operation.GENERATE_CONTENT, RequestForm.CONTENTS),
+    "countTokens": (Operation.COUNT_TOKENS, RequestForm.ANY_OBJECT),
+    "embedContent": (Operation.EMBEDDINGS, RequestForm.CONTENT),
+    "batchEmbedContents": (Operation.EMBEDDINGS, RequestForm.REQUESTS),
+}
+
+_BEDROCK: Final = re.compile(r"/model/((?:[A-Za-z0-9._:-]|%3[Aa]|%2[Ff])+)/([a-z-]+)")
+
+_BEDROCK_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
+"""An id or an ARN; no segment of it can climb, should a server behind us decode its slashes."""
+
+_BEDROCK_METHODS: Final = {
+    "converse": (Operation.CHAT, RequestForm.CONVERSE),
+    "converse-stream": (Operation.CHAT, RequestForm.CONVERSE),
+    "invoke": (Operation.INVOKE_MODEL, RequestForm.ANY_OBJECT),
+    "invoke-with-response-stream": (Operation.INVOKE_MODEL, RequestForm.ANY_OBJECT),
+    "count-tokens": (Operation.COUNT_TOKENS, RequestForm.ANY_OBJECT),
+}
+
+_STREAMS: Final = frozenset(
+    {"streamGenerateContent", "converse-stream", "invoke-with-response-stream"}
+)
+
+
+def recognise(method: str, path: str, headers: Headers = _NO_HEADERS) -> Route | UnknownRoute:
+    """Return the route of an exact path; the query string does not matter.
+
+    Nothing is normalised: a path that a server behind us might read in another way (escapes,
+    double or trailing slashes, `;` parameters, dot segments) is unknown, hence unscanned.
+    *headers* tell whose models `/v1/models` lists.
+    """
+    bare = path.partition("?")[0]
+    route = _EXACT.get((method, bare)) or _by_pattern(method, bare)
+    if route is None:
+        return UnknownRoute(guess_dialect(path, headers))
+    if route.operation is Operation.LIST_MODELS:
+        return replace(route, dialect=guess_dialect(path, headers))
+    return route
+
+
+def _by_pattern(method: str, path: str) -> Route | None:
+    if method == "POST" and (found := _GEMINI.fullmatch(path)):
+        return _of_model(Dialect.GEMINI, found[1], _GEMINI_METHODS, found[2])
+    if method == "POST" and (found := _BEDROCK.fullmatch(path)):
+        model = re.sub("%2[Ff]", "/", re.sub("%3[Aa]", ":", found[1]))
+        if _BEDROCK_MODEL.fullmatch(model):
+            return _of_model(Dialect.BEDROCK, model, _BEDROCK_METHODS, found[2])
+    if method == "POST" and (found := _DEPLOYMENT.fullmatch(path)):
+        return _of_deployment(found[1], found[2])
+    if method == "GET" and _ONE_MODEL.fullmatch(path):
+        return _OPENAI["GET", "models"]
+    if (found := _STORED.fullmatch(path)) and method in _STORED_METHODS[found[2] or ""]:
+        dialect = Dialect.OPENAI if found[1] == "v1" else Dialect.AZURE_OPENAI
+        return Route(dialect, Operation.STORED_RESPONSE, has_body=False)
+    return None
+
+
+def _of_model(
+    dialect: Dialect,
+    model: str,
+    methods: dict[str, tuple[Operation, RequestForm]],
+    method: str,
+) -> Route | None:
+    if method not in methods:
+        return None
+    operation, form = methods[method]
+    streams = method in _STREAMS
+    return Route(dialect, operation, has_body=True, form=form, model=model, is_streamed=streams)
+
+
+def _of_deployment(deployment: str, path: str) -> Route | None:
+    """Return a route of Azure's older paths: the deployment is the model, whatever a body says."""
+    route = _AZURE.get(("POST", path))
+    if route is None or path.partition("/")[0] in _NOT_OF_A_DEPLOYMENT:
+        return None
+    return replace(route, model=deployment)
+
+
+_PREFIXES: Final = (
+    (re.compile(r"/v1/messages(?![\w-])", re.ASCII), Dialect.ANTHROPIC),
+    (
+        re.compile(r"/v1beta(?![\w-])|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$)", re.ASCII),
+        Dialect.GEMINI,
+    ),
+    (re.compile(r"/openai(?![\w-])", re.ASCII), Dialect.AZURE_OPENAI),
+    (re.compile(r"/model(?![\w-])", re.ASCII), Dialect.BEDROCK),
+)
+
+
+def guess_dialect(path: str, headers: Headers) -> Dialect:
+    """Return whose words a refusal should be in.
+
+    `GET /v1/models` is served by several; only Anthropic's clients send `anthropic-version`,
+    only Google's send their key in `x-goog-api-key`.
+    """
+    for prefix, dialect in _PREFIXES:
+        if prefix.match(path):
+            return dialect
+    if headers.first(HeaderName.ANTHROPIC_VERSION) is not None:
+        return Dialect.ANTHROPIC
+    if path.startswith("/v1/models") and headers.first(HeaderName.X_GOOG_API_KEY) is not None:
+        return Dialect.GEMINI
+    return Dialect.OPENAI

@@ -1,0 +1,246 @@
+"""Names of fields in the providers' request bodies, by meaning."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from sidecar.domain.subject import Dialect, UnscannedReason
+
+TOP_FIELDS: Final = frozenset(
+    """
+    messages model prompt input system tools tool_choice functions function_call stream
+    stream_options temperature top_p top_k n stop stop_sequences max_tokens
+    max_completion_tokens presence_penalty frequency_penalty logit_bias logprobs top_logprobs
+    user seed response_format parallel_tool_calls modalities audio prediction metadata store
+    service_tier reasoning_effort reasoning verbosity suffix echo best_of encoding_format
+    dimensions thinking container context_management mcp_servers output_config output_format
+    prompt_cache_key prompt_cache_retention safety_identifier web_search_options cache_control
+    instructions previous_response_id conversation include max_output_tokens max_tool_calls
+    background truncation text models voice speed size quality output_compression partial_images
+    style moderation
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+
+FIELD_NAMES: Final = TOP_FIELDS | frozenset(
+    """
+    role content name type text tool_calls tool_call_id tool_use_id id function arguments
+    description parameters properties required items enum additionalProperties anyOf oneOf allOf
+    $schema $ref $defs title default format minimum maximum minLength maxLength minItems maxItems
+    pattern const strict input_schema json_schema schema image_url url detail input_audio data
+    file file_data file_id filename refusal source media_type citations context signature
+    is_error ttl include_usage budget_tokens disable_parallel_tool_use user_id custom
+    encrypted_content encrypted_index reasoning_content reasoning_details extra_content summary
+    index cited_text document_index document_title start_char_index end_char_index effort
+    display_name max_uses allowed_domains blocked_domains user_location caller mode
+    call_id output status annotations logprobs file_url image_id query queries action actions
+    code container_id outputs logs results score attributes server_label server_url
+    allowed_tools require_approval approval_request_id approve version variables
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Keys that are no text of a client's own. Any other key is scanned like a value."""
+
+WORDS: Final = frozenset(
+    """
+    system developer user assistant tool function text object string number integer boolean array
+    null tool_use tool_result thinking image image_url input_audio file document ephemeral auto
+    any none required json_object json_schema enabled disabled base64 url content refusal custom
+    message input_text output_text input_image input_file function_call function_call_output
+    reasoning summary_text model
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Values of `role` and `type` that are no text: scanning them would only find our own words."""
+
+ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function", "model"})
+
+OTHER_ROLE: Final = "unknown"
+"""Stands for a role or field name that is the client's own text, and may not be shown."""
+
+RESULT_ROLE: Final = "tool"
+"""The role of what a tool returned or a document says, whoever's message it is in."""
+
+RESULT_SUFFIXES: Final = ("_result", "_output")
+"""How types of parts and items that hold such text end, `function_call_output` for one."""
+
+RESULT_FIELDS: Final = frozenset({"functionResponse", "toolResult"})
+"""The fields that hold it where parts have no type: Gemini's and Bedrock's."""
+
+PART_TYPES: Final = frozenset(
+    """
+    text input_text output_text refusal thinking redacted_thinking reasoning reasoning_text
+    summary_text tool_use server_tool_use mcp_tool_use tool_result mcp_tool_result search_result
+    web_search_tool_result web_search_result web_fetch_tool_result web_fetch_result
+    code_execution_tool_result bash_code_execution_tool_result tool_reference
+    text_editor_code_execution_tool_result function custom json_object json_schema
+    message function_call function_call_output custom_tool_call custom_tool_call_output
+    item_reference web_search_call file_search_call code_interpreter_call local_shell_call
+    local_shell_call_output shell_call shell_call_output apply_patch_call apply_patch_call_output
+    mcp_call mcp_list_tools mcp_approval_request mcp_approval_response compaction
+    web_search web_search_preview file_search code_interpreter image_generation mcp namespace
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Types whose strings are text, or sealed by the provider that made them (`signature`)."""
+
+FREE_FIELDS: Final = frozenset(
+    """
+    arguments parameters input_schema json_schema schema metadata logit_bias extra_content
+    reasoning_details variables attributes
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Fields with names of the client's choosing below them, all of which the model sees as text."""
+
+MEDIA_FIELDS: Final = {
+    "image_url": UnscannedReason.IMAGE,
+    "input_audio": UnscannedReason.AUDIO,
+    "audio": UnscannedReason.AUDIO,
+    "file": UnscannedReason.FILE,
+    "source": UnscannedReason.FILE,
+    "file_id": UnscannedReason.FILE,
+    "file_data": UnscannedReason.FILE,
+    "file_url": UnscannedReason.FILE,
+}
+"""Fields of a part that hold something other than text, or point to it."""
+
+POINTER_FIELDS: Final = frozenset({"data", "url", "file_data", "file_url", "file_id", "id"})
+"""What such a field must hold to count: `audio` is also the name of an output setting."""
+
+PAYLOAD_FIELDS: Final = frozenset({"data", "url", "file_data", "image_url"})
+"""Where base64 is not text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What the walk over a body needs to know of an API.
+
+    `message_fields` are lists of messages, each with a role; `system_fields` hold text that the
+    provider puts before them, or another text in parts; both count within a request as well as at
+    its top. Below `free_fields` all names and values are the client's.
+    """
+
+    top_fields: frozenset[str]
+    field_names: frozenset[str]
+    free_fields: frozenset[str]
+    part_types: frozenset[str]
+    media_fields: dict[str, UnscannedReason]
+    pointer_fields: frozenset[str]
+    payload_fields: frozenset[str]
+    message_fields: frozenset[str]
+    system_fields: frozenset[str]
+    plain_fields: frozenset[str] = field(init=False)
+    media_names: frozenset[str] = field(init=False)
+    folded_pointers: frozenset[str] = field(init=False)
+    run_fields: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain_fields", self.field_names - self.free_fields)
+        names = frozenset(self.media_fields) | {name.casefold() for name in self.media_fields}
+        object.__setattr__(self, "media_names", names)
+        object.__setattr__(self, "run_fields", self.message_fields | self.system_fields)
+        folded = frozenset(name.casefold() for name in self.pointer_fields)
+        object.__setattr__(self, "folded_pointers", folded)
+
+
+COMMON: Final = Vocabulary(
+    top_fields=TOP_FIELDS,
+    field_names=FIELD_NAMES,
+    free_fields=FREE_FIELDS,
+    part_types=PART_TYPES,
+    media_fields=MEDIA_FIELDS,
+    pointer_fields=POINTER_FIELDS,
+    payload_fields=PAYLOAD_FIELDS,
+    message_fields=frozenset({"messages", "input"}),
+    system_fields=frozenset({"system", "instructions", "prediction"}),
+)
+"""OpenAI, with Azure, and Anthropic: what one means by a name the other means as well."""
+
+
+def _both_cases(names: str) -> frozenset[str]:
+    """Return names as the JSON form of protocol buffers takes them: `topP` and `top_p`."""
+    camel = names.split()
+    return frozenset(camel) | {re.sub("([A-Z])", r"_\1", name).lower() for name in camel}
+
+
+_GEMINI_TOP: Final = _both_cases(
+    """
+    contents content requests model systemInstruction tools toolConfig safetySettings
+    generationConfig cachedContent generateContentRequest taskType title outputDimensionality
+    serviceTier labels store
+    """
+)
+
+_GEMINI_FREE: Final = _both_cases(
+    "args response parameters parametersJsonSchema responseSchema responseJsonSchema labels"
+)
+
+GEMINI: Final = Vocabulary(
+    top_fields=_GEMINI_TOP,
+    field_names=_GEMINI_TOP
+    | _GEMINI_FREE
+    | _both_cases(
+        """
+        parts role text thought thoughtSignature inlineData fileData mimeType data displayName
+        fileUri functionCall functionResponse id name executableCode language code
+        codeExecutionResult outcome output videoMetadata startOffset endOffset fps
+        functionDeclarations description behavior googleSearch googleSearchRetrieval codeExecution
+        urlContext functionCallingConfig mode allowedFunctionNames category threshold method
+        temperature topP topK candidateCount maxOutputTokens stopSequences responseMimeType
+        presencePenalty frequencyPenalty seed responseLogprobs logprobs responseModalities
+        speechConfig voiceConfig prebuiltVoiceConfig voiceName languageCode thinkingConfig
+        includeThoughts thinkingBudget thinkingLevel mediaResolution imageConfig aspectRatio
+        imageSize willContinue scheduling type properties items required enum nullable format
+        anyOf propertyOrdering minimum maximum minItems maxItems minLength maxLength pattern
+        """
+    ),
+    free_fields=_GEMINI_FREE,
+    part_types=PART_TYPES,
+    media_fields=dict.fromkeys(_both_cases("inlineData fileData"), UnscannedReason.FILE),
+    pointer_fields=_both_cases("data fileUri"),
+    payload_fields=frozenset({"data"}),
+    message_fields=frozenset({"contents"}),
+    system_fields=_both_cases("systemInstruction content"),
+)
+
+_BEDROCK_TOP: Final = TOP_FIELDS | frozenset(
+    """
+    messages system inferenceConfig toolConfig guardrailConfig additionalModelRequestFields
+    additionalModelResponseFieldPaths promptVariables requestMetadata performanceConfig
+    serviceTier outputConfig anthropic_version anthropic_beta
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+
+BEDROCK: Final = Vocabulary(
+    top_fields=_BEDROCK_TOP,
+    field_names=FIELD_NAMES
+    | _BEDROCK_TOP
+    | frozenset(
+        """
+        maxTokens topP topK stopSequences tools toolSpec inputSchema json toolChoice auto any tool
+        toolUse toolUseId toolResult status image document video audio format source bytes
+        s3Location uri bucketOwner context enabled guardContent qualifiers cachePoint
+        reasoningContent reasoningText redactedContent signature guardrailIdentifier
+        guardrailVersion trace streamProcessingMode latency converse invokeModel body
+        """.split()  # noqa: SIM905 - a list would be one word a line
+    ),
+    free_fields=FREE_FIELDS | {"inputSchema", "json", "requestMetadata"},
+    part_types=PART_TYPES | {"default"},
+    media_fields=MEDIA_FIELDS | {"source": UnscannedReason.FILE},
+    pointer_fields=POINTER_FIELDS | {"bytes", "s3Location", "uri"},
+    payload_fields=PAYLOAD_FIELDS | {"bytes"},
+    message_fields=frozenset({"messages"}),
+    system_fields=frozenset({"system"}),
+)
+"""Converse, and what InvokeModel passes on: mostly a model's native body, Anthropic's foremost."""
+
+
+def vocabulary(dialect: Dialect) -> Vocabulary:
+    """Return the words of *dialect*."""
+    match dialect:
+        case Dialect.OPENAI | Dialect.AZURE_OPENAI | Dialect.ANTHROPIC:
+            return COMMON
+        case Dialect.GEMINI:
+            return GEMINI
+        case Dialect.BEDROCK:
+            return BEDROCK
+        case _:
+            assert_never(dialect)

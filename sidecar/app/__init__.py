@@ -1,1 +1,0 @@
-"""Builds every part, starts and stops them in order."""

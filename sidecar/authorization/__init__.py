@@ -1,1 +1,0 @@
-"""May this principal do this: credentials, key records, the key cache."""

@@ -1,0 +1,152 @@
+"""Arguments that several commands share: times, input files, the actor."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail
+from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+
+_SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class MomentError(ValueError):
+    """Not a time or a span; the message says what would be one."""
+
+
+def parse_span(text: str) -> timedelta:
+    """Read 90s, 15m, 12h, 30d or 2w.
+
+    Raises:
+        MomentError: anything else.
+    """
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise MomentError(f"{text!r} is no span of time, write for example 12h or 30d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_span_ahead(text: str, *, now: datetime) -> timedelta:
+    """Read a span that begins *now*.
+
+    Raises:
+        MomentError: no span, or one that ends beyond the calendar.
+    """
+    span = parse_span(text)
+    try:
+        is_within = is_accepted(now + span)
+    except OverflowError:
+        is_within = False
+    if not is_within:
+        raise MomentError(f"{text!r} ends beyond any calendar, write for example 12h or 30d")
+    return span
+
+
+def parse_moment(text: str, *, now: datetime) -> datetime | None:
+    """Read a span from *now*, an ISO 8601 time (UTC unless it says otherwise), now or never.
+
+    Never is None.
+
+    Raises:
+        MomentError: anything else.
+    """
+    match text:
+        case "never":
+            return None
+        case "now":
+            return now
+        case _ if _SPAN.fullmatch(text):
+            return _later(now, by=parse_span(text))
+        case _:
+            return _iso(text)
+
+
+def since_or_exit(text: str | None) -> datetime | None:
+    """Read --since: how long ago, or a time. None is the beginning of time."""
+    if text is None:
+        return None
+    now = datetime.now(UTC)
+    try:
+        return now - parse_span(text)
+    except OverflowError:
+        return None
+    except MomentError:
+        pass
+    try:
+        return parse_moment(text, now=now)
+    except MomentError as error:
+        fail(f"--since: {error}", hint="give another", code=WRONG_USAGE)
+
+
+def _later(now: datetime, *, by: timedelta) -> datetime:
+    try:
+        later = now + by
+    except OverflowError:
+        later = None
+    if later is None or not is_accepted(later):
+        raise MomentError("that is later than any calendar goes, write never")
+    return later
+
+
+def _iso(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise MomentError(
+            f"{text!r} is no time, write for example 30d, 2027-01-31T12:00:00Z, now or never"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if not is_accepted(moment):
+        raise MomentError(f"{text!r} is not {ACCEPTED_TIMES}, write a year of these")
+    return moment
+
+
+STANDARD_STREAM: Final = Path("-")
+
+
+def read_file(file: Path) -> bytes:
+    """Return all of *file*."""
+    with open_file(file) as stream:
+        return stream.read()
+
+
+def read_text(file: Path, *, code: int = FAILED) -> str:
+    """Return all of *file*, which is UTF-8; one that is not exits with *code*."""
+    content = read_file(file)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"{file}: byte {error.start} is not UTF-8"
+        fail(reason, hint="save it as UTF-8", code=code)
+
+
+@contextmanager
+def open_file(file: Path) -> Iterator[BinaryIO]:
+    """Give the stream of *file*; standard input stays open."""
+    if file == STANDARD_STREAM:
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
+    with stream:
+        yield stream
+
+
+def size_of(file: Path) -> int:
+    """Return the bytes of *file*, 0 where nobody can tell."""
+    return 0 if file == STANDARD_STREAM or not file.exists() else file.stat().st_size
+
+
+ACTOR: Final[ContextVar[str | None]] = ContextVar("ACTOR", default=None)
+"""None is the user of the operating system."""

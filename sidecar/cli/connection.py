@@ -1,0 +1,160 @@
+"""Connections of commands to PostgreSQL and Valkey, and to a running stack."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import asyncpg
+import orjson
+
+from sidecar.admin.audit_log import set_actor
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.cli.arguments import ACTOR
+from sidecar.cli.terminal import WRONG_USAGE, fail, note
+from sidecar.settings.process import Settings, SettingsError, read_settings
+from sidecar.settings.stores import PostgresSettings
+from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
+
+Result = TypeVar("Result")
+
+_MAX_SAID: Final = 200
+"""Characters of what PostgreSQL says of a value: it may repeat the whole of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a command has changed, for workers that hear of it through Valkey.
+
+    `keys` are ids of keys, `team:<id>`, `organization:<id>` or `*`; `policies` are names.
+    """
+
+    keys: Sequence[str] = ()
+    policies: Sequence[str] = ()
+
+
+def on_connection(
+    work: Callable[[Connection], Awaitable[Result]],
+    *,
+    tells: Callable[[Result], Told] | None = None,
+) -> Result:
+    """Run *work* in a transaction on the database of the settings; exit with its error.
+
+    What it changes is logged as done by whom `ACTOR` names. Workers hear of it from the database;
+    where the settings say that they cannot, *tells* says of a result what they are to be told.
+    """
+
+    async def run(settings: Settings) -> Result:
+        async with connect(settings.postgres) as connection, connection.transaction():
+            await set_actor(connection, ACTOR.get() or _os_user())
+            result = await work(connection)
+        if tells is not None and settings.cache.invalidation.subscribes:
+            await _publish(settings, tells(result))
+        return result
+
+    return _run(run)
+
+
+def on_database(work: Callable[[PostgresSettings], Awaitable[Result]]) -> Result:
+    """Run *work* with the settings of the database; exit with its error."""
+    return _run(lambda settings: work(settings.postgres))
+
+
+async def _publish(settings: Settings, told: Told) -> None:
+    # Here, since most commands need not wait for the import of a Valkey client.
+    from sidecar.storage.valkey_keys import (  # noqa: PLC0415
+        ValkeyNotPublishedError,
+        publish_key_change,
+        publish_policy_change,
+    )
+
+    try:
+        await publish_key_change(settings, *told.keys)
+        await publish_policy_change(settings, *told.policies)
+    except ValkeyNotPublishedError as error:
+        note(
+            f"warning: the change is made, but Valkey did not pass it on ({error}); workers see it"
+            f" within {settings.cache.ttl_seconds:g} s, when they read anew"
+        )
+
+
+def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
+    async def run() -> Result:
+        return await work(settings_or_exit())
+
+    try:
+        return asyncio.run(run())
+    except ChangeRefusedError as error:
+        fail(error.problem, hint=error.hint)
+    except InvalidDsnError as error:
+        fail(str(error), hint="correct it", code=WRONG_USAGE)
+    except UNAVAILABLE as error:
+        _fail_with(error)
+
+
+def _fail_with(error: Exception) -> NoReturn:
+    """Say what PostgreSQL, or the lack of it, means for whoever ran a command."""
+    match error:
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
+            fail("the database has no schema for this version", hint="run `egret migrate`")
+        case asyncpg.InsufficientPrivilegeError():
+            fail(
+                f"the database's role may not do this ({error})",
+                hint="log in as a member of egret_admin; see `egret doctor --for admin`",
+            )
+        case asyncpg.IntegrityConstraintViolationError():
+            fail(
+                "what this builds on was changed meanwhile; nothing was done", hint="run it again"
+            )
+        case asyncpg.DataError():
+            fail(f"PostgreSQL does not take a value ({_shortened(error)})", hint="correct it")
+        case _:
+            fail(
+                f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
+                hint="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
+                " EGRET_POSTGRES__DSN_FILE, leads to it",
+            )
+
+
+def _shortened(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]} …"
+
+
+def _os_user() -> str:
+    """Return the name of the process's user, not what the environment says it is."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container the number may be all there is
+        return f"uid {os.getuid()}"
+
+
+def settings_or_exit() -> Settings:
+    """Read the settings, or exit with what is wrong with them."""
+    try:
+        return read_settings()
+    except SettingsError as error:
+        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
+
+
+DEFAULT_RUN: Final = Path("run")
+
+
+def facts_file(run: Path) -> Path:
+    """Return where the facts of the stack in *run* are."""
+    return run / "egret.json"
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """Return the facts of the stack in *run*.
+
+    Raises:
+        OSError: there is none, or it is somebody else's.
+    """
+    facts: dict[str, Any] = orjson.loads(facts_file(run).read_bytes())
+    return facts

@@ -1,0 +1,139 @@
+"""Syntax of limits on the command line, such as `requests/minute=600`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
+from sidecar.limits.store import MAX_AMOUNT, limit_id
+
+EXAMPLE: Final = "requests/minute=60"
+
+
+class LimitWordsError(ValueError):
+    """Words that are no limit; the message says which part and what would be one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selectors:
+    """What the limits of one command hold for."""
+
+    models: tuple[str, ...] | None = None
+    operations: tuple[str, ...] | None = None
+    time_zone: str = "UTC"
+    burst: int | None = None
+
+
+def parse_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -> Limit:
+    """Read one limit.
+
+    Raises:
+        LimitWordsError: not MEASURE/WINDOW=AMOUNT.
+    """
+    name, equals, amount = words.partition("=")
+    if not equals:
+        raise LimitWordsError(f"`{words[:60]}` has no amount; write for example {EXAMPLE}")
+    measure, window = parse_kind(name)
+    bare = Limit(
+        id="",
+        level=level,
+        measure=measure,
+        window=window,
+        amount=_amount(measure, amount),
+        burst=selectors.burst,
+        models=selectors.models,
+        operations=selectors.operations,
+        time_zone=selectors.time_zone,
+    )
+    return replace(bare, id=limit_id(owner, bare))
+
+
+def parse_kind(name: str) -> tuple[Measure, Window]:
+    """Read MEASURE/WINDOW; what holds at any moment or for one request has no window.
+
+    Raises:
+        LimitWordsError: there is no such measure or window.
+    """
+    measure, _, window = name.strip().partition("/")
+    return _measure(measure), _window(window)
+
+
+def shown(limit: Limit) -> str:
+    """Return the words for a limit, without what it holds for."""
+    window = "" if limit.window is Window.ONCE else f"/{limit.window.value}"
+    return f"{limit.measure.value}{window}={shown_amount(limit.measure, limit.amount)}"
+
+
+def shown_amount(measure: Measure, amount: int) -> str:
+    """Return an amount as people read it: money in US dollars."""
+    if measure is Measure.COST:
+        return f"{Decimal(amount) / MICROS:.2f}"
+    return str(amount)
+
+
+def shown_span(seconds: float) -> str:
+    """Return a time from now as people read it, in its largest unit or two."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours == 0:
+        return f"{minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
+
+
+def shown_whose(level: Level, name: str) -> str:
+    """Return whose a limit is."""
+    return f"{level.value} {name}"
+
+
+def shown_for(limit: Limit) -> str:
+    """Return what a limit holds for, where that is not everything."""
+    return ", ".join((*(limit.models or ()), *(limit.operations or ()))) or "-"
+
+
+def _measure(word: str) -> Measure:
+    try:
+        return Measure(word)
+    except ValueError:
+        raise LimitWordsError(
+            f"there is no measure `{word[:60]}`; one of {_listed([one.value for one in Measure])}"
+        ) from None
+
+
+def _window(word: str) -> Window:
+    try:
+        return Window(word or Window.ONCE.value)
+    except ValueError:
+        known = [one.value for one in Window if one is not Window.ONCE]
+        raise LimitWordsError(
+            f"there is no window `{word[:60]}`; one of {_listed(known)}"
+        ) from None
+
+
+def _amount(measure: Measure, text: str) -> int:
+    try:
+        number = Decimal(text.replace("_", ""))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite():
+        raise LimitWordsError(f"`{text[:60]}` is no amount")
+    units = MICROS if measure is Measure.COST else 1
+    # Before anything is converted: an integer of 10^99999999 takes Python hours.
+    if not 0 <= number <= Decimal(MAX_AMOUNT) / units:
+        raise LimitWordsError(
+            f"`{text[:60]}` is not between 0 and {shown_amount(measure, MAX_AMOUNT)}"
+        )
+    if number != number.quantize(Decimal(1) / units):
+        finest = "finer than a millionth of a dollar" if units > 1 else "no whole number"
+        raise LimitWordsError(f"`{text[:60]}` is {finest}")
+    return int(number * units)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

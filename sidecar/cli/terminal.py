@@ -1,0 +1,205 @@
+"""Output of commands: tables, JSON, progress and bars."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Final, NoReturn
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sidecar import __version__
+
+FAILED: Final = 1
+WRONG_USAGE: Final = 2
+TOOLS_EXTRA: Final = "tools"
+"""Packages of the distribution egret-tools."""
+
+_PIPE_COLUMNS: Final = 10_000
+"""Nothing is cut or wrapped for a reader that is a program."""
+
+Cell = str | int | bool | datetime | Sequence[str] | None
+Row = Mapping[str, Cell]
+
+
+class Output(enum.Enum):
+    """For people or for programs."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people or programs.")]
+
+
+def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -> None:
+    """Print the *columns* of *rows* as a table, or all of their fields as a JSON array."""
+    if output is Output.JSON:
+        print_json(rows)
+        return
+    table = Table()
+    for column in columns:
+        table.add_column(_title(column))
+    for row in rows:
+        table.add_row(*(Text(shown(row[column])) for column in columns))
+    console().print(table)
+
+
+def print_record(record: Row, *, output: Output) -> None:
+    """Print one thing, a line for each field, or as a JSON object."""
+    if output is Output.JSON:
+        print_json(record)
+        return
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column()
+    for name, value in record.items():
+        table.add_row(_title(name), Text(shown(value)))
+    console().print(table)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts; *many* is *one* with an `s` where not given."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def note(message: str) -> None:
+    """Tell a person what happened."""
+    console(stderr=True).print(Text(message))
+
+
+def fail(problem: str, *, hint: str, code: int = FAILED) -> NoReturn:
+    """Say in one line what went wrong and what would be right, and exit."""
+    console(stderr=True).print(Text(f"error: {problem}; {hint}".replace("\n", " ")))
+    raise typer.Exit(code)
+
+
+@contextmanager
+def ends_quietly() -> Iterator[None]:
+    """Let Ctrl-C, or a reader that has enough, end what would go on for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Whoever read has what they wanted. What Python flushes as it exits goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def console(*, stderr: bool = False, pipe_columns: int = _PIPE_COLUMNS) -> Console:
+    """Return a console that wraps for terminals; elsewhere at *pipe_columns*."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else pipe_columns
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def shown(value: Cell) -> str:
+    """Return *value* as a person reads it, times in UTC."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            if value.tzinfo is None:  # as asyncpg gives PostgreSQL's infinity
+                value = value.replace(tzinfo=UTC)
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        case str() | int():
+            return str(value)
+        case _:
+            return ", ".join(value) or "none"
+
+
+def print_json(value: object) -> None:
+    """Print anything that JSON can hold, times in UTC."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS
+    sys.stdout.write(orjson.dumps(value, option=options).decode() + "\n")
+
+
+Advance = Callable[[int], None]
+"""Takes how much is done in all."""
+
+
+@contextmanager
+def progress(what: str, *, total: int) -> Iterator[Advance]:
+    """Show a bar on standard error as long as the block lasts."""
+    screen = console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(what, total=total)
+
+        def advance(done: int) -> None:
+            bars.update(bar, completed=done)
+
+        yield advance
+
+
+WIDTH: Final = 20
+_WARNED: Final = 80
+_ALARMED: Final = 95
+
+
+def percent(used: int, room: int) -> int:
+    """Return how much of *room* is used, rounded down; of no room, all of it."""
+    return used * 100 // room if room else 100
+
+
+def bar(used: int | None, room: int) -> Table | Text:
+    """Return a bar with its percentage, in colours where there are any; nothing is `-`."""
+    if used is None:
+        return Text("-")
+    share = percent(used, room)
+    line = Table.grid(padding=(0, 1))
+    line.add_row(
+        ProgressBar(
+            total=100,
+            completed=min(share, 100),
+            width=WIDTH,
+            complete_style=_style(share),
+            finished_style="red",
+        ),
+        Text(f"{share} %"),
+    )
+    return line
+
+
+def _style(share: int) -> str:
+    if share >= _ALARMED:
+        return "red"
+    return "yellow" if share >= _WARNED else "green"
+
+
+def install_hint(extra: str) -> str:
+    """Return the ways to install the packages of *extra*.
+
+    Never by name: the package `egret` of the public index is by another author.
+    """
+    wheels = f"'dist/egret-{__version__}-py3-none-any.whl[{extra}]'"
+    if extra == TOOLS_EXTRA:
+        wheels += f" dist/egret_tools-{__version__}-py3-none-any.whl"
+    return (
+        "run `make setup` in a checkout and then its .venv/bin/egret, or build the wheels"
+        f" (docs/deploy.md) and run pip install {wheels}"
+    )
+
+
+def fail_without_tools(command: str, missing: str) -> NoReturn:
+    """Report the module that *command* lacks, with the way to install it, and exit with 2."""
+    problem = f"`{command}` needs egret-tools, and {missing} is not installed"
+    fail(problem, hint=install_hint(TOOLS_EXTRA), code=WRONG_USAGE)

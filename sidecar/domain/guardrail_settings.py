@@ -1,0 +1,270 @@
+"""Settings of each guardrail type, local and remote."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+class Threshold(enum.Enum):
+    """From which score on a finding counts: `LOW` finds most, `HIGH` errs least."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class InjectionKind(enum.Enum):
+    """What an attack on a model's instructions tries."""
+
+    INSTRUCTION_OVERRIDE = "instruction_override"
+    JAILBREAK = "jailbreak"
+    PROMPT_EXTRACTION = "prompt_extraction"
+    ENCODED_PAYLOAD = "encoded_payload"
+
+
+class CodeLanguage(enum.Enum):
+    """A language whose statements count as code."""
+
+    SQL = "sql"
+    SHELL = "shell"
+
+
+class AnswerPart(enum.Enum):
+    """Which texts of an answer a program reads."""
+
+    CONTENT = "content"
+    ARGUMENTS = "arguments"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsSettings:
+    """Vendor tokens, private keys, connection strings."""
+
+    guardrail_type: ClassVar[str] = "secrets"
+    types: tuple[str, ...] | None = None  # None: those on by default
+
+
+@dataclass(frozen=True, slots=True)
+class PiiSettings:
+    """Personal data.
+
+    `regions` are ISO country codes whose national phone form counts, `countries` those whose
+    identifiers are looked for.
+    """
+
+    guardrail_type: ClassVar[str] = "pii"
+    types: tuple[str, ...] | None = None  # None: those on by default
+    regions: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedPattern:
+    """A named regular expression in RE2 syntax."""
+
+    name: str
+    regex: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedPatternsSettings:
+    """Regular expressions written by the policy's author."""
+
+    guardrail_type: ClassVar[str] = "denied_patterns"
+    patterns: tuple[DeniedPattern, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedTermsSettings:
+    """Words and phrases, matched on word boundaries without regard to case."""
+
+    guardrail_type: ClassVar[str] = "denied_terms"
+    terms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSettings:
+    """Statements of programming languages."""
+
+    guardrail_type: ClassVar[str] = "code"
+    languages: tuple[CodeLanguage, ...] = tuple(CodeLanguage)
+
+
+@dataclass(frozen=True, slots=True)
+class ToxicitySettings:
+    """Insults and swear words; `allowed` words are none."""
+
+    guardrail_type: ClassVar[str] = "toxicity"
+    allowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptInjectionSettings:
+    """Attempts to override a model's instructions.
+
+    `indirect_threshold` holds for tool results and documents, which no user has written.
+    """
+
+    guardrail_type: ClassVar[str] = "prompt_injection"
+    threshold: Threshold = Threshold.MEDIUM
+    indirect_threshold: Threshold = Threshold.MEDIUM
+    kinds: tuple[InjectionKind, ...] | None = None  # None: all
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageSettings:
+    """Languages that may be written in, by ISO 639-1 code."""
+
+    guardrail_type: ClassVar[str] = "language"
+    allowed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MaxInputSettings:
+    """The most text of one request, in Unicode characters over all strings."""
+
+    guardrail_type: ClassVar[str] = "max_input"
+    max_characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaxTokensSettings:
+    """The most text of one request, in tokens of the o200k vocabulary over all strings."""
+
+    guardrail_type: ClassVar[str] = "max_tokens"
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchemaSettings:
+    """What an answer must look like that a program reads.
+
+    `schema` is JSON text of draft 2020-12. `tools` are those whose arguments are judged, None
+    all. `max_bytes` and `max_depth` bound one text, and the levels of values within each other.
+    """
+
+    guardrail_type: ClassVar[str] = "json_schema"
+    schema: str
+    of: AnswerPart = AnswerPart.CONTENT
+    tools: tuple[str, ...] | None = None
+    max_bytes: int = 65_536
+    max_depth: int = 32
+
+
+RuleSettings = (
+    SecretsSettings
+    | PiiSettings
+    | DeniedPatternsSettings
+    | DeniedTermsSettings
+    | CodeSettings
+    | ToxicitySettings
+)
+"""Judged by the rules of the shared database: findings have spans."""
+
+WholeTextSettings = (
+    PromptInjectionSettings | LanguageSettings | MaxInputSettings | MaxTokensSettings
+)
+"""Judged over a text as a whole: a score or a count decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEndpoint:
+    """Where a remote check is asked. `headers` may hold credentials and are never shown.
+
+    `url` is http(s), or `grpc://` and `grpcs://` with host and port for a gRPC server.
+    `ca_file` holds the authorities a TLS server's certificate must come from, None the system's;
+    `cert_file` and `key_file` are the client's own, both or neither.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResilienceSettings:
+    """How a remote check is asked, and when it is let alone.
+
+    `retries` come within the guardrail's own time limit. `hedge_after_seconds` asks a second
+    time where no answer has come so far, None never. `cache_seconds` keeps an answer for equal
+    content, 0 none. `max_concurrent` checks of one server run in a worker at a time; more are
+    an error at once. After `breaker_failures` failures in a row the server is let alone for
+    `breaker_seconds`, then tried with one request.
+    """
+
+    retries: int = 1
+    hedge_after_seconds: float | None = None
+    cache_seconds: float = 0.0
+    max_concurrent: int = 64
+    breaker_failures: int = 5
+    breaker_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """A remote check over HTTP in Egret's own form."""
+
+    guardrail_type: ClassVar[str] = "webhook"
+    endpoint: RemoteEndpoint
+    resilience: ResilienceSettings = ResilienceSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcSettings:
+    """A remote check over gRPC, `egret.guardrail.v1`."""
+
+    guardrail_type: ClassVar[str] = "grpc"
+    endpoint: RemoteEndpoint
+    resilience: ResilienceSettings = ResilienceSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class ModerationSettings:
+    """An OpenAI-compatible moderations API.
+
+    `thresholds` are scores from which a category counts; where there are none, the server's own
+    `flagged` decides. `categories` None means all.
+    """
+
+    guardrail_type: ClassVar[str] = "moderation"
+    endpoint: RemoteEndpoint
+    model: str | None = None
+    categories: tuple[str, ...] | None = None
+    thresholds: tuple[tuple[str, float], ...] = ()
+    resilience: ResilienceSettings = ResilienceSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class PresidioSettings:
+    """The analyzer API of Presidio; `entities` None means all it knows."""
+
+    guardrail_type: ClassVar[str] = "presidio"
+    endpoint: RemoteEndpoint
+    language: str = "en"
+    entities: tuple[str, ...] | None = None
+    min_score: float = 0.5
+    resilience: ResilienceSettings = ResilienceSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class LlmJudgeSettings:
+    """An OpenAI-compatible chat model that judges by a rubric.
+
+    A score (0 harmless to 1) from `min_score` on is a finding.
+    """
+
+    guardrail_type: ClassVar[str] = "llm_judge"
+    endpoint: RemoteEndpoint
+    model: str
+    rubric: str = field(repr=False)
+    min_score: float = 0.5
+    resilience: ResilienceSettings = ResilienceSettings()
+
+
+RemoteSettings = (
+    WebhookSettings | GrpcSettings | ModerationSettings | PresidioSettings | LlmJudgeSettings
+)

@@ -1,0 +1,118 @@
+"""The record of one finished request: outcome, timings, results and faults."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.policy import Policy, UnscannedAction
+from sidecar.domain.principal import Principal
+from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
+
+
+class ExchangeOutcome(enum.Enum):
+    """How an exchange ended, as seen from Egret; the value is a metric label."""
+
+    ALLOWED = "allowed"
+    REDACTED = "redacted"
+    FLAGGED = "flagged"
+    """Went on unchanged, although a guardrail or unread content was flagged."""
+    REFUSED = "refused"
+    """Answered by Egret on purpose; not an error."""
+    ABORTED = "aborted"
+    """The client or Envoy went away before there was an answer."""
+    FAILED = "failed"
+    """Egret could not tell and failed closed."""
+
+
+class CacheTier(enum.Enum):
+    """Which store answered for the key."""
+
+    L1 = "l1"
+    NEGATIVE = "negative"
+    L2 = "l2"
+    STORE = "store"
+    STALE = "stale"
+    """The store did not answer: the last that was known went on."""
+    NONE = "none"
+    """No look-up took place: there was no well-formed key to look up."""
+
+
+class FaultKind(enum.Enum):
+    """What went wrong around an exchange, whatever its outcome; the value is a metric label."""
+
+    PROTOCOL_VIOLATION = "protocol_violation"
+    EXCEPTION = "exception"
+    DEADLINE = "deadline"
+    UNREADABLE_MESSAGE = "unreadable_message"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    TOO_MANY_EXCHANGES = "too_many_exchanges"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TELEMETRY = "telemetry"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stretch of an exchange: monotonic seconds at its start, and its length in seconds."""
+
+    started_at: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When an exchange and its steps took place; None for a step that did not.
+
+    `wall_ns` (since the epoch) and `started_at` (monotonic seconds) are the same instant: steps
+    are placed by their distance from it, so that a wall clock set back moves none of them.
+    `seconds` is the whole exchange; `overhead_seconds` is Egret's own share of it, without
+    the wait for the client's body or the provider's answer. `read` is parsing, not that wait.
+    """
+
+    wall_ns: int
+    started_at: float
+    seconds: float
+    overhead_seconds: float
+    authorize: Step | None = None
+    read: Step | None = None
+    guardrails: Step | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeReport:
+    """The end of one exchange.
+
+    `traceparent` and `tracestate` are the strings of the gRPC metadata, unchecked. `status` is
+    that of Egret's own answer, None where the request went on. `processing_modes` are Envoy's
+    names of the body modes of this stream, for example `FULL_DUPLEX_STREAMED`. `error_type` is the
+    class name of an exception behind a failure, never its text. `exempted` are the guardrails that
+    an exception of the policy took out.
+    """
+
+    request_id: str
+    outcome: ExchangeOutcome
+    timings: Timings
+    traceparent: str | None = None
+    tracestate: str | None = None
+    route: Route | UnknownRoute | None = None
+    method: str | None = None
+    model: str | None = None
+    streamed: bool = False
+    principal: Principal | None = None
+    policy: Policy | None = None
+    error: ErrorKind | None = None
+    error_type: str | None = None
+    status: int | None = None
+    results: tuple[GuardrailResult, ...] = ()
+    exempted: tuple[str, ...] = ()
+    unscanned: tuple[UnscannedReason, ...] = ()
+    cache_tier: CacheTier = CacheTier.NONE
+    body_bytes: int = 0
+    processing_modes: tuple[str, ...] = ()
+
+    @property
+    def unscanned_action(self) -> UnscannedAction:
+        """What became of unread content; without a policy, the default that blocks."""
+        return UnscannedAction.BLOCK if self.policy is None else self.policy.unscanned

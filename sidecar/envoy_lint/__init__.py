@@ -1,1 +1,0 @@
-"""What is wrong with an Envoy configuration that asks Egret: rules, places, mends."""

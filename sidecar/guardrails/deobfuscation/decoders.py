@@ -1,0 +1,47 @@
+"""The decoders in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.deobfuscation.decoder import Decoder
+from sidecar.guardrails.deobfuscation.encodings import ENCODINGS, ESCAPES
+from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
+from sidecar.guardrails.deobfuscation.spelling import LEET, SPACING
+from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
+
+MAX_DEPTH: Final = 2
+"""What is encoded twice is read; a model does not get through more unaided."""
+
+FOR_ALL: Final = (ESCAPES, ENCODINGS, SPACING, LOOK_ALIKES)
+FOR_WORDS: Final = (*FOR_ALL, LEET)
+
+TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
+
+
+PIECES_A_STEP: Final = 256
+"""Pieces looked at between two interruptions where little is to be read of them."""
+
+
+def sources(views: Sequence[TextView]) -> Sequence[TextView]:
+    """Return the view of each part that is to be read further: the plain one where there is."""
+    if all(view.kinds is ASCII_VIEWS for view in views):
+        return tuple(views)
+    best = {view.part: view for view in views if ViewKind.RAW in view.kinds}
+    best |= {view.part: view for view in views if ViewKind.PLAIN in view.kinds}
+    return tuple(best.values())
+
+
+def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[list[TextView]]:
+    """Return what *views* say by the decoders *chosen*, where they say anything else."""
+    found: list[TextView] = []
+    for count, view in enumerate(views, start=1):
+        for decoder in chosen:
+            if decoder.applies(view.content):
+                found += yield from decoder.read(view)
+                yield
+        if not count % PIECES_A_STEP:
+            yield
+    return found

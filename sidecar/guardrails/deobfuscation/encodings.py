@@ -1,0 +1,154 @@
+"""Decodes base64, hex and percent encodings, and escapes."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from typing import Final
+
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.deobfuscation.decoder import Decoder, Runs, matches
+from sidecar.guardrails.matching.rule import Expression, compile_re2
+from sidecar.guardrails.matching.text_views import TextView, ViewKind
+
+MIN_RUN: Final = 20
+"""Characters; 15 bytes in base64, shorter than any key."""
+
+# In one line, or broken into lines as mail is (RFC 2045 section 6.8).
+_BASE64: Final = compile_re2(
+    Expression(
+        rf"[0-9A-Za-z+/_-]{{{MIN_RUN},}}(?:\r?\n[0-9A-Za-z+/_-]{{{MIN_RUN},}})*"
+        r"(?:\r?\n[0-9A-Za-z+/_-]{1,19})?={0,2}"
+    )
+)
+_HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
+_READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
+"""What is read of bytes that are no text as a whole: a few in front would hide the rest."""
+_LEAST: Final = 32
+"""Runs have no more bytes than that at least."""
+SLICE_DECODED: Final = 64
+"""Runs decoded between two interruptions, at some 5 µs each."""
+
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
+
+
+def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    content = view.content
+    runs = Runs(content)
+    for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+        for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
+            text = None if match is None else (yield from decode(match[0]))
+            if match is not None and text is not None:
+                runs.add(text + b"\n", *match.span())
+            if match is None or not count % SLICE_DECODED:
+                yield
+    return (runs.as_view(view, ViewKind.DECODED),) if runs else ()
+
+
+def _from_base64(run: bytes) -> Cooperative[bytes | None]:
+    """Decode the lines of *run* as one, and each alone: they need not belong together."""
+    lines = run.split()
+    texts: list[bytes] = []
+    for one in (run, *lines) if len(lines) > 1 else (run,):
+        text = yield from _from_one(one)
+        if text is not None:
+            texts.append(text)
+    return b"\n".join(texts) or None
+
+
+def _from_one(run: bytes) -> Cooperative[bytes | None]:
+    compact = run.translate(_URL_SAFE, b"=\r\n")
+    compact = compact[: len(compact) - (len(compact) % 4 == 1)]
+    texts: list[bytes] = []
+    for start in range(0, len(compact), SLICE_BYTES):  # a multiple of four
+        if start:
+            yield
+        quads = compact[start : start + SLICE_BYTES]
+        texts += _texts(base64.b64decode(quads + b"=" * (-len(quads) % 4)))
+    return b"".join(texts) or None
+
+
+def _from_hex(run: bytes) -> Cooperative[bytes | None]:
+    compact = run.decode("ascii")
+    texts: list[bytes] = []
+    for start in range(0, len(compact), SLICE_BYTES):
+        if start:
+            yield
+        texts += _texts(bytes.fromhex(compact[start : start + SLICE_BYTES]))
+    return b"".join(texts) or None
+
+
+def _texts(decoded: bytes) -> list[bytes]:
+    """Return what can be read: all of it, or the readable runs of what is no text."""
+    if decoded.translate(None, _NO_TEXT) == decoded and _is_utf8(decoded):
+        return [decoded]
+    return [text + b"\n" for text in _READABLE.findall(decoded)]
+
+
+def _is_utf8(decoded: bytes) -> bool:
+    try:
+        decoded.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+ENCODINGS: Final = Decoder(
+    _read,
+    lambda content: len(content) >= MIN_RUN,
+    trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}"),
+)
+
+
+_ESCAPES: Final = re.compile(
+    # One class first, so that the search skips to it. Percent signs in a row are one run.
+    rb"[%&\\](?:(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2})*"
+    rb"|(?<=&)(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
+    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))"
+)
+
+_MAX_ESCAPE: Final = 16
+_PERCENT: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
+_ENTITY: Final = re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};")
+_BACKSLASH: Final = re.compile(rb"\\[ux][0-9A-Fa-f]{2}")
+
+
+def _escapes_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    runs = Runs(view.content)
+    for match in matches(_ESCAPES, view.content, least=_MAX_ESCAPE):
+        if match is None:
+            yield
+            continue
+        start, end = match.span()
+        runs.add_up_to(start)
+        runs.add(_characters(match[0]), start, end)
+    if not runs:
+        return ()
+    runs.add_rest()
+    return (runs.as_view(view, ViewKind.UNESCAPED),)
+
+
+def _characters(escape: bytes) -> bytes:
+    if escape.startswith(b"%"):
+        return bytes.fromhex(escape.replace(b"%", b"").decode("ascii"))
+    if escape.startswith(b"\\x"):
+        return bytes.fromhex(escape[2:].decode("ascii"))
+    if escape.startswith(b"&"):
+        return html.unescape(escape.decode("ascii")).encode("utf-8", "replace")
+    return chr(int.from_bytes(bytes.fromhex(escape[2:].decode("ascii")))).encode(
+        "utf-8", "replace"
+    )
+
+
+def _applies(content: bytes) -> bool:
+    """Look for each kind by its first byte, which takes some nanoseconds a kilobyte."""
+    return bool(
+        (b"%" in content and _PERCENT.search(content))
+        or (b"&" in content and _ENTITY.search(content))
+        or (b"\\" in content and _BACKSLASH.search(content))
+    )
+
+
+ESCAPES: Final = Decoder(_escapes_read, _applies)

@@ -1,0 +1,74 @@
+"""Undoes spaced-out letters and leetspeak."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.deobfuscation.decoder import Decoder, Runs, matches
+from sidecar.guardrails.matching.rule import Expression, compile_re2
+from sidecar.guardrails.matching.text_views import TextView, ViewKind
+
+_RUN: Final = re.compile(
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
+)
+
+_SHORTEST: Final = 13
+_LEAST: Final = 16
+"""A run has `_SHORTEST` bytes at least; one more tells what stands behind it."""
+_LIKELY: Final = compile_re2(
+    Expression(r"\b[0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-](?:[!-~][ ._*|/,-]){4}[!-~]")
+)
+
+
+def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    runs = Runs(view.content)
+    for match in matches(_RUN, view.content, least=_LEAST, likely=_LIKELY):
+        if match is None:
+            yield
+            continue
+        start, end = match.span()
+        runs.add_up_to(start)
+        runs.add(match[0][::2], start, end)
+    if not runs:
+        return ()
+    runs.add_rest()
+    return (runs.as_view(view, ViewKind.UNSPACED),)
+
+
+# Three in a row cost the pass over every text next to nothing; all seven would cost half of it.
+SPACING: Final = Decoder(
+    _read,
+    lambda content: len(content) >= _SHORTEST,
+    trigger=Expression(
+        r"[ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-]"
+    ),
+)
+
+
+_SIGN: Final = re.compile(rb"[0134578@$!|]")
+_LETTER: Final = re.compile(rb"[A-Za-z]")
+_TABLES: Final = tuple(  # a one is an i or an l
+    bytes.maketrans(b"0345789@$1!|", b"oeastbgas" + letter * 3) for letter in (b"i", b"l")
+)
+_LEET_KIND: Final = frozenset({ViewKind.LEET})
+
+
+def _leet_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    content = view.content
+    tables = _TABLES if any(one in content for one in (b"1", b"!", b"|")) else _TABLES[:1]
+
+    def has_letter(start: int, end: int) -> bool:
+        return _LETTER.search(content, start, end) is not None
+
+    found: list[TextView] = []
+    for table in tables:
+        changed = content.translate(table)
+        found.append(replace(view, kinds=_LEET_KIND, content=changed, accepts=has_letter))
+        yield
+    return tuple(found)
+
+
+LEET: Final = Decoder(_leet_read, lambda content: _SIGN.search(content) is not None)

@@ -1,0 +1,113 @@
+"""Words around a match that speak for it or against it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.guardrails.detectors.numbers import KNOWN_REGIONS
+from sidecar.guardrails.matching.rule import Rank, Rule, rule, where
+
+GAP: Final = r"[^0-9\n\x00]{0,24}?"
+"""Between the words and the datum: «number», «is», punctuation; no other number, no new line."""
+
+_MONTHS: Final = (
+    r"(?i:jan(?:uary|uar|vier)?|feb(?:ruary|ruar)?|f\xc3\xa9vrier|mar(?:ch|s)?|m\xc3\xa4rz|apr(?:il)?|avril|"
+    r"may|mai|june?|juni|juin|july?|juli|juillet|aug(?:ust)?|ao\xc3\xbbt|sep(?:t|tember|tembre)?|"
+    r"o[ck]t(?:ober|obre)?|nov(?:ember|embre)?|de[cz](?:ember)?|d\xc3\xa9cembre|enero|febrero|marzo|"
+    r"abril|mayo|junio|julio|agosto|septiembre|octubre|noviembre|diciembre)\.?"
+)
+_DATE: Final = (
+    r"(?:[0-3]?[0-9][./-][0-3]?[0-9][./-](?:(?:19|20)[0-9]{2}|[0-9]{2})"
+    r"|(?:19|20)[0-9]{2}[./-][01]?[0-9][./-][0-3]?[0-9]"
+    rf"|{_MONTHS} [0-3]?[0-9](?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}}"
+    rf"|[0-3]?[0-9](?:st|nd|rd|th)?\.? (?:of |de )?{_MONTHS},? (?:de )?(?:19|20)[0-9]{{2}})"
+)
+_BIRTH: Final = (
+    r"dob|d\.o\.b|date of birth|birth ?date|birthday|born|geburtsdatum|geboren|date de naissance"
+    r"|n\xc3\xa9e? le|fecha de nacimiento|nacid[oa] el|data di nascita|nat[oa] il"
+    r"|data de nascimento|geboortedatum"
+)
+_STREET: Final = (
+    r"street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|way|place|pl|square|sq"
+    r"|terrace|highway|hwy|parkway|pkwy|circle|close|crescent|gardens|row|mews"
+)
+_AT: Final = (
+    r"address|lives? at|living at|resid(?:es?|ing) at|ship(?:ped|ping)? to|deliver(?:ed|y)? to"
+    r"|mail(?:ed)? to|anschrift|adresse|wohnhaft in|wohnt in der|wohnt in"
+)
+_UNIT: Final = r"(?:,? (?i:apt|apartment|suite|ste|unit|flat|#)\.? ?[0-9A-Za-z-]{1,6})?"
+_TOWN: Final = (
+    r"(?:,? [A-Z][A-Za-z.'-]{1,20}\b){0,3}(?:,? [A-Z]{2}\b)?"
+    r"(?:,? (?:[0-9]{5}(?:-[0-9]{4})?|[A-Z]{1,2}[0-9][0-9A-Z]? ?[0-9][A-Z]{2}))?"
+)
+_ENGLISH_ADDRESS: Final = (
+    r"[0-9]{1,5}[A-Za-z]?,? (?:[A-Z0-9][A-Za-z0-9.'-]{0,20} ){1,4}"
+    rf"(?i:{_STREET})\b\.?{_UNIT}{_TOWN}"
+)
+_GERMAN_ADDRESS: Final = (
+    r"[A-Z][A-Za-z\x80-\xff-]{2,24}"
+    r"(?:stra\xc3\x9fe|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer) [0-9]{1,4} ?[a-z]?\b"
+    r"(?:,? (?:D-)?[0-9]{5} [A-Z][A-Za-z\x80-\xff-]{2,24})?"
+)
+_ROUTING_WEIGHTS: Final = (3, 7, 1) * 3
+
+
+def after_words(words: str, shape: str, *, gap: str = GAP) -> str:
+    """Return the expression for *shape* behind one of *words*, which count in any case."""
+    return rf"\b(?i:{words})\b{gap}\b({shape})\b"
+
+
+def _is_routing_number(digits: bytes) -> bool:
+    """Tell whether the check digit is right (ABA, Routing Number Policy: weights 3, 7, 1)."""
+    return (
+        sum((digit - 48) * weight for digit, weight in zip(digits, _ROUTING_WEIGHTS, strict=True))
+        % 10
+        == 0
+    )
+
+
+def _names_a_country(code: bytes) -> bool:
+    """Tell whether characters five and six are a country's (ISO 9362)."""
+    return code[4:6].decode("ascii") in KNOWN_REGIONS
+
+
+CONTEXT_RULES: Final[tuple[Rule, ...]] = (
+    rule("DATE_OF_BIRTH", rf"\b(?i:{_BIRTH})\b{GAP}\b({_DATE})\b", rank=Rank.CONTEXT),
+    rule(
+        "POSTAL_ADDRESS",
+        rf"\b(?i:{_AT})\b{GAP}\b({_ENGLISH_ADDRESS}|{_GERMAN_ADDRESS})",
+        rank=Rank.CONTEXT,
+    ),
+    # ICAO 9303: up to nine characters; nearly all are letters and then digits, some mixed.
+    rule(
+        "PASSPORT",
+        after_words(
+            r"passport|reisepass(?:nummer)?|passeport|pasaporte|passaporto|paspoort",
+            r"[A-Z]{0,2}[0-9]{6,9}[A-Z]?|[CFGHJK][0-9CFGHJKLMNPRTVWXYZ]{8}",
+        ),
+        rank=Rank.CONTEXT,
+    ),
+    rule(
+        "US_BANK_ROUTING",
+        after_words(r"routing|aba|rtn|transit", r"[0-9]{9}"),
+        where(_is_routing_number),
+        rank=Rank.CONTEXT,
+    ),
+    rule(
+        "BANK_ACCOUNT",
+        after_words(
+            r"(?:bank |checking |savings )?account (?:number|num|no)|acct(?: (?:number|no))?"
+            r"|kontonummer|num\xc3\xa9ro de compte|n\xc3\xbamero de cuenta",
+            r"[0-9](?:[ -]?[0-9]){5,16}",
+        ),
+        rank=Rank.CONTEXT,
+    ),
+    # ISO 9362: four of the bank, two of the country, two of the place, three of the branch.
+    rule(
+        "SWIFT_BIC",
+        r"\b(?i:(?:swift ?(?:code|/ ?bic|number)|bic)\b[^0-9\n\x00]{0,8}?|swift ?: ?)"
+        r"\b([A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?)\b",
+        where(_names_a_country),
+        rank=Rank.CONTEXT,
+    ),
+)

@@ -1,0 +1,105 @@
+"""The `language` guardrail: which language a text is written in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from typing_extensions import override
+
+from sidecar.domain.finding import Found
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
+from sidecar.guardrails.matching.rule import Expression
+
+_CODES: Final = (
+    "af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr"
+    " fy ga gd gl gu ha he hi hr ht hu hy id ig is it ja jv ka kk km kn ko ku ky la lb lg"
+    " ln lo lt lv mg mk ml mn mr ms mt my ne nl nn no oc om or pa pl ps pt qu ro ru rw sa"
+    " se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz vi vo wa xh yo"
+    " zh zu"
+)
+LANGUAGES: Final = frozenset(_CODES.split())
+"""What the model tells apart, of ISO 639-1."""
+
+WINDOW_CHARACTERS: Final = 1_000
+"""Text judged at a time, in some 150 µs."""
+MAX_WINDOWS: Final = 32
+"""Windows of one text that are judged, the first and the last among them."""
+MIN_LETTERS: Final = 20
+MIN_MARGIN: Final = 0.5
+"""By how much a letter a foreign language must be likelier than every allowed one (natural log).
+
+A sentence of another language has 0.9 and more, English with code, names or a quotation in it 0.1
+and less.
+"""
+
+_NO_LANGUAGE: Final = "zxx"
+
+
+class ModelMissingError(Exception):
+    """The package with the model is not installed: extra `language`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageCheck(WholeTextCheck):
+    """Judges each part by itself; a part with a window in another language is the finding."""
+
+    allowed: tuple[str, ...]
+
+    @property
+    @override
+    def expressions(self) -> tuple[Expression, ...]:
+        return ()
+
+    @override
+    def load(self) -> None:
+        # Half a second and 80 MB. Where it is not installed, judging says so.
+        with contextlib.suppress(ModelMissingError):
+            _identifier()
+
+    @override
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
+        findings = []
+        for index, part in enumerate(scanned.parts):
+            for window in _windows(part.content):
+                if _is_foreign(window, self.allowed):
+                    findings.append(scanned.whole_part(index, "LANGUAGE"))
+                    break
+                yield
+        return Found(tuple(findings))
+
+
+def _is_foreign(text: str, allowed: Sequence[str]) -> bool:
+    letters = sum(map(str.isalpha, text))
+    if letters < MIN_LETTERS:
+        return False
+    scores: dict[str, float] = dict(_identifier().rank(text))
+    likeliest = max(scores, key=scores.__getitem__)
+    known = max(scores[language] for language in allowed)
+    return likeliest != _NO_LANGUAGE and scores[likeliest] - known > MIN_MARGIN * letters
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid import langid  # noqa: PLC0415 - an extra, and 80 MB
+    except ImportError:
+        raise ModelMissingError from None
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+
+
+def _windows(content: bytes) -> Iterator[str]:
+    """Yield what is judged of a text: all of it, or evenly spaced windows of a long one."""
+    most = 4 * WINDOW_CHARACTERS  # bytes
+    if len(content) <= MAX_WINDOWS * WINDOW_CHARACTERS:
+        starts: Sequence[int] = range(0, len(content), WINDOW_CHARACTERS)
+    else:
+        last = len(content) - WINDOW_CHARACTERS
+        starts = [last * number // (MAX_WINDOWS - 1) for number in range(MAX_WINDOWS)]
+    for start in starts:
+        text = content[start : start + most].decode("utf-8", "ignore")
+        yield text[:WINDOW_CHARACTERS]

@@ -1,0 +1,259 @@
+"""Checks of numbers: cards, accounts, IP addresses, and numbering plans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Final
+
+import phonenumbers
+import re2
+from phonenumbers import PhoneMetadata
+
+from sidecar.guardrails.matching.rule import Span
+
+_VALUES: Final = bytes((byte - 48) % 10 for byte in range(256))
+_DOUBLED: Final = bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)[value] for value in _VALUES)
+_DIGITS: Final = re.compile(rb"[0-9]+")
+_REST: Final = re.compile(rb"(?:[ -]?[0-9]){0,64}")
+MAX_RUN_DIGITS: Final = 500
+_MIN_CARD_DIGITS: Final = 12
+_MAX_CARD_DIGITS: Final = 19
+_MIN_CARD_DIGITS_AMONG_OTHERS: Final = 14  # shorter ones are too often a part of something
+_MIN_GROUP_DIGITS: Final = 4
+_MAX_GROUPS: Final = 5
+
+# First four digits from and to, number of digits from and to, by the first digit.
+_ISSUERS: Final[tuple[tuple[tuple[int, int, int, int], ...], ...]] = (
+    (),
+    ((1800, 1800, 15, 15),),  # JCB, older
+    ((2131, 2131, 15, 15), (2200, 2204, 16, 19), (2221, 2720, 16, 16)),  # JCB, Mir, Mastercard
+    (
+        (3000, 3059, 14, 19),  # Diners Club
+        (3095, 3095, 14, 19),
+        (3400, 3499, 15, 15),  # American Express
+        (3528, 3589, 16, 19),  # JCB
+        (3600, 3699, 14, 19),  # Diners Club
+        (3700, 3799, 15, 15),  # American Express
+        (3800, 3999, 14, 19),  # Diners Club
+    ),
+    ((4000, 4999, 13, 13), (4000, 4999, 16, 16), (4000, 4999, 19, 19)),  # Visa
+    ((5000, 5099, 12, 19), (5100, 5599, 16, 16), (5600, 5899, 12, 19)),  # Maestro, Mastercard
+    ((6000, 6999, 12, 19),),  # Maestro, Discover, UnionPay, RuPay
+    (),
+    ((8100, 8171, 16, 19),),  # UnionPay
+    ((9792, 9792, 16, 16),),  # Troy
+)
+
+# Lengths by country, from the IBAN registry (ISO 13616, SWIFT).
+_IBAN_LENGTHS: Final = {
+    country: length
+    for length, countries in {
+        15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD", 19: "MK SI",
+        20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL",
+        24: "AD CZ DZ ES MD PK RO SA SE SK TN VG", 25: "LY PT ST", 26: "IS TR",
+        27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV",
+        29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
+    }.items()
+    for country in countries.split()
+}  # fmt: skip
+
+
+_CARD_LENGTHS: Final = {
+    b"%04d" % number: lengths
+    for number in range(10_000)
+    if (
+        lengths := frozenset(
+            length
+            for low, high, shortest, longest in _ISSUERS[number // 1_000]
+            if low <= number <= high
+            for length in range(shortest, longest + 1)
+        )
+    )
+}
+"""How many digits a card's number has, by its first four."""
+
+_CHARACTER_VALUES: Final = {
+    byte: str(int(chr(byte), 36)) for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+}
+_UPPER: Final = bytes(byte - 32 if 97 <= byte <= 122 else byte for byte in range(256))  # noqa: PLR2004 - a to z
+
+
+def passes_luhn(digits: bytes) -> bool:
+    """Tell whether the last digit is the check digit of the rest (ISO/IEC 7812-1, annex B)."""
+    return not _luhn_sum(digits) % 10
+
+
+def has_issuer(digits: bytes) -> bool:
+    """Tell whether an issuer range in use (ISO/IEC 7812) goes with the number's length."""
+    return len(digits) in _CARD_LENGTHS.get(digits[:4], ())
+
+
+def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Return the card numbers in a run of digit groups joined by single spaces or dashes.
+
+    A number begins and ends with a group, so that what stands beside it (an order number before,
+    a security code behind) cannot hide it; groups but the last have four digits or more.
+    """
+    if end - start <= _MAX_CARD_DIGITS:
+        digits = content[start:end].translate(None, b" -")
+        if len(digits) == end - start:
+            return ((start, end),) if has_issuer(digits) and passes_luhn(digits) else ()
+    # A run may be cut at its most digits; a number that begins in it may end behind it.
+    behind = _REST.match(content, end)
+    stop = end if behind is None else behind.end()
+    groups = [match.span() for match in _DIGITS.finditer(content, start, stop)]
+    return _cards_in(content, groups, before=end)
+
+
+def iban_expression() -> str:
+    """Return the expression that finds IBANs by country and length, spaced or not, in any case.
+
+    For `re`: it looks around, and repeats nothing that could match in two ways.
+    """
+    by_length: dict[int, list[str]] = {}
+    for country, length in _IBAN_LENGTHS.items():
+        by_length.setdefault(length, []).append(_either_case(country))
+    forms = (
+        rf"(?:{'|'.join(countries)})[0-9]{{2}}(?:[ -]?[0-9A-Za-z]){{{length - 4}}}"
+        for length, countries in by_length.items()
+    )
+    ahead = "(?=[A-Za-z]{2}[0-9]{2}[ -]?[0-9A-Za-z])"
+    return rf"(?<![0-9A-Za-z_]){ahead}(?:{'|'.join(forms)})(?![0-9A-Za-z])"
+
+
+def is_iban(candidate: bytes) -> bool:
+    """Tell whether the check digits are right (ISO 13616, ISO 7064 MOD 97-10)."""
+    compact = candidate.translate(_UPPER, b" -")
+    turned = compact[4:] + compact[:4]
+    return int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 == 1
+
+
+def is_plain_ssn(digits: bytes) -> bool:
+    """Tell whether nine digits could be a number of the US Social Security Administration."""
+    return digits[:3] not in {b"000", b"666"} and digits[3:5] != b"00" and digits[5:] != b"0000"
+
+
+def _either_case(letters: str) -> str:
+    return "".join(f"[{letter}{letter.lower()}]" for letter in letters)
+
+
+def _luhn_sum(digits: bytes) -> int:
+    return sum(digits[::-2].translate(_VALUES)) + sum(digits[-2::-2].translate(_DOUBLED))
+
+
+def _cards_in(content: bytes, groups: list[Span], *, before: int) -> Iterator[Span]:
+    digits = b"".join([content[start:end] for start, end in groups])
+    ends = list(accumulate((end - start for start, end in groups), initial=0))
+    sums: tuple[list[int], list[int]] | None = None
+    index = 0
+    while index < len(groups) and groups[index][0] < before:
+        begin = ends[index]
+        lengths = _CARD_LENGTHS.get(digits[begin : begin + 4])
+        taken = 0
+        if lengths:
+            sums = sums or _sums(digits)
+            taken = _card_groups(ends, index, lengths, sums)
+        if taken:
+            yield groups[index][0], groups[index + taken - 1][1]
+        index += taken or 1
+
+
+def _sums(digits: bytes) -> tuple[list[int], list[int]]:
+    """Return running Luhn sums: one with digits at even places doubled, one with the others."""
+    values, doubled = digits.translate(_VALUES), digits.translate(_DOUBLED)
+    even, odd = bytearray(values), bytearray(values)
+    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+    return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
+
+
+def _card_groups(
+    ends: list[int], first: int, lengths: frozenset[int], sums: tuple[list[int], list[int]]
+) -> int:
+    """Return how many groups from *first* on make a card number, the most that do, or 0."""
+    begin, best, last = ends[first], 0, len(ends) - 1
+    for end_index in range(first + 1, min(first + _MAX_GROUPS, last) + 1):
+        end = ends[end_index]
+        length = end - begin
+        if length > _MAX_CARD_DIGITS:
+            break
+        if length in lengths:
+            running = sums[end % 2]
+            is_alone = first == 0 and end_index == last
+            if (is_alone or length >= _MIN_CARD_DIGITS_AMONG_OTHERS) and not (
+                running[end] - running[begin]
+            ) % 10:
+                best = end_index - first
+        if end - ends[end_index - 1] < _MIN_GROUP_DIGITS:
+            break  # only the last group may be shorter
+    return best
+
+
+KNOWN_REGIONS: Final = frozenset(phonenumbers.SUPPORTED_REGIONS)
+
+_KINDS: Final = (
+    "fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip",
+    "pager", "uan", "voicemail",
+)  # fmt: skip
+_NO_NUMBER: Final = r"[^\x00-\x{10FFFF}]"
+_MAX_COUNTRY_DIGITS: Final = 3
+
+
+def load_numbering_plans() -> None:
+    """Read and compile all plans now (some 0.2 s) instead of one at a time from within a scan."""
+    PhoneMetadata.load_all()
+    for code in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
+        _country_plan(str(code).encode())
+
+
+def is_international(digits: bytes) -> bool:
+    """Tell whether *digits*, country code first, are a number in use."""
+    for length in range(1, _MAX_COUNTRY_DIGITS + 1):
+        plan = _country_plan(digits[:length])
+        if plan is not None:  # no code is the beginning of another
+            return plan.fullmatch(digits[length:]) is not None
+    return False
+
+
+def is_national(digits: bytes, regions: tuple[str, ...]) -> bool:
+    """Tell whether *digits* are a number in use in any of *regions*, as dialled there."""
+    return _national_plan(regions).fullmatch(digits) is not None
+
+
+@lru_cache(maxsize=1_024)
+def _country_plan(code: bytes) -> Any:
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(code))
+    if regions is None or code.startswith(b"0"):
+        return None
+    return _compiled([_plan(_metadata(region, int(code))) for region in regions])
+
+
+@lru_cache(maxsize=1_024)
+def _national_plan(regions: tuple[str, ...]) -> Any:
+    return _compiled([_plan(PhoneMetadata.metadata_for_region(region)) for region in regions])
+
+
+def _compiled(plans: list[str]) -> Any:
+    options = re2.Options()
+    options.max_mem = 32 << 20  # the 25 regions of +1 in one
+    return re2.compile("|".join(plans).encode(), options)
+
+
+def _metadata(region: str, code: int) -> PhoneMetadata | None:
+    if region == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY:
+        return PhoneMetadata.metadata_for_nongeo_region(code)
+    return PhoneMetadata.metadata_for_region(region)
+
+
+def _plan(metadata: PhoneMetadata | None) -> str:
+    """Return the expression for a national number, with what is dialled before it or without."""
+    if metadata is None:
+        return _NO_NUMBER
+    kinds = [getattr(metadata, kind) for kind in _KINDS]
+    numbers = [kind.national_number_pattern for kind in kinds
+               if kind is not None and kind.national_number_pattern]  # fmt: skip
+    prefix = metadata.national_prefix_for_parsing or ""
+    return f"(?:{prefix})?(?:{'|'.join(numbers)})"

@@ -1,0 +1,122 @@
+"""The `prompt_injection` guardrail as a check over whole texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from typing_extensions import override
+
+from sidecar.domain.finding import Finding, Found
+from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSettings, Threshold
+from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
+from sidecar.guardrails.detectors.prompt_injection.scoring import Scorer, score
+from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
+from sidecar.guardrails.matching.rule import Expression
+from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
+
+INDIRECT_ROLES: Final = frozenset({"tool", "function"})
+"""What no user wrote: results of tools, and documents."""
+
+SYSTEM_ROLES: Final = frozenset(
+    {"system", "developer", "instructions", "systemInstruction", "system_instruction"}
+)
+"""Rules for the model are what such text is about, so it takes more to be an attack.
+
+It has nobody's instructions to override and is the prompt to extract: only a jailbreak counts.
+"""
+
+_SYSTEM_KINDS: Final = frozenset({InjectionKind.JAILBREAK})
+
+_WORTH_READING: Final = frozenset(ViewKind) - {ViewKind.RAW, ViewKind.FOLDED}
+"""Forms other than the part's own; words are without case anyway."""
+
+_PARTS_A_STEP: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutoff:
+    """What a sum is held against: `least` makes a finding, `medium` a score of one half.
+
+    `without_terms` is the score of most texts.
+    """
+
+    least: int
+    medium: int
+    without_terms: float
+
+
+class PromptInjectionCheck(WholeTextCheck):
+    """A text whose best stretch reaches its role's threshold is the finding, whole."""
+
+    def __init__(self, settings: PromptInjectionSettings, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._chosen = frozenset(settings.kinds or InjectionKind)
+        model, level, indirect = scorer.model, settings.threshold, settings.indirect_threshold
+        self._bar = _bar(model.thresholds, level)
+        self._bars = dict.fromkeys(INDIRECT_ROLES, _bar(model.thresholds, indirect))
+        self._bars |= dict.fromkeys(SYSTEM_ROLES, _bar(model.system_thresholds, level))
+
+    @property
+    @override
+    def expressions(self) -> tuple[Expression, ...]:
+        # Signs of hidden text, which is read then; terms have a database of their own, of words.
+        return TRIGGERS
+
+    @override
+    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
+        findings: dict[int, Finding] = {}
+        highest = 0.0
+        parts, readings = scanned.parts, _readings(scanned)
+        while views := tuple(islice(readings, _PARTS_A_STEP)):
+            sums = yield from self._scorer.sums([view.content for view in views])
+            for view, sum_ in zip(views, sums, strict=True):
+                role = parts[view.part].role
+                bar = self._bars.get(role, self._bar)
+                total = sum_.total
+                highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
+                if total >= bar.least and view.part not in findings:
+                    kind = self._kind(sum_.best().kinds, view, role)
+                    if kind is not None:
+                        findings[view.part] = scanned.whole_part(view.part, _type(kind, role))
+            if len(views) == _PARTS_A_STEP:
+                yield
+        return Found(tuple(findings[part] for part in sorted(findings)), round(highest, 4))
+
+    def _kind(
+        self, kinds: Sequence[InjectionKind], view: TextView, role: str
+    ) -> InjectionKind | None:
+        """Return the foremost kind that counts here, if one does."""
+        if kinds and ViewKind.DECODED in view.kinds:
+            kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
+        counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen
+        return next((kind for kind in kinds if kind in counting), None)
+
+
+def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
+    medium = thresholds[Threshold.MEDIUM]
+    return _Cutoff(thresholds[level], medium, score(0, medium))
+
+
+def _readings(scanned: ScannedTexts) -> Iterator[TextView]:
+    """Return each part once, in its plain form where that is another, and what is hidden in it."""
+    plain = {
+        view.part
+        for view in scanned.views
+        if view.kinds is not ASCII_VIEWS and ViewKind.PLAIN in view.kinds
+    }
+    for view in scanned.views:
+        if (
+            view.kinds is ASCII_VIEWS  # mostly; an enum's members are slow to look up
+            or not view.kinds.isdisjoint(_WORTH_READING)
+            or (ViewKind.RAW in view.kinds and view.part not in plain)
+        ):
+            yield view
+
+
+def _type(kind: InjectionKind, role: str) -> str:
+    name = kind.value.upper()
+    return f"INDIRECT_{name}" if role in INDIRECT_ROLES else name

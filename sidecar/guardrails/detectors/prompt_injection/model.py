@@ -1,0 +1,153 @@
+"""The model of `prompt_injection`: weights of phrases, read from files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.domain.guardrail_settings import InjectionKind, Threshold
+
+_LIST: Final = re.compile(r"<([a-z]+)>")
+_GAP: Final = re.compile(r"~([0-9]+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A named expression over words. It starts and ends with the space around words."""
+
+    name: str
+    kind: InjectionKind
+    regex: str
+
+
+def read_phrases(text: str) -> tuple[Phrase, ...]:
+    """Read a file of lists, kinds and phrases."""
+    lists: dict[str, str] = {}
+    kind = InjectionKind.INSTRUCTION_OVERRIDE
+    phrases: list[Phrase] = []
+    for line in _lines(text):
+        head, _, rest = line.partition(":")
+        if head.startswith("list "):
+            lists[head.removeprefix("list ")] = f"(?:{'|'.join(rest.split())})"
+        elif head.startswith("kind "):
+            kind = InjectionKind(head.removeprefix("kind "))
+        else:
+            phrases.append(Phrase(head, kind, f" {_expression(rest.strip(), lists)} "))
+    return tuple(phrases)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Return the lines, comments left out and continued ones joined."""
+    joined = re.sub(r"\n +", " ", text)
+    return (line for line in joined.splitlines() if line and not line.startswith("#"))
+
+
+def _expression(pattern: str, lists: dict[str, str]) -> str:
+    grouped = pattern.replace("(", "(?:")
+    gapped = _GAP.sub(r"(?:[^ ]+ ){0,\1}", grouped)
+    return _LIST.sub(lambda found: lists[found[1]], gapped)
+
+
+PHRASES: Final = read_phrases(
+    importlib.resources.files("sidecar.guardrails.detectors.prompt_injection")
+    .joinpath("phrases.txt")
+    .read_text(encoding="utf-8")
+)
+
+
+FILE: Final = "model.tsv"
+PHRASE_MARK: Final = "@"
+"""Before the name of a phrase; no word has it."""
+
+_DIGEST: Final = "sha256"
+_THRESHOLD: Final = "threshold."
+_SYSTEM_THRESHOLD: Final = "system_threshold."
+
+
+class ModelError(ValueError):
+    """The model's file is not what training wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One to three words, or a phrase by its name, with what each occurrence adds."""
+
+    name: str
+    kind: InjectionKind
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What makes a score. Weights are thousandths of log odds.
+
+    `drift` is what every byte of words takes away again, and within `span` bytes a term counts
+    once. `system_thresholds` hold for system and developer messages: rules are their subject.
+    """
+
+    terms: tuple[Term, ...]
+    drift: int
+    span: int
+    thresholds: Mapping[Threshold, int]
+    system_thresholds: Mapping[Threshold, int]
+
+
+def load_model() -> Model:
+    """Read the model that is shipped.
+
+    Raises:
+        ModelError: the file was changed by hand, or fits other phrases.
+    """
+    package = "sidecar.guardrails.detectors.prompt_injection"
+    return read_model(importlib.resources.files(package).joinpath(FILE).read_bytes().decode())
+
+
+def read_model(text: str) -> Model:
+    """Read what `write_model` wrote.
+
+    Raises:
+        ModelError: the checksum does not fit, a line is odd, or a phrase is unknown.
+    """
+    head, _, body = text.partition("\n")
+    if head != _checksum(body):
+        raise ModelError("the model's checksum does not fit its terms")
+    settings: dict[str, int] = {}
+    terms: list[Term] = []
+    for line in body.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 2:  # noqa: PLR2004 - name and value
+            settings[fields[0]] = int(fields[1])
+        else:
+            weight, kind, name = fields
+            terms.append(Term(name, InjectionKind(kind), int(weight)))
+    unknown = {term.name[1:] for term in terms if term.name.startswith(PHRASE_MARK)}
+    unknown -= {phrase.name for phrase in PHRASES}
+    if unknown:
+        raise ModelError("the model was trained with other phrases")
+    return Model(
+        terms=tuple(terms),
+        drift=settings["drift"],
+        span=settings["span"],
+        thresholds={one: settings[_THRESHOLD + one.value] for one in Threshold},
+        system_thresholds={one: settings[_SYSTEM_THRESHOLD + one.value] for one in Threshold},
+    )
+
+
+def write_model(model: Model) -> str:
+    """Return *model* as text: checksum, settings, and terms by kind and weight."""
+    settings = {"drift": model.drift, "span": model.span}
+    settings |= {_THRESHOLD + one.value: model.thresholds[one] for one in Threshold}
+    settings |= {_SYSTEM_THRESHOLD + one.value: model.system_thresholds[one] for one in Threshold}
+    lines = [f"{name}\t{value}" for name, value in settings.items()]
+    ordered = sorted(model.terms, key=lambda one: (one.kind.value, -one.weight, one.name))
+    lines += [f"{one.weight}\t{one.kind.value}\t{one.name}" for one in ordered]
+    body = "\n".join(lines) + "\n"
+    return f"{_checksum(body)}\n{body}"
+
+
+def _checksum(body: str) -> str:
+    return f"{_DIGEST}:{hashlib.sha256(body.encode()).hexdigest()}"

@@ -1,0 +1,1 @@
+"""Matching: the Hyperscan database, rules, spans, and views of a text."""

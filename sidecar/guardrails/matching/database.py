@@ -1,0 +1,242 @@
+"""Regular expressions of a policy, compiled into one Hyperscan database."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import hyperscan
+import re2
+
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.matching.rule import Expression, compile_re2
+
+MAX_EXPRESSION_CHARACTERS: Final = 1_000
+
+_FEATURES: Final = (
+    (re.compile(r"\(\?<?[=!]"), "look-around is not supported: RE2 runs in linear time"),
+    (re.compile(r"\\[1-9]"), "back-references are not supported: RE2 runs in linear time"),
+    (re.compile(r"[*+?}]\+"), "possessive repeats are not supported"),
+    (re.compile(r"\(\?>"), "atomic groups are not supported"),
+)
+
+
+@functools.lru_cache(maxsize=16_384)
+def author_expression(regex: str) -> Expression:
+    """Return *regex* as the database is to know it."""
+    return Expression(regex, unicode=True, filtered=not _needs_every_text(regex))
+
+
+def expression_problem(regex: str) -> str | None:
+    """Say what is wrong with an author's expression, or None where nothing is.
+
+    Both engines compile it, since a text is first filtered by one and then searched by the other.
+    The second may take seconds and gigabytes: `expression_check` does this in a process that may
+    be lost.
+    """
+    problem = syntax_problem(regex)
+    if problem is not None:
+        return problem
+    try:
+        compile_hyperscan((author_expression(regex),))
+    except hyperscan.error as error:
+        return f"not supported by the matching engine: {str(error).rstrip('.')}"
+    return None
+
+
+def syntax_problem(regex: str) -> str | None:
+    """Say what the searching engine finds wrong with an expression; takes a millisecond."""
+    if len(regex) > MAX_EXPRESSION_CHARACTERS:
+        return f"longer than {MAX_EXPRESSION_CHARACTERS} characters"
+    try:
+        pattern = compile_re2(author_expression(regex))
+    except re2.error as error:
+        return _feature(regex) or f"not RE2 syntax: {_re2_words(error)}"
+    if pattern.search(b"") is not None:
+        return "matches empty text, so it would match everywhere"
+    return None
+
+
+def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database:
+    """Compile *expressions*; the index of each is its id.
+
+    Raises:
+        hyperscan.error: one of them cannot be compiled.
+    """
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
+    count = len(expressions)
+    database.compile(
+        expressions=[expression.regex.encode() for expression in expressions],
+        ids=list(range(count)),
+        elements=count,
+        flags=[_flags(expression) for expression in expressions],
+    )
+    return database
+
+
+def _flags(expression: Expression) -> int:
+    # One report an expression, however often an attacker repeats the match.
+    once = 0 if expression.counted else hyperscan.HS_FLAG_SINGLEMATCH
+    return int(once | (hyperscan.HS_FLAG_UTF8 if expression.unicode else 0))
+
+
+def _needs_every_text(regex: str) -> bool:
+    """Tell whether the two engines could differ on a text scanned together with others.
+
+    Anchors mean the ends of one text to RE2 and the ends of the joined texts to Hyperscan, and
+    a vertical tab is white space to Hyperscan only. Quoted runs are not worth reading apart.
+    """
+    in_class, position = False, 0
+    while position < len(regex):
+        character = regex[position]
+        if character == "\\":
+            escaped = regex[position + 1 : position + 2]
+            if escaped in {"A", "z", "Z", "Q", "S"} or (in_class and escaped == "s"):
+                return True
+            position += 1
+        elif in_class:
+            in_class = character != "]"
+        elif character == "[":
+            in_class = True
+            # A caret negates, and a bracket right behind is a member of the class.
+            position += len(re.match(r"\^?\]?", regex[position + 1 :])[0])  # type: ignore[index]  # the pattern matches any text
+        elif character in "^$":
+            return True
+        position += 1
+    return False
+
+
+def _feature(regex: str) -> str | None:
+    return next((words for feature, words in _FEATURES if feature.search(regex)), None)
+
+
+def _re2_words(error: Exception) -> str:
+    words = error.args[0]
+    return words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+
+
+CONTROLS: Final = bytes((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
+"""All of ASCII's but for tab, line feed and carriage return."""
+
+CONTROLS_BUT_NUL: Final = CONTROLS[1:]
+"""Those that say something where NUL stands between texts."""
+
+
+_ANY_CONTROL: Final = b"[" + b"".join(b"\\x%02x" % code for code in CONTROLS_BUT_NUL) + b"]"
+
+_TABLE_BYTES: Final = 512
+"""Up to here one look through a table is faster; of 100 KB it takes 50 µs, Hyperscan 6."""
+
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+class CompileError(ValueError):
+    """Policies whose expressions make no database; the message repeats none of them."""
+
+
+SEPARATOR: Final = b"\x00"
+"""Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
+
+Hits = dict[int, list[int]]
+"""Ids of what matches, each with the end of its first match or, if counted, of every match."""
+
+
+class ExpressionDatabase:
+    """Tells which expressions occur in a text. Bound to one thread: the scratch space is one."""
+
+    def __init__(self, database: hyperscan.Database | None) -> None:
+        self._database = database
+        self._controls: hyperscan.Database | None = None
+
+    def has_controls(self, content: bytes) -> bool:
+        """Tell whether there is a control character other than NUL, white space left aside.
+
+        By a database of its own: among all expressions, this one would make the pass over a long
+        text seven times slower.
+        """
+        if len(content) <= _TABLE_BYTES:
+            return content.translate(None, CONTROLS_BUT_NUL) != content
+        if self._controls is None:
+            self._controls = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+            self._controls.compile(
+                expressions=[_ANY_CONTROL],
+                ids=[0],
+                elements=1,
+                flags=[hyperscan.HS_FLAG_SINGLEMATCH],
+            )
+        hits: Hits = {}
+        self._controls.scan(content, match_event_handler=_collect, context=hits)
+        return bool(hits)
+
+    def scan(self, texts: Sequence[bytes]) -> Cooperative[Hits]:
+        """Return what matches in *texts* with `SEPARATOR` between them, read as one stream.
+
+        They must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
+        """
+        if sum(map(len, texts)) <= SLICE_BYTES:
+            return self.scan_short(SEPARATOR.join(texts))
+        hits: Hits = {}
+        if self._database is None:
+            return hits
+        with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+            for index, text in enumerate(texts):
+                stream.scan(SEPARATOR + text[:SLICE_BYTES] if index else text[:SLICE_BYTES])
+                yield
+                for start in range(SLICE_BYTES, len(text), SLICE_BYTES):
+                    stream.scan(text[start : start + SLICE_BYTES])
+                    yield
+        return hits
+
+    def scan_short(self, joined: bytes) -> Hits:
+        """Return what `scan` does of texts that are joined by `SEPARATOR`, and take one slice."""
+        hits: Hits = {}
+        if self._database is not None:
+            with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+                stream.scan(joined)
+        return hits
+
+
+def _collect(id_: int, _start: int, end: int, _flags: int, hits: object) -> None:
+    # A named function: the binding keeps no reference to the one it is given.
+    hits.setdefault(id_, []).append(end)  # type: ignore[attr-defined]  # the stub has `object`; it is the dict of `scan`
+
+
+def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:
+    """Return a digest of *expressions* and their compiled database.
+
+    Raises:
+        hyperscan.error: an expression cannot be compiled.
+    """
+    if not expressions:
+        return _digest(expressions)
+    return _digest(expressions) + hyperscan.dumpb(compile_hyperscan(expressions))
+
+
+def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> ExpressionDatabase:
+    """Load what `compile_expressions` made, in well under a millisecond.
+
+    Raises:
+        CompileError: it was made from other expressions, or by another version of the engine.
+    """
+    if serialised[:_DIGEST_BYTES] != _digest(expressions):
+        raise CompileError("the database was compiled from other policies")
+    if not expressions:
+        return ExpressionDatabase(None)
+    try:
+        database = hyperscan.loadb(serialised[_DIGEST_BYTES:], hyperscan.HS_MODE_STREAM)
+        database.scratch = hyperscan.Scratch(database)  # a loaded one comes without
+    except hyperscan.error:
+        raise CompileError("the database was compiled by another engine version") from None
+    return ExpressionDatabase(database)
+
+
+def _digest(expressions: tuple[Expression, ...]) -> bytes:
+    return hashlib.sha256(json.dumps(list(_keys(expressions))).encode()).digest()
+
+
+def _keys(expressions: tuple[Expression, ...]) -> Iterator[tuple[str, bool, bool]]:
+    return ((one.regex, one.unicode, one.counted) for one in expressions)

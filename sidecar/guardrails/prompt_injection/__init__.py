@@ -1,1 +1,0 @@
-"""The `prompt_injection` guardrail: phrases, a linear model, and where in a text they add up."""

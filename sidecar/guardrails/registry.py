@@ -1,0 +1,187 @@
+"""The registry of local guardrail types: rules, decoders and whole-text checks of each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final, assert_never
+
+from sidecar.domain.guardrail_settings import (
+    CodeSettings,
+    DeniedPattern,
+    DeniedPatternsSettings,
+    DeniedTermsSettings,
+    GrpcSettings,
+    JsonSchemaSettings,
+    LanguageSettings,
+    LlmJudgeSettings,
+    MaxInputSettings,
+    MaxTokensSettings,
+    ModerationSettings,
+    PiiSettings,
+    PresidioSettings,
+    PromptInjectionSettings,
+    RemoteSettings,
+    RuleSettings,
+    SecretsSettings,
+    ToxicitySettings,
+    WebhookSettings,
+    WholeTextSettings,
+)
+from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
+from sidecar.guardrails.cooperative import Cooperative, run_sync
+from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
+from sidecar.guardrails.detectors.code import code_rules
+from sidecar.guardrails.detectors.language import LanguageCheck
+from sidecar.guardrails.detectors.national import NATIONAL_TYPES, national_rules
+from sidecar.guardrails.detectors.pii import PII_RULES, national_phone_rule
+from sidecar.guardrails.detectors.prompt_injection.check import PromptInjectionCheck
+from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
+from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.detectors.terms import term_rule, toxicity_rules
+from sidecar.guardrails.detectors.whole_text import MaxInputCheck, MaxTokensCheck, WholeTextCheck
+from sidecar.guardrails.matching.database import author_expression
+from sidecar.guardrails.matching.rule import Expression, Rank, Rule
+
+
+def whole_text_check(settings: GuardrailSettings) -> WholeTextCheck | None:
+    """Return the check, None for a guardrail of rules or of a server's."""
+    return _check(settings) if isinstance(settings, WholeTextSettings) else None
+
+
+@lru_cache(maxsize=256)
+def _check(settings: WholeTextSettings) -> WholeTextCheck:
+    """Return the same check for equal settings: some hold tables worth sharing."""
+    match settings:
+        case MaxInputSettings(max_characters=max_characters):
+            return MaxInputCheck(max_characters)
+        case MaxTokensSettings(max_tokens=most):
+            return MaxTokensCheck(most)
+        case LanguageSettings(allowed=allowed):
+            return LanguageCheck(allowed)
+        case PromptInjectionSettings():
+            return PromptInjectionCheck(settings, shipped_scorer())
+        case _:
+            assert_never(settings)
+
+
+_ORDER: Final = {
+    expression: index
+    for index, expression in enumerate(
+        (*(rule.expression for rule in (*SECRET_RULES, *PII_RULES)), *TRIGGERS)
+    )
+}
+"""Hyperscan groups neighbours that have no literal: in this order, which is by what they look for,
+the pass takes two thirds of what it takes with the same expressions sorted or shuffled.
+"""
+_AUTHORS: Final = (DeniedPatternsSettings, DeniedTermsSettings, ToxicitySettings)
+_RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
+    rule.type: rule.rank for rule in (*SECRET_RULES, *PII_RULES)
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
+    """Return the rules of a guardrail; one that asks a server or judges a whole text has none."""
+    return tuple(rules_in_turn(settings))
+
+
+def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
+    """Return what `rules_of` does, each of an author's made when it is asked for."""
+    match settings:
+        case SecretsSettings(types=types):
+            return _chosen(SECRET_RULES, types)
+        case PiiSettings(types=types, regions=regions, countries=countries):
+            phones = (national_phone_rule(regions),) if regions else ()
+            return _chosen((*PII_RULES, *phones, *national_rules(countries)), types)
+        case DeniedPatternsSettings(patterns=patterns):
+            return (_author_rule(pattern) for pattern in patterns)
+        case DeniedTermsSettings(terms=terms):
+            return (term_rule(term) for term in terms)
+        case CodeSettings() | ToxicitySettings():
+            return _built_in(settings)
+        case (
+            PromptInjectionSettings()
+            | LanguageSettings()
+            | MaxInputSettings()
+            | MaxTokensSettings()
+            | JsonSchemaSettings()
+            | WebhookSettings()
+            | GrpcSettings()
+            | ModerationSettings()
+            | PresidioSettings()
+            | LlmJudgeSettings()
+        ):
+            return ()
+        case _:
+            assert_never(settings)
+
+
+def _built_in(settings: CodeSettings | ToxicitySettings) -> Iterable[Rule]:
+    if isinstance(settings, CodeSettings):
+        return code_rules(settings.languages)
+    return toxicity_rules(settings.allowed)
+
+
+def _author_rule(pattern: DeniedPattern) -> Rule:
+    return Rule(
+        type=pattern.name,
+        expression=author_expression(pattern.regex),
+        rank=Rank.AUTHOR,
+        by_author=True,
+    )
+
+
+def is_remote(guardrail: Guardrail) -> bool:
+    """Tell whether judging leaves the process."""
+    return isinstance(guardrail.settings, RemoteSettings)
+
+
+def judges_texts(guardrail: Guardrail) -> bool:
+    """Tell whether it is part of the local pass, which takes texts as texts."""
+    return isinstance(guardrail.settings, (RuleSettings, WholeTextSettings))
+
+
+def judges_pieces(settings: GuardrailSettings) -> bool:
+    """Tell whether a text can be judged before its end: by rules, which look for spans."""
+    return isinstance(settings, RuleSettings)
+
+
+def rank_of(guardrail: Guardrail, type_: str) -> int:
+    """Return whose finding stays when two overlap: the lower number."""
+    if isinstance(guardrail.settings, _AUTHORS):
+        return Rank.AUTHOR
+    if isinstance(guardrail.settings, CodeSettings):
+        return Rank.CODE
+    if isinstance(guardrail.settings, (WholeTextSettings, JsonSchemaSettings)):
+        return Rank.WHOLE_TEXT
+    if is_remote(guardrail):
+        return Rank.REMOTE
+    return _RANKS[type_]
+
+
+def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
+    """Return the distinct expressions a database filters for *policies*, in a stable order."""
+    return run_sync(expressions_in_turn(policies))
+
+
+def expressions_in_turn(policies: Iterable[Policy]) -> Cooperative[tuple[Expression, ...]]:
+    """Do what `expressions_of` does, a guardrail at a time."""
+    distinct: set[Expression] = set()
+    for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):
+        distinct.update(rule.expression for rule in rules_of(one) if rule.expression.filtered)
+        if (check := whole_text_check(one)) is not None:
+            distinct.update(check.expressions)
+        yield
+    if distinct:
+        distinct.update(TRIGGERS)
+    return tuple(sorted(distinct, key=_place))
+
+
+def _place(one: Expression) -> tuple[int, bool, bool, str]:
+    return _ORDER.get(one, len(_ORDER)), one.unicode, one.counted, one.regex
+
+
+def _chosen(rules: tuple[Rule, ...], types: tuple[str, ...] | None) -> tuple[Rule, ...]:
+    return rules if types is None else tuple(rule for rule in rules if rule.type in types)

@@ -1,0 +1,1 @@
+"""Guardrails that ask a server."""

@@ -1,0 +1,316 @@
+"""The `grpc` guardrail: the client of `egret.guardrail.v1`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import grpc
+import grpc.aio
+from aiohttp.abc import AbstractResolver
+from aiohttp.resolver import ThreadedResolver
+from google.protobuf.message import DecodeError
+from yarl import URL
+
+from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
+from sidecar.domain.finding import Finding
+from sidecar.domain.guardrail_settings import GrpcSettings, RemoteEndpoint
+from sidecar.domain.policy import Stage
+from sidecar.guardrails.remote.checks import (
+    RemoteAnswer,
+    RemoteCheckError,
+    RemoteFault,
+    RemoteRequest,
+    RemoteTimeoutError,
+    RemoteVerdict,
+    with_byte_offsets,
+)
+from sidecar.guardrails.remote.http import (
+    GuardedResolver,
+    RefusedAddressError,
+    TlsFiles,
+    is_refused_address,
+    tls_context,
+)
+
+RESOLVE_AGAIN_SECONDS: Final = 10.0
+MAX_MESSAGE_BYTES: Final = 1024 * 1024
+"""Of an answer, and of what a compressed one becomes (gRPC 1.85 checks both)."""
+MAX_CHANNELS: Final = 256
+CLOSE_SECONDS: Final = 30.0
+"""What is under way on a channel that is replaced may end; no check takes longer than this."""
+
+_OPTIONS: Final = (
+    ("grpc.enable_http_proxy", 0),  # a proxy of the environment would choose the address
+    ("grpc.enable_retries", 0),  # tried again by `ResilientChecks`, within its time
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # A server that comes back is found again soon; the default grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Not a pause, whatever its name: how long one attempt to connect may take (gRPC 1.85).
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Where a channel leads and what it shows there."""
+
+    target: str
+    credentials: grpc.ChannelCredentials | None
+
+
+@dataclass(slots=True)
+class _Open:
+    channel: grpc.aio.Channel
+    way: _Way
+    judged_at: float
+
+
+_Place = tuple[str, str | None, str | None, str | None]
+"""URL and files; not headers, which belong to a call."""
+
+
+class GrpcChannels:
+    """One channel a server and identity. Used within a running event loop, closed at the end."""
+
+    def __init__(
+        self,
+        *,
+        resolver: AbstractResolver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        max_channels: int = MAX_CHANNELS,
+    ) -> None:
+        self._resolver = GuardedResolver(resolver or ThreadedResolver())
+        self._clock = clock
+        self._max_channels = max_channels
+        self._tls = TlsFiles(_credentials, clock=clock)
+        self._open: dict[_Place, _Open] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        for one in self._open.values():
+            await one.channel.close(None)
+        await self._resolver.close()
+
+    async def channel(self, endpoint: RemoteEndpoint) -> grpc.aio.Channel:
+        """Return a channel to *endpoint*.
+
+        Raises:
+            RemoteCheckError: its name does not resolve, or to an address no check may have.
+        """
+        url = URL(endpoint.url)
+        place = (endpoint.url, endpoint.ca_file, endpoint.cert_file, endpoint.key_file)
+        credentials = await self._tls.get(endpoint) if url.scheme == "grpcs" else None
+        known = self._open.get(place)
+        if (
+            known is not None
+            and known.way.credentials is credentials
+            and self._clock() - known.judged_at < RESOLVE_AGAIN_SECONDS
+        ):
+            return known.channel
+        way = _Way(await self._target(url), credentials)
+        known = self._open.get(place)  # another check may have opened it meanwhile
+        if known is None or known.way != way:
+            if known is None:
+                self._make_room()
+            else:
+                self._close_later(known.channel)
+            known = self._open[place] = _Open(_channel(url, way), way, self._clock())
+        known.judged_at = self._clock()
+        return known.channel
+
+    def _make_room(self) -> None:
+        """Close the channel that was not used for longest, of a policy long gone."""
+        if len(self._open) >= self._max_channels:
+            oldest = min(self._open, key=lambda place: self._open[place].judged_at)
+            self._close_later(self._open.pop(oldest).channel)
+
+    async def _target(self, url: URL) -> str:
+        host, port = url.raw_host or "", url.port or 0
+        try:
+            found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
+        except RefusedAddressError:
+            raise RemoteCheckError("refused_address", RemoteFault.LOCAL) from None
+        except OSError:
+            raise RemoteCheckError("name_resolution", RemoteFault.TRANSIENT) from None
+        addresses = sorted({one["host"] for one in found})
+        # What the resolver let pass is judged once more as the text gRPC is given.
+        if any(is_refused_address(one) for one in addresses):
+            raise RemoteCheckError("refused_address", RemoteFault.LOCAL)
+        six = [f"[{one}]:{port}" for one in addresses if ":" in one]
+        four = [f"{one}:{port}" for one in addresses if ":" not in one]
+        # A target is of one family: where a name has both, IPv4, which every network has.
+        return f"ipv4:{','.join(four)}" if four else f"ipv6:{','.join(six)}"
+
+    def _close_later(self, channel: grpc.aio.Channel) -> None:
+        task = asyncio.get_running_loop().create_task(channel.close(CLOSE_SECONDS))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _channel(url: URL, way: _Way) -> grpc.aio.Channel:
+    options = [*_OPTIONS, ("grpc.default_authority", url.authority)]
+    if way.credentials is None:
+        return grpc.aio.insecure_channel(way.target, options)
+    # The name the certificate must be for; the target is an address.
+    options.append(("grpc.ssl_target_name_override", url.raw_host or ""))
+    return grpc.aio.secure_channel(way.target, way.credentials, options)
+
+
+def _credentials(endpoint: RemoteEndpoint) -> grpc.ChannelCredentials:
+    """Return the credentials in an endpoint's files. Blocks.
+
+    Raises:
+        OSError: a file is not there, or its content does not fit.
+    """
+    tls_context(endpoint)  # gRPC itself would only fail later, and without a reason
+    return grpc.ssl_channel_credentials(
+        root_certificates=_content(endpoint.ca_file),
+        private_key=_content(endpoint.key_file),
+        certificate_chain=_content(endpoint.cert_file),
+    )
+
+
+def _content(file: str | None) -> bytes | None:
+    return None if file is None else Path(file).read_bytes()
+
+
+CHECK_METHOD: Final = "/egret.guardrail.v1.GuardrailService/Check"
+MAX_ANSWER_BYTES: Final = 128 * 1024
+MAX_FINDINGS: Final = 2_000
+_TYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
+_MAX_MESSAGE_CHARACTERS: Final = 2_000
+
+_VERDICTS: Final[dict[int, RemoteVerdict]] = {
+    guardrail.VERDICT_PASS: "pass",
+    guardrail.VERDICT_FLAG: "flag",
+    guardrail.VERDICT_REDACT: "redact",
+    guardrail.VERDICT_BLOCK: "block",
+}
+_STAGES: Final = {Stage.INPUT: guardrail.STAGE_INPUT, Stage.OUTPUT: guardrail.STAGE_OUTPUT}
+_SERVERS_CODES: Final = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+
+class GrpcChecks:
+    """Asks guardrails over gRPC; a `RemoteChecks`."""
+
+    def __init__(self, channels: GrpcChannels | None = None) -> None:
+        self._channels = channels or GrpcChannels()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._channels.close()
+
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        """Ask the guardrail's server.
+
+        Raises:
+            RemoteCheckError: no connection, another status than OK, or an unusable answer.
+        """
+        settings = request.guardrail.settings
+        if not isinstance(settings, GrpcSettings):
+            raise RemoteCheckError("not_grpc", RemoteFault.LOCAL)
+        channel = await self._channels.channel(settings.endpoint)
+        # The answer stays bytes here: what gRPC makes of one it cannot read is no status of ours.
+        call = channel.unary_unary(CHECK_METHOD, None, None)
+        try:
+            body: bytes = await call(
+                check_request(request).SerializeToString(),
+                metadata=tuple((name.lower(), value) for name, value in settings.endpoint.headers),
+                timeout=request.guardrail.timeout_seconds,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _problem(error.code()) from None
+        return read_answer(body, request)
+
+
+def check_request(request: RemoteRequest) -> guardrail.CheckRequest:
+    """Return the message a server is sent."""
+    return guardrail.CheckRequest(
+        guardrail=request.guardrail.name,
+        stage=_stage(request.stage),
+        request_id=request.about.request_id,
+        key_id=request.about.key_id,
+        model=request.about.model,
+        texts=[
+            guardrail.Text(role=part.role, text=part.content.decode())
+            for part in request.subject.parts
+        ],
+    )
+
+
+def _stage(stage: Literal[Stage.INPUT, Stage.OUTPUT]) -> guardrail.Stage.ValueType:
+    return _STAGES[stage]
+
+
+def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
+    """Return what an answer says, spans turned from characters into bytes.
+
+    Raises:
+        RemoteCheckError: it is not the message that was agreed, or a span is outside its text.
+    """
+    if len(body) > MAX_ANSWER_BYTES:
+        raise RemoteCheckError("answer_too_large")
+    try:
+        answer = guardrail.CheckResponse.FromString(body)
+    except DecodeError:
+        raise RemoteCheckError("answer_invalid") from None
+    verdict = _VERDICTS.get(answer.verdict)
+    if verdict is None or not _is_consistent(answer):
+        raise RemoteCheckError("answer_invalid")
+    findings = [
+        Finding(request.guardrail.name, one.type, one.text, one.start, one.end)
+        for one in answer.findings
+    ]
+    return RemoteAnswer(verdict, with_byte_offsets(findings, request.subject.parts))
+
+
+def _is_consistent(answer: guardrail.CheckResponse) -> bool:
+    count = len(answer.findings)
+    if answer.verdict == guardrail.VERDICT_PASS and count:
+        return False
+    if answer.verdict == guardrail.VERDICT_REDACT and not count:
+        return False
+    return (
+        count <= MAX_FINDINGS
+        and len(answer.message) <= _MAX_MESSAGE_CHARACTERS
+        and all(_TYPE.fullmatch(one.type) for one in answer.findings)
+    )
+
+
+def _problem(code: grpc.StatusCode) -> RemoteCheckError:
+    """Return an error with the status; its text is the server's, and stays here."""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return RemoteTimeoutError()
+    error_type = f"grpc_{code.name.lower()}"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return RemoteCheckError(error_type, RemoteFault.TRANSIENT)
+    if code in _SERVERS_CODES:
+        return RemoteCheckError(error_type, RemoteFault.SERVER)
+    return RemoteCheckError(error_type)

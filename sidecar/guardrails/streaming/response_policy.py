@@ -1,0 +1,77 @@
+"""The guardrails of answers that a key's policy asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from sidecar.domain.policy import Action, Guardrail, Stage, StreamMode, judges_input
+from sidecar.guardrails.json_schema.check import SchemaGuardrail, schema_guardrails
+from sidecar.guardrails.local_scan import LocalScan
+from sidecar.guardrails.matching.partial_match import PartialMatcher
+from sidecar.guardrails.registry import is_remote, rules_of
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteGuardrails:
+    """The remote guardrails of answers alone, as the inspector takes them."""
+
+    guardrails: tuple[Guardrail, ...]
+    remote: tuple[Guardrail, ...]
+    local: LocalScan = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPolicy:
+    """The guardrails of answers, ready to run. `streams` is the strictest mode any of them asks.
+
+    `restores` tells that placeholders of the request are turned back. `structured` judge what
+    is to leave, once all others have changed it.
+    """
+
+    guardrails: tuple[Guardrail, ...]
+    streams: StreamMode
+    restores: bool
+    local: LocalScan = field(repr=False, compare=False)
+    asking: RemoteGuardrails = field(repr=False, compare=False)
+    unfinished: PartialMatcher = field(repr=False, compare=False)
+    structured: tuple[SchemaGuardrail, ...] = field(default=(), repr=False)
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether answers must pass through Egret at all."""
+        return bool(self.guardrails) or self.restores
+
+
+def answer_policy(
+    guardrails: Iterable[Guardrail], scan_of: Callable[[tuple[Guardrail, ...]], LocalScan]
+) -> AnswerPolicy:
+    """Return what of a policy's *guardrails* holds for answers."""
+    every = tuple(guardrails)
+    outputs = tuple(replace(one, stage=Stage.OUTPUT) for one in every if judges_output(one))
+    remote = tuple(one for one in outputs if is_remote(one))
+    rules = (rule for one in outputs for rule in rules_of(one.settings))
+    return AnswerPolicy(
+        guardrails=outputs,
+        streams=_strictest(one.streams for one in outputs),
+        restores=any(
+            one.restore and one.action is Action.REDACT for one in every if judges_input(one)
+        ),
+        local=scan_of(outputs),
+        asking=RemoteGuardrails(remote, remote, scan_of(())),
+        unfinished=PartialMatcher(rules),
+        structured=schema_guardrails(outputs),
+    )
+
+
+def judges_output(guardrail: Guardrail) -> bool:
+    """Tell whether *guardrail* looks at answers."""
+    return guardrail.stage in {Stage.OUTPUT, Stage.BOTH}
+
+
+def _strictest(modes: Iterable[StreamMode]) -> StreamMode:
+    wanted = set(modes)
+    for mode in (StreamMode.BUFFER, StreamMode.WINDOW, StreamMode.OBSERVE):
+        if mode in wanted:
+            return mode
+    return StreamMode.WINDOW  # to restore only

@@ -1,0 +1,117 @@
+"""The texts of one streamed answer, as they grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
+from sidecar.guardrails.streaming.scan import PendingWindow
+from sidecar.guardrails.streaming.window import Window
+
+MAX_CHANNELS: Final = 1_000
+"""Texts that may be open at once; an answer has as many as it has choices, blocks and calls."""
+
+
+class TooManyTextsError(Exception):
+    """An answer with more texts at once than anybody could follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """Where a token of an event stands in its window's text."""
+
+    window: Window
+    start: int
+    end: int
+    location: int
+
+
+class Transcript:
+    """Puts every text of an answer where its other pieces are.
+
+    A text that makes room for another of its choice (what was thought for what is said, what is
+    said for a tool call) is not waited for any more: it may go on, but hardly ever does. What it
+    ends in is remembered, so that a value cut in two there is still found.
+    """
+
+    def __init__(self) -> None:
+        self._windows: dict[Path, Window] = {}
+        self._lanes: dict[Path, set[Path]] = {}
+        self._speaking: dict[Path, set[Path]] = {}
+        self._changed: dict[Window, None] = {}
+        self._whole: set[Window] = set()
+        self._leaving: set[Window] = set()
+        self._opened = 0
+
+    def take(self, event: AnswerEvent) -> tuple[TokenText, ...]:
+        """Add an event's texts, and return where each of them is.
+
+        Raises:
+            TooManyTextsError: it opens more than can be followed.
+        """
+        speaking: dict[Path, set[Path]] = {}
+        pieces = tuple([self._add(text, speaking) for text in event.texts])
+        for lane, channels in speaking.items():
+            for silent in self._speaking.get(lane, channels) - channels:
+                self._let_go(self._windows[silent])
+            self._speaking[lane] = channels
+        for lane in self._lanes if event.ends_all else event.ended:
+            for channel in self._lanes.get(lane, ()):
+                self._let_go(self._windows[channel])
+        return pieces
+
+    def let_all_go(self) -> None:
+        """Nothing follows."""
+        for window in self._windows.values():
+            self._let_go(window)
+
+    def changed(self) -> list[Window]:
+        """Return every text that has changed since it was last `due`."""
+        return list(self._changed)
+
+    def due(self, *, observed: bool = False) -> list[PendingWindow]:
+        """Return what has changed since the last call. `observed` holds nothing back."""
+        due = [
+            PendingWindow(
+                window,
+                is_final=window in self._whole,
+                leaves=observed or window in self._leaving,
+            )
+            for window in self._changed
+        ]
+        self._changed = {}
+        self._whole.clear()
+        self._leaving.clear()
+        return due
+
+    def _add(self, text: AnswerText, speaking: dict[Path, set[Path]]) -> TokenText:
+        if text.channel is None:
+            window = self._opened_window(is_json=text.is_json)
+            self._whole.add(window)
+        else:
+            window = self._window(text.channel, text.lane, is_json=text.is_json)
+            speaking.setdefault(text.lane, set()).add(text.channel)
+            self._leaving.discard(window)
+        start = window.end
+        window.add(text.content)
+        self._changed[window] = None
+        return TokenText(window, start, window.end, text.location)
+
+    def _window(self, channel: Path, lane: Path, *, is_json: bool) -> Window:
+        window = self._windows.get(channel)
+        if window is None:
+            if len(self._windows) >= MAX_CHANNELS:
+                raise TooManyTextsError
+            window = self._windows[channel] = self._opened_window(is_json=is_json)
+            self._lanes.setdefault(lane, set()).add(channel)
+        return window
+
+    def _opened_window(self, *, is_json: bool) -> Window:
+        self._opened += 1
+        return Window(self._opened, is_json=is_json)
+
+    def _let_go(self, window: Window) -> None:
+        if not window.is_settled:
+            self._changed[window] = None
+            self._leaving.add(window)

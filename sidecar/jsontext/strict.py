@@ -1,0 +1,180 @@
+"""Parses JSON strictly and within bounds: no repeated keys, no lone surrogates."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Final, NoReturn, TypeAlias
+
+from sidecar.domain.subject import Malformed
+
+_NO_MARKS: Final = bytes(set(range(256)) - set(b'",{['))
+"""All but what tells how many values there are, and whether it stands in a string."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonBound:
+    """How many objects and arrays, and how many commas between values, are read.
+
+    Two numbers, as a number in a list costs a fraction of what an object does.
+    """
+
+    containers: int
+    commas: int
+
+    def is_exceeded_by(self, text: bytes) -> bool:
+        """Tell whether *text* holds more. What stands in strings does not count: CSV, code."""
+        if len(text) <= min(self.containers, self.commas) or not self._is_exceeded_by_marks(text):
+            return False
+        strings = 2 * (self.containers + self.commas) + 1  # no more of them fit
+        return self._is_exceeded_by_marks(_outside_strings(text, limit=strings))
+
+    def _is_exceeded_by_marks(self, marks: bytes) -> bool:
+        containers = marks.count(b"{") + marks.count(b"[")
+        return containers > self.containers or marks.count(b",") > self.commas
+
+
+def _outside_strings(text: bytes, *, limit: int) -> bytes:
+    """Return the marks of *text* outside of strings, and all that follow the *limit*-th string.
+
+    A quote counts if an even number of backslashes stands before it. Two quotes that are left
+    side by side go, whether they begin a string or lie between two: that turns no other mark
+    inside out, and most strings hold none.
+    """
+    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    marks = bare.translate(None, _NO_MARKS).replace(b'""', b"").decode("ascii")
+    # As a str: joining bytes takes 80 of them for each piece.
+    return "".join(marks.split('"', 2 * limit)[::2]).encode()
+
+
+JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
+
+MAX_DEPTH: Final = 128
+"""Levels of objects and arrays; parsers give up at differing depths, some by crashing."""
+
+BOUND: Final = JsonBound(containers=100_000, commas=500_000)
+"""A tenth of a second to half of one, by what the values are (measured). The largest batch of
+tokens that OpenAI takes is 300,000; a conversation has three or four objects and arrays a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonDocument:
+    """A whole body: objects keep the order of the text, no key stands twice in one."""
+
+    value: JsonValue
+
+
+def parse(body: bytes) -> JsonDocument | Malformed:
+    """Read one JSON document.
+
+    A problem names the fault in fixed words; no key, value or position of the body is in it.
+    """
+    if BOUND.is_exceeded_by(body):
+        return TOO_MANY_VALUES
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return Malformed("The body is not valid UTF-8.")
+    if text.startswith("\ufeff"):
+        return Malformed("The body starts with a byte order mark.")
+    if not text or text.isspace():
+        return Malformed("The body is empty.")
+    value = _decode(text)
+    if isinstance(value, Malformed):
+        return value
+    return _hidden_fault(value, body) or JsonDocument(value)
+
+
+def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
+    """Look for what the decoder lets pass; a cheap test of the bytes settles it mostly."""
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_shallow(value):
+        return TOO_DEEP
+    if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
+        return Malformed("The body has an unpaired surrogate escape.")
+    return None
+
+
+TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
+
+TOO_MANY_VALUES: Final = Malformed(
+    f"The body holds more than {BOUND.containers} objects and arrays,"
+    f" or {BOUND.commas} commas between values."
+)
+
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class _RefusedError(Exception):
+    """Raised inside the decoder's hooks, for faults that it lets pass by itself."""
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _RefusedError("The body has the same key twice in one object.")
+    return value
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _RefusedError("The body has a number that is out of range.")
+    return number
+
+
+def _constant(_: str) -> NoReturn:
+    raise _RefusedError("The body has NaN or Infinity, which JSON does not know.")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
+)
+
+
+_NO_JSON: Final = Malformed("The body is not valid JSON.")
+_TWO_DOCUMENTS: Final = Malformed("The body goes on after the end of its JSON document.")
+
+
+def _decode(text: str) -> JsonValue | Malformed:
+    end = len(text)
+    value: JsonValue
+    try:
+        if text[0] == "{" and text[-1] == "}":  # without white space around it, as mostly
+            value, end = _DECODER.raw_decode(text)
+        else:
+            value = _DECODER.decode(text)
+    except _RefusedError as refused:
+        return Malformed(str(refused))
+    except RecursionError:
+        return TOO_DEEP
+    except json.JSONDecodeError as error:
+        return _TWO_DOCUMENTS if error.msg == "Extra data" else _NO_JSON
+    except ValueError:
+        # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.
+        return Malformed("The body has a number that is out of range.")
+    return value if end == len(text) else _TWO_DOCUMENTS
+
+
+def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:
+    """Tell whether objects and arrays stand in each other *levels* deep at most."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(levels):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return True
+    return False
+
+
+def _is_unicode(value: JsonValue) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

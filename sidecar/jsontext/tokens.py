@@ -1,0 +1,327 @@
+"""Finds strings, numbers and members in JSON text, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+_STRING: Final = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)'
+# Possessive, and never failing once begun: a hostile text costs one pass, not one a quote.
+
+WHOLE_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+"""A string of valid JSON, quotes included; for expressions with `re.DOTALL`."""
+
+_STRING_TOKEN: Final = re.compile(_STRING, re.DOTALL)
+
+_TOKEN: Final = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
+
+_JSON_START: Final = re.compile(rb'[ \t\r\n]*+["\[{]')
+
+_ONE_ESCAPE: Final = (
+    rb'\\(?:["\\/bfnrt]'
+    rb"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|u[0-9a-fA-F]{4})"
+)
+
+_ESCAPE: Final = re.compile(_ONE_ESCAPE)
+
+_STRETCH: Final = re.compile(rb"(?:" + _ONE_ESCAPE + rb"|[^\\]++|\\){1,512}+")
+"""A stretch of a string's raw bytes that cuts no escape and no character in two."""
+
+_NESTED_UNIT: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+_CONTINUATION: Final = range(0x80, 0xC0)
+"""Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token's bytes are `text[start:end]`; of a string, those between its quotes."""
+
+    start: int
+    end: int
+
+
+def string_tokens(text: bytes) -> Iterator[Token]:
+    """Yield every string token of *text* in order, keys included."""
+    for match in _STRING_TOKEN.finditer(text):
+        yield Token(*match.span(1))
+
+
+def count_strings(text: bytes) -> int:
+    """Return how many string tokens *text* has."""
+    if b"\\" not in text:
+        return text.count(b'"') // 2
+    return _STRING_TOKEN.subn(b"", text)[1]
+
+
+def number_tokens(text: bytes) -> Iterator[Token]:
+    """Yield every number token of *text* in order."""
+    for match in _TOKEN.finditer(text):
+        if match.lastindex == 2:  # noqa: PLR2004 - the second group of _TOKEN
+            yield Token(*match.span(2))
+
+
+def may_be_json(content: bytes) -> bool:
+    r"""Tell whether a string should be looked into as JSON text.
+
+    Without a backslash it has no escapes, so that its own bytes already show all it says.
+    """
+    return b"\\" in content and begins_json(content)
+
+
+def begins_json(content: bytes) -> bool:
+    """Tell whether a string begins as JSON text does."""
+    return _JSON_START.match(content) is not None
+
+
+def decode(raw: bytes) -> bytes:
+    """Return the content of a string token in UTF-8; an unpaired surrogate becomes `?`."""
+    if b"\\" not in raw:
+        return raw
+    try:
+        text = _LENIENT.decode('"' + raw.decode() + '"')
+    except ValueError:
+        return _ESCAPE.sub(lambda match: _meaning(match.group()), raw)
+    return str(text).encode("utf-8", "replace")
+
+
+_LENIENT: Final = json.JSONDecoder(strict=False)
+
+
+def _meaning(escape: bytes) -> bytes:
+    return str(_LENIENT.decode('"' + escape.decode() + '"')).encode("utf-8", "replace")
+
+
+def _decoded_length(escape: bytes) -> int:
+    match len(escape):
+        case 2:
+            return 1
+        case 12:
+            return 4  # a pair of surrogates is one character beyond U+FFFF
+        case _:
+            code = int(escape[2:], 16)  # noqa: FURB166 - JSON's prefix is not Python's
+    if code < 0x80 or 0xD800 <= code < 0xE000:  # noqa: PLR2004 - UTF-8 of RFC 3629 section 3
+        return 1
+    return 2 if code < 0x800 else 3  # noqa: PLR2004
+
+
+class OffsetMap:
+    """Turns offsets into the decoded content of a string into offsets into its raw bytes.
+
+    A range that begins or ends inside an escape or a character is widened to the whole of it.
+    Only where stretches begin is kept, and the escapes of the last one that was asked for: a
+    client may send ten megabytes of escapes. Ranges in order look into each stretch once.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._raw_starts = array("Q", [0])  # of stretches; the last one is the end of all
+        self._decoded_starts = array("Q", [0])
+        self.decoded_length = 0
+        for stretch in _STRETCH.finditer(raw):
+            self.decoded_length += len(decode(stretch.group()))
+            self._raw_starts.append(stretch.end())
+            self._decoded_starts.append(self.decoded_length)
+        self._open = -1  # the stretch whose escapes these are
+        self._escapes: list[tuple[int, int]] = []  # raw start and end
+        self._decoded: list[tuple[int, int]] = []  # the same escapes in the decoded content
+
+    def raw_range(self, start: int, end: int) -> tuple[int, int]:
+        """Return the raw range that covers the decoded range."""
+        raw_start = self._raw_start(start)
+        return raw_start, max(raw_start, self._raw_end(end))
+
+    def _raw_start(self, offset: int) -> int:
+        stretch = bisect_right(self._decoded_starts, offset) - 1
+        position = self._look_into(stretch, offset)
+        at = bisect_right(self._decoded, (offset, len(self._raw))) - 1
+        if at >= 0:
+            if offset < self._decoded[at][1]:
+                return self._escapes[at][0]
+            position = self._escapes[at][1] + offset - self._decoded[at][1]
+        while position and self._byte(position) in _CONTINUATION:
+            position -= 1
+        return position
+
+    def _raw_end(self, offset: int) -> int:
+        stretch = bisect_left(self._decoded_starts, offset) - 1  # one that begins before
+        position = self._look_into(max(stretch, 0), offset)
+        at = bisect_right(self._decoded, (offset, -1)) - 1  # an escape that begins before
+        if at >= 0:
+            if offset < self._decoded[at][1]:
+                return self._escapes[at][1]
+            position = self._escapes[at][1] + offset - self._decoded[at][1]
+        while self._byte(position) in _CONTINUATION:
+            position += 1
+        return position
+
+    def _look_into(self, stretch: int, offset: int) -> int:
+        """Read the escapes of a stretch; return where *offset* is if none of them is before."""
+        begin, decoded = self._raw_starts[stretch], self._decoded_starts[stretch]
+        if stretch != self._open:
+            self._open = stretch
+            self._escapes, self._decoded = [], []
+            end = self._raw_starts[min(stretch + 1, len(self._raw_starts) - 1)]
+            shift = begin - decoded
+            for match in _ESCAPE.finditer(self._raw, begin, end):
+                start, after = match.span()
+                length = _decoded_length(match.group())
+                self._escapes.append((start, after))
+                self._decoded.append((start - shift, start - shift + length))
+                shift += after - start - length
+        return begin + offset - decoded
+
+    def _byte(self, position: int) -> int:
+        return self._raw[position] if position < len(self._raw) else 0
+
+
+def whole_units(content: bytes, start: int, end: int) -> tuple[int, int]:
+    """Widen a range so that it cuts no escape of JSON text inside a string in two.
+
+    A run of backslashes is one unit, whatever the depth at which it is read.
+    """
+    for unit in _units_around(content, start):
+        start = min(start, unit.start)
+    for unit in _units_around(content, end):
+        end = max(end, unit.end)
+    return start, end
+
+
+def _units_around(content: bytes, offset: int) -> Iterator[Token]:
+    search_from = max(
+        offset - 4, 0
+    )  # at most `uXXX` of a unit stands between its backslashes and offset
+    while search_from and content[search_from - 1] == ord("\\"):
+        search_from -= 1
+    at = content.find(b"\\", search_from, offset)
+    while at >= 0:  # never past offset: the next backslash may be megabytes away
+        match = _NESTED_UNIT.match(content, at)
+        if match is None:
+            return  # nothing stands behind the last run
+        if offset < match.end():
+            yield Token(*match.span())
+        at = content.find(b"\\", match.end(), offset)
+
+
+_OUTSIDE: Final = re.compile(rb'(?:[^"]++|' + WHOLE_STRING + rb")*+", re.DOTALL)
+_STRING_REST: Final = re.compile(WHOLE_STRING + rb"?", re.DOTALL)
+
+_BEFORE: Final = re.compile(rb"[:,\[][ \t\r\n]*+(-?(?:[0-9][0-9.eE+-]*+)?+)\Z")
+_NUMBER: Final = re.compile(rb"(-?[0-9][0-9.eE+-]*+)[ \t\r\n]*+(?:[,\]}]|\Z)")
+
+_LOOKED_BACK_BYTES: Final = 256
+"""Room for a number and for the line break and indentation before it."""
+
+
+def bare_numbers(text: bytes, starts: Iterable[int], *, opened: bytes = b"") -> dict[int, Token]:
+    """Return, by start, the number without quotes that each of *starts* is within.
+
+    *opened* is what `opened_after` says of the text before. One pass, whatever the starts.
+    """
+    found: dict[int, Token] = {}
+    shift = len(opened)
+    at = 0
+    joined = b""
+    for start in sorted(set(starts)):
+        token = _token_at(text, start)
+        if token is None:
+            continue
+        joined = joined or opened + text
+        if start + shift < at:
+            continue  # in the string before
+        at = _end(_OUTSIDE, joined, at, start + shift)
+        if at == start + shift:
+            found[start] = token
+        else:
+            at = _end(_STRING_REST, joined, at, len(joined))
+    return found
+
+
+def opened_after(text: bytes, opened: bytes = b"") -> bytes:
+    r"""Return the least that stands for what *text* leaves open: `"`, `"\` or nothing."""
+    joined = opened + text
+    at = _end(_OUTSIDE, joined, 0, len(joined))
+    if at == len(joined):
+        return b""
+    backslashes = len(joined) - len(joined.rstrip(b"\\"))
+    return b'"\\' if backslashes % 2 else b'"'
+
+
+def is_json(text: bytes) -> bool:
+    """Tell whether *text* is JSON as a whole."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            json.loads(text)  # half a pair of surrogates is no fault to it
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def quoted(text: bytes) -> bytes:
+    """Return *text* as a string of JSON text, quotes included."""
+    return json.dumps(text.decode(), ensure_ascii=False).encode()
+
+
+def _token_at(text: bytes, start: int) -> Token | None:
+    before = _BEFORE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
+    if before is None:
+        return None
+    begin = start - len(before.group(1))
+    number = _NUMBER.match(text, begin)
+    if number is None or number.end(1) <= start:
+        return None
+    return Token(*number.span(1))
+
+
+def _end(pattern: re.Pattern[bytes], text: bytes, start: int, end: int) -> int:
+    match = pattern.match(text, start, end)
+    return match.end() if match is not None else start
+
+
+_BEFORE_VALUE: Final = re.compile(rb'"[ \t\r\n]*+:[ \t\r\n]*+')
+_TO_BRACKET: Final = re.compile(
+    rb'[^"{}\[\]]*+(?:' + WHOLE_STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
+)
+_SCALAR: Final = re.compile(WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
+
+
+def without_values(document: bytes, keys: frozenset[bytes]) -> bytes:
+    """Return *document*, which is valid JSON, with null under each of *keys*, at any depth."""
+    pieces: list[bytes] = []
+    position = 0
+    for start, end in _values(document, keys):
+        pieces += (document[position:start], b"null")
+        position = end
+    return b"".join((*pieces, document[position:]))
+
+
+def _values(document: bytes, keys: frozenset[bytes]) -> Iterator[tuple[int, int]]:
+    end = 0
+    for token in string_tokens(document):
+        if token.start < end or decode(document[token.start : token.end]) not in keys:
+            continue
+        before = _BEFORE_VALUE.match(document, token.end)
+        if before is not None:
+            end = _value_end(document, before.end())
+            yield before.end(), end
+
+
+def _value_end(document: bytes, start: int) -> int:
+    if document[start : start + 1] in {b"{", b"["}:
+        depth = 0
+        for bracket in _TO_BRACKET.finditer(document, start):
+            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
+            if not depth:
+                return bracket.end()
+    scalar = _SCALAR.match(document, start)
+    return scalar.end() if scalar is not None else start

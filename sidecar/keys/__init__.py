@@ -1,0 +1,1 @@
+"""API keys: credentials, authorization, and the caches of key records."""

@@ -1,0 +1,173 @@
+"""Parses API keys and finds the credential of a request."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote_plus
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import (
+    CREDENTIAL_HEADERS,
+    CREDENTIAL_PARAMETERS,
+    OPTIONAL_PARAMETER_SIGIL,
+    OVERRIDING_PARAMETERS,
+    HeaderName,
+    Headers,
+)
+
+PREFIX: Final = "egk_"
+KEY_ID_LENGTH: Final = 12
+SECRET_LENGTH: Final = 43
+"""Base62 characters that hold 256 bits: 62 ** 43 is just above 2 ** 256."""
+CHECK_LENGTH: Final = 6
+"""Base62 characters that hold 32 bits."""
+
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SECRET_BYTES: Final = 32
+_KEY_ID_BYTES: Final = 16
+"""Far more than 12 characters hold, so that the remainder's bias is below 2 ** -56."""
+_SHAPE: Final = re.compile(
+    rb"(egk_([0-9A-Za-z]{%d})_([0-9A-Za-z]{%d}))([0-9A-Za-z]{%d})"
+    % (KEY_ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A well-formed key. Whether it is known or good is for others to say.
+
+    `key_id` is public and may be logged; the secret shows in neither `repr` nor `str`.
+    """
+
+    key_id: str
+    secret: str = field(repr=False)
+
+    @property
+    def secret_sha256(self) -> bytes:
+        """Digest of the secret's 43 ASCII characters: all that is ever stored of it."""
+        return hashlib.sha256(self.secret.encode("ascii")).digest()
+
+    def reveal(self) -> str:
+        """Return the whole key as its owner uses it. For the one time it is shown."""
+        checked = f"{PREFIX}{self.key_id}_{self.secret}"
+        return checked + _check(checked.encode("ascii"))
+
+
+def parse(text: bytes | str) -> ApiKey | None:
+    """Return the key that *text* is, or None for anything else. Raises for no input."""
+    if isinstance(text, str):
+        if not text.isascii():
+            return None
+        text = text.encode("ascii")
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        return None
+    checked, key_id, secret, check = match.groups()
+    if check.decode("ascii") != _check(checked):
+        return None
+    return ApiKey(key_id=key_id.decode("ascii"), secret=secret.decode("ascii"))
+
+
+def generate(entropy: Callable[[int], bytes]) -> ApiKey:
+    """Make a new key; `entropy(n)` returns n bytes that nobody can guess."""
+    key_id = int.from_bytes(entropy(_KEY_ID_BYTES), "big") % len(_ALPHABET) ** KEY_ID_LENGTH
+    secret = int.from_bytes(entropy(_SECRET_BYTES), "big")
+    return ApiKey(
+        key_id=_base62(key_id, length=KEY_ID_LENGTH), secret=_base62(secret, length=SECRET_LENGTH)
+    )
+
+
+def _check(checked: bytes) -> str:
+    return _base62(zlib.crc32(checked), length=CHECK_LENGTH)
+
+
+def _base62(number: int, *, length: int) -> str:
+    digits: list[str] = []
+    for _ in range(length):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+_BLANK = b" \t"
+
+_PARAMETER: Final = re.compile("[&;]")
+"""Some servers still take a semicolon between parameters (HTML 4.01 appendix B.2.2)."""
+
+MAX_PARAMETERS: Final = 64
+MAX_NAMES_LENGTH: Final = 2048
+"""Far more than any API has. This is done before a key is known: Envoy takes 60 KB of headers,
+and to decode as many names would cost anybody's worker twenty milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialFault:
+    """Why a request presents no key that could be looked up."""
+
+    kind: ErrorKind
+
+
+def presented_key(headers: Headers) -> ApiKey | CredentialFault:
+    """Return the key that *headers* present.
+
+    A client may send the same key in two headers (some do, to suit two APIs at once). Whatever
+    two parsers could read differently presents nothing: two keys, a header that comes twice, or
+    one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
+    query is never believed, whatever the headers say: the provider would be sent it, and
+    whoever logs paths would keep it. More parameters than are looked through count as one. Nor
+    does a key go with a query that overrides what the headers say: we would judge another request
+    than the provider reads.
+    """
+    query = headers.text(HeaderName.PATH).partition("?")[2]
+    if query and (fault := _fault_of_query(query)):
+        return fault
+    presented = [field for field in headers.fields if field[0] in CREDENTIAL_HEADERS]
+    names = {name for name, _ in presented}
+    if len(names) < len(presented) or any(b"," in value for _, value in presented):
+        return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+    credentials = [_credential(name, value) for name, value in presented]
+    if not credentials:
+        return CredentialFault(ErrorKind.MISSING_API_KEY)
+    if any(other != credentials[0] for other in credentials):
+        return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+    return _key(credentials[0])
+
+
+def _key(credential: bytes | None) -> ApiKey | CredentialFault:
+    if credential is None:
+        return CredentialFault(ErrorKind.INVALID_API_KEY)
+    if not credential:
+        # `Bearer ` and nothing: a client whose environment variable was not set.
+        return CredentialFault(ErrorKind.MISSING_API_KEY)
+    return parse(credential) or CredentialFault(ErrorKind.INVALID_API_KEY)
+
+
+def _credential(name: str, value: bytes) -> bytes | None:
+    """Return what should be the key, or None for a scheme other than Bearer, or none at all."""
+    value = value.strip(_BLANK)
+    if name != HeaderName.AUTHORIZATION or not value:
+        return value
+    scheme, _, credential = value.partition(b" ")
+    # RFC 9110 section 11.1: the scheme's case means nothing.
+    return credential.strip(_BLANK) if scheme.lower() == b"bearer" else None
+
+
+def _fault_of_query(query: str) -> CredentialFault | None:
+    parameters = _PARAMETER.split(query, MAX_PARAMETERS)
+    raw = [parameter.partition("=")[0] for parameter in parameters]
+    if len(raw) > MAX_PARAMETERS or sum(map(len, raw)) > MAX_NAMES_LENGTH:
+        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)  # any of the rest may be one
+    names = {
+        unquote_plus(name).strip().casefold().removeprefix(OPTIONAL_PARAMETER_SIGIL)
+        for name in raw
+    }
+    if not names.isdisjoint(CREDENTIAL_PARAMETERS):
+        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
+    if not names.isdisjoint(OVERRIDING_PARAMETERS):
+        return CredentialFault(ErrorKind.UNSCANNED_CONTENT)
+    return None

@@ -1,0 +1,219 @@
+"""Leases: shares of a limit that a worker takes in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from sidecar.domain.limits import Limit, LimitStatus
+from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
+from sidecar.limits.local_shares import LastState
+from sidecar.limits.store import Adjustment, State
+
+TTL_SECONDS: Final = 1.0
+"""Units that are not used within it are given back."""
+HORIZON_SECONDS: Final = 0.25
+"""A lease is meant to last so long at the present rate."""
+LARGEST_SHARE: Final = 64
+"""One lease is at most this fraction of the limit's amount."""
+SHORT_SECONDS: Final = 0.05
+"""After a refill that brought nothing, how long until the next try; requests ask one by one."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """The units of one limit that this worker may give out."""
+
+    amount: int
+    left: int = 0
+    expires_at: float = 0.0
+    period_start: int = 0
+    begun: float = 0.0
+    rate: float = 0.0
+    refilling: bool = False
+    _measured_at: float = 0.0
+    _measured: int = 0
+    _short_until: float = 0.0
+    _granted_until: float = 0.0
+
+    def take(self, cost: int, *, now: float, period_start: int = 0) -> bool:
+        """Give out *cost* units, or none; those of a calendar period are for that period only.
+
+        What costs nothing, say of a model without a price, is refused only by a limit that is
+        overdrawn: after an answer that was none, it asks no sooner than units would expire.
+        """
+        self._measure(cost, now)
+        until = self.expires_at if cost else self._granted_until
+        if now >= until or self.left < cost or period_start != self.period_start:
+            return False
+        self.left -= cost
+        return True
+
+    def put_back(self, cost: int) -> None:
+        """Take back units that were given out and not used after all."""
+        self.left += cost
+
+    def wanted(self, *, now: float) -> int:
+        """Return how many units a refill should bring; 0 where none is due."""
+        size = min(int(self.rate * HORIZON_SECONDS) + 1, self.amount // LARGEST_SHARE)
+        if size < 2 or now < self._short_until:  # noqa: PLR2004 - one unit is what a request asks for itself
+            return 0
+        is_low = self.left * 2 < size or now >= self.expires_at
+        return max(0, size - self.left) if is_low and not self.refilling else 0
+
+    def filled(
+        self, units: int, *, asked: int, now: float, period_start: int = 0, begun: float = 0.0
+    ) -> int:
+        """Keep what a refill brought of the count that was *begun* then.
+
+        Return what is left of another count, now given up: one of an earlier period, or one that
+        was lost and begun anew, which lacks what was taken before.
+        """
+        self._granted_until = now + TTL_SECONDS
+        given_up = 0
+        if (self.period_start, self.begun) != (period_start, begun):
+            given_up = self.give_up()
+            self.period_start, self.begun = period_start, begun
+        if units:
+            self.left += units
+            self.expires_at = now + TTL_SECONDS
+        elif asked:
+            self._short_until = now + SHORT_SECONDS
+        return given_up
+
+    def is_in_demand(self, *, now: float) -> bool:
+        """Tell whether anybody has asked lately."""
+        return now - self._measured_at < 2 * TTL_SECONDS
+
+    def expired(self, *, now: float) -> int:
+        """Give up what was not used in time; return how much that is."""
+        return 0 if now < self.expires_at else self.give_up()
+
+    def give_up(self) -> int:
+        """Give up what is left; return how much that is."""
+        units, self.left = self.left, 0
+        return units
+
+    def _measure(self, cost: int, now: float) -> None:
+        """Follow the rate of demand, in units a second."""
+        self._measured += cost
+        passed = now - self._measured_at
+        if passed >= HORIZON_SECONDS:
+            latest = self._measured / min(passed, TTL_SECONDS)
+            self.rate = (self.rate + latest) / 2 if passed < TTL_SECONDS else latest
+            self._measured, self._measured_at = 0, now
+
+
+MAX_KNOWN: Final = 50_000
+"""Of so many limits it is remembered how they stood, some 20 MB; beyond, of those in use."""
+
+
+@dataclass(slots=True)
+class _Held:
+    scope: str
+    check: LimitCheck
+    lease: Lease
+
+
+Returned = Iterator[tuple[str, Adjustment]]
+"""Whose count, and what is given back to it."""
+
+
+class LeaseTable:
+    """No I/O and no clock: times are monotonic seconds, passed in."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, int], _Held] = {}
+        self.known: dict[str, LastState] = {}
+
+    def take(
+        self, scope: str, checks: tuple[LimitCheck, ...], *, now: float
+    ) -> tuple[Lease, ...] | None:
+        """Give out what *checks* ask for and return the lease of each; all, or nothing: None."""
+        given: list[Lease] = []
+        for check in checks:
+            lease = (
+                None if isinstance(check.window, ConcurrencyWindow) else self.lease(scope, check)
+            )
+            period = check.period_start
+            if lease is None or not lease.take(check.cost, now=now, period_start=period):
+                for one, taken in zip(given, checks, strict=False):
+                    one.put_back(taken.cost)
+                return None
+            given.append(lease)
+        return tuple(given)
+
+    def lease(self, scope: str, check: LimitCheck) -> Lease:
+        """Return the lease that *check* is taken from, an empty one where there was none."""
+        key = (check.limit.id, check.reserve)
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = _Held(scope, check, Lease(check.limit.amount))
+        held.check = check
+        held.lease.amount = check.limit.amount
+        return held.lease
+
+    def fill(
+        self, scope: str, check: LimitCheck, state: State, *, asked: int, now: float
+    ) -> Adjustment | None:
+        """Keep what was taken ahead and how the limit stands; return what is given back."""
+        self.note(check, state, now=now)
+        if isinstance(check.window, ConcurrencyWindow):
+            return None
+        period = check.period_start
+        lease = self.lease(scope, check)
+        before, begun = lease.period_start, lease.begun
+        units = lease.filled(
+            state.ahead, asked=asked, now=now, period_start=period, begun=state.begun
+        )
+        return _returned(check.limit, units, start=before, begun=begun) if units else None
+
+    def note(self, check: LimitCheck, state: State, *, now: float) -> None:
+        """Keep in mind how the limit of *check* stands."""
+        self.known.pop(check.limit.id, None)  # the newest are last
+        self.known[check.limit.id] = LastState(state, now, check.period_start)
+
+    def standing(self, check: LimitCheck, lease: Lease | None) -> LimitStatus:
+        """Return how a limit stands of which *lease* or an answer has just given something."""
+        state = self.known[check.limit.id].state
+        held = 0 if lease is None else lease.left
+        return LimitStatus(check.limit, state.remaining + held, state.reset_seconds)
+
+    def expired(self, *, now: float) -> Returned:
+        """Give up what was not used in time, and forget what nobody asks for."""
+        for key, held in list(self._held.items()):
+            lease = held.lease
+            if units := lease.expired(now=now):
+                yield held.scope, _back(held, units)
+            elif not lease.refilling and not lease.left and not lease.is_in_demand(now=now):
+                del self._held[key]
+        if len(self.known) > MAX_KNOWN:
+            leased = {limit_id for limit_id, _ in self._held}
+            for limit_id in list(islice(self.known, len(self.known) - MAX_KNOWN)):
+                if limit_id not in leased:
+                    del self.known[limit_id]
+
+    def give_up(self) -> Returned:
+        """Give up everything."""
+        for held in self._held.values():
+            if units := held.lease.give_up():
+                yield held.scope, _back(held, units)
+
+    def held(self) -> Iterator[Adjustment]:
+        """Yield what giving up everything would give back."""
+        for held in self._held.values():
+            if held.lease.left:
+                yield _back(held, held.lease.left)
+
+
+def _back(held: _Held, units: int) -> Adjustment:
+    lease = held.lease
+    return _returned(held.check.limit, units, start=lease.period_start, begun=lease.begun)
+
+
+def _returned(limit: Limit, units: int, *, start: int, begun: float) -> Adjustment:
+    # As if taken the moment its count was begun, by the clock of who counts: to that count it can
+    # be given back, to one that was begun later it cannot.
+    return Adjustment(limit, -units, period_start=start, taken_at=begun)

@@ -1,0 +1,201 @@
+"""The demand of a request on each of its limits."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, assert_never
+from zoneinfo import ZoneInfo
+
+from sidecar.domain.limits import (
+    RESERVED,
+    Level,
+    Limit,
+    Measure,
+    Priority,
+    Window,
+    sliding_seconds,
+)
+from sidecar.domain.validation import compile_glob
+
+PERIODS: Final = 4
+"""The last period, this one and the next, as four borders: whoever keeps the counts picks by its
+own clock, and ours may be off by as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestCost:
+    """What a request takes, as far as it is known before it is made.
+
+    `input_tokens` is estimated, `output_tokens` the most it may produce; `cost` is of both, in
+    millionths of a US dollar. `model` is None where none was read; every limit by model holds
+    then.
+    """
+
+    operation: str | None
+    model: str | None
+    priority: Priority = Priority.STANDARD
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: int = 0
+    request_bytes: int = 0
+
+    def of(self, measure: Measure) -> int:
+        """Return how much of *measure* it takes."""
+        match measure:
+            case Measure.REQUESTS | Measure.CONCURRENT:
+                return 1
+            case Measure.INPUT_TOKENS:
+                return self.input_tokens
+            case Measure.OUTPUT_TOKENS | Measure.MAX_OUTPUT_TOKENS:
+                return self.output_tokens
+            case Measure.TOKENS:
+                return self.input_tokens + self.output_tokens
+            case Measure.COST:
+                return self.cost
+            case Measure.REQUEST_BYTES:
+                return self.request_bytes
+            case _:
+                assert_never(measure)
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """So much in any stretch of time, a part of it at once (GCRA)."""
+
+    window_seconds: int
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarWindow:
+    """So much in a calendar period; *borders* are seconds since the epoch, ascending."""
+
+    borders: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """Where this period began, by the clock of whoever asks."""
+        return self.borders[1]
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyWindow:
+    """So many at any moment."""
+
+
+LimitWindow = SlidingWindow | CalendarWindow | ConcurrencyWindow
+
+_SLOTS: Final = ConcurrencyWindow()
+_MINUTE: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class LimitCheck:
+    """What one limit is asked for. `reserve` is left over for requests of higher priority."""
+
+    limit: Limit
+    window: LimitWindow
+    cost: int
+    reserve: int
+
+    @property
+    def period_start(self) -> int:
+        """Where the calendar period began, 0 where there is none."""
+        return self.window.start if isinstance(self.window, CalendarWindow) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """A limit that one request breaks by itself, whatever others do."""
+
+    limit: Limit
+
+
+def limit_checks(
+    limits: Iterable[Limit], demand: RequestCost, *, now: float
+) -> tuple[LimitCheck, ...] | Exceeded:
+    """Return the claims of a request; *now* is in seconds since the epoch."""
+    checks: list[LimitCheck] = []
+    for limit in _holding(limits, demand):
+        measure = limit.measure
+        cost = demand.of(measure)
+        if measure is Measure.REQUEST_BYTES or measure is Measure.MAX_OUTPUT_TOKENS:
+            if cost > limit.amount:
+                return Exceeded(limit)
+            continue
+        window = window_of(limit, now=now)
+        reserve = 0
+        if limit.level is not Level.KEY:
+            # Of a window, no more than the burst is ever left: the share is one of that.
+            whole = window.at_once if isinstance(window, SlidingWindow) else limit.amount
+            reserve = int(whole * RESERVED[demand.priority])
+        # Of nothing, nothing is let through: not even what costs nothing as far as anybody knows.
+        checks.append(LimitCheck(limit, window, cost if limit.amount else max(1, cost), reserve))
+    return tuple(checks)
+
+
+def _holding(limits: Iterable[Limit], demand: RequestCost) -> Iterator[Limit]:
+    for limit in limits:
+        if not is_for_operation(limit, demand.operation):
+            continue
+        if limit.models is None or demand.model is None or is_for_model(limit, demand.model):
+            yield limit
+
+
+def is_for_operation(limit: Limit, operation: str | None) -> bool:
+    """Tell whether *limit* holds for *operation*; for one that nobody knows, each does."""
+    return limit.operations is None or operation is None or operation in limit.operations
+
+
+def is_for_model(limit: Limit, model: str) -> bool:
+    """Tell whether *limit* holds for *model*."""
+    globs = limit.models
+    return globs is None or any(compile_glob(glob).match(model) is not None for glob in globs)
+
+
+def window_of(limit: Limit, *, now: float) -> LimitWindow:
+    """Return over what time *limit* is counted, around *now*."""
+    seconds = sliding_seconds(limit.window)
+    if seconds is not None:
+        return SlidingWindow(seconds, limit.at_once)
+    if limit.window is Window.ONCE:
+        return _SLOTS
+    # No zone is off by part of a minute, and most requests of one, and their ends, ask the same.
+    return _calendar(limit.window.value, limit.time_zone, int(now // _MINUTE))
+
+
+@functools.lru_cache(maxsize=1_024)
+def _calendar(name: str, time_zone: str, minute: int) -> CalendarWindow:
+    """Return the periods around a minute since the epoch; *name* is a window's."""
+    window, zone = Window(name), ZoneInfo(time_zone)
+    start = _start(window, dt.datetime.fromtimestamp(minute * _MINUTE, zone).date())
+    starts = [_start(window, start - dt.timedelta(days=1)), start]
+    while len(starts) < PERIODS:
+        starts.append(_next(window, starts[-1]))
+    # Midnight by the wall clock of the zone: a day in March has 23 hours there.
+    return CalendarWindow(
+        tuple(int(dt.datetime.combine(one, dt.time(), zone).timestamp()) for one in starts)
+    )
+
+
+def _start(window: Window, day: dt.date) -> dt.date:
+    match window:
+        case Window.MONTH:
+            return day.replace(day=1)
+        case Window.WEEK:
+            return day - dt.timedelta(days=day.weekday())
+        case _:
+            return day
+
+
+def _next(window: Window, start: dt.date) -> dt.date:
+    match window:
+        case Window.MONTH:
+            return (start + dt.timedelta(days=32)).replace(day=1)
+        case Window.WEEK:
+            return start + dt.timedelta(days=7)
+        case _:
+            return start + dt.timedelta(days=1)

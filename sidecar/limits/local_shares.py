@@ -1,0 +1,168 @@
+"""Local limits of a worker while Valkey is unavailable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
+from sidecar.limits.store import Adjustment, State
+
+SLOT_SECONDS: Final = 60.0
+"""How long a slot is held at most: its release may reach another worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """Monotonic seconds, and seconds since the epoch: only calendars go by those."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class LastState:
+    """How a limit stood when the shared counts last told, at `at` by the monotonic clock.
+
+    `period_start` is that of the calendar period then.
+    """
+
+    state: State
+    at: float
+    period_start: int = 0
+
+
+@dataclass(slots=True)
+class _Count:
+    tat: float = 0.0
+    start: int = 0
+    used: int = 0
+    slots: dict[str, float] = field(default_factory=dict)
+
+
+class LocalShares:
+    """What was left of every limit, divided by the number of workers.
+
+    Not of the whole limit: the worker has had its part of what is used already. What is used here
+    is told to the shared counts when they are back, and is kept in mind until they have it.
+    """
+
+    def __init__(self, *, shares: int) -> None:
+        self._shares = shares
+        self._counts: dict[str, _Count] = {}
+
+    def take(
+        self,
+        checks: tuple[LimitCheck, ...],
+        *,
+        member: str,
+        now: Instant,
+        known: Mapping[str, LastState],
+    ) -> int | None:
+        """Take all claims, or none; return the index of the one without room, else None."""
+        for index, check in enumerate(checks):
+            left = self.state(check, now=now, known=known.get(check.limit.id)).remaining
+            if left < check.cost + check.reserve // self._shares:
+                return index
+        for check in checks:
+            self._take(check, member=member, now=now)
+        return None
+
+    def state(self, check: LimitCheck, *, now: Instant, known: LastState | None) -> State:
+        """Return how a limit stands here; *known* is how all of it stood."""
+        count = self._counts.setdefault(check.limit.id, _Count())
+        amount = self._share(check.limit.amount)
+        match check.window:
+            case SlidingWindow():
+                return self._sliding(check, check.window, count, now=now, known=known)
+            case CalendarWindow(borders):
+                start = period_start(borders, now.wall)
+                used = count.used if count.start == start else 0
+                if known is not None and known.period_start == start:
+                    amount = self._share(max(0, check.limit.amount - known.state.used))
+                ends = next((border for border in borders if border > now.wall), now.wall)
+                return State(0, max(0, amount - used), ends - now.wall, used)
+            case ConcurrencyWindow():
+                count.slots = {
+                    name: until for name, until in count.slots.items() if until > now.monotonic
+                }
+                return State(0, max(0, amount - len(count.slots)), 1.0, len(count.slots))
+            case _:
+                assert_never(check.window)
+
+    def settle(self, change: Adjustment) -> None:
+        """A request has ended: free its slot, give back what it did not use of a period."""
+        count = self._counts.get(change.limit.id)
+        if count is None:
+            return
+        count.slots.pop(change.member, None)
+        if change.period_start and count.start == change.period_start:
+            count.used = max(0, count.used + change.amount)
+
+    def is_counting(self, limit_id: str) -> bool:
+        """Tell whether anything of a limit is kept in mind here."""
+        return limit_id in self._counts
+
+    def forget(self, limit_id: str) -> None:
+        """The shared counts have it all, what is used of a period above all.
+
+        But for what is under way: slots, and what has been used of a window.
+        """
+        count = self._counts.get(limit_id)
+        if count is not None:
+            count.used = count.start = 0
+
+    def tidy(self, *, now: Instant) -> None:
+        """Drop what says nothing any more."""
+        self._counts = {
+            name: count
+            for name, count in self._counts.items()
+            if count.tat > now.monotonic or count.start or count.slots
+        }
+
+    def _sliding(
+        self,
+        check: LimitCheck,
+        window: SlidingWindow,
+        count: _Count,
+        *,
+        now: Instant,
+        known: LastState | None,
+    ) -> State:
+        limit = check.limit
+        interval = window.window_seconds / max(1, self._share(limit.amount))
+        at_once = self._share(window.at_once)
+        if known is not None and window.at_once:
+            # As full as all of it was; it has drained since.
+            passed = now.monotonic - known.at
+            left = known.state.remaining + passed * limit.amount / window.window_seconds
+            is_used = 1 - min(1.0, left / window.at_once)
+            count.tat = max(count.tat, now.monotonic + at_once * interval * is_used)
+        ahead = max(0.0, count.tat - now.monotonic)
+        room = (at_once * interval - ahead) / interval
+        is_closed = limit.amount == 0
+        return State(0, 0 if is_closed else max(0, int(room + 1e-6)), max(interval, ahead))
+
+    def _share(self, amount: int) -> int:
+        return 0 if amount == 0 else max(1, amount // self._shares)
+
+    def _take(self, check: LimitCheck, *, member: str, now: Instant) -> None:
+        count = self._counts[check.limit.id]
+        match check.window:
+            case SlidingWindow(window_seconds=window):
+                interval = window / max(1, self._share(check.limit.amount))
+                count.tat = max(count.tat, now.monotonic) + check.cost * interval
+            case CalendarWindow(borders):
+                start = period_start(borders, now.wall)
+                count.used = check.cost + (count.used if count.start == start else 0)
+                count.start = start
+            case ConcurrencyWindow():
+                count.slots[member] = now.monotonic + SLOT_SECONDS
+            case _:
+                assert_never(check.window)
+
+
+def period_start(borders: tuple[int, ...], now: float) -> int:
+    """Return the start of the period that *now* is in, 0 where it is in none."""
+    return max((border for border in borders if border <= now), default=0)

@@ -1,0 +1,1 @@
+"""Policies: documents, parsing, lint, compilation, and the snapshot that workers judge by."""

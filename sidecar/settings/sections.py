@@ -1,0 +1,29 @@
+"""Base class of the settings' sections, and access to the process environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def metrics_directory() -> Path | None:
+    """Return where the supervisor of this worker wants metrics; None in a process without one."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # noqa: TID251 - the one place that does
+    return Path(directory) if directory else None
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return a copy of the environment, for processes that are started from here."""
+    return dict(os.environ)  # noqa: TID251 - the one place that does
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and a name that is not known is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]

@@ -1,0 +1,314 @@
+"""The usage spool: acknowledges records once they are on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from sidecar.domain.usage import JudgedRequest, UsageRecord
+from sidecar.storage.spool_files import (
+    FreshRecords,
+    Kind,
+    OpenRequests,
+    Piece,
+    Place,
+    Segment,
+    SpoolError,
+    SpoolFolder,
+    SpoolFullError,
+    SpoolLimits,
+    read_piece,
+)
+
+TURN_SECONDS: Final = 0.02
+"""How long notes and records are collected before they are written together.
+
+A write forced to the disk costs much the same, however little is in it.
+"""
+
+UNHEARD_TURNS: Final = 16
+"""So many turns that nobody waits for, and the event loop is told: they must not pile up."""
+
+MAX_WAITING: Final = 20_000
+"""Notes that wait for a disk that does not answer; then notes are dropped, and records refused."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Records that are kept together; `kept` is whose they are."""
+
+    records: Sequence[UsageRecord]
+    payloads: list[bytes]
+    kept: asyncio.Future[None]
+
+
+class _Note(NamedTuple):
+    request: JudgedRequest
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What became of what was written together."""
+
+    place: Place | SpoolFullError
+    batches: Sequence[_Batch] = ()
+    notes: Sequence[_Note] = ()
+
+
+class UsageSpool:
+    """One a worker. Writes and reads on a thread of its own, many notes at a time.
+
+    While anything comes the thread takes a turn every `TURN_SECONDS`, by its own clock: the event
+    loop does nothing for a note but remember it. Each of the lists that both of them touch has
+    one who adds and one who takes.
+    """
+
+    def __init__(
+        self,
+        folder: SpoolFolder,
+        threads: ThreadPoolExecutor,
+        *,
+        on_note_lost: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._on_note_lost = on_note_lost
+        self._loop = asyncio.get_running_loop()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._notes: deque[_Note] = deque()
+        self._batches: deque[_Batch] = deque()
+        self._written: deque[_Written] = deque()
+        self._unwritten_records = 0
+        self._fresh = FreshRecords()
+        self._open = OpenRequests()
+        self._is_closed = False
+        self._is_at_rest = asyncio.Event()
+        self._is_at_rest.set()
+
+    @classmethod
+    async def open(
+        cls,
+        root: Path,
+        *,
+        instance: str,
+        limits: SpoolLimits,
+        on_note_lost: Callable[[], None],
+    ) -> Self:
+        """Make a folder of this worker's own and take over those of workers that are gone.
+
+        Raises:
+            SpoolError: the folder cannot be made.
+        """
+        threads = ThreadPoolExecutor(1, thread_name_prefix="usage-spool")
+        name = f"{instance}-{os.getpid()}-{time.time_ns()}"
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            folder = await run(threads, lambda: SpoolFolder(root, name, limits))
+            await run(threads, folder.adopt)
+        except OSError as error:
+            threads.shutdown(wait=False)
+            raise SpoolError(
+                f"cannot make a folder for usage in {root}: {error.strerror}; set"
+                " EGRET_USAGE__SPOOL_DIRECTORY to a folder of ours, or EGRET_USAGE__SOURCE=off"
+            ) from None
+        return cls(folder, threads, on_note_lost=on_note_lost)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._folder.size
+
+    def note(self, request: JudgedRequest) -> None:
+        """Note that *request* goes to its provider. Never waits and never raises."""
+        if self._is_closed or len(self._notes) >= MAX_WAITING:
+            self._on_note_lost()
+            return
+        self._notes.append(_Note(request, self._encoder.encode(request)))
+        self._take_turns()
+
+    async def keep(self, records: Sequence[UsageRecord]) -> None:
+        """Return when *records* are on the disk.
+
+        Raises:
+            SpoolFullError: they are not.
+        """
+        if self._is_closed:
+            raise SpoolFullError("the worker is stopping")
+        if self._unwritten_records + len(records) > MAX_WAITING:
+            raise SpoolFullError("the disk does not answer")
+        payloads = [self._encoder.encode(record) for record in records]
+        kept = self._loop.create_future()
+        self._unwritten_records += len(records)
+        self._batches.append(_Batch(records, payloads, kept))
+        self._take_turns()
+        await kept
+
+    async def carry_over(self, requests: Sequence[JudgedRequest]) -> None:
+        """Note *requests* once more, so that the file they are in can go.
+
+        Raises:
+            SpoolFullError: they are not noted.
+        """
+        notes = [_Note(request, self._encoder.encode(request)) for request in requests]
+        await self.run(lambda: self._note_again(notes))
+
+    def segments(self, kind: Kind) -> list[Segment]:
+        """Return the files of *kind*, the oldest first."""
+        return [segment for segment in tuple(self._folder.segments) if segment.kind is kind]
+
+    def fresh(self, segment: Segment, *, max_records: int) -> tuple[list[UsageRecord], int]:
+        """Return what comes next in *segment* and where it ends, if it is still in memory."""
+        self._hear()
+        return self._fresh.next_of(segment, most=max_records)
+
+    async def read(self, segment: Segment, *, max_records: int) -> Piece:
+        """Return the next records of *segment*; they stay there until it is removed."""
+        start, stop = segment.read_to, self._fresh.gap_of(segment)
+        return await self.run(
+            lambda: read_piece(segment.path, start=start, stop=stop, max_records=max_records)
+        )
+
+    def let_go(self, records: Sequence[UsageRecord]) -> None:
+        """Remember that *records* are in the database: nobody need look for their requests."""
+        self._open.let_go(records)
+
+    def open_requests(self, segment: Segment) -> list[JudgedRequest] | None:
+        """Return those of *segment*, which is sealed, that may not be in the database.
+
+        None where the file has to be read.
+        """
+        self._hear()
+        return self._open.of(segment)
+
+    async def seal(self, kind: Kind) -> None:
+        """Begin another file of *kind*."""
+        await self.run(lambda: self._folder.seal(kind))
+
+    async def remove_read(self, kind: Kind) -> None:
+        """Remove the files of *kind* of which everything was taken."""
+        if any(segment.is_read for segment in self.segments(kind)):
+            removed = await self.run(lambda: self._remove_read(kind))
+            self._fresh.forget(removed)
+            self._open.forget(removed)
+
+    async def adopt(self) -> int:
+        """Take over the files of workers that are gone; return of how many."""
+        return await self.run(self._folder.adopt)
+
+    async def aclose(self) -> None:
+        """Write what waits, and let go of the folder; another worker takes what is left in it."""
+        self._is_closed = True
+        while not self._is_at_rest.is_set():
+            await self._is_at_rest.wait()
+        await self.run(self._folder.close)
+        self._threads.shutdown(wait=False)
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Do *work* on the spool's thread."""
+        return await self._loop.run_in_executor(self._threads, work)
+
+    def _take_turns(self) -> None:
+        if self._is_at_rest.is_set():
+            self._is_at_rest.clear()
+            self._threads.submit(self._turn)
+
+    def _rest(self) -> None:
+        """The thread found nothing; what has come since is for it to begin anew."""
+        self._hear()
+        self._is_at_rest.set()
+        if self._notes or self._batches:
+            self._take_turns()
+
+    def _hear(self) -> None:
+        """Take note of what the thread has written."""
+        while self._written:
+            written = self._written.popleft()
+            if isinstance(written.place, SpoolFullError):
+                self._give_up(written, written.place)
+            else:
+                self._settle(written, written.place)
+
+    def _settle(self, written: _Written, place: Place) -> None:
+        records = [record for batch in written.batches for record in batch.records]
+        sizes = [len(payload) for batch in written.batches for payload in batch.payloads]
+        self._unwritten_records -= len(records)
+        if records:
+            self._fresh.put(place, records, sizes)
+        if written.notes:
+            self._open.put(place.segment, [note.request for note in written.notes])
+        for batch in written.batches:
+            if not batch.kept.done():  # whoever waited may have gone
+                batch.kept.set_result(None)
+
+    def _give_up(self, written: _Written, problem: SpoolFullError) -> None:
+        for batch in written.batches:
+            self._unwritten_records -= len(batch.records)
+            if not batch.kept.done():
+                batch.kept.set_exception(SpoolFullError(str(problem)))
+        for _ in written.notes:
+            self._on_note_lost()
+
+    # From here on: on the thread.
+
+    def _turn(self) -> None:
+        """Write what has come, and see to the next turn; what waits for the thread goes before."""
+        time.sleep(TURN_SECONDS)
+        batches, notes = _taken(self._batches), _taken(self._notes)
+        if not batches and not notes:
+            self._loop.call_soon_threadsafe(self._rest)
+            return
+        try:
+            if batches:
+                self._write_batches(batches)
+            if notes:
+                self._write_notes(notes)
+        finally:
+            if batches or len(self._written) >= UNHEARD_TURNS:
+                self._loop.call_soon_threadsafe(self._hear)
+            self._threads.submit(self._turn)
+
+    def _write_batches(self, batches: Sequence[_Batch]) -> None:
+        payloads = [payload for batch in batches for payload in batch.payloads]
+        self._written.append(_Written(self._append(Kind.ENDED, payloads), batches=batches))
+
+    def _write_notes(self, notes: Sequence[_Note]) -> None:
+        payloads = [note.payload for note in notes]
+        self._written.append(_Written(self._append(Kind.JUDGED, payloads), notes=notes))
+
+    def _note_again(self, notes: Sequence[_Note]) -> None:
+        place = self._folder.append(Kind.JUDGED, [note.payload for note in notes])
+        self._written.append(_Written(place, notes=notes))
+
+    def _append(self, kind: Kind, payloads: Sequence[bytes]) -> Place | SpoolFullError:
+        try:
+            return self._folder.append(kind, payloads)
+        except SpoolFullError as error:
+            return error
+        except OSError as error:
+            return SpoolFullError(str(error))
+
+    def _remove_read(self, kind: Kind) -> list[Segment]:
+        segments = self.segments(kind)
+        if all(segment.is_read for segment in segments):
+            self._folder.seal(kind)
+        removed = [one for one in segments if one.is_read and self._folder.is_sealed(one)]
+        for segment in removed:
+            self._folder.remove(segment)
+        return removed
+
+
+def _taken(waiting: deque[_T]) -> list[_T]:
+    """Take what waits now; what is added meanwhile may stay."""
+    return [waiting.popleft() for _ in range(len(waiting))]

@@ -1,0 +1,102 @@
+"""Tail sampling: records unsampled requests that were blocked, failed or slow."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter
+
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.finding import Verdict
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport
+from sidecar.telemetry.names import MetricName
+
+_BLOCKED: Final = frozenset({ErrorKind.CONTENT_BLOCKED, ErrorKind.UNSCANNED_CONTENT})
+
+
+class TailSampler:
+    """Keeps what was blocked, failed, passed unjudged or was slow.
+
+    At most *per_second*: whoever has a key can have requests blocked as fast as it likes, and
+    spans cost more than the rest of telemetry. Refusals for want of a good key are not kept:
+    they cost a stranger nothing.
+    """
+
+    def __init__(self, *, slow_seconds: float, per_second: float) -> None:
+        self._slow_seconds = slow_seconds
+        self._per_second = per_second
+        self._room = max(1.0, per_second)
+        self._filled_at = 0.0
+
+    def keeps(self, report: ExchangeReport) -> bool:
+        """Tell whether *report* is to be traced, and take the room for it."""
+        if self._per_second <= 0 or not self.would_keep(report):
+            return False
+        now = report.timings.started_at + report.timings.seconds
+        gained = max(0.0, now - self._filled_at) * self._per_second
+        self._room = min(max(1.0, self._per_second), self._room + gained)
+        self._filled_at = max(self._filled_at, now)
+        if self._room < 1:
+            return False
+        self._room -= 1
+        return True
+
+    def would_keep(self, report: ExchangeReport) -> bool:
+        """Tell whether somebody will ask about *report*."""
+        if (
+            report.outcome is ExchangeOutcome.FAILED
+            or report.error in _BLOCKED
+            or report.timings.overhead_seconds > self._slow_seconds
+        ):
+            return True
+        # A loop, and identities: it runs for every request, and a set would hash in Python.
+        for result in report.results:
+            if result.verdict is Verdict.ERROR_OPEN or result.verdict is Verdict.TIMEOUT_OPEN:
+                return True
+        return False
+
+
+QUEUE_SPANS: Final = 4096
+"""Spans kept for a collector that is away; beyond it the oldest are dropped."""
+
+
+class SpanMetrics:
+    """One instance a process. Called from the exporter's thread as well.
+
+    The queue itself tells nobody what it dropped (opentelemetry-sdk 1.45): what was put into it
+    and not taken out again is counted here, and what exceeds its length is gone.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        spans = Counter(
+            MetricName.SPANS,
+            "Spans by state; recorded minus the other states is the queue.",
+            ("state",),
+            registry=registry,
+        )
+        self._recorded = spans.labels("recorded")
+        self._exported = spans.labels("exported")
+        self._failed = spans.labels("failed")
+        self._dropped = spans.labels("dropped")
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def recorded(self, spans: int) -> None:
+        """Count spans that were put into the queue, and those that fell out at its other end."""
+        self._recorded.inc(spans)
+        with self._lock:
+            self._waiting += spans
+            dropped = max(0, self._waiting - QUEUE_SPANS)
+            self._waiting -= dropped
+        if dropped:
+            self._dropped.inc(dropped)
+
+    def taken(self, spans: int) -> None:
+        """Note spans of one batch that were taken from the queue, to be exported."""
+        with self._lock:
+            self._waiting -= spans
+
+    def left(self, spans: int, *, is_taken: bool) -> None:
+        """Count spans of one batch that the collector took, or did not."""
+        (self._exported if is_taken else self._failed).inc(spans)

@@ -1,5 +1,0 @@
-"""Made by proto/extract_envoy.py from Envoy 1.40.0; do not edit."""
-
-from sidecar.transport._generated import pool
-
-BackoffStrategy = pool.message_class("envoy.config.core.v3.BackoffStrategy")

@@ -1,5 +1,0 @@
-"""Made by proto/extract_envoy.py from Envoy 1.40.0; do not edit."""
-
-from sidecar.transport._generated import pool
-
-ContextParams = pool.message_class("xds.core.v3.ContextParams")

@@ -1,1 +1,0 @@
-"""Clients of servers that Egret asks over gRPC."""

@@ -1,0 +1,136 @@
+"""The keys of a worker: both caches, the database behind them, and who tells of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, Never
+
+from sidecar.keys.cache import CacheLimits, KeyCache
+from sidecar.keys.ports import SharedKeys
+from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import CacheSettings
+from sidecar.storage.pool import Pool
+from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener, PostgresKeyStore
+from sidecar.storage.valkey_keys import SharedRecordCodec
+from sidecar.telemetry.key_metrics import KeyMetrics
+from sidecar.telemetry.logs import get_logger
+from sidecar.worker.runtime import BackgroundTasks
+
+_LISTEN: Final = "listen"
+_PUBSUB: Final = "pubsub"
+_SIZE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKeys:
+    """What `start` needs to keep `cache` right."""
+
+    cache: KeyCache
+    tiers: TwoTierKeys
+    changes: KeyChanges
+    settings: Settings
+    metrics: KeyMetrics
+
+    def start(self, tasks: BackgroundTasks, *, on_policies: Callable[[], None]) -> None:
+        """Hear of changes to keys and policies from now on."""
+        tasks.start(self.tiers.keep_fences(), name="fences")
+        tasks.start(self._show_size(), name="cache size")
+        if _LISTEN in self.changes.channels:
+            listener = ChangeListener(
+                self.settings.postgres, self._callbacks(_LISTEN, on_policies=on_policies)
+            )
+            tasks.start(listener.run(), name="changes")
+        if _PUBSUB in self.changes.channels:
+            tasks.start(self._subscribe(on_policies), name="published changes")
+
+    async def _show_size(self) -> Never:
+        while True:
+            self.metrics.cache_holds(self.cache.key_count, loads=self.cache.load_count)
+            await asyncio.sleep(_SIZE_SECONDS)
+
+    async def _subscribe(self, on_policies: Callable[[], None]) -> Never:
+        from sidecar.storage.valkey_keys import ValkeyChangeListener  # noqa: PLC0415
+
+        callbacks = self._callbacks(_PUBSUB, on_policies=on_policies)
+        await ValkeyChangeListener(self.settings.valkey, callbacks).run()
+
+    def _callbacks(self, channel: str, *, on_policies: Callable[[], None]) -> ChangeCallbacks:
+        def began() -> None:
+            self.changes.listening_began(channel)
+            self.metrics.key_notifications_connected(is_so=self.changes.is_listening)
+
+        def ended() -> None:
+            self.changes.listening_ended(channel)
+            self.metrics.key_notifications_connected(is_so=False)
+
+        return ChangeCallbacks(
+            on_key=self.changes.key_changed,
+            on_scope=self.changes.scope_changed,
+            on_listening=began,
+            on_lost=ended,
+            on_policies=on_policies,
+            on_latency=self.metrics.change_took,
+        )
+
+
+async def open_keys(
+    settings: Settings, pool: Pool, *, metrics: KeyMetrics, stack: AsyncExitStack
+) -> WorkerKeys:
+    """Build the caches, to be closed with *stack*. Waits for no server."""
+    limits = settings.cache
+    tiers = TwoTierKeys(
+        PostgresKeyStore(pool, settings.postgres),
+        await _shared_keys(settings, metrics=metrics, stack=stack),
+        SharedLimits(
+            ttl_seconds=limits.l2_ttl_seconds, max_stale_seconds=limits.max_stale_seconds
+        ),
+        wall=time.time,
+    )
+    stack.push_async_callback(tiers.aclose)
+    cache = KeyCache(tiers, _cache_limits(limits), on_oversized=metrics.oversized)
+    stack.push_async_callback(cache.aclose)
+    invalidation = limits.invalidation
+    channels = {_LISTEN: invalidation.listens, _PUBSUB: invalidation.subscribes}
+    changes = KeyChanges(
+        cache, tiers, frozenset(channel for channel, is_used in channels.items() if is_used)
+    )
+    return WorkerKeys(cache, tiers, changes, settings, metrics)
+
+
+async def _shared_keys(
+    settings: Settings, *, metrics: KeyMetrics, stack: AsyncExitStack
+) -> SharedKeys | None:
+    secret = settings.cache.l2_secret
+    if settings.valkey.url is None:
+        return None
+    if secret is None:
+        get_logger().warning("keys.not_shared", missing="EGRET_CACHE__L2_SECRET")
+        return None
+    # A worker without Valkey never loads its client: 25 MB a worker (redis 8.1).
+    from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
+    from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys  # noqa: PLC0415
+
+    return ValkeyKeys(
+        await stack.enter_async_context(open_valkey(settings.valkey)),
+        SharedRecordCodec(secret.get_secret_value()),
+        times=SharedTimes(
+            keep_seconds=max(settings.cache.l2_ttl_seconds, settings.cache.max_stale_seconds),
+            operation_seconds=settings.valkey.operation_seconds,
+        ),
+        count=metrics.shared_cache,
+    )
+
+
+def _cache_limits(settings: CacheSettings) -> CacheLimits:
+    return CacheLimits(
+        max_keys=settings.max_keys,
+        ttl_seconds=settings.ttl_seconds,
+        negative_ttl_seconds=settings.negative_ttl_seconds,
+        max_loads=settings.max_loads,
+        max_stale_seconds=settings.max_stale_seconds,
+    )

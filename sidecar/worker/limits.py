@@ -1,0 +1,121 @@
+"""The limits of a worker: counts that all workers share, and prices."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, Never
+
+from sidecar.domain.limits import Limit
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import Clocks, Limiter
+from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply, owner_of
+from sidecar.settings.process import Settings
+from sidecar.storage.pool import Pool
+from sidecar.storage.usage_store import PostgresTotals, PostgresUsage
+from sidecar.telemetry.key_metrics import LimitMetrics
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.names import LogEvent
+from sidecar.worker.runtime import BackgroundTasks
+from sidecar.worker.usage import PriceCache
+
+SHOW_SECONDS: Final = 1.0
+
+
+class _NoStore:
+    """No Valkey: every worker goes by its own share, and there is nothing to put right."""
+
+    async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
+        del scope, acquires, name
+        raise NotSentError("none")
+
+    async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
+        del scope
+        return (None,) * len(names)
+
+    async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
+        del scope, check, start, used
+
+    async def adjust(
+        self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
+    ) -> None:
+        del scope, changes, sender, number
+
+
+class ThresholdReports:
+    """Implements `ThresholdListener`: a line in the log and a count."""
+
+    def __init__(self, metrics: LimitMetrics) -> None:
+        self._metrics = metrics
+
+    def threshold_passed(self, limit: Limit, threshold: int) -> None:
+        """Tell whose budget it is, and no number of it: logs go further than the owner."""
+        self._metrics.threshold_passed(limit.level, threshold)
+        get_logger().warning(
+            LogEvent.BUDGET_THRESHOLD,
+            threshold=threshold,
+            owner=limit.level.value,
+            owner_id=owner_of(limit.id),
+            window=limit.window.value,
+            limit_id=limit.id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What `start` keeps right."""
+
+    limiter: Limiter
+    prices: PriceCache
+    metrics: LimitMetrics
+
+    def start(self, tasks: BackgroundTasks) -> None:
+        """Keep prices, leases and corrections going from now on."""
+        tasks.start(self.prices.run(), name="prices")
+        tasks.start(self.limiter.run(), name="limits")
+        tasks.start(self._show(), name="limits shown")
+
+    async def _show(self) -> Never:
+        while True:
+            self.metrics.stand(is_local=self.limiter.is_local, waiting=self.limiter.waiting)
+            for (level, window), left in self.limiter.budgets.lowest(now=time.time()).items():
+                self.metrics.budget_left(level, window, left)
+            await asyncio.sleep(SHOW_SECONDS)
+
+
+async def open_limits(
+    settings: Settings, pool: Pool, *, metrics: LimitMetrics, stack: AsyncExitStack
+) -> WorkerLimits:
+    """Build the limits, to be closed with *stack*. Waits for no server."""
+    store = await _store(settings, stack)
+    shared = SharedCounts(
+        store,
+        worker=Worker(secrets.token_hex(8), settings.limits.shares or settings.server.workers),
+        calls=settings.valkey.pool_size,
+        clock=time.monotonic,
+    )
+    limiter = Limiter(
+        shared,
+        PostgresTotals(pool, settings.postgres),
+        clocks=Clocks(monotonic=time.monotonic, wall=time.time),
+        thresholds=ThresholdReports(metrics),
+    )
+    stack.push_async_callback(limiter.aclose)
+    usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
+    return WorkerLimits(limiter, PriceCache(usage), metrics)
+
+
+async def _store(settings: Settings, stack: AsyncExitStack) -> LimitStore:
+    if settings.valkey.url is None:
+        return _NoStore()
+    # As for keys: a worker without Valkey never loads its client.
+    from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
+    from sidecar.storage.valkey_limits import ValkeyLimits  # noqa: PLC0415
+
+    client = await stack.enter_async_context(open_valkey(settings.valkey))
+    return ValkeyLimits(client, operation_seconds=settings.valkey.operation_seconds)

@@ -1,0 +1,120 @@
+"""Background tasks, exit codes, sockets and runtime samples of a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Never, Self
+
+from sidecar.settings.serving import ServerSettings
+from sidecar.storage.pool import Pool
+from sidecar.telemetry.logs import exception_fields, get_logger
+from sidecar.telemetry.process_metrics import GcPauses, PoolUse, ProcessMetrics
+
+
+class BackgroundTasks:
+    """Cancels its tasks on exit. One that ends by itself is a bug: the worker stops, and restarts.
+
+    Without the listener a revoked key would live on unnoticed, so going on would be worse.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[Never]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, coroutine: Coroutine[object, object, Never], *, name: str) -> None:
+        """Run *coroutine* until exit."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        task.add_done_callback(_check)
+        self._tasks.append(task)
+
+
+def _check(task: asyncio.Task[Never]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    fields = {} if error is None else exception_fields(error)
+    get_logger().error("worker.task_ended", task=task.get_name(), **fields)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+_PR_SET_PDEATHSIG: Final = 1
+
+CANNOT_START: Final = 2
+"""Exit code of a worker that cannot start at all: starting it again would change nothing."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when *parent*, who started it, ends, however that happens.
+
+    Linux only (prctl(2)); elsewhere a child of a killed parent has to be ended by hand. The signal
+    is tied to the thread that started us, which for every starter of ours is the main one.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # It may have gone before prctl was called. Not «is our parent 1?»: in a container it may be.
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+BEAT_SECONDS: Final = 0.25
+"""Between two measurements. A stall between them is seen if it is longer than what was left."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSampler:
+    """Shows loop lag, tasks, garbage collections and the pool of connections."""
+
+    metrics: ProcessMetrics
+    pool: Pool
+    pauses: GcPauses
+
+    async def run(self) -> Never:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        self.pauses.start()
+        try:
+            while True:
+                asked_for = loop.time() + BEAT_SECONDS
+                await asyncio.sleep(BEAT_SECONDS)
+                self.metrics.loop_was_late(max(0.0, loop.time() - asked_for))
+                self.metrics.tasks_are(len(asyncio.all_tasks(loop)))
+                self.metrics.collected(self.pauses.take())
+                self.metrics.pool_is(_use_of(self.pool))
+        finally:
+            self.pauses.stop()
+
+
+def _use_of(pool: Pool) -> PoolUse:
+    is_open = pool.get_size()
+    return PoolUse(busy=is_open - pool.get_idle_size(), open=is_open, limit=pool.get_max_size())
+
+
+def worker_socket(server: ServerSettings, index: int) -> Path:
+    """Return the socket of worker *index*."""
+    return server.socket_directory.absolute() / f"worker-{index}.sock"
+
+
+def worker_sockets(server: ServerSettings) -> tuple[Path, ...]:
+    """Return the sockets of all workers."""
+    return tuple(worker_socket(server, index) for index in range(server.workers))

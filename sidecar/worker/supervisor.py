@@ -1,0 +1,265 @@
+"""Starts workers, restarts those that die, and waits for the schema."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from socket import gethostname
+from typing import TYPE_CHECKING, Final, Never
+
+import asyncpg
+
+from sidecar import __version__
+from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
+from sidecar.settings.process import Settings
+from sidecar.settings.sections import inherited_environment
+from sidecar.settings.stores import PostgresSettings
+from sidecar.settings.telemetry import TelemetrySettings
+from sidecar.storage.migrate import REVISION
+from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
+from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.process_metrics import SupervisorMetrics, WorkerMetrics
+from sidecar.worker.runtime import CANNOT_START
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.otlp import MetricsPush
+
+
+FIRST_RESTART_SECONDS: Final = 0.1
+LONGEST_RESTART_SECONDS: Final = 5.0
+STEADY_SECONDS: Final = 30.0
+"""A worker that lived this long is restarted without delay again."""
+KILL_AFTER_SECONDS: Final = 5.0
+"""How long past its own drain a worker may take before it is killed."""
+
+
+class WorkerStartError(Exception):
+    """A worker refuses to start; its log line says why."""
+
+
+class Supervisor:
+    """One per `egret serve`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+        self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
+        self._metrics = WorkerMetrics(self._metrics_directory)
+        try:
+            self._endpoint = MetricsEndpoint(self._metrics, settings.telemetry)
+        except EndpointError:
+            shutil.rmtree(self._metrics_directory, ignore_errors=True)
+            raise
+        self._own_metrics = SupervisorMetrics(
+            self._endpoint.registry, wanted=settings.server.workers
+        )
+        self._push = _push(settings.telemetry, self._endpoint, count=self._own_metrics)
+
+    async def run(self) -> None:
+        """Keep the workers running until SIGTERM or SIGINT.
+
+        Raises:
+            WorkerStartError: a worker found its settings unusable.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._forward, signal.SIGHUP)
+        self._endpoint.start()
+        if self._push is not None:
+            self._push.start()
+        get_logger().info(
+            "supervisor.started",
+            workers=self._settings.server.workers,
+            metrics_port=self._endpoint.port,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(self._settings.server.workers):
+                    group.create_task(self._keep_running(index))
+        except* WorkerStartError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            if self._push is not None:
+                self._push.close()
+            self._endpoint.close()
+            shutil.rmtree(self._metrics_directory, ignore_errors=True)
+
+    async def _keep_running(self, index: int) -> None:
+        delay = FIRST_RESTART_SECONDS
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            started_at = loop.time()
+            code = await self._run_once(index)
+            if self._stopping.is_set():
+                return
+            if code == CANNOT_START:
+                self._stop()
+                raise WorkerStartError(f"worker {index} cannot start; its log says why")
+            if loop.time() - started_at > STEADY_SECONDS:
+                delay = FIRST_RESTART_SECONDS
+            self._own_metrics.worker_died()
+            get_logger().error("worker.died", worker=index, exit_code=code, restart_seconds=delay)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
+            delay = min(2 * delay, LONGEST_RESTART_SECONDS)
+
+    async def _run_once(self, index: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sidecar.worker",
+            str(index),
+            str(os.getpid()),
+            env=GRPC_ENVIRONMENT
+            | inherited_environment()
+            | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
+            # Ctrl-C goes to the whole terminal group; workers hear of it from us alone.
+            start_new_session=True,
+        )
+        self._processes[index] = process
+        self._own_metrics.running(len(self._processes))
+        try:
+            return await self._outcome(process)
+        finally:
+            del self._processes[index]
+            self._own_metrics.running(len(self._processes))
+            self._metrics.worker_gone(process.pid)
+
+    async def _outcome(self, process: asyncio.subprocess.Process) -> int:
+        exited = asyncio.ensure_future(process.wait())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if exited.done():
+            return exited.result()
+        _send(process, signal.SIGTERM)
+        server = self._settings.server
+        patience = server.drain_delay_seconds + server.drain_grace_seconds + KILL_AFTER_SECONDS
+        try:
+            async with asyncio.timeout(patience):
+                return await exited
+        except TimeoutError:
+            get_logger().error("worker.killed", worker_pid=process.pid)
+            _send(process, signal.SIGKILL)
+            return await process.wait()
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            # Asked twice: whoever asks does not want to wait for the drain.
+            self._forward(signal.SIGKILL)
+        self._stopping.set()
+
+    def _forward(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            _send(process, number)
+
+
+def _push(
+    settings: TelemetrySettings, endpoint: MetricsEndpoint, *, count: SupervisorMetrics
+) -> MetricsPush | None:
+    if settings.otlp_endpoint is None or not settings.metrics_push_seconds:
+        return None
+    # Where nothing is pushed the SDK is never loaded.
+    from sidecar.telemetry.otlp import (  # noqa: PLC0415
+        MetricsPush,
+        metric_exporter,
+        resource,
+    )
+
+    return MetricsPush(
+        endpoint.registry,
+        metric_exporter(settings.otlp_endpoint, settings.otlp_protocol),
+        # As Prometheus tells them apart: one host may have several supervisors.
+        resource=resource(version=__version__, instance=f"{gethostname()}:{endpoint.port}"),
+        every_seconds=settings.metrics_push_seconds,
+        count=count,
+    )
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+WATCH_SECONDS: Final = 60.0
+
+
+class SchemaState(enum.Enum):
+    """BEHIND: what this version reads or writes may be missing, and is refused or lost.
+
+    AHEAD: a newer version has migrated; what this one needs is still there.
+    """
+
+    NONE = "none"
+    BEHIND = "behind"
+    CURRENT = "current"
+    AHEAD = "ahead"
+
+
+def state_of(revision: str) -> SchemaState:
+    """Revisions are numbers of four digits, in the order in which they are applied."""
+    if not revision:
+        return SchemaState.NONE
+    if revision == REVISION:
+        return SchemaState.CURRENT
+    return SchemaState.BEHIND if revision < REVISION else SchemaState.AHEAD
+
+
+def log_schema(revision: str) -> None:
+    """Say how the schema stands, and what to do about it."""
+    log, state = get_logger(), state_of(revision)
+    event = f"schema.{state.value}"
+    match state:
+        case SchemaState.CURRENT:
+            log.info(event, revision=revision)
+        case SchemaState.AHEAD:
+            log.warning(event, revision=revision, wanted=REVISION, hint="upgrade Egret")
+        case SchemaState.NONE | SchemaState.BEHIND:
+            log.error(event, revision=revision, wanted=REVISION, hint="run `egret migrate`")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaWatch:
+    """Tells how the schema stands, at the start and whenever that changes."""
+
+    pool: Pool
+    settings: PostgresSettings
+    on_change: Callable[[str], None] = log_schema
+    seconds: float = WATCH_SECONDS
+
+    async def run(self) -> Never:
+        """Watch until cancelled."""
+        known: str | None = None
+        while True:
+            try:
+                found = await self._revision()
+            except UNAVAILABLE:
+                pass  # told by everything else that needs the database
+            else:
+                if found != known:
+                    self.on_change(found)
+                known = found
+            await asyncio.sleep(self.seconds)
+
+    async def _revision(self) -> str:
+        """Return the revision, empty where there is no schema."""
+        try:
+            rows = await fetch(
+                self.pool, "SELECT version_num FROM alembic_version", settings=self.settings
+            )
+        except asyncpg.UndefinedTableError:
+            return ""
+        return str(rows[0][0]) if rows else ""

@@ -1,0 +1,193 @@
+"""Wiring of usage: access log, spool, delivery, prices, settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, Never
+
+from sidecar.domain.limits import Limit
+from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
+from sidecar.keys.cache import Hit, KeyCache
+from sidecar.keys.ports import KeyStoreUnavailableError
+from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request
+from sidecar.pipeline.worker import Limits, Prices
+from sidecar.server.engine import ReceiveLog
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import UsageSource
+from sidecar.storage.pool import UNAVAILABLE, Pool
+from sidecar.storage.spool import UsageSpool
+from sidecar.storage.spool_files import SpoolLimits
+from sidecar.storage.usage_delivery import UsageDelivery
+from sidecar.storage.usage_store import PostgresUsage
+from sidecar.telemetry.usage_metrics import UsageMetrics
+from sidecar.usage.prices import PriceList
+from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
+from sidecar.usage.records import EndedListener, UsageNotes, VerdictNotes, record_of
+from sidecar.worker.runtime import BackgroundTasks
+
+if TYPE_CHECKING:
+    from sidecar.storage.valkey_limits import ValkeyEnds
+
+
+PRICES_SECONDS: Final = 10.0
+MAX_LATER: Final = 10_000
+"""Ends that wait for their key's limits; beyond, the oldest keep what was taken for them."""
+
+
+class PriceCache:
+    """Prices as they were last read."""
+
+    def __init__(self, store: PostgresUsage) -> None:
+        self.current = PriceList()
+        self._store = store
+
+    async def run(self) -> Never:
+        """Read them again and again; while the database is away, the last ones stay."""
+        while True:
+            try:
+                self.current = await self._store.load_prices()
+            except UNAVAILABLE:
+                await asyncio.sleep(1.0)
+                continue
+            await asyncio.sleep(PRICES_SECONDS)
+
+
+class UsageSettlement:
+    """Implements `EndedListener`: counts the cost, and puts right what was taken of limits."""
+
+    def __init__(
+        self, prices: Prices, metrics: UsageMetrics, *, limiter: Limits, keys: KeyCache
+    ) -> None:
+        self._prices = prices
+        self._metrics = metrics
+        self._limiter = limiter
+        self._keys = keys
+        self._later: deque[tuple[ExchangeEnded, FinishedRequest]] = deque(maxlen=MAX_LATER)
+        self._settling: asyncio.Task[None] | None = None
+
+    def exchange_ended(self, ended: ExchangeEnded) -> None:
+        """Do both; at once where the key's limits are at hand."""
+        record = record_of(ended)
+        cost = self._prices.current.cost_of(record)
+        self._metrics.cost(ended, cost)
+        over = _over(ended, record, cost)
+        if over is not None:
+            self._settle(ended, over)
+
+    def _settle(self, ended: ExchangeEnded, over: FinishedRequest) -> None:
+        peeked = self._keys.peek(ended.request.key_id, now=time.monotonic())
+        if isinstance(peeked, Hit):
+            self._put_right(ended, over, peeked.record.limits)
+            return
+        self._later.append((ended, over))
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.ensure_future(self._settle_later())
+
+    async def _settle_later(self) -> None:
+        """One by one: all at once, they would leave requests no room to load their keys."""
+        while self._later:
+            ended, over = self._later.popleft()
+            try:
+                loaded = await self._keys.load(ended.request.key_id, now=time.monotonic)
+            except KeyStoreUnavailableError:
+                continue  # what was taken stays taken: too much rather than too little
+            if loaded.record is not None:
+                self._put_right(ended, over, loaded.record.limits)
+
+    def _put_right(
+        self, ended: ExchangeEnded, over: FinishedRequest, limits: tuple[Limit, ...]
+    ) -> None:
+        self._limiter.settle(ended.request.organization_id, adjustments_of(limits, over))
+
+
+def _over(
+    ended: ExchangeEnded, record: UsageRecord, cost: Decimal | None
+) -> FinishedRequest | None:
+    is_used = ended.end is not AnswerEnd.REFUSED
+    return finished_request(record if is_used else None, ended.request, cost=cost)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """`receive_log` is None where nobody is to send a log."""
+
+    notes: UsageNotes
+    verdicts: VerdictNotes
+    receive_log: ReceiveLog | None
+
+
+class _NoNotes:
+    """Notes nothing, and remembers nothing."""
+
+    def note(self, request: JudgedRequest) -> None:
+        del request
+
+    def given(self, stream: str, request: JudgedRequest) -> None:
+        del stream, request
+
+
+async def open_usage(
+    settings: Settings,
+    pool: Pool,
+    *,
+    metrics: UsageMetrics,
+    listeners: Sequence[EndedListener],
+    instance: str,
+    stack: AsyncExitStack,
+) -> WorkerUsage:
+    """Open the spool, to be closed with *stack*, and deliver from now on.
+
+    Metrics and *listeners* hear of every exchange that ends.
+
+    Raises:
+        SpoolError: there is no place for it.
+    """
+    if settings.usage.source is UsageSource.OFF:
+        return WorkerUsage(_NoNotes(), _NoNotes(), None)
+    spool = await UsageSpool.open(
+        settings.usage.spool_directory.absolute(),
+        instance=instance,
+        limits=SpoolLimits(max_bytes=settings.usage.spool_max_bytes),
+        on_note_lost=lambda: metrics.lost("note"),
+    )
+    store = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
+    delivery = UsageDelivery(spool, store, metrics, settle_seconds=settings.usage.settle_seconds)
+    stack.push_async_callback(delivery.aclose)
+    tasks = await stack.enter_async_context(BackgroundTasks())
+    tasks.start(delivery.run(), name="usage")
+    everybody = [metrics, *listeners]
+    others = _other_workers(settings)
+    unnamed = PendingVerdicts(
+        delivery,
+        everybody,
+        others=others,
+        clock=time.monotonic,
+        on_found=metrics.orphaned_verdict,
+    )
+    if others is not None:
+        tasks.start(others.run_telling(), name="ends told")
+        tasks.start(others.run_hearing(unnamed.hear_of_others), name="ends heard")
+    receiver = AccessLogReceiver(
+        delivery,
+        everybody,
+        unnamed=unnamed,
+        on_unreadable=lambda count: metrics.lost("unreadable_log", count),
+        on_unnamed=metrics.access_log_unmatched,
+    )
+    return WorkerUsage(spool, unnamed, receiver.receive)
+
+
+def _other_workers(settings: Settings) -> ValkeyEnds | None:
+    """Without Valkey a worker tells nobody: limits are each worker's own share then, too."""
+    if settings.valkey.url is None:
+        return None
+    # As for keys: a worker without Valkey never loads its client.
+    from sidecar.storage.valkey_limits import ValkeyEnds  # noqa: PLC0415
+
+    return ValkeyEnds(settings.valkey)

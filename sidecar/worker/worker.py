@@ -1,0 +1,262 @@
+"""One worker: builds every part, serves its socket, and takes all down in order.
+
+The database need not be there at the start: requests are refused with 503 until it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, Protocol, assert_never
+
+from sidecar import __version__
+from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import Budgets, Call, StreamEnd
+from sidecar.guardrails.runner import GuardrailRunner
+from sidecar.pipeline.record import Clocks
+from sidecar.pipeline.request import serve
+from sidecar.pipeline.worker import Worker
+from sidecar.policy.snapshot import compile_in_subprocess
+from sidecar.server.engine import (
+    Engine,
+    EngineOptions,
+    NetworkAddress,
+    ReceiveLog,
+    Serve,
+    TlsFiles,
+)
+from sidecar.settings.process import Settings
+from sidecar.settings.sections import metrics_directory
+from sidecar.settings.serving import Engine as EngineChoice
+from sidecar.settings.serving import ListenSettings, NetworkTls
+from sidecar.storage.key_activity import KeyActivity
+from sidecar.storage.pool import Pool, open_pool
+from sidecar.storage.postgres_policies import PostgresPolicyStore
+from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.process_metrics import GcPauses
+from sidecar.telemetry.recorder import Recorder
+from sidecar.worker.keys import WorkerKeys, open_keys
+from sidecar.worker.limits import WorkerLimits, open_limits
+from sidecar.worker.policies import PolicyReloader
+from sidecar.worker.remote_checks import open_remote_checks
+from sidecar.worker.runtime import BackgroundTasks, RuntimeSampler, worker_socket
+from sidecar.worker.supervisor import SchemaWatch
+from sidecar.worker.usage import UsageSettlement, WorkerUsage, open_usage
+
+POLICIES_SECONDS: Final = 10.0
+"""How long a worker waits for its first policies before it serves, and refuses, without them."""
+BUILDING_SECONDS: Final = 60.0
+"""How long where they are being compiled: below what a startup probe waits."""
+POLL_SECONDS: Final = 0.02
+
+
+async def run_worker(settings: Settings, index: int) -> None:
+    """Serve until SIGTERM, then drain.
+
+    Raises:
+        SocketError: the socket cannot be served.
+        SpoolError: there is no place to keep usage in.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    recorder = Recorder(
+        settings.telemetry, instance=f"worker-{index}", exemplars=_exemplars(settings)
+    )
+    recorder.metrics.build(__version__, engine=settings.server.engine.chosen)
+    async with AsyncExitStack() as stack:
+        stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
+        policies = PolicyReloader(
+            PostgresPolicyStore(stores.pool, settings.postgres),
+            compile_policies=compile_in_subprocess,
+            metrics=recorder.metrics,
+        )
+        worker = await _build_worker(settings, recorder, stack, stores=stores, policies=policies)
+        engine = _engine(settings, index, worker, receive_log=stores.usage.receive_log)
+        await engine.start()
+        await able_to_judge(policies, stopping)
+        # What is there now is never garbage, policies included: the collector need not walk it.
+        gc.freeze()
+        await engine.set_ready(is_ready=True)
+        get_logger().info(
+            "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))
+        )
+        await stopping.wait()
+        get_logger().info("worker.draining", worker=index)
+        await engine.drain()
+    recorder.shutdown()
+
+
+def _exemplars(settings: Settings) -> ExemplarFile | None:
+    """Where there is somebody to read them, and traces for them to lead to."""
+    directory = metrics_directory()
+    if directory is None or settings.telemetry.otlp_endpoint is None:
+        return None
+    return ExemplarFile(exemplar_path(directory, os.getpid()))
+
+
+class Loading(Protocol):
+    """Policies on their way."""
+
+    @property
+    def snapshot(self) -> object | None:
+        """Those in force, if there are any yet."""
+
+    @property
+    def is_building(self) -> bool:
+        """Whether they were read and are being compiled."""
+
+
+async def able_to_judge(policies: Loading, stopping: asyncio.Event) -> None:
+    """Wait for the first policies, for as long as it makes sense.
+
+    A worker that cannot judge answers fast and looks least busy: Envoy would send it most of what
+    others could serve. Where the database is away, all are alike.
+    """
+    now = asyncio.get_running_loop().time
+    read_by, built_by = now() + POLICIES_SECONDS, now() + BUILDING_SECONDS
+    while policies.snapshot is None and not stopping.is_set():
+        if now() > (built_by if policies.is_building else read_by):
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What a worker keeps elsewhere."""
+
+    pool: Pool
+    keys: WorkerKeys
+    limits: WorkerLimits
+    usage: WorkerUsage
+
+
+async def _open_stores(
+    settings: Settings, recorder: Recorder, stack: AsyncExitStack, *, instance: str
+) -> _Stores:
+    metrics = recorder.metrics
+    pool = await stack.enter_async_context(open_pool(settings.postgres))
+    keys = await open_keys(settings, pool, metrics=metrics.keys, stack=stack)
+    limits = await open_limits(settings, pool, metrics=metrics.limits, stack=stack)
+    settlement = UsageSettlement(
+        limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache
+    )
+    usage = await open_usage(
+        settings,
+        pool,
+        metrics=metrics.usage,
+        listeners=[settlement],
+        instance=instance,
+        stack=stack,
+    )
+    return _Stores(pool, keys, limits, usage)
+
+
+async def _build_worker(
+    settings: Settings,
+    recorder: Recorder,
+    stack: AsyncExitStack,
+    *,
+    stores: _Stores,
+    policies: PolicyReloader,
+) -> Worker:
+    pool, keys, limits = stores.pool, stores.keys, stores.limits
+    remote = await open_remote_checks(
+        settings.exchange, metrics=recorder.metrics.remote, stack=stack
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
+    tasks = await stack.enter_async_context(BackgroundTasks())
+    uses = KeyActivity(pool, settings.postgres)
+    stack.push_async_callback(uses.aclose)
+    tasks.start(policies.run(), name="policies")
+    tasks.start(uses.run(), name="key uses")
+    tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
+    tasks.start(
+        RuntimeSampler(recorder.metrics.process, pool, GcPauses()).run(), name="runtime sampler"
+    )
+    keys.start(tasks, on_policies=policies.note_change)
+    limits.start(tasks)
+    exchange = settings.exchange
+    return Worker(
+        keys=keys.cache,
+        uses=uses,
+        usage=stores.usage.notes,
+        verdicts=stores.usage.verdicts,
+        policies=policies,
+        inspector=GuardrailRunner(remote=remote, clock=time.monotonic),
+        recorder=recorder,
+        clocks=Clocks(monotonic=time.monotonic, wall=time.time),
+        new_request_id=lambda: str(uuid.uuid4()),
+        timing=exchange.timing,
+        redaction_key=_redaction_key(settings),
+        limiter=limits.limiter,
+        prices=limits.prices,
+        guard=OverloadGuard(
+            max_exchanges=exchange.max_exchanges, max_held_bytes=exchange.max_held_bytes
+        ),
+        budgets=Budgets(
+            authorize_seconds=exchange.authorize_seconds,
+            body_seconds=exchange.body_seconds,
+            body_idle_seconds=exchange.body_idle_seconds,
+            inspect_seconds=exchange.inspect_seconds,
+        ),
+        max_body_bytes=exchange.max_body_bytes,
+        route_by_model=exchange.route_by_model,
+        default_output_tokens=settings.limits.default_output_tokens,
+    )
+
+
+def _redaction_key(settings: Settings) -> bytes | None:
+    key = settings.redaction.hash_key
+    return None if key is None else key.get_secret_value().encode()
+
+
+def _engine(
+    settings: Settings, index: int, worker: Worker, *, receive_log: ReceiveLog | None
+) -> Engine:
+    async def serve_call(call: Call, metadata: Mapping[str, str]) -> StreamEnd:
+        return await serve(call, metadata, worker)
+
+    options = EngineOptions(
+        socket_path=worker_socket(settings.server, index),
+        socket_mode=settings.server.socket_mode,
+        max_message_bytes=settings.server.max_message_bytes,
+        drain_delay_seconds=settings.server.drain_delay_seconds,
+        drain_grace_seconds=settings.server.drain_grace_seconds,
+        network=_network(settings.listen, index),
+    )
+    return engine_type(settings.server.engine)(options, serve_call, receive_log)
+
+
+def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
+    if listen.host is None:
+        return None
+    files = listen.tls_files if listen.tls is NetworkTls.MUTUAL else None
+    tls = None if files is None else TlsFiles(*files)
+    return NetworkAddress(listen.host, listen.port + index, tls)
+
+
+def engine_type(
+    engine: EngineChoice,
+) -> Callable[[EngineOptions, Serve, ReceiveLog | None], Engine]:
+    """Return the engine, whose library alone is imported: the other's memory is saved."""
+    match engine.chosen:
+        case EngineChoice.GRPCIO | EngineChoice.AUTO:
+            from sidecar.server.grpcio import GrpcioEngine  # noqa: PLC0415
+
+            return GrpcioEngine
+        case EngineChoice.H2CORN:
+            from sidecar.server.h2corn import H2cornEngine  # noqa: PLC0415
+
+            return H2cornEngine
+        case _:
+            assert_never(engine)

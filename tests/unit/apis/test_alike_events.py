@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from sidecar.apis.event_patterns import MAX_PATTERNS, MIN_ALIKE, AlikeEvents
+from sidecar.apis.response_text import AnswerEvent, Path
+from tests.support.answers import chat_chunk
+
+
+def parsed_of(events: Iterable[object]) -> list[bool]:
+    """Tell of each event of one stream whether it was parsed: its path is then a new one."""
+    reader = AlikeEvents()
+    parsed: list[bool] = []
+    known: list[Path | None] = []
+    for event in events:
+        read = reader.read(json.dumps(event).encode(), event="")
+        assert isinstance(read, AnswerEvent)
+        (text,) = read.texts
+        parsed.append(all(text.channel is not one for one in known))
+        known.append(text.channel)
+    return parsed
+
+
+def test_events_that_differ_in_their_text_are_parsed_three_times() -> None:
+    """Then it is known what they look like; padding and numbers of their own change nothing."""
+    plain = [chat_chunk({"content": f"word {number}"}) for number in range(50)]
+    padded = [
+        event | {"obfuscation": "x" * number, "created": number}
+        for number, event in enumerate(plain)
+    ]
+    wanted = [True] * MIN_ALIKE + [False] * (50 - MIN_ALIKE)
+    assert parsed_of(plain) == parsed_of(padded) == wanted
+
+
+def test_where_events_keep_differing_no_more_patterns_are_made() -> None:
+    """They would be a cost and no gain: even events that are alike are parsed from then on."""
+    unlike = [
+        chat_chunk({"content": "word"}) | {"usage": {"n": number}}
+        for number in range(MIN_ALIKE * (MAX_PATTERNS + 1))
+    ]
+    alike = [chat_chunk({"content": "word"})] * 10
+    assert all(parsed_of([*unlike, *alike]))

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sidecar.apis.frames import (
+    EventStreamFramer,
+    FrameFault,
+    Framer,
+    JsonArrayFramer,
+    SseFramer,
+    event_stream_message,
+)
+
+
+def test_a_last_event_without_its_blank_line_is_still_read() -> None:
+    """The standard drops it; clients that do not would see what nobody judged."""
+    framer = SseFramer()
+    assert framer.feed(b'data: {"a":1}\n') == []
+    (frame,) = framer.finish()
+    assert (frame.raw, frame.payload) == (b'data: {"a":1}\n', b'{"a":1}\n'[:-1])
+
+
+def test_events_of_mixed_line_ends_stay_apart() -> None:
+    """CRLF in one event, LF in the next, a lone CR in a third."""
+    frames = SseFramer().feed(b"data: 1\r\n\r\ndata: 2\n\ndata: 3\r\rdata: 4\n\r\n")
+    assert [frame.payload for frame in frames] == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize(
+    ("framer", "start"),
+    [
+        (SseFramer, b"data: "),
+        (JsonArrayFramer, b'[{"a": "'),
+    ],
+    ids=["sse", "array"],
+)
+def test_an_event_without_end_is_given_up_at_the_limit(
+    framer: Callable[..., Framer], start: bytes
+) -> None:
+    """Ten megabytes in one event must not be held; what came is handed out as it was."""
+    cutter = framer(limit_bytes=1000)
+    fed = start
+    cutter.feed(start)
+    while cutter.fault is None:
+        fed += b"x" * 10
+        cutter.feed(b"x" * 10)
+    assert cutter.fault is FrameFault.TOO_LARGE
+    assert cutter.rest() == fed
+    assert len(fed) < 1100
+
+
+def test_a_message_that_says_it_is_too_long_is_given_up_at_once() -> None:
+    """Its length stands in front."""
+    framer = EventStreamFramer(limit_bytes=100)
+    message = event_stream_message({}, b"x" * 200)
+    assert framer.feed(message[:11]) == []
+    assert framer.feed(message[11:12]) == []
+    assert framer.fault is FrameFault.TOO_LARGE
+    assert framer.rest() == message[:12]
+
+
+@pytest.mark.parametrize("stream", [b"{}", b"[1]", b'["a"]', b"[{}{}]", b"[,{}]", b"[{}]]", b"x"])
+def test_what_is_no_array_of_objects_is_broken(stream: bytes) -> None:
+    """Another reader could make something else of it. What was cut before is handed out."""
+    framer = JsonArrayFramer()
+    frames = framer.feed(stream)
+    assert framer.fault is FrameFault.BROKEN
+    assert b"".join(frame.raw for frame in frames) + framer.rest() == stream
+
+
+@pytest.mark.parametrize(
+    ("framer", "stream"),
+    [
+        (JsonArrayFramer(), b'[{"a": 1'),
+        (EventStreamFramer(), event_stream_message({":event-type": "x"}, b"{}")[:-1]),
+    ],
+    ids=["array", "aws"],
+)
+def test_a_stream_that_ends_within_a_frame_is_broken(framer: Framer, stream: bytes) -> None:
+    """What is there of it cannot be judged."""
+    framer.feed(stream)
+    assert framer.finish() == []
+    assert framer.fault is FrameFault.BROKEN
+    assert framer.rest() == stream
+
+
+@pytest.mark.parametrize("stream", [b'[{"a": 1}', b'[{"a": 1},', b"[", b""])
+def test_an_array_may_end_between_elements(stream: bytes) -> None:
+    """A provider that stops early has said nothing unjudged."""
+    framer = JsonArrayFramer()
+    frames = framer.feed(stream) + framer.finish()
+    assert b"".join(frame.raw for frame in frames) == stream
+
+
+def test_headers_of_every_type_are_read_over() -> None:
+    """Only strings matter; the others have lengths of their own."""
+    kinds = {0: b"", 1: b"", 2: b"a", 3: b"ab", 4: b"abcd", 5: b"abcdefgh", 6: b"\0\2ab",
+             8: b"abcdefgh", 9: b"abcdefghabcdefgh"}  # fmt: skip
+    others = b"".join(b"\1h" + bytes((kind,)) + value for kind, value in kinds.items())
+    message = event_stream_message({":exception-type": "boom"}, b"{}")
+    (frame,) = EventStreamFramer().feed(message)
+    framed = frame.__class__(b"", b"", header_bytes=others + frame.header_bytes)  # type: ignore[call-arg, attr-defined]  # the framer's own class
+    (again,) = EventStreamFramer().feed(framed.with_payload(b"{}"))
+    assert again.event == "boom"
+
+
+@pytest.mark.parametrize("headers", [b"\1", b"\1h\x0a", b"\1h\7\0\5ab", b"\1\xff\0", b"\3h"])
+def test_headers_that_do_not_add_up_are_broken(headers: bytes) -> None:
+    """Lengths past the end, unknown types, names that are no text."""
+    (good,) = EventStreamFramer().feed(event_stream_message({}, b"{}"))
+    framed = good.__class__(b"", b"", header_bytes=headers)  # type: ignore[call-arg]  # the framer's own class
+    framer = EventStreamFramer()
+    assert framer.feed(framed.with_payload(b"{}")) == []
+    assert framer.fault is FrameFault.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("framer", "start", "piece"),
+    [(SseFramer, b"", b":"), (JsonArrayFramer, b'[{"', b"\\"), (EventStreamFramer, b"", b"")],
+    ids=["sse", "array", "aws"],
+)
+def test_single_bytes_cost_linear_time(
+    framer: Callable[[], Framer], start: bytes, piece: bytes
+) -> None:
+    """A provider that sends a long event byte by byte must not buy quadratic time."""
+    cutter = framer()
+    cutter.feed(start)
+    began = time.process_time()
+    for _ in range(200_000):
+        cutter.feed(piece)
+    assert time.process_time() - began < 5

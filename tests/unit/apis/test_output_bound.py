@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.apis.request_schema import output_bound
+
+
+@pytest.mark.parametrize(
+    ("fields", "bound"),
+    [
+        ({}, None),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 5}, 5),
+        ({"max_output_tokens": 5}, 5),
+        ({"generationConfig": {"maxOutputTokens": 5}}, 5),
+        ({"inferenceConfig": {"maxTokens": 5}}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 50}, 50),
+        ({"max_tokens": 5, "n": 3}, 15),
+        ({"generationConfig": {"maxOutputTokens": 5, "candidateCount": 2}}, 10),
+        ({"max_tokens": 5, "n": 0}, 5),
+        ({"max_tokens": 0}, 0),
+        ({"max_tokens": 5.9}, 5),
+        ({"max_tokens": -5}, None),
+        ({"max_tokens": True}, None),
+        ({"max_tokens": "5"}, None),
+        ({"max_tokens": None}, None),
+        ({"max_tokens": 10**30}, 10_000_000),
+        ({"max_tokens": 1e308, "n": 10**30}, 10_000_000),
+        ({"generationConfig": [5]}, None),
+    ],
+    ids=repr,
+)
+def test_the_bound_is_the_largest_that_any_field_sets(
+    fields: dict[str, Any], bound: int | None
+) -> None:
+    """For all choices together; what is no bound counts as none, absurd ones stay numbers."""
+    assert output_bound(fields) == bound

@@ -1,0 +1,475 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
+from sidecar.domain.http import Headers
+from sidecar.domain.subject import (
+    Malformed,
+    Route,
+    Subject,
+    TextPart,
+    Unreadable,
+    UnscannedReason,
+)
+from sidecar.jsontext.strict import JsonValue
+
+CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+PNG = "iVBORw0KGgo" + "A" * 120 + "=="
+
+
+def _route(path: str = CHAT) -> Route:
+    route = recognise("POST", path)
+    assert isinstance(route, Route)
+    return route
+
+
+def _read(body: JsonValue, path: str = CHAT) -> Subject | Unreadable | Malformed:
+    return read_request(_route(path), Headers(), json.dumps(body).encode())
+
+
+def _subject(body: JsonValue, path: str = CHAT) -> Subject:
+    subject = _read(body, path)
+    assert isinstance(subject, Subject)
+    return subject
+
+
+def _user(*content: JsonValue) -> JsonValue:
+    return {"model": "m", "messages": [{"role": "user", "content": list(content)}]}
+
+
+def _texts(subject: Subject) -> list[str]:
+    return [part.content.decode() for part in subject.parts]
+
+
+def test_a_chat_is_read_with_roles_and_locations() -> None:
+    """Each text has its message's role, or the field's name, and the place of its token."""
+    subject = _subject(
+        {
+            "model": "gpt-4o",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "héllo"}]},
+            ],
+            "stream": True,
+        }
+    )
+    assert subject == Subject(
+        model="gpt-4o",
+        streamed=True,
+        parts=(
+            TextPart(b"gpt-4o", (1,), "model"),
+            TextPart(b"Be brief.", (6,), "system"),
+            TextPart("héllo".encode(), (13,), "user"),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param({"type": "tool_result", "tool_use_id": "1", "content": "S"}, id="result"),
+        pytest.param({"type": "function_call_output", "output": "S"}, id="output"),
+        pytest.param({"type": "document", "source": {"type": "text", "data": "S"}}, id="document"),
+        pytest.param({"functionResponse": {"name": "f", "response": {"x": "S"}}}, id="Gemini"),
+        pytest.param({"toolResult": {"toolUseId": "1", "content": [{"text": "S"}]}}, id="Bedrock"),
+    ],
+)
+def test_what_a_tool_returned_is_no_users_word(said: JsonValue) -> None:
+    """Dialects put it into a user's message; it has the role of a tool all the same."""
+    subject = _subject(_user(said, {"type": "text", "text": "U"}))
+    roles = {part.content: part.role for part in subject.parts}
+    assert (roles[b"S"], roles[b"U"]) == ("tool", "user")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(CHAT, {"messages": [{"role": "tool", "content": "S"}]}, id="tool message"),
+        pytest.param(CHAT, {"messages": [{"role": "x", "content": "S"}]}, id="unknown role"),
+        pytest.param(CHAT, {"messages": [{"content": "S"}]}, id="no role"),
+        pytest.param(CHAT, {"messages": [{"role": "S"}]}, id="the role itself"),
+        pytest.param(CHAT, {"messages": [{"role": "user", "name": "S"}]}, id="name"),
+        pytest.param(CHAT, {"messages": [], "MESSAGES": [{"content": "S"}]}, id="other case"),
+        pytest.param(CHAT, {"messages": [], "x": {"y": ["S"]}}, id="unknown field"),
+        pytest.param(CHAT, {"messages": [], "x": {"S": 1}}, id="unknown key"),
+        pytest.param(CHAT, {"messages": [], "user": "S"}, id="user"),
+        pytest.param(CHAT, {"messages": [], "stop": ["S"]}, id="stop"),
+        pytest.param(
+            CHAT, {"messages": [], "tools": [{"function": {"description": "S"}}]}, id="tool"
+        ),
+        pytest.param(CHAT, _user({"type": "refusal", "refusal": "S"}), id="refusal"),
+        pytest.param(CHAT, _user({"type": "new", "stuff": {"more": "S"}}), id="unknown part"),
+        pytest.param(CHAT, _user({"type": "S"}), id="type"),
+        pytest.param(CHAT, _user({"type": "text", "text": "a", "data": "S"}), id="extra field"),
+        pytest.param(CHAT, _user("S"), id="bare string in content"),
+        pytest.param(
+            MESSAGES, {"messages": [], "system": [{"type": "text", "text": "S"}]}, id="system"
+        ),
+        pytest.param(MESSAGES, _user({"type": "thinking", "thinking": "S"}), id="thinking"),
+        pytest.param(MESSAGES, _user({"type": "redacted_thinking", "data": "S"}), id="redacted"),
+        pytest.param(
+            MESSAGES, _user({"type": "tool_use", "input": {"a": {"b": "S"}}}), id="input"
+        ),
+        pytest.param(MESSAGES, _user({"type": "tool_use", "input": {"S": 1}}), id="input key"),
+        pytest.param(MESSAGES, _user({"type": "tool_result", "content": "S"}), id="tool_result"),
+        pytest.param(
+            MESSAGES,
+            _user({"type": "document", "source": {"type": "text", "data": "S"}, "title": "t"}),
+            id="text document",
+        ),
+        pytest.param("/v1/completions", {"prompt": "S"}, id="prompt"),
+        pytest.param("/v1/completions", {"prompt": ["a", "S"], "suffix": "b"}, id="prompts"),
+        pytest.param("/v1/embeddings", {"input": ["a", "S"]}, id="inputs"),
+        pytest.param("/v1/messages/count_tokens", _user({"text": "S"}), id="count_tokens"),
+    ],
+)
+def test_text_is_scanned_wherever_it_stands(path: str, body: JsonValue) -> None:
+    """Every string, and every key of a client's own, is a part and nothing is unscanned."""
+    subject = _subject(body, path)
+    assert "S" in _texts(subject)
+    assert subject.unscanned == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+            UnscannedReason.IMAGE,
+            id="OpenAI image",
+        ),
+        pytest.param(
+            {"image_url": f"data:image/png;base64,{PNG}"}, UnscannedReason.IMAGE, id="no type"
+        ),
+        pytest.param(
+            {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}},
+            UnscannedReason.AUDIO,
+            id="OpenAI audio",
+        ),
+        pytest.param(
+            {"type": "file", "file": {"file_data": PNG, "filename": "a.pdf"}},
+            UnscannedReason.FILE,
+            id="OpenAI file",
+        ),
+        pytest.param(
+            {"type": "image", "source": {"type": "base64", "data": PNG}},
+            UnscannedReason.IMAGE,
+            id="Anthropic image",
+        ),
+        pytest.param(
+            {"type": "document", "source": {"type": "base64", "data": PNG}},
+            UnscannedReason.FILE,
+            id="Anthropic document",
+        ),
+        pytest.param(
+            {
+                "type": "tool_result",
+                "content": [{"type": "image", "source": {"type": "base64", "data": PNG}}],
+            },
+            UnscannedReason.IMAGE,
+            id="image in a tool result",
+        ),
+    ],
+)
+def test_base64_of_a_part_is_unscanned(part: JsonValue, reason: UnscannedReason) -> None:
+    """Images, sound and files are counted by kind, and their base64 is no text."""
+    subject = _subject(_user({"type": "text", "text": "Look:"}, part))
+    assert subject.unscanned == (reason,)
+    assert "Look:" in _texts(subject)
+    assert not [text for text in _texts(subject) if PNG in text]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": "S"}}, UnscannedReason.IMAGE, id="URL"
+        ),
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": "u", "x": "S"}},
+            UnscannedReason.IMAGE,
+            id="beside the payload",
+        ),
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": PNG}, "text": "S"},
+            UnscannedReason.IMAGE,
+            id="text of an image part",
+        ),
+        pytest.param(
+            {"type": "image", "source": {"type": "base64", "data": "S"}},
+            UnscannedReason.IMAGE,
+            id="text as payload",
+        ),
+        pytest.param(
+            {"type": "input_audio", "input_audio": {"data": PNG, "format": "S"}},
+            UnscannedReason.AUDIO,
+            id="audio format",
+        ),
+        pytest.param({"type": "file", "file": {"file_id": "S"}}, UnscannedReason.FILE, id="id"),
+        pytest.param(
+            {"type": "container_upload", "file_id": "S"}, UnscannedReason.FILE, id="upload"
+        ),
+        pytest.param(
+            {"Type": "image_url", "Image_URL": {"URL": "S"}}, UnscannedReason.IMAGE, id="case"
+        ),
+    ],
+)
+def test_other_strings_of_such_a_part_are_scanned(
+    part: JsonValue, reason: UnscannedReason
+) -> None:
+    """Only base64 in the payload's own field is exempt, so a part cannot carry text past us."""
+    subject = _subject(_user(part))
+    assert "S" in _texts(subject)
+    assert subject.unscanned == (reason,)
+
+
+def test_all_kinds_in_one_part_are_counted() -> None:
+    """A part with two payloads does not hide one behind the other."""
+    part: JsonValue = {
+        "type": "text",
+        "image_url": {"url": "http://x.example"},
+        "input_audio": {"data": PNG},
+    }
+    assert set(_subject(_user(part)).unscanned) == {UnscannedReason.IMAGE, UnscannedReason.AUDIO}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param({"type": "video", "video": {"bytes": PNG * 3}}, id="unknown type"),
+        pytest.param({"type": "text", "text": "a", "images": [PNG * 3]}, id="unknown field"),
+        pytest.param({"inline_data": {"data": PNG * 3}}, id="Gemini's shape"),
+    ],
+)
+def test_base64_of_an_unknown_shape_is_scanned_and_unscanned(part: JsonValue) -> None:
+    """What looks like a payload nobody knows is judged as text and counted as unreadable."""
+    subject = _subject(_user(part))
+    assert subject.unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
+    assert [text for text in _texts(subject) if PNG in text]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            _user({"type": "thinking", "thinking": "hm", "signature": PNG * 9}), id="thinking"
+        ),
+        pytest.param(_user({"type": "redacted_thinking", "data": PNG * 9}), id="sealed thinking"),
+        pytest.param(
+            _user({"type": "tool_use", "name": "w", "input": {"type": "file", "body": PNG * 9}}),
+            id="tool input",
+        ),
+        pytest.param(
+            {
+                "messages": [],
+                "audio": {"voice": "alloy", "format": "wav"},
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {
+                            "parameters": {
+                                "properties": {"image_url": {"type": "string", "url": "x"}}
+                            }
+                        },
+                    }
+                ],
+            },
+            id="settings and schemas",
+        ),
+        pytest.param(_user({"type": "text", "text": PNG * 9}), id="base64 as text"),
+    ],
+)
+def test_ordinary_requests_have_nothing_unscanned(body: JsonValue) -> None:
+    """Agents that send thinking, tool calls and schemas back are not blocked for their shape."""
+    assert _subject(body, MESSAGES).unscanned == ()
+
+
+def test_escapes_in_tool_arguments_hide_nothing() -> None:
+    """JSON text in a string is judged as it stands and as it reads."""
+    arguments = r'{"q":"\u0041KIA","n":"[\"\\u0042\"]","p":"plain"}'
+    subject = _subject(
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"arguments": arguments}}]}
+            ]
+        }
+    )
+    assert [(part.content, part.location) for part in subject.parts] == [
+        (arguments.encode(), (6,)),
+        (b"AKIA", (6, 1)),
+        (rb'["\u0042"]', (6, 3)),
+        (b"B", (6, 3, 0)),
+    ]
+
+
+def test_broken_json_text_is_looked_into_too() -> None:
+    """Arguments with a key twice, and no end, do not get their escapes past us."""
+    subject = _subject(_user(r'{"a":"x","a":"\u0041KIA'))
+    assert "AKIA" in _texts(subject)
+
+
+def test_json_text_is_looked_into_four_times() -> None:
+    """Deeper nesting is judged as the text it is."""
+    text = '"\\u0041"'
+    for _ in range(6):
+        text = json.dumps(text)
+    subject = _subject(_user(text))
+    assert max(len(part.location) for part in subject.parts) == 5
+
+
+def test_long_numbers_are_parts() -> None:
+    """A card number without quotes is found; settings and the seed are left alone."""
+    subject = _subject(
+        {
+            "seed": 4111111111111111,
+            "max_tokens": 1000000,
+            "messages": [
+                {
+                    "content": [
+                        {"type": "tool_use", "input": {"card": 4111111111111111, "x": 1.5e9}}
+                    ]
+                }
+            ],
+        },
+        MESSAGES,
+    )
+    numbers = [part for part in subject.parts if part.location[0] < 0]
+    assert [(part.content, part.location) for part in numbers] == [
+        (b"4111111111111111", (-3,)),
+        (b"1500000000", (-4,)),
+    ]
+
+
+def test_a_truth_value_is_no_number() -> None:
+    """`true` is not counted among the numbers, not even as a seed."""
+    subject = _subject({"seed": True, "messages": [], "x": [False, 123456789]})
+    assert subject.parts[-1] == TextPart(b"123456789", (-1,), "unknown")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/v1/embeddings", {"input": [1, 2, 3]}, id="one list"),
+        pytest.param("/v1/embeddings", {"input": ["a", [1, 2]]}, id="a list among texts"),
+        pytest.param("/v1/completions", {"prompt": [[1], [2]]}, id="lists"),
+    ],
+)
+def test_token_arrays_are_unscanned(path: str, body: JsonValue) -> None:
+    """Numbers in the place of text are a model's own tokens, which cannot be read here."""
+    assert _subject(body, path).unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT, {}, "`messages`"),
+        (CHAT, {"messages": "x"}, "`messages`"),
+        (CHAT, {"messages": ["x"]}, "`messages`"),
+        (CHAT, {"messages": [{"role": 1}]}, "`role`"),
+        (CHAT, {"messages": [{"role": "user", "content": {"x": 1}}]}, "`content`"),
+        (CHAT, {"messages": [], "model": ["m"]}, "`model`"),
+        (CHAT, {"messages": [], "model": None}, "`model`"),
+        (CHAT, {"messages": [], "model": "a", "MODEL": "b"}, "`model`"),
+        (CHAT, {"messages": [], "\u017ftream": True}, "`stream`"),
+        (CHAT, {"messages": [], "stream": "true"}, "`stream`"),
+        (CHAT, {"messages": [], "stream": []}, "`stream`"),
+        (CHAT, {"messages": [], "stream": 1}, "`stream`"),
+        (MESSAGES, {"system": "x"}, "`messages`"),
+        ("/v1/completions", {"prompt": None}, "`prompt`"),
+        ("/v1/embeddings", {"input": {"a": "b"}}, "`input`"),
+        (CHAT, ["messages"], "object"),
+        (CHAT, "messages", "object"),
+    ],
+)
+def test_a_wrong_shape_is_malformed_and_names_the_field(
+    path: str, body: JsonValue, field: str
+) -> None:
+    """A field that is acted on must be what the API says; the answer says which is not."""
+    malformed = _read(body, path)
+    assert isinstance(malformed, Malformed)
+    assert field in malformed.problem
+
+
+def test_too_many_texts_are_malformed() -> None:
+    """A body made to keep a worker busy is refused, not scanned in part."""
+    body: JsonValue = {"input": ["a"] * 50_001}
+    assert _read(body, "/v1/embeddings") == Malformed("The body holds more than 50000 texts.")
+
+
+def test_too_many_values_are_malformed() -> None:
+    """What is no text keeps a worker busy as well."""
+    body: JsonValue = {"messages": [{"file": {}}] * 50_001}
+    malformed = _read(body, CHAT)
+    assert isinstance(malformed, Malformed)
+    assert "more than 100000 objects and arrays" in malformed.problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ([("content-encoding", b"gzip")], UnscannedReason.ENCODED_BODY),
+        ([("content-encoding", b"identity, br")], UnscannedReason.ENCODED_BODY),
+        (
+            [("content-encoding", b"identity"), ("content-encoding", b"gzip")],
+            UnscannedReason.ENCODED_BODY,
+        ),
+        ([("content-type", b"application/json; charset=utf-16")], UnscannedReason.CHARSET),
+        ([("content-type", b'application/json;charset="latin1"')], UnscannedReason.CHARSET),
+        (
+            [("content-type", b"application/json;charset=utf-8;charset=utf-7")],
+            UnscannedReason.CHARSET,
+        ),
+        ([("content-type", b'application/json;a="b;charset=x"')], UnscannedReason.CHARSET),
+        (
+            [("content-type", b"application/json"), ("content-type", b"text/plain")],
+            UnscannedReason.CHARSET,
+        ),
+        ([("content-type", b"text/plain")], UnscannedReason.UNKNOWN_SHAPE),
+        ([("content-type", b"application/json, text/plain")], UnscannedReason.UNKNOWN_SHAPE),
+        ([("content-type", b"multipart/form-data; boundary=x")], UnscannedReason.UNKNOWN_SHAPE),
+    ],
+)
+def test_a_body_not_declared_as_plain_json_is_unreadable(
+    fields: list[tuple[str, bytes]], reason: UnscannedReason
+) -> None:
+    """The upstream goes by these headers; a body they make mean something else is not parsed."""
+    assert read_request(_route(), Headers(tuple(fields)), b"\x1f\x8b") == Unreadable(reason)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [("content-encoding", b"identity")],
+        [("content-type", b"application/json")],
+        [("content-type", b"Application/JSON; Charset=UTF-8")],
+        [("content-type", b"application/vnd.api+json")],
+        [("content-type", b"application/json"), ("content-type", b"application/json")],
+    ],
+)
+def test_json_in_utf_8_is_read(fields: list[tuple[str, bytes]]) -> None:
+    """The usual ways to declare JSON, and none at all, are accepted."""
+    subject = read_request(_route(), Headers(tuple(fields)), b'{"messages":[]}')
+    assert subject == Subject(model=None, streamed=False, parts=())
+
+
+def test_a_request_without_body_is_an_empty_subject() -> None:
+    """Listing models sends no content; a body there would be of no known shape."""
+    route = recognise("GET", "/v1/models")
+    assert isinstance(route, Route)
+    empty = Subject(model=None, streamed=False, parts=())
+    assert read_request(route, Headers(), b"") == empty
+    assert read_request(route, Headers(), b"{}") == Unreadable(UnscannedReason.UNKNOWN_SHAPE)
+
+
+def test_a_malformed_body_is_handed_on() -> None:
+    """The problem that the JSON parser names is the answer."""
+    body = b'{"messages":[],"messages":[]}'
+    assert read_request(_route(), Headers(), body) == Malformed(
+        "The body has the same key twice in one object."
+    )

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sidecar.domain.guardrail_settings import InjectionKind, Threshold
+from sidecar.guardrails.detectors.prompt_injection.model import (
+    PHRASES,
+    Model,
+    ModelError,
+    Term,
+    load_model,
+    read_model,
+    read_phrases,
+    write_model,
+)
+
+THRESHOLDS = {Threshold.LOW: 1, Threshold.MEDIUM: 2, Threshold.HIGH: 3}
+MODEL = Model(
+    terms=(Term("do anything", InjectionKind.JAILBREAK, 700),),
+    drift=5,
+    span=480,
+    thresholds=THRESHOLDS,
+    system_thresholds=THRESHOLDS,
+)
+
+
+def test_the_shipped_model_is_whole() -> None:
+    """Its checksum fits, no weight is negative, and thresholds rise."""
+    model = load_model()
+    assert len(model.terms) > 1000
+    assert all(term.weight > 0 for term in model.terms)
+    assert len({term.name for term in model.terms}) == len(model.terms)
+    for table in (model.thresholds, model.system_thresholds):
+        assert 0 < table[Threshold.LOW] < table[Threshold.MEDIUM] < table[Threshold.HIGH]
+    assert write_model(model) == write_model(read_model(write_model(model)))
+
+
+def test_a_term_is_words_as_the_guardrail_sees_them() -> None:
+    """A term with anything else in it could never be found."""
+    terms = (term.name for term in load_model().terms if not term.name.startswith("@"))
+    assert all(re.fullmatch(r"\w+(?: \w+){0,2}", term) and "_" not in term for term in terms)
+
+
+def test_no_term_alone_reaches_the_default_threshold() -> None:
+    """Neither a word nor a phrase is an attack by itself."""
+    model = load_model()
+    assert max(term.weight for term in model.terms) < model.thresholds[Threshold.MEDIUM]
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        pytest.param("700", "900", id="another weight"),
+        pytest.param("sha256:", "sha256:0", id="another checksum"),
+        pytest.param("\n", "", id="no lines"),
+    ],
+)
+def test_a_changed_file_is_refused(written: str, instead: str) -> None:
+    """A model is reviewed as it was trained, or not loaded."""
+    with pytest.raises(ModelError, match="checksum"):
+        read_model(write_model(MODEL).replace(written, instead))
+
+
+def test_a_model_of_other_phrases_is_refused() -> None:
+    """A weight for a phrase that is gone would be a weight for nothing."""
+    odd = Model(
+        (Term("@no such phrase", InjectionKind.JAILBREAK, 1),), 5, 480, THRESHOLDS, THRESHOLDS
+    )
+    with pytest.raises(ModelError, match="phrases"):
+        read_model(write_model(odd))
+
+
+def test_phrases_are_read_from_lists_gaps_and_alternatives() -> None:
+    """The file's notation becomes an expression over words."""
+    (phrase,) = read_phrases(
+        "# a comment\nlist say: say\n  print\nkind jailbreak\nsay it: <say> ~2 (now|then)\n"
+    )
+    assert phrase.kind is InjectionKind.JAILBREAK
+    assert phrase.name == "say it"
+    assert re.search(phrase.regex, " please print it twice now ")
+    assert not re.search(phrase.regex, " print it twice or thrice now ")
+    assert not re.search(phrase.regex, " essay now ")
+
+
+def test_phrase_names_are_unique() -> None:
+    """A model tells phrases by their names."""
+    assert len({phrase.name for phrase in PHRASES}) == len(PHRASES) == 60

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.guardrails.detectors.prompt_injection.scoring import SLICE_WORDS, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("", " ", id="nothing"),
+        pytest.param("Ignore ALL\n\nrules!", " ignore all rules ", id="case and layout"),
+        pytest.param("don't", " dont ", id="apostrophe"),
+        pytest.param("don’t", " dont ", id="typographic apostrophe"),  # noqa: RUF001 - on purpose
+        pytest.param("snake_case-and.dots", " snake case and dots ", id="joined words"),
+        pytest.param("Straße Ünïcode", " strasse ünïcode ", id="letters of other alphabets"),
+        pytest.param("…!?", "  ", id="punctuation alone"),
+    ],
+)
+def test_a_text_is_its_words_between_spaces(text: str, expected: str) -> None:
+    """Case, punctuation and line breaks make no difference to what is looked for."""
+    assert words(text.encode()).split() == expected.encode().split()
+    assert words(text.encode()).startswith(b" ")
+    assert words(text.encode()).endswith(b" ")
+
+
+@pytest.mark.parametrize("filler", ["word ", "é" * 7 + " ", "x", "é"], ids=ascii)
+def test_a_long_text_has_the_words_of_its_pieces(filler: str) -> None:
+    """Slices end between words where there are any, and never inside a character."""
+    text = filler * (3 * SLICE_WORDS // len(filler.encode()))
+    joined = b"".join(words(text.encode()).split())
+    assert joined == text.replace(" ", "").encode()
+    if " " in filler:
+        assert set(words(text.encode()).split()) == {filler.strip().encode()}

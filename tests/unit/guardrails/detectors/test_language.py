@@ -1,0 +1,73 @@
+# ruff: noqa: RUF001 - sentences in other scripts are what is tested
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from loadtest.texts import benign_text
+from sidecar.domain.finding import Failed, Finding, Found
+from sidecar.guardrails.detectors import language
+from tests.support.guardrails import effective, parts_of, policy
+
+FOREIGN = {
+    "de": "Bitte fassen Sie die folgenden Notizen in drei kurzen Punkten zusammen.",
+    "fr": "Veuillez résumer les notes de réunion suivantes en trois points courts.",
+    "es": "Por favor, resume las siguientes notas de la reunión en tres puntos breves.",
+    "pl": "Proszę streścić poniższe notatki ze spotkania w trzech krótkich punktach.",
+    "ru": "Пожалуйста, кратко изложите следующие заметки о встрече.",
+    "zh": "请用三个简短的要点为团队总结以下会议记录和行动项目。",
+    "ja": "次の会議メモをチームのために三つの短い要点にまとめてください。",
+    "ar": "يرجى تلخيص ملاحظات الاجتماع التالية في ثلاث نقاط قصيرة للفريق.",
+    "tr": "Lütfen aşağıdaki toplantı notlarını ekip için üç kısa maddede özetleyin.",
+}
+PASSED = {
+    "english": benign_text(4_000),
+    "code": "def f(x):\n    return [i for i in range(x) if i % 2]\n\nimport os\nprint(os)\n",
+    "query": "SELECT a, b FROM t WHERE x = 1 AND y IN (1, 2, 3) ORDER BY z;",
+    "json": '{"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}',
+    "names": "My name is François Müller and I live in Düsseldorf near the Königsallee.",
+    "quotation": "Translate 'guten Morgen' and 'wie geht es' to English please, with examples.",
+    "numbers": "12345 67890 4711 0815 " * 20,
+    "short": "Guten Tag",
+}
+
+
+def judged(text: str, *allowed: str) -> object:
+    languages = ", ".join(f"'{one}'" for one in allowed)
+    guardrail = f"  - {{name: ours, type: language, allowed: [{languages}]}}"
+    (outcome,) = effective(policy(guardrail)).local.scan(parts_of([text]))
+    return outcome
+
+
+@pytest.mark.parametrize("own", FOREIGN)
+def test_a_sentence_in_another_language_is_found_and_in_an_allowed_one_passes(own: str) -> None:
+    """One sentence is enough to tell."""
+    text = FOREIGN[own]
+    whole = Finding("ours", "LANGUAGE", 0, 0, len(text.encode()))
+    assert judged(text, "en") == Found((whole,))
+    assert judged(text, "en", own) == Found(())
+
+
+@pytest.mark.parametrize("case", PASSED)
+def test_what_cannot_be_told_passes(case: str) -> None:
+    """Code, numbers, names, quotations and a word or two are of no language."""
+    assert judged(PASSED[case], "en") == Found(())
+
+
+@pytest.mark.parametrize("before", [3_000, 60_000])
+def test_a_long_text_is_looked_at_throughout(before: int) -> None:
+    """English in front does not hide what follows."""
+    text = benign_text(before) + " ".join(FOREIGN["de"] for _ in range(before // 20))
+    assert judged(text, "en") != Found(())
+
+
+def test_without_the_model_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guardrail fails, in the direction of `on_error`; text without letters still passes."""
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    language._identifier.cache_clear()
+    try:
+        assert judged("12345", "en") == Found(())
+        assert judged(FOREIGN["de"], "en") == Failed("ModelMissingError")
+    finally:
+        language._identifier.cache_clear()

@@ -1,0 +1,149 @@
+# ruff: noqa: RUF001 - look-alikes such as full-width letters are what is tested
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.finding import Found
+from sidecar.guardrails.detectors.national import NATIONAL_TYPES
+from sidecar.guardrails.detectors.pii import PII_TYPES
+from tests.support.guardrails import effective, parts_of, policy
+
+POLICY = effective(policy("  - {name: pii, type: pii}"))
+REGIONAL = effective(policy("  - {name: pii, type: pii, regions: [US, DE]}"))
+
+FOUND = {
+    "email": ("mail bob@example.com.", "EMAIL", "bob@example.com"),
+    "email_tagged": ("<a.b+c_d@mail.example.co.uk>", "EMAIL", "a.b+c_d@mail.example.co.uk"),
+    "email_of_git": ("git@example.com: the address", "EMAIL", "git@example.com"),
+    "email_in_a_file_name": ("bob@example.com.png", "EMAIL", "bob@example.com"),
+    "email_mixed_case": ("Bob@Example.coM", "EMAIL", "Bob@Example.coM"),
+    "email_in_chinese": ("邮件bob@example.com。", "EMAIL", "bob@example.com"),
+    "email_invisible": ("bob@exa\u200bmple.com", "EMAIL", "bob@exa\u200bmple.com"),
+    "visa": ("pay 4111111111111111 now", "CREDIT_CARD", "4111111111111111"),
+    "visa_spaces": ("4111 1111 1111 1111", "CREDIT_CARD", "4111 1111 1111 1111"),
+    "visa_dashes": ("4111-1111-1111-1111", "CREDIT_CARD", "4111-1111-1111-1111"),
+    "visa_13": ("4222222222222", "CREDIT_CARD", "4222222222222"),
+    "amex": ("3782 822463 10005", "CREDIT_CARD", "3782 822463 10005"),
+    "mastercard_2": ("2221000000000009", "CREDIT_CARD", "2221000000000009"),
+    "diners": ("30569309025904", "CREDIT_CARD", "30569309025904"),
+    "jcb": ("3530111333300000", "CREDIT_CARD", "3530111333300000"),
+    "maestro_12": ("500000000009", "CREDIT_CARD", "500000000009"),
+    "unionpay_19": ("6205500000000000004", "CREDIT_CARD", "6205500000000000004"),
+    "card_and_code": ("4111 1111 1111 1111 123", "CREDIT_CARD", "4111 1111 1111 1111"),
+    "card_after_order": ("1234 4111 1111 1111 1111", "CREDIT_CARD", "4111 1111 1111 1111"),
+    "card_full_width": (
+        "４１１１１１１１１１１１１１１１",
+        "CREDIT_CARD",
+        "４１１１１１１１１１１１１１１１",
+    ),
+    "iban": ("to DE89370400440532013000.", "IBAN", "DE89370400440532013000"),
+    "iban_spaces": ("GB82 WEST 1234 5698 7654 32 thanks", "IBAN", "GB82 WEST 1234 5698 7654 32"),
+    "iban_lower": ("de89370400440532013000", "IBAN", "de89370400440532013000"),
+    "ssn": ("ssn 536-90-4399", "US_SSN", "536-90-4399"),
+    "ssn_spaces": ("536 90 4399", "US_SSN", "536 90 4399"),
+    "ssn_bare_with_word": ("SSN: 536904399", "US_SSN", "536904399"),
+    "ipv4": ("from 203.0.113.7:443", "IPV4", "203.0.113.7"),
+    "ipv4_private": ("10.1.2.3.", "IPV4", "10.1.2.3"),
+    "ipv6": ("at 2001:db8::8a2e:370:7334,", "IPV6", "2001:db8::8a2e:370:7334"),
+    "ipv6_mapped": ("::ffff:203.0.113.7 here", "IPV6", "::ffff:203.0.113.7"),
+    "ipv6_full": (
+        "2001:0db8:0000:0000:0000:ff00:0042:8329",
+        "IPV6",
+        "2001:0db8:0000:0000:0000:ff00:0042:8329",
+    ),
+    "phone_plus": ("call +1 415 555 2671 today", "PHONE", "+1 415 555 2671"),
+    "phone_de": ("+49 30 901820", "PHONE", "+49 30 901820"),
+    "phone_and_year": ("+1 415 555 2671 2024", "PHONE", "+1 415 555 2671"),
+    "phone_word": ("Phone: (415) 555-2671.", "PHONE", "(415) 555-2671"),
+    "birth": ("Date of birth: 14.03.1987, Bonn", "DATE_OF_BIRTH", "14.03.1987"),
+    "birth_in_words": ("she was born on March 3rd, 1987", "DATE_OF_BIRTH", "March 3rd, 1987"),
+    "birth_iso": ("dob=1987-03-14", "DATE_OF_BIRTH", "1987-03-14"),
+    "birth_german": ("geboren am 3. M\u00e4rz 1987", "DATE_OF_BIRTH", "3. M\u00e4rz 1987"),
+    "address": (
+        "Ship to 742 Evergreen Terrace, Springfield, OR 97403 please",
+        "POSTAL_ADDRESS",
+        "742 Evergreen Terrace, Springfield, OR 97403",
+    ),
+    "address_london": (
+        "my address is 221B Baker Street, London NW1 6XE.",
+        "POSTAL_ADDRESS",
+        "221B Baker Street, London NW1 6XE",
+    ),
+    "address_german": (
+        "Anschrift: Hauptstra\u00dfe 12, 10115 Berlin",
+        "POSTAL_ADDRESS",
+        "Hauptstra\u00dfe 12, 10115 Berlin",
+    ),
+    "passport": ("passport number: X1234567", "PASSPORT", "X1234567"),
+    "passport_german": ("Reisepass C01X00T47", "PASSPORT", "C01X00T47"),
+    "routing": ("routing number 021000021", "US_BANK_ROUTING", "021000021"),
+    "account": ("Account number: 1234-567-890", "BANK_ACCOUNT", "1234-567-890"),
+    "bic": ("BIC: DEUTDEFF500 for", "SWIFT_BIC", "DEUTDEFF500"),
+    "phone_behind_a_date": ("call on 2025-11-20 415-555-2671", "PHONE", "415-555-2671"),
+    "phone_french": ("Tél. 01 42 68 53 00", "PHONE", "01 42 68 53 00"),
+}
+
+CLEAN = {
+    "not_luhn": "4111111111111112",
+    "no_issuer": "0000000000000000 and 7111111111111117",
+    "long_number": "41111111111111111111111",
+    "order_number": "order 1234-5678-9012-3456",
+    "version": "v1.2.3.4 and 1.2.3.4.5 and 300.1.1.1",
+    "loopback": "127.0.0.1 ::1 0.0.0.0 ::",
+    "code": "std::max(a::b, c) and 12:30:45 and 00:1A:2B:3C:4D:5E",
+    "decorator": "@pytest.mark and user@localhost",
+    "ssn_invalid": "000-12-3456 666-12-3456 123-00-4567",
+    "date": "2024-01-02 and 12-31-1999",
+    "iban_wrong": "DE88370400440532013000",
+    "hex": "deadbeefdeadbeef4111",
+    "date_alone": "on 14.03.1987 and 2024-01-02",
+    "address_alone": "742 Evergreen Terrace",
+    "routing_wrong": "routing number 021000022",
+    "swift_word": "a swift OVERVIEW of the SWIFT LANGUAGE",
+    "passport_prose": "passport renewal takes 10 weeks",
+    "born_year": "born in 1987",
+    "account_prose": "the account number is secret",
+    "call_on_a_date": "Let's set up a call on 2025-11-20 at 10, phone 2024/05/06",
+    "remote": "git clone git@github.com:org/repo.git",
+    "image": "logo@2x.png icon@3x.webp",
+    "label": "this@MainActivity.applicationContext and outer@MainActivity.applicationContext",
+    "unit": "user@0.service getty@tty1.service",
+    "national_phone": "the sum 415 555 2671 is large",
+}
+
+
+def found(text: str, *, regional: bool = False) -> list[tuple[str, str]]:
+    parts = parts_of([text])
+    (outcome,) = (REGIONAL if regional else POLICY).local.scan(parts)
+    assert isinstance(outcome, Found)
+    return [(one.type, parts[0].content[one.start : one.end].decode()) for one in outcome.findings]
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_personal_data_is_found_exactly(case: str) -> None:
+    """The span is the datum, in the original's own bytes."""
+    text, type_, value = FOUND[case]
+    assert found(text) == [(type_, value)]
+
+
+@pytest.mark.parametrize("case", CLEAN)
+def test_what_fails_its_check_is_not_personal_data(case: str) -> None:
+    """Check digits, issuer ranges and numbering plans keep ordinary numbers out."""
+    assert found(CLEAN[case]) == []
+
+
+def test_every_type_has_an_example() -> None:
+    """A rule nobody ever saw match is not a rule."""
+    assert {type_ for _, type_, _ in FOUND.values()} == set(PII_TYPES) - set(NATIONAL_TYPES)
+
+
+@pytest.mark.parametrize("number", ["415-555-2671", "(415) 555-2671", "030 901820"])
+def test_a_national_number_counts_in_a_configured_region(number: str) -> None:
+    """Without a country code a number means nothing until the policy names countries."""
+    assert found(f"x {number} y") == []
+    assert found(f"x {number} y", regional=True) == [("PHONE", number)]
+
+
+def test_an_overlap_goes_to_the_stricter_kind() -> None:
+    """A social security number is also a possible telephone number; it is named once."""
+    assert found("536-90-4399", regional=True) == [("US_SSN", "536-90-4399")]

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.finding import Found
+from sidecar.guardrails.detectors.terms import toxic_words
+from sidecar.guardrails.matching.text_views import fold
+from tests.support.guardrails import effective, parts_of, policy
+
+POLICY = effective(policy("  - {name: rude, type: toxicity}"))
+LENIENT = effective(policy("  - {name: rude, type: toxicity, allowed: [Bollocks, shit]}"))
+
+
+def found(text: str, *, lenient: bool = False) -> list[str]:
+    parts = parts_of([text])
+    (outcome,) = (LENIENT if lenient else POLICY).local.scan(parts)
+    assert isinstance(outcome, Found)
+    assert {one.type for one in outcome.findings} <= {"TOXICITY"}
+    return [parts[0].content[one.start : one.end].decode() for one in outcome.findings]
+
+
+@pytest.mark.parametrize(
+    "text", ["what BULLSHIT", "you mo\u200bron", "du Arschloch!", "f.u.c.k.i.n.g", "a55hole"]
+)
+def test_a_swear_word_is_found_however_it_is_written(text: str) -> None:
+    """In any case, in several languages, with the usual disguises."""
+    assert len(found(text)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the Scunthorpe assessment", "shitake mushrooms in Essex", "a cockpit, a raccoon, a titmouse",
+     "Dickens was a classic", "that is 5 and 1 and 3", "niggling doubts"],
+)  # fmt: skip
+def test_an_innocent_word_that_contains_one_passes(text: str) -> None:
+    """Words count whole."""
+    assert found(text) == []
+
+
+def test_allowed_words_are_none() -> None:
+    """What one team minds, another says all day."""
+    assert found("Bollocks! Shit! Wanker!", lenient=True) == ["Wanker"]
+
+
+def test_the_list_is_sound() -> None:
+    """Folded, without doubles: a word twice would be two rules."""
+    words = toxic_words()
+    assert len(set(words)) == len(words)
+    assert all(word == fold(word) for word in words)

@@ -1,0 +1,42 @@
+"""What is told of an expression before it is compiled backwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.guardrails.matching.partial_match import UnknownSyntaxError, has_gap
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"\bpassport\b[^0-9\n]{0,24}?\b([0-9]{9})",
+        r"from.{1,80}to",
+        r"(?i:key|secret)(?:\s|\S{0,12})=",
+        r"a(?:b|(?:c\W{2,9}d)+)e",
+    ],
+)
+def test_a_counted_run_of_nearly_anything_is_a_gap(regex: str) -> None:
+    """Wherever it stands in the expression."""
+    assert has_gap(regex)
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"\bsk-[A-Za-z0-9]{20,48}\b",
+        r"[^@]+@[^@]+",
+        r"a.?b",
+        r"(?:[0-9][ -]?){13,19}",
+        "",
+    ],
+)
+def test_what_is_not_counted_or_of_few_kinds_is_none(regex: str) -> None:
+    """An endless run has one state, an optional character two; digits do not stand anywhere."""
+    assert not has_gap(regex)
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    """The caller has to suppose the worst."""
+    with pytest.raises(UnknownSyntaxError):
+        has_gap(r"(a")

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.matching import text_views
+from sidecar.guardrails.matching.text_views import TextView, ViewKind, fold, plain
+
+CASES = {
+    "invisible": ("a\u200bbc", "abc", "ab", "a\u200bb"),
+    "ligature": ("oﬃce", "office", "ffi", "ﬃ"),
+    "half_a_ligature": ("oﬃce", "office", "ff", "ﬃ"),
+    "decomposed": ("xe\u0301y", "xéy", "é", "e\u0301"),
+    "hangul": ("x\u1112\u1161\u11aby", "x한y", "한", "\u1112\u1161\u11ab"),
+    "half_width_kana": ("xｶﾞy", "xガy", "ガ", "ｶﾞ"),
+    "soft_hyphen": ("pass\u00adword é", "password é", "password", "pass\u00adword"),
+    "control": ("pass\x00wo\x7frd", "password", "password", "pass\x00wo\x7frd"),
+    "control_before_a_mark": ("xe\x07\u0301y", "x\u00e9y", "\u00e9", "e\x07\u0301"),
+    "filler": ("a\u3164bc", "abc", "ab", "a\u3164b"),
+    "trailing_invisible": ("é ab\u200b c", "é ab c", "ab", "ab\u200b"),
+}
+
+
+def views_of(content: bytes, *, folded: bool = False) -> tuple[TextView, ...]:
+    return run_sync(text_views.views_of(3, content, folded=folded))
+
+
+def original_of(view: TextView, wanted: str, content: bytes) -> str:
+    start = view.content.index(wanted.encode())
+    first, last = view.offsets.span(start, start + len(wanted.encode()))
+    return content[first:last].decode()
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 5_000, "ñ " * 3_000, "字" * 5_000])
+@pytest.mark.parametrize("case", CASES)
+def test_a_span_of_the_plain_view_comes_back_to_the_original(case: str, padding: str) -> None:
+    """What is replaced is what the reader sees, with everything hidden inside it."""
+    original, plain_text, wanted, expected = CASES[case]
+    content = f"{padding}.{original}.{padding}".encode()
+    _, view = views_of(content)
+    assert view.content.decode() == f"{padding}.{plain_text}.{padding}"
+    assert original_of(view, wanted, content) == expected
+
+
+def test_plain_text_has_one_view() -> None:
+    """ASCII, most text there is, is searched once: it is its own plain and folded form."""
+    (view,) = views_of(b"Hello", folded=True)
+    assert (view.part, view.content) == (3, b"Hello")
+    assert view.kinds == {ViewKind.RAW, ViewKind.FOLDED}
+
+
+letters = st.text(
+    "ab \x07\x85\u3164\u00e9\u200b\ufb03\uff14\u1112\u1161\u11ab\u0301\u00df", max_size=60
+)
+
+
+@given(letters, st.integers(1, 9))
+def test_the_pieces_of_a_long_text_are_those_of_the_whole(text: str, chunk: int) -> None:
+    """Cutting into chunks changes neither view: nothing melts together over a cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_views, "CHUNK_CHARACTERS", chunk)
+        patch.setattr(text_views, "SLICE_BYTES", 2 * chunk)
+        views = views_of(f"é{text}".encode(), folded=True)
+    whole = {
+        ViewKind.RAW: f"é{text}",
+        ViewKind.PLAIN: plain(f"é{text}"),
+        ViewKind.FOLDED: fold(f"é{text}"),
+    }
+    for view in views:
+        (kind,) = view.kinds
+        assert view.content.decode() == whole[kind]
+        for start in range(len(view.content)):
+            first, last = view.offsets.span(start, start + 1)
+            assert 0 <= first < last <= view.length
+
+
+def test_a_long_run_of_marks_is_read_in_linear_time() -> None:
+    """Sorting marks is quadratic in Python's NFKC: 64 KB in one go took over a second."""
+    content = ("a" + "\u0316\u0300" * 16_000).encode()
+    started_at = time.perf_counter()
+    views_of(content, folded=True)
+    assert time.perf_counter() - started_at < 0.5

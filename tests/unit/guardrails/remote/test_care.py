@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from sidecar.domain.finding import RemoteEvent
+from sidecar.domain.guardrail_settings import (
+    RemoteEndpoint,
+    ResilienceSettings,
+    SecretsSettings,
+    WebhookSettings,
+)
+from sidecar.domain.policy import Guardrail, Stage
+from sidecar.guardrails.remote.checks import (
+    RemoteAnswer,
+    RemoteCheckError,
+    RemoteFault,
+    RemoteRequest,
+    RemoteTimeoutError,
+)
+from sidecar.guardrails.remote.resilience import BreakerState, ResilienceOptions, ResilientChecks
+from sidecar.guardrails.remote.verdict_cache import VerdictCache
+from tests.support.guardrails import subject_of
+from tests.support.remote_checks import ABOUT
+
+PASS = RemoteAnswer("pass")
+BLOCK = RemoteAnswer("block")
+DOWN = RemoteCheckError("connection", RemoteFault.TRANSIENT)
+BROKEN = RemoteCheckError("status_500", RemoteFault.SERVER)
+RUBBISH = RemoteCheckError("answer_invalid", RemoteFault.ANSWER)
+
+Step = RemoteAnswer | RemoteCheckError | Callable[[], Awaitable[RemoteAnswer]]
+
+
+@dataclass
+class World:
+    """A server that goes through its steps, the resilience layer around it, and what was heard."""
+
+    steps: list[Step]
+    now: float = 0.0
+    asked: int = 0
+    cancelled: int = 0
+    events: list[RemoteEvent] = field(default_factory=list)
+    breaker: list[BreakerState] = field(default_factory=list)
+    longest_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        self.checks = ResilientChecks(
+            self,
+            cache=VerdictCache(clock=lambda: self.now, secret=b"s"),
+            options=ResilienceOptions(
+                clock=lambda: self.now,
+                jitter=lambda: 0.0,
+                longest_seconds=self.longest_seconds,
+                on_breaker=lambda _, state: self.breaker.append(state),
+            ),
+        )
+
+    async def check(self, request: RemoteRequest) -> RemoteAnswer:
+        """Be the server: the next step, the last for ever."""
+        del request
+        self.asked += 1
+        step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+        if isinstance(step, RemoteCheckError):
+            raise step
+        if isinstance(step, RemoteAnswer):
+            return step
+        try:
+            return await step()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    def request(
+        self, resilience: ResilienceSettings, text: str = "text", *, timeout_seconds: float = 30
+    ) -> RemoteRequest:
+        """Return a question of a guardrail with this resilience."""
+        settings = WebhookSettings(RemoteEndpoint("http://h/"), resilience)
+        guardrail = Guardrail("dlp", settings, timeout_seconds=timeout_seconds)
+        return RemoteRequest(
+            guardrail, subject_of(text), ABOUT, stage=Stage.INPUT, note=self.events.append
+        )
+
+    async def ask(self, resilience: ResilienceSettings, text: str = "text") -> RemoteAnswer | str:
+        """Return the answer, or what was wrong."""
+        try:
+            return await self.checks.check(self.request(resilience, text))
+        except RemoteCheckError as error:
+            return error.error_type
+
+
+async def hang() -> RemoteAnswer:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+ONCE = ResilienceSettings(retries=0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "retries", "outcome", "asked"),
+    [
+        pytest.param([DOWN, PASS], 1, PASS, 2, id="passes"),
+        pytest.param([DOWN, DOWN, PASS], 2, PASS, 3, id="passes later"),
+        pytest.param([DOWN], 2, "connection", 3, id="stays"),
+        pytest.param([DOWN, BLOCK], 0, "connection", 1, id="not asked for"),
+        pytest.param([BROKEN, PASS], 3, "status_500", 1, id="may have been taken up"),
+        pytest.param([RUBBISH, PASS], 3, "answer_invalid", 1, id="answered"),
+    ],
+)
+async def test_only_a_failure_that_took_nothing_up_is_tried_again(
+    steps: list[Step], retries: int, outcome: object, asked: int
+) -> None:
+    """As often as the policy says."""
+    world = World(list(steps))
+    assert await world.ask(ResilienceSettings(retries=retries)) == outcome
+    assert (world.asked, world.events) == (asked, [RemoteEvent.RETRY] * (asked - 1))
+
+
+async def test_no_retry_begins_when_the_time_is_over() -> None:
+    """The failure is told at once rather than slept over."""
+    world = World([])
+
+    async def fails_late() -> RemoteAnswer:
+        world.now += 31
+        raise DOWN
+
+    world.steps = [fails_late, PASS]
+    assert await world.ask(ResilienceSettings(retries=3)) == "connection"
+    assert world.asked == 1
+
+
+@pytest.mark.parametrize("timeout_seconds", [0.02, 30.0], ids=["its own", "the exchange's"])
+async def test_a_check_ends_with_its_time(timeout_seconds: float) -> None:
+    """Within the guardrail's limit, and within what the exchange may take."""
+    world = World([hang], longest_seconds=0.02)
+    with pytest.raises(RemoteTimeoutError):
+        await world.checks.check(world.request(ONCE, timeout_seconds=timeout_seconds))
+    assert world.cancelled == 1
+
+
+async def test_a_timeout_error_of_the_asker_is_no_timeout_of_the_check() -> None:
+    """Only the limit's own counts as one."""
+
+    async def fails() -> RemoteAnswer:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await World([fails]).ask(ONCE)
+
+
+async def test_a_second_question_overtakes_the_first_that_hangs() -> None:
+    """The answer of the hedge counts, and the first is let go."""
+    world = World([hang, BLOCK])
+    assert await world.ask(ResilienceSettings(hedge_after_seconds=0.01)) == BLOCK
+    assert (world.asked, world.cancelled) == (2, 1)
+    assert world.events == [RemoteEvent.HEDGE, RemoteEvent.HEDGE_WON]
+
+
+async def test_an_answer_in_time_needs_no_hedge() -> None:
+    """Nobody is asked twice for nothing."""
+    world = World([PASS])
+    assert await world.ask(ResilienceSettings(hedge_after_seconds=5)) == PASS
+    assert (world.asked, world.events) == (1, [])
+
+
+async def test_a_hedge_that_fails_leaves_the_first_to_answer() -> None:
+    """A failure is no answer while another may come."""
+    failed = asyncio.Event()
+
+    async def slow() -> RemoteAnswer:
+        await failed.wait()
+        return PASS
+
+    async def fails() -> RemoteAnswer:
+        failed.set()
+        raise BROKEN
+
+    world = World([slow, fails])
+    assert await world.ask(ResilienceSettings(hedge_after_seconds=0.01)) == PASS
+    assert world.events == [RemoteEvent.HEDGE]
+
+
+async def test_where_both_fail_the_first_failure_is_told() -> None:
+    """And none is left running."""
+    failed = asyncio.Event()
+
+    async def slow() -> RemoteAnswer:
+        await failed.wait()
+        raise RUBBISH
+
+    async def fails() -> RemoteAnswer:
+        failed.set()
+        raise BROKEN
+
+    world = World([slow, fails])
+    assert (
+        await world.ask(ResilienceSettings(retries=0, hedge_after_seconds=0.01))
+        == "answer_invalid"
+    )
+
+
+async def test_a_hedge_needs_a_place_of_its_own() -> None:
+    """A server that is full is not asked twice."""
+    world = World([hang])
+    resilience = ResilienceSettings(hedge_after_seconds=0.005, max_concurrent=1)
+    with pytest.raises(RemoteTimeoutError):
+        await world.checks.check(world.request(resilience, timeout_seconds=0.05))
+    assert (world.asked, world.events) == (1, [])
+
+
+async def test_more_checks_than_the_server_has_places_are_an_error_at_once() -> None:
+    """And the next finds the place that has become free."""
+    world = World([hang, PASS])
+    resilience = ResilienceSettings(max_concurrent=1)
+    first = asyncio.ensure_future(world.ask(resilience, "a"))
+    await asyncio.sleep(0)
+    assert await world.ask(resilience, "b") == "overloaded"
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await world.ask(resilience, "b") == PASS
+
+
+BREAKING = ResilienceSettings(retries=0, breaker_failures=2, breaker_seconds=10)
+
+
+async def test_a_server_that_fails_in_a_row_is_let_alone_then_tried_and_asked_again() -> None:
+    """The whole way round, with what is shown of it."""
+    world = World([BROKEN, BROKEN, PASS])
+    outcomes = [await world.ask(BREAKING) for _ in range(3)]
+    assert (outcomes, world.asked) == (["status_500", "status_500", "breaker_open"], 2)
+    world.now = 10.0
+    assert await world.ask(BREAKING) == PASS
+    assert await world.ask(BREAKING) == PASS
+    closed, opened = BreakerState.CLOSED, BreakerState.OPEN
+    assert world.breaker == [closed, opened, closed, closed]
+
+
+async def test_a_server_is_tried_with_one_question() -> None:
+    """Without a retry."""
+    resilience = replace(BREAKING, retries=3, breaker_failures=1)
+    world = World([DOWN])
+    await world.ask(resilience)
+    asked, world.now = world.asked, 10.0
+    await world.ask(resilience)
+    assert (asked, world.asked) == (4, 5)
+
+
+async def test_answers_of_no_use_do_not_open_the_breaker() -> None:
+    """Whoever writes the content can bring them about, and must not switch a guardrail off."""
+    world = World([RUBBISH])
+    assert [await world.ask(BREAKING) for _ in range(5)] == ["answer_invalid"] * 5
+    assert world.breaker == [BreakerState.CLOSED] * 5
+
+
+async def test_a_check_that_nobody_waits_for_says_nothing_about_the_server() -> None:
+    """A block elsewhere cancels it; a trial that ends so leaves room for another."""
+    world = World([BROKEN, hang, PASS])
+    resilience = replace(BREAKING, breaker_failures=1)
+    await world.ask(resilience)
+    world.now = 10.0
+    trial = asyncio.ensure_future(world.ask(resilience))
+    await asyncio.sleep(0)
+    assert await world.ask(resilience) == "breaker_open"
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    assert await world.ask(resilience) == PASS
+
+
+async def test_guardrails_with_other_credentials_have_a_breaker_of_their_own() -> None:
+    """One tenant's wrong credential must not keep another from the same server."""
+    world = World([BROKEN, PASS])
+    resilience = replace(BREAKING, breaker_failures=1)
+    await world.ask(resilience)
+    endpoint = RemoteEndpoint("http://h/", (("authorization", "Bearer other"),))
+    request = world.request(resilience)
+    other = replace(request.guardrail, settings=WebhookSettings(endpoint, resilience))
+    assert await world.checks.check(replace(request, guardrail=other)) == PASS
+
+
+async def test_a_local_guardrail_is_no_question_for_a_server() -> None:
+    """A mistake in the program, not in the policy; it must not look like a pass."""
+    world = World([PASS])
+    request = replace(world.request(ONCE), guardrail=Guardrail("s", SecretsSettings()))
+    with pytest.raises(RemoteCheckError, match="not_remote"):
+        await world.checks.check(request)

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable
+
+import pytest
+
+from loadtest.texts import mixed_text
+from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.subject import Subject, TextPart
+from sidecar.guardrails.cooperative import SLICE_BYTES
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
+from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.policy.parse import default_policy
+from sidecar.policy.snapshot import EffectivePolicy
+from tests.support.guardrails import Script, ScriptedChecks, Ticks, effective, policy, subject_of
+
+ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
+EMAIL = "mail bob@example.com"
+
+Outcome = tuple[str, Verdict, str | None]
+
+
+def hook(name: str, settings: str = "") -> str:
+    return f"  - {{name: {name}, type: webhook, url: 'http://h/'{settings}}}\n"
+
+
+def pii(settings: str) -> str:
+    return f"  - {{name: pii, type: pii{settings}}}\n"
+
+
+def answering(answer: RemoteAnswer) -> Script:
+    async def script() -> RemoteAnswer:
+        return answer
+
+    return script
+
+
+def raising(error: BaseException) -> Script:
+    async def script() -> RemoteAnswer:
+        raise error
+
+    return script
+
+
+async def hanging() -> RemoteAnswer:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+PASS = answering(RemoteAnswer("pass"))
+FLAG = answering(RemoteAnswer("flag"))
+BLOCK = answering(RemoteAnswer("block"))
+REDACT = answering(RemoteAnswer("redact", (Finding("h", "NAME", 0, 0, 4),)))
+
+
+async def results_of(
+    chosen: EffectivePolicy, subject: Subject, checks: ScriptedChecks
+) -> tuple[GuardrailResult, ...]:
+    results = GuardrailRunner(remote=checks, clock=Ticks()).inspect(chosen, subject, about=ABOUT)
+    return results if isinstance(results, tuple) else await results
+
+
+async def outcomes_of(
+    guardrails: str, scripts: dict[str, Script], *texts: str
+) -> tuple[list[Outcome], ScriptedChecks]:
+    checks = ScriptedChecks(scripts)
+    results = await results_of(effective(policy(guardrails)), subject_of(*texts), checks)
+    return [(one.guardrail.name, one.verdict, one.error_type) for one in results], checks
+
+
+@pytest.mark.parametrize(
+    ("action", "verdict"),
+    [("block", Verdict.BLOCK), ("redact", Verdict.REDACT), ("flag", Verdict.FLAG)],
+)
+async def test_a_local_finding_leads_to_the_action(action: str, verdict: Verdict) -> None:
+    """And text without one passes, in the same breath: nothing is awaited."""
+    chosen = effective(policy(pii(f", action: {action}")))
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+    results = inspector.inspect(chosen, subject_of(EMAIL), about=ABOUT)
+    guardrail = chosen.guardrails[0]
+    finding = Finding("pii", "EMAIL", 0, 5, 20)
+    assert results == (GuardrailResult(guardrail, verdict, (finding,), 1.0, 1.0),)
+    results = inspector.inspect(chosen, subject_of("hello"), about=ABOUT)
+    assert results == (GuardrailResult(guardrail, Verdict.PASS, (), 3.0, 1.0),)
+
+
+async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() -> None:
+    """Short requests do not wait for it, and its result is what it would be at once."""
+    chosen = effective(policy(pii(", action: redact")))
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+    long = subject_of("x" * (3 * SLICE_BYTES) + EMAIL)
+    later = inspector.inspect(chosen, long, about=ABOUT)
+    assert not isinstance(later, tuple)
+    judging = asyncio.ensure_future(later)
+    turns = 0
+    while not judging.done():
+        turns += 1
+        assert isinstance(inspector.inspect(chosen, subject_of(EMAIL), about=ABOUT), tuple)
+        await asyncio.sleep(0)
+    assert turns >= 3
+    (result,) = judging.result()
+    at = 3 * SLICE_BYTES
+    assert (result.verdict, result.findings) == (
+        Verdict.REDACT,
+        (Finding("pii", "EMAIL", 0, at + 5, at + 20),),
+    )
+
+
+async def test_no_turn_of_a_hostile_text_is_long() -> None:
+    """In CPU time, since what else the machine does is not ours; a collection of garbage is."""
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=time.monotonic)
+    chosen = effective(default_policy())
+    later = inspector.inspect(chosen, subject_of(mixed_text(1 << 20)), about=ABOUT)
+    assert not isinstance(later, tuple)
+    judging = asyncio.ensure_future(later)
+    holds: list[float] = []
+    gc.collect()
+    gc.freeze()  # as a worker does when it is ready; else other tests' objects are gone through
+    try:
+        while not judging.done():
+            began_at = time.process_time()
+            await asyncio.sleep(0)
+            holds.append(time.process_time() - began_at)
+    finally:
+        gc.unfreeze()
+    verdicts = [one.verdict for one in judging.result()]
+    assert verdicts == [Verdict.BLOCK, Verdict.REDACT, Verdict.PASS]
+    assert len(holds) > 20
+    assert max(holds) < 0.05
+
+
+async def test_two_long_texts_take_turns() -> None:
+    """Together they hold the event loop no longer at a time than one of them."""
+    chosen = effective(policy(pii("")))
+    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+    texts = [subject_of("x" * (size * SLICE_BYTES)) for size in (4, 4, 9)]
+    laters = [inspector.inspect(chosen, text, about=ABOUT) for text in texts]
+    ended: list[int] = []
+
+    async def judge(index: int, later: object) -> None:
+        assert isinstance(later, Awaitable)
+        await later
+        ended.append(index)
+
+    await asyncio.gather(*(judge(index, later) for index, later in enumerate(laters)))
+    assert ended == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("on_error", "verdict"), [("block", Verdict.ERROR_CLOSED), ("allow", Verdict.ERROR_OPEN)]
+)
+async def test_a_local_guardrail_that_cannot_judge_has_its_direction(
+    on_error: str, verdict: Verdict
+) -> None:
+    """Text the engine cannot take is an error, by `on_error`, never a pass."""
+    chosen = effective(policy(pii(f", on_error: {on_error}")))
+    subject = Subject("m", streamed=False, parts=(TextPart(b"\xff", (0,), "user"),))
+    (result,) = await results_of(chosen, subject, ScriptedChecks({}))
+    assert (result.verdict, result.error_type) == (verdict, "UnicodeDecodeError")
+
+
+REMOTE_CASES: dict[str, tuple[str, Script, Verdict, str | None]] = {
+    "pass": ("", PASS, Verdict.PASS, None),
+    "flag": ("", FLAG, Verdict.FLAG, None),
+    "block": ("", BLOCK, Verdict.BLOCK, None),
+    "redact": ("", REDACT, Verdict.REDACT, None),
+    "redact_allowed": (", action: redact", REDACT, Verdict.REDACT, None),
+    "block_under_redact": (", action: redact", BLOCK, Verdict.BLOCK, None),
+    "block_under_flag": (", action: flag", BLOCK, Verdict.FLAG, None),
+    "redact_under_flag": (", action: flag", REDACT, Verdict.FLAG, None),
+    "error": ("", raising(RemoteCheckError("status_500")), Verdict.ERROR_CLOSED, "status_500"),
+    "error_open": (
+        ", on_error: allow", raising(RemoteCheckError("tls")), Verdict.ERROR_OPEN, "tls",
+    ),
+    "bug": ("", raising(KeyError("x")), Verdict.ERROR_CLOSED, "KeyError"),
+    "own_timeout_is_an_error": ("", raising(TimeoutError()), Verdict.ERROR_CLOSED, "TimeoutError"),
+    "cancelled_by_itself": (
+        "", raising(asyncio.CancelledError()), Verdict.ERROR_CLOSED, "cancelled",
+    ),
+    "hangs": (", timeout: 10ms", hanging, Verdict.TIMEOUT_CLOSED, "timeout"),
+    "hangs_open": (
+        ", timeout: 10ms, on_error: allow", hanging, Verdict.TIMEOUT_OPEN, "timeout",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REMOTE_CASES)
+async def test_a_remote_answer_or_its_lack_has_one_outcome(case: str) -> None:
+    """Whatever a remote check does, the outcome is of the closed set, and only one is a pass."""
+    settings, script, verdict, error_type = REMOTE_CASES[case]
+    outcomes, _ = await outcomes_of(hook("h", settings), {"h": script}, "text")
+    assert outcomes == [("h", verdict, error_type)]
+
+
+async def test_remote_checks_run_at_the_same_time() -> None:
+    """Each waits for the other to have begun; one after the other they would never end."""
+    both = asyncio.Barrier(2)
+
+    async def meet() -> RemoteAnswer:
+        await both.wait()
+        return RemoteAnswer("pass")
+
+    outcomes, _ = await outcomes_of(hook("a") + hook("b"), {"a": meet, "b": meet}, "text")
+    assert outcomes == [("a", Verdict.PASS, None), ("b", Verdict.PASS, None)]
+
+
+@pytest.mark.parametrize(
+    "deciding", [BLOCK, raising(RemoteCheckError("connection"))], ids=["block", "error"]
+)
+async def test_the_first_refusal_cancels_the_rest(deciding: Script) -> None:
+    """Nobody waits for what cannot change the answer any more."""
+    outcomes, checks = await outcomes_of(
+        hook("slow") + hook("quick"), {"slow": hanging, "quick": deciding}, "text"
+    )
+    assert outcomes[0] == ("slow", Verdict.SKIPPED, None)
+    assert outcomes[1][1] in {Verdict.BLOCK, Verdict.ERROR_CLOSED}
+    assert checks.cancelled == ["slow"]
+
+
+async def test_a_shadow_refusal_cancels_nothing() -> None:
+    """Shadow mode judges and reports, and changes nothing."""
+    outcomes, checks = await outcomes_of(
+        hook("shadow", ", mode: shadow") + hook("real"), {"shadow": BLOCK, "real": FLAG}, "text"
+    )
+    assert outcomes == [("shadow", Verdict.BLOCK, None), ("real", Verdict.FLAG, None)]
+    assert checks.cancelled == []
+
+
+async def test_what_is_blocked_here_never_leaves_for_a_third_party() -> None:
+    """Results stay in the policy's order, whichever kind was run first."""
+    outcomes, checks = await outcomes_of(hook("h") + pii(""), {"h": PASS}, EMAIL)
+    assert outcomes == [("h", Verdict.SKIPPED, None), ("pii", Verdict.BLOCK, None)]
+    assert checks.asked == []
+
+
+@pytest.mark.parametrize("settings", [", mode: shadow", ", action: redact", ", action: flag"])
+async def test_a_local_finding_that_refuses_nothing_lets_the_remote_checks_run(
+    settings: str,
+) -> None:
+    """Only an enforced block makes them pointless."""
+    _, checks = await outcomes_of(pii(settings) + hook("h"), {"h": PASS}, EMAIL)
+    assert checks.asked == ["h"]
+
+
+async def test_a_request_without_text_asks_nobody() -> None:
+    """There is nothing to judge, which is a pass for each guardrail."""
+    outcomes, checks = await outcomes_of(pii("") + hook("h"), {"h": BLOCK})
+    assert outcomes == [("pii", Verdict.PASS, None), ("h", Verdict.PASS, None)]
+    assert checks.asked == []
+
+
+async def test_cancelling_the_inspection_cancels_every_remote_check() -> None:
+    """A client that goes away leaves nothing running."""
+    both = asyncio.Barrier(3)
+
+    async def begin_and_hang() -> RemoteAnswer:
+        await both.wait()
+        return await hanging()
+
+    checks = ScriptedChecks({"a": begin_and_hang, "b": begin_and_hang})
+    inspector = GuardrailRunner(remote=checks, clock=Ticks())
+    chosen = effective(policy(hook("a") + hook("b")))
+    pending = inspector.inspect(chosen, subject_of("text"), about=ABOUT)
+    assert not isinstance(pending, tuple)
+    task = asyncio.ensure_future(_await(pending))
+    await both.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(checks.cancelled) == ["a", "b"]
+
+
+async def _await(pending: Awaitable[tuple[GuardrailResult, ...]]) -> tuple[GuardrailResult, ...]:
+    return await pending
+
+
+async def test_what_several_guardrails_redact_is_disjoint() -> None:
+    """An email inside a password's URL is replaced once, under the name of the graver find."""
+    outcomes = await results_of(
+        effective(
+            policy(
+                pii(", action: redact")
+                + "  - {name: secrets, type: secrets, action: redact}\n"
+                + hook("h")
+            )
+        ),
+        subject_of("see https://bob:hunter2@example.com/x now"),
+        ScriptedChecks({"h": answering(RemoteAnswer("redact", (Finding("h", "X", 0, 34, 37),)))}),
+    )
+    assert [(one.guardrail.name, one.verdict, one.findings) for one in outcomes] == [
+        ("pii", Verdict.REDACT, ()),
+        ("secrets", Verdict.REDACT, (Finding("secrets", "BASIC_AUTH_URL", 0, 16, 37),)),
+        ("h", Verdict.REDACT, ()),
+    ]

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from sidecar.domain.report import CacheTier
+from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Miss
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey, SharedRecord
+from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
+from tests.support.key_world import Database, Shared, Temper, record_at
+
+
+@dataclass
+class Bench:
+    """One worker's keys between a database and a shared cache; `now` is both clocks."""
+
+    database: Database = field(default_factory=lambda: Database(keys={"k1": 1}))
+    shared: Shared = field(default_factory=Shared)
+    now: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.tiers = TwoTierKeys(
+            self.database,
+            self.shared,
+            SharedLimits(ttl_seconds=300, max_stale_seconds=600, patience_seconds=0.01),
+            wall=lambda: self.now,
+        )
+        self.cache = KeyCache(self.tiers, CacheLimits(), jitter=lambda: 0.0)
+        self.changes = KeyChanges(self.cache, self.tiers, frozenset({"listen"}))
+
+    async def listen(self) -> None:
+        """Begin to listen, with a fence."""
+        self.changes.listening_began("listen")
+        await settle()
+
+    def share(self, *, age_seconds: float, horizon: int = 10**6) -> None:
+        """Put a record into the shared cache that is newer than every change."""
+        self.shared.values["k1"] = SharedRecord(
+            record_at("k1", 1), 1, horizon, horizon, read_at=self.now - age_seconds
+        )
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    fences = asyncio.ensure_future(bench.tiers.keep_fences())
+    await bench.listen()
+    yield bench
+    fences.cancel()
+    await asyncio.gather(fences, return_exceptions=True)
+    await bench.cache.aclose()
+    await bench.tiers.aclose()
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "tier"), [(299.0, CacheTier.L2), (300.0, CacheTier.STORE)]
+)
+async def test_a_shared_record_is_current_for_its_time_to_live(
+    bench: Bench, age_seconds: float, tier: CacheTier
+) -> None:
+    """Then the database is read, and the record is shared anew."""
+    bench.share(age_seconds=age_seconds)
+
+    loaded = await bench.tiers.load("k1")
+
+    assert loaded.tier is tier
+
+
+async def test_what_was_read_is_shared_with_the_time_before_the_reading(bench: Bench) -> None:
+    """How fresh a slow answer is, nobody knows: its age counts from the question."""
+    bench.database.temper = Temper.SLOW
+    caller = asyncio.ensure_future(bench.tiers.load("k1"))
+    await settle()
+    bench.now += 3
+    bench.database.answer_all()
+    await caller
+    await settle()
+
+    assert bench.shared.values["k1"].read_at == 1000.0
+
+
+@pytest.mark.parametrize("is_listening", [True, False], ids=["a change", "a lost listener"])
+async def test_what_was_read_before_a_change_is_not_shared(
+    bench: Bench, *, is_listening: bool
+) -> None:
+    """Neither after one that was heard of, nor after one that may have been missed."""
+    bench.database.temper = Temper.SLOW
+    caller = asyncio.ensure_future(bench.tiers.load("k1"))
+    await settle()
+    if is_listening:
+        bench.tiers.note_change("k1")
+    else:
+        bench.tiers.listening_ended()
+    bench.database.answer_all()
+    await caller
+    await settle()
+
+    assert bench.shared.history == []
+
+
+@pytest.mark.parametrize("temper", [Temper.REFUSING, Temper.SILENT])
+async def test_a_shared_record_stands_in_for_a_database_that_is_away(
+    bench: Bench, temper: Temper
+) -> None:
+    """Also past its time to live, up to `max_stale`; then nobody can tell."""
+    bench.database.temper = temper
+    bench.share(age_seconds=599)
+    stands_in = await bench.tiers.load("k1")
+    bench.share(age_seconds=600)
+    if temper is Temper.SILENT:
+        bench.database.temper = Temper.REFUSING
+
+    with pytest.raises(KeyStoreUnavailableError):
+        await bench.tiers.load("k1")
+
+    assert stands_in == LoadedKey(record_at("k1", 1), CacheTier.STALE, 599.0)
+
+
+async def test_a_record_that_is_known_to_be_outdated_stands_in_for_nothing(bench: Bench) -> None:
+    """The change was heard of while the database was waited for."""
+    bench.share(age_seconds=400)
+    bench.database.temper = Temper.SLOW
+    caller = asyncio.ensure_future(bench.tiers.load("k1"))
+    await settle()
+    bench.changes.key_changed("k1")
+    bench.database.answer_all(is_lost=True)
+
+    with pytest.raises(KeyStoreUnavailableError):
+        await caller
+
+
+async def test_a_record_keeps_its_age_on_its_way_into_the_process(bench: Bench) -> None:
+    """Read 299 s ago by another worker, it ends 301 s from now, not 600."""
+    bench.share(age_seconds=299)
+    await bench.cache.load("k1", now=lambda: bench.now)
+    bench.database.temper = Temper.REFUSING
+    await bench.shared.discard("k1")
+    await bench.cache.load("k1", now=lambda: bench.now + 40)
+
+    told = [bench.cache.peek("k1", now=bench.now + after) for after in (300, 301)]
+
+    assert told == [Hit(record_at("k1", 1), is_stale=True), Miss()]
+
+
+async def test_what_was_asked_before_a_listener_was_back_is_not_kept(bench: Bench) -> None:
+    """The answer may be from before a change that nobody heard of."""
+    bench.changes.listening_ended("listen")
+    bench.database.temper = Temper.SLOW
+    caller = asyncio.ensure_future(bench.cache.load("k1", now=lambda: bench.now))
+    await settle()
+    bench.changes.listening_began("listen")
+    bench.database.answer_all()
+    await caller
+
+    assert bench.cache.peek("k1", now=bench.now) == Miss()
+
+
+async def test_a_deleted_key_is_taken_out_of_the_shared_cache(bench: Bench) -> None:
+    """A worker that starts later has heard of nothing."""
+    bench.share(age_seconds=1)
+
+    bench.changes.key_changed("k1")
+    await settle()
+
+    assert bench.shared.values == {}

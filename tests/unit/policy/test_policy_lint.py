@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import importlib.util
+from datetime import date
+
+import pytest
+
+from sidecar.policy.parse import default_policy, parse_policies
+from sidecar.policy.policy_lint import LintWarning, lint
+from sidecar.policy.tester import missing_extras
+
+TODAY = date(2026, 11, 25)
+PATTERN = (
+    "name: p\nguardrails:\n"
+    "  - {{name: a, type: denied_patterns, patterns: [{{name: X, regex: '{}'}}]}}\n"
+)
+
+
+def codes(text: str) -> list[tuple[str, str | None, str]]:
+    found = lint(parse_policies(text), today=TODAY)
+    return [(one.policy, one.guardrail, one.code) for one in found]
+
+
+def one(fields: str) -> str:
+    return f"name: p\nguardrails: [{{name: z, type: secrets}}, {{name: a, type: pii, {fields}}}]"
+
+
+def structured(fields: str) -> str:
+    return f"name: p\nguardrails: [{{name: a, type: json_schema, {fields}}}]"
+
+
+def excepting(until: str) -> str:
+    return one(f"exceptions: [{{team: acme/search, until: {until}, reason: SEC-1}}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: p", [("p", None, "no-guardrails")]),
+        (
+            "name: p\nguardrails: [{name: a, type: pii, mode: shadow}]",
+            [("p", None, "shadow-only")],
+        ),
+        (
+            "name: p\nunscanned: allow\nguardrails: [{name: a, type: pii}]",
+            [("p", None, "unscanned-allow")],
+        ),
+        (one("on_error: allow"), [("p", "a", "open-on-error")]),
+        (one("on_error: allow, action: flag"), []),
+        (one("on_error: allow, mode: shadow"), []),
+        (one("mode: shadow, mandatory: true"), [("p", "a", "mandatory-shadow")]),
+        (one("rollout: 0%"), [("p", "a", "rolled-out-to-none")]),
+        (
+            one("routes: [chat]"),
+            [("p", "a", "count-tokens-open"), ("p", "a", "chat-elsewhere-open")],
+        ),
+        (one("routes: [chat, count_tokens]"), [("p", "a", "chat-elsewhere-open")]),
+        (
+            one("routes: [chat, count_tokens, generate_content]"),
+            [("p", "a", "chat-elsewhere-open")],
+        ),
+        (one("routes: [chat, count_tokens, generate_content, invoke_model]"), []),
+        (one("routes: [embeddings]"), []),
+        (PATTERN.format("PRJ-[0-9]{4}"), [("p", "a", "no-word-boundary")]),
+        (PATTERN.format("(?i)project"), [("p", "a", "no-word-boundary")]),
+        (PATTERN.format(r"\bPRJ-[0-9]{4}\b"), []),
+        (PATTERN.format(r"^PRJ-[0-9]{4}$"), [("p", "a", "searched-everywhere")]),
+        (structured("schema: {type: object}"), [("p", "a", "schema-open")]),
+        (structured("schema: {type: object, additionalProperties: false}"), []),
+        (structured("schema: {type: array, items: {type: string}}"), []),
+        (
+            structured("of: arguments, schema: {additionalProperties: false}"),
+            [("p", "a", "schema-for-every-tool")],
+        ),
+        (structured("of: arguments, tools: [f], schema: {additionalProperties: false}"), []),
+        (excepting("2026-11-24"), [("p", "a", "exception-over")]),
+        (excepting("2026-11-25"), [("p", "a", "exception-ends")]),
+        (excepting("2026-12-09"), [("p", "a", "exception-ends")]),
+        (excepting("2026-12-10"), []),
+    ],
+)
+def test_what_is_probably_not_meant_is_told(
+    text: str, expected: list[tuple[str, str | None, str]]
+) -> None:
+    """Each by a stable code; what is usual is not told of."""
+    assert codes(text) == expected
+
+
+def test_a_guardrail_that_gives_way_to_a_mandatory_one_is_told_with_the_other_s_policy() -> None:
+    """Wherever both policies are bound."""
+    above = "name: org\nguardrails: [{name: a, type: pii, mandatory: true}]"
+
+    assert codes(f"{above}\n---\n{one('action: redact')}") == [("p", "a", "displaced")]
+
+
+def test_advice_says_what_would_be_right() -> None:
+    """In words for whoever wrote the policy."""
+    assert lint(parse_policies(excepting("2026-11-28")), today=TODAY) == (
+        LintWarning(
+            policy="p",
+            guardrail="a",
+            code="exception-ends",
+            problem=("the exception for team acme/search (SEC-1) ends on 2026-11-28, in 3 days"),
+            hint="see whether it is still needed",
+        ),
+    )
+
+
+def test_there_is_nothing_to_say_about_the_built_in_policy() -> None:
+    """It is what a fresh installation starts from."""
+    assert lint((default_policy(),), today=TODAY) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "missing", "expected"),
+    [
+        ("type: language, allowed: [en]", {"language": "language"}, ["package-missing"]),
+        ("type: max_tokens, max_tokens: 9", {"max_tokens": "tokens"}, ["package-missing"]),
+        ("type: max_tokens, max_tokens: 9", {"language": "language"}, []),
+        ("type: language, allowed: [en]", {}, []),
+    ],
+)
+def test_a_guardrail_that_lacks_its_package_is_told_of(
+    fields: str, missing: dict[str, str], expected: list[str]
+) -> None:
+    """With the extra to install; nothing where it is there."""
+    policies = parse_policies(f"name: p\nguardrails: [{{name: a, {fields}}}]")
+    found = lint(policies, today=TODAY, missing=missing)
+
+    assert [one.code for one in found] == expected
+    assert all(f"its extra {extra}" in one.hint for one in found for extra in missing.values())
+
+
+def test_packages_are_looked_for_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them takes half a second and 145 MB."""
+    assert missing_extras() == {}
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    assert missing_extras() == {"language": "language", "max_tokens": "tokens"}

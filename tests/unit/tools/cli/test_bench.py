@@ -1,0 +1,75 @@
+"""`egret bench` without a gateway: what it makes of wrong usage and of headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from egret_tools.cli.bench import percentile, timings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.command_line import Egret
+
+NOWHERE = Egret("postgresql://nobody@127.0.0.1:1/none")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("authorize;dur=0.2, egret;dur=1.25", {"authorize": 0.2, "egret": 1.25}),
+        ('cache;desc="hit", upstream;dur=30', {"upstream": 30.0}),
+        ("egret;dur=1.2.3, upstream;dur=", {}),
+        ("", {}),
+    ],
+)
+def test_durations_are_read_and_nothing_else(value: str, found: dict[str, float]) -> None:
+    """A provider may write what it likes into the same header."""
+    assert dict(timings(value)) == found
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_a_percentile_is_a_value_that_the_share_does_not_exceed(
+    values: list[float], share: float
+) -> None:
+    """The smallest of them."""
+    found = percentile(values, share)
+    assert sum(one <= found for one in values) >= share * len(values)
+    assert found == min(values) or sum(one < found for one in values) < share * len(values)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("ftp://gateway",), "is no URL of a gateway"),
+        (
+            ("https://gateway", "--key", "k", "--body", "none.json"),
+            "none.json: No such file or directory",
+        ),
+        (
+            ("https://gateway", "--key", "k", "--ca-file", "none.pem"),
+            "none.pem: No such file or directory",
+        ),
+        (("https://gateway", "--key", ""), "no API key is known; give --key or EGRET_KEY"),
+        (("--run", "nowhere"), "nowhere/egret.json: No such file or directory"),
+    ],
+    ids=["scheme", "no body", "no certificates", "no key", "no stack"],
+)
+def test_wrong_usage_is_said_in_a_line_before_anything_is_sent(
+    words: tuple[str, ...], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to do."""
+    monkeypatch.chdir(tmp_path)
+
+    ran = NOWHERE("bench", *words)
+
+    assert ran.code == 2
+    assert problem in ran.err
+
+
+def test_a_gateway_that_is_not_there_loses_all_and_says_of_what_kind() -> None:
+    """Nothing is retried."""
+    ran = NOWHERE("bench", "http://127.0.0.1:1", "--key", "k", "--requests", "3")
+
+    assert ran.code == 1
+    assert "no answer, 3 lost (ClientConnectorError)" in ran.err

@@ -1,0 +1,92 @@
+"""`egret envoy render` as it is typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from egret_tools.devstack.envoy_config import EnvoyParameters
+from egret_tools.envoy_lint.lint import lint
+from typer.testing import CliRunner
+
+from deploy.chart_envoy import METRICS_PORT, compose_configuration
+from sidecar.cli.main import command_tree
+
+DOCUMENT = (Path(__file__).parents[4] / "docs" / "envoy.md").read_text()
+EXAMPLES = re.findall(r"^worker_sockets: .*?(?=^```|^END)", DOCUMENT, re.MULTILINE | re.DOTALL)
+COMPOSE = f"""
+worker_sockets: [/run/egret/sockets/worker-0.sock, /run/egret/sockets/worker-1.sock]
+sds_directory: /etc/egret/sds
+admin_socket: /run/envoy/admin.sock
+metrics_address: 0.0.0.0
+metrics_port: {METRICS_PORT}
+"""
+
+
+def render(text: str) -> tuple[int, str, str]:
+    """Run the command; return its exit code and what it said."""
+    ran = CliRunner().invoke(command_tree(), ["envoy", "render", "-"], input=text)
+    return ran.exit_code, ran.stdout, ran.stderr
+
+
+def test_what_is_rendered_is_what_is_shipped() -> None:
+    """The same template, to the last byte, and nothing beside it."""
+    assert render(COMPOSE) == (0, compose_configuration(), "")
+
+
+def test_parameters_are_read_from_a_file(tmp_path: Path) -> None:
+    """Its name is the argument."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text(COMPOSE)
+    ran = CliRunner().invoke(command_tree(), ["envoy", "render", str(file)])
+    assert (ran.exit_code, ran.stdout) == (0, compose_configuration())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["routes", "limits", "production"])
+def test_what_is_documented_is_rendered_and_clean(example: str) -> None:
+    """Each of them is whole."""
+    code, shown, _ = render(example)
+    assert code == 0
+    assert lint("envoy.yaml", shown).findings == ()
+
+
+def test_every_parameter_is_documented() -> None:
+    """In the table, once."""
+    table = DOCUMENT[DOCUMENT.index("| parameter |") :]
+    rows = re.findall(r"^\| (`[a-z_`, ]+) \|", table, re.MULTILINE)
+    named = [name for row in rows for name in re.findall("[a-z_]+", row)]
+    assert sorted(named) == sorted(one.name for one in dataclasses.fields(EnvoyParameters))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sds_directory: [", "is no YAML"),
+        ("[]", "the file: "),
+        ("worker_sockets: [/a]", "sds_directory: "),
+        (COMPOSE + "opanai: {host: x}", "opanai: "),
+        (COMPOSE + "openai: {host: x, prot: 1}", "openai.prot: "),
+        (COMPOSE + "https_port: many", "https_port: "),
+        (COMPOSE + "unknown_models: pass", "unknown_models: "),
+        ("sds_directory: /x", "workers are behind sockets"),
+        (COMPOSE + "model_routes: [{models: [x], provider: nobody}]", "leads to nobody"),
+    ],
+)
+def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(text: str, said: str) -> None:
+    """With the name of the parameter; exits with 2."""
+    code, shown, told = render(text)
+    assert (code, shown) == (2, "")
+    assert said in " ".join(told.split())
+
+
+def test_values_cannot_break_out_of_their_place() -> None:
+    """Whatever is in a parameter stays text."""
+    path = "/x}}}, admin: {}\n\"'"
+    text = yaml.safe_dump(yaml.safe_load(COMPOSE) | {"access_log_path": path})
+    _, shown, _ = render(text)
+    (listener, _) = yaml.safe_load(shown)["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["access_log"][0]["typed_config"]["path"] == path

@@ -1,0 +1,117 @@
+"""`egret lint` as it is typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from egret_tools.envoy_lint.lint import ALL_RULES
+from typer.testing import CliRunner
+
+from sidecar.cli.main import command_tree
+from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "envoy.yaml"
+    path.write_text(own_text())
+    return path
+
+
+def lint(*arguments: str | Path, stdin: str | None = None) -> tuple[int, str, str]:
+    """Run the command; return its exit code and what it said."""
+    ran = CliRunner().invoke(command_tree(), ["lint", *map(str, arguments)], input=stdin)
+    return ran.exit_code, ran.stdout, ran.stderr
+
+
+def test_a_clean_file_says_so_in_one_line(file: Path) -> None:
+    """And nothing on standard output."""
+    assert lint(file) == (0, "", "0 errors, 0 warnings, 0 notes, 0 suppressed\n")
+
+
+def test_a_mistake_fails_the_command_and_is_shown_with_its_hint(file: Path) -> None:
+    """Place, rule, risk and what would be right."""
+    file.write_text(with_mistake(MISTAKES["EGR101"]))
+    code, shown, said = lint(file, "--output", "json")
+    (row,) = orjson.loads(shown)
+    assert (code, said) == (1, "1 error, 0 warnings, 0 notes, 0 suppressed\n")
+    assert (row["rule"], row["severity"], row["fixable"]) == ("EGR101", "error", True)
+    assert row["hint"] == "failure_mode_allow: false"
+    assert row["place"] == f"{file}:{row['line']}:{row['column']}"
+
+
+@pytest.mark.parametrize(
+    ("severity", "code"), [("error", 0), ("warning", 0), ("note", 1)], ids=str
+)
+def test_the_severity_that_fails_is_chosen(file: Path, severity: str, code: int) -> None:
+    """A note is no reason to stop a deployment unless somebody says so."""
+    file.write_text(with_mistake(MISTAKES["EGR505"]))
+    assert lint(file, "--fail-on", severity)[0] == code
+
+
+def test_a_fix_is_written_and_shown(file: Path) -> None:
+    """The file is right afterwards, and the difference was seen."""
+    file.write_text(own_text().replace("failure_mode_allow: false", "failure_mode_allow: true"))
+    code, _, said = lint(file, "--fix")
+    assert code == 0
+    assert "-                      failure_mode_allow: true" in said
+    assert file.read_text() == own_text()
+
+
+def test_standard_input_is_read() -> None:
+    """`curl …/config_dump | egret lint -`."""
+    code, shown, _ = lint("-", "--output", "sarif", stdin=with_mistake(MISTAKES["EGR101"]))
+    assert code == 1
+    assert [one["ruleId"] for one in orjson.loads(shown)["runs"][0]["results"]] == ["EGR101"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no file is given"),
+        (("missing.yaml",), "missing.yaml: No such file or directory"),
+    ],
+    ids=["none", "missing"],
+)
+def test_wrong_usage_exits_with_two(arguments: tuple[str, ...], words: str) -> None:
+    """Apart from what a finding exits with."""
+    code, _, said = lint(*arguments)
+    assert code == 2
+    assert words in said
+
+
+def test_what_is_not_utf_8_exits_with_two(file: Path) -> None:
+    """With the byte."""
+    file.write_bytes(b"a: \xff\n")
+    code, _, said = lint(file)
+    assert code == 2
+    assert f"{file}: byte 3 is not UTF-8" in said
+
+
+def test_what_is_not_yaml_exits_with_two(file: Path) -> None:
+    """With the place."""
+    file.write_text("a: [1\n")
+    code, _, said = lint(file)
+    assert code == 2
+    assert f"{file}:2:1" in said
+
+
+def test_the_rules_can_be_listed() -> None:
+    """Each with its risk and hint."""
+    code, shown, _ = lint("--rules", "--output", "json")
+    assert code == 0
+    assert [row["rule"] for row in orjson.loads(shown)] == [rule.id for rule in ALL_RULES]
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [("1.40", 0), ("1.38.3", 1), ("v1.39", 1), ("old", 2)]
+)
+def test_the_version_of_envoy_may_be_told(tmp_path: Path, version: str, code: int) -> None:
+    """What it lacks is a finding; what is no version is wrong usage."""
+    file = tmp_path / "envoy.yaml"
+    file.write_text(own_text())
+    ended, out, _ = lint(file, "--envoy", version, "--output", "json")
+    assert ended == code
+    assert ("FULL_DUPLEX_STREAMED" in out) == (code == 1)

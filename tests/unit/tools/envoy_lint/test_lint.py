@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from egret_tools.devstack.envoy_config import (
+    EnvoyParameters,
+    OtlpCollector,
+    Provider,
+    render_envoy_config,
+)
+from egret_tools.envoy_lint.config import EXT_PROC, EnvoyVersion
+from egret_tools.envoy_lint.fix import fixed
+from egret_tools.envoy_lint.lint import NOTHING_MORE, Known, lint
+from egret_tools.envoy_lint.sarif import sarif
+from egret_tools.envoy_lint.source import SourceError
+
+from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
+
+POLICY = """\
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyExtensionPolicy
+metadata: {name: egret}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: llm}]
+  extProc:
+    - backendRefs: [{name: egret, port: 50051}]
+      messageTimeout: 10s
+      failOpen: false
+      processingMode:
+        request: {body: FullDuplexStreamed}
+      metadata: {writableNamespaces: [egret]}
+"""
+
+ENVOY_FILTER = """\
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: egret}
+spec:
+  workloadSelector: {labels: {app: egress}}
+  configPatches:
+    - applyTo: HTTP_FILTER
+      match: {context: GATEWAY}
+      patch:
+        operation: INSERT_BEFORE
+        value:
+          name: envoy.filters.http.ext_proc
+          typed_config:
+            "@type": type.googleapis.com/EXT_PROC
+            failure_mode_allow: false
+            message_timeout: 10s
+            allow_mode_override: true
+            allow_content_length_header: true
+            processing_mode: {request_header_mode: SEND, response_header_mode: SKIP}
+            metadata_options: {receiving_namespaces: {untyped: [egret]}}
+            request_attributes: [source.address]
+            mutation_rules: {disallow_is_error: true}
+            grpc_service:
+              envoy_grpc: {cluster_name: "outbound|50051||egret.llm.svc", skip_envoy_headers: true}
+              retry_policy:
+                retry_on: connect-failure,reset
+                retry_host_predicate:
+                  - name: envoy.retry_host_predicates.previous_hosts
+""".replace("EXT_PROC", EXT_PROC)
+
+
+def places(text: str, known: Known = NOTHING_MORE) -> list[tuple[str, int, int]]:
+    """Return what is found: rule, line and column."""
+    return [
+        (one.rule.id, one.hit.node.mark.line, one.hit.node.mark.column)
+        for one in lint("envoy.yaml", text, known=known).findings
+    ]
+
+
+def camel(value: Any) -> Any:
+    """Return *value* with names as protobuf's JSON has them."""
+    if isinstance(value, list):
+        return [camel(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {_camel(key): camel(item) for key, item in value.items()}
+
+
+def _camel(name: str) -> str:
+    if name.startswith("envoy.") or "@" in name:
+        return name
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+# Where and in what form.
+
+
+def test_a_finding_says_where_it_stands() -> None:
+    """The line of the value, or of what should hold it."""
+    text = own_text().replace("failure_mode_allow: false", "failure_mode_allow: true", 1)
+    line = text[: text.index("failure_mode_allow: true")].count("\n") + 1
+    column = (
+        len("failure_mode_allow: ")
+        + len(text.splitlines()[line - 1])
+        - len(text.splitlines()[line - 1].lstrip())
+    )
+    assert places(text) == [("EGR101", line, column + 1)]
+
+
+def test_names_may_be_written_as_in_json() -> None:
+    """A control plane writes messageTimeout; the place is found all the same."""
+    config = camel(yaml.safe_load(with_mistake(MISTAKES["EGR101"])))
+    text = json.dumps(config, indent=2)
+    line = text[: text.index('"failureModeAllow": true')].count("\n") + 1
+    assert [(rule, at) for rule, at, _ in places(text)] == [("EGR101", line)]
+
+
+def test_json_that_is_no_yaml_is_read() -> None:
+    """An emoji escaped in two halves; places are lost, findings are not."""
+    config = yaml.safe_load(with_mistake(MISTAKES["EGR101"]))
+    config["node"]["id"] = "\N{WHITE HEAVY CHECK MARK}\N{GRINNING FACE}"
+    text = json.dumps(config)
+    assert places(text) == [("EGR101", 1, 1)]
+
+
+@pytest.mark.parametrize("rule", ["EGR101", "EGR214", "EGR302", "EGR401", "EGR504"])
+def test_a_config_dump_is_read_like_a_file(rule: str) -> None:
+    """Static and sent by a control plane."""
+    config = yaml.safe_load(with_mistake(MISTAKES[rule]))
+    assert {found for found, _, _ in places(json.dumps(_dump(config)))} == {rule}
+
+
+def test_a_config_dump_of_our_own_breaks_no_rule() -> None:
+    """What a running Envoy shows is what it was given."""
+    assert places(json.dumps(_dump(yaml.safe_load(own_text())))) == []
+
+
+def _dump(config: Any) -> Any:
+    kind = "type.googleapis.com/envoy.admin.v3."
+    resources = config["static_resources"]
+    of_type = "type.googleapis.com/envoy.config."
+    listeners = [
+        {
+            "name": one["name"],
+            "active_state": {"listener": {"@type": f"{of_type}listener.v3.Listener", **one}},
+        }
+        for one in resources["listeners"]
+    ]
+    clusters = [
+        {"cluster": {"@type": f"{of_type}cluster.v3.Cluster", **one}}
+        for one in resources["clusters"]
+    ]
+    return {
+        "configs": [
+            {
+                "@type": f"{kind}BootstrapConfigDump",
+                "bootstrap": config | {"static_resources": {}},
+            },
+            {"@type": f"{kind}ClustersConfigDump", "dynamic_active_clusters": clusters},
+            {"@type": f"{kind}ListenersConfigDump", "dynamic_listeners": listeners},
+        ]
+    }
+
+
+# What Envoy would not take.
+
+
+def test_a_misspelt_field_is_named_with_its_place() -> None:
+    """Deep in a list, within an extension."""
+    text = own_text().replace("allow_mode_override:", "allow_mode_overide:", 1)
+    (finding,) = lint("envoy.yaml", text).findings
+    line = text[: text.index("allow_mode_overide")].count("\n") + 1
+    assert finding.rule.id == "EGR001"
+    assert finding.hit.about == "Envoy 1.40 knows no field `allow_mode_overide` here"
+    assert finding.hit.node.mark.line == line
+
+
+def test_an_extension_that_envoy_does_not_have_is_not_looked_into() -> None:
+    """A vendor's filter is no fault, and not checked either."""
+    config = yaml.safe_load(own_text())
+    filters = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    vendors = {"@type": "type.googleapis.com/vendor.Filter", "anything": [1]}
+    filters[0]["typed_config"]["http_filters"].insert(1, {"name": "v", "typed_config": vendors})
+    assert [rule for rule, _, _ in places(yaml.safe_dump(config))] == ["EGR002"]
+
+
+@pytest.mark.parametrize(
+    "text", ["- 1\n- 2\n", "just words\n", ""], ids=["list", "words", "empty"]
+)
+def test_what_is_no_configuration_is_not_called_clean(text: str) -> None:
+    """Silence would look like praise."""
+    assert [rule for rule, _, _ in places(text)] == ["EGR001"]
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "\t{", '{"a": 1', "a: 1\na: {b"], ids=repr)
+def test_what_cannot_be_read_is_an_error_with_its_place(text: str) -> None:
+    """Neither YAML nor JSON."""
+    with pytest.raises(SourceError, match=r"envoy\.yaml"):
+        lint("envoy.yaml", text)
+
+
+def test_aliases_that_multiply_are_refused() -> None:
+    """Nine lines that would be a billion values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(SourceError, match="aliases"):
+        lint("envoy.yaml", "\n".join(lines))
+
+
+# Comments.
+
+
+def test_a_comment_with_a_reason_silences_its_rule() -> None:
+    """On the line itself, or on the line above."""
+    text = own_text().replace(
+        "failure_mode_allow: false",
+        "failure_mode_allow: true  # egret-lint: ignore=EGR101 a test",
+        1,
+    )
+    linted = lint("envoy.yaml", text)
+    assert linted.findings == ()
+    assert [one.rule.id for one in linted.suppressed] == ["EGR101"]
+
+
+def test_a_comment_without_a_reason_is_a_finding() -> None:
+    """Nobody will know whether it may go."""
+    line = "                      # egret-lint: ignore=EGR101\n"
+    text = own_text()
+    at = text.index("                      failure_mode_allow: false")
+    text = (
+        text[:at]
+        + line
+        + text[at:].replace("failure_mode_allow: false", "failure_mode_allow: true", 1)
+    )
+    assert [rule for rule, _, _ in places(text)] == ["EGR003"]
+
+
+def test_a_comment_that_silences_nothing_is_a_finding() -> None:
+    """It would hide the next mistake on that line."""
+    text = own_text().replace(
+        "failure_mode_allow: false",
+        "failure_mode_allow: false  # egret-lint: ignore=EGR101 old",
+        1,
+    )
+    assert [rule for rule, _, _ in places(text)] == ["EGR004"]
+
+
+# Fixing.
+
+
+def test_a_fix_changes_the_value_and_nothing_else() -> None:
+    """Comments and order stay; the fixed file is clean."""
+    broken = own_text()
+    for right, wrong in (
+        ("failure_mode_allow: false", "failure_mode_allow: true"),
+        ("normalize_path: true", "normalize_path: false"),
+        ("preserve_external_request_id: false", "preserve_external_request_id: true"),
+        ("overwrite: true", "overwrite: false"),
+        ("path_with_escaped_slashes_action: REJECT_REQUEST",
+         "path_with_escaped_slashes_action: KEEP_UNCHANGED"),
+    ):  # fmt: skip
+        assert right in broken
+        broken = broken.replace(right, wrong)
+    assert fixed(broken, lint("envoy.yaml", broken).findings) == own_text()
+
+
+def test_what_stands_nowhere_is_left_to_people() -> None:
+    """A fix never guesses where something belongs."""
+    broken = with_mistake(MISTAKES["EGR103"])
+    assert fixed(broken, lint("envoy.yaml", broken).findings) == broken
+
+
+# Another name for Egret's cluster.
+
+
+def test_the_cluster_of_the_workers_may_have_another_name() -> None:
+    """By --cluster."""
+    text = (
+        own_text()
+        .replace("cluster_name: egret", "cluster_name: judge")
+        .replace("- name: egret\n", "- name: judge\n")
+    )
+    assert {rule for rule, _, _ in places(text)} == {"EGR501"}
+    assert places(text, known=Known("judge")) == []
+
+
+# Gateways.
+
+
+@pytest.mark.parametrize("text", [POLICY, ENVOY_FILTER], ids=["policy", "filter"])
+def test_a_good_resource_breaks_no_rule(text: str) -> None:
+    """The examples of the documentation."""
+    assert places(text) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "right", "wrong"),
+    [
+        ("EGR601", "failOpen: false", "failOpen: true"),
+        ("EGR602", "messageTimeout: 10s", "messageTimeout: 500ms"),
+        ("EGR603", "request: {body: FullDuplexStreamed}", "{}"),
+        ("EGR604", "body: FullDuplexStreamed", "body: Streamed"),
+        ("EGR605", "request: {body: FullDuplexStreamed}", "request: {}"),
+        ("EGR606", "writableNamespaces: [egret]", "writableNamespaces: []"),
+        ("EGR607", "request: {body", "response: {}\n        request: {body"),
+    ],
+)
+def test_a_mistake_in_a_policy_breaks_its_rule(rule: str, right: str, wrong: str) -> None:
+    """Field names of Envoy Gateway."""
+    assert [found for found, _, _ in places(POLICY.replace(right, wrong))] == [rule]
+
+
+@pytest.mark.parametrize(
+    ("rule", "right", "wrong"),
+    [
+        ("EGR608", "workloadSelector: {labels: {app: egress}}", "priority: 1"),
+        ("EGR101", "failure_mode_allow: false", "failure_mode_allow: true"),
+        ("EGR102", "message_timeout: 10s", "message_timeout: 0.2s"),
+        ("EGR001", "message_timeout: 10s", "message_timeot: 10s"),
+    ],
+)
+def test_a_mistake_in_a_filter_breaks_its_rule(rule: str, right: str, wrong: str) -> None:
+    """Its patches are judged as parts of a configuration."""
+    assert [found for found, _, _ in places(ENVOY_FILTER.replace(right, wrong))] == [rule]
+
+
+# SARIF.
+
+
+def test_sarif_has_every_rule_and_each_finding_with_its_place() -> None:
+    """A code host shows it beside the line."""
+    findings = lint("envoy.yaml", with_mistake(MISTAKES["EGR101"])).findings
+    run = sarif(findings)["runs"][0]
+    ids = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    (result,) = run["results"]
+    assert len(ids) == len(set(ids))
+    assert result["ruleId"] in ids
+    assert result["level"] == "error"
+    (place,) = result["locations"]
+    mark = findings[0].hit.node.mark
+    assert place["physicalLocation"] == {
+        "artifactLocation": {"uri": "envoy.yaml"},
+        "region": {"startLine": mark.line, "startColumn": mark.column},
+    }
+
+
+# What an older Envoy lacks.
+
+
+def _too_new(minor: int) -> set[str]:
+    parameters = EnvoyParameters(
+        worker_sockets=("/run/egret/w-0.sock",),
+        sds_directory="/etc/egret/sds",
+        openai_fallback=Provider(host="eu.api.openai.com", credential_header="authorization"),
+        otlp=OtlpCollector("collector", 4317),
+    )
+    known = Known(envoy=EnvoyVersion(1, minor))
+    found = lint("envoy.yaml", render_envoy_config(parameters), known=known).findings
+    assert {one.rule.id for one in found} <= {"EGR522"}
+    return {one.hit.about.partition(" needs Envoy ")[0] for one in found}
+
+
+def test_what_an_older_envoy_lacks_is_named_with_what_to_do_instead() -> None:
+    """Feature by feature, as versions brought them."""
+    of_1_40 = {"a body that Egret asks for", "token counts of answers", "a second provider"}
+    of_1_38 = {"a changed body with its length", "traces that end at Envoy"}
+    of_1_37 = {"an access log in calls that are answered", "a tag from a format"}
+    assert _too_new(41) == _too_new(40) == set()
+    assert _too_new(39) == _too_new(38) == of_1_40
+    assert _too_new(37) == of_1_40 | of_1_38
+    assert _too_new(36) == of_1_40 | of_1_38 | of_1_37
+
+
+def test_a_config_dump_says_itself_which_envoy_it_is_of() -> None:
+    """Nothing has to be told."""
+    config = yaml.safe_load(with_mistake(MISTAKES["EGR522"]))
+    (first, *_) = lint("dump.json", json.dumps(_dump(config))).findings
+    assert first.hit.about.startswith("a body that Egret asks for needs Envoy 1.40 (")

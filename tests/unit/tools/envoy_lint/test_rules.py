@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from egret_tools.envoy_lint.lint import CONFIG_RULES, lint
+
+from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
+
+
+def found(text: str) -> set[str]:
+    """Return the ids of the rules that *text* breaks."""
+    return {finding.rule.id for finding in lint("envoy.yaml", text).findings}
+
+
+def test_our_own_configuration_breaks_no_rule() -> None:
+    """What we ship is what we ask for."""
+    assert found(own_text()) == set()
+
+
+def test_every_rule_has_its_mistake() -> None:
+    """A rule that nothing breaks is no rule."""
+    assert set(MISTAKES) == {rule.id for rule in CONFIG_RULES}
+
+
+KNOWN_TRAPS: dict[str, tuple[str, ...]] = {
+    "1 a stream that ends well without an answer lets its request pass": (
+        "EGR101", "EGR113", "EGR124",
+    ),
+    "2 a body of another length keeps the old content-length": ("EGR127",),
+    "3 a header's value in the wrong field is sent empty": (),
+    "4 what becomes of a header that is there already is not asked for": (),
+    "5 streams end in resets": ("EGR214",),
+    "6 without its own span Envoy names a parent that is never exported": ("EGR112",),
+    "7 an older Envoy does not know what is asked of it": ("EGR522",),
+    "8 a whole body is one message, larger than gRPC takes": ("EGR129",),
+    "9 a socket for several workers leaves some idle": ("EGR210",),
+    "10 a dead worker looks least busy": ("EGR117",),
+    "11 Envoy's own answers come as the provider's, out of turn": ("EGR107",),
+    "12 the timeout is 200 ms, and where bodies are streamed there is none": ("EGR102", "EGR510"),
+}  # fmt: skip
+"""What Envoy does in ext_proc that nobody expects, with the rules that find a configuration of it.
+
+Of the first a configuration causes what comes of it: requests that nobody has judged. The third
+and the fourth are in what a server writes, where no configuration leads to them or away from them.
+"""
+OF_A_SERVER = {
+    "1": "test_envoy_lets_a_request_pass_when_the_stream_ends_well_without_an_answer",
+    "3": "test_envoy_ignores_value_and_append_action_of_a_header",
+    "4": "test_envoy_ignores_value_and_append_action_of_a_header",
+}
+"""Where those are shown on a live Envoy."""
+FURTHER_TRAPS = {
+    "a body that leaves before its verdict": "EGR105",
+    "metadata that is dropped": "EGR109",
+    "a full-duplex body without its trailers": "EGR106",
+    "a retry where Envoy does not look for it": "EGR119",
+    "headers that are kept without a word": "EGR110",
+}
+FOUND = [
+    *((trap, rule) for trap, rules in KNOWN_TRAPS.items() for rule in rules),
+    *FURTHER_TRAPS.items(),
+]
+
+
+@pytest.mark.parametrize(("trap", "rule"), FOUND, ids=[f"{trap}: {rule}" for trap, rule in FOUND])
+def test_what_bites_in_ext_proc_is_found(trap: str, rule: str) -> None:
+    """By a rule of its own, in a configuration that has nothing else wrong."""
+    assert found(with_mistake(MISTAKES[rule])) == {rule}, trap
+
+
+def test_each_of_the_twelve_traps_is_found_or_is_none_of_a_configuration() -> None:
+    """What lint cannot see is shown by a test of the server."""
+    numbers = [trap.split()[0] for trap in KNOWN_TRAPS]
+    assert numbers == [str(number) for number in range(1, 13)]
+    for number, rules in zip(numbers, KNOWN_TRAPS.values(), strict=True):
+        assert rules or number in OF_A_SERVER
+    shown = (Path(__file__).parents[3] / "e2e" / "test_traps.py").read_text()
+    assert all(f"async def {name}(" in shown for name in OF_A_SERVER.values())
+
+
+def test_the_table_has_more_than_forty_mistakes() -> None:
+    """Each is found alone, by the test below; what we ship has none."""
+    assert len(MISTAKES) > 40
+
+
+@pytest.mark.parametrize("rule", MISTAKES)
+def test_a_mistake_breaks_its_rule_and_no_other(rule: str) -> None:
+    """One thing wrong is one thing said."""
+    assert found(with_mistake(MISTAKES[rule])) == {rule}

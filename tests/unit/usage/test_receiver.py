@@ -1,0 +1,212 @@
+"""Who a request was of that ended before Envoy had heard its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.domain.usage import (
+    NO_TOKENS,
+    AnswerEnd,
+    DecisionKind,
+    ExchangeEnded,
+    UnmatchedEnd,
+    UsageRecord,
+)
+from sidecar.usage.receiver import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, PendingVerdicts
+from sidecar.usage.records import NotKeptError, record_of
+from tests.support.usage import ended, judged
+
+
+def name(number: int = 1) -> str:
+    """Return what Envoy calls a stream."""
+    return str(uuid.UUID(int=number))
+
+
+def end(number: int = 1, status: int = 0) -> UnmatchedEnd:
+    """Return the end of a stream whose client has left."""
+    return UnmatchedEnd(
+        stream=name(number), status=status, end=AnswerEnd.CLIENT_ABORTED, latency_seconds=0.5
+    )
+
+
+def without_use(number: int = 1, **changes: object) -> ExchangeEnded:
+    """Return how a request ended that no provider has seen."""
+    fields: dict[str, object] = {
+        "status": 0, "end": AnswerEnd.CLIENT_ABORTED, "tokens": NO_TOKENS,
+        "response_model": None, "latency_seconds": 0.5, "first_token_seconds": None,
+        "output_seconds": None,
+    }  # fmt: skip
+    return ended(number, **{**fields, **changes})
+
+
+class Worker:
+    """A worker's memory, and everything around it; `told` is what the others are told."""
+
+    def __init__(self, *, is_alone: bool = False, is_full: bool = False) -> None:
+        self.now = 100.0
+        self.heard: list[ExchangeEnded] = []
+        self.kept: list[UsageRecord] = []
+        self.told: list[UnmatchedEnd] = []
+        self.count = 0
+        self._is_full = is_full
+        self.ends = PendingVerdicts(
+            self,
+            [self],
+            others=None if is_alone else self,
+            clock=lambda: self.now,
+            on_found=self.found,
+        )
+
+    def found(self) -> None:
+        """Count one."""
+        self.count += 1
+
+    def exchange_ended(self, one: ExchangeEnded) -> None:
+        """Hear of it."""
+        self.heard.append(one)
+
+    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
+        """Tell the others."""
+        self.told += ends
+
+    async def keep(self, records: Sequence[UsageRecord]) -> None:
+        """Keep them, unless it is full."""
+        if self._is_full:
+            raise NotKeptError
+        self.kept += records
+
+
+async def test_what_was_decided_here_ends_here() -> None:
+    """It has used nothing; the others are told, since Envoy may have asked one of them too."""
+    worker = Worker()
+    worker.ends.given(name(), judged())
+    worker.ends.hear([end()])
+    await asyncio.sleep(0)
+
+    assert worker.heard == [without_use()]
+    assert worker.kept == [record_of(without_use())]
+    assert (worker.kept[0].tokens, worker.kept[0].is_estimated) == (NO_TOKENS, False)
+    assert (worker.told, worker.count) == ([end()], 1)
+
+
+async def test_what_was_decided_elsewhere_is_told_and_ends_there() -> None:
+    """Envoy's log goes to any worker."""
+    here, there = Worker(), Worker()
+    there.ends.given(name(), judged())
+    here.ends.hear([end()])
+    there.ends.hear_of_others(here.told)
+
+    assert (here.heard, here.told) == ([], [end()])
+    assert (there.heard, there.told) == ([without_use()], [])
+
+
+async def test_nothing_is_given_back_twice() -> None:
+    """An entry comes again where a worker died over it, and goes to another."""
+    worker = Worker()
+    worker.ends.given(name(), judged())
+    worker.ends.hear([end(), end()])
+    worker.ends.hear_of_others([end()])
+    worker.ends.hear([end()])
+
+    assert worker.heard == [without_use()]
+
+
+async def test_an_end_that_is_told_before_the_verdict_is_given_waits_for_it() -> None:
+    """On another connection, by another worker: it may come first by a little."""
+    worker = Worker()
+    worker.ends.hear_of_others([end()])
+    worker.now += EARLY_SECONDS
+    worker.ends.given(name(), judged())
+    await asyncio.sleep(0)
+    assert worker.heard == [without_use()]
+    assert worker.kept == [record_of(without_use())]
+
+    worker.ends.hear_of_others([end()])
+    assert worker.heard == [without_use()]
+
+
+async def test_another_stream_ends_nothing() -> None:
+    """Only Envoy's own name of it does."""
+    worker = Worker(is_alone=True)
+    worker.ends.given(name(1), judged(1))
+    worker.ends.hear([end(2)])
+
+    assert worker.heard == []
+
+
+async def test_a_refusal_that_nobody_heard_is_a_refusal() -> None:
+    """What was taken before a guardrail said no is given back all the same."""
+    worker = Worker()
+    refused = judged(decision=DecisionKind.DENY)
+    worker.ends.given(name(), refused)
+    worker.ends.hear([end()])
+
+    assert worker.heard == [without_use(request=refused, end=AnswerEnd.REFUSED)]
+
+
+async def test_limits_are_put_right_though_nothing_can_be_recorded() -> None:
+    """The record says then, later, that the request was lost."""
+    worker = Worker(is_full=True)
+    worker.ends.given(name(), judged())
+    worker.ends.hear([end()])
+    await asyncio.sleep(0)
+
+    assert (worker.heard, worker.kept) == ([without_use()], [])
+
+
+async def test_only_so_many_of_a_while_are_remembered() -> None:
+    """The oldest go first; nobody can have a worker keep more."""
+    worker = Worker()
+    worker.ends.given(name(1), judged(1))
+    worker.now += VERDICT_SECONDS + 1
+    worker.ends.given(name(2), judged(2))
+    worker.ends.hear([end(1), end(2)])
+    assert worker.heard == [without_use(2)]
+
+    for number in range(MAX_VERDICTS + 1):
+        worker.ends.given(name(10 + number), judged())
+    worker.ends.hear([end(10)])
+    assert worker.heard == [without_use(2)]
+    worker.ends.hear([end(11)])
+    assert len(worker.heard) == 2
+
+
+def spread(told: list[UnmatchedEnd], workers: Sequence[Worker]) -> None:
+    """Tell all workers, the one that tells included."""
+    for worker in workers:
+        worker.ends.hear_of_others(told)
+    told.clear()
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.booleans(), st.integers(0, 1), st.integers(0, 3)),
+        max_size=40,
+    )
+)
+def test_whatever_comes_first_and_however_often_each_ends_once(
+    steps: list[tuple[bool, int, int]],
+) -> None:
+    """Two workers, four streams: what was decided and has ended is given back exactly once."""
+
+    async def play() -> None:
+        workers = [Worker(), Worker()]
+        given, over = set[int](), set[int]()
+        for is_end, index, number in steps:
+            worker = workers[index]
+            if is_end:
+                over.add(number)
+                worker.ends.hear([end(number)])
+                spread(worker.told, workers)
+            elif number not in given:  # a stream has one verdict
+                given.add(number)
+                worker.ends.given(name(number), judged(number))
+        heard = sorted(one.request.request_id for worker in workers for one in worker.heard)
+        assert heard == sorted(f"request-{number}" for number in given & over)
+
+    asyncio.run(play())

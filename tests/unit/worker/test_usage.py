@@ -1,0 +1,74 @@
+"""What becomes of a request that is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
+from sidecar.domain.principal import Principal
+from sidecar.keys.cache import KeyCache
+from sidecar.keys.ports import LoadedKey
+from sidecar.limits.limit_check import LimitCheck
+from sidecar.limits.limiter import LimitDecision
+from sidecar.limits.store import Adjustment
+from sidecar.telemetry.usage_metrics import UsageMetrics
+from sidecar.usage.prices import PriceList
+from sidecar.worker.usage import UsageSettlement
+from tests.support.keys import record_of
+from tests.support.usage import ended, judged
+
+SLOTS = Limit(
+    id="slots", level=Level.KEY, measure=Measure.CONCURRENT, window=Window.ONCE, amount=2
+)
+
+
+class _Keys:
+    """A store in which every key has a slot at most; each load takes a turn of the loop."""
+
+    async def load(self, key_id: str) -> LoadedKey:
+        await asyncio.sleep(0)
+        return LoadedKey(replace(record_of(key_id), limits=(SLOTS,)))
+
+
+class _Settled:
+    """Limits that remember what is given back."""
+
+    def __init__(self, expected: int) -> None:
+        self.changes: list[Adjustment] = []
+        self.all_are_here = asyncio.Event()
+        self._expected = expected
+
+    def take(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
+    ) -> LimitDecision:
+        raise NotImplementedError(principal, checks, member)
+
+    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
+        assert organization_id == "org_1"
+        self.changes += changes
+        if len(self.changes) == self._expected:
+            self.all_are_here.set()
+
+
+class _NoPrices:
+    current = PriceList()
+
+
+async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> None:
+    """One message of Envoy's may tell of hundreds, to a worker that has just started."""
+    limits = _Settled(200)
+    metrics = UsageMetrics(CollectorRegistry())
+    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
+    for number in range(200):
+        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
+        settlement.exchange_ended(ended(number, request=request))
+    async with asyncio.timeout(10):
+        await limits.all_are_here.wait()
+
+    assert {change.member for change in limits.changes} == {
+        judged(number).request_id for number in range(200)
+    }

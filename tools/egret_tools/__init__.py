@@ -1,0 +1,1 @@
+"""Tools around Egret: development stack, mock LLM, conformance suite, Envoy lint."""

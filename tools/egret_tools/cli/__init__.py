@@ -1,0 +1,1 @@
+"""Commands of the tools: up, demo, lint, conformance, bench, envoy."""

@@ -1,0 +1,263 @@
+"""`egret bench`: load on a running stack."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+import aiohttp
+import orjson
+import typer
+from pydantic import SecretStr
+
+from sidecar.cli.arguments import read_file
+from sidecar.cli.connection import DEFAULT_RUN, facts_file, read_facts
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_json,
+    print_rows,
+    progress,
+)
+from sidecar.domain.http import HeaderName
+
+_DURATION: Final = re.compile(r"([a-z]+);dur=([0-9.]+)")
+"""One metric of `server-timing`, in milliseconds (W3C Server Timing)."""
+
+WHOLE: Final = "whole answer"
+FIRST_BYTE: Final = "first byte of the body"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is sent, how often, and over how many connections at a time."""
+
+    url: str
+    key: SecretStr | None
+    body: bytes
+    requests: int
+    connections: int
+    tls: ssl.SSLContext | None
+    timeout_seconds: float
+
+
+@dataclass(slots=True)
+class Measured:
+    """What came back. `milliseconds` has, by name, a time of each answer that was let through.
+
+    `statuses` counts answers; `lost` counts requests without one, by the kind of failure.
+    """
+
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    milliseconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, milliseconds: float) -> None:
+        """Keep one time."""
+        self.milliseconds.setdefault(name, []).append(milliseconds)
+
+    @property
+    def per_second(self) -> float:
+        """Answers a second."""
+        return self.statuses.total() / self.seconds if self.seconds else 0.0
+
+
+async def put(order: Order, advance: Callable[[int], None]) -> Measured:
+    """Send all requests of *order*; *advance* is told how many are through."""
+    measured = Measured()
+    left = iter(range(1, order.requests + 1))
+    connector = aiohttp.TCPConnector(limit=order.connections, ssl=order.tls or True)
+    timeout = aiohttp.ClientTimeout(total=order.timeout_seconds)
+    headers = {"content-type": "application/json"}
+    if order.key is not None:
+        headers["authorization"] = f"Bearer {order.key.get_secret_value()}"
+    began_at = time.perf_counter()
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=headers
+    ) as client:
+        clients = (_send(client, order, left, measured, advance) for _ in range(order.connections))
+        await asyncio.gather(*clients)
+    measured.seconds = time.perf_counter() - began_at
+    return measured
+
+
+async def _send(
+    client: aiohttp.ClientSession,
+    order: Order,
+    left: Iterator[int],
+    measured: Measured,
+    advance: Callable[[int], None],
+) -> None:
+    for _ in left:
+        began_at = time.perf_counter()
+        try:
+            async with client.post(order.url, data=order.body) as answer:
+                await answer.content.readany()
+                first_byte = time.perf_counter() - began_at
+                async for _ in answer.content.iter_any():
+                    pass
+        except (aiohttp.ClientError, TimeoutError) as error:
+            measured.lost[type(error).__name__] += 1
+        else:
+            measured.statuses[answer.status] += 1
+            if answer.ok:
+                measured.note(WHOLE, (time.perf_counter() - began_at) * 1e3)
+                measured.note(FIRST_BYTE, first_byte * 1e3)
+                for name, milliseconds in timings(
+                    answer.headers.get(HeaderName.SERVER_TIMING, "")
+                ):
+                    measured.note(name, milliseconds)
+        advance(measured.statuses.total() + measured.lost.total())
+
+
+def timings(value: str) -> Iterator[tuple[str, float]]:
+    """Yield names and milliseconds of a `server-timing` value; what is no duration is left out."""
+    for name, duration in _DURATION.findall(value):
+        try:
+            yield name, float(duration)
+        except ValueError:
+            continue
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return the smallest of *values* that *share* of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+_SHARES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "max_ms": 1.0}
+_OURS: Final = ("upstream", "egret", "authorize", "guardrails")
+"""Metrics of `server-timing` in the order they are shown."""
+
+
+def bench(  # noqa: PLR0913, PLR0917 - options of a command
+    url: Annotated[
+        str | None, typer.Argument(help="https://host[:port]; without, that of `egret up`.")
+    ] = None,
+    path: Annotated[str, typer.Option("--path", help="Of the requests.")] = "/v1/chat/completions",
+    model: Annotated[str, typer.Option("--model", help="Of the short chat request.")] = "gpt-4o",
+    body: Annotated[
+        Path | None, typer.Option("--body", help="A file with another request's body.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", envvar="EGRET_KEY", show_envvar=True, help="An API key.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Whom to trust, in PEM; else the system's.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option("--requests", "-n", min=1, max=1_000_000, help="How many in all.")
+    ] = 200,
+    connections: Annotated[
+        int, typer.Option("--connections", "-c", min=1, max=1_000, help="How many at a time.")
+    ] = 4,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds for one answer.")
+    ] = 60.0,
+    run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = DEFAULT_RUN,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Send requests to a gateway and show where the time of its answers went.
+
+    Egret's own share and the provider's are what `server-timing` says. Every request is a real
+    one: a provider behind the gateway is asked, and charges. The client is a closed loop in
+    Python: it tells latency, not how much a gateway can take. Exits with 1 if a request is lost
+    or answered with an error.
+
+    Example: EGRET_KEY=… egret bench https://llm.example.com --requests 500 --connections 8
+    """
+    if url is None:
+        url, key, ca_file = _of_stack(run, key=key, ca_file=ca_file)
+    if not url.startswith(("http://", "https://")):
+        hint = "write it as https://host[:port]"
+        fail(f"{url} is no URL of a gateway", hint=hint, code=WRONG_USAGE)
+    if not key:
+        fail("no API key is known", hint="give --key or EGRET_KEY", code=WRONG_USAGE)
+    order = Order(
+        url=url.rstrip("/") + path,
+        key=SecretStr(key),
+        body=_chat(model) if body is None else read_file(body),
+        requests=requests,
+        connections=min(connections, requests),
+        tls=None if ca_file is None else _trusting(ca_file),
+        timeout_seconds=timeout,
+    )
+    with progress(f"Sending {requests} requests", total=requests) as advance:
+        measured = asyncio.run(put(order, advance))
+    _show(order, measured, output)
+    if measured.lost or any(status >= 400 for status in measured.statuses):  # noqa: PLR2004 - HTTP
+        raise typer.Exit(FAILED)
+
+
+def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str, str, Path | None]:
+    try:
+        facts = read_facts(run)
+    except OSError as error:
+        hint = "name a gateway, or start `egret up`"
+        fail(f"{facts_file(run)}: {error.strerror}", hint=hint, code=WRONG_USAGE)
+    return facts["https_url"], key or facts["key"], ca_file or Path(facts["ca_file"])
+
+
+def _chat(model: str) -> bytes:
+    message = {"role": "user", "content": "Say hello in one word."}
+    return orjson.dumps({"model": model, "messages": [message]})
+
+
+def _trusting(file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or "no certificates in PEM"
+        fail(f"{file}: {reason}", hint="name a file of certificates", code=WRONG_USAGE)
+
+
+def _show(order: Order, measured: Measured, output: Output) -> None:
+    times = _percentiles(measured)
+    if output is Output.JSON:
+        print_json(
+            {
+                "url": order.url,
+                "connections": order.connections,
+                "seconds": round(measured.seconds, 3),
+                "answers_per_second": round(measured.per_second, 1),
+                "statuses": {str(status): n for status, n in sorted(measured.statuses.items())},
+                "lost": dict(measured.lost),
+                "times": times,
+            }
+        )
+        return
+    if times:
+        rows: list[Row] = [
+            {"time": name, **{label: f"{one[label]:.2f}" for label in _SHARES}}
+            for name, one in times.items()
+        ]
+        print_rows(rows, columns=("time", *_SHARES), output=Output.TABLE)
+    statuses = ", ".join(f"{n} of {status}" for status, n in sorted(measured.statuses.items()))
+    lost = "".join(f", {n} lost ({kind})" for kind, n in sorted(measured.lost.items()))
+    note(
+        f"{statuses or 'no answer'}{lost}; {measured.seconds:.1f} s, "
+        f"{measured.per_second:.1f} answers a second over {order.connections} connections"
+    )
+    if times and "egret" not in times:
+        note("the answers have no `server-timing` of Egret's: is it in front of this provider?")
+
+
+def _percentiles(measured: Measured) -> dict[str, dict[str, float]]:
+    return {
+        name: {label: round(percentile(times, share), 3) for label, share in _SHARES.items()}
+        for name in (WHOLE, FIRST_BYTE, *_OURS)
+        if (times := measured.milliseconds.get(name))
+    }

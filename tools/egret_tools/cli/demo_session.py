@@ -1,0 +1,110 @@
+"""One run of `egret demo`: the stack, the tour, the table, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from egret_tools.cli.up_session import ConsoleProgress, show_error, until_signal
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.guide import GuideError, guide
+from egret_tools.devstack.run_directory import run_directory
+from egret_tools.devstack.stack import StackOptions, running_stack
+from egret_tools.devstack.tour import CASES, Case, Observation, faults
+
+PLAIN_WIDTH: Final = 120
+"""Columns where no terminal tells how many there are."""
+NEVER_WRAPPED: Final = ("Verdict", "Server-Timing")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A case, what came of it, and what is wrong with that."""
+
+    case: Case
+    seen: Observation
+    faults: list[str]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the row for programs."""
+        return {
+            "case": self.case.title,
+            "status": self.seen.status,
+            "verdict": self.seen.verdict,
+            "server_timing": self.seen.server_timing,
+            "response_time": self.seen.response_time,
+            "received": self.seen.received,
+            "faults": self.faults,
+        }
+
+
+def run_demo(*, prints_json: bool) -> int:
+    """Walk the tour. Returns 0 when everything came out as expected, else 1."""
+    console = Console(stderr=prints_json)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="egret-demo-") as place:
+            asyncio.run(until_signal(lambda: _walk(console, Path(place) / "run", rows)))
+    except PartError as error:
+        show_error(console, error)
+        return 1
+    except (GuideError, aiohttp.ClientError) as error:
+        console.print(f"✗ The tour stopped: {error}", markup=False)
+        return 1
+    if prints_json:
+        print(orjson.dumps([row.as_json() for row in rows]).decode())  # noqa: T201 - the output
+    else:
+        _show(console, rows)
+    return 0 if len(rows) == len(CASES) and not any(row.faults for row in rows) else 1
+
+
+async def _walk(console: Console, place: Path, rows: list[Row]) -> None:
+    with run_directory(place) as run:
+        async with (
+            running_stack(StackOptions(), run=run, progress=ConsoleProgress(console)) as stack,
+            guide(stack.facts) as walk,
+        ):
+            for case in CASES:
+                seen = await walk.observe(case)
+                rows.append(Row(case, seen, faults(case, seen)))
+
+
+def _show(console: Console, rows: list[Row]) -> None:
+    table = Table(title="\nWhat Egret does with a request", title_justify="left", show_lines=True)
+    for column in ("Case", "Status", "Verdict", "Server-Timing", "Reached the provider", ""):
+        table.add_column(column, overflow="fold", no_wrap=column in NEVER_WRAPPED)
+    for row in rows:
+        table.add_row(
+            row.case.title,
+            str(row.seen.status),
+            row.seen.verdict,
+            row.seen.server_timing.replace(", ", "\n"),
+            "nothing" if row.seen.received is None else _words(row.seen.received),
+            "[red]✗[/]" if row.faults else "[green]✓[/]",
+        )
+    console.print(table)
+    for row in rows:
+        for fault in row.faults:
+            console.print(f"✗ {row.case.title}: {fault}", markup=False, style="red")
+    if rows and not any(row.faults for row in rows):
+        console.print("Every request came out as expected.", style="green")
+
+
+def _words(body: str) -> str:
+    """Return what the model would read, from the body the provider received."""
+    try:
+        request = orjson.loads(body)
+        said = str(request["messages"][0]["content"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return body
+    return said.replace("[", r"\[")

@@ -1,0 +1,171 @@
+"""`egret lint`: checks Envoy configurations."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from egret_tools.envoy_lint.config import EnvoyVersion
+from egret_tools.envoy_lint.fix import fixable, fixed
+from egret_tools.envoy_lint.lint import ALL_RULES, Known, Linted
+from egret_tools.envoy_lint.lint import lint as lint_text
+from egret_tools.envoy_lint.rule import Finding, Severity
+from egret_tools.envoy_lint.sarif import sarif
+from egret_tools.envoy_lint.source import SourceError
+from sidecar.cli.arguments import STANDARD_STREAM, read_text
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    Row,
+    console,
+    counted,
+    fail,
+    note,
+    print_json,
+    print_rows,
+)
+from sidecar.cli.terminal import Output as Rows
+
+_COLUMNS: Final = ("place", "rule", "severity", "risk", "hint")
+_ORDER: Final = (Severity.NOTE, Severity.WARNING, Severity.ERROR)
+
+
+class LintOutput(enum.Enum):
+    """For people, for programs, or for a code host."""
+
+    TABLE = "table"
+    JSON = "json"
+    SARIF = "sarif"
+
+
+def _version(text: str) -> EnvoyVersion:
+    """Read 1.38 or 1.38.3."""
+    major, _, rest = text.removeprefix("v").partition(".")
+    minor = rest.partition(".")[0]
+    if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
+        raise typer.BadParameter("a version is written 1.38 or 1.38.3")
+    return EnvoyVersion(int(major), int(minor))
+
+
+def lint(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Configuration, config dump or gateway resource; - for standard input."
+        ),
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option("--cluster", help="Name of the cluster of Egret's workers.")
+    ] = "egret",
+    envoy: Annotated[
+        EnvoyVersion | None,
+        typer.Option(
+            "--envoy",
+            parser=_version,
+            metavar="VERSION",
+            help="Version that runs this, such as 1.38; a config dump says it itself.",
+        ),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write safe fixes back to the files.")
+    ] = False,
+    fail_on: Annotated[
+        Severity, typer.Option("--fail-on", help="Exit with 1 from this severity on.")
+    ] = Severity.WARNING,
+    list_rules: Annotated[bool, typer.Option("--rules", help="List all rules and exit.")] = False,
+    output: Annotated[LintOutput, typer.Option("--output", "-o")] = LintOutput.TABLE,
+) -> None:
+    """Check an Envoy configuration for what lets requests pass, leak or fail.
+
+    Reads a static configuration, what /config_dump shows, an EnvoyExtensionPolicy or an
+    EnvoyFilter, as YAML or JSON. A comment `# egret-lint: ignore=EGR123 why` silences a rule on
+    its line, or on the next one where it stands alone.
+
+    Example: egret lint envoy.yaml --fix
+    """
+    if list_rules:
+        print_rows([_rule_row(index) for index in range(len(ALL_RULES))],
+                   columns=("rule", "name", "severity", "risk", "hint"),
+                   output=Rows.JSON if output is LintOutput.JSON else Rows.TABLE)  # fmt: skip
+        return
+    if not files:
+        fail("no file is given", hint="name one, or - for standard input", code=WRONG_USAGE)
+    known = Known(cluster, envoy)
+    found = [_lint_file(path, known=known, fix=fix) for path in files]
+    findings = [finding for linted in found for finding in linted.findings]
+    _print(findings, output)
+    _conclude(found, fail_on)
+
+
+def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted:
+    text = read_text(path, code=WRONG_USAGE)
+    try:
+        linted = lint_text(str(path), text, known=known)
+    except SourceError as error:
+        fail(str(error), hint="correct the file", code=WRONG_USAGE)
+    if not fix or path == STANDARD_STREAM:
+        return linted
+    repaired = fixed(text, linted.findings)
+    if repaired != text:
+        console(stderr=True).print(_diff(path, text, repaired), end="")
+        path.write_text(repaired, encoding="utf-8")
+    return lint_text(str(path), repaired, known=known)
+
+
+def _diff(path: Path, before: str, after: str) -> str:
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), str(path), str(path)
+    )
+    return "".join(lines)
+
+
+def _print(findings: list[Finding], output: LintOutput) -> None:
+    match output:
+        case LintOutput.TABLE:
+            if findings:
+                rows = [_row(finding) for finding in findings]
+                print_rows(rows, columns=_COLUMNS, output=Rows.TABLE)
+        case LintOutput.JSON:
+            print_json([_row(finding) for finding in findings])
+        case LintOutput.SARIF:
+            print_json(sarif(findings))
+
+
+def _row(finding: Finding) -> Row:
+    mark = finding.hit.node.mark
+    return {
+        "place": f"{finding.hit.node.source.name}:{mark.line}:{mark.column}",
+        "file": finding.hit.node.source.name,
+        "line": mark.line,
+        "column": mark.column,
+        "rule": finding.rule.id,
+        "name": finding.rule.name,
+        "severity": finding.rule.severity.value,
+        "risk": finding.message,
+        "hint": finding.rule.hint,
+        "fixable": fixable(finding),
+    }
+
+
+def _rule_row(index: int) -> Row:
+    rule = ALL_RULES[index]
+    return {
+        "rule": rule.id,
+        "name": rule.name,
+        "severity": rule.severity.value,
+        "risk": rule.risk,
+        "hint": rule.hint,
+    }
+
+
+def _conclude(found: list[Linted], fail_on: Severity) -> None:
+    severities = [finding.rule.severity for linted in found for finding in linted.findings]
+    counts = [counted(severities.count(one), one.value) for one in reversed(_ORDER)]
+    silenced = sum(len(linted.suppressed) for linted in found)
+    note(f"{', '.join(counts)}, {silenced} suppressed")
+    if any(_ORDER.index(one) >= _ORDER.index(fail_on) for one in severities):
+        raise typer.Exit(FAILED)

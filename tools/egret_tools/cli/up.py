@@ -1,0 +1,95 @@
+"""`egret up`: the whole stack on this machine."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Final
+
+import typer
+
+from sidecar.cli.terminal import fail_without_tools
+from sidecar.settings.serving import Timing
+
+DEFAULT_RUN_DIRECTORY: Final = Path("run")
+
+
+class Output(enum.Enum):
+    """For people or for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def up(  # noqa: PLR0913, PLR0917 - options of a command
+    run_directory: Annotated[
+        Path, typer.Option(help="Holds sockets, logs and egret.json; removed in the end.")
+    ] = DEFAULT_RUN_DIRECTORY,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Egret processes.")] = 2,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Plain HTTP on loopback; 0 is a free one.")
+    ] = 0,
+    https_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="HTTPS on loopback; 0 is a free one.")
+    ] = 0,
+    upstream: Annotated[
+        str | None, typer.Option(help="A provider instead of the mock, https://host[:port].")
+    ] = None,
+    upstream_ca: Annotated[
+        Path | None, typer.Option(help="Whom to trust for it, in PEM; else the system's list.")
+    ] = None,
+    openai_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Sent to the upstream by Envoy.")
+    ] = None,
+    anthropic_key: Annotated[
+        str | None, typer.Option(envvar="ANTHROPIC_API_KEY", help="Sent to the upstream by Envoy.")
+    ] = None,
+    timing: Annotated[
+        Timing, typer.Option(help="Who writes the timing headers: Envoy or Egret.")
+    ] = Timing.METADATA,
+    traces: Annotated[bool, typer.Option(help="Write spans to traces.jsonl.")] = True,
+    keep: Annotated[bool, typer.Option(help="Leave the run directory for a look.")] = False,
+    output: Annotated[Output, typer.Option(help="json prints egret.json and no more.")] = (
+        Output.TEXT
+    ),
+) -> None:
+    """Run PostgreSQL, Valkey, workers, Envoy and a mock LLM here, until Ctrl-C.
+
+    Prints a URL, a key and a line to try them with; the same is in run/egret.json, which appears
+    once requests are answered.
+
+    Example: egret up --port 8080 --workers 4
+    """
+    sessions = session_module("up")
+    try:
+        chosen = sessions.read_upstream(
+            upstream, ca_file=upstream_ca, keys=(openai_key, anthropic_key)
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--upstream") from None
+    options = sessions.StackOptions(
+        workers=workers,
+        http_port=port,
+        https_port=https_port,
+        upstream=chosen,
+        timing=timing,
+        traces=traces,
+    )
+    session = sessions.Session(
+        options, run_directory=run_directory, keep=keep, prints_json=output is Output.JSON
+    )
+    raise typer.Exit(session.run())
+
+
+def session_module(command: str) -> ModuleType:
+    """Import the module that runs *command*; report a missing package, and exit with 2.
+
+    Only here, since servers and clients take longer to import than options to parse.
+    """
+    name = f"egret_tools.cli.{command}_session"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        fail_without_tools(f"egret {command}", error.name or name)

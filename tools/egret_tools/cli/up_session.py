@@ -1,0 +1,207 @@
+"""One run of the embedded stack: progress, the ready lines, signals, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin
+
+import orjson
+from pydantic import SecretStr
+from rich.console import Console
+
+from egret_tools.devstack.child import PartError
+from egret_tools.devstack.mock_provider import ProviderCredentials
+from egret_tools.devstack.providers import Upstream, read_address
+from egret_tools.devstack.run_directory import READY_NAME, run_directory
+from egret_tools.devstack.stack import RunningStack, StackFacts, StackOptions, running_stack
+
+EXAMPLE_BODY: Final = (
+    '{"model":"gpt-4o","messages":[{"role":"user","content":"Write to bob@example.com"}]}'
+)
+
+__all__ = ["Session", "StackOptions", "read_upstream"]
+
+
+def read_upstream(
+    url: str | None, *, ca_file: Path | None, keys: tuple[str | None, str | None]
+) -> Upstream | None:
+    """Return the provider that the options name, or None for the mock.
+
+    Raises:
+        ValueError: the address is not one, or the CA file is not there.
+    """
+    if not url:
+        return None
+    host, port = read_address(url)
+    openai, anthropic = (SecretStr(key) if key else None for key in keys)
+    upstream = Upstream(
+        host, port, credentials=ProviderCredentials(openai=openai, anthropic=anthropic)
+    )
+    if ca_file is None:
+        return upstream
+    if not ca_file.is_file():
+        raise ValueError(f"there is no file {ca_file}")
+    return Upstream(host, port, ca_file=ca_file.resolve(), credentials=upstream.credentials)
+
+
+class ConsoleProgress:
+    """A spinner while a part starts, and a line with its seconds when it has."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def step(self, part: str) -> Iterator[None]:
+        """Show *part* as long as the block lasts."""
+        started_at = time.monotonic()
+        with self._console.status(f"{part} …"):
+            yield
+        seconds = time.monotonic() - started_at
+        self._console.print(f"[green]✓[/] {part:<28} {seconds:5.2f} s", highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Starts the stack, prints its addresses, and stops it on a signal."""
+
+    options: StackOptions
+    run_directory: Path
+    keep: bool = False
+    prints_json: bool = False
+
+    def run(self) -> int:
+        """Run until SIGINT or SIGTERM (0) or until something fails (1)."""
+        console = Console(stderr=self.prints_json)
+        try:
+            return asyncio.run(until_signal(lambda: self._run(console)))
+        except PartError as error:
+            show_error(console, error)
+            return 1
+
+    async def _run(self, console: Console) -> None:
+        started_at = time.monotonic()
+        progress = ConsoleProgress(console)
+        with run_directory(self.run_directory, keep=self.keep) as run:
+            async with running_stack(self.options, run=run, progress=progress) as stack:
+                self._show(console, stack, seconds=time.monotonic() - started_at)
+                raise await stack.first_death()
+
+    def _show(self, console: Console, stack: RunningStack, *, seconds: float) -> None:
+        facts = stack.facts
+        if self.prints_json:
+            print(orjson.dumps(facts.as_json()).decode(), flush=True)  # noqa: T201 - the output
+            return
+        console.print(f"\n[bold green]Egret is ready[/] after {seconds:.1f} s. Ctrl-C stops it.\n")
+        for name, value in self._rows(facts):
+            console.print(f"  {name:<10} {value}", markup=False, highlight=False, soft_wrap=True)
+        lines = {
+            "Try it": curl_line(facts),
+            "Over TLS": tls_curl_line(facts),
+            "With a client library, from another shell": client_lines(facts),
+            "Keys, policies and limits, from another shell": command_lines(facts),
+        }
+        for title, line in lines.items():
+            console.print(f"\n[bold]{title}[/]")
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _rows(self, facts: StackFacts) -> Iterator[tuple[str, str]]:
+        yield "URL", f"{facts.url}  {facts.https_url}"
+        yield "Key", facts.key.get_secret_value()
+        if facts.mock_debug_url is not None:
+            yield "Provider", f"{facts.mock_debug_url}/last shows what it last received"
+        yield "Metrics", f"{facts.metrics_url}  charts: {urljoin(facts.metrics_url, 'status')}"
+        yield "Envoy", facts.admin_url
+        yield "More", str(self.run_directory / READY_NAME)
+
+
+def curl_line(facts: StackFacts) -> str:
+    """Return a command to copy."""
+    return _curl(facts.url, key=facts.key, options=())
+
+
+def tls_curl_line(facts: StackFacts) -> str:
+    """Return a command to copy that goes over TLS."""
+    return _curl(facts.https_url, key=facts.key, options=("--cacert", str(facts.ca_file)))
+
+
+def client_lines(facts: StackFacts) -> str:
+    """Return the variables by which OpenAI's libraries and most others find this stack."""
+    url, key = f"{facts.url}/v1", facts.key.get_secret_value()
+    return f"export OPENAI_BASE_URL={shlex.quote(url)}\nexport OPENAI_API_KEY={shlex.quote(key)}"
+
+
+def command_lines(facts: StackFacts, *, prefix: Path = Path(sys.prefix)) -> str:
+    """Return lines after which `egret` is a command that works on this stack.
+
+    `prefix` is the environment that `egret` is installed in.
+    """
+    dsn, valkey = shlex.quote(facts.postgres_dsn), shlex.quote(facts.valkey_url)
+    return "\n".join(
+        [
+            *_activation(prefix),
+            f"export EGRET_POSTGRES__DSN={dsn}",
+            f"export EGRET_VALKEY__URL={valkey}",
+            "egret keys list",
+        ]
+    )
+
+
+def _activation(prefix: Path) -> Iterator[str]:
+    here = Path.cwd()
+    place = prefix.relative_to(here) if prefix.is_relative_to(here) else prefix
+    if (prefix / "bin" / "activate").is_file():
+        yield f"source {shlex.quote(str(place / 'bin' / 'activate'))}"
+    elif (prefix / "bin" / "egret").is_file():
+        yield f"export PATH={shlex.quote(str(prefix / 'bin'))}:$PATH"
+
+
+def show_error(console: Console, error: PartError) -> None:
+    """Print the part, the reason and the hint."""
+    console.print(f"\n[bold red]✗ {error.part}[/]", highlight=False)
+    console.print(f"  {error.reason}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  → {error.hint}", markup=False, highlight=False, soft_wrap=True)
+
+
+async def until_signal(work: Callable[[], Awaitable[None]]) -> int:
+    """Await *work*; SIGINT and SIGTERM end it in order. Returns the exit code.
+
+    A further signal while things stop changes nothing: each part has a time limit of its own.
+    """
+    task = asyncio.ensure_future(work())
+    loop = asyncio.get_running_loop()
+    is_asked = False
+
+    def stop() -> None:
+        nonlocal is_asked
+        if not is_asked:
+            is_asked = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not is_asked:
+            raise
+    return 0
+
+
+def _curl(url: str, *, key: SecretStr, options: tuple[str, ...]) -> str:
+    return shlex.join(
+        [
+            *("curl", "-i", *options, f"{url}/v1/chat/completions"),
+            *("-H", f"authorization: Bearer {key.get_secret_value()}"),
+            *("-H", "content-type: application/json"),
+            *("-d", EXAMPLE_BODY),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""A conformance suite for ext_proc servers, driven through a real Envoy."""

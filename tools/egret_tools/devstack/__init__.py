@@ -1,0 +1,1 @@
+"""A whole stack on one machine: PostgreSQL, Valkey, workers, mock LLM, Envoy."""

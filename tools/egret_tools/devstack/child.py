@@ -1,0 +1,224 @@
+"""Child processes of the development stack, and errors of its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+LOG_LINES: Final = 8
+
+
+class PartError(Exception):
+    """A part of the stack failed: which one, why, and the fix."""
+
+    def __init__(self, part: str, reason: str, *, hint: str) -> None:
+        super().__init__(f"{part}: {reason}")
+        self.part = part
+        self.reason = reason
+        self.hint = hint
+
+
+def part_error_from(part: str, error: OSError, *, path: Path) -> PartError:
+    """Word what the operating system refused."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            hint = "free some space, or choose another place with --run-directory"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            hint = "choose a place you may write to with --run-directory"
+        case errno.EADDRINUSE:
+            hint = "stop what listens there, or leave the port out to get a free one"
+        case _:
+            hint = f"look at {path}"
+    return PartError(part, f"{error.strerror or error} ({error.filename or path})", hint=hint)
+
+
+def log_tail(log: Path) -> str:
+    """Return the last lines of a part's log, for an error that must explain itself."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-LOG_LINES:])
+
+
+TETHER: Final = Path(__file__).with_name("tether.py")
+POLL_SECONDS: Final = 0.02
+KILL_GRACE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The user a program runs as; `keeps_passage` lets it enter folders closed to that user."""
+
+    uid: int
+    gid: int
+    keeps_passage: bool = False
+
+
+SAME_USER: Final = Owner(uid=-1, gid=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """How one part is run. `stop_signal` asks it to end; past `grace_seconds` it is killed.
+
+    `orphan_signal` is what it gets when `egret up` itself is killed.
+    """
+
+    part: str
+    command: tuple[str, ...]
+    log: Path
+    environment: Mapping[str, str]
+    owner: Owner = SAME_USER
+    stop_signal: signal.Signals = signal.SIGTERM
+    orphan_signal: signal.Signals = signal.SIGKILL
+    grace_seconds: float = 10.0
+
+
+class Child:
+    """One running process."""
+
+    def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
+        self.part = program.part
+        self.pid = process.pid
+        self._program = program
+        self._process = process
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone."""
+        return self._process.returncode is not None
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether it ended of its own accord and content."""
+        return self._process.returncode == 0
+
+    async def ended(self) -> PartError:
+        """Wait until it is gone and return that as an error."""
+        await self._process.wait()
+        return self.death()
+
+    def death(self) -> PartError:
+        """Say how it ended and what it last wrote."""
+        code = self._process.returncode
+        how = (
+            f"was killed by signal {-code}" if code is not None and code < 0 else f"exited {code}"
+        )
+        tail = log_tail(self._program.log)
+        return PartError(
+            self.part,
+            f"the process {how}" + (f"; it wrote last:\n{tail}" if tail else ""),
+            hint=f"the whole log is {self._program.log}",
+        )
+
+    async def first_line(self) -> bytes:
+        """Return the first line it writes; empty when it ends before that."""
+        if self._process.stdout is None:
+            raise RuntimeError(f"{self.part} was started without a pipe")
+        return await self._process.stdout.readline()
+
+    async def stop(self) -> None:
+        """Ask it to end, and kill it when it does not."""
+        if self.has_ended:
+            return
+        self._process.send_signal(self._program.stop_signal)
+        try:
+            async with asyncio.timeout(self._program.grace_seconds):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            async with asyncio.timeout(KILL_GRACE_SECONDS):
+                await self._process.wait()
+
+
+class Children:
+    """Everything that was started and must not die unseen."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
+    @asynccontextmanager
+    async def running(self, program: Program, *, piped: bool = False) -> AsyncIterator[Child]:
+        """Run a program until the block ends. With *piped* its stdout is ours to read.
+
+        Raises:
+            PartError: it cannot be started.
+        """
+        child = Child(program, await _spawn(program, piped=piped))
+        self._children.append(child)
+        try:
+            yield child
+        finally:
+            self._children.remove(child)
+            await _to_the_end(child.stop())
+
+    async def first_death(self) -> PartError:
+        """Wait until any child ends by itself."""
+        waits = [asyncio.ensure_future(child.ended()) for child in self._children]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+async def _to_the_end(stop: Coroutine[None, None, None]) -> None:
+    """Await even when cancelled meanwhile: what starts first must stop last."""
+    task = asyncio.ensure_future(stop)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+async def until_ready(
+    child: Child, is_ready: Callable[[], Awaitable[bool]], *, seconds: float = 30.0
+) -> None:
+    """Ask again and again until the part is ready.
+
+    Raises:
+        PartError: it ended, or is not ready in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not await is_ready():
+        if child.has_ended:
+            raise child.death()
+        if time.monotonic() > deadline:
+            raise PartError(
+                child.part,
+                f"not ready within {seconds:g} s",
+                hint="the machine may be overloaded; the part's log says how far it came",
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _spawn(program: Program, *, piped: bool) -> asyncio.subprocess.Process:
+    owner = program.owner
+    numbers = (os.getpid(), program.orphan_signal, owner.uid, owner.gid, owner.keeps_passage)
+    tether = (sys.executable, "-I", "-S", str(TETHER), *(str(int(number)) for number in numbers))
+    try:
+        with program.log.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *tether,
+                "--",
+                *program.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if piped else log,
+                stderr=log,
+                env=dict(program.environment),
+                start_new_session=True,  # Ctrl-C is ours alone: parts are stopped in order
+            )
+    except OSError as error:
+        raise part_error_from(program.part, error, path=program.log) from error

@@ -1,0 +1,131 @@
+"""Envoy as a part of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from egret_tools.devstack.child import Child, Children, Program, until_ready
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
+from egret_tools.devstack.wheels import envoy_program
+from sidecar.settings.sections import inherited_environment
+
+PART: Final = "Envoy"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyAddress:
+    """Where Envoy listens; a port of 0 was asked for and Envoy says which it got."""
+
+    admin_url: str
+    https_port: int
+    http_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyRun:
+    """Where Envoy keeps its files, with how many threads it works, and with which options more."""
+
+    directory: Path
+    logs: Path
+    threads: int = 2
+    program: Path | None = None
+    """None is the Envoy of the wheel."""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where Envoy's admin is, and the port of each listener by its name."""
+
+    admin_url: str
+    ports: dict[str, int]
+
+
+@asynccontextmanager
+async def running_envoy(
+    children: Children, *, run: EnvoyRun, parameters: EnvoyParameters
+) -> AsyncIterator[EnvoyAddress]:
+    """Run Envoy and yield where it listens, once it takes requests.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    async with envoy_with(children, run=run, config=render_envoy_config(parameters)) as address:
+        yield address
+
+
+@asynccontextmanager
+async def envoy_with(
+    children: Children, *, run: EnvoyRun, config: str
+) -> AsyncIterator[EnvoyAddress]:
+    """Run Envoy with a configuration that is written already and has our listeners.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    async with listening_envoy(children, run=run, config=config) as envoy:
+        yield EnvoyAddress(
+            envoy.admin_url, https_port=envoy.ports["https"], http_port=envoy.ports.get("http")
+        )
+
+
+@asynccontextmanager
+async def listening_envoy(
+    children: Children, *, run: EnvoyRun, config: str
+) -> AsyncIterator[Listening]:
+    """Run Envoy with any configuration.
+
+    Raises:
+        PartError: it does not come up.
+    """
+    file = run.directory / "envoy.yaml"
+    admin = run.directory / "envoy-admin-address"
+    file.write_text(config, encoding="utf-8")
+    program = Program(
+        part=PART,
+        command=(
+            str(run.program or envoy_program()),
+            *("-c", str(file), "--admin-address-path", str(admin)),
+            *("--concurrency", str(run.threads), "--disable-hot-restart"),
+            *("--log-level", "warning", "--file-flush-interval-msec", "100"),
+            *run.options,
+        ),
+        log=run.logs / "envoy.log",
+        environment=inherited_environment(),
+    )
+    async with children.running(program) as child, aiohttp.ClientSession() as client:
+        yield await _listening(child, admin=admin, client=client)
+
+
+async def _listening(child: Child, *, admin: Path, client: aiohttp.ClientSession) -> Listening:
+    async def has_admin() -> bool:
+        return bool(_read(admin))
+
+    await until_ready(child, has_admin)
+    admin_url = f"http://{_read(admin)}"
+
+    async def is_live() -> bool:
+        try:
+            async with client.get(f"{admin_url}/ready") as answer:
+                return answer.status == 200  # noqa: PLR2004 - HTTP OK
+        except aiohttp.ClientError:
+            return False
+
+    await until_ready(child, is_live)
+    async with client.get(f"{admin_url}/listeners", params={"format": "json"}) as answer:
+        listeners = (await answer.json(content_type=None))["listener_statuses"]
+    ports = {
+        listener["name"]: int(listener["local_address"]["socket_address"]["port_value"])
+        for listener in listeners
+    }
+    return Listening(admin_url, ports)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""

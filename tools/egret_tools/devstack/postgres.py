@@ -1,0 +1,143 @@
+"""PostgreSQL from the wheel, on a Unix socket only its owner can reach."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import asyncpg
+
+from egret_tools.devstack.child import SAME_USER, Children, Owner, PartError, Program, until_ready
+from egret_tools.devstack.wheels import postgres_program
+from sidecar.settings.sections import inherited_environment
+
+PART: Final = "PostgreSQL"
+ROLE: Final = "egret"
+DATABASE: Final = "egret"
+UNPRIVILEGED_USER: Final = "nobody"
+
+# The data is thrown away with the run, so nothing waits for a disk.
+SETTINGS: Final = (
+    "listen_addresses=",
+    "unix_socket_permissions=0700",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "shared_buffers=64MB",
+    "max_connections=200",
+    "max_wal_size=256MB",
+    "timezone=UTC",
+)
+
+
+@asynccontextmanager
+async def running_postgres(
+    children: Children, *, directory: Path, logs: Path, settings: tuple[str, ...] = ()
+) -> AsyncIterator[str]:
+    """Run a new server below *directory* and yield the DSN of its empty database.
+
+    *settings* are further ones of the server, each as `name=value`.
+
+    Raises:
+        PartError: it cannot be set up or started.
+    """
+    program = _program(directory, logs, _initdb_command(directory / "data"))
+    async with children.running(program) as initdb:
+        await initdb.ended()
+        if not initdb.has_succeeded:
+            raise initdb.death()
+    async with serving_postgres(children, directory=directory, logs=logs, settings=settings):
+        await _create_database(directory)
+        yield dsn_of(directory, database=DATABASE)
+
+
+@asynccontextmanager
+async def serving_postgres(
+    children: Children, *, directory: Path, logs: Path, settings: tuple[str, ...] = ()
+) -> AsyncIterator[None]:
+    """Serve what a server before had below *directory*.
+
+    Raises:
+        PartError: it cannot be started.
+    """
+    command = _serve_command(directory / "data", sockets=directory, further=settings)
+    async with children.running(_program(directory, logs, command)) as server:
+        await until_ready(server, lambda: _accepts(directory))
+        yield
+
+
+def _program(directory: Path, logs: Path, command: tuple[str, ...]) -> Program:
+    return Program(
+        part=PART,
+        command=command,
+        log=logs / "postgres.log",
+        environment={**inherited_environment(), "LC_ALL": "C", "TZ": "UTC"},
+        owner=_owner_of_data(directory),
+        stop_signal=signal.SIGINT,  # fast shutdown: does not wait for clients
+        orphan_signal=signal.SIGINT,
+    )
+
+
+def dsn_of(sockets: Path, *, database: str) -> str:
+    """Return the DSN of a database behind the socket in *sockets*."""
+    return f"postgresql://{ROLE}@/{database}?host={quote(str(sockets))}"
+
+
+def _initdb_command(data: Path) -> tuple[str, ...]:
+    return (
+        str(postgres_program("initdb")),
+        *("-D", str(data), "-U", ROLE, "--auth=trust", "--encoding=UTF8"),
+        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+        *("--no-sync", "--no-instructions"),
+    )
+
+
+def _serve_command(data: Path, *, sockets: Path, further: tuple[str, ...] = ()) -> tuple[str, ...]:
+    settings = (argument for setting in (*SETTINGS, *further) for argument in ("-c", setting))
+    return (str(postgres_program("postgres")), "-D", str(data), "-k", str(sockets), *settings)
+
+
+def _owner_of_data(directory: Path) -> Owner:
+    """Make the directory and say who runs the server: not root, PostgreSQL refuses that."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() != 0:
+        return SAME_USER
+    try:
+        user = pwd.getpwnam(UNPRIVILEGED_USER)
+    except KeyError:
+        raise PartError(
+            PART,
+            f"it refuses to run as root, and there is no user {UNPRIVILEGED_USER!r} to run it as",
+            hint="run egret as an ordinary user",
+        ) from None
+    shutil.chown(directory, user.pw_uid, user.pw_gid)
+    is_closed = any(
+        not path.stat().st_mode & stat.S_IXOTH
+        for path in (*directory.parents, *postgres_program("postgres").parents)
+    )
+    return Owner(uid=user.pw_uid, gid=user.pw_gid, keeps_passage=is_closed)
+
+
+async def _accepts(sockets: Path) -> bool:
+    try:
+        connection = await asyncpg.connect(dsn_of(sockets, database="postgres"), timeout=5)
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+    await connection.close()
+    return True
+
+
+async def _create_database(sockets: Path) -> None:
+    connection = await asyncpg.connect(dsn_of(sockets, database="postgres"), timeout=5)
+    try:
+        await connection.execute(f"CREATE DATABASE {DATABASE}")
+    finally:
+        await connection.close()

@@ -1,0 +1,76 @@
+"""The workers as a part of the stack: `egret serve` in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from egret_tools.devstack.child import Children, Program, until_ready
+from sidecar.settings.sections import inherited_environment
+from sidecar.settings.serving import Engine
+
+PART: Final = "Egret workers"
+HEALTH_SECONDS: Final = 1.0
+START_SECONDS: Final = 120.0
+"""Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
+OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.H2CORN.value}
+"""What the Envoy beside is set up for; the environment may say otherwise."""
+
+
+def worker_sockets(directory: Path, *, workers: int) -> tuple[Path, ...]:
+    """Return where `egret serve` listens: one socket a worker."""
+    return tuple(directory / f"worker-{number}.sock" for number in range(workers))
+
+
+@asynccontextmanager
+async def running_workers(
+    children: Children,
+    *,
+    sockets: tuple[Path, ...],
+    settings: Mapping[str, str],
+    logs: Path,
+) -> AsyncIterator[int]:
+    """Run the supervisor with its workers and yield its pid, once every worker serves.
+
+    Raises:
+        PartError: they do not come up.
+    """
+    program = Program(
+        part=PART,
+        command=(sys.executable, "-m", "sidecar", "serve"),
+        log=logs / "workers.log",
+        environment={**OUR_ENVOY, **inherited_environment(), **settings},
+        # The supervisor ends its workers; killed, it could not.
+        orphan_signal=signal.SIGTERM,
+        grace_seconds=20,
+    )
+    async with children.running(program) as supervisor:
+        await until_ready(supervisor, lambda: _all_serve(sockets), seconds=START_SECONDS)
+        yield supervisor.pid
+
+
+async def _all_serve(sockets: tuple[Path, ...]) -> bool:
+    if not _all_exist(sockets):
+        return False
+    return all([await _serves(socket) for socket in sockets])
+
+
+def _all_exist(sockets: tuple[Path, ...]) -> bool:
+    return all(socket.exists() for socket in sockets)
+
+
+async def _serves(socket: Path) -> bool:
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

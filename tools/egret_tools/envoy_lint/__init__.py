@@ -1,0 +1,1 @@
+"""Lints Envoy configurations for what Egret needs."""

@@ -1,0 +1,296 @@
+"""The parts of a configuration that matter here, whatever form it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from typing_extensions import override
+
+from egret_tools.envoy_lint.node import Node
+
+HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+MODEL_HEADER: Final = "x-egret-model"
+_LOOPBACK: Final = ("127.", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of a cluster."""
+
+    address: Node
+
+    @property
+    def pipe(self) -> str:
+        """The path of a Unix socket, empty for another address."""
+        return self.address.at("pipe", "path").text
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether what is sent there stays on this machine."""
+        host = self.address.at("socket_address", "address").text
+        is_internal = self.address.at("envoy_internal_address").exists
+        return bool(self.pipe) or is_internal or host.startswith(_LOOPBACK)
+
+    def is_same(self, other: Endpoint) -> bool:
+        """Tell whether it is the same socket, or the same address and port."""
+        steps = (("pipe", "path"), ("socket_address", "address"), ("socket_address", "port_value"))
+        own, others = ([one.address.at(*step).value for step in steps] for one in (self, other))
+        return own == others and any(own)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One upstream cluster."""
+
+    node: Node
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.node.at("name").text
+
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Yield the addresses that stand in the configuration."""
+        for locality in self.node.at("load_assignment", "endpoints"):
+            for one in locality.at("lb_endpoints"):
+                yield Endpoint(one.at("endpoint", "address"))
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether every address is on this machine."""
+        endpoints = list(self.endpoints())
+        return bool(endpoints) and all(one.is_local for one in endpoints)
+
+    @property
+    def http_options(self) -> Node:
+        """Its `HttpProtocolOptions`."""
+        return self.node.at("typed_extension_protocol_options", HTTP_OPTIONS)
+
+    @property
+    def tls(self) -> Node:
+        """Its `UpstreamTlsContext`; does not exist where there is no TLS."""
+        typed = self.node.at("transport_socket", "typed_config")
+        return typed if typed.type_name == UPSTREAM_TLS else typed.at("_none")
+
+    def http_filters(self) -> Iterator[Node]:
+        """Yield the settings of its upstream HTTP filters."""
+        for one in self.http_options.at("http_filters"):
+            yield one.at("typed_config")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listener, one of its filter chains, and the HTTP connection manager in it."""
+
+    node: Node
+    chain: Node
+    hcm: Node
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether only this machine can connect."""
+        return Endpoint(self.node.at("address")).is_local
+
+    def ext_procs(self) -> Iterator[Node]:
+        """Yield the HTTP filters (not their settings) that are ext_proc."""
+        for one in self.hcm.at("http_filters"):
+            if one.at("typed_config").type_name == EXT_PROC:
+                yield one
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EnvoyVersion:
+    """A minor version of Envoy; what is in a configuration changes with those."""
+
+    major: int
+    minor: int
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyConfig:
+    """What rules look at. `egret` is the name of the cluster of Egret's workers.
+
+    `whole` tells that this is all of an Envoy's configuration, so that what is not here is
+    nowhere; a resource for a gateway is a part. `envoy` is the version that runs it, where it is
+    known: a config dump says it.
+    """
+
+    listeners: tuple[Listener, ...] = ()
+    clusters: tuple[Cluster, ...] = ()
+    route_configs: tuple[Node, ...] = ()
+    bootstrap: Node | None = None
+    loose_filters: tuple[Node, ...] = ()
+    egret: str = "egret"
+    whole: bool = True
+    place: Node | None = field(default=None)
+    envoy: EnvoyVersion | None = None
+
+    def filters(self) -> Iterator[Node]:
+        """Yield the settings of every ext_proc filter that asks Egret."""
+        for one in self.filter_entries():
+            yield one.at("typed_config")
+        yield from self.loose_filters
+
+    def filter_entries(self) -> Iterator[Node]:
+        """Yield the entries of `http_filters` that ask Egret."""
+        for listener in self.listeners:
+            for one in listener.ext_procs():
+                if self.asks_egret(one.at("typed_config")):
+                    yield one
+
+    def asks_egret(self, settings: Node) -> bool:
+        """Tell whether ext_proc settings name Egret's cluster, or none of Envoy's kind."""
+        name = settings.at("grpc_service", "envoy_grpc", "cluster_name").text
+        return name in {"", self.egret}
+
+    def workers(self) -> Iterator[Cluster]:
+        """Yield Egret's cluster."""
+        for cluster in self.clusters:
+            if cluster.name == self.egret:
+                yield cluster
+
+    def virtual_hosts(self) -> Iterator[Node]:
+        """Yield the virtual hosts of all route configurations."""
+        for config in self.route_configs:
+            yield from config.at("virtual_hosts")
+
+    def routes(self) -> Iterator[Node]:
+        """Yield the routes that go to an upstream, other than Envoy's own admin."""
+        for host in self.virtual_hosts():
+            for route in host.at("routes"):
+                if route.at("route").exists and not self.is_to_admin(route):
+                    yield route
+
+    def admin_routes(self) -> Iterator[Node]:
+        """Yield the routes that may go to Envoy's own admin, alone or among others."""
+        for host in self.virtual_hosts():
+            for route in host.at("routes"):
+                if any(self._admin_ends(route)):
+                    yield route
+
+    def is_to_admin(self, route: Node) -> bool:
+        """Tell whether a route leads to Envoy's own admin and nowhere else."""
+        ends = self._admin_ends(route)
+        return bool(ends) and all(ends)
+
+    def _admin_ends(self, route: Node) -> list[bool]:
+        """Return of each address that a route leads to whether it is the admin's."""
+        if self.bootstrap is None:
+            return []
+        admin = Endpoint(self.bootstrap.at("admin", "address"))
+        named = {name for name in targets(route.at("route")) if name}
+        clusters = [cluster for cluster in self.clusters if cluster.name in named]
+        return [end.is_same(admin) for cluster in clusters for end in cluster.endpoints()]
+
+    def providers(self) -> Iterator[Cluster]:
+        """Yield the clusters that routes send requests to."""
+        named = {name for route in self.routes() for name in targets(route.at("route"))}
+        for cluster in self.clusters:
+            if cluster.name in named and cluster.name != self.egret:
+                yield cluster
+
+
+def goes_by_model(route: Node) -> bool:
+    """Tell whether a route is chosen, or its cluster, by the header that only Egret may write."""
+    names = [one.at("name").text for one in route.at("match", "headers")]
+    names.append(route.at("route", "cluster_header").text)
+    return MODEL_HEADER in (name.lower() for name in names)
+
+
+def goes_by_models(route_config: Node) -> bool:
+    """Tell whether any route of a route configuration does."""
+    routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
+    return any(goes_by_model(route) for route in routes)
+
+
+def targets(action: Node) -> Iterator[str]:
+    """Yield the clusters that a route's action may send a request to."""
+    yield action.at("cluster").text
+    for one in action.at("weighted_clusters", "clusters"):
+        yield one.at("name").text
+    plugin = action.at("inline_cluster_specifier_plugin", "extension", "typed_config")
+    for group in plugin.at("priority_groups"):
+        for one in group.at("clusters"):
+            yield one.at("cluster_name").text
+
+
+def listeners_of(node: Node) -> Iterator[Listener]:
+    """Yield a listener once for each HTTP connection manager in it."""
+    chains = [*node.at("filter_chains"), node.at("default_filter_chain")]
+    for chain in chains:
+        for one in chain.at("filters"):
+            typed = one.at("typed_config")
+            if typed.type_name == HCM:
+                yield Listener(node, chain, typed)
+
+
+def of_bootstrap(root: Node, *, egret: str) -> EnvoyConfig:
+    """Return the parts of a static configuration."""
+    resources = root.at("static_resources")
+    listeners = tuple(one for node in resources.at("listeners") for one in listeners_of(node))
+    return EnvoyConfig(
+        listeners=listeners,
+        clusters=tuple(Cluster(node) for node in resources.at("clusters")),
+        route_configs=_inline_routes(listeners),
+        bootstrap=root,
+        egret=egret,
+        place=root,
+        envoy=_version_of(root),
+    )
+
+
+_DUMPED: Final = {
+    "listener": ("ListenersConfigDump", ("static_listeners", "dynamic_listeners")),
+    "cluster": ("ClustersConfigDump", ("static_clusters", "dynamic_active_clusters")),
+    "route_config": ("RoutesConfigDump", ("static_route_configs", "dynamic_route_configs")),
+}
+"""What a config dump holds of each kind, and where."""
+
+
+def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
+    """Return the parts of what `/config_dump` shows: static, and sent by a control plane."""
+    dumps = {one.type_name.rpartition(".")[2]: one for one in root.at("configs")}
+    dumped = dumps.get("BootstrapConfigDump")
+    bootstrap = None if dumped is None else dumped.at("bootstrap")
+    listeners = tuple(one for node in _dumped(dumps, "listener") for one in listeners_of(node))
+    return EnvoyConfig(
+        listeners=listeners,
+        clusters=tuple(Cluster(node) for node in _dumped(dumps, "cluster")),
+        # A dump repeats the routes that stand within a listener.
+        route_configs=tuple(_dumped(dumps, "route_config")) or _inline_routes(listeners),
+        bootstrap=bootstrap,
+        egret=egret,
+        place=root,
+        envoy=None if bootstrap is None else _version_of(bootstrap),
+    )
+
+
+def _version_of(bootstrap: Node) -> EnvoyVersion | None:
+    """Return what an Envoy writes of itself into its node."""
+    version = bootstrap.at("node", "user_agent_build_version", "version")
+    major, minor = version.at("major_number").number, version.at("minor_number").number
+    return EnvoyVersion(int(major), int(minor)) if major and minor else None
+
+
+def _dumped(dumps: Mapping[str, Node], what: str) -> Iterator[Node]:
+    kind, lists = _DUMPED[what]
+    for name in lists:
+        for one in dumps[kind].at(name) if kind in dumps else ():
+            held = one.at("active_state", what) if name == "dynamic_listeners" else one.at(what)
+            if held.exists:
+                yield held
+
+
+def _inline_routes(listeners: tuple[Listener, ...]) -> tuple[Node, ...]:
+    configs = (listener.hcm.at("route_config") for listener in listeners)
+    return tuple(config for config in configs if config.exists)

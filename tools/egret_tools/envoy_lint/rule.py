@@ -1,0 +1,69 @@
+"""What a rule is, and what it finds."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from egret_tools.envoy_lint.config import EnvoyConfig
+from egret_tools.envoy_lint.node import Node
+
+
+class Severity(enum.Enum):
+    """ERROR: requests pass unjudged, leak or fail. WARNING: they may. NOTE: good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One place that breaks a rule. `replacement` is the text of a scalar that would fix it."""
+
+    node: Node
+    about: str = ""
+    replacement: str | None = None
+
+
+Look = Callable[[EnvoyConfig], Iterable[Hit]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing to look for. `risk` says in a sentence why it is a fault, `hint` how to fix it."""
+
+    id: str
+    name: str
+    severity: Severity
+    risk: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRule(Rule):
+    """A rule on a configuration of Envoy's own."""
+
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRule(Rule):
+    """A rule on a Kubernetes resource of *kind*; it looks at the resource as a whole."""
+
+    kind: str
+    look: Callable[[Node], Iterable[Hit]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that a place breaks."""
+
+    rule: Rule
+    hit: Hit
+
+    @property
+    def message(self) -> str:
+        """The risk, with what it is about."""
+        return f"{self.hit.about}: {self.rule.risk}" if self.hit.about else self.rule.risk

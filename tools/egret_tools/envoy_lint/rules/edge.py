@@ -1,0 +1,249 @@
+"""Rules on listeners, HTTP connection managers and the process as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from egret_tools.envoy_lint.config import EXT_PROC, Endpoint, EnvoyConfig, Listener
+from egret_tools.envoy_lint.node import Node
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+
+MAX_BUFFER: Final = 1 << 20
+_BODY_READERS: Final = ("Buffer", "Decompressor", "GrpcJsonTranscoder", "Lua", "Wasm")
+_LOGGED_SECRETS: Final = ("%REQ(AUTHORIZATION)", "%REQ(X-API-KEY)", "%REQ(API-KEY)",
+                          "%REQ(X-GOOG-API-KEY)", "%REQ(OCP-APIM-SUBSCRIPTION-KEY)",
+                          "%REQ(COOKIE)")  # fmt: skip
+_LOGGED_QUERY: Final = ("%REQ(:PATH)", "%REQ(X-ENVOY-ORIGINAL-PATH", "%PATH%", "%PATH(WQ")
+
+
+def _guarded(broken: Callable[[Listener], Node | None], replacement: str | None = None) -> Look:
+    """Look at the connection managers that ask Egret."""
+
+    def look(config: EnvoyConfig) -> Iterator[Hit]:
+        for listener in config.listeners:
+            if not _asks(config, listener):
+                continue
+            place = broken(listener)
+            if place is not None:
+                yield Hit(place, f"listener {listener.node.at('name').text}", replacement)
+
+    return look
+
+
+def _asks(config: EnvoyConfig, listener: Listener) -> bool:
+    return any(config.asks_egret(one.at("typed_config")) for one in listener.ext_procs())
+
+
+def _unless(*steps: str) -> Callable[[Listener], Node | None]:
+    """Break where a switch of the connection manager is not on."""
+
+    def broken(listener: Listener) -> Node | None:
+        place = listener.hcm.at(*steps)
+        return None if place.is_true else place
+
+    return broken
+
+
+def _unset(*steps: str) -> Callable[[Listener], Node | None]:
+    """Break where something of the connection manager is not set."""
+
+    def broken(listener: Listener) -> Node | None:
+        place = listener.hcm.at(*steps)
+        return None if place.exists else place
+
+    return broken
+
+
+def _no_filter(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.whole and config.place and config.listeners and not any(config.filters()):
+        yield Hit(config.place)
+
+
+def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
+    if not any(True for _ in config.filters()):
+        return
+    providers = {cluster.name for cluster in config.providers()}
+    for listener in config.listeners:
+        if _asks(config, listener):
+            continue
+        text = json.dumps(listener.hcm.at("route_config").value)
+        if any(f'"cluster": {json.dumps(name)}' in text for name in providers):
+            name = listener.node.at("name").text
+            yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
+
+
+def _read_before(listener: Listener) -> Node | None:
+    for one in listener.hcm.at("http_filters"):
+        typed = one.at("typed_config")
+        if typed.type_name == EXT_PROC:
+            return None
+        if typed.type_name.rpartition(".")[2] in _BODY_READERS:
+            return one
+    return None
+
+
+def _signed_before(listener: Listener) -> Node | None:
+    """Find a signer of the listener: it signs what Egret, the route and the host name change."""
+    for one in listener.hcm.at("http_filters"):
+        if one.at("typed_config").type_name.endswith("AwsRequestSigning"):
+            return one
+    return None
+
+
+def _escaped_slashes(listener: Listener) -> Node | None:
+    action = listener.hcm.at("path_with_escaped_slashes_action")
+    return None if action.text == "REJECT_REQUEST" else action
+
+
+def _underscores(listener: Listener) -> Node | None:
+    action = listener.hcm.at("common_http_protocol_options", "headers_with_underscores_action")
+    return None if action.text in {"REJECT_REQUEST", "DROP_HEADER"} else action
+
+
+def _no_idle_timeout(listener: Listener) -> Node | None:
+    timeout = listener.hcm.at("stream_idle_timeout")
+    return timeout if timeout.exists and timeout.seconds == 0 else None
+
+
+def _external_request_id(listener: Listener) -> Node | None:
+    place = listener.hcm.at("preserve_external_request_id")
+    return place if place.is_true else None
+
+
+def _no_stream_limit(listener: Listener) -> Node | None:
+    limit = listener.hcm.at("http2_protocol_options", "max_concurrent_streams")
+    is_http1 = listener.hcm.at("codec_type").text == "HTTP1"
+    return None if is_http1 or limit.exists else limit
+
+
+def _wide_buffer(listener: Listener) -> Node | None:
+    limit = listener.node.at("per_connection_buffer_limit_bytes")
+    return limit if (limit.number or MAX_BUFFER) >= MAX_BUFFER else None
+
+
+def _plain(listener: Listener) -> Node | None:
+    secured = listener.chain.at("transport_socket")
+    return None if listener.is_local or secured.exists else secured
+
+
+def _forwards_addresses(listener: Listener) -> Node | None:
+    place = listener.hcm.at("skip_xff_append")
+    return None if place.is_true else place
+
+
+def _log_formats(config: EnvoyConfig) -> Iterator[tuple[Node, str]]:
+    for listener in config.listeners:
+        for one in listener.hcm.at("access_log"):
+            typed = one.at("typed_config")
+            yield typed, json.dumps(typed.value).upper()
+
+
+def _logs_secrets(config: EnvoyConfig) -> Iterator[Hit]:
+    for typed, text in _log_formats(config):
+        logged = [name for name in _LOGGED_SECRETS if name in text]
+        if logged:
+            yield Hit(typed, ", ".join(f"{name}%" for name in logged))
+
+
+def _logs_queries(config: EnvoyConfig) -> Iterator[Hit]:
+    for typed, text in _log_formats(config):
+        if any(name in text for name in _LOGGED_QUERY):
+            yield Hit(typed)
+
+
+def _log_without_egret(config: EnvoyConfig) -> Iterator[Hit]:
+    formats = [(typed, text) for typed, text in _log_formats(config) if "LOG_FORMAT" in text]
+    if formats and not any("%DYNAMIC_METADATA(EGRET" in text for _, text in formats):
+        yield Hit(formats[0][0])
+
+
+def _open_admin(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.bootstrap is None:
+        return
+    address = config.bootstrap.at("admin", "address")
+    if address.exists and not Endpoint(address).is_local:
+        yield Hit(address)
+
+
+def _no_overload_manager(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.bootstrap is not None and config.listeners:
+        place = config.bootstrap.at("overload_manager")
+        if not place.exists:
+            yield Hit(place)
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+RULES: Final = (
+    ConfigRule("EGR501", "no-ext-proc", _E,
+         "no filter in this configuration calls Egret",
+         "the ext_proc filter of docs/envoy.md; or name its cluster with --cluster",
+         _no_filter),
+    ConfigRule("EGR502", "listener-unguarded", _E,
+         "this listener routes to a provider without calling Egret",
+         "the same ext_proc filter", _unguarded),
+    ConfigRule("EGR503", "body-read-before", _W,
+         "a filter before ext_proc reads or changes the body: it costs memory before the key is "
+         "checked, and Egret checks another body than the client sent",
+         "ext_proc first", _guarded(_read_before)),
+    ConfigRule("EGR504", "path-not-normalised", _E,
+         "Egret and the provider may interpret `/A%2Fb/../c` as different routes",
+         "normalize_path: true", _guarded(_unless("normalize_path"), "true")),
+    ConfigRule("EGR505", "slashes-not-merged", _N,
+         "a path with two slashes is a route of its own",
+         "merge_slashes: true", _guarded(_unless("merge_slashes"), "true")),
+    ConfigRule("EGR506", "escaped-slashes", _W,
+         "`%2F` in a path is a slash for some servers and not for others",
+         "path_with_escaped_slashes_action: REJECT_REQUEST",
+         _guarded(_escaped_slashes, "REJECT_REQUEST")),
+    ConfigRule("EGR507", "underscores", _W,
+         "`x_api_key` becomes x-api-key in some servers: a credential that was not removed",
+         "headers_with_underscores_action: REJECT_REQUEST",
+         _guarded(_underscores, "REJECT_REQUEST")),
+    ConfigRule("EGR508", "client-address", _W,
+         "the client's address is taken from a header that the client may write",
+         "use_remote_address: true", _guarded(_unless("use_remote_address"), "true")),
+    ConfigRule("EGR509", "request-headers-timeout", _W,
+         "a client that never finishes its headers holds a connection for ever",
+         "request_headers_timeout: 10s", _guarded(_unset("request_headers_timeout"))),
+    ConfigRule("EGR510", "stream-idle-timeout-off", _E,
+         "it is the only timer of Envoy that runs while Egret holds a request",
+         "stream_idle_timeout: 300s", _guarded(_no_idle_timeout, "300s")),
+    ConfigRule("EGR511", "external-request-id", _W,
+         "a client chooses the id that joins logs, spans and usage",
+         "preserve_external_request_id: false", _guarded(_external_request_id, "false")),
+    ConfigRule("EGR512", "http2-streams", _W,
+         "one connection may open 1024 streams and more, and each is checked",
+         "http2_protocol_options: {max_concurrent_streams: 100}", _guarded(_no_stream_limit)),
+    ConfigRule("EGR513", "connection-buffer", _W,
+         "each connection may take a mebibyte of Envoy's memory and more",
+         "per_connection_buffer_limit_bytes: 65536", _guarded(_wide_buffer)),
+    ConfigRule("EGR514", "listener-in-the-clear", _W,
+         "keys and prompts arrive without TLS",
+         "a transport_socket with DownstreamTlsContext, or a listener on loopback",
+         _guarded(_plain)),
+    ConfigRule("EGR515", "forwarded-for", _N,
+         "Envoy adds your clients' addresses to the headers for the provider",
+         "skip_xff_append: true", _guarded(_forwards_addresses, "true")),
+    ConfigRule("EGR516", "log-has-credentials", _E,
+         "the access log keeps credentials",
+         "remove the header from the format", _logs_secrets),
+    ConfigRule("EGR517", "log-has-queries", _W,
+         "a query may hold a key or user data, and the access log keeps it",
+         "%PATH(NQ)%", _logs_queries),
+    ConfigRule("EGR518", "log-without-egret", _N,
+         "the access log lacks the key, policy and verdict of a request",
+         'egret: "%DYNAMIC_METADATA(egret)%"', _log_without_egret),
+    ConfigRule("EGR519", "admin-open", _E,
+         "every client with access to the admin can stop Envoy and read its configuration",
+         "a Unix socket: address: {pipe: {path: …, mode: 384}}", _open_admin),
+    ConfigRule("EGR520", "no-overload-manager", _W,
+         "under load Envoy is killed for its memory instead of rejecting requests",
+         "overload_manager with fixed_heap and a limit of connections", _no_overload_manager),
+    ConfigRule("EGR521", "signed-too-early", _E,
+         "the signature for AWS is made before changes by Egret, the route or the host name: 403",
+         "aws_request_signing among the http_filters of the provider's cluster",
+         _guarded(_signed_before)),
+)  # fmt: skip

@@ -1,0 +1,231 @@
+"""Rules on the ext_proc filter: how Envoy asks Egret, and what it does with the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import re2
+
+from egret_tools.envoy_lint.config import EnvoyConfig, goes_by_models
+from egret_tools.envoy_lint.filters import is_on, where
+from egret_tools.envoy_lint.node import Node
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+
+DEFAULT_MESSAGE_TIMEOUT_SECONDS: Final = 0.2
+MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
+"""Egret's own budgets come to 7 s by default (authorize 2, inspect 5)."""
+
+NAMESPACE: Final = "egret"
+SOURCE_ATTRIBUTE: Final = "source.address"
+REMOVED_HEADERS: Final = (
+    *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
+    *("x-ms-oai-image-generation-deployment", "x-http-method-override"),
+)
+"""What Egret takes away before a request leaves; a rule that forbids it leaves the key in."""
+NEEDED_HEADERS: Final = (
+    *REMOVED_HEADERS,
+    *("x-egret-request-id", "content-length", "retry-after", "x-should-retry"),
+    *("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
+)
+
+_GATES: Final = {"NONE", "BUFFERED", "FULL_DUPLEX_STREAMED"}
+
+
+def _mode(filter_: Node, name: str) -> Node:
+    return filter_.at("processing_mode", name)
+
+
+def _short_timeout(one: Node) -> Node | None:
+    timeout = one.at("message_timeout")
+    seconds = timeout.seconds if timeout.exists else DEFAULT_MESSAGE_TIMEOUT_SECONDS
+    return timeout if (seconds or 0) < MIN_MESSAGE_TIMEOUT_SECONDS else None
+
+
+def _no_override(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.filters():
+        is_none = _mode(one, "request_body_mode").text in {"", "NONE"}
+        if is_none and not one.at("allow_mode_override").is_true:
+            yield Hit(one.at("allow_mode_override"), replacement="true")
+
+
+def _skipped_headers(one: Node) -> Node | None:
+    mode = _mode(one, "request_header_mode")
+    return mode if mode.text == "SKIP" else None
+
+
+def _no_gate(one: Node) -> Node | None:
+    mode = _mode(one, "request_body_mode")
+    return mode if mode.text and mode.text not in _GATES else None
+
+
+def _no_trailers(one: Node) -> Node | None:
+    for side in ("request", "response"):
+        is_duplex = _mode(one, f"{side}_body_mode").text == "FULL_DUPLEX_STREAMED"
+        trailers = _mode(one, f"{side}_trailer_mode")
+        if is_duplex and trailers.text != "SEND":
+            return trailers
+    return None
+
+
+def _response_headers(one: Node) -> Node | None:
+    mode = _mode(one, "response_header_mode")
+    return mode if mode.text != "SKIP" else None
+
+
+def _response_body(one: Node) -> Node | None:
+    mode = _mode(one, "response_body_mode")
+    return mode if mode.text not in {"", "NONE"} else None
+
+
+def _no_namespace(one: Node) -> Node | None:
+    namespaces = one.at("metadata_options", "receiving_namespaces", "untyped")
+    return None if any(name.text == NAMESPACE for name in namespaces) else namespaces
+
+
+def _no_source_address(one: Node) -> Node | None:
+    attributes = one.at("request_attributes")
+    return None if any(name.text == SOURCE_ATTRIBUTE for name in attributes) else attributes
+
+
+def _held_body(one: Node) -> Node | None:
+    mode = _mode(one, "request_body_mode")
+    return mode if mode.text == "BUFFERED" else None
+
+
+def _no_rules(one: Node) -> Node | None:
+    rules = one.at("mutation_rules")
+    return None if rules.at("disallow_is_error").is_true else rules.at("disallow_is_error")
+
+
+def _forbidden_headers(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.filters():
+        rules = one.at("mutation_rules")
+        forbidden = [name for name in NEEDED_HEADERS if not _may_change(rules, name)]
+        if forbidden:
+            yield Hit(rules, ", ".join(forbidden))
+
+
+def _may_change(rules: Node, name: str) -> bool:
+    """Tell whether Envoy's mutation rules let *name* be changed: disallow first, then allow."""
+    if not rules.exists:
+        return True
+    if _matches(rules.at("disallow_expression", "regex"), name):
+        return False
+    if _matches(rules.at("allow_expression", "regex"), name):
+        return True
+    return not rules.at("disallow_all").is_true
+
+
+def _matches(regex: Node, name: str) -> bool:
+    if not regex.text:
+        return False
+    try:
+        return re2.fullmatch(regex.text, name) is not None
+    except re2.error:
+        return False
+
+
+def _client_span_off(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.filters():
+        if one.at("emit_client_span").value is False:
+            yield Hit(one.at("emit_client_span"), replacement="true")
+
+
+def _entry_disabled(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.filter_entries():
+        if one.at("disabled").is_true:
+            yield Hit(one.at("disabled"), replacement="false")
+
+
+def _no_content_length(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.filters():
+        if not one.at("allow_content_length_header").is_true:
+            yield Hit(one.at("allow_content_length_header"), replacement="true")
+
+
+def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
+    if not any(goes_by_models(one) for one in config.route_configs):
+        return
+    for one in config.filters():
+        if one.at("disable_clear_route_cache").is_true:
+            yield Hit(one.at("disable_clear_route_cache"), replacement="false")
+        if one.at("route_cache_action").text == "RETAIN":
+            yield Hit(one.at("route_cache_action"), replacement="DEFAULT")
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+RULES: Final = (
+    ConfigRule("EGR101", "failure-mode-allow", _E,
+         "while Egret is down, every request passes unchecked and without a key",
+         "failure_mode_allow: false", is_on("failure_mode_allow")),
+    ConfigRule("EGR102", "message-timeout", _E,
+         "Envoy answers 504 before Egret's own budgets end; its default is 200 ms",
+         "message_timeout: 10s", where(_short_timeout)),
+    ConfigRule("EGR103", "mode-override-off", _E,
+         "with bodies NONE, Egret requests a body by mode_override; Envoy ignores it, and the "
+         "request waits until it fails",
+         "allow_mode_override: true", _no_override),
+    ConfigRule("EGR104", "request-headers-skipped", _E,
+         "Egret never receives a request without a body: it passes without a key",
+         "request_header_mode: SEND", where(_skipped_headers)),
+    ConfigRule("EGR105", "request-body-no-gate", _E,
+         "in this mode a body leaves before, or without, a verdict; Egret refuses such streams",
+         "request_body_mode: NONE", where(_no_gate)),
+    ConfigRule("EGR106", "full-duplex-trailers", _E,
+         "Envoy rejects a full-duplex body without its trailers; a control plane's update is "
+         "silently dropped",
+         "request_trailer_mode and response_trailer_mode: SEND", where(_no_trailers)),
+    ConfigRule("EGR107", "response-headers-phase", _W,
+         "each stream lives until the model is done, and a worker that dies fails its requests",
+         "response_header_mode: SKIP; Egret enables it if a policy needs it",
+         where(_response_headers)),
+    ConfigRule("EGR108", "response-body-phase", _W,
+         "every answer goes through Egret, also if no policy needs it",
+         "response_body_mode: NONE; Egret enables it if a policy needs it",
+         where(_response_body)),
+    ConfigRule("EGR109", "metadata-namespace", _E,
+         "Envoy silently drops Egret's dynamic metadata: no timing headers, no usage, nothing in "
+         "the access log",
+         "metadata_options: {receiving_namespaces: {untyped: [egret]}}", where(_no_namespace)),
+    ConfigRule("EGR110", "mutation-rules-silent", _W,
+         "a change that Envoy does not allow is silently dropped; it could be the removal of a "
+         "credential",
+         "mutation_rules: {disallow_is_error: true, …}, see docs/envoy.md",
+         where(_no_rules)),
+    ConfigRule("EGR111", "mutation-rules-too-tight", _E,
+         "Egret may not change a header that it must remove or write",
+         "name it in mutation_rules.allow_expression", _forbidden_headers),
+    ConfigRule("EGR112", "client-span-off", _W,
+         "Egret gets an unsampled parent that is never exported: its spans are lost",
+         "leave emit_client_span out", _client_span_off),
+    ConfigRule("EGR113", "observability-mode", _E,
+         "Envoy sends copies and ignores the verdicts: nothing is refused or redacted",
+         "leave observability_mode out; use `mode: shadow` in a policy",
+         is_on("observability_mode")),
+    ConfigRule("EGR114", "immediate-responses-off", _E,
+         "every refusal becomes a 500 without the client's dialect",
+         "leave disable_immediate_response out", is_on("disable_immediate_response")),
+    ConfigRule("EGR115", "body-before-headers", _E,
+         "Envoy ignores mode_override and sends the body before the key is checked",
+         "leave send_body_without_waiting_for_header_response out",
+         is_on("send_body_without_waiting_for_header_response")),
+    ConfigRule("EGR126", "filter-disabled", _E,
+         "the filter does nothing until a route enables it",
+         "disabled: false", _entry_disabled),
+    ConfigRule("EGR127", "content-length-dropped", _N,
+         "a body that Egret changes is sent to the provider chunked, which some refuse",
+         "allow_content_length_header: true", _no_content_length),
+    ConfigRule("EGR128", "source-address-withheld", _W,
+         "Egret gets no client address and refuses every key that is bound to networks",
+         "request_attributes: [source.address]", where(_no_source_address)),
+    ConfigRule("EGR129", "buffered-on-h2corn", _N,
+         "each stream ends in a reset, graceful close or not: the h2corn engine closes the "
+         "connection at the 201st within ten seconds, and the requests being checked on it fail",
+         "request_body_mode: NONE, or the grpcio engine", where(_held_body)),
+    ConfigRule("EGR130", "route-by-model-kept", _E,
+         "routes use the model that Egret reads in the body, and every request keeps the route "
+         "it had before that",
+         "leave disable_clear_route_cache and route_cache_action out", _route_kept),
+)  # fmt: skip

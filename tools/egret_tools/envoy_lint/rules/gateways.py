@@ -1,0 +1,132 @@
+"""Rules on resources that make a gateway ask Egret: EnvoyExtensionPolicy and EnvoyFilter.
+
+Field names of EnvoyExtensionPolicy are those of Envoy Gateway's api/v1alpha1/ext_proc_types.go;
+those of EnvoyFilter are Istio's networking/v1alpha3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from egret_tools.envoy_lint.node import Node
+from egret_tools.envoy_lint.rule import Hit, ResourceRule, Severity
+from egret_tools.envoy_lint.rules.ext_proc import MIN_MESSAGE_TIMEOUT_SECONDS, NAMESPACE
+
+EXTENSION_POLICY: Final = "EnvoyExtensionPolicy"
+ENVOY_FILTER: Final = "EnvoyFilter"
+
+
+def _ext_procs(resource: Node) -> Iterator[Node]:
+    yield from resource.at("spec", "extProc")
+
+
+def _fails_open(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        if one.at("failOpen").is_true:
+            yield Hit(one.at("failOpen"), replacement="false")
+
+
+def _go_seconds(node: Node) -> float | None:
+    """Read a duration of one unit as Go writes it."""
+    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
+        number = node.text.removesuffix(suffix)
+        if node.text.endswith(suffix) and number.replace(".", "", 1).isdigit():
+            return float(number) * factor
+    return None
+
+
+def _short_timeout(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        seconds = _go_seconds(one.at("messageTimeout")) or 0.2
+        if seconds < MIN_MESSAGE_TIMEOUT_SECONDS:
+            yield Hit(one.at("messageTimeout"), replacement="10s")
+
+
+def _no_request(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        mode = one.at("processingMode")
+        if not mode.at("request").exists:
+            yield Hit(mode)
+
+
+def _no_gate(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        body = one.at("processingMode", "request", "body")
+        if body.text in {"Streamed", "BufferedPartial"}:
+            yield Hit(body, replacement="FullDuplexStreamed")
+
+
+def _no_body(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        mode = one.at("processingMode")
+        has_body = mode.at("request", "body").exists
+        if mode.at("request").exists and not has_body and not mode.at("allowModeOverride").is_true:
+            yield Hit(mode.at("allowModeOverride"), replacement="true")
+
+
+def _no_namespace(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        names = one.at("metadata", "writableNamespaces")
+        if not any(name.text == NAMESPACE for name in names):
+            yield Hit(names)
+
+
+def _response_phase(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        response = one.at("processingMode", "response")
+        if response.exists:
+            yield Hit(response)
+
+
+def _unscoped(resource: Node) -> Iterator[Hit]:
+    spec = resource.at("spec")
+    if not spec.at("targetRefs").exists and not spec.at("workloadSelector").exists:
+        yield Hit(spec)
+
+
+_E, _W = Severity.ERROR, Severity.WARNING
+
+RULES: Final = (
+    ResourceRule(
+        "EGR601", "policy-fail-open", _E,
+        "while Egret is down, every request passes unchecked and without a key",
+        "failOpen: false", EXTENSION_POLICY, _fails_open,
+    ),
+    ResourceRule(
+        "EGR602", "policy-message-timeout", _E,
+        "Envoy answers 504 before Egret's own budgets end; the default is 200 ms",
+        "messageTimeout: 10s", EXTENSION_POLICY, _short_timeout,
+    ),
+    ResourceRule(
+        "EGR603", "policy-no-request", _E,
+        "without `request` the gateway sends Egret nothing, and every request passes",
+        "processingMode: {request: {}}", EXTENSION_POLICY, _no_request,
+    ),
+    ResourceRule(
+        "EGR604", "policy-body-no-gate", _E,
+        "in this mode a body leaves before, or without, a verdict",
+        "body: FullDuplexStreamed, or Buffered", EXTENSION_POLICY, _no_gate,
+    ),
+    ResourceRule(
+        "EGR605", "policy-no-body", _E,
+        "Egret can neither receive nor request a body: requests that need a check are refused",
+        "allowModeOverride: true, or request: {body: FullDuplexStreamed}",
+        EXTENSION_POLICY, _no_body,
+    ),
+    ResourceRule(
+        "EGR606", "policy-metadata", _W,
+        "the gateway drops Egret's dynamic metadata: no usage, nothing in the access log",
+        "metadata: {writableNamespaces: [egret]}", EXTENSION_POLICY, _no_namespace,
+    ),
+    ResourceRule(
+        "EGR607", "policy-response-phase", _W,
+        "each stream lives until the model is done, and a worker that dies fails its requests",
+        "leave `response` out", EXTENSION_POLICY, _response_phase,
+    ),
+    ResourceRule(
+        "EGR608", "filter-unscoped", _E,
+        "without a target this reaches every proxy of the mesh",
+        "spec.targetRefs or spec.workloadSelector", ENVOY_FILTER, _unscoped,
+    ),
+)  # fmt: skip

@@ -1,0 +1,195 @@
+"""Rules on routes to providers: times, retries, and what a provider gets to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from egret_tools.envoy_lint.config import (
+    MODEL_HEADER,
+    EnvoyConfig,
+    goes_by_model,
+    goes_by_models,
+    targets,
+)
+from egret_tools.envoy_lint.node import Node
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+
+MIN_ANSWER_SECONDS: Final = 60.0
+DEFAULT_ROUTE_SECONDS: Final = 15.0
+DOUBLE_RETRIES: Final = (
+    "5xx",
+    "gateway-error",
+    "reset",
+    "retriable-4xx",
+    "http3-post-connect-failure",
+)
+"""`reset` alone: `reset-before-request` is safe."""
+CREDENTIALS: Final = (
+    *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
+    "ocp-apim-subscription-key",
+)
+TRACES: Final = ("traceparent", "tracestate", "baggage", "x-request-id")
+
+
+def _short_timeout(config: EnvoyConfig) -> Iterator[Hit]:
+    for route in config.routes():
+        timeout = route.at("route", "timeout")
+        seconds = timeout.seconds if timeout.exists else DEFAULT_ROUTE_SECONDS
+        if seconds and seconds < MIN_ANSWER_SECONDS:
+            yield Hit(timeout, replacement="0s")
+
+
+def _short_idle(config: EnvoyConfig) -> Iterator[Hit]:
+    for route in config.routes():
+        idle = route.at("route", "idle_timeout")
+        if idle.seconds is not None and 0 < idle.seconds < MIN_ANSWER_SECONDS:
+            yield Hit(idle)
+
+
+def _endless(config: EnvoyConfig) -> Iterator[Hit]:
+    for route in config.routes():
+        limit = route.at("route", "max_stream_duration", "max_stream_duration")
+        is_endless = route.at("route", "timeout").seconds == 0
+        if is_endless and not limit.exists:
+            yield Hit(limit)
+
+
+def _policies(config: EnvoyConfig) -> Iterator[Node]:
+    for host in config.virtual_hosts():
+        yield host.at("retry_policy")
+    for route in config.routes():
+        yield route.at("route", "retry_policy")
+
+
+def _double_retry(config: EnvoyConfig) -> Iterator[Hit]:
+    for policy in _policies(config):
+        conditions = {one.strip() for one in policy.at("retry_on").text.split(",")}
+        double = sorted(conditions.intersection(DOUBLE_RETRIES))
+        if double:
+            yield Hit(policy.at("retry_on"), ", ".join(double))
+
+
+def _per_try_timeout(config: EnvoyConfig) -> Iterator[Hit]:
+    for policy in _policies(config):
+        if (policy.at("per_try_timeout").seconds or 0) > 0:
+            yield Hit(policy.at("per_try_timeout"))
+
+
+def _upgrades(config: EnvoyConfig) -> Iterator[Hit]:
+    places = [listener.hcm for listener in config.listeners]
+    places += [route.at("route") for route in config.routes()]
+    for place in places:
+        for one in place.at("upgrade_configs"):
+            if one.at("enabled").value is not False:
+                yield Hit(one, one.at("upgrade_type").text)
+
+
+def _removed(holder: Node, host: Node, route: Node) -> set[str]:
+    lists = (one.at("request_headers_to_remove") for one in (holder, host, route))
+    return {name.text.lower() for one in lists for name in one}
+
+
+def _leaks(config: EnvoyConfig, names: tuple[str, ...]) -> Iterator[Hit]:
+    for holder in config.route_configs:
+        for host in holder.at("virtual_hosts"):
+            for route in host.at("routes"):
+                if not route.at("route").exists or config.is_to_admin(route):
+                    continue
+                kept = sorted(set(names) - _removed(holder, host, route))
+                if kept:
+                    yield Hit(host.at("request_headers_to_remove"), ", ".join(kept))
+                    break
+
+
+def _leaks_credentials(config: EnvoyConfig) -> Iterator[Hit]:
+    return _leaks(config, CREDENTIALS)
+
+
+def _leaks_traces(config: EnvoyConfig) -> Iterator[Hit]:
+    return _leaks(config, TRACES)
+
+
+def _own_host(config: EnvoyConfig) -> Iterator[Hit]:
+    remote = {cluster.name for cluster in config.providers() if not cluster.is_local}
+    for route in config.routes():
+        action = route.at("route")
+        names = ("host_rewrite_literal", "host_rewrite_header", "host_rewrite_path_regex")
+        rewrites = any(action.at(name).value for name in names)
+        leaves = not remote.isdisjoint(targets(action))
+        if leaves and not (rewrites or action.at("auto_host_rewrite").is_true):
+            yield Hit(action.at("host_rewrite_literal"))
+
+
+def _spoofed_model(config: EnvoyConfig) -> Iterator[Hit]:
+    for listener in config.listeners:
+        inline = listener.hcm.at("route_config")
+        # Routes that a control plane sends may be those of any listener.
+        routes = (inline,) if inline.exists else config.route_configs
+        early = listener.hcm.at("early_header_mutation_extensions")
+        if any(map(goes_by_models, routes)) and not any(map(_removes_model, early)):
+            yield Hit(early)
+
+
+def _removes_model(extension: Node) -> bool:
+    for one in extension.at("typed_config", "mutations"):
+        key = one.at("remove_on_match", "key_matcher")
+        prefix = key.at("prefix").text.lower()
+        is_prefix = bool(prefix) and MODEL_HEADER.startswith(prefix)
+        if is_prefix or MODEL_HEADER in (one.at("remove").text.lower(), key.at("exact").text):
+            return True
+    return False
+
+
+def _leaks_model(config: EnvoyConfig) -> Iterator[Hit]:
+    for holder in config.route_configs:
+        for host in holder.at("virtual_hosts"):
+            for route in host.at("routes"):
+                is_kept = MODEL_HEADER not in _removed(holder, host, route)
+                if is_kept and route.at("route").exists and goes_by_model(route):
+                    yield Hit(host.at("request_headers_to_remove"))
+                    break
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+RULES: Final = (
+    ConfigRule("EGR401", "route-timeout", _E,
+         "Envoy cuts every answer at this time, 15 s by default; completions take longer",
+         "timeout: 0s, with idle_timeout and max_stream_duration", _short_timeout),
+    ConfigRule("EGR402", "route-idle-timeout", _W,
+         "a model that reasons is silent for longer than this",
+         "idle_timeout: 300s or more", _short_idle),
+    ConfigRule("EGR403", "route-endless", _N,
+         "a stream that never ends holds its connection for ever",
+         "max_stream_duration", _endless),
+    ConfigRule("EGR404", "retry-twice-billed", _W,
+         "a completion that the provider has begun is requested, and billed, again; a stream may "
+         "start over",
+         "retry_on: connect-failure,refused-stream,reset-before-request", _double_retry),
+    ConfigRule("EGR405", "per-try-timeout", _W,
+         "a slow completion is cut and requested again, and again",
+         "per_try_idle_timeout", _per_try_timeout),
+    ConfigRule("EGR406", "upgrades", _E,
+         "after an upgrade nothing is checked: frames of a websocket pass unseen",
+         "leave upgrade_configs out, or suppress this with the reason", _upgrades),
+    ConfigRule("EGR407", "credential-leak", _W,
+         "without this only Egret keeps a client's credential from the provider",
+         "request_headers_to_remove on the virtual host, see docs/envoy.md",
+         _leaks_credentials),
+    ConfigRule("EGR408", "trace-leak", _W,
+         "the provider receives your trace and request ids, and a client's baggage",
+         "request_headers_to_remove: [traceparent, tracestate, baggage, x-request-id]",
+         _leaks_traces),
+    ConfigRule("EGR409", "own-host", _W,
+         "the provider receives your host name and answers 404 or 421",
+         "host_rewrite_literal", _own_host),
+    ConfigRule("EGR410", "model-route-spoofed", _E,
+         "a client's own x-egret-model selects the provider of every request that Egret does not "
+         "check",
+         "early_header_mutation_extensions that remove x-egret-model, see docs/envoy.md",
+         _spoofed_model),
+    ConfigRule("EGR411", "model-header-leak", _N,
+         "the provider receives x-egret-model, which is only for your routes",
+         "request_headers_to_remove: [x-egret-model]", _leaks_model),
+)  # fmt: skip

@@ -1,0 +1,54 @@
+"""Findings as SARIF 2.1.0, which code hosts show beside the lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from egret_tools.envoy_lint.lint import ALL_RULES
+from egret_tools.envoy_lint.rule import Finding, Severity
+from sidecar import __version__
+
+SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
+_LEVELS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
+
+
+def sarif(findings: Iterable[Finding]) -> dict[str, Any]:
+    """Return one run with all rules and these findings."""
+    driver = {
+        "name": "egret lint",
+        "version": __version__,
+        "rules": [
+            {
+                "id": rule.id,
+                "name": rule.name,
+                "shortDescription": {"text": rule.risk},
+                "help": {"text": rule.hint},
+                "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+            }
+            for rule in ALL_RULES
+        ],
+    }
+    results = [_result(finding) for finding in findings]
+    return {
+        "$schema": SCHEMA_URI,
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": driver}, "results": results}],
+    }
+
+
+def _result(finding: Finding) -> dict[str, Any]:
+    mark = finding.hit.node.mark
+    return {
+        "ruleId": finding.rule.id,
+        "level": _LEVELS[finding.rule.severity],
+        "message": {"text": f"{finding.message}. Fix: {finding.rule.hint}"},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": {"uri": finding.hit.node.source.name},
+                    "region": {"startLine": mark.line, "startColumn": mark.column},
+                }
+            }
+        ],
+    }

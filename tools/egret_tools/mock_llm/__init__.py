@@ -1,0 +1,1 @@
+"""A mock of the LLM providers, for demos and tests."""

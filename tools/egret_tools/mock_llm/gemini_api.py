@@ -1,0 +1,131 @@
+"""The Gemini API: content whole, as server-sent events and as one long array; tokens, vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from egret_tools.mock_llm.answering import (
+    RECEIVED,
+    JsonObject,
+    RequestError,
+    answer_in_words,
+    event_stream,
+    json_object,
+    json_response,
+    produce,
+    required,
+)
+from egret_tools.mock_llm.words import GEMINI_MODELS, Reply, texts_in, vector_of
+
+STATUSES: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+
+
+def error_response(error: RequestError) -> web.Response:
+    """Word an error as Google's APIs do."""
+    status = STATUSES.get(error.status, "INTERNAL")
+    detail = {"code": error.status, "message": error.message, "status": status}
+    return json_response({"error": detail}, status=error.status)
+
+
+async def generate_content(request: web.Request) -> web.StreamResponse:
+    """POST …/models/{model}:generateContent."""
+    reply = _reply(request, await json_object(request))
+    return json_response(_chunk(request, text=reply.text, reply=reply, ends=True))
+
+
+async def stream_generate_content(request: web.Request) -> web.StreamResponse:
+    """POST …/models/{model}:streamGenerateContent, with `alt=sse` as events."""
+    reply = _reply(request, await json_object(request))
+    last = len(reply.pieces) - 1
+    chunks = (
+        orjson.dumps(_chunk(request, text=piece, reply=reply, ends=index == last))
+        for index, piece in enumerate(reply.pieces)
+    )
+    if request.query.get("alt") == "sse":
+        return await event_stream(request, (b"data: " + chunk + b"\r\n\r\n" for chunk in chunks))
+    return await event_stream(request, _array(chunks), content_type="application/json")
+
+
+async def count_tokens(request: web.Request) -> web.StreamResponse:
+    """POST …/models/{model}:countTokens."""
+    body = await json_object(request)
+    nested = body.get("generateContentRequest")
+    reply = _reply(request, nested if isinstance(nested, dict) else body)
+    produce(request, 0, 0)
+    return json_response({"totalTokens": reply.input_tokens})
+
+
+async def embed_content(request: web.Request) -> web.StreamResponse:
+    """POST …/models/{model}:embedContent."""
+    return json_response({"embedding": _embedding(await json_object(request))})
+
+
+async def batch_embed_contents(request: web.Request) -> web.StreamResponse:
+    """POST …/models/{model}:batchEmbedContents."""
+    asked = required(await json_object(request), "requests", list)
+    rows = asked if isinstance(asked, list) else []
+    return json_response({"embeddings": [_embedding(row) for row in rows]})
+
+
+async def models(request: web.Request) -> web.StreamResponse:
+    """GET …/models and …/models/{id}.
+
+    Raises:
+        RequestError: 404 for a model there is none of.
+    """
+    identifier = request.match_info.get("id")
+    if identifier is None:
+        return json_response({"models": [_model(name) for name in GEMINI_MODELS]})
+    if identifier not in GEMINI_MODELS:
+        raise RequestError(404, "The model does not exist.")
+    return json_response(_model(identifier))
+
+
+def _model(name: str) -> JsonObject:
+    return {"name": f"models/{name}", "version": "1", "displayName": name}
+
+
+def _reply(request: web.Request, body: JsonObject) -> Reply:
+    system = body.get("systemInstruction", body.get("system_instruction"))
+    texts = [*texts_in(system), *texts_in(required(body, "contents", list))]
+    return answer_in_words(request, texts)
+
+
+def _embedding(body: JsonObject) -> JsonObject:
+    return {"values": vector_of("".join(texts_in(body.get("content"))))}
+
+
+def _chunk(request: web.Request, *, text: str, reply: Reply, ends: bool) -> JsonObject:
+    content = {"parts": [{"text": text}], "role": "model"}
+    candidate = {"content": content, "index": 0} | ({"finishReason": "STOP"} if ends else {})
+    usage = {
+        "promptTokenCount": reply.input_tokens,
+        "candidatesTokenCount": reply.output_tokens,
+        "totalTokenCount": reply.input_tokens + reply.output_tokens,
+    }
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": request.match_info["model"],
+        "responseId": f"mock-{request.app[RECEIVED].count}",
+    }
+
+
+def _array(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the pieces of one JSON array, cut where Google cuts them."""
+    opening = b"["
+    for chunk in chunks:
+        yield opening + chunk
+        opening = b"\n,\r\n"
+    yield b"\n]"
