@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -59,8 +59,6 @@ REQUEST_ID: Final = "5d0c3a0e-6c0e-4a55-9a0e-0d9d6f0f0a01"
 TURNS: Final = 12
 """Of the loop, after which what does not wait for time has been done."""
 
-_Value = TypeVar("_Value")
-
 
 @dataclass
 class DictStore:
@@ -78,7 +76,7 @@ class DictStore:
 
 @dataclass
 class ScriptedRemote:
-    """The port `RemoteChecks`: each guardrail answers as told, after a turn or once `until` is set.
+    """The port `RemoteChecks`: each guardrail answers as told, after a turn or after `until`.
 
     With an `error`, it raises that instead; `was_cancelled` is set once a check was.
     """

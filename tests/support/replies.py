@@ -196,7 +196,7 @@ Reply = (
 Effect = Question | Reply | EndStream | AbortStream
 
 
-def decoded(message: bytes) -> Reply:
+def decoded(message: bytes) -> Reply:  # noqa: PLR0911 - a kind a line
     """Return what Envoy reads in *message*."""
     response = ext.ProcessingResponse.FromString(message)
     mode = response.mode_override
@@ -281,7 +281,7 @@ def _metadata(response: ext.ProcessingResponse) -> Metadata:
     return tuple(sorted(pairs.items()))
 
 
-def encoded(reply: Reply) -> bytes:
+def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
     """Return the message that the codec makes of *reply*."""
     match reply:
         case OverrideMode(response_headers, response_body):
