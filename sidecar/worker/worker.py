@@ -23,7 +23,7 @@ from sidecar.checks.load import Load
 from sidecar.checks.parts import Parts
 from sidecar.exchange.machine import Exchange
 from sidecar.guardrails.runner import GuardrailRunner
-from sidecar.policy.snapshot import compile_in_subprocess
+from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
 from sidecar.settings.serving import Engine as EngineChoice
