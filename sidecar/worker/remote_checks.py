@@ -23,7 +23,7 @@ from sidecar.guardrails.remote.resilience import (
 from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from sidecar.guardrails.remote.webhook import WebhookChecks
 from sidecar.settings.serving import ExchangeSettings
-from sidecar.telemetry.guardrail_metrics import RemoteMetrics
+from sidecar.telemetry.remote_metrics import RemoteMetrics
 
 if TYPE_CHECKING:
     from sidecar.guardrails.remote.grpc_client import GrpcChecks
