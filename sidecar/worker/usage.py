@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from decimal import Decimal
@@ -36,26 +36,49 @@ if TYPE_CHECKING:
 
 
 PRICES_SECONDS: Final = 10.0
+FRESH_SECONDS: Final = 30.0
+"""Usage is not written with prices that are older; without any it waits on the disk."""
 MAX_LATER: Final = 10_000
 """Ends that wait for their key's limits; beyond, the oldest keep what was taken for them."""
 
 
 class PriceCache:
-    """Prices as they were last read."""
+    """The prices in the database as they were last read, for all parts of a worker."""
 
-    def __init__(self, store: PostgresUsage) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[PriceList]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.current = PriceList()
-        self._store = store
+        self._load = load
+        self._clock = clock
+        self._read_at: float | None = None
 
     async def run(self) -> Never:
-        """Read them again and again; while the database is away, the last ones stay."""
+        """Read them every ten seconds; while the database is away, the last ones stay."""
         while True:
             try:
-                self.current = await self._store.load_prices()
+                await self._read()
             except UNAVAILABLE:
                 await asyncio.sleep(1.0)
                 continue
             await asyncio.sleep(PRICES_SECONDS)
+
+    async def fresh(self) -> PriceList:
+        """Return prices that were read in the last half minute, else read them now.
+
+        Raises:
+            One of `UNAVAILABLE`.
+        """
+        if self._read_at is None or self._clock() - self._read_at >= FRESH_SECONDS:
+            await self._read()
+        return self.current
+
+    async def _read(self) -> None:
+        self.current = await self._load()
+        self._read_at = self._clock()
 
 
 class UsageSettlement:
@@ -137,6 +160,7 @@ async def open_usage(
     pool: Pool,
     *,
     metrics: UsageMetrics,
+    prices: PriceCache,
     listeners: Sequence[EndedListener],
     instance: str,
     stack: AsyncExitStack,
@@ -157,7 +181,13 @@ async def open_usage(
         on_note_lost=lambda: metrics.lost("note"),
     )
     store = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    delivery = UsageDelivery(spool, store, metrics, settle_seconds=settings.usage.settle_seconds)
+    delivery = UsageDelivery(
+        spool,
+        store,
+        metrics,
+        prices=prices.fresh,
+        settle_seconds=settings.usage.settle_seconds,
+    )
     stack.push_async_callback(delivery.aclose)
     tasks = await stack.enter_async_context(BackgroundTasks())
     tasks.start(delivery.run(), name="usage")

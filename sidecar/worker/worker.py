@@ -156,6 +156,7 @@ async def _open_stores(
         settings,
         pool,
         metrics=metrics.usage,
+        prices=limits.prices,
         listeners=[settlement],
         instance=instance,
         stack=stack,

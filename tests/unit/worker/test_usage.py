@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
@@ -17,7 +18,7 @@ from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import PriceList
-from sidecar.worker.usage import UsageSettlement
+from sidecar.worker.usage import PriceCache, UsageSettlement
 from tests.support.keys import record_of
 from tests.support.usage import ended, judged
 
@@ -72,3 +73,32 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
     assert {change.member for change in limits.changes} == {
         judged(number).request_id for number in range(200)
     }
+
+
+async def test_prices_are_read_once_for_settlement_and_delivery() -> None:
+    """What the loop has just read is what usage is written with; half a minute later it is not."""
+    now, reads = 0.0, 0
+
+    async def load() -> PriceList:
+        nonlocal reads
+        reads += 1
+        return PriceList()
+
+    prices = PriceCache(load, clock=lambda: now)
+    running = asyncio.ensure_future(prices.run())
+    await asyncio.sleep(0)
+    first = await prices.fresh()
+    assert (first is prices.current, reads) == (True, 1)
+    now = 30.0
+    assert (await prices.fresh() is first, reads) == (False, 2)
+    running.cancel()
+
+
+async def test_without_prices_usage_is_not_written() -> None:
+    """It would be stored without a cost for good."""
+
+    async def load() -> PriceList:
+        raise ConnectionRefusedError
+
+    with pytest.raises(ConnectionRefusedError):
+        await PriceCache(load).fresh()
