@@ -47,6 +47,7 @@ from sidecar.limits.limit_check import RequestCost
 from sidecar.transport.conversation import Budgets, Conversation
 from sidecar.transport.judge import Ending
 from sidecar.usage.access_log import decode_access_log
+from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement
 
 WARM_UPS: Final = 20
@@ -238,8 +239,8 @@ def _end(parts: Parts, request: JudgedRequest) -> Play:
         batch = decode_access_log(message)
         if batch.unreadable or len(batch.ended) != 1:
             raise AssertionError("the recorded end was read another way")
-        parts.recorder.metrics.usage.exchange_ended(batch.ended[0])
-        settlement.exchange_ended(batch.ended[0])
+        (ended,) = batch.ended
+        settlement.exchange_ended(ended, record_of(ended))
 
     return hear
 

@@ -31,7 +31,7 @@ def keep_in_mind(ledger: Ledger, *, stream: str, parts: Parts) -> None:
     if judged is None or not stream:
         return
     if judged.reserved is not None or judged.decision is not DecisionKind.DENY:
-        parts.verdicts.given(stream, judged)
+        parts.verdicts.add(stream, judged)
 
 
 def give_back(ledger: Ledger, *, limits: tuple[Limit, ...], parts: Parts) -> None:

@@ -157,7 +157,7 @@ async def _open_stores(
         pool,
         metrics=metrics.usage,
         prices=limits.prices,
-        listeners=[settlement],
+        listener=settlement,
         instance=instance,
         stack=stack,
     )

@@ -18,6 +18,7 @@ from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import PriceList
+from sidecar.usage.records import record_of as usage_record_of
 from sidecar.worker.usage import PriceCache, UsageSettlement
 from tests.support.keys import record_of
 from tests.support.usage import ended, judged
@@ -66,7 +67,8 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
     settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
     for number in range(200):
         request = judged(number, key_id=f"key_{number}", reserved=Reservation())
-        settlement.exchange_ended(ended(number, request=request))
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
     async with asyncio.timeout(10):
         await limits.all_are_here.wait()
 
