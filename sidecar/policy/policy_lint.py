@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from sidecar.domain.guardrail_settings import (
     AnswerPart,
     DeniedPatternsSettings,
     JsonSchemaSettings,
+    LanguageSettings,
+    MaxTokensSettings,
 )
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
 from sidecar.domain.subject import Operation
@@ -44,6 +47,11 @@ _CHATS_APART: Final = {
     Operation.INVOKE_MODEL: "Bedrock's InvokeModel",
 }
 """Chats by APIs that have an operation of their own for them, so that `chat` leaves them out."""
+_OPTIONAL_PACKAGES: Final = {
+    LanguageSettings.guardrail_type: ("language", "py3langid"),
+    MaxTokensSettings.guardrail_type: ("tokens", "quicktok"),
+}
+"""Extra and module by the type of guardrail that needs them."""
 _NOTHING_MISSING: Final[Mapping[str, str]] = MappingProxyType({})
 
 _Problem = tuple[str, str, str]
@@ -162,3 +170,15 @@ def _scope_problems(guardrail: Guardrail, today: date, near_days: int) -> Iterat
         elif left <= near_days:
             problem = f"{whose} ends on {one.until}, in {left} days"
             yield "exception-ends", problem, "see whether it is still needed"
+
+
+def missing_extras() -> Mapping[str, str]:
+    """Return the extras that are not installed here, by the type of the guardrail that needs them.
+
+    Nothing is imported: that would take half a second and 145 MB.
+    """
+    return {
+        kind: extra
+        for kind, (extra, module) in _OPTIONAL_PACKAGES.items()
+        if importlib.util.find_spec(module) is None
+    }
