@@ -40,6 +40,9 @@ ENGINES: Final = ("h2corn", "grpcio")
 NEW: Final = "new"
 REV: Final = "rev"
 SIDES: Final = (NEW, REV)
+GO: Final = "go"
+GO_FIGURE: Final = f"{GO}.c16.worker_cpu_us"
+FLOOR: Final = Path(__file__).parent / "go" / "floor.go"
 STREAM_POLICY: Final = """
 name: window
 usage: {streams: estimate}
@@ -97,9 +100,13 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     figures = against_figures(series, engines)
+    if go := series.values.get(GO_FIGURE):
+        figures[GO_FIGURE] = statistics.median(go)
     against_grid(figures, engines).show(console)
-    if shutil.which("go") is None:
-        console.print("Go is not installed: go.c16.worker_cpu_us is not measured.")
+    if GO_FIGURE in figures:
+        console.print(f"A server in Go that checks nothing: {figures[GO_FIGURE]:,.0f} µs of CPU.")
+    else:
+        console.print(f"Go is not installed: {GO_FIGURE} is not measured.")
     console.print(f"\nWritten to {write_json('bench-against', figures, run)}.")
     if series.errors:
         console.print(f"✗ {series.errors} requests failed.", style="red")
@@ -118,6 +125,24 @@ def check_out(revision: str) -> Path:
         _git("worktree", "prune")
         _git("worktree", "add", "--detach", "--force", str(place), commit)
     return place
+
+
+def build_floor() -> Path | None:
+    """Build the server in Go that checks nothing; None if Go is not installed.
+
+    Raises:
+        LoadError: it does not build.
+    """
+    go = shutil.which("go")
+    if go is None:
+        return None
+    program = DIRECTORY.parent / "go" / "floor"
+    done = subprocess.run(  # noqa: S603 - our own program
+        [go, "build", "-o", str(program), str(FLOOR)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise LoadError(f"{FLOOR.name} does not build: {done.stderr[-2000:]}")
+    return program
 
 
 def _git(*words: str) -> str:
@@ -178,7 +203,9 @@ async def _measure(
     ):
         console.print("Starting both sides …")
         sides = (Side(REV, rev), Side(NEW, ROOT))
-        stack = StackOptions(policies=STREAM_POLICY)
+        floor = await asyncio.to_thread(build_floor)
+        servers = {} if floor is None else {GO: floor}
+        stack = StackOptions(policies=STREAM_POLICY, servers=servers)
         async with running_gateways(sides, engines, run=run, options=stack) as gateways:
             runner = _Runner(gateways, options.seconds, Path(place), console)
             return await runner.rounds(engines, options.rounds)
@@ -211,6 +238,8 @@ class _Runner:
         for number in range(rounds):
             sides = SIDES if number % 2 else SIDES[::-1]
             for engine in engines:
+                if GO in self._gateways:
+                    self._series.add(GO_FIGURE, (await self._load(GO, C16))["cpu"])
                 with self._console.status(f"round {number + 1} of {rounds}, {engine} …"):
                     await self._round(engine, sides, rates[engine])
         return self._series

@@ -66,9 +66,8 @@ def provider_config(address: Config, *, streams: Config) -> str:
     (manager,) = _managers(listener)
     routes = manager["route_config"]["virtual_hosts"][0]["routes"]
     header = {"name": STREAMED, "present_match": True}
-    routes.insert(
-        0, {"match": {"prefix": "/", "headers": [header]}, "route": {"cluster": "streams"}}
-    )
+    streamed = {"cluster": "streams", "timeout": "0s"}
+    routes.insert(0, {"match": {"prefix": "/", "headers": [header]}, "route": streamed})
     cluster = {
         "name": "streams",
         "type": "STATIC",

@@ -104,13 +104,16 @@ HERE: Final = Side("egret", ROOT)
 class StackOptions:
     """Options of a stack: processes a side, threads an Envoy, policies as YAML documents.
 
-    *provider* is the address of a server over HTTP/1.1; by default an Envoy answers.
+    *provider* is the address of a server over HTTP/1.1; by default an Envoy answers. *servers* are
+    programs of other ext_proc servers by the names of their gateways; each listens on the socket
+    that is its argument.
     """
 
     workers: int = 1
     envoy_threads: int = 1
     policies: str = ""
     provider: Config | None = None
+    servers: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,8 @@ async def running_gateways(
             keys = await asyncio.to_thread(starter.set_up, side, dsn)
             if side is sides[0]:
                 gateways[BARE] = await starter.start_envoy(side, BARE, sockets=(), keys=keys)
+                for name, program in starter.options.servers.items():
+                    gateways[name] = await starter.start_server(side, name, program, keys=keys)
             for engine in engines:
                 name = f"{side.name}.{engine}" if len(sides) > 1 else engine
                 gateways[name] = await starter.start_gateway(side, engine, dsn=dsn, keys=keys)
@@ -299,6 +304,22 @@ class _Starter:
         supervisor = await self._run_until_there(program, Path(sockets[-1]))
         return await self.start_envoy(
             side, name, sockets=sockets, keys=keys, supervisor_pid=supervisor
+        )
+
+    async def start_server(
+        self, side: Side, name: str, program: Path, *, keys: Mapping[str, SecretStr]
+    ) -> Gateway:
+        """Start another ext_proc server and an Envoy of *side* in front of it."""
+        socket = self.run.sockets / f"{name}.sock"
+        started = Program(
+            part=name,
+            command=(str(program), str(socket)),
+            log=self.run.logs / f"{name}.log",
+            environment={**inherited_environment(), "GOMAXPROCS": "1"},
+        )
+        pid = await self._run_until_there(started, socket)
+        return await self.start_envoy(
+            side, name, sockets=[str(socket)], keys=keys, supervisor_pid=pid
         )
 
     async def start_envoy(

@@ -45,6 +45,7 @@ from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.pipeline.worker import Worker
 from sidecar.usage.access_log import decode_access_log
+from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement
 
 WARM_UPS: Final = 20
@@ -226,8 +227,8 @@ def _end(worker: Worker, request: JudgedRequest) -> Play:
         batch = decode_access_log(message)
         if batch.unreadable or len(batch.ended) != 1:
             raise AssertionError("the recorded end was read another way")
-        worker.recorder.metrics.usage.exchange_ended(batch.ended[0])
-        settlement.exchange_ended(batch.ended[0])
+        (ended,) = batch.ended
+        settlement.exchange_ended(ended, record_of(ended))
 
     return hear
 

@@ -144,7 +144,7 @@ class _Usage:
 class _Verdicts:
     """Remembers the last one."""
 
-    def given(self, stream: str, request: JudgedRequest) -> None:
+    def add(self, stream: str, request: JudgedRequest) -> None:
         """Remember it."""
         self._last = (stream, request)
 

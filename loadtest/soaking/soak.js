@@ -95,7 +95,7 @@ export default function () {
   const headers = { 'content-type': 'application/json' };
   headers[kind.path === MESSAGES ? 'x-api-key' : 'authorization'] =
     kind.path === MESSAGES ? keys[kind.key] : `Bearer ${keys[kind.key]}`;
-  if (kind.end || kind.path === MESSAGES) headers['x-soak-stream'] = '1';
+  if (kind.end || kind.path === MESSAGES) headers['x-bench-streamed'] = '1';
   const answer = http.post(__ENV.URL + kind.path, kind.body, {
     headers,
     timeout: kind.timeout || '30s',

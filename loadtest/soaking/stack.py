@@ -31,7 +31,7 @@ from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from egret_tools.mock_llm.server import MockAddress
 from pydantic import SecretStr
 
-from loadtest.bench_envoy import ANSWER
+from loadtest.bench_envoy import port_address, provider_config
 from sidecar.admin.keys import create_key
 from sidecar.admin.limits import OwnedLimits, Owner, change_limits
 from sidecar.admin.owners import Rules, create_organization, create_team
@@ -59,13 +59,11 @@ KEY_LIMITS: Final = {"limited": ("requests/minute=60",), WATCHED: ("concurrent=1
 """Most requests of the one are refused; those of the other hold a slot each while they last."""
 SETTLE_SECONDS: Final = "30"
 """An hour by default; here, so that the end of a soak sees what is taken for lost."""
-STREAM: Final = "x-soak-stream"
 EVENT_MS: Final = 10
 COMPILE_SECONDS: Final = 120.0
 ANSWERS_IN_A_ROW: Final = 20
 """Which worker is asked is Envoy's choice."""
 STORY: Final = "Once there was a writer whose address was ann@example.org and who told no more."
-_TYPES: Final = "type.googleapis.com/envoy.extensions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ async def _running_provider(run: RunDirectory) -> AsyncIterator[Upstream]:
         listening_envoy(
             children,
             run=EnvoyRun(run.path, run.logs, threads=1),
-            config=json.dumps(provider_config(mock, certificates)),
+            config=provider_with_tls(mock, certificates),
         ) as envoy,
     ):
         await _instruct(mock)
@@ -177,85 +175,26 @@ async def _limit(connection: Connection, owner: Owner, words: tuple[str, ...]) -
     await change_limits(connection, owner, change)
 
 
-def provider_config(mock: MockAddress, certificates: Certificates) -> dict[str, Any]:
-    """Return the configuration of the provider's Envoy."""
+def provider_with_tls(mock: MockAddress, certificates: Certificates) -> str:
+    """Return the configuration of the provider's Envoy, which passes streams on to *mock*."""
+    config = json.loads(provider_config(port_address(0), streams=port_address(mock.port)))
+    (listener,) = config["static_resources"]["listeners"]
+    (cluster,) = config["static_resources"]["clusters"]
     server = {
         "certificate_chain": {"filename": str(certificates.provider.chain)},
         "private_key": {"filename": str(certificates.provider.private_key)},
     }
-    downstream = _tls("Downstream", tls_certificates=[server], alpn_protocols=["h2", "http/1.1"])
-    chain = {"filters": [_manager()], "transport_socket": downstream}
-    listener = {"name": "provider", "address": _address(0), "filter_chains": [chain]}
-    return {
-        "admin": {"address": _address(0)},
-        "static_resources": {
-            "listeners": [listener],
-            "clusters": [_mock_cluster(mock, certificates)],
-        },
-    }
-
-
-def _mock_cluster(mock: MockAddress, certificates: Certificates) -> dict[str, Any]:
-    endpoint = {"endpoint": {"address": _address(mock.port)}}
+    listener["filter_chains"][0]["transport_socket"] = _tls(
+        "Downstream", tls_certificates=[server], alpn_protocols=["h2", "http/1.1"]
+    )
     trusted = {"trusted_ca": {"filename": str(certificates.provider_ca)}}
-    return {
-        "name": "mock",
-        "type": "STATIC",
-        "load_assignment": {"cluster_name": "mock", "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "transport_socket": _tls("Upstream", validation_context=trusted),
-    }
-
-
-def _manager() -> dict[str, Any]:
-    streamed = {
-        "match": {"prefix": "/", "headers": [{"name": STREAM, "present_match": True}]},
-        "route": {"cluster": "mock", "timeout": "0s"},
-    }
-    whole = {
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
-        "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
-    }
-    host = {"name": "provider", "domains": ["*"], "routes": [streamed, whole]}
-    return {
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": _typed(
-            "filters.network.http_connection_manager.v3.HttpConnectionManager",
-            stat_prefix="provider",
-            # Without the buffer a direct response would leave before the body came.
-            http_filters=[
-                {
-                    "name": "envoy.filters.http.buffer",
-                    "typed_config": _typed(
-                        "filters.http.buffer.v3.Buffer", max_request_bytes=1 << 26
-                    ),
-                },
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": _typed("filters.http.router.v3.Router"),
-                },
-            ],
-            route_config={"virtual_hosts": [host]},
-        ),
-    }
+    cluster["transport_socket"] = _tls("Upstream", validation_context=trusted)
+    return json.dumps(config)
 
 
 def _tls(side: str, **common: object) -> dict[str, Any]:
-    kind = f"transport_sockets.tls.v3.{side}TlsContext"
+    kind = f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext"
     return {
         "name": "envoy.transport_sockets.tls",
-        "typed_config": _typed(kind, common_tls_context=common),
+        "typed_config": {"@type": kind, "common_tls_context": common},
     }
-
-
-def _typed(kind: str, **fields: object) -> dict[str, Any]:
-    return {"@type": f"{_TYPES}.{kind}", **fields}
-
-
-def _address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}

@@ -22,7 +22,7 @@ from sidecar.cli.terminal import (
     note,
     print_rows,
 )
-from sidecar.policy.tester import missing_extras
+from sidecar.policy.policy_lint import missing_extras
 from sidecar.server.engine import is_alive
 from sidecar.settings.process import Settings, SettingsError, read_settings, unknown_variables
 from sidecar.settings.sections import inherited_environment

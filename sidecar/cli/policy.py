@@ -50,8 +50,7 @@ from sidecar.policy.parse import (
     parse_documents,
     parse_policies,
 )
-from sidecar.policy.policy_lint import NEAR_DAYS, LintWarning, lint
-from sidecar.policy.tester import missing_extras
+from sidecar.policy.policy_lint import NEAR_DAYS, LintWarning, lint, missing_extras
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import StoredPolicy, load_policies, load_policy, policy_uses
 

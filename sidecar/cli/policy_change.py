@@ -30,8 +30,12 @@ from sidecar.cli.terminal import (
 )
 from sidecar.domain.policy import Policy
 from sidecar.guardrails.matching.database import CompileError
-from sidecar.policy.compilation import MAX_CPU_SECONDS, compile_in_subprocess
-from sidecar.policy.expression_check import CheckFailedError, expression_faults
+from sidecar.policy.compilation import (
+    MAX_CPU_SECONDS,
+    CheckFailedError,
+    compile_in_subprocess,
+    expression_faults,
+)
 from sidecar.policy.parse import (
     PlacedExpression,
     PolicyDocument,

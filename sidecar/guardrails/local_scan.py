@@ -10,107 +10,51 @@ from typing import Final
 from sidecar.domain.finding import NOTHING, Failed, Found, Outcome
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_BYTES, SLICE_FINDINGS, Cooperative, run_sync
+from sidecar.guardrails.cooperative import (
+    SHORT_BYTES,
+    SHORT_PARTS,
+    SLICE_FINDINGS,
+    Cooperative,
+    run_sync,
+)
 from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
 from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.boundaries import BoundaryWindow, boundary_windows
-from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase, Hits
-from sidecar.guardrails.matching.rescan import Runs, disjoint_findings, joined, rescan_until_stable
+from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase
+from sidecar.guardrails.matching.rescan import Runs, joined, rescan_until_stable
 from sidecar.guardrails.matching.rule import Expression, Rule
-from sidecar.guardrails.matching.spans import Located, spans
-from sidecar.guardrails.matching.text_views import TextView, as_is, is_plain_ascii, views_of
+from sidecar.guardrails.matching.spans import Located, disjoint_in_turns, spans
+from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, views_of
 from sidecar.guardrails.registry import judges_texts, rules_of, whole_text_check
 
 Outcomes = tuple[Outcome, ...]
-
-SHORT_BYTES: Final = 512
-"""A text that is worth a look of its own before all else; longer ones would be scanned twice."""
 
 MAX_FINDINGS: Final = 2_000
 """Findings of one guardrail in one request; of more, each text with one counts as found."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Texts:
-    """All parts in all views, and where each ends in what is scanned, a separator included."""
-
-    parts: Sequence[TextPart]
-    views: tuple[TextView, ...]
-    ends: tuple[int, ...]
-    hits: Hits
-
-
-@dataclass(frozen=True, slots=True)
-class _Borders:
-    """The text around the borders of runs, as texts of their own."""
-
-    boundary_windows: Sequence[BoundaryWindow]
-    texts: _Texts
-
-    def located(self, outcome: Outcome) -> Outcome:
-        """Return what was found there as findings in the parts."""
-        if isinstance(outcome, Failed):
-            return outcome
-        return Found(
-            tuple(
-                finding
-                for found in outcome.findings
-                for finding in self.boundary_windows[found.part].located(found)
-            )
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _RuleCheck:
-    """One guardrail's rules: those the database filters, by id, and those it cannot."""
+    """One guardrail's rules by expression id; None is the id of those no database can filter."""
 
-    guardrail: Guardrail
-    filtered: Mapping[int, tuple[Rule, ...]]
-    unfiltered: tuple[Rule, ...]
+    rules: Mapping[int | None, tuple[Rule, ...]]
 
-    def is_needed(self, hits: Hits) -> bool:
-        """Tell whether anything can be found at all."""
-        return bool(self.unfiltered) or not self.filtered.keys().isdisjoint(hits)
-
-    def judge(self, texts: _Texts) -> Cooperative[Found]:
+    def search(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
         """Search the spans of the rules that hit."""
-        hits, name = texts.hits, self.guardrail.name
-        rules = [(rule, hits[id_][0]) for id_ in hits.keys() & self.filtered.keys()
-                 for rule in self.filtered[id_]]  # fmt: skip
-        rules += [(rule, 0) for rule in self.unfiltered]
         located: list[Located] = []
-        for rule, first_end in rules:
-            found = yield from spans(rule, texts.views, texts.ends, first_end=first_end)
-            rank, type_ = rule.rank, rule.type
-            located += [(part, start, end, rank, type_, name) for part, start, end in found]
-            if len(located) > MAX_FINDINGS:
-                located = _whole_parts(located, texts, name)
-            if len(located) > SLICE_FINDINGS:
-                yield
-        return Found((yield from disjoint_findings(located)))
-
-
-@dataclass(frozen=True, slots=True)
-class _WholeCheck:
-    """One guardrail that judges texts as a whole; `ids` leads from the database's ids to its."""
-
-    guardrail: Guardrail
-    check: WholeTextCheck
-    ids: Mapping[int, int]
-
-    def is_needed(self, hits: Hits) -> bool:
-        """Tell that it always is: what it counts is not among the hits alone."""
-        del hits
-        return True
-
-    def judge(self, texts: _Texts) -> Cooperative[Found]:
-        """Let the check judge by its own hits."""
-        own = {self.ids[id_]: ends for id_, ends in texts.hits.items() if id_ in self.ids}
-        scanned = ScannedTexts(self.guardrail.name, texts.parts, texts.views, texts.ends, own)
-        return self.check.judge(scanned)
-
-
-_Check = _RuleCheck | _WholeCheck
+        for id_ in (*(texts.hits.keys() & self.rules.keys()), None):
+            first_end = 0 if id_ is None else texts.hits[id_][0]
+            for rule in self.rules.get(id_, ()):
+                found = yield from spans(rule, texts.views, texts.ends, first_end=first_end)
+                rank, type_ = rule.rank, rule.type
+                located += [
+                    (part, start, end, rank, type_, guardrail) for part, start, end in found
+                ]
+                if len(located) > MAX_FINDINGS:
+                    located = _whole_parts(located, texts, guardrail)
+                if len(located) > SLICE_FINDINGS:
+                    yield
+        return Found((yield from disjoint_in_turns(located))) if located else NOTHING
 
 
 class LocalScan:
@@ -124,182 +68,222 @@ class LocalScan:
         ids: Mapping[Expression, int],
     ) -> None:
         self._database = database
+        self.guardrails = tuple(one for one in guardrails if judges_texts(one))
         self._checks = tuple(
-            _check(guardrail, ids) for guardrail in guardrails if judges_texts(guardrail)
+            whole_text_check(one.settings) or _rule_check(one, ids) for one in self.guardrails
         )
-        self.guardrails = tuple(check.guardrail for check in self._checks)
         self._folded = any(
             rule.folded for guardrail in self.guardrails for rule in rules_of(guardrail.settings)
         )
         decoders = FOR_WORDS if self._folded else FOR_ALL
-        self._untriggered = tuple(one for one in decoders if one.trigger is None)
-        self._triggered = {
-            ids[one.trigger]: one
-            for one in decoders
-            if one.trigger is not None and one.trigger in ids
-        }
+        self._decoders = tuple(
+            (decoder, None if decoder.trigger is None else ids.get(decoder.trigger))
+            for decoder in decoders
+            if decoder.trigger is None or decoder.trigger in ids
+        )
+        self._ascii_decoders = tuple(
+            one for one, trigger in self._decoders if trigger is None and one.ascii
+        )
         self._nothing: Outcomes = tuple(NOTHING for _ in self._checks)
-        filtered = [
-            check.filtered
-            for check in self._checks
-            if isinstance(check, _RuleCheck) and not check.unfiltered
-        ]
-        self._is_filtered = len(filtered) == len(self._checks)
-        self._own_ids = frozenset(self._triggered).union(*filtered)
+        rules = [check.rules.keys() for check in self._checks if isinstance(check, _RuleCheck)]
+        self._rule_ids: frozenset[int | None] = frozenset().union(*rules)
+        self._is_filtered = None not in self._rule_ids
+        self._trigger_ids = frozenset(id_ for _, id_ in self._decoders if id_ is not None)
+        self._whole_checks = tuple(
+            (index, self.guardrails[index].name, check)
+            for index, check in enumerate(self._checks)
+            if not isinstance(check, _RuleCheck)
+        )
 
     def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Outcomes:
         """Return one outcome a guardrail, in the order of `guardrails`.
 
         *runs* are those of the subject: parts that the model reads as one text.
         """
-        return run_sync(self.steps(parts, runs))
+        started = self.start(parts, runs)
+        return started if isinstance(started, tuple) else run_sync(started)
 
-    def at_a_glance(self, content: bytes) -> Outcomes | None:
-        """Return what `scan` says of a short text with nothing in it; None where there may be.
+    def start(
+        self, parts: Sequence[TextPart], runs: Runs = ()
+    ) -> Outcomes | Cooperative[Outcomes]:
+        """Return the outcomes that `scan` returns, or the work that leads to them.
 
-        Most events of a stream end here, at a third of the cost.
+        Most requests get them at once: their text is short, no rule matches, nothing is hidden.
         """
-        if not self._is_filtered or len(content) > SHORT_BYTES or not is_plain_ascii(content):
-            return None
-        try:
-            hits = self._database.scan_short(content)
-            if not self._own_ids.isdisjoint(hits) or self._may_say_more(content, hits):
-                return None
-        except Exception:  # noqa: BLE001 - the whole scan will fail as well, and say in which direction
-            return None
-        return self._nothing
-
-    def steps(self, parts: Sequence[TextPart], runs: Runs = ()) -> Cooperative[Outcomes]:
-        """Do what `scan` does, in slices of a millisecond or two."""
         if not self._checks or not parts:
             return self._nothing
-        outcomes = yield from self._look(parts, runs, self._checks)
+        texts = self._scan_short(parts)
+        if texts is None or runs or self._needs_search(texts):
+            return self._scan(parts, runs, texts)
+        outcomes = list(self._nothing)
+        for index, name, check in self._whole_checks:
+            try:
+                outcome = check.judge(texts, guardrail=name)
+            except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
+                outcomes[index] = Failed(type(error).__name__)
+                continue
+            if not isinstance(outcome, Found) or outcome.findings:
+                return self._scan(parts, runs, texts)
+            outcomes[index] = outcome
+        return tuple(outcomes)
+
+    def _scan_short(self, parts: Sequence[TextPart]) -> ScannedTexts | None:
+        """Scan short plain ASCII text as it is; return None for any other."""
+        if len(parts) > SHORT_PARTS:
+            return None
+        views: list[TextView] = []
+        ends: list[int] = []
+        contents: list[bytes] = []
+        end = 0
+        for index, part in enumerate(parts):
+            content = part.content
+            end += len(content) + 1
+            if end > SHORT_BYTES or not content.isascii():
+                return None
+            contents.append(content)
+            ends.append(end)
+            views.append(TextView(index, ASCII_VIEWS, content, len(content)))
+        joined_content = SEPARATOR.join(contents)
+        try:
+            if joined_content.count(SEPARATOR) >= len(parts) or self._database.has_controls(
+                joined_content
+            ):
+                return None
+            hits = self._database.scan_short(joined_content)
+        except Exception:  # noqa: BLE001 - the whole scan fails as well, by each `on_error`
+            return None
+        return ScannedTexts(parts, views, ends, hits, joined_content)
+
+    def _needs_search(self, texts: ScannedTexts) -> bool:
+        """Return whether a rule may match in short texts, or text may be hidden in them."""
+        return (
+            not self._is_filtered
+            or not self._rule_ids.isdisjoint(texts.hits)
+            or self._may_hide_text(texts)
+        )
+
+    def _may_hide_text(self, texts: ScannedTexts) -> bool:
+        if not self._trigger_ids.isdisjoint(texts.hits):
+            return True
+        joined = texts.joined or b""
+        return any(decoder.applies(joined) for decoder in self._ascii_decoders)
+
+    def _scan(
+        self, parts: Sequence[TextPart], runs: Runs, short: ScannedTexts | None
+    ) -> Cooperative[Outcomes]:
+        """Do all of the work in slices of a millisecond or two; *short* is done already."""
+        outcomes = yield from self._scan_once(parts, runs, short)
         if not any(isinstance(one, Found) and one.findings for one in outcomes):
             return tuple(outcomes)
         return (
             yield from rescan_until_stable(
-                self.guardrails, outcomes, texts=(parts, runs), look=self._look_by_rules
+                self.guardrails, outcomes, texts=(parts, runs), scan=self._rescan
             )
         )
 
-    def _look_by_rules(
-        self, parts: Sequence[TextPart], runs: Runs
-    ) -> Cooperative[Sequence[Outcome]]:
-        rules = tuple(one if isinstance(one, _RuleCheck) else None for one in self._checks)
-        return self._look(parts, runs, rules)
+    def _rescan(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[Sequence[Outcome]]:
+        """Search *parts* by rules alone: a count would count what is left a second time."""
+        short = self._scan_short(parts)
+        if short is not None and not runs and not self._needs_search(short):
+            return self._nothing
+        return (yield from self._scan_once(parts, runs, short, by_rules=True))
 
-    def _look(
-        self, parts: Sequence[TextPart], runs: Runs, checks: Sequence[_Check | None]
+    def _scan_once(
+        self,
+        parts: Sequence[TextPart],
+        runs: Runs,
+        short: ScannedTexts | None,
+        *,
+        by_rules: bool = False,
     ) -> Cooperative[Sequence[Outcome]]:
-        """Judge once; a check that is left out finds nothing."""
         try:
-            texts = yield from self._read(parts)
-            borders = (yield from self._borders(parts, runs)) if runs else None
+            if short is None or self._may_hide_text(short):
+                texts = yield from self._read(parts, short)
+            else:
+                texts = short
+            across: _Across | None = None
+            if runs and (windows := boundary_windows(parts, runs)):
+                around = [TextPart(one.content, (), "") for one in windows]
+                across = windows, (yield from self._read(around, None))
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-            failed = Failed(type(error).__name__)
-            return [failed for _ in self._checks]
-        outcomes: list[Outcome] = []
-        for check in checks:
-            outcome: Outcome = NOTHING
-            if check is not None and check.is_needed(texts.hits):
-                outcome = yield from _judged(check, texts)
-            outcomes.append(outcome)
-        if borders:
-            yield from self._search_seams(borders, outcomes)
+            return [Failed(type(error).__name__)] * len(self._checks)
+        outcomes: list[Outcome] = list(self._nothing)
+        for index, check in enumerate(self._checks):
+            if isinstance(check, _RuleCheck) or not by_rules:
+                outcomes[index] = yield from _judge(self.guardrails[index], check, texts, across)
         return outcomes
 
-    def _search_seams(self, borders: _Borders, outcomes: list[Outcome]) -> Cooperative[None]:
-        """Add what stands across borders, by rules alone: a count would count it twice."""
-        for index, check in enumerate(self._checks):
-            known = outcomes[index]
-            if not isinstance(check, _RuleCheck) or not check.is_needed(borders.texts.hits):
-                continue
-            outcome = yield from _judged(check, borders.texts)
-            if isinstance(known, Found):
-                seen = borders.located(outcome)
-                outcomes[index] = yield from joined(check.guardrail, known, seen)
-
-    def _borders(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[_Borders | None]:
-        found = boundary_windows(parts, runs)
-        if not found:
-            return None
-        views = [TextPart(window.content, (), "") for window in found]
-        return _Borders(found, (yield from self._read(views)))
-
-    def _read(self, parts: Sequence[TextPart], *, controls: bool = False) -> Cooperative[_Texts]:
-        """Read and scan; once more with *controls* where there are any, which is seldom."""
+    def _read(
+        self, parts: Sequence[TextPart], short: ScannedTexts | None
+    ) -> Cooperative[ScannedTexts]:
+        """Scan *parts* in all their views, and the texts that are hidden in them."""
         views: list[TextView] = []
-        for index, part in enumerate(parts):
-            content = part.content
-            if not controls and content.isascii() and SEPARATOR not in content:
-                views.append(as_is(index, content))
-            else:
-                views += yield from views_of(index, content, folded=self._folded)
-        contents = [view.content for view in views]
-        is_short = sum(map(len, contents)) <= SLICE_BYTES
-        joined = [SEPARATOR.join(contents)] if is_short else contents
-        if not controls and any(map(self._database.has_controls, joined)):
-            return (yield from self._read(parts, controls=True))
-        if is_short:
-            hits = self._database.scan_short(joined[0])
-            if self._may_say_more(joined[0], hits):
-                yield from self._read_on(views, hits)
+        if short is None:
+            for index, part in enumerate(parts):
+                content = part.content
+                if self._database.is_plain_ascii(content):
+                    views.append(TextView(index, ASCII_VIEWS, content, len(content)))
+                else:
+                    views += yield from views_of(index, content, folded=self._folded)
+            hits = yield from self._database.scan([view.content for view in views])
         else:
-            hits = yield from self._database.scan(contents)
-            yield from self._read_on(views, hits)
-        ends = tuple(accumulate([len(view.content) + 1 for view in views]))
-        return _Texts(parts, tuple(views), ends, hits)
-
-    def _may_say_more(self, joined: bytes, hits: Hits) -> bool:
-        """Tell whether a decoder may apply to any of the texts: to all of them, joined, then."""
-        return not self._triggered.keys().isdisjoint(hits) or any(
-            decoder.applies(joined) for decoder in self._untriggered
-        )
-
-    def _read_on(self, views: list[TextView], hits: Hits) -> Cooperative[None]:
-        """Add what the texts say between the lines, and its hits."""
-        found: Sequence[TextView] = sources(views)
-        latest = hits
+            views += short.views
+            hits = short.hits
+        found, latest = sources(views), hits
         for _ in range(MAX_DEPTH):
-            chosen = [self._triggered[id_] for id_ in sorted(self._triggered.keys() & latest)]
-            found = yield from read(found, (*self._untriggered, *chosen))
+            chosen = [one for one, id_ in self._decoders if id_ is None or id_ in latest]
+            found = yield from read(found, chosen)
             if not found:
-                return
+                break
             latest = yield from self._database.scan([view.content for view in found])
             base = sum(len(view.content) + 1 for view in views)
-            for id_, ends in latest.items():
-                hits.setdefault(id_, []).extend(base + end for end in ends)
+            for id_, found_ends in latest.items():
+                hits.setdefault(id_, []).extend(base + end for end in found_ends)
             views += found
+        ends = tuple(accumulate([len(view.content) + 1 for view in views]))
+        return ScannedTexts(parts, views, ends, hits)
 
 
-def _whole_parts(located: list[Located], texts: _Texts, name: str) -> list[Located]:
-    """Return the parts with a finding as a whole, each named by what stands highest in it."""
+_Check = _RuleCheck | WholeTextCheck
+_Across = tuple[Sequence[BoundaryWindow], ScannedTexts]
+"""The text around the borders of runs, as texts of their own."""
+
+
+def _judge(
+    guardrail: Guardrail, check: _Check, texts: ScannedTexts, across: _Across | None
+) -> Cooperative[Outcome]:
+    """Judge *texts*; a check that raises fails its own guardrail, and only that.
+
+    Only rules look *across* borders: a count would count the text there twice.
+    """
+    name = guardrail.name
+    try:
+        if not isinstance(check, _RuleCheck):
+            judged = check.judge(texts, guardrail=name)
+            return judged if isinstance(judged, Found) else (yield from judged)
+        found = yield from check.search(texts, guardrail=name)
+        if across is None:
+            return found
+        windows, around = across
+        seen = yield from check.search(around, guardrail=name)
+        located = [place for one in seen.findings for place in windows[one.part].located(one)]
+        return (yield from joined(guardrail, found, Found(tuple(located))))
+    except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
+        return Failed(type(error).__name__)
+
+
+def _whole_parts(located: list[Located], texts: ScannedTexts, name: str) -> list[Located]:
+    """Return the parts with a finding as a whole, each named by its finding of the lowest rank."""
     kinds: dict[int, tuple[int, str]] = {}
     for part, _, _, rank, type_, _ in located:
         kinds[part] = min(kinds.get(part, (rank, type_)), (rank, type_))
     return [(part, 0, len(texts.parts[part].content), *kind, name) for part, kind in kinds.items()]
 
 
-def _judged(check: _Check, texts: _Texts) -> Cooperative[Outcome]:
-    """Judge; a check that raises fails its own guardrail, and only that."""
-    try:
-        return (yield from check.judge(texts))
-    except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-        return Failed(type(error).__name__)
-
-
-def _check(guardrail: Guardrail, ids: Mapping[Expression, int]) -> _Check:
-    whole = whole_text_check(guardrail.settings)
-    if whole is not None:
-        own = {ids[expression]: index for index, expression in enumerate(whole.expressions)}
-        return _WholeCheck(guardrail, whole, own)
-    filtered: dict[int, tuple[Rule, ...]] = {}
-    unfiltered: list[Rule] = []
+def _rule_check(guardrail: Guardrail, ids: Mapping[Expression, int]) -> _RuleCheck:
+    rules: dict[int | None, tuple[Rule, ...]] = {}
     for rule in rules_of(guardrail.settings):
         _ = rule.pattern  # compiled now, not in the first scan that needs it
-        if rule.expression.filtered:
-            id_ = ids[rule.expression]
-            filtered[id_] = (*filtered.get(id_, ()), rule)
-        else:
-            unfiltered.append(rule)
-    return _RuleCheck(guardrail, filtered, tuple(unfiltered))
+        id_ = ids[rule.expression] if rule.expression.filtered else None
+        rules[id_] = (*rules.get(id_, ()), rule)
+    return _RuleCheck(rules)

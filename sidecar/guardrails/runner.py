@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
@@ -11,7 +11,6 @@ from sidecar.domain.finding import (
     Failed,
     GuardrailResult,
     NotedEvent,
-    Outcome,
     RemoteEvent,
     Verdict,
 )
@@ -97,26 +96,46 @@ class GuardrailRunner:
     ) -> Results | Awaitable[Results]:
         """Return one result a guardrail that judges input, in the policy's order.
 
-        At once where the local pass is short and nothing remote is to be asked, or nothing it
-        could say matters any more; else something to await, whose cancellation cancels every
-        remote check. The findings of all results that redact are disjoint.
+        They come at once if the local pass is short and no remote check can change the decision;
+        else as an awaitable, whose cancellation cancels every remote check. The findings of all
+        results that redact are disjoint.
         """
-        steps, started_at = policy.local.steps(subject.parts, subject.runs), self._clock()
-        outcomes = self._advance(steps, until=started_at + HOLD_SECONDS)
-        if outcomes is None:
-            return self._inspect_run_cooperatively(policy, steps, started_at, (subject, about))
-        return self._go_on(policy, self._local_results(policy, outcomes, started_at),
-                           (subject, about))  # fmt: skip
+        started_at = self._clock()
+        outcomes = policy.local.start(subject.parts, subject.runs)
+        if not isinstance(outcomes, tuple):
+            done = self._advance(outcomes, until=started_at + HOLD_SECONDS)
+            if done is None:
+                return self._inspect_later(policy, outcomes, started_at, subject, about)
+            outcomes = done
+        local = self._local_results(policy.local.guardrails, outcomes, started_at)
+        return (
+            self._with_remote(policy, local, subject, about) if policy.remote else _disjoint(local)
+        )
+
+    async def _inspect_later(
+        self,
+        policy: Inspectable,
+        steps: Cooperative[Outcomes],
+        started_at: float,
+        subject: Subject,
+        about: RequestInfo,
+    ) -> Results:
+        outcomes = await self._finish(steps)
+        local = self._local_results(policy.local.guardrails, outcomes, started_at)
+        if not policy.remote:
+            return _disjoint(local)
+        results = self._with_remote(policy, local, subject, about)
+        return results if isinstance(results, tuple) else await results
 
     def run_cooperatively(
         self, steps: Cooperative[tuple[T, ...]]
     ) -> tuple[T, ...] | Awaitable[tuple[T, ...]]:
-        """Do all of the work now where it is short, else in turns with that of others."""
+        """Do all of the work now if it is short, else in turns with other requests."""
         done = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return self._finish(steps) if done is None else done
 
     def _advance(self, steps: Cooperative[tuple[T, ...]], *, until: float) -> tuple[T, ...] | None:
-        """Work for a while; return the outcomes, or None where more is to be done."""
+        """Work for a while; return the outcomes, or None if more is to be done."""
         while True:
             try:
                 next(steps)
@@ -135,50 +154,37 @@ class GuardrailRunner:
                 outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return outcomes
 
-    async def _inspect_run_cooperatively(
-        self,
-        policy: Inspectable,
-        steps: Cooperative[Outcomes],
-        started_at: float,
-        asked: tuple[Subject, RequestInfo],
-    ) -> Results:
-        """Go on where `inspect` left off."""
-        outcomes = await self._finish(steps)
-        results = self._go_on(policy, self._local_results(policy, outcomes, started_at), asked)
-        return results if isinstance(results, tuple) else await results
-
     def _local_results(
-        self, policy: Inspectable, outcomes: Outcomes, started_at: float
-    ) -> dict[str, GuardrailResult]:
-        """Word the outcomes of one pass; every local guardrail has the pass's time."""
+        self, guardrails: Sequence[Guardrail], outcomes: Outcomes, started_at: float
+    ) -> Results:
+        """Return a result for each outcome of one pass, all of which have the pass's time."""
         seconds = self._clock() - started_at
-        return {
-            guardrail.name: _local_result(guardrail, outcome, (started_at, seconds))
-            for guardrail, outcome in zip(policy.local.guardrails, outcomes, strict=True)
-        }
+        results: list[GuardrailResult] = []
+        for guardrail, outcome in zip(guardrails, outcomes, strict=True):
+            if isinstance(outcome, Failed):
+                verdict, error = _error(guardrail), outcome.error_type
+                result = GuardrailResult(guardrail, verdict, (), started_at, seconds, error)
+            else:
+                findings = outcome.findings
+                verdict = _LOCAL_VERDICTS[guardrail.action] if findings else _PASS
+                result = GuardrailResult(
+                    guardrail, verdict, findings, started_at, seconds, None, outcome.score
+                )
+            results.append(result)
+        return tuple(results)
 
-    def _go_on(
-        self,
-        policy: Inspectable,
-        local: dict[str, GuardrailResult],
-        asked: tuple[Subject, RequestInfo],
+    def _with_remote(
+        self, policy: Inspectable, local: Results, subject: Subject, about: RequestInfo
     ) -> Results | Awaitable[Results]:
-        """Ask the remote checks, where that can still matter."""
-        subject, _ = asked
-        if not policy.remote:
-            return _ordered(policy, local)
-        if any(_decides(result) for result in local.values()) or not subject.parts:
-            at = self._clock()
-            verdict = Verdict.SKIPPED if subject.parts else Verdict.PASS
-            rest = {one.name: _result(one, verdict, at=at) for one in policy.remote}
-            return _ordered(policy, local | rest)
-        return self._with_remote(policy, local, asked)
+        """Run the remote checks, unless the request is refused already or has no text."""
+        if subject.parts and not any(_decides(result) for result in local):
+            return self._ask_remote(policy, local, subject, about)
+        verdict, at = Verdict.SKIPPED if subject.parts else _PASS, self._clock()
+        skipped = [GuardrailResult(one, verdict, (), at, 0.0) for one in policy.remote]
+        return _disjoint(_in_order(policy, (*local, *skipped)))
 
-    async def _with_remote(
-        self,
-        policy: Inspectable,
-        local: Mapping[str, GuardrailResult],
-        asked: tuple[Subject, RequestInfo],
+    async def _ask_remote(
+        self, policy: Inspectable, local: Results, subject: Subject, about: RequestInfo
     ) -> Results:
         started_at = self._clock()
         remote: dict[str, GuardrailResult] = {}
@@ -186,41 +192,37 @@ class GuardrailRunner:
         try:
             async with asyncio.TaskGroup() as group:
                 for guardrail in policy.remote:
-                    group.create_task(self._check_or_end(guardrail, asked, remote))
+                    group.create_task(self._check_or_end(guardrail, subject, about, remote))
         except* _DecidedError:
             decided = True
         for guardrail in policy.remote:
             if guardrail.name not in remote:
-                # Without a decision nobody may have cancelled it: an error, never a pass.
-                verdict = Verdict.SKIPPED if decided else _error(guardrail)
-                remote[guardrail.name] = _result(
+                # Without a decision no task should be cancelled: an error, never a pass.
+                remote[guardrail.name] = GuardrailResult(
                     guardrail,
-                    verdict,
-                    at=started_at,
-                    seconds=self._clock() - started_at,
-                    error_type=None if decided else "cancelled",
+                    Verdict.SKIPPED if decided else _error(guardrail),
+                    (),
+                    started_at,
+                    self._clock() - started_at,
+                    None if decided else "cancelled",
                 )
-        return _ordered(policy, {**local, **remote})
+        return _disjoint(_in_order(policy, (*local, *remote.values())))
 
     async def _check_or_end(
         self,
         guardrail: Guardrail,
-        asked: tuple[Subject, RequestInfo],
+        subject: Subject,
+        about: RequestInfo,
         results: dict[str, GuardrailResult],
     ) -> None:
+        """Add the result of one remote check; a decision ends the group of them all."""
         events: list[NotedEvent] = []
 
         def note(event: RemoteEvent) -> None:
             events.append(NotedEvent(event, self._clock()))
 
-        request = RemoteRequest(guardrail, *asked, stage=Stage.INPUT, note=note)
-        result = replace(await self._check(request), events=tuple(events))
-        results[guardrail.name] = result
-        if _decides(result):
-            raise _DecidedError
-
-    async def _check(self, request: RemoteRequest) -> GuardrailResult:
-        guardrail, at = request.guardrail, self._clock()
+        request = RemoteRequest(guardrail, subject, about, stage=Stage.INPUT, note=note)
+        started_at = self._clock()
         answer, error_type = RemoteAnswer("pass"), None
         limit = asyncio.timeout(guardrail.timeout_seconds + GRACE_SECONDS)
         try:
@@ -235,34 +237,18 @@ class GuardrailRunner:
             expired = limit.expired()
             verdict = _timeout(guardrail) if expired else _error(guardrail)
             error_type = "timeout" if expired else type(error).__name__
-        return replace(
-            _result(guardrail, verdict, at=at, error_type=error_type),
-            findings=disjoint(answer.findings, rank=lambda one: rank_of(guardrail, one.type)),
-            seconds=self._clock() - at,
-            score=answer.score,
+        results[guardrail.name] = result = GuardrailResult(
+            guardrail,
+            verdict,
+            disjoint(answer.findings, rank=lambda one: rank_of(guardrail, one.type)),
+            started_at,
+            self._clock() - started_at,
+            error_type,
+            answer.score,
+            tuple(events),
         )
-
-
-def _local_result(
-    guardrail: Guardrail, outcome: Outcome, span: tuple[float, float]
-) -> GuardrailResult:
-    at, seconds = span
-    if isinstance(outcome, Failed):
-        return GuardrailResult(guardrail, _error(guardrail), (), at, seconds, outcome.error_type)
-    findings = outcome.findings
-    verdict = _LOCAL_VERDICTS[guardrail.action] if findings else _PASS
-    return GuardrailResult(guardrail, verdict, findings, at, seconds, None, outcome.score)
-
-
-def _result(
-    guardrail: Guardrail,
-    verdict: Verdict,
-    *,
-    at: float,
-    seconds: float = 0.0,
-    error_type: str | None = None,
-) -> GuardrailResult:
-    return GuardrailResult(guardrail, verdict, (), at, seconds, error_type)
+        if _decides(result):
+            raise _DecidedError
 
 
 def _decides(result: GuardrailResult) -> bool:
@@ -278,27 +264,29 @@ def _timeout(guardrail: Guardrail) -> Verdict:
     return Verdict.TIMEOUT_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.TIMEOUT_CLOSED
 
 
-def _ordered(policy: Inspectable, results: Mapping[str, GuardrailResult]) -> Results:
-    """Return the results in the policy's order, what is to be redacted made disjoint."""
-    ordered = tuple(results[one.name] for one in policy.guardrails if one.name in results)
-    redacting = [result for result in ordered if _redacts(result)]
+def _in_order(policy: Inspectable, results: Results) -> Results:
+    by_name = {result.guardrail.name: result for result in results}
+    return tuple(by_name[one.name] for one in policy.guardrails if one.name in by_name)
+
+
+def _disjoint(results: Results) -> Results:
+    """Return *results* with the findings of all that redact made disjoint."""
+    redacting: dict[str, GuardrailResult] = {}
+    for result in results:
+        if result.verdict is _REDACT and result.guardrail.mode is _ENFORCE:
+            redacting[result.guardrail.name] = result
     if len(redacting) < 2:  # noqa: PLR2004 - one guardrail's own findings are disjoint already
-        return ordered
-    guardrails = {result.guardrail.name: result.guardrail for result in redacting}
+        return results
     findings = disjoint(
-        (finding for result in redacting for finding in result.findings),
-        rank=lambda one: rank_of(guardrails[one.guardrail], one.type),
+        (finding for result in redacting.values() for finding in result.findings),
+        rank=lambda one: rank_of(redacting[one.guardrail].guardrail, one.type),
     )
     return tuple(
         replace(
             result,
             findings=tuple(one for one in findings if one.guardrail == result.guardrail.name),
         )
-        if _redacts(result)
+        if result.guardrail.name in redacting
         else result
-        for result in ordered
+        for result in results
     )
-
-
-def _redacts(result: GuardrailResult) -> bool:
-    return result.verdict is _REDACT and result.guardrail.mode is _ENFORCE

@@ -42,7 +42,7 @@ def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
     if judged is None or not record.stream_name:
         return
     if judged.reserved is not None or judged.decision is not DecisionKind.DENY:
-        worker.verdicts.given(record.stream_name, judged)
+        worker.verdicts.add(record.stream_name, judged)
 
 
 def _release_reservation(record: RequestRecord, worker: Worker) -> None:

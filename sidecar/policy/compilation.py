@@ -1,39 +1,78 @@
-"""Compiles policies in a child process, and checks their expressions."""
+"""Compiles policies, and checks their expressions, in child processes with limits.
+
+Hyperscan may take minutes and gigabytes for an expression of a few characters, and cannot be
+interrupted. So it only ever compiles in a process of its own: `python -m` of this module, either
+all policies of a worker into one database, or an author's expressions one by one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
+import os
 import pickle
+import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import hyperscan
 
 from sidecar.domain.policy import Policy
-from sidecar.guardrails.matching.database import CompileError, compile_expressions
-from sidecar.guardrails.matching.rule import Expression
+from sidecar.guardrails.matching.database import (
+    CompileError,
+    compile_expressions,
+    expression_problem,
+)
 from sidecar.guardrails.registry import expressions_of
-from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy
+from sidecar.policy.parse import (
+    DEFAULT_POLICY_NAME,
+    PlacedExpression,
+    PolicyDocumentError,
+    PolicyFault,
+    default_policy,
+    parse_policies,
+)
 
+MAX_COMPILE_BYTES: Final = 2 * 1024**3
 MAX_CPU_SECONDS: Final = 120
 """CPU time of the compiling process; a command that applies policies allows half of it, so that
-what was applied can be compiled on a slower machine."""
-
+policies it accepts can be compiled on a slower machine."""
 COMPILE_SECONDS: Final = 600.0
-"""Wall clock for the compiling process, whose CPU limit is lower; it may give way to others."""
-
+"""Wall clock for the compiling process, whose CPU limit is lower: its priority may be low."""
 NICENESS: Final = 5
 """Of a process that compiles while requests are served, since every worker of a host does so at
 the same time; but a policy must come into force on a busy host as well: this still is a third of
 an equal share."""
 
+MAX_SECONDS_EACH: Final = 3.0
+"""CPU time to check one expression; a usual one takes milliseconds."""
+MAX_CHECK_SECONDS: Final = 600
+MAX_LOST: Final = 10
+"""Processes lost to expressions before the rest goes unchecked: nothing is applied by then."""
+
+_CANNOT_COMPILE: Final = 1
+_CANNOT_READ: Final = 2
+_TOO_COSTLY: Final = (
+    f"takes more than {MAX_SECONDS_EACH:g} s of CPU time or {MAX_COMPILE_BYTES >> 30} GiB of "
+    "memory to compile"
+)
+_COSTLY_HINT: Final = (
+    "make its repeats shorter: bounded ones in each other, or of wide classes, multiply"
+)
+
 VersionedDocument = tuple[str, int]
 """The text of one policy that was checked when it was applied, and its version."""
+Advance = Callable[[int], None]
+"""Receives the number of expressions checked so far."""
+
+
+class CheckFailedError(Exception):
+    """The checking process ended for a reason of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +84,10 @@ class CompiledPolicies:
 
 
 def policies_with_default(policies: Sequence[Policy]) -> tuple[Policy, ...]:
-    """Return *policies*, and the built-in default where none of them is named so."""
+    """Return *policies*, and the built-in default if none of them has its name."""
     if any(policy.name == DEFAULT_POLICY_NAME for policy in policies):
         return tuple(policies)
     return (*policies, default_policy())
-
-
-def expressions_with_default(policies: Sequence[Policy]) -> tuple[Expression, ...]:
-    """Return what the database of *policies* is compiled from."""
-    return expressions_of(policies_with_default(policies))
 
 
 def compile_database(policies: Sequence[Policy]) -> bytes:
@@ -63,7 +97,7 @@ def compile_database(policies: Sequence[Policy]) -> bytes:
         CompileError: an expression cannot be compiled.
     """
     try:
-        return compile_expressions(expressions_with_default(policies))
+        return compile_expressions(expressions_of(policies_with_default(policies)))
     except hyperscan.error:
         raise CompileError("the policies' expressions cannot be compiled together") from None
 
@@ -74,57 +108,130 @@ async def compile_in_subprocess(
     cpu_seconds: int = MAX_CPU_SECONDS,
     gives_way: bool = False,
 ) -> CompiledPolicies:
-    """Read and compile *documents* without holding up this process, or others if it *gives_way*.
-
-    A fresh interpreter, not a fork: gRPC's threads do not survive one.
+    """Parse and compile *documents* without blocking this process, or others if it *gives_way*.
 
     Raises:
-        CompileError: they cannot be read or compiled, or not within the limits.
+        CompileError: they cannot be parsed or compiled, or not within the limits.
     """
+    niceness = NICENESS if gives_way else 0
+    async with _child("compile", str(cpu_seconds), str(niceness)) as process:
+        try:
+            async with asyncio.timeout(COMPILE_SECONDS):
+                answer, _ = await process.communicate(json.dumps(documents).encode())
+        except TimeoutError:
+            raise CompileError(f"not compiled within {COMPILE_SECONDS:.0f} s") from None
+    match process.returncode:
+        case 0:
+            stream = io.BytesIO(answer)
+            policies: tuple[Policy, ...] = pickle.load(stream)  # noqa: S301 - our own process, over a pipe
+            return CompiledPolicies(policies, stream.read())
+        case code if code == -signal.SIGXCPU:
+            problem = "take more CPU time to compile than is allowed"
+        case code if code == _CANNOT_COMPILE:
+            problem = "cannot be compiled together"
+        case code if code == _CANNOT_READ:
+            raise CompileError("the policies cannot be read")
+        case _:
+            problem = "take more memory to compile than is allowed"
+    raise CompileError(f"the policies' expressions {problem}")
+
+
+async def expression_faults(
+    placed: Sequence[PlacedExpression], *, advance: Advance
+) -> tuple[PolicyFault, ...]:
+    """Return the faults of expressions, each with its place.
+
+    Raises:
+        CheckFailedError: the checking process failed, so their faults are unknown.
+    """
+    faults: list[PolicyFault] = []
+    done, lost = 0, 0
+    while done < len(placed) and lost < MAX_LOST:
+        async with aclosing(_problems(placed[done:])) as problems:
+            async for problem in problems:
+                if problem is not None:
+                    one = placed[done]
+                    faults.append(PolicyFault(one.line, one.column, one.path, problem))
+                done += 1
+                advance(done)
+        if done < len(placed):  # the process was killed over this one
+            one = placed[done]
+            faults.append(PolicyFault(one.line, one.column, one.path, _TOO_COSTLY, _COSTLY_HINT))
+            done, lost = done + 1, lost + 1
+    return tuple(faults)
+
+
+async def _problems(placed: Sequence[PlacedExpression]) -> AsyncGenerator[str | None]:
+    """Yield the problem of each expression, up to the one that ends the process."""
+    checked = 0
+    async with _child("check") as process:
+        assert process.stdin is not None  # noqa: S101 - both are pipes
+        assert process.stdout is not None  # noqa: S101
+        process.stdin.write(json.dumps([one.regex for one in placed]).encode())
+        process.stdin.close()
+        async for line in process.stdout:
+            checked += 1
+            yield json.loads(line)
+        code = await process.wait()
+    if code > 0 or (code == 0 and checked < len(placed)):
+        raise CheckFailedError("the process that checks expressions failed")
+
+
+@asynccontextmanager
+async def _child(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a fresh interpreter (gRPC's threads do not survive a fork); kill it at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "sidecar.policy.compile_process",
-        str(cpu_seconds),
-        str(NICENESS if gives_way else 0),
+        "sidecar.policy.compilation",
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(COMPILE_SECONDS):
-            answer, _ = await process.communicate(json.dumps(documents).encode())
-    except TimeoutError:
-        raise CompileError(f"not compiled within {COMPILE_SECONDS:.0f} s") from None
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
-        raise CompileError(failure_reason(process.returncode))
-    return unpacked(answer)
 
 
-def packed(policies: Sequence[Policy], database: bytes) -> bytes:
-    """Return what the compiling process answers."""
-    return pickle.dumps(tuple(policies)) + database
-
-
-def unpacked(answer: bytes) -> CompiledPolicies:
-    """Read what `packed` made; only ever from a process that this one has started."""
-    stream = io.BytesIO(answer)
-    policies: tuple[Policy, ...] = pickle.load(stream)  # noqa: S301 - our own process, over a pipe
-    return CompiledPolicies(policies, stream.read())
-
-
-def failure_reason(code: int | None) -> str:
-    """Say why the compiling process ended with *code*."""
-    match code:
-        case _ if code == -signal.SIGXCPU:
-            return "the policies' expressions take more CPU time to compile than is allowed"
-        case 1:
-            return "the policies' expressions cannot be compiled together"
-        case 2:
-            return "the policies cannot be read"
+def main() -> None:
+    """Run in the child: `compile CPU_SECONDS NICENESS` or `check`; JSON on standard input."""
+    match sys.argv[1:]:
+        case ["compile", cpu_seconds, niceness]:
+            os.nice(int(niceness))
+            _limit(int(cpu_seconds))
+            try:
+                policies = [
+                    policy
+                    for document, version in json.load(sys.stdin.buffer)
+                    for policy in parse_policies(document, version=version, expressions="trust")
+                ]
+                database = compile_database(policies)
+            except CompileError:
+                sys.exit(_CANNOT_COMPILE)
+            except PolicyDocumentError:
+                sys.exit(_CANNOT_READ)
+            sys.stdout.buffer.write(pickle.dumps(tuple(policies)) + database)
+        case ["check"]:
+            _limit(MAX_CHECK_SECONDS)
+            for regex in json.load(sys.stdin.buffer):
+                signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS_EACH)
+                answer = json.dumps(expression_problem(regex))
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                sys.stdout.write(f"{answer}\n")
+                sys.stdout.flush()
         case _:
-            return "the policies' expressions take more memory to compile than is allowed"
+            sys.exit("usage: compile CPU_SECONDS NICENESS | check")
+
+
+def _limit(cpu_seconds: int) -> None:
+    """Bound this process, however much an expression expands."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_COMPILE_BYTES, MAX_COMPILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -44,7 +44,7 @@ MAX_ITEMS: Final = 1_000
 TRUSTED: Final = "trusted"
 """Validation context: expressions were checked when the document was applied."""
 SYNTAX_ONLY: Final = "syntax"
-"""Validation context: the slow part of an expression's check is done by `expression_check`."""
+"""Validation context: the slow part of an expression's check is done by `compilation`."""
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _PERCENT: Final = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?%")

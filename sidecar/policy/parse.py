@@ -191,7 +191,7 @@ DEFAULT_POLICY_NAME: Final = "default"
 
 Expressions = Literal["check", "syntax", "trust"]
 """How regular expressions are checked: compiled now by both engines, which takes milliseconds or,
-for some, minutes; parsed by the fast engine, and left to `expression_check`; or not at all, since
+for some, minutes; parsed by the fast engine, and left to `compilation`; or not at all, since
 they were checked when they were applied."""
 
 _CONTEXTS: Final = {"check": None, "syntax": SYNTAX_ONLY, "trust": TRUSTED}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
@@ -14,18 +14,20 @@ from sidecar.domain.guardrail_settings import (
     AnswerPart,
     DeniedPatternsSettings,
     JsonSchemaSettings,
+    LanguageSettings,
+    MaxTokensSettings,
 )
 from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
 from sidecar.domain.subject import Operation
 from sidecar.guardrails.matching.database import author_expression
 
 NEAR_DAYS: Final = 14
-"""An exception that ends within so many days is told of."""
+"""An exception that ends within so many days is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class LintWarning:
-    """One thing to look at. `code` is stable; `guardrail` is None where it is of the policy."""
+    """One setting to look at. `code` is stable; `guardrail` is None for a whole policy."""
 
     policy: str
     guardrail: str | None
@@ -45,9 +47,14 @@ _CHATS_APART: Final = {
     Operation.INVOKE_MODEL: "Bedrock's InvokeModel",
 }
 """Chats by APIs that have an operation of their own for them, so that `chat` leaves them out."""
+_OPTIONAL_PACKAGES: Final = {
+    LanguageSettings.guardrail_type: ("language", "py3langid"),
+    MaxTokensSettings.guardrail_type: ("tokens", "quicktok"),
+}
+"""Extra and module by the type of guardrail that needs them."""
 _NOTHING_MISSING: Final[Mapping[str, str]] = MappingProxyType({})
 
-_Said = tuple[str, str, str]
+_Problem = tuple[str, str, str]
 """Code, problem, hint."""
 
 
@@ -58,37 +65,25 @@ def lint(
     near_days: int = NEAR_DAYS,
     missing: Mapping[str, str] = _NOTHING_MISSING,
 ) -> tuple[LintWarning, ...]:
-    """Return advice on each of *policies*, which are all that may be bound together.
+    """Return warnings on each of *policies*, which are all that may be bound together.
 
     *missing* are the extras that are not installed, by the type of guardrail that needs them.
     """
-    return tuple(
-        advice
-        for policy in policies
-        for advice in _of_policy(policy, policies, (today, near_days), missing)
-    )
+    warnings: list[LintWarning] = []
+    for policy in policies:
+        warnings += [LintWarning(policy.name, None, *one) for one in _policy_problems(policy)]
+        others = [other for other in policies if other.name != policy.name]
+        for guardrail in policy.guardrails:
+            problems = (
+                *_effect_problems(guardrail, others),
+                *_settings_problems(guardrail, missing),
+                *_scope_problems(guardrail, today, near_days),
+            )
+            warnings += [LintWarning(policy.name, guardrail.name, *one) for one in problems]
+    return tuple(warnings)
 
 
-def _of_policy(
-    policy: Policy,
-    policies: Sequence[Policy],
-    when: tuple[date, int],
-    missing: Mapping[str, str],
-) -> Iterator[LintWarning]:
-    for code, problem, hint in _whole(policy):
-        yield LintWarning(policy.name, None, code, problem, hint)
-    for guardrail in policy.guardrails:
-        said = chain(
-            *(check(guardrail) for check in _CHECKS),
-            _displaced(policy, guardrail, policies),
-            _exceptions(guardrail, *when),
-            _lacking(guardrail, missing),
-        )
-        for code, problem, hint in said:
-            yield LintWarning(policy.name, guardrail.name, code, problem, hint)
-
-
-def _whole(policy: Policy) -> Iterator[_Said]:
+def _policy_problems(policy: Policy) -> Iterator[_Problem]:
     if not policy.guardrails:
         yield "no-guardrails", "it has no guardrails", "content passes as it is: is that meant?"
     elif all(one.mode is Mode.SHADOW for one in policy.guardrails):
@@ -99,72 +94,18 @@ def _whole(policy: Policy) -> Iterator[_Said]:
         yield "unscanned-allow", problem, "say `unscanned: block`, or `flag` to see it"
 
 
-def _open(guardrail: Guardrail) -> Iterator[_Said]:
+def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator[_Problem]:
+    """Yield the problems of action, mode and inheritance from *others*."""
     is_closing = guardrail.action is not Action.FLAG and guardrail.mode is Mode.ENFORCE
     if is_closing and guardrail.on_error is OnError.ALLOW:
         problem = f"it is to {guardrail.action.value}, but what it cannot judge passes"
         yield "open-on-error", problem, "say `on_error: block`"
-
-
-def _mandatory_shadow(guardrail: Guardrail) -> Iterator[_Said]:
     if guardrail.mandatory and guardrail.mode is Mode.SHADOW:
         problem = "it is mandatory and in shadow: it demands nothing of policies below"
         yield "mandatory-shadow", problem, "promote it with `egret policy promote`"
-
-
-def _patterns(guardrail: Guardrail) -> Iterator[_Said]:
-    if not isinstance(guardrail.settings, DeniedPatternsSettings):
+    if guardrail.mandatory:
         return
-    for pattern in guardrail.settings.patterns:
-        if not author_expression(pattern.regex).filtered:
-            problem = f"{pattern.name} is searched in every string, for its anchors or classes"
-            yield "searched-everywhere", problem, "write `\\b` for `^` and `$`, `[^ ]` for `\\S`"
-        elif _is_within_words(pattern.regex):
-            problem = f"{pattern.name} also matches within longer words"
-            yield "no-word-boundary", problem, "put `\\b` on both ends"
-
-
-def _is_within_words(regex: str) -> bool:
-    bare = regex.removeprefix("(?i)")
-    return (bare[:1].isalnum() and bare[:1].isascii()) and not bare.endswith(("\\b", "$"))
-
-
-def _scope(guardrail: Guardrail) -> Iterator[_Said]:
-    scope = guardrail.scope
-    if scope.rollout == 0:
-        yield "rolled-out-to-none", "its roll-out is 0%: it holds for no key", "raise it"
-    if scope.routes is None or Operation.CHAT not in scope.routes:
-        return
-    if Operation.COUNT_TOKENS not in scope.routes:
-        problem = "a count of tokens reaches the provider with the same text, and is not judged"
-        yield "count-tokens-open", problem, "add count_tokens to its routes"
-    apart = [operation for operation in _CHATS_APART if operation not in scope.routes]
-    if apart:
-        whose = " and ".join(_CHATS_APART[operation] for operation in apart)
-        names = " and ".join(operation.value for operation in apart)
-        problem = f"{whose} is no `chat`, and is not judged"
-        yield "chat-elsewhere-open", problem, f"add {names} to its routes"
-
-
-def _structure(guardrail: Guardrail) -> Iterator[_Said]:
-    settings = guardrail.settings
-    if not isinstance(settings, JsonSchemaSettings):
-        return
-    schema = json.loads(settings.schema)
-    if _CLOSING_KEYWORDS.isdisjoint(schema):
-        problem = "its schema lets any further property of the answer pass"
-        yield "schema-open", problem, "say `additionalProperties: false` where objects are meant"
-    if settings.of is AnswerPart.ARGUMENTS and settings.tools is None:
-        problem = "the arguments of every tool are judged by one schema"
-        yield "schema-for-every-tool", problem, "name its `tools`"
-
-
-def _displaced(
-    policy: Policy, guardrail: Guardrail, policies: Iterable[Policy]
-) -> Iterator[_Said]:
-    for other in policies:
-        if other.name == policy.name or guardrail.mandatory:
-            continue
+    for other in others:
         for above in other.guardrails:
             if above.mandatory and above.name == guardrail.name and above.mode is Mode.ENFORCE:
                 problem = (
@@ -174,28 +115,70 @@ def _displaced(
                 yield "displaced", problem, "give it another name if both are to judge"
 
 
-def _exceptions(guardrail: Guardrail, today: date, near_days: int) -> Iterator[_Said]:
-    for one in guardrail.scope.exceptions:
+def _settings_problems(guardrail: Guardrail, missing: Mapping[str, str]) -> Iterator[_Problem]:
+    """Yield the problems of the type's own settings."""
+    settings = guardrail.settings
+    if isinstance(settings, DeniedPatternsSettings):
+        for pattern in settings.patterns:
+            bare = pattern.regex.removeprefix("(?i)")
+            starts_open = bare[:1].isalnum() and bare[:1].isascii()
+            if not author_expression(pattern.regex).filtered:
+                problem = f"{pattern.name} is searched in every string, for its anchors or classes"
+                hint = "write `\\b` for `^` and `$`, `[^ ]` for `\\S`"
+                yield "searched-everywhere", problem, hint
+            elif starts_open and not bare.endswith(("\\b", "$")):
+                problem = f"{pattern.name} also matches within longer words"
+                yield "no-word-boundary", problem, "put `\\b` on both ends"
+    if isinstance(settings, JsonSchemaSettings):
+        if _CLOSING_KEYWORDS.isdisjoint(json.loads(settings.schema)):
+            problem = "its schema lets any further property of the answer pass"
+            hint = "say `additionalProperties: false` where objects are meant"
+            yield "schema-open", problem, hint
+        if settings.of is AnswerPart.ARGUMENTS and settings.tools is None:
+            problem = "the arguments of every tool are judged by one schema"
+            yield "schema-for-every-tool", problem, "name its `tools`"
+    extra = missing.get(settings.guardrail_type)
+    if extra is not None:
+        problem = f"the extra `{extra}` is not installed here: it cannot judge, on_error decides"
+        hint = f"install Egret's wheel with its extra {extra} where workers run"
+        yield "package-missing", problem, hint
+
+
+def _scope_problems(guardrail: Guardrail, today: date, near_days: int) -> Iterator[_Problem]:
+    """Yield the problems of roll-out, routes and exceptions."""
+    scope = guardrail.scope
+    if scope.rollout == 0:
+        yield "rolled-out-to-none", "its roll-out is 0%: it holds for no key", "raise it"
+    routes = frozenset(scope.routes or ())
+    if Operation.CHAT in routes:
+        if Operation.COUNT_TOKENS not in routes:
+            problem = (
+                "a count of tokens reaches the provider with the same text, and is not judged"
+            )
+            yield "count-tokens-open", problem, "add count_tokens to its routes"
+        apart = [operation for operation in _CHATS_APART if operation not in routes]
+        if apart:
+            whose = " and ".join(_CHATS_APART[operation] for operation in apart)
+            names = " and ".join(operation.value for operation in apart)
+            problem = f"{whose} is no `chat`, and is not judged"
+            yield "chat-elsewhere-open", problem, f"add {names} to its routes"
+    for one in scope.exceptions:
         left = (one.until - today).days
         whose = f"the exception for {one.level.value} {one.name} ({one.reason})"
         if left < 0:
             yield "exception-over", f"{whose} ended on {one.until}", "take it out"
         elif left <= near_days:
-            hint = "see whether it is still needed"
-            yield "exception-ends", f"{whose} ends on {one.until}, in {left} days", hint
+            problem = f"{whose} ends on {one.until}, in {left} days"
+            yield "exception-ends", problem, "see whether it is still needed"
 
 
-def _lacking(guardrail: Guardrail, missing: Mapping[str, str]) -> Iterator[_Said]:
-    extra = missing.get(guardrail.settings.guardrail_type)
-    if extra is not None:
-        problem = f"the extra `{extra}` is not installed here: it cannot tell, on_error decides"
-        yield (
-            "package-missing",
-            problem,
-            f"install Egret's wheel with its extra {extra} where workers run",
-        )
+def missing_extras() -> Mapping[str, str]:
+    """Return the extras that are not installed here, by the type of the guardrail that needs them.
 
-
-_CHECKS: Final[tuple[Callable[[Guardrail], Iterator[_Said]], ...]] = (
-    _open, _mandatory_shadow, _patterns, _structure, _scope,
-)  # fmt: skip
+    Nothing is imported: that would take half a second and 145 MB.
+    """
+    return {
+        kind: extra
+        for kind, (extra, module) in _OPTIONAL_PACKAGES.items()
+        if importlib.util.find_spec(module) is None
+    }

@@ -22,7 +22,6 @@ from sidecar.domain.policy import (
     judges_input,
 )
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.subject import Operation
 from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
 from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.detectors.numbers import load_numbering_plans
@@ -42,7 +41,6 @@ from sidecar.guardrails.streaming.response_policy import AnswerPolicy, answer_po
 from sidecar.policy.compilation import (
     CompiledPolicies,
     compile_database,
-    compile_in_subprocess,
     policies_with_default,
 )
 from sidecar.policy.parse import DEFAULT_POLICY_NAME
@@ -66,25 +64,21 @@ class MissingPolicy:
 def resolve(policies: Mapping[str, Policy], binding: PolicyBinding) -> Policy | MissingPolicy:
     """Return the nearest policy with the mandatory guardrails of the levels above it.
 
-    A mandatory guardrail takes the place of one of the same name below, where it holds: one that
-    is for some requests only stands before its namesake, see `prevailing`. The level that brings
-    one also sets the least for `unscanned`: what cannot be read would slip past it otherwise.
+    A mandatory guardrail replaces one of the same name below, for the requests that it is for:
+    if these are not all, it stands before its namesake, see `prevailing`. Its level also sets the
+    least for `unscanned`: content that cannot be read would slip past it otherwise.
     """
     names = [name for name in (binding.key, binding.team, binding.organization) if name]
     for name in names or [DEFAULT_POLICY_NAME]:
         if name not in policies:
             return MissingPolicy(name)
     nearest = policies[names[0] if names else DEFAULT_POLICY_NAME]
-    # The organization has the last word; a policy bound twice speaks once.
+    # The organization has the last word; a policy bound twice counts once.
     above = dict.fromkeys(name for name in (binding.organization, binding.team) if name)
     above.pop(nearest.name, None)
-    return _with_mandatory(nearest, [policies[name] for name in above])
-
-
-def _with_mandatory(nearest: Policy, above: Iterable[Policy]) -> Policy:
     candidates: dict[str, list[Guardrail]] = {}
     unscanned = nearest.unscanned
-    for policy in above:
+    for policy in (policies[name] for name in above):
         mandatory = [guardrail for guardrail in policy.guardrails if guardrail.mandatory]
         if mandatory:
             unscanned = max(unscanned, policy.unscanned, key=_STRICTNESS.index)
@@ -94,14 +88,14 @@ def _with_mandatory(nearest: Policy, above: Iterable[Policy]) -> Policy:
         return nearest
     for guardrail in nearest.guardrails:
         candidates.setdefault(guardrail.name, []).append(guardrail)
-    ordered = (one for same in candidates.values() for one in _enforced_first(same))
+    # One in shadow demands nothing, so it displaces no namesake that is enforced.
+    ordered = (
+        one
+        for same in candidates.values()
+        for one in sorted(same, key=lambda one: one.mode is Mode.SHADOW)
+    )
     guardrails = tuple(prevailing(ordered, is_certain=lambda one: one.scope == EVERYWHERE))
     return replace(nearest, guardrails=guardrails, unscanned=unscanned)
-
-
-def _enforced_first(same: Iterable[Guardrail]) -> list[Guardrail]:
-    """Order namesakes: one in shadow demands nothing, so none that is enforced gives way to it."""
-    return sorted(same, key=lambda one: one.mode is Mode.SHADOW)
 
 
 def prevailing(
@@ -109,8 +103,8 @@ def prevailing(
 ) -> Iterator[Guardrail]:
     """Return those of *guardrails* that count, of namesakes the first.
 
-    One that is not certain to hold leaves its namesakes in, to stand behind it. One that looks
-    at requests only does not take the place of a namesake that looks at answers.
+    One that is not certain to apply leaves its namesakes in, behind it. One for requests only
+    does not replace a namesake for answers.
     """
     covered: dict[str, frozenset[Stage]] = {}
     for guardrail in guardrails:
@@ -125,99 +119,44 @@ def prevailing(
 
 
 MAX_VARIANTS: Final = 256
-"""Forms that are kept; a client chooses route and model, and so among the forms."""
+"""Variants that are kept; a client chooses route and model, and so among them."""
 
-Form = TypeVar("Form")
+Facts = TypeVar("Facts")
+Variant = TypeVar("Variant")
 
 
-class RequestVariants(Generic[Form]):
-    """By what the headers tell: the route, the key, and the time."""
+class PolicyVariants(Generic[Facts, Variant]):
+    """The variants of a policy by the guardrails that apply to a request, each built once."""
 
     def __init__(
         self,
         guardrails: tuple[Guardrail, ...],
-        build: Callable[[tuple[Guardrail, ...], tuple[str, ...]], Form],
+        *,
+        is_scoped: Callable[[Guardrail], bool],
+        applicability: Callable[[Guardrail, Facts], Applicability],
+        build: Callable[[tuple[Guardrail, ...], tuple[str, ...]], Variant],
     ) -> None:
-        """*build* takes the guardrails that hold, and the names of those exempted from."""
+        """*build* takes the guardrails that apply, and the names of those exempted from."""
         self._guardrails = guardrails
+        self._scoped = tuple(filter(is_scoped, guardrails))
+        self._applicability = applicability
         self._build = build
-        self._scoped = tuple(one for one in guardrails if one.scope.depends_on_headers)
-        self._is_by_route = not any(one.scope.depends_on_key for one in guardrails)
-        self._by_route: dict[Operation | None, Form] = {}
-        self._forms: dict[tuple[Applicability, ...], Form] = {}
+        self._known: dict[tuple[Applicability, ...], Variant] = {}
 
-    def __call__(self, request_scope: RequestScope) -> Form:
-        """Return the form for *request_scope*."""
-        if not self._is_by_route:
-            return self._form(request_scope)
-        known = self._by_route.get(request_scope.operation)
+    def __call__(self, facts: Facts) -> Variant:
+        """Return the variant for a request of which these *facts* are known."""
+        found = tuple([self._applicability(one, facts) for one in self._scoped])
+        known = self._known.get(found)
         if known is None:
-            known = self._by_route[request_scope.operation] = self._form(request_scope)
+            by_id = {id(one): how for one, how in zip(self._scoped, found, strict=True)}
+            applies = Applicability.APPLIES
+            left = (one for one in self._guardrails if by_id.get(id(one), applies) is applies)
+            exempt = (one.name for one in self._scoped if by_id[id(one)] is Applicability.EXEMPT)
+            if len(self._known) >= MAX_VARIANTS:
+                self._known.clear()
+            known = self._known[found] = self._build(tuple(left), tuple(dict.fromkeys(exempt)))
         return known
 
-    def _form(self, circumstances: RequestScope) -> Form:
-        standings = tuple(applicability_of(one, circumstances) for one in self._scoped)
-        known = self._forms.get(standings)
-        if known is None:
-            known = _kept(self._forms, standings, self._built(standings))
-        return known
-
-    def _built(self, standings: tuple[Applicability, ...]) -> Form:
-        stands = {id(one): how for one, how in zip(self._scoped, standings, strict=True)}
-        hold = (
-            one
-            for one in self._guardrails
-            if stands.get(id(one), Applicability.APPLIES) is Applicability.APPLIES
-        )
-        exempt = (one.name for one in self._scoped if stands[id(one)] is Applicability.EXEMPT)
-        return self._build(tuple(hold), tuple(dict.fromkeys(exempt)))
-
-
-class ModelVariants(Generic[Form]):
-    """By the model that a request is for."""
-
-    def __init__(
-        self, guardrails: tuple[Guardrail, ...], build: Callable[[tuple[Guardrail, ...]], Form]
-    ) -> None:
-        self._guardrails = guardrails
-        self._build = build
-        self._scoped = tuple(one for one in guardrails if one.scope.models is not None)
-        self._forms: dict[tuple[bool, ...], Form] = {}
-
-    def __call__(self, model: str | None) -> Form:
-        """Return the form for *model*, None where the request names none."""
-        holding = tuple(applies_to_model(one, model) for one in self._scoped)
-        known = self._forms.get(holding)
-        if known is None:
-            known = _kept(self._forms, holding, self._build(self._hold(holding)))
-        return known
-
-    def _hold(self, holding: Iterable[bool]) -> tuple[Guardrail, ...]:
-        out = {id(one) for one, holds in zip(self._scoped, holding, strict=True) if not holds}
-        return tuple(one for one in self._guardrails if id(one) not in out)
-
-
-_Key = TypeVar("_Key")
-
-
-def _kept(forms: dict[_Key, Form], key: _Key, form: Form) -> Form:
-    if len(forms) >= MAX_VARIANTS:
-        forms.clear()
-    forms[key] = form
-    return form
-
-
-__all__ = [
-    "CompileError",
-    "CompiledPolicies",
-    "EffectivePolicy",
-    "MissingPolicy",
-    "PolicySnapshot",
-    "build_snapshot",
-    "compile_database",
-    "compile_in_subprocess",
-    "snapshot_steps",
-]
 
 MAX_REMEMBERED: Final = 10_000
 """Bindings whose effective policy is kept; far more than a store has combinations in use."""
@@ -225,11 +164,11 @@ MAX_REMEMBERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class EffectivePolicy:
-    """What holds for one binding. `guardrails` has inherited mandatory ones first.
+    """The policy in force for one binding. `guardrails` has inherited mandatory ones first.
 
-    `needs_body` tells whether judging takes more than the headers. Where guardrails are for some
-    requests only, a request gets one of its `request_variants`, where there are any, and of that
-    the form `for_model`. `exempted` names guardrails that an exception has taken out.
+    `needs_body` is whether judging takes more than the headers. If guardrails are for some
+    requests only, a request gets one of the `request_variants`, and of that the variant
+    `for_model`. `exempted` names guardrails that an exception has taken out.
     """
 
     name: str
@@ -245,15 +184,15 @@ class EffectivePolicy:
     stream_usage: StreamUsage | None = None
     merged: Policy = field(kw_only=True, repr=False)
     """The same as one policy, for reports."""
-    request_variants: RequestVariants[EffectivePolicy] | None = field(
+    request_variants: PolicyVariants[RequestScope, EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
-    model_variants: ModelVariants[EffectivePolicy] | None = field(
+    model_variants: PolicyVariants[str | None, EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
 
     def for_model(self, model: str | None) -> EffectivePolicy:
-        """Return what holds for a request, once its model is known; None names no model."""
+        """Return the policy for a request, once its model is known; None names no model."""
         return self if self.model_variants is None else self.model_variants(model)
 
 
@@ -283,11 +222,11 @@ class PolicySnapshot:
 
     @property
     def bindings(self) -> tuple[PolicyBinding, ...]:
-        """Those that were asked for so far."""
+        """The bindings that were looked up so far."""
         return tuple(self._effective)
 
     def effective(self, binding: PolicyBinding) -> EffectivePolicy | MissingPolicy:
-        """Return what holds for *binding*; the same object for equal bindings."""
+        """Return the policy in force for *binding*; the same object for equal bindings."""
         known = self._effective.get(binding)
         if known is None:
             if len(self._effective) >= MAX_REMEMBERED:
@@ -300,26 +239,42 @@ class PolicySnapshot:
         if isinstance(policy, MissingPolicy):
             return policy
         if not any(one.scope.depends_on_headers for one in policy.guardrails):
-            return self._with_model_forms(policy, exempted=())
+            return self._with_model_variants(policy, exempted=())
 
-        def build(hold: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
-            counting = tuple(prevailing(hold, is_certain=lambda one: one.scope.models is None))
-            return self._with_model_forms(replace(policy, guardrails=counting), exempted=exempted)
+        def build(applying: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
+            left = tuple(prevailing(applying, is_certain=lambda one: one.scope.models is None))
+            return self._with_model_variants(replace(policy, guardrails=left), exempted=exempted)
 
-        forms = RequestVariants(policy.guardrails, build)
-        return replace(self._compiled(policy), request_variants=forms)
+        variants = PolicyVariants(
+            policy.guardrails,
+            is_scoped=lambda one: one.scope.depends_on_headers,
+            applicability=applicability_of,
+            build=build,
+        )
+        return replace(self._compiled(policy), request_variants=variants)
 
-    def _with_model_forms(self, policy: Policy, *, exempted: tuple[str, ...]) -> EffectivePolicy:
+    def _with_model_variants(
+        self, policy: Policy, *, exempted: tuple[str, ...]
+    ) -> EffectivePolicy:
         compiled = replace(self._compiled(policy), exempted=exempted)
         if all(one.scope.models is None for one in policy.guardrails):
             return compiled
 
-        def build(hold: tuple[Guardrail, ...]) -> EffectivePolicy:
-            counting = tuple(prevailing(hold, is_certain=lambda _: True))
-            formed = self._compiled(replace(policy, guardrails=counting))
-            return replace(formed, exempted=exempted)
+        def applicability(guardrail: Guardrail, model: str | None) -> Applicability:
+            applies = applies_to_model(guardrail, model)
+            return Applicability.APPLIES if applies else Applicability.OUT_OF_SCOPE
 
-        return replace(compiled, model_variants=ModelVariants(policy.guardrails, build))
+        def build(applying: tuple[Guardrail, ...], _: tuple[str, ...]) -> EffectivePolicy:
+            left = tuple(prevailing(applying, is_certain=lambda _: True))
+            return replace(self._compiled(replace(policy, guardrails=left)), exempted=exempted)
+
+        variants = PolicyVariants(
+            policy.guardrails,
+            is_scoped=lambda one: one.scope.models is not None,
+            applicability=applicability,
+            build=build,
+        )
+        return replace(compiled, model_variants=variants)
 
     def _compiled(self, policy: Policy) -> EffectivePolicy:
         inputs = tuple(
@@ -348,7 +303,7 @@ class PolicySnapshot:
 
 
 def _prepare(policies: Sequence[Policy]) -> Cooperative[None]:
-    """Make ready what judges now: within an exchange it would be late, and could fail."""
+    """Compile rules, schemas and models now: within an exchange that is late, and could fail."""
     for policy in policies:
         try:
             for one in policy.guardrails:
@@ -393,13 +348,13 @@ def snapshot_steps(
 
 
 def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None) -> PolicySnapshot:
-    """Build a snapshot of *policies*, with the built-in default where none is named so.
+    """Build a snapshot of *policies*, with the built-in default if none has its name.
 
     Without *database* it is compiled here, which takes hundreds of milliseconds.
 
     Raises:
         CompileError: as `snapshot_steps` does.
     """
-    run_sync(_prepare(policies))  # tells what is wrong by the policy's name
+    run_sync(_prepare(policies))  # a fault names its policy
     compiled = CompiledPolicies(tuple(policies), database or compile_database(policies))
     return run_sync(snapshot_steps(compiled))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.finding import GuardrailResult
-from sidecar.domain.guardrail_settings import (
-    JsonSchemaSettings,
-    LanguageSettings,
-    MaxTokensSettings,
-)
-from sidecar.domain.policy import EVERYWHERE, Guardrail, Policy, Stage, judges_input
+from sidecar.domain.guardrail_settings import JsonSchemaSettings
+from sidecar.domain.policy import EVERYWHERE, Guardrail, Stage, judges_input
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.cooperative import run_sync
@@ -37,12 +32,12 @@ MAX_RUN_SECONDS: Final = 0.1
 """How often, and for how long, a pass is repeated for the median of its time."""
 
 _PREFIX: Final = "\0"
-"""Of policies made here: no document can name one so."""
+"""Of the names of policies made here; no document can have such a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedResult:
-    """A guardrail's result, and the time of a pass that asks it alone."""
+    """A guardrail's result, and the time of a pass with that guardrail alone."""
 
     result: GuardrailResult
     microseconds: float
@@ -50,9 +45,9 @@ class TimedResult:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTestResult:
-    """What a policy makes of a text.
+    """The results of a policy for a text.
 
-    `results` are what is decided by; `not_asked` are guardrails that a trial leaves out.
+    `results` are those the decision depends on; `not_asked` are guardrails that a test leaves out.
     """
 
     judged: tuple[TimedResult, ...]
@@ -70,7 +65,7 @@ async def run_policy_test(
 ) -> PolicyTestResult:
     """Judge *subject* by the policy of *document*, whose expressions were checked.
 
-    *side* `OUTPUT` takes each text for what a model says, or for the arguments of a call.
+    With *side* `OUTPUT` each text is judged as the model's, or as the arguments of a call.
 
     Raises:
         CompileError: it cannot be compiled within the limits.
@@ -82,57 +77,53 @@ async def run_policy_test(
     local = tuple(
         replace(one, scope=EVERYWHERE, stage=Stage.INPUT) for one in asked if judges_texts(one)
     )
-    snapshot = _snapshot(compiled, policy, local)
-    whole = _effective(snapshot, _PREFIX)
-    about = RequestInfo(request_id="", key_id="", model=subject.model)
-    results = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
-        whole, subject, about=about
-    )
-    results = results if isinstance(results, tuple) else await results
-    judged = {one.guardrail.name: _alone(snapshot, one, subject) for one in results}
-    judged |= {one.guardrail.name: _of_structure(one, subject) for one in schema_guardrails(asked)}
-    return PolicyTestResult(
-        judged=tuple(judged[one.name] for one in asked if one.name in judged),
-        not_asked=tuple(one for one in asked if is_remote(one)),
-        pass_microseconds=_microseconds(lambda: whole.local.scan(subject.parts, subject.runs)),
-    )
-
-
-def _alone(snapshot: PolicySnapshot, result: GuardrailResult, subject: Subject) -> TimedResult:
-    policy = _effective(snapshot, _PREFIX + result.guardrail.name)
-    time_taken = _microseconds(lambda: policy.local.scan(subject.parts, subject.runs))
-    return TimedResult(result, time_taken)
-
-
-def _of_structure(one: SchemaGuardrail, subject: Subject) -> TimedResult:
-    settings = one.guardrail.settings
-    assert isinstance(settings, JsonSchemaSettings)  # noqa: S101 - nothing else has structure
-    pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
-
-    def judge() -> GuardrailResult:
-        return run_sync(check_structure([one], pieces, clock=time.perf_counter))[0]
-
-    return TimedResult(judge(), _microseconds(judge))
-
-
-def _snapshot(
-    compiled: CompiledPolicies, policy: Policy, local: tuple[Guardrail, ...]
-) -> PolicySnapshot:
-    """Return the policy, and one of each guardrail alone, over the same database."""
+    # The policy, and one of each guardrail alone, over the same database.
     whole = replace(policy, name=_PREFIX, guardrails=local)
     alone = (replace(policy, name=_PREFIX + one.name, guardrails=(one,)) for one in local)
     policies = {one.name: one for one in (*alone, whole, policy)}
-    named = CompiledPolicies(tuple(policies.values()), compiled.database)
-    return run_sync(snapshot_steps(named))
+    snapshot = run_sync(
+        snapshot_steps(CompiledPolicies(tuple(policies.values()), compiled.database))
+    )
+
+    def microseconds_of(policy_name: str) -> float:
+        scan = _effective(snapshot, policy_name).local.scan
+        return _microseconds(lambda: scan(subject.parts, subject.runs))
+
+    results = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
+        _effective(snapshot, _PREFIX),
+        subject,
+        about=RequestInfo(request_id="", key_id="", model=subject.model),
+    )
+    judged: dict[str, TimedResult] = {}
+    for result in results if isinstance(results, tuple) else await results:
+        name = result.guardrail.name
+        judged[name] = TimedResult(result, microseconds_of(_PREFIX + name))
+    for checked in schema_guardrails(asked):
+        settings = checked.guardrail.settings
+        assert isinstance(settings, JsonSchemaSettings)  # noqa: S101 - no other type has a schema
+        pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
+
+        def judge(
+            one: SchemaGuardrail = checked, given: Sequence[AnswerPiece] = pieces
+        ) -> GuardrailResult:
+            return run_sync(check_structure([one], given, clock=time.perf_counter))[0]
+
+        judged[checked.guardrail.name] = TimedResult(judge(), _microseconds(judge))
+    return PolicyTestResult(
+        judged=tuple(judged[one.name] for one in asked if one.name in judged),
+        not_asked=tuple(one for one in asked if is_remote(one)),
+        pass_microseconds=microseconds_of(_PREFIX),
+    )
 
 
 def _effective(snapshot: PolicySnapshot, name: str) -> EffectivePolicy:
     found = snapshot.effective(PolicyBinding(key=name))
-    assert isinstance(found, EffectivePolicy)  # noqa: S101 - it was put in
+    assert isinstance(found, EffectivePolicy)  # noqa: S101 - the snapshot was built with it
     return found
 
 
 def _microseconds(judge: Callable[[], object]) -> float:
+    """Return the median time of *judge*, repeated within `MAX_RUNS` and `MAX_RUN_SECONDS`."""
     taken: list[float] = []
     until = time.perf_counter() + MAX_RUN_SECONDS
     while not taken or (len(taken) < MAX_RUNS and time.perf_counter() < until):
@@ -140,22 +131,3 @@ def _microseconds(judge: Callable[[], object]) -> float:
         judge()
         taken.append(time.perf_counter() - began_at)
     return statistics.median(taken) * 1e6
-
-
-_NEEDED: Final[Mapping[str, tuple[str, str]]] = {
-    LanguageSettings.guardrail_type: ("language", "py3langid"),
-    MaxTokensSettings.guardrail_type: ("tokens", "quicktok"),
-}
-"""Extra and module by the guardrail's type."""
-
-
-def missing_extras() -> Mapping[str, str]:
-    """Return the extras that are not installed here, by the type of the guardrail that needs them.
-
-    Nothing is imported: that would take half a second and 145 MB.
-    """
-    return {
-        kind: extra
-        for kind, (extra, module) in _NEEDED.items()
-        if importlib.util.find_spec(module) is None
-    }

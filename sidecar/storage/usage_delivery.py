@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Never, Protocol, TypeVar
 
@@ -24,7 +24,6 @@ from sidecar.usage.records import NotKeptError, record_of_lost
 FLUSH_SECONDS: Final = 1.0
 BATCH_RECORDS: Final = 500
 """A batch is decoded and encoded on the event loop, where it holds requests up for some ms."""
-PRICES_SECONDS: Final = 30.0
 ADOPT_SECONDS: Final = 15.0
 SEAL_SECONDS: Final = 60.0
 """How long notes of judged requests go to one file: what is looked up in one go."""
@@ -67,6 +66,7 @@ class UsageDelivery:
         store: PostgresUsage,
         metrics: DeliveryMetrics,
         *,
+        prices: Callable[[], Awaitable[PriceList]],
         settle_seconds: float,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -76,8 +76,7 @@ class UsageDelivery:
         self._settle_seconds = settle_seconds
         self._seal_seconds = min(SEAL_SECONDS, settle_seconds / 4)
         self._wall = wall
-        self._prices = PriceList()
-        self._prices_at = float("-inf")
+        self._prices = prices
         self._adopted_at = wall()
         self._is_failing = False
         self._records = msgspec.msgpack.Decoder(UsageRecord)
@@ -186,9 +185,9 @@ class UsageDelivery:
             await self._spool.carry_over(running)
 
     async def _add(self, records: Sequence[UsageRecord]) -> None:
-        await self._refresh_prices()
+        prices = await self._prices()
         try:
-            added = await self._store.add(records, self._prices)
+            added = await self._store.add(records, prices)
         except _REJECTED as error:
             if len(records) > 1:
                 for record in records:
@@ -203,12 +202,6 @@ class UsageDelivery:
             return
         self._metrics.stored(records, added=added)
         self._spool.let_go(records)
-
-    async def _refresh_prices(self) -> None:
-        now = self._wall()
-        if _is_past(self._prices_at, PRICES_SECONDS, now=now):
-            self._prices = await self._store.load_prices()
-            self._prices_at = now
 
     def _decoded(
         self, decoder: msgspec.msgpack.Decoder[_Note], segment: Segment, piece: Piece

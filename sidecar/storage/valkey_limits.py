@@ -201,7 +201,7 @@ def _seen(numbers: Sequence[Any]) -> State | None:
 
 ENDS_TOPIC: Final = "egret:ends"
 MAX_WAITING: Final = 10_000
-"""Beyond, the oldest are not told."""
+"""Beyond, the oldest are not published."""
 MAX_MESSAGE: Final = 256
 RETRY_SECONDS: Final = 0.25
 
@@ -209,7 +209,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ValkeyEnds:
-    """Implements `OtherWorkers`; `run_telling` and `run_hearing` run beside it."""
+    """Implements `OtherWorkers`; `run_publisher` and `run_subscriber` run beside it."""
 
     def __init__(self, settings: ValkeySettings) -> None:
         self._settings = settings
@@ -218,14 +218,14 @@ class ValkeyEnds:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(tuple[UnmatchedEnd, ...])
 
-    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
-        """Tell the other workers, soon."""
+    def publish(self, ends: Sequence[UnmatchedEnd]) -> None:
+        """Send *ends* to all workers, soon."""
         self._waiting.extend(ends)
         del self._waiting[:-MAX_WAITING]
         self._is_there_any.set()
 
-    async def run_telling(self) -> Never:
-        """Publish what there is until cancelled; what cannot be published waits."""
+    async def run_publisher(self) -> Never:
+        """Publish ends until cancelled; they wait while Valkey is away."""
         async with open_valkey(patient(self._settings)) as client:
             while True:
                 await self._is_there_any.wait()
@@ -236,13 +236,13 @@ class ValkeyEnds:
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
                 # By name: the oldest may have gone meanwhile.
-                told = {end.stream for end in some}
-                self._waiting = [end for end in self._waiting if end.stream not in told]
+                sent = {end.stream for end in some}
+                self._waiting = [end for end in self._waiting if end.stream not in sent]
                 if not self._waiting:
                     self._is_there_any.clear()
 
-    async def run_hearing(self, hear: Callable[[Sequence[UnmatchedEnd]], None]) -> Never:
-        """Hear what others tell, and ourselves, until cancelled."""
+    async def run_subscriber(self, on_ends: Callable[[Sequence[UnmatchedEnd]], None]) -> Never:
+        """Receive ends of all workers, this one included, until cancelled."""
 
         def decode(message: bytes) -> None:
             try:
@@ -250,6 +250,6 @@ class ValkeyEnds:
             except msgspec.DecodeError:
                 _log.warning("ends.unreadable", bytes=len(message))
                 return
-            hear(ends)
+            on_ends(ends)
 
         await Subscriber(self._settings, {ENDS_TOPIC: decode}).run()

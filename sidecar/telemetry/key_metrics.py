@@ -8,6 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.limits import Level, Measure, Window
+from sidecar.telemetry.mmap_metrics import counting
 from sidecar.telemetry.names import MetricName
 
 REVOCATION_BUCKETS: Final = (
@@ -122,8 +123,10 @@ class LimitMetrics:
             registry=registry,
         )
         self._decisions = {
-            (is_granted, is_local): decisions.labels(
-                "granted" if is_granted else "refused", "local" if is_local else "shared"
+            (is_granted, is_local): counting(
+                decisions.labels(
+                    "granted" if is_granted else "refused", "local" if is_local else "shared"
+                )
             )
             for is_granted in (True, False)
             for is_local in (True, False)
@@ -156,11 +159,11 @@ class LimitMetrics:
 
     def granted(self, *, is_local: bool) -> None:
         """Count a request with room in all of its limits."""
-        self._decisions[True, is_local].inc()
+        self._decisions[True, is_local]()
 
     def refused(self, measure: Measure, level: Level, *, is_local: bool) -> None:
         """Count a request without room."""
-        self._decisions[False, is_local].inc()
+        self._decisions[False, is_local]()
         self._refused.labels(measure.value, level.value).inc()
 
     def threshold_passed(self, level: Level, threshold: int) -> None:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sidecar.domain.policy import Policy
-from sidecar.domain.report import ExchangeReport, FaultKind, Timings
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.policy import Guardrail, Policy
+from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import Route
 from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
-from sidecar.telemetry.guardrail_metrics import GuardrailMetrics, RemoteMetrics
 from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
-from sidecar.telemetry.mmap_metrics import Count, counting, observing, rising_and_falling
-from sidecar.telemetry.names import NONE, MetricName
+from sidecar.telemetry.mmap_metrics import Observe, observing, rising_and_falling
+from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.process_metrics import ProcessMetrics
-from sidecar.telemetry.sanitize import Children, LabelCap, itself
+from sidecar.telemetry.remote_metrics import RemoteMetrics
+from sidecar.telemetry.sanitize import LabelCap
 from sidecar.telemetry.tail_sampling import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
 
@@ -31,63 +32,53 @@ BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
 """256 bytes to 16 MiB in steps of four."""
 
 
-class _Kind(NamedTuple):
-    """Where exchanges are counted that have all labels in common."""
-
-    add: Count
-    add_authorization: Count | None
-
-
 class Metrics:
-    """All metrics of a worker. One instance a process: two would write to the same samples."""
+    """All metrics of a worker. One instance a process: two would write to the same samples.
+
+    `record` runs for every request: it finds the samples of an outcome by the ids of its parts,
+    since members of an enumeration are hashed in Python, and calls one function a histogram.
+    """
 
     def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
         self._exemplars = None if exemplars is None else ExchangeExemplars(exemplars)
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
-        # By ids: members of an enumeration are hashed in Python.
-        self._kinds: dict[tuple[int | bool, ...], _Kind] = {}
+        self._ends: dict[tuple[int | bool, ...], Observe] = {}
+        self._verdicts: dict[tuple[str, int, int], tuple[Guardrail, Observe]] = {}
         self._declare_exchange(registry)
+        self._declare_guardrails(registry)
         self._declare_process(registry)
-        self._guardrails = GuardrailMetrics(registry, guardrail_label=self._guardrail_label)
         self.keys = KeyMetrics(registry)
-        self.remote = RemoteMetrics(
-            registry, guardrail_label=self._guardrail_label, error_label=LabelCap()
-        )
+        self.remote = RemoteMetrics(registry, guardrail_label=self._guardrail_label)
         self.usage = UsageMetrics(registry, exemplars)
         self.limits = LimitMetrics(registry)
         self.spans = SpanMetrics(registry)
         self.process = ProcessMetrics(registry)
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
-        self._exchanges = Children(
-            Counter(
-                MetricName.EXCHANGES,
-                "Finished requests, by outcome, operation and kind of error.",
-                ("outcome", "operation", "error"),
-                registry=registry,
-            ),
-            counting,
+        self._exchanges = Counter(
+            MetricName.EXCHANGES,
+            "Finished requests, by outcome, operation and kind of error.",
+            ("outcome", "operation", "error"),
+            registry=registry,
         )
-        self._observe_overhead = observing(
-            Histogram(
-                MetricName.OVERHEAD_SECONDS,
-                "Egret's own share of a request: without the client's upload and the provider.",
-                buckets=SECONDS_BUCKETS,
-                registry=registry,
-            )
+        self._overhead = Histogram(
+            MetricName.OVERHEAD_SECONDS,
+            "Egret's own share of a request: without the client's upload and the provider.",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
         )
-        self._phases = Children(
-            Histogram(
-                MetricName.PHASE_SECONDS,
-                "Seconds spent in one phase of a request: authorize, read or guardrails.",
-                ("phase",),
-                buckets=SECONDS_BUCKETS,
-                registry=registry,
-            ),
-            observing,
+        phases = Histogram(
+            MetricName.PHASE_SECONDS,
+            "Seconds spent in one phase of a request: authorize, read or guardrails.",
+            ("phase",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
         )
-        self._one_more, self._one_less = rising_and_falling(
+        self._observe_authorize, self._observe_read, self._observe_guardrails = (
+            observing(phases.labels(phase)) for phase in ("authorize", "read", "guardrails")
+        )
+        self.exchange_began, self.exchange_ended = rising_and_falling(
             Gauge(
                 MetricName.IN_FLIGHT_EXCHANGES,
                 "Requests being checked now, over all live workers.",
@@ -103,37 +94,55 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._authorizations = Children(
-            Counter(
-                MetricName.AUTHORIZATIONS,
-                "Checked keys, by outcome and by the cache tier that answered.",
-                ("outcome", "tier"),
-                registry=registry,
-            ),
-            counting,
+        self._authorizations = Counter(
+            MetricName.AUTHORIZATIONS,
+            "Checked keys, by outcome and by the cache tier that answered.",
+            ("outcome", "tier"),
+            registry=registry,
+        )
+
+    def _declare_guardrails(self, registry: CollectorRegistry) -> None:
+        self._guardrail_verdicts = Counter(
+            MetricName.GUARDRAIL_VERDICTS,
+            "Guardrail outcomes; in shadow mode the verdict is what enforce would have done.",
+            ("guardrail", "type", "verdict", "action", "mode", "stage"),
+            registry=registry,
+        )
+        self._guardrail_seconds = Histogram(
+            MetricName.GUARDRAIL_SECONDS,
+            "Seconds one guardrail took.",
+            ("guardrail",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._exempted = Counter(
+            MetricName.GUARDRAIL_EXEMPTIONS,
+            "Requests that a guardrail did not check because of an exception in its policy.",
+            ("guardrail",),
+            registry=registry,
+        )
+        self._unscanned = Counter(
+            MetricName.UNSCANNED,
+            "Requests with content that no guardrail could read, by reason and action.",
+            ("reason", "action"),
+            registry=registry,
         )
 
     def _declare_process(self, registry: CollectorRegistry) -> None:
-        self._faults = Children(
-            Counter(
-                MetricName.EXCHANGE_FAULTS,
-                "Protocol violations, exceptions, missed deadlines, lost telemetry.",
-                ("kind",),
-                registry=registry,
-            ),
-            counting,
+        self._faults = Counter(
+            MetricName.EXCHANGE_FAULTS,
+            "Protocol violations, exceptions, missed deadlines, lost telemetry.",
+            ("kind",),
+            registry=registry,
         )
         for kind in FaultKind:  # an alert on a rate needs the zero before the first fault
-            self._faults(kind.value)
-        self._policy_version = Children(
-            Gauge(
-                MetricName.POLICY_VERSION,
-                "Version of a policy; the lowest that any live worker still applies.",
-                ("policy",),
-                multiprocess_mode="livemin",
-                registry=registry,
-            ),
-            itself,
+            self._faults.labels(kind.value)
+        self._policy_version = Gauge(
+            MetricName.POLICY_VERSION,
+            "Version of a policy; the lowest that any live worker still applies.",
+            ("policy",),
+            multiprocess_mode="livemin",
+            registry=registry,
         )
         self._policies_read = Gauge(
             MetricName.POLICIES_READ,
@@ -164,26 +173,18 @@ class Metrics:
         """Show which version of Egret and of Python this is, and which engine serves."""
         self._build.labels(version, platform.python_version(), engine.value).set(1)
 
-    def exchange_began(self) -> None:
-        """Count an exchange as in flight."""
-        self._one_more()
-
-    def exchange_ended(self) -> None:
-        """Take an exchange out of those in flight."""
-        self._one_less()
-
     def fault(self, kind: FaultKind) -> None:
         """Count a fault."""
-        self._faults(kind.value)()
+        self._faults.labels(kind.value).inc()
 
     def policies_loaded(self, policies: Iterable[Policy]) -> None:
         """Show the versions of the policies that this worker applies from now on."""
         for policy in policies:
-            self._policy_version(self._policy_label(policy.name)).set(policy.version)
+            self._policy_version.labels(self._policy_label(policy.name)).set(policy.version)
         self._policies_loaded.set_to_current_time()
 
     def policies_read(self) -> None:
-        """Show that what is in force is what the database holds."""
+        """Show that the policies in force are those of the database."""
         self._policies_read.set_to_current_time()
 
     def policy_reload_failed(self) -> None:
@@ -191,61 +192,81 @@ class Metrics:
         self._policy_reload_failures.inc()
 
     def record(self, report: ExchangeReport) -> None:
-        """Count the end of an exchange and all that took place in it."""
-        kind = self._kind(report)
-        kind.add()
-        if kind.add_authorization is not None:
-            kind.add_authorization()
-        self._observe_times(report.timings)
-        if report.body_bytes:
-            self._observe_body(report.body_bytes)
-        for result in report.results:
-            self._guardrails.count(result)
-            if result.events or result.error_type is not None:
-                self.remote.count(result)
-        if report.exempted or report.unscanned:
-            self._guardrails.count_unjudged(report)
-
-    def traced(self, report: ExchangeReport, trace_id: int) -> None:
-        """Have the buckets that an exchange fell into lead to its trace."""
-        if self._exemplars is not None:
-            self._exemplars.note(report, trace_id, guardrail_label=self._guardrail_label)
-
-    def _observe_times(self, timings: Timings) -> None:
-        self._observe_overhead(timings.overhead_seconds)
-        if timings.authorize is not None:
-            self._phases("authorize")(timings.authorize.seconds)
-        if timings.read is not None:
-            self._phases("read")(timings.read.seconds)
-        if timings.guardrails is not None:
-            self._phases("guardrails")(timings.guardrails.seconds)
-
-    def _kind(self, report: ExchangeReport) -> _Kind:
-        route = report.route
-        key = (
+        """Count the end of an exchange, its times, and the verdict of each guardrail."""
+        route, timings = report.route, report.timings
+        end = (
             id(report.outcome),
             id(report.error),
             id(report.cache_tier),
             report.principal is None,
             id(route.operation) if isinstance(route, Route) else route is None,
         )
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = _Kind(
-                self._exchanges(
-                    report.outcome.value,
-                    sanitize.operation_name(route),
-                    NONE if report.error is None else report.error.value,
-                ),
-                self._authorization(report),
-            )
-        return kind
+        observe_overhead = self._ends.get(end)
+        if observe_overhead is None:
+            observe_overhead = self._ends[end] = self._end_of(report)
+        observe_overhead(timings.overhead_seconds)
+        if timings.authorize is not None:
+            self._observe_authorize(timings.authorize.seconds)
+        if timings.read is not None:
+            self._observe_read(timings.read.seconds)
+        if timings.guardrails is not None:
+            self._observe_guardrails(timings.guardrails.seconds)
+        if report.body_bytes:
+            self._observe_body(report.body_bytes)
+        for result in report.results:
+            verdict = (result.guardrail.name, id(result.verdict), id(result.stage))
+            known = self._verdicts.get(verdict)
+            # After a reload of policies another guardrail may have the same name.
+            if known is None or known[0] is not result.guardrail:
+                known = self._verdict_of(result, verdict)
+            known[1](result.seconds)
+            if result.events or result.error_type is not None:
+                self.remote.count(result)
+        if report.exempted or report.unscanned:
+            for name in report.exempted:
+                self._exempted.labels(self._guardrail_label(name)).inc()
+            action = report.unscanned_action.value
+            for reason in dict.fromkeys(report.unscanned):
+                self._unscanned.labels(reason.value, action).inc()
 
-    def _authorization(self, report: ExchangeReport) -> Count | None:
-        if report.error is not None and report.error.spec.is_authorization:
-            outcome = report.error.value
+    def traced(self, report: ExchangeReport, trace_id: int) -> None:
+        """Have the buckets that an exchange fell into lead to its trace."""
+        if self._exemplars is not None:
+            self._exemplars.note(report, trace_id, guardrail_label=self._guardrail_label)
+
+    def _end_of(self, report: ExchangeReport) -> Observe:
+        """Return a function that counts the exchange and its key, and observes the overhead."""
+        error = report.error
+        counters = [
+            self._exchanges.labels(
+                report.outcome.value,
+                sanitize.operation_name(report.route),
+                NONE if error is None else error.value,
+            )
+        ]
+        if error is not None and error.spec.is_authorization:
+            counters.append(self._authorizations.labels(error.value, report.cache_tier.value))
         elif report.principal is not None:
-            outcome = "authorized"
-        else:
-            return None
-        return self._authorizations(outcome, report.cache_tier.value)
+            counters.append(self._authorizations.labels("authorized", report.cache_tier.value))
+        return observing(self._overhead, *counters)
+
+    def _verdict_of(
+        self, result: GuardrailResult, verdict: tuple[str, int, int]
+    ) -> tuple[Guardrail, Observe]:
+        """Return a guardrail and a function that counts its verdict and observes its seconds."""
+        guardrail = result.guardrail
+        name = self._guardrail_label(guardrail.name)
+        observe = observing(
+            self._guardrail_seconds.labels(name),
+            self._guardrail_verdicts.labels(
+                name,
+                guardrail.settings.guardrail_type,
+                result.verdict.value,
+                guardrail.action.value,
+                guardrail.mode.value,
+                result.stage.value,
+            ),
+        )
+        if name != OVERFLOW:  # names beyond the cap would fill memory in place of labels
+            self._verdicts[verdict] = guardrail, observe
+        return guardrail, observe

@@ -1,4 +1,10 @@
-"""Metric samples in memory-mapped files, written in place."""
+"""Counts in the memory-mapped files of prometheus-client, written in place.
+
+For each sample the library takes a lock and packs value and timestamp. A function from here adds
+to the same eight bytes of the map and does nothing else. It reads private attributes of the
+library, which a contract test pins to the version that was read. Without a directory for such
+files (unit tests, the command line) the library's own methods are returned instead.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +42,16 @@ class _Place(NamedTuple):
 
 def counting(counter: Counter) -> Count:
     """Return a function that adds one to *counter*, which has its labels."""
-    value = cast("_Value", counter._value)  # noqa: SLF001 - see above
-    return _adding(_place(value), 1.0) if value._multiprocess else counter.inc  # noqa: SLF001
+    place = _place(counter._value)  # noqa: SLF001 - as the module says
+    return counter.inc if place is None else _adding(place, 1.0)
 
 
 def summing(counter: Counter) -> Observe:
     """Return a function that adds a number to *counter*, which has its labels."""
-    value = cast("_Value", counter._value)  # noqa: SLF001 - see above
-    if not value._multiprocess:  # noqa: SLF001
+    place = _place(counter._value)  # noqa: SLF001
+    if place is None:
         return counter.inc
-    memory, at = _place(value)
+    memory, at = place
 
     def add(amount: float) -> None:
         memory[at] += amount
@@ -54,24 +60,47 @@ def summing(counter: Counter) -> Observe:
 
 
 def rising_and_falling(gauge: Gauge) -> tuple[Count, Count]:
-    """Return functions that add one to *gauge*, which has its labels, and take one away."""
-    value = cast("_Value", gauge._value)  # noqa: SLF001 - see above
-    if not value._multiprocess:  # noqa: SLF001
+    """Return functions that add one to *gauge*, which has its labels, and subtract one."""
+    place = _place(gauge._value)  # noqa: SLF001
+    if place is None:
         return gauge.inc, gauge.dec
-    place = _place(value)
     return _adding(place, 1.0), _adding(place, -1.0)
 
 
-def observing(histogram: Histogram) -> Observe:
-    """Return a function that observes a number in *histogram*, which has its labels."""
-    total = cast("_Value", histogram._sum)  # noqa: SLF001 - see above
-    if not total._multiprocess:  # noqa: SLF001
-        return histogram.observe
-    buckets = [_place(cast("_Value", bucket)) for bucket in histogram._buckets]  # noqa: SLF001
-    return _observing(_place(total), buckets, list(histogram._upper_bounds))  # noqa: SLF001
+def observing(histogram: Histogram, *counters: Counter) -> Observe:
+    """Return a function that observes a number in *histogram*, which has its labels.
+
+    The same call adds one to each of *counters*.
+    """
+    places = [_place(one._value) for one in counters]  # noqa: SLF001
+    total = _place(histogram._sum)  # noqa: SLF001
+    if total is None:
+
+        def observe_in_process(amount: float) -> None:
+            histogram.observe(amount)
+            for counter in counters:
+                counter.inc()
+
+        return observe_in_process if counters else histogram.observe
+    total_memory, total_at = total
+    ones = [place for place in places if place is not None]
+    buckets = [place for one in histogram._buckets if (place := _place(one)) is not None]  # noqa: SLF001
+    bounds = list(histogram._upper_bounds)  # noqa: SLF001
+
+    def observe(amount: float) -> None:
+        total_memory[total_at] += amount
+        memory, at = buckets[bisect_left(bounds, amount)]
+        memory[at] += 1.0
+        for memory, at in ones:
+            memory[at] += 1.0
+
+    return observe
 
 
-def _place(value: _Value) -> _Place:
+def _place(sample: object) -> _Place | None:
+    value = cast("_Value", sample)
+    if not value._multiprocess:  # noqa: SLF001
+        return None
     # The file may grow into a new map later: this one remains, and is the same memory.
     memory = _doubles(value._file._m)  # noqa: SLF001
     return _Place(memory, value._file._positions[value._key] // _DOUBLE_BYTES)  # noqa: SLF001
@@ -87,18 +116,7 @@ def _adding(place: _Place, amount: float) -> Count:
     memory, at = place
 
     def add() -> None:
-        # One aligned store of eight bytes: who reads meanwhile sees the old or the new.
+        # One aligned store of eight bytes: a concurrent reader sees the old or the new number.
         memory[at] += amount
 
     return add
-
-
-def _observing(total: _Place, buckets: list[_Place], bounds: list[float]) -> Observe:
-    total_memory, total_at = total
-
-    def observe(amount: float) -> None:
-        total_memory[total_at] += amount
-        memory, at = buckets[bisect_left(bounds, amount)]
-        memory[at] += 1.0
-
-    return observe

@@ -63,7 +63,7 @@ def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
     guardrail = result.guardrail
     attributes: dict[str, AttributeValue] = {
         EgretAttribute.GUARDRAIL_NAME: sanitize.policy_text(guardrail.name),
-        EgretAttribute.GUARDRAIL_TYPE: sanitize.guardrail_type(guardrail.settings),
+        EgretAttribute.GUARDRAIL_TYPE: guardrail.settings.guardrail_type,
         EgretAttribute.GUARDRAIL_VERDICT: result.verdict.value,
         EgretAttribute.GUARDRAIL_ACTION: guardrail.action.value,
         EgretAttribute.GUARDRAIL_MODE: guardrail.mode.value,
@@ -186,10 +186,6 @@ class Tracing:
             )
         )
         self._tracer = self._provider.get_tracer(SERVICE_NAME, version)
-
-    def may_keep(self, report: ExchangeReport) -> bool:
-        """Tell whether *report* is one to record though nobody sampled it, if there is room."""
-        return self._sampler.would_keep(report)
 
     def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> int | None:
         """Record an exchange and its steps; return the trace id, None where it is not sampled."""

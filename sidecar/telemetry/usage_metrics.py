@@ -6,18 +6,19 @@ Names and buckets follow OpenTelemetry's GenAI conventions, in Prometheus's spel
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, TraceRef
-from sidecar.telemetry.mmap_metrics import observing, summing
+from sidecar.telemetry.mmap_metrics import Observe, observing, summing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
-from sidecar.telemetry.sanitize import Children, LabelCap, itself
+from sidecar.telemetry.sanitize import LabelCap
 
 TOKEN_BUCKETS: Final = tuple(float(4**power) for power in range(14))
 DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
@@ -34,6 +35,8 @@ TOKENS_PER_SECOND_BUCKETS: Final = (
 LOST_REASONS: Final = (
     "damaged", "note", "refused", "rejected", "unreadable", "unreadable_log",
 )  # fmt: skip
+
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 
 _GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 _ERRORS: Final = 400
@@ -63,6 +66,22 @@ class _Exemplars:
             self._first_token.note(ended.first_token_seconds, moment, *labels)
 
 
+class _ByLabels(Generic[_Metric]):
+    """Functions that observe by label values: a look-up for each record, no construction."""
+
+    def __init__(self, metric: _Metric, observing: Callable[[_Metric], Observe]) -> None:
+        self._metric = metric
+        self._observing = observing
+        self._found: dict[tuple[str, ...], Observe] = {}
+
+    def __call__(self, *values: str) -> Observe:
+        """Return the function of the child with these label values."""
+        found = self._found.get(values)
+        if found is None:
+            found = self._found[values] = self._observing(self._metric.labels(*values))
+        return found
+
+
 class UsageMetrics:
     """One instance a process."""
 
@@ -73,7 +92,7 @@ class UsageMetrics:
         self._declare_delivery(registry)
 
     def _declare_answers(self, registry: CollectorRegistry) -> None:
-        self._tokens = Children(
+        self._tokens = _ByLabels(
             Histogram(
                 MetricName.TOKEN_USAGE,
                 "Tokens of one request as the provider counted them, by type: input or output.",
@@ -83,7 +102,7 @@ class UsageMetrics:
             ),
             observing,
         )
-        self._durations = Children(
+        self._durations = _ByLabels(
             Histogram(
                 MetricName.REQUEST_DURATION,
                 "Seconds from the first byte of a request to the last of its answer.",
@@ -93,7 +112,7 @@ class UsageMetrics:
             ),
             observing,
         )
-        self._first_token = Children(
+        self._first_token = _ByLabels(
             Histogram(
                 MetricName.TIME_TO_FIRST_TOKEN,
                 "Seconds from the first byte of a request to the first of its streamed body.",
@@ -103,7 +122,7 @@ class UsageMetrics:
             ),
             observing,
         )
-        self._per_token = Children(
+        self._per_token = _ByLabels(
             Histogram(
                 MetricName.TIME_PER_OUTPUT_TOKEN,
                 "Seconds a token of a streamed answer after the first: mean over one answer.",
@@ -113,7 +132,7 @@ class UsageMetrics:
             ),
             observing,
         )
-        self._speed = Children(
+        self._speed = _ByLabels(
             Histogram(
                 MetricName.OUTPUT_TOKENS_PER_SECOND,
                 "Tokens a second of a streamed answer after the first.",
@@ -124,7 +143,7 @@ class UsageMetrics:
             observing,
         )
 
-        self._cost = Children(
+        self._cost = _ByLabels(
             Counter(
                 MetricName.COST_USD,
                 "Cost of tokens in US dollars by the prices in the database, estimates included.",
@@ -140,26 +159,20 @@ class UsageMetrics:
         )
 
     def _declare_delivery(self, registry: CollectorRegistry) -> None:
-        self._stored = Children(
-            Counter(
-                MetricName.USAGE_RECORDS,
-                "Usage records written to the database, by source of their tokens.",
-                ("tokens",),
-                registry=registry,
-            ),
-            itself,
+        self._stored = Counter(
+            MetricName.USAGE_RECORDS,
+            "Usage records written to the database, by source of their tokens.",
+            ("tokens",),
+            registry=registry,
         )
-        self._lost = Children(
-            Counter(
-                MetricName.USAGE_LOST,
-                "Usage that could not be stored or delivered, by reason.",
-                ("reason",),
-                registry=registry,
-            ),
-            itself,
+        self._lost = Counter(
+            MetricName.USAGE_LOST,
+            "Usage that could not be stored or delivered, by reason.",
+            ("reason",),
+            registry=registry,
         )
         for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
-            self._lost(reason)
+            self._lost.labels(reason)
         self._duplicates = Counter(
             MetricName.USAGE_DUPLICATES,
             "Usage records that were in the database already.",
@@ -219,12 +232,12 @@ class UsageMetrics:
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""
         for source, count in Counts(map(_source, records)).items():
-            self._stored(source).inc(count)
+            self._stored.labels(source).inc(count)
         self._duplicates.inc(len(records) - added)
 
     def lost(self, reason: str, count: int = 1) -> None:
         """Count what is lost."""
-        self._lost(reason).inc(count)
+        self._lost.labels(reason).inc(count)
 
     def access_log_unmatched(self, count: int) -> None:
         """Count requests that ended before Envoy had received anything about them from Egret."""

@@ -1,12 +1,16 @@
-"""Decodes Envoy's gRPC access log into records of finished requests."""
+"""Decodes Envoy's gRPC access log into requests that have ended.
+
+Each record holds texts by name, as `envoy/egret.yaml.j2` lists them. One of them, `egret`, is the
+dynamic metadata that Egret gave Envoy with its verdict, as JSON: see `domain.metadata`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, cast
+from datetime import timedelta
+from typing import Any, Final
 
 import orjson
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -17,6 +21,7 @@ from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
 )
 from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.limits import Reservation
+from sidecar.domain.metadata import EPOCH, RESERVED_NUMBERS, MetadataKey
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -28,13 +33,231 @@ from sidecar.domain.usage import (
 )
 from sidecar.telemetry import sanitize
 
+ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
+"""The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
+
+NOTHING: Final = b"\x0a\x01-"
+"""The value of an attribute for which Envoy has no text."""
+
+MAX_COUNT: Final = (1 << 53) - 1
+"""Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
+
+MAX_STATUS: Final = 999
+MAX_TEXT: Final = 200
+
+_TEXT_TAG: Final = 0x0A
+_MORE: Final = 0x80
+_LENGTH_END: Final = 6
+_MAX_DIGITS: Final = 16
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_COUNT: Final = re.compile(r"[0-9]{1,16}")
+_STREAM: Final = re.compile(r"[0-9a-f-]{36}")
+
+_ABORTED: Final = frozenset({b"DC", b"DR"})
+"""Response flags: downstream connection termination, downstream remote reset."""
+
+_EVENT_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+
+_DECISIONS: Final[Mapping[object, DecisionKind]] = {
+    "allowed": DecisionKind.ALLOW,
+    "flagged": DecisionKind.ALLOW,
+    "redacted": DecisionKind.REDACT,
+}
+
+_Values = Mapping[str, bytes]
+"""The attributes of a record by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogBatch:
+    """The requests of one message: ended, without a verdict of ours, or not readable."""
+
+    ended: tuple[ExchangeEnded, ...]
+    unreadable: int
+    unmatched: tuple[UnmatchedEnd, ...] = ()
+
+
+class _UnreadableRecordError(ValueError):
+    """A record lacks something that every record of ours has."""
+
+
+def decode_access_log(message: bytes) -> AccessLogBatch:
+    """Decode one `ExportLogsServiceRequest`.
+
+    Raises:
+        UnreadableMessageError: the bytes are no such message.
+    """
+    ended: list[ExchangeEnded] = []
+    unmatched: list[UnmatchedEnd] = []
+    unreadable = 0
+    try:
+        for values in attributes_of(message):
+            if values["egret"] == NOTHING:
+                unmatched.extend(_unmatched_end(values))
+                continue
+            try:
+                ended.append(_ended(values))
+            except _UnreadableRecordError:
+                unreadable += 1
+    except DecodeError as error:
+        raise UnreadableMessageError from error
+    return AccessLogBatch(tuple(ended), unreadable, tuple(unmatched))
+
+
+def _ended(values: _Values) -> ExchangeEnded:
+    try:
+        metadata = orjson.loads(text_of(values["egret"]))
+    except orjson.JSONDecodeError:
+        raise _UnreadableRecordError from None
+    if not isinstance(metadata, dict):
+        raise _UnreadableRecordError
+    end = _answer_end(values, metadata)
+    is_blocked = end is AnswerEnd.BLOCKED
+    trace_id = metadata.get(MetadataKey.TRACE_ID)
+    first_byte, output = count_of(values["first_byte_us"]), count_of(values["output_us"])
+    return ExchangeEnded(
+        request=_judged_request(metadata),
+        status=min(count_of(values["status"]) or 0, MAX_STATUS),
+        end=end,
+        tokens=_tokens(values),
+        # A text that is not UTF-8 must not make other records of its message unreadable.
+        response_model=sanitize.response_model(
+            clean_text(text_of(values["model"]).decode(errors="replace"))
+        ),
+        provider_request_id=clean_text(
+            text_of(values["provider_request_id"]).decode(errors="replace")
+        ),
+        received_bytes=count_of(values["received_bytes"]) or 0,
+        sent_bytes=count_of(values["sent_bytes"]) or 0,
+        answer_status=_number(metadata.get(MetadataKey.ANSWER_STATUS)) if is_blocked else None,
+        answer_bytes=(count_of(values["answer_bytes"]) or 0) if is_blocked else 0,
+        is_event_stream=text_of(values["content_type"]).lower().startswith(_EVENT_STREAMS),
+        # Microseconds are there only if the answer ended as it should.
+        latency_seconds=(count_of(values["duration_us"]) or 0) / 1_000_000
+        or (count_of(values["duration_ms"]) or 0) / 1000,
+        first_token_seconds=None if first_byte is None else first_byte / 1_000_000,
+        output_seconds=None if output is None else output / 1_000_000,
+        # Envoy's own trace id, in each record, is there for unsampled requests as well.
+        trace_id=int(trace_id, 16)
+        if isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id)
+        else None,
+    )
+
+
+def _answer_end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:
+    if metadata.get(MetadataKey.VERDICT) in {"refused", "failed"}:
+        # Egret names the provider's status only if it has refused an answer.
+        is_answered = MetadataKey.ANSWER_STATUS in metadata
+        return AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
+    if values["flags"] == NOTHING:
+        return AnswerEnd.COMPLETED
+    flags = set(text_of(values["flags"]).split(b","))
+    if flags & _ABORTED:
+        return AnswerEnd.CLIENT_ABORTED
+    return AnswerEnd.FAILED if flags - {b""} else AnswerEnd.COMPLETED
+
+
+def _judged_request(metadata: Mapping[str, object]) -> JudgedRequest:
+    get = metadata.get
+    request_id, key_id = (
+        clean_text(get(MetadataKey.REQUEST_ID)),
+        clean_text(get(MetadataKey.KEY_ID)),
+    )
+    team_id = clean_text(get(MetadataKey.TEAM_ID))
+    organization_id = clean_text(get(MetadataKey.ORGANIZATION_ID))
+    started_us, guardrails = get(MetadataKey.STARTED_US), get(MetadataKey.GUARDRAILS)
+    if not isinstance(started_us, str) or not _COUNT.fullmatch(started_us):
+        raise _UnreadableRecordError
+    if request_id is None or key_id is None or team_id is None or organization_id is None:
+        raise _UnreadableRecordError
+    verdicts: dict[str, str] = {}
+    if isinstance(guardrails, str):
+        pairs = [pair.partition("=") for pair in guardrails.split()]
+        verdicts = {name: verdict for name, _, verdict in pairs}
+    return JudgedRequest(
+        request_id=request_id,
+        occurred_at=EPOCH + timedelta(microseconds=int(started_us)),
+        key_id=key_id,
+        team_id=team_id,
+        organization_id=organization_id,
+        decision=_DECISIONS.get(get(MetadataKey.VERDICT), DecisionKind.DENY),
+        operation=clean_text(get(MetadataKey.OPERATION)),
+        provider=clean_text(get(MetadataKey.PROVIDER)),
+        model=clean_text(get(MetadataKey.MODEL)),
+        is_streamed=get(MetadataKey.STREAMED) == "true",
+        text_bytes=_number(get(MetadataKey.TEXT_BYTES)),
+        guardrails=verdicts or None,
+        reserved=_reservation(get(MetadataKey.RESERVED)),
+    )
+
+
+def _reservation(text: object) -> Reservation | None:
+    """Read the text that `domain.metadata.reserved_text` returns."""
+    words = text.split(" ") if isinstance(text, str) else []
+    if len(words) < RESERVED_NUMBERS:
+        return None
+    tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
+    return Reservation(tokens_in, tokens_out, cost, taken_us, tuple(words[RESERVED_NUMBERS:]))
+
+
+def _tokens(values: _Values) -> TokenCounts | None:
+    if values["method"] != _POST:
+        return NO_TOKENS  # only a POST makes a model work
+    if values["usage_status"] != _COMPLETE:
+        return None
+    return TokenCounts(
+        input=count_of(values["input_tokens"]) or 0,
+        output=count_of(values["output_tokens"]) or 0,
+        cached_input=count_of(values["cached_input_tokens"]) or 0,
+        cache_write_input=count_of(values["cache_write_input_tokens"]) or 0,
+        reasoning=count_of(values["reasoning_tokens"]) or 0,
+    )
+
+
+def _unmatched_end(values: _Values) -> Iterator[UnmatchedEnd]:
+    """Yield the end of a stream that Egret received, but whose verdict Envoy did not.
+
+    If an upstream host is named, Envoy let the request pass while Egret did not answer: then the
+    units taken for it were used, and their number is not known.
+    """
+    stream = text_of(values["stream"]).decode(errors="replace")
+    if _STREAM.fullmatch(stream) and not text_of(values["upstream"]):
+        is_aborted = set(text_of(values["flags"]).split(b",")) & _ABORTED
+        yield UnmatchedEnd(
+            stream=stream,
+            status=min(count_of(values["status"]) or 0, MAX_STATUS),
+            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
+            latency_seconds=(count_of(values["duration_ms"]) or 0) / 1000,
+        )
+
+
+def _number(value: object) -> int:
+    """Return the whole number that *value* spells, 0 if it spells none."""
+    if not isinstance(value, str) or not _COUNT.fullmatch(value):
+        return 0
+    return min(int(value), MAX_COUNT)
+
+
+def clean_text(value: object) -> str | None:
+    """Return text without control characters, which PostgreSQL may refuse; None if it is empty."""
+    if not isinstance(value, str) or not value:
+        return None
+    if value.isprintable():
+        return value[:MAX_TEXT]
+    return _CONTROL.sub("", value)[:MAX_TEXT] or None
+
+
+# The wire format. A class of our own reads only the attributes of a record, and leaves their
+# values as bytes: OTLP's own classes build four messages for each attribute.
+
 _Field = descriptor_pb2.FieldDescriptorProto
 _Type = descriptor_pb2.DescriptorProto
 _PACKAGE: Final = "egret.access_log"
 
 
 def _request_class() -> type[Message]:
-    """Return what reads an `ExportLogsServiceRequest`; numbers are those of OTLP 1.x."""
+    """Return the class that reads an `ExportLogsServiceRequest`; numbers are those of OTLP 1.x."""
     entry = _Type(name="AttributesEntry", options=descriptor_pb2.MessageOptions(map_entry=True))
     entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
     entry.field.add(name="value", number=2, type=_Field.TYPE_BYTES, label=_Field.LABEL_OPTIONAL)
@@ -70,20 +293,9 @@ def _with_list(name: str, field: str, number: int, *, of: str) -> _Type:
 
 _REQUEST: Final[Any] = _request_class()
 
-NOTHING: Final = b"\x0a\x01-"
-"""How a value looks where Envoy has nothing to say."""
-
-MAX_COUNT: Final = (1 << 53) - 1
-"""Whole numbers up to here are exact in JSON and fit a `bigint`; more tokens is nonsense."""
-
-_TEXT_TAG: Final = 0x0A
-_MORE: Final = 0x80
-_LENGTH_END: Final = 6
-_MAX_DIGITS: Final = 16
-
 
 def attributes_of(message: bytes) -> Iterator[Mapping[str, bytes]]:
-    """Yield the attributes of each record; what is not there is empty.
+    """Yield the attributes of each record; a missing one is empty.
 
     Raises:
         google.protobuf.message.DecodeError: the bytes are no such message.
@@ -94,14 +306,8 @@ def attributes_of(message: bytes) -> Iterator[Mapping[str, bytes]]:
                 yield record.attributes
 
 
-def as_value(text: str) -> bytes:
-    """Return *text* as the value of an attribute, to compare with: less than 128 bytes."""
-    raw = text.encode()
-    return bytes((_TEXT_TAG, len(raw))) + raw
-
-
-def told(value: bytes) -> bytes:
-    """Return the text of a value, empty where Envoy has nothing to say or it is no text."""
+def text_of(value: bytes) -> bytes:
+    """Return the text of an attribute, empty if Envoy has none or the value is no text."""
     size = len(value)
     if value == NOTHING or size < len(NOTHING) or value[0] != _TEXT_TAG:
         return b""
@@ -116,8 +322,8 @@ def told(value: bytes) -> bytes:
     return b""
 
 
-def whole(value: bytes) -> int | None:
-    """Return the whole number a value is, `MAX_COUNT` at most, None where it is none."""
+def count_of(value: bytes) -> int | None:
+    """Return the whole number of an attribute, `MAX_COUNT` at most; None for another value."""
     digits = value[2:]
     size = len(digits)
     if size <= _MAX_DIGITS and digits.isdigit() and value[0] == _TEXT_TAG and value[1] == size:
@@ -125,239 +331,12 @@ def whole(value: bytes) -> int | None:
     return None
 
 
-ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
-"""The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
+def attribute_value(text: str) -> bytes:
+    """Return *text*, of less than 128 bytes, as the value of an attribute, to compare with."""
+    raw = text.encode()
+    return bytes((_TEXT_TAG, len(raw))) + raw
 
-MAX_STATUS: Final = 999
-MAX_TEXT: Final = 200
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
-_COUNT: Final = re.compile(r"[0-9]{1,16}")
 
-_ABORTED: Final = frozenset({b"DC", b"DR"})
-"""Response flags: downstream connection termination, downstream remote reset."""
-
-_EVENT_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
-
-_POST: Final = as_value("POST")
-_COMPLETE: Final = as_value("1")
+_POST: Final = attribute_value("POST")
+_COMPLETE: Final = attribute_value("1")
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
-
-
-_NUMBERS: Final = 4
-"""Of what was reserved; limits come after them."""
-_STREAM: Final = re.compile(r"[0-9a-f-]{36}")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-_Values = Mapping[str, bytes]
-"""The attributes of a record by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class AccessLogBatch:
-    """The exchanges of one message, and how many records of it could not be read."""
-
-    ended: tuple[ExchangeEnded, ...]
-    unreadable: int
-    unnamed: tuple[UnmatchedEnd, ...] = ()
-
-
-class _UnreadableRecordError(ValueError):
-    """A record lacks what every record of ours has."""
-
-
-def decode_access_log(message: bytes) -> AccessLogBatch:
-    """Turn one `ExportLogsServiceRequest` into exchanges that ended.
-
-    Raises:
-        UnreadableMessageError: the bytes are no such message.
-    """
-    ended: list[ExchangeEnded] = []
-    unnamed: list[UnmatchedEnd] = []
-    unreadable = 0
-    try:
-        for values in attributes_of(message):
-            if values["egret"] == NOTHING:
-                unnamed.extend(_unnamed(values))
-                continue
-            try:
-                ended.append(_ended(values))
-            except _UnreadableRecordError:
-                unreadable += 1
-    except DecodeError as error:
-        raise UnreadableMessageError from error
-    return AccessLogBatch(tuple(ended), unreadable, tuple(unnamed))
-
-
-def _unnamed(values: _Values) -> Iterator[UnmatchedEnd]:
-    """Yield the end of a stream, if Egret was asked about it and nobody else heard of it.
-
-    An Envoy that lets requests pass while Egret does not answer has sent it on: then what was
-    taken for it was used, and nobody knows how much of it.
-    """
-    stream = _word(values["stream"])
-    if _STREAM.fullmatch(stream) and not told(values["upstream"]):
-        is_aborted = _flags(values) & _ABORTED
-        yield UnmatchedEnd(
-            stream=stream,
-            status=min(_count(values["status"]), MAX_STATUS),
-            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-            latency_seconds=_count(values["duration_ms"]) / 1000,
-        )
-
-
-def _ended(values: _Values) -> ExchangeEnded:
-    metadata = _metadata(values["egret"])
-    end = _end(values, metadata)
-    is_blocked = end is AnswerEnd.BLOCKED
-    return ExchangeEnded(
-        request=_request(metadata),
-        status=min(_count(values["status"]), MAX_STATUS),
-        end=end,
-        tokens=_tokens(values),
-        response_model=sanitize.response_model(_text(_word(values["model"]))),
-        provider_request_id=_text(_word(values["provider_request_id"])),
-        received_bytes=_count(values["received_bytes"]),
-        sent_bytes=_count(values["sent_bytes"]),
-        answer_status=_whole(metadata.get("answer_status")) if is_blocked else None,
-        answer_bytes=_count(values["answer_bytes"]) if is_blocked else 0,
-        is_event_stream=told(values["content_type"]).lower().startswith(_EVENT_STREAMS),
-        # The finer one only where the answer ended as it should.
-        latency_seconds=_seconds(values["duration_us"]) or _count(values["duration_ms"]) / 1000,
-        first_token_seconds=_seconds(values["first_byte_us"]),
-        output_seconds=_seconds(values["output_us"]),
-        trace_id=_trace_id(metadata.get("trace_id")),
-    )
-
-
-def _trace_id(value: object) -> int | None:
-    """Envoy's own, in each record, is not asked: it is there for what is not sampled as well."""
-    is_one = isinstance(value, str) and _TRACE_ID.fullmatch(value) is not None
-    return int(cast("str", value), 16) if is_one else None
-
-
-def _metadata(egret: bytes) -> Mapping[str, object]:
-    try:
-        value: object = orjson.loads(told(egret))
-    except orjson.JSONDecodeError:
-        raise _UnreadableRecordError from None
-    if not isinstance(value, dict):
-        raise _UnreadableRecordError
-    return cast("Mapping[str, object]", value)
-
-
-def _request(metadata: Mapping[str, object]) -> JudgedRequest:
-    return JudgedRequest(
-        request_id=_needed(metadata, "request_id"),
-        occurred_at=_moment(metadata),
-        key_id=_needed(metadata, "key_id"),
-        team_id=_needed(metadata, "team_id"),
-        organization_id=_needed(metadata, "organization_id"),
-        decision=_DECISIONS.get(metadata.get("verdict"), DecisionKind.DENY),
-        operation=_text(metadata.get("operation")),
-        provider=_text(metadata.get("provider")),
-        model=_text(metadata.get("model")),
-        is_streamed=metadata.get("streamed") == "true",
-        text_bytes=_whole(metadata.get("text_bytes")),
-        guardrails=_guardrails(metadata.get("guardrails")),
-        reserved=_reserved(metadata.get("reserved")),
-    )
-
-
-_DECISIONS: Final[Mapping[object, DecisionKind]] = {
-    "allowed": DecisionKind.ALLOW,
-    "flagged": DecisionKind.ALLOW,
-    "redacted": DecisionKind.REDACT,
-}
-
-
-def _needed(metadata: Mapping[str, object], name: str) -> str:
-    text = _text(metadata.get(name))
-    if text is None:
-        raise _UnreadableRecordError
-    return text
-
-
-def _moment(metadata: Mapping[str, object]) -> datetime:
-    text = metadata.get("started_us")
-    if not isinstance(text, str) or not _COUNT.fullmatch(text):
-        raise _UnreadableRecordError
-    return _EPOCH + timedelta(microseconds=int(text))
-
-
-def _guardrails(text: object) -> dict[str, str] | None:
-    """Read `name=verdict name=verdict`."""
-    if not isinstance(text, str):
-        return None
-    pairs = (pair.partition("=") for pair in text.split())
-    return {name: verdict for name, _, verdict in pairs} or None
-
-
-def _reserved(text: object) -> Reservation | None:
-    """Read four numbers and the ids of limits, as `mutations.usage` writes them."""
-    if not isinstance(text, str):
-        return None
-    words = text.split(" ")
-    if len(words) < _NUMBERS:
-        return None
-    tokens_in, tokens_out, cost, taken_us = map(_whole, words[:_NUMBERS])
-    return Reservation(tokens_in, tokens_out, cost, taken_us, tuple(words[_NUMBERS:]))
-
-
-def _end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:
-    if metadata.get("verdict") in {"refused", "failed"}:
-        # Egret names the provider's status only where it has refused an answer.
-        return AnswerEnd.BLOCKED if "answer_status" in metadata else AnswerEnd.REFUSED
-    if values["flags"] == NOTHING:
-        return AnswerEnd.COMPLETED
-    flags = _flags(values)
-    if flags & _ABORTED:
-        return AnswerEnd.CLIENT_ABORTED
-    return AnswerEnd.FAILED if flags - {b""} else AnswerEnd.COMPLETED
-
-
-def _flags(values: _Values) -> set[bytes]:
-    return set(told(values["flags"]).split(b","))
-
-
-def _tokens(values: _Values) -> TokenCounts | None:
-    if values["method"] != _POST:
-        return NO_TOKENS  # only what is posted makes a model work
-    if values["usage_status"] != _COMPLETE:
-        return None
-    return TokenCounts(
-        input=_count(values["input_tokens"]),
-        output=_count(values["output_tokens"]),
-        cached_input=_count(values["cached_input_tokens"]),
-        cache_write_input=_count(values["cache_write_input_tokens"]),
-        reasoning=_count(values["reasoning_tokens"]),
-    )
-
-
-def _count(value: bytes) -> int:
-    return whole(value) or 0
-
-
-def _seconds(value: bytes) -> float | None:
-    microseconds = whole(value)
-    return None if microseconds is None else microseconds / 1_000_000
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, str) or not _COUNT.fullmatch(value):
-        return 0
-    return min(int(value), MAX_COUNT)
-
-
-def _word(value: bytes) -> str:
-    """Return a text that others wrote; what is no UTF-8 spoils no other record of its message."""
-    return told(value).decode(errors="replace")
-
-
-def _text(value: object) -> str | None:
-    """Return text fit for a database: no control characters, which PostgreSQL may refuse."""
-    if not isinstance(value, str) or not value:
-        return None
-    if value.isprintable():
-        return value[:MAX_TEXT]
-    return _CONTROL.sub("", value)[:MAX_TEXT] or None

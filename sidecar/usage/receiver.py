@@ -22,7 +22,7 @@ from sidecar.usage.access_log import ACCEPTED, decode_access_log
 from sidecar.usage.records import EndedListener, NotKeptError, UsageKeeper, record_of
 
 VERDICT_SECONDS: Final = 30.0
-"""A log entry that another worker did not take is sent again for so long (Envoy's tries)."""
+"""Envoy retries a log entry that a worker did not acknowledge for so long."""
 MAX_VERDICTS: Final = 10_000
 """At more than 300 requests a second the time is shorter."""
 EARLY_SECONDS: Final = 5.0
@@ -32,95 +32,98 @@ _Value = TypeVar("_Value")
 
 
 class WorkerBroadcast(Protocol):
-    """Who may have given the verdict of a stream, too."""
+    """Reaches the other workers, each of which may have given the verdict of a stream."""
 
-    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
-        """Tell them. Must not wait and does not raise."""
+    def publish(self, ends: Sequence[UnmatchedEnd]) -> None:
+        """Send *ends* to the other workers. Must not wait and does not raise."""
         ...
 
 
 class PendingVerdicts:
-    """What this worker decided lately, and what came to an end without a name."""
+    """Recent verdicts of this worker, until Envoy's access log shows that Envoy received them.
+
+    If a client leaves in the moment of its verdict, Envoy logs the end of a stream without the
+    verdict. The worker that gave it matches the end by the name of the stream, and ends the
+    request: units taken for it are returned.
+    """
 
     def __init__(
         self,
         keeper: UsageKeeper,
-        listeners: Sequence[EndedListener],
+        listener: EndedListener,
         *,
         others: WorkerBroadcast | None,
         clock: Callable[[], float],
-        on_found: Callable[[], None],
+        on_matched: Callable[[], None],
     ) -> None:
         self._keeper = keeper
-        self._listeners = tuple(listeners)
+        self._listener = listener
         self._others = others
         self._clock = clock
-        self._on_found = on_found
-        self._given = _Lately[JudgedRequest](seconds=VERDICT_SECONDS, most=MAX_VERDICTS)
-        self._early = _Lately[UnmatchedEnd](seconds=EARLY_SECONDS, most=MAX_EARLY)
+        self._on_matched = on_matched
+        self._verdicts = _Recent[JudgedRequest](seconds=VERDICT_SECONDS, most=MAX_VERDICTS)
+        self._early_ends = _Recent[UnmatchedEnd](seconds=EARLY_SECONDS, most=MAX_EARLY)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def given(self, stream: str, request: JudgedRequest) -> None:
-        """Remember a verdict that Envoy may not hear of. Must not wait and does not raise."""
-        now = self._clock()
-        # Told before we were through with it: on another connection, by another worker.
-        end = self._early.pop(stream)
+    def add(self, stream: str, request: JudgedRequest) -> None:
+        """Remember the verdict on *request*. Must not wait and does not raise."""
+        # The log entry may be first: it comes on another connection, or to another worker.
+        end = self._early_ends.pop(stream)
         if end is None:
-            self._given.put(stream, request, now=now)
-            return
-        self._conclude([_ended(request, end)])
+            self._verdicts.put(stream, request, now=self._clock())
+        else:
+            self._conclude([(request, end)])
 
-    def hear(self, ends: Sequence[UnmatchedEnd]) -> None:
-        """Take what Envoy's log says, and tell the others.
+    def match(self, ends: Sequence[UnmatchedEnd]) -> None:
+        """Match entries of Envoy's log, and publish them to the other workers.
 
-        Also of what is known here: Envoy may have asked another worker when one did not answer.
+        Matched ones as well: Envoy may have sent the request to a second worker when the first
+        did not answer.
         """
-        self.hear_of_others(ends)
+        self.match_published(ends)
         if self._others is not None:
-            self._others.tell(ends)
+            self._others.publish(ends)
 
-    def hear_of_others(self, ends: Sequence[UnmatchedEnd]) -> None:
-        """Take what another worker was told by Envoy's log."""
-        found: list[ExchangeEnded] = []
+    def match_published(self, ends: Sequence[UnmatchedEnd]) -> None:
+        """Match entries that another worker received from Envoy."""
+        matched: list[tuple[JudgedRequest, UnmatchedEnd]] = []
         for end in ends:
-            # Once only: an entry may come twice, and nothing is given back twice.
-            request = self._given.pop(end.stream)
+            # Once only: an entry may come twice, and nothing may be returned twice.
+            request = self._verdicts.pop(end.stream)
             if request is None:
-                self._early.put(end.stream, end, now=self._clock())
+                self._early_ends.put(end.stream, end, now=self._clock())
             else:
-                found.append(_ended(request, end))
-        if found:
-            self._conclude(found)
+                matched.append((request, end))
+        if matched:
+            self._conclude(matched)
 
-    def _conclude(self, found: Sequence[ExchangeEnded]) -> None:
-        for ended in found:
-            self._on_found()
-            for listener in self._listeners:
-                listener.exchange_ended(ended)
-        task = asyncio.ensure_future(self._keep([record_of(ended) for ended in found]))
+    def _conclude(self, matched: Sequence[tuple[JudgedRequest, UnmatchedEnd]]) -> None:
+        records: list[UsageRecord] = []
+        for request, end in matched:
+            is_denied = request.decision is DecisionKind.DENY
+            ended = ExchangeEnded(
+                request=request,
+                status=end.status,
+                end=AnswerEnd.REFUSED if is_denied else end.end,
+                tokens=NO_TOKENS,  # no provider has seen the request
+                latency_seconds=end.latency_seconds,
+            )
+            record = record_of(ended)
+            records.append(record)
+            self._on_matched()
+            self._listener.exchange_ended(ended, record)
+        task = asyncio.ensure_future(self._keep(records))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _keep(self, records: Sequence[UsageRecord]) -> None:
-        # Where nothing can be kept now, the requests are recorded as lost in the end.
+        # If nothing can be kept now, the requests are recorded as lost in the end.
         with contextlib.suppress(NotKeptError):
             await self._keeper.keep(records)
 
 
-def _ended(request: JudgedRequest, end: UnmatchedEnd) -> ExchangeEnded:
-    """Return how it ended: no provider has seen the request, so it has used nothing."""
-    is_denied = request.decision is DecisionKind.DENY
-    return ExchangeEnded(
-        request=request,
-        status=end.status,
-        end=AnswerEnd.REFUSED if is_denied else end.end,
-        tokens=NO_TOKENS,
-        latency_seconds=end.latency_seconds,
-    )
-
-
-class _Lately(Generic[_Value]):
-    """Values by name, of the last *seconds* and *most* at most; the oldest go first."""
+class _Recent(Generic[_Value]):
+    """Values by name: the last *most* of the last *seconds*."""
 
     def __init__(self, *, seconds: float, most: int) -> None:
         self._seconds = seconds
@@ -139,43 +142,42 @@ class _Lately(Generic[_Value]):
 
 
 class AccessLogReceiver:
-    """One a worker; answers only when what it was sent is safe."""
+    """Receives Envoy's access log, and acknowledges a message once its records are safe."""
 
     def __init__(
         self,
         keeper: UsageKeeper,
-        listeners: Sequence[EndedListener],
+        listener: EndedListener,
         *,
-        unnamed: PendingVerdicts,
+        pending: PendingVerdicts,
         on_unreadable: Callable[[int], None],
-        on_unnamed: Callable[[int], None],
+        on_unmatched: Callable[[int], None],
     ) -> None:
         self._keeper = keeper
-        self._unnamed = unnamed
-        self._listeners = tuple(listeners)
+        self._listener = listener
+        self._pending = pending
         self._on_unreadable = on_unreadable
-        self._on_unnamed = on_unnamed
+        self._on_unmatched = on_unmatched
 
     async def receive(self, message: bytes) -> bytes:
-        """Take one message and return the answer that lets Envoy forget it.
+        """Store the records of one message, and return the answer that lets Envoy forget it.
 
         Raises:
-            NotKeptError: Envoy is to send it to another worker.
+            NotKeptError: the records are not stored; Envoy sends them to another worker.
         """
         try:
             batch = decode_access_log(message)
         except UnreadableMessageError:
-            # Sent again it would be no better.
             self._on_unreadable(1)
-            return ACCEPTED
+            return ACCEPTED  # sent again it would be no better
         if batch.unreadable:
             self._on_unreadable(batch.unreadable)
         if batch.ended:
-            await self._keeper.keep([record_of(ended) for ended in batch.ended])
-            for ended in batch.ended:
-                for listener in self._listeners:
-                    listener.exchange_ended(ended)
-        if batch.unnamed:
-            self._on_unnamed(len(batch.unnamed))
-            self._unnamed.hear(batch.unnamed)
+            records = [record_of(ended) for ended in batch.ended]
+            await self._keeper.keep(records)
+            for ended, record in zip(batch.ended, records, strict=True):
+                self._listener.exchange_ended(ended, record)
+        if batch.unmatched:
+            self._on_unmatched(len(batch.unmatched))
+            self._pending.match(batch.unmatched)
         return ACCEPTED

@@ -107,7 +107,7 @@ async def open_limits(
     )
     stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    return WorkerLimits(limiter, PriceCache(usage), metrics)
+    return WorkerLimits(limiter, PriceCache(usage.load_prices), metrics)
 
 
 async def _store(settings: Settings, stack: AsyncExitStack) -> LimitStore:

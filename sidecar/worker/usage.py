@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final, Never
 
-from sidecar.domain.limits import Limit
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
 from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError
@@ -28,7 +26,7 @@ from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import PriceList
 from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
-from sidecar.usage.records import EndedListener, UsageNotes, VerdictNotes, record_of
+from sidecar.usage.records import EndedListener, UsageNotes, VerdictNotes
 from sidecar.worker.runtime import BackgroundTasks
 
 if TYPE_CHECKING:
@@ -36,30 +34,53 @@ if TYPE_CHECKING:
 
 
 PRICES_SECONDS: Final = 10.0
+FRESH_SECONDS: Final = 30.0
+"""Usage is not written with prices that are older; without any it waits on the disk."""
 MAX_LATER: Final = 10_000
-"""Ends that wait for their key's limits; beyond, the oldest keep what was taken for them."""
+"""Requests that wait for their key's limits; beyond, the units of the oldest stay taken."""
 
 
 class PriceCache:
-    """Prices as they were last read."""
+    """The prices in the database as they were last read, for all parts of a worker."""
 
-    def __init__(self, store: PostgresUsage) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[PriceList]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.current = PriceList()
-        self._store = store
+        self._load = load
+        self._clock = clock
+        self._read_at: float | None = None
 
     async def run(self) -> Never:
-        """Read them again and again; while the database is away, the last ones stay."""
+        """Read them every ten seconds; while the database is away, the last ones stay."""
         while True:
             try:
-                self.current = await self._store.load_prices()
+                await self._read()
             except UNAVAILABLE:
                 await asyncio.sleep(1.0)
                 continue
             await asyncio.sleep(PRICES_SECONDS)
 
+    async def fresh(self) -> PriceList:
+        """Return prices that were read in the last half minute, else read them now.
+
+        Raises:
+            One of `UNAVAILABLE`.
+        """
+        if self._read_at is None or self._clock() - self._read_at >= FRESH_SECONDS:
+            await self._read()
+        return self.current
+
+    async def _read(self) -> None:
+        self.current = await self._load()
+        self._read_at = self._clock()
+
 
 class UsageSettlement:
-    """Implements `EndedListener`: counts the cost, and puts right what was taken of limits."""
+    """Implements `EndedListener`: counts requests and their cost, and settles their limits."""
 
     def __init__(
         self, prices: Prices, metrics: UsageMetrics, *, limiter: Limits, keys: KeyCache
@@ -68,54 +89,48 @@ class UsageSettlement:
         self._metrics = metrics
         self._limiter = limiter
         self._keys = keys
-        self._later: deque[tuple[ExchangeEnded, FinishedRequest]] = deque(maxlen=MAX_LATER)
+        self._later: deque[tuple[JudgedRequest, FinishedRequest]] = deque(maxlen=MAX_LATER)
         self._settling: asyncio.Task[None] | None = None
 
-    def exchange_ended(self, ended: ExchangeEnded) -> None:
-        """Do both; at once where the key's limits are at hand."""
-        record = record_of(ended)
+    def exchange_ended(self, ended: ExchangeEnded, record: UsageRecord) -> None:
+        """Count *ended* and its cost, and settle its limits; at once if the key is cached."""
         cost = self._prices.current.cost_of(record)
+        self._metrics.exchange_ended(ended)
         self._metrics.cost(ended, cost)
-        over = _over(ended, record, cost)
-        if over is not None:
-            self._settle(ended, over)
-
-    def _settle(self, ended: ExchangeEnded, over: FinishedRequest) -> None:
-        peeked = self._keys.peek(ended.request.key_id, now=time.monotonic())
-        if isinstance(peeked, Hit):
-            self._put_right(ended, over, peeked.record.limits)
+        if ended.request.reserved is None:
             return
-        self._later.append((ended, over))
+        is_used = ended.end is not AnswerEnd.REFUSED
+        finished = finished_request(record if is_used else None, ended.request, cost=cost)
+        if finished is not None:
+            self._settle(ended, finished)
+
+    def _settle(self, ended: ExchangeEnded, finished: FinishedRequest) -> None:
+        request = ended.request
+        cached = self._keys.peek(request.key_id, now=time.monotonic())
+        if isinstance(cached, Hit):
+            changes = adjustments_of(cached.record.limits, finished)
+            self._limiter.settle(request.organization_id, changes)
+            return
+        self._later.append((request, finished))
         if self._settling is None or self._settling.done():
             self._settling = asyncio.ensure_future(self._settle_later())
 
     async def _settle_later(self) -> None:
-        """One by one: all at once, they would leave requests no room to load their keys."""
+        """Load keys one by one: all at once, they would leave requests no room to load theirs."""
         while self._later:
-            ended, over = self._later.popleft()
+            request, finished = self._later.popleft()
             try:
-                loaded = await self._keys.load(ended.request.key_id, now=time.monotonic)
+                loaded = await self._keys.load(request.key_id, now=time.monotonic)
             except KeyStoreUnavailableError:
-                continue  # what was taken stays taken: too much rather than too little
+                continue  # the units stay taken: too much rather than too little
             if loaded.record is not None:
-                self._put_right(ended, over, loaded.record.limits)
-
-    def _put_right(
-        self, ended: ExchangeEnded, over: FinishedRequest, limits: tuple[Limit, ...]
-    ) -> None:
-        self._limiter.settle(ended.request.organization_id, adjustments_of(limits, over))
-
-
-def _over(
-    ended: ExchangeEnded, record: UsageRecord, cost: Decimal | None
-) -> FinishedRequest | None:
-    is_used = ended.end is not AnswerEnd.REFUSED
-    return finished_request(record if is_used else None, ended.request, cost=cost)
+                changes = adjustments_of(loaded.record.limits, finished)
+                self._limiter.settle(request.organization_id, changes)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerUsage:
-    """`receive_log` is None where nobody is to send a log."""
+    """`receive_log` is None if no access log is expected."""
 
     notes: UsageNotes
     verdicts: VerdictNotes
@@ -123,12 +138,12 @@ class WorkerUsage:
 
 
 class _NoNotes:
-    """Notes nothing, and remembers nothing."""
+    """Discards notes and verdicts."""
 
     def note(self, request: JudgedRequest) -> None:
         del request
 
-    def given(self, stream: str, request: JudgedRequest) -> None:
+    def add(self, stream: str, request: JudgedRequest) -> None:
         del stream, request
 
 
@@ -137,13 +152,14 @@ async def open_usage(
     pool: Pool,
     *,
     metrics: UsageMetrics,
-    listeners: Sequence[EndedListener],
+    prices: PriceCache,
+    listener: EndedListener,
     instance: str,
     stack: AsyncExitStack,
 ) -> WorkerUsage:
     """Open the spool, to be closed with *stack*, and deliver from now on.
 
-    Metrics and *listeners* hear of every exchange that ends.
+    *listener* receives every request that ends.
 
     Raises:
         SpoolError: there is no place for it.
@@ -157,34 +173,39 @@ async def open_usage(
         on_note_lost=lambda: metrics.lost("note"),
     )
     store = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    delivery = UsageDelivery(spool, store, metrics, settle_seconds=settings.usage.settle_seconds)
+    delivery = UsageDelivery(
+        spool,
+        store,
+        metrics,
+        prices=prices.fresh,
+        settle_seconds=settings.usage.settle_seconds,
+    )
     stack.push_async_callback(delivery.aclose)
     tasks = await stack.enter_async_context(BackgroundTasks())
     tasks.start(delivery.run(), name="usage")
-    everybody = [metrics, *listeners]
     others = _other_workers(settings)
-    unnamed = PendingVerdicts(
+    pending = PendingVerdicts(
         delivery,
-        everybody,
+        listener,
         others=others,
         clock=time.monotonic,
-        on_found=metrics.orphaned_verdict,
+        on_matched=metrics.orphaned_verdict,
     )
     if others is not None:
-        tasks.start(others.run_telling(), name="ends told")
-        tasks.start(others.run_hearing(unnamed.hear_of_others), name="ends heard")
+        tasks.start(others.run_publisher(), name="ends publisher")
+        tasks.start(others.run_subscriber(pending.match_published), name="ends subscriber")
     receiver = AccessLogReceiver(
         delivery,
-        everybody,
-        unnamed=unnamed,
+        listener,
+        pending=pending,
         on_unreadable=lambda count: metrics.lost("unreadable_log", count),
-        on_unnamed=metrics.access_log_unmatched,
+        on_unmatched=metrics.access_log_unmatched,
     )
-    return WorkerUsage(spool, unnamed, receiver.receive)
+    return WorkerUsage(spool, pending, receiver.receive)
 
 
 def _other_workers(settings: Settings) -> ValkeyEnds | None:
-    """Without Valkey a worker tells nobody: limits are each worker's own share then, too."""
+    """Return None without Valkey: limits are each worker's own share then, too."""
     if settings.valkey.url is None:
         return None
     # As for keys: a worker without Valkey never loads its client.

@@ -23,7 +23,7 @@ from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.pipeline.worker import Worker
-from sidecar.policy.snapshot import compile_in_subprocess
+from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.server.engine import (
     Engine,
     EngineOptions,
@@ -154,7 +154,8 @@ async def _open_stores(
         settings,
         pool,
         metrics=metrics.usage,
-        listeners=[settlement],
+        prices=limits.prices,
+        listener=settlement,
         instance=instance,
         stack=stack,
     )

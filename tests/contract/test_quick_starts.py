@@ -1,12 +1,14 @@
-"""What pages tell people to type is what there is to type."""
+"""Every command that a page names exists, with its options, targets and files."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,56 +16,101 @@ import yaml
 from typer.testing import CliRunner
 
 from sidecar.cli.main import command_tree
+from tests.support.documented_commands import (
+    DOCS,
+    PAGES,
+    ROOT,
+    block_lines,
+    documented,
+    of_egret,
+)
 from tests.support.helm import program
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 CHART = "deploy/helm/egret"
-FENCE = re.compile(r"^( *)```(?:bash|sh|console)?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
+OURS = ("dashboards", "deploy", "egret_tools", "evaluation", "loadtest", "quality", "sidecar")
+"""Packages whose modules pages name by `python -m`."""
+FOLDERS = ("db", "deploy", "docs", "envoy", "examples", "proto", "requirements", "training")
+NO_FILES = {"deploy/egret": "a Deployment of Kubernetes"}
 
-
-def commands(page: Path) -> Iterator[str]:
-    """Yield the commands of a page; what is typed into one is left out, as is a comment."""
-    for _, block in FENCE.findall(page.read_text(encoding="utf-8")):
-        text = re.sub(r"<<'END'.*?\n *END\n", "\n", block, flags=re.DOTALL)
-        for line in text.replace("\\\n", " ").splitlines():
-            yield re.sub(r"\s#\s.*", "", line.strip())
-
-
-def _of_egret(line: str) -> list[str] | None:
-    """Return the arguments of `egret`, if that is what the line runs."""
-    try:
-        words = shlex.split(line.removeprefix("$ ").partition(" | ")[0].partition(" > ")[0])
-    except ValueError:
-        return None
-    while words and ASSIGNMENT.fullmatch(words[0]):
-        words.pop(0)
-    is_ours = len(words) > 1 and words[0] == "egret" and all(map(str.isascii, words))
-    return words[1:] if is_ours else None
-
-
+COMMANDS = sorted(
+    {(str(page.relative_to(ROOT)), command) for page in PAGES for command in documented(page)}
+)
 EGRET = sorted(
+    {arguments for _, command in COMMANDS if (arguments := of_egret(command)) is not None}
+)
+MAKE = sorted({command for _, command in COMMANDS if command[0] == "make"})
+MODULES = sorted(
     {
-        (page.name, *arguments)
-        for page in (*DOCS.glob("*.md"), ROOT / "README.md")
-        for line in commands(page)
-        if (arguments := _of_egret(line)) is not None
+        command[2:]
+        for _, command in COMMANDS
+        if command[0].endswith("python") and command[1:2] == ("-m",)
+        if command[2].partition(".")[0] in OURS
+    }
+)
+FILES = sorted(
+    {
+        (page, word)
+        for page, command in COMMANDS
+        for word in command[1:]
+        if word.partition("/")[0] in FOLDERS and "/" in word
     }
 )
 
 
-@pytest.mark.parametrize("typed", EGRET, ids=[" ".join(typed) for typed in EGRET])
-def test_every_command_and_option_that_a_page_names_is_there(typed: tuple[str, ...]) -> None:
-    """A misspelt one would be refused before `--help` is looked at."""
-    ran = CliRunner().invoke(command_tree(list(typed[1:])), [*typed[1:], "--help"])
+@pytest.mark.parametrize("words", EGRET, ids=[" ".join(words) for words in EGRET])
+def test_every_command_and_option_that_a_page_names_is_there(words: tuple[str, ...]) -> None:
+    """A misspelt one is refused before `--help` is looked at."""
+    value = ["1"] if words[-1].startswith("--") else []  # or `--help` would be the option's value
+    ran = CliRunner().invoke(command_tree(words), [*words, *value, "--help"])
     assert ran.exit_code == 0, ran.output
+
+
+@pytest.mark.parametrize("words", MAKE, ids=[" ".join(words) for words in MAKE])
+def test_every_target_and_variable_of_make_is_there(words: tuple[str, ...]) -> None:
+    """Variables are those that the Makefile sets."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for word in words[1:]:
+        name, is_variable, _ = word.partition("=")
+        kind = rf"^{name} *(?:\?=|:=)" if is_variable else rf"^{name}:"
+        assert re.search(kind, makefile, re.MULTILINE), word
+
+
+@cache
+def _help_of(module: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize("words", MODULES, ids=[" ".join(words) for words in MODULES])
+def test_every_module_that_a_page_runs_is_there(words: tuple[str, ...]) -> None:
+    """With the options that the page gives."""
+    options = {word for word in words[1:] if word.startswith("--")}
+
+    assert importlib.util.find_spec(words[0]) is not None
+    assert not options or options <= set(re.findall(r"--[a-z-]+", _help_of(words[0])))
+
+
+@pytest.mark.parametrize(("page", "file"), FILES, ids=[f"{page}: {file}" for page, file in FILES])
+def test_every_file_of_the_checkout_that_a_command_names_is_there(page: str, file: str) -> None:
+    """Or the table has the reason why not."""
+    assert any(ROOT.glob(file)) or file in NO_FILES, page
+
+
+def test_pages_have_commands() -> None:
+    """Or the tests above would look at nothing."""
+    assert len(EGRET) > 100
+    assert len(MAKE) > 30
+    assert len(MODULES) > 8
+    assert len(FILES) > 5
+    assert len(INSTALLS) == 3
 
 
 INSTALLS = [
     (page, shlex.split(line)[2:])
     for page in ("kubernetes.md", "gateways.md")
-    for line in commands(DOCS / page)
+    for line in block_lines(DOCS / page)
     if line.startswith("helm install egret")
 ]
 
@@ -90,15 +137,9 @@ def test_what_a_quick_start_installs_needs_no_secret_that_it_does_not_make(
     assert missing == set()
 
 
-def test_pages_have_something_to_type() -> None:
-    """Or the tests above would look at nothing."""
-    assert len(EGRET) > 30
-    assert len(INSTALLS) == 3
-
-
 def _secrets_made(page: str) -> Iterator[tuple[str, set[str]]]:
     """Yield the Secrets that the page has kubectl create, those of another page included."""
-    for line in (*commands(DOCS / page), *commands(DOCS / "kubernetes.md")):
+    for line in (*block_lines(DOCS / page), *block_lines(DOCS / "kubernetes.md")):
         match re.search(r"create secret (generic|tls) (\S+)(.*)", line):
             case None:
                 continue

@@ -19,6 +19,7 @@ from sidecar.storage.spool_files import MAX_FRESH, Kind, SpoolError, SpoolFullEr
 from sidecar.storage.usage_delivery import UsageDelivery
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.usage.records import NotKeptError
+from sidecar.worker.usage import PriceCache
 from tests.support.postgres import Database
 from tests.support.usage import MOMENT, judged, record
 
@@ -59,7 +60,12 @@ class Worker:
         self.counts = counts
         self.wall = wall
         self.delivery = UsageDelivery(
-            spool, store, counts, settle_seconds=SETTLE_SECONDS, wall=lambda: wall[0]
+            spool,
+            store,
+            counts,
+            prices=PriceCache(store.load_prices, clock=lambda: wall[0]).fresh,
+            settle_seconds=SETTLE_SECONDS,
+            wall=lambda: wall[0],
         )
 
 

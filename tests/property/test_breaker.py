@@ -31,13 +31,13 @@ class BreakerModel(RuleBasedStateMachine):
         admission = self.breaker.admit(self.now)
         if before is BreakerState.CLOSED:
             assert admission is not None
-            assert not admission.is_trial
+            assert not admission.is_probe
         elif before is BreakerState.OPEN:
             assert admission is None
         elif admission is None:
-            assert any(one.is_trial for one in self.under_way)
+            assert any(one.is_probe for one in self.under_way)
         else:
-            assert admission.is_trial
+            assert admission.is_probe
         if admission is not None:
             self.under_way.append(admission)
 
@@ -62,7 +62,7 @@ class BreakerModel(RuleBasedStateMachine):
             assert ending == "failed"
             self.opened_at = self.now
         elif before is BreakerState.HALF_OPEN and after is not BreakerState.HALF_OPEN:
-            assert admission.is_trial
+            assert admission.is_probe
             assert (after is BreakerState.OPEN) == (ending == "failed")
             self.opened_at = self.now if ending == "failed" else None
         else:
@@ -71,7 +71,7 @@ class BreakerModel(RuleBasedStateMachine):
     @invariant()
     def never_two_trials(self) -> None:
         """A server that may be down is tried by one request."""
-        assert sum(one.is_trial for one in self.under_way) <= 1
+        assert sum(one.is_probe for one in self.under_way) <= 1
 
     @invariant()
     def open_exactly_for_the_pause(self) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.finding import Finding, Found
+from sidecar.guardrails import local_scan
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.numbers import passes_luhn
 from sidecar.guardrails.detectors.pii import PII_RULES
@@ -142,7 +143,7 @@ def test_a_key_cut_over_two_texts_is_not_one_key(
 
 
 def found_by(rule: Rule, content: bytes) -> list[Span]:
-    found = [span for batch in candidates(rule, content) for span in batch]
+    found = [span for span in candidates(rule, content) if span is not None]
     locate = rule.locate
     return found if locate is None else [one for span in found for one in locate(content, *span)]
 
@@ -214,18 +215,21 @@ ORDINARY = st.sampled_from(["the plan is ", "4 x 4", "%41%42", "a.b@", "aWdub3Jl
 
 @given(st.lists(st.one_of(fragments, ORDINARY, ORDINARY), max_size=6).map("".join))
 def test_a_quick_look_at_a_short_text_says_what_a_whole_scan_would(text: str) -> None:
-    """It may only say that there is nothing, and only where there is nothing."""
+    """A short text has the findings that it would have as part of a long one."""
     parts = parts_of([text])
     for one in (POLICY, FORWARD):
-        assert one.local.at_a_glance(text.encode()) in {None, one.local.scan(parts)}
+        at_once = one.local.start(parts)
+        whole = at_once if isinstance(at_once, tuple) else run_sync(at_once)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local_scan, "SHORT_BYTES", 0)
+            assert one.local.scan(parts) == whole
 
 
-def test_an_ordinary_text_takes_no_more_than_that_look() -> None:
-    """Under rules that the database filters; any other guardrail judges as ever."""
-    assert POLICY.local.at_a_glance(b"The plan is ready.") == POLICY.local.scan(
-        parts_of(["The plan is ready."])
-    )
-    assert POLICY.local.at_a_glance(b"ann@example.org") is None
+def test_an_ordinary_short_text_is_scanned_in_one_go() -> None:
+    """Under rules that the database filters; any match, or any other rule, takes a search."""
+    assert POLICY.local.start(parts_of(["The plan is ready."])) == (Found(()), Found(()))
+    assert not isinstance(POLICY.local.start(parts_of(["ann@example.org"])), tuple)
+    assert not isinstance(FORWARD.local.start(parts_of(["The plan is ready."])), tuple)
 
 
 @given(st.lists(fragments, max_size=4), st.integers(1, 30))
@@ -236,6 +240,7 @@ def test_a_request_scanned_in_slices_has_the_same_findings(
     parts = parts_of(written)
     whole = (*POLICY.local.scan(parts), *FORWARD.local.scan(parts))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_scan, "SHORT_BYTES", 0)
         for module in (database, text_views):
             patch.setattr(module, "SLICE_BYTES", slice_)
         assert (*POLICY.local.scan(parts), *FORWARD.local.scan(parts)) == whole

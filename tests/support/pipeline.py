@@ -137,7 +137,7 @@ class NotedVerdicts:
     def __init__(self) -> None:
         self.noted: list[tuple[str, JudgedRequest]] = []
 
-    def given(self, stream: str, request: JudgedRequest) -> None:
+    def add(self, stream: str, request: JudgedRequest) -> None:
         """Keep it."""
         self.noted.append((stream, request))
 

@@ -23,14 +23,17 @@ SLICE_RUNS: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """One way to read. `trigger` tells, in the one pass over the texts, where it may be worth it.
+    """One way to read hidden text.
 
-    `applies` looks closer, at one text, and is the only one to tell for a decoder without trigger.
+    `trigger` is an expression of the shared database that occurs in every text with something to
+    decode. `applies` looks closer, at one text, and decides alone for a decoder without a trigger.
+    `ascii` is False for a decoder that changes nothing in ASCII text.
     """
 
     read: Callable[[TextView], Cooperative[tuple[TextView, ...]]]
     applies: Callable[[bytes], bool]
     trigger: Expression | None = None
+    ascii: bool = True
 
 
 def matches(

@@ -15,8 +15,8 @@ from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKi
 MAX_DEPTH: Final = 2
 """What is encoded twice is read; a model does not get through more unaided."""
 
-FOR_ALL: Final = (ESCAPES, ENCODINGS, SPACING, LOOK_ALIKES)
-FOR_WORDS: Final = (*FOR_ALL, LEET)
+FOR_ALL: Final = (ESCAPES, LOOK_ALIKES, ENCODINGS, SPACING)
+FOR_WORDS: Final = (ESCAPES, LOOK_ALIKES, LEET, ENCODINGS, SPACING)
 
 TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
 

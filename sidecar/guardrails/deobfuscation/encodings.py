@@ -151,4 +151,9 @@ def _applies(content: bytes) -> bool:
     )
 
 
-ESCAPES: Final = Decoder(_escapes_read, _applies)
+# One expression of the three: among the others it costs the pass over a text nothing.
+ESCAPES: Final = Decoder(
+    _escapes_read,
+    _applies,
+    trigger=Expression(r"%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\[ux][0-9A-Fa-f]{2}"),
+)

@@ -117,4 +117,4 @@ def _table(text: str) -> TableMap:
     )
 
 
-LOOK_ALIKES: Final = Decoder(_read, lambda content: not content.isascii())
+LOOK_ALIKES: Final = Decoder(_read, lambda content: not content.isascii(), ascii=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Final
 
 from sidecar.guardrails.cooperative import Cooperative
@@ -66,7 +65,7 @@ def _leet_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
     found: list[TextView] = []
     for table in tables:
         changed = content.translate(table)
-        found.append(replace(view, kinds=_LEET_KIND, content=changed, accepts=has_letter))
+        found.append(view._replace(kinds=_LEET_KIND, content=changed, accepts=has_letter))
         yield
     return tuple(found)
 

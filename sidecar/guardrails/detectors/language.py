@@ -13,7 +13,6 @@ from typing_extensions import override
 from sidecar.domain.finding import Found
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
-from sidecar.guardrails.matching.rule import Expression
 
 _CODES: Final = (
     "af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr"
@@ -50,11 +49,6 @@ class LanguageCheck(WholeTextCheck):
 
     allowed: tuple[str, ...]
 
-    @property
-    @override
-    def expressions(self) -> tuple[Expression, ...]:
-        return ()
-
     @override
     def load(self) -> None:
         # Half a second and 80 MB. Where it is not installed, judging says so.
@@ -62,12 +56,12 @@ class LanguageCheck(WholeTextCheck):
             _identifier()
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
+    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
         findings = []
-        for index, part in enumerate(scanned.parts):
+        for index, part in enumerate(texts.parts):
             for window in _windows(part.content):
                 if _is_foreign(window, self.allowed):
-                    findings.append(scanned.whole_part(index, "LANGUAGE"))
+                    findings.append(texts.whole_part(index, "LANGUAGE", guardrail=guardrail))
                     break
                 yield
         return Found(tuple(findings))

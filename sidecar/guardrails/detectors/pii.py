@@ -26,23 +26,17 @@ _KOTLIN_LABEL: Final = re.compile(rb"(?:this|super)@[A-Z]")
 def address(content: bytes, start: int, end: int) -> Iterable[Span]:
     """Take an address up to its last label that may be a top-level domain."""
     found = content[start:end]
-    if _KOTLIN_LABEL.match(found) or _is_remote(content, start, end):
+    if _KOTLIN_LABEL.match(found):
         return ()
+    behind = content[end : end + 2]
+    if found.startswith(b"git@") and behind[:1] == b":" and not behind[1:].isspace():
+        return ()  # `git@github.com:org/repo` is the place of a repository
     at = found.rindex(b"@")
     while _NO_TOP_LEVEL_DOMAIN.fullmatch(found, found.rindex(b".") + 1):
         found = found[: found.rindex(b".")]
         if b"." not in found[at:] or not found[-1:].isalpha():
             return ()
     return ((start, start + len(found)),)
-
-
-def _is_remote(content: bytes, start: int, end: int) -> bool:
-    """Tell `git@github.com:org/repo`: nobody's address, and where a repository is."""
-    return (
-        content[start : start + len(b"git@")] == b"git@"
-        and content[end : end + 1] == b":"
-        and not content[end + 1 : end + 2].isspace()
-    )
 
 
 CONTEXT_REGIONS: Final = ("US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "AU", "JP", "MX", "NL")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Protocol
@@ -14,33 +13,30 @@ from typing_extensions import override
 from sidecar.domain.finding import NOTHING, Finding, Found
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.matching.database import Hits
 from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import TextView
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedTexts:
-    """The texts of one request after the one pass over them, for the guardrail of this name.
+    """The texts of one request after the one pass over them.
 
-    `views` are the parts in their views, in the order they were scanned; a part that is not
-    ASCII has several. `ends` has the end of each view, its separator included. `hits` has, by
-    index into the check's own `expressions`, the ends of matches: the first one, or all of an
-    expression that is `counted`.
+    `views` are the parts in the order they were scanned; a part that is not plain ASCII has
+    several. `ends` has the end of each view, its separator included. `hits` are the database's.
+    `joined` are all parts with separators between them if they are short plain ASCII, which has
+    one view a part and hides nothing; it is None otherwise.
     """
 
-    guardrail: str
     parts: Sequence[TextPart]
     views: Sequence[TextView]
     ends: Sequence[int]
-    hits: Mapping[int, Sequence[int]]
+    hits: Hits
+    joined: bytes | None = None
 
-    def piece_at(self, end: int) -> TextView:
-        """Return the view in which a match ends at *end*."""
-        return self.views[min(bisect_right(self.ends, end), len(self.views) - 1)]
-
-    def whole_part(self, part: int, type_: str) -> Finding:
+    def whole_part(self, part: int, type_: str, *, guardrail: str) -> Finding:
         """Return all of a part as a finding."""
-        return Finding(self.guardrail, type_, part, 0, len(self.parts[part].content))
+        return Finding(guardrail, type_, part, 0, len(self.parts[part].content))
 
 
 class WholeTextCheck(Protocol):
@@ -48,15 +44,18 @@ class WholeTextCheck(Protocol):
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
-        """What the shared database looks for on its behalf."""
-        ...
+        """Expressions for the shared database to look for."""
+        return ()
 
     def load(self) -> None:
-        """Read what it judges by, if it is large: before the first text, and once a process."""
+        """Read large tables before the first text, once a process."""
         return
 
-    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
-        """Return what is found, as spans of parts; yield at least every millisecond of work."""
+    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Found | Cooperative[Found]:
+        """Return the findings, as spans of parts: at once if the texts are short.
+
+        Work that takes longer yields at least every millisecond.
+        """
         ...
 
 
@@ -70,15 +69,10 @@ class MaxInputCheck(WholeTextCheck):
 
     max_characters: int
 
-    @property
     @override
-    def expressions(self) -> tuple[Expression, ...]:
-        return ()
-
-    @override
-    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
+    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
         characters = 0
-        for index, part in enumerate(scanned.parts):
+        for index, part in enumerate(texts.parts):
             content = part.content
             if content.isascii():
                 characters += len(content)
@@ -89,7 +83,7 @@ class MaxInputCheck(WholeTextCheck):
                     chunk = content[start : start + SLICE_BYTES]
                     characters += len(chunk.translate(None, _CONTINUATION))
             if characters > self.max_characters:
-                return Found((scanned.whole_part(index, "MAX_INPUT"),))
+                return Found((texts.whole_part(index, "MAX_INPUT", guardrail=guardrail),))
         return NOTHING
 
 
@@ -112,11 +106,6 @@ class MaxTokensCheck(WholeTextCheck):
 
     max_tokens: int
 
-    @property
-    @override
-    def expressions(self) -> tuple[Expression, ...]:
-        return ()
-
     @override
     def load(self) -> None:
         # Half a second and 65 MB. Where it is not installed, judging says so.
@@ -124,16 +113,16 @@ class MaxTokensCheck(WholeTextCheck):
             _counter()
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
+    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
         left = self.max_tokens
-        if sum(len(part.content) for part in scanned.parts) <= left:
+        if sum(len(part.content) for part in texts.parts) <= left:
             return NOTHING
         count = _counter()
-        for index, part in enumerate(scanned.parts):
+        for index, part in enumerate(texts.parts):
             for text in _slices(part.content):
                 left -= count(text)
                 if left < 0:
-                    return Found((scanned.whole_part(index, "MAX_TOKENS"),))
+                    return Found((texts.whole_part(index, "MAX_TOKENS", guardrail=guardrail),))
                 yield
         return NOTHING
 

@@ -152,6 +152,10 @@ class ExpressionDatabase:
         self._database = database
         self._controls: hyperscan.Database | None = None
 
+    def is_plain_ascii(self, content: bytes) -> bool:
+        """Return whether every view of *content* is the same."""
+        return content.isascii() and SEPARATOR not in content and not self.has_controls(content)
+
     def has_controls(self, content: bytes) -> bool:
         """Tell whether there is a control character other than NUL, white space left aside.
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.domain.finding import Failed, Finding, Found, Outcome
+from sidecar.domain.finding import NOTHING, Failed, Finding, Found, Outcome
 from sidecar.domain.policy import Action, Guardrail, Mode
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_FINDINGS, Cooperative
-from sidecar.guardrails.matching.spans import Located, as_finding, merged
+from sidecar.guardrails.matching.spans import Located, disjoint_in_turns, merged
 from sidecar.guardrails.registry import rank_of
 
 STAND_IN: Final = b"[]"
 """In the place of what is taken out: the ends of any placeholder, and nothing that means much."""
+
+Runs = Sequence[Sequence[int]]
 
 PartSpans = Mapping[int, Sequence[tuple[int, int]]]
 """Spans of each part, by its index: in order, of which no two overlap."""
@@ -55,38 +56,33 @@ class Remainder:
 
 
 def remainders(
-    parts: Sequence[TextPart], runs: Sequence[Sequence[int]], taken: PartSpans
+    parts: Sequence[TextPart], runs: Runs, redacted: PartSpans
 ) -> tuple[tuple[Remainder, ...], tuple[tuple[int, ...], ...]]:
-    """Return what is left of the parts that something is taken out of, and of their runs."""
-    touched = [run for run in runs if not taken.keys().isdisjoint(run)]
-    indexes = sorted(taken.keys() | {index for run in touched for index in run})
-    places = {index: place for place, index in enumerate(indexes)}
-    left = tuple(
-        _remainder(index, parts[index].content, taken.get(index, ())) for index in indexes
-    )
-    return left, tuple(tuple(places[index] for index in run) for run in touched)
+    """Return the rest of each part that something is taken out of, and of their runs."""
+    touched = [run for run in runs if not redacted.keys().isdisjoint(run)]
+    left: list[Remainder] = []
+    places: dict[int, int] = {}
+    for index in sorted(redacted.keys() | {index for run in touched for index in run}):
+        content, spans = parts[index].content, redacted.get(index, ())
+        pieces: list[bytes] = []
+        ends: list[int] = []
+        position = length = 0
+        for start, end in spans:
+            pieces += (content[position:start], STAND_IN)
+            length += start - position + len(STAND_IN)
+            ends.append(length)
+            position = end
+        pieces.append(content[position:])
+        places[index] = len(left)
+        left.append(Remainder(index, b"".join(pieces), tuple(spans), tuple(ends)))
+    return tuple(left), tuple(tuple(places[index] for index in run) for run in touched)
 
 
-def _remainder(part: int, content: bytes, spans: Sequence[tuple[int, int]]) -> Remainder:
-    views: list[bytes] = []
-    ends: list[int] = []
-    position = length = 0
-    for start, end in spans:
-        views += (content[position:start], STAND_IN)
-        length += start - position + len(STAND_IN)
-        ends.append(length)
-        position = end
-    views.append(content[position:])
-    return Remainder(part, b"".join(views), tuple(spans), tuple(ends))
-
-
-MAX_LOOKS: Final = 4
+MAX_RESCANS: Final = 4
 """A text that still changes then is one that is made to; it counts as found as a whole."""
 
-Runs = Sequence[Sequence[int]]
-
-Look = Callable[[Sequence[TextPart], Runs], Cooperative[Sequence[Outcome]]]
-"""Judges texts by the rules of every guardrail."""
+Scan = Callable[[Sequence[TextPart], Runs], Cooperative[Sequence[Outcome]]]
+"""Searches texts by the rules of every guardrail."""
 
 
 def rescan_until_stable(
@@ -94,86 +90,63 @@ def rescan_until_stable(
     outcomes: Sequence[Outcome],
     *,
     texts: tuple[Sequence[TextPart], Runs],
-    look: Look,
+    scan: Scan,
 ) -> Cooperative[tuple[Outcome, ...]]:
-    """Return *outcomes* with whatever redacting by them would bring to light."""
+    """Return *outcomes* and every match that redacting by them would bring to light."""
     now = list(outcomes)
-    taken = _taken(guardrails, now)
-    for _ in range(MAX_LOOKS):
-        if not taken or _is_blocked(guardrails, now):
+    redacted = spans_to_redact(guardrails, now)
+    for _ in range(MAX_RESCANS):
+        if not redacted:
             return tuple(now)
-        left, runs = remainders(*texts, taken)
-        seen = yield from look([TextPart(one.content, (), "") for one in left], runs)
-        for index, (known, outcome) in enumerate(zip(now, seen, strict=True)):
-            if isinstance(known, Found):
-                found = _located(left, outcome)
-                now[index] = yield from joined(guardrails[index], known, found)
-        before, taken = taken, _taken(guardrails, now)
-        if taken == before:
+        left, runs = remainders(*texts, redacted)
+        rescanned = yield from scan([TextPart(one.content, (), "") for one in left], runs)
+        for index, outcome in enumerate(rescanned):
+            known = now[index]
+            if isinstance(known, Failed) or outcome is NOTHING:
+                continue
+            if isinstance(outcome, Found):
+                places = [left[one.part].located(one) for one in outcome.findings]
+                outcome = Found(tuple(one for one in places if one is not None))  # noqa: PLW2901 - the same, in the parts
+            now[index] = yield from joined(guardrails[index], known, outcome)
+        before, redacted = redacted, spans_to_redact(guardrails, now)
+        if redacted == before:
             return tuple(now)
-    return tuple(_whole(known, texts[0]) for known in now)
+    return tuple(known if isinstance(known, Failed) else _whole(known, texts[0]) for known in now)
 
 
-def joined(guardrail: Guardrail, known: Found, seen: Outcome) -> Cooperative[Outcome]:
-    """Return what was found, and what was seen as well."""
-    if isinstance(seen, Failed):
-        return seen
-    if not seen.findings:
+def joined(guardrail: Guardrail, known: Found, more: Outcome) -> Cooperative[Outcome]:
+    """Return the findings of both; a failure of the second search fails the guardrail."""
+    if isinstance(more, Failed):
+        return more
+    if not more.findings:
         return known
     located: list[Located] = []
-    for index, one in enumerate((*known.findings, *seen.findings), start=1):
+    for index, one in enumerate((*known.findings, *more.findings), start=1):
         rank = rank_of(guardrail, one.type)
         located.append((one.part, one.start, one.end, rank, one.type, one.guardrail))
         if not index % SLICE_FINDINGS:
             yield
-    return Found((yield from disjoint_findings(located)), known.score)
+    return Found((yield from disjoint_in_turns(located)), known.score)
 
 
-def disjoint_findings(located: list[Located]) -> Cooperative[tuple[Finding, ...]]:
-    """Return findings of which no two overlap, that cover the same bytes."""
-    findings: list[Finding] = []
-    disjoint = merged(located)
-    for start in range(0, len(disjoint), SLICE_FINDINGS):
-        if start:
-            yield
-        findings += [as_finding(one) for one in disjoint[start : start + SLICE_FINDINGS]]
-    return tuple(findings)
-
-
-def _found(
-    guardrails: Sequence[Guardrail], outcomes: Sequence[Outcome], action: Action
-) -> Iterator[Finding]:
+def spans_to_redact(guardrails: Sequence[Guardrail], outcomes: Sequence[Outcome]) -> PartSpans:
+    """Return the spans that all guardrails together redact: none of a request that is blocked."""
+    located: list[Located] = []
     for guardrail, outcome in zip(guardrails, outcomes, strict=True):
-        if guardrail.action is action and guardrail.mode is Mode.ENFORCE:
-            yield from outcome.findings if isinstance(outcome, Found) else ()
-
-
-def _is_blocked(guardrails: Sequence[Guardrail], outcomes: Sequence[Outcome]) -> bool:
-    return any(True for _ in _found(guardrails, outcomes, Action.BLOCK))
-
-
-def _taken(guardrails: Sequence[Guardrail], outcomes: Sequence[Outcome]) -> PartSpans:
-    """Return the spans that are to be redacted, of all guardrails together."""
-    located: list[Located] = [
-        (one.part, one.start, one.end, 0, "", "")
-        for one in _found(guardrails, outcomes, Action.REDACT)
-    ]
-    spans: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        if guardrail.mode is Mode.SHADOW or isinstance(outcome, Failed) or not outcome.findings:
+            continue
+        if guardrail.action is Action.BLOCK:
+            return {}
+        if guardrail.action is Action.REDACT:
+            located += [(one.part, one.start, one.end, 0, "", "") for one in outcome.findings]
+    spans: dict[int, list[tuple[int, int]]] = {}
     for part, start, end, *_ in merged(located):
-        spans[part].append((start, end))
+        spans.setdefault(part, []).append((start, end))
     return spans
 
 
-def _located(left: Sequence[Remainder], outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Failed):
-        return outcome
-    found = (left[one.part].located(one) for one in outcome.findings)
-    return Found(tuple(one for one in found if one is not None))
-
-
-def _whole(outcome: Outcome, parts: Sequence[TextPart]) -> Outcome:
-    if isinstance(outcome, Failed):
-        return outcome
+def _whole(outcome: Found, parts: Sequence[TextPart]) -> Found:
+    """Return each part with a finding as found as a whole, by the first finding's type."""
     first = {one.part: one for one in reversed(outcome.findings)}
     whole = [
         Finding(one.guardrail, one.type, part, 0, len(parts[part].content))

@@ -92,8 +92,6 @@ class Rule:
     @property
     def group(self) -> int:
         """The group that is the candidate; an author's own groups mean nothing to us."""
-        if self.finder is not None:
-            return min(1, self.finder.groups)
         return 0 if self.expression.unicode else min(1, int(self.pattern.groups))
 
     @property

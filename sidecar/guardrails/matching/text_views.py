@@ -8,9 +8,8 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from typing_extensions import override
 
@@ -125,12 +124,11 @@ class ViewKind(enum.Enum):
     LEET = "leet"
 
 
-@dataclass(frozen=True, slots=True)
-class TextView:
-    """What is searched: one part in one view or, for ASCII text, in two that are the same.
+class TextView(NamedTuple):
+    """One part of a request in one kind of view or, for ASCII text, in two that are the same.
 
-    `length` is the part's own, in bytes; `offsets` leads back to it. `accepts` tells which spans
-    may be findings, where not all of them may.
+    `length` is the part's own, in bytes; `offsets` leads back to it. `accepts` decides which spans
+    may be findings, if not all of them may. A tuple, since every part of a request has one.
     """
 
     part: int
@@ -163,8 +161,8 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    if is_plain_ascii(content):
-        return (as_is(part, content),)
+    if content.isascii() and content.translate(None, CONTROLS) == content:
+        return (TextView(part, ASCII_VIEWS, content, len(content)),)
     originals: list[int] = []
     plains: list[bytes] = []
     foldeds: list[bytes] = []
@@ -187,16 +185,6 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
         offsets = ChunkedMap(content, _folded_map, changed=foldeds, lengths=originals)
         views.append(TextView(part, _FOLDED, b"".join(foldeds), len(content), offsets))
     return tuple(views)
-
-
-def is_plain_ascii(content: bytes) -> bool:
-    """Tell whether every view of *content* is the same."""
-    return content.isascii() and content.translate(None, CONTROLS) == content
-
-
-def as_is(part: int, content: bytes) -> TextView:
-    """Return ASCII text, which is the same in every view that is not further read."""
-    return TextView(part, ASCII_VIEWS, content, len(content))
 
 
 def plain(text: str) -> str:

@@ -11,6 +11,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.domain.finding import Finding, RemoteEvent, Verdict
+from sidecar.domain.guardrail_settings import RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import Subject, TextPart
 
@@ -88,8 +89,19 @@ class RemoteTimeoutError(RemoteCheckError):
         super().__init__("timeout", RemoteFault.SERVER)
 
 
+def remote_settings(guardrail: Guardrail) -> RemoteSettings:
+    """Return the settings of a remote guardrail.
+
+    Raises:
+        RemoteCheckError: it is a local one.
+    """
+    if not isinstance(guardrail.settings, RemoteSettings):
+        raise RemoteCheckError("not_remote", RemoteFault.LOCAL)
+    return guardrail.settings
+
+
 class RemoteChecks(Protocol):
-    """Asks the outside."""
+    """Asks servers outside of the process."""
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
         """Return the answer within the guardrail's time limit. The caller may cancel.

@@ -104,9 +104,9 @@ class StreamScan:
         read = [(one, one.window.views()) for one in windows]
         parts = [TextPart(view.content, (), ROLE) for _, views in read for view in views]
         local = self._policy.local
-        outcomes = local.at_a_glance(parts[0].content) if len(parts) == 1 else None
-        if outcomes is None:
-            outcomes = yield from local.steps(parts)
+        outcomes = local.start(parts)
+        if not isinstance(outcomes, tuple):
+            outcomes = yield from outcomes
         outcome = self._weigh(read, outcomes)
         self.seconds += self._clock() - began
         return (outcome,)

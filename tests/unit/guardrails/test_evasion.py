@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.finding import Found
+from sidecar.guardrails import local_scan
 from sidecar.guardrails.deobfuscation import decoder as reading
 from sidecar.guardrails.matching import database, text_views
 from sidecar.guardrails.matching.spans import disjoint
@@ -208,6 +209,7 @@ def test_what_is_found_does_not_depend_on_where_slices_end(hidden: list[str], sl
     parts = parts_of(["\n".join(hidden)])
     whole = POLICY.local.scan(parts)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_scan, "SHORT_BYTES", 0)
         for module in (database, text_views, reading):
             patch.setattr(module, "SLICE_BYTES", slice_)
         assert POLICY.local.scan(parts) == whole

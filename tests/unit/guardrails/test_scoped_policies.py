@@ -129,7 +129,7 @@ def test_equal_circumstances_get_the_same_form_and_an_exception_is_named() -> No
     assert (first.exempted, [one.name for one in first.guardrails]) == (("a",), ["b"])
 
 
-def test_a_policy_that_is_for_every_request_has_no_forms() -> None:
+def test_a_policy_that_is_for_every_request_has_no_variants() -> None:
     """The usual policy costs nothing more."""
     policy = build_snapshot(()).effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
@@ -138,7 +138,7 @@ def test_a_policy_that_is_for_every_request_has_no_forms() -> None:
     assert policy.for_model("gpt-5") is policy
 
 
-def test_more_forms_than_are_kept_are_built_anew() -> None:
+def test_more_variants_than_are_kept_are_built_anew() -> None:
     """A client that tries every model cannot fill the worker's memory."""
     letters = "abcdefghi"
     scoped = "\n".join(

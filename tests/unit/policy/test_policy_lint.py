@@ -6,8 +6,7 @@ from datetime import date
 import pytest
 
 from sidecar.policy.parse import default_policy, parse_policies
-from sidecar.policy.policy_lint import LintWarning, lint
-from sidecar.policy.tester import missing_extras
+from sidecar.policy.policy_lint import LintWarning, lint, missing_extras
 
 TODAY = date(2026, 11, 25)
 PATTERN = (

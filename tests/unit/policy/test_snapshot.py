@@ -11,15 +11,9 @@ from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors import language
 from sidecar.guardrails.detectors import whole_text as max_tokens
-from sidecar.policy.snapshot import (
-    CompileError,
-    EffectivePolicy,
-    MissingPolicy,
-    build_snapshot,
-    compile_database,
-    compile_in_subprocess,
-    snapshot_steps,
-)
+from sidecar.guardrails.matching.database import CompileError
+from sidecar.policy.compilation import compile_database, compile_in_subprocess
+from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot, snapshot_steps
 from tests.support.guardrails import parts_of, policy
 from tests.support.many_rules import many_rules
 

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.guardrail_settings import DeniedTermsSettings, PiiSettings
-from sidecar.domain.policy import GuardrailSettings
 from sidecar.domain.subject import Dialect, Route, UnknownRoute
 from sidecar.telemetry import sanitize
-from tests.support.reports import CHAT, PATTERNS, SECRETS, WEBHOOK
+from tests.support.reports import CHAT
 
 
 @pytest.mark.parametrize(
@@ -67,22 +65,6 @@ def test_an_operation_has_a_name_even_where_none_was_found(
 ) -> None:
     """A label must have some value."""
     assert sanitize.operation_name(route) == name
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        (SECRETS.settings, "secrets"),
-        (PiiSettings(), "pii"),
-        (PATTERNS.settings, "denied_patterns"),
-        (DeniedTermsSettings(("bluebird",)), "denied_terms"),
-        (WEBHOOK.settings, "webhook"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_guardrail_is_typed_as_in_its_policy(settings: GuardrailSettings, name: str) -> None:
-    """What a policy's author wrote is what a dashboard shows."""
-    assert sanitize.guardrail_type(settings) == name
 
 
 def test_a_policys_own_names_are_only_cut() -> None:

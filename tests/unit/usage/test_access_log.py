@@ -183,7 +183,7 @@ def test_a_record_without_a_verdict_has_envoys_name_of_the_stream(
     record = nameless(status=status, flags=flags)
     batch = decode_access_log(export(record, attributes(judged(2))))
 
-    assert batch.unnamed == (
+    assert batch.unmatched == (
         UnmatchedEnd(stream=STREAM, status=int(status), end=end, latency_seconds=0.25),
     )
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
@@ -204,7 +204,7 @@ def test_a_record_that_tells_of_no_unheard_verdict_says_nothing(record: dict[str
     """Refused before Egret was asked, or let through by an Envoy that does not wait for it."""
     batch = decode_access_log(export(record))
 
-    assert (batch.ended, batch.unnamed, batch.unreadable) == ((), (), 0)
+    assert (batch.ended, batch.unmatched, batch.unreadable) == ((), (), 0)
 
 
 def test_text_that_a_database_refuses_is_cleaned_and_cut() -> None:
@@ -275,7 +275,7 @@ class Kept:
     def __init__(self, *, is_full: bool = False) -> None:
         self.records: list[UsageRecord] = []
         self.heard: list[ExchangeEnded] = []
-        self.unnamed: list[int] = []
+        self.unmatched: list[int] = []
         self._is_full = is_full
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
@@ -284,15 +284,16 @@ class Kept:
             raise NotKeptError
         self.records += records
 
-    def exchange_ended(self, ended: ExchangeEnded) -> None:
-        """Hear of it, after it was kept."""
-        assert self.records, "heard of before it was safe"
+    def exchange_ended(self, ended: ExchangeEnded, record: UsageRecord) -> None:
+        """Receive it, after it was kept."""
+        assert self.records, "received before it was safe"
+        assert record == record_of(ended)
         self.heard.append(ended)
 
 
-def unnamed(kept: Kept) -> PendingVerdicts:
+def pending(kept: Kept) -> PendingVerdicts:
     """Return the memory of a worker that is alone."""
-    return PendingVerdicts(kept, [kept], others=None, clock=lambda: 0.0, on_found=lambda: None)
+    return PendingVerdicts(kept, kept, others=None, clock=lambda: 0.0, on_matched=lambda: None)
 
 
 async def test_what_is_received_is_kept_and_then_told() -> None:
@@ -300,10 +301,10 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
     kept, unreadable = Kept(), [0]
     receiver = AccessLogReceiver(
         kept,
-        [kept],
-        unnamed=unnamed(kept),
+        kept,
+        pending=pending(kept),
         on_unreadable=unreadable.append,
-        on_unnamed=kept.unnamed.append,
+        on_unmatched=kept.unmatched.append,
     )
 
     answer = await receiver.receive(export(attributes(judged(1)), attributes(judged(2), egret="")))
@@ -318,10 +319,10 @@ async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
     kept, unreadable = Kept(), [0]
     receiver = AccessLogReceiver(
         kept,
-        [kept],
-        unnamed=unnamed(kept),
+        kept,
+        pending=pending(kept),
         on_unreadable=unreadable.append,
-        on_unnamed=kept.unnamed.append,
+        on_unmatched=kept.unmatched.append,
     )
 
     assert await receiver.receive(b"\xff\xff") == ACCEPTED
@@ -333,10 +334,10 @@ async def test_what_is_not_kept_is_told_to_nobody() -> None:
     kept = Kept(is_full=True)
     receiver = AccessLogReceiver(
         kept,
-        [kept],
-        unnamed=unnamed(kept),
+        kept,
+        pending=pending(kept),
         on_unreadable=lambda _: None,
-        on_unnamed=lambda _: None,
+        on_unmatched=lambda _: None,
     )
 
     with pytest.raises(NotKeptError):
@@ -368,12 +369,16 @@ def test_a_model_that_a_provider_only_repeats_is_kept_where_it_looks_like_one(
 async def test_what_has_no_name_is_given_to_whoever_remembers_it() -> None:
     """After what is to be safe before it is acknowledged."""
     kept = Kept()
-    memory = unnamed(kept)
-    memory.given(STREAM, judged(2))
+    memory = pending(kept)
+    memory.add(STREAM, judged(2))
     receiver = AccessLogReceiver(
-        kept, [kept], unnamed=memory, on_unreadable=lambda _: None, on_unnamed=kept.unnamed.append
+        kept,
+        kept,
+        pending=memory,
+        on_unreadable=lambda _: None,
+        on_unmatched=kept.unmatched.append,
     )
 
     assert await receiver.receive(export(attributes(judged(1)), nameless())) == ACCEPTED
     assert [one.request for one in kept.heard] == [judged(1), judged(2)]
-    assert kept.unnamed == [1]
+    assert kept.unmatched == [1]

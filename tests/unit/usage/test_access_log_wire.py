@@ -11,7 +11,7 @@ from loadtest.access_log import export
 from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
-from sidecar.usage.access_log import MAX_COUNT, as_value, attributes_of, told, whole
+from sidecar.usage.access_log import MAX_COUNT, attribute_value, attributes_of, count_of, text_of
 
 
 def value_of(text: str) -> bytes:
@@ -23,20 +23,20 @@ def value_of(text: str) -> bytes:
 @given(st.text(max_size=300) | st.integers(100, 2_200_000).map(lambda size: "x" * size))
 def test_a_text_of_any_length_is_read(text: str) -> None:
     """`-` is what Envoy says for nothing."""
-    assert told(value_of(text)) == (b"" if text == "-" else text.encode())
+    assert text_of(value_of(text)) == (b"" if text == "-" else text.encode())
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9]{1,18}", fullmatch=True))
 def test_digits_are_a_number_and_nothing_else_is(text: str) -> None:
     """Of sixteen digits at most, and never more than fits."""
     is_number = text.isascii() and text.isdigit() and len(text) <= 16
-    assert whole(value_of(text)) == (min(int(text), MAX_COUNT) if is_number else None)
+    assert count_of(value_of(text)) == (min(int(text), MAX_COUNT) if is_number else None)
 
 
 @pytest.mark.parametrize("text", ["1", "POST", "-"])
 def test_a_value_to_compare_with_is_what_comes(text: str) -> None:
     """Byte for byte."""
-    assert as_value(text) == value_of(text)
+    assert attribute_value(text) == value_of(text)
 
 
 def test_each_record_has_its_own_attributes_and_the_last_of_a_name_counts() -> None:
@@ -49,7 +49,7 @@ def test_each_record_has_its_own_attributes_and_the_last_of_a_name_counts() -> N
             record.attributes.add(key=name).value.string_value = text
 
     found = list(attributes_of(request.SerializeToString()))
-    assert [(told(one["a"]), told(one["b"]), told(one["c"])) for one in found] == [
+    assert [(text_of(one["a"]), text_of(one["b"]), text_of(one["c"])) for one in found] == [
         (b"0", b"b", b""),
         (b"1", b"b", b""),
         (b"2", b"b", b""),
@@ -61,7 +61,7 @@ def test_each_record_has_its_own_attributes_and_the_last_of_a_name_counts() -> N
 )
 def test_what_is_no_text_is_nothing(value: bytes) -> None:
     """A number, an empty value, one that says it is longer than it is."""
-    assert (told(value), whole(value)) == (b"", None)
+    assert (text_of(value), count_of(value)) == (b"", None)
 
 
 def test_bytes_that_are_no_message_raise() -> None:

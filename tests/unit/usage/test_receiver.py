@@ -18,7 +18,8 @@ from sidecar.domain.usage import (
     UsageRecord,
 )
 from sidecar.usage.receiver import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, PendingVerdicts
-from sidecar.usage.records import NotKeptError, record_of
+from sidecar.usage.records import NotKeptError
+from sidecar.usage.records import record_of as usage_record_of
 from tests.support.usage import ended, judged
 
 
@@ -56,21 +57,22 @@ class Worker:
         self._is_full = is_full
         self.ends = PendingVerdicts(
             self,
-            [self],
+            self,
             others=None if is_alone else self,
             clock=lambda: self.now,
-            on_found=self.found,
+            on_matched=self.found,
         )
 
     def found(self) -> None:
         """Count one."""
         self.count += 1
 
-    def exchange_ended(self, one: ExchangeEnded) -> None:
-        """Hear of it."""
+    def exchange_ended(self, one: ExchangeEnded, record: UsageRecord) -> None:
+        """Receive it, with its record."""
+        assert record == usage_record_of(one)
         self.heard.append(one)
 
-    def tell(self, ends: Sequence[UnmatchedEnd]) -> None:
+    def publish(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Tell the others."""
         self.told += ends
 
@@ -84,12 +86,12 @@ class Worker:
 async def test_what_was_decided_here_ends_here() -> None:
     """It has used nothing; the others are told, since Envoy may have asked one of them too."""
     worker = Worker()
-    worker.ends.given(name(), judged())
-    worker.ends.hear([end()])
+    worker.ends.add(name(), judged())
+    worker.ends.match([end()])
     await asyncio.sleep(0)
 
     assert worker.heard == [without_use()]
-    assert worker.kept == [record_of(without_use())]
+    assert worker.kept == [usage_record_of(without_use())]
     assert (worker.kept[0].tokens, worker.kept[0].is_estimated) == (NO_TOKENS, False)
     assert (worker.told, worker.count) == ([end()], 1)
 
@@ -97,9 +99,9 @@ async def test_what_was_decided_here_ends_here() -> None:
 async def test_what_was_decided_elsewhere_is_told_and_ends_there() -> None:
     """Envoy's log goes to any worker."""
     here, there = Worker(), Worker()
-    there.ends.given(name(), judged())
-    here.ends.hear([end()])
-    there.ends.hear_of_others(here.told)
+    there.ends.add(name(), judged())
+    here.ends.match([end()])
+    there.ends.match_published(here.told)
 
     assert (here.heard, here.told) == ([], [end()])
     assert (there.heard, there.told) == ([without_use()], [])
@@ -108,10 +110,10 @@ async def test_what_was_decided_elsewhere_is_told_and_ends_there() -> None:
 async def test_nothing_is_given_back_twice() -> None:
     """An entry comes again where a worker died over it, and goes to another."""
     worker = Worker()
-    worker.ends.given(name(), judged())
-    worker.ends.hear([end(), end()])
-    worker.ends.hear_of_others([end()])
-    worker.ends.hear([end()])
+    worker.ends.add(name(), judged())
+    worker.ends.match([end(), end()])
+    worker.ends.match_published([end()])
+    worker.ends.match([end()])
 
     assert worker.heard == [without_use()]
 
@@ -119,22 +121,22 @@ async def test_nothing_is_given_back_twice() -> None:
 async def test_an_end_that_is_told_before_the_verdict_is_given_waits_for_it() -> None:
     """On another connection, by another worker: it may come first by a little."""
     worker = Worker()
-    worker.ends.hear_of_others([end()])
+    worker.ends.match_published([end()])
     worker.now += EARLY_SECONDS
-    worker.ends.given(name(), judged())
+    worker.ends.add(name(), judged())
     await asyncio.sleep(0)
     assert worker.heard == [without_use()]
-    assert worker.kept == [record_of(without_use())]
+    assert worker.kept == [usage_record_of(without_use())]
 
-    worker.ends.hear_of_others([end()])
+    worker.ends.match_published([end()])
     assert worker.heard == [without_use()]
 
 
 async def test_another_stream_ends_nothing() -> None:
     """Only Envoy's own name of it does."""
     worker = Worker(is_alone=True)
-    worker.ends.given(name(1), judged(1))
-    worker.ends.hear([end(2)])
+    worker.ends.add(name(1), judged(1))
+    worker.ends.match([end(2)])
 
     assert worker.heard == []
 
@@ -143,8 +145,8 @@ async def test_a_refusal_that_nobody_heard_is_a_refusal() -> None:
     """What was taken before a guardrail said no is given back all the same."""
     worker = Worker()
     refused = judged(decision=DecisionKind.DENY)
-    worker.ends.given(name(), refused)
-    worker.ends.hear([end()])
+    worker.ends.add(name(), refused)
+    worker.ends.match([end()])
 
     assert worker.heard == [without_use(request=refused, end=AnswerEnd.REFUSED)]
 
@@ -152,8 +154,8 @@ async def test_a_refusal_that_nobody_heard_is_a_refusal() -> None:
 async def test_limits_are_put_right_though_nothing_can_be_recorded() -> None:
     """The record says then, later, that the request was lost."""
     worker = Worker(is_full=True)
-    worker.ends.given(name(), judged())
-    worker.ends.hear([end()])
+    worker.ends.add(name(), judged())
+    worker.ends.match([end()])
     await asyncio.sleep(0)
 
     assert (worker.heard, worker.kept) == ([without_use()], [])
@@ -162,24 +164,24 @@ async def test_limits_are_put_right_though_nothing_can_be_recorded() -> None:
 async def test_only_so_many_of_a_while_are_remembered() -> None:
     """The oldest go first; nobody can have a worker keep more."""
     worker = Worker()
-    worker.ends.given(name(1), judged(1))
+    worker.ends.add(name(1), judged(1))
     worker.now += VERDICT_SECONDS + 1
-    worker.ends.given(name(2), judged(2))
-    worker.ends.hear([end(1), end(2)])
+    worker.ends.add(name(2), judged(2))
+    worker.ends.match([end(1), end(2)])
     assert worker.heard == [without_use(2)]
 
     for number in range(MAX_VERDICTS + 1):
-        worker.ends.given(name(10 + number), judged())
-    worker.ends.hear([end(10)])
+        worker.ends.add(name(10 + number), judged())
+    worker.ends.match([end(10)])
     assert worker.heard == [without_use(2)]
-    worker.ends.hear([end(11)])
+    worker.ends.match([end(11)])
     assert len(worker.heard) == 2
 
 
 def spread(told: list[UnmatchedEnd], workers: Sequence[Worker]) -> None:
     """Tell all workers, the one that tells included."""
     for worker in workers:
-        worker.ends.hear_of_others(told)
+        worker.ends.match_published(told)
     told.clear()
 
 
@@ -201,11 +203,11 @@ def test_whatever_comes_first_and_however_often_each_ends_once(
             worker = workers[index]
             if is_end:
                 over.add(number)
-                worker.ends.hear([end(number)])
+                worker.ends.match([end(number)])
                 spread(worker.told, workers)
             elif number not in given:  # a stream has one verdict
                 given.add(number)
-                worker.ends.given(name(number), judged(number))
+                worker.ends.add(name(number), judged(number))
         heard = sorted(one.request.request_id for worker in workers for one in worker.heard)
         assert heard == sorted(f"request-{number}" for number in given & over)
 

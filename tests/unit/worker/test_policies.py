@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.principal import PolicyBinding
-from sidecar.policy.snapshot import PolicySnapshot, compile_in_subprocess
+from sidecar.policy.compilation import compile_in_subprocess
+from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.storage.postgres_policies import PolicyStoreUnavailableError, StoredPolicy
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.metrics import Metrics

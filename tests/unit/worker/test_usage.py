@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
@@ -17,7 +18,8 @@ from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import PriceList
-from sidecar.worker.usage import UsageSettlement
+from sidecar.usage.records import record_of as usage_record_of
+from sidecar.worker.usage import PriceCache, UsageSettlement
 from tests.support.keys import record_of
 from tests.support.usage import ended, judged
 
@@ -65,10 +67,40 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
     settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
     for number in range(200):
         request = judged(number, key_id=f"key_{number}", reserved=Reservation())
-        settlement.exchange_ended(ended(number, request=request))
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
     async with asyncio.timeout(10):
         await limits.all_are_here.wait()
 
     assert {change.member for change in limits.changes} == {
         judged(number).request_id for number in range(200)
     }
+
+
+async def test_prices_are_read_once_for_settlement_and_delivery() -> None:
+    """What the loop has just read is what usage is written with; half a minute later it is not."""
+    now, reads = 0.0, 0
+
+    async def load() -> PriceList:
+        nonlocal reads
+        reads += 1
+        return PriceList()
+
+    prices = PriceCache(load, clock=lambda: now)
+    running = asyncio.ensure_future(prices.run())
+    await asyncio.sleep(0)
+    first = await prices.fresh()
+    assert (first is prices.current, reads) == (True, 1)
+    now = 30.0
+    assert (await prices.fresh() is first, reads) == (False, 2)
+    running.cancel()
+
+
+async def test_without_prices_usage_is_not_written() -> None:
+    """It would be stored without a cost for good."""
+
+    async def load() -> PriceList:
+        raise ConnectionRefusedError
+
+    with pytest.raises(ConnectionRefusedError):
+        await PriceCache(load).fresh()

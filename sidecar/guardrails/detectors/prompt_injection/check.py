@@ -13,7 +13,7 @@ from sidecar.domain.finding import Finding, Found
 from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSettings, Threshold
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
-from sidecar.guardrails.detectors.prompt_injection.scoring import Scorer, score
+from sidecar.guardrails.detectors.prompt_injection.scoring import RunningSum, Scorer, score
 from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
 from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
@@ -67,24 +67,47 @@ class PromptInjectionCheck(WholeTextCheck):
         return TRIGGERS
 
     @override
-    def judge(self, scanned: ScannedTexts) -> Cooperative[Found]:
+    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Found | Cooperative[Found]:
+        if texts.joined is None:
+            return self._judge_in_turns(texts, guardrail)
+        sums = self._scorer.sums_of_joined(texts.joined, len(texts.parts))
+        findings: dict[int, Finding] = {}
+        highest = self._weigh(texts, texts.views, sums, guardrail, findings)
+        return Found(tuple(findings.values()), round(highest, 4))
+
+    def _judge_in_turns(self, texts: ScannedTexts, guardrail: str) -> Cooperative[Found]:
         findings: dict[int, Finding] = {}
         highest = 0.0
-        parts, readings = scanned.parts, _readings(scanned)
-        while views := tuple(islice(readings, _PARTS_A_STEP)):
-            sums = yield from self._scorer.sums([view.content for view in views])
-            for view, sum_ in zip(views, sums, strict=True):
-                role = parts[view.part].role
-                bar = self._bars.get(role, self._bar)
-                total = sum_.total
-                highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
-                if total >= bar.least and view.part not in findings:
-                    kind = self._kind(sum_.best().kinds, view, role)
-                    if kind is not None:
-                        findings[view.part] = scanned.whole_part(view.part, _type(kind, role))
-            if len(views) == _PARTS_A_STEP:
+        views = _views_to_judge(texts)
+        while some := tuple(islice(views, _PARTS_A_STEP)):
+            sums = yield from self._scorer.sums([view.content for view in some])
+            highest = max(highest, self._weigh(texts, some, sums, guardrail, findings))
+            if len(some) == _PARTS_A_STEP:
                 yield
         return Found(tuple(findings[part] for part in sorted(findings)), round(highest, 4))
+
+    def _weigh(
+        self,
+        texts: ScannedTexts,
+        views: Sequence[TextView],
+        sums: Sequence[RunningSum],
+        guardrail: str,
+        findings: dict[int, Finding],
+    ) -> float:
+        """Add the parts whose sum reaches their role's threshold; return the highest score."""
+        highest = 0.0
+        for view, sum_ in zip(views, sums, strict=True):
+            role, total = texts.parts[view.part].role, sum_.total
+            bar = self._bars.get(role, self._bar)
+            highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
+            if total >= bar.least and view.part not in findings:
+                kind = self._kind(sum_.best().kinds, view, role)
+                if kind is not None:
+                    type_ = kind.value.upper()
+                    if role in INDIRECT_ROLES:
+                        type_ = f"INDIRECT_{type_}"
+                    findings[view.part] = texts.whole_part(view.part, type_, guardrail=guardrail)
+        return highest
 
     def _kind(
         self, kinds: Sequence[InjectionKind], view: TextView, role: str
@@ -101,22 +124,17 @@ def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
     return _Cutoff(thresholds[level], medium, score(0, medium))
 
 
-def _readings(scanned: ScannedTexts) -> Iterator[TextView]:
-    """Return each part once, in its plain form where that is another, and what is hidden in it."""
+def _views_to_judge(texts: ScannedTexts) -> Iterator[TextView]:
+    """Yield each part once, in its plain form if that is another, and the text hidden in it."""
     plain = {
         view.part
-        for view in scanned.views
+        for view in texts.views
         if view.kinds is not ASCII_VIEWS and ViewKind.PLAIN in view.kinds
     }
-    for view in scanned.views:
+    for view in texts.views:
         if (
             view.kinds is ASCII_VIEWS  # mostly; an enum's members are slow to look up
             or not view.kinds.isdisjoint(_WORTH_READING)
             or (ViewKind.RAW in view.kinds and view.part not in plain)
         ):
             yield view
-
-
-def _type(kind: InjectionKind, role: str) -> str:
-    name = kind.value.upper()
-    return f"INDIRECT_{name}" if role in INDIRECT_ROLES else name

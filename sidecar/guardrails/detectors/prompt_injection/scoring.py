@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 from typing import Final
 
 from sidecar.domain.guardrail_settings import InjectionKind
@@ -49,16 +48,6 @@ def words(content: bytes) -> bytes:
         return b"".join(word_slices(content))
     found = _words(content)
     return b" %b " % found if found else b" "
-
-
-def words_of_each(contents: Sequence[bytes]) -> bytes:
-    """Return the words of each of some short texts, with `BORDER` between them."""
-    if all(map(bytes.isascii, contents)):
-        # All in one go, which takes little longer than one of them.
-        found = b" ".join(_APART.join(contents).translate(_LOWER_AND_BORDER, b"'").split())
-        if found.count(BORDER) == len(contents) - 1:
-            return b" %b " % found.replace(BORDER, _BORDER_AND_SPACE)
-    return _BORDER_AND_SPACE.join(map(words, contents))
 
 
 def word_slices(content: bytes) -> Iterator[bytes]:
@@ -159,17 +148,32 @@ class Scorer:
                 short.append(content)
         return [*sums, *self._add_up_short(short)] if short else sums
 
-    def _add_up_short(self, contents: Sequence[bytes]) -> list[RunningSum]:
-        texts = words_of_each(contents)
+    def _add_up_short(self, contents: Sequence[bytes]) -> Sequence[RunningSum]:
+        if all(map(bytes.isascii, contents)):
+            joined = BORDER.join(contents)
+            if joined.count(BORDER) == len(contents) - 1:
+                return self.sums_of_joined(joined, len(contents))
+        return self._sums_of_words(_BORDER_AND_SPACE.join(map(words, contents)), len(contents))
+
+    def sums_of_joined(self, joined: bytes, count: int) -> Sequence[RunningSum]:
+        """Add up each of *count* short ASCII texts that have a `BORDER` between them."""
+        # All in one go, which takes little longer than one of them; each copy is let go at once.
+        found = b" ".join(
+            joined.replace(BORDER, _APART).translate(_LOWER_AND_BORDER, b"'").split()
+        )
+        return self._sums_of_words(b" %b " % found.replace(BORDER, _BORDER_AND_SPACE), count)
+
+    def _sums_of_words(self, texts: bytes, count: int) -> Sequence[RunningSum]:
         hits: list[Hit] = []
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
             stream.scan(texts)
         if not hits:
-            return [self._nothing] * len(contents)
+            return [self._nothing] * count
         hits.sort()
         sums: list[RunningSum] = []
-        start = 0
-        for end in accumulate([len(text) + 1 for text in texts.split(BORDER)]):
+        start = end = 0
+        for text in texts.split(BORDER):
+            end += len(text) + 1
             stop = bisect_left(hits, end << _INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
             sums.append(

@@ -120,4 +120,6 @@ def test_an_attack_inside_base64_is_an_encoded_payload() -> None:
 def test_many_small_parts_are_judged_in_turns() -> None:
     """Thousands of strings do not hold the event loop."""
     guarded = effective(policy("  - {name: g, type: prompt_injection}"))
-    assert sum(1 for _ in guarded.local.steps(parts_of(["word"] * 320))) >= 9
+    steps = guarded.local.start(parts_of(["word"] * 320))
+    assert not isinstance(steps, tuple)
+    assert sum(1 for _ in steps) >= 9

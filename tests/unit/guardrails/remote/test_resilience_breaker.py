@@ -35,10 +35,10 @@ def test_after_the_pause_one_request_tries_and_closes_it() -> None:
     breaker = open_breaker()
     assert breaker.state(10) is BreakerState.HALF_OPEN
     trial = admitted(breaker, 10)
-    assert (trial.is_trial, breaker.admit(10)) == (True, None)
+    assert (trial.is_probe, breaker.admit(10)) == (True, None)
     breaker.succeeded(trial)
     assert breaker.state(10) is BreakerState.CLOSED
-    assert not admitted(breaker, 10).is_trial
+    assert not admitted(breaker, 10).is_probe
 
 
 def test_a_trial_that_fails_opens_it_for_another_pause() -> None:
@@ -52,7 +52,7 @@ def test_a_trial_nobody_waited_for_leaves_room_for_another() -> None:
     """A client that goes away must not keep a server from being tried for ever."""
     breaker = open_breaker()
     breaker.abandoned(admitted(breaker, 10))
-    assert admitted(breaker, 10).is_trial
+    assert admitted(breaker, 10).is_probe
 
 
 @pytest.mark.parametrize("ends_well", [True, False])

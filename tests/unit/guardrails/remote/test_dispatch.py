@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import get_args
 
 import pytest
 
@@ -16,17 +18,10 @@ from sidecar.domain.guardrail_settings import (
 from sidecar.guardrails.remote.checks import (
     RemoteAnswer,
     RemoteCheckError,
-    RemoteChecks,
     RemoteFault,
     RemoteRequest,
 )
-from sidecar.guardrails.remote.grpc_client import GrpcChecks
-from sidecar.guardrails.remote.http import HttpClient
-from sidecar.guardrails.remote.llm_judge import LlmJudgeChecks
-from sidecar.guardrails.remote.moderation import ModerationChecks
-from sidecar.guardrails.remote.presidio import PresidioChecks
-from sidecar.guardrails.remote.resilience import CheckDispatcher
-from sidecar.guardrails.remote.webhook import WebhookChecks
+from sidecar.guardrails.remote.dispatch import CheckDispatcher, open_clients
 from tests.support.remote_checks import asking
 
 ENDPOINT = RemoteEndpoint("http://h/")
@@ -54,24 +49,24 @@ class Named:
 @pytest.mark.parametrize("name", SETTINGS)
 async def test_each_type_is_asked_by_its_own(name: str) -> None:
     """And by no other."""
-    checks = CheckDispatcher(**{one: Named(one) for one in SETTINGS})
+    checks = CheckDispatcher({type(settings): Named(one) for one, settings in SETTINGS.items()})
     with pytest.raises(RemoteCheckError) as raised:
         await checks.check(asking(SETTINGS[name], "text"))
     assert raised.value.error_type == name
 
 
+async def test_every_type_of_remote_guardrail_has_a_client() -> None:
+    """A new type of settings without a client would fail its first check."""
+    async with AsyncExitStack() as stack:
+        assert set(await open_clients(stack)) == set(get_args(RemoteSettings))
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 async def test_a_guardrail_of_another_type_is_an_error(name: str) -> None:
     """A mistake in the program must not look like a pass."""
-    async with HttpClient() as http, GrpcChecks() as grpc:
-        checks: dict[str, RemoteChecks] = {
-            "webhook": WebhookChecks(http),
-            "grpc": grpc,
-            "moderation": ModerationChecks(http),
-            "presidio": PresidioChecks(http),
-            "llm_judge": LlmJudgeChecks(http),
-        }
-        other = next(settings for one, settings in SETTINGS.items() if one != name)
+    other = next(settings for one, settings in SETTINGS.items() if one != name)
+    async with AsyncExitStack() as stack:
+        clients = await open_clients(stack)
         with pytest.raises(RemoteCheckError) as raised:
-            await checks[name].check(asking(other, "text"))
+            await clients[type(SETTINGS[name])].check(asking(other, "text"))
     assert raised.value.fault is RemoteFault.LOCAL

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sidecar.policy.expression_check import expression_faults
+from sidecar.policy.compilation import expression_faults
 from sidecar.policy.parse import PlacedExpression, PolicyFault
 
 # 20 s of CPU time and more on a fast machine, see what the matching engine makes of it.

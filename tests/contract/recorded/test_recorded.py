@@ -1,0 +1,31 @@
+"""What leaves a worker, byte by byte, is what was recorded: on both engines, for every request.
+
+To record anew, after a change of behaviour that is meant:
+`python -m tests.contract.recorded.record --write`, and look at the difference.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.recorded.groups import GROUPS
+from tests.contract.recorded.record import differences, record_all
+from tests.contract.recorded.server import running_stores
+
+SHOWN = 12
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine_name", ["grpcio", "h2corn"])
+async def test_every_conversation_goes_as_it_was_recorded(engine_name: str) -> None:
+    """Answers, statuses, log lines, metrics, spans and rows of usage are as recorded."""
+    differing: list[str] = []
+    async with running_stores() as stores:
+        async for group, found, _ in record_all(stores, engine_name, GROUPS):
+            differing += differences(group, found)
+    assert not differing, f"{len(differing)} differ\n" + "\n\n".join(differing[:SHOWN])
+
+
+def test_there_are_conversations_enough() -> None:
+    """The net is for every kind of request; a group that is lost would go unnoticed."""
+    assert sum(len(group.conversations) for group in GROUPS) > 1_000
