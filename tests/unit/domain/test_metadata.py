@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.mutations.usage import usage_metadata
+from sidecar.pipeline.metadata import usage_metadata
 
 from sidecar.domain.metadata import METADATA_KEYS
 from tests.support.usage import judged
