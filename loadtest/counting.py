@@ -1,4 +1,4 @@
-"""Counts what one conversation makes a worker do; run by `counts.py` as a program of its own.
+"""Counts the work of one conversation in a worker; run by `counts.py` as a program of its own.
 
 Prints JSON: for each conversation how many functions of Python and of C were called, how many
 bytecodes ran, and how much memory was in use at its height. Clocks stand still and hashes have no
@@ -51,7 +51,7 @@ from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement
 
 WARM_UPS: Final = 20
-"""What is worked out once and kept is not what a request costs."""
+"""Values that are computed once are no cost of a request."""
 MAX_BODY_BYTES: Final = 1 << 20
 BUDGETS: Final = Budgets(
     authorize_seconds=2, body_seconds=30, body_idle_seconds=10, inspect_seconds=5
@@ -66,7 +66,7 @@ PERSONAL: Final = BODY.replace(_QUESTION, _QUESTION + b"Write to ann@example.org
 DEMAND: Final = RequestCost(
     operation="chat", model="gpt-4o-mini", input_tokens=1_000, output_tokens=1_000, cost=10_000
 )
-"""At least what the chat takes."""
+"""At least the amounts that the chat takes."""
 JUDGED: Final = JudgedRequest(
     request_id=REQUEST_ID,
     occurred_at=datetime.fromtimestamp(NOW, UTC),
@@ -88,7 +88,7 @@ _Taken = TypeVar("_Taken")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What Envoy sends, and how many answers it gets."""
+    """The messages of Envoy, and the number of answers."""
 
     messages: tuple[bytes, ...]
     answers: int
@@ -229,20 +229,20 @@ def _conversation(parts: Parts, recorded: Recorded) -> Play:
 
 
 def _end(parts: Parts, request: JudgedRequest) -> Play:
-    """Return what hears of the end of *request* from Envoy, up to the disk."""
+    """Return the handling of the access log entry of *request*, up to the disk."""
     message = export(attributes(request))
     settlement = UsageSettlement(
         parts.prices, parts.recorder.metrics.usage, limiter=parts.limiter, keys=parts.keys
     )
 
-    async def hear() -> None:
+    async def end() -> None:
         batch = decode_access_log(message)
         if batch.unreadable or len(batch.ended) != 1:
             raise AssertionError("the recorded end was read another way")
         (ended,) = batch.ended
         settlement.exchange_ended(ended, record_of(ended))
 
-    return hear
+    return end
 
 
 if __name__ == "__main__":
