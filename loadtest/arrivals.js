@@ -5,7 +5,7 @@ const open_loop = {
   rate: Number(__ENV.RATE || 0),
   timeUnit: '1s',
   duration: `${__ENV.SECONDS}s`,
-  // What finds no free connection is dropped and counted; it never waits unseen.
+  // A request without a free connection is dropped and counted; it never waits unseen.
   preAllocatedVUs: Number(__ENV.CONNECTIONS),
   maxVUs: Number(__ENV.CONNECTIONS),
 };

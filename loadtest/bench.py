@@ -43,7 +43,7 @@ SPREAD: Final = "c16"
 
 
 def load_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
-    """Return what a client sees, with and without Egret."""
+    """Return throughput and latency as clients see them, with and without Egret."""
     rows = [
         [
             _title(load),
@@ -54,19 +54,17 @@ def load_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -
         for target in (BASELINE, *engines)
     ]
     columns = ("load", "target", "RPS", "p50 ms", "p95 ms", "p99 ms", "errors", "dropped")
-    return Grid("What a client sees", columns, rows, labels=2)
+    return Grid("Throughput and latency", columns, rows, labels=2)
 
 
 def engine_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
-    """Return what Egret adds to the latency, and the CPU time of each process."""
+    """Return the latency that Egret adds, and the CPU time of each process."""
     rows = [list(_engine_row(figures, load, engine)) for engine in engines for load in loads]
     columns = (
         "load", "engine", "+p50 ms", "+p95 ms", "+p99 ms",
         "worker CPU µs", "Envoy CPU µs", "Envoy alone µs",
     )  # fmt: skip
-    return Grid(
-        "What Egret adds to a request, and what CPU time it takes", columns, rows, labels=2
-    )
+    return Grid("Added latency and CPU time of a request", columns, rows, labels=2)
 
 
 def memory_grid(figures: Figures, engines: Sequence[str]) -> Grid:
@@ -79,7 +77,7 @@ def bench_plot(
     figures: Figures, loads: Sequence[Load], engines: Sequence[str], *, path: Path
 ) -> None:
     """Draw how latency is spread at one load, and how it grows with the throughput."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen unless told otherwise
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415

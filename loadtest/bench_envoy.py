@@ -94,7 +94,7 @@ def _managers(listener: Config) -> Iterator[Config]:
 
 
 def _answered_here(cluster: Config, provider: Config, *, over_http1: bool) -> Config:
-    """Keep what a provider's cluster does to a request; send it to our own provider."""
+    """Keep the changes that a provider's cluster makes to requests; send them to our provider."""
     kept = copy.deepcopy(cluster)
     for name in ("cluster_type", "transport_socket", "upstream_connection_options"):
         kept.pop(name, None)
@@ -206,7 +206,7 @@ async def _ports(child: Child, admin: Path) -> Mapping[str, int]:
             try:
                 async with client.get(f"http://{_read(admin)}/ready") as answer:
                     return answer.ok
-            except (aiohttp.ClientError, ValueError):  # no address yet, or nobody there
+            except (aiohttp.ClientError, ValueError):  # no address yet, or no listener
                 return False
 
         await until_ready(child, is_live)

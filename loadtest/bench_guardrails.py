@@ -1,4 +1,4 @@
-"""What judging content costs: reading a body, and one pass of the default policy's guardrails.
+"""Cost of checking content: reading a body, and one pass of the default policy's guardrails.
 
     python -m loadtest.bench_guardrails [--quick] [--markdown]
 

@@ -1,4 +1,4 @@
-"""What a look-up of a key costs in each cache, and how long a revoked key lives on.
+"""Cost of a key look-up in each cache, and the time until a revoked key is refused.
 
     python -m loadtest.bench_keys [--keys N] [--quick] [--markdown]
 
@@ -68,7 +68,7 @@ class _Child:
 
     process: asyncio.subprocess.Process
 
-    def tell(self, *lines: str) -> None:
+    def send(self, *lines: str) -> None:
         """Send lines."""
         assert self.process.stdin is not None  # noqa: S101 - it has a pipe
         self.process.stdin.write("".join(f"{line}\n" for line in lines).encode("ascii"))
@@ -179,7 +179,7 @@ def _peeks(keys: WorkerKeys, ids: Sequence[str], count: int) -> Sequence[float]:
 
 
 async def _queries(servers: KeyServers, keys: WorkerKeys, ids: Sequence[str]) -> Figures:
-    """Return statements a look-up, by what the server has counted for the workers' login."""
+    """Return statements a look-up, as the server counts them for the workers' login."""
     hot, cold, last = ids[:COUNTED], ids[COUNTED:-1], ids[-1]
     await _loads(keys, hot, CacheTier.STORE)
     await asyncio.sleep(L2_SETTLES_SECONDS)
@@ -211,7 +211,7 @@ async def _revocations(servers: KeyServers, ids: Sequence[str], progress: Progre
         connection = await stack.enter_async_context(connect(servers.owner))
         for key_id in ids:
             for watcher in watchers:
-                watcher.tell(key_id)
+                watcher.send(key_id)
             for watcher in watchers:
                 await watcher.answer()
             sent_at = time.monotonic()
@@ -233,7 +233,7 @@ async def _memory(servers: KeyServers, ids: Sequence[str]) -> float:
         WrongTierError: it holds fewer.
     """
     async with _child("hold", servers, max_keys=len(ids)) as child:
-        child.tell(str(len(ids)), *ids)
+        child.send(str(len(ids)), *ids)
         held = int(await child.answer())
         if held != len(ids):
             raise WrongTierError(f"{held} keys are held, not {len(ids)}")

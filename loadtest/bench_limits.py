@@ -1,4 +1,4 @@
-"""Whether a limit holds under many workers, and what asking costs.
+"""Whether a limit holds under many workers, and the cost of a check.
 
     python -m loadtest.bench_limits [--seconds 60] [--markdown]
 
@@ -47,12 +47,12 @@ STATE: Final = "1800000000000000/600/1800000000000000/1800000000000000"
 STARTED_SECONDS: Final = 5.0
 DOWN_SECONDS: Final = 1.0
 UNCOUNTED_SECONDS: Final = 2 * TEND_SECONDS
-"""Workers that were cut off tell what they let through no later than this."""
+"""Workers that were cut off report their usage within this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What came of one limit: what may be let through in the time, at least and at most."""
+    """The outcome of one limit: allowed requests, with the least and the most permitted."""
 
     counted: dict[str, float]
     least: float
@@ -95,7 +95,7 @@ async def _measured(
         tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
         run_directory(Path(place) / "run") as run,
     ):
-        progress.add_task("what asking costs", total=None)
+        progress.add_task("cost of a check", total=None)
         async with AsyncExitStack() as servers:
             socket = await _start(servers, run)
             costs = {**await _costs(socket), **await _memory(socket)}
@@ -154,7 +154,7 @@ async def _child(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
 
 
 async def _costs(socket: str) -> dict[str, float]:
-    """Return what one more check adds to a request, with a lease and with a call."""
+    """Return the cost of one check more for a request, with a lease and with a call."""
     async with bench_limiter(socket) as limiter:
         asked = checks(bench_limit(PLENTY, PLENTY))
         leased: list[float] = []
@@ -169,7 +169,7 @@ async def _costs(socket: str) -> dict[str, float]:
                 await asyncio.sleep(0)  # refills run beside the requests
         called: list[float] = []
         for number in range(CALLS):
-            # Of a limit that nobody has asked for yet nothing is held ahead.
+            # A limit that was never used has no lease.
             one = checks(replace(bench_limit(PLENTY, PLENTY), id=f"call_{number}"))
             started_at = time.perf_counter()
             outcome = limiter.take(PRINCIPAL, one, member="r")
@@ -223,7 +223,7 @@ _HELD: Final[tuple[tuple[str, str], ...]] = (
 
 def _costs_grid(figures: dict[str, float]) -> Grid:
     rows = [[words, shown(figures[name])] for name, words, shown in _ROWS]
-    return Grid("What a limit costs", ("limits", "figure"), rows)
+    return Grid("Cost of a limit", ("limits", "figure"), rows)
 
 
 def _held_grid(figures: dict[str, float], seconds: float) -> Grid:

@@ -1,9 +1,9 @@
-"""What is left of the throughput when twice as much comes as can be served.
+"""Goodput under twice the load that can be served.
 
     python -m loadtest.bench_overload [--seconds 8] [--times 2] [--connections 3000] [--engine …]
 
-Finds the peak by a closed loop, then sends a multiple of it by an open loop. Goodput is what is
-answered 200; what is refused must be refused as overloaded (503 with retry-after). Prints a table,
+Finds the peak by a closed loop, then sends a multiple of it by an open loop. Goodput is the
+share answered 200; all else must be refused as overloaded (503 with retry-after). Prints a table,
 writes build/bench/bench-overload.json. Exits 1 when anything fails otherwise.
 """
 
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def overload_figures(engine: str, *, peak: Measured, over: Measured) -> dict[str, float]:
-    """Return the figures of one engine; what k6 itself could not send is `unsent`."""
+    """Return the figures of one engine; requests that k6 could not send are `unsent`."""
     return {
         f"{engine}.peak_rps": peak.rps,
         f"{engine}.peak_p99_ms": peak.p99_ms,
@@ -123,7 +123,7 @@ def _plan() -> Plan:
     parser.add_argument("--seconds", type=float, default=8.0, help="length of one measurement")
     parser.add_argument("--times", type=float, default=2.0, help="of the peak")
     parser.add_argument("--connections", type=int, default=3000, help="at most")
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="both unless told")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="both by default")
     options = parser.parse_args()
     engines = tuple(options.engine or ENGINES)
     return Plan(options.seconds, options.times, options.connections, engines)

@@ -2,7 +2,7 @@
 
     python -m loadtest.bench_peers [--seconds 5] [--rounds 2] [--markdown]
 
-Needs what `make bench-peers` installs below build/peers. Every load is put on each gateway in
+`make bench-peers` installs them below build/peers. Every load is put on each gateway in
 turn, in rounds. Prints a table and writes build/bench/bench-peers.json. Exits 1 when a request
 failed.
 """
@@ -53,7 +53,7 @@ SWITCHED_ON: Final = "key, default policy"
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """What is put under load, and whose CPU time it takes."""
+    """A gateway under load, and the processes whose CPU time it takes."""
 
     name: str
     switched_on: str

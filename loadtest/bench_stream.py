@@ -1,4 +1,4 @@
-"""What a guarded and a counted stream cost: the same streams with and without Egret, in turn.
+"""Cost of guarded and counted streams: the same streams with and without Egret, in turn.
 
     python -m loadtest.bench_stream [--quick] [--seconds 12] [--markdown]
 
@@ -146,7 +146,7 @@ class _Runner:
         return figures
 
     async def most(self, many: Sequence[int]) -> dict[str, float]:
-        """Return the highest rate at which delays do not grow, and what the highest one did."""
+        """Return the highest rate at which delays do not grow, and the figures of the highest."""
         figures: dict[str, float] = {}
         for target in _targets():
             figures[f"{target.name}.chunks_per_s"] = 0.0

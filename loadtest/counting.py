@@ -1,4 +1,4 @@
-"""Counts what one conversation makes a worker do; run by `counts.py` as a program of its own.
+"""Counts the work of one conversation in a worker; run by `counts.py` as a program of its own.
 
 Prints JSON: for each conversation how many functions of Python and of C were called, how many
 bytecodes ran, and how much memory was in use at its height. Clocks stand still and hashes have no
@@ -49,7 +49,7 @@ from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement
 
 WARM_UPS: Final = 20
-"""What is worked out once and kept is not what a request costs."""
+"""Values that are computed once are no cost of a request."""
 NOW: Final = 1_700_000_000.0
 REQUEST_ID: Final = "281c65aa-ee35-47c8-aa29-34c341490461"
 LONG_BYTES: Final = 8 * 1024
@@ -60,7 +60,7 @@ PERSONAL: Final = BODY.replace(_QUESTION, _QUESTION + b"Write to ann@example.org
 DEMAND: Final = RequestCost(
     operation="chat", model="gpt-4o-mini", input_tokens=1_000, output_tokens=1_000, cost=10_000
 )
-"""At least what the chat takes."""
+"""At least the amounts that the chat takes."""
 JUDGED: Final = JudgedRequest(
     request_id=REQUEST_ID,
     occurred_at=datetime.fromtimestamp(NOW, UTC),
@@ -82,7 +82,7 @@ _Taken = TypeVar("_Taken")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What Envoy sends, and how many answers it gets."""
+    """The messages of Envoy, and the number of answers."""
 
     messages: tuple[bytes, ...]
     answers: int
@@ -217,20 +217,20 @@ def _conversation(worker: Worker, recorded: Recorded) -> Play:
 
 
 def _end(worker: Worker, request: JudgedRequest) -> Play:
-    """Return what hears of the end of *request* from Envoy, up to the disk."""
+    """Return the handling of the access log entry of *request*, up to the disk."""
     message = export(attributes(request))
     settlement = UsageSettlement(
         worker.prices, worker.recorder.metrics.usage, limiter=worker.limiter, keys=worker.keys
     )
 
-    async def hear() -> None:
+    async def end() -> None:
         batch = decode_access_log(message)
         if batch.unreadable or len(batch.ended) != 1:
             raise AssertionError("the recorded end was read another way")
         (ended,) = batch.ended
         settlement.exchange_ended(ended, record_of(ended))
 
-    return hear
+    return end
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python -m loadtest.counts [--write]
 
 Compares calls, bytecodes and memory of recorded conversations, from Envoy's bytes to ours, with
-the baseline in loadtest/counts.json. Counts do not depend on the machine or on what else runs
-there, but on the minor version of Python. What C libraries do within a call is not seen.
-`--write` makes what is counted now the new baseline. Exits 1 when something costs more.
+the baseline in loadtest/counts.json. Counts do not depend on the machine or on its load, but on
+the minor version of Python. Work of C libraries within a call is not seen. `--write` makes these
+counts the new baseline. Exits 1 when a count is higher than the baseline allows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sidecar.settings.sections import inherited_environment
 
 BASELINE: Final = Path(__file__).with_name("counts.json")
 TOLERANCE: Final = 0.03
-"""A few lines more are no regression; what matters comes in calls by the dozen."""
+"""A few lines more are no regression; dozens of calls are."""
 
 Counts = Mapping[str, Mapping[str, int]]
-"""By conversation and by what is counted."""
+"""By conversation and name of the count."""
 
 
 def main() -> int:
@@ -53,13 +53,13 @@ def main() -> int:
 
 
 HINT: Final = (
-    "A request costs more than the baseline says. Make it cheaper, or, where that is the price of"
-    " something worth it, run `make counts-baseline` and commit loadtest/counts.json with it."
+    "A request costs more than the baseline allows. Make it cheaper, or, if the change is worth"
+    " it, run `make counts-baseline` and commit loadtest/counts.json with it."
 )
 
 
 def python_version() -> str:
-    """Return what bytecodes depend on."""
+    """Return the minor version of Python, on which bytecodes depend."""
     return ".".join(platform.python_version_tuple()[:2])
 
 
@@ -96,38 +96,38 @@ def write_baseline(counted: Counts, path: Path = BASELINE) -> None:
 
 
 def regressions(counted: Counts, baseline: Counts) -> list[str]:
-    """Say what costs more than it may, and what is compared with nothing."""
+    """Name counts above the baseline, and counts without a counterpart."""
     return [*_dearer(counted, baseline), *_unmatched(counted, baseline)]
 
 
 def _dearer(counted: Counts, baseline: Counts) -> Iterator[str]:
     for name, counts in counted.items():
-        for what, number in counts.items():
-            allowed = baseline.get(name, {}).get(what)
+        for count_name, number in counts.items():
+            allowed = baseline.get(name, {}).get(count_name)
             if allowed is not None and number > allowed * (1 + TOLERANCE):
                 growth = f"{number / allowed - 1:+.1%}"
-                yield f"{name}: {number} {what} instead of {allowed} ({growth})"
+                yield f"{name}: {number} {count_name} instead of {allowed} ({growth})"
 
 
 def _unmatched(counted: Counts, baseline: Counts) -> Iterator[str]:
     keys = [
-        {(name, what) for name in counts for what in counts[name]}
+        {(name, count_name) for name in counts for count_name in counts[name]}
         for counts in (counted, baseline)
     ]
-    for name, what in sorted(keys[0] ^ keys[1]):
-        yield f"{name}: {what} is on one side of the comparison only"
+    for name, count_name in sorted(keys[0] ^ keys[1]):
+        yield f"{name}: {count_name} is on one side of the comparison only"
 
 
 def counts_grid(counted: Counts, baseline: Counts) -> Grid:
-    """Return what is counted now beside the baseline."""
+    """Return the counts beside the baseline."""
     rows = [
-        [name, what, str(number), str(before := baseline.get(name, {}).get(what, 0)),
+        [name, count_name, str(number), str(before := baseline.get(name, {}).get(count_name, 0)),
          f"{number / before - 1:+.1%}" if before else "-"]
         for name, counts in counted.items()
-        for what, number in counts.items()
+        for count_name, number in counts.items()
     ]  # fmt: skip
     columns = ("conversation", "counted", "now", "baseline", "change")
-    return Grid("What one exchange makes a worker do", columns, rows, labels=2)
+    return Grid("Work of one request in a worker", columns, rows, labels=2)
 
 
 if __name__ == "__main__":

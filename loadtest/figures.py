@@ -1,4 +1,4 @@
-"""The arithmetic of the bench: what k6 and the kernel say, as the figures that are published."""
+"""The arithmetic of the bench: results of k6 and the kernel as published figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from loadtest.load import Measured
 
 BASELINE: Final = "envoy"
-"""The same Envoy without Egret: what all else is compared with, within one round."""
+"""The same Envoy without Egret, to which all else is compared within one round."""
 
 Figures = Mapping[str, float]
 
@@ -64,8 +64,8 @@ def per_request_us(cpu_seconds: float, requests: int) -> float:
 def bench_figures(rounds: Sequence[Round]) -> dict[str, float]:
     """Return flat figures, `<target>.<load>.<figure>`: medians over the rounds of each load.
 
-    Differences are taken within a round, before the median: what drifts from one minute to the
-    next, drifts for both. Errors and dropped requests are summed, so that no round hides any.
+    Differences are taken within a round, before the median: a drift of the machine is
+    the same for both. Errors and dropped requests are summed, so that no round hides any.
     """
     series: dict[str, list[float]] = {}
     for one in rounds:

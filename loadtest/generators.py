@@ -75,7 +75,7 @@ def read_log(lines: Iterable[str], *, seconds: float) -> Measured:
         errors += int(status) not in _SUCCESS  # -1 is one that failed without an answer
     if not latencies:
         raise LoadError(f"{H2LOAD} made no request")
-    latencies.sort()  # once for all percentiles: what is sorted is sorted again in no time
+    latencies.sort()  # once for all percentiles: sorting a sorted list is fast
     return Measured(
         requests=len(latencies),
         seconds=seconds,
@@ -115,7 +115,7 @@ async def put_by_k6(load: Load, *, target: Target, seconds: float, scratch: Path
 async def run_k6(
     script: Path, load: Load, environment: Mapping[str, str], *, seconds: float, scratch: Path
 ) -> Mapping[str, Any]:
-    """Run *script* with *load* and return what it hands to `handleSummary`.
+    """Run *script* with *load* and return the argument of its `handleSummary`.
 
     Raises:
         LoadError: k6 could not be run or failed.

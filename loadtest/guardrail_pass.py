@@ -20,14 +20,14 @@ from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapsh
 Judge = Callable[[str], tuple[GuardrailResult, ...] | Awaitable[tuple[GuardrailResult, ...]]]
 
 SHORT_EVERY_SECONDS: Final = 0.005
-"""200 short requests a second leave a worker room, so that what is waited for is the long one."""
+"""200 short requests a second leave a worker room, so that they wait for the long one only."""
 
 
 async def beside(judge: Judge, *, long: str, short: str, seconds: float) -> dict[str, float]:
-    """Return milliseconds: what short texts took from when they were due, and the long ones.
+    """Return the milliseconds of short texts from their due time, and of the long ones.
 
-    `hold_cpu` is this process's CPU time between one turn of the loop and the next: what other
-    processes take does not count, as it does in what the short texts wait.
+    `hold_cpu` is this process's CPU time between one turn of the loop and the next:
+    unlike the wait of short texts, it excludes the time of other processes.
     """
     ends_at = time.perf_counter() + seconds
     longs: list[float] = []
@@ -121,7 +121,7 @@ class Pass:
                 return judged
 
     def cpu_us(self, text: str, *, seconds: float) -> float:
-        """Return the median of this process's CPU time: what a busy machine does not change."""
+        """Return the median of this process's CPU time, which other processes do not change."""
         taken: list[float] = []
         ends_at = time.perf_counter() + seconds
         while len(taken) < MIN_CALLS or time.perf_counter() < ends_at:

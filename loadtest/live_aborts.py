@@ -1,4 +1,4 @@
-"""Clients of a real Envoy leave at any moment: is anything taken but what was recorded?
+"""Clients of a real Envoy leave at any moment: limits must equal the recorded usage.
 
 Part of `prove_limits.py`; `tests/e2e/test_limit_aborts.py` does it in small.
 """
@@ -100,7 +100,7 @@ async def _stay(moment: Moment, reader: asyncio.StreamReader, chance: random.Ran
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is taken of the limits of a key, and what its records say was used."""
+    """Taken amounts of the limits of a key, and the usage in its records."""
 
     slots: int
     tokens: int
@@ -109,7 +109,7 @@ class Taken:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is taken but what was used; a token costs a thousandth of a dollar."""
+        """Whether takes equal the usage; a token costs a thousandth of a dollar."""
         is_used = self.tokens == self.recorded_tokens
         return self.slots == 0 and is_used and self.micros in {0, 1_000 * self.tokens}
 
@@ -164,7 +164,7 @@ async def slow_down(facts: StackFacts) -> None:
 
 
 async def unheard(facts: StackFacts) -> int:
-    """Return of how many requests Envoy had not heard the verdict."""
+    """Return the number of requests whose verdict Envoy did not receive."""
     async with aiohttp.ClientSession() as client, client.get(facts.metrics_url) as answer:
         families = text_string_to_metric_families(await answer.text())
     return sum(
@@ -177,7 +177,7 @@ async def unheard(facts: StackFacts) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What came of clients that left: when they did, and what their requests hold."""
+    """Clients that left: the moments, and the amounts that their requests still hold."""
 
     moments: Counter[str]
     unheard: int
@@ -185,7 +185,7 @@ class Left:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is taken but what was used, money too."""
+        """Whether takes equal the usage, cost included."""
         return self.taken.is_right and (self.taken.micros > 0) == (self.taken.tokens > 0)
 
 

@@ -1,4 +1,4 @@
-"""What is put on an address, and what was seen of it, whichever program does it."""
+"""A load on an address, and its result, whichever program makes it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was seen.
+    """Result of a load.
 
     Latencies in milliseconds, from request sent to answer received, without connecting. `dropped`
     are requests of an open loop for which no connection was free. `refused` are those of the

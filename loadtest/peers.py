@@ -1,7 +1,7 @@
 """Other gateways, started beside Egret with the same provider behind them.
 
 They are installed below build/peers, at the versions pinned in `loadtest/peer-packages`, and are
-no part of Egret. What each has switched on stands beside its figures: they do not all do the same.
+no part of Egret. Their enabled features stand beside their figures: they do not all do the same.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How one of them is started, and what is sent to it."""
+    """The command of one of them, and the requests sent to it."""
 
     name: str
     switched_on: str
@@ -109,7 +109,7 @@ async def _answers(client: aiohttp.ClientSession, target: Target) -> bool:
 
 
 def litellm(place: Path, *, provider_port: int, is_guarded: bool) -> _Way:
-    """Return LiteLLM's proxy with a master key, and with its content filter if told."""
+    """Return LiteLLM's proxy with a master key, and with its content filter if *is_guarded*."""
     key = f"sk-{secrets.token_hex(24)}"
     patterns = [
         {"pattern_type": "prebuilt", "pattern_name": name, "action": "MASK"}
@@ -171,7 +171,7 @@ def portkey(*, provider_port: int) -> _Way:
 
 
 def guarded_portkey(peer: Peer, *, provider_port: int) -> Peer:
-    """Return the same gateway, told by each request to look for one pattern in it."""
+    """Return the same gateway; each request asks it to search for one pattern."""
     rule = {"default.regexMatch": {"rule": "sk-ant-[A-Za-z0-9-]{20,}", "not": True}, "deny": True}
     config = {
         "provider": "openai",

@@ -1,4 +1,4 @@
-"""What the kernel says of running processes: CPU time and memory (proc(5))."""
+"""CPU time and memory of running processes (proc(5))."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 PROC: Final = Path("/proc")
 TICK_SECONDS: Final = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME_FIELD: Final = 11
-"""Of what follows the command's name in `stat`; fields 14 and 15 of the manual's count."""
+"""Of the fields behind the command's name in `stat`; fields 14 and 15 of the manual's count."""
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

@@ -1,9 +1,9 @@
-"""Proves that limits do not drift, that a budget holds, and that nobody leaves with a slot.
+"""Proves that limits do not drift, that a budget holds, and that no abort keeps a slot.
 
     python -m loadtest.prove_limits [--operations N] [--requests N]
 
 On a real Valkey: random operations of four workers, with calls and answers lost and workers
-killed, against a model of what was used; requests that are given up while they ask for a slot;
+killed, against a model of the usage; requests that are given up while they ask for a slot;
 four processes whose requests all ask at once for a budget that is enough for a hundred. Then, on
 each engine behind a real Envoy, clients that leave at any moment.
 Prints figures, writes build/bench/prove-limits.json, and exits with 1 if anything does not add up.
@@ -55,7 +55,7 @@ PATIENCE_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What requests at once got of a budget, and what was left for one after the other."""
+    """Requests allowed by a budget at once, and one after the other from the rest."""
 
     granted: int
     local: int
@@ -110,7 +110,7 @@ async def spend(socket: str, *, requests: int) -> Spent:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What came of each part; `left` is by engine."""
+    """The outcome of each part; `left` is by engine."""
 
     drift: Drift
     abandoned: Counter[str]
@@ -145,7 +145,7 @@ async def _prove(given: argparse.Namespace, progress: Progress) -> Proof:
 
 
 def main() -> int:
-    """Prove it, or say what does not add up."""
+    """Prove it, or print the differences."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.prove_limits", description=__doc__)
     parser.add_argument("--operations", type=int, default=OPERATIONS)
     parser.add_argument("--requests", type=int, default=REQUESTS)
@@ -174,10 +174,10 @@ def main() -> int:
 
 
 def show(proof: Proof, console: Console) -> None:
-    """Print what was done and what it came to."""
+    """Print the operations and their result."""
     done, left, spent = proof.drift.done, proof.abandoned, proof.spent
     rows = [(name, f"{count:,}") for name, count in sorted(done.items())]
-    Grid("Operations of four workers, with faults", ("what", "count"), rows).show(console)
+    Grid("Operations of four workers, with faults", ("operation", "count"), rows).show(console)
     rows = [
         ("given up while they asked", f"{left['abandoned']:,}"),
         ("refused", f"{left['refused']:,}"),
@@ -196,7 +196,7 @@ def show(proof: Proof, console: Console) -> None:
     for name, difference in proof.drift.differences.items():
         console.print(f"WRONG: {name} is off by {difference:,}")
     if not proof.drift.differences:
-        console.print("Every count says what was used.")
+        console.print("Every counter equals the usage.")
     if not spent.holds:
         console.print("WRONG: the budget did not hold, or was not used up")
 
@@ -205,14 +205,14 @@ def _show_left(engine: Engine, gone: Left, console: Console) -> None:
     found = gone.taken
     rows = [
         *((f"left {moment}", f"{count:,}") for moment, count in sorted(gone.moments.items())),
-        ("whose verdict Envoy never heard", f"{gone.unheard:,}"),
+        ("without a verdict at Envoy", f"{gone.unheard:,}"),
         ("slots still taken", f"{found.slots:,}"),
         ("tokens taken", f"{found.tokens:,}"),
         ("tokens recorded", f"{found.recorded_tokens:,}"),
     ]
-    Grid(f"Clients that leave ({engine.value})", ("what", "count"), rows).show(console)
+    Grid(f"Clients that leave ({engine.value})", ("operation", "count"), rows).show(console)
     if not gone.is_right:
-        console.print(f"WRONG: what clients took and did not use is still taken ({engine.value})")
+        console.print(f"WRONG: amounts are still taken and were not used ({engine.value})")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m loadtest.prove_model        (or: make prove-model, which installs the model)
 
-Starts the whole stack before a model server, sends requests with the `openai` client, and holds
-what the client got and what was recorded against what the model server itself said. Exits 1 when
-anything differs.
+Starts the whole stack before a model server, sends requests with the `openai` client, and compares
+their answers and the usage records with the answers of the model server. Exits 1 when anything
+differs.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ WHERE NOT is_estimated AND provider_request_id IS NOT NULL
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """What a client got: its text, the counts it was shown, and how its text came."""
+    """The answer as a client received it: text, counts, and the pieces of the text."""
 
     name: str
     id: str
@@ -99,7 +99,7 @@ async def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     columns = ("request", "chunks", "input", "output", "recorded as")
-    Grid(f"What {MODEL} said, and what was recorded", columns, rows).show(console)
+    Grid(f"{MODEL}: answers and records", columns, rows).show(console)
     for fault in faults:
         console.print(f"WRONG: {fault}", markup=False)
     if not faults:
@@ -211,7 +211,7 @@ async def _client(facts: StackFacts, policy: str) -> openai.AsyncOpenAI:
         try:
             await client.models.list()
         except openai.APIStatusError:
-            # Until a worker has heard of the policy, it refuses whoever is bound to it.
+            # Until a worker has compiled the policy, it refuses keys bound to it.
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(POLL_SECONDS)
@@ -220,7 +220,7 @@ async def _client(facts: StackFacts, policy: str) -> openai.AsyncOpenAI:
 
 
 async def _recorded(facts: StackFacts, *, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return what was recorded, by request id, once all of it is there or time is up."""
+    """Return the usage records by request id, once all are there or time is up."""
     connection = await asyncpg.connect(facts.postgres_dsn)
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:

@@ -1,4 +1,4 @@
-"""Proves what a request loses when a part is killed or replaced under it.
+"""Counts the requests that fail when a part is killed or replaced under load.
 
     python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn] [--markdown]
 
@@ -49,7 +49,7 @@ END: Final = b"data: [DONE]"
 class Failed:
     """A request that was not answered as it should have been, when it was sent and given up."""
 
-    what: str
+    name: str
     begun: float
     ended: float
 
@@ -85,7 +85,7 @@ class RestartLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def run(self, sending: Sending, done: asyncio.Event) -> None:
-        """Send until *done*, and let what is under way end."""
+        """Send until *done*, and let open requests end."""
         kinds = [False] * sending.short + [True] * sending.streams
         async with asyncio.TaskGroup() as group:
             for is_stream in kinds:
@@ -103,7 +103,7 @@ class RestartLoad:
             self._at[url] -= 1
 
     async def _stays(self, client: aiohttp.ClientSession, *, is_stream: bool) -> bool:
-        """Send one request; tell whether its answer lets the connection live."""
+        """Send one request; return whether its answer keeps the connection open."""
         begun = time.monotonic()
         try:
             async with client.post(CHAT, json=self._body(is_stream=is_stream)) as answer:
@@ -119,8 +119,8 @@ class RestartLoad:
             self._fail(type(error).__name__, begun)
             return False
 
-    def _fail(self, what: str, begun: float) -> None:
-        self.failures.append(Failed(what, begun, time.monotonic()))
+    def _fail(self, name: str, begun: float) -> None:
+        self.failures.append(Failed(name, begun, time.monotonic()))
 
     def _body(self, *, is_stream: bool) -> Mapping[str, Any]:
         text = f"Number {next(self._numbers)}: write to bob.builder@example.com about herons."
@@ -129,7 +129,7 @@ class RestartLoad:
 
 
 def _code(body: bytes) -> str:
-    """Return the code of Egret's refusal; what Envoy says itself has none."""
+    """Return the code of Egret's refusal; Envoy's own answers have none."""
     try:
         return str(json.loads(body)["error"]["code"])
     except (ValueError, KeyError, TypeError):
@@ -138,13 +138,13 @@ def _code(body: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What came of all rounds of one kind.
+    """The outcome of all rounds of one kind.
 
     `had_verdict` are requests that reached the provider and were not answered; `sent_later` those
     that were sent after the blow and failed.
     """
 
-    what: str
+    name: str
     rounds: int
     answered: int
     failed: int
@@ -160,14 +160,14 @@ class Tally:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What must not be, in words."""
+        """The violations, a sentence each."""
         found = []
         if self.had_verdict:
-            found.append(f"{self.what}: {self.had_verdict} requests failed after their verdict")
+            found.append(f"{self.name}: {self.had_verdict} requests failed after their verdict")
         if self.sent_later:
-            found.append(f"{self.what}: {self.sent_later} failed that were sent afterwards")
+            found.append(f"{self.name}: {self.sent_later} failed that were sent afterwards")
         if self.failed and not self.may_fail:
-            found.append(f"{self.what}: {self.failed} requests failed")
+            found.append(f"{self.name}: {self.failed} requests failed")
         return tuple(found)
 
 
@@ -176,20 +176,20 @@ def tally_grid(tallies: Sequence[Tally], *, engine: str) -> Grid:
     columns = ("each round", "rounds", "answered", "failed", "after a verdict", "sent later", "as")
     rows = [
         [
-            one.what,
+            one.name,
             *(f"{n:,}" for n in (one.rounds, one.answered, one.failed)),
             *(f"{n:,}" for n in (one.had_verdict, one.sent_later)),
             ", ".join(one.kinds),
         ]
         for one in tallies
     ]
-    return Grid(f"What requests lost on {engine}", columns, rows)
+    return Grid(f"Failed requests on {engine}", columns, rows)
 
 
 def tally_figures(tallies: Sequence[Tally]) -> dict[str, float]:
     """Return them by kind of round and count."""
     return {
-        f"{one.what.replace(' ', '_')}.{name}": float(value)
+        f"{one.name.replace(' ', '_')}.{name}": float(value)
         for one in tallies
         for name, value in (
             ("rounds", one.rounds), ("answered", one.answered), ("failed", one.failed),
@@ -219,7 +219,7 @@ DRAIN: Final = "/drain_listeners?graceful&skip_exit"
 
 @dataclass
 class World:
-    """The stack, what can be done to it, and its Envoy of the moment."""
+    """The stack, the faults that can be injected, and its current Envoy."""
 
     facts: StackFacts
     run: RunDirectory
@@ -256,7 +256,7 @@ class World:
         return log.count('"worker.ready"') >= WORKERS + died
 
     async def _is_healthy(self) -> bool:
-        """Tell whether Envoy sends requests to every worker."""
+        """Return whether Envoy sends requests to every worker."""
         query = {"format": "json"}
         async with self.client.get(f"{self.admin_url}/clusters", params=query) as answer:
             clusters = (await answer.json(content_type=None))["cluster_statuses"]
@@ -312,9 +312,9 @@ async def _received(world: World) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """What is done to a part under load; what is judged at that moment may fail by some."""
+    """A fault injected under load; requests being checked at that moment may fail by some."""
 
-    what: str
+    name: str
     strike: Callable[[], Awaitable[None]]
     may_fail: bool = False
 
@@ -334,7 +334,7 @@ async def tally(world: World, blow: Blow, strikes: Iterable[object]) -> Tally:
         done.set()
         await sending
     return Tally(
-        blow.what,
+        blow.name,
         rounds=len(struck),
         answered=load.answered,
         failed=len(load.failures),
@@ -342,13 +342,14 @@ async def tally(world: World, blow: Blow, strikes: Iterable[object]) -> Tally:
         sent_later=sum(is_later(one, struck) for one in load.failures),
         may_fail=blow.may_fail,
         kinds=tuple(
-            f"{n} x {what}" for what, n in Counter(one.what for one in load.failures).items()
+            f"{count} x {name}"
+            for name, count in Counter(one.name for one in load.failures).items()
         ),
     )
 
 
 def is_later(failed: Failed, struck: Sequence[float]) -> bool:
-    """Tell whether a request was sent after the last blow that it can have failed by."""
+    """Return whether a request was sent after the last fault that can have failed it."""
     return failed.begun > max((when for when in struck if when < failed.ended), default=-math.inf)
 
 
@@ -377,14 +378,14 @@ async def prove(rounds: int, engine: str, console: Console) -> tuple[Tally, ...]
         )
         found = []
         for blow in blows:
-            strikes = progress.track(range(rounds), description=blow.what)
+            strikes = progress.track(range(rounds), description=blow.name)
             found.append(await tally(world, blow, strikes))
-            console.print(f"{blow.what}: {found[-1].failed} of {found[-1].sent} failed")
+            console.print(f"{blow.name}: {found[-1].failed} of {found[-1].sent} failed")
         return tuple(found)
 
 
 def main() -> int:
-    """Prove it, or say what was lost."""
+    """Prove it, or print the failures."""
     given = _options()
     run = circumstances(f"python -m loadtest.prove_restarts {' '.join(sys.argv[1:])}".strip())
     console = new_console()

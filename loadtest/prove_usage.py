@@ -1,10 +1,10 @@
-"""Proves that what was used is recorded, once and rightly, whatever fails meanwhile.
+"""Proves that usage is recorded once and correctly, whatever fails meanwhile.
 
     python -m loadtest.prove_usage [--requests N] [--concurrency N] [--calm]
 
 Sends a mix of requests through a whole stack. Meanwhile PostgreSQL is stopped and started again, a
-worker is killed, and Envoy is killed and started again. Then every record is held against what the
-provider says it produced. Prints figures, writes build/bench/prove-usage.json, and exits with 1 if
+worker is killed, and Envoy is killed and started again. Then every record is compared with the
+answer of the provider. Prints figures, writes build/bench/prove-usage.json, and exits with 1 if
 anything does not add up.
 """
 
@@ -40,7 +40,7 @@ from loadtest.usage.load import Load
 REQUESTS: Final = 100_000
 CONCURRENCY: Final = 32
 SETTLE_SECONDS: Final = 20.0
-"""Nothing of ours takes longer than a second or two; whoever is missing after this is lost."""
+"""No part takes longer than a second or two; a record missing after this is lost."""
 QUIET_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 180.0
 PAGE: Final = 20_000
@@ -60,7 +60,7 @@ SELECT (SELECT (count(*), COALESCE(sum(input_tokens), 0), COALESCE(sum(output_to
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What is asked for."""
+    """Options of the run."""
 
     requests: int
     concurrency: int
@@ -69,7 +69,7 @@ class Proof:
 
 
 class _World:
-    """The stack, and what can be done to it."""
+    """The stack, and the faults that can be injected."""
 
     def __init__(self, stack: RunningStack, run: RunDirectory, parts: AsyncExitStack) -> None:
         self.facts: StackFacts = stack.facts
@@ -108,7 +108,7 @@ class _World:
         await _end(pid, signal.SIGKILL)
 
     async def start_envoy(self, load: Load) -> None:
-        """Start another with the same configuration, and send what is left to it."""
+        """Start another with the same configuration, and send the rest to it."""
         place = self._run.path / "envoy-again"
         place.mkdir()
         config = (self._run.path / "envoy.yaml").read_text()
@@ -149,8 +149,8 @@ async def prove(proof: Proof, console: Console) -> tuple[Verdict, Load]:
             while not sending.done():
                 progress.update(bar, completed=load.done)
                 while faults and load.done >= faults[0][0] * proof.requests:
-                    _, what, inflict = faults.pop(0)
-                    console.print(f"after {load.done:,} requests: {what}")
+                    _, name, inflict = faults.pop(0)
+                    console.print(f"after {load.done:,} requests: {name}")
                     await inflict()
                 await asyncio.sleep(0.05)
             await sending
@@ -171,7 +171,7 @@ async def _slow_down(facts: StackFacts) -> None:
 
 
 def _faults(world: _World, load: Load) -> list[tuple[float, str, Callable[[], Awaitable[None]]]]:
-    """Return what happens after which share of the requests."""
+    """Return the faults by the share of the requests after which they are injected."""
     return [
         (0.2, "PostgreSQL stopped", world.stop_postgres),
         (0.3, "a worker killed", world.kill_worker),
@@ -183,7 +183,7 @@ def _faults(world: _World, load: Load) -> list[tuple[float, str, Callable[[], Aw
 
 
 async def _settled(facts: StackFacts, *, seconds: float) -> list[Recorded]:
-    """Wait until nothing new comes, for longer than what is lost takes to be found."""
+    """Wait until no new record comes, for longer than the detection of lost ones takes."""
     connection = await asyncpg.connect(facts.postgres_dsn)
     try:
         quiet_since, count = time.monotonic(), -1
@@ -227,7 +227,7 @@ async def _with_sums(verdict: Verdict, facts: StackFacts) -> Verdict:
 
 
 def main() -> int:
-    """Prove it, or say what does not add up."""
+    """Prove it, or print the differences."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.prove_usage", description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--concurrency", type=int, default=CONCURRENCY)
@@ -243,15 +243,15 @@ def main() -> int:
 
 
 def show(verdict: Verdict, load: Load, console: Console) -> None:
-    """Print what clients saw, what was recorded, and what is wrong."""
+    """Print the answers, the records and the faults."""
     seen = [(name, f"{count:,}") for name, count in sorted(load.statuses.items())]
-    Grid("What clients saw", ("request: answer", "count"), seen).show(console)
+    Grid("Answers to clients", ("request: answer", "count"), seen).show(console)
     figures = [(name.replace("_", " "), f"{n:,}") for name, n in verdict.figures.items()]
-    Grid("What was recorded", ("figure", "value"), figures).show(console)
+    Grid("Records", ("figure", "value"), figures).show(console)
     for fault in verdict.faults:
         console.print(f"WRONG: {fault}")
     if not verdict.faults:
-        console.print("Every record that is not declared estimated equals what was produced.")
+        console.print("Every record that is not an estimate equals the answer of the provider.")
 
 
 if __name__ == "__main__":

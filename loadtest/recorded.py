@@ -195,7 +195,7 @@ class _Fixed:
 
 
 def worker_parts(log: BinaryIO) -> Worker:
-    """Build what a worker shares between its exchanges, with the real parts; log lines to *log*.
+    """Build the parts that requests of a worker share; log lines go to *log*.
 
     `PROMETHEUS_MULTIPROC_DIR` must be in the environment already, as for a worker.
     """

@@ -30,7 +30,7 @@ class MarkersMissingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a figure means nothing without."""
+    """Circumstances of a run, without which a figure has no meaning."""
 
     command: str
     commit: str
@@ -109,7 +109,7 @@ def publish_picture(target: str) -> Path:
 
 
 def write_section(name: str, text: str, *, page: Path = PAGE) -> None:
-    """Replace what stands between the markers of *name*.
+    """Replace the text between the markers of *name*.
 
     Raises:
         MarkersMissingError: the page has none.

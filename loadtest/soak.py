@@ -1,4 +1,4 @@
-"""The whole stack under half of what it can do, for long: nothing fails, grows or is left behind.
+"""The whole stack under half of its peak, for long: nothing fails, grows or is left behind.
 
     python -m loadtest.soak --engine h2corn [--minutes 30] [--rate auto] [--markdown]
 
@@ -66,13 +66,13 @@ WARM_UP_SHARE: Final = 1 / 3
 QUIET_SECONDS: Final = 8.0
 """Usage is flushed every second, and written in batches."""
 PATIENCE_SECONDS: Final = 90.0
-"""What nobody told the end of is declared lost after `SETTLE_SECONDS`."""
+"""Requests without a reported end are declared lost after `SETTLE_SECONDS`."""
 _BUSY: Final = ("in_flight", "egret_streams", "requests_active")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for; a `rate` of None is half of the peak."""
+    """Options of the soak; a `rate` of None is half of the peak."""
 
     engine: str
     minutes: float
@@ -104,7 +104,7 @@ def main() -> int:
         write_section(name, f"{run.as_sentence()}\n\n{grid.as_markdown()}")
         publish_picture(name)
     if not is_long_enough(soak):
-        console.print("Too short to tell a leak: the slope of memory was not judged.")
+        console.print("Too short to see a leak: the slope of memory was not checked.")
     for fault in faults:
         console.print(f"✗ {fault}", markup=False, style="red")
     return 1 if faults else 0

@@ -1,4 +1,4 @@
-"""Request bodies and texts to measure with: made here, the same in every run, nobody's data."""
+"""Request bodies and texts to measure with: generated, the same in every run, no real data."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _SPICE: Final = (
     "3.5", "2026", "17:30", "42%", "Q3", "v1.12.0", "get_user(id=7)", "2026-03-14", "1,250",
     "x = y + 1", "HTTP/2", "#218", "(see page 12)", "A/B", "12 GB",
 )  # fmt: skip
-"""What ordinary prompts hold beside words; much of it looks like the start of something."""
+"""Pieces of ordinary prompts beside words; many look like the start of a finding."""
 _SPICE_EVERY: Final = 23
 _SENTENCE_WORDS: Final = 12
 

@@ -1,7 +1,7 @@
-"""A process with a worker's caches, for the bench of keys; told by lines what to do.
+"""A process with a worker's caches, for the bench of keys; commands are lines.
 
-    python -m loadtest.keys.child hold     fills its cache with the ids it is told, then waits
-    python -m loadtest.keys.child watch    for each id it is told, says when the key is refused
+    python -m loadtest.keys.child hold     fills its cache with the ids of its input, then waits
+    python -m loadtest.keys.child watch    prints the time of refusal for each id of its input
 
 Settings come from the environment, as a worker's do. It ends with its standard input.
 """
@@ -20,7 +20,7 @@ from sidecar.settings.process import Settings
 from sidecar.worker.keys import WorkerKeys
 
 REFUSED_WITHIN_SECONDS: Final = 40.0
-"""Longer than the time to live, which is what remains if a notification is lost."""
+"""Longer than the time to live, which holds if a notification is lost."""
 POLL_SECONDS: Final = 0.0005
 LOADS_AT_ONCE: Final = 32
 

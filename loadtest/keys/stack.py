@@ -1,4 +1,4 @@
-"""What the bench of keys runs on: both servers, any number of keys, a worker's caches."""
+"""Parts of the bench of keys: both servers, any number of keys, a worker's caches."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ _SHARING_SECONDS: Final = 0.05
 
 
 class NotListeningError(Exception):
-    """The caches did not begin to hear of changes."""
+    """The caches did not connect to the notifications of changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ async def import_bench_keys(
 
 @asynccontextmanager
 async def bench_caches(settings: Settings) -> AsyncGenerator[WorkerKeys]:
-    """Open a worker's caches and yield once they hear of changes.
+    """Open a worker's caches and yield once they receive changes.
 
     Raises:
         NotListeningError: they do not.
@@ -218,15 +218,15 @@ async def bench_caches(settings: Settings) -> AsyncGenerator[WorkerKeys]:
         keys.start(tasks, on_policies=lambda: None)
         try:
             async with asyncio.timeout(LISTENING_SECONDS):
-                while not keys.changes.is_listening:  # noqa: ASYNC110 - tells nobody
+                while not keys.changes.is_listening:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.01)
         except TimeoutError as error:
-            raise NotListeningError("changes to keys are not heard of") from error
+            raise NotListeningError("changes to keys are not received") from error
         yield keys
 
 
 async def until_shared(keys: WorkerKeys, key_id: str) -> None:
-    """Return once what is loaded goes into the shared cache and is believed, shown by *key_id*.
+    """Return once loaded keys enter the shared cache and are used from it, shown by *key_id*.
 
     Raises:
         NotListeningError: it never is.

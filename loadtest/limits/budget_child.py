@@ -34,7 +34,7 @@ def budget(amount: int) -> Limit:
 
 
 def spending(limit: Limit, cost: int) -> tuple[LimitCheck, ...]:
-    """Return what an interactive request of this cost asks of *limit*."""
+    """Return the checks of *limit* by an interactive request of this cost."""
     demand = RequestCost(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE, cost=cost)
     found = limit_checks([limit], demand, now=time.time())
     assert isinstance(found, tuple)  # noqa: S101 - a budget is never exceeded by one
@@ -42,7 +42,7 @@ def spending(limit: Limit, cost: int) -> tuple[LimitCheck, ...]:
 
 
 async def acquire(limiter: Limiter, asked: tuple[LimitCheck, ...], counted: Counter[str]) -> None:
-    """Ask once and count what came of it."""
+    """Take once and count the outcome."""
     outcome = limiter.take(PRINCIPAL, asked, member="r")
     if isinstance(outcome, Awaitable):
         outcome = await outcome

@@ -32,7 +32,7 @@ from sidecar.storage.valkey_limits import ValkeyLimits
 PRINCIPAL = Principal("key_1", "team_1", "bench", "org_1", "bench")
 WORKERS = 4
 PAUSE_SECONDS = 0.01
-"""Of a client between two requests: with 800 of them, many times what is let through."""
+"""Of a client between two requests: 800 of them ask for many times the limit."""
 
 
 class NoRecords:
@@ -57,7 +57,7 @@ def bench_limit(amount: int, burst: int) -> Limit:
 
 
 def checks(limit: Limit) -> tuple[LimitCheck, ...]:
-    """Return what an interactive request asks of *limit*: nothing is left for anybody else."""
+    """Return the checks of *limit* by an interactive request, for which no part is reserved."""
     demand = RequestCost(operation="chat", model="gpt-5", priority=Priority.INTERACTIVE)
     found = limit_checks([limit], demand, now=time.time())
     assert isinstance(found, tuple)  # noqa: S101 - a limit of requests is never exceeded by one
@@ -86,7 +86,7 @@ async def bench_limiter(socket: str) -> AsyncIterator[Limiter]:
 
 
 async def hammer(socket: str, *, clients: int, seconds: float, limit: Limit) -> dict[str, float]:
-    """Ask from so many clients for so long; count what came of it."""
+    """Take from so many clients for so long; count the outcomes."""
     counted: Counter[str] = Counter(asked=0, granted=0, calls=0, local=0)
     asked = checks(limit)
     async with bench_limiter(socket) as limiter:

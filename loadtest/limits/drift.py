@@ -1,7 +1,7 @@
 """Random use of limits by several workers, with every end and many faults, held against a model.
 
-What was used of a limit is summed up here, request by request. In the end the shared counts have
-to say the same, but for what workers that were killed took with them, which is known as well.
+The usage of a limit is summed here, request by request. At the end the shared counters must agree,
+except for the leases of workers that were killed, which are known as well.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ FAR: Final = (
 )
 """Mostly given out of leases, but for the slots."""
 USED_BEFORE: Final = 5_000
-"""Of the period. A count does not go below zero: where what is given back is heard of before what
-it was taken for, by another worker, the first requests of a period would stay taken."""
+"""Of the period. A count does not go below zero: if units are returned before another worker has
+reported their take, the first requests of a period would stay taken."""
 NEAR: Final = (
     _limit(Measure.COST, Window.MONTH, 20_000, name="near/cost"),
     _limit(Measure.CONCURRENT, Window.ONCE, 20, name="near/slots"),
@@ -81,7 +81,7 @@ class FaultyCounts:
     counted: dict[str, int] = field(default_factory=dict)
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
-        """Take, perhaps without anybody hearing of it."""
+        """Take; the answer may get lost."""
         async with self._call() as is_heard:
             answer = await self.inner.take(scope, acquires, name=name)
             if not is_heard and isinstance(answer, Acquired):
@@ -142,14 +142,14 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What was done, and where a count differs from what was used."""
+    """The operations, and the limits whose counter differs from the usage."""
 
     done: Counter[str]
     differences: dict[str, int]
 
 
 class Usage:
-    """Workers, the requests that they let through, and what those used in the end."""
+    """Workers, the requests that they allowed, and the usage of those at their end."""
 
     def __init__(self, store: LimitStore, mix: Mix, clocks: Clocks) -> None:
         self._mix = mix
@@ -168,7 +168,7 @@ class Usage:
     async def run(self, progress: Callable[[int], object] = lambda _: None) -> Drift:
         """Do all operations; then end everything and compare."""
         self._counts.is_faulty = False
-        for limits in (FAR, NEAR):  # from here on it is known what was used before
+        for limits in (FAR, NEAR):  # from here on the usage before is known
             await self._used(limits[0])
             self._expected[limits[0].id] = USED_BEFORE
         self._counts.is_faulty = True
@@ -238,7 +238,7 @@ class Usage:
         self.done["ended" if ended.cost else "aborted"] += 1
 
     async def _between(self) -> None:
-        """Let workers send what waits; now and then one is killed, or a budget raised."""
+        """Let workers send their queues; now and then kill one, or raise a budget."""
         for _, worker in self._workers:
             await worker.tend()
         await self._counts.quiet()
@@ -285,7 +285,7 @@ class Usage:
         return Drift(self.done, differences)
 
     async def _used(self, limit: Limit) -> int:
-        """Return what the shared counts say, as a worker that begins to count where nobody has."""
+        """Return the shared counter; if there is none yet, begin it as a worker does."""
         now = self._clocks.wall()
         check = LimitCheck(limit, window_of(limit, now=now), cost=0, reserve=0)
         acquires = [Acquire(check, 0, member="look")]

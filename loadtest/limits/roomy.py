@@ -49,7 +49,7 @@ class Priced:
 
 
 class _Plenty:
-    """Gives whatever is asked for: what a worker does by itself is all that is left."""
+    """Grants every take, so that only the work of the worker itself remains."""
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Acquired:
         del scope, name
@@ -71,7 +71,7 @@ class _Plenty:
 
 
 class _NoTotals:
-    """Nobody asks: what was used of a period is always known."""
+    """Is never called: the usage of a period is always known."""
 
     async def used(self, limit: Limit, *, subject: str, start: int) -> int:
         raise NotImplementedError(limit.id, subject, start)

@@ -1,6 +1,6 @@
-"""TLS before a model server that has none, which also writes down what the model said.
+"""TLS before a model server that has none, which also records the answers of the model.
 
-Providers speak TLS to Envoy. What passes here is read by nothing of Egret's, so that the counts
+Providers speak TLS to Envoy. No code of Egret reads the answers here, so that the counts
 found in it can be held against those that Egret recorded.
 """
 
@@ -26,7 +26,7 @@ DATA: Final = b"data:"
 class Said:
     """One answer as the model server sent it: its id, its text, and its own count of tokens.
 
-    `request_id` is what stood in `x-request-id`, which providers send and this server does not.
+    `request_id` is the value of `x-request-id`, which providers send and this server does not.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What is seen of a running stack from outside, every few seconds: processes, Envoy, metrics."""
+"""Load of a soak, and samples of the running stack: processes, Envoy, metrics."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot
 SCRIPT: Final = Path(__file__).with_name("soak.js")
 OUTCOMES: Final = ("answered", "refused", "aborted", "bad")
 STRANGERS: Final = "unknown_key"
-"""The kind of requests whose key nobody knows, and of which no usage is recorded."""
+"""The kind of requests with an unknown key, for which no usage is recorded."""
 SECRET_TEXT: Final = f"sk-ant-api03-{'A1b2' * 23}AA-xyzxyzAA"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How many requests of each kind came to what, and how long they took.
+    """Outcomes of the requests of each kind, and their latency.
 
     `dropped` are those of an open loop for which no connection was free.
     """
@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def rps(self) -> float:
-        """Requests a second that came to what they should."""
+        """Requests a second with the expected outcome."""
         return (self.requests - self.total("bad")) / self.seconds
 
 
@@ -142,7 +142,7 @@ class ProcessSample:
 class Sample:
     """Everything at one moment; `at` is in seconds of the monotonic clock.
 
-    `files` of a process are its open file descriptors, sockets among them. What `counts` has are
+    `files` of a process are its open file descriptors, sockets among them. `counts` are
     gauges and totals, of Envoy and of all workers together.
     """
 

@@ -1,5 +1,5 @@
 // The soak's mix of requests: closed loop with CONNECTIONS, or open loop with RATE a second.
-// Each kind says what may come of it; anything else is counted as bad and logged.
+// Each kind lists its expected outcomes; any other is counted as bad and logged.
 import http from 'k6/http';
 import { Counter } from 'k6/metrics';
 import { arrivals } from '../arrivals.js';
@@ -22,7 +22,7 @@ const message_stream = JSON.stringify({
 const CHAT = '/v1/chat/completions';
 const MESSAGES = '/v1/messages';
 const ABORTED = 0;
-// `of` a thousand. `end` is what the last bytes of a whole stream hold. `timeout` breaks off.
+// `of` a thousand. `end` is in the last bytes of a whole stream. `timeout` breaks off.
 const kinds = {
   whole: { of: 850, path: CHAT, key: 'plain', body: chat, wants: [200] },
   redacted: {

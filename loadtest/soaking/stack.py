@@ -1,7 +1,7 @@
 """The whole stack for a soak, and a provider that is no bottleneck.
 
 PostgreSQL, Valkey, workers, Envoy with TLS to the provider, limits, budgets and usage records are
-those of `egret up`. Of the provider, another Envoy answers what is not streamed at once; streams
+those of `egret up`. Of the provider, another Envoy answers whole requests at once; streams
 come from the mock, event by event, with something in them to take out.
 """
 
@@ -58,17 +58,17 @@ ORGANIZATION_LIMITS: Final = ("cost/day=1000000.00",)
 KEY_LIMITS: Final = {"limited": ("requests/minute=60",), WATCHED: ("concurrent=1000",)}
 """Most requests of the one are refused; those of the other hold a slot each while they last."""
 SETTLE_SECONDS: Final = "30"
-"""An hour by default; here, so that the end of a soak sees what is taken for lost."""
+"""An hour by default; here, so that requests are declared lost before a soak ends."""
 EVENT_MS: Final = 10
 COMPILE_SECONDS: Final = 120.0
 ANSWERS_IN_A_ROW: Final = 20
 """Which worker is asked is Envoy's choice."""
-STORY: Final = "Once there was a writer whose address was ann@example.org and who told no more."
+STORY: Final = "Once there was a writer whose address was ann@example.org and wrote no more."
 
 
 @dataclass(frozen=True, slots=True)
 class SoakStack:
-    """A running stack and its keys by name; `unknown` is one that nobody gave out."""
+    """A running stack and its keys by name; `unknown` is in no database."""
 
     facts: StackFacts
     keys: Mapping[str, str]

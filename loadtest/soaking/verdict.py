@@ -1,4 +1,4 @@
-"""What a soak has shown: slopes, and what was not as it should be."""
+"""Verdict on a soak: slopes of memory, violations, tables and the plot."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def soak_grid(engine: str, soak: Soak, faults: list[str]) -> Grid:
 
 
 def kind_grid(soak: Soak) -> Grid:
-    """Return what came of each kind of request."""
+    """Return the outcomes of each kind of request."""
     rows = [
         [kind, *(f"{counts[name]:,}" for name in ("answered", "refused", "aborted", "bad"))]
         for kind, counts in soak.outcome.by_kind.items()
@@ -89,7 +89,7 @@ def kind_grid(soak: Soak) -> Grid:
 
 def soak_plot(soak: Soak, *, title: str, path: Path) -> None:
     """Draw memory, throughput, open files and tasks over time."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen unless told otherwise
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
@@ -127,12 +127,12 @@ def soak_plot(soak: Soak, *, title: str, path: Path) -> None:
 
 HOUR: Final = 3600.0
 LEAK_MB_AN_HOUR: Final = 20.0
-"""At a thousand requests a second this is six bytes a request. What an exchange leaves behind, if
-anything, is some hundred: then one request in fifty that leaks is seen."""
+"""At a thousand requests a second this is six bytes a request. A request that leaks leaves some
+hundred: then one request in fifty that leaks is seen."""
 LEAST_SECONDS: Final = 1000.0
-"""Shorter soaks do not tell a leak from a process that is still warming up; no slope is judged."""
+"""Shorter soaks cannot distinguish a leak from a process that still warms up."""
 MAX_DROPPED: Final = 0.01
-"""Beyond this share of what should have been sent the load was not the one that was asked for."""
+"""If a larger share of requests was dropped, the load was not the planned one."""
 SLACK: Final = 4
 """A pool may have opened another connection, a loop have a timer's task under way."""
 WATCHED: Final = ("files", "threads")
@@ -157,8 +157,8 @@ _NEVER: Final = {
 class Soak:
     """All that was seen. `warm` and `quiet` are of moments without load, before and after it.
 
-    `records` are those of usage by how their answers ended, `slots` what Valkey holds in the end
-    for others than requests that nobody told the end of.
+    `records` are those of usage by how their answers ended, `slots` those held in Valkey at the
+    end, except for requests without a reported end.
     The first `warm_up_seconds` of `samples` are for caches and pools to fill.
     """
 
@@ -215,7 +215,7 @@ def is_long_enough(soak: Soak) -> bool:
 
 
 def violations(soak: Soak) -> list[str]:
-    """Return what is wrong, a sentence each; an empty list is a soak that went well."""
+    """Return the violations, a sentence each."""
     return [
         *_of_load(soak.outcome),
         *_of_counts(soak.warm.counts, soak.quiet.counts),
@@ -228,21 +228,21 @@ def violations(soak: Soak) -> list[str]:
 def _of_load(outcome: Outcome) -> Iterator[str]:
     for kind, counts in outcome.by_kind.items():
         if counts["bad"]:
-            yield f"{counts['bad']} requests of kind {kind} came to what they should not"
+            yield f"{counts['bad']} requests of kind {kind} have an unexpected outcome"
         if not any(counts[one] for one in ("answered", "refused", "aborted")):
-            yield f"no request of kind {kind} came to what it should"
+            yield f"no request of kind {kind} has an expected outcome"
     share = outcome.dropped / (outcome.requests + outcome.dropped)
     if share > MAX_DROPPED:
         yield f"{share:.1%} of the load was not sent: no connection was free"
 
 
 def _of_counts(warm: Mapping[str, int], quiet: Mapping[str, int]) -> Iterator[str]:
-    for name, what in _NONE_LEFT.items():
+    for name, text in _NONE_LEFT.items():
         if quiet[name]:
-            yield f"{quiet[name]} {what} after the end"
-    for name, what in _NEVER.items():
+            yield f"{quiet[name]} {text} after the end"
+    for name, text in _NEVER.items():
         if quiet[name] > warm[name]:
-            yield f"{quiet[name] - warm[name]} {what}"
+            yield f"{quiet[name] - warm[name]} {text}"
     if quiet["tasks"] > warm["tasks"] + SLACK:
         yield f"{quiet['tasks']} tasks are left, {warm['tasks']} there were before"
 
@@ -250,11 +250,11 @@ def _of_counts(warm: Mapping[str, int], quiet: Mapping[str, int]) -> Iterator[st
 def _of_processes(soak: Soak) -> Iterator[str]:
     for name, before in soak.warm.processes.items():
         after = soak.quiet.processes[name]
-        for what in WATCHED:
-            if getattr(after, what) > getattr(before, what) + SLACK:
+        for kind in WATCHED:
+            if getattr(after, kind) > getattr(before, kind) + SLACK:
                 yield (
-                    f"{name} has {getattr(after, what)} {what} open,"
-                    f" {getattr(before, what)} there were before"
+                    f"{name} has {getattr(after, kind)} {kind} open,"
+                    f" {getattr(before, kind)} there were before"
                 )
 
 
@@ -262,13 +262,13 @@ def _of_memory(soak: Soak) -> Iterator[str]:
     if not is_long_enough(soak):
         return
     for name, line in memory_slopes(soak).items():
-        # Twice its error is taken off: what may be noise is not called a leak.
+        # Twice its error is taken off: possible noise is not called a leak.
         if line.an_hour - 2 * line.error > LEAK_MB_AN_HOUR:
             yield f"the memory of {name} grows by {line.an_hour:.1f} MB an hour"
 
 
 def _of_usage(soak: Soak) -> Iterator[str]:
-    """Who breaks off at once may be gone before the key was known; nobody tells of such an end."""
+    """A client may break off before its key was read: such an end has no record."""
     least = soak.outcome.total("answered", "refused", strangers=False)
     given_up = soak.outcome.total("aborted", "bad", strangers=False)
     records, lost = sum(soak.records.values()), soak.records.get("lost", 0)
@@ -276,11 +276,11 @@ def _of_usage(soak: Soak) -> Iterator[str]:
         yield f"{records} usage records for {least} to {least + given_up} requests of known keys"
     if lost > given_up:
         yield f"{lost} usage records are declared lost, {given_up} requests were broken off"
-    told = _since_warm(soak, "usage_logged") - _since_warm(soak, "unnamed")
+    logged = _since_warm(soak, "usage_logged") - _since_warm(soak, "unnamed")
     # Of those that Envoy cannot name, whose they were is known if they had a verdict.
-    told += _since_warm(soak, "unheard")
-    if records - lost != told:
-        yield f"{records - lost} usage records, {told} that Envoy told of"
+    logged += _since_warm(soak, "unheard")
+    if records - lost != logged:
+        yield f"{records - lost} usage records, {logged} access log entries"
     if soak.slots:
         yield f"{soak.slots} slots of concurrent requests are held after the end"
 

@@ -19,7 +19,7 @@ from loadtest.figures import Figures, per_request_us, percentile
 
 MOST_GROWTH_MS: Final = 5.0
 LEAST_SHARE: Final = 0.97
-"""Of the events that should have come in a second; what is late by seconds has not come."""
+"""Of the events due in a second; an event late by seconds counts as missing."""
 
 _MS: Final = 1e-6
 
@@ -58,13 +58,13 @@ def stream_figures(cell: StreamCell) -> Figures:
 
 
 def added(figures: Figures, baseline: Figures) -> Figures:
-    """Return what a target adds to the *baseline* of the same load."""
+    """Return the addition of a target to the *baseline* of the same load."""
     names = [f"{name}_{part}_ms" for name in _ADDED for part in ("p50", "p95")]
     return {f"added_{name}": figures[name] - baseline[name] for name in names}
 
 
 def holds(cell: StreamCell) -> bool:
-    """Tell whether events came as fast as they were sent, the last as soon as the first."""
+    """Return whether events came as fast as they were sent, the last as soon as the first."""
     figures = stream_figures(cell)
     is_whole = figures["chunks_per_s"] >= LEAST_SHARE * cell.load.chunks_per_second
     return is_whole and figures["growth_ms"] <= MOST_GROWTH_MS and not cell.seen.failed
@@ -118,13 +118,15 @@ class StreamLoad:
 
     @property
     def chunks_per_second(self) -> int:
-        """What all streams send together."""
+        """Events a second of all streams together."""
         return self.streams * self.rate
 
 
 @dataclass(slots=True)
 class Seen:
-    """What clients saw. Times are nanoseconds of the monotonic clock, which processes share.
+    """Events as clients received them.
+
+    Times are nanoseconds of the monotonic clock, which processes share.
 
     All streams run between `steady` and `until`; events are kept of the whole time.
     `sent`, `came` and `newest` go together, event by event: when it left the provider, when it

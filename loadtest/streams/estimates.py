@@ -36,7 +36,7 @@ TEXTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class EventForm:
-    """What stands in an event beside its word."""
+    """The parts of an event beside its word."""
 
     name: str
     frame: Mapping[str, object]

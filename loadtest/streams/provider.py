@@ -3,8 +3,8 @@
     python -m loadtest.streams.provider SOCKET
 
 A program of its own. `seed` of a request is its events a second and `max_tokens` how many of
-them; each tells when it was sent (`created`, nanoseconds of the monotonic clock), so that whoever
-receives it knows how long it took. What a real provider does with `stream_options` it does too.
+them; each has the time it was sent (`created`, nanoseconds of the monotonic clock), so that the
+receiver can compute its delay. `stream_options` work as at a real provider.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COUNTS: Final = (
 
 
 def main() -> None:
-    """Serve until somebody ends it."""
+    """Serve until it is stopped."""
     uvloop.run(_serve(sys.argv[1]))
 
 

@@ -99,7 +99,7 @@ async def _fill(settings: PostgresSettings) -> None:
 
 
 async def main() -> int:
-    """Make the month up, and report it with the command line as anybody would."""
+    """Make the month up, and report it with the command line."""
     with (
         tempfile.TemporaryDirectory(prefix="egret-example-") as place,
         run_directory(Path(place) / "run") as run,

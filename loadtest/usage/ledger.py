@@ -1,4 +1,4 @@
-"""Holds what was recorded against what the provider produced, request by request."""
+"""Compares the usage records with the answers of the provider, request by request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class ProducedTokens:
-    """What the provider says of one request."""
+    """One request as the provider counted it."""
 
     provider_request_id: str
     input_tokens: int
@@ -33,7 +33,7 @@ class ProducedTokens:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The figures, and what is wrong; nothing is wrong if `faults` is empty."""
+    """The figures and the faults, which are none in a good run."""
 
     figures: Mapping[str, int]
     faults: tuple[str, ...]
@@ -47,9 +47,9 @@ def compare(
 ) -> Verdict:
     """Compare; *answered* are the ids of requests that clients got a provider's answer to.
 
-    Every request that was answered is recorded, and none twice. What is not declared estimated
-    equals what the provider produced for the same request. What the provider produced and no
-    record names was broken off before its name was known, and is declared estimated too.
+    Every request that was answered is recorded, and none twice. A record that is no estimate
+    equals the answer of the provider to the same request. An answer that no record
+    names was broken off before its name was known; its record is an estimate too.
     """
     by_name = {one.provider_request_id: one for one in produced}
     named = Counter(one.provider_request_id for one in recorded if one.provider_request_id)
@@ -70,7 +70,7 @@ def compare(
         *_fault("requests were answered and not recorded", sorted(missing)),
         *_fault("requests are recorded twice", twice),
         *_fault("records name a request the provider never had", _ids(unknown)),
-        *_fault("records differ from what the provider produced", _ids(differing)),
+        *_fault("records differ from the answers of the provider", _ids(differing)),
     ]
     if len(unnamed) > len(nameless):
         faults.append(
@@ -134,8 +134,8 @@ def _ids(records: Sequence[Recorded]) -> list[str]:
     return [one.request_id for one in records]
 
 
-def _fault(what: str, ids: Sequence[str]) -> list[str]:
+def _fault(text: str, ids: Sequence[str]) -> list[str]:
     if not ids:
         return []
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-    return [f"{len(ids)} {what}: {', '.join(ids[:SHOWN])}{more}"]
+    return [f"{len(ids)} {text}: {', '.join(ids[:SHOWN])}{more}"]

@@ -65,7 +65,7 @@ KINDS: Final = (
 
 @dataclass
 class Load:
-    """What clients saw. `url` may change while it runs: the gateway may have moved."""
+    """Answers as clients received them. `url` may change meanwhile: the gateway may move."""
 
     url: str
     key: str

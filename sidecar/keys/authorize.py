@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from sidecar.domain.errors import ErrorKind
@@ -17,7 +17,7 @@ from sidecar.domain.validation import compile_glob
 from sidecar.keys.credentials import ApiKey
 
 _NO_DIGEST = bytes(32)
-"""Compared with where there is no record, so that both cases do the same work."""
+"""Compared with if there is no record, so that both cases take the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Authorized:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The key is not good, for this reason."""
+    """The key is refused for this reason."""
 
     kind: ErrorKind
 
@@ -45,47 +45,38 @@ def authorize(
     source: str | None = None,
     operation: Operation | None = None,
 ) -> Authorization:
-    """Judge *key* by *record* at *now*, in seconds since the epoch.
+    """Decide by *record* whether *key* is good at *now*, in seconds since the epoch.
 
-    *source* is the client's address and *operation* what it asks for; None where nobody can tell,
-    which no list allows.
+    *source* is the client's address and *operation* the requested one; no list allows None.
 
-    The secret comes first: only its holder learns that a key is revoked, expired or disabled;
-    to everyone else an id that exists and one that does not look the same.
+    The secret comes first: only its holder learns that a key is revoked, expired or disabled.
+    To everyone else an id that exists and one that does not look the same.
     """
     stored = _NO_DIGEST if record is None else record.secret_sha256
     is_holder = hmac.compare_digest(stored, key.secret_sha256)
     if record is None or not is_holder:
         return Refused(ErrorKind.INVALID_API_KEY)
-    fault = _fault_of(record, now=now)
-    if fault is not None:
-        return Refused(fault)
-    if not is_source_allowed(source, record.allowed_sources):
+    # A revocation counts whatever its time says: clocks differ, and it was meant.
+    if record.revoked_at is not None:
+        return Refused(ErrorKind.REVOKED_API_KEY)
+    if record.expires_at is not None and now >= record.expires_at:
+        return Refused(ErrorKind.EXPIRED_API_KEY)
+    is_early = record.not_before is not None and now < record.not_before
+    if is_early or not (record.enabled and record.team_enabled and record.organization_enabled):
+        return Refused(ErrorKind.DISABLED_API_KEY)
+    sources, operations = record.allowed_sources, record.allowed_operations
+    if sources is not None and not is_source_allowed(source, sources):
         return Refused(ErrorKind.SOURCE_NOT_ALLOWED)
-    if not is_operation_allowed(operation, record.allowed_operations):
+    if operations is not None and not is_operation_allowed(operation, operations):
         return Refused(ErrorKind.OPERATION_NOT_ALLOWED)
     return Authorized(record)
 
 
-def _fault_of(record: KeyRecord, *, now: float) -> ErrorKind | None:
-    """Return why the key is good for nothing now."""
-    # A revocation counts whatever its time says: clocks differ, and it was meant.
-    if record.revoked_at is not None:
-        return ErrorKind.REVOKED_API_KEY
-    if record.expires_at is not None and now >= record.expires_at:
-        return ErrorKind.EXPIRED_API_KEY
-    if record.not_before is not None and now < record.not_before:
-        return ErrorKind.DISABLED_API_KEY
-    if not (record.enabled and record.team_enabled and record.organization_enabled):
-        return ErrorKind.DISABLED_API_KEY
-    return None
-
-
 def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
-    """Tell whether any glob of *patterns* matches the whole of *model*; None allows every model.
+    """Return whether a glob of *patterns* matches all of *model*; None allows every model.
 
     `*` is any run of characters, `?` exactly one; all else stands for itself, in its own case.
-    A request that names no model is not one that a list allows.
+    No list allows a request that names no model.
     """
     if patterns is None:
         return True
@@ -95,30 +86,25 @@ def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
 
 
 def is_operation_allowed(operation: Operation | None, names: Iterable[str] | None) -> bool:
-    """Tell whether *operation* is among *names*; None allows all, unknown ones included."""
+    """Return whether *operation* is among *names*; None allows all, unknown ones included."""
     return names is None or (operation is not None and operation.value in names)
 
 
 def is_source_allowed(source: str | None, networks: Iterable[Network] | None) -> bool:
-    """Tell whether the address *source* is in any of *networks*; None allows every address.
+    """Return whether the address *source* is in any of *networks*; None allows every address.
 
-    An address that is not known, or none at all, is in no network.
+    No network holds an unknown or malformed address.
     """
     if networks is None:
         return True
-    address = _address(source)
-    return address is not None and any(address in network for network in networks)
-
-
-def _address(text: str | None) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address("" if text is None else text)
+        address = ip_address(source or "")
     except ValueError:
-        return None
-    if isinstance(address, IPv6Address):
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         # A socket for both families shows 192.0.2.1 as ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2).
-        return address.ipv4_mapped or address
-    return address
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 MAX_TAGS: Final = 20
@@ -126,12 +112,12 @@ _TAG: Final = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,62}")
 
 
 class ScopeError(ValueError):
-    """Not an operation, a network or a tag; the message says what would be one."""
+    """The text is no operation, network or tag; the message describes a valid one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scopes:
-    """What a key may be used for, from where and from when, None for no bound; and its tags."""
+    """Allowed operations, networks and first time of a key, None for no bound; and its tags."""
 
     operations: tuple[str, ...] | None = None
     sources: tuple[Network, ...] | None = None
@@ -160,7 +146,19 @@ def parse_sources(texts: Sequence[str]) -> tuple[Network, ...]:
     Raises:
         ScopeError: not a network, or an address within one.
     """
-    return tuple(dict.fromkeys(_network(text) for text in texts))
+    networks: dict[Network, None] = {}
+    for text in texts:
+        try:
+            network = ip_network(text)
+        except ValueError:
+            network = None
+        # After % stands an interface of one machine, which has no meaning on another.
+        if network is None or "%" in text:
+            raise ScopeError(
+                f"{text!r} is no network, write for example 192.0.2.0/24 or 2001:db8::/32"
+            )
+        networks[network] = None
+    return tuple(networks)
 
 
 def parse_tags(texts: Sequence[str]) -> tuple[str, ...]:
@@ -178,16 +176,3 @@ def parse_tags(texts: Sequence[str]) -> tuple[str, ...]:
     if len(tags) > MAX_TAGS:
         raise ScopeError(f"a key has at most {MAX_TAGS} tags")
     return tags
-
-
-def _network(text: str) -> Network:
-    try:
-        network = ip_network(text)
-    except ValueError:
-        network = None
-    # After % stands an interface of one machine, which no other one can know.
-    if network is None or "%" in text:
-        raise ScopeError(
-            f"{text!r} is no network, write for example 192.0.2.0/24 or 2001:db8::/32"
-        )
-    return network

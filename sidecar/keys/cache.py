@@ -15,10 +15,10 @@ from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
 
 
 class StoreHealth:
-    """While the database is away, one request in `retry_seconds` asks for it; the rest do not.
+    """Circuit breaker of the database: while it is away, one request in `retry_seconds` probes it.
 
     Times are seconds of one monotonic clock. `jitter` gives numbers from 0 to 1, so that workers
-    do not ask in step.
+    do not probe in step.
     """
 
     def __init__(self, *, retry_seconds: float, jitter: Callable[[], float]) -> None:
@@ -27,21 +27,21 @@ class StoreHealth:
         self._next_probe_at: float | None = None
 
     @property
-    def is_on(self) -> bool:
-        """Whether the last that was heard of the database is that it does not answer."""
+    def is_away(self) -> bool:
+        """Whether the database did not answer the last time."""
         return self._next_probe_at is not None
 
-    def began(self, *, now: float) -> None:
-        """The database did not answer; while it is known to be away, this says nothing new."""
+    def failed(self, *, now: float) -> None:
+        """The database did not answer; during an outage this changes nothing."""
         if self._next_probe_at is None:
             self._plan(now)
 
-    def ended(self) -> None:
+    def answered(self) -> None:
         """The database answered."""
         self._next_probe_at = None
 
     def may_probe(self, *, now: float) -> bool:
-        """Tell whether to ask the database now; True for one caller, then not for a while."""
+        """Return whether to ask the database now: True for one caller, then not for a while."""
         if self._next_probe_at is None:
             return True
         if now < self._next_probe_at:
@@ -54,11 +54,11 @@ class StoreHealth:
 
 
 MAX_RECORD_BYTES: Final = 2048
-"""Of text and digest. A longer list of models belongs into a policy, which is shared."""
+"""Of text and digest. A longer list of models belongs in a policy, which is shared."""
 
 
 def record_bytes(record: KeyRecord) -> int:
-    """Return the bytes of everything in *record* whose length is not fixed."""
+    """Return the bytes of all fields of *record* whose length varies."""
     owner, policies = record.principal, record.policies
     texts = (
         owner.key_id,
@@ -79,7 +79,7 @@ def record_bytes(record: KeyRecord) -> int:
 
 
 def fits(record: KeyRecord) -> bool:
-    """Tell whether *record* may be kept in a cache."""
+    """Return whether *record* may be kept in a cache."""
     return record_bytes(record) <= MAX_RECORD_BYTES
 
 
@@ -91,7 +91,7 @@ REFRESH_AT: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """The record is at hand; stale, if nobody can say now whether it is still so."""
+    """The record is cached; `is_stale` if the stores cannot confirm it now."""
 
     record: KeyRecord
     is_stale: bool = False
@@ -99,17 +99,17 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class NegativeHit:
-    """The store said a moment ago that there is no such key."""
+    """There was no such key a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Only `load` can tell."""
+    """The key has to be loaded."""
 
 
 Lookup = Hit | NegativeHit | Miss
 
-_KNOWN_UNKNOWN: Final = NegativeHit()
+_NEGATIVE_HIT: Final = NegativeHit()
 _MISS: Final = Miss()
 
 
@@ -148,7 +148,7 @@ class KeyCache:
     """Bounded, least recently used out first, one load per key at a time.
 
     All times are seconds on one clock that never goes back, the same for `peek` and `load`.
-    `jitter` gives numbers from 0 to 1. `on_oversized` is told of a record too large to keep.
+    `jitter` gives numbers from 0 to 1. `on_oversized` is called for a record too large to keep.
     Belongs to one event loop; `peek` is called in it.
     """
 
@@ -164,7 +164,7 @@ class KeyCache:
         self._limits = limits = limits or CacheLimits()
         self._jitter = jitter
         self._on_oversized = on_oversized
-        self._outage = StoreHealth(retry_seconds=limits.retry_seconds, jitter=jitter)
+        self._health = StoreHealth(retry_seconds=limits.retry_seconds, jitter=jitter)
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._flights: dict[str, asyncio.Task[LoadedKey]] = {}
@@ -182,11 +182,21 @@ class KeyCache:
         return len(self._loads)
 
     def peek(self, key_id: str, *, now: float) -> Lookup:
-        """Say what is known of *key_id* without waiting; may begin to load it anew."""
+        """Look *key_id* up without waiting; a record in use is loaded anew before it expires."""
         entry = self._known.get(key_id)
         if entry is not None:
             self._known.move_to_end(key_id)
-            return entry.hit if now < entry.refresh_at else self._aged(key_id, entry, now=now)
+            if now < entry.refresh_at:
+                return entry.hit
+            if now >= entry.usable_until:
+                del self._known[key_id]
+                return _MISS
+            is_current = now < entry.current_until
+            if not is_current and not self._health.is_away:
+                return _MISS
+            if key_id not in self._flights and self._health.may_probe(now=now):
+                self._start_load(key_id, asked_at=now)
+            return entry.hit if is_current else Hit(entry.hit.record, is_stale=True)
         stale_at = self._unknown.get(key_id)
         if stale_at is None:
             return _MISS
@@ -194,10 +204,10 @@ class KeyCache:
             del self._unknown[key_id]
             return _MISS
         self._unknown.move_to_end(key_id)
-        return _KNOWN_UNKNOWN
+        return _NEGATIVE_HIT
 
     async def load(self, key_id: str, *, now: Callable[[], float]) -> LoadedKey:
-        """Ask the store, together with whoever else is asking for *key_id*, and keep the answer.
+        """Load *key_id* from the store, once for all callers at a time, and keep the answer.
 
         The load belongs to the cache: a caller that gives up does not end it for the others.
 
@@ -205,18 +215,18 @@ class KeyCache:
             KeyStoreUnavailableError: the store did not answer and nothing usable is kept, or too
                 many loads are under way.
         """
-        flight = self._flights.get(key_id) or self._take_off(key_id, asked_at=now())
+        flight = self._flights.get(key_id) or self._start_load(key_id, asked_at=now())
         if key_id not in self._known:
-            return await _landing(flight)
+            return await _wait_for_load(flight)
         try:
             async with asyncio.timeout(self._limits.patience_seconds):
-                return await _landing(flight)
+                return await _wait_for_load(flight)
         except TimeoutError:
-            self._outage.began(now=now())
+            self._health.failed(now=now())
             failure = KeyStoreUnavailableError("the store takes too long")
         except KeyStoreUnavailableError as error:
             failure = error
-        # Looked up anew: what was kept may have been dropped since, because it was revoked.
+        # Looked up anew: the record may have been dropped since, because it was revoked.
         entry = self._known.get(key_id)
         if entry is None or now() >= entry.usable_until:
             raise failure
@@ -238,7 +248,7 @@ class KeyCache:
         ]  # fmt: skip
         for key_id in owned:
             del self._known[key_id]
-        # Whose key a load will bring, nobody knows yet.
+        # The owner of a key that is being loaded is not known yet.
         self._flights.clear()
 
     def flush(self) -> None:
@@ -247,10 +257,10 @@ class KeyCache:
         self._unknown.clear()
         self._flights.clear()
 
-    def suspect(self) -> None:
-        """Believe nothing without asking: changes may have been missed.
+    def mark_stale(self) -> None:
+        """Confirm each record before its next use: changes may have been missed.
 
-        What is kept stays usable as stale: a lost connection is often the start of an outage.
+        Records stay usable as stale: a lost connection is often the start of an outage.
         """
         for entry in self._known.values():
             entry.refresh_at = entry.current_until = float("-inf")
@@ -259,34 +269,23 @@ class KeyCache:
 
     def store_is_back(self) -> None:
         """The store answers again: wait for it."""
-        self._outage.ended()
+        self._health.answered()
 
     async def aclose(self) -> None:
-        """End the loads that are under way; their callers are told the store is unavailable."""
+        """Cancel the loads under way; for their callers the store is unavailable."""
         loads = list(self._loads)
         for load in loads:
             load.cancel()
         await asyncio.gather(*loads, return_exceptions=True)
 
-    def _aged(self, key_id: str, entry: _Entry, *, now: float) -> Lookup:
-        if now >= entry.usable_until:
-            del self._known[key_id]
-            return _MISS
-        is_current = now < entry.current_until
-        if not is_current and not self._outage.is_on:
-            return _MISS
-        if key_id not in self._flights and self._outage.may_probe(now=now):
-            self._take_off(key_id, asked_at=now)
-        return entry.hit if is_current else Hit(entry.hit.record, is_stale=True)
-
-    def _take_off(self, key_id: str, *, asked_at: float) -> asyncio.Task[LoadedKey]:
-        # The record's age counts from `asked_at`: how fresh a slow answer is, nobody knows.
+    def _start_load(self, key_id: str, *, asked_at: float) -> asyncio.Task[LoadedKey]:
+        # The record's age counts from `asked_at`: a slow answer may have been read at once.
         is_cold = key_id not in self._known
         if is_cold and len(self._cold_loads) >= self._limits.max_loads:
             raise KeyStoreUnavailableError("too many key loads are under way")
         flight = asyncio.get_running_loop().create_task(self._store.load(key_id))
 
-        def land(done: asyncio.Task[LoadedKey]) -> None:
+        def on_loaded(done: asyncio.Task[LoadedKey]) -> None:
             self._loads.discard(done)
             self._cold_loads.discard(done)
             is_current = self._flights.get(key_id) is done
@@ -296,24 +295,22 @@ class KeyCache:
             if done.cancelled():
                 return
             if done.exception() is not None:
-                self._outage.began(now=asked_at)
+                self._health.failed(now=asked_at)
                 return
-            self._note_store(done.result().tier, asked_at=asked_at)
+            loaded = done.result()
+            if loaded.tier is CacheTier.STORE:
+                self._health.answered()
+            elif loaded.tier is CacheTier.STALE:
+                self._health.failed(now=asked_at)
             if is_current:
-                self._keep(key_id, done.result(), asked_at=asked_at)
+                self._keep(key_id, loaded, asked_at=asked_at)
 
         self._flights[key_id] = flight
         self._loads.add(flight)
         if is_cold:
             self._cold_loads.add(flight)
-        flight.add_done_callback(land)
+        flight.add_done_callback(on_loaded)
         return flight
-
-    def _note_store(self, tier: CacheTier, *, asked_at: float) -> None:
-        if tier is CacheTier.STORE:
-            self._outage.ended()
-        elif tier is CacheTier.STALE:
-            self._outage.began(now=asked_at)
 
     def _keep(self, key_id: str, loaded: LoadedKey, *, asked_at: float) -> None:
         if loaded.record is None:
@@ -328,27 +325,26 @@ class KeyCache:
             self._known.pop(key_id, None)
             self._on_oversized()
             return
-        self._known[key_id] = self._entry(loaded.record, loaded, asked_at=asked_at)
+        usable_until = asked_at - loaded.age_seconds + self._limits.max_stale_seconds
+        if loaded.tier is CacheTier.STALE:
+            entry = _Entry(Hit(loaded.record), asked_at, asked_at, usable_until)
+        else:
+            ttl_seconds = self._limits.ttl_seconds * (1 - TTL_JITTER * self._jitter())
+            current_until = asked_at + ttl_seconds
+            entry = _Entry(
+                Hit(loaded.record),
+                refresh_at=asked_at + REFRESH_AT * ttl_seconds,
+                current_until=current_until,
+                usable_until=max(usable_until, current_until),
+            )
+        self._known[key_id] = entry
         self._known.move_to_end(key_id)
         if len(self._known) > self._limits.max_keys:
             self._known.popitem(last=False)
 
-    def _entry(self, record: KeyRecord, loaded: LoadedKey, *, asked_at: float) -> _Entry:
-        usable_until = asked_at - loaded.age_seconds + self._limits.max_stale_seconds
-        if loaded.tier is CacheTier.STALE:
-            return _Entry(Hit(record), asked_at, asked_at, usable_until)
-        ttl_seconds = self._limits.ttl_seconds * (1 - TTL_JITTER * self._jitter())
-        current_until = asked_at + ttl_seconds
-        return _Entry(
-            Hit(record),
-            refresh_at=asked_at + REFRESH_AT * ttl_seconds,
-            current_until=current_until,
-            usable_until=max(usable_until, current_until),
-        )
 
-
-async def _landing(flight: asyncio.Task[LoadedKey]) -> LoadedKey:
-    """Wait for *flight* without ending it.
+async def _wait_for_load(flight: asyncio.Task[LoadedKey]) -> LoadedKey:
+    """Wait for *flight* without cancelling it.
 
     Raises:
         KeyStoreUnavailableError: the store did not answer, or the cache was closed.
@@ -358,6 +354,6 @@ async def _landing(flight: asyncio.Task[LoadedKey]) -> LoadedKey:
     except asyncio.CancelledError:
         caller = asyncio.current_task()
         if flight.cancelled() and caller is not None and not caller.cancelling():
-            # The cache was closed; nobody asked this caller to stop.
+            # The cache was closed; this caller was not cancelled.
             raise KeyStoreUnavailableError("the key cache is closed") from None
         raise

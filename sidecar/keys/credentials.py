@@ -39,7 +39,7 @@ _SHAPE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A well-formed key. Whether it is known or good is for others to say.
+    """A well-formed key, which need not exist.
 
     `key_id` is public and may be logged; the secret shows in neither `repr` nor `str`.
     """
@@ -49,13 +49,13 @@ class ApiKey:
 
     @property
     def secret_sha256(self) -> bytes:
-        """Digest of the secret's 43 ASCII characters: all that is ever stored of it."""
+        """Digest of the 43 ASCII characters of the secret, the only form that is stored."""
         return hashlib.sha256(self.secret.encode("ascii")).digest()
 
     def reveal(self) -> str:
-        """Return the whole key as its owner uses it. For the one time it is shown."""
+        """Return the whole key as its owner uses it, to be shown once."""
         checked = f"{PREFIX}{self.key_id}_{self.secret}"
-        return checked + _check(checked.encode("ascii"))
+        return checked + _base62(zlib.crc32(checked.encode("ascii")), length=CHECK_LENGTH)
 
 
 def parse(text: bytes | str) -> ApiKey | None:
@@ -68,22 +68,18 @@ def parse(text: bytes | str) -> ApiKey | None:
     if match is None:
         return None
     checked, key_id, secret, check = match.groups()
-    if check.decode("ascii") != _check(checked):
+    if check.decode("ascii") != _base62(zlib.crc32(checked), length=CHECK_LENGTH):
         return None
     return ApiKey(key_id=key_id.decode("ascii"), secret=secret.decode("ascii"))
 
 
 def generate(entropy: Callable[[int], bytes]) -> ApiKey:
-    """Make a new key; `entropy(n)` returns n bytes that nobody can guess."""
+    """Make a new key; `entropy(n)` returns n unguessable bytes."""
     key_id = int.from_bytes(entropy(_KEY_ID_BYTES), "big") % len(_ALPHABET) ** KEY_ID_LENGTH
     secret = int.from_bytes(entropy(_SECRET_BYTES), "big")
     return ApiKey(
         key_id=_base62(key_id, length=KEY_ID_LENGTH), secret=_base62(secret, length=SECRET_LENGTH)
     )
-
-
-def _check(checked: bytes) -> str:
-    return _base62(zlib.crc32(checked), length=CHECK_LENGTH)
 
 
 def _base62(number: int, *, length: int) -> str:
@@ -101,13 +97,13 @@ _PARAMETER: Final = re.compile("[&;]")
 
 MAX_PARAMETERS: Final = 64
 MAX_NAMES_LENGTH: Final = 2048
-"""Far more than any API has. This is done before a key is known: Envoy takes 60 KB of headers,
-and to decode as many names would cost anybody's worker twenty milliseconds."""
+"""Far more than any API has. This runs before a key is checked: Envoy accepts 60 KB of headers,
+and decoding as many names would cost a worker twenty milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialFault:
-    """Why a request presents no key that could be looked up."""
+    """The reason why a request presents no key that could be looked up."""
 
     kind: ErrorKind
 
@@ -115,13 +111,13 @@ class CredentialFault:
 def presented_key(headers: Headers) -> ApiKey | CredentialFault:
     """Return the key that *headers* present.
 
-    A client may send the same key in two headers (some do, to suit two APIs at once). Whatever
-    two parsers could read differently presents nothing: two keys, a header that comes twice, or
-    one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
-    query is never believed, whatever the headers say: the provider would be sent it, and
-    whoever logs paths would keep it. More parameters than are looked through count as one. Nor
-    does a key go with a query that overrides what the headers say: we would judge another request
-    than the provider reads.
+    A client may send the same key in two headers (some do, to suit two APIs at once). Any text
+    that two parsers could read differently presents no key: two keys, a header that comes twice,
+    or one that a proxy may have joined with a comma (RFC 9110 section 5.3). A credential in the
+    query is refused, whatever the headers say: the provider would receive it, and any log of
+    paths would keep it. A query with too many parameters counts as one with a credential. A key
+    is also refused with a query that overrides headers: the provider would read another request
+    than Egret.
     """
     query = headers.text(HeaderName.PATH).partition("?")[2]
     if query and (fault := _fault_of_query(query)):
@@ -130,31 +126,23 @@ def presented_key(headers: Headers) -> ApiKey | CredentialFault:
     names = {name for name, _ in presented}
     if len(names) < len(presented) or any(b"," in value for _, value in presented):
         return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
-    credentials = [_credential(name, value) for name, value in presented]
-    if not credentials:
-        return CredentialFault(ErrorKind.MISSING_API_KEY)
-    if any(other != credentials[0] for other in credentials):
+    credentials: set[bytes | None] = set()
+    for name, value in presented:
+        credential: bytes | None = value.strip(_BLANK)
+        if name == HeaderName.AUTHORIZATION and credential:
+            scheme, _, rest = credential.partition(b" ")
+            # RFC 9110 section 11.1: the scheme's case means nothing.
+            credential = rest.strip(_BLANK) if scheme.lower() == b"bearer" else None
+        credentials.add(credential)
+    if len(credentials) > 1:
         return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
-    return _key(credentials[0])
-
-
-def _key(credential: bytes | None) -> ApiKey | CredentialFault:
+    credential = credentials.pop() if credentials else b""
     if credential is None:
         return CredentialFault(ErrorKind.INVALID_API_KEY)
     if not credential:
-        # `Bearer ` and nothing: a client whose environment variable was not set.
+        # `Bearer ` without a key comes from a client whose environment variable was not set.
         return CredentialFault(ErrorKind.MISSING_API_KEY)
     return parse(credential) or CredentialFault(ErrorKind.INVALID_API_KEY)
-
-
-def _credential(name: str, value: bytes) -> bytes | None:
-    """Return what should be the key, or None for a scheme other than Bearer, or none at all."""
-    value = value.strip(_BLANK)
-    if name != HeaderName.AUTHORIZATION or not value:
-        return value
-    scheme, _, credential = value.partition(b" ")
-    # RFC 9110 section 11.1: the scheme's case means nothing.
-    return credential.strip(_BLANK) if scheme.lower() == b"bearer" else None
 
 
 def _fault_of_query(query: str) -> CredentialFault | None:

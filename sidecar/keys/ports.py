@@ -10,15 +10,15 @@ from sidecar.domain.report import CacheTier
 
 
 class KeyStoreUnavailableError(Exception):
-    """Nobody can tell now whether the key is good. Says what failed, never for which key."""
+    """The validity of a key is not known now. Names the failure, never the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedKey:
-    """What is stored of a key, None for no such key, and who said so.
+    """The record of a key, None for no such key, and the tier that answered.
 
-    `age_seconds` is how long ago the database was read for it. With the tier `STALE` the database
-    did not answer, and this is the last that was known.
+    The database was read `age_seconds` ago. With the tier `STALE` it did not answer, and this is
+    the last known record.
     """
 
     record: KeyRecord | None
@@ -27,13 +27,13 @@ class LoadedKey:
 
 
 class KeyStore(Protocol):
-    """Where key records come from when the process does not hold them."""
+    """Loads key records that the process does not hold."""
 
     async def load(self, key_id: str) -> LoadedKey:
-        """Return what is stored of *key_id*.
+        """Return the record of *key_id*.
 
         Raises:
-            KeyStoreUnavailableError: nobody answered.
+            KeyStoreUnavailableError: no store answered.
         """
         ...
 
@@ -44,7 +44,7 @@ class Fence:
 
     Made of a transaction id that was allocated at that point, on this timeline. A failover that
     loses transactions hands their ids out again; on another timeline. `last_change` is the highest
-    id of a transaction that had changed a key or an owner by then; None where nobody knows.
+    id of a transaction that had changed a key or an owner by then, None if it is not known.
     """
 
     timeline: int
@@ -89,8 +89,8 @@ class KeySource(Protocol):
 class SharedRecord:
     """A record as the shared cache keeps it.
 
-    `timeline`, `horizon` and `settled` say what the reading had seen; `read_at`, in seconds since
-    the epoch, says when it was made, by the clock of the worker that made it.
+    `timeline`, `horizon` and `settled` are those of its reading, made at `read_at`, in seconds
+    since the epoch by the clock of the worker that made it.
     """
 
     record: KeyRecord
@@ -100,24 +100,24 @@ class SharedRecord:
     read_at: float
 
     def has_seen(self, fence: Fence) -> bool:
-        """Tell whether this was read after every change before *fence*."""
+        """Return whether this was read after every change before *fence*."""
         return self.timeline == fence.timeline and self.horizon > fence.transaction
 
     def has_seen_last_change(self, fence: Fence) -> bool:
-        """Tell whether this was read when the last change before *fence* had ended."""
+        """Return whether this was read when the last change before *fence* had ended."""
         is_same = self.timeline == fence.timeline
         return is_same and fence.last_change is not None and self.settled > fence.last_change
 
 
 class SharedKeys(Protocol):
-    """A cache that workers share. It never fails: what it cannot do, it counts and leaves."""
+    """A cache that workers share. It never raises: failed operations are counted."""
 
     async def get(self, key_id: str) -> SharedRecord | None:
-        """Return what is kept of *key_id*; None for nothing, or nothing that can be believed."""
+        """Return the record of *key_id*, None if there is none or it is not authentic."""
         ...
 
     async def put(self, key_id: str, shared: SharedRecord) -> None:
-        """Keep a record in the place of any other."""
+        """Keep a record; it replaces an older one."""
         ...
 
     async def discard(self, key_id: str) -> None:

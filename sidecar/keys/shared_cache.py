@@ -15,7 +15,6 @@ from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import KeyCache, fits
 from sidecar.keys.ports import (
     Fence,
-    KeyReading,
     KeySource,
     KeyStoreUnavailableError,
     LoadedKey,
@@ -29,19 +28,19 @@ MAX_FLOORS: Final = 10_000
 
 
 class Freshness(enum.Enum):
-    """What a shared record is good for."""
+    """Whether a shared record may be used."""
 
     CURRENT = "current"
     """No change to it can have been missed."""
     UNCERTAIN = "uncertain"
-    """A change may have been missed: better than nothing, while the database is away."""
+    """A change may have been missed: usable only while the database is away."""
     OUTDATED = "outdated"
-    """A change was heard of, and the record may be from before it."""
+    """A change was received, and the record may be from before it."""
 
 
 @dataclass(slots=True)
 class _Floor:
-    """Records from before `fence` are too old; without a fence yet, all are."""
+    """A record is stale if it was read before `fence`, or while no fence is known."""
 
     noted_as: int
     fence: Fence | None = None
@@ -54,7 +53,7 @@ class _Floor:
 
 
 class Fences:
-    """Changes this worker heard of, and whether it would hear of one now.
+    """Changes this worker has received, and whether it is subscribed to them now.
 
     A note is without a fence first; `resolve` gives one that was asked for after the note.
     The oldest notes beyond `max_floors` become one for all keys: too much is forgotten, never
@@ -65,7 +64,7 @@ class Fences:
         self._max_floors = max_floors
         self._floors: OrderedDict[str, _Floor] = OrderedDict()
         self._under_all: _Floor | None = None
-        self._heard_since = _Floor(noted_as=0)
+        self._listening_since = _Floor(noted_as=0)
         self._is_listening = False
         self._notes = 0
         self._resolved_notes = 0
@@ -83,11 +82,11 @@ class Fences:
     @property
     def timeline(self) -> int | None:
         """The database's timeline since this worker listens; None while it does not."""
-        fence = self._heard_since.fence
+        fence = self._listening_since.fence
         return fence.timeline if self._is_listening and fence is not None else None
 
     def note_change(self, scope: str) -> None:
-        """Keep that *scope* has changed: a key's id, `team:…`, `organization:…` or `ANY_KEY`."""
+        """Note that *scope* has changed: a key's id, `team:…`, `organization:…` or `ANY_KEY`."""
         if scope == ANY_KEY:
             self._floors.clear()
             self._under_all = self._note()
@@ -98,9 +97,9 @@ class Fences:
             _, self._under_all = self._floors.popitem(last=False)
 
     def listening_began(self) -> None:
-        """From here on every change is heard of; whatever came before may have been missed."""
+        """From here on every change is received; earlier ones may have been missed."""
         self._is_listening = True
-        self._heard_since = self._note()
+        self._listening_since = self._note()
 
     def listening_ended(self) -> None:
         """From here on changes may be missed."""
@@ -109,7 +108,7 @@ class Fences:
     def resolve(self, *, notes: int, fence: Fence) -> None:
         """Give *fence* to the notes up to number *notes*, which were taken before it was made."""
         self._resolved_notes = max(self._resolved_notes, notes)
-        for floor in (self._heard_since, self._under_all):
+        for floor in (self._listening_since, self._under_all):
             if floor is not None and floor.fence is None and floor.noted_as <= notes:
                 floor.fence = fence
         for floor in reversed(self._floors.values()):
@@ -118,18 +117,18 @@ class Fences:
             if floor.noted_as <= notes:
                 floor.fence = fence
 
-    def belief(self, shared: SharedRecord) -> Freshness:
-        """Say what *shared* is good for."""
+    def freshness(self, shared: SharedRecord) -> Freshness:
+        """Return whether *shared* may be used."""
         if any(not floor.is_below(shared) for floor in self._floors_of(shared.record)):
             return Freshness.OUTDATED
-        since = self._heard_since
+        since = self._listening_since
         if self._is_listening and (since.is_below(shared) or since.has_no_change_after(shared)):
             return Freshness.CURRENT
         return Freshness.UNCERTAIN
 
     def has_changed_since(self, notes: int, record: KeyRecord) -> bool:
-        """Tell whether a change to *record* was noted, or may have been missed, since *notes*."""
-        if not self._is_listening or self._heard_since.noted_as > notes:
+        """Return whether *record* has changed since *notes*, or a change may have been missed."""
+        if not self._is_listening or self._listening_since.noted_as > notes:
             return True
         return any(floor.noted_as > notes for floor in self._floors_of(record))
 
@@ -159,7 +158,7 @@ FENCE_RETRY_SECONDS: Final = 1.0
 class SharedLimits:
     """How long shared records are used, in seconds since the database was read for them.
 
-    `patience_seconds` is how long the database may take while there is something to fall back on.
+    With a record to fall back on, the database may take `patience_seconds`.
     """
 
     ttl_seconds: float = 300.0
@@ -187,29 +186,47 @@ class TwoTierKeys:
         self._writes: set[asyncio.Task[None]] = set()
 
     async def load(self, key_id: str) -> LoadedKey:
-        """Return what is stored of *key_id*.
+        """Return the record of *key_id*.
 
         Raises:
-            KeyStoreUnavailableError: the database did not answer, and there is no other answer.
+            KeyStoreUnavailableError: neither the database nor the shared cache has an answer.
         """
         if self._shared is None:
             return LoadedKey((await self._source.read(key_id)).record)
         shared = await self._shared.get(key_id)
-        belief = Freshness.OUTDATED if shared is None else self._fences.belief(shared)
-        if shared is not None and belief is Freshness.CURRENT:
+        freshness = Freshness.OUTDATED if shared is None else self._fences.freshness(shared)
+        if shared is not None and freshness is Freshness.CURRENT:
             age_seconds = self._age_seconds(shared)
             if age_seconds < self._limits.ttl_seconds:
                 return LoadedKey(shared.record, CacheTier.L2, age_seconds)
         notes, asked_at = self._fences.notes, self._wall()
+        # Without a record to fall back on, the database may take as long as its own timeouts.
+        seconds = None if freshness is Freshness.OUTDATED else self._limits.patience_seconds
         try:
-            reading = await self._read(key_id, is_patient=belief is Freshness.OUTDATED)
-        except KeyStoreUnavailableError:
-            if shared is None or not self._is_usable(shared):
-                raise
-            return LoadedKey(shared.record, CacheTier.STALE, self._age_seconds(shared))
-        if self._may_share(reading, notes=notes):
-            self._put(key_id, reading, read_at=asked_at)
-        return LoadedKey(reading.record)
+            async with asyncio.timeout(seconds):
+                reading = await self._source.read(key_id)
+        except (KeyStoreUnavailableError, TimeoutError) as error:
+            reason = str(error) or "the database takes too long"
+            # Asked anew: a change may have been received while the database was waited for.
+            if shared is None or self._fences.freshness(shared) is Freshness.OUTDATED:
+                raise KeyStoreUnavailableError(reason) from error
+            age_seconds = self._age_seconds(shared)
+            if age_seconds >= self._limits.max_stale_seconds:
+                raise KeyStoreUnavailableError(reason) from error
+            return LoadedKey(shared.record, CacheTier.STALE, age_seconds)
+        record, timeline = reading.record, self._fences.timeline
+        # A record from before a change would be of no use to workers that received the change.
+        is_unchanged = record is not None and not self._fences.has_changed_since(notes, record)
+        if record is not None and timeline is not None and is_unchanged and fits(record):
+            to_share = SharedRecord(
+                record,
+                timeline,
+                horizon=reading.horizon,
+                settled=reading.settled,
+                read_at=asked_at,
+            )
+            self._write(functools.partial(self._shared.put, key_id, to_share))
+        return LoadedKey(record)
 
     def note_change(self, scope: str) -> None:
         """A key, a team, an organization or everything has changed: see `Fences.note_change`."""
@@ -217,7 +234,7 @@ class TwoTierKeys:
         self._fence_wanted.set()
 
     def listening_began(self) -> None:
-        """Changes are heard of from here on."""
+        """Changes are received from here on."""
         self._fences.listening_began()
         self._fence_wanted.set()
 
@@ -250,42 +267,9 @@ class TwoTierKeys:
             write.cancel()
         await asyncio.gather(*self._writes, return_exceptions=True)
 
-    async def _read(self, key_id: str, *, is_patient: bool) -> KeyReading:
-        if is_patient:
-            return await self._source.read(key_id)
-        try:
-            async with asyncio.timeout(self._limits.patience_seconds):
-                return await self._source.read(key_id)
-        except TimeoutError as error:
-            raise KeyStoreUnavailableError("the database takes too long") from error
-
-    def _is_usable(self, shared: SharedRecord) -> bool:
-        # Asked anew: a change may have been heard of while the database was waited for.
-        is_outdated = self._fences.belief(shared) is Freshness.OUTDATED
-        return not is_outdated and self._age_seconds(shared) < self._limits.max_stale_seconds
-
     def _age_seconds(self, shared: SharedRecord) -> float:
         # Another machine's clock may be ahead of ours.
         return max(0.0, self._wall() - shared.read_at)
-
-    def _may_share(self, reading: KeyReading, *, notes: int) -> bool:
-        record = reading.record
-        if record is None or not fits(record):
-            return False
-        # Nobody who heard of the change would believe it; it would only be in the way.
-        return not self._fences.has_changed_since(notes, record)
-
-    def _put(self, key_id: str, reading: KeyReading, *, read_at: float) -> None:
-        record, timeline = reading.record, self._fences.timeline
-        if self._shared is not None and record is not None and timeline is not None:
-            shared = SharedRecord(
-                record,
-                timeline,
-                horizon=reading.horizon,
-                settled=reading.settled,
-                read_at=read_at,
-            )
-            self._write(functools.partial(self._shared.put, key_id, shared))
 
     def _write(self, write: Callable[[], Coroutine[object, object, None]]) -> None:
         if len(self._writes) < MAX_WRITES:
@@ -299,10 +283,10 @@ _OWNERS = ("team:", "organization:")
 
 @dataclass(slots=True)
 class KeyChanges:
-    """Tells the cache of the process and the use of the shared one.
+    """Applies received changes to the cache of the process and to the shared one.
 
-    `channels` are the names of those that changes come by. Changes count as heard while all of
-    them are up: each may carry what the others do not.
+    `channels` are the names of the connections that carry changes. Changes count as received
+    while all of them are up: each may carry changes that the others do not.
     """
 
     cache: KeyCache
@@ -317,7 +301,7 @@ class KeyChanges:
 
     def key_changed(self, key_id: str) -> None:
         """A key was made, changed, revoked or deleted."""
-        # First of all nobody may believe the shared record, then nobody may hold one.
+        # First the shared record loses its validity, then no copy of it may be held.
         self.tiers.note_change(key_id)
         self.cache.drop(key_id)
         self.tiers.forget_shared(key_id)
@@ -332,11 +316,11 @@ class KeyChanges:
             self.cache.flush()
 
     def listening_began(self, channel: str) -> None:
-        """*channel* is up; what it carried before was missed."""
+        """*channel* is up; its earlier changes were missed."""
         self._listening.add(channel)
         if self.is_listening:
             self.tiers.listening_began()
-        self.cache.suspect()
+        self.cache.mark_stale()
         self.cache.store_is_back()
 
     def listening_ended(self, channel: str) -> None:
@@ -344,4 +328,4 @@ class KeyChanges:
         if channel in self._listening:
             self._listening.remove(channel)
             self.tiers.listening_ended()
-            self.cache.suspect()
+            self.cache.mark_stale()

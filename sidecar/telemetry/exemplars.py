@@ -1,4 +1,8 @@
-"""Exemplars beside the metrics files: trace ids of slow requests."""
+"""Exemplars beside the metrics files: the last trace that fell into each bucket.
+
+prometheus-client keeps no exemplars in multiprocess mode. Each worker has one file of fixed slots,
+one for a bucket; a checksum lets the supervisor skip a slot that is being written.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ def exemplar_path(directory: Path, pid: int) -> Path:
 
 
 class TraceRef(NamedTuple):
-    """Which trace, and when it ended, in seconds since the epoch."""
+    """A trace and its end, in seconds since the epoch."""
 
     trace_id: int
     at: float
@@ -63,16 +67,16 @@ class ExemplarFile:
         self._used = 0
 
     def slot(self) -> int | None:
-        """Take a slot, None where all are taken."""
+        """Take a slot, None if all are taken."""
         if self._used == SLOTS:
             return None
         self._used += 1
         return self._used - 1
 
-    def write(self, slot: int, key: bytes, value: float, moment: TraceRef) -> None:
-        """Replace what the slot holds."""
-        trace_id = moment.trace_id.to_bytes(16, "big")
-        part = _PART.pack(trace_id, value, moment.at, len(key)) + key
+    def write(self, slot: int, key: bytes, value: float, trace: TraceRef) -> None:
+        """Replace the content of a slot."""
+        trace_id = trace.trace_id.to_bytes(16, "big")
+        part = _PART.pack(trace_id, value, trace.at, len(key)) + key
         start = slot * _SLOT_BYTES
         whole = _CHECKSUM.pack(zlib.crc32(part)) + part
         self._memory[start : start + len(whole)] = whole
@@ -95,23 +99,18 @@ class BucketExemplars:
         self._labels = tuple(labels)
         self._slots: dict[tuple[int, tuple[str, ...]], tuple[int, bytes] | None] = {}
 
-    def note(self, value: float, moment: TraceRef, *labels: str) -> None:
-        """Keep *moment* as the last one that fell into the bucket of *value*."""
-        place = (bisect_left(self._buckets, value), labels)
-        if place not in self._slots:
-            self._slots[place] = self._slot(*place)
-        slot = self._slots[place]
-        if slot is not None:
-            self._file.write(*slot, value, moment)
-
-    def _slot(self, bucket: int, labels: tuple[str, ...]) -> tuple[int, bytes] | None:
-        bound = self._buckets[bucket] if bucket < len(self._buckets) else float("inf")
-        named = dict(zip(self._labels, labels, strict=True)) | {"le": _go(bound)}
-        key = orjson.dumps([self._name, named])
-        if len(key) > _KEY_BYTES:
-            return None
-        slot = self._file.slot()
-        return None if slot is None else (slot, key)
+    def note(self, value: float, trace: TraceRef, *labels: str) -> None:
+        """Keep *trace* as the last one that fell into the bucket of *value*."""
+        bucket = bisect_left(self._buckets, value)
+        if (bucket, labels) not in self._slots:
+            bound = self._buckets[bucket] if bucket < len(self._buckets) else float("inf")
+            named = dict(zip(self._labels, labels, strict=True)) | {"le": _go(bound)}
+            key = orjson.dumps([self._name, named])
+            slot = self._file.slot() if len(key) <= _KEY_BYTES else None
+            self._slots[bucket, labels] = None if slot is None else (slot, key)
+        place = self._slots[bucket, labels]
+        if place is not None:
+            self._file.write(*place, value, trace)
 
 
 def read_exemplars(directory: Path) -> Mapping[Key, Exemplar]:
@@ -144,7 +143,7 @@ SECONDS_BUCKETS: Final = (
 
 
 class ExchangeExemplars:
-    """One instance a process, as there is of the metrics that it belongs to."""
+    """The exemplars of a request's histograms. One instance a process, as of the metrics."""
 
     def __init__(self, file: ExemplarFile) -> None:
         self._overhead = BucketExemplars(
@@ -160,15 +159,15 @@ class ExchangeExemplars:
     def note(self, report: ExchangeReport, trace_id: int, *, guardrail_label: LabelCap) -> None:
         """Keep the trace of an exchange for each bucket that it fell into."""
         timings = report.timings
-        moment = TraceRef(trace_id, timings.wall_ns / 1e9 + timings.seconds)
-        self._overhead.note(timings.overhead_seconds, moment)
+        trace = TraceRef(trace_id, timings.wall_ns / 1e9 + timings.seconds)
+        self._overhead.note(timings.overhead_seconds, trace)
         for phase, step in (
             ("authorize", timings.authorize),
             ("read", timings.read),
             ("guardrails", timings.guardrails),
         ):
             if step is not None:
-                self._phases.note(step.seconds, moment, phase)
+                self._phases.note(step.seconds, trace, phase)
         for result in report.results:
             name = guardrail_label(result.guardrail.name)
-            self._guardrails.note(result.seconds, moment, name)
+            self._guardrails.note(result.seconds, trace, name)

@@ -1,7 +1,13 @@
-"""Structured logs, and exceptions without content in them."""
+"""Log lines as JSON on stderr, without content: exceptions by type, every field cleaned.
+
+`configure_logs` sets up structlog and the standard library's logging for a process. Each line goes
+through `redact_fields`, so that no key, prompt or completion reaches a log even if code passes one
+by mistake. `ExchangeLog` renders the line about a request on a shorter way with the same result.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import random
@@ -9,7 +15,6 @@ import re
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, BinaryIO, Final, cast
 
 import orjson
@@ -28,45 +33,105 @@ MAX_FRAMES: Final = 12
 MAX_CAUSES: Final = 6
 OUR_PACKAGE: Final = "sidecar"
 
+REDACTED: Final = "[redacted]"
+MAX_TEXT_CHARACTERS: Final = 1024
+MAX_ITEMS: Final = 32
+MAX_DEPTH: Final = 4
 
-def exception_fields(error: BaseException) -> dict[str, object]:
-    """Return the fields `error_type`, `frames` (innermost first) and, if any, `causes`."""
-    fields: dict[str, object] = {
-        "error_type": type_name(error),
-        "frames": _our_frames(error.__traceback__),
-    }
-    if causes := _causes(error):
-        fields["causes"] = causes
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure_logs(level: str, stream: BinaryIO | None = None) -> None:
+    """Send structlog's and the standard library's lines to *stream*, by default stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            name_exception,
+            redact_fields,
+            structlog.processors.JSONRenderer(
+                serializer=lambda fields, **_options: orjson.dumps(fields)
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.BytesLoggerFactory(stream or sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+    logging.captureWarnings(capture=True)
+    logging.basicConfig(
+        level=max(_LEVELS[level], logging.WARNING), handlers=[_LibraryLines()], force=True
+    )
+
+
+def get_logger() -> FilteringBoundLogger:
+    """Return the logger of this process, as configured when it is first used."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+class _LibraryLines(logging.Handler):
+    """Turns the standard library's log records into lines of the same form."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        # asyncio formats tasks and exceptions into its message, one a line after the first.
+        message = str(record.msg).partition("\n")[0]
+        if isinstance(record.args, tuple) and record.args:
+            shown = tuple(
+                value
+                if isinstance(value, (bool, int, float, enum.Enum))
+                else f"<{type(value).__name__}>"
+                for value in record.args
+            )
+            # `%d` may stand for a value that is shown as a type.
+            with contextlib.suppress(TypeError, ValueError):
+                message = message % shown
+        fields: dict[str, Any] = {"logger": record.name, "message": message}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        get_logger().log(record.levelno, LogEvent.LIBRARY, **fields)
+
+
+def name_exception(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    """Replace `exc_info` by the type of the exception and our frames, as a structlog processor."""
+    info = fields.pop("exc_info", None)
+    if not info:
+        return fields
+    error = info if isinstance(info, BaseException) else sys.exc_info()[1]
+    if isinstance(info, tuple):
+        error = info[1]
+    if error is not None:
+        fields.update(exception_fields(error))
     return fields
 
 
-def type_name(error: BaseException) -> str:
-    """Return the class of an exception with its module, bare for built-in ones."""
-    kind = type(error)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _our_frames(traceback: TracebackType | None) -> list[str]:
+def exception_fields(error: BaseException) -> dict[str, object]:
+    """Return the fields `error_type`, `frames` (innermost first) and, if any, `causes`."""
     frames: list[str] = []
+    traceback = error.__traceback__
     while traceback is not None:
         module = str(traceback.tb_frame.f_globals.get("__name__", ""))
         if module.partition(".")[0] == OUR_PACKAGE:
             frames.append(f"{module}:{traceback.tb_lineno}")
         traceback = traceback.tb_next
-    return frames[::-1][:MAX_FRAMES]
-
-
-def _causes(error: BaseException) -> list[str]:
-    seen: list[BaseException] = []
+    fields: dict[str, object] = {
+        "error_type": type_name(error),
+        "frames": frames[::-1][:MAX_FRAMES],
+    }
+    causes: list[BaseException] = []
     waiting = _reasons(error)
-    while waiting and len(seen) < MAX_CAUSES:
+    while waiting and len(causes) < MAX_CAUSES:
         cause = waiting.pop(0)
-        if cause is not error and not any(cause is one for one in seen):
-            seen.append(cause)
+        if cause is not error and not any(cause is one for one in causes):
+            causes.append(cause)
             waiting.extend(_reasons(cause))
-    return [type_name(cause) for cause in seen]
+    if causes:
+        fields["causes"] = [type_name(cause) for cause in causes]
+    return fields
 
 
 def _reasons(error: BaseException) -> list[BaseException]:
@@ -77,10 +142,13 @@ def _reasons(error: BaseException) -> list[BaseException]:
     return inner if reason is None else [*inner, reason]
 
 
-REDACTED: Final = "[redacted]"
-MAX_TEXT_CHARACTERS: Final = 1024
-MAX_ITEMS: Final = 32
-MAX_DEPTH: Final = 4
+def type_name(error: BaseException) -> str:
+    """Return the class of an exception with its module, bare for built-in ones."""
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
 
 _Many = dict[object, object] | list[object] | tuple[object, ...] | set[object] | frozenset[object]
 _MANY: Final = frozenset({dict, list, tuple, set, frozenset})
@@ -101,16 +169,15 @@ def redact_fields(
 ) -> MutableMapping[str, object]:
     """Clean every field of a log line, as a structlog processor."""
     for name, value in fields.items():
-        if type(value) not in _PLAIN:
-            fields[name] = _clean_named(name, value, MAX_DEPTH)
+        fields[name] = _clean_named(name, value, MAX_DEPTH)
     return fields
 
 
 def is_harmless(line: bytes) -> bool:
-    """Tell at a glance that no text within a line of JSON has the shape of a secret.
+    """Return whether no text within a line of JSON can have the shape of a secret.
 
-    Neither a key of ours nor a URL, and no blank of any kind between two words. That what is said
-    of names and lengths holds as well is for the caller to know.
+    There is neither a key of ours nor a URL in it, and no blank of any kind between two words.
+    Secret names and excess length are not looked for: the caller has none.
     """
     return (
         b" " not in line
@@ -125,44 +192,34 @@ def _clean_named(name: str, value: object, depth: int) -> object:
     # A number under such a name is a count (`input_token`), and None says that there is none.
     if type(value) in _PLAIN:
         return value
-    return REDACTED if _is_secret_name(name) else _clean(value, depth)
+    return REDACTED if _SECRET_NAME.search(name) else _clean(value, depth)
 
 
 def _clean(value: object, depth: int) -> object:
-    # Exact types first: five times faster than `match` here, and this runs on every request.
     kind = type(value)
-    if kind is str:
-        return _clean_text(cast("str", value))
     if kind in _PLAIN:
         return value
     if kind in _MANY and depth > 0:
-        return _clean_many(cast("_Many", value), depth - 1)
-    return _clean_rare(value, depth)
-
-
-def _clean_rare(value: object, depth: int) -> object:
+        if isinstance(value, dict):
+            pairs = list(cast("dict[object, object]", value).items())[:MAX_ITEMS]
+            return {
+                _clean_text(name): _clean_named(name, item, depth - 1)
+                for name, item in pairs
+                if isinstance(name, str)
+            }
+        return [_clean(item, depth - 1) for item in list(cast("list[object]", value))[:MAX_ITEMS]]
     match value:
         case SecretStr() | SecretBytes():
-            return REDACTED
+            shown: object = REDACTED
         case enum.Enum():
-            return _clean(value.value, depth)
+            shown = _clean(value.value, depth)
         case str():
-            return _clean_text(str(value))
+            shown = _clean_text(str(value))
         case bytes() | bytearray() | memoryview():
-            return f"<{len(value)} bytes>"
+            shown = f"<{len(value)} bytes>"
         case _:
-            return f"<{type(value).__name__}>"
-
-
-def _clean_many(value: _Many, depth: int) -> object:
-    if isinstance(value, dict):
-        pairs = list(value.items())[:MAX_ITEMS]
-        return {
-            _clean_text(name): _clean_named(name, item, depth)
-            for name, item in pairs
-            if isinstance(name, str)
-        }
-    return [_clean(item, depth) for item in list(value)[:MAX_ITEMS]]
+            shown = f"<{type(value).__name__}>"
+    return shown
 
 
 def _clean_text(text: str) -> str:
@@ -177,62 +234,9 @@ def _clean_text(text: str) -> str:
     return text
 
 
-_names: dict[str, bool] = {}
-
-
-def _is_secret_name(name: str) -> bool:
-    known = _names.get(name)
-    if known is None:
-        known = _SECRET_NAME.search(name) is not None
-        if len(_names) < MAX_TEXT_CHARACTERS:  # names come from our code, but need not
-            _names[name] = known
-    return known
-
-
-_LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
-
-
-def configure_logs(level: str, stream: BinaryIO | None = None) -> None:
-    """Send structlog's and the standard's lines to *stream*, stderr unless told otherwise."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            name_exception,
-            redact_fields,
-            structlog.processors.JSONRenderer(serializer=_to_json),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(stream or sys.stderr.buffer),
-        cache_logger_on_first_use=True,
-    )
-    logging.captureWarnings(capture=True)
-    logging.basicConfig(
-        level=max(_LEVELS[level], logging.WARNING), handlers=[_LibraryLines()], force=True
-    )
-
-
-def get_logger() -> FilteringBoundLogger:
-    """Return the logger of this process, as configured when it is first used."""
-    return cast("FilteringBoundLogger", structlog.get_logger())
-
-
-def name_exception(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
-    """Replace `exc_info` by the type of the exception and our frames, as a structlog processor."""
-    info = fields.pop("exc_info", None)
-    if not info:
-        return fields
-    error = info if isinstance(info, BaseException) else sys.exc_info()[1]
-    if isinstance(info, tuple):
-        error = info[1]
-    if error is not None:
-        fields.update(exception_fields(error))
-    return fields
+_OF_A_SLOW_REQUEST: Final = (
+    "request_id", "outcome", "latency_ms", "overhead_ms", "body_bytes", "trace_id",
+)  # fmt: skip
 
 
 class ExchangeLog:
@@ -282,10 +286,21 @@ class ExchangeLog:
                 line = orjson.dumps(redact_fields(None, "", orjson.loads(line)))
             self._write(line)
         if is_slow:
+            known = exchange_fields(report, trace_id)
+            shown: dict[str, Any] = {
+                name: known[name] for name in _OF_A_SLOW_REQUEST if name in known
+            }
+            for phase, step in (
+                ("authorize", report.timings.authorize),
+                ("read", report.timings.read),
+                ("guardrails", report.timings.guardrails),
+            ):
+                if step is not None:
+                    shown[f"{phase}_ms"] = int(step.seconds * 1_000_000 + 0.5) / 1000
+            if "guardrails" in known:
+                shown["guardrails"] = known["guardrails"]
             self._logger.warning(
-                LogEvent.SLOW_REQUEST,
-                threshold_ms=self._slow_request_ms,
-                **_breakdown_fields(report, trace_id),
+                LogEvent.SLOW_REQUEST, threshold_ms=self._slow_request_ms, **shown
             )
 
     def fault(self, kind: FaultKind, error: BaseException) -> None:
@@ -359,64 +374,3 @@ def exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, A
         fields["policy"] = policy.name[: sanitize.MAX_CHARACTERS]
         fields["policy_version"] = policy.version
     return fields
-
-
-def _breakdown_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
-    timings = report.timings
-    known = exchange_fields(report, trace_id)
-    fields: dict[str, Any] = {
-        name: known[name]
-        for name in (
-            "request_id",
-            "outcome",
-            "latency_ms",
-            "overhead_ms",
-            "body_bytes",
-            "trace_id",
-        )
-        if name in known
-    }
-    for phase, step in (
-        ("authorize_ms", timings.authorize),
-        ("read_ms", timings.read),
-        ("guardrails_ms", timings.guardrails),
-    ):
-        if step is not None:
-            fields[phase] = int(step.seconds * 1_000_000 + 0.5) / 1000
-    if "guardrails" in known:
-        fields["guardrails"] = known["guardrails"]
-    return fields
-
-
-def _to_json(fields: object, **_options: object) -> bytes:
-    return orjson.dumps(fields)
-
-
-class _LibraryLines(logging.Handler):
-    """Turns the standard's log records into our lines."""
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, Any] = {"logger": record.name, "message": _message(record)}
-        if record.exc_info:
-            fields["exc_info"] = record.exc_info
-        get_logger().log(record.levelno, LogEvent.LIBRARY, **fields)
-
-
-def _message(record: logging.LogRecord) -> str:
-    # asyncio formats tasks and exceptions into its message, one a line after the first.
-    template = str(record.msg).partition("\n")[0]
-    if not isinstance(record.args, tuple) or not record.args:
-        return template
-    try:
-        return template % tuple(_shown(value) for value in record.args)
-    except (TypeError, ValueError):  # `%d` for what we show as a type
-        return template
-
-
-def _shown(value: object) -> object:
-    match value:
-        case bool() | int() | float() | enum.Enum():
-            return value
-        case _:
-            return f"<{type(value).__name__}>"

@@ -30,7 +30,6 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.samples import Exemplar as PageExemplar
 from prometheus_client.samples import Sample
 
 from sidecar.settings.telemetry import OtlpProtocol
@@ -53,7 +52,7 @@ METRICS_PATH: Final = "/v1/metrics"
 
 
 def span_exporter(endpoint: str, protocol: OtlpProtocol) -> SpanExporter:
-    """Return what brings spans to *endpoint*; for HTTP that is the address without a path."""
+    """Return an exporter of spans to *endpoint*; over HTTP that is an address without a path."""
     match protocol:
         case OtlpProtocol.GRPC:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
@@ -72,7 +71,7 @@ def span_exporter(endpoint: str, protocol: OtlpProtocol) -> SpanExporter:
 
 
 def metric_exporter(endpoint: str, protocol: OtlpProtocol) -> MetricExporter:
-    """Return what brings metrics there."""
+    """Return an exporter of metrics to *endpoint*, an address as for spans."""
     match protocol:
         case OtlpProtocol.GRPC:
             from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
@@ -91,7 +90,7 @@ def metric_exporter(endpoint: str, protocol: OtlpProtocol) -> MetricExporter:
 
 
 def resource(*, version: str, instance: str) -> Resource:
-    """Return who we are to a collector."""
+    """Return the resource that names this process to a collector."""
     return Resource.create(
         {
             SemconvAttribute.SERVICE_NAME: SERVICE_NAME,
@@ -107,11 +106,11 @@ def _url(endpoint: str, path: str) -> str:
 
 _UNITS: Final = {"_seconds": "s", "_bytes": "By", "_ratio": "1"}
 _NO_SPAN: Final = 0
-"""Which span of the trace it was is not kept; no span has this id."""
+"""The span of an exemplar is not kept; no span has this id."""
 
 
 class Interval(NamedTuple):
-    """Since when everything is counted, and now; nanoseconds since the epoch."""
+    """Start of the counts, and now; nanoseconds since the epoch."""
 
     began_ns: int
     now_ns: int
@@ -139,11 +138,8 @@ def _metric(family: Family, interval: Interval) -> Metric | None:
             )
         case _:
             return None
-    return Metric(name, family.documentation, _unit(family.name), data)
-
-
-def _unit(name: str) -> str:
-    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
+    unit = next((unit for ending, unit in _UNITS.items() if family.name.endswith(ending)), "")
+    return Metric(name, family.documentation, unit, data)
 
 
 def _numbers(family: Family, name: str, interval: Interval) -> Iterator[NumberDataPoint]:
@@ -154,7 +150,7 @@ def _numbers(family: Family, name: str, interval: Interval) -> Iterator[NumberDa
 
 @dataclass(slots=True)
 class _Buckets:
-    """One series of a histogram, as its samples come."""
+    """Collects the samples of one series of a histogram."""
 
     counts: dict[float, int] = field(default_factory=dict)
     exemplars: list[Exemplar] = field(default_factory=list)
@@ -164,12 +160,15 @@ class _Buckets:
         if sample.name == f"{name}_bucket":
             self.counts[float(sample.labels["le"])] = int(sample.value)
             if sample.exemplar is not None:
-                self.exemplars.append(_exemplar(sample.exemplar))
+                found = sample.exemplar
+                at = 0.0 if found.timestamp is None else float(found.timestamp)
+                trace_id = int(found.labels["trace_id"], 16)
+                self.exemplars.append(Exemplar({}, found.value, int(at * 1e9), _NO_SPAN, trace_id))
         elif sample.name == f"{name}_sum":
             self.sum = sample.value
 
     def point(self, labels: Mapping[str, str], interval: Interval) -> HistogramDataPoint:
-        """Return it with counts of each bucket alone, where the page sums them up."""
+        """Return it with the count of each bucket alone; the page has cumulative counts."""
         bounds = sorted(self.counts)
         until = [0, *(self.counts[bound] for bound in bounds)]
         each = [after - before for before, after in pairwise(until)]
@@ -181,7 +180,7 @@ class _Buckets:
             sum=self.sum,
             bucket_counts=each,
             explicit_bounds=bounds[:-1],
-            min=None,  # type: ignore[arg-type] # optional in OTLP, and nobody knows it
+            min=None,  # type: ignore[arg-type] # optional in OTLP, and not known
             max=None,  # type: ignore[arg-type] # as above
             exemplars=self.exemplars,
         )
@@ -197,14 +196,8 @@ def _histograms(family: Family, interval: Interval) -> Iterator[HistogramDataPoi
             yield buckets.point(dict(labels), interval)
 
 
-def _exemplar(found: PageExemplar) -> Exemplar:
-    at = 0.0 if found.timestamp is None else float(found.timestamp)
-    trace_id = int(found.labels["trace_id"], 16)
-    return Exemplar({}, found.value, int(at * 1e9), _NO_SPAN, trace_id)
-
-
 def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
-    """The conventions leave out what does not apply, where Prometheus has a `none`."""
+    """Leave out labels of value `none`: OpenTelemetry has no attribute in their place."""
     return {
         OTLP_ATTRIBUTES.get(name, name): value
         for name, value in labels.items()
@@ -217,7 +210,7 @@ CLOSE_SECONDS: Final = 3.0
 
 
 class MetricsPush:
-    """One a supervisor."""
+    """Pushes all metrics over OTLP at an interval, on a thread of its own. One a supervisor."""
 
     def __init__(
         self,
@@ -235,7 +228,7 @@ class MetricsPush:
         self._began_ns = time.time_ns()
         self._stopping = threading.Event()
         self._count = count
-        # It ends with the process where a collector that stands still keeps it longer.
+        # A daemon: a collector that does not answer must not keep the process alive.
         self._thread = threading.Thread(target=self._keep_pushing, daemon=True)
 
     def start(self) -> None:
@@ -255,15 +248,12 @@ class MetricsPush:
         self._exporter.shutdown()
 
     def _push(self) -> None:
+        # A clock that is set back must not make an interval that ends before it began.
+        interval = Interval(self._began_ns, max(time.time_ns(), self._began_ns))
         try:
-            is_taken = self._export() is MetricExportResult.SUCCESS
+            pushed = as_otlp(self._registry.collect(), resource=self._resource, interval=interval)
+            is_taken = self._exporter.export(pushed) is MetricExportResult.SUCCESS
         except Exception as error:  # noqa: BLE001 - a damaged file must be seen, and end no thread
             get_logger().error(LogEvent.PUSH_FAILED, exc_info=error)
             is_taken = False
         self._count.pushed(is_taken=is_taken)
-
-    def _export(self) -> MetricExportResult:
-        # A clock that is set back must not make an interval that ends before it began.
-        interval = Interval(self._began_ns, max(time.time_ns(), self._began_ns))
-        families = self._registry.collect()
-        return self._exporter.export(as_otlp(families, resource=self._resource, interval=interval))

@@ -1,4 +1,8 @@
-"""Metrics of the process, its worker, and the supervisor."""
+"""Metrics of a worker's process and of the supervisor, and the page of all workers together.
+
+A worker writes its samples to files (`PROMETHEUS_MULTIPROC_DIR`); the supervisor reads and sums
+them at each scrape, so that a scrape costs no worker any time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import gc
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
@@ -15,10 +19,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
 from typing_extensions import override
 
-from sidecar.telemetry.exemplars import Key, exemplar_path, read_exemplars
+from sidecar.telemetry.exemplars import exemplar_path, read_exemplars
 from sidecar.telemetry.names import MetricName
 
 LAG_BUCKETS: Final = (
@@ -43,10 +46,10 @@ class PoolUse(NamedTuple):
 
 
 class GcPauses:
-    """How long each garbage collection kept the process, until somebody takes the figures.
+    """Durations of garbage collections, kept until `take`.
 
     A collection may begin within any allocation, also one made while a metric's lock is held, and
-    that lock cannot be taken twice (prometheus-client 0.26): so nothing is observed from here.
+    that lock cannot be taken twice (prometheus-client 0.26): nothing is observed in the callback.
     """
 
     def __init__(self) -> None:
@@ -58,7 +61,7 @@ class GcPauses:
         gc.callbacks.append(self._note)
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         gc.callbacks.remove(self._note)
 
     def take(self) -> list[tuple[int, float]]:
@@ -135,7 +138,7 @@ _FOLDED_TYPES: Final = ("counter", "histogram")
 
 
 class _MetricFile(Protocol):
-    """What we use of prometheus-client's file of samples, which has no types of its own (0.26)."""
+    """The used part of prometheus-client's file of samples, which is untyped (0.26)."""
 
     def read_value(self, key: str) -> tuple[float, float]: ...
     def write_value(self, key: str, value: float, timestamp: float) -> None: ...
@@ -161,19 +164,28 @@ class WorkerMetrics(Collector):
         self._lock = threading.Lock()
 
     def clear(self) -> None:
-        """Forget a former supervisor's workers. Call before the first worker starts."""
+        """Remove the files of former workers. Call before the first worker starts."""
         with self._lock:
             for pattern in ("*.db", "exemplars_*"):
                 for file in self._directory.glob(pattern):
                     file.unlink(missing_ok=True)
 
     def worker_gone(self, pid: int) -> None:
-        """Keep what a dead worker counted and forget what it was holding. May be called twice."""
+        """Keep the counts of a dead worker and remove its live gauges. May be called twice."""
         with self._lock:
             _remove_live_gauges(pid, str(self._directory))
             exemplar_path(self._directory, pid).unlink(missing_ok=True)
             for kind in _FOLDED_TYPES:
-                self._fold(self._directory / f"{kind}_{pid}.db", kind)
+                gone = self._directory / f"{kind}_{pid}.db"
+                if not gone.exists():
+                    continue
+                if gone.stat().st_size > 0:
+                    past = _open(str(self._directory / f"{kind}_gone.db"))
+                    for key, value, _, _ in _read(str(gone)):
+                        before, _ = past.read_value(key)
+                        past.write_value(key, before + value, 0.0)
+                    past.close()
+                gone.unlink()
 
     @override
     def collect(self) -> Iterable[Metric]:
@@ -182,29 +194,16 @@ class WorkerMetrics(Collector):
             # A worker creates its file before it gives it a size.
             files = [str(f) for f in self._directory.glob("*.db") if f.stat().st_size > 0]
             exemplars = read_exemplars(self._directory)
-            return [_with_exemplars(metric, exemplars) for metric in _merge(files)]
-
-    def _fold(self, gone: Path, kind: str) -> None:
-        if not gone.exists():
-            return
-        if gone.stat().st_size > 0:
-            past = _open(str(self._directory / f"{kind}_gone.db"))
-            for key, value, _, _ in _read(str(gone)):
-                before, _ = past.read_value(key)
-                past.write_value(key, before + value, 0.0)
-            past.close()
-        gone.unlink()
-
-
-def _with_exemplars(metric: Metric, exemplars: Mapping[Key, Exemplar]) -> Metric:
-    if exemplars and metric.type == "histogram":
-        metric.samples = [
-            sample._replace(
-                exemplar=exemplars.get((sample.name, frozenset(sample.labels.items())))
-            )
-            for sample in metric.samples
-        ]
-    return metric
+            metrics = list(_merge(files))
+        for metric in metrics if exemplars else ():
+            if metric.type == "histogram":
+                metric.samples = [
+                    sample._replace(
+                        exemplar=exemplars.get((sample.name, frozenset(sample.labels.items())))
+                    )
+                    for sample in metric.samples
+                ]
+        return metrics
 
 
 class SupervisorMetrics:

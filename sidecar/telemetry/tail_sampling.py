@@ -16,11 +16,11 @@ _BLOCKED: Final = frozenset({ErrorKind.CONTENT_BLOCKED, ErrorKind.UNSCANNED_CONT
 
 
 class TailSampler:
-    """Keeps what was blocked, failed, passed unjudged or was slow.
+    """Keeps requests that were blocked, failed, passed after a failed check, or were slow.
 
-    At most *per_second*: whoever has a key can have requests blocked as fast as it likes, and
-    spans cost more than the rest of telemetry. Refusals for want of a good key are not kept:
-    they cost a stranger nothing.
+    At most *per_second* (a token bucket): a client with a key can have requests blocked at any
+    rate, and spans cost more than the rest of telemetry. Requests without a valid key are not
+    kept: anyone can send them.
     """
 
     def __init__(self, *, slow_seconds: float, per_second: float) -> None:
@@ -30,7 +30,7 @@ class TailSampler:
         self._filled_at = 0.0
 
     def keeps(self, report: ExchangeReport) -> bool:
-        """Tell whether *report* is to be traced, and take the room for it."""
+        """Return whether *report* is to be traced, and take the room for it."""
         if self._per_second <= 0 or not self.would_keep(report):
             return False
         now = report.timings.started_at + report.timings.seconds
@@ -43,7 +43,7 @@ class TailSampler:
         return True
 
     def would_keep(self, report: ExchangeReport) -> bool:
-        """Tell whether somebody will ask about *report*."""
+        """Return whether *report* is of a kind that is kept, if there is room."""
         if (
             report.outcome is ExchangeOutcome.FAILED
             or report.error in _BLOCKED
@@ -64,8 +64,8 @@ QUEUE_SPANS: Final = 4096
 class SpanMetrics:
     """One instance a process. Called from the exporter's thread as well.
 
-    The queue itself tells nobody what it dropped (opentelemetry-sdk 1.45): what was put into it
-    and not taken out again is counted here, and what exceeds its length is gone.
+    The queue does not report dropped spans (opentelemetry-sdk 1.45): spans put into it and not
+    taken out are counted here, and those beyond its length are dropped.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -83,7 +83,7 @@ class SpanMetrics:
         self._lock = threading.Lock()
 
     def recorded(self, spans: int) -> None:
-        """Count spans that were put into the queue, and those that fell out at its other end."""
+        """Count spans that were put into the queue, and the oldest that it dropped for them."""
         self._recorded.inc(spans)
         with self._lock:
             self._waiting += spans
@@ -98,5 +98,5 @@ class SpanMetrics:
             self._waiting -= spans
 
     def left(self, spans: int, *, is_taken: bool) -> None:
-        """Count spans of one batch that the collector took, or did not."""
+        """Count spans of one batch that the collector accepted, or did not."""
         (self._exported if is_taken else self._failed).inc(spans)

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 from typing_extensions import override
 
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Step, Timings
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Timings
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import SERVICE_NAME, EgretAttribute, SemconvAttribute, SpanName
 from sidecar.telemetry.otlp import resource
@@ -43,7 +43,7 @@ _FAILED_VERDICTS: Final = frozenset(
 
 
 def exchange_attributes(report: ExchangeReport) -> dict[str, AttributeValue]:
-    """Return the attributes of `egret.exchange`; `error.type` only where Egret itself failed."""
+    """Return the attributes of `egret.exchange`; `error.type` only if Egret itself failed."""
     attributes: dict[str, AttributeValue] = {
         EgretAttribute.REQUEST_ID: sanitize.request_id(report.request_id),
         EgretAttribute.VERDICT: report.outcome.value,
@@ -51,15 +51,44 @@ def exchange_attributes(report: ExchangeReport) -> dict[str, AttributeValue]:
         EgretAttribute.BODY_BYTES: report.body_bytes,
         EgretAttribute.OVERHEAD_SECONDS: report.timings.overhead_seconds,
     }
-    _add_request(attributes, report)
-    _add_owner(attributes, report)
-    _add_unscanned(attributes, report)
-    _add_answer(attributes, report)
+    if report.route is not None:
+        attributes[SemconvAttribute.GEN_AI_OPERATION_NAME] = sanitize.operation_name(report.route)
+        attributes[SemconvAttribute.GEN_AI_PROVIDER_NAME] = report.route.dialect.value
+    if (model := sanitize.model_name(report.model)) is not None:
+        attributes[SemconvAttribute.GEN_AI_REQUEST_MODEL] = model
+        attributes[SemconvAttribute.GEN_AI_REQUEST_STREAM] = report.streamed
+    if (method := sanitize.http_method(report.method)) is not None:
+        attributes[SemconvAttribute.HTTP_REQUEST_METHOD] = method
+    if report.processing_modes:
+        attributes[EgretAttribute.PROCESSING_MODES] = tuple(
+            sanitize.word(mode) for mode in report.processing_modes[:MAX_PROCESSING_MODES]
+        )
+    if (principal := report.principal) is not None:
+        attributes[EgretAttribute.KEY_ID] = principal.key_id
+        attributes[EgretAttribute.TEAM] = sanitize.policy_text(principal.team_name)
+        attributes[EgretAttribute.ORGANIZATION] = sanitize.policy_text(principal.organization_name)
+    if report.policy is not None:
+        attributes[EgretAttribute.POLICY_NAME] = sanitize.policy_text(report.policy.name)
+        attributes[EgretAttribute.POLICY_VERSION] = report.policy.version
+    if report.unscanned:
+        attributes[EgretAttribute.UNSCANNED_REASONS] = tuple(
+            dict.fromkeys(reason.value for reason in report.unscanned)
+        )
+        attributes[EgretAttribute.UNSCANNED_ACTION] = report.unscanned_action.value
+    if report.status is not None:
+        attributes[SemconvAttribute.HTTP_RESPONSE_STATUS_CODE] = report.status
+    if report.error is not None:
+        attributes[EgretAttribute.REFUSAL_KIND] = report.error.value
+    if report.outcome is ExchangeOutcome.FAILED or (report.status or 0) >= 500:  # noqa: PLR2004 - 5xx
+        kind = "unknown" if report.error is None else report.error.value
+        attributes[SemconvAttribute.ERROR_TYPE] = (
+            kind if report.error_type is None else sanitize.word(report.error_type)
+        )
     return attributes
 
 
 def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
-    """Return the attributes of a guardrail's span; `error.type` only where the check failed."""
+    """Return the attributes of a guardrail's span; `error.type` only if the check failed."""
     guardrail = result.guardrail
     attributes: dict[str, AttributeValue] = {
         EgretAttribute.GUARDRAIL_NAME: sanitize.policy_text(guardrail.name),
@@ -86,58 +115,11 @@ def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
     return attributes
 
 
-def _add_request(attributes: dict[str, AttributeValue], report: ExchangeReport) -> None:
-    if report.route is not None:
-        attributes[SemconvAttribute.GEN_AI_OPERATION_NAME] = sanitize.operation_name(report.route)
-        attributes[SemconvAttribute.GEN_AI_PROVIDER_NAME] = report.route.dialect.value
-    if (model := sanitize.model_name(report.model)) is not None:
-        attributes[SemconvAttribute.GEN_AI_REQUEST_MODEL] = model
-        attributes[SemconvAttribute.GEN_AI_REQUEST_STREAM] = report.streamed
-    if (method := sanitize.http_method(report.method)) is not None:
-        attributes[SemconvAttribute.HTTP_REQUEST_METHOD] = method
-    if report.processing_modes:
-        attributes[EgretAttribute.PROCESSING_MODES] = tuple(
-            sanitize.word(mode) for mode in report.processing_modes[:MAX_PROCESSING_MODES]
-        )
-
-
-def _add_owner(attributes: dict[str, AttributeValue], report: ExchangeReport) -> None:
-    if report.principal is not None:
-        attributes[EgretAttribute.KEY_ID] = report.principal.key_id
-        attributes[EgretAttribute.TEAM] = sanitize.policy_text(report.principal.team_name)
-        attributes[EgretAttribute.ORGANIZATION] = sanitize.policy_text(
-            report.principal.organization_name
-        )
-    if report.policy is not None:
-        attributes[EgretAttribute.POLICY_NAME] = sanitize.policy_text(report.policy.name)
-        attributes[EgretAttribute.POLICY_VERSION] = report.policy.version
-
-
-def _add_unscanned(attributes: dict[str, AttributeValue], report: ExchangeReport) -> None:
-    if report.unscanned:
-        attributes[EgretAttribute.UNSCANNED_REASONS] = tuple(
-            dict.fromkeys(reason.value for reason in report.unscanned)
-        )
-        attributes[EgretAttribute.UNSCANNED_ACTION] = report.unscanned_action.value
-
-
-def _add_answer(attributes: dict[str, AttributeValue], report: ExchangeReport) -> None:
-    if report.status is not None:
-        attributes[SemconvAttribute.HTTP_RESPONSE_STATUS_CODE] = report.status
-    if report.error is not None:
-        attributes[EgretAttribute.REFUSAL_KIND] = report.error.value
-    if report.outcome is ExchangeOutcome.FAILED or (report.status or 0) >= 500:  # noqa: PLR2004 - 5xx
-        kind = "unknown" if report.error is None else report.error.value
-        attributes[SemconvAttribute.ERROR_TYPE] = (
-            kind if report.error_type is None else sanitize.word(report.error_type)
-        )
-
-
 BATCH_DELAY_MILLISECONDS: Final = 1000.0
 
 
 class _Exporter(SpanExporter):
-    """Counts what its exporter could bring to the collector."""
+    """Counts the spans that its exporter brings to the collector, and those that it cannot."""
 
     def __init__(self, exporter: SpanExporter, count: SpanMetrics) -> None:
         self._exporter = exporter
@@ -160,7 +142,7 @@ class _Exporter(SpanExporter):
 
 
 class Tracing:
-    """The way to an OTLP collector."""
+    """Records the spans of requests and exports them to an OTLP collector in batches."""
 
     def __init__(
         self,
@@ -188,7 +170,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer(SERVICE_NAME, version)
 
     def record_spans(self, report: ExchangeReport, parent: TraceParent | None) -> int | None:
-        """Record an exchange and its steps; return the trace id, None where it is not sampled."""
+        """Record an exchange and its steps; return the trace id, None if it is not sampled."""
         is_kept = parent is not None and not parent.is_sampled
         if parent is not None and is_kept:
             if not self._sampler.keeps(report):
@@ -204,30 +186,28 @@ class Tracing:
             attributes=attributes,
             start_time=report.timings.wall_ns,
         )
-        self._record_children(report, trace.set_span_in_context(span, Context()))
-        _end(span, attributes, report.timings.wall_ns + _nanoseconds(report.timings.seconds))
-        steps = (report.timings.authorize, report.timings.read)
-        self._count.recorded(1 + sum(step is not None for step in steps) + len(report.results))
+        timings = report.timings
+        within = trace.set_span_in_context(span, Context())
+        recorded = 1 + len(report.results)
+        for name, step in (
+            (SpanName.AUTHORIZE, timings.authorize),
+            (SpanName.READ, timings.read),
+        ):
+            if step is not None:
+                start, end = _interval(step.started_at, step.seconds, timings)
+                self._tracer.start_span(name, context=within, start_time=start).end(end)
+                recorded += 1
+        for result in report.results:
+            self._record_guardrail(result, timings, within)
+        _end(span, attributes, timings.wall_ns + _nanoseconds(timings.seconds))
+        self._count.recorded(recorded)
         return span.get_span_context().trace_id
 
     def shutdown(self, seconds: float) -> None:
-        """Export what waits, for at most *seconds*; what is left then is lost."""
+        """Export the waiting spans, for at most *seconds*; the rest is lost."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(seconds)
-
-    def _record_children(self, report: ExchangeReport, context: Context) -> None:
-        timings = report.timings
-        if timings.authorize is not None:
-            self._record_step(SpanName.AUTHORIZE, timings.authorize, timings, context)
-        if timings.read is not None:
-            self._record_step(SpanName.READ, timings.read, timings, context)
-        for result in report.results:
-            self._record_guardrail(result, timings, context)
-
-    def _record_step(self, name: str, step: Step, timings: Timings, context: Context) -> None:
-        start, end = _interval(step.started_at, step.seconds, timings)
-        self._tracer.start_span(name, context=context, start_time=start).end(end)
 
     def _record_guardrail(
         self, result: GuardrailResult, timings: Timings, context: Context

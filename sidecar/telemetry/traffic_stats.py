@@ -21,23 +21,23 @@ Labels = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
-    """A page of metrics as it was at a moment, in seconds of a monotonic clock."""
+    """All samples at one moment, in seconds of a monotonic clock."""
 
     at: float
     samples: Mapping[str, Mapping[Labels, float]]
 
 
 def parse_snapshot(text: str, *, at: float) -> MetricsSnapshot:
-    """Return what *text*, in the classic format, says.
+    """Return the samples of *text*, in Prometheus's classic format.
 
     Raises:
-        ValueError: it is no page of metrics.
+        ValueError: *text* is not a page of metrics.
     """
     return snapshot_of(text_string_to_metric_families(text), at=at)
 
 
 def snapshot_of(families: Iterable[Metric], *, at: float) -> MetricsSnapshot:
-    """Return what *families* are at a moment, without the way over text."""
+    """Return the samples of *families*, without the way over text."""
     samples: dict[str, dict[Labels, float]] = {}
     for family in families:
         for sample in family.samples:
@@ -47,7 +47,7 @@ def snapshot_of(families: Iterable[Metric], *, at: float) -> MetricsSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class TrafficStats:
-    """What happened in a span of time; counts are a second, times are milliseconds."""
+    """Traffic in a span of time; counts are a second, times are milliseconds."""
 
     seconds: float
     requests: float
@@ -67,7 +67,7 @@ class TrafficStats:
 
 
 def traffic_stats(before: MetricsSnapshot, after: MetricsSnapshot) -> TrafficStats:
-    """Return what happened between two pages."""
+    """Return the traffic between two snapshots."""
     between = _Growth(before, after)
     outcomes = between.rates(f"{MetricName.EXCHANGES}_total", "outcome")
     tiers = between.rates(f"{MetricName.AUTHORIZATIONS}_total", "tier")
@@ -101,6 +101,8 @@ def traffic_stats(before: MetricsSnapshot, after: MetricsSnapshot) -> TrafficSta
 
 
 class _Growth:
+    """How far each sample grew from one snapshot to the next."""
+
     def __init__(self, before: MetricsSnapshot, after: MetricsSnapshot) -> None:
         self._before = before
         self._after = after
@@ -121,7 +123,7 @@ class _Growth:
         return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
 
     def quantiles_ms(self, name: str) -> dict[str, float | None]:
-        """Return quantiles of a histogram, as Prometheus reckons them; None without a sample."""
+        """Return quantiles of a histogram, as Prometheus computes them; None without a sample."""
         buckets: defaultdict[float, float] = defaultdict(float)
         for labels, grown in self._growth(f"{name}_bucket"):
             buckets[float(dict(labels)["le"])] += grown

@@ -1,4 +1,4 @@
-"""Metrics of what requests used and how fast their answers came, told by Envoy's access log.
+"""Metrics of usage and of the speed of answers, from Envoy's access log.
 
 Names and buckets follow OpenTelemetry's GenAI conventions, in Prometheus's spelling.
 """
@@ -43,7 +43,7 @@ _ERRORS: Final = 400
 
 
 class _Exemplars:
-    """Traces behind the times of answers."""
+    """Exemplars of the times of answers."""
 
     def __init__(self, file: ExemplarFile) -> None:
         self._durations = BucketExemplars(
@@ -60,10 +60,10 @@ class _Exemplars:
         if ended.trace_id is None:
             return
         began_at = ended.request.occurred_at.timestamp()
-        moment = TraceRef(ended.trace_id, began_at + ended.latency_seconds)
-        self._durations.note(ended.latency_seconds, moment, *labels, _error_type(ended))
+        trace = TraceRef(ended.trace_id, began_at + ended.latency_seconds)
+        self._durations.note(ended.latency_seconds, trace, *labels, _error_type(ended))
         if ended.is_event_stream and ended.first_token_seconds is not None:
-            self._first_token.note(ended.first_token_seconds, moment, *labels)
+            self._first_token.note(ended.first_token_seconds, trace, *labels)
 
 
 class _ByLabels(Generic[_Metric]):
@@ -220,10 +220,14 @@ class UsageMetrics:
                 self._tokens(*labels, "output")(tokens.output)
         if ended.is_event_stream and ended.first_token_seconds is not None:
             self._first_token(*labels)(ended.first_token_seconds)
-            self._observe_speed(ended, labels)
+            # The first token is not counted: the time of the others begins with it.
+            seconds, after = ended.output_seconds, 0 if tokens is None else tokens.output - 1
+            if seconds and after > 0:
+                self._per_token(*labels)(seconds / after)
+                self._speed(*labels)(after / seconds)
 
     def cost(self, ended: ExchangeEnded, usd: Decimal | None) -> None:
-        """Count what the tokens of an exchange cost, None where no price is known."""
+        """Count the cost of an exchange's tokens, None if no price is known."""
         if usd is None:
             self._unpriced.inc()
         elif usd:
@@ -231,12 +235,20 @@ class UsageMetrics:
 
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""
-        for source, count in Counts(map(_source, records)).items():
+        sources = Counts(
+            "lost"
+            if record.end is AnswerEnd.LOST
+            else "estimated"
+            if record.is_estimated
+            else "reported"
+            for record in records
+        )
+        for source, count in sources.items():
             self._stored.labels(source).inc(count)
         self._duplicates.inc(len(records) - added)
 
     def lost(self, reason: str, count: int = 1) -> None:
-        """Count what is lost."""
+        """Count lost usage."""
         self._lost.labels(reason).inc(count)
 
     def access_log_unmatched(self, count: int) -> None:
@@ -250,16 +262,9 @@ class UsageMetrics:
             counter.inc()
 
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
-        """Show what waits on the disk."""
+        """Show the usage that waits on the disk."""
         self._spool_bytes.set(size)
         self._spool_age.set(oldest_seconds)
-
-    def _observe_speed(self, ended: ExchangeEnded, labels: tuple[str, ...]) -> None:
-        """The first token is not counted: it came when the clock began."""
-        seconds, tokens = ended.output_seconds, ended.tokens
-        if seconds and tokens is not None and tokens.output > 1:
-            self._per_token(*labels)(seconds / (tokens.output - 1))
-            self._speed(*labels)((tokens.output - 1) / seconds)
 
     def _labels(self, ended: ExchangeEnded) -> tuple[str, ...]:
         request = ended.request
@@ -272,12 +277,6 @@ class UsageMetrics:
             request.provider or NONE,
             OVERFLOW if model is None else self._model_label(model),
         )
-
-
-def _source(record: UsageRecord) -> str:
-    if record.end is AnswerEnd.LOST:
-        return "lost"
-    return "estimated" if record.is_estimated else "reported"
 
 
 def _error_type(ended: ExchangeEnded) -> str:

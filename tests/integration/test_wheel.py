@@ -106,7 +106,7 @@ def test_the_wheel_brings_the_status_page(installed: Path, tmp_path: Path) -> No
     made = (
         "from prometheus_client import CollectorRegistry as R;"
         "from sidecar.telemetry.status.status_page import StatusPage as P; p = P(R());"
-        "print([len(p.part(f'/status{end}', '').body) > 500 for end in ('', '.js', '.css')])"
+        "print([len(p.content(f'/status{end}', '').body) > 500 for end in ('', '.js', '.css')])"
     )
     assert _run(installed / "python", "-c", made, cwd=tmp_path) == "[True, True, True]\n"
 

@@ -225,7 +225,7 @@ class Talk:
         )
 
 
-def message_of(event: on.Event) -> ext.ProcessingRequest:  # noqa: PLR0911 - a kind a line
+def message_of(event: on.Event) -> ext.ProcessingRequest:
     """Return the message that Envoy sends for *event*."""
     match event:
         case on.RequestHeadersReceived(headers, ends, source):

@@ -196,7 +196,7 @@ Reply = (
 Effect = Question | Reply | EndStream | AbortStream
 
 
-def decoded(message: bytes) -> Reply:  # noqa: PLR0911 - a kind a line
+def decoded(message: bytes) -> Reply:
     """Return what Envoy reads in *message*."""
     response = ext.ProcessingResponse.FromString(message)
     mode = response.mode_override

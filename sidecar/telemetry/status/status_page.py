@@ -1,4 +1,4 @@
-"""The status page: history of metrics, host names, and the page itself."""
+"""The status page: five minutes of traffic as JSON, and the files of the page that draws it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from sidecar.telemetry.traffic_stats import (
 )
 
 EVERY_SECONDS: Final = 2.0
-"""However many look, metrics are collected no more often than this for them."""
+"""Metrics are collected no more often than this, however many browsers ask."""
 MAX_POINTS: Final = 150
 
 
 class History:
-    """Traffic between two looks at the metrics, one point each; nothing is done between looks."""
+    """Traffic between two requests for it, one point each; nothing runs between requests."""
 
     def __init__(self, metrics: Collector, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._run = secrets.token_hex(4)
-        self._page: MetricsSnapshot | None = None
+        self._snapshot: MetricsSnapshot | None = None
         self._first_at = 0.0
         self._last = 0
         self._points: deque[tuple[int, float, TrafficStats]] = deque(maxlen=MAX_POINTS)
@@ -45,30 +45,26 @@ class History:
     def after(self, run: str, number: int) -> bytes:
         """Return the points after that of *number* as JSON, with one more if it is time for it.
 
-        All of them to whoever saw another run: numbers begin anew with each.
+        Return all of them if *run* is another one: numbers begin anew with each.
         """
         if run != self._run:
             number = 0
         with self._lock:
-            self._look()
+            now, before = self._clock(), self._snapshot
+            if before is None or now - before.at >= EVERY_SECONDS:
+                self._snapshot = snapshot_of(self._metrics.collect(), at=now)
+                if before is None:
+                    self._first_at = now
+                else:
+                    self._last += 1
+                    traffic = traffic_stats(before, self._snapshot)
+                    self._points.append((self._last, now - self._first_at, traffic))
             points = [
                 {"number": one, "at": at, **dataclasses.asdict(shown)}
                 for one, at, shown in self._points
                 if one > number
             ]
         return orjson.dumps({"run": self._run, "every": EVERY_SECONDS, "points": points})
-
-    def _look(self) -> None:
-        now = self._clock()
-        before = self._page
-        if before is not None and now - before.at < EVERY_SECONDS:
-            return
-        self._page = snapshot_of(self._metrics.collect(), at=now)
-        if before is None:
-            self._first_at = now
-            return
-        self._last += 1
-        self._points.append((self._last, now - self._first_at, traffic_stats(before, self._page)))
 
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{1,5})?")
@@ -77,7 +73,8 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{1,5})?")
 def is_known(hosts: Sequence[str], names: Collection[str]) -> bool:
     """Return whether a request with these Host headers may be answered.
 
-    An address is no name and cannot be pointed anywhere; without Host no browser has asked.
+    Protects from DNS rebinding: a page of another site can point a name of its own here, but no
+    IP address. A request without Host is not from a browser.
     """
     if not hosts:
         return True
@@ -121,11 +118,11 @@ HEADERS: Final = (
     ("referrer-policy", "no-referrer"),
     ("cache-control", "no-store"),
 )
-"""Nothing inline, nothing from elsewhere, in no frame, and for no page of another origin."""
+"""Nothing inline, nothing from another origin, in no frame, readable by no other origin."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Content:
     """The body of one answer."""
 
     body: bytes
@@ -133,20 +130,20 @@ class Part:
 
 
 class StatusPage:
-    """What is answered below `/status`."""
+    """Answers requests below `/status`."""
 
     def __init__(self, metrics: Collector) -> None:
         folder = resources.files(__package__)
         self._history = History(metrics)
         self._files = {
-            path: Part((folder / name).read_bytes(), content_type)
+            path: Content((folder / name).read_bytes(), content_type)
             for path, (name, content_type) in _FILES.items()
         }
 
-    def part(self, path: str, query: str) -> Part | None:
-        """Return what is at *path*, None where there is nothing."""
+    def content(self, path: str, query: str) -> Content | None:
+        """Return the content at *path*, None if there is none."""
         if path != DATA_PATH:
             return self._files.get(path)
         after = _AFTER.fullmatch(query)
         seen = ("", 0) if after is None else (after[1], int(after[2]))
-        return Part(self._history.after(*seen), "application/json")
+        return Content(self._history.after(*seen), "application/json")

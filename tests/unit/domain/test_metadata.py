@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sidecar.pipeline.metadata import usage_metadata
-
 from sidecar.domain.metadata import METADATA_KEYS
+from sidecar.pipeline.metadata import usage_metadata
 from tests.support.usage import judged
 
 

@@ -424,7 +424,7 @@ async def test_what_a_missed_change_may_have_met_is_asked_for_at_its_next_use() 
     cache = cache_of(store)
     await answered(cache, store, LoadedKey(OLD))
 
-    cache.suspect()
+    cache.mark_stale()
 
     assert cache.peek("k1", now=1.0) == Miss()
     await answered(cache, store, LoadedKey(NEW), now=1.0)
@@ -436,7 +436,7 @@ async def test_what_a_missed_change_may_have_met_goes_on_if_nobody_can_confirm_i
     store = SlowStore()
     cache = cache_of(store)
     await answered(cache, store, LoadedKey(OLD))
-    cache.suspect()
+    cache.mark_stale()
 
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 1.0))
     await settle()

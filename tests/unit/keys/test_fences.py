@@ -37,7 +37,7 @@ def test_a_record_is_current_if_it_was_read_after_the_worker_began_to_listen(
     shared: SharedRecord, expected: Freshness
 ) -> None:
     """Whatever changed before that may have gone unheard."""
-    assert listening().belief(shared) is expected
+    assert listening().freshness(shared) is expected
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_record_from_before_a_change_that_was_heard_of_is_outdated(
     fences.note_change("k1")
     fences.resolve(notes=fences.notes, fence=Fence(1, 20))
 
-    assert fences.belief(shared) is expected
+    assert fences.freshness(shared) is expected
 
 
 @pytest.mark.parametrize("scope", ["k1", "team:team_1", "organization:org_1", ANY_KEY])
@@ -67,7 +67,7 @@ def test_a_change_counts_before_there_is_a_fence_for_it(scope: str) -> None:
 
     fences.note_change(scope)
 
-    assert (fences.belief(read_at(10**9)), fences.wants_fence) == (Freshness.OUTDATED, True)
+    assert (fences.freshness(read_at(10**9)), fences.wants_fence) == (Freshness.OUTDATED, True)
 
 
 def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() -> None:
@@ -79,8 +79,8 @@ def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() 
 
     fences.resolve(notes=asked_with, fence=Fence(1, 20))
 
-    assert fences.belief(read_at(21)) is Freshness.CURRENT
-    assert fences.belief(read_at(21, key_id="k2")) is Freshness.OUTDATED
+    assert fences.freshness(read_at(21)) is Freshness.CURRENT
+    assert fences.freshness(read_at(21, key_id="k2")) is Freshness.OUTDATED
     assert fences.wants_fence
 
 
@@ -94,7 +94,7 @@ def test_a_fence_from_before_the_worker_began_to_listen_does_not_say_what_it_mis
 
     fences.resolve(notes=asked_with, fence=Fence(1, 20))
 
-    assert fences.belief(read_at(21)) is Freshness.UNCERTAIN
+    assert fences.freshness(read_at(21)) is Freshness.UNCERTAIN
 
 
 def test_nothing_is_current_for_a_worker_that_does_not_listen() -> None:
@@ -103,7 +103,7 @@ def test_nothing_is_current_for_a_worker_that_does_not_listen() -> None:
 
     fences.listening_ended()
 
-    assert (fences.belief(read_at(11)), fences.timeline) == (Freshness.UNCERTAIN, None)
+    assert (fences.freshness(read_at(11)), fences.timeline) == (Freshness.UNCERTAIN, None)
 
 
 def test_more_changes_than_are_kept_become_one_for_all_keys() -> None:
@@ -114,7 +114,7 @@ def test_more_changes_than_are_kept_become_one_for_all_keys() -> None:
         fences.note_change(key_id)
         fences.resolve(notes=fences.notes, fence=Fence(1, 20 + number))
 
-    beliefs = [fences.belief(read_at(horizon, key_id="k4")) for horizon in (20, 21)]
+    beliefs = [fences.freshness(read_at(horizon, key_id="k4")) for horizon in (20, 21)]
 
     assert beliefs == [Freshness.OUTDATED, Freshness.CURRENT]
 
@@ -141,7 +141,7 @@ def test_a_moved_key_is_looked_for_under_its_present_owner() -> None:
 
     fences.note_change("team:team_1")
 
-    assert fences.belief(SharedRecord(moved, 1, 11, 0, read_at=0.0)) is Freshness.CURRENT
+    assert fences.freshness(SharedRecord(moved, 1, 11, 0, read_at=0.0)) is Freshness.CURRENT
 
 
 @pytest.mark.parametrize(
@@ -162,15 +162,15 @@ def test_a_worker_that_begins_to_listen_believes_what_is_newer_than_the_last_cha
     last_change: int | None, shared: SharedRecord, expected: Freshness
 ) -> None:
     """It missed whatever came before, but that was at most the last change."""
-    assert listening(since=10, last_change=last_change).belief(shared) is expected
+    assert listening(since=10, last_change=last_change).freshness(shared) is expected
 
 
 def test_a_change_that_is_heard_of_outweighs_what_was_said_of_the_last_one() -> None:
     """The fence of a change heard of is behind it; the earlier answer does not know of it."""
     fences = listening(since=10, last_change=5)
     shared = read_at(9, settled=6)
-    before = fences.belief(shared)
+    before = fences.freshness(shared)
 
     fences.note_change("k1")
 
-    assert (before, fences.belief(shared)) == (Freshness.CURRENT, Freshness.OUTDATED)
+    assert (before, fences.freshness(shared)) == (Freshness.CURRENT, Freshness.OUTDATED)

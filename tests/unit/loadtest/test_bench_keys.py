@@ -100,7 +100,7 @@ async def test_a_child_that_dies_is_told_of_and_not_waited_for() -> None:
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     child = _Child(process)
-    child.tell("hello")
+    child.send("hello")
     assert await child.answer() == "hello"
     with pytest.raises(ChildProcessError):
         await child.answer()
@@ -129,7 +129,7 @@ async def test_a_child_whose_job_fails_ends_though_it_could_be_told_more() -> No
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     child = _Child(process)
-    child.tell("first")
+    child.send("first")
     with pytest.raises(ChildProcessError):
         await child.answer()
     assert process.stderr is not None

@@ -76,7 +76,7 @@ def test_a_soak_in_which_all_is_well_has_no_violation() -> None:
         ({"answers_5xx": 5}, "5 answers of 500 and above"),
         ({"worker_deaths": 1}, "1 workers died"),
         ({"tasks": 33}, "33 tasks are left, 28 there were before"),
-        ({"usage_logged": 971}, "972 usage records, 971 that Envoy told of"),
+        ({"usage_logged": 971}, "972 usage records, 971 access log entries"),
     ],
 )
 def test_what_is_left_or_went_wrong_is_a_violation(counts: dict[str, int], said: str) -> None:
@@ -112,21 +112,21 @@ def test_slots_and_records_that_do_not_add_up_are_violations() -> None:
     ]
     assert violations(replace(well, records={"completed": 960})) == [
         "960 usage records for 970 to 980 requests of known keys",
-        "960 usage records, 972 that Envoy told of",
+        "960 usage records, 972 access log entries",
     ]
     assert violations(replace(well, records={"completed": 969, "lost": 11})) == [
         "11 usage records are declared lost, 10 requests were broken off",
-        "969 usage records, 972 that Envoy told of",
+        "969 usage records, 972 access log entries",
     ]
 
 
 def test_requests_that_fail_or_are_never_sent_are_violations() -> None:
-    """Also a kind of which nothing came to what it should: the mix was not what was said."""
+    """Also a kind of which nothing has an expected outcome: the mix was not what was said."""
     failing = {**KINDS, "stream": {**COUNTS, "bad": 7}}
     outcome = replace(OUTCOME, by_kind=failing, dropped=100)
     assert violations(soak(outcome=outcome)) == [
-        "7 requests of kind stream came to what they should not",
-        "no request of kind stream came to what it should",
+        "7 requests of kind stream have an unexpected outcome",
+        "no request of kind stream has an expected outcome",
         "9.0% of the load was not sent: no connection was free",
     ]
 

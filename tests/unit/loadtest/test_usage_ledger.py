@@ -68,7 +68,7 @@ def test_a_request_that_was_broken_off_before_its_name_was_known_is_declared() -
         ),
         (
             [*RECORDED[:2], replace(RECORDED[2], output_tokens=4)],
-            "1 records differ from what the provider produced: id-req_3",
+            "1 records differ from the answers of the provider: id-req_3",
         ),
     ],
 )  # fmt: skip
