@@ -30,7 +30,7 @@ from pydantic import SecretStr
 
 from loadtest.results import Grid, circumstances, new_console, write_json
 from sidecar.cli.health import worker_states
-from sidecar.server.health import WorkerState
+from sidecar.server.worker_health import WorkerState
 
 USER: Final = "65532:65532"
 PATIENCE_SECONDS: Final = 60.0

@@ -41,9 +41,9 @@ from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.stream import StreamEnd
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.limits.limit_check import RequestCost
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
-from sidecar.pipeline.worker import Worker
 from sidecar.usage.access_log import decode_access_log
 from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement

@@ -28,8 +28,8 @@ from sidecar.keys.ports import LoadedKey
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Granted, LimitDecision
 from sidecar.limits.store import Adjustment
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
-from sidecar.pipeline.worker import Worker
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import Timing
 from sidecar.settings.telemetry import TelemetrySettings

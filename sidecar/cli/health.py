@@ -13,7 +13,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, Output, OutputOption, Row, fail, print_rows
-from sidecar.server.health import Question, WorkerState, holds
+from sidecar.server.worker_health import Question, WorkerState, holds
 from sidecar.settings.process import SettingsError, read_settings
 
 

@@ -29,7 +29,7 @@ from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Guardrail
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.guardrails.registry import is_remote
-from sidecar.pipeline.replay import KeptRequest, PolicyReplay, ReplayResult
+from sidecar.pipeline.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 from sidecar.policy.parse import PolicyDocument
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024

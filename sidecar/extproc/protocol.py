@@ -1,8 +1,8 @@
 """The rules of one ext_proc stream: which message may come when, and its one answer.
 
-One object tracks one HTTP request and its answer. It receives Envoy's messages as bytes and is told
-verdicts by method calls; the bytes that Envoy must receive gather in `outgoing`. It does no I/O and
-reads no clock, so that every order of messages can be played in a test.
+One object tracks one HTTP request and its answer. It receives Envoy's messages as bytes, and
+verdicts by method calls; the bytes for Envoy gather in `outgoing`. It does no I/O and reads no
+clock, so that every order of messages can be played in a test.
 
 What it holds to:
 
@@ -710,7 +710,7 @@ class ExtProcProtocol:
         self.drop()
         self._answer_is_complete()
 
-    # Cooperative.
+    # Steps.
 
     def _expect(self, verdict: str) -> None:
         if self.phase not in VERDICTS[verdict]:

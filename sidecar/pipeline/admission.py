@@ -17,8 +17,8 @@ from sidecar.keys.authorize import Refused, authorize
 from sidecar.keys.cache import Hit, Miss, NegativeHit
 from sidecar.keys.credentials import ApiKey, CredentialFault, presented_key
 from sidecar.keys.ports import KeyStoreUnavailableError
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Caller, RequestRecord
-from sidecar.pipeline.worker import Worker
 from sidecar.policy.snapshot import MissingPolicy
 
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"

@@ -19,11 +19,11 @@ from sidecar.extproc.protocol import Event
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.limit_headers import foreign_headers
-from sidecar.pipeline.metadata import metadata_of
 from sidecar.pipeline.record import AnswerFacts, RequestRecord
+from sidecar.pipeline.request_metadata import metadata_of
 from sidecar.pipeline.response_headers import own_headers
-from sidecar.pipeline.worker import Worker
 from sidecar.settings.serving import Timing
 
 _STATUS: Final = re.compile(r"[0-9]{3}")

@@ -17,11 +17,11 @@ from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.authorize import is_model_allowed
 from sidecar.pipeline.admission import stream_usage_of
 from sidecar.pipeline.decide import decide, decide_unscanned
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.rate_limits import take_limits
 from sidecar.pipeline.record import Caller, RequestRecord
-from sidecar.pipeline.worker import Worker
 from sidecar.policy.snapshot import EffectivePolicy
-from sidecar.redaction.request import RedactionRules, redact
+from sidecar.redaction.redact import RedactionRules, redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class RequestAllowed:
     hides_usage: bool = False
 
 
-async def judge_body(
+async def judge_body(  # noqa: PLR0911 - each refusal is one
     body: bytes,
     route: Route,
     caller: Caller,

@@ -7,8 +7,8 @@ from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import StreamEnd
 from sidecar.limits.settlement import adjustments_of, unused
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import RequestRecord
-from sidecar.pipeline.worker import Worker
 
 
 def finish(

@@ -14,9 +14,9 @@ from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, LimitDecision, Limited
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, Caller, RequestRecord
 from sidecar.pipeline.refusals import budget_error, limit_error, single_request_error
-from sidecar.pipeline.worker import Worker
 
 BYTES_A_TOKEN: Final = 4
 """Rather too many tokens than too few: the surplus is given back in the end."""

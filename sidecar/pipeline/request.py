@@ -2,7 +2,7 @@
 
     headers → admit → (body) → read → limits → guardrails → decide → answer → finish
 
-Cooperative are functions over plain values. The facts that they find out stand in the `RequestRecord`.
+Steps are functions over plain values. The facts that they find are kept in the `RequestRecord`.
 A step that refuses returns a `ClientError`; whatever raises ends in a refusal, or in a stream that
 is aborted: a plain return would let Envoy go on with a request that was not judged.
 """
@@ -54,13 +54,13 @@ from sidecar.pipeline.content import (
     judge_without_body,
     subject_of,
 )
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.finish import finish, make_room
-from sidecar.pipeline.metadata import metadata_of
 from sidecar.pipeline.record import RequestRecord
 from sidecar.pipeline.refusals import refusal_of
 from sidecar.pipeline.request_headers import naming_model, strip
+from sidecar.pipeline.request_metadata import metadata_of
 from sidecar.pipeline.response_headers import limit_pairs, own_headers
-from sidecar.pipeline.worker import Worker
 from sidecar.redaction.placeholders import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
 

@@ -9,8 +9,8 @@ from sidecar.domain.limits import Measure
 from sidecar.domain.mutations import Metadata
 from sidecar.limits.budgets import highest_passed
 from sidecar.pipeline.limit_headers import limit_headers
-from sidecar.pipeline.metadata import server_timing, spent_seconds
 from sidecar.pipeline.record import NO_ALLOWANCE, Clocks, RequestRecord
+from sidecar.pipeline.request_metadata import server_timing, spent_seconds
 
 _LOCAL: Final = (HeaderName.LIMITS, "local")
 """For diagnosis: the shared counts were away, and this worker's share decided."""

@@ -14,7 +14,7 @@ from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageR
 from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request
-from sidecar.pipeline.worker import Limits, Prices
+from sidecar.pipeline.dependencies import Limits, Prices
 from sidecar.server.engine import ReceiveLog
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import UsageSource

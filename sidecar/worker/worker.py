@@ -20,9 +20,9 @@ from sidecar import __version__
 from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.guardrails.runner import GuardrailRunner
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
-from sidecar.pipeline.worker import Worker
 from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.server.engine import (
     Engine,

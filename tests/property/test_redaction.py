@@ -20,7 +20,7 @@ from sidecar.domain.subject import Route, Subject
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
 from sidecar.pipeline.decide import decide
-from sidecar.redaction.request import Redacted, RedactionRules, redact
+from sidecar.redaction.redact import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
 from tests.support.json_rendering import render, text_of
 from tests.support.secrets import SECRETS

@@ -148,7 +148,7 @@ class Talk:
             sent.append(do.AbortStream() if self.protocol.is_aborted else do.EndStream())
         return sent + asked
 
-    def _play(self, event: on.Event) -> list[do.Effect]:
+    def _play(self, event: on.Event) -> list[do.Effect]:  # noqa: C901, PLR0912 - an event a line
         protocol = self.protocol
         match event:
             case on.StreamClosed():

@@ -33,9 +33,9 @@ from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Granted, LimitDecision, Limited
 from sidecar.limits.store import Adjustment
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
-from sidecar.pipeline.worker import Worker
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import RouteByModel, Timing

@@ -12,8 +12,8 @@ from sidecar.domain.subject import Dialect, Operation, Route
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.pipeline.admission import admit
+from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Caller, RequestRecord
-from sidecar.pipeline.worker import Worker
 from tests.support.answers import quiet_stream
 from tests.support.keys import record_of
 from tests.support.pipeline import KEY, World

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sidecar.pipeline.replay import KeptRequest, PolicyReplay, ReplayResult
+from sidecar.pipeline.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 from tests.support.events import BodyRequired
 from tests.support.pipeline import World, headers
 

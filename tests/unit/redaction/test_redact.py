@@ -9,7 +9,7 @@ from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
 from sidecar.jsontext.splice import Replacement
-from sidecar.redaction.request import Redacted, RedactionRules, redact, replacements
+from sidecar.redaction.redact import Redacted, RedactionRules, redact, replacements
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"
 
