@@ -101,7 +101,7 @@ def _has_gap(node: _Node) -> bool:
             return _has_gap(item)
 
 
-def _prefixes(node: _Node) -> str:  # noqa: PLR0911 - one line a kind of node
+def _prefixes(node: _Node) -> str:
     match node:
         case _Atom(text):
             return f"{text}?"
