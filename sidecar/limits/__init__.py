@@ -1,1 +1,1 @@
-"""May this request be made now: limits and budgets, taken ahead in leases."""
+"""Rate limits and budgets: shared counters, and leases that workers take of them ahead."""

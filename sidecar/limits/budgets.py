@@ -12,10 +12,10 @@ from sidecar.limits.local_shares import period_start
 from sidecar.limits.store import State, ThresholdListener
 
 THRESHOLDS: Final = (50, 80, 90, 95)
-"""In percent of a budget's amount. Nothing stops there; somebody is told."""
+"""In percent of a budget's amount. Each raises an alert once; no request is refused for it."""
 
 FORECAST_SECONDS: Final = 3_600
-"""A period younger than this says nothing about its end."""
+"""A younger period has no forecast."""
 
 
 def thresholds_passed(used: int, amount: int) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class _Watched:
 
 
 class BudgetWatch:
-    """The budgets that a worker has asked for, as they stood then; tells of thresholds."""
+    """The last known status of each budget that a worker has asked for; reports thresholds."""
 
     def __init__(self, listener: ThresholdListener | None = None) -> None:
         self._listener = listener
@@ -65,13 +65,13 @@ class BudgetWatch:
         if self._listener is None or not is_taken:
             return
         for threshold in THRESHOLDS:
-            if state.told < threshold <= state.passed:
+            if state.reported < threshold <= state.passed:
                 self._listener.threshold_passed(limit, threshold)
 
     def lowest(self, *, now: float) -> dict[tuple[Level, Window], float]:
-        """Return what is left of the budget that has least left, of each level and window.
+        """Return the smallest share that is left of any budget, by level and window.
 
-        A share of its amount; all of it where the period has ended and nobody has asked since.
+        A budget whose period has ended since the last request counts as unused.
         """
         found: dict[tuple[Level, Window], float] = {}
         for one in self._watched.values():
@@ -83,10 +83,10 @@ class BudgetWatch:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One period of a budget, in seconds since the epoch, and how it ends at its rate so far.
+    """One period of a budget, in seconds since the epoch, and its end at the rate so far.
 
-    `projected` is what will have been used by its end, in the measure of the limit; None where the
-    period is too young to tell. `runs_out_at` is when the amount will be, None if in no time.
+    `projected` is the use at its end, in the measure of the limit, None for a period that is too
+    young. `runs_out_at` is the time at which the amount is used up, None if it is not.
     """
 
     start: int
@@ -96,7 +96,7 @@ class Forecast:
 
 
 def forecast(limit: Limit, used: int, *, now: float) -> Forecast | None:
-    """Return how the period of *limit* that *now* is in goes on; None where it has no periods."""
+    """Forecast the period of *limit* around *now*; None for a limit without periods."""
     window = window_of(limit, now=now)
     if not isinstance(window, CalendarWindow):
         return None

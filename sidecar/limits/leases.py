@@ -41,10 +41,15 @@ class Lease:
     def take(self, cost: int, *, now: float, period_start: int = 0) -> bool:
         """Give out *cost* units, or none; those of a calendar period are for that period only.
 
-        What costs nothing, say of a model without a price, is refused only by a limit that is
-        overdrawn: after an answer that was none, it asks no sooner than units would expire.
+        A request that costs nothing, say for a model without a price, is refused only by an
+        overdrawn limit: once refused, it asks again when granted units would have expired.
         """
-        self._measure(cost, now)
+        self._measured += cost
+        passed = now - self._measured_at
+        if passed >= HORIZON_SECONDS:  # follow the rate of demand, in units a second
+            latest = self._measured / min(passed, TTL_SECONDS)
+            self.rate = (self.rate + latest) / 2 if passed < TTL_SECONDS else latest
+            self._measured, self._measured_at = 0, now
         until = self.expires_at if cost else self._granted_until
         if now >= until or self.left < cost or period_start != self.period_start:
             return False
@@ -56,9 +61,9 @@ class Lease:
         self.left += cost
 
     def wanted(self, *, now: float) -> int:
-        """Return how many units a refill should bring; 0 where none is due."""
+        """Return how many units a refill should bring, 0 if none is due."""
         size = min(int(self.rate * HORIZON_SECONDS) + 1, self.amount // LARGEST_SHARE)
-        if size < 2 or now < self._short_until:  # noqa: PLR2004 - one unit is what a request asks for itself
+        if size < 2 or now < self._short_until:  # noqa: PLR2004 - a request asks for one unit itself
             return 0
         is_low = self.left * 2 < size or now >= self.expires_at
         return max(0, size - self.left) if is_low and not self.refilling else 0
@@ -66,10 +71,10 @@ class Lease:
     def filled(
         self, units: int, *, asked: int, now: float, period_start: int = 0, begun: float = 0.0
     ) -> int:
-        """Keep what a refill brought of the count that was *begun* then.
+        """Keep the units of a refill from the counter that was *begun* then.
 
-        Return what is left of another count, now given up: one of an earlier period, or one that
-        was lost and begun anew, which lacks what was taken before.
+        Return the units left of another counter, now given up: one of an earlier period, or one
+        that was lost and begun anew, which does not include units taken before.
         """
         self._granted_until = now + TTL_SECONDS
         given_up = 0
@@ -84,30 +89,21 @@ class Lease:
         return given_up
 
     def is_in_demand(self, *, now: float) -> bool:
-        """Tell whether anybody has asked lately."""
+        """Return whether a request has asked lately."""
         return now - self._measured_at < 2 * TTL_SECONDS
 
     def expired(self, *, now: float) -> int:
-        """Give up what was not used in time; return how much that is."""
+        """Give up units that were not used in time; return their number."""
         return 0 if now < self.expires_at else self.give_up()
 
     def give_up(self) -> int:
-        """Give up what is left; return how much that is."""
+        """Give up all units that are left; return their number."""
         units, self.left = self.left, 0
         return units
 
-    def _measure(self, cost: int, now: float) -> None:
-        """Follow the rate of demand, in units a second."""
-        self._measured += cost
-        passed = now - self._measured_at
-        if passed >= HORIZON_SECONDS:
-            latest = self._measured / min(passed, TTL_SECONDS)
-            self.rate = (self.rate + latest) / 2 if passed < TTL_SECONDS else latest
-            self._measured, self._measured_at = 0, now
-
 
 MAX_KNOWN: Final = 50_000
-"""Of so many limits it is remembered how they stood, some 20 MB; beyond, of those in use."""
+"""Limits whose last status is remembered, some 20 MB; beyond, only those with leases."""
 
 
 @dataclass(slots=True)
@@ -118,11 +114,11 @@ class _Held:
 
 
 Returned = Iterator[tuple[str, Adjustment]]
-"""Whose count, and what is given back to it."""
+"""Scopes of shared counters, and the units returned to them."""
 
 
 class LeaseTable:
-    """No I/O and no clock: times are monotonic seconds, passed in."""
+    """The leases of a worker. No I/O and no clock: times are monotonic seconds, passed in."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], _Held] = {}
@@ -131,7 +127,7 @@ class LeaseTable:
     def take(
         self, scope: str, checks: tuple[LimitCheck, ...], *, now: float
     ) -> tuple[Lease, ...] | None:
-        """Give out what *checks* ask for and return the lease of each; all, or nothing: None."""
+        """Give out all units that *checks* ask for and return their leases, else None."""
         given: list[Lease] = []
         for check in checks:
             lease = (
@@ -146,7 +142,7 @@ class LeaseTable:
         return tuple(given)
 
     def lease(self, scope: str, check: LimitCheck) -> Lease:
-        """Return the lease that *check* is taken from, an empty one where there was none."""
+        """Return the lease for *check*, a new one if there is none."""
         key = (check.limit.id, check.reserve)
         held = self._held.get(key)
         if held is None:
@@ -158,7 +154,7 @@ class LeaseTable:
     def fill(
         self, scope: str, check: LimitCheck, state: State, *, asked: int, now: float
     ) -> Adjustment | None:
-        """Keep what was taken ahead and how the limit stands; return what is given back."""
+        """Keep units taken ahead and the status of the limit; return units to be given back."""
         self.note(check, state, now=now)
         if isinstance(check.window, ConcurrencyWindow):
             return None
@@ -168,25 +164,25 @@ class LeaseTable:
         units = lease.filled(
             state.ahead, asked=asked, now=now, period_start=period, begun=state.begun
         )
-        return _returned(check.limit, units, start=before, begun=begun) if units else None
+        return _units_back(check.limit, units, before, begun) if units else None
 
     def note(self, check: LimitCheck, state: State, *, now: float) -> None:
-        """Keep in mind how the limit of *check* stands."""
+        """Remember the status of the limit of *check*."""
         self.known.pop(check.limit.id, None)  # the newest are last
         self.known[check.limit.id] = LastState(state, now, check.period_start)
 
     def standing(self, check: LimitCheck, lease: Lease | None) -> LimitStatus:
-        """Return how a limit stands of which *lease* or an answer has just given something."""
+        """Return the status of a limit from which *lease* or a reply has just given units."""
         state = self.known[check.limit.id].state
         held = 0 if lease is None else lease.left
         return LimitStatus(check.limit, state.remaining + held, state.reset_seconds)
 
     def expired(self, *, now: float) -> Returned:
-        """Give up what was not used in time, and forget what nobody asks for."""
+        """Give up units that were not used in time, and forget leases without demand."""
         for key, held in list(self._held.items()):
             lease = held.lease
             if units := lease.expired(now=now):
-                yield held.scope, _back(held, units)
+                yield held.scope, _returned(held, units)
             elif not lease.refilling and not lease.left and not lease.is_in_demand(now=now):
                 del self._held[key]
         if len(self.known) > MAX_KNOWN:
@@ -199,21 +195,20 @@ class LeaseTable:
         """Give up everything."""
         for held in self._held.values():
             if units := held.lease.give_up():
-                yield held.scope, _back(held, units)
+                yield held.scope, _returned(held, units)
 
     def held(self) -> Iterator[Adjustment]:
-        """Yield what giving up everything would give back."""
+        """Yield the units that `give_up` would return."""
         for held in self._held.values():
             if held.lease.left:
-                yield _back(held, held.lease.left)
+                yield _returned(held, held.lease.left)
 
 
-def _back(held: _Held, units: int) -> Adjustment:
-    lease = held.lease
-    return _returned(held.check.limit, units, start=lease.period_start, begun=lease.begun)
+def _returned(held: _Held, units: int) -> Adjustment:
+    return _units_back(held.check.limit, units, held.lease.period_start, held.lease.begun)
 
 
-def _returned(limit: Limit, units: int, *, start: int, begun: float) -> Adjustment:
-    # As if taken the moment its count was begun, by the clock of who counts: to that count it can
-    # be given back, to one that was begun later it cannot.
-    return Adjustment(limit, -units, period_start=start, taken_at=begun)
+def _units_back(limit: Limit, units: int, period_start: int, begun: float) -> Adjustment:
+    # As if taken when their counter was begun, by the clock of the store: units can be returned
+    # to that counter, and not to one that was begun later.
+    return Adjustment(limit, -units, period_start=period_start, taken_at=begun)

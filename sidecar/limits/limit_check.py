@@ -1,10 +1,10 @@
-"""The demand of a request on each of its limits."""
+"""The units that a request takes of each of its limits."""
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
@@ -21,17 +21,16 @@ from sidecar.domain.limits import (
 from sidecar.domain.validation import compile_glob
 
 PERIODS: Final = 4
-"""The last period, this one and the next, as four borders: whoever keeps the counts picks by its
-own clock, and ours may be off by as much."""
+"""The last period, this one and the next, as four borders: the store picks one by its own clock,
+and the worker's clock may be off by as much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCost:
-    """What a request takes, as far as it is known before it is made.
+    """The units that a request takes, as far as they are known before it is made.
 
     `input_tokens` is estimated, `output_tokens` the most it may produce; `cost` is of both, in
-    millionths of a US dollar. `model` is None where none was read; every limit by model holds
-    then.
+    millionths of a US dollar. If no `model` was read, it is None, and every limit by model holds.
     """
 
     operation: str | None
@@ -63,7 +62,7 @@ class RequestCost:
 
 @dataclass(frozen=True, slots=True)
 class SlidingWindow:
-    """So much in any stretch of time, a part of it at once (GCRA)."""
+    """An amount in any stretch of time, a part of it at once (GCRA)."""
 
     window_seconds: int
     at_once: int
@@ -71,19 +70,19 @@ class SlidingWindow:
 
 @dataclass(frozen=True, slots=True)
 class CalendarWindow:
-    """So much in a calendar period; *borders* are seconds since the epoch, ascending."""
+    """An amount in a calendar period; *borders* are seconds since the epoch, ascending."""
 
     borders: tuple[int, ...]
 
     @property
     def start(self) -> int:
-        """Where this period began, by the clock of whoever asks."""
+        """The start of this period, by the clock of the worker."""
         return self.borders[1]
 
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyWindow:
-    """So many at any moment."""
+    """A number of requests at any moment."""
 
 
 LimitWindow = SlidingWindow | CalendarWindow | ConcurrencyWindow
@@ -94,7 +93,7 @@ _MINUTE: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class LimitCheck:
-    """What one limit is asked for. `reserve` is left over for requests of higher priority."""
+    """The units one limit has to give. `reserve` is kept for requests of higher priority."""
 
     limit: Limit
     window: LimitWindow
@@ -103,13 +102,13 @@ class LimitCheck:
 
     @property
     def period_start(self) -> int:
-        """Where the calendar period began, 0 where there is none."""
+        """The start of the calendar period, 0 for another window."""
         return self.window.start if isinstance(self.window, CalendarWindow) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Exceeded:
-    """A limit that one request breaks by itself, whatever others do."""
+    """A limit that one request exceeds by itself."""
 
     limit: Limit
 
@@ -119,7 +118,11 @@ def limit_checks(
 ) -> tuple[LimitCheck, ...] | Exceeded:
     """Return the claims of a request; *now* is in seconds since the epoch."""
     checks: list[LimitCheck] = []
-    for limit in _holding(limits, demand):
+    for limit in limits:
+        if not is_for_operation(limit, demand.operation):
+            continue
+        if demand.model is not None and not is_for_model(limit, demand.model):
+            continue
         measure = limit.measure
         cost = demand.of(measure)
         if measure is Measure.REQUEST_BYTES or measure is Measure.MAX_OUTPUT_TOKENS:
@@ -132,32 +135,24 @@ def limit_checks(
             # Of a window, no more than the burst is ever left: the share is one of that.
             whole = window.at_once if isinstance(window, SlidingWindow) else limit.amount
             reserve = int(whole * RESERVED[demand.priority])
-        # Of nothing, nothing is let through: not even what costs nothing as far as anybody knows.
+        # A limit of 0 refuses all, even a request whose cost is estimated as 0.
         checks.append(LimitCheck(limit, window, cost if limit.amount else max(1, cost), reserve))
     return tuple(checks)
 
 
-def _holding(limits: Iterable[Limit], demand: RequestCost) -> Iterator[Limit]:
-    for limit in limits:
-        if not is_for_operation(limit, demand.operation):
-            continue
-        if limit.models is None or demand.model is None or is_for_model(limit, demand.model):
-            yield limit
-
-
 def is_for_operation(limit: Limit, operation: str | None) -> bool:
-    """Tell whether *limit* holds for *operation*; for one that nobody knows, each does."""
+    """Return whether *limit* holds for *operation*; every limit holds for an unknown one."""
     return limit.operations is None or operation is None or operation in limit.operations
 
 
 def is_for_model(limit: Limit, model: str) -> bool:
-    """Tell whether *limit* holds for *model*."""
+    """Return whether *limit* holds for *model*."""
     globs = limit.models
     return globs is None or any(compile_glob(glob).match(model) is not None for glob in globs)
 
 
 def window_of(limit: Limit, *, now: float) -> LimitWindow:
-    """Return over what time *limit* is counted, around *now*."""
+    """Return the window in which *limit* counts, around *now*."""
     seconds = sliding_seconds(limit.window)
     if seconds is not None:
         return SlidingWindow(seconds, limit.at_once)
@@ -173,8 +168,9 @@ def _calendar(name: str, time_zone: str, minute: int) -> CalendarWindow:
     window, zone = Window(name), ZoneInfo(time_zone)
     start = _start(window, dt.datetime.fromtimestamp(minute * _MINUTE, zone).date())
     starts = [_start(window, start - dt.timedelta(days=1)), start]
+    days = {Window.MONTH: 32, Window.WEEK: 7}.get(window, 1)  # into the next period
     while len(starts) < PERIODS:
-        starts.append(_next(window, starts[-1]))
+        starts.append(_start(window, starts[-1] + dt.timedelta(days=days)))
     # Midnight by the wall clock of the zone: a day in March has 23 hours there.
     return CalendarWindow(
         tuple(int(dt.datetime.combine(one, dt.time(), zone).timestamp()) for one in starts)
@@ -189,13 +185,3 @@ def _start(window: Window, day: dt.date) -> dt.date:
             return day - dt.timedelta(days=day.weekday())
         case _:
             return day
-
-
-def _next(window: Window, start: dt.date) -> dt.date:
-    match window:
-        case Window.MONTH:
-            return (start + dt.timedelta(days=32)).replace(day=1)
-        case Window.WEEK:
-            return start + dt.timedelta(days=7)
-        case _:
-            return start + dt.timedelta(days=1)

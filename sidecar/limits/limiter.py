@@ -29,7 +29,7 @@ from sidecar.limits.store import (
 )
 
 REMEMBERED_SECONDS: Final = 0.05
-"""Others can free units at any time, by giving back what they took; so not for long."""
+"""Not for long, as other workers return units at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Short:
 
 
 class RecentDenials:
-    """Of one worker. What was refused is refused again at once, until there may be room."""
+    """Limits of a worker that had no room a moment ago: it refuses at once, without a call."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Short] = {}
@@ -53,7 +53,7 @@ class RecentDenials:
         self._known[check.limit.id] = _Short(standing, need, now, until)
 
     def of(self, checks: Sequence[LimitCheck], *, now: float) -> LimitStatus | None:
-        """Return how the first limit stands that is known to have no room; None mostly."""
+        """Return the status of the first limit that is known to have no room, None mostly."""
         if not self._known:
             return None
         for check in checks:
@@ -68,20 +68,20 @@ class RecentDenials:
         return None
 
     def forget(self, *, now: float) -> None:
-        """Forget what says nothing any more."""
+        """Forget denials that are over."""
         self._known = {name: one for name, one in self._known.items() if now < one.until}
 
 
 TEND_SECONDS: Final = 0.25
 RECORDS_AWAY_SECONDS: Final = 1.0
-"""Records that did not answer are not asked for so long: a request would wait for each of them."""
-MAX_TELLS: Final = 8
-"""A request has at most so many calendar limits whose counts have to be told first."""
+"""After a failed look-up of usage records, the time without one: requests would wait for it."""
+MAX_BEGINS: Final = 8
+"""A request has at most so many calendar limits whose counters have to begin first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The request may be made. `is_local` tells that the shared counts were away."""
+    """The request may be made. With `is_local` the shared counters were away."""
 
     standings: tuple[LimitStatus, ...]
     is_local: bool = False
@@ -89,7 +89,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """The request may not be made now: `standing` has no room; try again after its reset."""
+    """The request may not be made now: the limit of `standing` has no room until its reset."""
 
     standing: LimitStatus
     is_local: bool = False
@@ -106,20 +106,8 @@ class Clocks:
     wall: Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """Who asks for room; `member` names the request."""
-
-    principal: Principal
-    member: str
-
-    @property
-    def scope(self) -> str:
-        return self.principal.organization_id
-
-
 class Limiter:
-    """The limits of a worker. `run` runs beside it, returns leases and sends corrections."""
+    """The limits of a worker. `run` returns unused units and sends adjustments beside it."""
 
     def __init__(
         self,
@@ -143,52 +131,52 @@ class Limiter:
     def take(
         self, principal: Principal, checks: tuple[LimitCheck, ...], *, member: str
     ) -> LimitDecision | Awaitable[LimitDecision]:
-        """Take what *checks* ask for, all or nothing; *member* names the request.
+        """Take the units of *checks*, all or nothing; *member* names the request.
 
-        At once where leases have it all or there was no room a moment ago, else something to
-        await.
+        Returns at once if leases have all units or there was no room a moment ago, else an
+        awaitable.
         """
         if not checks:
             return Granted(())
         at_hand = self._at_hand(principal.organization_id, checks)
-        return at_hand or self._take_later(_Asking(principal, member), checks)
+        return at_hand or self._take_later(principal, checks, member)
 
     def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
-        """Put right what was taken for a request that has ended; sent with others, later."""
+        """Apply *changes* of a request that has ended; they are sent together with others."""
         for change in changes:
-            self._shared.correct(organization_id, change)
+            self._shared.adjust(organization_id, change)
             self._local.settle(change)
 
     @property
     def waiting(self) -> int:
-        """How many corrections have not reached the shared counts yet."""
+        """Adjustments that have not reached the shared counters yet."""
         return len(self._shared)
 
     async def run(self) -> Never:
-        """Return what leases did not use and send corrections, for ever."""
+        """Return unused units of leases and send adjustments until cancelled."""
         while True:
             await asyncio.sleep(TEND_SECONDS)
             await self.tend()
 
     async def tend(self) -> None:
-        """Do so once."""
+        """Do it once."""
         now = self._moment()
         for scope, change in self._leases.expired(now=now.monotonic):
-            self._shared.correct(scope, change)
+            self._shared.adjust(scope, change)
         self._denials.forget(now=now.monotonic)
         self._local.tidy(now=now)
         await self._shared.send()
 
     async def aclose(self) -> None:
-        """Give back all that is held ahead, as far as the shared counts answer."""
+        """Return all units that leases hold, if the shared counters answer."""
         for scope, change in self._leases.give_up():
-            self._shared.correct(scope, change)
+            self._shared.adjust(scope, change)
         await self._shared.send()
 
     def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
-        """Yield what the shared counts lack if the worker dies now: what it holds ahead as well.
+        """Yield the adjustments that are lost if the worker dies now, units in leases included.
 
-        Of the batches of corrections that it has sent, those up to number *counted* have arrived.
+        Of the batches that it has sent, those up to number *counted* have arrived.
         """
         yield from self._leases.held()
         yield from self._shared.uncounted(counted=counted)
@@ -202,21 +190,26 @@ class Limiter:
         short = self._denials.of(checks, now=now)
         return None if short is None else Limited(short)
 
-    async def _take_later(self, asking: _Asking, checks: tuple[LimitCheck, ...]) -> LimitDecision:
+    async def _take_later(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
+    ) -> LimitDecision:
         try:
             async with self._shared.turn():
-                at_hand = self._at_hand(asking.scope, checks)
-                return at_hand or await self._take_shared(asking, checks)
+                at_hand = self._at_hand(principal.organization_id, checks)
+                return at_hand or await self._take_shared(principal, checks, member)
         except LimitsUnavailableError:
-            return await self._take_local(asking, checks)
+            return await self._take_local(principal, checks, member)
 
-    async def _take_shared(self, asking: _Asking, checks: tuple[LimitCheck, ...]) -> LimitDecision:
-        scope = asking.scope
-        for _ in range(MAX_TELLS):
-            wanted = [self._wanted(scope, check) for check in checks]
+    async def _take_shared(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
+    ) -> LimitDecision:
+        scope = principal.organization_id
+        for _ in range(MAX_BEGINS):
+            leases = [self._lease(scope, check) for check in checks]
+            now = self._clocks.monotonic()
             acquires = tuple(
-                Acquire(check, check.cost, ahead, asking.member)
-                for check, ahead in zip(checks, wanted, strict=True)
+                Acquire(check, check.cost, 0 if lease is None else lease.wanted(now=now), member)
+                for check, lease in zip(checks, leases, strict=True)
             )
             answer = await self._ask(scope, acquires)
             match answer:
@@ -224,17 +217,20 @@ class Limiter:
                     leases = [self._lease(scope, check) for check in checks]
                     return Granted(tuple(map(self._leases.standing, checks, leases)))
                 case Exhausted(index, states):
-                    standing = _stands(checks[index], states[index])
+                    standing = _status(checks[index], states[index])
                     self._denials.note(checks[index], standing, now=self._clocks.monotonic())
                     return Limited(standing)
                 case Uninitialized(index, start):
-                    await self._tell(asking, checks[index], start)
+                    limit = checks[index].limit
+                    subject = subject_of(principal, limit)
+                    used = await self._totals.used(limit, subject=subject, start=start)
+                    await self._shared.begin(scope, checks[index], start=start, used=used)
                 case _:
                     assert_never(answer)
-        raise LimitsUnavailableError("does not keep what it is told")
+        raise LimitsUnavailableError("counters do not begin")
 
     async def _ask(self, scope: str, acquires: tuple[Acquire, ...]) -> Reply:
-        """Ask the shared counts, and keep what they say."""
+        """Ask the shared counters, and keep their reply."""
         ahead = [self._leases.lease(scope, acquire.check) for acquire in acquires if acquire.ahead]
         for lease in ahead:
             lease.refilling = True
@@ -243,52 +239,48 @@ class Limiter:
         finally:
             for lease in ahead:
                 lease.refilling = False
-        if not isinstance(answer, Uninitialized):
-            self._keep(scope, acquires, answer)
-        return answer
-
-    def _keep(
-        self, scope: str, acquires: tuple[Acquire, ...], answer: Acquired | Exhausted
-    ) -> None:
+        if isinstance(answer, Uninitialized):
+            return answer
         self.is_local = False
         now, wall = self._clocks.monotonic(), self._clocks.wall()
         is_taken = isinstance(answer, Acquired)
         for acquire, state in zip(acquires, answer.states, strict=True):
-            check = acquire.check
-            self.budgets.note(check.limit, state, now=wall, is_taken=is_taken)
+            check, limit = acquire.check, acquire.check.limit
+            self.budgets.note(limit, state, now=wall, is_taken=is_taken)
             if is_taken:
                 back = self._leases.fill(scope, check, state, asked=acquire.ahead, now=now)
                 if back is not None:
-                    self._shared.correct(scope, back)
+                    self._shared.adjust(scope, back)
             else:
                 self._leases.note(check, state, now=now)
-            limit_id = check.limit.id
-            if self._local.is_counting(limit_id) and self._shared.is_complete(limit_id):
-                self._local.forget(limit_id)
+            if self._local.is_counting(limit.id) and self._shared.is_complete(limit.id):
+                self._local.forget(limit.id)
+        return answer
 
-    async def _tell(self, asking: _Asking, check: LimitCheck, start: int) -> None:
-        subject = subject_of(asking.principal, check.limit)
-        used = await self._totals.used(check.limit, subject=subject, start=start)
-        await self._shared.begin(asking.scope, check, start=start, used=used)
-
-    async def _take_local(self, asking: _Asking, checks: tuple[LimitCheck, ...]) -> LimitDecision:
+    async def _take_local(
+        self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
+    ) -> LimitDecision:
         self.is_local = True
         for check in checks:
-            await self._look_up(asking.principal, check)
+            await self._look_up(principal, check)
         now, known = self._moment(), self._leases.known
-        index = self._local.take(checks, member=asking.member, now=now, known=known)
+        index = self._local.take(checks, member=member, now=now, known=known)
         states = [
             self._local.state(check, now=now, known=known.get(check.limit.id)) for check in checks
         ]
         if index is not None:
-            return Limited(_stands(checks[index], states[index]), is_local=True)
+            return Limited(_status(checks[index], states[index]), is_local=True)
         for check in checks:
             if not isinstance(check.window, ConcurrencyWindow):
-                self._shared.correct(asking.scope, _new(check, now.wall))
-        return Granted(tuple(map(_stands, checks, states)), is_local=True)
+                start = check.period_start
+                used = Adjustment(
+                    check.limit, check.cost, period_start=start, is_new=True, taken_at=now.wall
+                )
+                self._shared.adjust(principal.organization_id, used)
+        return Granted(tuple(map(_status, checks, states)), is_local=True)
 
     async def _look_up(self, principal: Principal, check: LimitCheck) -> None:
-        """Learn from the records what was used of a period that nobody here has heard of."""
+        """Read the use of a period that this worker has no status of from the usage records."""
         known = self._leases.known.get(check.limit.id)
         is_known = known is not None and known.period_start == check.period_start
         now = self._clocks.monotonic()
@@ -315,10 +307,6 @@ class Limiter:
             else self._leases.lease(scope, check)
         )
 
-    def _wanted(self, scope: str, check: LimitCheck) -> int:
-        lease = self._lease(scope, check)
-        return 0 if lease is None else lease.wanted(now=self._clocks.monotonic())
-
     def _refill_low(
         self, scope: str, checks: tuple[LimitCheck, ...], leases: tuple[Lease, ...], *, now: float
     ) -> None:
@@ -340,17 +328,12 @@ class Limiter:
         return Instant(self._clocks.monotonic(), self._clocks.wall())
 
 
-def _new(check: LimitCheck, at: float) -> Adjustment:
-    start = check.period_start
-    return Adjustment(check.limit, check.cost, period_start=start, is_new=True, taken_at=at)
-
-
-def _stands(check: LimitCheck, state: State) -> LimitStatus:
+def _status(check: LimitCheck, state: State) -> LimitStatus:
     return LimitStatus(check.limit, state.remaining, state.reset_seconds)
 
 
 def subject_of(principal: Principal, limit: Limit) -> str:
-    """Return whose use a limit counts."""
+    """Return the id of the owner whose use a limit counts."""
     match limit.level:
         case Level.KEY:
             return principal.key_id

@@ -23,9 +23,9 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class LastState:
-    """How a limit stood when the shared counts last told, at `at` by the monotonic clock.
+    """The status of a limit in the last reply of the shared counters.
 
-    `period_start` is that of the calendar period then.
+    It came at `at` by the monotonic clock, in the calendar period that began at `period_start`.
     """
 
     state: State
@@ -42,10 +42,10 @@ class _Count:
 
 
 class LocalShares:
-    """What was left of every limit, divided by the number of workers.
+    """A worker's share of the units that were left of every limit before the outage.
 
-    Not of the whole limit: the worker has had its part of what is used already. What is used here
-    is told to the shared counts when they are back, and is kept in mind until they have it.
+    Not of the whole limit: the worker has had its part of the used units already. Units used here
+    are reported to the shared counters when they are back, and remembered until they are counted.
     """
 
     def __init__(self, *, shares: int) -> None:
@@ -66,11 +66,23 @@ class LocalShares:
             if left < check.cost + check.reserve // self._shares:
                 return index
         for check in checks:
-            self._take(check, member=member, now=now)
+            count, window = self._counts[check.limit.id], check.window
+            match window:
+                case SlidingWindow():
+                    interval = window.window_seconds / max(1, self._share(check.limit.amount))
+                    count.tat = max(count.tat, now.monotonic) + check.cost * interval
+                case CalendarWindow():
+                    start = period_start(window.borders, now.wall)
+                    count.used = check.cost + (count.used if count.start == start else 0)
+                    count.start = start
+                case ConcurrencyWindow():
+                    count.slots[member] = now.monotonic + SLOT_SECONDS
+                case _:
+                    assert_never(window)
         return None
 
     def state(self, check: LimitCheck, *, now: Instant, known: LastState | None) -> State:
-        """Return how a limit stands here; *known* is how all of it stood."""
+        """Return the status of a limit here; *known* is the last one of the shared counter."""
         count = self._counts.setdefault(check.limit.id, _Count())
         amount = self._share(check.limit.amount)
         match check.window:
@@ -92,7 +104,7 @@ class LocalShares:
                 assert_never(check.window)
 
     def settle(self, change: Adjustment) -> None:
-        """A request has ended: free its slot, give back what it did not use of a period."""
+        """Free the slot of a request that has ended, and return its unused units of a period."""
         count = self._counts.get(change.limit.id)
         if count is None:
             return
@@ -101,20 +113,20 @@ class LocalShares:
             count.used = max(0, count.used + change.amount)
 
     def is_counting(self, limit_id: str) -> bool:
-        """Tell whether anything of a limit is kept in mind here."""
+        """Return whether any use of a limit is remembered here."""
         return limit_id in self._counts
 
     def forget(self, limit_id: str) -> None:
-        """The shared counts have it all, what is used of a period above all.
+        """Forget the use of a period: the shared counters include it.
 
-        But for what is under way: slots, and what has been used of a window.
+        Slots of running requests and the use of a sliding window stay.
         """
         count = self._counts.get(limit_id)
         if count is not None:
             count.used = count.start = 0
 
     def tidy(self, *, now: Instant) -> None:
-        """Drop what says nothing any more."""
+        """Drop counts that no longer matter."""
         self._counts = {
             name: count
             for name, count in self._counts.items()
@@ -134,7 +146,7 @@ class LocalShares:
         interval = window.window_seconds / max(1, self._share(limit.amount))
         at_once = self._share(window.at_once)
         if known is not None and window.at_once:
-            # As full as all of it was; it has drained since.
+            # As full as the shared one was; it has drained since.
             passed = now.monotonic - known.at
             left = known.state.remaining + passed * limit.amount / window.window_seconds
             is_used = 1 - min(1.0, left / window.at_once)
@@ -147,22 +159,7 @@ class LocalShares:
     def _share(self, amount: int) -> int:
         return 0 if amount == 0 else max(1, amount // self._shares)
 
-    def _take(self, check: LimitCheck, *, member: str, now: Instant) -> None:
-        count = self._counts[check.limit.id]
-        match check.window:
-            case SlidingWindow(window_seconds=window):
-                interval = window / max(1, self._share(check.limit.amount))
-                count.tat = max(count.tat, now.monotonic) + check.cost * interval
-            case CalendarWindow(borders):
-                start = period_start(borders, now.wall)
-                count.used = check.cost + (count.used if count.start == start else 0)
-                count.start = start
-            case ConcurrencyWindow():
-                count.slots[member] = now.monotonic + SLOT_SECONDS
-            case _:
-                assert_never(check.window)
-
 
 def period_start(borders: tuple[int, ...], now: float) -> int:
-    """Return the start of the period that *now* is in, 0 where it is in none."""
+    """Return the start of the period around *now*, 0 outside of all periods."""
     return max((border for border in borders if border <= now), default=0)

@@ -17,11 +17,10 @@ from sidecar.limits.store import Adjustment
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """A request that is over: what was taken for it, what it used, and when it was judged.
+    """A request that is over: the units taken for it, the units used, and the time.
 
-    `demand` is what it was judged by, with no more of its model than logs may have; `at` is when
-    it was taken, in seconds since the epoch. `by_model` names the limits for some models that
-    held for it.
+    `demand` was taken `at`, in seconds since the epoch; its model is named as in logs. `by_model`
+    names the limits for some models that held for it.
     """
 
     demand: RequestCost
@@ -33,7 +32,7 @@ class FinishedRequest:
     by_model: tuple[str, ...] = ()
 
     def beyond(self, measure: Measure) -> int:
-        """Return how much more of *measure* was used than was taken, below 0 if less."""
+        """Return how much more of *measure* was used than taken, below 0 if less."""
         match measure:
             case Measure.INPUT_TOKENS:
                 return self.input_tokens - self.demand.input_tokens
@@ -56,17 +55,17 @@ class FinishedRequest:
 
 
 def unused(request: JudgedRequest) -> FinishedRequest | None:
-    """Return the end of a request that came to nothing; None where nothing was taken for it."""
+    """Return the end of a request that used nothing; None if nothing was taken for it."""
     return finished_request(None, request, cost=None)
 
 
 def finished_request(
     record: UsageRecord | None, request: JudgedRequest, *, cost: Decimal | None
 ) -> FinishedRequest | None:
-    """Return the end of *request* with what its record says it used.
+    """Return the end of *request* with the use that its record holds.
 
-    None where nothing was taken for it. *cost* is in US dollars, None without a price: what was
-    taken for it stays taken then.
+    None if nothing was taken for it. *cost* is in US dollars, None without a price: the reserved
+    cost stays taken then.
     """
     reserved = request.reserved
     if reserved is None:
@@ -90,30 +89,22 @@ def finished_request(
     )
 
 
-def adjustments_of(limits: Iterable[Limit], ended: FinishedRequest) -> tuple[Adjustment, ...]:
-    """Return what is put right of each limit that the request was judged by."""
+def adjustments_of(limits: Iterable[Limit], finished: FinishedRequest) -> tuple[Adjustment, ...]:
+    """Return the adjustments of each limit from which the request took units."""
     changes: list[Adjustment] = []
     for limit in limits:
-        if not _was_taken(limit, ended):
+        # Limits for some models are named: logs may hold less of the model than was judged by.
+        is_of_it = limit.models is None or limit.id in finished.by_model
+        if not is_of_it or not is_for_operation(limit, finished.demand.operation):
             continue
         if limit.measure is Measure.CONCURRENT:
-            changes.append(Adjustment(limit, 0, member=ended.member))
-        elif amount := ended.beyond(limit.measure):
-            start = _start(limit, ended.at)
-            taken_at = ended.at if start else 0.0
+            changes.append(Adjustment(limit, 0, member=finished.member))
+        elif amount := finished.beyond(limit.measure):
+            start = 0
+            if sliding_seconds(limit.window) is None:
+                window = window_of(limit, now=finished.at)
+                if isinstance(window, CalendarWindow):
+                    start = period_start(window.borders, finished.at)
+            taken_at = finished.at if start else 0.0
             changes.append(Adjustment(limit, amount, period_start=start, taken_at=taken_at))
     return tuple(changes)
-
-
-def _was_taken(limit: Limit, ended: FinishedRequest) -> bool:
-    """By name where it is for some models: what is told of the model may be less than it was."""
-    if limit.models is not None and limit.id not in ended.by_model:
-        return False
-    return is_for_operation(limit, ended.demand.operation)
-
-
-def _start(limit: Limit, at: float) -> int:
-    if sliding_seconds(limit.window) is not None:
-        return 0
-    window = window_of(limit, now=at)
-    return period_start(window.borders, at) if isinstance(window, CalendarWindow) else 0

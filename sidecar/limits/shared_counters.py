@@ -1,4 +1,7 @@
-"""Shared counters in Valkey: acquisitions, corrections, and replies that were lost."""
+"""Shared counters: takes of units, adjustments of them, and takes whose reply was lost.
+
+Each take and each adjustment counts once, whichever replies are lost: see decision 47.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from sidecar.domain.limits import Limit, sliding_seconds
+from sidecar.domain.limits import sliding_seconds
 from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
 from sidecar.limits.store import (
     Acquire,
@@ -28,15 +31,15 @@ MAX_VOIDED: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class UnacknowledgedTake:
-    """One take, made `at` or never; `name` is what the shared counts know it by."""
+    """A take without a reply, made `at` or never; the shared counters know it by `name`."""
 
     scope: str
     name: str
     acquires: tuple[Acquire, ...]
     at: float
 
-    def given_back(self, ahead: tuple[int, ...]) -> Iterator[Adjustment]:
-        """Yield what puts it right, where it was made and took *ahead* of its limits as well."""
+    def returned(self, ahead: tuple[int, ...]) -> Iterator[Adjustment]:
+        """Yield the adjustments that return its units, *ahead* of its limits included."""
         for acquire, units in zip(self.acquires, ahead, strict=True):
             check = acquire.check
             if isinstance(check.window, ConcurrencyWindow):
@@ -48,7 +51,7 @@ class UnacknowledgedTake:
 
 
 class UnacknowledgedTakes:
-    """Of one worker, oldest first."""
+    """The takes of a worker whose reply was lost, oldest first."""
 
     def __init__(self) -> None:
         self._takes: deque[UnacknowledgedTake] = deque(maxlen=MAX_UNACKNOWLEDGED)
@@ -61,25 +64,25 @@ class UnacknowledgedTakes:
         self._takes.append(take)
 
     def some(self) -> tuple[UnacknowledgedTake, ...]:
-        """Return as many of one scope as are made void in one call."""
+        """Return takes of one scope, as many as one call voids."""
         if not self._takes:
             return ()
         scope = self._takes[0].scope
         return tuple(take for take in self._takes if take.scope == scope)[:MAX_VOIDED]
 
     def remove(self, voided: tuple[UnacknowledgedTake, ...]) -> None:
-        """Nothing has to be done about these any more."""
+        """Remove takes that were voided."""
         names = {take.name for take in voided}
         left = (take for take in self._takes if take.name not in names)
         self._takes = deque(left, maxlen=MAX_UNACKNOWLEDGED)
 
 
 MAX_RELEASES: Final = 100_000
-"""Slots that wait to be freed, some 30 MB; beyond, the oldest are left to their expiry."""
+"""Slots that wait to be freed, some 30 MB; beyond, the oldest expire."""
 MAX_BATCH: Final = 256
 APART_SECONDS: Final = 1
-"""What is given back to a calendar limit is one sum for each second that it was taken in: a count
-that was begun later lacks it, and must not lose what was taken since."""
+"""Units returned to a calendar limit are summed by the second in which they were taken: a counter
+that was begun later does not include them, and must not lose units taken since."""
 
 _Key = tuple[str, str, int, int, int]
 _NEW: Final = 2
@@ -93,7 +96,7 @@ class _Sum:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is sent in one call; `number` tells the shared counts whether they have had it."""
+    """Adjustments sent in one call; by `number` the store recognises one that it has applied."""
 
     number: int
     scope: str
@@ -110,7 +113,7 @@ class Batch:
 
 
 class Adjustments:
-    """Of one worker. A batch is sent, unchanged, until it is acknowledged; then comes the next.
+    """The adjustments of a worker. A batch is sent, unchanged, until it is acknowledged.
 
     *shares* is the number of workers that share the limits.
     """
@@ -119,7 +122,7 @@ class Adjustments:
         self._shares = shares
         self._waiting: dict[str, dict[_Key, _Sum]] = {}
         self._releases = 0
-        self._debts = 0
+        self._uncounted = 0
         self._sent: Batch | None = None
         self._number = 0
 
@@ -134,42 +137,53 @@ class Adjustments:
         share: together they drain as fast as the limit does, and not each of them.
         """
         sums = self._waiting.setdefault(scope, {})
-        if self._debts and change.amount < 0 and change.period_start:
-            change = _less_debt(sums, change)
+        if self._uncounted and change.amount < 0 and change.period_start:
+            change = _net_of_uncounted(sums, change)
             if not change.amount:
                 return
-        key = _key(change)
+        is_return = change.amount < 0 and change.period_start
+        apart = int(change.taken_at // APART_SECONDS) if is_return else 0
+        kind = _NEW if change.is_new else int(change.amount > 0)
+        key = (change.limit.id, change.member, change.period_start, kind, apart)
         known = sums.get(key)
         if known is None:
             self._releases += bool(change.member)
-            self._debts += change.is_new
+            self._uncounted += change.is_new
             sums[key] = _Sum(change, now)
-            self._drop_releases()
+            if self._releases > MAX_RELEASES:
+                releases = ((one, key) for one in self._waiting.values() for key in one)
+                waiting, oldest = next(
+                    (one, key) for one, key in releases if one[key].change.member
+                )
+                del waiting[oldest]
+                self._releases -= 1
             return
-        drained_at = now - known.change.amount * _interval(change.limit) * self._shares
+        window = sliding_seconds(change.limit.window)  # a period drains nothing
+        unit_seconds = 0.0 if window is None else window / max(1, change.limit.amount)
+        drained_at = now - known.change.amount * unit_seconds * self._shares
         total = known.change.amount + change.amount
         taken_at = min(known.change.taken_at, change.taken_at)
         sums[key] = _Sum(change.of(total, taken_at=taken_at), max(known.at, drained_at))
 
     @property
-    def has_debts(self) -> bool:
-        """Whether units were used that nobody has counted yet."""
-        return self._debts > 0
+    def has_uncounted(self) -> bool:
+        """Whether units were used that the shared counters do not include yet."""
+        return self._uncounted > 0
 
     def waits(self, limit_id: str) -> bool:
-        """Tell whether anything about a limit has not been counted yet."""
+        """Return whether any adjustment of a limit has not been counted yet."""
         sent = () if self._sent is None else self._sent.sums
         return any(one.change.limit.id == limit_id for one in sent) or any(
             key[0] == limit_id for sums in self._waiting.values() for key in sums
         )
 
     def batch(self) -> Batch | None:
-        """Return what is to be sent now: the same again until it is acknowledged."""
+        """Return the batch to send now: the same again until it is acknowledged."""
         if self._sent is None and self._waiting:
             scope, sums = next(iter(self._waiting.items()))
-            # What is new comes first: what was too much of it may be in the same batch.
+            # New units come first: units of them to be returned may be in the same batch.
             new = (key for key, one in sums.items() if one.change.is_new)
-            some = (*(new if self._debts else ()), *islice(sums, MAX_BATCH))
+            some = (*(new if self._uncounted else ()), *islice(sums, MAX_BATCH))
             keys = list(dict.fromkeys(some))[:MAX_BATCH]
             self._number += 1
             self._sent = Batch(self._number, scope, tuple(sums.pop(key) for key in keys))
@@ -181,39 +195,22 @@ class Adjustments:
     def acknowledge(self) -> None:
         """The last batch was counted."""
         if self._sent is not None:
-            self._debts -= sum(one.change.is_new for one in self._sent.sums)
+            self._uncounted -= sum(one.change.is_new for one in self._sent.sums)
         self._sent = None
 
     def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
-        """Yield what is lost with a worker that dies; batches up to *counted* have arrived."""
+        """Yield the adjustments lost if the worker dies; batches up to *counted* have arrived."""
         if self._sent is not None and self._sent.number > counted:
             yield from (one.change for one in self._sent.sums)
         for sums in self._waiting.values():
             yield from (one.change for one in sums.values())
 
-    def _drop_releases(self) -> None:
-        if self._releases <= MAX_RELEASES:
-            return
-        for sums in self._waiting.values():
-            oldest = next((key for key, one in sums.items() if one.change.member), None)
-            if oldest is not None:
-                del sums[oldest]
-                self._releases -= 1
-                return
 
+def _net_of_uncounted(sums: dict[_Key, _Sum], change: Adjustment) -> Adjustment:
+    """Return units to those not counted yet; return the adjustment that is left to send.
 
-def _key(change: Adjustment) -> _Key:
-    is_back = change.amount < 0 and change.period_start
-    apart = int(change.taken_at // APART_SECONDS) if is_back else 0
-    kind = _NEW if change.is_new else int(change.amount > 0)
-    return change.limit.id, change.member, change.period_start, kind, apart
-
-
-def _less_debt(sums: dict[_Key, _Sum], change: Adjustment) -> Adjustment:
-    """Give back what nobody has counted yet; return what is left to be given back.
-
-    While the shared counts are away, what was taken since this worker's first debt is a debt of
-    one worker or another. Sent apart, it could not be given back to a count that is begun after.
+    While the shared counters are away, all units taken since this worker's first uncounted ones
+    are uncounted on some worker. Sent apart, they could not be returned to a counter begun later.
     """
     key = (change.limit.id, change.member, change.period_start, _NEW, 0)
     known = sums.get(key)
@@ -225,14 +222,8 @@ def _less_debt(sums: dict[_Key, _Sum], change: Adjustment) -> Adjustment:
     return change.of(change.amount + units, taken_at=at)
 
 
-def _interval(limit: Limit) -> float:
-    """Return in how many seconds a sliding limit drains a unit; a period drains nothing."""
-    window = sliding_seconds(limit.window)
-    return 0.0 if window is None else window / max(1, limit.amount)
-
-
 AWAY_SECONDS: Final = 0.05
-"""After a call without an answer, how long nobody calls: the others need not wait for theirs."""
+"""After a call without a reply, the time without calls: other requests need not wait too."""
 QUEUE_SECONDS: Final = 0.25
 """How long a request waits for its turn to call."""
 
@@ -246,7 +237,7 @@ class Worker:
 
 
 class SharedCounts:
-    """Counts each take and each correction once, whichever answers are lost.
+    """Counts each take and each adjustment once, whichever replies are lost.
 
     *calls* is how many are under way at once.
     """
@@ -261,15 +252,15 @@ class SharedCounts:
         self._sending = asyncio.Lock()
         self._takes = 0
         self._away_until = 0.0
-        self._corrections = Adjustments(shares=worker.shares)
+        self._adjustments = Adjustments(shares=worker.shares)
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
-        return len(self._corrections) + len(self._unacknowledged)
+        return len(self._adjustments) + len(self._unacknowledged)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn to call. Much may have become known meanwhile: look again.
+        """Wait for a turn to call. The leases may have been refilled meanwhile: look again.
 
         Raises:
             LimitsUnavailableError: it would take too long.
@@ -285,55 +276,60 @@ class SharedCounts:
             self._turns.release()
 
     async def take(self, scope: str, acquires: tuple[Acquire, ...], *, at: float) -> Reply:
-        """Take all that is asked for, or nothing; who has used what nobody counted tells it first.
+        """Take all units asked for, or nothing; units not counted yet are sent first.
 
-        *at* is now, in seconds since the epoch. Where no answer comes, for whatever reason, the
-        take is made void later.
+        *at* is now, in seconds since the epoch. A take without a reply is voided later.
 
         Raises:
             LimitsUnavailableError: no answer in time, or none a moment ago.
         """
-        if self._is_away or not await self._is_out_of_debt():
+        if self._is_away:
             raise LimitsUnavailableError("away")
+        if self._adjustments.has_uncounted:
+            async with self._sending:
+                if not self._is_away:  # else one that waited here before has just found out
+                    await self._send()
+            if self._adjustments.has_uncounted:
+                raise LimitsUnavailableError("away")
         self._takes += 1
         name = f"{self.worker.instance}.{self._takes}"
-        is_heard = False
+        is_answered = False
         try:
             answer = await self._store.take(scope, acquires, name=name)
-            is_heard = True
+            is_answered = True
         except NotSentError:
-            is_heard = True
+            is_answered = True
             raise
         except LimitsUnavailableError:
             self._away_until = self._clock() + AWAY_SECONDS
             raise
         finally:
-            if not is_heard:
+            if not is_answered:
                 self._unacknowledged.add(UnacknowledgedTake(scope, name, acquires, at))
         return answer
 
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
-        """Tell what was used of a calendar limit since *start*, unless somebody has.
+        """Begin the counter of a calendar limit with its use since *start*, unless it has begun.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
         await self._store.begin(scope, check, start=start, used=used)
 
-    def correct(self, scope: str, change: Adjustment) -> None:
+    def adjust(self, scope: str, change: Adjustment) -> None:
         """Have *change* counted."""
-        self._corrections.add(scope, change, now=self._clock())
+        self._adjustments.add(scope, change, now=self._clock())
 
     def is_complete(self, limit_id: str) -> bool:
-        """Tell whether all that is known here of a limit has been counted."""
-        return not self._corrections.waits(limit_id)
+        """Return whether all adjustments of a limit have been counted."""
+        return not self._adjustments.waits(limit_id)
 
     def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
-        """Yield what is lost with a worker that dies; batches up to *counted* have arrived."""
-        return self._corrections.uncounted(counted=counted)
+        """Yield the adjustments lost if the worker dies; batches up to *counted* have arrived."""
+        return self._adjustments.uncounted(counted=counted)
 
     async def send(self) -> None:
-        """Send what waits; what cannot be sent now goes on waiting."""
+        """Send all adjustments; those that cannot be sent now wait."""
         async with self._sending:
             await self._send()
 
@@ -341,27 +337,19 @@ class SharedCounts:
     def _is_away(self) -> bool:
         return self._clock() < self._away_until
 
-    async def _is_out_of_debt(self) -> bool:
-        """Tell what was used and nobody has counted; return whether all of it has been told."""
-        if self._corrections.has_debts:
-            async with self._sending:
-                if not self._is_away:  # else one that waited here before has just found out
-                    await self._send()
-        return not self._corrections.has_debts
-
     async def _send(self) -> None:
         try:
             while takes := self._unacknowledged.some():
                 found = await self._store.void(takes[0].scope, [take.name for take in takes])
                 self._unacknowledged.remove(takes)
                 for take, ahead in zip(takes, found, strict=True):
-                    for change in () if ahead is None else take.given_back(ahead):
-                        self.correct(take.scope, change)
-            while (batch := self._corrections.batch()) is not None:
+                    for change in () if ahead is None else take.returned(ahead):
+                        self.adjust(take.scope, change)
+            while (batch := self._adjustments.batch()) is not None:
                 changes = batch.changes(now=self._clock())
                 await self._store.adjust(
                     batch.scope, changes, sender=self.worker.instance, number=batch.number
                 )
-                self._corrections.acknowledge()
+                self._adjustments.acknowledge()
         except LimitsUnavailableError:
             self._away_until = self._clock() + AWAY_SECONDS

@@ -15,18 +15,18 @@ from sidecar.limits.limit_check import LimitCheck
 
 
 class LimitsUnavailableError(Exception):
-    """Nobody can tell now how much is left. Says what failed, never for whom."""
+    """The shared counters do not answer. Names the failure, never the key."""
 
 
 class NotSentError(LimitsUnavailableError):
-    """Nobody was even asked, so nothing can have been taken."""
+    """The call was not sent, so nothing can have been taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """One limit is asked for `cost`, and for up to `ahead` more if plenty is left.
+    """Asks one limit for `cost` units, and for up to `ahead` more if plenty is left.
 
-    `member` names the request where a slot is taken, so that any worker can free it.
+    `member` names the request for which a slot is taken, so that any worker can free it.
     """
 
     check: LimitCheck
@@ -37,18 +37,19 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a limit stands: taken ahead for us, left, seconds until it is whole again, used.
+    """The status of a shared counter: units taken ahead for us, left, and used.
 
-    Of a budget: the highest threshold that somebody was told of in this period, and the highest
-    that is passed now. Where all was taken, nobody else is told of those between. A calendar
-    limit has counted all that was taken since `begun`, in seconds since the epoch.
+    It is whole again in `reset_seconds`. Of a budget, `reported` is the highest threshold that a
+    worker has received in this period, and `passed` the highest that is passed now: if all was
+    taken, no other worker receives those between. A calendar limit counts since `begun`, in
+    seconds since the epoch.
     """
 
     ahead: int
     remaining: int
     reset_seconds: float
     used: int = 0
-    told: int = 0
+    reported: int = 0
     passed: int = 0
     begun: float = 0.0
 
@@ -70,7 +71,7 @@ class Exhausted:
 
 @dataclass(frozen=True, slots=True)
 class Uninitialized:
-    """Nothing was taken: what was used of limit `index` since `start` has to be told first."""
+    """Nothing was taken: the use of limit `index` since `start` has to be set first."""
 
     index: int
     start: int
@@ -81,7 +82,7 @@ Reply = Acquired | Exhausted | Uninitialized
 
 @dataclass(frozen=True, slots=True)
 class LimitReading:
-    """How limits stood at `now`, in seconds since the epoch; None where nobody has counted yet."""
+    """The status of limits at `now`, in seconds since the epoch; None without a counter yet."""
 
     now: float
     states: tuple[State | None, ...]
@@ -89,13 +90,12 @@ class LimitReading:
 
 @dataclass(frozen=True, slots=True)
 class Adjustment:
-    """What was taken of a limit is put right by `amount`; a slot is freed.
+    """Changes the count of a limit by `amount` units, or frees a slot.
 
-    `period_start`, in seconds since the epoch, is that of the period it was taken in. A change
-    `is_new` where it is of units that nobody has counted: they were used `age_seconds` ago, and a
-    sliding limit drains since then.
-    `taken_at` is when it was taken of a calendar limit: the shared count may have been begun
-    later, and has nothing to give back then.
+    `period_start`, in seconds since the epoch, is that of the period the units were taken in.
+    `is_new` marks units that the shared counter does not include: they were used `age_seconds`
+    ago, and a sliding limit has drained since then. `taken_at` is when units were taken of a
+    calendar limit: a counter that was begun later has nothing to return.
     """
 
     limit: Limit
@@ -121,7 +121,7 @@ class Adjustment:
 
 
 class LimitStore(Protocol):
-    """Counts for all workers; `scope` keeps together what is taken in one step."""
+    """Counts for all workers; counters of one `scope` change together."""
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         """Take all that is asked for, or nothing; `void` knows it by its *name*.
@@ -134,8 +134,8 @@ class LimitStore(Protocol):
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         """Keep takes of these names from being made, should they still be on their way.
 
-        Return of each what it took ahead of its limits, where it was made: that and what it asked
-        for is to be given back; None where it was not.
+        Return for each the units it took ahead of its limits, None if it was not made. Those and
+        the units it asked for have to be returned.
 
         Raises:
             LimitsUnavailableError: no answer in time.
@@ -143,7 +143,7 @@ class LimitStore(Protocol):
         ...
 
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
-        """Tell what was used since *start*, unless somebody has.
+        """Begin a counter with the use since *start*, unless it has begun.
 
         Raises:
             LimitsUnavailableError: no answer in time.
@@ -153,7 +153,7 @@ class LimitStore(Protocol):
     async def adjust(
         self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
-        """Put right what was taken; nothing is done for a *number* that *sender* has used.
+        """Apply *changes* once: a *number* that *sender* has used before changes nothing.
 
         Raises:
             LimitsUnavailableError: no answer in time.
@@ -162,15 +162,15 @@ class LimitStore(Protocol):
 
 
 class ThresholdListener(Protocol):
-    """Who is told once when a threshold of a budget is passed."""
+    """Receives each threshold of a budget that is passed, once."""
 
     def threshold_passed(self, limit: Limit, threshold: int) -> None:
-        """So many percent of *limit* are used in this period."""
+        """*threshold* percent of *limit* are used in this period."""
         ...
 
 
 class UsageTotals(Protocol):
-    """What was used, by the records of usage."""
+    """Reads use from the records of usage."""
 
     async def used(self, limit: Limit, *, subject: str, start: int) -> int:
         """Return how much of the limit's measure *subject* has used since *start*.
@@ -182,7 +182,7 @@ class UsageTotals(Protocol):
 
 
 MAX_LIMITS: Final = 20
-"""Of one owner. Each is one more number that every request has to ask for."""
+"""Of one owner. Each is one more counter that every request has to ask."""
 MAX_AMOUNT: Final = 10**12
 
 _PIECES: Final = {Measure.REQUESTS, Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS}
@@ -190,7 +190,7 @@ _PERIODS: Final = {Window.DAY, Window.WEEK, Window.MONTH}
 
 
 class LimitError(ValueError):
-    """A limit that cannot be kept; the message says which and why."""
+    """A limit is not valid; the message names it and the reason."""
 
 
 class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -211,7 +211,7 @@ def read_limits(text: str | bytes, *, level: Level, owner: str) -> tuple[Limit, 
     """Return the limits of *owner*, an id.
 
     Raises:
-        LimitError: not what `write_limits` writes.
+        LimitError: the text is not one of `write_limits`.
     """
     if text in {"[]", b"[]"}:
         return ()
@@ -219,7 +219,20 @@ def read_limits(text: str | bytes, *, level: Level, owner: str) -> tuple[Limit, 
         written = _decoder.decode(text)
     except msgspec.DecodeError as error:
         raise LimitError(str(error)) from None
-    limits = tuple(_limit(one, level=level, owner=owner) for one in written)
+    limits = tuple(
+        Limit(
+            id=limit_id(owner, one),
+            level=level,
+            measure=one.measure,
+            window=one.window,
+            amount=one.amount,
+            burst=one.burst,
+            models=one.models,
+            operations=one.operations,
+            time_zone=one.time_zone,
+        )
+        for one in written
+    )
     check_limits(limits)
     return limits
 
@@ -254,11 +267,11 @@ def owner_of(limit_id: str) -> str:
 
 
 def check_limits(limits: tuple[Limit, ...]) -> None:
-    """Check what no single field tells.
+    """Check rules that concern several fields or limits.
 
     Raises:
-        LimitError: two of the same kind, a window that does not go with what is measured, a
-            burst that is out of bounds, a time zone that nobody knows, or too many.
+        LimitError: two of the same kind, a window that does not go with the measure, a burst that
+            is out of bounds, an unknown time zone, or too many limits.
     """
     if len(limits) > MAX_LIMITS:
         raise LimitError(f"more than {MAX_LIMITS} limits")
@@ -274,31 +287,13 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
             raise LimitError("a burst goes with second and minute only")
         if limit.burst is not None and not 1 <= limit.burst <= MAX_AMOUNT:
             raise LimitError(f"a burst is between 1 and {MAX_AMOUNT}")
-        _check_time_zone(limit.time_zone)
-
-
-def _check_time_zone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder, or too long
-        raise LimitError(f"there is no time zone {name[:60]}") from None
+        try:
+            ZoneInfo(limit.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder, or too long
+            raise LimitError(f"there is no time zone {limit.time_zone[:60]}") from None
 
 
 def _windows_of(measure: Measure) -> set[Window]:
     if measure in _PIECES:
         return {Window.SECOND, Window.MINUTE, Window.DAY}
     return _PERIODS if measure is Measure.COST else {Window.ONCE}
-
-
-def _limit(one: _Written, *, level: Level, owner: str) -> Limit:
-    return Limit(
-        id=limit_id(owner, one),
-        level=level,
-        measure=one.measure,
-        window=one.window,
-        amount=one.amount,
-        burst=one.burst,
-        models=one.models,
-        operations=one.operations,
-        time_zone=one.time_zone,
-    )

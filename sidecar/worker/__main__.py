@@ -1,6 +1,6 @@
 """`python -m sidecar.worker N PARENT`: worker N of process PARENT, as `egret serve` starts it.
 
-Apart from the command line, which a worker has no use for and which takes as long to import again.
+Not a command of `egret`: importing the command line takes as long as importing a worker.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sidecar.worker.worker import run_worker
 
 
 def main(index: int, parent: int) -> int:
-    """Serve until told to stop; return the exit code."""
+    """Serve until SIGTERM; return the exit code."""
     die_with_parent(parent)
     try:
         settings = read_settings()
         configure_logs(settings.telemetry.log_level)
         uvloop.run(run_worker(settings, index))
     except (SettingsError, SocketError, InvalidDsnError, SpoolError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
+        print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows it
         return CANNOT_START
     return 0
 

@@ -1,9 +1,9 @@
-"""`python -m sidecar.worker.envoy_drain SOCKET`: has Envoy send its clients elsewhere, on SIGTERM.
+"""`python -m sidecar.worker.envoy_drain SOCKET`: has Envoy drain its listeners, on SIGTERM.
 
-Envoy itself ends at once on SIGTERM, with every answer that is under way. Beside it in a pod this
-hears of the end at the same moment as Envoy's preStop hook begins to wait: from then on each
-answer says that the connection ends (GOAWAY, `connection: close`), and no listener is closed
-before Envoy's `--drain-time-s` is over.
+Envoy itself ends at once on SIGTERM and drops every answer that is under way. In the same pod this
+program gets SIGTERM when Envoy's preStop hook begins to wait: from then on each answer ends its
+connection (GOAWAY, `connection: close`), and no listener is closed before Envoy's
+`--drain-time-s` is over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class _AdminConnection(http.client.HTTPConnection):
-    """HTTP over Envoy's admin socket."""
+    """HTTP over the Unix socket of Envoy's admin interface."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=ANSWER_SECONDS)
@@ -42,7 +42,7 @@ class _AdminConnection(http.client.HTTPConnection):
 
 
 def drain(admin: Path) -> bool:
-    """Tell Envoy to drain; return whether it said that it does."""
+    """Have Envoy drain; return whether it accepted."""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE_SECONDS)
@@ -62,7 +62,7 @@ def main(admin: Path) -> int:
     """Wait for SIGTERM or SIGINT, then drain; return the exit code."""
     configure_logs("info")
     awaited = {signal.SIGTERM, signal.SIGINT}
-    # Blocked before it is waited for, or one that comes in between would end us.
+    # Blocked before the wait: a signal in between would end this process.
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     get_logger().info("envoy.drain_awaits_signal", admin=str(admin))
     signal.sigwait(awaited)

@@ -1,4 +1,4 @@
-"""The keys of a worker: both caches, the database behind them, and who tells of changes."""
+"""The keys of a worker: both caches, the database behind them, and notifications of changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from sidecar.keys.cache import CacheLimits, KeyCache
 from sidecar.keys.ports import SharedKeys
 from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
 from sidecar.settings.process import Settings
-from sidecar.settings.stores import CacheSettings
 from sidecar.storage.pool import Pool
 from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener, PostgresKeyStore
 from sidecar.storage.valkey_keys import SharedRecordCodec
@@ -28,7 +27,7 @@ _SIZE_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerKeys:
-    """What `start` needs to keep `cache` right."""
+    """The cache of keys and the background work that keeps it right, once started."""
 
     cache: KeyCache
     tiers: TwoTierKeys
@@ -37,7 +36,7 @@ class WorkerKeys:
     metrics: KeyMetrics
 
     def start(self, tasks: BackgroundTasks, *, on_policies: Callable[[], None]) -> None:
-        """Hear of changes to keys and policies from now on."""
+        """Subscribe to changes of keys and policies, and keep the caches' sizes shown."""
         tasks.start(self.tiers.keep_fences(), name="fences")
         tasks.start(self._show_size(), name="cache size")
         if _LISTEN in self.changes.channels:
@@ -46,18 +45,17 @@ class WorkerKeys:
             )
             tasks.start(listener.run(), name="changes")
         if _PUBSUB in self.changes.channels:
-            tasks.start(self._subscribe(on_policies), name="published changes")
+            from sidecar.storage.valkey_keys import ValkeyChangeListener  # noqa: PLC0415
+
+            published = ValkeyChangeListener(
+                self.settings.valkey, self._callbacks(_PUBSUB, on_policies=on_policies)
+            )
+            tasks.start(published.run(), name="published changes")
 
     async def _show_size(self) -> Never:
         while True:
             self.metrics.cache_holds(self.cache.key_count, loads=self.cache.load_count)
             await asyncio.sleep(_SIZE_SECONDS)
-
-    async def _subscribe(self, on_policies: Callable[[], None]) -> Never:
-        from sidecar.storage.valkey_keys import ValkeyChangeListener  # noqa: PLC0415
-
-        callbacks = self._callbacks(_PUBSUB, on_policies=on_policies)
-        await ValkeyChangeListener(self.settings.valkey, callbacks).run()
 
     def _callbacks(self, channel: str, *, on_policies: Callable[[], None]) -> ChangeCallbacks:
         def began() -> None:
@@ -92,7 +90,17 @@ async def open_keys(
         wall=time.time,
     )
     stack.push_async_callback(tiers.aclose)
-    cache = KeyCache(tiers, _cache_limits(limits), on_oversized=metrics.oversized)
+    cache = KeyCache(
+        tiers,
+        CacheLimits(
+            max_keys=limits.max_keys,
+            ttl_seconds=limits.ttl_seconds,
+            negative_ttl_seconds=limits.negative_ttl_seconds,
+            max_loads=limits.max_loads,
+            max_stale_seconds=limits.max_stale_seconds,
+        ),
+        on_oversized=metrics.oversized,
+    )
     stack.push_async_callback(cache.aclose)
     invalidation = limits.invalidation
     channels = {_LISTEN: invalidation.listens, _PUBSUB: invalidation.subscribes}
@@ -123,14 +131,4 @@ async def _shared_keys(
             operation_seconds=settings.valkey.operation_seconds,
         ),
         count=metrics.shared_cache,
-    )
-
-
-def _cache_limits(settings: CacheSettings) -> CacheLimits:
-    return CacheLimits(
-        max_keys=settings.max_keys,
-        ttl_seconds=settings.ttl_seconds,
-        negative_ttl_seconds=settings.negative_ttl_seconds,
-        max_loads=settings.max_loads,
-        max_stale_seconds=settings.max_stale_seconds,
     )

@@ -28,7 +28,7 @@ SHOW_SECONDS: Final = 1.0
 
 
 class _NoStore:
-    """No Valkey: every worker goes by its own share, and there is nothing to put right."""
+    """Stands for Valkey if there is none: each worker uses its own share, nothing is corrected."""
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
         del scope, acquires, name
@@ -48,13 +48,13 @@ class _NoStore:
 
 
 class ThresholdReports:
-    """Implements `ThresholdListener`: a line in the log and a count."""
+    """Implements `ThresholdListener`: writes a log line and counts."""
 
     def __init__(self, metrics: LimitMetrics) -> None:
         self._metrics = metrics
 
     def threshold_passed(self, limit: Limit, threshold: int) -> None:
-        """Tell whose budget it is, and no number of it: logs go further than the owner."""
+        """Log the owner of the budget, and no number of it: logs go further than the owner."""
         self._metrics.threshold_passed(limit.level, threshold)
         get_logger().warning(
             LogEvent.BUDGET_THRESHOLD,
@@ -68,14 +68,14 @@ class ThresholdReports:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """What `start` keeps right."""
+    """The limiter and the prices, and the background work that keeps them right, once started."""
 
     limiter: Limiter
     prices: PriceCache
     metrics: LimitMetrics
 
     def start(self, tasks: BackgroundTasks) -> None:
-        """Keep prices, leases and corrections going from now on."""
+        """Keep prices, leases and corrections going, and their state shown."""
         tasks.start(self.prices.run(), name="prices")
         tasks.start(self.limiter.run(), name="limits")
         tasks.start(self._show(), name="limits shown")

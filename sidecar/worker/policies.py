@@ -1,12 +1,13 @@
 """The policies in force in a worker: loaded, compiled elsewhere, swapped whole.
 
-A set of policies that does not load or compile never replaces the last good one. An exchange
+A set of policies that does not load or compile never replaces the last good one. A request
 keeps the snapshot it began with.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Final, Never, Protocol
@@ -21,19 +22,19 @@ from sidecar.telemetry.metrics import Metrics
 RETRY_SECONDS: Final = 1.0
 """After a failure; twice as long after each more, since compiling in vain costs CPU time."""
 REFRESH_SECONDS: Final = 30.0
-"""A notification can be lost (a pooler, a failover); no policy is older than this for that."""
+"""A notification can be lost (a pooler, a failover); then policies are late by this much."""
 
 HOLD_SECONDS: Final = 0.001
 """How long building a snapshot keeps the event loop before exchanges have their turn."""
 
 
 class Compile(Protocol):
-    """Reads and compiles policies elsewhere."""
+    """Reads and compiles policies in another process."""
 
     def __call__(
         self, documents: Sequence[VersionedDocument], *, gives_way: bool
     ) -> Awaitable[CompiledPolicies]:
-        """Return them compiled; while requests are served, it gives way to those.
+        """Return *documents* compiled; with *gives_way* at low priority, since requests go first.
 
         Raises:
             CompileError: they cannot be read or compiled.
@@ -42,7 +43,7 @@ class Compile(Protocol):
 
 
 class PolicyStore(Protocol):
-    """Where policies come from."""
+    """The database that holds the policies."""
 
     async def load_policies(self) -> tuple[StoredPolicy, ...]:
         """Return the version in force of every policy.
@@ -54,7 +55,7 @@ class PolicyStore(Protocol):
 
 
 class PolicyReloader:
-    """Keeps `snapshot` up to date; `None` until policies could be loaded once."""
+    """Keeps `snapshot` up to date; it is None until policies were loaded once."""
 
     def __init__(self, store: PolicyStore, *, compile_policies: Compile, metrics: Metrics) -> None:
         self._store = store
@@ -67,7 +68,7 @@ class PolicyReloader:
 
     @property
     def is_building(self) -> bool:
-        """Whether what was read is being compiled: it comes, however busy the machine is."""
+        """Whether policies were read and are being compiled, which takes a while but does end."""
         return self._is_building
 
     @property
@@ -76,7 +77,7 @@ class PolicyReloader:
         return self._snapshot
 
     def note_change(self) -> None:
-        """Policies may have changed: load them soon."""
+        """Have the policies loaded soon: they may have changed."""
         self._changed.set()
 
     async def run(self) -> Never:
@@ -91,12 +92,10 @@ class PolicyReloader:
                     retry_seconds,
                     min(2 * retry_seconds, REFRESH_SECONDS),
                 )
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._changed.wait()
                 retry_seconds = RETRY_SECONDS
-            except TimeoutError:
-                continue
 
     async def _reload(self) -> bool:
         try:
@@ -124,7 +123,7 @@ class PolicyReloader:
             [(row.document, row.version) for row in stored],
             gives_way=self._snapshot is not None,
         )
-        # What requests asked of the old policies they will ask of the new ones.
+        # Requests will use the bindings of the old snapshot with the new one.
         bindings = () if self._snapshot is None else self._snapshot.bindings
         steps = snapshot_steps(compiled, prepared_for=bindings)
         snapshot, longest_hold_seconds = await _in_turns(steps)
@@ -139,7 +138,7 @@ class PolicyReloader:
 
 
 async def _in_turns(steps: Cooperative[PolicySnapshot]) -> tuple[PolicySnapshot, float]:
-    """Take *steps* while exchanges go on; tell for how long they were held up at most."""
+    """Take *steps* while requests go on; return the result and the longest hold in seconds."""
     longest = 0.0
     while True:
         began_at = now = time.monotonic()

@@ -22,7 +22,7 @@ from sidecar.telemetry.process_metrics import GcPauses, PoolUse, ProcessMetrics
 class BackgroundTasks:
     """Cancels its tasks on exit. One that ends by itself is a bug: the worker stops, and restarts.
 
-    Without the listener a revoked key would live on unnoticed, so going on would be worse.
+    Without the listener a revoked key would stay valid, so going on would be worse.
     """
 
     def __init__(self) -> None:
@@ -44,53 +44,53 @@ class BackgroundTasks:
     def start(self, coroutine: Coroutine[object, object, Never], *, name: str) -> None:
         """Run *coroutine* until exit."""
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
-        task.add_done_callback(_check)
+        task.add_done_callback(_stop_worker)
         self._tasks.append(task)
 
 
-def _check(task: asyncio.Task[Never]) -> None:
-    if task.cancelled():
+def _stop_worker(ended: asyncio.Task[Never]) -> None:
+    if ended.cancelled():
         return
-    error = task.exception()
+    error = ended.exception()
     fields = {} if error is None else exception_fields(error)
-    get_logger().error("worker.task_ended", task=task.get_name(), **fields)
+    get_logger().error("worker.task_ended", task=ended.get_name(), **fields)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 _PR_SET_PDEATHSIG: Final = 1
 
 CANNOT_START: Final = 2
-"""Exit code of a worker that cannot start at all: starting it again would change nothing."""
+"""Exit code of a worker whose settings cannot work: starting it again would change nothing."""
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when *parent*, who started it, ends, however that happens.
+    """Have the kernel end this process when its *parent* ends, even by SIGKILL.
 
     Linux only (prctl(2)); elsewhere a child of a killed parent has to be ended by hand. The signal
-    is tied to the thread that started us, which for every starter of ours is the main one.
+    is tied to the thread that started the child: always the main one here.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # It may have gone before prctl was called. Not «is our parent 1?»: in a container it may be.
+    # It may have ended before prctl was called. Process 1 may be the parent in a container.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 BEAT_SECONDS: Final = 0.25
-"""Between two measurements. A stall between them is seen if it is longer than what was left."""
+"""Between two samples. A stall is measured from the next sample on."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSampler:
-    """Shows loop lag, tasks, garbage collections and the pool of connections."""
+    """Samples event-loop lag, tasks, GC pauses and pool usage four times a second."""
 
     metrics: ProcessMetrics
     pool: Pool
     pauses: GcPauses
 
     async def run(self) -> Never:
-        """Measure until cancelled."""
+        """Sample until cancelled."""
         loop = asyncio.get_running_loop()
         self.pauses.start()
         try:
@@ -100,14 +100,11 @@ class RuntimeSampler:
                 self.metrics.loop_was_late(max(0.0, loop.time() - asked_for))
                 self.metrics.tasks_are(len(asyncio.all_tasks(loop)))
                 self.metrics.collected(self.pauses.take())
-                self.metrics.pool_is(_use_of(self.pool))
+                size = self.pool.get_size()
+                busy = size - self.pool.get_idle_size()
+                self.metrics.pool_is(PoolUse(busy=busy, open=size, limit=self.pool.get_max_size()))
         finally:
             self.pauses.stop()
-
-
-def _use_of(pool: Pool) -> PoolUse:
-    is_open = pool.get_size()
-    return PoolUse(busy=is_open - pool.get_idle_size(), open=is_open, limit=pool.get_max_size())
 
 
 def worker_socket(server: ServerSettings, index: int) -> Path:

@@ -1,10 +1,9 @@
-"""Starts workers, restarts those that die, and waits for the schema."""
+"""Starts workers and restarts those that die; watches the version of the database's schema."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import os
 import shutil
 import signal
@@ -48,7 +47,7 @@ class WorkerStartError(Exception):
 
 
 class Supervisor:
-    """One per `egret serve`."""
+    """Runs the workers and the metrics endpoint. One per `egret serve`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -126,39 +125,36 @@ class Supervisor:
             env=GRPC_ENVIRONMENT
             | inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
-            # Ctrl-C goes to the whole terminal group; workers hear of it from us alone.
+            # Ctrl-C goes to the whole terminal group; workers get their signal from here alone.
             start_new_session=True,
         )
         self._processes[index] = process
         self._own_metrics.running(len(self._processes))
+        server = self._settings.server
+        patience = server.drain_delay_seconds + server.drain_grace_seconds + KILL_AFTER_SECONDS
         try:
-            return await self._outcome(process)
+            exited = asyncio.ensure_future(process.wait())
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if exited.done():
+                return exited.result()
+            _send(process, signal.SIGTERM)
+            try:
+                async with asyncio.timeout(patience):
+                    return await exited
+            except TimeoutError:
+                get_logger().error("worker.killed", worker_pid=process.pid)
+                _send(process, signal.SIGKILL)
+                return await process.wait()
         finally:
             del self._processes[index]
             self._own_metrics.running(len(self._processes))
             self._metrics.worker_gone(process.pid)
 
-    async def _outcome(self, process: asyncio.subprocess.Process) -> int:
-        exited = asyncio.ensure_future(process.wait())
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if exited.done():
-            return exited.result()
-        _send(process, signal.SIGTERM)
-        server = self._settings.server
-        patience = server.drain_delay_seconds + server.drain_grace_seconds + KILL_AFTER_SECONDS
-        try:
-            async with asyncio.timeout(patience):
-                return await exited
-        except TimeoutError:
-            get_logger().error("worker.killed", worker_pid=process.pid)
-            _send(process, signal.SIGKILL)
-            return await process.wait()
-
     def _stop(self) -> None:
         if self._stopping.is_set():
-            # Asked twice: whoever asks does not want to wait for the drain.
+            # The second signal: do not wait for the drain.
             self._forward(signal.SIGKILL)
         self._stopping.set()
 
@@ -172,7 +168,7 @@ def _push(
 ) -> MetricsPush | None:
     if settings.otlp_endpoint is None or not settings.metrics_push_seconds:
         return None
-    # Where nothing is pushed the SDK is never loaded.
+    # Without a push the SDK is never loaded.
     from sidecar.telemetry.otlp import (  # noqa: PLC0415
         MetricsPush,
         metric_exporter,
@@ -182,7 +178,7 @@ def _push(
     return MetricsPush(
         endpoint.registry,
         metric_exporter(settings.otlp_endpoint, settings.otlp_protocol),
-        # As Prometheus tells them apart: one host may have several supervisors.
+        # As in Prometheus's `instance`: one host may have several supervisors.
         resource=resource(version=__version__, instance=f"{gethostname()}:{endpoint.port}"),
         every_seconds=settings.metrics_push_seconds,
         count=count,
@@ -197,43 +193,27 @@ def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
 WATCH_SECONDS: Final = 60.0
 
 
-class SchemaState(enum.Enum):
-    """BEHIND: what this version reads or writes may be missing, and is refused or lost.
-
-    AHEAD: a newer version has migrated; what this one needs is still there.
-    """
-
-    NONE = "none"
-    BEHIND = "behind"
-    CURRENT = "current"
-    AHEAD = "ahead"
-
-
-def state_of(revision: str) -> SchemaState:
-    """Revisions are numbers of four digits, in the order in which they are applied."""
-    if not revision:
-        return SchemaState.NONE
-    if revision == REVISION:
-        return SchemaState.CURRENT
-    return SchemaState.BEHIND if revision < REVISION else SchemaState.AHEAD
-
-
 def log_schema(revision: str) -> None:
-    """Say how the schema stands, and what to do about it."""
-    log, state = get_logger(), state_of(revision)
-    event = f"schema.{state.value}"
-    match state:
-        case SchemaState.CURRENT:
-            log.info(event, revision=revision)
-        case SchemaState.AHEAD:
-            log.warning(event, revision=revision, wanted=REVISION, hint="upgrade Egret")
-        case SchemaState.NONE | SchemaState.BEHIND:
-            log.error(event, revision=revision, wanted=REVISION, hint="run `egret migrate`")
+    """Log the state of the schema and a hint; *revision* is empty if there is no schema.
+
+    Revisions are numbers of four digits, in the order in which they are applied. Behind: tables
+    or columns of this version may be missing, so that statements fail. Ahead: a newer version has
+    migrated, and everything this one needs is still there.
+    """
+    log, migrate = get_logger(), "run `egret migrate`"
+    if not revision:
+        log.error("schema.none", revision=revision, wanted=REVISION, hint=migrate)
+    elif revision < REVISION:
+        log.error("schema.behind", revision=revision, wanted=REVISION, hint=migrate)
+    elif revision > REVISION:
+        log.warning("schema.ahead", revision=revision, wanted=REVISION, hint="upgrade Egret")
+    else:
+        log.info("schema.current", revision=revision)
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaWatch:
-    """Tells how the schema stands, at the start and whenever that changes."""
+    """Reports the revision of the schema, at the start and at each change."""
 
     pool: Pool
     settings: PostgresSettings
@@ -244,22 +224,18 @@ class SchemaWatch:
         """Watch until cancelled."""
         known: str | None = None
         while True:
-            try:
-                found = await self._revision()
-            except UNAVAILABLE:
-                pass  # told by everything else that needs the database
-            else:
+            # An outage is logged by every other part that needs the database.
+            with contextlib.suppress(*UNAVAILABLE):
+                try:
+                    rows = await fetch(
+                        self.pool,
+                        "SELECT version_num FROM alembic_version",
+                        settings=self.settings,
+                    )
+                except asyncpg.UndefinedTableError:
+                    rows = []
+                found = str(rows[0][0]) if rows else ""
                 if found != known:
                     self.on_change(found)
                 known = found
             await asyncio.sleep(self.seconds)
-
-    async def _revision(self) -> str:
-        """Return the revision, empty where there is no schema."""
-        try:
-            rows = await fetch(
-                self.pool, "SELECT version_num FROM alembic_version", settings=self.settings
-            )
-        except asyncpg.UndefinedTableError:
-            return ""
-        return str(rows[0][0]) if rows else ""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Never
+from typing import Final, Never
 
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
 from sidecar.keys.cache import Hit, KeyCache
@@ -28,10 +28,6 @@ from sidecar.usage.prices import PriceList
 from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
 from sidecar.usage.records import EndedListener, UsageNotes, VerdictNotes
 from sidecar.worker.runtime import BackgroundTasks
-
-if TYPE_CHECKING:
-    from sidecar.storage.valkey_limits import ValkeyEnds
-
 
 PRICES_SECONDS: Final = 10.0
 FRESH_SECONDS: Final = 30.0
@@ -101,10 +97,8 @@ class UsageSettlement:
             return
         is_used = ended.end is not AnswerEnd.REFUSED
         finished = finished_request(record if is_used else None, ended.request, cost=cost)
-        if finished is not None:
-            self._settle(ended, finished)
-
-    def _settle(self, ended: ExchangeEnded, finished: FinishedRequest) -> None:
+        if finished is None:
+            return
         request = ended.request
         cached = self._keys.peek(request.key_id, now=time.monotonic())
         if isinstance(cached, Hit):
@@ -183,7 +177,12 @@ async def open_usage(
     stack.push_async_callback(delivery.aclose)
     tasks = await stack.enter_async_context(BackgroundTasks())
     tasks.start(delivery.run(), name="usage")
-    others = _other_workers(settings)
+    others = None
+    if settings.valkey.url is not None:
+        # A worker without Valkey never loads its client.
+        from sidecar.storage.valkey_limits import ValkeyEnds  # noqa: PLC0415
+
+        others = ValkeyEnds(settings.valkey)
     pending = PendingVerdicts(
         delivery,
         listener,
@@ -202,13 +201,3 @@ async def open_usage(
         on_unmatched=metrics.access_log_unmatched,
     )
     return WorkerUsage(spool, pending, receiver.receive)
-
-
-def _other_workers(settings: Settings) -> ValkeyEnds | None:
-    """Return None without Valkey: limits are each worker's own share then, too."""
-    if settings.valkey.url is None:
-        return None
-    # As for keys: a worker without Valkey never loads its client.
-    from sidecar.storage.valkey_limits import ValkeyEnds  # noqa: PLC0415
-
-    return ValkeyEnds(settings.valkey)

@@ -421,7 +421,7 @@ async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
 def passed(answer: Reply) -> tuple[int, int]:
     """Return what was told before of the first limit, and what is passed now."""
     assert isinstance(answer, Acquired)
-    return answer.states[0].told, answer.states[0].passed
+    return answer.states[0].reported, answer.states[0].passed
 
 
 async def test_one_caller_is_told_of_each_threshold_of_a_budget(

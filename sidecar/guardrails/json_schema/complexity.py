@@ -1,4 +1,10 @@
-"""Checks a schema: supported keywords, bounded work, no infinite recursion."""
+"""Checks a schema: supported keywords, bounded work, no infinite recursion.
+
+A schema of two kilobytes may apply a keyword four million times to one value: branches double
+with every reference (decision 49). So the work for a value is computed before the schema is used,
+level by level: the set of schemas that may apply to one value, and how often each, is a state;
+from each state follow those of its properties and items.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +24,28 @@ from sidecar.guardrails.json_schema.schema import (
     HINTS,
     KNOWN,
     ROOT,
-    Children,
     Schema,
     SchemaPath,
-    children,
+    Subschemas,
     compile_schema,
     positions,
     resolved,
     same_value,
+    subschemas,
     target_of,
 )
 
 MAX_COMPLEXITY: Final = 2_000
 """Keywords applied to one value at most. A union of twenty objects comes to some 200."""
 MAX_STATES: Final = 2_000
-"""Sets of schemas that may come to a value; an ordinary schema has as many as it has parts."""
+"""States that are looked at; an ordinary schema has as many as it has parts."""
 _LIST_SHARE: Final = 8
 """Entries of a list (names, alternatives) that cost as much as one keyword."""
 
 
 @dataclass(frozen=True, slots=True)
 class Complexity:
-    """What is applied to one value at most: keywords, and of them those that cost far more.
+    """The most that is applied to one value: keywords, and of them those that cost far more.
 
     `fractions` are multiples of one: 1 µs for a number, or 8 for one of 300 digits.
     """
@@ -51,7 +57,7 @@ class Complexity:
 
 @dataclass(frozen=True, slots=True)
 class TooComplex:
-    """A schema that looks too often; `place` is what it looks through most, `depth` how deep."""
+    """A schema over `MAX_COMPLEXITY`; `place` is the part applied most, at `depth` of a value."""
 
     place: SchemaPath
     depth: int
@@ -59,168 +65,103 @@ class TooComplex:
 
 @dataclass(frozen=True, slots=True)
 class InfiniteRecursion:
-    """A schema that needs its own verdict on the very same value."""
+    """A schema whose verdict on a value needs its own verdict on the very same value."""
 
     place: SchemaPath
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    order: tuple[SchemaPath, ...]
-    same: Mapping[SchemaPath, list[SchemaPath]]
-    within: Mapping[SchemaPath, Children]
-    costs: Mapping[SchemaPath, int]
-    patterns: Mapping[SchemaPath, int]
-    fractions: Mapping[SchemaPath, int]
-    remembered: frozenset[SchemaPath]
 
 
 _State = frozenset[tuple[SchemaPath, int]]
 
 
 def complexity_of(root: Schema, *, max_depth: int) -> Complexity | TooComplex | InfiniteRecursion:
-    """Return what is applied to one value at most, *max_depth* levels deep."""
+    """Return the most that is applied to one value, *max_depth* levels deep."""
     known = positions(root)
     same = {place: same_value(place, known) for place in known}
-    within = {place: children(place, schema) for place, schema in known.items()}
+    within = {place: subschemas(place, schema) for place, schema in known.items()}
     try:
         order = tuple(TopologicalSorter(same).static_order())[::-1]
     except CycleError as error:
         return InfiniteRecursion(min(error.args[1], key=len))
-    graph = _Graph(
-        order=order,
-        same=same,
-        within=within,
-        costs={place: _cost(schema) for place, schema in known.items()},
-        patterns={place: _patterns(schema) for place, schema in known.items()},
-        fractions={place: _fractions(schema) for place, schema in known.items()},
-        remembered=_recursive(known, same, within),
-    )
-    return _heaviest(graph, max_depth)
-
-
-def _heaviest(graph: _Graph, max_depth: int) -> Complexity | TooComplex:
-    keywords, patterns, fractions = 0, 0, 0
+    cached = _recursive(same, within)
+    costs = {place: _costs(schema) for place, schema in known.items()}
+    most = (0, 0, 0)
     seen: set[_State] = set()
     level: list[_State] = [frozenset({(ROOT, 1)})]
     for depth in range(max_depth + 1):
         following: list[_State] = []
         for state in level:
-            applied = _applied(graph, state)
-            keywords = max(keywords, _sum(applied, graph.costs))
-            patterns = max(patterns, _sum(applied, graph.patterns))
-            fractions = max(fractions, _sum(applied, graph.fractions))
-            if keywords > MAX_COMPLEXITY or len(seen) > MAX_STATES:
+            applied = Counter(dict(state))
+            for place in order:
+                if count := applied[place]:
+                    if place in cached:
+                        applied[place] = count = 1
+                    for other in same[place]:
+                        applied[other] += count
+            applied = +applied
+            totals = ([n * costs[place][of] for place, n in applied.items()] for of in range(3))
+            keywords, patterns, fractions = map(sum, totals)
+            most = (max(most[0], keywords), max(most[1], patterns), max(most[2], fractions))
+            if most[0] > MAX_COMPLEXITY or len(seen) > MAX_STATES:
                 return TooComplex(max(applied, key=applied.__getitem__), depth)
-            for below in _below(graph, applied):
+            for below in _states_below(applied, within, cached):
                 if below not in seen:
                     seen.add(below)
                     following.append(below)
         level = following
-    return Complexity(keywords, patterns, fractions)
+    return Complexity(*most)
 
 
-def _sum(applied: Counter[SchemaPath], costs: Mapping[SchemaPath, int]) -> int:
-    return sum(count * costs[place] for place, count in applied.items())
-
-
-def _applied(graph: _Graph, state: _State) -> Counter[SchemaPath]:
-    """Return how often each schema is applied to a value that *state* comes to."""
-    counts: Counter[SchemaPath] = Counter(dict(state))
-    for place in graph.order:
-        if count := counts[place]:
-            if place in graph.remembered:
-                counts[place] = count = 1
-            for other in graph.same[place]:
-                counts[other] += count
-    return +counts
-
-
-def _below(graph: _Graph, applied: Counter[SchemaPath]) -> Iterator[_State]:
-    """Yield what comes to a value one level down, for every name and index that matters."""
-    parts = [(graph.within[place], count) for place, count in applied.items()]
-    names = {name for within, _ in parts for name in within.named}
-    longest = max((len(within.leading) for within, _ in parts), default=0)
-    ways = [*(_named(parts, name) for name in (*names, None)),
-            *(_indexed(parts, index) for index in range(longest + 1))]  # fmt: skip
-    for counts in ways:
+def _states_below(
+    applied: Mapping[SchemaPath, int],
+    within: Mapping[SchemaPath, Subschemas],
+    cached: frozenset[SchemaPath],
+) -> Iterator[_State]:
+    """Yield the states one level down, for every name and index that makes a difference."""
+    parts = [(within[place], count) for place, count in applied.items()]
+    names = {name for one, _ in parts for name in one.named}
+    longest = max((len(one.leading) for one, _ in parts), default=0)
+    for step in (*names, None, *range(longest + 1)):
+        counts: Counter[SchemaPath] = Counter()
+        for one, count in parts:
+            for place in one.at(step):
+                counts[place] += count
         if counts:
-            once = {place: 1 if place in graph.remembered else n for place, n in counts.items()}
-            yield frozenset(once.items())
-
-
-def _named(parts: Iterable[tuple[Children, int]], name: str | None) -> Counter[SchemaPath]:
-    counts: Counter[SchemaPath] = Counter()
-    for within, count in parts:
-        own = within.named.get(name) if name is not None else None
-        found = within.other if own is None else (own,)
-        for place in (*found, *within.by_pattern, *within.unevaluated):
-            counts[place] += count
-    return counts
-
-
-def _indexed(parts: Iterable[tuple[Children, int]], index: int) -> Counter[SchemaPath]:
-    counts: Counter[SchemaPath] = Counter()
-    for within, count in parts:
-        leads = index < len(within.leading)
-        found = (within.leading[index],) if leads else within.items
-        for place in (*found, *within.every_item):
-            counts[place] += count
-    return counts
+            yield frozenset((place, 1 if place in cached else n) for place, n in counts.items())
 
 
 def _recursive(
-    known: Iterable[SchemaPath],
-    same: Mapping[SchemaPath, list[SchemaPath]],
-    within: Mapping[SchemaPath, Children],
+    same: Mapping[SchemaPath, list[SchemaPath]], within: Mapping[SchemaPath, Subschemas]
 ) -> frozenset[SchemaPath]:
-    """Return the schemas that are referred to from within themselves."""
-    leads_to = {place: [*same[place], *_all_of(within[place])] for place in known}
+    """Return the schemas that are referred to from within themselves; the library caches these."""
     targets = {
-        target for place in known for target in same[place] if target[: len(place)] != place
+        target
+        for place, found in same.items()
+        for target in found
+        if target[: len(place)] != place
     } | {ROOT}
-    return frozenset(target for target in targets if _reaches(target, leads_to))
+    recursive: set[SchemaPath] = set()
+    for target in targets:
+        seen: set[SchemaPath] = set()
+        waiting = [target]
+        while waiting:
+            place = waiting.pop()
+            for following in (*same[place], *within[place].all()):
+                if following not in seen:
+                    seen.add(following)
+                    waiting.append(following)
+        if target in seen:
+            recursive.add(target)
+    return frozenset(recursive)
 
 
-def _reaches(start: SchemaPath, leads_to: Mapping[SchemaPath, list[SchemaPath]]) -> bool:
-    seen: set[SchemaPath] = set()
-    waiting = list(leads_to[start])
-    while waiting:
-        place = waiting.pop()
-        if place == start:
-            return True
-        if place not in seen:
-            seen.add(place)
-            waiting += leads_to[place]
-    return False
-
-
-def _all_of(within: Children) -> list[SchemaPath]:
-    return [
-        *within.named.values(), *within.by_pattern, *within.other, *within.unevaluated,
-        *within.leading, *within.items, *within.every_item,
-    ]  # fmt: skip
-
-
-def _cost(schema: Schema) -> int:
+def _costs(schema: Schema) -> tuple[int, int, int]:
+    """Return keywords, regular expressions and fractions of one schema, without those within."""
     if isinstance(schema, bool):
-        return 1
-    lists = sum(_length(value) for value in schema.values()) // _LIST_SHARE
-    return 1 + len(schema) + lists
-
-
-def _patterns(schema: Schema) -> int:
-    if isinstance(schema, bool):
-        return 0
-    return ("pattern" in schema) + len(schema.get("patternProperties", ()))
-
-
-def _fractions(schema: Schema) -> int:
-    return int(not isinstance(schema, bool) and isinstance(schema.get("multipleOf"), float))
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (list, dict)) else 0
+        return 1, 0, 0
+    entries = sum(len(value) for value in schema.values() if isinstance(value, (list, dict)))
+    patterns = ("pattern" in schema) + len(schema.get("patternProperties", ()))
+    fractions = int(isinstance(schema.get("multipleOf"), float))
+    return 1 + len(schema) + entries // _LIST_SHARE, patterns, fractions
 
 
 MAX_SCHEMA_BYTES: Final = 65_536
@@ -236,7 +177,7 @@ _PATTERN_HINT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SchemaFault:
-    """One thing that is wrong, by its place in the schema."""
+    """One fault, by its place in the schema."""
 
     place: SchemaPath
     problem: str
@@ -245,44 +186,37 @@ class SchemaFault:
 
 
 def schema_faults(schema: Mapping[str, Any], *, max_depth: int) -> tuple[SchemaFault, ...]:
-    """Return what is wrong with *schema*; nothing, where an answer can be judged by it."""
+    """Return the faults of *schema*; none if an answer can be judged by it."""
     dialect = schema.get("$schema", DIALECT)
     if dialect != DIALECT:
         problem = "is another draft than 2020-12"
         return (SchemaFault(("$schema",), problem, f"write {DIALECT}, or leave it out"),)
     if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
         return (SchemaFault((), f"is longer than {MAX_SCHEMA_BYTES} bytes as JSON"),)
-    shape = _shape(schema)
-    if shape is not None:
-        return (shape,)
-    known = positions(schema)
-    faults = tuple(_faults(known)) or tuple(_too_many(known))
-    return faults or tuple(_of_the_whole(schema, max_depth))
-
-
-def _shape(schema: Mapping[str, Any]) -> SchemaFault | None:
-    """Compare with the draft's own schema: what stands where a schema or a number is due."""
-    try:
+    try:  # by the draft's own schema: a value where a schema or a number is due
         jsonschema_rs.meta.validate(dict(schema))
     except jsonschema_rs.ValidationError as error:
         place, value = _found(schema, error.instance_path)
         if value is None:
-            return SchemaFault(place, "must not be empty", 'the type is "null", in quotes')
+            return (SchemaFault(place, "must not be empty", 'the type is "null", in quotes'),)
         if "pattern" in place[-1:] or error.kind.name == "format":
-            return SchemaFault(place, "is not a regular expression", _PATTERN_HINT)
+            return (SchemaFault(place, "is not a regular expression", _PATTERN_HINT),)
         keyword = next((step for step in reversed(place) if isinstance(step, str)), "")
-        return SchemaFault(place, f"is not what `{keyword}` may be in draft 2020-12")
-    return None
-
-
-def _faults(known: Mapping[SchemaPath, Schema]) -> Iterator[SchemaFault]:
-    for place, schema in known.items():
-        if isinstance(schema, bool):
-            continue
-        for keyword, value in schema.items():
-            fault = _keyword_fault((*place, keyword), value, known)
-            if fault is not None:
-                yield fault
+        return (SchemaFault(place, f"is not what `{keyword}` may be in draft 2020-12"),)
+    known = positions(schema)
+    tables = {place: one for place, one in known.items() if not isinstance(one, bool)}
+    faults = [
+        fault
+        for place, one in tables.items()
+        for keyword, value in one.items()
+        if (fault := _keyword_fault((*place, keyword), value, known)) is not None
+    ]
+    if len(known) > MAX_SCHEMAS:
+        faults.append(SchemaFault((), f"holds more than {MAX_SCHEMAS} schemas"))
+    if sum(_costs(one)[1] for one in tables.values()) > MAX_PATTERNS:
+        faults.append(SchemaFault((), f"holds more than {MAX_PATTERNS} regular expressions"))
+    fault = None if faults else _whole_fault(schema, max_depth)
+    return tuple(faults) if fault is None else (fault,)
 
 
 def _keyword_fault(
@@ -290,10 +224,15 @@ def _keyword_fault(
 ) -> SchemaFault | None:
     keyword = str(place[-1])
     if keyword not in KNOWN:
+        near = difflib.get_close_matches(keyword, KNOWN, n=1)
+        hint = HINTS.get(keyword) or (f"did you mean `{near[0]}`?" if near else None)
         problem = f"unknown keyword `{keyword[:80]}`, which would not be checked"
-        return SchemaFault(place, problem, _nearest(keyword), at_key=True)
+        return SchemaFault(place, problem, hint, at_key=True)
     if keyword == "$ref" and resolved(value, known) is None:
-        return _reference_fault(place, value)
+        if target_of(value) is not None:
+            return SchemaFault(place, f"there is no schema at `{value[:80]}`", "see `$defs`")
+        problem = "leads out of this schema; nothing is ever fetched"
+        return SchemaFault(place, problem, "put it under `$defs`, and write `#/$defs/NAME`")
     if keyword == "format" and value not in FORMATS:
         near = difflib.get_close_matches(value, FORMATS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(sorted(FORMATS))}"
@@ -303,64 +242,30 @@ def _keyword_fault(
     return None
 
 
-def _nearest(keyword: str) -> str | None:
-    if keyword in HINTS:
-        return HINTS[keyword]
-    near = difflib.get_close_matches(keyword, KNOWN, n=1)
-    return f"did you mean `{near[0]}`?" if near else None
-
-
-def _reference_fault(place: SchemaPath, reference: str) -> SchemaFault:
-    if target_of(reference) is None:
-        problem = "leads out of this schema; nothing is ever fetched"
-        return SchemaFault(place, problem, "put it under `$defs`, and write `#/$defs/NAME`")
-    return SchemaFault(place, f"there is no schema at `{reference[:80]}`", "see `$defs`")
-
-
-def _too_many(known: Mapping[SchemaPath, Schema]) -> Iterator[SchemaFault]:
-    if len(known) > MAX_SCHEMAS:
-        yield SchemaFault((), f"holds more than {MAX_SCHEMAS} schemas")
-    expressions = [
-        one
-        for schema in known.values()
-        if not isinstance(schema, bool)
-        for one in (*schema.get("patternProperties", ()), *_given(schema, "pattern"))
-    ]
-    if len(expressions) > MAX_PATTERNS:
-        yield SchemaFault((), f"holds more than {MAX_PATTERNS} regular expressions")
-
-
-def _given(schema: Mapping[str, Any], keyword: str) -> tuple[Any, ...]:
-    return (schema[keyword],) if keyword in schema else ()
-
-
-def _of_the_whole(schema: Mapping[str, Any], max_depth: int) -> Iterator[SchemaFault]:
+def _whole_fault(schema: Mapping[str, Any], max_depth: int) -> SchemaFault | None:
+    """Return the fault of a schema whose every keyword is right by itself."""
     match complexity_of(schema, max_depth=max_depth):
         case InfiniteRecursion(place):
             problem = "refers to itself without going into the value, so it never ends"
-            yield SchemaFault(place, problem, "take the reference out")
-            return
+            return SchemaFault(place, problem, "take the reference out")
         case TooComplex(place, depth):
-            yield SchemaFault(
-                place,
-                f"a value {depth} levels deep would be looked at too often",
-                "let branches differ in the properties they look at, or lower `max_depth`",
-            )
-            return
-        case _:
+            problem = f"a value {depth} levels deep would be looked at too often"
+            hint = "let branches differ in the properties they look at, or lower `max_depth`"
+            return SchemaFault(place, problem, hint)
+        case Complexity():
             pass
     try:
         compile_schema(schema)
     except jsonschema_rs.ValidationError as error:
         place, _ = _found(schema, error.instance_path)
         if "pattern" in place[-1:] or "patternProperties" in place:
-            yield SchemaFault(place, "is no regular expression of linear time", _PATTERN_HINT)
-        else:
-            yield SchemaFault(place, "cannot be used")
+            return SchemaFault(place, "is no regular expression of linear time", _PATTERN_HINT)
+        return SchemaFault(place, "cannot be used")
+    return None
 
 
 def _found(schema: Any, path: Iterable[str | int]) -> tuple[SchemaPath, Any]:
-    """Return the place of a path of the library's, which takes a property named 0 for an item."""
+    """Return the place of a path of the library, which writes a property named 0 as an item."""
     place: SchemaPath = ()
     value = schema
     for step in path:

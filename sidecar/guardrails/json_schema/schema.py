@@ -20,7 +20,7 @@ SAME_VALUE_MAPS: Final = frozenset({"dependentSchemas"})
 CHILD: Final = frozenset(
     {"additionalProperties", "unevaluatedProperties", "items", "contains", "unevaluatedItems"}
 )
-"""Hold one schema for what is in the value."""
+"""Hold one schema for the properties or items of the value."""
 CHILD_LISTS: Final = frozenset({"prefixItems"})
 CHILD_MAPS: Final = frozenset({"properties", "patternProperties"})
 
@@ -58,7 +58,7 @@ HINTS: Final = {
     "contentMediaType": "leave it out: it is never checked",
     "contentSchema": "leave it out: it is never checked",
 }
-"""What to write for keywords of other drafts, of OpenAPI, and for those that check nothing."""
+"""Hints for keywords of other drafts, of OpenAPI, and for those that check nothing."""
 
 FORMATS: Final = frozenset(
     {
@@ -66,7 +66,7 @@ FORMATS: Final = frozenset(
         "uri-reference", "uuid", "json-pointer",
     }
 )  # fmt: skip
-"""Those that are checked. `regex` is left out: the answer would choose what is compiled."""
+"""The formats that are checked, without `regex`: an answer could choose expressions to compile."""
 
 
 SchemaPath: TypeAlias = "tuple[str | int, ...]"
@@ -77,16 +77,32 @@ ROOT: Final[SchemaPath] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Children:
-    """What a schema applies to what is in a value: to named ones, to others, to items."""
+class Subschemas:
+    """The places of the schemas that one schema applies to the properties and items of a value."""
 
     named: Mapping[str, SchemaPath]
-    by_pattern: tuple[SchemaPath, ...]
+    every_property: tuple[SchemaPath, ...]
+    """May apply to any property: by pattern, or unless it was evaluated."""
     other: tuple[SchemaPath, ...]
-    unevaluated: tuple[SchemaPath, ...]
+    """Applies to properties that are not in `named`."""
     leading: tuple[SchemaPath, ...]
     items: tuple[SchemaPath, ...]
     every_item: tuple[SchemaPath, ...]
+
+    def at(self, step: str | int | None) -> tuple[SchemaPath, ...]:
+        """Return the schemas for a property, an item, or with None an unnamed property."""
+        if isinstance(step, int):
+            own = (self.leading[step],) if step < len(self.leading) else self.items
+            return (*own, *self.every_item)
+        known = None if step is None else self.named.get(step)
+        return (*(self.other if known is None else (known,)), *self.every_property)
+
+    def all(self) -> tuple[SchemaPath, ...]:
+        """Return every place."""
+        return (
+            *self.named.values(), *self.every_property, *self.other,
+            *self.leading, *self.items, *self.every_item,
+        )  # fmt: skip
 
 
 def positions(root: Schema) -> dict[SchemaPath, Schema]:
@@ -95,7 +111,7 @@ def positions(root: Schema) -> dict[SchemaPath, Schema]:
 
 
 def target_of(reference: str) -> SchemaPath | None:
-    """Return where a reference leads to, None where it leads out of the document."""
+    """Return the place that a reference names, None if it leads out of the document."""
     if reference in {"#", "#/"}:
         return ROOT if reference == "#" else None
     if not reference.startswith("#/"):
@@ -105,7 +121,7 @@ def target_of(reference: str) -> SchemaPath | None:
 
 
 def resolved(reference: str, known: Mapping[SchemaPath, Schema]) -> SchemaPath | None:
-    """Return the place in *known* that a reference names, None where it names no schema."""
+    """Return the place in *known* that a reference names, None if it names no schema."""
     wanted = target_of(reference)
     if wanted is None or wanted in known:
         return wanted
@@ -134,8 +150,8 @@ def same_value(place: SchemaPath, known: Mapping[SchemaPath, Schema]) -> list[Sc
     return found
 
 
-def children(place: SchemaPath, schema: Schema) -> Children:
-    """Return the schemas that the one at *place* applies to what is in the value."""
+def subschemas(place: SchemaPath, schema: Schema) -> Subschemas:
+    """Return the schemas that the one at *place* applies to properties and items of the value."""
     given: Mapping[str, Any] = {} if isinstance(schema, bool) else schema
 
     def one(keyword: str) -> tuple[SchemaPath, ...]:
@@ -144,11 +160,10 @@ def children(place: SchemaPath, schema: Schema) -> Children:
     def several(keyword: str) -> dict[str | int, SchemaPath]:
         return {step: (*place, keyword, step) for step in _steps(given.get(keyword, {}))}
 
-    return Children(
+    return Subschemas(
         named={str(name): at for name, at in several("properties").items()},
-        by_pattern=tuple(several("patternProperties").values()),
+        every_property=(*several("patternProperties").values(), *one("unevaluatedProperties")),
         other=one("additionalProperties"),
-        unevaluated=one("unevaluatedProperties"),
         leading=tuple(several("prefixItems").values()),
         items=one("items"),
         every_item=(*one("contains"), *one("unevaluatedItems")),
@@ -172,8 +187,8 @@ def _steps(value: Any) -> Iterator[str | int]:
 
 
 MAX_PATTERN_BYTES: Final = 10_000
-"""Of one compiled expression. What does not fit is refused; of what does, the worst takes 0.3 µs
-a character (`[ab]*a[ab]{50}`), a usual one a hundredth of that."""
+"""Of one compiled expression; larger ones are refused. The worst that fits takes 0.3 µs for each
+character (`[ab]*a[ab]{50}`), a usual one a hundredth of that."""
 
 
 def compile_schema(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:

@@ -21,10 +21,12 @@ from tests.contract.recorded.conversation import (
     Answer,
     Conversation,
     Crowd,
+    Exchange,
     Modes,
     Script,
     Send,
     opening_message,
+    stream_metadata,
 )
 from tests.contract.recorded.faults import bounds, every_fault, outage
 from tests.contract.recorded.keys import KEYS, ORGANIZATIONS, TEAMS
@@ -52,6 +54,8 @@ class Group:
     settings: Mapping[str, str] = field(default_factory=dict)
     ends_at_once: bool = False
     """Whether the access log tells the end of each request before the next begins."""
+    is_shared: bool = False
+    """Whether the worker may have other groups as well; its keys are in the cache then."""
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.conversations]
@@ -82,6 +86,18 @@ def _openings(conversation: Conversation) -> list[bytes]:
         return [step.message for step in conversation.steps if isinstance(step, Send)]
     played = conversation.played if isinstance(conversation, Crowd) else conversation
     return [opening_message(played)]
+
+
+def first_use(key: str) -> Exchange:
+    """Return a conversation that brings a key into a worker's cache; no trace of it is kept."""
+    return exchange(
+        f"first use of {key}",
+        path="/v1/models",
+        method="GET",
+        body=None,
+        of=key,
+        metadata=stream_metadata("first use", is_sampled=False),
+    )
 
 
 def _limited() -> Iterator[Conversation]:
@@ -183,17 +199,17 @@ def _group(name: str, *conversations: Iterator[Conversation], **more: Any) -> Gr
 
 
 GROUPS: Final = (
-    _group("apis", every_api(), every_malformed_body()),
+    _group("apis", every_api(), every_malformed_body(), is_shared=True),
     _group("keys", every_credential(), every_key()),
-    _group("modes", every_mode(), every_fault()),
+    _group("modes", every_mode(), every_fault(), is_shared=True),
     _group("guardrails", every_guardrail(), everything_unscanned()),
-    _group("answers", every_stream(), every_whole_answer()),
-    _group("restoration", every_restoration(), every_usage()),
+    _group("answers", every_stream(), every_whole_answer(), is_shared=True),
+    _group("restoration", every_restoration(), every_usage(), is_shared=True),
     _group("limits", _limited()),
     _group("settled", _settled(), ends_at_once=True),
     _group("mutation", _mutated(), settings={"EXCHANGE__TIMING": "mutation"}),
     _group("routed", _routed(), settings={"EXCHANGE__ROUTE_BY_MODEL": "on"}),
-    _group("remote", _remote()),
+    _group("remote", _remote(), is_shared=True),
     _group(
         "bounds",
         bounds(),

@@ -148,16 +148,19 @@ def transcript_of(transcript: Transcript) -> dict[str, object]:
 
 # Log lines.
 
-_KEPT_OF_OTHERS: Final = ("event", "level", "kind", "part")
+_KEPT_OF_OTHERS: Final = ("event", "level", "kind", "part", "guardrail")
+_IN_THE_BACKGROUND: Final = ("key", "policies", "policy", "schema", "usage", "store", "worker")
+"""How events begin that come of themselves, some time after a conversation."""
 
 
 def log_lines(lines: Iterable[Mapping[str, Any]]) -> list[object]:
     """Return the lines about exchanges whole, and the kind of each other line."""
     shown: list[object] = []
     for line in lines:
-        if line.get("event") == "exchange.completed":
+        event = str(line.get("event"))
+        if event == "exchange.completed":
             shown.append(normalised(dict(sorted(line.items()))))
-        else:
+        elif not event.startswith(_IN_THE_BACKGROUND):
             shown.append({name: line[name] for name in _KEPT_OF_OTHERS if name in line})
     return shown
 

@@ -72,6 +72,14 @@ def secret_of(key_id: str) -> str:
     return (key_id * 4)[:43]
 
 
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Databases that one worker has for itself."""
+
+    dsn: str
+    valkey: str
+
+
 @dataclass
 class Stores:
     """A PostgreSQL with a migrated and filled template, and a Valkey; one database a server."""
@@ -82,10 +90,11 @@ class Stores:
     webhook: str
     _count: int = field(default=0)
 
-    async def new_database(self, policies: frozenset[str], keys: frozenset[str]) -> str:
-        """Return the DSN of a new database with these policies and keys."""
+    async def new_rooms(self, policies: frozenset[str], keys: frozenset[str]) -> Rooms:
+        """Make a database with these policies and keys, and choose a free one of Valkey's."""
         self._count += 1
-        name = f"recorded_{self._count}"
+        number = self._count
+        name = f"recorded_{number}"
         connection = await asyncpg.connect(self.dsn.replace("/egret?", "/postgres?"))
         try:
             await connection.execute(f"CREATE DATABASE {name} TEMPLATE egret")
@@ -98,11 +107,7 @@ class Stores:
                 await _fill(connection, self._documents(policies), keys)
         finally:
             await connection.close()
-        return dsn
-
-    def valkey_url(self) -> str:
-        """Return a Valkey database that nobody else has."""
-        return f"{self.valkey}?db={self._count % 16}"
+        return Rooms(dsn, f"{self.valkey}?db={number}")
 
     def _documents(self, policies: frozenset[str]) -> dict[str, str]:
         text = POLICIES.read_text().replace("HOOK", self.webhook)
@@ -283,7 +288,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    stores: Stores, engine: str, dsn: str, settings: Mapping[str, str]
+    stores: Stores, engine: str, rooms: Rooms, settings: Mapping[str, str]
 ) -> AsyncIterator[Served]:
     """Run `egret serve` with one worker until the block ends."""
     place = Path(tempfile.mkdtemp(prefix="w", dir=stores.place))
@@ -291,12 +296,12 @@ async def serving(
     with ExitStack() as stack, otlp_receiver() as otlp, log.open("ab") as output:
         given = {
             **SETTINGS,
-            "POSTGRES__DSN": dsn,
+            "POSTGRES__DSN": rooms.dsn,
             "SERVER__ENGINE": engine,
             "SERVER__SOCKET_DIRECTORY": str(place / "s"),
             "TELEMETRY__OTLP_ENDPOINT": otlp.endpoint,
             "USAGE__SPOOL_DIRECTORY": str(place / "usage"),
-            "VALKEY__URL": stores.valkey_url(),
+            "VALKEY__URL": rooms.valkey,
             **settings,
         }
         environment = inherited_environment() | {"TMPDIR": str(place)}
@@ -311,7 +316,7 @@ async def serving(
             async with grpc.aio.insecure_channel(target, options=options) as channel:
                 await _until_ready(channel, process, log)
                 calls = stack.enter_context(grpc.insecure_channel(target, options=options))
-                served = Served(channel, calls, dsn, otlp, log, _metrics_port(log), process)
+                served = Served(channel, calls, rooms.dsn, otlp, log, _metrics_port(log), process)
                 served.new_lines()
                 yield served
         finally:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.recorded.groups import GROUPS
-from tests.contract.recorded.record import differences, record_all
+from tests.contract.recorded.kept import differences
+from tests.contract.recorded.recorder import record_all
 from tests.contract.recorded.server import running_stores
 
 SHOWN = 12
@@ -21,8 +22,9 @@ async def test_every_conversation_goes_as_it_was_recorded(engine_name: str) -> N
     """Answers, statuses, log lines, metrics, spans and rows of usage are as recorded."""
     differing: list[str] = []
     async with running_stores() as stores:
-        async for group, found, _ in record_all(stores, engine_name, GROUPS):
-            differing += differences(group, found)
+        async for recorded in record_all(stores, engine_name, GROUPS):
+            for group, found in recorded:
+                differing += differences(group, found)
     assert not differing, f"{len(differing)} differ\n" + "\n\n".join(differing[:SHOWN])
 
 

@@ -89,7 +89,7 @@ class Told:
 def test_each_threshold_that_was_passed_is_told(told: int, passed: int, heard: list[int]) -> None:
     """One after the other, though a request may pass several."""
     listener = Told()
-    state = State(0, 5, 10.0, told=told, passed=passed)
+    state = State(0, 5, 10.0, reported=told, passed=passed)
     BudgetWatch(listener).note(budget(), state, now=0.0, is_taken=True)
     assert listener.passed == [("b", threshold) for threshold in heard]
 
@@ -97,7 +97,7 @@ def test_each_threshold_that_was_passed_is_told(told: int, passed: int, heard: l
 def test_a_request_without_room_passes_no_threshold() -> None:
     """It took nothing, and whoever takes next is told of them."""
     listener = Told()
-    state = State(0, 5, 10.0, told=50, passed=95)
+    state = State(0, 5, 10.0, reported=50, passed=95)
     BudgetWatch(listener).note(budget(), state, now=0.0, is_taken=False)
     assert listener.passed == []
 
@@ -132,5 +132,5 @@ def test_a_limit_on_something_else_is_no_budget() -> None:
     listener = Told()
     watched = BudgetWatch(listener)
     tokens = replace(budget(), measure=Measure.TOKENS)
-    watched.note(tokens, State(0, 5, 10.0, told=0, passed=95), now=0.0, is_taken=True)
+    watched.note(tokens, State(0, 5, 10.0, reported=0, passed=95), now=0.0, is_taken=True)
     assert (listener.passed, watched.lowest(now=0.0)) == ([], {})

@@ -44,11 +44,11 @@ def test_a_batch_is_the_same_until_it_is_acknowledged() -> None:
     corrections.add("org", new(7), now=11.0)
     assert corrections.batch() is first
     assert sent(corrections, now=12.0) == [(5, 2.0)]
-    assert corrections.has_debts
+    assert corrections.has_uncounted
     corrections.acknowledge()
     assert sent(corrections, now=12.0) == [(7, 1.0)]
     corrections.acknowledge()
-    assert (corrections.batch(), corrections.has_debts, len(corrections)) == (None, False, 0)
+    assert (corrections.batch(), corrections.has_uncounted, len(corrections)) == (None, False, 0)
 
 
 def test_units_add_up_at_the_pace_of_a_share() -> None:

@@ -9,7 +9,7 @@ from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import MAX_PATTERN_WORK, MAX_VALUES, JsonSchemaCheck
-from sidecar.guardrails.json_schema.violations import ASKED_AT_A_TIME
+from sidecar.guardrails.json_schema.violations import VALIDATED_AT_A_TIME
 
 ORDER: dict[str, Any] = {
     "type": "object",
@@ -190,7 +190,7 @@ def test_arguments_are_judged_where_they_are_asked_for_and_content_otherwise() -
 
 def test_looking_for_the_place_yields_between_levels_and_items() -> None:
     """A long way down, with much to look at on each level, holds nothing for long."""
-    value: Any = {"v": [1] * (10 * ASKED_AT_A_TIME) + ["x"]}
+    value: Any = {"v": [1] * (10 * VALIDATED_AT_A_TIME) + ["x"]}
     for _ in range(20):
         value = {"x": value}
     node = {"properties": {"x": {"$ref": "#"}, "v": {"items": {"type": "integer"}}}}
