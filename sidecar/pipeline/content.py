@@ -39,7 +39,7 @@ class RequestAllowed:
     hides_usage: bool = False
 
 
-async def judge_body(  # noqa: PLR0911 - each refusal is one
+async def judge_body(
     body: bytes,
     route: Route,
     caller: Caller,
