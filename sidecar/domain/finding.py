@@ -18,7 +18,7 @@ class Finding:
 
     `type` is upper snake case, for example `EMAIL`; it names the placeholder `[EMAIL_1]`.
     `part` indexes `Subject.parts`; `start` and `end` are byte offsets into its content.
-    `place` says where in structured text, by names that the policy has and by numbers.
+    `place` is a path in structured text, of names in the policy and of numbers.
     """
 
     guardrail: str
@@ -44,15 +44,15 @@ class Verdict(enum.Enum):
 
 
 class RemoteEvent(enum.Enum):
-    """What happened on the way to a remote check's outcome; the value is a metric label."""
+    """An event on the way to a remote check's outcome; the value is a metric label."""
 
     CACHE_HIT = "cache_hit"
-    """Nobody was asked: the answer to equal content was still kept."""
+    """No request was sent: the answer to equal content was cached."""
     JOINED = "joined"
-    """Equal content was being asked about, and its answer was waited for."""
+    """A check of equal content was under way, and its answer was awaited."""
     RETRY = "retry"
     HEDGE = "hedge"
-    """Asked a second time, since no answer had come so far."""
+    """Sent a second time, since no answer had come so far."""
     HEDGE_WON = "hedge_won"
 
 
@@ -70,8 +70,8 @@ class GuardrailResult:
 
     `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration.
     `error_type` is a class name or short code when the check failed, for spans and logs.
-    `score` is how sure the guardrail is, from 0 to 1, where it tells; also where it passed.
-    `stage` is the side that was judged, never both.
+    `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it passed.
+    `stage` is the side that was checked, never both.
     """
 
     guardrail: Guardrail
@@ -117,7 +117,7 @@ PLACEHOLDER: Final = re.compile(
     rb"\[[A-Z][A-Z0-9_]{0,39}_(?:[1-9][0-9]{0,8}|h_[0-9a-f]{%d})\]"
     rb"|[0-9](?:[ -]?[0-9])*+" % HASH_DIGITS
 )
-"""Whatever may stand for a value: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of digits."""
+"""Every form of placeholder: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of digits."""
 
 _UNFINISHED: Final = re.compile(rb"(?:\[[A-Za-z0-9_]*+|[0-9][0-9 -]*+)\Z")
 
@@ -131,20 +131,18 @@ class Restoration:
     def restore(self, text: bytes) -> bytes:
         """Return *text* with every placeholder turned back.
 
-        In one pass: what is put in is not looked at again, so that a value that reads like a
-        placeholder cannot call up another one.
+        In one pass: an inserted value is not searched again, so that one that reads like a
+        placeholder cannot bring in another value.
         """
-        return PLACEHOLDER.sub(self._original, text)
-
-    def _original(self, found: re.Match[bytes]) -> bytes:
-        placeholder = found.group()
-        return self.originals.get(placeholder, placeholder)
+        return PLACEHOLDER.sub(
+            lambda found: self.originals.get(found.group(), found.group()), text
+        )
 
 
 def unfinished_from(text: bytes) -> int:
     """Return where the end of *text* could still become a placeholder; its length if nowhere.
 
-    What comes before can be restored and sent, the rest waits for what comes next; never more
+    The text before can be restored and sent, the rest waits for the next bytes; never more
     than `MAX_PLACEHOLDER_BYTES`.
     """
     start = max(len(text) - MAX_PLACEHOLDER_BYTES, 0)
@@ -159,7 +157,7 @@ NOTHING_REDACTED: Final = Restoration()
 class Found:
     """A guardrail's findings, of which no two overlap, in text order.
 
-    `score` is how sure a guardrail is that gives one, from 0 to 1, also where it found nothing.
+    `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it found nothing.
     """
 
     findings: tuple[Finding, ...]
@@ -168,7 +166,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A guardrail that could not judge; `error_type` is an exception's class name."""
+    """A guardrail that failed; `error_type` is an exception's class name."""
 
     error_type: str
 

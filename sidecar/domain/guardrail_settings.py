@@ -16,7 +16,7 @@ class Threshold(enum.Enum):
 
 
 class InjectionKind(enum.Enum):
-    """What an attack on a model's instructions tries."""
+    """The aim of an attack on a model's instructions."""
 
     INSTRUCTION_OVERRIDE = "instruction_override"
     JAILBREAK = "jailbreak"
@@ -32,7 +32,7 @@ class CodeLanguage(enum.Enum):
 
 
 class AnswerPart(enum.Enum):
-    """Which texts of an answer a program reads."""
+    """A part of an answer that a program reads."""
 
     CONTENT = "content"
     ARGUMENTS = "arguments"
@@ -139,9 +139,9 @@ class MaxTokensSettings:
 
 @dataclass(frozen=True, slots=True)
 class JsonSchemaSettings:
-    """What an answer must look like that a program reads.
+    """The JSON Schema that an answer read by a program must satisfy.
 
-    `schema` is JSON text of draft 2020-12. `tools` are those whose arguments are judged, None
+    `schema` is JSON text of draft 2020-12. `tools` are those whose arguments are checked, None
     all. `max_bytes` and `max_depth` bound one text, and the levels of values within each other.
     """
 
@@ -161,17 +161,17 @@ RuleSettings = (
     | CodeSettings
     | ToxicitySettings
 )
-"""Judged by the rules of the shared database: findings have spans."""
+"""Checked by the rules of the shared database: findings have spans."""
 
 WholeTextSettings = (
     PromptInjectionSettings | LanguageSettings | MaxInputSettings | MaxTokensSettings
 )
-"""Judged over a text as a whole: a score or a count decides."""
+"""Checked over a text as a whole: a score or a count decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteEndpoint:
-    """Where a remote check is asked. `headers` may hold credentials and are never shown.
+    """The server of a remote check. `headers` may hold credentials and are never shown.
 
     `url` is http(s), or `grpc://` and `grpcs://` with host and port for a gRPC server.
     `ca_file` holds the authorities a TLS server's certificate must come from, None the system's;
@@ -187,13 +187,13 @@ class RemoteEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class ResilienceSettings:
-    """How a remote check is asked, and when it is let alone.
+    """Retries, hedging, cache, concurrency and circuit breaker of a remote check.
 
-    `retries` come within the guardrail's own time limit. `hedge_after_seconds` asks a second
-    time where no answer has come so far, None never. `cache_seconds` keeps an answer for equal
-    content, 0 none. `max_concurrent` checks of one server run in a worker at a time; more are
-    an error at once. After `breaker_failures` failures in a row the server is let alone for
-    `breaker_seconds`, then tried with one request.
+    `retries` come within the guardrail's own time limit. After `hedge_after_seconds` without an
+    answer a second request is sent, None never. `cache_seconds` keeps an answer for equal content,
+    0 none. `max_concurrent` checks of one server run in a worker at a time; more are an error at
+    once. After `breaker_failures` failures in a row the circuit breaker opens for
+    `breaker_seconds`, then lets one request probe the server.
     """
 
     retries: int = 1
@@ -226,7 +226,7 @@ class GrpcSettings:
 class ModerationSettings:
     """An OpenAI-compatible moderations API.
 
-    `thresholds` are scores from which a category counts; where there are none, the server's own
+    `thresholds` are scores from which a category counts; without any, the server's own
     `flagged` decides. `categories` None means all.
     """
 
@@ -240,7 +240,7 @@ class ModerationSettings:
 
 @dataclass(frozen=True, slots=True)
 class PresidioSettings:
-    """The analyzer API of Presidio; `entities` None means all it knows."""
+    """The analyzer API of Presidio; `entities` None means all that it supports."""
 
     guardrail_type: ClassVar[str] = "presidio"
     endpoint: RemoteEndpoint

@@ -1,4 +1,4 @@
-"""HTTP header fields as Envoy hands them over, and the names we look for."""
+"""HTTP header fields as Envoy sends them, and the names that Egret reads or writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class HeaderName:
-    """Header names that mean something to us, in the lower case Envoy uses."""
+    """Header names that Egret reads or writes, in the lower case that Envoy uses."""
 
     METHOD: Final = ":method"
     STATUS: Final = ":status"
@@ -40,7 +40,7 @@ CREDENTIAL_HEADERS: Final = (
     HeaderName.API_KEY,
     HeaderName.X_GOOG_API_KEY,
 )
-"""Where a client may present its key. All are removed before a request leaves."""
+"""Headers that may carry a client's key. All are removed before a request leaves."""
 
 CREDENTIAL_PARAMETERS: Final = frozenset(
     {
@@ -52,19 +52,19 @@ CREDENTIAL_PARAMETERS: Final = frozenset(
         *("x-goog-credential", "x-goog-signature"),  # Google's
     }
 )
-"""Where APIs take a credential in the query, in lower case. None is taken from there."""
+"""Query parameters that carry a credential in some API, in lower case. None is accepted."""
 
 OVERRIDING_PARAMETERS: Final = frozenset({"ct", "httpmethod", "callback"})
 """Google's system parameters, in lower case, that make it read another type of body or another
-method than the headers say, or wrap its answer into a script. What was judged would not be what
-is done."""
+method than the headers say, or wrap its answer into a script. The provider would do something
+else than Egret checked."""
 
 OPTIONAL_PARAMETER_SIGIL: Final = "$"
 """Google takes each of its system parameters with or without it
 (https://cloud.google.com/apis/docs/system-parameters)."""
 
 EGRET_HEADER_PREFIX: Final = "x-egret-"
-"""Ours alone: a client's own copy is stripped, so that nothing behind us can be told lies."""
+"""Egret's own: a client's copy is stripped, so that no service behind it is deceived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Headers:
 
     def first(self, name: str) -> bytes | None:
         """Return the first value of *name*, or None."""
-        # A loop, and no generator: it is asked a dozen times a request, and costs half.
+        # A loop, not a generator: it runs a dozen times a request, at half the cost.
         for key, value in self.fields:
             if key == name:
                 return value
@@ -96,7 +96,7 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class HeaderMutation:
-    """What Envoy is told to do to a set of headers: remove first, then overwrite.
+    """Changes to a set of headers: remove first, then overwrite.
 
     Envoy applies removals before writes, and ignores `append_action` (1.40): a write overwrites.
     """

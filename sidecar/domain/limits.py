@@ -1,4 +1,4 @@
-"""How much a key, a team or an organization may use; immutable once loaded."""
+"""Limits of keys, teams and organizations, and the state of one limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 
 class Level(enum.Enum):
-    """Whose limit it is."""
+    """The owner of a limit."""
 
     KEY = "key"
     TEAM = "team"
@@ -16,7 +16,7 @@ class Level(enum.Enum):
 
 
 class Measure(enum.Enum):
-    """What is counted. COST is in millionths of a US dollar, all else in pieces."""
+    """The unit that is counted. COST is in millionths of a US dollar."""
 
     REQUESTS = "requests"
     INPUT_TOKENS = "input_tokens"
@@ -33,10 +33,10 @@ MICROS: Final = 1_000_000
 
 
 class Window(enum.Enum):
-    """Over what time an amount holds.
+    """The period of an amount.
 
     A second and a minute slide. A day, a week (from Monday) and a month are those of the calendar,
-    in the limit's time zone. ONCE is for what holds for a request or at any moment.
+    in the limit's time zone. ONCE is for limits of one request or of any moment.
     """
 
     SECOND = "second"
@@ -48,8 +48,8 @@ class Window(enum.Enum):
 
 
 def sliding_seconds(window: Window) -> int | None:
-    """Return how long a sliding window is, None where it does not slide."""
-    # No table: to find a member of an enum in one, Python calls a function of its own.
+    """Return the seconds of a sliding window, None if it does not slide."""
+    # No table: looking up a member of an enumeration calls a Python function (3.11).
     match window:
         case Window.SECOND:
             return 1
@@ -62,7 +62,7 @@ def sliding_seconds(window: Window) -> int | None:
 
 
 class Priority(enum.Enum):
-    """Who keeps capacity when a shared limit runs short."""
+    """The rank of a key when a shared limit runs short."""
 
     INTERACTIVE = "interactive"
     STANDARD = "standard"
@@ -70,16 +70,16 @@ class Priority(enum.Enum):
 
 
 RESERVED: Final = {Priority.INTERACTIVE: 0.0, Priority.STANDARD: 0.05, Priority.BATCH: 0.2}
-"""The share of a team's or organization's limit that a request leaves for those before it."""
+"""The share of a team's or organization's limit that a request leaves for higher priorities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """One limit. `id` is unique and stable; counts are kept under it.
 
-    `burst` is how much of a sliding window's amount may be used at once; None means a tenth of
-    the requests and all of the tokens, since one request may take that many. `models` are globs,
-    `operations` are names of `gen_ai.operation.name`; None is all.
+    `burst` is the part of a sliding window's amount that may be used at once; None means a tenth
+    of the requests and all of the tokens, since one request may take that many. `models` are
+    globs, `operations` are names of `gen_ai.operation.name`; None is all.
     """
 
     id: str
@@ -94,7 +94,7 @@ class Limit:
 
     @property
     def at_once(self) -> int:
-        """How much may be used at once."""
+        """Return the amount that may be used at once."""
         if self.burst is not None:
             return self.burst
         return max(1, self.amount // 10) if self.measure is Measure.REQUESTS else self.amount
@@ -102,9 +102,9 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """How one limit stands: what is left, and in how many seconds it is whole again.
+    """The remaining amount of one limit, and the seconds until it is whole again.
 
-    Of a limit that has just refused a request: in how many seconds that has room.
+    For a limit that has just refused a request: the seconds until that request has room.
     """
 
     limit: Limit
@@ -114,10 +114,10 @@ class LimitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What was taken for a request of the limits it was judged by; `cost` in millionths of $1.
+    """The amounts taken from limits for one request; `cost` in millionths of a US dollar.
 
-    It was taken at `taken_us`, microseconds since the epoch. `by_model` names, of the limits that
-    are for some models only, those that held for it.
+    They were taken at `taken_us`, microseconds since the epoch. `by_model` names the limits for
+    some models only that apply to the request.
     """
 
     input_tokens: int = 0

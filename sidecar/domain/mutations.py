@@ -1,4 +1,4 @@
-"""What is changed about a request, and what a client gets instead of an answer."""
+"""Changes to a request that goes on, and Egret's own answer to one that does not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RequestMutations:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer from us: status, headers, body in the client's dialect.
+    """An answer of Egret: status, headers, body in the client's dialect.
 
     `details` is short and stable (no user data); Envoy logs it as response code details.
     """

@@ -20,7 +20,7 @@ FULL_ROLLOUT: Final = 10_000
 
 
 class ExemptLevel(enum.Enum):
-    """Who an exception is for."""
+    """The holder of an exception."""
 
     KEY = "key"
     TEAM = "team"
@@ -28,7 +28,7 @@ class ExemptLevel(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """One key or team that a guardrail does not hold for, up to and with a day, and why.
+    """One key or team that a guardrail does not apply to, up to and including a day, and why.
 
     `name` is a key's public id, or a team's path `ORGANIZATION/TEAM`.
     """
@@ -40,14 +40,14 @@ class Exemption:
 
     @property
     def ends_at(self) -> float:
-        """Seconds since the epoch from which the guardrail holds again: midnight, UTC."""
+        """Seconds since the epoch from which the guardrail applies again: midnight, UTC."""
         last = datetime.combine(self.until, time(), tzinfo=UTC)
         return (last + timedelta(days=1)).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The requests a guardrail holds for; all of them where nothing is set.
+    """The requests a guardrail applies to; all of them if nothing is set.
 
     `routes` are operations, `models` globs that match in any case. `rollout` is the share of
     keys, in hundredths of a percent.
@@ -60,12 +60,12 @@ class Scope:
 
     @property
     def depends_on_key(self) -> bool:
-        """Tell whether two keys may differ in it."""
+        """Return whether two keys may differ in it."""
         return self.rollout < FULL_ROLLOUT or bool(self.exceptions)
 
     @property
     def depends_on_headers(self) -> bool:
-        """Tell whether it takes the key or the path, which are known before a body."""
+        """Return whether it depends on the key or the path, which are known before a body."""
         return self.depends_on_key or self.routes is not None
 
 
@@ -74,9 +74,9 @@ EVERYWHERE: Final = Scope()
 
 @dataclass(frozen=True, slots=True)
 class RequestScope:
-    """Who asks for what, and when, as the headers tell.
+    """Operation, key, team and time of a request, as known from its headers.
 
-    `operation` is None where the path is not known. `team` is `ORGANIZATION/TEAM`; `at` is in
+    `operation` is None if the path is unknown. `team` is `ORGANIZATION/TEAM`; `at` is in
     seconds since the epoch.
     """
 
@@ -87,7 +87,7 @@ class RequestScope:
 
 
 class Stage(enum.Enum):
-    """Which side of the exchange a guardrail looks at."""
+    """The side of the exchange that a guardrail checks."""
 
     INPUT = "input"
     OUTPUT = "output"
@@ -95,7 +95,7 @@ class Stage(enum.Enum):
 
 
 class Action(enum.Enum):
-    """What a finding leads to in enforce mode."""
+    """The effect of a finding in enforce mode."""
 
     BLOCK = "block"
     REDACT = "redact"
@@ -103,21 +103,21 @@ class Action(enum.Enum):
 
 
 class Mode(enum.Enum):
-    """Shadow judges and reports, and changes nothing."""
+    """Shadow checks and reports, and changes nothing."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
 
 
 class OnError(enum.Enum):
-    """The direction of a guardrail that cannot tell: closed (block) or open (allow)."""
+    """The direction of a guardrail that fails: closed (block) or open (allow)."""
 
     BLOCK = "block"
     ALLOW = "allow"
 
 
 class UnscannedAction(enum.Enum):
-    """What happens to content that no guardrail can read."""
+    """The action on content that no guardrail can read."""
 
     BLOCK = "block"
     FLAG = "flag"
@@ -125,11 +125,11 @@ class UnscannedAction(enum.Enum):
 
 
 class StreamUsage(enum.Enum):
-    """How the tokens of a stream become known where its provider tells them on demand only.
+    """The source of a stream's token counts if its provider sends them on demand only.
 
-    `HIDE` asks for them and takes them out of the answer again. `PASS` asks for them, and the
-    client gets the event that tells them too. `ESTIMATE` leaves the request alone and derives
-    them from what was delivered.
+    `HIDE` requests them and takes them out of the answer again. `PASS` requests them, and the
+    client gets their event too. `ESTIMATE` leaves the request unchanged and derives them from
+    the delivered bytes.
     """
 
     HIDE = "hide"
@@ -138,7 +138,7 @@ class StreamUsage(enum.Enum):
 
 
 class RedactionStyle(enum.Enum):
-    """What stands in the place of a redacted value.
+    """The form of the text in place of a redacted value.
 
     `HASH` lets equal values be joined over requests; `FORMAT_PRESERVING` keeps the shape of a
     card number, and is a placeholder for everything else.
@@ -150,10 +150,10 @@ class RedactionStyle(enum.Enum):
 
 
 class StreamMode(enum.Enum):
-    """How a streamed answer is judged.
+    """The way a streamed answer is checked.
 
-    BUFFER: whole, before any of it leaves. WINDOW: as it comes, holding back what could still
-    become a finding. OBSERVE: as it comes, holding back nothing; findings are only flagged.
+    BUFFER: whole, before any of it leaves. WINDOW: as it comes, holding back text that could
+    still become a finding. OBSERVE: as it comes, holding back nothing; findings are only flagged.
     """
 
     BUFFER = "buffer"
@@ -168,7 +168,7 @@ GuardrailSettings = RuleSettings | WholeTextSettings | JsonSchemaSettings | Remo
 class Guardrail:
     """One check of a policy. `restore` turns placeholders in the answer back for the client.
 
-    `streams` counts where the stage includes answers.
+    `streams` matters if the stage includes answers.
     """
 
     name: str
@@ -187,10 +187,10 @@ class Guardrail:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A named, versioned list of guardrails and the direction for what cannot be read.
+    """A named, versioned list of guardrails and the action on content that cannot be read.
 
-    `allowed_models` are glob patterns that apply where no key, team or organization sets its own.
-    `stream_usage` is None where it goes by whether the key's limits count tokens.
+    `allowed_models` are glob patterns that apply if no key, team or organization sets its own.
+    With `stream_usage` None, it depends on whether the key's limits count tokens.
     """
 
     name: str
@@ -202,5 +202,5 @@ class Policy:
 
 
 def judges_input(guardrail: Guardrail) -> bool:
-    """Return whether *guardrail* judges requests."""
+    """Return whether *guardrail* checks requests."""
     return guardrail.stage in {Stage.INPUT, Stage.BOTH}

@@ -1,4 +1,4 @@
-"""Who a key belongs to, and what is stored about the key."""
+"""The owner of a key, and the stored record of the key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class PolicyBinding:
-    """Names of the policies bound at each level; None where a level binds none."""
+    """Names of the policies bound at each level; None if a level binds none."""
 
     key: str | None = None
     team: str | None = None
@@ -36,7 +36,7 @@ class KeyRecord:
 
     Times are seconds since the epoch. `secret_sha256` is the digest of the secret, never the
     secret. `allowed_models` holds glob patterns already resolved key → team → organization;
-    None where no level sets any. `allowed_operations`, by the names of `Operation`, and
+    None if no level sets any. `allowed_operations`, by the names of `Operation`, and
     `allowed_sources` are the key's own; None allows every operation, or every address. `limits`
     are those of key, team and organization together.
     """

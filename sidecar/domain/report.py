@@ -13,35 +13,35 @@ from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 
 
 class ExchangeOutcome(enum.Enum):
-    """How an exchange ended, as seen from Egret; the value is a metric label."""
+    """The outcome of a request, as seen from Egret; the value is a metric label."""
 
     ALLOWED = "allowed"
     REDACTED = "redacted"
     FLAGGED = "flagged"
     """Went on unchanged, although a guardrail or unread content was flagged."""
     REFUSED = "refused"
-    """Answered by Egret on purpose; not an error."""
+    """Answered by Egret on purpose; not a failure."""
     ABORTED = "aborted"
     """The client or Envoy went away before there was an answer."""
     FAILED = "failed"
-    """Egret could not tell and failed closed."""
+    """Egret could not decide and failed closed."""
 
 
 class CacheTier(enum.Enum):
-    """Which store answered for the key."""
+    """The store that answered for the key."""
 
     L1 = "l1"
     NEGATIVE = "negative"
     L2 = "l2"
     STORE = "store"
     STALE = "stale"
-    """The store did not answer: the last that was known went on."""
+    """The store did not answer: the last known record was used."""
     NONE = "none"
     """No look-up took place: there was no well-formed key to look up."""
 
 
 class FaultKind(enum.Enum):
-    """What went wrong around an exchange, whatever its outcome; the value is a metric label."""
+    """A fault around a request, whatever its outcome; the value is a metric label."""
 
     PROTOCOL_VIOLATION = "protocol_violation"
     EXCEPTION = "exception"
@@ -85,7 +85,7 @@ class ExchangeReport:
     """The end of one exchange.
 
     `traceparent` and `tracestate` are the strings of the gRPC metadata, unchecked. `status` is
-    that of Egret's own answer, None where the request went on. `processing_modes` are Envoy's
+    that of Egret's own answer, None if the request went on. `processing_modes` are Envoy's
     names of the body modes of this stream, for example `FULL_DUPLEX_STREAMED`. `error_type` is the
     class name of an exception behind a failure, never its text. `exempted` are the guardrails that
     an exception of the policy took out.
@@ -114,5 +114,5 @@ class ExchangeReport:
 
     @property
     def unscanned_action(self) -> UnscannedAction:
-        """What became of unread content; without a policy, the default that blocks."""
+        """Return the action on unread content; without a policy, the default that blocks."""
         return UnscannedAction.BLOCK if self.policy is None else self.policy.unscanned

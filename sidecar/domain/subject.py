@@ -1,4 +1,4 @@
-"""What is being judged: a request as its dialect reads it."""
+"""The request as its dialect reads it: route, operation, text parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Dialect(enum.Enum):
-    """Whose API the client speaks; refusals are written in it."""
+    """The provider API that the client speaks; refusals are written in it."""
 
     OPENAI = "openai"
     AZURE_OPENAI = "azure.ai.openai"
@@ -18,7 +18,7 @@ class Dialect(enum.Enum):
 
 
 class Operation(enum.Enum):
-    """What is asked of the model, by `gen_ai.operation.name` where one exists."""
+    """The operation of a request, by `gen_ai.operation.name` if one exists."""
 
     CHAT = "chat"
     GENERATE_CONTENT = "generate_content"
@@ -40,7 +40,7 @@ class Operation(enum.Enum):
 
 
 class RequestForm(enum.Enum):
-    """What a body must hold at least, so that we and a provider read the same request."""
+    """The members a body must have, so that Egret and a provider read the same request."""
 
     ANY_OBJECT = "any_object"
     MESSAGES = "messages"
@@ -55,9 +55,9 @@ class RequestForm(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A known path and method. `has_body` tells whether content is expected.
+    """A known path and method. With `has_body` content is expected.
 
-    `model` and `is_streamed` are what the path says about itself, where an API puts it there.
+    `model` and `is_streamed` are those of the path, in APIs that put them there.
     """
 
     dialect: Dialect
@@ -70,13 +70,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class UnknownRoute:
-    """A path or method no dialect knows; `dialect` is the best guess for wording a refusal."""
+    """A path or method of no dialect; `dialect` is the best guess for wording a refusal."""
 
     dialect: Dialect
 
 
 class UnscannedReason(enum.Enum):
-    """Why content cannot be judged; the value is a metric label."""
+    """The reason why content cannot be checked; the value is a metric label."""
 
     UNKNOWN_ROUTE = "unknown_route"
     UNKNOWN_SHAPE = "unknown_shape"
@@ -91,11 +91,11 @@ class UnscannedReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class OperationSpec:
-    """How one operation is counted and read.
+    """Rules for counting and reading one operation.
 
-    `uses_tokens` is False where a provider bills none. `reserves_output` and `estimates_output`
-    tell whether output is reserved of limits before, and derived from the answer's bytes after:
-    sound and pictures say nothing of tokens by their bytes. `has_model_text` is whether an answer
+    `uses_tokens` is False if a provider bills none. With `reserves_output`, output tokens are
+    reserved in limits beforehand; with `estimates_output`, missing counts are derived from the
+    bytes of the answer, which sound and pictures do not allow. With `has_model_text` an answer
     holds text that a model has written. `uploads` is the content of a multipart form.
     """
 
@@ -139,7 +139,7 @@ class TextPart:
     the JSON text inside the string before it (tool arguments are JSON in a string). A number
     token (a card number may stand without quotes) has the location `(-1 - k,)`, k counting
     the number tokens of the body from 0; it can only be replaced whole, by a string.
-    `role` is the message's role, or the field's name where there is no message.
+    `role` is the message's role, or the field's name outside of messages.
     """
 
     content: bytes
@@ -151,10 +151,10 @@ class TextPart:
 class Subject:
     """A request that was read whole.
 
-    `other_models` are further ones that the body names and a provider could go by instead.
-    Each of `runs` lists parts, by index, that the model reads as one text. `asks_for_usage` is
-    about streams: whether their counts are asked for. `max_output_tokens` is what all choices
-    together may have, None where nothing sets a bound.
+    `other_models` are further ones in the body that a provider could use instead. Each of `runs`
+    lists parts, by index, that the model reads as one text. With `asks_for_usage` the client
+    wants the counts of a stream. `max_output_tokens` bounds all choices together, None if nothing
+    sets a bound.
     """
 
     model: str | None
@@ -169,7 +169,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A body that was not read at all, so that nothing is known of its content."""
+    """A body that was not read at all."""
 
     reason: UnscannedReason
 

@@ -1,4 +1,4 @@
-"""What a request used, as it was judged, as it ended, and as it is kept."""
+"""Usage of a request: the note of its verdict, its end in the access log, the stored record."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sidecar.domain.limits import Reservation
 
 
 class AnswerEnd(enum.Enum):
-    """How the answer to a request ended."""
+    """The end of the answer to a request."""
 
     COMPLETED = "completed"
     CLIENT_ABORTED = "client_aborted"
     FAILED = "failed"  # by the provider or on the way to it
-    REFUSED = "refused"  # by us: the provider never saw the request
-    BLOCKED = "blocked"  # by us: the provider has answered, and is paid for it
-    LOST = "lost"  # nobody told: Envoy died before its access log had left
+    REFUSED = "refused"  # by Egret: the provider never saw the request
+    BLOCKED = "blocked"  # by Egret: the provider has answered, and is paid for it
+    LOST = "lost"  # no log entry: Envoy died before its access log had left
 
 
 class DecisionKind(enum.Enum):
-    """What was decided about a request, without why."""
+    """The decision about a request, without its reasons."""
 
     ALLOW = "allow"
     REDACT = "redact"
@@ -49,13 +49,13 @@ NO_TOKENS: Final = TokenCounts()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedRequest:
-    """A request as it was known when it had been judged.
+    """A request and its verdict, as they are known when Egret has decided.
 
-    `request_id` and `occurred_at` together name it: every note of the same request has both.
-    `operation`, `provider` and `model` are None where they were not read. `text_bytes` is the
-    text that goes to the model, 0 where the body was not read. `guardrails` holds each verdict
-    that is not a pass, by the guardrail's name. `reserved` is what was taken of limits for it,
-    None where its key, team and organization have none.
+    `request_id` and `occurred_at` together identify it: every note of the same request has both.
+    `operation`, `provider` and `model` are None if they were not read. `text_bytes` is the
+    text that goes to the model, 0 if the body was not read. `guardrails` holds each verdict
+    that is not a pass, by the guardrail's name. `reserved` are the amounts taken from limits,
+    None if its key, team and organization have none.
     """
 
     request_id: str
@@ -75,11 +75,11 @@ class JudgedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeEnded:
-    """All is over: Envoy's access log tells of it, once the last byte has left.
+    """The end of a request, by Envoy's access log: its last byte has left.
 
     Comes once for each request whose key is known, refused ones included, to one of the workers;
-    again if a worker died over it, with the same `request`. `tokens` is what the provider
-    reported, None where it told nothing. `status` is 0 where no answer began. The three times
+    again if a worker died over it, with the same `request`. `tokens` are the provider's counts,
+    None if it reported none. `status` is 0 if no answer began. The three times
     count from the first byte of the request; `output_seconds` from the first to the last byte
     of the answer's body. `answer_status` and `answer_bytes` are the provider's own, of an answer
     that was blocked. `trace_id` is that of a sampled trace.
@@ -104,9 +104,9 @@ class ExchangeEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnmatchedEnd:
-    """The end of a request of which Envoy knows nothing that Egret said; no provider has seen it.
+    """The end of a request without any of Egret's metadata; no provider has seen it.
 
-    `stream` is Envoy's name of it, which Egret was told when it was asked.
+    `stream` is Envoy's id of the request, which Egret received with it.
     """
 
     stream: str
@@ -117,7 +117,7 @@ class UnmatchedEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """What is kept of one request. `is_estimated` says that the provider told no counts."""
+    """The stored usage of one request. `is_estimated`: the provider reported no counts."""
 
     request: JudgedRequest
     status: int

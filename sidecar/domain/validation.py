@@ -16,13 +16,13 @@ ACCEPTED_TIMES: Final = "between 1970 and 9998"
 
 
 def is_accepted(moment: datetime) -> bool:
-    """Tell whether every part of Egret, and PostgreSQL, can hold *moment* in any time zone."""
+    """Return whether every part of Egret, and PostgreSQL, can hold *moment* in any time zone."""
     return _EARLIEST <= moment < _END
 
 
 @functools.lru_cache(maxsize=4096)
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """Return what matches the whole of a name; all but the two wildcards stands for itself.
+    """Return a pattern for whole names; every character but `*` and `?` stands for itself.
 
     fnmatch builds atomic groups: a long name cannot make a glob of many stars backtrack. A
     bracket would open a character class; within one it stands for itself.

@@ -1,1 +1,1 @@
-"""What a process is told when it starts."""
+"""Settings of a process, read once from `EGRET_*` variables."""

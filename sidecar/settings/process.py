@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -34,7 +34,7 @@ ENV_PREFIX = "EGRET_"
 
 
 class Settings(BaseSettings):
-    """Everything a process needs to know; frozen."""
+    """All settings of a process; frozen."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
@@ -87,8 +87,8 @@ class Settings(BaseSettings):
         if self.listen.tls is NetworkTls.MUTUAL and self.listen.tls_files is None:
             raise ValueError(
                 "EGRET_LISTEN__HOST needs EGRET_LISTEN__CERTIFICATE_FILE, EGRET_LISTEN__KEY_FILE"
-                " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, where a mesh"
-                " encrypts and lets nobody else in"
+                " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, if a mesh"
+                " encrypts and authenticates"
             )
         if self.server.engine is Engine.H2CORN:
             raise ValueError("EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio")
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
 
 
 class SettingsError(Exception):
-    """One line a fault: the variable, what is wrong with it. Values are not repeated."""
+    """One line a fault: the variable and the fault. Values are not repeated."""
 
 
 def read_settings() -> Settings:
@@ -110,34 +110,31 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_faults(error))) from None
+        faults = [
+            # A fault of several variables has no place of its own and names them.
+            f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: "
+            f"{_MESSAGES.get(fault['type'], fault['msg'])}"
+            if fault["loc"]
+            else fault["msg"].removeprefix("Value error, ")
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise SettingsError("\n".join(faults)) from None
 
 
-_IN_OUR_WORDS = {"extra_forbidden": "no such setting; see docs/deploy.md"}
-"""Messages of pydantic's that would not tell an operator what is wrong, by its type of fault."""
+_MESSAGES = {"extra_forbidden": "no such setting; see docs/deploy.md"}
+"""Replacements of pydantic messages that would not help an operator, by its type of fault."""
 
 
-def _faults(error: ValidationError) -> list[str]:
-    return [
-        # What concerns several variables has no place of its own and names them.
-        f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: "
-        f"{_IN_OUR_WORDS.get(fault['type'], fault['msg'])}"
-        if fault["loc"]
-        else fault["msg"].removeprefix("Value error, ")
-        for fault in error.errors(include_input=False, include_url=False)
-    ]
-
-
-_OF_COMMANDS: Final = frozenset({"EGRET_KEY", "EGRET_CONFORMANCE_KEY"})
+_COMMAND_OPTIONS: Final = frozenset({"EGRET_KEY", "EGRET_CONFORMANCE_KEY"})
 """Options of `egret bench` and `egret conformance`."""
 
-_OF_KUBERNETES: Final = re.compile(
+_KUBERNETES_SERVICE: Final = re.compile(
     r"EGRET_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-"""What a pod is given for each service of its namespace whose name begins with `egret`."""
+"""Variables that Kubernetes adds to a pod for each service whose name begins with `egret`."""
 
-_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
-"""How the value of Kubernetes' `…_PORT` begins."""
+_KUBERNETES_PORT: Final = re.compile(r"(tcp|udp|sctp)://")
+"""The value of such a `…_PORT` begins with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,27 +155,25 @@ def setting_names() -> tuple[str, ...]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> tuple[UnknownVariable, ...]:
-    """Return what of *environment* begins like a setting and is none, by name.
+    """Return the variables of *environment* that begin like a setting and match none, sorted.
 
     Those of a known section are not among them: `read_settings` refuses them.
     """
     known = setting_names()
+    sections = {name.upper() for name in Settings.model_fields}
+    unknown: list[str] = []
+    for variable, value in environment.items():
+        name = variable.upper()
+        if not name.startswith(ENV_PREFIX) or name in _COMMAND_OPTIONS:
+            continue
+        if name.removeprefix(ENV_PREFIX).partition("__")[0] in sections:
+            continue
+        is_port = name.endswith("_PORT") and _KUBERNETES_PORT.match(value)
+        if not is_port and not _KUBERNETES_SERVICE.fullmatch(name):
+            unknown.append(name)
     return tuple(
         UnknownVariable(
             variable, next(iter(difflib.get_close_matches(variable, known, n=1)), None)
         )
-        for variable in sorted(_unread(environment))
+        for variable in sorted(unknown)
     )
-
-
-def _unread(environment: Mapping[str, str]) -> Iterator[str]:
-    sections = {name.upper() for name in Settings.model_fields}
-    for variable, value in environment.items():
-        name = variable.upper()
-        if not name.startswith(ENV_PREFIX) or name in _OF_COMMANDS:
-            continue
-        if name.removeprefix(ENV_PREFIX).partition("__")[0] in sections:
-            continue
-        is_link = name.endswith("_PORT") and _LINK.match(value)
-        if not is_link and not _OF_KUBERNETES.fullmatch(name):
-            yield name

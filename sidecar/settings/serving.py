@@ -1,4 +1,4 @@
-"""Settings of what a worker serves: sockets, ports, processes, and the bounds of one exchange."""
+"""Settings of serving: sockets, ports, processes, and the bounds of one request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Engine(enum.Enum):
 
     @property
     def chosen(self) -> Engine:
-        """Which one serves."""
+        """Return the engine that serves."""
         return Engine.GRPCIO if self is Engine.AUTO else self
 
 
@@ -45,7 +45,7 @@ class ServerSettings(Section):
 
 
 class NetworkTls(enum.Enum):
-    """What secures calls that come over the network.
+    """Security of calls over the network.
 
     MUTUAL: TLS 1.2 or later, and a certificate of the client's, which Egret checks.
     OFF: a mesh around both sides; Egret reads plain HTTP/2.
@@ -66,18 +66,18 @@ class ListenSettings(Section):
     """With the chain, PEM. Read again when it changes, as the two below."""
     key_file: Path | None = None
     client_ca_file: Path | None = None
-    """Whoever has a certificate of this authority may ask Egret and report usage to it."""
+    """Clients with a certificate of this authority may call Egret and report usage to it."""
 
     @property
     def tls_files(self) -> tuple[Path, Path, Path] | None:
-        """Certificate, key and the clients' authority, where all are given."""
+        """Certificate, key and the clients' authority, if all are given."""
         if self.certificate_file and self.key_file and self.client_ca_file:
             return self.certificate_file, self.key_file, self.client_ca_file
         return None
 
 
 class Timing(enum.Enum):
-    """Who writes the timing headers of an answer.
+    """The writer of an answer's timing headers.
 
     METADATA: Envoy, from dynamic metadata; the exchange is over before the model starts.
     MUTATION: Egret, in the response-headers phase; for gateways that cannot do the former.
@@ -88,7 +88,7 @@ class Timing(enum.Enum):
 
 
 class RouteByModel(enum.Enum):
-    """Whether Envoy is told a request's model in `x-egret-model`, to choose the route by it.
+    """Whether `x-egret-model` carries a request's model, so that Envoy can route by it.
 
     ON: every body that names a model is read, and every request's route is chosen twice.
     """
@@ -104,14 +104,14 @@ class ExchangeSettings(Section):
     authorize_seconds: Seconds = 2.0
     inspect_seconds: Seconds = 5.0
     body_seconds: Seconds = 30.0
-    """How long a client may take to send its body; no Envoy timer covers this (1.40)."""
+    """Time for a client to send its whole body; no Envoy timer covers this (1.40)."""
     body_idle_seconds: Seconds = 10.0
-    """How long it may pause within it."""
+    """Longest pause within a body."""
     max_exchanges: Annotated[int, Field(ge=1, le=65536)] = 1024
     """Requests under judgement at once in a worker; beyond, 503. A worker that does nothing but
     judge is through with so many in half a second, well within the budget of a key look-up."""
     max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Bodies that a worker keeps until they are judged, in all; beyond, 503. In memory they are
-    three times as large while they are judged: 256 MB beside what a worker takes itself."""
+    three times as large while they are judged: 256 MB beside the worker's own memory."""
     timing: Timing = Timing.METADATA
     route_by_model: RouteByModel = RouteByModel.OFF

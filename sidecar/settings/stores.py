@@ -1,4 +1,4 @@
-"""Settings of what is kept, and where: keys, what requests used, limits; PostgreSQL, Valkey."""
+"""Settings of PostgreSQL and Valkey, and of keys, usage and limits that are stored there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sidecar.settings.sections import Seconds, Section
 
 
 class PostgresSettings(Section):
-    """Where keys and policies live."""
+    """The PostgreSQL database of keys, policies and usage."""
 
     dsn: SecretStr = SecretStr("postgresql:///egret")
     dsn_file: Path | None = None
-    """Holds the DSN where `dsn` is not given; read anew for each connection, so a password may
+    """Holds the DSN if `dsn` is not given; read anew for each connection, so that a password may
     change."""
     pool_size: Annotated[int, Field(ge=1, le=100)] = 4
     acquire_seconds: Seconds = 1.0
@@ -30,7 +30,7 @@ class PostgresSettings(Section):
 
 
 class ValkeyMode(enum.Enum):
-    """How a Valkey or Redis is reached."""
+    """Topology of a Valkey or Redis."""
 
     STANDALONE = "standalone"
     CLUSTER = "cluster"
@@ -44,8 +44,7 @@ class ValkeySettings(Section):
     url: SecretStr | None = None
     """`redis://`, `rediss://` (TLS) or `unix://`, with user, password and database as needed."""
     password_file: Path | None = None
-    """Holds the password where the URL has none; read anew for each connection, so it may change.
-    """
+    """Holds the password if the URL has none; read anew for each connection, so it may change."""
     mode: ValkeyMode = ValkeyMode.STANDALONE
     nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = ()
     """Further `host:port` of the cluster or of the Sentinels, in case the URL's is down."""
@@ -58,7 +57,7 @@ class ValkeySettings(Section):
 
     @property
     def lacks_password(self) -> bool:
-        """Whether there is a URL, and no password in it."""
+        """Return whether there is a URL without a password."""
         return self.url is not None and not urlsplit(self.url.get_secret_value()).password
 
     @field_validator("url")
@@ -71,9 +70,9 @@ class ValkeySettings(Section):
 
 
 class Invalidation(enum.Enum):
-    """What tells workers of a change to keys.
+    """The channel that notifies workers of changes to keys.
 
-    LISTEN: PostgreSQL's own notifications, whoever makes the change.
+    LISTEN: PostgreSQL's own notifications, whichever program makes the change.
     PUBSUB: messages that the command line publishes in Valkey; for poolers that cannot LISTEN.
     BOTH: whichever comes first.
     """
@@ -84,12 +83,12 @@ class Invalidation(enum.Enum):
 
     @property
     def listens(self) -> bool:
-        """Whether workers LISTEN in PostgreSQL."""
+        """Return whether workers LISTEN in PostgreSQL."""
         return self is not Invalidation.PUBSUB
 
     @property
     def subscribes(self) -> bool:
-        """Whether workers subscribe in Valkey, and the command line publishes there."""
+        """Return whether workers subscribe in Valkey, and the command line publishes there."""
         return self is not Invalidation.LISTEN
 
 
@@ -100,27 +99,27 @@ class CacheSettings(Section):
     ttl_seconds: Seconds = 30.0
     negative_ttl_seconds: Seconds = 5.0
     max_loads: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Look-ups of keys that are not kept, under way at once in a worker; beyond, 503."""
+    """Concurrent look-ups of unknown keys in a worker; beyond, 503."""
     l2_secret: Annotated[SecretStr, Field(min_length=32)] | None = None
-    """Authenticates what is in Valkey, the same for all workers. Without it L2 is not used."""
+    """Authenticates records in Valkey, the same for all workers. Without it L2 is not used."""
     l2_ttl_seconds: Seconds = 300.0
     max_stale_seconds: Annotated[float, Field(ge=0, le=86400)] = 600.0
-    """How long a key goes on, since it was read, while PostgreSQL does not answer."""
+    """Longest age at which a key is accepted while PostgreSQL does not answer."""
     invalidation: Invalidation = Invalidation.LISTEN
 
 
 class RedactionSettings(Section):
-    """How values that are taken out of requests can be recognised again."""
+    """The secret that makes equal redacted values recognisable over requests."""
 
     hash_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Makes the hashes of `redaction: hash`, the same for all workers; without it, numbers."""
 
 
 class UsageSource(enum.Enum):
-    """Where a worker learns what requests used.
+    """The source of usage.
 
     ACCESS_LOG: Envoy sends its access log to the workers, as our Envoy configuration says.
-    OFF: nobody tells, and nothing is recorded.
+    OFF: no usage is recorded.
     """
 
     ACCESS_LOG = "access_log"
@@ -128,7 +127,7 @@ class UsageSource(enum.Enum):
 
 
 class UsageSettings(Section):
-    """What requests used: from Envoy's access log by way of the disk to PostgreSQL."""
+    """Usage of requests: from Envoy's access log by way of the disk to PostgreSQL."""
 
     source: UsageSource = UsageSource.ACCESS_LOG
     spool_directory: Path = Path("run/usage")
@@ -138,15 +137,15 @@ class UsageSettings(Section):
     batch_seconds: Seconds = 10.0
     """Budget of one batch on its way to the database."""
     settle_seconds: Annotated[float, Field(ge=1, le=86400)] = 3900.0
-    """A request whose end nobody told is taken for lost after this: longer than Envoy lets an
-    answer take (`max_stream_duration`)."""
+    """A request without a logged end counts as lost after this: longer than Envoy lets an answer
+    take (`max_stream_duration`)."""
 
 
 class LimitSettings(Section):
     """Limits and budgets of keys, teams and organizations."""
 
     shares: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Into how many parts a limit is divided while Valkey is away: the workers of the whole fleet.
-    0: those of this process."""
+    """Number of parts a limit is divided into while Valkey is away: the workers of the whole
+    fleet. 0: those of this process."""
     default_output_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1_024
-    """What is taken for the answer to a request that sets no bound itself."""
+    """Output tokens reserved for a request that sets no bound itself."""

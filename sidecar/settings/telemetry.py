@@ -1,4 +1,4 @@
-"""Settings of what is told about the process: spans, metrics, log lines."""
+"""Settings of telemetry: spans, metrics, log lines."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sidecar.settings.sections import Section
 
 
 class OtlpProtocol(enum.Enum):
-    """How telemetry travels to a collector, in the words of OTEL_EXPORTER_OTLP_PROTOCOL."""
+    """Protocol to a collector, in the words of OTEL_EXPORTER_OTLP_PROTOCOL."""
 
     GRPC = "grpc"
     HTTP = "http/protobuf"
 
 
 class StatusPage(enum.Enum):
-    """Where the page of charts is shown: on loopback alone, wherever metrics are, or nowhere."""
+    """Addresses that serve the page of charts: loopback alone, those of metrics, or none."""
 
     LOOPBACK = "loopback"
     ON = "on"
@@ -27,30 +27,30 @@ class StatusPage(enum.Enum):
 
 
 class TelemetrySettings(Section):
-    """Where spans and metrics go and what is logged."""
+    """Destinations of spans and metrics, and the selection of log lines."""
 
     otlp_endpoint: str | None = None
     """For example `http://127.0.0.1:4317`, over HTTP without a path; None exports no spans."""
     otlp_protocol: OtlpProtocol = OtlpProtocol.GRPC
     kept_traces_per_second: Annotated[float, Field(ge=0, le=1000)] = 10.0
-    """Exchanges of one worker that were blocked, failed, slow or not judged, and are traced
-    although Envoy did not sample them; 0 keeps none."""
+    """At most so many requests of one worker that Envoy did not sample are traced, because they
+    were blocked, failed, slow or not checked; 0: none."""
     metrics_push_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """How often all metrics are pushed to the same collector; 0 pushes none."""
+    """Interval at which all metrics are pushed to the same collector; 0 pushes none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
     status_page: StatusPage = StatusPage.LOOPBACK
-    """`/status` beside `/metrics`. It shows no more than those, but to whoever has a browser."""
+    """`/status` beside `/metrics`. It shows no more than those, but in any browser."""
     host_names: Annotated[str, Field(pattern="^[a-z0-9.,-]*$")] = ""
-    """Names, parted by commas, that browsers may ask by beside localhost and addresses."""
+    """Host names, separated by commas, that browsers may use beside localhost and addresses."""
     slow_request_ms: Annotated[float, Field(gt=0)] = 250.0
     completed_log_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Of the lines about exchanges that were let through as they came, and in no way slow."""
+    """Share of the log lines about requests that passed unchanged, quick, without findings."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
 
     @property
     def is_local(self) -> bool:
-        """Whether metrics are served to this machine alone."""
+        """Return whether metrics are served to this machine alone."""
         if self.metrics_host == "localhost":
             return True
         try:
@@ -60,7 +60,7 @@ class TelemetrySettings(Section):
 
     @property
     def has_status_page(self) -> bool:
-        """Whether `/status` is there."""
+        """Return whether `/status` is served."""
         return self.status_page is StatusPage.ON or (
             self.status_page is StatusPage.LOOPBACK and self.is_local
         )

@@ -14,11 +14,11 @@ from sidecar.telemetry.names import MetricName
 REVOCATION_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 )  # fmt: skip
-"""Up to the time to live, which is what remains if a notification is lost."""
+"""Up to the time to live, which ends a key if a notification is lost."""
 
 
 class SharedOutcome(enum.Enum):
-    """What became of one operation on the shared cache; the value is a metric label."""
+    """The outcome of one operation on the shared cache; the value is a metric label."""
 
     HIT = "hit"
     MISS = "miss"
@@ -37,7 +37,7 @@ class SharedOutcome(enum.Enum):
 
 
 class KeyMetrics:
-    """One instance a process."""
+    """Metrics of key caches and key changes. One instance a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         operations = Counter(
@@ -104,7 +104,7 @@ class KeyMetrics:
 
 
 class LimitMetrics:
-    """One instance a process."""
+    """Metrics of limits and budgets. One instance a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._refused = Counter(
@@ -171,10 +171,10 @@ class LimitMetrics:
         self._thresholds.labels(level.value, str(threshold)).inc()
 
     def budget_left(self, level: Level, window: Window, ratio: float) -> None:
-        """Show what is left of the budget that has least left."""
+        """Show the share that is left of the budget that has least left."""
         self._remaining.labels(level.value, window.value).set(ratio)
 
     def stand(self, *, is_local: bool, waiting: int) -> None:
-        """Show how the limits of this worker stand."""
+        """Show whether this worker uses its own share, and how many corrections wait."""
         self._local.set(1 if is_local else 0)
         self._waiting.set(waiting)

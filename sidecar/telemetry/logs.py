@@ -327,7 +327,7 @@ def _is_uneventful(report: ExchangeReport) -> bool:
 def exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
     """Return the fields of `exchange.completed`, without those that every line has.
 
-    It runs for every request: what `sanitize` and `_milliseconds` do is written out here.
+    It runs for every request: calls of `sanitize` are written out where that is one expression.
     """
     timings, route, request_id = report.timings, report.route, report.request_id
     principal, policy, model = report.principal, report.policy, report.model

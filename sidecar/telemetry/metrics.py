@@ -104,7 +104,7 @@ class Metrics:
     def _declare_guardrails(self, registry: CollectorRegistry) -> None:
         self._guardrail_verdicts = Counter(
             MetricName.GUARDRAIL_VERDICTS,
-            "Guardrail outcomes; in shadow mode the verdict is what enforce would have done.",
+            "Guardrail outcomes; in shadow mode the verdict that enforce would have had.",
             ("guardrail", "type", "verdict", "action", "mode", "stage"),
             registry=registry,
         )

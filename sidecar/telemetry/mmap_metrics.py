@@ -34,7 +34,7 @@ class _Value(Protocol):
 
 
 class _Place(NamedTuple):
-    """Where the number of a sample stands."""
+    """The position of a sample's number."""
 
     memory: memoryview[float]
     at: int

@@ -17,7 +17,7 @@ class SpanName:
 
 
 class SemconvAttribute:
-    """Attributes of the OpenTelemetry semantic conventions that we set."""
+    """Attributes of the OpenTelemetry semantic conventions that Egret sets."""
 
     GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
     GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
@@ -170,4 +170,4 @@ OVERFLOW: Final = "other"
 """Stands for every value beyond a label's cap, and for client text that is not shown."""
 
 NONE: Final = "none"
-"""The label of what does not apply, since Prometheus has no absent label."""
+"""The value of a label that does not apply, since Prometheus has no absent label."""

@@ -27,14 +27,14 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def model_name(model: str | None) -> str | None:
-    """Return the model a client asked for, or `other` where it does not look like one."""
+    """Return the model a client asked for, or `other` if it does not look like one."""
     return model if model is None or MODEL.fullmatch(model) else OVERFLOW
 
 
 def response_model(model: str | None) -> str | None:
-    """Return the model a provider says it served, which may be an ARN: longer, else the same.
+    """Return the model a provider reports, which may be an ARN: longer, else as `model_name`.
 
-    A provider that serves whatever it is asked for says what the client wrote.
+    A provider that accepts any name repeats the client's text.
     """
     return model if model is None or _RESPONSE_MODEL.fullmatch(model) else OVERFLOW
 

@@ -38,7 +38,7 @@ class TraceParent:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether the caller records this trace; then so do we."""
+        """Return whether the caller records this trace; then Egret does, too."""
         return bool(self.flags & _SAMPLED)
 
     def sampled(self) -> TraceParent:

@@ -72,8 +72,8 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         pytest.param(
             {"EGRET_LISTEN__HOST": "egret", "EGRET_LISTEN__KEY_FILE": "/k"},
             "EGRET_LISTEN__HOST needs EGRET_LISTEN__CERTIFICATE_FILE, EGRET_LISTEN__KEY_FILE"
-            " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, where a mesh"
-            " encrypts and lets nobody else in",
+            " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, if a mesh"
+            " encrypts and authenticates",
             id="a port in the clear",
         ),
         pytest.param(

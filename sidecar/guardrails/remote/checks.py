@@ -18,30 +18,26 @@ from sidecar.domain.subject import Subject, TextPart
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """Whose request is inspected; sent along to remote checks."""
+    """Key and model of the request that is inspected; sent along to remote checks."""
 
     request_id: str
     key_id: str
     model: str | None = None
 
 
-def _unheard(_: RemoteEvent) -> None:
-    """Take no note."""
-
-
 @dataclass(frozen=True, slots=True)
 class RemoteRequest:
     """One remote check to be made.
 
-    `stage` says which side `subject` is of, input or output; a guardrail may be for both.
-    `note` is told what happens on the way to the answer.
+    `stage` is the side of `subject`, input or output; a guardrail may be for both. `note`
+    receives the events on the way to the answer.
     """
 
     guardrail: Guardrail
     subject: Subject
     about: RequestInfo
     stage: Literal[Stage.INPUT, Stage.OUTPUT]
-    note: Callable[[RemoteEvent], None] = field(default=_unheard, compare=False, repr=False)
+    note: Callable[[RemoteEvent], None] = field(default=lambda _: None, compare=False, repr=False)
 
 
 RemoteVerdict = Literal["pass", "flag", "redact", "block"]
@@ -49,9 +45,9 @@ RemoteVerdict = Literal["pass", "flag", "redact", "block"]
 
 @dataclass(frozen=True, slots=True)
 class RemoteAnswer:
-    """A remote check's opinion; `redact` comes with one finding or more.
+    """The answer of a remote check; `redact` comes with one finding or more.
 
-    `score` is how sure it is, from 0 to 1, where it tells.
+    `score` is its confidence from 0 to 1, None if it gives none.
     """
 
     verdict: RemoteVerdict
@@ -60,11 +56,11 @@ class RemoteAnswer:
 
 
 class RemoteFault(enum.Enum):
-    """Whose fault it is that there is no answer, and so what may be done about it.
+    """The cause of a missing answer, which decides about retries and the breaker.
 
-    LOCAL: nobody was asked. ANSWER: the server is there and what it says is of no use; whoever
-    writes the content may have brought that about. SERVER: it is not well. TRANSIENT: not well,
-    and it has taken nothing up, so that asking again is safe and may help.
+    LOCAL: no server was asked. ANSWER: the server answered, and the answer is of no use; the
+    author of the content may have caused that. SERVER: it failed. TRANSIENT: it failed before it
+    processed anything, so that a retry is safe and may help.
     """
 
     LOCAL = "local"
@@ -113,19 +109,19 @@ class RemoteChecks(Protocol):
 
 
 class NoRemoteChecks:
-    """The port where nothing may leave the process."""
+    """The port for runs in which nothing may leave the process."""
 
     async def check(self, request: RemoteRequest) -> Never:
-        """Refuse."""
-        raise AssertionError(f"{request.guardrail.name} was asked, and nobody may be")
+        """Raise an AssertionError."""
+        raise AssertionError(f"{request.guardrail.name} may not be asked here")
 
 
 def verdict_of(answer: RemoteAnswer, action: Action) -> Verdict:
-    """Return what becomes of an opinion under the guardrail's action.
+    """Return the verdict of an answer under the guardrail's action.
 
     `action: flag` only ever flags. Otherwise the remote check chooses: it may ask for less than
-    the action says, and a block stays a block even under `redact`, where there is nothing to
-    replace.
+    the action says, and a block stays a block even under `redact`, where there is nothing
+    to replace.
     """
     match answer.verdict:
         case "pass":
@@ -139,7 +135,7 @@ def verdict_of(answer: RemoteAnswer, action: Action) -> Verdict:
 
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
-"""Of APIs that are not ours: a score for each of some ten categories and each of many texts."""
+"""Of other APIs' answers: a score for each of some ten categories and each of many texts."""
 
 
 class StrictModel(BaseModel):
@@ -149,7 +145,7 @@ class StrictModel(BaseModel):
 
 
 class TolerantModel(BaseModel):
-    """An answer in somebody else's form: fields we do not use may be there."""
+    """An answer in another API's form: further fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -158,10 +154,10 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 def read_json(model: type[_Answer], body: bytes) -> _Answer:
-    """Return what *body* says.
+    """Parse *body* as a model.
 
     Raises:
-        RemoteCheckError: it is not the JSON that was agreed.
+        RemoteCheckError: it is not JSON of this form.
     """
     try:
         value = orjson.loads(body)
@@ -176,7 +172,7 @@ def validated(
     """Return *value* as a model.
 
     Raises:
-        RemoteCheckError: of this type, where it is none.
+        RemoteCheckError: with this type, if it does not match.
     """
     try:
         return model.model_validate(value)
@@ -185,7 +181,7 @@ def validated(
 
 
 def answer_for(findings: tuple[Finding, ...], action: Action) -> RemoteAnswer:
-    """Return the answer of a server that only finds: what follows is the policy's to say."""
+    """Return the answer of a server that only finds: the policy's action follows."""
     if not findings:
         return RemoteAnswer("pass")
     match action:
@@ -205,29 +201,22 @@ def with_byte_offsets(
     Raises:
         RemoteCheckError: a span is outside its text, or empty.
     """
-    if any(one.start >= one.end for one in findings):
+    if any(one.start >= one.end or one.part >= len(parts) for one in findings):
         raise RemoteCheckError("span_out_of_range")
     offsets: dict[int, set[int]] = {}
     for one in findings:
         offsets.setdefault(one.part, set()).update((one.start, one.end))
-    places = {part: _byte_offsets(parts, part, sorted(wanted)) for part, wanted in offsets.items()}
+    places: dict[tuple[int, int], int] = {}
+    for part, wanted in offsets.items():
+        text = parts[part].content.decode()
+        seen_characters = seen_bytes = 0
+        for offset in sorted(wanted):  # in one go over the text
+            seen_bytes += len(text[seen_characters:offset].encode())
+            seen_characters = offset
+            places[part, offset] = seen_bytes
+        if seen_characters > len(text):
+            raise RemoteCheckError("span_out_of_range")
     return tuple(
-        replace(one, start=places[one.part][one.start], end=places[one.part][one.end])
+        replace(one, start=places[one.part, one.start], end=places[one.part, one.end])
         for one in findings
     )
-
-
-def _byte_offsets(parts: Sequence[TextPart], part: int, wanted: list[int]) -> dict[int, int]:
-    """Return the byte offset of each character offset in one go over the text."""
-    if part >= len(parts):
-        raise RemoteCheckError("span_out_of_range")
-    text = parts[part].content.decode()
-    if wanted[-1] > len(text):
-        raise RemoteCheckError("span_out_of_range")
-    places: dict[int, int] = {}
-    seen_characters = seen_bytes = 0
-    for offset in wanted:
-        seen_bytes += len(text[seen_characters:offset].encode())
-        seen_characters = offset
-        places[offset] = seen_bytes
-    return places

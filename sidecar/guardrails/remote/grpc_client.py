@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import grpc
 import grpc.aio
@@ -34,17 +34,17 @@ from sidecar.guardrails.remote.checks import (
 from sidecar.guardrails.remote.http import (
     GuardedResolver,
     RefusedAddressError,
-    TlsFiles,
+    TlsFileCache,
     is_refused_address,
     tls_context,
 )
 
 RESOLVE_AGAIN_SECONDS: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 1024 * 1024
-"""Of an answer, and of what a compressed one becomes (gRPC 1.85 checks both)."""
+"""Of an answer, as it arrives and decompressed (gRPC 1.85 checks both)."""
 MAX_CHANNELS: Final = 256
 CLOSE_SECONDS: Final = 30.0
-"""What is under way on a channel that is replaced may end; no check takes longer than this."""
+"""Calls on a channel that is replaced may end; no check takes longer than this."""
 
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),  # a proxy of the environment would choose the address
@@ -55,24 +55,24 @@ _OPTIONS: Final = (
     # A server that comes back is found again soon; the default grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Not a pause, whatever its name: how long one attempt to connect may take (gRPC 1.85).
+    # The time limit of one attempt to connect, whatever its name (gRPC 1.85).
     ("grpc.min_reconnect_backoff_ms", 5_000),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """Where a channel leads and what it shows there."""
+class _Target:
+    """The addresses of a channel, and the credentials for them."""
 
-    target: str
+    addresses: str
     credentials: grpc.ChannelCredentials | None
 
 
 @dataclass(slots=True)
 class _Open:
     channel: grpc.aio.Channel
-    way: _Way
-    judged_at: float
+    target: _Target
+    resolved_at: float
 
 
 _Place = tuple[str, str | None, str | None, str | None]
@@ -92,7 +92,7 @@ class GrpcChannels:
         self._resolver = GuardedResolver(resolver or ThreadedResolver())
         self._clock = clock
         self._max_channels = max_channels
-        self._tls = TlsFiles(_credentials, clock=clock)
+        self._tls = TlsFileCache(_credentials, clock=clock)
         self._open: dict[_Place, _Open] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -117,28 +117,30 @@ class GrpcChannels:
         known = self._open.get(place)
         if (
             known is not None
-            and known.way.credentials is credentials
-            and self._clock() - known.judged_at < RESOLVE_AGAIN_SECONDS
+            and known.target.credentials is credentials
+            and self._clock() - known.resolved_at < RESOLVE_AGAIN_SECONDS
         ):
             return known.channel
-        way = _Way(await self._target(url), credentials)
+        target = _Target(await self._addresses(url), credentials)
         known = self._open.get(place)  # another check may have opened it meanwhile
-        if known is None or known.way != way:
-            if known is None:
-                self._make_room()
-            else:
+        if known is None or known.target != target:
+            if known is not None:
                 self._close_later(known.channel)
-            known = self._open[place] = _Open(_channel(url, way), way, self._clock())
-        known.judged_at = self._clock()
+            elif len(self._open) >= self._max_channels:  # the oldest is of a policy long gone
+                oldest = min(self._open, key=lambda place: self._open[place].resolved_at)
+                self._close_later(self._open.pop(oldest).channel)
+            options = [*_OPTIONS, ("grpc.default_authority", url.authority)]
+            if credentials is None:
+                channel = grpc.aio.insecure_channel(target.addresses, options)
+            else:
+                # The name the certificate must be for; the target is an address.
+                options.append(("grpc.ssl_target_name_override", url.raw_host or ""))
+                channel = grpc.aio.secure_channel(target.addresses, credentials, options)
+            known = self._open[place] = _Open(channel, target, self._clock())
+        known.resolved_at = self._clock()
         return known.channel
 
-    def _make_room(self) -> None:
-        """Close the channel that was not used for longest, of a policy long gone."""
-        if len(self._open) >= self._max_channels:
-            oldest = min(self._open, key=lambda place: self._open[place].judged_at)
-            self._close_later(self._open.pop(oldest).channel)
-
-    async def _target(self, url: URL) -> str:
+    async def _addresses(self, url: URL) -> str:
         host, port = url.raw_host or "", url.port or 0
         try:
             found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
@@ -147,27 +149,18 @@ class GrpcChannels:
         except OSError:
             raise RemoteCheckError("name_resolution", RemoteFault.TRANSIENT) from None
         addresses = sorted({one["host"] for one in found})
-        # What the resolver let pass is judged once more as the text gRPC is given.
+        # Checked once more in the form that gRPC receives.
         if any(is_refused_address(one) for one in addresses):
             raise RemoteCheckError("refused_address", RemoteFault.LOCAL)
         six = [f"[{one}]:{port}" for one in addresses if ":" in one]
         four = [f"{one}:{port}" for one in addresses if ":" not in one]
-        # A target is of one family: where a name has both, IPv4, which every network has.
+        # A target is of one family: if a name has both, IPv4, which every network has.
         return f"ipv4:{','.join(four)}" if four else f"ipv6:{','.join(six)}"
 
     def _close_later(self, channel: grpc.aio.Channel) -> None:
         task = asyncio.get_running_loop().create_task(channel.close(CLOSE_SECONDS))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _channel(url: URL, way: _Way) -> grpc.aio.Channel:
-    options = [*_OPTIONS, ("grpc.default_authority", url.authority)]
-    if way.credentials is None:
-        return grpc.aio.insecure_channel(way.target, options)
-    # The name the certificate must be for; the target is an address.
-    options.append(("grpc.ssl_target_name_override", url.raw_host or ""))
-    return grpc.aio.secure_channel(way.target, way.credentials, options)
 
 
 def _credentials(endpoint: RemoteEndpoint) -> grpc.ChannelCredentials:
@@ -200,7 +193,10 @@ _VERDICTS: Final[dict[int, RemoteVerdict]] = {
     guardrail.VERDICT_REDACT: "redact",
     guardrail.VERDICT_BLOCK: "block",
 }
-_STAGES: Final = {Stage.INPUT: guardrail.STAGE_INPUT, Stage.OUTPUT: guardrail.STAGE_OUTPUT}
+_STAGES: Final[dict[Stage, guardrail.Stage.ValueType]] = {
+    Stage.INPUT: guardrail.STAGE_INPUT,
+    Stage.OUTPUT: guardrail.STAGE_OUTPUT,
+}
 _SERVERS_CODES: Final = frozenset(
     {
         grpc.StatusCode.ABORTED,
@@ -237,7 +233,7 @@ class GrpcChecks:
         if not isinstance(settings, GrpcSettings):
             raise RemoteCheckError("not_grpc", RemoteFault.LOCAL)
         channel = await self._channels.channel(settings.endpoint)
-        # The answer stays bytes here: what gRPC makes of one it cannot read is no status of ours.
+        # The answer stays bytes here: gRPC would report one it cannot parse as a status.
         call = channel.unary_unary(CHECK_METHOD, None, None)
         try:
             body: bytes = await call(
@@ -246,15 +242,24 @@ class GrpcChecks:
                 timeout=request.guardrail.timeout_seconds,
             )
         except grpc.aio.AioRpcError as error:
-            raise _problem(error.code()) from None
+            code = error.code()  # its text is the server's, and stays here
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise RemoteTimeoutError from None
+            raise RemoteCheckError(f"grpc_{code.name.lower()}", _fault_of(code)) from None
         return read_answer(body, request)
 
 
+def _fault_of(code: grpc.StatusCode) -> RemoteFault:
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return RemoteFault.TRANSIENT
+    return RemoteFault.SERVER if code in _SERVERS_CODES else RemoteFault.ANSWER
+
+
 def check_request(request: RemoteRequest) -> guardrail.CheckRequest:
-    """Return the message a server is sent."""
+    """Return the message that a server receives."""
     return guardrail.CheckRequest(
         guardrail=request.guardrail.name,
-        stage=_stage(request.stage),
+        stage=_STAGES[request.stage],
         request_id=request.about.request_id,
         key_id=request.about.key_id,
         model=request.about.model,
@@ -265,15 +270,11 @@ def check_request(request: RemoteRequest) -> guardrail.CheckRequest:
     )
 
 
-def _stage(stage: Literal[Stage.INPUT, Stage.OUTPUT]) -> guardrail.Stage.ValueType:
-    return _STAGES[stage]
-
-
 def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
-    """Return what an answer says, spans turned from characters into bytes.
+    """Return the answer, with spans in bytes instead of characters.
 
     Raises:
-        RemoteCheckError: it is not the message that was agreed, or a span is outside its text.
+        RemoteCheckError: it is not a message of this form, or a span is outside its text.
     """
     if len(body) > MAX_ANSWER_BYTES:
         raise RemoteCheckError("answer_too_large")
@@ -282,35 +283,18 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
     except DecodeError:
         raise RemoteCheckError("answer_invalid") from None
     verdict = _VERDICTS.get(answer.verdict)
-    if verdict is None or not _is_consistent(answer):
+    count = len(answer.findings)
+    if (
+        verdict is None
+        or (verdict == "pass" and count)
+        or (verdict == "redact" and not count)
+        or count > MAX_FINDINGS
+        or len(answer.message) > _MAX_MESSAGE_CHARACTERS
+        or not all(_TYPE.fullmatch(one.type) for one in answer.findings)
+    ):
         raise RemoteCheckError("answer_invalid")
     findings = [
         Finding(request.guardrail.name, one.type, one.text, one.start, one.end)
         for one in answer.findings
     ]
     return RemoteAnswer(verdict, with_byte_offsets(findings, request.subject.parts))
-
-
-def _is_consistent(answer: guardrail.CheckResponse) -> bool:
-    count = len(answer.findings)
-    if answer.verdict == guardrail.VERDICT_PASS and count:
-        return False
-    if answer.verdict == guardrail.VERDICT_REDACT and not count:
-        return False
-    return (
-        count <= MAX_FINDINGS
-        and len(answer.message) <= _MAX_MESSAGE_CHARACTERS
-        and all(_TYPE.fullmatch(one.type) for one in answer.findings)
-    )
-
-
-def _problem(code: grpc.StatusCode) -> RemoteCheckError:
-    """Return an error with the status; its text is the server's, and stays here."""
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return RemoteTimeoutError()
-    error_type = f"grpc_{code.name.lower()}"
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return RemoteCheckError(error_type, RemoteFault.TRANSIENT)
-    if code in _SERVERS_CODES:
-        return RemoteCheckError(error_type, RemoteFault.SERVER)
-    return RemoteCheckError(error_type)

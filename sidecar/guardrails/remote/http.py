@@ -23,69 +23,63 @@ from sidecar.guardrails.remote.checks import RemoteCheckError, RemoteFault
 from sidecar.telemetry.logs import get_logger
 
 LOOK_SECONDS: Final = 10.0
-"""How often files are looked at for a change; a rotated certificate has hours of overlap."""
+"""How often files are checked for a change; a rotated certificate has hours of overlap."""
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """A bundle of all public authorities is a quarter of a megabyte."""
 
-_T = TypeVar("_T")
+Built = TypeVar("Built")
 _Files = tuple[str | None, str | None, str | None]
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(slots=True)
-class _Read(Generic[_T]):
-    value: _T
+class _Loaded(Generic[Built]):
+    value: Built
     stamp: _Stamp
-    looked_at: float
+    checked_at: float
 
 
-class TlsFiles(Generic[_T]):
-    """What *build* makes of the files of an endpoint; the same object until they change."""
+class TlsFileCache(Generic[Built]):
+    """Keeps what *build* makes of the TLS files of an endpoint until the files change."""
 
     def __init__(
-        self, build: Callable[[RemoteEndpoint], _T], *, clock: Callable[[], float]
+        self, build: Callable[[RemoteEndpoint], Built], *, clock: Callable[[], float]
     ) -> None:
         """Read with *build*, which blocks and raises OSError or ValueError; monotonic *clock*."""
         self._build = build
         self._clock = clock
-        self._read: dict[_Files, _Read[_T]] = {}
+        self._loaded: dict[_Files, _Loaded[Built]] = {}
         self._lock = asyncio.Lock()
 
-    async def get(self, endpoint: RemoteEndpoint) -> _T:
-        """Return what the files hold.
+    async def get(self, endpoint: RemoteEndpoint) -> Built:
+        """Return the same object until the files change; the last good one if they cannot be read.
 
         Raises:
             RemoteCheckError: they cannot be read, and never could.
         """
         files = (endpoint.ca_file, endpoint.cert_file, endpoint.key_file)
-        known = self._read.get(files)
-        if known is not None and self._clock() - known.looked_at < LOOK_SECONDS:
+        known = self._loaded.get(files)
+        if known is not None and self._clock() - known.checked_at < LOOK_SECONDS:
             return known.value
         async with self._lock:
-            return await self._look(endpoint, files)
-
-    async def _look(self, endpoint: RemoteEndpoint, files: _Files) -> _T:
-        known = self._read.get(files)
-        try:
-            # Stamped before it is read: what is replaced meanwhile is read again next time.
-            stamp = await asyncio.to_thread(_stamp, files)
-            if known is not None and stamp == known.stamp:
-                known.looked_at = self._clock()
-                return known.value
-            value = await asyncio.to_thread(self._build, endpoint)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            get_logger().warning(
-                "guardrails.tls_files_not_read",
-                error_type=type(error).__name__,
-                keeps_last_good=known is not None,
-            )
-            if known is None:
-                raise RemoteCheckError("tls_files", RemoteFault.LOCAL) from None
-            known.looked_at = self._clock()
+            known = self._loaded.get(files)
+            try:
+                # Stamped before it is read: a file replaced meanwhile is read again next time.
+                stamp = await asyncio.to_thread(_stamp_of, files)
+                if known is None or stamp != known.stamp:
+                    value = await asyncio.to_thread(self._build, endpoint)
+                    known = self._loaded[files] = _Loaded(value, stamp, self._clock())
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                get_logger().warning(
+                    "guardrails.tls_files_not_read",
+                    error_type=type(error).__name__,
+                    keeps_last_good=known is not None,
+                )
+                if known is None:
+                    raise RemoteCheckError("tls_files", RemoteFault.LOCAL) from None
+            known.checked_at = self._clock()
             return known.value
-        self._read[files] = _Read(value, stamp, self._clock())
-        return value
 
 
 def tls_context(endpoint: RemoteEndpoint) -> ssl.SSLContext:
@@ -100,18 +94,23 @@ def tls_context(endpoint: RemoteEndpoint) -> ssl.SSLContext:
     return context
 
 
-def _stamp(files: _Files) -> _Stamp:
-    return tuple(None if file is None else _stamp_of(Path(file)) for file in files)
+def _stamp_of(files: _Files) -> _Stamp:
+    """Return values that change with the files' content.
 
+    Raises:
+        OSError: one is not there, or no file of a certificate's size.
+    """
+    stamps: list[tuple[int, int, int] | None] = []
+    for file in files:
+        if file is None:
+            stamps.append(None)
+            continue
+        found = Path(file).stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+            raise OSError("no file of a certificate's size")  # a pipe or a device would never end
+        stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(stamps)
 
-def _stamp_of(file: Path) -> tuple[int, int, int]:
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
-        raise OSError("no file of a certificate's size")  # a pipe or a device would never end
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _REFUSED_NETWORKS: Final = tuple(
     ipaddress.ip_network(network)
@@ -143,29 +142,24 @@ _ENDS_IN_IPV4: Final = tuple(
 
 
 def is_refused_address(text: str) -> bool:
-    """Tell whether *text* is an address no remote check may have; names are not judged.
+    """Return whether *text* is an address no remote check may have; False for names.
 
-    Loopback and private networks are allowed: in a cluster, that is where their servers live.
+    Loopback and private networks are allowed: in a cluster, the servers live there.
     """
     try:
-        address: _Address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return False
-    if isinstance(address, ipaddress.IPv6Address):
-        # The same host, written as IPv4-mapped or -compatible, 6to4, NAT64 or Teredo.
-        address = _embedded_ipv4(address) or address
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
+        # The same host, written as NAT64, IPv4-compatible, IPv4-mapped, 6to4 or Teredo.
+        if any(address in network for network in _ENDS_IN_IPV4):
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        else:
+            teredo = address.teredo[1] if address.teredo else None
+            address = address.ipv4_mapped or address.sixtofour or teredo or address
     return any(
         address.version == network.version and address in network for network in _REFUSED_NETWORKS
     )
-
-
-def _embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address.is_loopback:
-        return None
-    if any(address in network for network in _ENDS_IN_IPV4):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    teredo = address.teredo
-    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
 
 
 class RefusedAddressError(OSError):
@@ -175,8 +169,8 @@ class RefusedAddressError(OSError):
 class GuardedResolver(AbstractResolver):
     """Resolves names; refuses one that has any address no remote check may have.
 
-    The connection goes to the very addresses judged here, so that a second look-up with another
-    answer (DNS rebinding) changes nothing.
+    The connection goes to the very addresses that were checked, so that a second look-up with
+    another answer (DNS rebinding) changes nothing.
     """
 
     def __init__(self, resolver: AbstractResolver) -> None:
@@ -207,7 +201,7 @@ _STATUS_OK: Final = 200
 _STATUS_SERVER_ERROR: Final = 500
 _TOO_MANY_REQUESTS: Final = 429
 _TRANSIENT_STATUSES: Final = frozenset({502, 503, 504})
-"""Said by a proxy that reached nobody, or by a server that took nothing up (RFC 9110 15.6)."""
+"""Sent by a proxy that reached no server, or a server that processed nothing (RFC 9110 15.6)."""
 
 
 class HttpClient:
@@ -225,7 +219,7 @@ class HttpClient:
             timeout=aiohttp.ClientTimeout(total=None),  # the check's own limit holds
             auto_decompress=False,  # a small answer must not become a large one
         )
-        self._tls = TlsFiles(tls_context, clock=time.monotonic)
+        self._tls = TlsFileCache(tls_context, clock=time.monotonic)
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,54 +239,50 @@ class HttpClient:
         """
         if is_refused_address(URL(endpoint.url).raw_host or ""):
             raise RemoteCheckError("refused_address", RemoteFault.LOCAL)
+        headers = {
+            "accept": _JSON,
+            **dict(endpoint.headers),
+            "content-type": _JSON,
+            "accept-encoding": "identity",
+        }
+        is_tls = endpoint.url.startswith("https")
         try:
-            return await self._post(endpoint, body, max_bytes)
+            async with self._session.post(
+                endpoint.url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                ssl=await self._tls.get(endpoint) if is_tls else True,
+            ) as response:
+                _check(response)
+                answer = bytearray()
+                async for chunk in response.content.iter_chunked(8_192):
+                    answer += chunk
+                    if len(answer) > max_bytes:
+                        response.close()  # not reused: the rest is still on its way
+                        raise RemoteCheckError("answer_too_large")
+                return bytes(answer)
         except aiohttp.ClientError as error:
             raise _connection_problem(error) from None
 
-    async def _post(self, endpoint: RemoteEndpoint, body: bytes, max_bytes: int) -> bytes:
-        async with self._session.post(
-            endpoint.url,
-            data=body,
-            headers={
-                "accept": _JSON,
-                **dict(endpoint.headers),
-                "content-type": _JSON,
-                "accept-encoding": "identity",
-            },
-            allow_redirects=False,
-            ssl=await self._tls.get(endpoint) if endpoint.url.startswith("https") else True,
-        ) as response:
-            _check(response)
-            return await _read(response, max_bytes)
-
 
 def _check(response: aiohttp.ClientResponse) -> None:
+    """Refuse every answer but JSON with status 200, as it is.
+
+    Raises:
+        RemoteCheckError: it is another one.
+    """
     status = response.status
+    if status in _TRANSIENT_STATUSES:
+        raise RemoteCheckError(f"status_{status}", RemoteFault.TRANSIENT)
+    if status >= _STATUS_SERVER_ERROR or status == _TOO_MANY_REQUESTS:
+        raise RemoteCheckError(f"status_{status}", RemoteFault.SERVER)
     if status != _STATUS_OK:
-        raise RemoteCheckError(f"status_{status}", _status_fault(status))
+        raise RemoteCheckError(f"status_{status}")
     if response.content_type != _JSON:
         raise RemoteCheckError("content_type")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise RemoteCheckError("content_encoding")
-
-
-def _status_fault(status: int) -> RemoteFault:
-    if status in _TRANSIENT_STATUSES:
-        return RemoteFault.TRANSIENT
-    if status >= _STATUS_SERVER_ERROR or status == _TOO_MANY_REQUESTS:
-        return RemoteFault.SERVER
-    return RemoteFault.ANSWER
-
-
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    answer = bytearray()
-    async for chunk in response.content.iter_chunked(8_192):
-        answer += chunk
-        if len(answer) > max_bytes:
-            response.close()  # not reused: the rest is still on its way
-            raise RemoteCheckError("answer_too_large")
-    return bytes(answer)
 
 
 def _connection_problem(error: aiohttp.ClientError) -> RemoteCheckError:

@@ -74,7 +74,7 @@ class _Completion(TolerantModel):
 
 
 class _Rating(StrictModel):
-    """What the model was told to say. `reason` goes nowhere: it could repeat the content."""
+    """The answer that the model must give. `reason` is dropped: it may repeat content."""
 
     score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
     reason: Annotated[str, Field(max_length=10_000)]
@@ -92,7 +92,7 @@ class LlmJudgeChecks:
         self._new_nonce = new_nonce
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
-        """Have all texts together rated, in one request.
+        """Send all texts to be rated together, in one request.
 
         Raises:
             RemoteCheckError: no connection, or anything but a rating.
@@ -109,7 +109,7 @@ class LlmJudgeChecks:
 
 
 def request_body(request: RemoteRequest, settings: LlmJudgeSettings, *, nonce: str) -> bytes:
-    """Return the chat completion that is asked for.
+    """Return the request for a chat completion.
 
     No temperature and no limit of tokens: several models refuse either.
     """
@@ -131,7 +131,7 @@ def request_body(request: RemoteRequest, settings: LlmJudgeSettings, *, nonce: s
 
 
 def read_answer(body: bytes, settings: LlmJudgeSettings) -> RemoteAnswer:
-    """Return what a completion says: a block from the policy's score on.
+    """Return the rating in a completion: a block from the policy's score on.
 
     Raises:
         RemoteCheckError: it is no completion, was cut short, or holds anything but a rating.

@@ -24,9 +24,9 @@ from sidecar.guardrails.remote.checks import (
 from sidecar.guardrails.remote.http import HttpClient
 
 FLAGGED: Final = "FLAGGED"
-"""The finding where the server flags a text and names no category."""
+"""The finding if the server flags a text and names no category."""
 
-_Said = TypeVar("_Said", bool, float)
+_Given = TypeVar("_Given", bool, float)
 _NOT_IN_A_TYPE: Final = re.compile(r"[^A-Z0-9]+")
 _MAX_TYPE_CHARACTERS: Final = 40
 
@@ -48,7 +48,7 @@ class ModerationChecks:
         self._http = http
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
-        """Have every text that is not blank judged, in one request.
+        """Send every text that is not blank, in one request.
 
         Raises:
             RemoteCheckError: no connection, or an answer that is not of such an API.
@@ -59,25 +59,23 @@ class ModerationChecks:
         texts = _texts(request)
         if not texts:  # OpenAI's own refuses empty input
             return RemoteAnswer("pass")
+        model = {} if settings.model is None else {"model": settings.model}
         body = await self._http.post(
-            settings.endpoint, _request_body(settings, texts), max_bytes=MAX_ANSWER_BYTES
+            settings.endpoint,
+            orjson.dumps({**model, "input": list(texts.values())}),
+            max_bytes=MAX_ANSWER_BYTES,
         )
         return read_answer(body, request, settings)
 
 
 def _texts(request: RemoteRequest) -> dict[int, str]:
-    """Return the texts that say anything, by their place in the subject."""
+    """Return the texts that are not blank, by their place in the subject."""
     decoded = ((i, part.content.decode()) for i, part in enumerate(request.subject.parts))
     return {i: text for i, text in decoded if text.strip()}
 
 
-def _request_body(settings: ModerationSettings, texts: dict[int, str]) -> bytes:
-    model = {} if settings.model is None else {"model": settings.model}
-    return orjson.dumps({**model, "input": list(texts.values())})
-
-
 def read_answer(body: bytes, request: RemoteRequest, settings: ModerationSettings) -> RemoteAnswer:
-    """Return what an answer says: one finding over a whole text for each category that counts.
+    """Return one finding over a whole text for each category that counts.
 
     Raises:
         RemoteCheckError: it is not one result a text, or lacks a category the policy names.
@@ -95,31 +93,27 @@ def read_answer(body: bytes, request: RemoteRequest, settings: ModerationSetting
 
 
 def _types(result: _Result, settings: ModerationSettings) -> Iterator[str]:
+    """Yield the finding's type of each category that counts, by the policy or by the server."""
     thresholds = dict(settings.thresholds)
     known = (*result.categories, *thresholds)
-    chosen = dict.fromkeys(known if settings.categories is None else settings.categories)
-    counted = [one for one in chosen if _counts(result, one, thresholds)]
-    yield from map(_type_of, counted)
+    is_flagged = False
+    for category in dict.fromkeys(known if settings.categories is None else settings.categories):
+        if (threshold := thresholds.get(category)) is not None:
+            counts = _required(result.category_scores, category) >= threshold
+        else:
+            counts = _required(result.categories, category)
+        if counts:
+            is_flagged = True
+            words = _NOT_IN_A_TYPE.sub("_", category.upper()).strip("_")[:_MAX_TYPE_CHARACTERS]
+            yield words if words[:1].isalpha() else FLAGGED
     is_unnamed = settings.categories is None and not any(result.categories.values())
-    if result.flagged and is_unnamed and not counted:
+    if result.flagged and is_unnamed and not is_flagged:
         yield FLAGGED
 
 
-def _counts(result: _Result, category: str, thresholds: dict[str, float]) -> bool:
-    """Tell whether a category counts: by the policy's threshold, else by the server's word."""
-    if (threshold := thresholds.get(category)) is not None:
-        return _required(result.category_scores, category) >= threshold
-    return bool(_required(result.categories, category))
-
-
-def _required(said: dict[str, _Said | None], category: str) -> _Said:
-    """Return what is said of a category; a name the server does not know must not look clean."""
-    value = said.get(category)
+def _required(given: dict[str, _Given | None], category: str) -> _Given:
+    """Return the value of a category; one the server does not know must not look clean."""
+    value = given.get(category)
     if value is None:
         raise RemoteCheckError("category_missing")
     return value
-
-
-def _type_of(category: str) -> str:
-    words = _NOT_IN_A_TYPE.sub("_", category.upper()).strip("_")[:_MAX_TYPE_CHARACTERS]
-    return words if words[:1].isalpha() else FLAGGED

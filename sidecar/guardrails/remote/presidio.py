@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import orjson
@@ -44,7 +43,7 @@ class PresidioChecks:
         self._http = http
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
-        """Have every text analyzed, in one request.
+        """Send every text, in one request.
 
         Raises:
             RemoteCheckError: no connection, or an answer that is not an analyzer's.
@@ -52,28 +51,23 @@ class PresidioChecks:
         settings = request.guardrail.settings
         if not isinstance(settings, PresidioSettings):
             raise RemoteCheckError("not_a_presidio", RemoteFault.LOCAL)
-        if not request.subject.parts:  # the analyzer takes no text for a mistake
+        if not request.subject.parts:  # the analyzer refuses a request without text
             return RemoteAnswer("pass")
-        body = await self._http.post(
-            settings.endpoint, _request_body(request, settings), max_bytes=MAX_ANSWER_BYTES
-        )
-        return read_answer(body, request, settings)
-
-
-def _request_body(request: RemoteRequest, settings: PresidioSettings) -> bytes:
-    entities = {} if settings.entities is None else {"entities": settings.entities}
-    return orjson.dumps(
-        {
+        entities = {} if settings.entities is None else {"entities": settings.entities}
+        question = {
             "text": [part.content.decode() for part in request.subject.parts],
             "language": settings.language,
             "score_threshold": settings.min_score,
             **entities,
         }
-    )
+        body = await self._http.post(
+            settings.endpoint, orjson.dumps(question), max_bytes=MAX_ANSWER_BYTES
+        )
+        return read_answer(body, request, settings)
 
 
 def read_answer(body: bytes, request: RemoteRequest, settings: PresidioSettings) -> RemoteAnswer:
-    """Return what an answer says, spans turned from characters into bytes.
+    """Return the answer, with spans in bytes instead of characters.
 
     Raises:
         RemoteCheckError: it is not a list of entities a text, or a span is outside its text.
@@ -84,16 +78,9 @@ def read_answer(body: bytes, request: RemoteRequest, settings: PresidioSettings)
     findings = [
         Finding(request.guardrail.name, one.entity_type, index, one.start, one.end)
         for index, entities in enumerate(texts)
-        for one in _wanted(entities, settings)
-    ]
-    return answer_for(with_byte_offsets(findings, request.subject.parts), request.guardrail.action)
-
-
-def _wanted(entities: Sequence[_Entity], settings: PresidioSettings) -> list[_Entity]:
-    """Return the entities the policy asks for, should the server have sent more."""
-    return [
-        one
         for one in entities
+        # The server may have sent more than it was asked for.
         if one.score >= settings.min_score
         and (settings.entities is None or one.entity_type in settings.entities)
     ]
+    return answer_for(with_byte_offsets(findings, request.subject.parts), request.guardrail.action)

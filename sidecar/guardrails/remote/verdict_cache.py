@@ -1,13 +1,16 @@
-"""Caches verdicts of remote guardrails, keyed by digest."""
+"""Caches verdicts of remote guardrails, keyed by digest, with single flight.
+
+An entry is found by a keyed digest of the request; neither text nor key id is kept.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from cachetools import TLRUCache
 
@@ -19,13 +22,13 @@ from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 MAX_CACHE_BYTES: Final = 16 * 1024 * 1024
 _ENTRY_BYTES: Final = 1_000
 _FINDING_BYTES: Final = 250
-"""Rounded up from what an entry and a finding take in CPython 3.11."""
+"""Rounded up from the size of an entry and of a finding in CPython 3.11."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Entry:
     answer: RemoteAnswer
-    until: float
+    expires_at: float
 
     @property
     def size_bytes(self) -> int:
@@ -33,7 +36,7 @@ class _Kept:
 
 
 class _Flight:
-    """A question under way, given up when nobody waits for its answer any more."""
+    """A check under way for one caller or more; cancelled when the last of them is."""
 
     def __init__(self, task: asyncio.Task[RemoteAnswer]) -> None:
         self.task = task
@@ -41,7 +44,7 @@ class _Flight:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is still to be waited for."""
+        """Whether another caller may join."""
         return not self.task.done() and not self.task.cancelling()
 
     async def answer(self) -> RemoteAnswer:
@@ -62,12 +65,12 @@ class VerdictCache:
     ) -> None:
         self._clock = clock
         self._secret = secret
-        self._largest = max_bytes // 16
-        self._kept: TLRUCache[bytes, _Kept] = TLRUCache(
+        self._max_entry_bytes = max_bytes // 16
+        self._entries: TLRUCache[bytes, _Entry] = TLRUCache(
             max_bytes,
-            ttu=lambda _key, kept, _now: kept.until,
+            ttu=lambda _key, entry, _now: entry.expires_at,
             timer=clock,
-            getsizeof=lambda kept: kept.size_bytes,
+            getsizeof=lambda entry: entry.size_bytes,
         )
         self._flights: dict[bytes, _Flight] = {}
 
@@ -78,51 +81,46 @@ class VerdictCache:
         *,
         keep_seconds: float,
     ) -> RemoteAnswer:
-        """Return the answer that is kept, or is being waited for, or else what *ask* returns."""
+        """Return the cached answer, that of an equal check under way, or else that of *ask*."""
         key = request_digest(request, secret=self._secret)
-        kept = self._kept.get(key)
-        if kept is not None:
+        entry = self._entries.get(key)
+        if entry is not None:
             request.note(RemoteEvent.CACHE_HIT)
-            return kept.answer
+            return entry.answer
         flight = self._flights.get(key)
         if flight is not None and flight.is_open:
             request.note(RemoteEvent.JOINED)
             return await flight.answer()
-        return await self._take_off(key, self._ask(key, ask, keep_seconds)).answer()
 
-    def _take_off(self, key: bytes, asking: Coroutine[Any, Any, RemoteAnswer]) -> _Flight:
-        task = asyncio.get_running_loop().create_task(asking)
-        self._flights[key] = flight = _Flight(task)
+        async def ask_and_keep() -> RemoteAnswer:
+            answer = await ask()
+            made = _Entry(answer, self._clock() + keep_seconds)
+            if made.size_bytes <= self._max_entry_bytes:
+                self._entries[key] = made
+            return answer
 
-        def landed(_: asyncio.Task[RemoteAnswer]) -> None:
+        def forget(_: asyncio.Task[RemoteAnswer]) -> None:
             if self._flights.get(key) is flight:
                 del self._flights[key]
 
-        task.add_done_callback(landed)
-        return flight
-
-    async def _ask(
-        self, key: bytes, ask: Callable[[], Awaitable[RemoteAnswer]], keep_seconds: float
-    ) -> RemoteAnswer:
-        answer = await ask()
-        kept = _Kept(answer, self._clock() + keep_seconds)
-        if kept.size_bytes <= self._largest:
-            self._kept[key] = kept
-        return answer
+        task = asyncio.get_running_loop().create_task(ask_and_keep())
+        self._flights[key] = flight = _Flight(task)
+        task.add_done_callback(forget)
+        return await flight.answer()
 
 
 def request_digest(request: RemoteRequest, *, secret: bytes) -> bytes:
-    """Return what two questions have in common exactly if their answers must be equal.
+    """Return a digest that two requests share exactly if their answers must be equal.
 
-    All of the guardrail, the side, every text with its role. Webhooks and gRPC servers are told
-    who asks and for which model, and may answer by that: there it is part of the question.
+    It covers the guardrail, the side, and every text with its role. Webhooks and gRPC servers
+    receive key and model, and may answer by them: for these both are part of the digest.
     """
     digest = hashlib.blake2b(key=secret, digest_size=32)
     about = request.about
-    told = isinstance(request.guardrail.settings, WebhookSettings | GrpcSettings)
+    is_named = isinstance(request.guardrail.settings, WebhookSettings | GrpcSettings)
     _add(digest, _guardrail_digest(request.guardrail))
     _add(digest, request.stage.value.encode())
-    _add(digest, repr((about.key_id, about.model) if told else ()).encode())
+    _add(digest, repr((about.key_id, about.model) if is_named else ()).encode())
     for part in request.subject.parts:
         _add(digest, part.role.encode())
         _add(digest, part.content)

@@ -1,4 +1,4 @@
-"""The `webhook` guardrail: a JSON POST to a server of the user's."""
+"""The `webhook` guardrail: a JSON POST to a server of the user."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class WebhookChecks:
         """Ask the guardrail's webhook.
 
         Raises:
-            RemoteCheckError: no connection, or an answer that is not what was agreed.
+            RemoteCheckError: no connection, or an answer in another form.
         """
         settings = request.guardrail.settings
         if not isinstance(settings, WebhookSettings):
@@ -71,7 +71,7 @@ class WebhookChecks:
 
 
 def request_body(request: RemoteRequest) -> bytes:
-    """Return the JSON a webhook is sent; docs/guardrails.md describes it."""
+    """Return the JSON that a webhook receives; docs/guardrails.md describes it."""
     return orjson.dumps(
         {
             "guardrail": request.guardrail.name,
@@ -88,10 +88,10 @@ def request_body(request: RemoteRequest) -> bytes:
 
 
 def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
-    """Return what an answer says, spans turned from characters into bytes.
+    """Return the answer, with spans in bytes instead of characters.
 
     Raises:
-        RemoteCheckError: it is not the JSON that was agreed, or a span is outside its text.
+        RemoteCheckError: it is not JSON of this form, or a span is outside its text.
     """
     answer = read_json(_Answer, body)
     findings = [

@@ -1,1 +1,1 @@
-"""The status page: what `egret top` shows, as charts in a browser."""
+"""The status page: the figures of `egret top` as charts in a browser."""

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteFault
-from sidecar.guardrails.remote.http import LOOK_SECONDS, MAX_FILE_BYTES, TlsFiles, tls_context
+from sidecar.guardrails.remote.http import LOOK_SECONDS, MAX_FILE_BYTES, TlsFileCache, tls_context
 from tests.support.authority import Authority
 from tests.support.remote_checks import asking, remote_checks
 
@@ -105,7 +105,7 @@ async def test_files_that_change_are_read_again(tmp_path: Path) -> None:
     """At the next look; the same object as long as they do not."""
     authority, clock = Authority(tmp_path), Clock()
     endpoint = endpoint_of("https://h/", ca_file=authority.ca_file, **authority.identity("a"))
-    files = TlsFiles(tls_context, clock=clock)
+    files = TlsFileCache(tls_context, clock=clock)
     first = await files.get(endpoint)
     authority.identity("b")
     assert await files.get(endpoint) is first
@@ -123,7 +123,7 @@ async def test_files_that_do_not_fit_together_leave_the_last_good_ones_in_place(
     authority, clock = Authority(tmp_path), Clock()
     identity = authority.identity("a")
     endpoint = endpoint_of("https://h/", ca_file=authority.ca_file, **identity)
-    files = TlsFiles(tls_context, clock=clock)
+    files = TlsFileCache(tls_context, clock=clock)
     first = await files.get(endpoint)
     old_key = identity["key_file"].read_bytes()
     authority.identity("b")
