@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
 import io
 import json
 import re
@@ -17,7 +16,7 @@ from typing import Annotated, Final, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
-from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+from sidecar.domain.validation import ACCEPTED_TIMES, compile_glob, is_accepted
 
 _MILLION: Final = Decimal(1_000_000)
 _WILD: Final = re.compile(r"[*?]")
@@ -64,7 +63,9 @@ class PriceList:
         by_glob: dict[str, list[Price]] = {}
         for price in sorted(prices, key=lambda price: price.valid_from, reverse=True):
             by_glob.setdefault(price.model, []).append(price)
-        self._globs = [(_matcher(glob), by_glob[glob]) for glob in sorted(by_glob, key=_vagueness)]
+        self._globs = [
+            (compile_glob(glob), by_glob[glob]) for glob in sorted(by_glob, key=_vagueness)
+        ]
         self._found: dict[str, list[Price]] = {}
 
     def price_of(self, model: str, *, at: datetime) -> Price | None:
@@ -93,10 +94,6 @@ class PriceList:
             if price:
                 return price.cost_of(record.tokens)
         return None
-
-
-def _matcher(glob: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
 
 
 def _vagueness(glob: str) -> tuple[bool, int, str]:
