@@ -6,11 +6,12 @@ import unicodedata
 from typing import Final
 
 from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.deobfuscation.decoder import ComposedMap, Decoder
+from sidecar.guardrails.deobfuscation.decoder import Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 from sidecar.guardrails.matching.text_views import (
     ChunkedMap,
+    ComposedMap,
     TableMap,
     TextView,
     ViewKind,
@@ -47,7 +48,7 @@ _LATIN: Final = {
     "\u2010\u2011\u2012\u2013\u2014\u2015\u2212": "-------",  # Dashes
 }
 LAST_LETTERS: Final = 0x20000
-"""From here on there are ideographs, tags and private use alone; to look costs 100 ms a start."""
+"""Behind it there are only ideographs, tags and private use; a search costs 100 ms a start."""
 _DIGITS: Final = {
     code: str(unicodedata.digit(character))
     for code in range(0x80, LAST_LETTERS)
@@ -66,7 +67,7 @@ _TABLE: Final = (
 SLICE_CHUNKS: Final = 16
 """Chunks read between two interruptions: a millisecond or less."""
 
-# In UTF-8, since the built-in expressions match bytes: what the table has, beside a Latin
+# In UTF-8, since the built-in expressions match bytes: a character of the table beside a Latin
 # letter or digit; or four digits of the scripts that are used most.
 _FOREIGN: Final = (
     r"(?:\xc4\xb1|[\xc9\xca\xcc-\xd6][\x80-\xbf]|\xe1[\x8e\x8f\xb4][\x80-\xbf]"
@@ -80,7 +81,7 @@ _LIKELY: Final = compile_re2(
 )
 
 
-def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+def _read_look_alikes(view: TextView) -> Cooperative[tuple[TextView, ...]]:
     """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
     chunks: list[str] = []
     for some in chunks_of(view.content):
@@ -110,11 +111,11 @@ def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
 
 
 def _table(text: str) -> TableMap:
-    """Go by characters; a chunk that was left out is not asked for, but by a match across it."""
+    """Map by characters; only a match across a chunk that was left out asks for its map."""
     return TableMap(
         [len(character.translate(_TABLE).encode()) for character in text],
         [len(character.encode()) for character in text],
     )
 
 
-LOOK_ALIKES: Final = Decoder(_read, lambda content: not content.isascii(), ascii=False)
+LOOK_ALIKES: Final = Decoder(_read_look_alikes, lambda content: not content.isascii(), ascii=False)

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.deobfuscation.decoder import Decoder, Runs, matches
+from sidecar.guardrails.deobfuscation.decoder import Decoder, matches, replace_runs
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 from sidecar.guardrails.matching.text_views import TextView, ViewKind
 
@@ -16,30 +16,20 @@ _RUN: Final = re.compile(
 
 _SHORTEST: Final = 13
 _LEAST: Final = 16
-"""A run has `_SHORTEST` bytes at least; one more tells what stands behind it."""
+"""Bytes of a run that are enough to recognise it, with the one behind it."""
 _LIKELY: Final = compile_re2(
     Expression(r"\b[0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-](?:[!-~][ ._*|/,-]){4}[!-~]")
 )
 
 
-def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    runs = Runs(view.content)
-    for match in matches(_RUN, view.content, least=_LEAST, likely=_LIKELY):
-        if match is None:
-            yield
-            continue
-        start, end = match.span()
-        runs.add_up_to(start)
-        runs.add(match[0][::2], start, end)
-    if not runs:
-        return ()
-    runs.add_rest()
-    return (runs.as_view(view, ViewKind.UNSPACED),)
+def _read_spaced(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+    found = matches(_RUN, view.content, least=_LEAST, likely=_LIKELY)
+    return replace_runs(view, found, lambda run: run[::2], ViewKind.UNSPACED)
 
 
 # Three in a row cost the pass over every text next to nothing; all seven would cost half of it.
 SPACING: Final = Decoder(
-    _read,
+    _read_spaced,
     lambda content: len(content) >= _SHORTEST,
     trigger=Expression(
         r"[ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-]"
@@ -55,7 +45,7 @@ _TABLES: Final = tuple(  # a one is an i or an l
 _LEET_KIND: Final = frozenset({ViewKind.LEET})
 
 
-def _leet_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
+def _read_leet(view: TextView) -> Cooperative[tuple[TextView, ...]]:
     content = view.content
     tables = _TABLES if any(one in content for one in (b"1", b"!", b"|")) else _TABLES[:1]
 
@@ -70,4 +60,4 @@ def _leet_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
     return tuple(found)
 
 
-LEET: Final = Decoder(_leet_read, lambda content: _SIGN.search(content) is not None)
+LEET: Final = Decoder(_read_leet, lambda content: _SIGN.search(content) is not None)
