@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from typing_extensions import override
 
@@ -26,19 +25,23 @@ SLICE_RUNS: Final = 512
 """Runs decoded between two interruptions: a millisecond or less."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(Protocol):
     """One way to hide text, and how to read it.
 
     `trigger` is an expression of the shared database that occurs in every text with something to
-    decode. `applies` looks closer, at one text, and decides alone for a decoder without a trigger.
-    `ascii` is False for a decoder that changes nothing in ASCII text.
+    decode. `ascii` is False for a decoder that changes nothing in ASCII text.
     """
 
-    read: Callable[[TextView], Cooperative[tuple[TextView, ...]]]
-    applies: Callable[[bytes], bool]
     trigger: Expression | None = None
     ascii: bool = True
+
+    def applies(self, content: bytes) -> bool:
+        """Return whether *content* may hide text; decides alone if there is no trigger."""
+        ...
+
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        """Return the views of the texts hidden in *view*, if any."""
+        ...
 
 
 def matches(

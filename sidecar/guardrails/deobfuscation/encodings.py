@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from typing_extensions import override
+
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
 from sidecar.guardrails.matching.rule import Expression, compile_re2
@@ -35,19 +37,6 @@ _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
-def _read_encodings(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    content = view.content
-    decoded = DecodedText(content)
-    for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
-        for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
-            text = None if match is None else (yield from decode(match[0]))
-            if match is not None and text is not None:
-                decoded.add(text + b"\n", *match.span())
-            if match is None or not count % SLICE_DECODED:
-                yield
-    return (decoded.as_view(view, ViewKind.DECODED),) if decoded else ()
-
-
 def _from_base64(run: bytes) -> Cooperative[bytes | None]:
     """Decode the lines of *run* as one, and each alone: they need not belong together."""
     lines = run.split()
@@ -64,7 +53,7 @@ def _from_base64(run: bytes) -> Cooperative[bytes | None]:
 
 
 def _from_hex(run: bytes) -> Cooperative[bytes | None]:
-    return (yield from _in_slices(run, lambda pairs: bytes.fromhex(pairs.decode("ascii"))))
+    return _in_slices(run, lambda pairs: bytes.fromhex(pairs.decode("ascii")))
 
 
 def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[bytes | None]:
@@ -82,11 +71,30 @@ def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[byte
     return b"".join(texts) or None
 
 
-ENCODINGS: Final = Decoder(
-    _read_encodings,
-    lambda content: len(content) >= MIN_RUN,
-    trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}"),
-)
+class EncodingsDecoder(Decoder):
+    """Decodes runs of base64 and of hexadecimal digits."""
+
+    trigger: Expression | None = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return len(content) >= MIN_RUN
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        content = view.content
+        decoded = DecodedText(content)
+        for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+            for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
+                text = None if match is None else (yield from decode(match[0]))
+                if match is not None and text is not None:
+                    decoded.add(text + b"\n", *match.span())
+                if match is None or not count % SLICE_DECODED:
+                    yield
+        return (decoded.as_view(view, ViewKind.DECODED),) if decoded else ()
+
+
+ENCODINGS: Final = EncodingsDecoder()
 
 
 _ESCAPES: Final = re.compile(
@@ -102,11 +110,6 @@ _ENTITY: Final = re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};")
 _BACKSLASH: Final = re.compile(rb"\\[ux][0-9A-Fa-f]{2}")
 
 
-def _read_escapes(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE)
-    return replace_runs(view, found, _unescaped, ViewKind.UNESCAPED)
-
-
 def _unescaped(escape: bytes) -> bytes:
     if escape.startswith(b"%"):
         return bytes.fromhex(escape.replace(b"%", b"").decode("ascii"))
@@ -119,18 +122,27 @@ def _unescaped(escape: bytes) -> bytes:
     )
 
 
-def _has_escapes(content: bytes) -> bool:
-    """Look for the first byte of each kind, which takes some nanoseconds a kilobyte."""
-    return bool(
-        (b"%" in content and _PERCENT.search(content))
-        or (b"&" in content and _ENTITY.search(content))
-        or (b"\\" in content and _BACKSLASH.search(content))
+class EscapesDecoder(Decoder):
+    """Decodes percent escapes, HTML entities and backslash escapes."""
+
+    # One expression of the three: among the others it costs the pass over a text nothing.
+    trigger: Expression | None = Expression(
+        r"%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\[ux][0-9A-Fa-f]{2}"
     )
 
+    @override
+    def applies(self, content: bytes) -> bool:
+        """Look for the first byte of each kind, which takes some nanoseconds a kilobyte."""
+        return bool(
+            (b"%" in content and _PERCENT.search(content))
+            or (b"&" in content and _ENTITY.search(content))
+            or (b"\\" in content and _BACKSLASH.search(content))
+        )
 
-# One expression of the three: among the others it costs the pass over a text nothing.
-ESCAPES: Final = Decoder(
-    _read_escapes,
-    _has_escapes,
-    trigger=Expression(r"%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\[ux][0-9A-Fa-f]{2}"),
-)
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE)
+        return replace_runs(view, found, _unescaped, ViewKind.UNESCAPED)
+
+
+ESCAPES: Final = EscapesDecoder()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from typing_extensions import override
+
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.deobfuscation.decoder import Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
@@ -81,33 +83,45 @@ _LIKELY: Final = compile_re2(
 )
 
 
-def _read_look_alikes(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
-    chunks: list[str] = []
-    for some in chunks_of(view.content):
-        chunks += some
-        yield
-    wanted: set[int] = set()
-    before = ""
-    for index, chunk in enumerate(chunks):
-        if not chunk.isascii() and _LIKELY.search((before + chunk).encode()):
-            wanted |= {index - 1, index, index + 1}
-        before = chunk[-1:]
-        if not index % SLICE_CHUNKS:
+class LookAlikesDecoder(Decoder):
+    """Replaces characters that look like Latin letters and digits, as in Cyrillic or Greek."""
+
+    ascii = False
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return not content.isascii()
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
+        chunks: list[str] = []
+        for some in chunks_of(view.content):
+            chunks += some
             yield
-    if not wanted:
-        return ()
-    originals: list[int] = []
-    changed: list[bytes] = []
-    for index, chunk in enumerate(chunks):
-        originals.append(len(chunk.encode()))
-        changed.append(chunk.translate(_TABLE).encode() if index in wanted else SEPARATOR)
-        if not index % SLICE_CHUNKS:
-            yield
-    above = ChunkedMap(view.content, _table, changed=changed, lengths=originals)
-    kinds = frozenset({ViewKind.LOOK_ALIKE, ViewKind.FOLDED})
-    content = b"".join(changed)
-    return (TextView(view.part, kinds, content, view.length, ComposedMap(above, view.offsets)),)
+        wanted: set[int] = set()
+        before = ""
+        for index, chunk in enumerate(chunks):
+            if not chunk.isascii() and _LIKELY.search((before + chunk).encode()):
+                wanted |= {index - 1, index, index + 1}
+            before = chunk[-1:]
+            if not index % SLICE_CHUNKS:
+                yield
+        if not wanted:
+            return ()
+        originals: list[int] = []
+        changed: list[bytes] = []
+        for index, chunk in enumerate(chunks):
+            originals.append(len(chunk.encode()))
+            changed.append(chunk.translate(_TABLE).encode() if index in wanted else SEPARATOR)
+            if not index % SLICE_CHUNKS:
+                yield
+        above = ChunkedMap(view.content, _table, changed=changed, lengths=originals)
+        kinds = frozenset({ViewKind.LOOK_ALIKE, ViewKind.FOLDED})
+        content = b"".join(changed)
+        return (
+            TextView(view.part, kinds, content, view.length, ComposedMap(above, view.offsets)),
+        )
 
 
 def _table(text: str) -> TableMap:
@@ -118,4 +132,4 @@ def _table(text: str) -> TableMap:
     )
 
 
-LOOK_ALIKES: Final = Decoder(_read_look_alikes, lambda content: not content.isascii(), ascii=False)
+LOOK_ALIKES: Final = LookAlikesDecoder()

@@ -150,12 +150,7 @@ def merged(located: list[Located]) -> list[Located]:
         while at < len(located) and located[at][0] == part and located[at][1] < end:
             other = located[at]
             end = max(end, other[2])
-            best = min(best, other, key=_precedence)
+            best = min(best, other, key=lambda one: (one[3], one[1] - one[2], one[1], *one[4:]))
             at += 1
         result.append((part, start, end, *best[3:]))
     return result
-
-
-def _precedence(one: Located) -> tuple[int, int, int, str, str]:
-    _, start, end, rank, type_, guardrail = one
-    return rank, start - end, start, type_, guardrail
