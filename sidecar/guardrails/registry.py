@@ -86,7 +86,7 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
     return tuple(rules_in_turn(settings))
 
 
-def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:  # noqa: PLR0911 - one a type
+def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
     """Return the rules that `rules_of` returns; those of an author are made one by one."""
     match settings:
         case SecretsSettings(types=types):
