@@ -107,7 +107,7 @@ async def _record_group(served: Served, group: Group, seen: set[str]) -> Recordi
     named = [record for record in records if '"key_id"' in record["egret"]]
     rows = await _usage_rows(served, seen, expected=len(named))
     late = changes(before, counts(await served.metrics()))
-    recording["(the end)"] = {"metrics": late}
+    recording["(the end)"] = {"metrics": late, "spans": []}
     _add_usage(recording, group, rows)
     return recording
 
