@@ -185,7 +185,10 @@ async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Te
     """
     team_id = await find_team_id(connection, team)
     await connection.execute(_SWITCH_TEAM, team_id, enabled)
-    return await _team_of(connection, team_id)
+    row = await connection.fetchrow(_TEAMS, None, team_id)
+    if row is None:
+        raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
+    return _team(row)
 
 
 async def bind_organization(connection: Connection, name: str, *, policy: str | None) -> str:
@@ -258,13 +261,6 @@ def _no_organization(name: str) -> ChangeRefusedError:
     return ChangeRefusedError(
         f"there is no organization {name}", hint="create it with `egret orgs create`"
     )
-
-
-async def _team_of(connection: Connection, team_id: str) -> Team:
-    row = await connection.fetchrow(_TEAMS, None, team_id)
-    if row is None:
-        raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
-    return _team(row)
 
 
 def _organization(row: asyncpg.Record) -> Organization:

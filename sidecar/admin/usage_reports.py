@@ -76,7 +76,7 @@ async def usage_sums(
     connection: Connection, by: By, *, since: datetime, until: datetime
 ) -> list[UsageSum]:
     """Return the sums by *by*, the dearest first."""
-    unit = _unit(until - since)
+    unit = "hour" if (until - since) <= HOURS_UP_TO else "day"
     rows = await connection.fetch(
         f"SELECT {_NAMES[by]} AS name,"
         f" {', '.join(f'sum(s.{name})::bigint AS {name}' for name in _SUMS)},"
@@ -111,7 +111,3 @@ async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
 
 def _from(unit: str) -> str:
     return _FROM.format(table=f"usage_by_{unit}", unit=unit)
-
-
-def _unit(span: timedelta) -> str:
-    return "hour" if span <= HOURS_UP_TO else "day"

@@ -126,42 +126,34 @@ def stream_error(
     """
     match form:
         case AnswerForm.SSE:
-            return _sse(error, dialect=dialect, is_typed=is_typed)
+            if is_typed:
+                typed = {
+                    "type": "error",
+                    "code": error.kind.value,
+                    "message": error.message,
+                    "param": error.param,
+                    "sequence_number": 0,
+                }
+                return b"event: error\ndata: " + orjson.dumps(typed) + b"\n\n"
+            data = b"data: " + error_body(dialect, error) + b"\n\n"
+            if dialect is Dialect.ANTHROPIC:
+                return b"event: error\n" + data
+            return data + b"data: [DONE]\n\n" if dialect in _ENDING_IN_DONE else data
         case AnswerForm.JSON_ARRAY:
             opening = b"," if follows_element else b"["
             return opening + error_body(dialect, error) + b"]"
         case AnswerForm.EVENT_STREAM:
-            return _event_stream(error)
+            # Amazon's clients know this exception on every streaming operation.
+            headers = {
+                ":exception-type": "modelStreamErrorException",
+                ":content-type": "application/json",
+                ":message-type": "exception",
+            }
+            return event_stream_message(headers, orjson.dumps({"message": error.message}))
         case AnswerForm.JSON | AnswerForm.TEXT:
             raise AssertionError("an answer that is not streamed is refused as a whole")
         case _:
             assert_never(form)
 
 
-def _sse(error: ClientError, *, dialect: Dialect, is_typed: bool) -> bytes:
-    if is_typed:
-        typed = {
-            "type": "error",
-            "code": error.kind.value,
-            "message": error.message,
-            "param": error.param,
-            "sequence_number": 0,
-        }
-        return b"event: error\ndata: " + orjson.dumps(typed) + b"\n\n"
-    data = b"data: " + error_body(dialect, error) + b"\n\n"
-    if dialect is Dialect.ANTHROPIC:
-        return b"event: error\n" + data
-    return data + b"data: [DONE]\n\n" if dialect in _ENDING_IN_DONE else data
-
-
 _ENDING_IN_DONE: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})
-
-
-def _event_stream(error: ClientError) -> bytes:
-    # Amazon's clients know this exception on every streaming operation.
-    headers = {
-        ":exception-type": "modelStreamErrorException",
-        ":content-type": "application/json",
-        ":message-type": "exception",
-    }
-    return event_stream_message(headers, orjson.dumps({"message": error.message}))

@@ -67,16 +67,13 @@ class AlikeEvents:
                 return known
         read = read_answer(payload, event=event)
         if payload is not None and isinstance(read, AnswerEvent):
-            self._learn(read, payload, event)
+            text = _only_text(read)
+            self._alike = 0 if text is None else self._alike + 1
+            if text is not None and self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS:
+                self._alike = 0
+                self._patterns += 1
+                self._pattern = _Pattern(_form_of(payload, text), event, text)
         return read
-
-    def _learn(self, read: AnswerEvent, payload: bytes, event: str) -> None:
-        text = _only_text(read)
-        self._alike = 0 if text is None else self._alike + 1
-        if text is not None and self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS:
-            self._alike = 0
-            self._patterns += 1
-            self._pattern = _Pattern(_form_of(payload, text), event, text)
 
 
 def _only_text(read: AnswerEvent) -> AnswerText | None:

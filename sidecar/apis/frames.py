@@ -183,13 +183,10 @@ class SseFramer:
         if self._is_first:
             self._is_first = False
             text = raw.removeprefix(_BOM)
-        if text.startswith(b"data: ") and text.endswith(b"\n\n") and _is_one_line(text):
+        is_one_line = text.find(b"\n") == len(text) - 2 and b"\r" not in text
+        if is_one_line and text.startswith(b"data: ") and text.endswith(b"\n\n"):
             return ServerSentEvent(raw, text[6:-2])
         return _parsed(raw, text)
-
-
-def _is_one_line(text: bytes) -> bool:
-    return text.count(b"\n") == 2 and b"\r" not in text  # noqa: PLR2004 - its own and the blank line's
 
 
 def _parsed(raw: bytes, text: bytes) -> ServerSentEvent:

@@ -179,10 +179,17 @@ class Walk:
     def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
         places: dict[str, _Place] = {}
         if place is not _FREE and place is not _MEDIA:
-            places = self._places(node)
+            # Some fields of a part have a place of their own.
+            words = self._words
+            if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
+                places = dict.fromkeys(self._media_fields(node), _MEDIA)
+            if "input" in node and ("toolUseId" in node or _is_tool_use(node.get("type"))):
+                places["input"] = _FREE
             kind = node.get("type")
             if isinstance(kind, str):
-                role = RESULT_ROLE if _is_result(kind) else role
+                role = (
+                    RESULT_ROLE if (kind.endswith(RESULT_SUFFIXES) or kind == "document") else role
+                )
                 if place is _KNOWN and kind not in self._words.part_types:
                     place = _STRANGE
         for key, value in node.items():
@@ -201,16 +208,6 @@ class Walk:
                 begins = self._run is None and inner is not _FREE and key in self._words.run_fields
                 (self._runs if begins else self._value)(key, value, speaker, inner)
 
-    def _places(self, node: dict[str, JsonValue]) -> dict[str, _Place]:
-        """Return the places of those fields of a part that have one of their own."""
-        words = self._words
-        places: dict[str, _Place] = {}
-        if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
-            places = dict.fromkeys(self._media_fields(node), _MEDIA)
-        if "input" in node and ("toolUseId" in node or _is_tool_use(node.get("type"))):
-            places["input"] = _FREE
-        return places
-
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of what stands under it."""
         if key not in self._words.field_names:
@@ -224,7 +221,9 @@ class Walk:
 
     def _watched(self, key: str, value: str, role: str, place: _Place) -> None:
         if place is _MEDIA:
-            if key in self._words.payload_fields and _is_base64(value):
+            if key in self._words.payload_fields and (
+                len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+            ):
                 return
         elif len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
             self.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
@@ -309,16 +308,8 @@ def _reason(
     return words.media_fields[key]
 
 
-def _is_base64(value: str) -> bool:
-    return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
-
-
 def _is_tool_use(kind: JsonValue) -> bool:
     return isinstance(kind, str) and kind.endswith("tool_use")
-
-
-def _is_result(kind: str) -> bool:
-    return kind.endswith(RESULT_SUFFIXES) or kind == "document"
 
 
 def _role_of(message: dict[str, JsonValue]) -> str:
@@ -343,17 +334,14 @@ def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unrea
         return Subject(model=None, streamed=False, parts=())
     reason = _declared_unreadable(headers)
     if reason is not None:
-        if reason is UnscannedReason.UNKNOWN_SHAPE and _is_form(headers):
+        is_form = headers.text(HeaderName.CONTENT_TYPE).lower().startswith("multipart/form-data")
+        if is_form and reason is UnscannedReason.UNKNOWN_SHAPE:
             reason = route.operation.spec.uploads or reason
         return Unreadable(reason)
     document = parse(body)
     if isinstance(document, Malformed):
         return document
     return _subject(route, document)
-
-
-def _is_form(headers: Headers) -> bool:
-    return headers.text(HeaderName.CONTENT_TYPE).lower().startswith("multipart/form-data")
 
 
 def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
@@ -365,11 +353,8 @@ def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
         return None
     if len(set(types)) > 1:
         return UnscannedReason.CHARSET
-    return _unreadable_type(types[0].decode("latin-1"))
-
-
-def _unreadable_type(content_type: str) -> UnscannedReason | None:
-    """Read a media type (RFC 9110 section 8.3.1); an odd parameter counts as a charset."""
+    # Read a media type (RFC 9110 section 8.3.1); an odd parameter counts as a charset.
+    content_type = types[0].decode("latin-1")
     media_type, *parameters = (piece.strip().lower() for piece in content_type.split(";"))
     if media_type not in {"", "application/json"} and not (
         media_type.endswith("+json") and "," not in media_type

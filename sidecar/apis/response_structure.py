@@ -99,7 +99,12 @@ class AnswerStructure:
         elif isinstance(document.get("candidates"), list):
             self._candidates(document)
         elif "contentBlockIndex" in document or kind in _BLOCK_EVENTS:
-            self._block_event(document)
+            # Events about one block of such a message.
+            self.is_known = True
+            index = document.get("index", document.get("contentBlockIndex"))
+            if isinstance(index, int):
+                for key in ("content_block", "start", "delta"):
+                    self._block(index, _object(document.get(key)), "")
         elif isinstance(document.get("content"), list):
             self._blocks(document)
         else:
@@ -148,14 +153,6 @@ class AnswerStructure:
         self.is_known = True
         for index, block in _placed(document.get("content")):
             self._block(index, block, prefix)
-
-    def _block_event(self, document: _Object) -> None:
-        """Events about one block of such a message."""
-        self.is_known = True
-        index = document.get("index", document.get("contentBlockIndex"))
-        if isinstance(index, int):
-            for key in ("content_block", "start", "delta"):
-                self._block(index, _object(document.get(key)), "")
 
     def _block(self, index: int, block: _Object, prefix: str) -> None:
         place = f"{prefix}content[{index}]"

@@ -330,13 +330,20 @@ class _Walk:
             inner = (*path, place)
             own = inner if key in _LANES and len(path) == 1 else lane
             self._value(key, item, inner, own, mode)
-            if own is inner and _is_finished(item):
+            if own is inner and (
+                isinstance(item, dict)
+                and bool(item.get("finish_reason") or item.get("finishReason"))
+            ):
                 self.ended.append(own)
 
     def _string(self, key: str, value: str, path: Path, lane: Path, mode: int) -> None:
         if self._payload is not None and self._is_event_payload(key, value):
             return
-        if mode != _ALL and key in PAYLOADS and _is_payload(value):
+        if (
+            mode != _ALL
+            and key in PAYLOADS
+            and (len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None)
+        ):
             media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
             self.unscanned[media[-1] if media else PAYLOADS[key]] = None
             return
@@ -365,10 +372,6 @@ class _Walk:
         self.texts.append(AnswerText(content, self.strings, channel, lane, is_json=is_json))
 
 
-def _is_payload(value: str) -> bool:
-    return len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
-
-
 _LANES: Final = frozenset({"choices", "candidates"})
 _BLOCK_ENDS: Final = frozenset({"content_block_stop", "contentBlockStop"})
 _ALIASES: Final = {"delta": "block", "content_block": "block", "start": "block"}
@@ -386,7 +389,3 @@ def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
 def _number_of(document: dict[str, JsonValue], key: str) -> int:
     value = document.get(key, 0)
     return value if isinstance(value, int) else 0
-
-
-def _is_finished(item: JsonValue) -> bool:
-    return isinstance(item, dict) and bool(item.get("finish_reason") or item.get("finishReason"))

@@ -175,7 +175,15 @@ def _without_usage(frame: Frame) -> Frame:
     if not isinstance(document, dict) or "usage" not in document:
         return frame
     if document["usage"] is None:
-        return _with_payload(frame, payload, _without_null(payload))
+        new = _without_null(payload)
+        start = frame.raw.find(payload)
+        # Data over several lines is one payload and many pieces: its line ends become our own.
+        raw = (
+            frame.with_payload(new)
+            if start < 0
+            else frame.raw[:start] + new + frame.raw[start + len(payload) :]
+        )
+        return type(frame)(raw, new, frame.event)
     return Opaque(b"", None) if document.get("choices") == [] else frame
 
 
@@ -194,14 +202,3 @@ def _without_null(payload: bytes) -> bytes:
             return payload[: one.at] + payload[one.end if behind is None else behind.at :]
         before = one
     return payload
-
-
-def _with_payload(frame: Frame, old: bytes, new: bytes) -> Frame:
-    start = frame.raw.find(old)
-    # Data over several lines is one payload and many pieces: its line ends become our own.
-    raw = (
-        frame.with_payload(new)
-        if start < 0
-        else frame.raw[:start] + new + frame.raw[start + len(old) :]
-    )
-    return type(frame)(raw, new, frame.event)

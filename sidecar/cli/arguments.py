@@ -66,7 +66,18 @@ def parse_moment(text: str, *, now: datetime) -> datetime | None:
         case _ if _SPAN.fullmatch(text):
             return _later(now, by=parse_span(text))
         case _:
-            return _iso(text)
+            try:
+                moment = datetime.fromisoformat(text)
+            except ValueError:
+                raise MomentError(
+                    f"{text!r} is no time,"
+                    " write for example 30d, 2027-01-31T12:00:00Z, now or never"
+                ) from None
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            if not is_accepted(moment):
+                raise MomentError(f"{text!r} is not {ACCEPTED_TIMES}, write a year of these")
+            return moment
 
 
 def since_or_exit(text: str | None) -> datetime | None:
@@ -94,20 +105,6 @@ def _later(now: datetime, *, by: timedelta) -> datetime:
     if later is None or not is_accepted(later):
         raise MomentError("that is later than any calendar goes, write never")
     return later
-
-
-def _iso(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise MomentError(
-            f"{text!r} is no time, write for example 30d, 2027-01-31T12:00:00Z, now or never"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    if not is_accepted(moment):
-        raise MomentError(f"{text!r} is not {ACCEPTED_TIMES}, write a year of these")
-    return moment
 
 
 STANDARD_STREAM: Final = Path("-")

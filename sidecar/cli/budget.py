@@ -65,7 +65,18 @@ def report(
 
     async def read(connection: Connection) -> list[_Spent]:
         holders = await holders_of_budgets(connection, owner)
-        return await _spent(connection, holders, now=now)
+        budgets = [
+            (holder, limit, period)
+            for holder in holders
+            for limit in holder.limits
+            if (period := forecast(limit, 0, now=now)) is not None
+        ]
+        asked = [Asked(limit, holder.id, period.start) for holder, limit, period in budgets]
+        totals = await totals_of(connection, asked)
+        return [
+            _Spent(holder, limit, forecast(limit, spent, now=now) or period, spent)
+            for (holder, limit, period), spent in zip(budgets, totals, strict=True)
+        ]
 
     found = on_connection(read)
     match output:
@@ -75,23 +86,6 @@ def report(
             _print_csv(found)
         case ReportOutput.TABLE:
             console().print(_table(found, now=now))
-
-
-async def _spent(
-    connection: Connection, holders: tuple[Holder, ...], *, now: float
-) -> list[_Spent]:
-    budgets = [
-        (holder, limit, period)
-        for holder in holders
-        for limit in holder.limits
-        if (period := forecast(limit, 0, now=now)) is not None
-    ]
-    asked = [Asked(limit, holder.id, period.start) for holder, limit, period in budgets]
-    totals = await totals_of(connection, asked)
-    return [
-        _Spent(holder, limit, forecast(limit, spent, now=now) or period, spent)
-        for (holder, limit, period), spent in zip(budgets, totals, strict=True)
-    ]
 
 
 def _exact(one: _Spent) -> dict[str, Any]:

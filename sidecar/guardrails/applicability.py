@@ -15,7 +15,7 @@ _PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
 
 
 class Applicability(enum.Enum):
-    """How a guardrail stands to a request."""
+    """Whether a guardrail is for a request."""
 
     APPLIES = "applies"
     OUT_OF_SCOPE = "out of scope"
@@ -23,7 +23,7 @@ class Applicability(enum.Enum):
 
 
 def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Applicability:
-    """Tell how *guardrail* stands to a request whose model is not known yet."""
+    """Return whether *guardrail* is for a request whose model is not known yet."""
     scope, operation = guardrail.scope, request_scope.operation
     if scope.routes is not None and operation is not None and operation not in scope.routes:
         return Applicability.OUT_OF_SCOPE
@@ -38,7 +38,7 @@ def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Appli
 
 
 def applies_to_model(guardrail: Guardrail, model: str | None) -> bool:
-    """Tell whether *guardrail* holds for *model*, None where the request names none."""
+    """Return whether *guardrail* is for *model*, None if the request names none."""
     globs = guardrail.scope.models
     if globs is None or model is None or _PLAIN_MODEL.fullmatch(model) is None:
         return True
@@ -47,10 +47,10 @@ def applies_to_model(guardrail: Guardrail, model: str | None) -> bool:
 
 
 def rollout_position(guardrail: str, key_id: str) -> int:
-    """Return where a key stands in a guardrail's roll-out, from 0 to 9999.
+    """Return the position of a key in a guardrail's roll-out, from 0 to 9999.
 
-    The same key always stands in the same place, so that a roll-out that grows keeps those it
-    has, and a client that tries again does not get another answer.
+    A key keeps its position, so that a roll-out that grows keeps the keys it has, and a client
+    that tries again does not get another answer.
     """
     digest = hashlib.sha256(f"{guardrail}\0{key_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") * FULL_ROLLOUT >> 64

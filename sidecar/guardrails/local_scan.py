@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Final
 
 from sidecar.domain.finding import NOTHING, Failed, Found, Outcome
-from sidecar.domain.policy import Guardrail
+from sidecar.domain.policy import Guardrail, GuardrailSettings
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import (
     SHORT_BYTES,
@@ -39,6 +39,16 @@ class _RuleCheck:
 
     rules: Mapping[int | None, tuple[Rule, ...]]
 
+    @classmethod
+    def of(cls, settings: GuardrailSettings, ids: Mapping[Expression, int]) -> _RuleCheck:
+        """Return the rules of *settings* by the ids of their expressions."""
+        rules: dict[int | None, tuple[Rule, ...]] = {}
+        for rule in rules_of(settings):
+            _ = rule.pattern  # compiled now, not in the first scan that needs it
+            id_ = ids[rule.expression] if rule.expression.filtered else None
+            rules[id_] = (*rules.get(id_, ()), rule)
+        return cls(rules)
+
     def search(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
         """Search the spans of the rules that hit."""
         located: list[Located] = []
@@ -51,7 +61,14 @@ class _RuleCheck:
                     (part, start, end, rank, type_, guardrail) for part, start, end in found
                 ]
                 if len(located) > MAX_FINDINGS:
-                    located = _whole_parts(located, texts, guardrail)
+                    # Each part with a finding as a whole, named by its finding of the lowest rank.
+                    kinds: dict[int, tuple[int, str]] = {}
+                    for part, _, _, rank, type_, _ in located:
+                        kinds[part] = min(kinds.get(part, (rank, type_)), (rank, type_))
+                    located = [
+                        (part, 0, len(texts.parts[part].content), *kind, guardrail)
+                        for part, kind in kinds.items()
+                    ]
                 if len(located) > SLICE_FINDINGS:
                     yield
         return Found((yield from disjoint_in_turns(located))) if located else NOTHING
@@ -70,7 +87,8 @@ class LocalScan:
         self._database = database
         self.guardrails = tuple(one for one in guardrails if judges_texts(one))
         self._checks = tuple(
-            whole_text_check(one.settings) or _rule_check(one, ids) for one in self.guardrails
+            whole_text_check(one.settings) or _RuleCheck.of(one.settings, ids)
+            for one in self.guardrails
         )
         self._folded = any(
             rule.folded for guardrail in self.guardrails for rule in rules_of(guardrail.settings)
@@ -182,7 +200,7 @@ class LocalScan:
         )
 
     def _rescan(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[Sequence[Outcome]]:
-        """Search *parts* by rules alone: a count would count what is left a second time."""
+        """Search *parts* by rules alone: a count would count the rest a second time."""
         short = self._scan_short(parts)
         if short is not None and not runs and not self._needs_search(short):
             return self._nothing
@@ -270,20 +288,3 @@ def _judge(
         return (yield from joined(guardrail, found, Found(tuple(located))))
     except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
         return Failed(type(error).__name__)
-
-
-def _whole_parts(located: list[Located], texts: ScannedTexts, name: str) -> list[Located]:
-    """Return the parts with a finding as a whole, each named by its finding of the lowest rank."""
-    kinds: dict[int, tuple[int, str]] = {}
-    for part, _, _, rank, type_, _ in located:
-        kinds[part] = min(kinds.get(part, (rank, type_)), (rank, type_))
-    return [(part, 0, len(texts.parts[part].content), *kind, name) for part, kind in kinds.items()]
-
-
-def _rule_check(guardrail: Guardrail, ids: Mapping[Expression, int]) -> _RuleCheck:
-    rules: dict[int | None, tuple[Rule, ...]] = {}
-    for rule in rules_of(guardrail.settings):
-        _ = rule.pattern  # compiled now, not in the first scan that needs it
-        id_ = ids[rule.expression] if rule.expression.filtered else None
-        rules[id_] = (*rules.get(id_, ()), rule)
-    return _RuleCheck(rules)

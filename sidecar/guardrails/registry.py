@@ -1,4 +1,4 @@
-"""The registry of local guardrail types: rules, decoders and whole-text checks of each."""
+"""The registry of local guardrail types: the rules or the whole-text check of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Final, assert_never
 
 from sidecar.domain.guardrail_settings import (
     CodeSettings,
-    DeniedPattern,
     DeniedPatternsSettings,
     DeniedTermsSettings,
     GrpcSettings,
@@ -46,7 +45,7 @@ from sidecar.guardrails.matching.rule import Expression, Rank, Rule
 
 
 def whole_text_check(settings: GuardrailSettings) -> WholeTextCheck | None:
-    """Return the check, None for a guardrail of rules or of a server's."""
+    """Return the check, None for a guardrail of rules or of a server."""
     return _check(settings) if isinstance(settings, WholeTextSettings) else None
 
 
@@ -72,8 +71,8 @@ _ORDER: Final = {
         (*(rule.expression for rule in (*SECRET_RULES, *PII_RULES)), *TRIGGERS)
     )
 }
-"""Hyperscan groups neighbours that have no literal: in this order, which is by what they look for,
-the pass takes two thirds of what it takes with the same expressions sorted or shuffled.
+"""Hyperscan groups neighbours that have no literal: in this order, which is by type, the pass
+takes two thirds of the time that it takes with the same expressions sorted or shuffled.
 """
 _AUTHORS: Final = (DeniedPatternsSettings, DeniedTermsSettings, ToxicitySettings)
 _RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
@@ -83,12 +82,12 @@ _RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
 
 @functools.lru_cache(maxsize=1024)
 def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
-    """Return the rules of a guardrail; one that asks a server or judges a whole text has none."""
+    """Return the rules of a guardrail; one of a server or of whole texts has none."""
     return tuple(rules_in_turn(settings))
 
 
 def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
-    """Return what `rules_of` does, each of an author's made when it is asked for."""
+    """Return the rules that `rules_of` returns; those of an author are made one by one."""
     match settings:
         case SecretsSettings(types=types):
             return _chosen(SECRET_RULES, types)
@@ -96,11 +95,21 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             phones = (national_phone_rule(regions),) if regions else ()
             return _chosen((*PII_RULES, *phones, *national_rules(countries)), types)
         case DeniedPatternsSettings(patterns=patterns):
-            return (_author_rule(pattern) for pattern in patterns)
+            return (
+                Rule(
+                    type=one.name,
+                    expression=author_expression(one.regex),
+                    rank=Rank.AUTHOR,
+                    by_author=True,
+                )
+                for one in patterns
+            )
         case DeniedTermsSettings(terms=terms):
             return (term_rule(term) for term in terms)
-        case CodeSettings() | ToxicitySettings():
-            return _built_in(settings)
+        case CodeSettings(languages=languages):
+            return code_rules(languages)
+        case ToxicitySettings(allowed=allowed):
+            return toxicity_rules(allowed)
         case (
             PromptInjectionSettings()
             | LanguageSettings()
@@ -118,38 +127,23 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             assert_never(settings)
 
 
-def _built_in(settings: CodeSettings | ToxicitySettings) -> Iterable[Rule]:
-    if isinstance(settings, CodeSettings):
-        return code_rules(settings.languages)
-    return toxicity_rules(settings.allowed)
-
-
-def _author_rule(pattern: DeniedPattern) -> Rule:
-    return Rule(
-        type=pattern.name,
-        expression=author_expression(pattern.regex),
-        rank=Rank.AUTHOR,
-        by_author=True,
-    )
-
-
 def is_remote(guardrail: Guardrail) -> bool:
-    """Tell whether judging leaves the process."""
+    """Return whether the guardrail asks a server."""
     return isinstance(guardrail.settings, RemoteSettings)
 
 
 def judges_texts(guardrail: Guardrail) -> bool:
-    """Tell whether it is part of the local pass, which takes texts as texts."""
+    """Return whether it is part of the local pass over the texts."""
     return isinstance(guardrail.settings, (RuleSettings, WholeTextSettings))
 
 
 def judges_pieces(settings: GuardrailSettings) -> bool:
-    """Tell whether a text can be judged before its end: by rules, which look for spans."""
+    """Return whether a text can be judged before its end: by rules, which find spans."""
     return isinstance(settings, RuleSettings)
 
 
 def rank_of(guardrail: Guardrail, type_: str) -> int:
-    """Return whose finding stays when two overlap: the lower number."""
+    """Return the rank of a finding: of two that overlap the lower one stays."""
     if isinstance(guardrail.settings, _AUTHORS):
         return Rank.AUTHOR
     if isinstance(guardrail.settings, CodeSettings):
@@ -167,7 +161,7 @@ def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
 
 
 def expressions_in_turn(policies: Iterable[Policy]) -> Cooperative[tuple[Expression, ...]]:
-    """Do what `expressions_of` does, a guardrail at a time."""
+    """Do the same as `expressions_of`, a guardrail at a time."""
     distinct: set[Expression] = set()
     for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):
         distinct.update(rule.expression for rule in rules_of(one) if rule.expression.filtered)

@@ -42,7 +42,7 @@ Results = tuple[GuardrailResult, ...]
 T = TypeVar("T")
 
 HOLD_SECONDS: Final = 0.001
-"""How long one pass keeps the event loop before others have their turn."""
+"""How long one pass may hold the event loop at a time."""
 
 # An enum's members are slow to look up on Python 3.11, and these are for every guardrail.
 _PASS: Final = Verdict.PASS
@@ -55,27 +55,27 @@ _LOCAL_VERDICTS: Final = {
     Action.FLAG: Verdict.FLAG,
 }
 GRACE_SECONDS: Final = 0.1
-"""How long a remote check may outlive its limit, which it keeps itself, before it is cut off."""
+"""How long a remote check may exceed its time limit, which it keeps itself, until cut off."""
 
 _CLOSING: Final = frozenset({Verdict.BLOCK, Verdict.ERROR_CLOSED, Verdict.TIMEOUT_CLOSED})
 
 
 class Inspectable(Protocol):
-    """The guardrails of one side of an exchange; `guardrails` has all of them in order."""
+    """The guardrails of one side of an exchange."""
 
     @property
     def guardrails(self) -> tuple[Guardrail, ...]:
-        """All of them, and maybe some of the other side, in the policy's order."""
+        """All of them, and maybe those of the other side, in the policy's order."""
         ...
 
     @property
     def local(self) -> LocalScan:
-        """What judges within the process."""
+        """The guardrails that run within the process."""
         ...
 
     @property
     def remote(self) -> tuple[Guardrail, ...]:
-        """Those that ask a server."""
+        """The guardrails that ask a server."""
         ...
 
 
@@ -84,7 +84,7 @@ class _DecidedError(Exception):
 
 
 class GuardrailRunner:
-    """Judges requests. `clock` is monotonic seconds."""
+    """Runs guardrails over requests and answers. `clock` is monotonic seconds."""
 
     def __init__(self, *, remote: RemoteChecks, clock: Callable[[], float]) -> None:
         self._remote = remote
@@ -252,7 +252,7 @@ class GuardrailRunner:
 
 
 def _decides(result: GuardrailResult) -> bool:
-    """Tell whether the request is refused whatever else comes."""
+    """Return whether the request is refused, whatever other guardrails return."""
     return result.guardrail.mode is Mode.ENFORCE and result.verdict in _CLOSING
 
 

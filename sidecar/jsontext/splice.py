@@ -89,13 +89,14 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
         inner = _in_content(json_text.decode(raw), by_token[index])
         for edit in sorted(inner, key=attrgetter("start")):
             start, end = offsets.raw_range(edit.start, edit.end)
-            edits.append(_Edit(token.start + start, token.start + end, _in_quotes(edit.text)))
+            edits.append(
+                _Edit(
+                    token.start + start,
+                    token.start + end,
+                    edit.text.replace(b"\\", b"\\\\").replace(b'"', b'\\"'),
+                )
+            )
     return edits
-
-
-def _in_quotes(text: bytes) -> bytes:
-    """Return a text as it stands one level of quoting up."""
-    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
 def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Edit]:

@@ -89,15 +89,16 @@ def decode(raw: bytes) -> bytes:
     try:
         text = _LENIENT.decode('"' + raw.decode() + '"')
     except ValueError:
-        return _ESCAPE.sub(lambda match: _meaning(match.group()), raw)
+        return _ESCAPE.sub(
+            lambda match: str(_LENIENT.decode('"' + match.group().decode() + '"')).encode(
+                "utf-8", "replace"
+            ),
+            raw,
+        )
     return str(text).encode("utf-8", "replace")
 
 
 _LENIENT: Final = json.JSONDecoder(strict=False)
-
-
-def _meaning(escape: bytes) -> bytes:
-    return str(_LENIENT.decode('"' + escape.decode() + '"')).encode("utf-8", "replace")
 
 
 def _decoded_length(escape: bytes) -> int:

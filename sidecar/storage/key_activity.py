@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Never
@@ -102,7 +101,7 @@ class KeyActivity:
                 is_failing = False
 
     async def flush(self) -> None:
-        """Write what was counted so far, in one statement.
+        """Write the counts so far, in one statement.
 
         Raises:
             One of `UNAVAILABLE`: the counts stay for the next time.
@@ -111,15 +110,21 @@ class KeyActivity:
             batch, self._uses = self._uses, {}
             if not batch:
                 return
+            columns = (
+                list(batch),
+                [datetime.fromtimestamp(uses.last_used_at, UTC) for uses in batch.values()],
+                [uses.requests for uses in batch.values()],
+                [uses.refused for uses in batch.values()],
+            )
             try:
-                await fetch(self._pool, _ADD, *_columns(batch), settings=self._settings)
+                await fetch(self._pool, _ADD, *columns, settings=self._settings)
             except BaseException:
                 for key_id, uses in batch.items():
                     self._add(key_id, uses)
                 raise
 
     async def aclose(self) -> None:
-        """Write what is left; if the database does not take it in time, it is lost and logged."""
+        """Write the remaining counts; if the database does not take them, they are lost."""
         with contextlib.suppress(*UNAVAILABLE):
             await self.flush()
         if self._uses:
@@ -135,12 +140,3 @@ class KeyActivity:
             self._uses[key_id] = uses
         else:
             self._dropped += uses.requests
-
-
-def _columns(batch: dict[str, _Uses]) -> Sequence[Sequence[object]]:
-    return (
-        list(batch),
-        [datetime.fromtimestamp(uses.last_used_at, UTC) for uses in batch.values()],
-        [uses.requests for uses in batch.values()],
-        [uses.refused for uses in batch.values()],
-    )

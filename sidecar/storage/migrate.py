@@ -44,9 +44,9 @@ class UnknownRevisionError(Exception):
 async def migrate(
     settings: PostgresSettings, *, on_warning: Callable[[str], None] | None = None
 ) -> tuple[Migration, ...]:
-    """Apply what is pending, all of it or nothing, and say what that was.
+    """Apply all pending migrations or none, and return them.
 
-    A migration may warn of something that it could not do and that others must.
+    A migration may warn of a step that it could not do and that an administrator has to.
 
     Raises:
         UnknownRevisionError: the database was migrated by a newer Egret.
@@ -54,7 +54,12 @@ async def migrate(
     """
     async with connect(settings) as connection, connection.transaction():
         if on_warning is not None:
-            connection.add_log_listener(lambda _, message: _warn(message, on_warning))
+
+            def warn(_: object, message: asyncpg.PostgresLogMessage) -> None:
+                if message.severity_en == "WARNING":
+                    on_warning(str(message.message))
+
+            connection.add_log_listener(warn)
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         revision = await _revision(connection)
         steps = await asyncio.to_thread(_steps_after, revision)
@@ -64,7 +69,7 @@ async def migrate(
 
 
 async def pending(settings: PostgresSettings) -> tuple[Migration, ...]:
-    """Return what `migrate` would apply. Raises as it does."""
+    """Return the migrations that `migrate` would apply. Raises as it does."""
     async with connect(settings) as connection:
         revision = await _revision(connection)
     return await asyncio.to_thread(_steps_after, revision)
@@ -76,11 +81,6 @@ async def pending_sql(settings: PostgresSettings) -> str:
         revision = await _revision(connection)
     steps = await asyncio.to_thread(_steps_after, revision)
     return await asyncio.to_thread(_render, revision) if steps else ""
-
-
-def _warn(message: asyncpg.PostgresLogMessage, on_warning: Callable[[str], None]) -> None:
-    if message.severity_en == "WARNING":
-        on_warning(str(message.message))
 
 
 async def _revision(connection: Connection) -> str | None:
@@ -133,7 +133,7 @@ POLICIES_CHANNEL: Final = "egret_policies"
 """Payload: the name of a policy, or `*` for all."""
 
 ROLES: Final = ("egret_sidecar", "egret_admin")
-"""Groups that logins are members of: workers, and those who run the command line."""
+"""Groups of logins: of workers, and of users of the command line."""
 
 INDEXES: Final = (
     "idx_api_keys_policy_name",
@@ -192,7 +192,7 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         *((table, change) for table in _AUDITED for change in ("INSERT", "UPDATE", "DELETE")),
     ),
 }
-"""What each role may do, as table and privilege; the function `egret_grant` grants it."""
+"""Privileges of each role, as table and privilege; the function `egret_grant` grants them."""
 
 CALLS: Final[Mapping[str, tuple[str, ...]]] = {
     "egret_sidecar": (
@@ -207,4 +207,4 @@ CALLS: Final[Mapping[str, tuple[str, ...]]] = {
         "egret_used(text, text, timestamptz)",
     ),
 }
-"""What each role may execute, granted by the same."""
+"""Functions that each role may execute, granted by the same."""

@@ -44,7 +44,7 @@ _SERVER_SETTINGS: Final = {"application_name": "egret"}
 
 
 class InvalidDsnError(Exception):
-    """The setting is no PostgreSQL URL. Says nothing of what it holds: that may be a password."""
+    """The setting is no PostgreSQL URL. Its text is not shown: it may be a password."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -74,13 +74,16 @@ async def open_pool(settings: PostgresSettings) -> AsyncGenerator[Pool]:
     async def connect_anew(*_: Any, **options: Any) -> Connection:
         return await asyncpg.connect(await _current_dsn(settings), **options)
 
+    async def keep_session(_: Any) -> None:
+        """Reset nothing."""
+
     pool = await asyncpg.create_pool(
         connect=connect_anew,
         min_size=0,
         max_size=settings.pool_size,
         timeout=settings.acquire_seconds,
         command_timeout=settings.query_seconds,
-        reset=_leave_as_it_is,
+        reset=keep_session,
         server_settings=_SERVER_SETTINGS,
     )
     try:
@@ -98,8 +101,8 @@ async def fetch(
 ) -> list[asyncpg.Record]:
     """Run a statement that only reads, within its budgets.
 
-    A server that restarts leaves dead connections in the pool; whoever meets them goes on to the
-    next, so that no client pays for it.
+    A server that restarts leaves dead connections in the pool; the statement goes on to the next
+    connection, so that no client pays for it.
 
     Raises:
         One of `UNAVAILABLE`.
@@ -123,7 +126,7 @@ async def _fetch_once(
         try:
             return await connection.fetch(statement, *arguments, timeout=settings.query_seconds)
         except UNAVAILABLE as error:
-            # Whatever state it is in, nobody gets it next.
+            # Its state is unknown: no other statement may get it.
             with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
                 connection.terminate()
             if isinstance(error, _LOST):
@@ -154,7 +157,7 @@ async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
 
 
 async def _current_dsn(settings: PostgresSettings) -> str:
-    """Return the DSN of the settings, or what their file holds now."""
+    """Return the DSN of the settings, or the present text of their file."""
     if settings.read_from is None:
         return _checked(settings.dsn.get_secret_value())
     try:
@@ -170,9 +173,9 @@ async def _current_dsn(settings: PostgresSettings) -> str:
 
 
 def _checked(dsn: str) -> str:
-    """Return the DSN if its parts can be told apart.
+    """Return the DSN if it can be parsed.
 
-    asyncpg repeats what it cannot parse: a `#` in a password would put the rest of it into logs.
+    asyncpg repeats text that it cannot parse: a `#` in a password would put its rest into logs.
     """
     parts = urllib.parse.urlsplit(dsn)
     hosts = parts.netloc.rpartition("@")[2].split(",")
@@ -180,10 +183,6 @@ def _checked(dsn: str) -> str:
     if not is_url or not all(_HOST.fullmatch(host) for host in hosts):
         raise InvalidDsnError
     return dsn
-
-
-async def _leave_as_it_is(_connection: Any) -> None:
-    """Reset nothing."""
 
 
 def affected_rows(status: str) -> int:

@@ -12,8 +12,8 @@ from typing import Any, Final, Never
 import asyncpg
 import structlog
 
-from sidecar.domain.limits import Level, Limit, Priority
-from sidecar.domain.principal import KeyRecord, Network, PolicyBinding, Principal
+from sidecar.domain.limits import Level, Priority
+from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.credentials import KEY_ID_LENGTH
 from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError
 from sidecar.limits.store import read_limits
@@ -51,7 +51,7 @@ JOIN teams AS t ON t.id = k.team_id
 JOIN organizations AS o ON o.id = t.organization_id
 WHERE k.public_id = $1
 """
-# As text: asyncpg would ask the server what an array of cidr is, once a connection.
+# As text: asyncpg would ask the server for the type of an array of cidr, once a connection.
 # The end of the statement's own snapshot: it sees all that ended before that id was allocated; and
 # its beginning: it sees all that has a lower id.
 
@@ -61,7 +61,7 @@ SELECT pg_current_xact_id()::text::bigint AS transaction,
            AS timeline,
        egret_last_change() AS last_change
 """
-# Allocating an id is what makes it a fence: snapshots from before have their horizon below it. The
+# An allocated id is a fence: snapshots from before have their horizon below it. The
 # first eight hexadecimal digits of a WAL file's name are its timeline (PostgreSQL 18, 28.6).
 
 
@@ -111,6 +111,12 @@ class PostgresKeyStore:
 
 
 def _record(row: asyncpg.Record) -> KeyRecord:
+    owners = (
+        (Level.KEY, row["public_id"], row["key_limits"]),
+        (Level.TEAM, row["team_id"], row["team_limits"]),
+        (Level.ORGANIZATION, row["organization_id"], row["organization_limits"]),
+    )
+    sources = row["allowed_sources"]
     return KeyRecord(
         principal=Principal(
             key_id=row["public_id"],
@@ -133,33 +139,20 @@ def _record(row: asyncpg.Record) -> KeyRecord:
             organization=row["organization_policy"],
         ),
         allowed_operations=as_tuple(row["allowed_operations"]),
-        allowed_sources=_networks(row["allowed_sources"]),
-        limits=_limits(row),
+        allowed_sources=None if sources is None else tuple(map(ip_network, sources)),
+        limits=tuple(
+            limit
+            for level, owner, text in owners
+            for limit in read_limits(text, level=level, owner=owner)
+        ),
         priority=Priority(row["priority"]),
     )
-
-
-def _limits(row: asyncpg.Record) -> tuple[Limit, ...]:
-    owners = (
-        (Level.KEY, row["public_id"], row["key_limits"]),
-        (Level.TEAM, row["team_id"], row["team_limits"]),
-        (Level.ORGANIZATION, row["organization_id"], row["organization_limits"]),
-    )
-    return tuple(
-        limit
-        for level, owner, text in owners
-        for limit in read_limits(text, level=level, owner=owner)
-    )
-
-
-def _networks(texts: list[str] | None) -> tuple[Network, ...] | None:
-    return None if texts is None else tuple(map(ip_network, texts))
 
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
 _HEARTBEAT_SECONDS: Final = 5.0
-"""A connection can die without a word (a NAT entry that timed out, a node that vanished)."""
+"""A connection can die without notice (a NAT entry that timed out, a node that vanished)."""
 
 _LONGEST_MICROS: Final = 17
 """Digits of microseconds since the epoch until the year 5138."""
@@ -169,13 +162,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeCallbacks:
-    """Whom to tell. They are called in the event loop and must not block or raise.
+    """Receivers of changes. They are called in the event loop and must not block or raise.
 
     `on_key` gets a key's public id, `on_scope` everything else that a payload names: an owner of
-    keys, or `*`. `on_listening` says that changes are heard of from here on and earlier ones were
-    missed, `on_lost` that they are no longer. `on_latency` gets how
-    many seconds ago the change was made, once the callback for it has returned; the clocks of two
-    machines are compared, and what would be in the future counts as 0.
+    keys, or `*`. `on_listening` is called when changes are received from here on and earlier ones
+    were missed, `on_lost` when they are no longer. `on_latency` gets the age of a change in
+    seconds, once the callback for it has returned; the clocks of two machines are compared, and a
+    change in the future counts as 0.
     """
 
     on_key: Callable[[str], None]
@@ -185,19 +178,19 @@ class ChangeCallbacks:
     on_policies: Callable[[], None]
     on_latency: Callable[[float], None] | None = None
 
-    def hear(self, payload: str, *, now: float) -> None:
-        """Tell of a change to keys, as `schema.KEYS_CHANNEL` has it; *now* is since the epoch."""
-        what, changed_at = parse_change(payload)
-        if len(what) == KEY_ID_LENGTH and what.isalnum():
-            self.on_key(what)
+    def receive(self, payload: str, *, now: float) -> None:
+        """Pass on a payload of `KEYS_CHANNEL`; *now* is in seconds since the epoch."""
+        name, changed_at = parse_change(payload)
+        if len(name) == KEY_ID_LENGTH and name.isalnum():
+            self.on_key(name)
         else:
-            self.on_scope(what)
+            self.on_scope(name)
         if changed_at is not None and self.on_latency is not None:
             self.on_latency(max(0.0, now - changed_at))
 
 
 class ChangeListener:
-    """Listens on a connection of its own, and on a new one whenever that is lost."""
+    """Listens on a connection of its own, and on a new one each time that is lost."""
 
     def __init__(
         self,
@@ -215,7 +208,7 @@ class ChangeListener:
 
     @property
     def is_listening(self) -> bool:
-        """Whether a change made now would be heard."""
+        """Whether a change made now would be received."""
         return self._is_listening
 
     async def run(self) -> Never:
@@ -224,9 +217,9 @@ class ChangeListener:
         while True:
             try:
                 async with connect(self._settings) as connection:
-                    await self._listen(connection)
+                    await self._subscribe(connection)
                     delay_seconds = _FIRST_DELAY_SECONDS
-                    await self._stay(connection)
+                    await self._wait_for_loss(connection)
             except UNAVAILABLE as error:
                 _log.warning(
                     "changes.not_listening",
@@ -234,26 +227,28 @@ class ChangeListener:
                     retry_seconds=delay_seconds,
                 )
             finally:
-                self._stop_listening()
+                if self._is_listening:
+                    self._is_listening = False
+                    self._callbacks.on_lost()
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(2 * delay_seconds, _LONGEST_DELAY_SECONDS)
 
-    async def _listen(self, connection: Connection) -> None:
+    async def _subscribe(self, connection: Connection) -> None:
+        def on_key(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
+            self._callbacks.receive(str(payload), now=self._wall())
+
         async with asyncio.timeout(self._settings.query_seconds):
-            await connection.add_listener(KEYS_CHANNEL, self._on_key_notification)
-            await connection.add_listener(POLICIES_CHANNEL, self._on_policy_notification)
+            await connection.add_listener(KEYS_CHANNEL, on_key)
+            await connection.add_listener(
+                POLICIES_CHANNEL, lambda *_: self._callbacks.on_policies()
+            )
         self._is_listening = True
         _log.info("changes.listening")
-        # Only now: a change before the LISTEN went unheard, one after it will be heard.
+        # Only now: a change before LISTEN was missed, one after it will be received.
         self._callbacks.on_listening()
         self._callbacks.on_policies()
 
-    def _stop_listening(self) -> None:
-        if self._is_listening:
-            self._is_listening = False
-            self._callbacks.on_lost()
-
-    async def _stay(self, connection: Connection) -> None:
+    async def _wait_for_loss(self, connection: Connection) -> Never:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _connection: lost.set())
         while not (lost.is_set() or connection.is_closed()):
@@ -264,22 +259,12 @@ class ChangeListener:
                 await connection.execute("SELECT 1", timeout=self._settings.query_seconds)
         raise ConnectionResetError("the connection was closed")
 
-    def _on_key_notification(
-        self, _connection: Any, _pid: int, _channel: str, payload: object
-    ) -> None:
-        self._callbacks.hear(str(payload), now=self._wall())
-
-    def _on_policy_notification(
-        self, _connection: Any, _pid: int, _channel: str, _payload: object
-    ) -> None:
-        self._callbacks.on_policies()
-
 
 def parse_change(payload: str) -> tuple[str, float | None]:
-    """Split a payload of `KEYS_CHANNEL` into what changed and when, in seconds since the epoch.
+    """Split a payload of `KEYS_CHANNEL` into a name and a time, in seconds since the epoch.
 
-    The time is None where there is none (as before migration 0004, or from somebody's psql).
+    The time is None if there is none (as before migration 0004, or in a NOTIFY by hand).
     """
-    what, _, micros = payload.partition(",")
+    name, _, micros = payload.partition(",")
     is_time = micros.isascii() and micros.isdigit() and len(micros) <= _LONGEST_MICROS
-    return what, int(micros) / 1_000_000 if is_time else None
+    return name, int(micros) / 1_000_000 if is_time else None

@@ -82,9 +82,9 @@ class PolicyUse:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
-    """One version of a policy: when it came into force, by whose word, and why.
+    """One version of a policy: its first time in force, its author and the reason.
 
-    `author` is what the command was told or the user of the operating system, `database_role`
+    `author` was given to the command or is the user of the operating system, `database_role`
     the login; both are None for versions older than the audit log.
     """
 
@@ -132,12 +132,12 @@ async def load_policy(
 
 
 async def policy_uses(connection: Connection) -> tuple[PolicyUse, ...]:
-    """Return every policy and who binds it, by name."""
+    """Return every policy with the number of its bindings, by name."""
     return tuple(PolicyUse(**dict(row)) for row in await connection.fetch(_LIST_POLICIES))
 
 
 async def policy_versions(connection: Connection, name: str) -> tuple[PolicyVersion, ...]:
-    """Return every version of a policy, the latest first; none where there is no such policy."""
+    """Return every version of a policy, the latest first; none without such a policy."""
     return tuple(PolicyVersion(**dict(row)) for row in await connection.fetch(_VERSIONS, name))
 
 
@@ -155,14 +155,20 @@ async def apply_policy(
 ) -> StoredPolicy:
     """Bring *document* into force as the next version of *name*, with the author's *note*.
 
-    `expected_version` is the version that the caller saw, 0 where there was none. The author is
+    `expected_version` is the version that the caller saw, 0 without one. The author is
     the actor of the transaction.
 
     Raises:
-        PolicyChangedError: someone else was faster; nothing was changed.
+        PolicyChangedError: another change was faster; nothing was changed.
     """
     async with connection.transaction():
-        version = await _lock_version(connection, name)
+        # A lock by name: there is no row to lock before the first version.
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('egret_policies:' || $1::text, 0))",
+            name,
+        )
+        found = await connection.fetchval("SELECT version FROM policies WHERE name = $1", name)
+        version: int = found or 0
         if version != expected_version:
             raise PolicyChangedError(name, expected_version=expected_version, version=version)
         version += 1
@@ -181,11 +187,3 @@ async def apply_policy(
             note,
         )
     return StoredPolicy(name, version, document)
-
-
-async def _lock_version(connection: Connection, name: str) -> int:
-    # A lock by name: there is no row to lock before the first version.
-    await connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended('egret_policies:' || $1::text, 0))", name
-    )
-    return await connection.fetchval("SELECT version FROM policies WHERE name = $1", name) or 0

@@ -61,7 +61,7 @@ async def list_prices(connection: Connection) -> list[Price]:
 
 
 def prices_of(rows: Iterable[Any]) -> Iterable[Price]:
-    """Return the prices that rows of `PRICE_COLUMNS` tell."""
+    """Return the prices in rows of `PRICE_COLUMNS`."""
     return (
         Price(
             model=row["model"],
@@ -87,7 +87,7 @@ _COLUMNS: Final = {
 
 _NAMES: Final = ", ".join(_COLUMNS)
 
-# A table of the session's own, to COPY into: COPY itself knows nothing of rows that are there
+# A table of the session's own, to COPY into: COPY itself cannot leave out rows that are there
 # already. A pooler may give another session for each transaction, so it is asked for in each.
 _BATCH: Final = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS egret_usage_batch
@@ -147,8 +147,8 @@ class PostgresUsage:
             await connection.execute(_FOUND, timeout=seconds)
             added = affected_rows(await connection.execute(_ADD, timeout=seconds))
             for _ in range(_TRIES):
-                # What was not added has a row already. It may be the guess of another worker that
-                # gave the request up since `_FOUND`: that gives way like an older one.
+                # A record that was not added has a row already, perhaps from a worker that gave
+                # the request up since `_FOUND`: that row gives way like an older one.
                 if added == len(rows) or not await connection.fetchval(_FOUND, timeout=seconds):
                     break
                 added += affected_rows(await connection.execute(_ADD, timeout=seconds))
@@ -208,7 +208,7 @@ _DATED: Final = re.compile(r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{3,4})
 class PostgresTotals:
     """Implements `UsageTotals`, by the hour: of an hour that began before, all counts.
 
-    Records come some seconds after an answer has ended; what is under way is not in them.
+    Records come some seconds after an answer has ended; running requests are not in them.
     """
 
     def __init__(self, pool: Pool, settings: PostgresSettings) -> None:
@@ -233,7 +233,7 @@ class PostgresTotals:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How much of a limit's measure has *subject* used since *start*, in epoch seconds?"""
+    """A question: the use of a limit by *subject* since *start*, in epoch seconds."""
 
     limit: Limit
     subject: str
@@ -241,7 +241,7 @@ class Asked:
 
 
 async def totals_of(connection: Connection, asked: Sequence[Asked]) -> list[int]:
-    """Return what was used of each limit, by the same records as workers go by."""
+    """Return the use of each limit, by the same records that workers read."""
     found: list[list[Any]] = [[] for _ in asked]
     rows = await connection.fetch(
         _MANY,
@@ -255,18 +255,18 @@ async def totals_of(connection: Connection, asked: Sequence[Asked]) -> list[int]
 
 
 def _total(limit: Limit, rows: Iterable[Any]) -> int:
-    return sum(_of(limit.measure, row) for row in rows if _holds(limit, row["model"]))
+    """Add up the rows of models that *limit* is for; the sums of records hold no operations."""
+    total = 0
+    for row in rows:
+        model = row["model"]
+        # Sums go by the model that answered: asked for `gpt-4o`, `gpt-4o-2024-08-06` may answer.
+        models = (model, _DATED.sub("", model)) if model else ()
+        if not models or any(is_for_model(limit, one) for one in models):
+            total += _use_of(limit.measure, row)
+    return total
 
 
-def _holds(limit: Limit, model: str) -> bool:
-    """Tell whether usage of *model* counts; the records' sums know no operations."""
-    if not model or is_for_model(limit, model):
-        return True
-    # Sums go by the model that answered: asked for `gpt-4o`, `gpt-4o-2024-08-06` says it did.
-    return is_for_model(limit, _DATED.sub("", model))
-
-
-def _of(measure: Measure, row: Any) -> int:
+def _use_of(measure: Measure, row: Any) -> int:
     match measure:
         case Measure.COST:
             cost: Decimal = row["cost_usd"]

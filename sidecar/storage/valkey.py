@@ -36,19 +36,19 @@ Client = Redis | RedisCluster
 
 
 class PasswordFileError(RedisError):
-    """What the file of EGRET_VALKEY__PASSWORD_FILE holds is no password, or it is not there."""
+    """The file of EGRET_VALKEY__PASSWORD_FILE is missing or holds no password."""
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordFile(CredentialProvider):
-    """Asked at each new connection, so that a password may change while workers run."""
+    """Reads the password for each new connection, so that it may change while workers run."""
 
     path: Path
     user: str
 
     @override
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """Return the user, if there is one, and what the file holds now.
+        """Return the user, if there is one, and the present text of the file.
 
         Raises:
             PasswordFileError: it cannot be read, or is empty.
@@ -87,7 +87,14 @@ async def open_valkey(settings: ValkeySettings) -> AsyncGenerator[Client]:
 def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     if settings.url is None:
         raise ValueError("no EGRET_VALKEY__URL is set")
-    options = _options(settings)
+    options: dict[str, Any] = {
+        "socket_timeout": settings.operation_seconds,
+        "socket_connect_timeout": settings.operation_seconds,
+        "retry": Retry(NoBackoff(), 0),
+        "client_name": "egret",
+    }
+    if settings.ca_file is not None and _is_tls(settings):
+        options["ssl_ca_certs"] = str(settings.ca_file)
     client: Client
     match settings.mode:
         case ValkeyMode.STANDALONE:
@@ -114,25 +121,12 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     return client
 
 
-def _options(settings: ValkeySettings) -> dict[str, Any]:
-    """Return what every connection is made with."""
-    options: dict[str, Any] = {
-        "socket_timeout": settings.operation_seconds,
-        "socket_connect_timeout": settings.operation_seconds,
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "egret",
-    }
-    if settings.ca_file is not None and _is_tls(settings):
-        options["ssl_ca_certs"] = str(settings.ca_file)
-    return options
-
-
 def _is_tls(settings: ValkeySettings) -> bool:
     return settings.url is not None and settings.url.get_secret_value().startswith("rediss://")
 
 
 def _parsed(settings: ValkeySettings) -> dict[str, Any]:
-    """Return what the URL says of a connection, with the file's password where there is one."""
+    """Return connection options from the URL, with the password of the file if there is one."""
     url = "" if settings.url is None else settings.url.get_secret_value()
     parsed: dict[str, Any] = dict(parse_url(url))
     if settings.password_file is not None:
@@ -180,7 +174,7 @@ def _behind_sentinels(
 
 HEARTBEAT_SECONDS: Final = 5.0
 SUBSCRIBER_SECONDS: Final = 1.0
-"""Budget of connecting and of a heartbeat's answer: nobody waits for the subscriber."""
+"""Budget of connecting and of a heartbeat's answer: no request waits for the subscriber."""
 _FIRST_DELAY_SECONDS: Final = 0.1
 _LONGEST_DELAY_SECONDS: Final = 5.0
 
@@ -189,14 +183,10 @@ _log = structlog.get_logger(__name__)
 OnMessage = Callable[[bytes], None]
 
 
-def _nothing() -> None:
-    pass
-
-
 class Subscriber:
     """Subscribes to topics, and again whenever the connection is lost.
 
-    What is called runs in the event loop and must not block or raise.
+    Callbacks run in the event loop and must not block or raise.
     """
 
     def __init__(
@@ -204,12 +194,12 @@ class Subscriber:
         settings: ValkeySettings,
         topics: Mapping[str, OnMessage],
         *,
-        on_listening: Callable[[], None] = _nothing,
-        on_lost: Callable[[], None] = _nothing,
+        on_listening: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._settings = patient(settings)
-        self._topics = {name.encode(): hear for name, hear in topics.items()}
+        self._topics = {name.encode(): on_message for name, on_message in topics.items()}
         self._names = list(topics)
         self._on_listening = on_listening
         self._on_lost = on_lost

@@ -13,7 +13,7 @@ from typing import Final, Never, TypeVar
 
 import msgspec
 
-from sidecar.domain.limits import Level, Limit, Priority
+from sidecar.domain.limits import Level, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.ports import SharedRecord
 from sidecar.limits.store import read_limits, write_limits
@@ -36,11 +36,11 @@ POLICIES_TOPIC: Final = "egret:policies"
 
 
 class ValkeyNotPublishedError(Exception):
-    """The change is made, but workers were not told; they see it when their caches age."""
+    """The change is made, but not published; workers see it when their caches age."""
 
 
 async def publish_key_change(settings: Settings, *scopes: str) -> None:
-    """Tell workers that keys have changed, if they listen here; call it after the commit.
+    """Publish that keys have changed, if workers subscribe here; call it after the commit.
 
     A scope is a key's id, `team:<id>`, `organization:<id>` or `*`.
 
@@ -53,7 +53,7 @@ async def publish_key_change(settings: Settings, *scopes: str) -> None:
 
 
 async def publish_policy_change(settings: Settings, *names: str) -> None:
-    """Tell workers that policies have changed; otherwise like `publish_key_change`."""
+    """Publish that policies have changed; otherwise like `publish_key_change`."""
     if settings.cache.invalidation.subscribes:
         await _publish(settings.valkey, POLICIES_TOPIC, list(names))
 
@@ -68,7 +68,7 @@ async def _publish(settings: ValkeySettings, topic: str, messages: list[str]) ->
 
 
 class ValkeyChangeListener:
-    """Hears of changes, those before it listened included."""
+    """Receives changes; on each new subscription, earlier ones count as missed."""
 
     def __init__(
         self,
@@ -78,12 +78,17 @@ class ValkeyChangeListener:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._callbacks = callbacks
-        self._wall = wall
+        def on_key(payload: bytes) -> None:
+            callbacks.receive(payload.decode("ascii", "replace"), now=wall())
+
+        def on_listening() -> None:
+            callbacks.on_listening()
+            callbacks.on_policies()
+
         self._subscriber = Subscriber(
             settings,
-            {KEYS_TOPIC: self._hear_key, POLICIES_TOPIC: lambda _: callbacks.on_policies()},
-            on_listening=self._begin,
+            {KEYS_TOPIC: on_key, POLICIES_TOPIC: lambda _: callbacks.on_policies()},
+            on_listening=on_listening,
             on_lost=callbacks.on_lost,
             heartbeat_seconds=heartbeat_seconds,
         )
@@ -92,20 +97,13 @@ class ValkeyChangeListener:
         """Listen until cancelled."""
         await self._subscriber.run()
 
-    def _begin(self) -> None:
-        self._callbacks.on_listening()
-        self._callbacks.on_policies()
-
-    def _hear_key(self, payload: bytes) -> None:
-        self._callbacks.hear(payload.decode("ascii", "replace"), now=self._wall())
-
 
 VERSION: Final = 3
 _NEWER: Final = tuple(bytes((version,)) for version in range(VERSION + 1, 16))
 _TAG_BYTES: Final = hashlib.sha256().digest_size
 _LABEL: Final = b"egret shared key record 3\0"
 _MAX_BYTES: Final = 16 * 1024
-"""Several times what is ever written; more is not worth the time to authenticate it."""
+"""Several times the longest record; more is not worth the time to authenticate it."""
 
 
 class _Written(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +147,10 @@ class SharedRecordCodec:
         """Return the value to keep for the record's key."""
         record = shared.record
         owner, policies, sources = record.principal, record.policies, record.allowed_sources
+        of_key, of_team, of_organization = (
+            write_limits(limit for limit in record.limits if limit.level is level)
+            for level in Level
+        )
         payload = _encoder.encode(
             _Written(
                 timeline=shared.timeline,
@@ -171,7 +173,7 @@ class SharedRecordCodec:
                 policies=(policies.key, policies.team, policies.organization),
                 allowed_operations=record.allowed_operations,
                 allowed_sources=None if sources is None else tuple(map(str, sources)),
-                limits=_limit_texts(record.limits),
+                limits=(of_key, of_team, of_organization),
                 priority=record.priority.value,
             )
         )
@@ -193,32 +195,17 @@ class SharedRecordCodec:
         return shared if is_for_it else SharedOutcome.UNREADABLE
 
     def _tag(self, key_id: str, payload: bytes) -> bytes:
-        # The id ends where its length says, so that no other split gives the same bytes.
+        # With its length before it, the id and the payload split in one way only.
         name = key_id.encode()
         text = _LABEL + len(name).to_bytes(2, "big") + name + payload
         return hmac.digest(self._secret, text, "sha256")
 
 
-def _limit_texts(limits: tuple[Limit, ...]) -> tuple[str, str, str]:
-    key, team, organization = (
-        write_limits(limit for limit in limits if limit.level is level) for level in Level
-    )
-    return key, team, organization
-
-
-def _limits(written: _Written) -> tuple[Limit, ...]:
-    owners = (written.key_id, written.team_id, written.organization_id)
-    return tuple(
-        limit
-        for level, owner, text in zip(Level, owners, written.limits, strict=True)
-        for limit in read_limits(text, level=level, owner=owner)
-    )
-
-
 def _record(written: _Written) -> SharedRecord:
-    """Raises ValueError for what is no network, no limit, or no UTF-8."""
+    """Return the record. Raises ValueError for an invalid network, limit or text."""
     key, team, organization = written.policies
     sources = written.allowed_sources
+    owners = (written.key_id, written.team_id, written.organization_id)
     record = KeyRecord(
         principal=Principal(
             key_id=written.key_id,
@@ -238,7 +225,11 @@ def _record(written: _Written) -> SharedRecord:
         policies=PolicyBinding(key=key, team=team, organization=organization),
         allowed_operations=written.allowed_operations,
         allowed_sources=None if sources is None else tuple(map(ip_network, sources)),
-        limits=_limits(written),
+        limits=tuple(
+            limit
+            for level, owner, text in zip(Level, owners, written.limits, strict=True)
+            for limit in read_limits(text, level=level, owner=owner)
+        ),
         priority=Priority(written.priority),
     )
     return SharedRecord(
@@ -252,7 +243,7 @@ def _record(written: _Written) -> SharedRecord:
 
 KEY_PREFIX: Final = f"egret:key:v{VERSION}:"
 FAILURES: Final = 3
-"""In a row, after which the server is left alone for a while."""
+"""Failures in a row, after which calls pause for a while."""
 
 _Answer = TypeVar("_Answer")
 
@@ -262,7 +253,7 @@ class SharedTimes:
     """In seconds.
 
     `keep_seconds` is how long the server holds a record, whether one of that age is used or not;
-    `pause_seconds` how long a server that fails is left alone.
+    `pause_seconds` the time without calls to a server that fails.
     """
 
     keep_seconds: float
@@ -273,7 +264,7 @@ class SharedTimes:
 class ValkeyKeys:
     """Implements `SharedKeys`.
 
-    `count` is told what became of every operation.
+    `count` receives the outcome of every operation.
     """
 
     def __init__(
@@ -293,7 +284,7 @@ class ValkeyKeys:
         self._paused_until = 0.0
 
     async def get(self, key_id: str) -> SharedRecord | None:
-        """Return what is kept of *key_id*; None for nothing, or nothing that can be believed."""
+        """Return the record of *key_id*, None if there is none or it is not authentic."""
         value = await self._run(lambda: self._client.get(KEY_PREFIX + key_id))
         if isinstance(value, SharedOutcome):
             return None
@@ -308,7 +299,7 @@ class ValkeyKeys:
         return decoded
 
     async def put(self, key_id: str, shared: SharedRecord) -> None:
-        """Keep a record in the place of any other."""
+        """Keep a record; it replaces an older one."""
         value = self._codec.encode(shared)
         answer = await self._run(
             lambda: self._client.set(KEY_PREFIX + key_id, value, px=self._keep_ms)
@@ -329,7 +320,7 @@ class ValkeyKeys:
             self._count(SharedOutcome.SKIPPED)
             return SharedOutcome.SKIPPED
         if self._failures >= FAILURES:
-            # One tries; the others would all wait for nothing if the server is still away.
+            # One call probes; the others would all wait if the server is still away.
             self._paused_until = now + self._times.pause_seconds
         try:
             async with asyncio.timeout(self._times.operation_seconds):

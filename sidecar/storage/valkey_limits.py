@@ -29,13 +29,13 @@ from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, Subscriber, open_valkey, patient
 
 SLOT_SECONDS: Final = 600
-"""How long a request holds its slot at most. Of one that its client leaves in the very moment of
-its verdict, Envoy's log does not say whose it was."""
+"""How long a request holds its slot at most. If a client leaves in the moment of its verdict,
+Envoy's log does not name the request."""
 NAME_SECONDS: Final = 60
-"""How long a take is known by its name. Whoever makes it void asks within a second, or as soon as
-the server answers again."""
+"""How long the name of a take is kept. A worker voids it within a second, or as soon as the server
+answers again."""
 SENDER_SECONDS: Final = 86_400
-"""How long it is known what a worker has sent. It sends again until it has an answer."""
+"""How long the last number of a worker is kept. It sends a batch again until it has a reply."""
 _PER_LIMIT: Final = 7
 _PER_SEEN: Final = 4
 _PERCENTAGES: Final = ",".join(map(str, THRESHOLDS))
@@ -62,7 +62,11 @@ class ValkeyLimits:
             *(_key(scope, acquire.check.limit) for acquire in acquires),
             _name_key(scope, name),
         ]
-        arguments = [value for acquire in acquires for value in _acquire_arguments(acquire)]
+        arguments: list[str | int] = []
+        for one in acquires:
+            check = one.check
+            kind, detail = _detail(check, one.member)
+            arguments += (kind, check.limit.amount, one.cost, one.ahead, check.reserve, detail)
         answer = await self._run(self._take, keys, [*arguments, NAME_SECONDS])
         outcome, index, numbers = int(answer[0]), int(answer[1]) - 1, answer[2:]
         if outcome == _UNKNOWN:
@@ -73,17 +77,18 @@ class ValkeyLimits:
         return Acquired(states) if outcome == _TAKEN else Exhausted(index, states)
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
-        """Keep takes of these names from being made; return what they took ahead, if they were.
+        """Void takes by name; return the units each took ahead, None if it was not made.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
         keys = [_name_key(scope, name) for name in names]
         found = await self._run(self._void, keys, [NAME_SECONDS])
-        return tuple(_ahead(one) for one in found)
+        # Units between commas; empty for a take that was not made.
+        return tuple(tuple(map(int, one.split(b","))) if one else None for one in found)
 
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
-        """Tell what was used since *start*, unless somebody has.
+        """Begin a counter with the use since *start*, unless it has begun.
 
         Raises:
             LimitsUnavailableError: no answer in time.
@@ -95,28 +100,37 @@ class ValkeyLimits:
     async def adjust(
         self, scope: str, changes: Sequence[Adjustment], *, sender: str, number: int
     ) -> None:
-        """Put right what was taken; nothing is done for a *number* that *sender* has used.
+        """Apply *changes* once: a *number* that *sender* has used before changes nothing.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
-        keys = [*(_key(scope, change.limit) for change in changes), _sender_key(scope, sender)]
+        keys = [
+            *(_key(scope, change.limit) for change in changes),
+            f"egret:limit-sender:{{{scope}}}:{sender}",
+        ]
         arguments = [value for change in changes for value in _changed(change)]
         await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
 
     async def look(self, scope: str, checks: Sequence[LimitCheck]) -> LimitReading:
-        """Tell how limits stand, and change nothing.
+        """Return the status of limits, and change nothing.
 
         Raises:
             LimitsUnavailableError: no answer in time.
         """
         keys = [_key(scope, check.limit) for check in checks]
-        arguments = [value for check in checks for value in _looked_at(check)]
+        arguments = [
+            value
+            for check in checks
+            for kind, detail in (_detail(check, ""),)
+            for value in (kind, check.limit.amount, detail)
+        ]
         now, *numbers = await self._run(self._look, keys, arguments)
-        states = tuple(
-            _seen(numbers[at : at + _PER_SEEN]) for at in range(0, len(numbers), _PER_SEEN)
-        )
-        return LimitReading(int(now) / 1e6, states)
+        states: list[State | None] = []
+        for at in range(0, len(numbers), _PER_SEEN):
+            is_known, remaining, reset_us, used = map(int, numbers[at : at + _PER_SEEN])
+            states.append(State(0, remaining, reset_us / 1e6, used) if is_known else None)
+        return LimitReading(int(now) / 1e6, tuple(states))
 
     async def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
         try:
@@ -135,27 +149,12 @@ def _script(name: str) -> str:
 
 
 def _key(scope: str, limit: Limit) -> str:
-    # What is in braces decides the node of a cluster: one organization's limits stay together.
+    # The text in braces selects the node of a cluster: limits of an organization stay together.
     return f"egret:limit:{{{scope}}}:{limit.id}"
 
 
 def _name_key(scope: str, name: str) -> str:
     return f"egret:limit-take:{{{scope}}}:{name}"
-
-
-def _sender_key(scope: str, sender: str) -> str:
-    return f"egret:limit-sender:{{{scope}}}:{sender}"
-
-
-def _acquire_arguments(acquire: Acquire) -> tuple[str | int, ...]:
-    check = acquire.check
-    kind, detail = _detail(check, acquire.member)
-    return kind, check.limit.amount, acquire.cost, acquire.ahead, check.reserve, detail
-
-
-def _looked_at(check: LimitCheck) -> tuple[str | int, ...]:
-    kind, detail = _detail(check, "")
-    return kind, check.limit.amount, detail
 
 
 def _detail(check: LimitCheck, member: str) -> tuple[str, str]:
@@ -184,19 +183,9 @@ def _changed(change: Adjustment) -> tuple[str | int, ...]:
     return "c", limit.amount, change.amount, f"{change.period_start}/{taken_at}"
 
 
-def _ahead(found: Any) -> tuple[int, ...] | None:
-    """Read what a take left under its name: units between commas, nothing where it is void."""
-    return tuple(map(int, found.split(b","))) if found else None
-
-
 def _state(numbers: Sequence[Any]) -> State:
-    ahead, remaining, reset_us, used, told, passed, begun_us = map(int, numbers)
-    return State(ahead, remaining, reset_us / 1e6, used, told, passed, begun_us / 1e6)
-
-
-def _seen(numbers: Sequence[Any]) -> State | None:
-    is_known, remaining, reset_us, used = map(int, numbers)
-    return State(0, remaining, reset_us / 1e6, used) if is_known else None
+    ahead, remaining, reset_us, used, reported, passed, begun_us = map(int, numbers)
+    return State(ahead, remaining, reset_us / 1e6, used, reported, passed, begun_us / 1e6)
 
 
 ENDS_TOPIC: Final = "egret:ends"

@@ -100,10 +100,16 @@ class _Request(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.MISDIRECTED_REQUEST, OTHER_NAME, PLAIN_TEXT)
             return
         try:
+            content = None
             if is_metrics:
-                content: Content | None = self._exposition(site.registry)
-            else:
-                content = None if site.status is None else site.status.content(path, query)
+                accept = self.headers.get("accept", "")
+                try:
+                    encode, content_type = choose_encoder(accept)
+                except (TypeError, ValueError):  # an invalid version (prometheus-client 0.26)
+                    encode, content_type = choose_encoder("")
+                content = Content(encode(site.registry), content_type)
+            elif site.status is not None:
+                content = site.status.content(path, query)
         except Exception as error:  # noqa: BLE001 - a damaged file must be seen, and end no thread
             get_logger().error(LogEvent.SCRAPE_FAILED, exc_info=error)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n", PLAIN_TEXT)
@@ -113,13 +119,6 @@ class _Request(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, places.encode(), PLAIN_TEXT)
         else:
             self._answer(HTTPStatus.OK, content.body, content.content_type)
-
-    def _exposition(self, registry: CollectorRegistry) -> Content:
-        try:
-            encode, content_type = choose_encoder(self.headers.get("accept", ""))
-        except (TypeError, ValueError):  # an invalid version in Accept (prometheus-client 0.26)
-            encode, content_type = choose_encoder("")
-        return Content(encode(registry), content_type)
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         is_gzip = "gzip" in self.headers.get("accept-encoding", "")

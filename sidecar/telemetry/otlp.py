@@ -133,9 +133,16 @@ def _metric(family: Family, interval: Interval) -> Metric | None:
         case "gauge":
             data = Gauge(list(_numbers(family, family.name, interval)))
         case "histogram":
-            data = Histogram(
-                list(_histograms(family, interval)), AggregationTemporality.CUMULATIVE
-            )
+            series: dict[tuple[tuple[str, str], ...], _Buckets] = defaultdict(_Buckets)
+            for sample in family.samples:
+                labels = [one for one in sample.labels.items() if one[0] != "le"]
+                series[tuple(sorted(labels))].take(family.name, sample)
+            histograms = [
+                buckets.point(dict(labels), interval)
+                for labels, buckets in series.items()
+                if buckets.counts
+            ]
+            data = Histogram(histograms, AggregationTemporality.CUMULATIVE)
         case _:
             return None
     unit = next((unit for ending, unit in _UNITS.items() if family.name.endswith(ending)), "")
@@ -184,16 +191,6 @@ class _Buckets:
             max=None,  # type: ignore[arg-type] # as above
             exemplars=self.exemplars,
         )
-
-
-def _histograms(family: Family, interval: Interval) -> Iterator[HistogramDataPoint]:
-    found: dict[tuple[tuple[str, str], ...], _Buckets] = defaultdict(_Buckets)
-    for sample in family.samples:
-        labels = tuple((name, value) for name, value in sample.labels.items() if name != "le")
-        found[tuple(sorted(labels))].take(family.name, sample)
-    for labels, buckets in found.items():
-        if buckets.counts:
-            yield buckets.point(dict(labels), interval)
 
 
 def _attributes(labels: Mapping[str, str]) -> dict[str, str]:

@@ -176,12 +176,22 @@ class Tracing:
             if not self._sampler.keeps(report):
                 return None
             parent = parent.sampled()
+        context = Context()
+        if parent is not None:
+            caller = SpanContext(
+                parent.trace_id,
+                parent.span_id,
+                is_remote=True,
+                trace_flags=TraceFlags(parent.flags),
+                trace_state=TraceState([("ot", parent.ot)]) if parent.ot else None,
+            )
+            context = trace.set_span_in_context(NonRecordingSpan(caller), context)
         attributes = exchange_attributes(report)
         if is_kept:
             attributes[EgretAttribute.KEPT] = True
         span = self._tracer.start_span(
             SpanName.EXCHANGE,
-            context=_remote(parent),
+            context=context,
             kind=SpanKind.SERVER,
             attributes=attributes,
             start_time=report.timings.wall_ns,
@@ -239,16 +249,3 @@ def _interval(started_at: float, seconds: float, timings: Timings) -> tuple[int,
 
 def _nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
-
-
-def _remote(parent: TraceParent | None) -> Context:
-    if parent is None:
-        return Context()
-    caller = SpanContext(
-        parent.trace_id,
-        parent.span_id,
-        is_remote=True,
-        trace_flags=TraceFlags(parent.flags),
-        trace_state=TraceState([("ot", parent.ot)]) if parent.ot else None,
-    )
-    return trace.set_span_in_context(NonRecordingSpan(caller), Context())

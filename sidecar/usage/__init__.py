@@ -1,1 +1,1 @@
-"""What a request used: counted where the provider told, estimated where not; and its price."""
+"""Usage of requests from Envoy's access log: tokens reported or estimated, and their price."""

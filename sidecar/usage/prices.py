@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
 import io
 import json
 import re
@@ -17,20 +16,20 @@ from typing import Annotated, Final, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
-from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+from sidecar.domain.validation import ACCEPTED_TIMES, compile_glob, is_accepted
 
 _MILLION: Final = Decimal(1_000_000)
 _WILD: Final = re.compile(r"[*?]")
 
 MAX_REMEMBERED: Final = 10_000
-"""Models whose prices are kept found; a client may ask for as many as it likes."""
+"""Models whose prices are remembered; a client may ask for any number of models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """In US dollars for a million tokens. `model` is a glob, as in `allowed_models`.
 
-    None for tokens that the provider's cache gave or took means: as any other input.
+    None for tokens read from or written to the provider's cache: they cost as other input.
     """
 
     model: str
@@ -41,7 +40,7 @@ class Price:
     cache_write_input: Decimal | None = None
 
     def cost_of(self, tokens: TokenCounts) -> Decimal:
-        """Return what *tokens* cost, to the last digit: rounding is for whoever shows it."""
+        """Return the cost of *tokens*, to the last digit: display rounds it."""
         cached, written = tokens.cached_input, tokens.cache_write_input
         plain = max(0, tokens.input - cached - written)
         total = (
@@ -54,9 +53,9 @@ class Price:
 
 
 class PriceList:
-    """All prices there are.
+    """The prices of all models.
 
-    Where several globs match a model, the one that says most about it counts: a name without a
+    If several globs match a model, the most specific one counts: a name without a
     wildcard before any glob, then the one with the most characters before its first wildcard.
     """
 
@@ -64,11 +63,13 @@ class PriceList:
         by_glob: dict[str, list[Price]] = {}
         for price in sorted(prices, key=lambda price: price.valid_from, reverse=True):
             by_glob.setdefault(price.model, []).append(price)
-        self._globs = [(_matcher(glob), by_glob[glob]) for glob in sorted(by_glob, key=_vagueness)]
+        self._globs = [
+            (compile_glob(glob), by_glob[glob]) for glob in sorted(by_glob, key=_vagueness)
+        ]
         self._found: dict[str, list[Price]] = {}
 
     def price_of(self, model: str, *, at: datetime) -> Price | None:
-        """Return the price of *model* that was valid at *at*, None where there was none."""
+        """Return the price of *model* that was valid at *at*, None if there was none."""
         found = self._found.get(model)
         if found is None:
             if len(self._found) >= MAX_REMEMBERED:
@@ -82,9 +83,9 @@ class PriceList:
         return next((price for price in found if price.valid_from <= at), None)
 
     def cost_of(self, record: UsageRecord) -> Decimal | None:
-        """Return what a request cost, None where no price is known of a model that counted.
+        """Return the cost of a request, None if its model has no price.
 
-        The model that answered decides; where its name has no price, the one that was asked for.
+        The model that answered decides; if it has no price, the one that was asked for.
         """
         if record.tokens == NO_TOKENS:
             return Decimal(0)
@@ -95,17 +96,13 @@ class PriceList:
         return None
 
 
-def _matcher(glob: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
-
-
 def _vagueness(glob: str) -> tuple[bool, int, str]:
     wild = _WILD.search(glob)
     return (False, 0, glob) if wild is None else (True, -wild.start(), glob)
 
 
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
-"""Whose APIs pass through Egret; `bedrock_converse` and other variants are of them too."""
+"""Providers whose APIs pass through Egret; variants such as `bedrock_converse` count too."""
 
 _COSTS: Final = {
     "input": "input_cost_per_token",
@@ -120,7 +117,7 @@ _Row = dict[str, object]
 
 
 def is_price_map(value: Mapping[str, object]) -> bool:
-    """Tell whether *value* looks like such a map: an entry has a cost of a token."""
+    """Return whether *value* is LiteLLM's map of models: an entry has a cost of a token."""
     return any(isinstance(one, dict) and _COSTS["input"] in one for one in value.values())
 
 
@@ -137,7 +134,8 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
         row = _row(cast("dict[str, object]", entry))
         if row is None:
             continue
-        model = _without_provider(name)
+        first, slash, rest = name.partition("/")
+        model = rest if slash and first.startswith(_PROVIDERS) else name
         amount = sum((cost for cost in row.values() if isinstance(cost, Decimal)), Decimal())
         ranked = (model == name, amount, {"model": model, **row})
         if model not in found or ranked[:2] > found[model][:2]:
@@ -161,7 +159,7 @@ def _row(entry: Mapping[str, object]) -> _Row | None:
 
 
 def _for_a_million(cost: object) -> object:
-    """Return a price; what is no number is left for whoever checks the row."""
+    """Return a price; a value that is no number is left for the check of the row."""
     if isinstance(cost, bool) or not isinstance(cost, (int, str, Decimal)):
         return cost
     try:
@@ -169,11 +167,6 @@ def _for_a_million(cost: object) -> object:
     except DecimalException:
         return cost
     return amount if amount.is_finite() else cost
-
-
-def _without_provider(name: str) -> str:
-    first, slash, rest = name.partition("/")
-    return rest if slash and first.startswith(_PROVIDERS) else name
 
 
 MAX_ROWS: Final = 100_000
@@ -189,7 +182,7 @@ def _accepted(moment: datetime) -> datetime:
 
 
 class PriceFileError(ValueError):
-    """Every fault of a file, each with its place; nothing of it is taken."""
+    """The file is not valid; names every fault and its place. No price of it is set."""
 
 
 class PriceRow(BaseModel):
@@ -205,7 +198,7 @@ class PriceRow(BaseModel):
     valid_from: Annotated[datetime, AfterValidator(_accepted)] | None = None
 
     def to_price(self, *, now: datetime) -> Price:
-        """Return the price; it is valid from *now* where the row does not say."""
+        """Return the price; it is valid from *now* unless the row has a time."""
         return Price(
             model=self.model,
             valid_from=now if self.valid_from is None else self.valid_from,
@@ -217,7 +210,7 @@ class PriceRow(BaseModel):
 
 
 def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
-    """Read the prices of a file called *name*; its suffix says what it is.
+    """Read the prices of a file called *name*, JSON or CSV by its suffix.
 
     Raises:
         PriceFileError: naming every row that is wrong.
@@ -233,7 +226,9 @@ def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
         try:
             prices.append(PriceRow.model_validate(fields).to_price(now=now))
         except ValidationError as error:
-            faults += [f"{place}: {fault}" for fault in _faults(error)]
+            for fault in error.errors(include_url=False, include_input=False):
+                field = ".".join(map(str, fault["loc"]))
+                faults.append(f"{place}: {field}: {fault['msg']}")
     if faults:
         raise PriceFileError("; ".join(faults[:20]))
     return prices
@@ -268,10 +263,3 @@ def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         if not isinstance(row, dict):
             raise PriceFileError(f"row {number} is not an object")
         yield f"row {number}", cast("dict[str, object]", row)
-
-
-def _faults(error: ValidationError) -> list[str]:
-    return [
-        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-        for fault in error.errors(include_url=False, include_input=False)
-    ]

@@ -1,11 +1,15 @@
-"""Decoders: from a text to the text that it hides."""
+"""Decoders: from a text to the text that it hides.
+
+A decoder finds runs in a view that hide text (base64, escapes, spaced letters), and returns one
+more view, in which each run is replaced by its text. Spans in the hidden text map back to the
+whole run.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol
 
 from typing_extensions import override
 
@@ -15,25 +19,29 @@ from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView, ViewKind
 
 REACH_BYTES: Final = 2_048
-"""Text on either side of a hidden run that is read with it; what is found is seldom longer."""
+"""Text on either side of a run that is searched with it; few findings are longer."""
 
 SLICE_RUNS: Final = 512
-"""Hidden runs read between two interruptions: a millisecond or less."""
+"""Runs decoded between two interruptions: a millisecond or less."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
-    """One way to read hidden text.
+class Decoder(Protocol):
+    """One way to hide text, and how to read it.
 
     `trigger` is an expression of the shared database that occurs in every text with something to
-    decode. `applies` looks closer, at one text, and decides alone for a decoder without a trigger.
-    `ascii` is False for a decoder that changes nothing in ASCII text.
+    decode. `ascii` is False for a decoder that changes nothing in ASCII text.
     """
 
-    read: Callable[[TextView], Cooperative[tuple[TextView, ...]]]
-    applies: Callable[[bytes], bool]
     trigger: Expression | None = None
     ascii: bool = True
+
+    def applies(self, content: bytes) -> bool:
+        """Return whether *content* may hide text; decides alone if there is no trigger."""
+        ...
+
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        """Return the views of the texts hidden in *view*, if any."""
+        ...
 
 
 def matches(
@@ -41,9 +49,9 @@ def matches(
 ) -> Iterator[Any | None]:
     """Yield the matches of *expression*, and None wherever work may be interrupted.
 
-    *likely* finds wherever *expression* might, at a tenth of its cost.
-    It is searched in windows. What ends within *least* bytes of one is matched anew, without an
-    end; *least* bytes of a match are enough for the expression to match.
+    *likely* matches wherever *expression* might, at a tenth of its cost.
+    The text is searched in windows. A match that ends within *least* bytes of a window's end is
+    matched anew, without that end; *least* bytes of a match are enough to match.
     """
     position, count = 0, 0
     while position < len(content):
@@ -65,8 +73,8 @@ def matches(
         yield None
 
 
-class Runs:
-    """A text in the making: what was hidden in runs, and what stood around them."""
+class DecodedText:
+    """Builds the decoded view of a text: the texts hidden in runs, and the text around them."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -77,16 +85,16 @@ class Runs:
         self._at = 0
 
     def __bool__(self) -> bool:
-        """Tell whether there is any text."""
+        """Return whether there is any text."""
         return bool(self._texts)
 
     def add(self, text: bytes, start: int, end: int) -> None:
-        """Add what the run from *start* to *end* says."""
+        """Add the *text* hidden in the run from *start* to *end*."""
         self._put(text, (start, end, False))
         self._at = end
 
     def add_up_to(self, end: int) -> None:
-        """Add what stands between the last run and *end* as it is, its middle left out if long."""
+        """Add the text between the last run and *end* as it is, without its middle if long."""
         start = self._at
         if end - start > 2 * REACH_BYTES:
             if self._texts:
@@ -99,34 +107,61 @@ class Runs:
         self._at = end
 
     def add_rest(self) -> None:
-        """Add what stands behind the last run."""
+        """Add the text behind the last run."""
         end = min(len(self._content), self._boundary(self._at + REACH_BYTES))
         self._put(self._content[self._at : end], (self._at, end, True))
         self._at = end
 
+    def as_view(self, source: TextView, kind: ViewKind) -> TextView:
+        """Return the text as a view that leads back through *source*."""
+        offsets = _RunsMap(self._starts, self._origins, self._length, source.offsets)
+        content = b"".join(self._texts)
+        if not content.isascii():
+            # Hyperscan needs UTF-8: `?` for any other byte, which is decoded to one surrogate.
+            content = content.decode("utf-8", "surrogateescape").encode("utf-8", "replace")
+        kinds = frozenset({kind, ViewKind.FOLDED})
+        return TextView(source.part, kinds, content, source.length, offsets)
+
     def _boundary(self, at: int) -> int:
-        """Return where a character begins, at or behind *at*."""
+        """Return the offset of the first character at or behind *at*."""
         while at < len(self._content) and self._content[at] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8
             at += 1
         return at
 
-    def as_view(self, source: TextView, view: ViewKind) -> TextView:
-        """Return the text as a view that leads back through *source*."""
-        offsets = _RunsMap(self._starts, self._origins, self._length, source.offsets)
-        content = valid_utf8(b"".join(self._texts))
-        kinds = frozenset({view, ViewKind.FOLDED})
-        return TextView(source.part, kinds, content, source.length, offsets)
-
-    def _put(self, text: bytes, offsets: tuple[int, int, bool]) -> None:
+    def _put(self, text: bytes, origin: tuple[int, int, bool]) -> None:
         if text:
             self._texts.append(text)
             self._starts.append(self._length)
-            self._origins.append(offsets)
+            self._origins.append(origin)
             self._length += len(text)
 
 
+def replace_runs(
+    view: TextView,
+    found: Iterable[Any | None],
+    decode: Callable[[bytes], bytes],
+    kind: ViewKind,
+) -> Cooperative[tuple[TextView, ...]]:
+    """Return *view* with each run *found* in it decoded, in the text around it; none without runs.
+
+    Yields wherever *found* has None.
+    """
+    text = DecodedText(view.content)
+    for match in found:
+        if match is None:
+            yield
+            continue
+        start, end = match.span()
+        text.add_up_to(start)
+        text.add(decode(match[0]), start, end)
+    if not text:
+        return ()
+    text.add_rest()
+    return (text.as_view(view, kind),)
+
+
 class _RunsMap(OffsetMap):
-    """The way back by stretches: literal ones byte for byte, hidden ones only as a whole."""
+    """Maps literal text byte for byte, and the text hidden in a run to the whole run."""
 
     def __init__(
         self,
@@ -150,23 +185,3 @@ class _RunsMap(OffsetMap):
         if is_literal:
             stop -= self._starts[last + 1] - end
         return self._below.span(begin, stop)
-
-
-class ComposedMap(OffsetMap):
-    """The way back through two decoders."""
-
-    def __init__(self, above: OffsetMap, below: OffsetMap) -> None:
-        self._above = above
-        self._below = below
-
-    @override
-    def span(self, start: int, end: int) -> ByteSpan:
-        return self._below.span(*self._above.span(start, end))
-
-
-def valid_utf8(content: bytes) -> bytes:
-    """Return *content* with `?` for every byte that is no UTF-8: the engine needs it to be."""
-    if content.isascii():
-        return content
-    text = content.decode("utf-8", "surrogateescape")
-    return text.encode("utf-8", "replace")  # a surrogate stands for one byte, and becomes one

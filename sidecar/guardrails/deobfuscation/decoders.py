@@ -13,20 +13,19 @@ from sidecar.guardrails.deobfuscation.spelling import LEET, SPACING
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
 
 MAX_DEPTH: Final = 2
-"""What is encoded twice is read; a model does not get through more unaided."""
+"""Text that is encoded twice is read; a model does not decode more unaided."""
 
 FOR_ALL: Final = (ESCAPES, LOOK_ALIKES, ENCODINGS, SPACING)
 FOR_WORDS: Final = (ESCAPES, LOOK_ALIKES, LEET, ENCODINGS, SPACING)
 
 TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
 
-
-PIECES_A_STEP: Final = 256
-"""Pieces looked at between two interruptions where little is to be read of them."""
+VIEWS_A_STEP: Final = 256
+"""Views between two interruptions if there is little to decode in them."""
 
 
 def sources(views: Sequence[TextView]) -> Sequence[TextView]:
-    """Return the view of each part that is to be read further: the plain one where there is."""
+    """Return the view of each part that may hide text: the plain one if there is one."""
     if all(view.kinds is ASCII_VIEWS for view in views):
         return tuple(views)
     best = {view.part: view for view in views if ViewKind.RAW in view.kinds}
@@ -35,13 +34,13 @@ def sources(views: Sequence[TextView]) -> Sequence[TextView]:
 
 
 def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[list[TextView]]:
-    """Return what *views* say by the decoders *chosen*, where they say anything else."""
+    """Return the views that the decoders *chosen* make of *views*."""
     found: list[TextView] = []
     for count, view in enumerate(views, start=1):
         for decoder in chosen:
             if decoder.applies(view.content):
                 found += yield from decoder.read(view)
                 yield
-        if not count % PIECES_A_STEP:
+        if not count % VIEWS_A_STEP:
             yield
     return found

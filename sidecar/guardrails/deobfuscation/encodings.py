@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import re
+from collections.abc import Callable
 from typing import Final
 
+from typing_extensions import override
+
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
-from sidecar.guardrails.deobfuscation.decoder import Decoder, Runs, matches
+from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 from sidecar.guardrails.matching.text_views import TextView, ViewKind
 
@@ -24,9 +27,9 @@ _BASE64: Final = compile_re2(
 )
 _HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
-"""What is read of bytes that are no text as a whole: a few in front would hide the rest."""
+"""Read of bytes that are not text as a whole: a few in front would hide the rest."""
 _LEAST: Final = 32
-"""Runs have no more bytes than that at least."""
+"""No run needs more bytes to be recognised."""
 SLICE_DECODED: Final = 64
 """Runs decoded between two interruptions, at some 5 µs each."""
 
@@ -34,72 +37,64 @@ _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
-def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    content = view.content
-    runs = Runs(content)
-    for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
-        for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
-            text = None if match is None else (yield from decode(match[0]))
-            if match is not None and text is not None:
-                runs.add(text + b"\n", *match.span())
-            if match is None or not count % SLICE_DECODED:
-                yield
-    return (runs.as_view(view, ViewKind.DECODED),) if runs else ()
-
-
 def _from_base64(run: bytes) -> Cooperative[bytes | None]:
     """Decode the lines of *run* as one, and each alone: they need not belong together."""
     lines = run.split()
     texts: list[bytes] = []
     for one in (run, *lines) if len(lines) > 1 else (run,):
-        text = yield from _from_one(one)
+        compact = one.translate(_URL_SAFE, b"=\r\n")
+        compact = compact[: len(compact) - (len(compact) % 4 == 1)]
+        text = yield from _in_slices(
+            compact, lambda quads: base64.b64decode(quads + b"=" * (-len(quads) % 4))
+        )
         if text is not None:
             texts.append(text)
     return b"\n".join(texts) or None
 
 
-def _from_one(run: bytes) -> Cooperative[bytes | None]:
-    compact = run.translate(_URL_SAFE, b"=\r\n")
-    compact = compact[: len(compact) - (len(compact) % 4 == 1)]
-    texts: list[bytes] = []
-    for start in range(0, len(compact), SLICE_BYTES):  # a multiple of four
-        if start:
-            yield
-        quads = compact[start : start + SLICE_BYTES]
-        texts += _texts(base64.b64decode(quads + b"=" * (-len(quads) % 4)))
-    return b"".join(texts) or None
-
-
 def _from_hex(run: bytes) -> Cooperative[bytes | None]:
-    compact = run.decode("ascii")
+    return _in_slices(run, lambda pairs: bytes.fromhex(pairs.decode("ascii")))
+
+
+def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[bytes | None]:
+    """Return all of the text in *run*, or its readable runs if it is not text as a whole."""
     texts: list[bytes] = []
-    for start in range(0, len(compact), SLICE_BYTES):
+    for start in range(0, len(run), SLICE_BYTES):  # a multiple of four
         if start:
             yield
-        texts += _texts(bytes.fromhex(compact[start : start + SLICE_BYTES]))
+        decoded = decode(run[start : start + SLICE_BYTES])
+        is_utf8 = decoded.decode("utf-8", "ignore").encode() == decoded
+        if is_utf8 and decoded.translate(None, _NO_TEXT) == decoded:
+            texts.append(decoded)
+        else:
+            texts += [text + b"\n" for text in _READABLE.findall(decoded)]
     return b"".join(texts) or None
 
 
-def _texts(decoded: bytes) -> list[bytes]:
-    """Return what can be read: all of it, or the readable runs of what is no text."""
-    if decoded.translate(None, _NO_TEXT) == decoded and _is_utf8(decoded):
-        return [decoded]
-    return [text + b"\n" for text in _READABLE.findall(decoded)]
+class EncodingsDecoder(Decoder):
+    """Decodes runs of base64 and of hexadecimal digits."""
+
+    trigger: Expression | None = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return len(content) >= MIN_RUN
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        content = view.content
+        decoded = DecodedText(content)
+        for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+            for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
+                text = None if match is None else (yield from decode(match[0]))
+                if match is not None and text is not None:
+                    decoded.add(text + b"\n", *match.span())
+                if match is None or not count % SLICE_DECODED:
+                    yield
+        return (decoded.as_view(view, ViewKind.DECODED),) if decoded else ()
 
 
-def _is_utf8(decoded: bytes) -> bool:
-    try:
-        decoded.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-ENCODINGS: Final = Decoder(
-    _read,
-    lambda content: len(content) >= MIN_RUN,
-    trigger=Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}"),
-)
+ENCODINGS: Final = EncodingsDecoder()
 
 
 _ESCAPES: Final = re.compile(
@@ -115,22 +110,7 @@ _ENTITY: Final = re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};")
 _BACKSLASH: Final = re.compile(rb"\\[ux][0-9A-Fa-f]{2}")
 
 
-def _escapes_read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    runs = Runs(view.content)
-    for match in matches(_ESCAPES, view.content, least=_MAX_ESCAPE):
-        if match is None:
-            yield
-            continue
-        start, end = match.span()
-        runs.add_up_to(start)
-        runs.add(_characters(match[0]), start, end)
-    if not runs:
-        return ()
-    runs.add_rest()
-    return (runs.as_view(view, ViewKind.UNESCAPED),)
-
-
-def _characters(escape: bytes) -> bytes:
+def _unescaped(escape: bytes) -> bytes:
     if escape.startswith(b"%"):
         return bytes.fromhex(escape.replace(b"%", b"").decode("ascii"))
     if escape.startswith(b"\\x"):
@@ -142,18 +122,27 @@ def _characters(escape: bytes) -> bytes:
     )
 
 
-def _applies(content: bytes) -> bool:
-    """Look for each kind by its first byte, which takes some nanoseconds a kilobyte."""
-    return bool(
-        (b"%" in content and _PERCENT.search(content))
-        or (b"&" in content and _ENTITY.search(content))
-        or (b"\\" in content and _BACKSLASH.search(content))
+class EscapesDecoder(Decoder):
+    """Decodes percent escapes, HTML entities and backslash escapes."""
+
+    # One expression of the three: among the others it costs the pass over a text nothing.
+    trigger: Expression | None = Expression(
+        r"%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\[ux][0-9A-Fa-f]{2}"
     )
 
+    @override
+    def applies(self, content: bytes) -> bool:
+        """Look for the first byte of each kind, which takes some nanoseconds a kilobyte."""
+        return bool(
+            (b"%" in content and _PERCENT.search(content))
+            or (b"&" in content and _ENTITY.search(content))
+            or (b"\\" in content and _BACKSLASH.search(content))
+        )
 
-# One expression of the three: among the others it costs the pass over a text nothing.
-ESCAPES: Final = Decoder(
-    _escapes_read,
-    _applies,
-    trigger=Expression(r"%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\[ux][0-9A-Fa-f]{2}"),
-)
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE)
+        return replace_runs(view, found, _unescaped, ViewKind.UNESCAPED)
+
+
+ESCAPES: Final = EscapesDecoder()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from typing_extensions import override
+
 from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.deobfuscation.decoder import ComposedMap, Decoder
+from sidecar.guardrails.deobfuscation.decoder import Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 from sidecar.guardrails.matching.text_views import (
     ChunkedMap,
+    ComposedMap,
     TableMap,
     TextView,
     ViewKind,
@@ -47,7 +50,7 @@ _LATIN: Final = {
     "\u2010\u2011\u2012\u2013\u2014\u2015\u2212": "-------",  # Dashes
 }
 LAST_LETTERS: Final = 0x20000
-"""From here on there are ideographs, tags and private use alone; to look costs 100 ms a start."""
+"""Behind it there are only ideographs, tags and private use; a search costs 100 ms a start."""
 _DIGITS: Final = {
     code: str(unicodedata.digit(character))
     for code in range(0x80, LAST_LETTERS)
@@ -66,7 +69,7 @@ _TABLE: Final = (
 SLICE_CHUNKS: Final = 16
 """Chunks read between two interruptions: a millisecond or less."""
 
-# In UTF-8, since the built-in expressions match bytes: what the table has, beside a Latin
+# In UTF-8, since the built-in expressions match bytes: a character of the table beside a Latin
 # letter or digit; or four digits of the scripts that are used most.
 _FOREIGN: Final = (
     r"(?:\xc4\xb1|[\xc9\xca\xcc-\xd6][\x80-\xbf]|\xe1[\x8e\x8f\xb4][\x80-\xbf]"
@@ -80,41 +83,53 @@ _LIKELY: Final = compile_re2(
 )
 
 
-def _read(view: TextView) -> Cooperative[tuple[TextView, ...]]:
-    """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
-    chunks: list[str] = []
-    for some in chunks_of(view.content):
-        chunks += some
-        yield
-    wanted: set[int] = set()
-    before = ""
-    for index, chunk in enumerate(chunks):
-        if not chunk.isascii() and _LIKELY.search((before + chunk).encode()):
-            wanted |= {index - 1, index, index + 1}
-        before = chunk[-1:]
-        if not index % SLICE_CHUNKS:
+class LookAlikesDecoder(Decoder):
+    """Replaces characters that look like Latin letters and digits, as in Cyrillic or Greek."""
+
+    ascii = False
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return not content.isascii()
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
+        chunks: list[str] = []
+        for some in chunks_of(view.content):
+            chunks += some
             yield
-    if not wanted:
-        return ()
-    originals: list[int] = []
-    changed: list[bytes] = []
-    for index, chunk in enumerate(chunks):
-        originals.append(len(chunk.encode()))
-        changed.append(chunk.translate(_TABLE).encode() if index in wanted else SEPARATOR)
-        if not index % SLICE_CHUNKS:
-            yield
-    above = ChunkedMap(view.content, _table, changed=changed, lengths=originals)
-    kinds = frozenset({ViewKind.LOOK_ALIKE, ViewKind.FOLDED})
-    content = b"".join(changed)
-    return (TextView(view.part, kinds, content, view.length, ComposedMap(above, view.offsets)),)
+        wanted: set[int] = set()
+        before = ""
+        for index, chunk in enumerate(chunks):
+            if not chunk.isascii() and _LIKELY.search((before + chunk).encode()):
+                wanted |= {index - 1, index, index + 1}
+            before = chunk[-1:]
+            if not index % SLICE_CHUNKS:
+                yield
+        if not wanted:
+            return ()
+        originals: list[int] = []
+        changed: list[bytes] = []
+        for index, chunk in enumerate(chunks):
+            originals.append(len(chunk.encode()))
+            changed.append(chunk.translate(_TABLE).encode() if index in wanted else SEPARATOR)
+            if not index % SLICE_CHUNKS:
+                yield
+        above = ChunkedMap(view.content, _table, changed=changed, lengths=originals)
+        kinds = frozenset({ViewKind.LOOK_ALIKE, ViewKind.FOLDED})
+        content = b"".join(changed)
+        return (
+            TextView(view.part, kinds, content, view.length, ComposedMap(above, view.offsets)),
+        )
 
 
 def _table(text: str) -> TableMap:
-    """Go by characters; a chunk that was left out is not asked for, but by a match across it."""
+    """Map by characters; only a match across a chunk that was left out asks for its map."""
     return TableMap(
         [len(character.translate(_TABLE).encode()) for character in text],
         [len(character.encode()) for character in text],
     )
 
 
-LOOK_ALIKES: Final = Decoder(_read, lambda content: not content.isascii(), ascii=False)
+LOOK_ALIKES: Final = LookAlikesDecoder()

@@ -1,4 +1,4 @@
-"""Tells code from prose, so that everyday code is not taken for a secret."""
+"""The `code` guardrail: rules for statements of SQL and of shells."""
 
 from __future__ import annotations
 

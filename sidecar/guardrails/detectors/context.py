@@ -1,4 +1,4 @@
-"""Words around a match that speak for it or against it."""
+"""Rules for personal data that only the words before it identify: dates of birth, accounts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def after_words(words: str, shape: str, *, gap: str = GAP) -> str:
 
 
 def _is_routing_number(digits: bytes) -> bool:
-    """Tell whether the check digit is right (ABA, Routing Number Policy: weights 3, 7, 1)."""
+    """Return whether the check digit is right (ABA, Routing Number Policy: weights 3, 7, 1)."""
     return (
         sum((digit - 48) * weight for digit, weight in zip(digits, _ROUTING_WEIGHTS, strict=True))
         % 10
@@ -67,7 +67,7 @@ def _is_routing_number(digits: bytes) -> bool:
 
 
 def _names_a_country(code: bytes) -> bool:
-    """Tell whether characters five and six are a country's (ISO 9362)."""
+    """Return whether characters five and six are a country's (ISO 9362)."""
     return code[4:6].decode("ascii") in KNOWN_REGIONS
 
 

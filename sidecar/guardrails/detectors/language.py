@@ -22,7 +22,7 @@ _CODES: Final = (
     " zh zu"
 )
 LANGUAGES: Final = frozenset(_CODES.split())
-"""What the model tells apart, of ISO 639-1."""
+"""The languages that the model distinguishes, by ISO 639-1."""
 
 WINDOW_CHARACTERS: Final = 1_000
 """Text judged at a time, in some 150 µs."""
@@ -51,7 +51,7 @@ class LanguageCheck(WholeTextCheck):
 
     @override
     def load(self) -> None:
-        # Half a second and 80 MB. Where it is not installed, judging says so.
+        # Half a second and 80 MB. If it is not installed, judging raises.
         with contextlib.suppress(ModelMissingError):
             _identifier()
 
@@ -60,21 +60,16 @@ class LanguageCheck(WholeTextCheck):
         findings = []
         for index, part in enumerate(texts.parts):
             for window in _windows(part.content):
-                if _is_foreign(window, self.allowed):
-                    findings.append(texts.whole_part(index, "LANGUAGE", guardrail=guardrail))
-                    break
+                letters = sum(map(str.isalpha, window))
+                if letters >= MIN_LETTERS:
+                    scores: dict[str, float] = dict(_identifier().rank(window))
+                    likeliest = max(scores, key=scores.__getitem__)
+                    margin = scores[likeliest] - max(scores[one] for one in self.allowed)
+                    if likeliest != _NO_LANGUAGE and margin > MIN_MARGIN * letters:
+                        findings.append(texts.whole_part(index, "LANGUAGE", guardrail=guardrail))
+                        break
                 yield
         return Found(tuple(findings))
-
-
-def _is_foreign(text: str, allowed: Sequence[str]) -> bool:
-    letters = sum(map(str.isalpha, text))
-    if letters < MIN_LETTERS:
-        return False
-    scores: dict[str, float] = dict(_identifier().rank(text))
-    likeliest = max(scores, key=scores.__getitem__)
-    known = max(scores[language] for language in allowed)
-    return likeliest != _NO_LANGUAGE and scores[likeliest] - known > MIN_MARGIN * letters
 
 
 @cache
@@ -87,7 +82,7 @@ def _identifier() -> Any:
 
 
 def _windows(content: bytes) -> Iterator[str]:
-    """Yield what is judged of a text: all of it, or evenly spaced windows of a long one."""
+    """Yield the windows to judge: all of a text, or evenly spaced ones of a long text."""
     most = 4 * WINDOW_CHARACTERS  # bytes
     if len(content) <= MAX_WINDOWS * WINDOW_CHARACTERS:
         starts: Sequence[int] = range(0, len(content), WINDOW_CHARACTERS)

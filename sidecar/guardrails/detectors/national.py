@@ -158,18 +158,19 @@ def _rule(identifier: Identifier) -> Rule:
     regex = rf"\b(?:{identifier.shape})\b"
     if identifier.words:
         regex = after_words(identifier.words, identifier.shape)
-    check = where(_check(identifier.check)) if identifier.check else None
-    return rule(identifier.type, regex, check, rank=Rank.NATIONAL)
+    return rule(
+        identifier.type,
+        regex,
+        where(_is_valid_by(identifier.check)) if identifier.check else None,
+        rank=Rank.NATIONAL,
+    )
 
 
-def _check(module: str) -> Callable[[bytes], bool]:
+def _is_valid_by(module: str) -> Callable[[bytes], bool]:
+    """Return the check of a module of stdnum, such as `de.idnr`."""
     country, name = module.split(".")
     known = get_cc_module(country, name)
     if known is None:
         raise LookupError(module)
     is_valid = known.is_valid
-
-    def check(candidate: bytes) -> bool:
-        return bool(is_valid(candidate.decode("ascii")))
-
-    return check
+    return lambda candidate: bool(is_valid(candidate.decode("ascii")))

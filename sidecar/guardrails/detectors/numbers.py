@@ -83,19 +83,20 @@ _UPPER: Final = bytes(byte - 32 if 97 <= byte <= 122 else byte for byte in range
 
 
 def passes_luhn(digits: bytes) -> bool:
-    """Tell whether the last digit is the check digit of the rest (ISO/IEC 7812-1, annex B)."""
-    return not _luhn_sum(digits) % 10
+    """Return whether the last digit is the check digit of the rest (ISO/IEC 7812-1, annex B)."""
+    total = sum(digits[::-2].translate(_VALUES)) + sum(digits[-2::-2].translate(_DOUBLED))
+    return not total % 10
 
 
 def has_issuer(digits: bytes) -> bool:
-    """Tell whether an issuer range in use (ISO/IEC 7812) goes with the number's length."""
+    """Return whether an issuer range in use (ISO/IEC 7812) goes with the number's length."""
     return len(digits) in _CARD_LENGTHS.get(digits[:4], ())
 
 
 def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
     """Return the card numbers in a run of digit groups joined by single spaces or dashes.
 
-    A number begins and ends with a group, so that what stands beside it (an order number before,
+    A number begins and ends with a group, so that a number beside it (an order number before,
     a security code behind) cannot hide it; groups but the last have four digits or more.
     """
     if end - start <= _MAX_CARD_DIGITS:
@@ -116,7 +117,9 @@ def iban_expression() -> str:
     """
     by_length: dict[int, list[str]] = {}
     for country, length in _IBAN_LENGTHS.items():
-        by_length.setdefault(length, []).append(_either_case(country))
+        by_length.setdefault(length, []).append(
+            "".join(f"[{letter}{letter.lower()}]" for letter in country)
+        )
     forms = (
         rf"(?:{'|'.join(countries)})[0-9]{{2}}(?:[ -]?[0-9A-Za-z]){{{length - 4}}}"
         for length, countries in by_length.items()
@@ -126,28 +129,21 @@ def iban_expression() -> str:
 
 
 def is_iban(candidate: bytes) -> bool:
-    """Tell whether the check digits are right (ISO 13616, ISO 7064 MOD 97-10)."""
+    """Return whether the check digits are right (ISO 13616, ISO 7064 MOD 97-10)."""
     compact = candidate.translate(_UPPER, b" -")
     turned = compact[4:] + compact[:4]
     return int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 == 1
 
 
 def is_plain_ssn(digits: bytes) -> bool:
-    """Tell whether nine digits could be a number of the US Social Security Administration."""
+    """Return whether nine digits could be a number of the US Social Security Administration."""
     return digits[:3] not in {b"000", b"666"} and digits[3:5] != b"00" and digits[5:] != b"0000"
-
-
-def _either_case(letters: str) -> str:
-    return "".join(f"[{letter}{letter.lower()}]" for letter in letters)
-
-
-def _luhn_sum(digits: bytes) -> int:
-    return sum(digits[::-2].translate(_VALUES)) + sum(digits[-2::-2].translate(_DOUBLED))
 
 
 def _cards_in(content: bytes, groups: list[Span], *, before: int) -> Iterator[Span]:
     digits = b"".join([content[start:end] for start, end in groups])
     ends = list(accumulate((end - start for start, end in groups), initial=0))
+    # Running Luhn sums: one with digits at even places doubled, one with the others.
     sums: tuple[list[int], list[int]] | None = None
     index = 0
     while index < len(groups) and groups[index][0] < before:
@@ -155,19 +151,15 @@ def _cards_in(content: bytes, groups: list[Span], *, before: int) -> Iterator[Sp
         lengths = _CARD_LENGTHS.get(digits[begin : begin + 4])
         taken = 0
         if lengths:
-            sums = sums or _sums(digits)
+            if sums is None:
+                values, doubled = digits.translate(_VALUES), digits.translate(_DOUBLED)
+                even, odd = bytearray(values), bytearray(values)
+                even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+                sums = list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
             taken = _card_groups(ends, index, lengths, sums)
         if taken:
             yield groups[index][0], groups[index + taken - 1][1]
         index += taken or 1
-
-
-def _sums(digits: bytes) -> tuple[list[int], list[int]]:
-    """Return running Luhn sums: one with digits at even places doubled, one with the others."""
-    values, doubled = digits.translate(_VALUES), digits.translate(_DOUBLED)
-    even, odd = bytearray(values), bytearray(values)
-    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
-    return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
 
 
 def _card_groups(
@@ -210,7 +202,7 @@ def load_numbering_plans() -> None:
 
 
 def is_international(digits: bytes) -> bool:
-    """Tell whether *digits*, country code first, are a number in use."""
+    """Return whether *digits*, country code first, are a number in use."""
     for length in range(1, _MAX_COUNTRY_DIGITS + 1):
         plan = _country_plan(digits[:length])
         if plan is not None:  # no code is the beginning of another
@@ -219,7 +211,7 @@ def is_international(digits: bytes) -> bool:
 
 
 def is_national(digits: bytes, regions: tuple[str, ...]) -> bool:
-    """Tell whether *digits* are a number in use in any of *regions*, as dialled there."""
+    """Return whether *digits* are a number in use in any of *regions*, as dialled there."""
     return _national_plan(regions).fullmatch(digits) is not None
 
 
@@ -228,7 +220,16 @@ def _country_plan(code: bytes) -> Any:
     regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(code))
     if regions is None or code.startswith(b"0"):
         return None
-    return _compiled([_plan(_metadata(region, int(code))) for region in regions])
+    return _compiled(
+        [
+            _plan(
+                PhoneMetadata.metadata_for_nongeo_region(int(code))
+                if region == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY
+                else PhoneMetadata.metadata_for_region(region)
+            )
+            for region in regions
+        ]
+    )
 
 
 @lru_cache(maxsize=1_024)
@@ -242,14 +243,8 @@ def _compiled(plans: list[str]) -> Any:
     return re2.compile("|".join(plans).encode(), options)
 
 
-def _metadata(region: str, code: int) -> PhoneMetadata | None:
-    if region == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY:
-        return PhoneMetadata.metadata_for_nongeo_region(code)
-    return PhoneMetadata.metadata_for_region(region)
-
-
 def _plan(metadata: PhoneMetadata | None) -> str:
-    """Return the expression for a national number, with what is dialled before it or without."""
+    """Return the expression for a national number, with or without the prefix to dial."""
     if metadata is None:
         return _NO_NUMBER
     kinds = [getattr(metadata, kind) for kind in _KINDS]

@@ -117,28 +117,30 @@ _IPV4: Final = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 
 
 def _ipv6(content: bytes, start: int, end: int) -> tuple[Span, ...]:
-    """Take a full address that names one host somewhere; drop what reads as code or prose."""
+    """Take a full address of one host somewhere; drop code and prose in its form.
+
+    An address of RFC 4291 section 2.2, but not loopback or unspecified; with a digit, and with
+    three groups or one of three digits, which code (`a::1`) has not.
+    """
     candidate = content[start:end].rstrip(b":")
     end = start + len(candidate)
     after = content[end : end + 2]
     if after[:1].isalnum() or (after[:1] == b"." and after[1:].isalnum()):
         return ()
-    return ((start, end),) if _is_ipv6(candidate) else ()
-
-
-def _is_ipv6(candidate: bytes) -> bool:
-    """Tell what RFC 4291 section 2.2 allows, but for loopback and unspecified.
-
-    With what an address has and code (`a::1`) has not: a digit, and three groups or one of three.
-    """
     groups = [group for group in candidate.split(b":") if group]
     longest = max(map(len, groups), default=0)
     if len(groups) < _SOME and longest < _SOME:
-        return False
-    if b"." in candidate:
-        return len(candidate) <= _MAX_IPV6 and _parses_as_ipv6(candidate)
+        return ()
+    if b"." in candidate:  # the last groups are an IPv4 address: a parser, ten times as slow
+        if len(candidate) > _MAX_IPV6:
+            return ()
+        try:
+            address = ipaddress.IPv6Address(candidate.decode("ascii"))
+        except ValueError:
+            return ()
+        return () if address.is_loopback or address.is_unspecified else ((start, end),)
     gaps = candidate.count(b"::")
-    return (
+    is_address = (
         (len(groups) < _IPV6_GROUPS if gaps == 1 else len(groups) == _IPV6_GROUPS - gaps)
         and longest <= _IPV6_DIGITS
         and candidate.translate(None, b"0123456789") != candidate
@@ -146,15 +148,7 @@ def _is_ipv6(candidate: bytes) -> bool:
         and (candidate[:1] != b":" or candidate[1:2] == b":")
         and b":::" not in candidate
     )
-
-
-def _parses_as_ipv6(candidate: bytes) -> bool:
-    """Ask a parser, ten times as slow: the last groups are an IPv4 address."""
-    try:
-        address = ipaddress.IPv6Address(candidate.decode("ascii"))
-    except ValueError:
-        return False
-    return not (address.is_loopback or address.is_unspecified)
+    return ((start, end),) if is_address else ()
 
 
 def _phone_rule(regex: str, locate: Locate, *, finder: str | None = None) -> Rule:

@@ -25,14 +25,14 @@ def bits_per_character(text: bytes) -> float:
 GENERIC_SECRET_BITS: Final = 3.5
 """Shannon entropy a character above which a keyword's value is taken for a secret."""
 _MIN_DISTINCT: Final = math.ceil(2**GENERIC_SECRET_BITS)
-"""Fewer different characters cannot have as much entropy; told in a fraction of the time."""
+"""Fewer different characters cannot have as much entropy; counted in a fraction of the time."""
 
 _PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
 _NAME_BYTES: Final = 96
-"""How far back the name of a value can begin: a keyword, what follows it, quotes and a sign."""
+"""How far back the name of a value can begin: a keyword, its suffix, quotes and a sign."""
 _NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z])[^A-Za-z0-9]+(?:is +)?\Z")
 _NO_SECRETS_NAME: Final = re.compile(
-    # What cuts text into tokens, what a page of a list is asked for by, what describes a secret.
+    # Tokenizers, page tokens of lists, and descriptions of a secret.
     rb"(?i)tokeni[sz]|(?:page|next|pagination|continuation)[_-]?token\Z"
     rb"|(?:secret|token|passw(?:or)?d|credential|key)s?[a-z_]{0,12}?[_.-]?"
     rb"(?:name|class|type|count|ids|path|file|arn|ref|policy|encoder|length|limit|version)s?\Z"
@@ -55,7 +55,7 @@ _PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,-]*")
 
 
 def whole_private_key(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Extend a PEM header to the end of its block, or over what is left of a cut one.
+    """Extend a PEM header to the end of its block, or over the rest of a cut one.
 
     Looks no further than the next line of dashes, so that headers without end cost no more
     than their own length.
@@ -69,14 +69,14 @@ def whole_private_key(content: bytes, start: int, end: int) -> Iterable[Span]:
 
 
 def whole_putty_key(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Extend the first line of a PuTTY key to its last, or over what is left of a cut one."""
+    """Extend the first line of a PuTTY key to its last, or over the rest of a cut one."""
     limit = min(len(content), end + _PUTTY_MAX_BYTES)
     last = _PUTTY_MAC.search(content, end, limit)
     return ((start, limit if last is None else last.end()),)
 
 
 def _is_jwt(candidate: bytes) -> bool:
-    """Tell whether the first segment is a JOSE header (RFC 7515 section 4)."""
+    """Return whether the first segment is a JOSE header (RFC 7515 section 4)."""
     header = candidate.split(b".", 1)[0]
     try:
         decoded = json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4)))
@@ -112,7 +112,7 @@ def named_secret(content: bytes, start: int, end: int) -> Iterable[Span]:
 
 
 def _is_code(value: bytes, name: bytes) -> bool:
-    """Tell `config.database_v2.token` and `GPT2Tokenizer` from a random value.
+    """Return whether a value is code, as `config.database_v2.token` and `GPT2Tokenizer` are.
 
     A password may well be words and underscores; it is code only with dots.
     """
@@ -134,7 +134,7 @@ def _is_code(value: bytes, name: bytes) -> bool:
 
 
 def _is_password(candidate: bytes) -> bool:
-    """Tell a password in a URL from a variable, a mask or a documentation word."""
+    """Return whether it is a password, and no variable, mask or documentation word."""
     lowered = candidate.lower()
     return lowered[:1] not in b"$<{%[" and lowered.strip(b"*x.") not in {
         b"", b"password", b"pass", b"pwd", b"secret", b"token",

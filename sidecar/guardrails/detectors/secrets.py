@@ -140,7 +140,7 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
     *VENDOR_RULES,
     # AWS access key id: AKIA (long term) or ASIA (temporary) and 16 upper-case alphanumerics.
     rule("AWS_ACCESS_KEY", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    # AWS secret access key: 40 of base64, told from a digest only by the words before it.
+    # AWS secret access key: 40 of base64; only the words before distinguish it from a digest.
     # Parts are scanned joined by NUL, so that "not base64, or the end" holds at the end of each.
     rule(
         "AWS_SECRET_KEY",

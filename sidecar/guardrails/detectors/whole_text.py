@@ -88,7 +88,7 @@ class MaxInputCheck(WholeTextCheck):
 
 
 TOKEN_SLICE_BYTES: Final = 16_384
-"""Text counted between two interruptions: half a millisecond of the worst there is."""
+"""Text counted between two interruptions: half a millisecond at worst."""
 
 _MAX_WORD: Final = 256
 
@@ -101,14 +101,14 @@ class VocabularyMissingError(Exception):
 class MaxTokensCheck(WholeTextCheck):
     """Counts tokens over all parts; the part that goes over the limit is the finding.
 
-    A token has a byte at least, so that what has no more bytes than the limit is not counted.
+    A token has a byte at least, so texts of no more bytes than the limit are not counted.
     """
 
     max_tokens: int
 
     @override
     def load(self) -> None:
-        # Half a second and 65 MB. Where it is not installed, judging says so.
+        # Half a second and 65 MB. If it is not installed, judging raises.
         with contextlib.suppress(VocabularyMissingError):
             _counter()
 
@@ -144,12 +144,10 @@ def _slices(content: bytes) -> Iterator[str]:
         end = min(len(content), start + TOKEN_SLICE_BYTES)
         if end < len(content):
             space = content.rfind(b" ", end - _MAX_WORD, end)
-            end = space if space > start else _boundary(content, end)
+            if space > start:
+                end = space
+            else:
+                while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - within a character, in UTF-8
+                    end -= 1
         yield content[start:end].decode()
         start = end
-
-
-def _boundary(content: bytes, at: int) -> int:
-    while content[at] & 0xC0 == 0x80:  # noqa: PLR2004 - within a character, in UTF-8
-        at -= 1
-    return at

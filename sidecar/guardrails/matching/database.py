@@ -1,4 +1,9 @@
-"""Regular expressions of a policy, compiled into one Hyperscan database."""
+"""Compiles the regular expressions of a policy into one Hyperscan database, and scans with it.
+
+A text is first filtered by Hyperscan, which reports the expressions that occur in it in one pass
+over all of them; only those are then searched by RE2, which returns spans (`spans.py`). So an
+author's expression must mean the same to both engines, or is not filtered.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import hyperscan
@@ -15,169 +20,36 @@ import re2
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 
-MAX_EXPRESSION_CHARACTERS: Final = 1_000
-
-_FEATURES: Final = (
-    (re.compile(r"\(\?<?[=!]"), "look-around is not supported: RE2 runs in linear time"),
-    (re.compile(r"\\[1-9]"), "back-references are not supported: RE2 runs in linear time"),
-    (re.compile(r"[*+?}]\+"), "possessive repeats are not supported"),
-    (re.compile(r"\(\?>"), "atomic groups are not supported"),
-)
-
-
-@functools.lru_cache(maxsize=16_384)
-def author_expression(regex: str) -> Expression:
-    """Return *regex* as the database is to know it."""
-    return Expression(regex, unicode=True, filtered=not _needs_every_text(regex))
-
-
-def expression_problem(regex: str) -> str | None:
-    """Say what is wrong with an author's expression, or None where nothing is.
-
-    Both engines compile it, since a text is first filtered by one and then searched by the other.
-    The second may take seconds and gigabytes: `expression_check` does this in a process that may
-    be lost.
-    """
-    problem = syntax_problem(regex)
-    if problem is not None:
-        return problem
-    try:
-        compile_hyperscan((author_expression(regex),))
-    except hyperscan.error as error:
-        return f"not supported by the matching engine: {str(error).rstrip('.')}"
-    return None
-
-
-def syntax_problem(regex: str) -> str | None:
-    """Say what the searching engine finds wrong with an expression; takes a millisecond."""
-    if len(regex) > MAX_EXPRESSION_CHARACTERS:
-        return f"longer than {MAX_EXPRESSION_CHARACTERS} characters"
-    try:
-        pattern = compile_re2(author_expression(regex))
-    except re2.error as error:
-        return _feature(regex) or f"not RE2 syntax: {_re2_words(error)}"
-    if pattern.search(b"") is not None:
-        return "matches empty text, so it would match everywhere"
-    return None
-
-
-def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database:
-    """Compile *expressions*; the index of each is its id.
-
-    Raises:
-        hyperscan.error: one of them cannot be compiled.
-    """
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
-    count = len(expressions)
-    database.compile(
-        expressions=[expression.regex.encode() for expression in expressions],
-        ids=list(range(count)),
-        elements=count,
-        flags=[_flags(expression) for expression in expressions],
-    )
-    return database
-
-
-def _flags(expression: Expression) -> int:
-    # One report an expression, however often an attacker repeats the match.
-    once = 0 if expression.counted else hyperscan.HS_FLAG_SINGLEMATCH
-    return int(once | (hyperscan.HS_FLAG_UTF8 if expression.unicode else 0))
-
-
-def _needs_every_text(regex: str) -> bool:
-    """Tell whether the two engines could differ on a text scanned together with others.
-
-    Anchors mean the ends of one text to RE2 and the ends of the joined texts to Hyperscan, and
-    a vertical tab is white space to Hyperscan only. Quoted runs are not worth reading apart.
-    """
-    in_class, position = False, 0
-    while position < len(regex):
-        character = regex[position]
-        if character == "\\":
-            escaped = regex[position + 1 : position + 2]
-            if escaped in {"A", "z", "Z", "Q", "S"} or (in_class and escaped == "s"):
-                return True
-            position += 1
-        elif in_class:
-            in_class = character != "]"
-        elif character == "[":
-            in_class = True
-            # A caret negates, and a bracket right behind is a member of the class.
-            position += len(re.match(r"\^?\]?", regex[position + 1 :])[0])  # type: ignore[index]  # the pattern matches any text
-        elif character in "^$":
-            return True
-        position += 1
-    return False
-
-
-def _feature(regex: str) -> str | None:
-    return next((words for feature, words in _FEATURES if feature.search(regex)), None)
-
-
-def _re2_words(error: Exception) -> str:
-    words = error.args[0]
-    return words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-
+SEPARATOR: Final = b"\x00"
+"""Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
 
 CONTROLS: Final = bytes((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
 """All of ASCII's but for tab, line feed and carriage return."""
 
 CONTROLS_BUT_NUL: Final = CONTROLS[1:]
-"""Those that say something where NUL stands between texts."""
-
+"""Those to look for in texts that NUL separates."""
 
 _ANY_CONTROL: Final = b"[" + b"".join(b"\\x%02x" % code for code in CONTROLS_BUT_NUL) + b"]"
 
 _TABLE_BYTES: Final = 512
-"""Up to here one look through a table is faster; of 100 KB it takes 50 µs, Hyperscan 6."""
+"""Up to here one search by a table is faster; of 100 KB it takes 50 µs, Hyperscan 6."""
 
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
-
-class CompileError(ValueError):
-    """Policies whose expressions make no database; the message repeats none of them."""
-
-
-SEPARATOR: Final = b"\x00"
-"""Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
-
 Hits = dict[int, list[int]]
-"""Ids of what matches, each with the end of its first match or, if counted, of every match."""
+"""Ids of expressions that match, each with the end of its first match or, if counted, of every
+match."""
 
 
 class ExpressionDatabase:
-    """Tells which expressions occur in a text. Bound to one thread: the scratch space is one."""
+    """Finds which expressions occur in a text. Bound to one thread: the scratch space is one."""
 
     def __init__(self, database: hyperscan.Database | None) -> None:
         self._database = database
         self._controls: hyperscan.Database | None = None
 
-    def is_plain_ascii(self, content: bytes) -> bool:
-        """Return whether every view of *content* is the same."""
-        return content.isascii() and SEPARATOR not in content and not self.has_controls(content)
-
-    def has_controls(self, content: bytes) -> bool:
-        """Tell whether there is a control character other than NUL, white space left aside.
-
-        By a database of its own: among all expressions, this one would make the pass over a long
-        text seven times slower.
-        """
-        if len(content) <= _TABLE_BYTES:
-            return content.translate(None, CONTROLS_BUT_NUL) != content
-        if self._controls is None:
-            self._controls = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-            self._controls.compile(
-                expressions=[_ANY_CONTROL],
-                ids=[0],
-                elements=1,
-                flags=[hyperscan.HS_FLAG_SINGLEMATCH],
-            )
-        hits: Hits = {}
-        self._controls.scan(content, match_event_handler=_collect, context=hits)
-        return bool(hits)
-
     def scan(self, texts: Sequence[bytes]) -> Cooperative[Hits]:
-        """Return what matches in *texts* with `SEPARATOR` between them, read as one stream.
+        """Return the matches in *texts* with `SEPARATOR` between them, read as one stream.
 
         They must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
         """
@@ -196,17 +68,45 @@ class ExpressionDatabase:
         return hits
 
     def scan_short(self, joined: bytes) -> Hits:
-        """Return what `scan` does of texts that are joined by `SEPARATOR`, and take one slice."""
+        """Return the matches in texts that `SEPARATOR` joins and that take one slice."""
         hits: Hits = {}
         if self._database is not None:
             with self._database.stream(match_event_handler=_collect, context=hits) as stream:
                 stream.scan(joined)
         return hits
 
+    def is_plain_ascii(self, content: bytes) -> bool:
+        """Return whether every view of *content* is the same."""
+        return content.isascii() and SEPARATOR not in content and not self.has_controls(content)
+
+    def has_controls(self, content: bytes) -> bool:
+        """Return whether there is a control character other than NUL and white space.
+
+        It has a database of its own: among all expressions, this one would make the pass over a
+        long text seven times slower.
+        """
+        if len(content) <= _TABLE_BYTES:
+            return content.translate(None, CONTROLS_BUT_NUL) != content
+        if self._controls is None:
+            self._controls = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+            self._controls.compile(
+                expressions=[_ANY_CONTROL],
+                ids=[0],
+                elements=1,
+                flags=[hyperscan.HS_FLAG_SINGLEMATCH],
+            )
+        hits: Hits = {}
+        self._controls.scan(content, match_event_handler=_collect, context=hits)
+        return bool(hits)
+
 
 def _collect(id_: int, _start: int, end: int, _flags: int, hits: object) -> None:
     # A named function: the binding keeps no reference to the one it is given.
     hits.setdefault(id_, []).append(end)  # type: ignore[attr-defined]  # the stub has `object`; it is the dict of `scan`
+
+
+class CompileError(ValueError):
+    """Policies whose expressions make no database; the message repeats none of them."""
 
 
 def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:
@@ -221,7 +121,7 @@ def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:
 
 
 def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> ExpressionDatabase:
-    """Load what `compile_expressions` made, in well under a millisecond.
+    """Load a database that `compile_expressions` made, in well under a millisecond.
 
     Raises:
         CompileError: it was made from other expressions, or by another version of the engine.
@@ -239,8 +139,99 @@ def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> Exp
 
 
 def _digest(expressions: tuple[Expression, ...]) -> bytes:
-    return hashlib.sha256(json.dumps(list(_keys(expressions))).encode()).digest()
+    keys = [(one.regex, one.unicode, one.counted) for one in expressions]
+    return hashlib.sha256(json.dumps(keys).encode()).digest()
 
 
-def _keys(expressions: tuple[Expression, ...]) -> Iterator[tuple[str, bool, bool]]:
-    return ((one.regex, one.unicode, one.counted) for one in expressions)
+def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database:
+    """Compile *expressions*; the index of each is its id.
+
+    Raises:
+        hyperscan.error: one of them cannot be compiled.
+    """
+    flags: list[int] = []
+    for expression in expressions:
+        # One report an expression, however often an attacker repeats the match.
+        once = 0 if expression.counted else hyperscan.HS_FLAG_SINGLEMATCH
+        flags.append(int(once | (hyperscan.HS_FLAG_UTF8 if expression.unicode else 0)))
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
+    database.compile(
+        expressions=[expression.regex.encode() for expression in expressions],
+        ids=list(range(len(expressions))),
+        elements=len(expressions),
+        flags=flags,
+    )
+    return database
+
+
+MAX_EXPRESSION_CHARACTERS: Final = 1_000
+
+_FEATURES: Final = (
+    (re.compile(r"\(\?<?[=!]"), "look-around is not supported: RE2 runs in linear time"),
+    (re.compile(r"\\[1-9]"), "back-references are not supported: RE2 runs in linear time"),
+    (re.compile(r"[*+?}]\+"), "possessive repeats are not supported"),
+    (re.compile(r"\(\?>"), "atomic groups are not supported"),
+)
+
+
+def expression_problem(regex: str) -> str | None:
+    """Return the problem with an author's expression, None if there is none.
+
+    Both engines compile it, since a text is first filtered by one and then searched by the other.
+    The second may take seconds and gigabytes: `policy/check_process.py` does this in a process
+    that may be lost.
+    """
+    problem = syntax_problem(regex)
+    if problem is not None:
+        return problem
+    try:
+        compile_hyperscan((author_expression(regex),))
+    except hyperscan.error as error:
+        return f"not supported by the matching engine: {str(error).rstrip('.')}"
+    return None
+
+
+def syntax_problem(regex: str) -> str | None:
+    """Return the problem that RE2 has with an expression; takes a millisecond."""
+    if len(regex) > MAX_EXPRESSION_CHARACTERS:
+        return f"longer than {MAX_EXPRESSION_CHARACTERS} characters"
+    try:
+        pattern = compile_re2(author_expression(regex))
+    except re2.error as error:
+        for feature, words in _FEATURES:
+            if feature.search(regex):
+                return words
+        reason = error.args[0]
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        return f"not RE2 syntax: {text}"
+    if pattern.search(b"") is not None:
+        return "matches empty text, so it would match everywhere"
+    return None
+
+
+@functools.lru_cache(maxsize=16_384)
+def author_expression(regex: str) -> Expression:
+    """Return an author's *regex* as an expression, filtered by the database if that is safe.
+
+    It is not if the two engines could differ on a text that is scanned together with others.
+    Anchors mean the ends of one text to RE2 and the ends of the joined texts to Hyperscan, and
+    a vertical tab is white space to Hyperscan only. Quoted runs are not worth reading apart.
+    """
+    in_class, position = False, 0
+    while position < len(regex):
+        character = regex[position]
+        if character == "\\":
+            escaped = regex[position + 1 : position + 2]
+            if escaped in {"A", "z", "Z", "Q", "S"} or (in_class and escaped == "s"):
+                return Expression(regex, unicode=True, filtered=False)
+            position += 1
+        elif in_class:
+            in_class = character != "]"
+        elif character == "[":
+            in_class = True
+            # A caret negates, and a bracket right behind is a member of the class.
+            position += len(re.match(r"\^?\]?", regex[position + 1 :])[0])  # type: ignore[index]  # the pattern matches any text
+        elif character in "^$":
+            return Expression(regex, unicode=True, filtered=False)
+        position += 1
+    return Expression(regex, unicode=True)

@@ -1,9 +1,17 @@
-"""Finds the suffix of a stream that could still become a match."""
+"""Finds the end of a text that could still become a match, if more text follows.
+
+A stream may release a byte once no match can begin at or before it any more. For every rule this
+module makes an expression that matches each beginning of a match, read backwards: `abc` becomes
+`(?:(?:(?:c)?b)?a)?`. One anchored match on the reversed text then gives the longest end that could
+become a match. RE2 runs it in linear time. To make it, the structure of an expression
+is parsed: sequence, choice, repeat, flags; the text of one character is kept as it is. An
+expression that cannot be parsed holds back `UNREAD`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -14,12 +22,123 @@ from sidecar.guardrails.matching.database import CONTROLS
 from sidecar.guardrails.matching.rule import Rule
 from sidecar.guardrails.matching.text_views import fold, plain
 
+RULES_AN_EXPRESSION: Final = 256
+"""More in one, and RE2 would refuse some policies' thousands of terms."""
+
+GAPS_AN_EXPRESSION: Final = 8
+"""RE2's states multiply if rules with gaps are in one expression with others. With all rules of
+`pii` and `secrets` in one, real text kept making new ones: 33 µs a search; apart, 3 and 2."""
+
+MAX_MEMORY_BYTES: Final = 64 * 1024 * 1024
+"""Of RE2's automaton, which grows with the texts it sees; some hundred kilobytes in practice."""
+
+UNREAD: Final = r"(?s:.){0,1000}"
+"""For a rule that cannot be parsed: any text may be the beginning of its match."""
+
 MAX_REPEAT: Final = 1_000
-"""RE2 knows no higher count."""
+"""The highest count that RE2 accepts."""
 
 _ANYTHING: Final = r"(?s:.)"
 
 _NEARLY_ANY: Final = ("[^", r"\S", r"\D", r"\W", _ANYTHING)
+
+
+class PartialMatcher:
+    """Finds the end of a text that could still become a match of any of a policy's rules."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        known: dict[tuple[str, bool], None] = {}
+        for rule in rules:
+            unicode = rule.expression.unicode
+            known[rule.expression.regex, unicode] = None
+            if rule.finder is not None:
+                known[rule.finder.pattern.decode("latin-1"), unicode] = None
+            if rule.grows is not None:
+                known[rule.grows, unicode] = None
+        self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
+        self._of_text = _compile(
+            tuple(regex for regex, unicode in known if unicode), is_unicode=True
+        )
+
+    def begins_at(self, text: bytes) -> int:
+        """Return the start of the longest end of *text* that could become a match.
+
+        *text* is UTF-8; its length is returned if no end of it could.
+        """
+        if text.isascii() and text.translate(None, CONTROLS) == text:
+            backwards = text[::-1]
+            return len(text) - max(
+                _longest(self._of_bytes, backwards), _longest(self._of_text, backwards)
+            )
+        decoded = text.decode()
+        held = self._held_bytes(decoded)
+        for change in (plain, fold) if self._of_text else (plain,):
+            if (changed := change(decoded)) != decoded:
+                held = max(held, _bytes_before_change(decoded, self._held_bytes(changed), change))
+        return len(text) - held
+
+    def _held_bytes(self, text: str) -> int:
+        return max(
+            _longest(self._of_bytes, text.encode()[::-1]),
+            _longest(self._of_text, text[::-1].encode()),
+        )
+
+
+def _longest(expressions: Sequence[Any], backwards: bytes) -> int:
+    return max((expression.match(backwards).end() for expression in expressions), default=0)
+
+
+def _bytes_before_change(text: str, held: int, change: Callable[[str], str]) -> int:
+    """Return how many bytes at the end of *text* make up its last *held* bytes once changed."""
+    changed = length = 0
+    for character in reversed(text):
+        # Characters that change to nothing belong to the end too, if they stand within it.
+        if changed >= held and change(character):
+            break
+        changed += len(change(character).encode())
+        length += len(character.encode())
+    return length
+
+
+@lru_cache(maxsize=128)
+def _compile(regexes: tuple[str, ...], *, is_unicode: bool = False) -> tuple[Any, ...]:
+    """Compile *regexes* to few expressions, those with gaps apart from the others."""
+    others: list[str] = []
+    gaps: list[str] = []
+    for regex in regexes:
+        try:
+            # Optional as a whole, so that the expression always matches, if only the empty end.
+            prefixes, is_gap = f"(?:{reversed_prefixes(regex)})?", has_gap(regex)
+        except (UnknownSyntaxError, RecursionError):
+            prefixes, is_gap = UNREAD, True
+        (gaps if is_gap else others).append(prefixes)
+    return tuple(
+        expression
+        for group, size in ((others, RULES_AN_EXPRESSION), (gaps, GAPS_AN_EXPRESSION))
+        for start in range(0, len(group), size)
+        for expression in _union(group[start : start + size], is_unicode=is_unicode)
+    )
+
+
+def _union(parts: Sequence[str], *, is_unicode: bool) -> tuple[Any, ...]:
+    """Compile *parts* as one expression, or as several if RE2 refuses that one as too large."""
+    options = re2.Options()
+    options.log_errors = False  # would print the expression to stderr
+    options.longest_match = True
+    options.never_capture = True
+    options.max_mem = MAX_MEMORY_BYTES
+    if not is_unicode:
+        options.encoding = re2.Options.Encoding.LATIN1
+    try:
+        return (re2.compile("|".join(parts).encode(), options),)
+    except re2.error:
+        if len(parts) == 1:
+            return (re2.compile(UNREAD.encode(), options),)
+    middle = len(parts) // 2
+    return (
+        *_union(parts[:middle], is_unicode=is_unicode),
+        *_union(parts[middle:], is_unicode=is_unicode),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +184,11 @@ _EMPTY: Final = _Sequence(())
 
 
 class UnknownSyntaxError(ValueError):
-    """The expression uses what is not read here."""
+    """The expression uses syntax that is not parsed here."""
 
 
 def reversed_prefixes(regex: str) -> str:
-    """Return an expression for every beginning of a match of *regex*, backwards, empty included.
+    """Return an expression for every beginning of a match of *regex*, backwards and maybe empty.
 
     Raises:
         UnknownSyntaxError: *regex* cannot be read.
@@ -78,10 +197,10 @@ def reversed_prefixes(regex: str) -> str:
 
 
 def has_gap(regex: str) -> bool:
-    """Tell whether *regex* counts characters of nearly any kind, as `[^0-9]{0,24}` does.
+    """Return whether *regex* counts characters of nearly any kind, as `[^0-9]{0,24}` does.
 
     Read backwards such a gap comes before the word that opens it, so it may begin anywhere in any
-    text, and the automaton keeps where.
+    text, and the automaton has a state for each place.
 
     Raises:
         UnknownSyntaxError: *regex* cannot be read.
@@ -108,32 +227,29 @@ def _prefixes(node: _Node) -> str:
         case _Assertion():
             return ""
         case _Sequence(items):
-            return _sequence_prefixes(items)
+            # Of a, b, c: beginnings of a; all of a with those of b; of a and b with those of c.
+            result = ""
+            for item in reversed(items):
+                match item:
+                    case _Assertion() if not result:
+                        pass
+                    case _Atom(text) | _Assertion(text):
+                        result = f"(?:{result}{text})?"
+                    case _ if not result:
+                        result = _prefixes(item)
+                    case _:
+                        result = f"(?:{result}{_reversed(item)}|{_prefixes(item)})"
+            return result
         case _Choice(items):
             return "(?:" + "|".join(_prefixes(item) for item in items) + ")"
         case _Repeat(_Atom(text), _, most):
             return _repeated(text, 0, most)
         case _Repeat(item, _, most):
-            before = _repeated(_group(_reversed(item)), 0, None if most is None else most - 1)
-            return "" if most == 0 else _group(_prefixes(item)) + before
+            whole = f"(?:{_reversed(item)})"
+            before = _repeated(whole, 0, None if most is None else most - 1)
+            return "" if most == 0 else f"(?:{_prefixes(item)}){before}"
         case _Flags(flags, item):
             return f"(?{flags}:{_prefixes(item)})"
-
-
-def _sequence_prefixes(items: tuple[_Node, ...]) -> str:
-    """Of a, b, c: beginnings of a; all of a with those of b; all of a and b with those of c."""
-    result = ""
-    for item in reversed(items):
-        match item:
-            case _Assertion(text) if not result:
-                result = ""
-            case _Atom(text) | _Assertion(text):
-                result = f"(?:{result}{text})?"
-            case _ if not result:
-                result = _prefixes(item)
-            case _:
-                result = f"(?:{result}{_reversed(item)}|{_prefixes(item)})"
-    return result
 
 
 def _reversed(node: _Node) -> str:
@@ -147,13 +263,9 @@ def _reversed(node: _Node) -> str:
         case _Repeat(_Atom(text), least, most):
             return _repeated(text, least, most)
         case _Repeat(item, least, most):
-            return _repeated(_group(_reversed(item)), least, most)
+            return _repeated(f"(?:{_reversed(item)})", least, most)
         case _Flags(flags, item):
             return f"(?{flags}:{_reversed(item)})"
-
-
-def _group(text: str) -> str:
-    return f"(?:{text})"
 
 
 def _repeated(text: str, least: int, most: int | None) -> str:
@@ -174,9 +286,10 @@ _ZERO_WIDTH: Final = frozenset({"A", "z", "Z", "B"})
 
 
 class _Parser:
-    """Reads RE2's syntax as far as structure goes; a character's own text is kept as it is.
+    """Parses RE2's syntax as far as structure goes; a character's own text is kept as it is.
 
-    And what of the syntax of `re` is no more than a condition: look-around, possessive repeats.
+    Of the syntax of `re` it accepts conditions that it can leave out: look-around, possessive
+    repeats.
     """
 
     def __init__(self, regex: str) -> None:
@@ -208,18 +321,15 @@ class _Parser:
                 # Flags hold for the rest of the group they stand in, its other branches too.
                 items.append(_Flags(item, self._choice()))
                 break
-            items.append(self._quantified(item))
+            while (found := _QUANTIFIER.match(self._regex, self._at)) is not None:
+                self._at = found.end()
+                simple, least, comma, most = found.groups()
+                low, high = _SIMPLE[simple] if simple else (int(least), _most(least, comma, most))
+                if max(low, high or 0) > MAX_REPEAT:
+                    raise UnknownSyntaxError
+                item = _Repeat(item, low, high)
+            items.append(item)
         return items[0] if len(items) == 1 else _Sequence(tuple(items))
-
-    def _quantified(self, item: _Node) -> _Node:
-        while (found := _QUANTIFIER.match(self._regex, self._at)) is not None:
-            self._at = found.end()
-            simple, least, comma, most = found.groups()
-            low, high = _SIMPLE[simple] if simple else (int(least), _most(least, comma, most))
-            if max(low, high or 0) > MAX_REPEAT:
-                raise UnknownSyntaxError
-            item = _Repeat(item, low, high)
-        return item
 
     def _item(self) -> _Node | str:
         match self._peek():
@@ -286,138 +396,7 @@ def _most(least: str, comma: str | None, most: str | None) -> int | None:
 
 
 def _known_flags(flags: str) -> str:
-    """Keep the case flag; `s`, `m` and `U` change nothing in what is a beginning."""
+    """Keep the case flag; `s`, `m` and `U` change nothing about the beginnings of matches."""
     on, _, off = flags.partition("-")
     kept = ("i" if "i" in on else "") + ("-i" if "i" in off else "")
     return kept or "s"
-
-
-RULES_AN_EXPRESSION: Final = 256
-"""More in one, and RE2 would refuse some policies' thousands of terms."""
-
-GAPS_AN_EXPRESSION: Final = 8
-"""RE2's states multiply where rules with gaps are in one expression with others. With all rules of
-`pii` and `secrets` in one, real text kept making new ones: 33 µs a look; apart, 3 and 2."""
-
-MAX_MEMORY_BYTES: Final = 64 * 1024 * 1024
-"""Of RE2's automaton, which grows with the texts it sees; some hundred kilobytes in practice."""
-
-UNREAD: Final = r"(?s:.){0,1000}"
-"""For a rule whose beginnings cannot be told: anything may be one."""
-
-
-class PartialMatcher:
-    """What the rules of one policy could still find at the end of a text."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        known = dict.fromkeys(
-            (regex, rule.expression.unicode) for rule in rules for regex in _regexes_of(rule)
-        )
-        self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
-        self._of_text = _compile_text(tuple(regex for regex, unicode in known if unicode))
-
-    def begins_at(self, text: bytes) -> int:
-        """Return where the longest end of *text* that could still be found begins.
-
-        *text* is UTF-8; its length is returned where nothing could.
-        """
-        if text.isascii() and text.translate(None, CONTROLS) == text:
-            backwards = text[::-1]
-            return len(text) - max(
-                _longest(self._of_bytes, backwards), _longest(self._of_text, backwards)
-            )
-        return self._begins_in_other_views(text.decode())
-
-    def _begins_in_other_views(self, text: str) -> int:
-        held = self._held_bytes(text)
-        for change in (plain, fold) if self._of_text else (plain,):
-            if (changed := change(text)) != text:
-                held = max(held, _bytes_behind(text, self._held_bytes(changed), change))
-        return len(text.encode()) - held
-
-    def _held_bytes(self, text: str) -> int:
-        return max(
-            _longest(self._of_bytes, text.encode()[::-1]),
-            _longest(self._of_text, text[::-1].encode()),
-        )
-
-
-def _regexes_of(rule: Rule) -> Iterator[str]:
-    """Yield every form that something on its way to a finding of *rule* can have."""
-    yield rule.expression.regex
-    if rule.finder is not None:
-        yield rule.finder.pattern.decode("latin-1")
-    if rule.grows is not None:
-        yield rule.grows
-
-
-def _longest(expressions: Sequence[Any], backwards: bytes) -> int:
-    return max((expression.match(backwards).end() for expression in expressions), default=0)
-
-
-def _bytes_behind(text: str, held: int, change: Any) -> int:
-    """Return how many bytes at the end of *text* make up the last *held* ones once changed."""
-    changed = length = 0
-    for character in reversed(text):
-        # What changes to nothing may stand anywhere; what is left of the last that counts, too.
-        if changed >= held and change(character):
-            break
-        changed += len(change(character).encode())
-        length += len(character.encode())
-    return length
-
-
-@lru_cache(maxsize=64)
-def _compile(regexes: tuple[str, ...]) -> tuple[Any, ...]:
-    return _compiled(regexes, encoding=re2.Options.Encoding.LATIN1)
-
-
-@lru_cache(maxsize=64)
-def _compile_text(regexes: tuple[str, ...]) -> tuple[Any, ...]:
-    return _compiled(regexes, encoding=re2.Options.Encoding.UTF8)
-
-
-def _compiled(regexes: tuple[str, ...], *, encoding: Any) -> tuple[Any, ...]:
-    others: list[str] = []
-    gaps: list[str] = []
-    for regex in regexes:
-        (gaps if _may_have_gap(regex) else others).append(regex)
-    return tuple(
-        expression
-        for group, size in ((others, RULES_AN_EXPRESSION), (gaps, GAPS_AN_EXPRESSION))
-        for start in range(0, len(group), size)
-        for expression in _union(tuple(group[start : start + size]), encoding)
-    )
-
-
-def _may_have_gap(regex: str) -> bool:
-    try:
-        return has_gap(regex)
-    except (UnknownSyntaxError, RecursionError):
-        return True  # what cannot be read is one gap: `UNREAD`
-
-
-def _union(regexes: tuple[str, ...], encoding: Any) -> tuple[Any, ...]:
-    """Compile to as few expressions as RE2 takes."""
-    options = re2.Options()
-    options.log_errors = False  # would print the expression to stderr
-    options.longest_match = True
-    options.never_capture = True
-    options.max_mem = MAX_MEMORY_BYTES
-    options.encoding = encoding
-    parts = [_prefixes_or_anything(regex) for regex in regexes]
-    try:
-        return (re2.compile("|".join(parts).encode(), options),)
-    except re2.error:
-        if len(regexes) == 1:
-            return (re2.compile(UNREAD.encode(), options),)
-    middle = len(regexes) // 2
-    return (*_union(regexes[:middle], encoding), *_union(regexes[middle:], encoding))
-
-
-def _prefixes_or_anything(regex: str) -> str:
-    try:
-        # Optional as a whole, so that the expression always matches, if only the empty end.
-        return f"(?:{reversed_prefixes(regex)})?"
-    except (UnknownSyntaxError, RecursionError):
-        return UNREAD

@@ -15,7 +15,7 @@ from sidecar.guardrails.matching.spans import Located, disjoint_in_turns, merged
 from sidecar.guardrails.registry import rank_of
 
 STAND_IN: Final = b"[]"
-"""In the place of what is taken out: the ends of any placeholder, and nothing that means much."""
+"""Stands in the place of a redacted span: the ends of any placeholder, and little meaning."""
 
 Runs = Sequence[Sequence[int]]
 
@@ -25,7 +25,7 @@ PartSpans = Mapping[int, Sequence[tuple[int, int]]]
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """A part without what was taken out of it; `ends` are where the stand-ins end."""
+    """A part with a stand-in for each redacted span; `ends` are the offsets of their ends."""
 
     part: int
     content: bytes

@@ -1,4 +1,4 @@
-"""A rule: an expression, the check of each match, and the finding it makes."""
+"""Rules: an expression, the check of each match, and the finding that it makes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ MAX_CANDIDATES: Final = 5_000
 About 3 µs a candidate, so this bounds one rule to some 15 ms, in turns.
 """
 
-
 BUILT_IN_REACH: Final = 65_536
-"""Nothing the built-in rules look for is longer; in a text of several windows it is cut."""
-
+"""No match of a built-in rule is longer; in a text of several windows it is cut."""
 
 _ESCAPE: Final = re.compile(r"\\.", re.DOTALL)
 _LOOP: Final = re.compile(r"[*+]|,\s*\}")
 
 
 class Rank:
-    """Whose finding stays when two overlap: the lower number."""
+    """Which finding stays when two overlap: the lower number."""
 
-    AUTHOR: Final = 0  # what a policy's author wrote
+    AUTHOR: Final = 0  # rules of a policy's author
     VENDOR_TOKEN: Final = 10
     SHARED_PREFIX: Final = 15  # a token form several vendors use
     GENERIC_SECRET: Final = 20
@@ -54,11 +52,11 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A regular expression as the shared database knows it.
+    """A regular expression of the shared database.
 
-    `unicode` matches code points instead of bytes; the built-in rules match bytes. `filtered`
-    tells whether the database may decide that it does not occur; if not, every text is searched.
-    `counted` asks the database for every occurrence instead of whether there is one.
+    `unicode` matches code points instead of bytes; the built-in rules match bytes. `filtered` is
+    whether the database may decide that it does not occur; if not, every text is searched.
+    `counted` makes the database report every occurrence instead of the first.
     """
 
     regex: str
@@ -69,14 +67,14 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One kind of content. Group 1 of the expression, where there is one, is the candidate.
+    """One kind of content. Group 1 of the expression, if there is one, is the candidate.
 
     `type` is the finding's, in upper snake case. `folded` rules search case-folded text.
-    `by_author` says that nothing is known of the expression but what can be read from it.
+    `by_author` marks a policy's own expression, of which no length is known but by its syntax.
     `finder` finds the candidates in RE2's place, all of which the expression must find as well:
-    it may look around, and takes 0.3 µs a match where RE2's binding takes 2. It must not be able
-    to match in two ways, since it would try both.
-    `grows` is what a finding may look like where `locate` reads on behind the match.
+    it may look around, and takes 0.3 µs a match instead of the 2 of RE2's binding. It must not be
+    able to match in two ways, since it would try both.
+    `grows` is an expression of all findings if `locate` reads on behind the match.
     """
 
     type: str
@@ -96,12 +94,18 @@ class Rule:
 
     @property
     def reach(self) -> int | None:
-        """The most bytes a match can have; None where that is not known."""
-        return _reach(self.expression) if self.by_author else BUILT_IN_REACH
+        """The most bytes a match can have; None if that is not known.
+
+        RE2 writes counted repeats out, so the size of a program without loops bounds the match.
+        """
+        if not self.by_author:
+            return BUILT_IN_REACH
+        has_loop = _LOOP.search(_ESCAPE.sub("", self.expression.regex)) is not None
+        return None if has_loop else int(compile_re2(self.expression).programsize)
 
     @property
     def pattern(self) -> Any:
-        """What finds candidates; compiled once a process for equal expressions."""
+        """The expression that finds candidates; compiled once a process for equal expressions."""
         return self.finder or compile_re2(self.expression)
 
 
@@ -135,13 +139,6 @@ def compile_re2(expression: Expression) -> Any:
     if not expression.unicode:
         options.encoding = re2.Options.Encoding.LATIN1
     return re2.compile(expression.regex.encode(), options)
-
-
-@lru_cache(maxsize=16_384)
-def _reach(expression: Expression) -> int | None:
-    """Read it off: RE2 writes counted repeats out, so a loop-free program bounds the match."""
-    bare = _ESCAPE.sub("", expression.regex)
-    return None if _LOOP.search(bare) else int(compile_re2(expression).programsize)
 
 
 def where(predicate: Callable[[bytes], bool]) -> Locate:

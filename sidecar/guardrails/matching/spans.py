@@ -1,4 +1,8 @@
-"""Finds the exact spans of matches, and resolves overlaps."""
+"""Finds the spans of matches, and resolves overlaps.
+
+The database has reported the rules that occur somewhere in the texts; here each of these rules is
+searched in each view, its candidates are checked, and spans are mapped back to the parts.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,8 @@ in each chunk of a text takes 0.2 ms."""
 BYTES_A_CANDIDATE: Final = 64
 """Every so many bytes of one candidate count as one more."""
 
+_FOR_WORDS: Final = frozenset({ViewKind.FOLDED, ViewKind.LEET})
+
 PartSpan = tuple[int, int, int]
 """A part's index, start and end in its bytes."""
 
@@ -37,11 +43,11 @@ def spans(
     locate, left, work = rule.locate, rule.max_candidates, 0
     found: list[PartSpan] = []
     for view, view_end in zip(views, ends, strict=True):
-        for_words = view.kinds.isdisjoint(_FOR_WORDS) if rule.folded else view.kinds <= _FOR_WORDS
-        if view_end <= first_end or for_words:
+        is_other = view.kinds.isdisjoint(_FOR_WORDS) if rule.folded else view.kinds <= _FOR_WORDS
+        if is_other or view_end <= first_end:
             continue
         part, offsets, accepts, begin = view.part, view.offsets, view.accepts, len(found)
-        if left <= 0:  # too many to look at: all that is left counts as found
+        if left <= 0:  # too many to check: the rest counts as found
             if view.length:
                 found.append((part, 0, view.length))
             continue
@@ -96,11 +102,8 @@ def candidates(rule: Rule, content: bytes) -> Iterator[Span | None]:
             yield None
 
 
-_FOR_WORDS: Final = frozenset({ViewKind.FOLDED, ViewKind.LEET})
-
-
 Located = tuple[int, int, int, int, str, str]
-"""A finding to be: part, start, end, rank, type, guardrail.
+"""A finding with its rank: part, start, end, rank, type, guardrail.
 
 A plain tuple, since a text full of matches makes ten thousand of them. Of two that overlap the
 lower rank stays.
@@ -147,12 +150,7 @@ def merged(located: list[Located]) -> list[Located]:
         while at < len(located) and located[at][0] == part and located[at][1] < end:
             other = located[at]
             end = max(end, other[2])
-            best = min(best, other, key=_precedence)
+            best = min(best, other, key=lambda one: (one[3], one[1] - one[2], one[1], *one[4:]))
             at += 1
         result.append((part, start, end, *best[3:]))
     return result
-
-
-def _precedence(one: Located) -> tuple[int, int, int, str, str]:
-    _, start, end, rank, type_, guardrail = one
-    return rank, start - end, start, type_, guardrail

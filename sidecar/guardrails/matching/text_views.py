@@ -1,9 +1,16 @@
-"""Views of a text in which rules search, with maps back to offsets in the original."""
+"""Views of a text in which rules search, with maps back to offsets in the original.
+
+A model reads full-width letters, or a word with zero-width characters in it, as plain text. So
+rules search normalised views of a text: without invisible characters, in Unicode's compatibility
+form (NFKC), and case-folded for words. Text is normalised in short chunks, and an offset map leads
+from a span of a view back to the bytes of the original.
+"""
 
 from __future__ import annotations
 
 import codecs
 import enum
+import functools
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
@@ -20,15 +27,15 @@ ByteSpan = tuple[int, int]
 
 
 class OffsetMap(Protocol):
-    """Knows where the bytes of a reading come from."""
+    """Maps spans of a view to spans of the original."""
 
     def span(self, start: int, end: int) -> ByteSpan:
-        """Return where bytes *start* to *end* come from; rather too much than too little."""
+        """Return the origin of bytes *start* to *end*; rather too much than too little."""
         ...
 
 
 class IdentityMap(OffsetMap):
-    """A reading that is the text itself, byte for byte."""
+    """The map of a view that is the original itself, byte for byte."""
 
     @override
     def span(self, start: int, end: int) -> ByteSpan:
@@ -38,8 +45,20 @@ class IdentityMap(OffsetMap):
 IDENTITY: Final = IdentityMap()
 
 
+class ComposedMap(OffsetMap):
+    """The map of a view that was made of another view."""
+
+    def __init__(self, above: OffsetMap, below: OffsetMap) -> None:
+        self._above = above
+        self._below = below
+
+    @override
+    def span(self, start: int, end: int) -> ByteSpan:
+        return self._below.span(*self._above.span(start, end))
+
+
 class TableMap(OffsetMap):
-    """A reading in units: where each ends there, and where in the original."""
+    """A map by units, such as characters: their ends in the view and in the original."""
 
     def __init__(self, changed: Sequence[int], original: Sequence[int]) -> None:
         """Take the lengths in bytes of each unit, changed and in the original."""
@@ -50,17 +69,17 @@ class TableMap(OffsetMap):
     def span(self, start: int, end: int) -> ByteSpan:
         first = bisect_right(self._changed_ends, start)
         last = bisect_left(self._changed_ends, end)
-        if self._changed_ends[last] == end:  # with what stands unseen behind it
+        if self._changed_ends[last] == end:  # with the invisible characters behind it
             last = bisect_right(self._changed_ends, end) - 1
         return (self._original_ends[first - 1] if first else 0), self._original_ends[last]
 
 
 MAX_CACHED_MAPS: Final = 64
-"""Chunks whose way back is kept: rules go through a text in order."""
+"""Chunks whose map is kept: rules go through a text in order."""
 
 
 class ChunkedMap(OffsetMap):
-    """A reading made chunk by chunk, of which only those with findings are looked at closely."""
+    """A map by chunks; those with findings get a map of their own."""
 
     def __init__(
         self,
@@ -98,21 +117,8 @@ class ChunkedMap(OffsetMap):
         return original_start + begin, original_start + stop
 
 
-_INVISIBLE: Final = re.compile(
-    # Control characters but for tab, line feed and carriage return (C0, DEL, C1).
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
-    # Default_Ignorable_Code_Point (Unicode Character Database, DerivedCoreProperties.txt):
-    # fillers, zero-width and directional marks, variation selectors, shorthand, music, tags.
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-    # Marks around annotations, which are not for display by themselves either.
-    "\ufff9-\ufffb]+"
-)
-
-
 class ViewKind(enum.Enum):
-    """A reading of a text."""
+    """How a view differs from the text as it stands."""
 
     RAW = "raw"
     PLAIN = "plain"  # without invisible characters, compatibility forms resolved
@@ -140,7 +146,7 @@ class TextView(NamedTuple):
 
 
 CHUNK_CHARACTERS: Final = 512
-"""Text is normalised in chunks, so that the way back from a finding is through a short one.
+"""Text is normalised in chunks, so that an offset is mapped back through a short one.
 
 A long run of combining marks is sorted in quadratic time: 64 KB of them held a worker for 1.4 s.
 """
@@ -154,6 +160,18 @@ _RAW: Final = frozenset({ViewKind.RAW})
 _PLAIN: Final = frozenset({ViewKind.PLAIN})
 _FOLDED: Final = frozenset({ViewKind.FOLDED})
 
+_INVISIBLE: Final = re.compile(
+    # Control characters but for tab, line feed and carriage return (C0, DEL, C1).
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    # Default_Ignorable_Code_Point (Unicode Character Database, DerivedCoreProperties.txt):
+    # fillers, zero-width and directional marks, variation selectors, shorthand, music, tags.
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    # Marks around annotations, which are not for display by themselves either.
+    "\ufff9-\ufffb]+"
+)
+
 
 def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[TextView, ...]]:
     """Return the views of *content* that are worth searching.
@@ -163,7 +181,7 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
     """
     if content.isascii() and content.translate(None, CONTROLS) == content:
         return (TextView(part, ASCII_VIEWS, content, len(content)),)
-    originals: list[int] = []
+    lengths: list[int] = []
     plains: list[bytes] = []
     foldeds: list[bytes] = []
     is_plain = True
@@ -173,17 +191,18 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
         for chunk in chunks:
             plain_chunk = plain(chunk)
             is_plain = is_plain and plain_chunk == chunk
-            originals.append(len(chunk.encode()))
+            lengths.append(len(chunk.encode()))
             plains.append(plain_chunk.encode())
             if folded:
                 foldeds.append(plain_chunk.casefold().encode())
     views = [TextView(part, _RAW, content, len(content))]
-    if not is_plain:
-        offsets = ChunkedMap(content, _plain_map, changed=plains, lengths=originals)
-        views.append(TextView(part, _PLAIN, b"".join(plains), len(content), offsets))
+    changes = [] if is_plain else [(_PLAIN, plain, plains)]
     if folded:
-        offsets = ChunkedMap(content, _folded_map, changed=foldeds, lengths=originals)
-        views.append(TextView(part, _FOLDED, b"".join(foldeds), len(content), offsets))
+        changes.append((_FOLDED, fold, foldeds))
+    for kinds, change, changed in changes:
+        table = functools.partial(_table, change=change)
+        offsets = ChunkedMap(content, table, changed=changed, lengths=lengths)
+        views.append(TextView(part, kinds, b"".join(changed), len(content), offsets))
     return tuple(views)
 
 
@@ -207,7 +226,11 @@ def chunks_of(content: bytes) -> Iterator[list[str]]:
         chunks: list[str] = []
         start = 0
         while len(text) - start > CHUNK_CHARACTERS + MAX_RUN_CHARACTERS:
-            end = _safe_end(text, start + CHUNK_CHARACTERS)
+            earliest = end = start + CHUNK_CHARACTERS
+            while end < earliest + MAX_RUN_CHARACTERS and _melts(text, end):
+                end += 1
+            if end == earliest + MAX_RUN_CHARACTERS:
+                end = earliest
             chunks.append(text[start:end])
             start = end
         rest = text[start:]
@@ -216,63 +239,42 @@ def chunks_of(content: bytes) -> Iterator[list[str]]:
         yield chunks
 
 
-def _safe_end(text: str, at: int) -> int:
-    """Return where to cut at or soon after *at*: before what never melts into what is before."""
-    for end in range(at, at + MAX_RUN_CHARACTERS):
-        after = text[end]
-        if not (
-            _composes(after)
-            or (
-                not after.isascii()
-                and unicodedata.normalize("NFKC", text[end - 1 : end + 1])
-                != unicodedata.normalize("NFKC", text[end - 1])
-                + unicodedata.normalize("NFKC", after)
-            )
-        ):
-            return end
-    return at
-
-
-def _plain_map(text: str) -> TableMap:
-    return _table(text, folded=False)
-
-
-def _folded_map(text: str) -> TableMap:
-    return _table(text, folded=True)
-
-
-def _table(text: str, *, folded: bool) -> TableMap:
-    """Go character by character or, where some melt together, cluster by cluster."""
-    change = fold if folded else plain
-    units: list[str] = list(text)
-    changed = {unit: change(unit) for unit in set(units)}
-    whole = change(text)
-    if "".join([changed[unit] for unit in units]) != whole:
-        units = _clusters(text)
-        changed = {unit: change(unit) for unit in set(units)}
-    if "".join([changed[unit] for unit in units]) != whole:
-        units, changed = [text], {text: whole}  # all of the chunk counts as found
-    changed_lengths = {unit: len(result.encode()) for unit, result in changed.items()}
-    lengths = {unit: len(unit.encode()) for unit in changed}
-    return TableMap([changed_lengths[unit] for unit in units], [lengths[unit] for unit in units])
-
-
-def _clusters(text: str) -> list[str]:
-    """Split into bases, each with what composes with it."""
-    clusters: list[str] = []
-    for character in text:
-        if clusters and _composes(character):
-            clusters[-1] += character
-        else:
-            clusters.append(character)
-    return clusters
+def _melts(text: str, at: int) -> bool:
+    """Return whether normalisation may join the characters before and behind *at*."""
+    before, after = text[at - 1], text[at]
+    normalize = unicodedata.normalize
+    return _composes(after) or (
+        not after.isascii()
+        and normalize("NFKC", before + after)
+        != normalize("NFKC", before) + normalize("NFKC", after)
+    )
 
 
 def _composes(character: str) -> bool:
-    """Tell what may melt into the character before it or stand unseen between the two."""
+    """Return whether *character* may melt into the one before it or stand unseen behind it."""
     return bool(
         unicodedata.combining(character)
         or "\u1160" <= character <= "\u11ff"  # medial and final Hangul jamo
         or character in "\uff9e\uff9f"  # half-width kana voicing marks
         or _INVISIBLE.match(character)
     )
+
+
+def _table(text: str, *, change: Callable[[str], str]) -> TableMap:
+    """Map by characters or, if some melt together, by bases with all that composes with them."""
+    units: list[str] = list(text)
+    changed = {unit: change(unit) for unit in set(units)}
+    whole = change(text)
+    if "".join([changed[unit] for unit in units]) != whole:
+        units = []
+        for character in text:
+            if units and _composes(character):
+                units[-1] += character
+            else:
+                units.append(character)
+        changed = {unit: change(unit) for unit in set(units)}
+    if "".join([changed[unit] for unit in units]) != whole:
+        units, changed = [text], {text: whole}  # all of the chunk counts as found
+    changed_lengths = {unit: len(result.encode()) for unit, result in changed.items()}
+    lengths = {unit: len(unit.encode()) for unit in changed}
+    return TableMap([changed_lengths[unit] for unit in units], [lengths[unit] for unit in units])

@@ -1,9 +1,10 @@
-"""The guardrails of answers that a key's policy asks for."""
+"""The guardrails that a policy has for answers, ready to run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from sidecar.domain.policy import Action, Guardrail, Stage, StreamMode, judges_input
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, schema_guardrails
@@ -11,10 +12,12 @@ from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.guardrails.registry import is_remote, rules_of
 
+_STRICTEST_FIRST: Final = (StreamMode.BUFFER, StreamMode.WINDOW, StreamMode.OBSERVE)
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteGuardrails:
-    """The remote guardrails of answers alone, as the inspector takes them."""
+    """The remote guardrails of answers alone, as `GuardrailRunner` accepts them."""
 
     guardrails: tuple[Guardrail, ...]
     remote: tuple[Guardrail, ...]
@@ -23,10 +26,10 @@ class RemoteGuardrails:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPolicy:
-    """The guardrails of answers, ready to run. `streams` is the strictest mode any of them asks.
+    """The guardrails of answers. `streams` is the strictest mode that any of them has.
 
-    `restores` tells that placeholders of the request are turned back. `structured` judge what
-    is to leave, once all others have changed it.
+    `restores` is whether placeholders of the request are turned back. `structured` judge the text
+    that leaves, after all others have changed it.
     """
 
     guardrails: tuple[Guardrail, ...]
@@ -46,14 +49,17 @@ class AnswerPolicy:
 def answer_policy(
     guardrails: Iterable[Guardrail], scan_of: Callable[[tuple[Guardrail, ...]], LocalScan]
 ) -> AnswerPolicy:
-    """Return what of a policy's *guardrails* holds for answers."""
+    """Return the part of a policy's *guardrails* that is for answers."""
     every = tuple(guardrails)
     outputs = tuple(replace(one, stage=Stage.OUTPUT) for one in every if judges_output(one))
     remote = tuple(one for one in outputs if is_remote(one))
     rules = (rule for one in outputs for rule in rules_of(one.settings))
     return AnswerPolicy(
         guardrails=outputs,
-        streams=_strictest(one.streams for one in outputs),
+        # Without any, an answer is read to restore its placeholders only.
+        streams=min(
+            (one.streams for one in outputs), key=_STRICTEST_FIRST.index, default=StreamMode.WINDOW
+        ),
         restores=any(
             one.restore and one.action is Action.REDACT for one in every if judges_input(one)
         ),
@@ -65,13 +71,5 @@ def answer_policy(
 
 
 def judges_output(guardrail: Guardrail) -> bool:
-    """Tell whether *guardrail* looks at answers."""
+    """Return whether *guardrail* is for answers."""
     return guardrail.stage in {Stage.OUTPUT, Stage.BOTH}
-
-
-def _strictest(modes: Iterable[StreamMode]) -> StreamMode:
-    wanted = set(modes)
-    for mode in (StreamMode.BUFFER, StreamMode.WINDOW, StreamMode.OBSERVE):
-        if mode in wanted:
-            return mode
-    return StreamMode.WINDOW  # to restore only

@@ -1,8 +1,14 @@
-"""Scans a streamed answer as it comes."""
+"""Scans a streamed answer while it arrives, and decides how much of it may leave.
+
+Each text of an answer (a choice's content, a tool call's arguments) has a `Window`. After every
+event the text in the window is scanned like a request. Text up to the border is final: no more
+text can make it part of a match. Findings before it are redacted or refuse the answer; the text
+behind it is held back until more arrives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,23 +32,14 @@ from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Window, Wi
 from sidecar.jsontext.tokens import Token
 
 MAX_REPORTED: Final = 100
-"""Findings of one guardrail that a report lists; an answer may hold any number."""
+"""Findings of one guardrail that a report lists; an answer may have any number."""
 
 ROLE: Final = "assistant"
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What one guardrail has come to over a stream."""
-
-    verdict: Verdict = Verdict.PASS
-    findings: list[Finding] = field(default_factory=list[Finding])
-    error_type: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class PendingWindow:
-    """A window with something new. `is_final`: nothing follows. `leaves`: not to be held back."""
+    """A window with new text. `is_final`: nothing follows. `leaves`: it is not to be held back."""
 
     window: Window
     is_final: bool
@@ -51,9 +48,9 @@ class PendingWindow:
 
 @dataclass(frozen=True, slots=True)
 class WindowFinding:
-    """What is to be replaced: a finding whose offsets are those of its window's text.
+    """A finding to be replaced by a placeholder; its offsets are those of its window's text.
 
-    `is_bare` tells that it is a number without quotes in JSON text.
+    `is_bare` marks a number without quotes in JSON text.
     """
 
     window: Window
@@ -64,14 +61,27 @@ class WindowFinding:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What came of one look: spans to replace, and the first guardrail that refuses the answer.
+    """Findings to replace after one scan, and the first guardrail that refuses the answer.
 
-    `is_too_long` tells that something was found that is longer than a window.
+    `is_too_long` marks a finding that is longer than a window.
     """
 
     redact: tuple[WindowFinding, ...] = ()
     refused_by: GuardrailResult | None = None
     is_too_long: bool = False
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The findings and verdict of one guardrail over a stream."""
+
+    verdict: Verdict = Verdict.PASS
+    findings: list[Finding] = field(default_factory=list[Finding])
+    error_type: str | None = None
+
+
+_Numbered = tuple[int, Finding]
+"""A finding with its guardrail's number; offsets are those of its window's buffer."""
 
 
 class StreamScan:
@@ -85,34 +95,33 @@ class StreamScan:
         restoration: Restoration,
         is_streamed: bool,
     ) -> None:
-        """Begin. What is a placeholder of the request is no finding, and is turned back."""
+        """Begin. A placeholder of the request is no finding, and is turned back."""
         self._policy = policy
         self._is_streamed = is_streamed
         self._clock = clock
-        self._restoration = restoration
+        self._originals = restoration.originals
         self._tallies = tuple(_Tally() for _ in policy.local.guardrails)
         self._started_at = clock()
         self.seconds = 0.0
 
     def judge(self, windows: Sequence[PendingWindow]) -> ScanResult:
-        """Look at *windows*, settle what is final in each, and say what must be done."""
+        """Scan *windows*, and settle the final text in each."""
         return run_sync(self.steps(windows))[0]
 
     def steps(self, windows: Sequence[PendingWindow]) -> Cooperative[tuple[ScanResult]]:
-        """Do what `judge` does, in slices of a millisecond or two."""
+        """Do the same as `judge`, in slices of a millisecond or two."""
         began = self._clock()
         read = [(one, one.window.views()) for one in windows]
         parts = [TextPart(view.content, (), ROLE) for _, views in read for view in views]
-        local = self._policy.local
-        outcomes = local.start(parts)
+        outcomes = self._policy.local.start(parts)
         if not isinstance(outcomes, tuple):
             outcomes = yield from outcomes
-        outcome = self._weigh(read, outcomes)
+        result = self._weigh(read, outcomes)
         self.seconds += self._clock() - began
-        return (outcome,)
+        return (result,)
 
     def results(self) -> tuple[GuardrailResult, ...]:
-        """Return what each guardrail has come to."""
+        """Return the result of each guardrail so far."""
         return tuple(
             GuardrailResult(
                 guardrail,
@@ -131,28 +140,27 @@ class StreamScan:
         read: list[tuple[PendingWindow, list[WindowView]]],
         outcomes: Sequence[Found | Failed],
     ) -> ScanResult:
-        found: dict[int, list[tuple[int, Finding]]] = {}
+        found: list[list[_Numbered]] = [[] for _ in read]
         refused_by: GuardrailResult | None = None
         places = [(row, view) for row, (_, views) in enumerate(read) for view in views]
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Failed):
-                refused_by = refused_by or self._note_failure(number, outcome.error_type)
+                refused_by = refused_by or self._refused_by_failure(number, outcome.error_type)
                 continue
             for item in outcome.findings:
                 row, view = places[item.part]
                 start, end = view.unmap(item.start, item.end)
-                placed = Finding(item.guardrail, item.type, read[row][0].window.index, start, end)
-                found.setdefault(row, []).append((number, placed))
-        is_failed = refused_by is not None  # what was not judged may not leave
+                index = read[row][0].window.index
+                found[row].append((number, Finding(item.guardrail, item.type, index, start, end)))
+        is_failed = refused_by is not None  # text that was not judged may not leave
         redact: list[WindowFinding] = []
         is_too_long = False
-        for row, (one, views) in enumerate(read):
-            here = found.get(row, ())
+        for (one, views), here in zip(read, found, strict=True):
             border, is_longer = self._border(one, views, here)
             is_too_long = is_too_long or is_longer
             refusing = None
             if here:
-                refusing, replaced = self._note(one.window, self._final(one.window, border, here))
+                refusing, replaced = self._take_findings(one.window, border, here)
                 refused_by = refused_by or refusing
                 redact += replaced
             if refusing is None and not is_longer and not is_failed:
@@ -160,24 +168,22 @@ class StreamScan:
         return ScanResult(tuple(redact), refused_by, is_too_long)
 
     def _border(
-        self,
-        one: PendingWindow,
-        views: list[WindowView],
-        found: Iterable[tuple[int, Finding]],
+        self, one: PendingWindow, views: list[WindowView], found: Sequence[_Numbered]
     ) -> tuple[int, bool]:
-        """Return up to where findings are final, in the buffer; and whether one is too long."""
+        """Return the end of the final text in the buffer, and whether a finding is too long."""
         window = one.window
         length = len(window.buffer)
         if one.is_final or one.leaves:
             return length, False
         border = max(
-            window.unfinished_from(self._policy.unfinished, views),
-            window.settled - window.base,
+            window.unfinished_from(self._policy.unfinished, views), window.settled - window.base
         )
-        if self._restoration.originals:
+        if self._originals:
             border = min(border, unfinished_from(window.buffer))
-        spans = [(item.start, item.end) for _, item in found]
-        border = _before_spans(border, [*spans, *self._placeholders(window)])
+        spans = [(item.start, item.end) for _, item in found] + self._placeholders(window)
+        # No span is cut in two: more text may make it longer.
+        while cut := [start for start, end in spans if start < border < end]:
+            border = min(cut)
         if length - border <= MAX_HELD_BYTES:
             return border, False
         forced = length - MAX_HELD_BYTES
@@ -186,44 +192,38 @@ class StreamScan:
             return border, True
         return max([forced, *reaching]), False
 
-    def _final(
-        self, window: Window, border: int, found: Iterable[tuple[int, Finding]]
-    ) -> list[tuple[int, Finding]]:
-        """Return findings that are final and new, with offsets of the whole text.
-
-        One that begins in what has left already is cut: its first half is gone, the rest is not.
-        """
-        final: list[tuple[int, Finding]] = []
-        for number, item in found:
-            start, end = item.start + window.base, item.end + window.base
-            if item.start < border and end > window.settled:
-                if window.buffer[item.start : item.end] in self._restoration.originals:
-                    continue
-                start = max(start, window.settled)
-                cut = Finding(item.guardrail, item.type, item.part, start, end)
-                final.append((number, cut))
-        return final
-
-    def _note(
-        self, window: Window, final: list[tuple[int, Finding]]
+    def _take_findings(
+        self, window: Window, border: int, found: Sequence[_Numbered]
     ) -> tuple[GuardrailResult | None, list[WindowFinding]]:
+        """Count the findings that are final and new, and return the effect they have.
+
+        One that begins in text that has left already is cut: its first half is gone, the rest is
+        not.
+        """
         refusing: GuardrailResult | None = None
         redacting: dict[str, Guardrail] = {}
         to_redact: list[Finding] = []
-        for number, item in final:
-            guardrail = self._policy.local.guardrails[number]
-            tally = self._tallies[number]
+        for number, item in found:
+            start, end = item.start + window.base, item.end + window.base
+            is_placeholder = window.buffer[item.start : item.end] in self._originals
+            if item.start >= border or end <= window.settled or is_placeholder:
+                continue
+            start = max(start, window.settled)
+            final = Finding(item.guardrail, item.type, item.part, start, end)
+            guardrail, tally = self._policy.local.guardrails[number], self._tallies[number]
             if len(tally.findings) < MAX_REPORTED:
-                tally.findings.append(item)
-            verdict = self._verdict(guardrail)
+                tally.findings.append(final)
+            verdict = _VERDICTS[guardrail.action]
+            if self._is_streamed and guardrail.streams is StreamMode.OBSERVE:
+                verdict = Verdict.FLAG  # the text has left
             tally.verdict = verdict
             if guardrail.mode is Mode.SHADOW:
                 continue
             if verdict is Verdict.BLOCK:
-                refusing = refusing or GuardrailResult(guardrail, verdict, (item,), 0.0, 0.0)
+                refusing = refusing or GuardrailResult(guardrail, verdict, (final,), 0.0, 0.0)
             elif verdict is Verdict.REDACT:
                 redacting[guardrail.name] = guardrail
-                to_redact.append(item)
+                to_redact.append(final)
         apart = disjoint(to_redact, rank=lambda one: rank_of(redacting[one.guardrail], one.type))
         numbers = window.bare_numbers(item.start for item in apart)
         return refusing, [
@@ -236,7 +236,7 @@ class StreamScan:
             for item in apart
         ]
 
-    def _note_failure(self, number: int, error_type: str) -> GuardrailResult | None:
+    def _refused_by_failure(self, number: int, error_type: str) -> GuardrailResult | None:
         guardrail = self._policy.local.guardrails[number]
         opens = guardrail.on_error is OnError.ALLOW
         verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
@@ -247,34 +247,24 @@ class StreamScan:
         return GuardrailResult(guardrail, verdict, (), 0.0, 0.0, error_type)
 
     def _settle(self, one: PendingWindow, border: int, views: list[WindowView]) -> None:
+        """Restore the placeholders of the request up to *border*, and settle the text there."""
         window = one.window
-        self._restore(window, border)
+        for begin, end in self._placeholders(window, border):
+            original = self._originals[window.buffer[begin:end]]
+            window.edits.append(Edit(begin + window.base, end + window.base, original))
         keep_from = None
         if one.leaves and not one.is_final:
             keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
         window.settle(window.base + border, keep_from=keep_from)
 
-    def _verdict(self, guardrail: Guardrail) -> Verdict:
-        """Return what a finding leads to; what is only observed can only be flagged."""
-        if self._is_streamed and guardrail.streams is StreamMode.OBSERVE:
-            return Verdict.FLAG
-        return _VERDICTS[guardrail.action]
-
-    def _restore(self, window: Window, border: int) -> None:
-        originals = self._restoration.originals
-        for begin, end in self._placeholders(window, border):
-            original = originals[window.buffer[begin:end]]
-            window.edits.append(Edit(begin + window.base, end + window.base, original))
-
     def _placeholders(self, window: Window, border: int | None = None) -> list[tuple[int, int]]:
-        """Return where placeholders of the request stand in what is new, up to *border*."""
-        originals = self._restoration.originals
-        if not originals:
+        """Return the spans of the request's placeholders in the new text, up to *border*."""
+        if not self._originals:
             return []
         start = window.settled - window.base
         limit = len(window.buffer) if border is None else border
         found = PLACEHOLDER.finditer(window.buffer, start, limit)
-        return [match.span() for match in found if match.group() in originals]
+        return [match.span() for match in found if match.group() in self._originals]
 
 
 _VERDICTS: Final = {
@@ -282,12 +272,3 @@ _VERDICTS: Final = {
     Action.REDACT: Verdict.REDACT,
     Action.FLAG: Verdict.FLAG,
 }
-
-
-def _before_spans(border: int, spans: Sequence[tuple[int, int]]) -> int:
-    """Move the border before any span that it cuts in two: more may melt into that one."""
-    while True:
-        cut = [start for start, end in spans if start < border < end]
-        if not cut:
-            return border
-        border = min(cut)

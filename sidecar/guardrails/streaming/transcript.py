@@ -1,4 +1,4 @@
-"""The texts of one streamed answer, as they grow."""
+"""Appends the texts of a streamed answer's events to their windows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sidecar.guardrails.streaming.scan import PendingWindow
 from sidecar.guardrails.streaming.window import Window
 
 MAX_CHANNELS: Final = 1_000
-"""Texts that may be open at once; an answer has as many as it has choices, blocks and calls."""
+"""Texts that may be open at once; an answer has one a choice, block and tool call."""
 
 
 class TooManyTextsError(Exception):
-    """An answer with more texts at once than anybody could follow."""
+    """An answer has more than `MAX_CHANNELS` texts at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """Where a token of an event stands in its window's text."""
+    """The place of a token of an event in its window's text."""
 
     window: Window
     start: int
@@ -28,11 +28,11 @@ class TokenText:
 
 
 class Transcript:
-    """Puts every text of an answer where its other pieces are.
+    """The windows of one answer.
 
-    A text that makes room for another of its choice (what was thought for what is said, what is
-    said for a tool call) is not waited for any more: it may go on, but hardly ever does. What it
-    ends in is remembered, so that a value cut in two there is still found.
+    A text that is followed by another of its choice (reasoning by content, content by a tool call)
+    is not held back any longer: it may continue, but hardly ever does. Its end is kept, so that a
+    value that is cut in two there is still found.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class Transcript:
         self._opened = 0
 
     def take(self, event: AnswerEvent) -> tuple[TokenText, ...]:
-        """Add an event's texts, and return where each of them is.
+        """Append an event's texts, and return the place of each.
 
         Raises:
-            TooManyTextsError: it opens more than can be followed.
+            TooManyTextsError: it opens more than `MAX_CHANNELS`.
         """
         speaking: dict[Path, set[Path]] = {}
         pieces = tuple([self._add(text, speaking) for text in event.texts])
@@ -62,16 +62,16 @@ class Transcript:
         return pieces
 
     def let_all_go(self) -> None:
-        """Nothing follows."""
+        """Release every window: nothing follows."""
         for window in self._windows.values():
             self._let_go(window)
 
     def changed(self) -> list[Window]:
-        """Return every text that has changed since it was last `due`."""
+        """Return every window that has changed since the last call of `due`."""
         return list(self._changed)
 
     def due(self, *, observed: bool = False) -> list[PendingWindow]:
-        """Return what has changed since the last call. `observed` holds nothing back."""
+        """Return the windows that have changed since the last call; *observed* are not held."""
         due = [
             PendingWindow(
                 window,

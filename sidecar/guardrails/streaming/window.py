@@ -1,46 +1,50 @@
-"""Holds back the part of a stream that could still become a finding."""
+"""The window of one streamed text: the part of it that is held back, with its edits."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.guardrails.matching.partial_match import PartialMatcher
-from sidecar.jsontext import tokens as json_numbers
-from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext import tokens
 
 MAX_HELD_BYTES: Final = 8_192
-"""The longest that is held back; a private key of 4096 bits takes 3.3 KB."""
+"""The most text that is held back; a private key of 4096 bits takes 3.3 KB."""
 
 CONTEXT_BYTES: Final = 64
-"""What is kept of the text before: rules look at a word's neighbours."""
+"""Text kept before the settled part: rules look at a word's neighbours."""
 
 MAX_JSON_DEPTH: Final = 3
-"""How many times JSON text within a text is looked into."""
+"""Levels of JSON text within a text that are unescaped."""
 
 _HALF_ESCAPE: Final = re.compile(
     rb"\\+(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z"
 )
 _CONTINUATION: Final = range(0x80, 0xC0)
 
-Unmap = Callable[[int, int], tuple[int, int]]
-
 
 @dataclass(frozen=True, slots=True)
 class WindowView:
-    """One way to read a text; `unmap` leads from its spans back to those of the text."""
+    """A text as it stands, or with the escapes resolved that JSON text has within `outer`."""
 
     content: bytes
-    unmap: Unmap
+    outer: WindowView | None = None
+    offsets: tokens.OffsetMap | None = None
+
+    def unmap(self, start: int, end: int) -> tuple[int, int]:
+        """Return the span in the text of a span in this view."""
+        if self.outer is None or self.offsets is None:
+            return start, end
+        return self.outer.unmap(*self.offsets.raw_range(start, end))
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Put `text` in the place of a span, by offsets from the start of the answer's text.
+    """Puts `text` in the place of a span, by offsets from the start of the answer's text.
 
-    `is_bare` tells that the span is a number without quotes: `text` needs some.
+    `is_bare` marks a number without quotes: `text` needs some.
     """
 
     start: int
@@ -51,11 +55,11 @@ class Edit:
 
 @dataclass(slots=True, eq=False)
 class Window:
-    """What is at hand of one text. All offsets are bytes from the text's start.
+    """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
-    Up to `settled` it is judged, and its `edits` are known. `base` is where `buffer` begins.
-    `index` tells it from the answer's other texts. `is_document` tells that it is JSON, as tool
-    arguments and structured answers are; `opened` is the quote that is open where `buffer` begins.
+    Up to `settled` it is judged, and its `edits` are known. `buffer` begins at `base`.
+    `index` is the text's number in the answer. `is_document` marks JSON, as in tool arguments and
+    structured answers; `opened` is the quote that is open where `buffer` begins.
     """
 
     index: int
@@ -69,48 +73,48 @@ class Window:
 
     @property
     def end(self) -> int:
-        """How long the text is so far."""
+        """The length of the text so far."""
         return self.base + len(self.buffer)
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no text is held back."""
         return self.settled == self.end
 
     def add(self, text: bytes) -> None:
-        """Take the next piece."""
+        """Append the next text."""
         if not self.end:
             self.is_document = self.is_json or text.lstrip().startswith(b"{")
         self.buffer += text
 
     def bare_numbers(
         self, starts: Iterable[int], *, whole: bytes | None = None
-    ) -> dict[int, json_text.Token]:
-        """Return the numbers without quotes that begin at some of *starts*, by these.
+    ) -> dict[int, tokens.Token]:
+        """Return the numbers without quotes that begin at some of *starts*, by start.
 
-        They are looked for in `buffer`, or in *whole*: the whole text, where that was kept.
+        They are searched in `buffer`, or in *whole*: the whole text, if that was kept.
         """
         if not self.is_document:
             return {}
         base, text, opened = self.base, self.buffer, self.opened
         if whole is not None:
             base, text, opened = 0, whole, b""
-        found = json_numbers.bare_numbers(text, [start - base for start in starts], opened=opened)
+        found = tokens.bare_numbers(text, [start - base for start in starts], opened=opened)
         return {
-            start + base: json_text.Token(start + base, token.end + base)
+            start + base: tokens.Token(start + base, token.end + base)
             for start, token in found.items()
             if token.start == start
         }
 
     def views(self) -> list[WindowView]:
-        """Return the text as it stands and, where it is JSON text, as its escapes mean it."""
-        return _views(self.buffer) if self.is_json else [WindowView(self.buffer, _same)]
+        """Return the text as it stands and, if it is JSON text, with its escapes resolved."""
+        return _views(self.buffer) if self.is_json else [WindowView(self.buffer)]
 
     def unfinished_from(self, unfinished: PartialMatcher, views: list[WindowView]) -> int:
-        """Return where what could still be found begins, as an offset into `buffer`."""
+        """Return the start of the end that could become a match, as an offset into `buffer`."""
         least = len(self.buffer)
         if self.is_json and (half := _HALF_ESCAPE.search(self.buffer)):
-            # Whatever it will mean may be the next character of what stands before it.
+            # Any character may come of it, also the next one of a match before it.
             least = half.start()
             views = _views(self.buffer[:least])
         for view in views:
@@ -120,9 +124,9 @@ class Window:
         return least
 
     def settle(self, until: int, *, keep_from: int | None = None) -> None:
-        """Note that all before `until` is judged, and let go of what no rule looks back at.
+        """Mark all text before `until` as judged, and drop the text that no rule looks back at.
 
-        `keep_from` keeps more: what leaves early may still turn out to be half of a finding.
+        `keep_from` keeps more: text that leaves early may be half of a finding.
         """
         self.settled = max(self.settled, until)
         start = max(self.settled - CONTEXT_BYTES, self.base)
@@ -133,14 +137,14 @@ class Window:
             cut += 1
         if cut:
             if self.is_document:
-                self.opened = json_numbers.opened_after(self.buffer[:cut], self.opened)
+                self.opened = tokens.opened_after(self.buffer[:cut], self.opened)
             self.buffer = self.buffer[cut:]
             self.base += cut
 
     def edits_of(self, start: int, end: int) -> Iterator[Edit]:
-        """Yield the edits of one piece of the text, by offsets into it.
+        """Yield the edits of one token of the text, by offsets into it.
 
-        What an edit puts in stands where it begins; from later pieces it only takes away.
+        The text of an edit goes to its first token; from later tokens it only removes.
         """
         for edit in self.edits:
             if edit.start < end and edit.end > start:
@@ -153,26 +157,15 @@ class Window:
                 )
 
     def forget_edits(self, until: int) -> None:
-        """Let go of the edits of what has left."""
+        """Drop the edits of text that has left."""
         if self.edits:
             self.edits = [edit for edit in self.edits if edit.end > until]
 
 
 def _views(text: bytes) -> list[WindowView]:
-    views = [WindowView(text, _same)]
+    views = [WindowView(text)]
     while b"\\" in views[-1].content and len(views) <= MAX_JSON_DEPTH:
-        views.append(_unescaped(views[-1]))
+        outer = views[-1].content
+        offsets = tokens.OffsetMap(outer)
+        views.append(WindowView(tokens.decode(outer), views[-1], offsets))
     return views
-
-
-def _same(start: int, end: int) -> tuple[int, int]:
-    return start, end
-
-
-def _unescaped(outer: WindowView) -> WindowView:
-    offsets = json_text.OffsetMap(outer.content)
-
-    def unmap(start: int, end: int) -> tuple[int, int]:
-        return outer.unmap(*offsets.raw_range(start, end))
-
-    return WindowView(json_text.decode(outer.content), unmap)

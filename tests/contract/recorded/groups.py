@@ -137,6 +137,61 @@ def _settled() -> Iterator[Conversation]:
     yield asked("settled: a budget that is used up", of="limit-budget")
 
 
+_NOTHING_TOLD: Final = {
+    "usage_status": "-",
+    "model": "-",
+    "input_tokens": "-",
+    "output_tokens": "-",
+    "cached_input_tokens": "-",
+    "reasoning_tokens": "-",
+}
+_ENDS: Final[dict[str, dict[str, str]]] = {
+    "as usual": {},
+    "nothing told": _NOTHING_TOLD,
+    "a stream that told nothing": {**_NOTHING_TOLD, "content_type": "text/event-stream"},
+    "an answer without bytes": {**_NOTHING_TOLD, "answer_bytes": "0", "sent_bytes": "0"},
+    "an extraction that failed": {**_NOTHING_TOLD, "usage_status": "3"},
+    "an error of the provider": {**_NOTHING_TOLD, "status": "500"},
+    "a limit of the provider": {**_NOTHING_TOLD, "status": "429"},
+    "no upstream": {**_NOTHING_TOLD, "status": "503", "upstream": "-", "flags": "UH"},
+    "the client left": {**_NOTHING_TOLD, "status": "0", "flags": "DC"},
+    "the client left within the answer": {**_NOTHING_TOLD, "flags": "DC"},
+    "the upstream reset": {**_NOTHING_TOLD, "flags": "UR"},
+    "a timeout of the upstream": {**_NOTHING_TOLD, "status": "504", "flags": "UT"},
+    "another model": {"model": "claude-3-opus"},
+    "a model without a price": {"model": "unknown-1"},
+    "more cached than read": {"cached_input_tokens": "500"},
+    "tokens written to a cache": {"cache_write_input_tokens": "30"},
+    "tokens that are no numbers": {"input_tokens": "many", "output_tokens": "1e3"},
+    "tokens below zero": {"input_tokens": "-5", "output_tokens": "-1"},
+    "tokens beyond all bounds": {"input_tokens": "9" * 30},
+    "fractions of tokens": {"input_tokens": "10.0", "output_tokens": "2.5"},
+    "no times": {"duration_ms": "-", "duration_us": "-", "first_byte_us": "-", "output_us": "-"},
+    "times that are no numbers": {"duration_ms": "x", "duration_us": "y"},
+    "no status": {"status": "-"},
+    "no method": {"method": "-"},
+    "an odd id of the provider's": {"provider_request_id": "a b\n" * 40},
+    "no metadata": {"egret": "-"},
+    "metadata that is no JSON": {"egret": "{"},
+    "metadata of nobody": {"egret": '{"request_id": "r"}'},
+    "no name of the stream": {"stream": "-"},
+    "nothing at all": dict.fromkeys(("egret", "stream", "status", "method"), ""),
+}
+
+
+def _ended() -> Iterator[Conversation]:
+    """Ends of requests as Envoy's access log may tell them."""
+    for name, ended in _ENDS.items():
+        yield asked(f"end: {name}", ended=ended)
+    stream = _NOTHING_TOLD | {"content_type": "text/event-stream"}
+    for api in ("messages", "gemini stream", "embeddings", "images", "speech", "converse"):
+        yield asked(f"end: {api}", api=api, ended={"model": "-"})
+        yield asked(f"end: {api}, nothing told", api=api, ended=stream)
+    yield asked("end: a redacted request", EMAIL, ended=_NOTHING_TOLD)
+    yield asked("end: a refused request", SECRET, ended={"received_bytes": "-"})
+    yield exchange("end: a list", path="/v1/models", method="GET", body=None, ended=_NOTHING_TOLD)
+
+
 def _mutated() -> Iterator[Conversation]:
     """With `timing: mutation`, Egret writes its headers into every answer."""
     body = as_json({"choices": [{"message": {"content": "Hello."}}]})
@@ -206,6 +261,7 @@ GROUPS: Final = (
     _group("answers", every_stream(), every_whole_answer(), is_shared=True),
     _group("restoration", every_restoration(), every_usage(), is_shared=True),
     _group("limits", _limited()),
+    _group("ends", _ended()),
     _group("settled", _settled(), ends_at_once=True),
     _group("mutation", _mutated(), settings={"EXCHANGE__TIMING": "mutation"}),
     _group("routed", _routed(), settings={"EXCHANGE__ROUTE_BY_MODEL": "on"}),

@@ -104,10 +104,10 @@ async def _record_group(served: Served, group: Group, seen: set[str]) -> Recordi
         before = after
     if not group.ends_at_once:
         await served.export(export_message(records))
-    named = [record for record in records if '"key_id"' in record["egret"]]
-    rows = await _usage_rows(served, seen, expected=len(named))
+    expected = sum('"key_id"' in record["egret"] for record in records)
+    rows = await _usage_rows(served, seen, expected=expected)
     late = changes(before, counts(await served.metrics()))
-    recording["(the end)"] = {"metrics": late}
+    recording["(the end)"] = {"metrics": late, "spans": []}
     _add_usage(recording, group, rows)
     return recording
 

@@ -1,101 +1,26 @@
-"""`egret top`: from two pages of metrics to what happened between them."""
+"""`egret top`: the traffic between two pages of metrics."""
 
 from __future__ import annotations
 
-import dataclasses
 import http.server
 import threading
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 
 import orjson
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from typer.testing import CliRunner, Result
 from typing_extensions import override
 
 from sidecar.cli.main import command_tree
-from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.process_metrics import SupervisorMetrics
-from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot, traffic_stats
-from tests.support.reports import redacted_report, timings
-from tests.support.usage import ended
-
-
-class Worker:
-    """Metrics that a page is made of."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry)
-        SupervisorMetrics(self.registry, wanted=2).running(1)
-
-    def page(self, at: float = 0.0) -> MetricsSnapshot:
-        """Return the page as it is."""
-        return parse_snapshot(generate_latest(self.registry).decode(), at=at)
-
-    def work(self, exchanges: int) -> None:
-        """Report exchanges that were redacted, and their answers."""
-        for _ in range(exchanges):
-            self.metrics.record(dataclasses.replace(redacted_report(), timings=timings(0.004)))
-            self.metrics.usage.exchange_ended(ended())
-            self.metrics.usage.cost(ended(), Decimal("0.01"))
-
-
-def test_figures_are_what_was_counted_between_two_pages() -> None:
-    """Twenty exchanges in four seconds, whatever there was before."""
-    worker = Worker()
-    worker.work(7)
-    before = worker.page(at=10.0)
-    worker.work(20)
-    worker.metrics.exchange_began()
-    now = traffic_stats(before, worker.page(at=14.0))
-
-    assert (now.seconds, now.requests, now.in_flight) == (4.0, 5.0, 1)
-    assert (now.workers_running, now.workers_wanted) == (1, 2)
-    assert now.outcomes == {"redacted": 5.0}
-    assert now.errors == {}
-    assert (now.tiers, now.cache_hit_ratio) == ({"l1": 5.0}, 1.0)
-    assert now.guardrails == {"keys block": 5.0, "pii redact": 5.0, "tone error_open": 5.0}
-    assert now.providers == {"openai none": 5.0}
-    assert now.cost_usd_an_hour == pytest.approx(180)
-    # All in the bucket from 2.5 to 5 ms: the half of it is at 3.75.
-    assert now.overhead_ms["p50"] == pytest.approx(3.75)
-
-
-def test_counts_of_a_new_supervisor_are_all_new() -> None:
-    """They are less than before, and no rate is below nothing."""
-    old, new = Worker(), Worker()
-    old.work(30)
-    new.work(2)
-
-    assert traffic_stats(old.page(at=0.0), new.page(at=1.0)).requests == 2
-
-
-def test_without_traffic_there_is_nothing_to_divide_by() -> None:
-    """No latency, no ratio, no lines."""
-    worker = Worker()
-    now = traffic_stats(worker.page(at=0.0), worker.page(at=2.0))
-
-    assert (now.requests, now.cache_hit_ratio) == (0, None)
-    assert now.overhead_ms == {"p50": None, "p95": None, "p99": None}
-    assert now.outcomes == now.guardrails == now.faults == {}
-
-
-def test_what_is_slower_than_the_last_bucket_counts_as_that_bucket() -> None:
-    """As Prometheus does it."""
-    worker = Worker()
-    before = worker.page()
-    worker.metrics.record(dataclasses.replace(redacted_report(), timings=timings(60.0)))
-
-    assert traffic_stats(before, worker.page(at=1.0)).overhead_ms["p50"] == 5000
+from tests.support.metric_pages import MetricPages
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
     """The address of a page on which something happens between any two looks."""
-    worker = Worker()
+    worker = MetricPages()
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

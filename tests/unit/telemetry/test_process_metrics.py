@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
-import time
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.pool import open_pool
 from sidecar.telemetry.process_metrics import (
     MAX_PAUSES,
     GcPauses,
@@ -20,7 +15,6 @@ from sidecar.telemetry.process_metrics import (
     ProcessMetrics,
     SupervisorMetrics,
 )
-from sidecar.worker.runtime import BEAT_SECONDS, RuntimeSampler
 
 
 @pytest.fixture
@@ -72,32 +66,6 @@ def test_a_pool_is_shown_by_what_its_connections_do(registry: CollectorRegistry)
     ]
 
     assert (shown, registry.get_sample_value("egret_database_connections_limit")) == ([3, 1], 8)
-
-
-async def test_a_loop_that_is_held_up_is_seen_to_be_late(registry: CollectorRegistry) -> None:
-    """A stall is a lag; the watch on garbage ends with the task."""
-    before = list(gc.callbacks)
-    settings = PostgresSettings()
-    async with open_pool(settings) as pool:
-        vitals = RuntimeSampler(ProcessMetrics(registry), pool, GcPauses())
-        task = asyncio.ensure_future(vitals.run())
-        await asyncio.sleep(0)
-        time.sleep(BEAT_SECONDS + 0.15)  # noqa: ASYNC251 - this is the stall
-        while not registry.get_sample_value("egret_database_connections_limit"):  # noqa: ASYNC110 - a metric tells nobody
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    lag = registry.get_sample_value("egret_event_loop_lag_seconds_sum")
-
-    assert lag is not None
-    assert lag > 0.1
-    assert gc.callbacks == before
-    tasks = registry.get_sample_value("egret_event_loop_tasks")
-    assert tasks is not None
-    assert tasks >= 2  # the watch itself and this test
-    limit = registry.get_sample_value("egret_database_connections_limit")
-    assert limit == settings.pool_size
 
 
 def test_a_supervisor_shows_the_workers_there_are_and_counts_those_that_died(

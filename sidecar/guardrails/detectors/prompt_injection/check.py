@@ -19,14 +19,14 @@ from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
 
 INDIRECT_ROLES: Final = frozenset({"tool", "function"})
-"""What no user wrote: results of tools, and documents."""
+"""Roles of text that no user wrote: results of tools, and documents."""
 
 SYSTEM_ROLES: Final = frozenset(
     {"system", "developer", "instructions", "systemInstruction", "system_instruction"}
 )
-"""Rules for the model are what such text is about, so it takes more to be an attack.
+"""Such text consists of rules for the model, so it takes more to be an attack.
 
-It has nobody's instructions to override and is the prompt to extract: only a jailbreak counts.
+It is itself the instructions to override and the prompt to extract: only a jailbreak counts.
 """
 
 _SYSTEM_KINDS: Final = frozenset({InjectionKind.JAILBREAK})
@@ -39,7 +39,7 @@ _PARTS_A_STEP: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Cutoff:
-    """What a sum is held against: `least` makes a finding, `medium` a score of one half.
+    """The thresholds of a sum: `least` makes a finding, `medium` a score of one half.
 
     `without_terms` is the score of most texts.
     """
@@ -50,15 +50,15 @@ class _Cutoff:
 
 
 class PromptInjectionCheck(WholeTextCheck):
-    """A text whose best stretch reaches its role's threshold is the finding, whole."""
+    """A text whose best passage reaches its role's threshold is the finding, whole."""
 
     def __init__(self, settings: PromptInjectionSettings, scorer: Scorer) -> None:
         self._scorer = scorer
         self._chosen = frozenset(settings.kinds or InjectionKind)
         model, level, indirect = scorer.model, settings.threshold, settings.indirect_threshold
-        self._bar = _bar(model.thresholds, level)
-        self._bars = dict.fromkeys(INDIRECT_ROLES, _bar(model.thresholds, indirect))
-        self._bars |= dict.fromkeys(SYSTEM_ROLES, _bar(model.system_thresholds, level))
+        self._cutoff = _cutoff(model.thresholds, level)
+        self._cutoffs = dict.fromkeys(INDIRECT_ROLES, _cutoff(model.thresholds, indirect))
+        self._cutoffs |= dict.fromkeys(SYSTEM_ROLES, _cutoff(model.system_thresholds, level))
 
     @property
     @override
@@ -98,9 +98,9 @@ class PromptInjectionCheck(WholeTextCheck):
         highest = 0.0
         for view, sum_ in zip(views, sums, strict=True):
             role, total = texts.parts[view.part].role, sum_.total
-            bar = self._bars.get(role, self._bar)
-            highest = max(highest, score(total, bar.medium) if total else bar.without_terms)
-            if total >= bar.least and view.part not in findings:
+            cutoff = self._cutoffs.get(role, self._cutoff)
+            highest = max(highest, score(total, cutoff.medium) if total else cutoff.without_terms)
+            if total >= cutoff.least and view.part not in findings:
                 kind = self._kind(sum_.best().kinds, view, role)
                 if kind is not None:
                     type_ = kind.value.upper()
@@ -119,7 +119,7 @@ class PromptInjectionCheck(WholeTextCheck):
         return next((kind for kind in kinds if kind in counting), None)
 
 
-def _bar(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
+def _cutoff(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
     medium = thresholds[Threshold.MEDIUM]
     return _Cutoff(thresholds[level], medium, score(0, medium))
 

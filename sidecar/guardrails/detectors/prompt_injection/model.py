@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,27 +29,20 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
     lists: dict[str, str] = {}
     kind = InjectionKind.INSTRUCTION_OVERRIDE
     phrases: list[Phrase] = []
-    for line in _lines(text):
+    joined = re.sub(r"\n +", " ", text)  # continued lines
+    for line in joined.splitlines():
+        if not line or line.startswith("#"):
+            continue
         head, _, rest = line.partition(":")
         if head.startswith("list "):
             lists[head.removeprefix("list ")] = f"(?:{'|'.join(rest.split())})"
         elif head.startswith("kind "):
             kind = InjectionKind(head.removeprefix("kind "))
         else:
-            phrases.append(Phrase(head, kind, f" {_expression(rest.strip(), lists)} "))
+            gapped = _GAP.sub(r"(?:[^ ]+ ){0,\1}", rest.strip().replace("(", "(?:"))
+            regex = _LIST.sub(lambda found: lists[found[1]], gapped)
+            phrases.append(Phrase(head, kind, f" {regex} "))
     return tuple(phrases)
-
-
-def _lines(text: str) -> Iterator[str]:
-    """Return the lines, comments left out and continued ones joined."""
-    joined = re.sub(r"\n +", " ", text)
-    return (line for line in joined.splitlines() if line and not line.startswith("#"))
-
-
-def _expression(pattern: str, lists: dict[str, str]) -> str:
-    grouped = pattern.replace("(", "(?:")
-    gapped = _GAP.sub(r"(?:[^ ]+ ){0,\1}", grouped)
-    return _LIST.sub(lambda found: lists[found[1]], gapped)
 
 
 PHRASES: Final = read_phrases(
@@ -69,12 +62,12 @@ _SYSTEM_THRESHOLD: Final = "system_threshold."
 
 
 class ModelError(ValueError):
-    """The model's file is not what training wrote."""
+    """The model's file differs from the one that training wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One to three words, or a phrase by its name, with what each occurrence adds."""
+    """One to three words, or a phrase by its name, with the weight of each occurrence."""
 
     name: str
     kind: InjectionKind
@@ -83,9 +76,9 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What makes a score. Weights are thousandths of log odds.
+    """Terms and constants of the score. Weights are thousandths of log odds.
 
-    `drift` is what every byte of words takes away again, and within `span` bytes a term counts
+    `drift` is subtracted for every byte of words, and within `span` bytes a term counts
     once. `system_thresholds` hold for system and developer messages: rules are their subject.
     """
 
@@ -107,7 +100,7 @@ def load_model() -> Model:
 
 
 def read_model(text: str) -> Model:
-    """Read what `write_model` wrote.
+    """Read the text that `write_model` wrote.
 
     Raises:
         ModelError: the checksum does not fit, a line is odd, or a phrase is unknown.

@@ -51,7 +51,7 @@ def words(content: bytes) -> bytes:
 
 
 def word_slices(content: bytes) -> Iterator[bytes]:
-    """Return what `words` does in pieces, each from the space before a word on.
+    """Return the words of a text in pieces, each from the space before a word on.
 
     The last one has the space that ends the text: most texts are one piece, searched in one call.
     """
@@ -90,7 +90,7 @@ def _words(content: bytes) -> bytes:
 _THOUSAND: Final = 1000.0
 
 KIND_SHARE: Final = 0.25
-"""Of a stretch's weight, from which on it counts as of that kind too."""
+"""Share of a passage's weight from which on it counts as of that kind too."""
 
 Hit = int
 """Where in the words a term ends, and in the lower 16 bits its index.
@@ -104,7 +104,7 @@ _INDEX: Final = (1 << _INDEX_BITS) - 1
 
 @dataclass(frozen=True, slots=True)
 class BestPassage:
-    """The stretch of a text whose terms add up highest.
+    """The passage of a text whose terms add up highest.
 
     `kinds` are those of a good part of the sum, the greatest first.
     """
@@ -127,7 +127,7 @@ class Scorer:
     def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[RunningSum]]:
         """Add up each of *contents*, which are in their plain form.
 
-        What is short is searched in one call: to begin takes as long as a short text, and the
+        Short texts are searched in one call: to begin takes as long as a short text, and the
         database's tables would be fetched anew for each.
         """
         sums: list[RunningSum] = []
@@ -207,7 +207,7 @@ def hit(end: int, index: int) -> Hit:
 
 
 class RunningSum:
-    """Adds up hits as they come, in the order of the text; `total` is that of the best stretch."""
+    """Adds up hits as they come, in the order of the text; `total` is that of the best passage."""
 
     __slots__ = (
         "_best_length",
@@ -251,7 +251,7 @@ class RunningSum:
         self._sum, self._previous = sum_, previous
 
     def best(self) -> BestPassage:
-        """Return the stretch that has added up highest."""
+        """Return the passage that has added up highest."""
         return BestPassage(self.total, self._kinds()) if self.total else EMPTY
 
     def _kinds(self) -> tuple[InjectionKind, ...]:

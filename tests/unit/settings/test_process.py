@@ -8,7 +8,6 @@ from sidecar.settings.process import (
     read_settings,
     unknown_variables,
 )
-from sidecar.settings.stores import Invalidation
 
 PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
 
@@ -19,7 +18,7 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         pytest.param(
             {"EGRET_CACHE__INVALIDATION": "pubsub"},
             "EGRET_CACHE__INVALIDATION other than listen needs EGRET_VALKEY__URL",
-            id="nobody to subscribe to",
+            id="no server to subscribe to",
         ),
         pytest.param(
             {"EGRET_SERVER__WORKRES": "3"},
@@ -88,7 +87,7 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         ),
     ],
 )
-def test_what_does_not_fit_together_is_said_by_name(
+def test_settings_that_exclude_each_other_are_named(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], fault: str
 ) -> None:
     """Each variable that is wrong, and nothing of what it holds."""
@@ -102,22 +101,6 @@ def test_what_does_not_fit_together_is_said_by_name(
 
 
 @pytest.mark.parametrize(
-    ("invalidation", "expected"),
-    [
-        (Invalidation.LISTEN, (True, False)),
-        (Invalidation.PUBSUB, (False, True)),
-        (Invalidation.BOTH, (True, True)),
-    ],
-    ids=lambda value: value.value if isinstance(value, Invalidation) else "",
-)
-def test_invalidation_says_who_listens_where(
-    invalidation: Invalidation, expected: tuple[bool, bool]
-) -> None:
-    """In PostgreSQL, in Valkey."""
-    assert (invalidation.listens, invalidation.subscribes) == expected
-
-
-@pytest.mark.parametrize(
     ("variable", "meant"),
     [
         ("EGRET_POSTGRES_DSN", "EGRET_POSTGRES__DSN"),
@@ -126,7 +109,7 @@ def test_invalidation_says_who_listens_where(
         ("EGRET_NOTHING_LIKE_IT_AT_ALL_XYZ", None),
     ],
 )
-def test_a_variable_that_names_no_setting_is_told_of(variable: str, meant: str | None) -> None:
+def test_a_variable_that_matches_no_setting_is_reported(variable: str, meant: str | None) -> None:
     """With the setting that was probably meant."""
     assert unknown_variables({variable: "1"}) == (UnknownVariable(variable, meant),)
 
@@ -147,6 +130,6 @@ def test_a_variable_that_names_no_setting_is_told_of(variable: str, meant: str |
         ("PATH", "/bin"),
     ],
 )
-def test_settings_and_what_kubernetes_adds_are_no_strangers(variable: str, value: str) -> None:
+def test_settings_and_variables_of_kubernetes_are_not_reported(variable: str, value: str) -> None:
     """A pod is given variables for each service whose name begins with `egret`."""
     assert unknown_variables({variable: value}) == ()

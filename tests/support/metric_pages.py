@@ -1,0 +1,34 @@
+"""A page of metrics with traffic on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.process_metrics import SupervisorMetrics
+from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot
+from tests.support.reports import redacted_report, timings
+from tests.support.usage import ended
+
+
+class MetricPages:
+    """The metrics of a worker and its supervisor in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry)
+        SupervisorMetrics(self.registry, wanted=2).running(1)
+
+    def snapshot(self, at: float = 0.0) -> MetricsSnapshot:
+        """Return all samples as they are now."""
+        return parse_snapshot(generate_latest(self.registry).decode(), at=at)
+
+    def work(self, exchanges: int) -> None:
+        """Report exchanges that were redacted, and their answers."""
+        for _ in range(exchanges):
+            self.metrics.record(dataclasses.replace(redacted_report(), timings=timings(0.004)))
+            self.metrics.usage.exchange_ended(ended())
+            self.metrics.usage.cost(ended(), Decimal("0.01"))

@@ -1,0 +1,29 @@
+"""Settings of serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.settings.serving import Engine, ListenSettings
+
+FILES = {"certificate_file": "/c", "key_file": "/k", "client_ca_file": "/a"}
+
+
+def test_the_engine_that_serves_by_default_is_grpcio() -> None:
+    """It works with every Envoy; h2corn needs a configuration of its own."""
+    assert [engine.chosen for engine in (Engine.AUTO, Engine.GRPCIO, Engine.H2CORN)] == [
+        Engine.GRPCIO,
+        Engine.GRPCIO,
+        Engine.H2CORN,
+    ]
+
+
+@pytest.mark.parametrize("missing", [None, *FILES])
+def test_mutual_tls_needs_all_three_files(missing: str | None) -> None:
+    """With two of them nothing would be checked."""
+    given = {name: path for name, path in FILES.items() if name != missing}
+    files = ListenSettings.model_validate(given).tls_files
+
+    assert files == (None if missing else (Path("/c"), Path("/k"), Path("/a")))
