@@ -580,7 +580,7 @@ def broken_folder(folder: Path, kind: str) -> Path:
             "stale",
             "stale sockets",
             "warning",
-            "nobody listens on worker-7.sock",
+            "no worker listens on worker-7.sock",
             "start those workers, or remove the files and take them out of Envoy's endpoints",
             id="a dead worker's socket",
         ),
