@@ -88,7 +88,7 @@ class AuditTail:
         self._seen: dict[int, datetime] = {}
 
     async def more(self, connection: Connection) -> tuple[AuditEntry, ...]:
-        """Return what has appeared since it was last asked, the earliest first."""
+        """Return the entries since the last call, the earliest first."""
         rows = await connection.fetch(_AFTER, self._since, list(self._seen))
         entries = tuple(_entry(row) for row in rows)
         if entries:
@@ -102,7 +102,7 @@ class AuditTail:
 async def set_actor(connection: Connection, actor: str) -> None:
     """Say who makes the changes of this transaction.
 
-    Not of the session: a pooler would give it to somebody else.
+    Not of the session: a pooler would hand it to another client.
     """
     await connection.execute(f"SELECT set_config('{ACTOR_SETTING}', $1, true)", actor)
 

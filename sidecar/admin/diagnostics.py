@@ -27,7 +27,7 @@ from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, conne
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, open_valkey
 
 MAX_SKEW_SECONDS: Final = 1.0
-"""Expiry is judged by the worker's clock, and written by whoever made the key."""
+"""Expiry is judged by the worker's clock, and written by another machine's."""
 
 
 class CheckState(enum.Enum):
@@ -42,7 +42,7 @@ class CheckState(enum.Enum):
 
 
 class Use(enum.Enum):
-    """What the database's role is for: a worker, or whoever runs the command line."""
+    """The purpose of the database's role: a worker, or the command line."""
 
     WORKER = "worker"
     ADMIN = "admin"
@@ -50,7 +50,7 @@ class Use(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One check: its name, how it came out, what was seen, what to do about it."""
+    """One check: its name, state, finding and hint."""
 
     check: str
     state: CheckState
@@ -81,7 +81,7 @@ def skipped(check: str, why: str) -> Checked:
 def clock(check: str, *, server: float, sent: float, received: float) -> Checked:
     """Compare a server's clock with ours, which it read at some time between two of our times.
 
-    All in seconds since the epoch; only what the round trip cannot explain counts.
+    All in seconds since the epoch; only skew beyond the round trip counts.
     """
     skew = server - sent if server < sent else max(0.0, server - received)
     where = "behind" if skew < 0 else "ahead of"
@@ -148,9 +148,9 @@ async def check_postgres(
     listens: bool = True,
     wall: Callable[[], float] = time.time,
 ) -> tuple[Checked, ...]:
-    """Look at everything that can be looked at; what depends on a failed check is skipped.
+    """Run all checks; those that depend on a failed one are skipped.
 
-    `listens` tells whether workers are to hear of changes by LISTEN.
+    `listens` is set if workers receive changes by LISTEN.
     """
     try:
         async with connect(settings) as connection:
@@ -193,23 +193,23 @@ async def _connection(connection: Connection) -> Checked:
 
 
 async def _notifications(connection: Connection, settings: PostgresSettings) -> Checked:
-    """Hear one notification from another connection, as workers hear of revocations."""
-    check, heard = NOTIFICATIONS, asyncio.Event()
+    """Receive one notification from another connection, as workers receive revocations."""
+    check, received = NOTIFICATIONS, asyncio.Event()
     channel = f"egret_doctor_{secrets.token_hex(8)}"
     async with connect(settings) as sender:
-        await connection.add_listener(channel, lambda *_: heard.set())
+        await connection.add_listener(channel, lambda *_: received.set())
         await sender.execute("SELECT pg_notify($1, '')", channel)
         try:
             async with asyncio.timeout(_NOTIFY_SECONDS):
-                await heard.wait()
+                await received.wait()
         except TimeoutError:
             return failed(
                 check,
-                "a notification was not heard",
+                "a notification was not received",
                 hint="connect without a pooler or with one in session mode, or set"
                 " EGRET_CACHE__INVALIDATION=pubsub",
             )
-    return ok(check, "heard")
+    return ok(check, "received")
 
 
 async def _clock(connection: Connection, *, wall: Callable[[], float]) -> Checked:
@@ -310,7 +310,7 @@ async def _grants(connection: Connection, *, use: Use) -> Checked:
             hint="let workers log in as a member of egret_sidecar alone",
         )
     whose = {Use.WORKER: "a worker", Use.ADMIN: "an admin"}[use]
-    return ok(check, f"{role} has what {whose} needs")
+    return ok(check, f"{role} has the grants that {whose} needs")
 
 
 async def _lacking(connection: Connection, role: str, *, wanted: str) -> list[str]:
@@ -338,7 +338,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-CHECKUP_VALKEY_CONNECTION: Final = "valkey connection"
+VALKEY_CONNECTION: Final = "valkey connection"
 CLOCK: Final = "valkey clock"
 _SECONDS: Final = 3.0
 """Far more than a worker waits: here the question is whether there is an answer at all."""
@@ -350,19 +350,19 @@ async def check_valkey(
     """Look at the server that the settings name; without one there is nothing to look at."""
     if settings.url is None:
         why = "no EGRET_VALKEY__URL is set"
-        return skipped(CHECKUP_VALKEY_CONNECTION, why), skipped(CLOCK, why)
+        return skipped(VALKEY_CONNECTION, why), skipped(CLOCK, why)
     patient = settings.model_copy(update={"operation_seconds": _SECONDS})
     try:
         async with asyncio.timeout(3 * _SECONDS), open_valkey(patient) as client:
             return await _check(client, wall=wall)
     except VALKEY_UNAVAILABLE as error:
-        # Not what it says: for a URL that cannot be read that may be a password.
+        # Without its text: for a URL that cannot be read it may hold a password.
         broken = failed(
-            CHECKUP_VALKEY_CONNECTION,
+            VALKEY_CONNECTION,
             f"no answer ({type(error).__name__})",
             hint="check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password",
         )
-        return broken, skipped(CLOCK, f"waits for {CHECKUP_VALKEY_CONNECTION}")
+        return broken, skipped(CLOCK, f"waits for {VALKEY_CONNECTION}")
 
 
 async def _check(client: Client, *, wall: Callable[[], float]) -> tuple[Checked, ...]:
@@ -374,8 +374,8 @@ async def _check(client: Client, *, wall: Callable[[], float]) -> tuple[Checked,
     found = f"Valkey {server.get('valkey_version') or server.get('redis_version')}"
     if replication.get("role") != "master":
         hint = "name the primary in EGRET_VALKEY__URL, or use Sentinel"
-        return failed(CHECKUP_VALKEY_CONNECTION, f"{found}, a replica", hint=hint), clocks
-    return ok(CHECKUP_VALKEY_CONNECTION, found), clocks
+        return failed(VALKEY_CONNECTION, f"{found}, a replica", hint=hint), clocks
+    return ok(VALKEY_CONNECTION, found), clocks
 
 
 async def _run(client: Client, *command: str) -> Any:

@@ -32,7 +32,7 @@ _PATH: Final = re.compile(f"{_NAME}/{_NAME}")
 _PRIORITIES: Final = tuple(priority.value for priority in Priority)
 _BOOLEANS: Final = {"true": True, "false": False}
 _KEPT_FAULTS: Final = 10_000
-"""More than anybody reads; the rest is counted."""
+"""Further faults are only counted."""
 
 _Reader = Callable[[object], object]
 KeyRow = tuple[object, ...]
@@ -48,7 +48,7 @@ class FileFormat(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """What is wrong with one line. Says nothing of a value that could be a secret."""
+    """The fault of one line. Never holds a value that could be a secret."""
 
     line: int
     problem: str
@@ -69,7 +69,7 @@ class Faults:
 
 
 class _FieldError(ValueError):
-    """A field holds what it may not."""
+    """A field holds an invalid value."""
 
 
 def read_csv(lines: Iterable[bytes], faults: Faults) -> Iterator[KeyRow]:
@@ -144,7 +144,7 @@ def _is_header(header: Sequence[str], faults: Faults) -> bool:
 
 
 def _text(line: bytes) -> str:
-    # Bytes that are not UTF-8 become what no field takes, so that the line is named.
+    # Bytes that are not UTF-8 become characters that no field takes, so that the line is named.
     return line.decode("utf-8", "surrogateescape")
 
 

@@ -33,7 +33,7 @@ SELECT t.id, o.name || '/' || t.name AS path
 FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
 """
 
-# Each returns lines, what is wrong with them, and how many there are in all.
+# Each returns lines, their faults, and the number of faulty lines in all.
 _CHECKS: Final = (
     """
     SELECT line, 'key ' || key_id || ' is in line ' || first || ' already' AS problem,
@@ -128,7 +128,7 @@ _EXTENT: Final = "SELECT COALESCE(min(line), 1), COALESCE(max(line), 0) FROM imp
 
 
 class Existing(enum.Enum):
-    """What becomes of a key that is in the database already."""
+    """The treatment of a key that is in the database already."""
 
     REFUSE = "refuse"
     SKIP = "skip"
@@ -137,7 +137,7 @@ class Existing(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """How to import. `commits` is false to find out what would happen."""
+    """Options of an import. Without `commits` it is a dry run."""
 
     existing: Existing = Existing.REFUSE
     creates_owners: bool = False
@@ -146,7 +146,7 @@ class ImportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did: keys made, and lines skipped since the keys were there."""
+    """The result of an import: keys made, and lines skipped since their keys existed."""
 
     keys: int
     skipped: int
@@ -168,13 +168,13 @@ async def import_keys(
     options: ImportOptions,
     on_written: Callable[[int], None],
 ) -> Imported:
-    """Make keys of all *rows*, or of none. `on_written` hears of the lines that were dealt with.
+    """Make keys of all *rows*, or of none. `on_written` receives the number of lines done.
 
-    *faults* is what reading the rows adds to while they are taken.
+    *faults* receives the faults found while the rows are read.
 
     Raises:
         ImportRefusedError: a line is wrong.
-        ChangeRefusedError: somebody made one of the keys meanwhile.
+        ChangeRefusedError: one of the keys was made meanwhile.
     """
     try:
         async with _transaction(connection, commits=options.commits):

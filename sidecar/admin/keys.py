@@ -140,7 +140,7 @@ def page_statement(
 ) -> tuple[str, list[object]]:
     """Return the statement of a page, which reads one key more, and its arguments.
 
-    What does not choose is left out: a plan for `$1 IS NULL OR …` could use no index.
+    A filter that is not set is left out: a plan for `$1 IS NULL OR …` could use no index.
     """
     arguments: list[object] = []
 
@@ -156,7 +156,7 @@ def page_statement(
     if listing.state is not None:
         conditions.append(f"{_STATE} = {parameter(listing.state.value)}")
     if listing.tag is not None:
-        # The second half is what the index was made with.
+        # The second half is the condition of the index.
         conditions.append(f"k.tags @> ARRAY[{parameter(listing.tag)}::text] AND k.tags <> '{{}}'")
     if after is not None:
         place = ", ".join(parameter(part) for part in after)
@@ -223,7 +223,7 @@ AS_IT_IS: Final = Unchanged.AS_IT_IS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """What of a key is to be another; None is no bound."""
+    """The bounds of a key to change; None is no bound."""
 
     allowed_models: tuple[str, ...] | Unchanged | None = AS_IT_IS
     allowed_operations: tuple[str, ...] | Unchanged | None = AS_IT_IS
@@ -234,7 +234,7 @@ class KeyChange:
 
 
 _CASTS: Final = {"allowed_sources": "::text[]::cidr[]"}
-"""As in `postgres_keys`: asyncpg need not know what a cidr is."""
+"""As in `postgres_keys`: asyncpg needs no codec for cidr."""
 _ANY_USE: Final = Scopes()
 
 _CREATE_KEY: Final = """
@@ -315,7 +315,7 @@ async def switch_key(connection: Connection, key_id: str, *, enabled: bool) -> K
 
 
 async def change_key(connection: Connection, key_id: str, *, change: KeyChange) -> Key:
-    """Change what a key is for.
+    """Change the scopes of a key.
 
     Raises:
         ChangeRefusedError: there is no such key, or it is revoked.

@@ -43,7 +43,7 @@ _WRITE: Final = {
 }
 
 _MAX_SAID: Final = 500
-"""Characters of limits that cannot be read: enough for whoever has to write them anew."""
+"""Characters of limits that cannot be read: enough to write them anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ async def owned_limits(connection: Connection, owner: Owner) -> OwnedLimits:
     """Return the limits of *owner*.
 
     Raises:
-        ChangeRefusedError: there is no such owner, or what is stored with it cannot be read.
+        ChangeRefusedError: there is no such owner, or its stored limits cannot be read.
     """
     owner_id, text = await _stored(connection, owner)
     try:
@@ -80,7 +80,7 @@ _LISTED: Final = {Level.KEY: "keys", Level.TEAM: "teams", Level.ORGANIZATION: "o
 
 
 def no_such(owner: Owner) -> ChangeRefusedError:
-    """Return what is said where nobody of that name is known."""
+    """Return the error for an unknown name."""
     return ChangeRefusedError(
         f"there is no {owner.level.value} {owner.name}",
         hint=f"see `egret {_LISTED[owner.level]} list`",
@@ -88,7 +88,7 @@ def no_such(owner: Owner) -> ChangeRefusedError:
 
 
 def unreadable(level: Level, name: str, reason: str) -> ChangeRefusedError:
-    """Return what is said where the limits of *name* are not what is written today."""
+    """Return the error for stored limits of *name* that this version cannot read."""
     return ChangeRefusedError(
         f"the limits of {level.value} {name} cannot be read ({reason})",
         hint="no worker lets its keys in: take them away with `egret limits remove --all`",
@@ -111,11 +111,11 @@ async def change_limits(
     owner: Owner,
     change: Callable[[OwnedLimits], tuple[Limit, ...]],
 ) -> OwnedLimits:
-    """Replace the limits of *owner* by what *change* makes of them, and return those.
+    """Replace the limits of *owner* by the result of *change*, and return it.
 
     Raises:
-        ChangeRefusedError: there is no such owner, what is stored with it cannot be read, or the
-            limits do not go together.
+        ChangeRefusedError: there is no such owner, its stored limits cannot be read, or the limits
+            conflict.
     """
     before = await owned_limits(connection, owner)
     limits = change(before)
@@ -137,7 +137,7 @@ async def _stored(connection: Connection, owner: Owner) -> tuple[str, str]:
     return row[0], row[1]
 
 
-# Limits of revoked keys hold for nobody; of one that is asked for they are shown all the same.
+# Limits of a revoked key apply to no request; if it was named they are shown all the same.
 _BUDGETS: Final = """
 SELECT * FROM (
     SELECT 1 AS place, 'organization' AS level, o.id, o.name, o.limits,
@@ -250,7 +250,7 @@ def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
 
 
 PATIENCE_SECONDS: Final = 1.0
-"""Nobody's request waits for this look, so it may take longer than a worker's."""
+"""No request waits for this query, so it may take longer than a worker's."""
 
 _OF_ONE_REQUEST: Final = {Measure.REQUEST_BYTES, Measure.MAX_OUTPUT_TOKENS}
 
@@ -258,14 +258,14 @@ _OF_ONE_REQUEST: Final = {Measure.REQUEST_BYTES, Measure.MAX_OUTPUT_TOKENS}
 class Source(enum.Enum):
     """Where a number is from."""
 
-    COUNTS = "counts"  # what workers judge by: units held ahead and estimates are in it
-    RECORDS = "records"  # of requests that have ended: what a worker would begin to count with
-    NONE = "none"  # nothing is counted, or nobody can tell now
+    COUNTS = "counts"  # the counters that workers use: includes leased units and estimates
+    RECORDS = "records"  # finished requests: the value from which a worker would start counting
+    NONE = "none"  # nothing is counted, or the count is unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveLimit:
-    """How one limit stands: `used` of `room`, which of a sliding window is what fits at once.
+    """The state of one limit: `used` of `room`, which for a sliding window is its burst.
 
     `resets_at`, in seconds since the epoch, is when a period ends, or all of a window is free.
     """
@@ -338,7 +338,7 @@ async def _look(
 async def _by_records(
     connection: Connection, counted: list[tuple[Holder, LimitCheck]], seen: LimitReading
 ) -> dict[int, int]:
-    """Return what was used of those calendar limits that nobody counts, by their place."""
+    """Return the usage of calendar limits that have no counter, by their place."""
     asked = {
         index: Asked(check.limit, holder.id, period_start(check.window.borders, seen.now))
         for index, (holder, check) in enumerate(counted)

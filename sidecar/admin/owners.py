@@ -50,13 +50,13 @@ class Team:
 
     @property
     def path(self) -> str:
-        """The name that tells it from every other team."""
+        """The unique name of the team."""
         return f"{self.organization}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What may be bound at any level: globs of models, and a policy's name; None binds none."""
+    """Bindings of any level: globs of models, and a policy's name; None binds none."""
 
     allowed_models: tuple[str, ...] | None = None
     policy: str | None = None
@@ -235,25 +235,25 @@ async def find_team_id(connection: Connection, team: str) -> str:
 
 
 @asynccontextmanager
-async def refusals(what: str, *, policy: str | None = None) -> AsyncGenerator[None]:
+async def refusals(name: str, *, policy: str | None = None) -> AsyncGenerator[None]:
     """Put the database's refusals into words that the command line can show."""
     try:
         yield
     except asyncpg.UniqueViolationError:
-        raise ChangeRefusedError(f"{what} exists already", hint="choose another name") from None
+        raise ChangeRefusedError(f"{name} exists already", hint="choose another name") from None
     except asyncpg.ForeignKeyViolationError:
         raise ChangeRefusedError(
             f"there is no policy {policy}", hint="apply it first with `egret policy apply -f FILE`"
         ) from None
     except asyncpg.CheckViolationError:
         raise ChangeRefusedError(
-            f"{what} is no name that is accepted",
+            f"{name} is not an accepted name",
             hint="lower case letters, digits, dots, dashes and underscores, at most 63",
         ) from None
 
 
 def as_array(items: Sequence[_Item] | None) -> list[_Item] | None:
-    """Return what asyncpg takes for an array."""
+    """Return an array as asyncpg takes it."""
     return None if items is None else list(items)
 
 

@@ -15,7 +15,7 @@ HOURS_UP_TO: Final = timedelta(days=62)
 
 
 class By(enum.Enum):
-    """What a report adds up by."""
+    """The dimension that a report sums by."""
 
     TEAM = "team"
     KEY = "key"
@@ -25,7 +25,7 @@ class By(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """What one team, key, organization or model came to. Names of what is gone are ids."""
+    """The total of one team, key, organization or model; a deleted one is named by its id."""
 
     name: str
     requests: int
@@ -43,7 +43,7 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class UsagePoint:
-    """What one of them came to in one hour or day."""
+    """The total of one of them in one hour or day."""
 
     began_at: datetime
     name: str

@@ -121,8 +121,8 @@ def stream_error(
 ) -> bytes:
     """Return the last bytes of a stream that is ended here.
 
-    `is_typed` is OpenAI's responses API, whose events have names. `follows_element` tells whether
-    an element of a JSON array has left already.
+    `is_typed` is OpenAI's responses API, whose events have names. `follows_element` is set if
+    an element of a JSON array was sent already.
     """
     match form:
         case AnswerForm.SSE:

@@ -30,19 +30,19 @@ _CHANGING: Final = re.compile(
     rb'(?P<padding>"(?:obfuscation|p)"\s*+:\s*+")[A-Za-z0-9]*+"'
     rb'|(?P<number>"(?:created|sequence_number)"\s*+:\s*+)(?:0|[1-9][0-9]{0,17})(?=[\s,}])'
 )
-"""What else changes from event to event, and is read by nobody."""
+"""Other parts that change from event to event and carry no text."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """What an event looks like that differs from another one in its text."""
+    """The form of events that differ from each other only in their text."""
 
     form: re.Pattern[bytes]
     event: str
     text: AnswerText
 
     def read(self, payload: bytes, *, event: str) -> AnswerEvent | None:
-        """Return what an event says that looks like this; None where it does not."""
+        """Return the text of an event of this form; None if it has another form."""
         if event != self.event or (found := self.form.fullmatch(payload)) is None:
             return None
         content = found[1]
@@ -52,7 +52,7 @@ class _Pattern:
 
 
 class AlikeEvents:
-    """Reads one stream, event by event; says of each what `read_answer` says."""
+    """Reads one stream event by event, with the same results as `read_answer`."""
 
     def __init__(self) -> None:
         self._pattern: _Pattern | None = None
@@ -83,7 +83,7 @@ def _only_text(read: AnswerEvent) -> AnswerText | None:
     if len(read.texts) != 1:
         return None
     (text,) = read.texts
-    # Whether a field like `data` holds text depends on what stands in it.
+    # Whether a field like `data` holds text depends on its value.
     is_piece = text.channel is not None and text.channel[-1] not in PAYLOADS
     return text if is_piece and text.location >= 0 else None
 

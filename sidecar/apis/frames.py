@@ -20,7 +20,7 @@ class FrameFault(enum.Enum):
     """Why a stream cannot be cut any further."""
 
     TOO_LARGE = "too_large"  # a frame does not end within the limit
-    BROKEN = "broken"  # the framing itself is not what it should be
+    BROKEN = "broken"  # the framing itself is invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class Frame(ABC):
 class Framer(Protocol):
     """Cuts a stream into frames, however it was cut into chunks.
 
-    Once it has a `fault` it cuts no more: what is in no frame is in `rest`.
+    Once it has a `fault` it cuts no more: bytes outside any frame are in `rest`.
     """
 
     @property
     def fault(self) -> FrameFault | None:
-        """What is wrong with the stream, if anything is."""
+        """The fault of the stream, if it has one."""
         ...
 
     def feed(self, chunk: bytes) -> list[Frame]:
@@ -56,7 +56,7 @@ class Framer(Protocol):
         ...
 
     def finish(self) -> list[Frame]:
-        """Return what is left at the end of the stream: a last frame without its terminator."""
+        """Return the last frame at the end of the stream, which has no terminator."""
         ...
 
     def rest(self) -> bytes:
@@ -66,7 +66,7 @@ class Framer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opaque(Frame):
-    """Bytes that nobody reads."""
+    """Bytes that are passed on unread."""
 
     @override
     def with_payload(self, payload: bytes) -> bytes:
@@ -172,7 +172,7 @@ class SseFramer:
         return [self._event(rest)] if rest else []
 
     def rest(self) -> bytes:
-        """Return what no event has yet, and forget it."""
+        """Return the bytes that belong to no event yet, and drop them."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         self._scanned = 0
@@ -218,7 +218,7 @@ class ArrayElement(Frame):
 
 
 class _Place(enum.Enum):
-    """What may come next at the level of the array."""
+    """The element or separator that may come next in the array."""
 
     OPENING = enum.auto()
     FIRST_OR_END = enum.auto()
@@ -283,14 +283,14 @@ class JsonArrayFramer:
         return [ArrayElement(rest, None)] if rest else []
 
     def rest(self) -> bytes:
-        """Return what no frame has yet, and forget it."""
+        """Return the bytes that belong to no frame yet, and drop them."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         self._position = self._start = 0
         return rest
 
     def _finds_start(self) -> bool:
-        """Go over what may stand between elements; tell whether the array is closed."""
+        """Skip separators between elements; return whether the array is closed."""
         byte = bytes(self._buffer[self._position : self._position + 1])
         if byte in _SPACE:
             self._position += 1
@@ -309,7 +309,7 @@ class JsonArrayFramer:
         return place is _Place.AFTER_END
 
     def _finds_end(self) -> bool:
-        """Go on within an element; tell whether it ends."""
+        """Continue within an element; return whether it ends."""
         found = (_IN_STRING if self._in_string else _STRUCTURE).search(
             self._buffer, self._position
         )
@@ -376,7 +376,7 @@ class EventStreamFramer:
             length, self.fault = self._length()
             if self.fault is not None or len(self._buffer) < length:
                 break
-            message = _aws_event_stream_parsed(bytes(self._buffer[:length]))
+            message = _parsed_message(bytes(self._buffer[:length]))
             if message is None:
                 self.fault = FrameFault.BROKEN
                 break
@@ -391,7 +391,7 @@ class EventStreamFramer:
         return []
 
     def rest(self) -> bytes:
-        """Return what no message has yet, and forget it."""
+        """Return the bytes that belong to no message yet, and drop them."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         return rest
@@ -429,7 +429,7 @@ def _message(header_bytes: bytes, payload: bytes) -> bytes:
     return body + zlib.crc32(body).to_bytes(4)
 
 
-def _aws_event_stream_parsed(raw: bytes) -> EventStreamMessage | None:
+def _parsed_message(raw: bytes) -> EventStreamMessage | None:
     """Read a message; None where it does not add up."""
     if zlib.crc32(raw[:-_CRC_BYTES]) != int.from_bytes(raw[-_CRC_BYTES:]):
         return None

@@ -15,7 +15,7 @@ Fields = dict[str, JsonValue]
 
 
 def shape_problem(form: RequestForm, fields: Fields) -> str | None:
-    """Return what is wrong with a body, in words that repeat none of it."""
+    """Return the fault of a body, in words that repeat none of it."""
     return _common_problem(fields) or _content_problem(form, fields)
 
 
@@ -89,7 +89,7 @@ def _parts_problem(name: str, value: JsonValue) -> str | None:
 
 
 def has_tokens(text: JsonValue) -> bool:
-    """Tell whether numbers stand where text could: a model's tokens, which only it can read."""
+    """Return whether numbers stand in place of text: tokens, which only the model can read."""
     return isinstance(text, list) and any(
         isinstance(item, (int, float)) or (isinstance(item, list) and has_tokens(item))
         for item in text
@@ -141,7 +141,7 @@ def _nested(fields: dict[str, JsonValue]) -> Iterator[str]:
 
 def _further(fields: dict[str, JsonValue]) -> Iterator[str]:
     # Some gateways take a list of models to fall back to, Anthropic one of models and settings.
-    # Its «default» is a choice of the provider's, which nobody has allowed.
+    # Its «default» lets the provider choose, and no policy has allowed that model.
     for name in ("models", "fallbacks"):
         yield from _strings(fields.get(name))
         yield from _models_of(fields.get(name))
@@ -205,9 +205,9 @@ _MOST: Final = 10_000_000
 
 
 def output_bound(fields: dict[str, JsonValue]) -> int | None:
-    """Return the most tokens that all choices together may have; None where nothing says.
+    """Return the most tokens that all choices together may have; None without such a field.
 
-    Of several fields the largest counts: nobody knows which one the provider goes by.
+    Of several fields the largest counts: it is unknown which one the provider uses.
     """
     holders = [fields]
     for name in _HOLDERS:

@@ -53,12 +53,12 @@ MIN_STRANGE_PAYLOAD: Final = 256
 
 
 class _Place(enum.Enum):
-    """What an object is part of, as far as it matters for what is not text."""
+    """The place of an object, as far as it decides which of its strings are text."""
 
     KNOWN = enum.auto()  # fields of the API
     FREE = enum.auto()  # tool arguments, schemas: all text
     MEDIA = enum.auto()  # the field of a part that holds an image, sound or file
-    STRANGE = enum.auto()  # a part or field nobody knows: its base64 may be anything
+    STRANGE = enum.auto()  # an unknown part or field: its base64 may be anything
 
 
 # An enum's members are slow to look up on Python 3.11, and this is done for every string.
@@ -130,7 +130,7 @@ class Walk:
             self._end_run()
 
     def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
-        """Collect messages; what one role says in a row reaches the model as one text."""
+        """Collect messages; consecutive texts of one role reach the model as one text."""
         speaker: str | None = None
         for message in items:
             if self.is_overfull:
@@ -209,7 +209,7 @@ class Walk:
                 (self._runs if begins else self._value)(key, value, speaker, inner)
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
-        """Count a key, and return the place of what stands under it."""
+        """Count a key, and return the place of its value."""
         if key not in self._words.field_names:
             self._text(key, role)
             if place is _KNOWN:
@@ -238,7 +238,7 @@ class Walk:
                 self._nested(content, location, role)
 
     def _nested(self, content: bytes, location: tuple[int, ...], role: str) -> None:
-        """Add the strings of JSON text in a string whose escapes hide what they say."""
+        """Add the strings of JSON text within a string, decoded from their escapes."""
         for index, token in enumerate(json_text.string_tokens(content)):
             raw = content[token.start : token.end]
             if b"\\" in raw and not self.is_overfull:
@@ -260,7 +260,7 @@ class Walk:
             self.is_overfull = True
 
     def _media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
-        """Note what is not text in a part, and return the names of the fields that hold it."""
+        """Record the media of a part, and return the names of the fields that hold them."""
         words = self._words
         if not node.keys() <= words.field_names:
             node = {key.casefold(): value for key, value in node.items()} | node
@@ -295,7 +295,7 @@ def _holds_media(key: str, field: JsonValue, words: Vocabulary) -> bool:
 def _reason(
     key: str, found: tuple[JsonValue, dict[str, JsonValue]], words: Vocabulary
 ) -> UnscannedReason:
-    """Return what kind of thing it is, as far as it says so within or beside."""
+    """Return the kind of media, as far as the field or its neighbours name it."""
     held, node = found
     if key == "source" and node.get("type") == "image":
         return UnscannedReason.IMAGE

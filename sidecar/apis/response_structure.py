@@ -18,7 +18,7 @@ from sidecar.jsontext.strict import JsonValue
 MAX_TEXTS: Final = 1_000
 """More than any answer has choices, blocks and calls."""
 MAX_COMPARED_BYTES: Final = 262_144
-"""No guardrail takes a longer text, so that nobody needs to know whether two are the same."""
+"""No guardrail takes a longer text, so longer ones need not be compared."""
 
 _Object = Mapping[str, JsonValue]
 _Channel = tuple[str | int, ...]
@@ -60,8 +60,8 @@ class _Open:
 class AnswerStructure:
     """Reads the events of one answer, or a whole answer, which is its own only event.
 
-    `is_known` tells that it was an answer of an API we know, `is_overfull` that some of its texts
-    are not among the `pieces`.
+    `is_known` is set for answers of a known API, `is_overfull` if some of its texts are not
+    among the `pieces`.
     """
 
     def __init__(self) -> None:
@@ -282,13 +282,13 @@ def _number(document: _Object, key: str) -> int:
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 _SCRIPTS: Final = frozenset({"text/javascript", "text/ecmascript", "text/x-javascript"})
 """JSON within a call (JSONP) comes as these: as plain text its strings would keep their escapes,
-and what is spread over several would not be joined."""
+and texts spread over several would not be joined."""
 
 _GEMINI_STREAM: Final = ":streamGenerateContent"
 
 
 class AnswerForm(enum.Enum):
-    """What the body of an answer is made of."""
+    """The framing of an answer's body."""
 
     SSE = "sse"
     JSON_ARRAY = "json_array"
@@ -306,7 +306,7 @@ _STREAMED: Final = frozenset({AnswerForm.SSE, AnswerForm.JSON_ARRAY, AnswerForm.
 
 
 def has_model_text(route: Route | UnknownRoute) -> bool:
-    """Tell whether answers on *route* say what a model has written, as far as anybody knows."""
+    """Return whether answers on *route* can hold text that a model has written."""
     return isinstance(route, Route) and route.operation.spec.has_model_text
 
 
@@ -345,7 +345,7 @@ def _form_of(media_type: str, path: str) -> AnswerForm | Unreadable:
 
 
 def framer_of(form: AnswerForm) -> Framer | None:
-    """Return what cuts an answer into events; None where it is one event as a whole."""
+    """Return the framer of an answer; None if the whole answer is one event."""
     match form:
         case AnswerForm.SSE:
             return SseFramer()

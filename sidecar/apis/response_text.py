@@ -38,7 +38,7 @@ WHOLE: Final = frozenset(
     outcome
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
-"""Fields that are never sent in pieces, so that what stands in one is judged at once."""
+"""Fields that are never sent in pieces, so that their value is judged at once."""
 
 FREE: Final = frozenset({"args", "arguments", "input", "parameters", "action", "json"})
 """Objects whose keys the model chooses: all of them is text, numbers included."""
@@ -64,8 +64,8 @@ EVENT_PAYLOADS: Final = {
     "response.audio.delta": ("delta", UnscannedReason.AUDIO),
     "response.output_audio.delta": ("delta", UnscannedReason.AUDIO),
 }
-"""By an event's name, its member that is base64 however short, and what it is. A `chunk` is of
-Bedrock's InvokeModel, and holds an event of the model's own, which nobody reads here.
+"""By event name: the member that is base64 at any length, and its kind. A `chunk` comes from
+Bedrock's InvokeModel and holds an event of the model's own, which is not read here.
 """
 
 MEDIA: Final = {
@@ -75,7 +75,7 @@ MEDIA: Final = {
     "inline_data": UnscannedReason.FILE,
     "images": UnscannedReason.IMAGE,
 }
-"""What a payload is, by the field around it."""
+"""The kind of a payload, by the field around it."""
 
 KNOWN: Final = (
     FIELD_NAMES
@@ -126,7 +126,7 @@ class AnswerText:
 
     `channel` is the text it is a piece of, None where it is a whole text; `lane` is the choice or
     block that this text belongs to. `location` is that of `TextPart`, of one token. `is_json`
-    tells that it is JSON text, whose escapes hide what they say.
+    marks JSON text, whose escapes hide characters.
     """
 
     content: bytes
@@ -138,7 +138,7 @@ class AnswerText:
 
 @dataclass(frozen=True, slots=True)
 class AnswerEvent:
-    """What an event says. `ended` are the lanes whose texts are complete with it."""
+    """The texts of one event. `ended` are the lanes whose texts are complete with it."""
 
     texts: tuple[AnswerText, ...] = ()
     ended: tuple[Path, ...] = ()
@@ -149,7 +149,7 @@ class AnswerEvent:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableEvent:
-    """Nothing is known of what it says."""
+    """An event whose content cannot be read."""
 
     reason: UnscannedReason
 
@@ -162,8 +162,8 @@ _JOIN: Final = 0
 _ONCE: Final = 1
 _ALL: Final = 2
 _COUNT: Final = 3
-"""What becomes of the strings below: joined over events, judged at once, all text whatever their
-names, only counted."""
+"""Treatment of the strings below: joined over events, judged at once, all taken as text
+regardless of their names, only counted."""
 
 
 def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | UnreadableEvent:
@@ -350,7 +350,7 @@ class _Walk:
         self._add(value, path if mode == _JOIN else None, lane, is_json=key in JSON_TEXT)
 
     def _is_event_payload(self, key: str, value: str) -> bool:
-        """Tell whether it is what this kind of event is there to carry, and note that."""
+        """Return whether it is the payload of this kind of event, and record that."""
         if self._payload is None or self._payload[0] != key or not _PAYLOAD.fullmatch(value):
             return False
         self.unscanned[self._payload[1]] = None
@@ -380,7 +380,7 @@ _ALIASES: Final = {"delta": "block", "content_block": "block", "start": "block"}
 
 def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
     if key == "parts":
-        # Gemini's clients join the text of all parts, and set apart only what was thought.
+        # Gemini's clients join the text of all parts, and set apart only the thoughts.
         return "thought" if item.get("thought") is True else "said"
     index = item.get("index", position)
     return index if isinstance(index, int) else position

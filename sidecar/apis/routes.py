@@ -13,7 +13,7 @@ _NO_HEADERS: Final = Headers()
 
 
 def _openai(dialect: Dialect) -> dict[tuple[str, str], Route]:
-    """Return what stands below the root of OpenAI's API, by method and path."""
+    """Return the routes below the root of OpenAI's API, by method and path."""
 
     def post(operation: Operation, form: RequestForm = RequestForm.ANY_OBJECT) -> Route:
         return Route(dialect, operation, has_body=True, form=form)
@@ -58,7 +58,7 @@ _ONE_MODEL: Final = re.compile(r"/(v1|v1beta|openai/v1)/models/[A-Za-z0-9_:-][A-
 
 _STORED: Final = re.compile(r"/(v1|openai/v1)/responses/[A-Za-z0-9_-]+(/cancel|/input_items)?")
 """A response made before: the stored text was judged when it came, and ids cannot be guessed.
-Nothing lists what others stored."""
+No route lists the responses of others."""
 
 _STORED_METHODS: Final = {"": {"GET", "DELETE"}, "/cancel": {"POST"}, "/input_items": {"GET"}}
 
@@ -98,7 +98,7 @@ def recognise(method: str, path: str, headers: Headers = _NO_HEADERS) -> Route |
 
     Nothing is normalised: a path that a server behind us might read in another way (escapes,
     double or trailing slashes, `;` parameters, dot segments) is unknown, hence unscanned.
-    *headers* tell whose models `/v1/models` lists.
+    *headers* decide which provider's models `/v1/models` lists.
     """
     bare = path.partition("?")[0]
     route = _EXACT.get((method, bare)) or _by_pattern(method, bare)
@@ -159,7 +159,7 @@ _PREFIXES: Final = (
 
 
 def guess_dialect(path: str, headers: Headers) -> Dialect:
-    """Return whose words a refusal should be in.
+    """Return the dialect that a refusal should use.
 
     `GET /v1/models` is served by several; only Anthropic's clients send `anthropic-version`,
     only Google's send their key in `x-goog-api-key`.

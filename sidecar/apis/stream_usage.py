@@ -23,14 +23,14 @@ _DIALECTS: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})
 _ASKABLE: Final = frozenset(
     {(Operation.CHAT, RequestForm.MESSAGES), (Operation.TEXT_COMPLETION, RequestForm.PROMPT)}
 )
-"""Not responses, whose streams tell anyway and whose options have no such field."""
+"""Not responses: their streams report usage anyway, and their options have no such field."""
 
 _NAME: Final = re.compile(rb"[\s,]*+(" + WHOLE_STRING + rb")\s*+:\s*+", re.DOTALL)
 _SCALAR: Final = re.compile(WHOLE_STRING + rb'|[^"\s,{}\[\]]++', re.DOTALL)
 
 
 def _whole_inside(levels: int) -> bytes:
-    """Match what stands in an object or array, other ones included that are *levels* deep."""
+    """Return a pattern for the inside of an object or array, nested up to *levels* deep."""
     within = rb'[^"{}\[\]]++|' + WHOLE_STRING
     if levels:
         within += rb"|[{\[]" + _whole_inside(levels - 1) + rb"[}\]]"
@@ -53,12 +53,12 @@ class Member:
 
 
 def can_ask_for_usage(route: Route) -> bool:
-    """Tell whether streams of *route* tell their counts only if they are asked to."""
+    """Return whether streams of *route* report usage only on request."""
     return route.dialect in _DIALECTS and (route.operation, route.form) in _ASKABLE
 
 
 def asks_for_usage(options: JsonValue) -> bool:
-    """Tell whether the `stream_options` of a request ask already."""
+    """Return whether the `stream_options` of a request ask for usage already."""
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
@@ -120,14 +120,14 @@ class UsageHider:
         self._is_beyond = False
 
     def take(self, chunk: bytes, *, is_last: bool) -> bytes:
-        """Return what of the stream may go on now."""
+        """Return the bytes of the stream that may be sent now."""
         if self._is_beyond:
             return chunk
         frames = self._framer.feed(chunk)
         if is_last:
             frames += self._framer.finish()
         shown = b"".join([self._events.shown(frame).raw for frame in frames])
-        # An event that never ends is nothing that tells counts.
+        # An event that never ends reports no counts.
         self._is_beyond = self._framer.fault is not None
         return shown + self._framer.rest() if self._is_beyond else shown
 
@@ -146,7 +146,7 @@ class EventsWithoutUsage:
         self._was_dropped = False
 
     def shown(self, frame: Frame) -> Frame:
-        """Return the event as had nobody asked; without bytes where there would be none."""
+        """Return the event as if usage had not been requested; empty if there would be none."""
         begins_with_rest = self._is_half_ended and frame.raw.startswith(b"\n")
         rest_is_dropped = self._was_dropped
         shown = _without_usage(frame)
@@ -160,9 +160,9 @@ class EventsWithoutUsage:
 
 
 def _without_usage(frame: Frame) -> Frame:
-    """Return the event as it would be had nobody asked; without bytes where it would not be.
+    """Return the event as if usage had not been requested; empty if there would be none.
 
-    Counts that stand beside a choice stay: a provider that tells them there tells them anyway,
+    Counts beside a choice stay: a provider that reports them there does so without a request,
     and no client breaks on them.
     """
     payload = frame.payload
@@ -193,12 +193,12 @@ def _without_null(payload: bytes) -> bytes:
     if "usage" not in orjson.loads(shorter):
         return shorter
     before: Member | None = None
-    told = members(payload, 0)
-    for one in told:
+    found = members(payload, 0)
+    for one in found:
         if one.name == _USAGE:
             if before is not None:
                 return payload[: before.end] + payload[one.end :]
-            behind = next(told, None)
+            behind = next(found, None)
             return payload[: one.at] + payload[one.end if behind is None else behind.at :]
         before = one
     return payload

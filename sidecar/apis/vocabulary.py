@@ -58,7 +58,7 @@ OTHER_ROLE: Final = "unknown"
 """Stands for a role or field name that is the client's own text, and may not be shown."""
 
 RESULT_ROLE: Final = "tool"
-"""The role of what a tool returned or a document says, whoever's message it is in."""
+"""The role of tool results and documents, in any message."""
 
 RESULT_SUFFIXES: Final = ("_result", "_output")
 """How types of parts and items that hold such text end, `function_call_output` for one."""
@@ -103,7 +103,7 @@ MEDIA_FIELDS: Final = {
 """Fields of a part that hold something other than text, or point to it."""
 
 POINTER_FIELDS: Final = frozenset({"data", "url", "file_data", "file_url", "file_id", "id"})
-"""What such a field must hold to count: `audio` is also the name of an output setting."""
+"""Members that such a field must hold to count: `audio` also names an output setting."""
 
 PAYLOAD_FIELDS: Final = frozenset({"data", "url", "file_data", "image_url"})
 """Where base64 is not text."""
@@ -111,7 +111,7 @@ PAYLOAD_FIELDS: Final = frozenset({"data", "url", "file_data", "image_url"})
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What the walk over a body needs to know of an API.
+    """The field names of an API, by their meaning for the walk over a body.
 
     `message_fields` are lists of messages, each with a role; `system_fields` hold text that the
     provider puts before them, or another text in parts; both count within a request as well as at
@@ -152,7 +152,7 @@ COMMON: Final = Vocabulary(
     message_fields=frozenset({"messages", "input"}),
     system_fields=frozenset({"system", "instructions", "prediction"}),
 )
-"""OpenAI, with Azure, and Anthropic: what one means by a name the other means as well."""
+"""OpenAI, Azure OpenAI and Anthropic: a name that two of them share has one meaning."""
 
 
 def _both_cases(names: str) -> frozenset[str]:
@@ -230,7 +230,7 @@ BEDROCK: Final = Vocabulary(
     message_fields=frozenset({"messages"}),
     system_fields=frozenset({"system"}),
 )
-"""Converse, and what InvokeModel passes on: mostly a model's native body, Anthropic's foremost."""
+"""Converse, and the native bodies of models that InvokeModel passes on."""
 
 
 def vocabulary(dialect: Dialect) -> Vocabulary:

@@ -19,7 +19,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 
 class MomentError(ValueError):
-    """Not a time or a span; the message says what would be one."""
+    """Not a time or a span; the message has an example."""
 
 
 def parse_span(text: str) -> timedelta:
@@ -141,7 +141,7 @@ def open_file(file: Path) -> Iterator[BinaryIO]:
 
 
 def size_of(file: Path) -> int:
-    """Return the bytes of *file*, 0 where nobody can tell."""
+    """Return the size of *file* in bytes, 0 if unknown."""
     return 0 if file == STANDARD_STREAM or not file.exists() else file.stat().st_size
 
 

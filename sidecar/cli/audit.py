@@ -67,7 +67,7 @@ def follow(
         float, typer.Option("--every", min=0.1, max=60, help="Seconds between two looks.")
     ] = 2.0,
 ) -> None:
-    """Write each change as a line of log, as it is made, until Ctrl-C: for what collects logs.
+    """Write each change as a line of log, as it is made, until Ctrl-C: for log collectors.
 
     Lines are those of Egret's log (JSON, event `audit.update` and the like); `egret logs` reads
     them. Secrets are masked.

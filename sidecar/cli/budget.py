@@ -1,4 +1,4 @@
-"""`egret budget`: what of a budget is spent, and how its period will end."""
+"""`egret budget`: the spent part of a budget, and a forecast for its period."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
 from sidecar.storage.pool import Connection
 from sidecar.storage.usage_store import Asked, totals_of
 
-budget = typer.Typer(no_args_is_help=True, help="Budgets: what is spent, and what will be.")
+budget = typer.Typer(no_args_is_help=True, help="Budgets: spend so far, and forecast.")
 
 _CSV: Final = (
     "level", "whose", "id", "limit", "window", "models", "operations", "time_zone", "starts_at",

@@ -24,12 +24,12 @@ from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, conne
 Result = TypeVar("Result")
 
 _MAX_SAID: Final = 200
-"""Characters of what PostgreSQL says of a value: it may repeat the whole of it."""
+"""Characters of an error of PostgreSQL: it may repeat a whole value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a command has changed, for workers that hear of it through Valkey.
+class ChangeNotice:
+    """The objects that a command has changed, for workers that are notified through Valkey.
 
     `keys` are ids of keys, `team:<id>`, `organization:<id>` or `*`; `policies` are names.
     """
@@ -41,20 +41,20 @@ class Told:
 def on_connection(
     work: Callable[[Connection], Awaitable[Result]],
     *,
-    tells: Callable[[Result], Told] | None = None,
+    notice: Callable[[Result], ChangeNotice] | None = None,
 ) -> Result:
     """Run *work* in a transaction on the database of the settings; exit with its error.
 
-    What it changes is logged as done by whom `ACTOR` names. Workers hear of it from the database;
-    where the settings say that they cannot, *tells* says of a result what they are to be told.
+    The audit log names `ACTOR` for the change. Workers are notified by the database; if the
+    settings use Valkey instead, *notice* returns the notification for a result.
     """
 
     async def run(settings: Settings) -> Result:
         async with connect(settings.postgres) as connection, connection.transaction():
             await set_actor(connection, ACTOR.get() or _os_user())
             result = await work(connection)
-        if tells is not None and settings.cache.invalidation.subscribes:
-            await _publish(settings, tells(result))
+        if notice is not None and settings.cache.invalidation.subscribes:
+            await _publish(settings, notice(result))
         return result
 
     return _run(run)
@@ -65,7 +65,7 @@ def on_database(work: Callable[[PostgresSettings], Awaitable[Result]]) -> Result
     return _run(lambda settings: work(settings.postgres))
 
 
-async def _publish(settings: Settings, told: Told) -> None:
+async def _publish(settings: Settings, changed: ChangeNotice) -> None:
     # Here, since most commands need not wait for the import of a Valkey client.
     from sidecar.storage.valkey_keys import (  # noqa: PLC0415
         ValkeyNotPublishedError,
@@ -74,8 +74,8 @@ async def _publish(settings: Settings, told: Told) -> None:
     )
 
     try:
-        await publish_key_change(settings, *told.keys)
-        await publish_policy_change(settings, *told.policies)
+        await publish_key_change(settings, *changed.keys)
+        await publish_policy_change(settings, *changed.policies)
     except ValkeyNotPublishedError as error:
         note(
             f"warning: the change is made, but Valkey did not pass it on ({error}); workers see it"
@@ -98,7 +98,7 @@ def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
 
 
 def _fail_with(error: Exception) -> NoReturn:
-    """Say what PostgreSQL, or the lack of it, means for whoever ran a command."""
+    """Turn an error of PostgreSQL into a message for the command line."""
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             fail("the database has no schema for this version", hint="run `egret migrate`")
@@ -109,7 +109,8 @@ def _fail_with(error: Exception) -> NoReturn:
             )
         case asyncpg.IntegrityConstraintViolationError():
             fail(
-                "what this builds on was changed meanwhile; nothing was done", hint="run it again"
+                "an object that this change depends on was changed meanwhile; nothing was done",
+                hint="run it again",
             )
         case asyncpg.DataError():
             fail(f"PostgreSQL does not take a value ({_shortened(error)})", hint="correct it")
@@ -127,7 +128,7 @@ def _shortened(error: Exception) -> str:
 
 
 def _os_user() -> str:
-    """Return the name of the process's user, not what the environment says it is."""
+    """Return the name of the process's user, not of the environment."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # in a container the number may be all there is
@@ -135,7 +136,7 @@ def _os_user() -> str:
 
 
 def settings_or_exit() -> Settings:
-    """Read the settings, or exit with what is wrong with them."""
+    """Read the settings, or exit with their faults."""
     try:
         return read_settings()
     except SettingsError as error:
@@ -154,7 +155,7 @@ def read_facts(run: Path) -> dict[str, Any]:
     """Return the facts of the stack in *run*.
 
     Raises:
-        OSError: there is none, or it is somebody else's.
+        OSError: there is none, or it belongs to another user.
     """
     facts: dict[str, Any] = orjson.loads(facts_file(run).read_bytes())
     return facts

@@ -36,7 +36,7 @@ def doctor(
     use: Annotated[
         Use,
         typer.Option(
-            "--for", help="What the database's role is for: workers, or this command line."
+            "--for", help="The purpose of the database's role: workers, or this command line."
         ),
     ] = Use.WORKER,
     output: OutputOption = Output.TABLE,
@@ -161,7 +161,7 @@ async def _stale(folder: Path) -> Checked:
         names = ", ".join(path.name for path in dead)
         return warning(
             STALE,
-            f"nobody listens on {names}",
+            f"no worker listens on {names}",
             hint="start those workers, or remove the files and take them out of Envoy's endpoints",
         )
     return ok(STALE, f"none; {len(sockets)} in use")

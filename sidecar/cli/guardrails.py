@@ -1,4 +1,4 @@
-"""`egret guardrails test`: what a policy finds in a text."""
+"""`egret guardrails test`: the findings of a policy in a text."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not
 
 
 def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterator[Text]:
-    """Return each text with what was found in it, its role before it."""
+    """Return each text with its findings, its role before it."""
     findings = [(one, found) for one in results for found in one.findings]
     for index, part in enumerate(subject.parts):
         content = part.content.decode()
@@ -80,7 +80,7 @@ def _characters(content: bytes, span: tuple[int, int]) -> tuple[int, int]:
     return start, start + len(content[span[0] : span[1]].decode(errors="ignore"))
 
 
-guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: what they find in a text.")
+guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: their findings in a text.")
 
 _COLUMNS: Final = ("guardrail", "type", "mode", "verdict", "score", "finds", "µs")
 _CHAT: Final = "/v1/chat/completions"
@@ -121,7 +121,7 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show each guardrail's verdict, what it finds, its score and what it costs.
+    """Show each guardrail's verdict, findings, score and cost.
 
     Without a policy the built-in one judges. Routes, models, roll-outs and exceptions do not
     count here; guardrails that ask a server are not asked. The text goes nowhere.
@@ -171,7 +171,7 @@ def _read_body(body: bytes, path: str) -> Subject:
     if isinstance(read, Malformed):
         fail(read.problem.rstrip("."), hint="a request with this body is refused with 400")
     if isinstance(read, Unreadable):
-        hint = "such a request goes the policy's way for what is unscanned"
+        hint = "the policy's `unscanned` decides on such a request"
         fail(f"the body cannot be read ({read.reason.value})", hint=hint)
     return read
 
@@ -198,7 +198,7 @@ def _show(subject: Subject, trial: PolicyTestResult) -> None:
         )
     )
     for reason in dict.fromkeys(subject.unscanned):
-        screen.print(Text(f"holds what no guardrail can read: {reason.value}"))
+        screen.print(Text(f"holds content that no guardrail can read: {reason.value}"))
 
 
 def _row(one: TimedResult) -> Row:

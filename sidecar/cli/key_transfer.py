@@ -23,7 +23,7 @@ from sidecar.admin.key_transfer import (
     import_keys,
 )
 from sidecar.cli.arguments import STANDARD_STREAM, open_file, size_of
-from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -121,7 +121,7 @@ def export(
 def _format(file: Path, chosen: FileFormat | None) -> FileFormat:
     found = chosen or _SUFFIXES.get(file.suffix)
     if found is None:
-        fail(f"{file} tells no format", hint="say --format csv or jsonl", code=WRONG_USAGE)
+        fail(f"{file} has no known suffix", hint="pass --format csv or jsonl", code=WRONG_USAGE)
     return found
 
 
@@ -144,7 +144,9 @@ def _import(file: Path, file_format: FileFormat, options: ImportOptions) -> Impo
                 on_written=written,
             )
 
-        return on_connection(work, tells=lambda _: Told(keys=("*",) if options.commits else ()))
+        return on_connection(
+            work, notice=lambda _: ChangeNotice(keys=("*",) if options.commits else ())
+        )
 
 
 class _Lines:
@@ -173,8 +175,8 @@ def _refuse(file: Path, faults: Faults, *, output: Output) -> NoReturn:
             note(f"{file}:{fault.line}: {fault.problem}")
         if faults.count > _SHOWN_FAULTS:
             note(f"… and {faults.count - _SHOWN_FAULTS} more; --output json shows 10000 of them")
-    what = counted(faults.count, "fault")
-    fail(f"{file} has {what}", hint="nothing was imported", code=FAILED)
+    faulty = counted(faults.count, "fault")
+    fail(f"{file} has {faulty}", hint="nothing was imported", code=FAILED)
 
 
 def _export(file: Path, file_format: FileFormat, *, team: str | None) -> tuple[int, int]:

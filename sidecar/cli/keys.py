@@ -24,7 +24,7 @@ from sidecar.admin.keys import (
 )
 from sidecar.admin.keys import list_keys as list_page
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
-from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
 from sidecar.cli.terminal import (
     WRONG_USAGE,
@@ -43,9 +43,9 @@ from sidecar.keys.authorize import ScopeError, Scopes, parse_operations, parse_s
 from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
 
 
-def told_of(key: Key) -> Told:
-    """Return what workers are told of a change to one key."""
-    return Told(keys=(key.key_id,))
+def notice_for(key: Key) -> ChangeNotice:
+    """Return the notification for a change to one key."""
+    return ChangeNotice(keys=(key.key_id,))
 
 
 def public_id(text: str) -> str:
@@ -61,7 +61,7 @@ def public_id(text: str) -> str:
 
 
 def key_row(key: Key) -> Row:
-    """Return what is told of a key."""
+    """Return a key as a row of output."""
     return {
         "key_id": key.key_id,
         "name": key.name,
@@ -105,7 +105,7 @@ NotBeforeOption = Annotated[
 
 
 def parsed(parser: Callable[[], Parsed], *, option: str) -> Parsed:
-    """Return what *parser* reads, or exit with what it says of *option*."""
+    """Return the value that *parser* reads, or exit with its error for *option*."""
     try:
         return parser()
     except (MomentError, ScopeError) as error:
@@ -119,7 +119,7 @@ def scopes_from(
     *,
     not_before: str | None,
 ) -> Scopes:
-    """Return what the options say; none given is no bound."""
+    """Return the values of the options; none given is no bound."""
     return Scopes(
         operations=_operations(operations) if operations else None,
         sources=_sources(sources) if sources else None,
@@ -154,7 +154,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change what a key is for, everywhere within a second or so; a list replaces the one before.
+    """Change the scopes of a key, everywhere within a second; a list replaces the one before.
 
     Example: egret keys set 5OKO8h6jGWNP --operation chat --source 192.0.2.0/24 --tag env=prod
     """
@@ -172,7 +172,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
         fail("nothing to set", hint="see `egret keys set --help`", code=WRONG_USAGE)
     changed = on_connection(
-        lambda connection: change_key(connection, key_id, change=change), tells=told_of
+        lambda connection: change_key(connection, key_id, change=change), notice=notice_for
     )
     print_record(key_row(changed), output=output)
 
@@ -206,14 +206,14 @@ def _tags(texts: list[str]) -> tuple[str, ...]:
     return parsed(lambda: parse_tags(texts), option="--tag")
 
 
-keys = typer.Typer(no_args_is_help=True, help="API keys: who may call, with what, until when.")
+keys = typer.Typer(no_args_is_help=True, help="API keys: owner, scopes, expiry.")
 
 KeyArgument = Annotated[
     str, typer.Argument(metavar="KEY_ID", help="The key's public id, as `egret keys list` shows.")
 ]
 TEAM_HELP: Final = "ORGANIZATION/TEAM, or the team's name if no other has it."
 MAX_LIMIT: Final = 100_000
-"""More at once is what `egret keys export` is for."""
+"""For more at once there is `egret keys export`."""
 
 _COLUMNS: Final = (
     "key_id", "name", "team", "state", "expires_at", "policy", "allowed_models", "created_at",
@@ -223,7 +223,7 @@ _COLUMNS: Final = (
 @keys.command("create")
 def create(  # noqa: PLR0913, PLR0917 - options of a command
     team: Annotated[str, typer.Option("--team", help=TEAM_HELP)],
-    name: Annotated[str, typer.Option("--name", help="What it is for; unique in its team.")],
+    name: Annotated[str, typer.Option("--name", help="Its purpose; unique in its team.")],
     expires: Annotated[str, typer.Option("--expires", help=MOMENT_HELP)] = "never",
     model: ModelOption = None,
     policy: PolicyOption = None,
@@ -251,7 +251,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
             rules=rules,
             scopes=scopes,
         ),
-        tells=told_of,
+        notice=notice_for,
     )
     _print_secret(key, row=key_row(created), output=output)
 
@@ -296,7 +296,7 @@ def list_keys(
 
 @keys.command("show")
 def show(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
-    """Show one key and how it was used, without its secret: nobody has that but its owner.
+    """Show one key and how it was used, without its secret, which only its owner has.
 
     Example: egret keys show 5OKO8h6jGWNP
     """
@@ -313,7 +313,7 @@ def revoke(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
     """
     key_id = public_id(key_id)
     revoked = on_connection(
-        lambda connection: key_administration.revoke_key(connection, key_id), tells=told_of
+        lambda connection: key_administration.revoke_key(connection, key_id), notice=notice_for
     )
     print_record(key_row(revoked), output=output)
 
@@ -329,7 +329,7 @@ def disable(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
 
 @keys.command("enable")
 def enable(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
-    """Let a key in that was disabled; what is revoked or expired stays so.
+    """Enable a disabled key; a revoked or expired one stays so.
 
     Example: egret keys enable 5OKO8h6jGWNP
     """
@@ -366,7 +366,7 @@ def rotate(
         lambda connection: key_administration.rotate_key(
             connection, key_id, key=key, grace=span, expires_at=expires_at
         ),
-        tells=lambda changed: Told(keys=[one.key_id for one in changed]),
+        notice=lambda changed: ChangeNotice(keys=[one.key_id for one in changed]),
     )
     row = {**key_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
     _print_secret(key, row=row, output=output)
@@ -386,7 +386,7 @@ def expire(
     at = parsed(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
     changed = on_connection(
         lambda connection: key_administration.expire_key(connection, key_id, at=at),
-        tells=told_of,
+        notice=notice_for,
     )
     print_record(key_row(changed), output=output)
 
@@ -395,7 +395,7 @@ def _switch(key_id: str, *, enabled: bool, output: Output) -> None:
     key_id = public_id(key_id)
     switched = on_connection(
         lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled),
-        tells=told_of,
+        notice=notice_for,
     )
     print_record(key_row(switched), output=output)
 

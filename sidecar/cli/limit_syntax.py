@@ -15,12 +15,12 @@ EXAMPLE: Final = "requests/minute=60"
 
 
 class LimitWordsError(ValueError):
-    """Words that are no limit; the message says which part and what would be one."""
+    """Words that are no limit; the message names the part and gives an example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selectors:
-    """What the limits of one command hold for."""
+    """The scope of the limits of one command."""
 
     models: tuple[str, ...] | None = None
     operations: tuple[str, ...] | None = None
@@ -53,7 +53,7 @@ def parse_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -
 
 
 def parse_kind(name: str) -> tuple[Measure, Window]:
-    """Read MEASURE/WINDOW; what holds at any moment or for one request has no window.
+    """Read MEASURE/WINDOW; a measure of the moment or of one request has no window.
 
     Raises:
         LimitWordsError: there is no such measure or window.
@@ -63,7 +63,7 @@ def parse_kind(name: str) -> tuple[Measure, Window]:
 
 
 def shown(limit: Limit) -> str:
-    """Return the words for a limit, without what it holds for."""
+    """Return the words for a limit, without its scope."""
     window = "" if limit.window is Window.ONCE else f"/{limit.window.value}"
     return f"{limit.measure.value}{window}={shown_amount(limit.measure, limit.amount)}"
 
@@ -93,7 +93,7 @@ def shown_whose(level: Level, name: str) -> str:
 
 
 def shown_for(limit: Limit) -> str:
-    """Return what a limit holds for, where that is not everything."""
+    """Return the scope of a limit, if it is not everything."""
     return ", ".join((*(limit.models or ()), *(limit.operations or ()))) or "-"
 
 

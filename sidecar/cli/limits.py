@@ -23,7 +23,7 @@ from sidecar.admin.limits import (
     owned_limits,
     remove_all_limits,
 )
-from sidecar.cli.connection import Told, on_connection, settings_or_exit
+from sidecar.cli.connection import ChangeNotice, on_connection, settings_or_exit
 from sidecar.cli.keys import public_id
 from sidecar.cli.limit_syntax import (
     LimitWordsError,
@@ -199,14 +199,16 @@ def _run(
     try:
         found = on_connection(
             work,
-            tells=lambda changed: Told(keys=(_told(owner.level, changed.owner_id),)),
+            notice=lambda changed: ChangeNotice(
+                keys=(_changed_name(owner.level, changed.owner_id),)
+            ),
         )
     except LimitWordsError as error:
         fail(str(error), hint="nothing was changed", code=WRONG_USAGE)
     _print(found.limits, output)
 
 
-def _told(level: Level, owner_id: str) -> str:
+def _changed_name(level: Level, owner_id: str) -> str:
     return owner_id if level is Level.KEY else f"{level.value}:{owner_id}"
 
 
@@ -238,7 +240,7 @@ def show(
     """Show how limits stand now: those of a key, of its team and of its organization.
 
     Reads what workers count in Valkey and changes nothing. Where Valkey does not answer, days,
-    weeks and months are told by the records of usage.
+    weeks and months come from the usage records.
 
     Example: egret limits show 5OKO8h6jGWNP
     """

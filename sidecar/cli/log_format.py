@@ -35,7 +35,7 @@ class LogLine:
 
 
 def read_line(raw: bytes) -> LogLine | None:
-    """Return what *raw* tells; None where it is no JSON object."""
+    """Return the fields of *raw*; None if it is no JSON object."""
     try:
         value: object = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -57,8 +57,8 @@ def read_line(raw: bytes) -> LogLine | None:
 
 
 def _access(raw: bytes, fields: Fields) -> LogLine:
-    told = fields.get("egret")
-    egret = cast("Fields", told) if isinstance(told, dict) else {}
+    own = fields.get("egret")
+    egret = cast("Fields", own) if isinstance(own, dict) else {}
     status = fields["status"]
     is_failure = isinstance(status, int) and status >= 500  # noqa: PLR2004 - server errors
     return LogLine(
@@ -109,7 +109,7 @@ class Wanted:
 
     @property
     def is_everything(self) -> bool:
-        """Whether lines that tell nothing are wanted as well."""
+        """Whether lines without an event are wanted as well."""
         return self == Wanted()
 
     def has(self, line: LogLine) -> bool:
@@ -142,7 +142,7 @@ def _teams(facts: Fields) -> set[str]:
 
 
 def _said(facts: Fields) -> Iterator[str]:
-    """Return how the exchange ended and what each guardrail said."""
+    """Return the outcome of the exchange and of each guardrail."""
     yield _text(facts.get("outcome"))
     guardrails = facts.get("guardrails")
     if isinstance(guardrails, str):  # of Envoy's: `pii=redact keys=pass`

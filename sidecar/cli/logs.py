@@ -35,14 +35,14 @@ from sidecar.cli.terminal import (
 )
 
 MAX_LINE_BYTES: Final = 1024**2
-"""No line of Egret's comes near it; what is longer is counted and not kept."""
+"""No line of Egret's comes near it; longer ones are counted and dropped."""
 CHUNK_BYTES: Final = 64 * 1024
 POLL_SECONDS: Final = 0.2
 """How soon a line that was added to a followed file is seen."""
 
 
 class Readable(Protocol):
-    """Gives what there is, waits where there is nothing, and returns nothing at the end."""
+    """Returns the bytes there are, waits for more, and returns nothing at the end."""
 
     def read1(self, size: int, /) -> bytes:
         """Return up to *size* bytes."""
@@ -90,12 +90,12 @@ class Lines:
 
 
 def chunks_of(stream: Readable) -> Iterable[bytes]:
-    """Return what comes, as it comes, to the end."""
+    """Return a reader of a stream, to its end."""
     return iter(lambda: stream.read1(CHUNK_BYTES), b"")
 
 
 def followed(path: Path) -> Iterator[bytes]:
-    """Return what is in a file and what is added to it, for ever.
+    """Return a reader of a file that follows additions to it, endlessly.
 
     A file that is replaced (rotated) is read to its end and the new one from its beginning; one
     that is cut is read anew. While there is none of that name, one is waited for.
@@ -141,7 +141,7 @@ def logs(  # noqa: PLR0913, PLR0917 - options of a command
         Path, typer.Argument(help="A file; without one, or -, standard input.")
     ] = STANDARD_STREAM,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Wait for what is added to the file.")
+        bool, typer.Option("--follow", "-f", help="Wait for additions to the file.")
     ] = False,
     level: Annotated[
         str | None, typer.Option("--level", help=f"At least: {', '.join(LEVELS)}.")
@@ -158,7 +158,7 @@ def logs(  # noqa: PLR0913, PLR0917 - options of a command
     ] = None,
     verdict: Annotated[
         list[str] | None,
-        typer.Option("--verdict", help="How it ended, or what a guardrail said; as --event."),
+        typer.Option("--verdict", help="Outcome, or a guardrail's verdict; as --event."),
     ] = None,
     trace: Annotated[str | None, typer.Option("--trace", metavar="ID", help="One trace.")] = None,
     request_id: Annotated[
@@ -218,7 +218,7 @@ class _Shown:
             sys.stdout.reconfigure(errors="backslashreplace")
 
     def show(self, lines: Iterable[bytes]) -> None:
-        """Write what is wanted of *lines*, and do not keep it back."""
+        """Write the selected *lines* at once."""
         for raw in lines:
             line = read_line(raw)
             if line is None:

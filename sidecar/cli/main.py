@@ -88,7 +88,7 @@ class _Commands(TyperGroup):
 
 
 def _is_text(word: str) -> bool:
-    """Tell whether *word* is UTF-8; Python makes lone surrogates of bytes that are not."""
+    """Return whether *word* is UTF-8; Python turns other bytes into lone surrogates."""
     try:
         return b"\0" not in word.encode()
     except UnicodeEncodeError:

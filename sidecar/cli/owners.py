@@ -8,7 +8,7 @@ import typer
 
 from sidecar.admin import owners as administration
 from sidecar.admin.owners import Organization, Rules, Team
-from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.terminal import Output, OutputOption, Row, print_record, print_rows
 
 orgs = typer.Typer(no_args_is_help=True, help="Organizations: who pays, and rules for all teams.")
@@ -135,7 +135,7 @@ def enable_team(team: TeamArgument, output: OutputOption = Output.TABLE) -> None
 def _switch_organization(name: str, *, enabled: bool, output: Output) -> None:
     switched = on_connection(
         lambda connection: administration.switch_organization(connection, name, enabled=enabled),
-        tells=lambda one: Told(keys=(f"organization:{one.id}",)),
+        notice=lambda one: ChangeNotice(keys=(f"organization:{one.id}",)),
     )
     print_record(_organization(switched), output=output)
 
@@ -143,13 +143,13 @@ def _switch_organization(name: str, *, enabled: bool, output: Output) -> None:
 def _switch_team(team: str, *, enabled: bool, output: Output) -> None:
     switched = on_connection(
         lambda connection: administration.switch_team(connection, team, enabled=enabled),
-        tells=lambda one: Told(keys=(f"team:{one.id}",)),
+        notice=lambda one: ChangeNotice(keys=(f"team:{one.id}",)),
     )
     print_record(_team(switched), output=output)
 
 
 def rules_from(model: list[str] | None, policy: str | None) -> Rules:
-    """Return what the options bind; no --model at all allows what the level above does."""
+    """Return the bindings of the options; without --model the level above decides."""
     return Rules(allowed_models=tuple(model) if model else None, policy=policy)
 
 

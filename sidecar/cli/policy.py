@@ -12,7 +12,7 @@ import typer
 
 from sidecar.admin.keys import bind_key
 from sidecar.admin.owners import bind_organization, bind_team
-from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.keys import public_id
 from sidecar.cli.policy_change import (
     DryRunOption,
@@ -70,7 +70,7 @@ def apply(
     why: NoteOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what would change, ask, and bring it into force everywhere, all or nothing.
+    """Show the changes, ask, and bring them into force everywhere, all or nothing.
 
     A file with a mistake changes nothing: the policies in force stay.
 
@@ -94,13 +94,13 @@ def diff(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what applying a file would change, or how two versions of a policy differ.
+    """Show the changes of applying a file, or the difference of two versions of a policy.
 
     Example: egret policy diff -f policies.yaml; egret policy diff strict --from 3 --to 5
     """
     if (name is None) == (file is None) or (file is not None and (from_ or to)):
         hint = "give -f FILE, or the name of a policy and its versions"
-        fail("say what to compare", hint=hint, code=WRONG_USAGE)
+        fail("nothing to compare", hint=hint, code=WRONG_USAGE)
     if name is not None:
         show_difference(name, from_=from_, to=to, output=output)
     elif file is not None:
@@ -187,11 +187,11 @@ def advise(
         typer.Option("--file", "-f", help="A file of policies; else those in force."),
     ] = None,
     days: Annotated[
-        int, typer.Option("--days", min=0, help="Tell of exceptions that end within so many.")
+        int, typer.Option("--days", min=0, help="Report exceptions that end within so many days.")
     ] = NEAR_DAYS,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Say what is valid and probably not meant, or will not last; exits with 1 if anything is.
+    """List settings that are valid and probably not meant, or end soon; exits with 1 if any is.
 
     Example: egret policy lint -f policies.yaml
     """
@@ -251,7 +251,7 @@ _LEVELS: Final = ("--key", "--team", "--org")
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """What a policy is bound to: the option that named it, and the name."""
+    """The object that a policy is bound to: the option that named it, and the name."""
 
     level: str
     name: str
@@ -291,7 +291,7 @@ def _target(*, key: str | None, team: str | None, org: str | None) -> _Target:
         if name is not None
     ]
     if len(named) != 1:
-        fail("say for what", hint="give one of --key, --team and --org", code=WRONG_USAGE)
+        fail("no object is named", hint="pass one of --key, --team and --org", code=WRONG_USAGE)
     target = named[0]
     return _Target(target.level, public_id(target.name)) if key is not None else target
 
@@ -307,7 +307,7 @@ def _bind(target: _Target, *, policy: str | None, output: Output) -> None:
                 bound = await bind_organization(connection, target.name, policy=policy)
                 return f"organization:{bound}"
 
-    on_connection(work, tells=lambda scope: Told(keys=(scope,)))
+    on_connection(work, notice=lambda scope: ChangeNotice(keys=(scope,)))
     print_record(
         {target.level.removeprefix("--"): target.name, "policy": policy},
         output=output,

@@ -15,7 +15,7 @@ import typer
 from rich.syntax import Syntax
 
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
-from sidecar.cli.connection import Told, on_connection
+from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -55,7 +55,7 @@ from sidecar.storage.postgres_policies import (
 
 
 class Change(enum.Enum):
-    """What becomes of one policy."""
+    """The planned change of one policy."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -79,7 +79,7 @@ class PlannedPolicy:
 def plan(
     documents: Iterable[PolicyDocument], *, stored: Iterable[StoredPolicy]
 ) -> tuple[PlannedPolicy, ...]:
-    """Compare each document's meaning, not its spelling, with what is in force."""
+    """Compare each document's meaning, not its spelling, with the policies in force."""
     in_force = {policy.name: policy for policy in stored}
     return tuple(_planned(document, in_force.get(document.policy.name)) for document in documents)
 
@@ -151,7 +151,7 @@ def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
 
 
 def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
-    """Show what changes, check it, ask, bring it into force, and say so."""
+    """Show the changes, check them, ask, bring them into force, and report it."""
     if manner.note is not None and not 0 < len(manner.note) <= MAX_NOTE_CHARACTERS:
         hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
         fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
@@ -172,9 +172,9 @@ def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
 def check_expressions(
     documents: Sequence[PolicyDocument], *, stored: Sequence[StoredPolicy], source: str
 ) -> None:
-    """Compile what the documents' authors wrote, alone and with all that is in force.
+    """Compile the documents, alone and with all policies in force.
 
-    Exits with what cannot be compiled. Each runs in a process that is lost where it explodes.
+    Exits with the documents that do not compile. Each runs in a process of its own.
     """
     placed = [one for document in documents for one in document.expressions]
     if not placed:
@@ -204,7 +204,7 @@ def check_expressions(
 
 
 def show_plan(planned: Sequence[PlannedPolicy]) -> None:
-    """Print each difference, and what stays."""
+    """Print each difference, and the unchanged policies."""
     for one in planned:
         if one.change is Change.NONE:
             note(f"{one.name}: no change, version {one.version} stays")
@@ -213,7 +213,7 @@ def show_plan(planned: Sequence[PlannedPolicy]) -> None:
 
 
 def plan_row(one: PlannedPolicy) -> Row:
-    """Return what a program is told of one planned policy."""
+    """Return one planned policy as a row of JSON output."""
     is_change = one.change is not Change.NONE
     return {
         "name": one.name,
@@ -265,14 +265,14 @@ def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
         except PolicyChangedError as error:
             fail(str(error), hint="look at the new difference: run it again")
 
-    on_connection(work, tells=lambda _: Told(policies=[one.name for one in changes]))
+    on_connection(work, notice=lambda _: ChangeNotice(policies=[one.name for one in changes]))
 
 
 def _ask(source: str, *, count: int) -> None:
     if source == str(STANDARD_STREAM) or not sys.stdin.isatty():
-        fail("nobody is there to ask", hint="say --yes to apply", code=WRONG_USAGE)
-    what = "this change" if count == 1 else f"these {count} changes"
-    if not typer.confirm(f"Apply {what}?", err=True):
+        fail("cannot ask for confirmation without a terminal", hint="pass --yes", code=WRONG_USAGE)
+    changed = "this change" if count == 1 else f"these {count} changes"
+    if not typer.confirm(f"Apply {changed}?", err=True):
         note("Nothing was changed.")
         raise typer.Exit(FAILED)
 

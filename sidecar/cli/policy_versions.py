@@ -61,7 +61,7 @@ def rollback(
     why: NoteOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Bring an earlier version back as the next one, after showing what that changes.
+    """Bring an earlier version back as the next one, after showing the difference.
 
     Example: egret policy rollback strict --to 3
     """
@@ -101,8 +101,8 @@ def stored_policy(name: str, version: int | None) -> StoredPolicy:
     """Return a version of a policy, by default the one in force, or exit."""
     stored = on_connection(lambda connection: load_policy(connection, name, version=version))
     if stored is None:
-        what = f"policy {name}" if version is None else f"version {version} of policy {name}"
-        fail(f"there is no {what}", hint="see `egret policy list`")
+        wanted = f"policy {name}" if version is None else f"version {version} of policy {name}"
+        fail(f"there is no {wanted}", hint="see `egret policy list`")
     return stored
 
 
@@ -181,7 +181,7 @@ def promote(
     why: NoteOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Let a guardrail that ran in shadow enforce, after showing what it would have done so far.
+    """Let a guardrail that ran in shadow enforce, after showing its results so far.
 
     Example: egret policy promote strict cards --note "a week in shadow without a false alarm"
     """
@@ -247,7 +247,7 @@ def _show_shadow(guardrail: str, url: str | None) -> None:
     try:
         page = asyncio.run(_fetch(url))
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        note(f"What it would have done is not known: no metrics at {url} (say --metrics URL).")
+        note(f"Its results in shadow are unknown: no metrics at {url} (pass --metrics URL).")
         return
     counted = shadow_verdicts(page, guardrail)
     if not counted:

@@ -1,4 +1,4 @@
-"""`egret price`: what tokens cost, and from when on."""
+"""`egret price`: prices of tokens, and the time they hold from."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from sidecar.cli.terminal import (
 from sidecar.storage.usage_store import list_prices, set_prices
 from sidecar.usage.prices import Price, PriceFileError, read_prices
 
-price = typer.Typer(
-    no_args_is_help=True, help="What tokens cost: US dollars for a million of them."
-)
+price = typer.Typer(no_args_is_help=True, help="Prices of tokens: US dollars per million.")
 
 _COLUMNS: Final = ("model", "input", "output", "cached_input", "cache_write", "valid_from")
 _MOST: Final = Decimal(100_000_000)
@@ -50,7 +48,7 @@ def set_(
 ) -> None:
     """Set a price; the one before it holds until this one begins.
 
-    What was recorded keeps the cost it was recorded with.
+    Recorded usage keeps its cost.
 
     Example: egret price set 'gpt-4o*' --input 2.5 --output-tokens 10 --cached-input 1.25
     """
@@ -68,9 +66,7 @@ def set_(
 
 @price.command("list")
 def list_(
-    every: Annotated[
-        bool, typer.Option("--all", help="Also what held once, and what will hold.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also former and future prices.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the prices that hold now.

@@ -54,7 +54,7 @@ class BadLine:
 
 
 def kept_lines(stream: BinaryIO, *, path: str) -> Iterator[KeptLine | BadLine]:
-    """Yield what each line holds, but for empty ones; *path* is for bodies that stand alone."""
+    """Yield the request of each line, skipping empty ones; *path* is for bare bodies."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -202,9 +202,9 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Judge kept requests by a policy, and count what becomes of them; none is sent anywhere.
+    """Judge recorded requests by a policy, and count the decisions; none is sent anywhere.
 
-    With --before or --before-file also by that one, and what differs is listed, by line and id:
+    With --before or --before-file also by that one, and differences are listed, by line and id:
     texts are never shown. Roll-outs count as complete and exceptions as over; guardrails that ask
     a server are not asked. Exits with 1 if a line is no request.
 

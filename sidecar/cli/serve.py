@@ -46,7 +46,7 @@ def serve(
             get_logger().warning("settings.unknown", variable=one.variable, **fields)
         asyncio.run(Supervisor(settings).run())
     except (SettingsError, EndpointError, WorkerStartError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the last word to whoever started us
+        print(error, file=sys.stderr)  # noqa: T201 - the last message to the caller
         raise typer.Exit(2) from None
 
 

@@ -69,30 +69,30 @@ def print_record(record: Row, *, output: Output) -> None:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return a number with what it counts; *many* is *one* with an `s` where not given."""
+    """Return a number with its noun; *many* defaults to *one* with an `s`."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def note(message: str) -> None:
-    """Tell a person what happened."""
+    """Print a note on standard error."""
     console(stderr=True).print(Text(message))
 
 
 def fail(problem: str, *, hint: str, code: int = FAILED) -> NoReturn:
-    """Say in one line what went wrong and what would be right, and exit."""
+    """Print the error and its hint in one line, and exit."""
     console(stderr=True).print(Text(f"error: {problem}; {hint}".replace("\n", " ")))
     raise typer.Exit(code)
 
 
 @contextmanager
 def ends_quietly() -> Iterator[None]:
-    """Let Ctrl-C, or a reader that has enough, end what would go on for ever."""
+    """End an endless command on Ctrl-C, or if its reader closes the pipe."""
     try:
         yield
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
-        # Whoever read has what they wanted. What Python flushes as it exits goes nowhere.
+        # The reader has closed the pipe. Output that Python flushes on exit is dropped.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -135,14 +135,14 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def progress(what: str, *, total: int) -> Iterator[Advance]:
+def progress(label: str, *, total: int) -> Iterator[Advance]:
     """Show a bar on standard error as long as the block lasts."""
     screen = console(stderr=True)
     columns = (
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=screen, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(what, total=total)
+        bar = bars.add_task(label, total=total)
 
         def advance(done: int) -> None:
             bars.update(bar, completed=done)

@@ -1,4 +1,4 @@
-"""`egret top`: what happens now, from the page of metrics."""
+"""`egret top`: live traffic figures, from the page of metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sidecar.telemetry.traffic_stats import (
 MAX_LINES: Final = 10
 FETCH_SECONDS: Final = 5.0
 PICTURE_COLUMNS: Final = 120
-"""What frames fill where there is no terminal to fill."""
+"""The size of frames without a terminal."""
 
 
 def top(
@@ -57,9 +57,9 @@ def top(
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):
-        fail(f"no answer at {metrics}", hint="start `egret serve`, or say --metrics URL")
+        fail(f"no answer at {metrics}", hint="start `egret serve`, or pass --metrics URL")
     except ValueError:
-        fail(f"{metrics} is no page of metrics", hint="say --metrics URL")
+        fail(f"{metrics} is no page of metrics", hint="pass --metrics URL")
     except KeyboardInterrupt:
         return
 

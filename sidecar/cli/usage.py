@@ -39,14 +39,14 @@ from sidecar.cli.terminal import (
 from sidecar.storage.pool import Connection
 
 MAX_SHOWN: Final = 8
-"""More could not be told apart by their colours; the rest is drawn as one."""
+"""More could not be distinguished by colour; the rest is drawn as one."""
 
 REST: Final = "all others"
 _BAR: Final = 0.85  # of the width of an hour or a day
 
 
 class ChartError(Exception):
-    """The chart cannot be drawn; the message says what would help."""
+    """The chart cannot be drawn; the message has a hint."""
 
 
 def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: timedelta) -> None:
@@ -110,7 +110,7 @@ def _series(
     return [(name, [float(by_name[name][at]) for at in times]) for name in names]
 
 
-usage = typer.Typer(no_args_is_help=True, help="What was used, and what it cost.")
+usage = typer.Typer(no_args_is_help=True, help="Usage and its cost.")
 
 HOURLY_UP_TO: Final = timedelta(days=3)
 """A chart of longer than this has a bar a day."""
@@ -133,7 +133,7 @@ class ReportOutput(enum.Enum):
 
 @usage.command("report")
 def report(
-    by: Annotated[By, typer.Option("--by", help="What to add up by.")] = By.TEAM,
+    by: Annotated[By, typer.Option("--by", help="The dimension to sum by.")] = By.TEAM,
     since: Annotated[
         str, typer.Option("--since", help="How long ago (30d, 12h), or a time (2027-01-31).")
     ] = "30d",
@@ -146,9 +146,9 @@ def report(
         ReportOutput, typer.Option("--output", "-o", help="For people or programs.")
     ] = ReportOutput.TABLE,
 ) -> None:
-    """Add up what was used, the dearest first. Times are UTC, and whole hours.
+    """Sum usage, the dearest first. Times are UTC, and whole hours.
 
-    `estimated` counts requests whose tokens the provider did not tell, `unpriced` those whose
+    `estimated` counts requests whose tokens the provider did not report, `unpriced` those whose
     model has no price: their cost is not in the sum.
 
     Example: egret usage report --by team --since 30d --chart usage.svg

@@ -11,21 +11,21 @@ from typing import Final, NoReturn, TypeAlias
 from sidecar.domain.subject import Malformed
 
 _NO_MARKS: Final = bytes(set(range(256)) - set(b'",{['))
-"""All but what tells how many values there are, and whether it stands in a string."""
+"""All bytes but those that count values or delimit strings."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonBound:
     """How many objects and arrays, and how many commas between values, are read.
 
-    Two numbers, as a number in a list costs a fraction of what an object does.
+    Two numbers, since a number in a list costs a fraction of an object.
     """
 
     containers: int
     commas: int
 
     def is_exceeded_by(self, text: bytes) -> bool:
-        """Tell whether *text* holds more. What stands in strings does not count: CSV, code."""
+        """Return whether *text* holds more. Text in strings (CSV, code) does not count."""
         if len(text) <= min(self.containers, self.commas) or not self._is_exceeded_by_marks(text):
             return False
         strings = 2 * (self.containers + self.commas) + 1  # no more of them fit
@@ -55,7 +55,7 @@ MAX_DEPTH: Final = 128
 """Levels of objects and arrays; parsers give up at differing depths, some by crashing."""
 
 BOUND: Final = JsonBound(containers=100_000, commas=500_000)
-"""A tenth of a second to half of one, by what the values are (measured). The largest batch of
+"""A tenth to half of a second, depending on the values (measured). The largest batch of
 tokens that OpenAI takes is 300,000; a conversation has three or four objects and arrays a part."""
 
 
@@ -88,7 +88,7 @@ def parse(body: bytes) -> JsonDocument | Malformed:
 
 
 def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
-    """Look for what the decoder lets pass; a cheap test of the bytes settles it mostly."""
+    """Look for faults that the decoder accepts; a cheap test of the bytes mostly suffices."""
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_shallow(value):
         return TOO_DEEP
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
@@ -158,7 +158,7 @@ def _decode(text: str) -> JsonValue | Malformed:
 
 
 def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:
-    """Tell whether objects and arrays stand in each other *levels* deep at most."""
+    """Return whether objects and arrays nest at most *levels* deep."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(levels):
         level = [

@@ -70,7 +70,7 @@ def number_tokens(text: bytes) -> Iterator[Token]:
 
 
 def may_be_json(content: bytes) -> bool:
-    r"""Tell whether a string should be looked into as JSON text.
+    r"""Return whether a string should be searched as JSON text.
 
     Without a backslash it has no escapes, so that its own bytes already show all it says.
     """
@@ -78,7 +78,7 @@ def may_be_json(content: bytes) -> bool:
 
 
 def begins_json(content: bytes) -> bool:
-    """Tell whether a string begins as JSON text does."""
+    """Return whether a string begins as JSON text does."""
     return _JSON_START.match(content) is not None
 
 
@@ -225,7 +225,7 @@ _LOOKED_BACK_BYTES: Final = 256
 def bare_numbers(text: bytes, starts: Iterable[int], *, opened: bytes = b"") -> dict[int, Token]:
     """Return, by start, the number without quotes that each of *starts* is within.
 
-    *opened* is what `opened_after` says of the text before. One pass, whatever the starts.
+    *opened* is the result of `opened_after` for the text before. It takes one pass.
     """
     found: dict[int, Token] = {}
     shift = len(opened)
@@ -247,7 +247,7 @@ def bare_numbers(text: bytes, starts: Iterable[int], *, opened: bytes = b"") -> 
 
 
 def opened_after(text: bytes, opened: bytes = b"") -> bytes:
-    r"""Return the least that stands for what *text* leaves open: `"`, `"\` or nothing."""
+    r"""Return the shortest prefix that reopens the string left open: `"`, `"\` or nothing."""
     joined = opened + text
     at = _end(_OUTSIDE, joined, 0, len(joined))
     if at == len(joined):
@@ -257,7 +257,7 @@ def opened_after(text: bytes, opened: bytes = b"") -> bytes:
 
 
 def is_json(text: bytes) -> bool:
-    """Tell whether *text* is JSON as a whole."""
+    """Return whether *text* is JSON as a whole."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -267,7 +267,7 @@ GUARDRAIL_DOCUMENTS: Final[dict[str, type[GuardrailFields]]] = {
 
 
 class UsageDocument(Document):
-    """How it becomes known what was used."""
+    """Source of the counts of tokens."""
 
     streams: StreamUsage | None = None
 

@@ -10,21 +10,21 @@ from sidecar.policy.documents import GUARDRAIL_DOCUMENTS, PolicyModel
 
 _WORDS: Final = {
     "name": "Lower case; once per policy. Appears in refusals, spans and metrics.",
-    "type": "What the guardrail looks for.",
+    "type": "The kind of guardrail.",
     "stage": "Which side of the exchange it looks at.",
-    "action": "What a finding leads to.",
+    "action": "The effect of a finding.",
     "mode": "`shadow` judges and reports, and changes nothing.",
-    "on_error": "The direction when the guardrail cannot tell, time limit included.",
+    "on_error": "The direction if the guardrail cannot judge, time limit included.",
     "timeout": "Of a guardrail that asks a server: 500ms, 2s or seconds, at most 30.",
     "mandatory": "Cannot be loosened by a policy bound at a lower level.",
-    "redaction": "What stands in the place of a value that was taken out.",
+    "redaction": "The form of the replacement for a removed value.",
     "restore": "Placeholders in the answer are turned back for the client.",
     "routes": "Operations it is for; every one where not given.",
     "models": "Globs of the models it is for, in any case; every one where not given.",
     "rollout": "Share of the keys it is for, such as 10%; the same keys every time.",
     "exceptions": "Keys and teams it is not for, up to and with a day.",
 }
-"""What every guardrail has, in the words of docs/guardrails.md."""
+"""Descriptions of the fields that every guardrail has, as in docs/guardrails.md."""
 
 
 def policy_schema() -> dict[str, Any]:

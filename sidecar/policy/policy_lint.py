@@ -90,7 +90,9 @@ def _policy_problems(policy: Policy) -> Iterator[_Problem]:
         hint = "promote one with `egret policy promote`"
         yield "shadow-only", "every guardrail is in shadow, so nothing is enforced", hint
     if policy.unscanned is UnscannedAction.ALLOW:
-        problem = "what no guardrail can read passes: images, unknown routes, compressed bodies"
+        problem = (
+            "content that no guardrail can read passes: images, unknown routes, compressed bodies"
+        )
         yield "unscanned-allow", problem, "say `unscanned: block`, or `flag` to see it"
 
 
@@ -98,7 +100,7 @@ def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator
     """Yield the problems of action, mode and inheritance from *others*."""
     is_closing = guardrail.action is not Action.FLAG and guardrail.mode is Mode.ENFORCE
     if is_closing and guardrail.on_error is OnError.ALLOW:
-        problem = f"it is to {guardrail.action.value}, but what it cannot judge passes"
+        problem = f"it is to {guardrail.action.value}, but content it cannot judge passes"
         yield "open-on-error", problem, "say `on_error: block`"
     if guardrail.mandatory and guardrail.mode is Mode.SHADOW:
         problem = "it is mandatory and in shadow: it demands nothing of policies below"

@@ -119,13 +119,13 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
     ]
     assert rows(ran) == {
         "postgres connection": ("ok", f"{version}, database {database.name} as {login}", None),
-        "postgres notifications": ("ok", "heard", None),
+        "postgres notifications": ("ok", "received", None),
         "postgres clock": ("ok", "as this machine's clock", None),
         "postgres migrations": ("ok", "none pending", None),
         "postgres indexes": ("ok", "all 15 present and in use", None),
         "postgres triggers": ("ok", "all 37 present and in use", None),
         "postgres roles": ("ok", "egret_sidecar and egret_admin have their grants", None),
-        "postgres grants": ("ok", f"{login} has what a worker needs", None),
+        "postgres grants": ("ok", f"{login} has the grants that a worker needs", None),
         "postgres usage partitions": ("ok", "this month and the next are prepared", None),
         "valkey connection": ("skipped", "no EGRET_VALKEY__URL is set", None),
         "valkey clock": ("skipped", "no EGRET_VALKEY__URL is set", None),
@@ -403,7 +403,7 @@ async def test_a_pooler_that_swallows_notifications_is_found(
         {
             "postgres notifications": (
                 "failed",
-                "a notification was not heard",
+                "a notification was not received",
                 (
                     "connect without a pooler or with one in session mode, or set"
                     " EGRET_CACHE__INVALIDATION=pubsub"
@@ -580,7 +580,7 @@ def broken_folder(folder: Path, kind: str) -> Path:
             "stale",
             "stale sockets",
             "warning",
-            "nobody listens on worker-7.sock",
+            "no worker listens on worker-7.sock",
             "start those workers, or remove the files and take them out of Envoy's endpoints",
             id="a dead worker's socket",
         ),

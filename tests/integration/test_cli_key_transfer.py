@@ -276,7 +276,7 @@ def test_an_import_tells_workers_once_and_is_logged_once(
     [
         pytest.param(
             "keys import {}/keys",
-            "error: {}/keys tells no format; say --format csv or jsonl\n",
+            "error: {}/keys has no known suffix; pass --format csv or jsonl\n",
             id="no format",
         ),
         pytest.param(

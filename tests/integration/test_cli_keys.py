@@ -268,7 +268,7 @@ NO_KEY = "error: there is no key AAAAAAAAAAAA; see `egret keys list`\n"
         pytest.param(
             "create --team search --name X",
             1,
-            "error: key X of team search is no name that is accepted; lower case letters, digits, "
+            "error: key X of team search is not an accepted name; lower case letters, digits, "
             "dots, dashes and underscores, at most 63\n",
             id="no name",
         ),

@@ -88,7 +88,7 @@ def test_lists_are_json_for_programs(egret: Egret) -> None:
         pytest.param(
             "orgs create Acme",
             1,
-            "error: organization Acme is no name that is accepted; lower case letters, digits, "
+            "error: organization Acme is not an accepted name; lower case letters, digits, "
             "dots, dashes and underscores, at most 63\n",
             id="capitals",
         ),

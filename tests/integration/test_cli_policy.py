@@ -212,14 +212,14 @@ def test_a_difference_is_shown_and_nothing_applied(egret: Egret, file: Path) -> 
 
 
 def test_without_a_terminal_apply_asks_nobody_and_does_nothing(egret: Egret, file: Path) -> None:
-    """A script must say --yes."""
+    """A script must pass --yes."""
     file.write_text(LOOSE)
 
     ran = egret("policy", "apply", "-f", str(file))
 
     assert (ran.code, ran.err) == (
         2,
-        "error: nobody is there to ask; say --yes to apply\n",
+        "error: cannot ask for confirmation without a terminal; pass --yes\n",
     )
     assert egret("policy", "list", "-o", "json").json == []
 

@@ -131,7 +131,7 @@ def test_a_guardrail_is_promoted_and_demoted_in_the_author_s_own_text(
 
     assert "-  mode: shadow\n+  mode: enforce\n" in promoted.out
     assert promoted.err == (
-        f"What it would have done is not known: no metrics at {nowhere} (say --metrics URL).\n"
+        f"Its results in shadow are unknown: no metrics at {nowhere} (pass --metrics URL).\n"
         "cards: version 2 is in force\n"
     )
     assert "+  mode: shadow\n" in demoted.out
@@ -176,12 +176,12 @@ def test_what_is_in_the_wanted_mode_already_stays(egret: Egret, file: Path) -> N
         (
             "diff",
             2,
-            "say what to compare; give -f FILE, or the name of a policy and its versions",
+            "nothing to compare; give -f FILE, or the name of a policy and its versions",
         ),
         (
             "diff -f x.yaml --from 2",
             2,
-            "say what to compare; give -f FILE, or the name of a policy and its versions",
+            "nothing to compare; give -f FILE, or the name of a policy and its versions",
         ),
         (
             f"demote cards cards -y -m {'x' * 1001}",

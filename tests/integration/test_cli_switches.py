@@ -173,13 +173,13 @@ def test_a_policy_is_bound_and_unbound_at_every_level(
         pytest.param(
             "policy bind strict",
             2,
-            "error: say for what; give one of --key, --team and --org\n",
+            "error: no object is named; pass one of --key, --team and --org\n",
             id="bind to nothing",
         ),
         pytest.param(
             "policy bind strict --org acme --team search",
             2,
-            "error: say for what; give one of --key, --team and --org\n",
+            "error: no object is named; pass one of --key, --team and --org\n",
             id="bind to two things",
         ),
         pytest.param(

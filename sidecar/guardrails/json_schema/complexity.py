@@ -202,7 +202,7 @@ def schema_faults(schema: Mapping[str, Any], *, max_depth: int) -> tuple[SchemaF
         if "pattern" in place[-1:] or error.kind.name == "format":
             return (SchemaFault(place, "is not a regular expression", _PATTERN_HINT),)
         keyword = next((step for step in reversed(place) if isinstance(step, str)), "")
-        return (SchemaFault(place, f"is not what `{keyword}` may be in draft 2020-12"),)
+        return (SchemaFault(place, f"is no value of `{keyword}` in draft 2020-12"),)
     known = positions(schema)
     tables = {place: one for place, one in known.items() if not isinstance(one, bool)}
     faults = [

@@ -41,7 +41,7 @@ class _Loaded(Generic[Built]):
 
 
 class TlsFileCache(Generic[Built]):
-    """Keeps what *build* makes of the TLS files of an endpoint until the files change."""
+    """Keeps the result of *build* for the TLS files of an endpoint until the files change."""
 
     def __init__(
         self, build: Callable[[RemoteEndpoint], Built], *, clock: Callable[[], float]
@@ -184,7 +184,7 @@ class GuardedResolver(AbstractResolver):
             RefusedAddressError: one of them is link-local, a metadata server's or no host's.
             OSError: the name does not resolve.
         """
-        results = await self._resolver.resolve(host, port, family)  # type: ignore[arg-type]  # an int is what aiohttp passes
+        results = await self._resolver.resolve(host, port, family)  # type: ignore[arg-type]  # aiohttp passes an int
         if any(is_refused_address(result["host"]) for result in results):
             raise RefusedAddressError("refused address")
         return results

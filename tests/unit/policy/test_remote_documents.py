@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from sidecar.domain.guardrail_settings import (
+    GrpcSettings,
+    ModerationSettings,
+    RemoteEndpoint,
+    ResilienceSettings,
+)
+from sidecar.policy.parse import PolicyDocumentError, parse_policies
+
+
+def settings_of(fields: str) -> object:
+    (policy,) = parse_policies(f"name: p\nguardrails:\n  - {{name: a, {fields}}}")
+    return policy.guardrails[0].settings
+
+
+def test_endpoint_and_resilience_reach_the_settings() -> None:
+    """Each field of the document under its name in the domain."""
+    assert settings_of(
+        "type: grpc, url: 'grpcs://h:443', headers: {x-token: t}, ca_file: /ca, cert_file: /c,"
+        " key_file: /k, retries: 2, hedge_after: 100ms, cache: 1m, max_concurrent: 3,"
+        " breaker: {failures: 4, open_for: 5s}"
+    ) == GrpcSettings(
+        endpoint=RemoteEndpoint("grpcs://h:443", (("x-token", "t"),), "/ca", "/c", "/k"),
+        resilience=ResilienceSettings(
+            retries=2,
+            hedge_after_seconds=0.1,
+            cache_seconds=60.0,
+            max_concurrent=3,
+            breaker_failures=4,
+            breaker_seconds=5.0,
+        ),
+    )
+
+
+def test_thresholds_of_a_moderation_keep_their_order() -> None:
+    """Settings are hashed, so they hold pairs in the place of a mapping."""
+    settings = settings_of("type: moderation, url: 'https://h/', thresholds: {b: 0.5, a: 1}")
+    assert isinstance(settings, ModerationSettings)
+    assert settings.thresholds == (("b", 0.5), ("a", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("type: webhook, url: 'grpc://h:1'", "is not an http or https URL"),
+        ("type: webhook, url: 'https://u:p@h/'", "holds credentials"),
+        ("type: webhook, url: 'http://169.254.169.254/'", "points at a link-local"),
+        ("type: grpc, url: 'https://h/'", "is not grpc://host:port"),
+        ("type: grpc, url: 'grpc://h:1/path'", "has a path"),
+        ("type: grpc, url: 'grpc://h:1', headers: {grpc-timeout: 1S}", "is gRPC's own"),
+        ("type: webhook, url: 'http://h/', headers: {Host: x}", "is set by Egret"),
+        ("type: webhook, url: 'http://h/', ca_file: /ca", "a URL without TLS"),
+    ],
+)
+def test_an_unsafe_endpoint_is_refused(fields: str, problem: str) -> None:
+    """When the policy is applied, not with the first check."""
+    with pytest.raises(PolicyDocumentError, match=problem):
+        settings_of(fields)

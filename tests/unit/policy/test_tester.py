@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from sidecar.domain.finding import Verdict
+from sidecar.domain.policy import Stage
+from sidecar.policy.tester import run_policy_test
+from tests.support.guardrails import subject_of
+
+DOCUMENT = """\
+name: p
+guardrails:
+  - {name: keys, type: secrets}
+  - {name: words, type: denied_terms, terms: [bluebird], rollout: 0%}
+  - {name: dlp, type: webhook, url: 'https://dlp.example.com/'}
+  - {name: form, type: json_schema, schema: {type: object, required: [a]}}
+"""
+
+
+async def test_each_local_guardrail_has_a_result_and_a_time() -> None:
+    """Whatever its scope; a guardrail with a server is listed and not asked."""
+    result = await run_policy_test(DOCUMENT, subject_of("project bluebird"))
+
+    verdicts = {one.result.guardrail.name: one.result.verdict for one in result.judged}
+    assert verdicts == {"keys": Verdict.PASS, "words": Verdict.BLOCK}
+    assert [one.name for one in result.not_asked] == ["dlp"]
+    assert all(one.microseconds > 0 for one in result.judged)
+    assert result.pass_microseconds > 0
+
+
+async def test_an_answer_is_judged_by_the_guardrails_of_answers() -> None:
+    """Each text as the model's."""
+    result = await run_policy_test(DOCUMENT, subject_of('{"b": 1}'), side=Stage.OUTPUT)
+
+    assert [(one.guardrail.name, one.verdict) for one in result.results] == [
+        ("form", Verdict.BLOCK)
+    ]
+    assert [one.type for one in result.results[0].findings] == ["SCHEMA_REQUIRED"]
