@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
-from egret_tools.devstack.child import PartError
+from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from rich.console import Console

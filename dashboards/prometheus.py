@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
-from egret_tools.devstack.child import Children, PartError, Program, until_ready
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.processes import Children, PartError, Program, free_port, until_ready
 
 SHIPPED: Final = Path(__file__).parents[1] / "deploy" / "prometheus" / "prometheus.yaml"
 LOOPBACK: Final = "127.0.0.1"

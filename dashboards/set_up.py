@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import PartError
 from egret_tools.devstack.demo_setup import ORGANIZATION, TEAM
+from egret_tools.devstack.processes import PartError
 from pydantic import SecretStr
 
 from dashboards.traffic import POLICIES

@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.credentials import (
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
 from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import EnvoyParameters
-from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.processes import Children
 from pydantic import SecretStr
 
 from loadtest.results import Grid, circumstances, new_console, write_json

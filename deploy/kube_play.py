@@ -25,12 +25,11 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
-from egret_tools.devstack.certificates import Certificates, write_certificates
-from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.credentials import Certificates, write_certificates
+from egret_tools.devstack.databases import running_postgres
 from egret_tools.devstack.demo_setup import set_up
-from egret_tools.devstack.postgres import running_postgres
-from egret_tools.mock_llm.server import MockAddress, running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.devstack.processes import Children, PartError
+from egret_tools.mock_llm.server import MockAddress, MockSettings, running_mock
 from pydantic import SecretStr
 
 from deploy.image_check import SEEN_FROM_WITHIN, ImageFaultError, Tool

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import PartError
+from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from egret_tools.devstack.child import PartError
+from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 

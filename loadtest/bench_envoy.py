@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
-from egret_tools.devstack.child import Child, Children, Program, until_ready
-from egret_tools.devstack.wheels import envoy_program
+from egret_tools.devstack.processes import Child, Children, Program, envoy_program, until_ready
 
 from sidecar.settings.sections import inherited_environment
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Final
 
 import redis.asyncio
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.databases import running_valkey
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
-from egret_tools.devstack.valkey import running_valkey
 from rich.progress import Progress
 
 from loadtest.figures import percentile

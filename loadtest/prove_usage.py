@@ -25,9 +25,9 @@ from typing import Final
 import aiohttp
 import asyncpg
 import psutil
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.databases import serving_postgres
 from egret_tools.devstack.envoy import EnvoyRun, envoy_with
-from egret_tools.devstack.postgres import serving_postgres
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import RunningStack, StackFacts, StackOptions, running_stack
 from rich.console import Console

@@ -25,7 +25,7 @@ from typing import Final
 import aiohttp
 import asyncpg
 import redis.asyncio
-from egret_tools.devstack.child import PartError
+from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import StackFacts
 from rich.console import Console

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.postgres import ROLE, running_postgres
+from egret_tools.devstack.databases import ROLE, running_postgres, running_valkey
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory
-from egret_tools.devstack.valkey import running_valkey
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 

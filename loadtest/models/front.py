@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
-from egret_tools.devstack.certificates import ServerCertificate
+from egret_tools.devstack.credentials import ServerCertificate
 
 LOOPBACK: Final = "127.0.0.1"
 DATA: Final = b"data:"

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
-from egret_tools.devstack.certificates import Certificates, write_certificates
-from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.credentials import Certificates, write_certificates
 from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
-from egret_tools.devstack.mock_provider import (
+from egret_tools.devstack.processes import Children, PartError
+from egret_tools.devstack.providers import (
     ProviderCredentials,
+    Upstream,
     made_up_credentials,
     running_mock_provider,
 )
-from egret_tools.devstack.providers import Upstream
 from egret_tools.devstack.run_directory import RunDirectory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from egret_tools.mock_llm.server import MockAddress

@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.databases import running_postgres
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import run_directory
 from pydantic import SecretStr
 

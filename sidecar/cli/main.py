@@ -24,7 +24,7 @@ from sidecar.settings.sections import inherited_environment
 
 COMMANDS: Final = {
     "up": "egret_tools.cli.up:up",
-    "demo": "egret_tools.cli.demo:demo",
+    "demo": "egret_tools.cli.up:demo",
     "serve": "sidecar.cli.serve:serve",
     "migrate": "sidecar.cli.serve:migrate",
     "doctor": "sidecar.cli.doctor:doctor",

@@ -13,9 +13,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.envoy_secrets import write_credential
-from egret_tools.devstack.wheels import envoy_program
+from egret_tools.devstack.credentials import write_certificates, write_credential
+from egret_tools.devstack.processes import envoy_program
 from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.credentials import write_certificates
 
 from deploy.kube_play import Provider, playable, rendered
 from tests.support.helm import Resource, one

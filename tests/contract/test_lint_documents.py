@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from egret_tools.envoy_lint.lint import ALL_RULES
+from egret_tools.envoy_lint.rules import ALL_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 

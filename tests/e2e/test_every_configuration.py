@@ -17,9 +17,9 @@ import openai
 import pytest
 import pytest_asyncio
 import yaml
+from egret_tools.devstack.credentials import write_authority, write_certificate, write_credential
 from egret_tools.devstack.envoy_config import render_envoy_config
-from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.processes import free_port
 from pydantic import SecretStr
 
 from sidecar.settings.serving import Engine

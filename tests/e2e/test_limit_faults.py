@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 import pytest_asyncio
 import redis.asyncio
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.processes import free_port
 
 from sidecar.keys.credentials import ApiKey, generate
 from tests.support.live_servers import LiveServers, live_servers, valkey_server

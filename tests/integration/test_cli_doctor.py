@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.valkey import running_valkey
-from egret_tools.devstack.wheels import valkey_program
+from egret_tools.devstack.databases import running_valkey
+from egret_tools.devstack.processes import Children, valkey_program
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.valkey import running_valkey
+from egret_tools.devstack.databases import running_valkey
+from egret_tools.devstack.processes import Children
 from redis.asyncio import Redis
 
 from tests.support.command_line import Egret, Ran

@@ -13,12 +13,11 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.mock_provider import made_up_credentials, running_mock_provider
-from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.credentials import write_certificates
+from egret_tools.devstack.databases import running_postgres, running_valkey
+from egret_tools.devstack.processes import Children
+from egret_tools.devstack.providers import made_up_credentials, running_mock_provider
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
-from egret_tools.devstack.valkey import running_valkey
 from redis.asyncio import Redis
 
 pytestmark = pytest.mark.stack

@@ -17,8 +17,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from egret_tools.devstack.certificates import Certificates, write_certificates
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.credentials import (
+    Certificates,
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
 from egret_tools.devstack.envoy import EnvoyAddress, EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import (
     DescriptorLimit,
@@ -28,10 +32,9 @@ from egret_tools.devstack.envoy_config import (
     Provider,
     SelfHosted,
 )
-from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.trace_receiver import running_trace_receiver
-from egret_tools.mock_llm.server import MockAddress, running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.mock_llm.server import MockAddress, MockSettings, running_mock
 from pydantic import SecretStr
 from yarl import URL
 

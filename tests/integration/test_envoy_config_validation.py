@@ -8,7 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.credentials import (
+    write_authority,
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
 from egret_tools.devstack.envoy_config import (
     EgretService,
     EnvoyConfigError,
@@ -16,8 +21,7 @@ from egret_tools.devstack.envoy_config import (
     OtlpCollector,
     render_envoy_config,
 )
-from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
-from egret_tools.devstack.wheels import MissingProgramError, envoy_program, program_in_wheel
+from egret_tools.devstack.processes import MissingProgramError, envoy_program, program_in_wheel
 from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
 

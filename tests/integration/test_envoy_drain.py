@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from egret_tools.devstack.wheels import envoy_program
+from egret_tools.devstack.processes import envoy_program
 
 PATIENCE_SECONDS = 20
 HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"

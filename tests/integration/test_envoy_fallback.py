@@ -15,14 +15,15 @@ from typing import Any
 
 import aiohttp
 import pytest
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.credentials import (
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
 from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import EnvoyParameters, Provider
-from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
-from egret_tools.devstack.ports import free_port
-from egret_tools.mock_llm.server import running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.devstack.processes import Children, free_port
+from egret_tools.mock_llm.server import MockSettings, running_mock
 from pydantic import SecretStr
 
 from tests.support.placeholder_processor import allow, running_processor

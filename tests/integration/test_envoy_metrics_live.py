@@ -15,11 +15,13 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
-from egret_tools.devstack.certificates import write_certificates
+from egret_tools.devstack.credentials import (
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
 from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
-from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
-from egret_tools.devstack.ports import free_port
-from egret_tools.devstack.wheels import envoy_program
+from egret_tools.devstack.processes import envoy_program, free_port
 from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
 

@@ -19,8 +19,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.credentials import (
+    write_authority,
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
 from egret_tools.devstack.envoy import EnvoyRun, envoy_with
 from egret_tools.devstack.envoy_config import (
     EgretService,
@@ -28,10 +32,8 @@ from egret_tools.devstack.envoy_config import (
     Provider,
     render_envoy_config,
 )
-from egret_tools.devstack.envoy_secrets import write_authority, write_certificate, write_credential
-from egret_tools.devstack.ports import free_port
-from egret_tools.mock_llm.server import running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.devstack.processes import Children, free_port
+from egret_tools.mock_llm.server import MockSettings, running_mock
 from pydantic import SecretStr
 
 from sidecar.extproc.stream import Budgets, Call, StreamEnd

@@ -18,10 +18,10 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.credentials import TYPE_URL
 from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import EnvoyParameters, Provider
-from egret_tools.devstack.envoy_secrets import TYPE_URL
+from egret_tools.devstack.processes import Children
 
 from tests.support.placeholder_processor import allow, running_processor
 

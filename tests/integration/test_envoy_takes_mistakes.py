@@ -6,9 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from egret_tools.devstack.certificates import write_certificates
-from egret_tools.devstack.envoy_secrets import write_certificate, write_credential
-from egret_tools.devstack.wheels import envoy_program
+from egret_tools.devstack.credentials import (
+    write_certificate,
+    write_certificates,
+    write_credential,
+)
+from egret_tools.devstack.processes import envoy_program
 from pydantic import SecretStr
 
 from tests.support.envoy_mistakes import MISTAKES, REFUSED_BY_ENVOY, with_mistake

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 import trustme
-from egret_tools.devstack.child import Children, Program, until_ready
-from egret_tools.devstack.ports import free_port
-from egret_tools.devstack.wheels import valkey_program
+from egret_tools.devstack.processes import (
+    Children,
+    Program,
+    free_port,
+    until_ready,
+    valkey_program,
+)
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError

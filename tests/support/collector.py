@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import Children, Program, until_ready
-from egret_tools.devstack.ports import free_port
-from egret_tools.devstack.wheels import program_in_wheel
+from egret_tools.devstack.processes import (
+    Children,
+    Program,
+    free_port,
+    program_in_wheel,
+    until_ready,
+)
 
 LOOPBACK: Final = "127.0.0.1"
 

@@ -14,16 +14,15 @@ from pathlib import Path
 
 import asyncpg
 import psutil
-from egret_tools.devstack.child import Child, Children, Program, until_ready
-from egret_tools.devstack.postgres import (
+from egret_tools.devstack.databases import (
     _accepts,
+    _answers,
     _initdb_command,
     _owner_of_data,
     _serve_command,
     dsn_of,
 )
-from egret_tools.devstack.valkey import _answers
-from egret_tools.devstack.wheels import valkey_program
+from egret_tools.devstack.processes import Child, Children, Program, until_ready, valkey_program
 from pydantic import SecretStr
 
 from sidecar.settings.sections import inherited_environment

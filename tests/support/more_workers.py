@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.processes import Children, free_port
 from egret_tools.devstack.workers import running_workers, worker_sockets
 
 from tests.support.second_gateway import Adapt, judged_by, second_gateway

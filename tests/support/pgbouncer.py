@@ -11,8 +11,8 @@ from typing import Final
 from urllib.parse import quote
 
 import asyncpg
-from egret_tools.devstack.child import Children, Program, until_ready
-from egret_tools.devstack.postgres import _owner_of_data
+from egret_tools.devstack.databases import _owner_of_data
+from egret_tools.devstack.processes import Children, Program, until_ready
 
 from sidecar.settings.sections import inherited_environment
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.databases import running_postgres
+from egret_tools.devstack.processes import Children
 from pydantic import SecretStr
 
 from sidecar.settings.stores import PostgresSettings

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
-from egret_tools.devstack.child import Children
+from egret_tools.devstack.credentials import write_credential
 from egret_tools.devstack.envoy import EnvoyRun, envoy_with
 from egret_tools.devstack.envoy_config import (
     EnvoyParameters,
@@ -26,11 +26,9 @@ from egret_tools.devstack.envoy_config import (
     SelfHosted,
     render_envoy_config,
 )
-from egret_tools.devstack.envoy_secrets import write_credential
-from egret_tools.devstack.ports import free_port
+from egret_tools.devstack.processes import Children, free_port
 from egret_tools.devstack.workers import running_workers, worker_sockets
-from egret_tools.mock_llm.server import MockAddress, running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.mock_llm.server import MockAddress, MockSettings, running_mock
 from pydantic import SecretStr
 
 from tests.support.second_gateway import Adapt, Config

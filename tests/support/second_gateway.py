@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from egret_tools.devstack.child import Children
 from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.processes import Children
 
 from tests.support.stack import Stack
 

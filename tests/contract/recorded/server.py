@@ -21,9 +21,8 @@ import grpc.aio
 import orjson
 import yaml
 from aiohttp import web
-from egret_tools.devstack.child import Children
-from egret_tools.devstack.postgres import running_postgres
-from egret_tools.devstack.valkey import running_valkey
+from egret_tools.devstack.databases import running_postgres, running_valkey
+from egret_tools.devstack.processes import Children
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 

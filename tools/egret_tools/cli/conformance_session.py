@@ -14,7 +14,7 @@ from egret_tools.conformance.case import CaseFile, Group, load_cases, own_files
 from egret_tools.conformance.modes import MODES
 from egret_tools.conformance.suite import Options, Result, Run, results_of, runs_of
 from egret_tools.conformance.target import UnixTarget, read_target
-from egret_tools.devstack.child import PartError
+from egret_tools.devstack.processes import PartError
 from sidecar.cli.terminal import FAILED, Output, Row, fail, note, print_rows, progress
 
 _FAILURE_COLUMNS: Final = ("case", "mode", "protocol", "differs")

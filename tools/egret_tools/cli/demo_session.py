@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from egret_tools.cli.up_session import ConsoleProgress, show_error, until_signal
-from egret_tools.devstack.child import PartError
-from egret_tools.devstack.guide import GuideError, guide
+from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from egret_tools.devstack.stack import StackOptions, running_stack
-from egret_tools.devstack.tour import CASES, Case, Observation, faults
+from egret_tools.devstack.tour import CASES, Case, GuideError, Observation, faults, guide
 
 PLAIN_WIDTH: Final = 120
 """Columns where no terminal tells how many there are."""

@@ -10,11 +10,11 @@ from typing import Annotated, Final
 import typer
 
 from egret_tools.envoy_lint.config import EnvoyVersion
-from egret_tools.envoy_lint.fix import fixable, fixed
-from egret_tools.envoy_lint.lint import ALL_RULES, Known, Linted
+from egret_tools.envoy_lint.lint import Known, Linted
 from egret_tools.envoy_lint.lint import lint as lint_text
+from egret_tools.envoy_lint.report import fixable, fixed, sarif
 from egret_tools.envoy_lint.rule import Finding, Severity
-from egret_tools.envoy_lint.sarif import sarif
+from egret_tools.envoy_lint.rules import ALL_RULES
 from egret_tools.envoy_lint.source import SourceError
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.terminal import (

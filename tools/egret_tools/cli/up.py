@@ -1,4 +1,4 @@
-"""`egret up`: the whole stack on this machine."""
+"""`egret up` and `egret demo`: the whole stack on this machine."""
 
 from __future__ import annotations
 
@@ -93,3 +93,18 @@ def session_module(command: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         fail_without_tools(f"egret {command}", error.name or name)
+
+
+def demo(
+    output: Annotated[
+        Output, typer.Option(help="json prints the rows and no more.")
+    ] = Output.TEXT,
+) -> None:
+    """Start a stack on free ports, send a request of each kind, print a table, and stop.
+
+    Exits 0 only when every request came out as expected.
+
+    Example: egret demo --output json
+    """
+    session = session_module("demo")
+    raise typer.Exit(session.run_demo(prints_json=output is Output.JSON))

@@ -18,9 +18,8 @@ import orjson
 from pydantic import SecretStr
 from rich.console import Console
 
-from egret_tools.devstack.child import PartError
-from egret_tools.devstack.mock_provider import ProviderCredentials
-from egret_tools.devstack.providers import Upstream, read_address
+from egret_tools.devstack.processes import PartError
+from egret_tools.devstack.providers import ProviderCredentials, Upstream, read_address
 from egret_tools.devstack.run_directory import READY_NAME, run_directory
 from egret_tools.devstack.stack import RunningStack, StackFacts, StackOptions, running_stack
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from egret_tools.conformance.case import SAME, Bounds, Case, Side
-from egret_tools.conformance.counters import OPEN_STREAMS, SERVER_RESETS, Counters
+from egret_tools.conformance.envoy_setup import OPEN_STREAMS, SERVER_RESETS, Counters
 from egret_tools.conformance.upstream import Answering, Arrived
 from egret_tools.conformance.wire import HUNG_UP, Outgoing, RawHeaders, Received
 

@@ -15,15 +15,14 @@ import aiohttp
 
 from egret_tools.conformance.case import Case, Framing, Message, Protocol
 from egret_tools.conformance.compare import Seen, differences
-from egret_tools.conformance.counters import Counters, read_counters, since
-from egret_tools.conformance.envoy_setup import envoy_config
+from egret_tools.conformance.envoy_setup import Counters, envoy_config, read_counters, since
 from egret_tools.conformance.http1 import connect_http1
 from egret_tools.conformance.http2 import connect_http2
 from egret_tools.conformance.target import Target
 from egret_tools.conformance.upstream import CHAT_ANSWER, Answering, Upstream, running_upstream
 from egret_tools.conformance.wire import BrokenOffError, Connection, Outgoing, RawHeaders, Received
-from egret_tools.devstack.child import Children
 from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
+from egret_tools.devstack.processes import Children
 
 CASE_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 2.0

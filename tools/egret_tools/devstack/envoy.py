@@ -10,9 +10,8 @@ from typing import Final
 
 import aiohttp
 
-from egret_tools.devstack.child import Child, Children, Program, until_ready
 from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
-from egret_tools.devstack.wheels import envoy_program
+from egret_tools.devstack.processes import Child, Children, Program, envoy_program, until_ready
 from sidecar.settings.sections import inherited_environment
 
 PART: Final = "Envoy"

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from egret_tools.devstack.child import PartError, part_error_from
+from egret_tools.devstack.processes import PartError, part_error_from
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 PART: Final = "Run directory"

@@ -18,25 +18,28 @@ from typing import Final, Protocol, TypeVar
 
 from pydantic import SecretStr
 
-from egret_tools.devstack.certificates import CA_NAME, Certificates, write_certificates
-from egret_tools.devstack.child import Children, PartError
+from egret_tools.devstack.credentials import (
+    CA_NAME,
+    Certificates,
+    write_certificate,
+    write_certificates,
+)
+from egret_tools.devstack.databases import running_postgres, running_valkey
 from egret_tools.devstack.demo_setup import set_up
 from egret_tools.devstack.envoy import EnvoyAddress, EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector
-from egret_tools.devstack.envoy_secrets import write_certificate
-from egret_tools.devstack.mock_provider import made_up_credentials, running_mock_provider
-from egret_tools.devstack.ports import check_port, free_port
-from egret_tools.devstack.postgres import running_postgres
+from egret_tools.devstack.processes import Children, PartError, check_port, free_port
 from egret_tools.devstack.providers import (
     Providers,
     Upstream,
+    made_up_credentials,
     mock_providers,
+    running_mock_provider,
     upstream_providers,
     write_credentials,
 )
 from egret_tools.devstack.run_directory import RunDirectory
 from egret_tools.devstack.trace_receiver import running_trace_receiver
-from egret_tools.devstack.valkey import running_valkey
 from egret_tools.devstack.workers import running_workers, worker_sockets
 from sidecar.settings.serving import Timing
 from sidecar.storage.pool import UNAVAILABLE

@@ -12,7 +12,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from egret_tools.devstack.child import Children, Program, until_ready
+from egret_tools.devstack.processes import Children, Program, until_ready
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import Engine
 

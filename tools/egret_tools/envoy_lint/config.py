@@ -8,7 +8,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from egret_tools.envoy_lint.node import Node
+from egret_tools.envoy_lint.source import Node
 
 HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"

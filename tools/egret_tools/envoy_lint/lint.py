@@ -16,67 +16,20 @@ from egret_tools.envoy_lint.config import (
     of_bootstrap,
     of_config_dump,
 )
-from egret_tools.envoy_lint.node import Node
-from egret_tools.envoy_lint.rule import ConfigRule, Finding, Hit, Rule, Severity
+from egret_tools.envoy_lint.rule import Finding, Hit
 from egret_tools.envoy_lint.rules import (
-    admin,
-    edge,
-    ext_proc,
-    gateways,
-    grpc_call,
-    overrides,
-    providers,
-    routes,
-    versions,
-    workers,
-)
-from egret_tools.envoy_lint.schema import BOOTSTRAP, CONFIG_DUMP, SchemaError, settle
-from egret_tools.envoy_lint.source import JsonValue, Mark, Source, Suppression, read_source
-
-_CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
-
-
-SCHEMA: Final = Rule(
-    "EGR001", "schema", Severity.ERROR,
-    "Envoy does not start with this, or a control plane's update is rejected",
-    "correct the name or the value",
-)  # fmt: skip
-UNKNOWN_EXTENSION: Final = Rule(
-    "EGR002", "unknown-extension", Severity.NOTE,
-    "Envoy 1.40 does not have this type; nothing in it was checked", "check it by hand",
-)  # fmt: skip
-BARE_SUPPRESSION: Final = Rule(
-    "EGR003", "suppression-without-reason", Severity.WARNING,
-    "no reader can decide whether it is still needed",
-    "egret-lint: ignore=ID why it is right here",
-)  # fmt: skip
-IDLE_SUPPRESSION: Final = Rule(
-    "EGR004", "suppression-of-nothing", Severity.NOTE,
-    "the rule finds nothing here", "remove the comment",
-)  # fmt: skip
-
-_CONFIG_RULES: Final = (
-    *ext_proc.RULES,
-    *grpc_call.RULES,
-    *overrides.RULES,
-    *workers.RULES,
-    *providers.RULES,
-    *routes.RULES,
-    *edge.RULES,
-    *versions.RULES,
-    *admin.RULES,
-)
-CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
-    sorted(_CONFIG_RULES, key=lambda rule: rule.id)
-)
-ALL_RULES: Final[tuple[Rule, ...]] = (
+    BARE_SUPPRESSION,
+    CONFIG_RULES,
+    ENVOY_FILTER,
+    IDLE_SUPPRESSION,
+    RESOURCE_RULES,
     SCHEMA,
     UNKNOWN_EXTENSION,
-    BARE_SUPPRESSION,
-    IDLE_SUPPRESSION,
-    *CONFIG_RULES,
-    *gateways.RULES,
 )
+from egret_tools.envoy_lint.schema import BOOTSTRAP, CONFIG_DUMP, SchemaError, settle
+from egret_tools.envoy_lint.source import JsonValue, Mark, Node, Source, Suppression, read_source
+
+_CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +97,10 @@ def _told(config: EnvoyConfig, known: Known) -> EnvoyConfig:
 
 def _lint_resource(resource: Node, known: Known) -> Iterator[Finding]:
     kind = resource.at("kind").text
-    for rule in gateways.RULES:
+    for rule in RESOURCE_RULES:
         if rule.kind == kind:
             yield from (Finding(rule, hit) for hit in rule.look(resource))
-    if kind == gateways.ENVOY_FILTER:
+    if kind == ENVOY_FILTER:
         yield from _lint_patches(resource, known)
 
 

@@ -1,13 +1,13 @@
-"""What a rule is, and what it finds."""
+"""Rules of the lint and their findings, and the looks that rules on ext_proc share."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from egret_tools.envoy_lint.config import EnvoyConfig
-from egret_tools.envoy_lint.node import Node
+from egret_tools.envoy_lint.source import Node
 
 
 class Severity(enum.Enum):
@@ -67,3 +67,26 @@ class Finding:
     def message(self) -> str:
         """The risk, with what it is about."""
         return f"{self.hit.about}: {self.rule.risk}" if self.hit.about else self.rule.risk
+
+
+def is_on(field: str, *, replacement: str = "false") -> Look:
+    """Look for filters where *field* is on."""
+
+    def look(config: EnvoyConfig) -> Iterator[Hit]:
+        for one in config.filters():
+            if one.at(field).is_true:
+                yield Hit(one.at(field), replacement=replacement)
+
+    return look
+
+
+def where(broken: Callable[[Node], Node | None]) -> Look:
+    """Look for filters in which *broken* names a place."""
+
+    def look(config: EnvoyConfig) -> Iterator[Hit]:
+        for one in config.filters():
+            place = broken(one)
+            if place is not None:
+                yield Hit(place)
+
+    return look

@@ -11,8 +11,7 @@ from pathlib import Path
 import orjson
 import uvloop
 
-from egret_tools.mock_llm.server import running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.mock_llm.server import MockSettings, running_mock
 
 
 async def _serve(settings: MockSettings) -> None:

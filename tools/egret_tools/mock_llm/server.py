@@ -1,4 +1,4 @@
-"""Both servers of the mock: the provider over TLS and the debug endpoint in plain HTTP."""
+"""The two servers of the mock: the provider, and the one that shows what it received."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from egret_tools.mock_llm.behaviour import Behaviour
 from egret_tools.mock_llm.debug import debug_app
 from egret_tools.mock_llm.produced import ProducedTokens
 from egret_tools.mock_llm.provider import ProviderKeys, provider_app
 from egret_tools.mock_llm.received import ReceivedRequests
-from egret_tools.mock_llm.settings import MockSettings
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -81,3 +82,19 @@ async def _listen(runner: web.AppRunner, *, port: int, tls: ssl.SSLContext | Non
     await web.TCPSite(runner, LOOPBACK, port, ssl_context=tls, backlog=1024).start()
     host_and_port: tuple[str, int] = runner.addresses[0]
     return host_and_port[1]
+
+
+class MockSettings(BaseModel):
+    """Ports of 0 are free ones; the ready line says which. Keys are what the provider accepts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate_chain: Path
+    private_key: Path
+    openai_key: SecretStr
+    anthropic_key: SecretStr
+    azure_key: SecretStr
+    gemini_key: SecretStr
+    bedrock_key: SecretStr
+    port: int = Field(default=0, ge=0, le=65535)
+    debug_port: int = Field(default=0, ge=0, le=65535)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from egret_tools.envoy_lint.lint import ALL_RULES
+from egret_tools.envoy_lint.rules import ALL_RULES
 from typer.testing import CliRunner
 
 from sidecar.cli.main import command_tree

@@ -18,7 +18,7 @@ from egret_tools.cli.up_session import (
     tls_curl_line,
     until_signal,
 )
-from egret_tools.devstack.child import PartError
+from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.stack import StackFacts
 from pydantic import SecretStr
 from rich.console import Console

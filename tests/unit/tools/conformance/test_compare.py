@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from egret_tools.conformance.case import Case
 from egret_tools.conformance.compare import ALWAYS, Seen, differences
-from egret_tools.conformance.counters import since
+from egret_tools.conformance.envoy_setup import since
 from egret_tools.conformance.upstream import Answering, Arrived
 from egret_tools.conformance.wire import HUNG_UP, Outgoing, Received
 

@@ -12,9 +12,8 @@ from egret_tools.devstack.envoy_config import (
     render_envoy_config,
 )
 from egret_tools.envoy_lint.config import EXT_PROC, EnvoyVersion
-from egret_tools.envoy_lint.fix import fixed
 from egret_tools.envoy_lint.lint import NOTHING_MORE, Known, lint
-from egret_tools.envoy_lint.sarif import sarif
+from egret_tools.envoy_lint.report import fixed, sarif
 from egret_tools.envoy_lint.source import SourceError
 
 from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake

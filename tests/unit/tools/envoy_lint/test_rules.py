@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from egret_tools.envoy_lint.lint import CONFIG_RULES, lint
+from egret_tools.envoy_lint.lint import lint
+from egret_tools.envoy_lint.rules import CONFIG_RULES
 
 from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
 

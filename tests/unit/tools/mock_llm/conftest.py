@@ -9,8 +9,7 @@ import aiohttp
 import httpx2
 import pytest
 import trustme
-from egret_tools.mock_llm.server import MockAddress, running_mock
-from egret_tools.mock_llm.settings import MockSettings
+from egret_tools.mock_llm.server import MockAddress, MockSettings, running_mock
 from pydantic import SecretStr
 
 OPENAI_KEY = "sk-mock-openai"

@@ -1,4 +1,4 @@
-"""Rules on listeners, HTTP connection managers and the process as a whole."""
+"""Rules on the side of the clients: listeners, headers, and the administration interface."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import EXT_PROC, Endpoint, EnvoyConfig, Listener
-from egret_tools.envoy_lint.node import Node
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from egret_tools.envoy_lint.source import Node
 
 MAX_BUFFER: Final = 1 << 20
 _BODY_READERS: Final = ("Buffer", "Decompressor", "GrpcJsonTranscoder", "Lua", "Wasm")
@@ -174,6 +174,22 @@ def _no_overload_manager(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(place)
 
 
+HARMLESS: Final = ("/stats/prometheus", "/stats", "/ready")
+"""What of the admin others may read: numbers, and whether it serves."""
+
+
+def _open_route(config: EnvoyConfig) -> Iterator[Hit]:
+    for route in config.admin_routes():
+        match = route.at("match")
+        if match.at("path").text not in HARMLESS or not any(map(_is_get, match.at("headers"))):
+            yield Hit(match)
+
+
+def _is_get(header: Node) -> bool:
+    is_method = header.at("name").text == ":method" and not header.at("invert_match").is_true
+    return is_method and header.at("string_match", "exact").text == "GET"
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -246,4 +262,10 @@ RULES: Final = (
          "the signature for AWS is made before changes by Egret, the route or the host name: 403",
          "aws_request_signing among the http_filters of the provider's cluster",
          _guarded(_signed_before)),
+    ConfigRule("EGR523", "admin-routed", Severity.ERROR,
+         "every client with access to this route reaches Envoy's admin, which can stop Envoy and "
+         "show its configuration",
+         'match: {path: /stats/prometheus, headers: [{name: ":method", '
+         "string_match: {exact: GET}}]}",
+         _open_route),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rules on the ext_proc filter: how Envoy asks Egret, and what it does with the answer."""
+"""Rules on the ext_proc filter, its call to Egret, and what single routes change of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Final
 
 import re2
 
-from egret_tools.envoy_lint.config import EnvoyConfig, goes_by_models
-from egret_tools.envoy_lint.filters import is_on, where
-from egret_tools.envoy_lint.node import Node
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+from egret_tools.envoy_lint.config import EXT_PROC_PER_ROUTE, EnvoyConfig, goes_by_models
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity, is_on, where
+from egret_tools.envoy_lint.source import Node
 
 DEFAULT_MESSAGE_TIMEOUT_SECONDS: Final = 0.2
 MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
@@ -154,6 +153,80 @@ def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("route_cache_action"), replacement="DEFAULT")
 
 
+_PER_ROUTE: Final = "envoy.filters.http.ext_proc"
+
+
+def _overrides(config: EnvoyConfig) -> Iterator[Node]:
+    """Yield every per-route setting of ext_proc."""
+    for host in config.virtual_hosts():
+        for holder in (host, *host.at("routes")):
+            for name, one in holder.at("typed_per_filter_config").entries():
+                if name == _PER_ROUTE or one.type_name == EXT_PROC_PER_ROUTE:
+                    yield one
+
+
+def _route_disabled(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in _overrides(config):
+        if one.at("disabled").is_true:
+            yield Hit(one.at("disabled"))
+
+
+def _route_fails_open(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in _overrides(config):
+        place = one.at("overrides", "failure_mode_allow")
+        if place.is_true:
+            yield Hit(place, replacement="false")
+
+
+def _route_mode(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in _overrides(config):
+        mode = one.at("overrides", "processing_mode")
+        if mode.exists:
+            yield Hit(mode)
+
+
+def _no_retry(one: Node) -> Node | None:
+    policy = one.at("grpc_service", "retry_policy")
+    return None if policy.at("retry_on").text and policy.exists else policy
+
+
+def _same_host_again(one: Node) -> Node | None:
+    policy = one.at("grpc_service", "retry_policy")
+    if not policy.exists:
+        return None
+    hosts = policy.at("retry_host_predicate")
+    return None if any("previous_hosts" in host.at("name").text for host in hosts) else hosts
+
+
+def _retries_deadline(one: Node) -> Node | None:
+    retry_on = one.at("grpc_service", "retry_policy", "retry_on")
+    return retry_on if "deadline-exceeded" in retry_on.text else None
+
+
+def _retry_in_the_wrong_place(one: Node) -> Node | None:
+    policy = one.at("grpc_service", "envoy_grpc", "retry_policy")
+    return policy if policy.exists else None
+
+
+def _other_client(one: Node) -> Node | None:
+    for place in (one.at("http_service"), one.at("grpc_service", "google_grpc")):
+        if place.exists:
+            return place
+    return None
+
+
+def _stream_timeout(one: Node) -> Node | None:
+    timeout = one.at("grpc_service", "timeout")
+    return timeout if (timeout.seconds or 0) > 0 else None
+
+
+def _envoy_headers(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.filters():
+        envoy_grpc = one.at("grpc_service", "envoy_grpc")
+        if envoy_grpc.exists and not envoy_grpc.at("skip_envoy_headers").is_true:
+            yield Hit(envoy_grpc.at("skip_envoy_headers"), replacement="true")
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -228,4 +301,36 @@ RULES: Final = (
          "routes use the model that Egret reads in the body, and every request keeps the route "
          "it had before that",
          "leave disable_clear_route_cache and route_cache_action out", _route_kept),
+    ConfigRule("EGR123", "route-unguarded", _E,
+         "requests on this route pass unchecked and without a key",
+         "remove the override, or suppress this with the reason", _route_disabled),
+    ConfigRule("EGR124", "route-fails-open", _E,
+         "while Egret is down, requests on this route pass unchecked",
+         "failure_mode_allow: false", _route_fails_open),
+    ConfigRule("EGR125", "route-mode", _W,
+         "Egret sees this mode on this route only, and a test of one route does not cover the "
+         "others",
+         "one processing_mode for all", _route_mode),
+    ConfigRule("EGR116", "no-retry", _W,
+         "a worker that restarts fails the requests that reach it at that moment",
+         "grpc_service.retry_policy with retry_on, see docs/envoy.md", where(_no_retry)),
+    ConfigRule("EGR117", "retry-same-worker", _W,
+         "a dead worker fails fast and looks least busy, so every retry may hit it again",
+         "retry_host_predicate: envoy.retry_host_predicates.previous_hosts",
+         where(_same_host_again)),
+    ConfigRule("EGR118", "retry-deadline", _W,
+         "a second try after a timeout doubles the wait and the load during overload",
+         "remove deadline-exceeded from retry_on", where(_retries_deadline)),
+    ConfigRule("EGR119", "retry-policy-misplaced", _W,
+         "Envoy uses envoy_grpc.retry_policy for xDS only: nothing is retried",
+         "move it to grpc_service.retry_policy", where(_retry_in_the_wrong_place)),
+    ConfigRule("EGR120", "grpc-client", _E,
+         "Egret supports Envoy's own gRPC client only; retries and graceful closes are lost here",
+         "grpc_service: {envoy_grpc: {cluster_name: egret}}", where(_other_client)),
+    ConfigRule("EGR121", "stream-timeout", _W,
+         "the timeout covers the whole stream and cuts uploads and guarded answers",
+         "leave grpc_service.timeout out; Egret has budgets of its own", where(_stream_timeout)),
+    ConfigRule("EGR122", "envoy-headers", _N,
+         "Envoy adds x-forwarded-for and x-envoy-internal to each gRPC call",
+         "envoy_grpc.skip_envoy_headers: true", _envoy_headers),
 )  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import Cluster, EnvoyConfig
-from egret_tools.envoy_lint.node import Node
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from egret_tools.envoy_lint.source import Node
 
 _SIGNERS: Final = ("CredentialInjector", "AwsRequestSigning", "GcpAuthnFilterConfig")
 _LIMITS_OF_PROVIDERS: Final = {"x-ratelimit-", "anthropic-ratelimit-"}

@@ -12,8 +12,8 @@ from egret_tools.envoy_lint.config import (
     goes_by_models,
     targets,
 )
-from egret_tools.envoy_lint.node import Node
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+from egret_tools.envoy_lint.source import Node
 
 MIN_ANSWER_SECONDS: Final = 60.0
 DEFAULT_ROUTE_SECONDS: Final = 15.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion
-from egret_tools.envoy_lint.node import Node
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+from egret_tools.envoy_lint.source import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import Cluster, EnvoyConfig
-from egret_tools.envoy_lint.node import Node
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from egret_tools.envoy_lint.source import Node
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 GRACEFUL_CLOSE: Final = "envoy.reloadable_features.ext_proc_graceful_grpc_close"

@@ -1,7 +1,8 @@
-"""PostgreSQL from the wheel, on a Unix socket only its owner can reach."""
+"""PostgreSQL and Valkey from wheels, on Unix sockets."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -15,11 +16,19 @@ from urllib.parse import quote
 
 import asyncpg
 
-from egret_tools.devstack.child import SAME_USER, Children, Owner, PartError, Program, until_ready
-from egret_tools.devstack.wheels import postgres_program
+from egret_tools.devstack.processes import (
+    SAME_USER,
+    Children,
+    Owner,
+    PartError,
+    Program,
+    postgres_program,
+    until_ready,
+    valkey_program,
+)
 from sidecar.settings.sections import inherited_environment
 
-PART: Final = "PostgreSQL"
+POSTGRES: Final = "PostgreSQL"
 ROLE: Final = "egret"
 DATABASE: Final = "egret"
 UNPRIVILEGED_USER: Final = "nobody"
@@ -76,7 +85,7 @@ async def serving_postgres(
 
 def _program(directory: Path, logs: Path, command: tuple[str, ...]) -> Program:
     return Program(
-        part=PART,
+        part=POSTGRES,
         command=command,
         log=logs / "postgres.log",
         environment={**inherited_environment(), "LC_ALL": "C", "TZ": "UTC"},
@@ -114,7 +123,7 @@ def _owner_of_data(directory: Path) -> Owner:
         user = pwd.getpwnam(UNPRIVILEGED_USER)
     except KeyError:
         raise PartError(
-            PART,
+            POSTGRES,
             f"it refuses to run as root, and there is no user {UNPRIVILEGED_USER!r} to run it as",
             hint="run egret as an ordinary user",
         ) from None
@@ -141,3 +150,49 @@ async def _create_database(sockets: Path) -> None:
         await connection.execute(f"CREATE DATABASE {DATABASE}")
     finally:
         await connection.close()
+
+
+VALKEY: Final = "Valkey"
+SOCKET_NAME: Final = "valkey.sock"
+
+
+@asynccontextmanager
+async def running_valkey(children: Children, *, directory: Path, logs: Path) -> AsyncIterator[str]:
+    """Run a server and yield its URL.
+
+    Raises:
+        PartError: it cannot be started.
+    """
+    socket = _new_socket(directory)
+    program = Program(
+        part=VALKEY,
+        command=(
+            str(valkey_program()),
+            *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *("--save", "", "--appendonly", "no", "--dir", str(directory)),
+        ),
+        log=logs / "valkey.log",
+        environment=inherited_environment(),
+    )
+    async with children.running(program) as server:
+        await until_ready(server, lambda: _answers(socket))
+        yield f"unix://{socket}"
+
+
+def _new_socket(directory: Path) -> Path:
+    directory.mkdir(mode=0o700)
+    return directory / SOCKET_NAME
+
+
+async def _answers(socket: Path) -> bool:
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return False
+    try:
+        writer.write(b"PING\r\n")
+        return await reader.readline() == b"+PONG\r\n"
+    except OSError:
+        return False
+    finally:
+        writer.close()

