@@ -35,18 +35,18 @@ TURN_SECONDS: Final = 0.02
 A write forced to the disk costs much the same, however little is in it.
 """
 
-UNHEARD_TURNS: Final = 16
-"""So many turns that nobody waits for, and the event loop is told: they must not pile up."""
+UNREPORTED_TURNS: Final = 16
+"""After so many turns of notes only, the event loop collects their results."""
 
 MAX_WAITING: Final = 20_000
-"""Notes that wait for a disk that does not answer; then notes are dropped, and records refused."""
+"""Entries that wait for a slow disk; beyond, notes are dropped and records refused."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Records that are kept together; `kept` is whose they are."""
+    """Records that are kept together; `kept` is done when they are on the disk."""
 
     records: Sequence[UsageRecord]
     payloads: list[bytes]
@@ -60,7 +60,7 @@ class _Note(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What became of what was written together."""
+    """The place of one write, or the reason for none."""
 
     place: Place | SpoolFullError
     batches: Sequence[_Batch] = ()
@@ -70,9 +70,9 @@ class _Written:
 class UsageSpool:
     """One a worker. Writes and reads on a thread of its own, many notes at a time.
 
-    While anything comes the thread takes a turn every `TURN_SECONDS`, by its own clock: the event
-    loop does nothing for a note but remember it. Each of the lists that both of them touch has
-    one who adds and one who takes.
+    While entries come the thread takes a turn every `TURN_SECONDS`, by its own clock: the event
+    loop only appends a note to a queue. Of each queue between the two, one side adds and the
+    other takes.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class UsageSpool:
         limits: SpoolLimits,
         on_note_lost: Callable[[], None],
     ) -> Self:
-        """Make a folder of this worker's own and take over those of workers that are gone.
+        """Make a folder for this worker, and adopt those of workers that are gone.
 
         Raises:
             SpoolError: the folder cannot be made.
@@ -155,22 +155,24 @@ class UsageSpool:
         self._take_turns()
         await kept
 
-    async def carry_over(self, requests: Sequence[JudgedRequest]) -> None:
+    async def note_again(self, requests: Sequence[JudgedRequest]) -> None:
         """Note *requests* once more, so that the file they are in can go.
 
         Raises:
             SpoolFullError: they are not noted.
         """
-        notes = [_Note(request, self._encoder.encode(request)) for request in requests]
-        await self.run(lambda: self._note_again(notes))
+        payloads = [self._encoder.encode(request) for request in requests]
+        place = await self.run(lambda: self._folder.append(Kind.JUDGED, payloads))
+        self._collect_written()
+        self._open.put(place.segment, requests)
 
     def segments(self, kind: Kind) -> list[Segment]:
         """Return the files of *kind*, the oldest first."""
         return [segment for segment in tuple(self._folder.segments) if segment.kind is kind]
 
     def fresh(self, segment: Segment, *, max_records: int) -> tuple[list[UsageRecord], int]:
-        """Return what comes next in *segment* and where it ends, if it is still in memory."""
-        self._hear()
+        """Return the next records of *segment* and their end, if they are still in memory."""
+        self._collect_written()
         return self._fresh.next_of(segment, most=max_records)
 
     async def read(self, segment: Segment, *, max_records: int) -> Piece:
@@ -180,16 +182,16 @@ class UsageSpool:
             lambda: read_piece(segment.path, start=start, stop=stop, max_records=max_records)
         )
 
-    def let_go(self, records: Sequence[UsageRecord]) -> None:
-        """Remember that *records* are in the database: nobody need look for their requests."""
-        self._open.let_go(records)
+    def forget(self, records: Sequence[UsageRecord]) -> None:
+        """Forget the requests of *records*, which are in the database."""
+        self._open.forget_ended(records)
 
     def open_requests(self, segment: Segment) -> list[JudgedRequest] | None:
-        """Return those of *segment*, which is sealed, that may not be in the database.
+        """Return requests of a sealed *segment* whose end is not known to be in the database.
 
-        None where the file has to be read.
+        None if the file has to be read.
         """
-        self._hear()
+        self._collect_written()
         return self._open.of(segment)
 
     async def seal(self, kind: Kind) -> None:
@@ -197,18 +199,18 @@ class UsageSpool:
         await self.run(lambda: self._folder.seal(kind))
 
     async def remove_read(self, kind: Kind) -> None:
-        """Remove the files of *kind* of which everything was taken."""
+        """Remove the files of *kind* that were read to their end."""
         if any(segment.is_read for segment in self.segments(kind)):
-            removed = await self.run(lambda: self._remove_read(kind))
+            removed = await self.run(lambda: self._folder.remove_read(kind))
             self._fresh.forget(removed)
             self._open.forget(removed)
 
     async def adopt(self) -> int:
-        """Take over the files of workers that are gone; return of how many."""
+        """Adopt the files of workers that are gone; return the number of folders."""
         return await self.run(self._folder.adopt)
 
     async def aclose(self) -> None:
-        """Write what waits, and let go of the folder; another worker takes what is left in it."""
+        """Write waiting entries, and release the folder; another worker adopts its files."""
         self._is_closed = True
         while not self._is_at_rest.is_set():
             await self._is_at_rest.wait()
@@ -225,71 +227,58 @@ class UsageSpool:
             self._threads.submit(self._turn)
 
     def _rest(self) -> None:
-        """The thread found nothing; what has come since is for it to begin anew."""
-        self._hear()
+        """Stop the turns, as the thread found nothing; entries that came since start them anew."""
+        self._collect_written()
         self._is_at_rest.set()
         if self._notes or self._batches:
             self._take_turns()
 
-    def _hear(self) -> None:
-        """Take note of what the thread has written."""
+    def _collect_written(self) -> None:
+        """Acknowledge entries that the thread has written, and keep them in memory."""
         while self._written:
             written = self._written.popleft()
-            if isinstance(written.place, SpoolFullError):
-                self._give_up(written, written.place)
-            else:
-                self._settle(written, written.place)
-
-    def _settle(self, written: _Written, place: Place) -> None:
-        records = [record for batch in written.batches for record in batch.records]
-        sizes = [len(payload) for batch in written.batches for payload in batch.payloads]
-        self._unwritten_records -= len(records)
-        if records:
-            self._fresh.put(place, records, sizes)
-        if written.notes:
-            self._open.put(place.segment, [note.request for note in written.notes])
-        for batch in written.batches:
-            if not batch.kept.done():  # whoever waited may have gone
-                batch.kept.set_result(None)
-
-    def _give_up(self, written: _Written, problem: SpoolFullError) -> None:
-        for batch in written.batches:
-            self._unwritten_records -= len(batch.records)
-            if not batch.kept.done():
-                batch.kept.set_exception(SpoolFullError(str(problem)))
-        for _ in written.notes:
-            self._on_note_lost()
+            place, batches, notes = written.place, written.batches, written.notes
+            records = [record for batch in batches for record in batch.records]
+            self._unwritten_records -= len(records)
+            if isinstance(place, SpoolFullError):
+                for batch in batches:
+                    if not batch.kept.done():
+                        batch.kept.set_exception(SpoolFullError(str(place)))
+                for _ in notes:
+                    self._on_note_lost()
+                continue
+            if records:
+                sizes = [len(payload) for batch in batches for payload in batch.payloads]
+                self._fresh.put(place, records, sizes)
+            if notes:
+                self._open.put(place.segment, [note.request for note in notes])
+            for batch in batches:
+                if not batch.kept.done():  # its caller may have gone
+                    batch.kept.set_result(None)
 
     # From here on: on the thread.
 
     def _turn(self) -> None:
-        """Write what has come, and see to the next turn; what waits for the thread goes before."""
+        """Write the entries that came, and plan the next turn behind other work of the thread."""
         time.sleep(TURN_SECONDS)
-        batches, notes = _taken(self._batches), _taken(self._notes)
+        # Entries added meanwhile may stay for the next turn.
+        batches = [self._batches.popleft() for _ in range(len(self._batches))]
+        notes = [self._notes.popleft() for _ in range(len(self._notes))]
         if not batches and not notes:
             self._loop.call_soon_threadsafe(self._rest)
             return
         try:
             if batches:
-                self._write_batches(batches)
+                payloads = [payload for batch in batches for payload in batch.payloads]
+                place = self._append(Kind.ENDED, payloads)
+                self._written.append(_Written(place, batches=batches))
             if notes:
-                self._write_notes(notes)
+                place = self._append(Kind.JUDGED, [note.payload for note in notes])
+                self._written.append(_Written(place, notes=notes))
         finally:
-            if batches or len(self._written) >= UNHEARD_TURNS:
-                self._loop.call_soon_threadsafe(self._hear)
+            if batches or len(self._written) >= UNREPORTED_TURNS:
+                self._loop.call_soon_threadsafe(self._collect_written)
             self._threads.submit(self._turn)
-
-    def _write_batches(self, batches: Sequence[_Batch]) -> None:
-        payloads = [payload for batch in batches for payload in batch.payloads]
-        self._written.append(_Written(self._append(Kind.ENDED, payloads), batches=batches))
-
-    def _write_notes(self, notes: Sequence[_Note]) -> None:
-        payloads = [note.payload for note in notes]
-        self._written.append(_Written(self._append(Kind.JUDGED, payloads), notes=notes))
-
-    def _note_again(self, notes: Sequence[_Note]) -> None:
-        place = self._folder.append(Kind.JUDGED, [note.payload for note in notes])
-        self._written.append(_Written(place, notes=notes))
 
     def _append(self, kind: Kind, payloads: Sequence[bytes]) -> Place | SpoolFullError:
         try:
@@ -298,17 +287,3 @@ class UsageSpool:
             return error
         except OSError as error:
             return SpoolFullError(str(error))
-
-    def _remove_read(self, kind: Kind) -> list[Segment]:
-        segments = self.segments(kind)
-        if all(segment.is_read for segment in segments):
-            self._folder.seal(kind)
-        removed = [one for one in segments if one.is_read and self._folder.is_sealed(one)]
-        for segment in removed:
-            self._folder.remove(segment)
-        return removed
-
-
-def _taken(waiting: deque[_T]) -> list[_T]:
-    """Take what waits now; what is added meanwhile may stay."""
-    return [waiting.popleft() for _ in range(len(waiting))]

@@ -23,21 +23,21 @@ MAGIC: Final = b"egret-spool-1\n"
 _HEAD: Final = struct.Struct("<II")
 HEAD_BYTES: Final = _HEAD.size
 MAX_RECORD_BYTES: Final = 1 << 20
-"""Longer than any record of ours: a length beyond it is damage, and is not read into memory."""
+"""Longer than any record of ours: a greater length is damage, and is not read into memory."""
 
 _LOCK_NAME: Final = "lock"
 _SUFFIX: Final = ".spool"
 
 
 class Kind(enum.Enum):
-    """What a file holds; part of its name."""
+    """The kind of entries in a file; part of its name."""
 
     JUDGED = "judged"
     ENDED = "ended"
 
 
 class SpoolFullError(Exception):
-    """The folder has reached its bound, or the disk takes nothing more."""
+    """The folder has reached its bound, or the disk accepts nothing more."""
 
 
 class SpoolError(Exception):
@@ -56,7 +56,7 @@ class SpoolLimits:
 class Piece:
     """Records read from one file. `end` is where the next read begins.
 
-    `damaged_bytes` is how much of the file is not believed; it ends here then.
+    With `damaged_bytes` the file ends here: that many bytes cannot be read.
     """
 
     payloads: tuple[bytes, ...]
@@ -72,7 +72,7 @@ def frame(payload: bytes) -> bytes:
 def read_piece(path: Path, *, start: int, stop: int, max_records: int) -> Piece:
     """Read at most *max_records* from *start* on; *stop* is where the writer had come to.
 
-    A file that somebody has removed is one that is damaged from its beginning.
+    A file that was removed counts as damaged from its beginning.
     """
     try:
         file = path.open("rb")
@@ -98,7 +98,7 @@ def read_piece(path: Path, *, start: int, stop: int, max_records: int) -> Piece:
 
 
 def _records(raw: bytes, limit: int) -> Iterator[bytes]:
-    """Yield the whole and sound records at the beginning of *raw*."""
+    """Yield the complete and sound records at the beginning of *raw*."""
     position = 0
     for _ in range(limit):
         if position + _HEAD.size > len(raw):
@@ -113,10 +113,9 @@ def _records(raw: bytes, limit: int) -> Iterator[bytes]:
 
 
 class Segment:
-    """One file of a folder. `size` is what was written to it, as far as it may be read.
+    """One file of a folder. `size` is the number of bytes that may be read.
 
-    `read_to` is how far everything in it was taken; 0 where the file's first bytes have yet to
-    say that it is one of ours.
+    Entries before `read_to` were taken; 0 means that the first bytes are still to be checked.
     """
 
     __slots__ = ("kind", "path", "read_to", "size", "started_at")
@@ -132,13 +131,13 @@ class Segment:
 
     @property
     def is_read(self) -> bool:
-        """Tell whether everything in it was taken."""
+        """Whether all entries were taken."""
         return self.read_to >= self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a file something stands: from *start* up to and without *end*."""
+    """A range of bytes in a file: from *start* up to and without *end*."""
 
     segment: Segment
     start: int
@@ -160,7 +159,7 @@ class SpoolFolder:
         hidden = root / f".{name}"
         hidden.mkdir(mode=0o700, parents=True)
         self._lock = _locked(hidden)
-        hidden.rename(self.path)  # nobody takes over a folder between its making and its lock
+        hidden.rename(self.path)  # no other process sees the folder before it is locked
         self._number = 0
         self._writing: dict[Kind, tuple[Segment, int]] = {}
         self.segments: list[Segment] = []
@@ -201,8 +200,18 @@ class SpoolFolder:
         if kind in self._writing:
             os.close(self._writing.pop(kind)[1])
 
+    def remove_read(self, kind: Kind) -> list[Segment]:
+        """Remove and return the files of *kind* that were read to their end."""
+        segments = [segment for segment in self.segments if segment.kind is kind]
+        if all(segment.is_read for segment in segments):
+            self.seal(kind)
+        removed = [one for one in segments if one.is_read and self.is_sealed(one)]
+        for segment in removed:
+            self.remove(segment)
+        return removed
+
     def is_sealed(self, segment: Segment) -> bool:
-        """Tell whether nothing will be written to *segment* any more."""
+        """Return whether *segment* is complete: nothing more will be written to it."""
         return all(writing is not segment for writing, _ in self._writing.values())
 
     def remove(self, segment: Segment) -> None:
@@ -211,7 +220,7 @@ class SpoolFolder:
         self.segments.remove(segment)
 
     def adopt(self) -> int:
-        """Take over the files of processes that are gone; return how many folders that were."""
+        """Adopt the files of processes that are gone; return the number of their folders."""
         adopted = 0
         for folder in sorted(self._root.iterdir()):
             if folder == self.path or folder.name.startswith(".") or not folder.is_dir():
@@ -219,7 +228,7 @@ class SpoolFolder:
             try:
                 lock = _locked(folder)
             except OSError:
-                continue  # its owner lives, or somebody else has just taken it over
+                continue  # its owner lives, or another process has just adopted it
             try:
                 adopted += self._take_over(folder)
             finally:
@@ -227,7 +236,7 @@ class SpoolFolder:
         return adopted
 
     def close(self) -> None:
-        """Let go of the folder; remove it if nothing is left in it."""
+        """Release the folder; remove it if nothing is left in it."""
         for kind in Kind:
             self.seal(kind)
         if not self.segments:
@@ -295,7 +304,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names of new files last as long as what is in them (fsync(2))."""
+    """Make the names of new files last as long as their contents (fsync(2))."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -333,7 +342,7 @@ class FreshRecords:
     def put(self, place: Place, records: Iterable[UsageRecord], sizes: Iterable[int]) -> None:
         """Keep *records*, whose bytes stand at *place* one after the other."""
         if place.end <= place.segment.read_to:
-            return  # read from the disk before it was put here
+            return  # it was read from the disk meanwhile
         kept = self._by_segment.setdefault(place.segment, deque())
         start = place.start
         for record, size in zip(records, sizes, strict=True):
@@ -345,7 +354,7 @@ class FreshRecords:
             start = end
 
     def next_of(self, segment: Segment, *, most: int) -> tuple[list[UsageRecord], int]:
-        """Return what comes next in *segment*, and where it ends; nothing where it is not here."""
+        """Return the next records of *segment* and their end; none if they are not in memory."""
         self._forget_read(segment)
         end = segment.read_to
         records: list[UsageRecord] = []
@@ -357,13 +366,13 @@ class FreshRecords:
         return records, end
 
     def gap_of(self, segment: Segment) -> int:
-        """Return up to where *segment* has to be read from the disk."""
+        """Return the end of the part of *segment* that has to be read from the disk."""
         self._forget_read(segment)
         kept = self._by_segment.get(segment)
         return kept[0].start if kept else segment.size
 
     def forget(self, segments: Iterable[Segment]) -> None:
-        """Keep nothing more of files that are gone."""
+        """Forget files that are gone."""
         for segment in segments:
             self._count -= len(self._by_segment.pop(segment, ()))
 
@@ -386,7 +395,7 @@ class OpenRequests:
         self._overfull: set[Segment] = set()
 
     def put(self, segment: Segment, requests: Sequence[JudgedRequest]) -> None:
-        """Keep what was noted in *segment*, or nothing of it if that is too much."""
+        """Keep requests that were noted in *segment*, or none of it if they are too many."""
         if segment in self._overfull:
             return
         count = sum(map(len, self._by_segment.values()))
@@ -398,7 +407,7 @@ class OpenRequests:
         for request in requests:
             kept[request.request_id, request.occurred_at] = request
 
-    def let_go(self, records: Iterable[UsageRecord]) -> None:
+    def forget_ended(self, records: Iterable[UsageRecord]) -> None:
         """Forget requests whose records are in the database."""
         for record in records:
             name = (record.request.request_id, record.request.occurred_at)
@@ -406,12 +415,12 @@ class OpenRequests:
                 kept.pop(name, None)
 
     def of(self, segment: Segment) -> list[JudgedRequest] | None:
-        """Return the open ones of all that were noted in *segment*, None where it must be read."""
+        """Return the open requests of *segment*, None if the file has to be read."""
         kept = self._by_segment.get(segment)
         return None if kept is None else list(kept.values())
 
     def forget(self, segments: Iterable[Segment]) -> None:
-        """Keep nothing more of files that are gone."""
+        """Forget files that are gone."""
         for segment in segments:
             self._by_segment.pop(segment, None)
             self._overfull.discard(segment)

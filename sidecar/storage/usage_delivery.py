@@ -26,7 +26,7 @@ BATCH_RECORDS: Final = 500
 """A batch is decoded and encoded on the event loop, where it holds requests up for some ms."""
 ADOPT_SECONDS: Final = 15.0
 SEAL_SECONDS: Final = 60.0
-"""How long notes of judged requests go to one file: what is looked up in one go."""
+"""How long notes of judged requests go to one file, to be looked up together."""
 CLOSING_SECONDS: Final = 3.0
 
 _REJECTED: Final = (
@@ -42,23 +42,23 @@ _Note = TypeVar("_Note", JudgedRequest, UsageRecord)
 
 
 class DeliveryMetrics(Protocol):
-    """What is counted on the way."""
+    """Counts records on their way."""
 
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""
         ...
 
     def lost(self, reason: str, count: int = 1) -> None:
-        """Count what cannot be delivered."""
+        """Count records that cannot be delivered."""
         ...
 
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
-        """Show what waits on the disk."""
+        """Show the size and age of the records on the disk."""
         ...
 
 
 class UsageDelivery:
-    """Implements `UsageKeeper`, and keeps the spool empty."""
+    """Implements `UsageKeeper`, and delivers from the spool to the database."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class UsageDelivery:
         self._notes = msgspec.msgpack.Decoder(JudgedRequest)
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
-        """Keep *records* on the disk, or, where it takes nothing, in the database.
+        """Keep *records* on the disk, or in the database if the disk is full.
 
         Raises:
             NotKeptError: they are in neither.
@@ -105,33 +105,32 @@ class UsageDelivery:
             await asyncio.sleep(FLUSH_SECONDS)
 
     async def deliver(self) -> None:
-        """Bring to the database what waits, and look what has become of what was judged."""
+        """Deliver waiting records to the database, and settle noted requests."""
+        now = self._wall()
         try:
-            await self._take_over()
+            if _is_past(self._adopted_at, ADOPT_SECONDS, now=now):
+                self._adopted_at = now
+                if folders := await self._spool.adopt():
+                    _log.info("usage.spool_adopted", folders=folders)
             await self._deliver_ended()
-            await self._settle_judged()
+            await self._settle_judged(now=now)
         except (*UNAVAILABLE, SpoolFullError) as error:
             if not self._is_failing:
                 _log.warning("usage.not_delivered", error_type=type(error).__name__)
             self._is_failing = True
         else:
             self._is_failing = False
-        self._show()
+        ended = self._spool.segments(Kind.ENDED)
+        waiting = [one.started_at for one in ended if not one.is_read]
+        oldest = self._wall() - min(waiting) if waiting else 0.0
+        self._metrics.spool_holds(self._spool.size, oldest_seconds=max(0.0, oldest))
 
     async def aclose(self) -> None:
-        """Deliver what can be delivered in a moment; the rest waits on the disk."""
+        """Deliver records for some seconds at most; the rest waits on the disk."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
                 await self.deliver()
         await self._spool.aclose()
-
-    async def _take_over(self) -> None:
-        now = self._wall()
-        if _is_past(self._adopted_at, ADOPT_SECONDS, now=now):
-            self._adopted_at = now
-            folders = await self._spool.adopt()
-            if folders:
-                _log.info("usage.spool_adopted", folders=folders)
 
     async def _deliver_ended(self) -> None:
         for segment in self._spool.segments(Kind.ENDED):
@@ -145,36 +144,28 @@ class UsageDelivery:
                 segment.read_to = end
         await self._spool.remove_read(Kind.ENDED)
 
-    async def _settle_judged(self) -> None:
-        """Let go of what has ended, keep what may still end, and give up what is long overdue."""
-        now = self._wall()
+    async def _settle_judged(self, *, now: float) -> None:
+        """Remove notes of ended requests, keep those of running ones, give up overdue ones."""
         segments = self._spool.segments(Kind.JUDGED)
         due = [one for one in segments if _is_past(one.started_at, self._seal_seconds, now=now)]
         if due:
             await self._spool.seal(Kind.JUDGED)
         for segment in due:
-            await self._settle_file(segment)
+            requests = self._spool.open_requests(segment)
+            if requests is not None:
+                await self._settle(requests)
+                segment.read_to = segment.size
+            while not segment.is_read:
+                piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+                await self._settle(self._decoded(self._notes, segment, piece))
+                segment.read_to = piece.end
         await self._spool.remove_read(Kind.JUDGED)
 
-    async def _settle_file(self, segment: Segment) -> None:
-        requests = self._spool.open_requests(segment)
-        if requests is not None:
-            # All are looked up before any is noted anew: a second try would note it once more.
-            await self._settle(await self._unknown(requests))
-            segment.read_to = segment.size
-        while not segment.is_read:
-            piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
-            notes = self._decoded(self._notes, segment, piece)
-            await self._settle(await self._unknown(notes))
-            segment.read_to = piece.end
-
-    async def _unknown(self, requests: Sequence[JudgedRequest]) -> list[JudgedRequest]:
+    async def _settle(self, requests: Sequence[JudgedRequest]) -> None:
+        # All are looked up before any is noted anew: a second try would note it once more.
         unknown: list[JudgedRequest] = []
         for start in range(0, len(requests), BATCH_RECORDS):
             unknown += await self._store.unknown(requests[start : start + BATCH_RECORDS])
-        return unknown
-
-    async def _settle(self, unknown: Sequence[JudgedRequest]) -> None:
         give_up_before = datetime.fromtimestamp(self._wall() - self._settle_seconds, UTC)
         overdue = [one for one in unknown if one.occurred_at < give_up_before]
         running = [one for one in unknown if one.occurred_at >= give_up_before]
@@ -182,7 +173,7 @@ class UsageDelivery:
             _log.warning("usage.requests_lost", count=len(overdue))
             await self._spool.keep([record_of_lost(request) for request in overdue])
         if running:
-            await self._spool.carry_over(running)
+            await self._spool.note_again(running)
 
     async def _add(self, records: Sequence[UsageRecord]) -> None:
         prices = await self._prices()
@@ -201,7 +192,7 @@ class UsageDelivery:
             self._metrics.lost("rejected")
             return
         self._metrics.stored(records, added=added)
-        self._spool.let_go(records)
+        self._spool.forget(records)
 
     def _decoded(
         self, decoder: msgspec.msgpack.Decoder[_Note], segment: Segment, piece: Piece
@@ -214,17 +205,11 @@ class UsageDelivery:
             try:
                 notes.append(decoder.decode(payload))
             except msgspec.DecodeError:
-                # Sound, and yet none of ours: written by another version.
+                # Sound, but written by another version.
                 self._metrics.lost("unreadable")
         return notes
 
-    def _show(self) -> None:
-        ended = self._spool.segments(Kind.ENDED)
-        waiting = [one.started_at for one in ended if not one.is_read]
-        oldest = self._wall() - min(waiting) if waiting else 0.0
-        self._metrics.spool_holds(self._spool.size, oldest_seconds=max(0.0, oldest))
-
 
 def _is_past(since: float, seconds: float, *, now: float) -> bool:
-    """Tell whether *seconds* are over; what is still to come is of before a clock was set back."""
+    """Return whether *seconds* are over; a future time is from before a clock was set back."""
     return not 0 <= now - since < seconds

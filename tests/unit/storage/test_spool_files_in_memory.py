@@ -87,7 +87,7 @@ def test_a_request_is_open_until_its_record_is_in_the_database() -> None:
     requests, first, second = OpenRequests(), file(Kind.JUDGED), file(Kind.JUDGED)
     requests.put(first, [judged(1), judged(2)])
     requests.put(second, [judged(3)])
-    requests.let_go([record(2), record(3), record(4)])
+    requests.forget_ended([record(2), record(3), record(4)])
 
     assert requests.of(first) == [judged(1)]
     assert requests.of(second) == []
@@ -98,7 +98,7 @@ def test_two_requests_of_one_id_are_two() -> None:
     requests, segment = OpenRequests(), file(Kind.JUDGED)
     later = replace(judged(1), occurred_at=MOMENT + timedelta(microseconds=1))
     requests.put(segment, [judged(1), later])
-    requests.let_go([record(1)])
+    requests.forget_ended([record(1)])
 
     assert requests.of(segment) == [later]
 
