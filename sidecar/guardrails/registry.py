@@ -11,21 +11,16 @@ from sidecar.domain.guardrail_settings import (
     CodeSettings,
     DeniedPatternsSettings,
     DeniedTermsSettings,
-    GrpcSettings,
     JsonSchemaSettings,
     LanguageSettings,
-    LlmJudgeSettings,
     MaxInputSettings,
     MaxTokensSettings,
-    ModerationSettings,
     PiiSettings,
-    PresidioSettings,
     PromptInjectionSettings,
     RemoteSettings,
     RuleSettings,
     SecretsSettings,
     ToxicitySettings,
-    WebhookSettings,
     WholeTextSettings,
 )
 from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
@@ -88,6 +83,8 @@ def rules_of(settings: GuardrailSettings) -> tuple[Rule, ...]:
 
 def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
     """Return the rules that `rules_of` returns; those of an author are made one by one."""
+    if not isinstance(settings, RuleSettings):
+        return ()
     match settings:
         case SecretsSettings(types=types):
             return _chosen(SECRET_RULES, types)
@@ -110,19 +107,6 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             return code_rules(languages)
         case ToxicitySettings(allowed=allowed):
             return toxicity_rules(allowed)
-        case (
-            PromptInjectionSettings()
-            | LanguageSettings()
-            | MaxInputSettings()
-            | MaxTokensSettings()
-            | JsonSchemaSettings()
-            | WebhookSettings()
-            | GrpcSettings()
-            | ModerationSettings()
-            | PresidioSettings()
-            | LlmJudgeSettings()
-        ):
-            return ()
         case _:
             assert_never(settings)
 

@@ -316,13 +316,14 @@ class Limiter:
                 lease.refilling = True
                 acquires.append(Acquire(check, 0, wanted))
         if acquires:
-            task = asyncio.ensure_future(self._refill(scope, tuple(acquires)))
+
+            async def refill() -> None:
+                with contextlib.suppress(LimitsUnavailableError):
+                    await self._ask(scope, tuple(acquires))
+
+            task = asyncio.ensure_future(refill())
             self._refills.add(task)
             task.add_done_callback(self._refills.discard)
-
-    async def _refill(self, scope: str, acquires: tuple[Acquire, ...]) -> None:
-        with contextlib.suppress(LimitsUnavailableError):
-            await self._ask(scope, acquires)
 
     def _moment(self) -> Instant:
         return Instant(self._clocks.monotonic(), self._clocks.wall())

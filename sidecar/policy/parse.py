@@ -245,9 +245,15 @@ def parse_documents(
         faults += _further_faults(document, model, check_schemas=expressions != "trust")
         if any(model.name == other.policy.name for other in parsed):
             faults.append(fault(document, ("name",), "a policy of this name is above"))
-        placed = tuple(_expressions(document, model))
+        placed: list[PlacedExpression] = []
+        for index, guardrail in enumerate(model.guardrails):
+            if isinstance(guardrail, DeniedPatternsDocument):
+                for number, pattern in enumerate(guardrail.patterns):
+                    path = ("guardrails", index, "patterns", number, "regex")
+                    at = fault(document, path, "")
+                    placed.append(PlacedExpression(pattern.regex, at.line, at.column, at.path))
         policy = model.to_policy(version=version)
-        parsed.append(PolicyDocument(policy=policy, text=document.text, expressions=placed))
+        parsed.append(PolicyDocument(policy, document.text, tuple(placed)))
     if faults:
         raise PolicyDocumentError(faults)
     return tuple(parsed)
@@ -271,15 +277,6 @@ def default_policy_text() -> str:
 def default_policy() -> Policy:
     """Return the policy that holds where nothing else is bound."""
     return parse_policies(default_policy_text(), version=0, expressions="trust")[0]
-
-
-def _expressions(document: YamlDocument, model: PolicyModel) -> Iterable[PlacedExpression]:
-    for index, guardrail in enumerate(model.guardrails):
-        if not isinstance(guardrail, DeniedPatternsDocument):
-            continue
-        for number, pattern in enumerate(guardrail.patterns):
-            at = fault(document, ("guardrails", index, "patterns", number, "regex"), "")
-            yield PlacedExpression(pattern.regex, at.line, at.column, at.path)
 
 
 def _further_faults(

@@ -71,7 +71,20 @@ def lint(
     """
     warnings: list[LintWarning] = []
     for policy in policies:
-        warnings += [LintWarning(policy.name, None, *one) for one in _policy_problems(policy)]
+        of_policy: list[_Problem] = []
+        if not policy.guardrails:
+            hint = "content passes as it is: is that meant?"
+            of_policy.append(("no-guardrails", "it has no guardrails", hint))
+        elif all(one.mode is Mode.SHADOW for one in policy.guardrails):
+            problem = "every guardrail is in shadow, so nothing is enforced"
+            of_policy.append(("shadow-only", problem, "promote one with `egret policy promote`"))
+        if policy.unscanned is UnscannedAction.ALLOW:
+            problem = (
+                "content no guardrail can read passes: images, unknown routes, compressed bodies"
+            )
+            hint = "say `unscanned: block`, or `flag` to see it"
+            of_policy.append(("unscanned-allow", problem, hint))
+        warnings += [LintWarning(policy.name, None, *one) for one in of_policy]
         others = [other for other in policies if other.name != policy.name]
         for guardrail in policy.guardrails:
             problems = (
@@ -81,19 +94,6 @@ def lint(
             )
             warnings += [LintWarning(policy.name, guardrail.name, *one) for one in problems]
     return tuple(warnings)
-
-
-def _policy_problems(policy: Policy) -> Iterator[_Problem]:
-    if not policy.guardrails:
-        yield "no-guardrails", "it has no guardrails", "content passes as it is: is that meant?"
-    elif all(one.mode is Mode.SHADOW for one in policy.guardrails):
-        hint = "promote one with `egret policy promote`"
-        yield "shadow-only", "every guardrail is in shadow, so nothing is enforced", hint
-    if policy.unscanned is UnscannedAction.ALLOW:
-        problem = (
-            "content that no guardrail can read passes: images, unknown routes, compressed bodies"
-        )
-        yield "unscanned-allow", problem, "say `unscanned: block`, or `flag` to see it"
 
 
 def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator[_Problem]:

@@ -254,7 +254,12 @@ class SpoolFolder:
                 os.close(descriptor)
                 path.unlink()
                 raise
-            _sync_folder(self.path)
+            # The name of a new file must last as long as its contents (fsync(2)).
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
             begin = len(MAGIC)
             segment = Segment(path, kind, size=begin, started_at=time.time(), read_to=begin)
             self.segments.append(segment)
@@ -301,15 +306,6 @@ def _remove_if_empty(folder: Path) -> None:
         if [path.name for path in folder.iterdir()] == [_LOCK_NAME]:
             (folder / _LOCK_NAME).unlink()
             folder.rmdir()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names of new files last as long as their contents (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, raw: bytes) -> None:

@@ -71,10 +71,16 @@ class ValkeyLimits:
         outcome, index, numbers = int(answer[0]), int(answer[1]) - 1, answer[2:]
         if outcome == _UNKNOWN:
             return Uninitialized(index, start=int(numbers[3]))
-        states = tuple(
-            _state(numbers[at : at + _PER_LIMIT]) for at in range(0, len(numbers), _PER_LIMIT)
-        )
-        return Acquired(states) if outcome == _TAKEN else Exhausted(index, states)
+        states: list[State] = []
+        for at in range(0, len(numbers), _PER_LIMIT):
+            ahead, left, reset_us, used, reported, passed, begun_us = map(
+                int, numbers[at : at + _PER_LIMIT]
+            )
+            states.append(
+                State(ahead, left, reset_us / 1e6, used, reported, passed, begun_us / 1e6)
+            )
+        is_taken = outcome == _TAKEN
+        return Acquired(tuple(states)) if is_taken else Exhausted(index, tuple(states))
 
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         """Void takes by name; return the units each took ahead, None if it was not made.
@@ -181,11 +187,6 @@ def _changed(change: Adjustment) -> tuple[str | int, ...]:
         return "s", limit.amount, change.amount, f"{window * 1_000_000}/{age}"
     taken_at = round(change.taken_at * 1_000_000)
     return "c", limit.amount, change.amount, f"{change.period_start}/{taken_at}"
-
-
-def _state(numbers: Sequence[Any]) -> State:
-    ahead, remaining, reset_us, used, reported, passed, begun_us = map(int, numbers)
-    return State(ahead, remaining, reset_us / 1e6, used, reported, passed, begun_us / 1e6)
 
 
 ENDS_TOPIC: Final = "egret:ends"

@@ -268,7 +268,16 @@ class ExchangeLog:
         """
         is_slow = report.timings.overhead_seconds > self._slow_request_seconds
         share = self._completed_share
-        if share < 1 and (is_slow or not _is_uneventful(report)):
+        if share < 1 and (
+            is_slow
+            or report.outcome is not ExchangeOutcome.ALLOWED
+            or report.unscanned
+            # Identities: a set would hash members of an enumeration in Python (3.11).
+            or any(
+                result.verdict is not Verdict.PASS and result.verdict is not Verdict.SKIPPED
+                for result in report.results
+            )
+        ):
             share = 1.0
         # Not by the request's id, which a client may have chosen.
         is_wanted = share >= 1 or random.random() < share  # noqa: S311 - a sample, not a secret
@@ -312,16 +321,6 @@ class ExchangeLog:
         self._logger.warning(
             LogEvent.TELEMETRY_FAILED, part=part, failures=failures, exc_info=error
         )
-
-
-def _is_uneventful(report: ExchangeReport) -> bool:
-    if report.outcome is not ExchangeOutcome.ALLOWED or report.unscanned:
-        return False
-    # Identities: a set would hash members of an enumeration in Python, for every request.
-    for result in report.results:
-        if result.verdict is not Verdict.PASS and result.verdict is not Verdict.SKIPPED:
-            return False
-    return True
 
 
 def exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
 from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
-from sidecar.telemetry.mmap_metrics import Observe, observing, rising_and_falling
+from sidecar.telemetry.mmap_metrics import Observe, counting, observing, rising_and_falling
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.process_metrics import ProcessMetrics
 from sidecar.telemetry.remote_metrics import RemoteMetrics
@@ -129,14 +129,14 @@ class Metrics:
         )
 
     def _declare_process(self, registry: CollectorRegistry) -> None:
-        self._faults = Counter(
+        faults = Counter(
             MetricName.EXCHANGE_FAULTS,
             "Protocol violations, exceptions, missed deadlines, lost telemetry.",
             ("kind",),
             registry=registry,
         )
-        for kind in FaultKind:  # an alert on a rate needs the zero before the first fault
-            self._faults.labels(kind.value)
+        # All at once: an alert on a rate needs the zero before the first fault.
+        self._faults = {kind.value: counting(faults.labels(kind.value)) for kind in FaultKind}
         self._policy_version = Gauge(
             MetricName.POLICY_VERSION,
             "Version of a policy; the lowest that any live worker still applies.",
@@ -175,7 +175,7 @@ class Metrics:
 
     def fault(self, kind: FaultKind) -> None:
         """Count a fault."""
-        self._faults.labels(kind.value).inc()
+        self._faults[kind.value]()
 
     def policies_loaded(self, policies: Iterable[Policy]) -> None:
         """Show the versions of the policies that this worker applies from now on."""

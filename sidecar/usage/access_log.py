@@ -94,7 +94,8 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     try:
         for values in attributes_of(message):
             if values["egret"] == NOTHING:
-                unmatched.extend(_unmatched_end(values))
+                if (end := _unmatched_end(values)) is not None:
+                    unmatched.append(end)
                 continue
             try:
                 ended.append(_ended(values))
@@ -175,6 +176,12 @@ def _judged_request(metadata: Mapping[str, object]) -> JudgedRequest:
     if isinstance(guardrails, str):
         pairs = [pair.partition("=") for pair in guardrails.split()]
         verdicts = {name: verdict for name, _, verdict in pairs}
+    text, reserved = get(MetadataKey.RESERVED), None
+    words = text.split(" ") if isinstance(text, str) else []  # as `reserved_text` writes them
+    if len(words) >= RESERVED_NUMBERS:
+        tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
+        by_model = tuple(words[RESERVED_NUMBERS:])
+        reserved = Reservation(tokens_in, tokens_out, cost, taken_us, by_model)
     return JudgedRequest(
         request_id=request_id,
         occurred_at=EPOCH + timedelta(microseconds=int(started_us)),
@@ -188,17 +195,8 @@ def _judged_request(metadata: Mapping[str, object]) -> JudgedRequest:
         is_streamed=get(MetadataKey.STREAMED) == "true",
         text_bytes=_number(get(MetadataKey.TEXT_BYTES)),
         guardrails=verdicts or None,
-        reserved=_reservation(get(MetadataKey.RESERVED)),
+        reserved=reserved,
     )
-
-
-def _reservation(text: object) -> Reservation | None:
-    """Read the text that `domain.metadata.reserved_text` returns."""
-    words = text.split(" ") if isinstance(text, str) else []
-    if len(words) < RESERVED_NUMBERS:
-        return None
-    tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
-    return Reservation(tokens_in, tokens_out, cost, taken_us, tuple(words[RESERVED_NUMBERS:]))
 
 
 def _tokens(values: _Values) -> TokenCounts | None:
@@ -215,21 +213,22 @@ def _tokens(values: _Values) -> TokenCounts | None:
     )
 
 
-def _unmatched_end(values: _Values) -> Iterator[UnmatchedEnd]:
-    """Yield the end of a stream that Egret received, but whose verdict Envoy did not.
+def _unmatched_end(values: _Values) -> UnmatchedEnd | None:
+    """Return the end of a stream that Egret received, but whose verdict Envoy did not.
 
     If an upstream host is named, Envoy let the request pass while Egret did not answer: then the
     units taken for it were used, and their number is not known.
     """
     stream = text_of(values["stream"]).decode(errors="replace")
-    if _STREAM.fullmatch(stream) and not text_of(values["upstream"]):
-        is_aborted = set(text_of(values["flags"]).split(b",")) & _ABORTED
-        yield UnmatchedEnd(
-            stream=stream,
-            status=min(count_of(values["status"]) or 0, MAX_STATUS),
-            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-            latency_seconds=(count_of(values["duration_ms"]) or 0) / 1000,
-        )
+    if not _STREAM.fullmatch(stream) or text_of(values["upstream"]):
+        return None
+    is_aborted = set(text_of(values["flags"]).split(b",")) & _ABORTED
+    return UnmatchedEnd(
+        stream=stream,
+        status=min(count_of(values["status"]) or 0, MAX_STATUS),
+        end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
+        latency_seconds=(count_of(values["duration_ms"]) or 0) / 1000,
+    )
 
 
 def _number(value: object) -> int:

@@ -131,9 +131,16 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
     for name, entry in value.items():
         if not isinstance(entry, dict):
             continue
-        row = _row(cast("dict[str, object]", entry))
-        if row is None:
+        entry = cast("dict[str, object]", entry)
+        provider = entry.get("litellm_provider")
+        if not isinstance(provider, str) or not provider.startswith(_PROVIDERS):
             continue
+        costs = {ours: entry[theirs] for ours, theirs in _COSTS.items() if theirs in entry}
+        if entry.get("mode") == "embedding":
+            costs.setdefault("output", 0)
+        if "input" not in costs or "output" not in costs:
+            continue
+        row = {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
         first, slash, rest = name.partition("/")
         model = rest if slash and first.startswith(_PROVIDERS) else name
         amount = sum((cost for cost in row.values() if isinstance(cost, Decimal)), Decimal())
@@ -142,20 +149,6 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
             found[model] = ranked
     for model, (_, _, row) in found.items():
         yield model, row
-
-
-def _row(entry: Mapping[str, object]) -> _Row | None:
-    provider = entry.get("litellm_provider")
-    if not isinstance(provider, str) or not provider.startswith(_PROVIDERS):
-        return None
-    if _COSTS["input"] not in entry:
-        return None
-    costs = {ours: entry[theirs] for ours, theirs in _COSTS.items() if theirs in entry}
-    if entry.get("mode") == "embedding":
-        costs.setdefault("output", 0)
-    if "output" not in costs:
-        return None
-    return {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
 
 
 def _for_a_million(cost: object) -> object:

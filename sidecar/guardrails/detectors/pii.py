@@ -54,7 +54,7 @@ _MAX_DIGITS: Final = 15  # E.164
 
 
 def international(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Return the number in E.164 form at *start*, cut where the digits stop being valid."""
+    """Return the number in E.164 form at *start*, without groups that make it invalid."""
     return _longest_valid(content, (start, end), is_international)
 
 

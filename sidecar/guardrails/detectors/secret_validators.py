@@ -75,7 +75,8 @@ def whole_putty_key(content: bytes, start: int, end: int) -> Iterable[Span]:
     return ((start, limit if last is None else last.end()),)
 
 
-def _is_jwt(candidate: bytes) -> bool:
+@where
+def json_web_token(candidate: bytes) -> bool:
     """Return whether the first segment is a JOSE header (RFC 7515 section 4)."""
     header = candidate.split(b".", 1)[0]
     try:
@@ -133,8 +134,9 @@ def _is_code(value: bytes, name: bytes) -> bool:
     )
 
 
-def _is_password(candidate: bytes) -> bool:
-    """Return whether it is a password, and no variable, mask or documentation word."""
+@where
+def password(candidate: bytes) -> bool:
+    """Return whether the password of a URL is no variable, mask or documentation word."""
     lowered = candidate.lower()
     return lowered[:1] not in b"$<{%[" and lowered.strip(b"*x.") not in {
         b"", b"password", b"pass", b"pwd", b"secret", b"token",
@@ -143,9 +145,3 @@ def _is_password(candidate: bytes) -> bool:
 
 random_value = where(_is_random)
 """Takes a value that is no word and no placeholder."""
-
-password = where(_is_password)
-"""Takes the password of a URL."""
-
-json_web_token = where(_is_jwt)
-"""Takes a token whose header is a JOSE header."""

@@ -128,24 +128,24 @@ class ViolationLocator:
                 return
 
     def _fits(self, place: SchemaPath, keyword: str, value: JsonValue) -> bool:
-        """Return whether *value* matches one keyword of a schema, or with "" the whole of it."""
+        """Return whether *value* matches one keyword of a schema, or with "" the whole of it.
+
+        The keyword is compiled with those it depends on, and with all it may refer to.
+        """
         known = self._validators.get((place, keyword))
         if known is None:
-            known = self._validators[place, keyword] = compile_schema(self._alone(place, keyword))
+            alone: dict[str, Any] = {"$defs": {_ROOT: self._root}}
+            if not keyword or keyword in _EVERYTHING:
+                steps = (str(one).replace("~", "~0").replace("/", "~1") for one in (_ROOT, *place))
+                alone["$ref"] = "#/$defs/" + "/".join(one.replace("%", "%25") for one in steps)
+            else:
+                schema: Any = self._root
+                for step in place:
+                    schema = schema[step]
+                wanted = (keyword, *_TOGETHER.get(keyword, ()))
+                alone |= {one: schema[one] for one in wanted if one in schema}
+            known = self._validators[place, keyword] = compile_schema(alone)
         return known.is_valid(value)
-
-    def _alone(self, place: SchemaPath, keyword: str) -> Mapping[str, Any]:
-        """Return the schema of one keyword, with those it depends on and all it may refer to."""
-        definitions = {"$defs": {_ROOT: self._root}}
-        if not keyword or keyword in _EVERYTHING:
-            steps = (str(one).replace("~", "~0").replace("/", "~1") for one in (_ROOT, *place))
-            reference = "#/$defs/" + "/".join(one.replace("%", "%25") for one in steps)
-            return {"$ref": reference} | definitions
-        schema: Any = self._root
-        for step in place:
-            schema = schema[step]
-        wanted = (keyword, *_TOGETHER.get(keyword, ()))
-        return definitions | {one: schema[one] for one in wanted if one in schema}
 
 
 def _moved(schema: Schema) -> Any:

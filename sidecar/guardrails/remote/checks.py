@@ -120,7 +120,7 @@ def verdict_of(answer: RemoteAnswer, action: Action) -> Verdict:
     """Return the verdict of an answer under the guardrail's action.
 
     `action: flag` only ever flags. Otherwise the remote check chooses: it may ask for less than
-    the action says, and a block stays a block even under `redact`, where there is nothing
+    the action says, and a block stays a block even under `redact`, as there is nothing
     to replace.
     """
     match answer.verdict:

@@ -197,14 +197,13 @@ _STAGES: Final[dict[Stage, guardrail.Stage.ValueType]] = {
     Stage.INPUT: guardrail.STAGE_INPUT,
     Stage.OUTPUT: guardrail.STAGE_OUTPUT,
 }
-_SERVERS_CODES: Final = frozenset(
-    {
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
+_FAULTS: Final = {
+    grpc.StatusCode.UNAVAILABLE: RemoteFault.TRANSIENT,
+    grpc.StatusCode.ABORTED: RemoteFault.SERVER,
+    grpc.StatusCode.INTERNAL: RemoteFault.SERVER,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RemoteFault.SERVER,
+    grpc.StatusCode.UNKNOWN: RemoteFault.SERVER,
+}
 
 
 class GrpcChecks:
@@ -245,14 +244,9 @@ class GrpcChecks:
             code = error.code()  # its text is the server's, and stays here
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise RemoteTimeoutError from None
-            raise RemoteCheckError(f"grpc_{code.name.lower()}", _fault_of(code)) from None
+            fault = _FAULTS.get(code, RemoteFault.ANSWER)
+            raise RemoteCheckError(f"grpc_{code.name.lower()}", fault) from None
         return read_answer(body, request)
-
-
-def _fault_of(code: grpc.StatusCode) -> RemoteFault:
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return RemoteFault.TRANSIENT
-    return RemoteFault.SERVER if code in _SERVERS_CODES else RemoteFault.ANSWER
 
 
 def check_request(request: RemoteRequest) -> guardrail.CheckRequest:
