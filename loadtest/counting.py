@@ -37,8 +37,7 @@ from loadtest.recorded import (
 from loadtest.texts import chat_body
 from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.extproc.stream import StreamEnd
+from sidecar.extproc.stream import OverloadGuard, StreamEnd
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.limits.limit_check import RequestCost
 from sidecar.pipeline.dependencies import Worker

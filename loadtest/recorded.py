@@ -18,8 +18,7 @@ from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 
 from sidecar.domain.limits import Limit
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.extproc.stream import Budgets
+from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache

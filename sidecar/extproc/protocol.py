@@ -181,6 +181,7 @@ long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."
 HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED})
 """STREAMED lets the headers of an answer go before its body: a refusal would come too late."""
 
+_NO_HEADERS: Final = Headers()
 _JUDGING: Final = frozenset({_P.JUDGING_HEADERS, _P.JUDGING_BODY, _P.JUDGING_ANSWER})
 _UNANSWERED: Final = frozenset(
     {_P.AWAIT_HEADERS, _P.JUDGING_HEADERS, _P.AWAIT_BODY, _P.JUDGING_BODY}
@@ -222,14 +223,14 @@ class Room(Protocol):
 class ExtProcProtocol:
     """One HTTP request and its answer, as seen through ext_proc.
 
-    `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers` and
-    `source_address` are the request's, `answer_headers` those of its answer; `piece` is the last
-    piece of a streamed answer, and `piece_is_last` tells whether no other follows.
+    `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
+    `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
+    `piece` is the last piece of a streamed answer, and `piece_is_last` tells whether no other
+    follows.
     """
 
     __slots__ = (
         "_answer_ends",
-        "_has_body",
         "_held_bytes",
         "_is_body_complete",
         "_is_half_closed",
@@ -244,6 +245,7 @@ class ExtProcProtocol:
         "_wants_answer_headers",
         "answer_has_body",
         "answer_headers",
+        "has_body",
         "headers",
         "is_aborted",
         "is_answered",
@@ -270,21 +272,16 @@ class ExtProcProtocol:
         self._room = room
         self._pieces: list[bytes] = []
         self._held_bytes = 0
-        self._has_body = self._is_body_complete = self._trailers_follow = False
+        self.has_body = self._is_body_complete = self._trailers_follow = False
         self._is_half_closed = self._is_overridden = False
         self._passes_request = self._judges_answer = self._answer_ends = False
-        self.headers = self.answer_headers = Headers()
+        self.headers = self.answer_headers = _NO_HEADERS
         self.answer_has_body = False
         self.source_address: str | None = None
         self.piece = b""
         self.piece_is_last = False
 
     # What is known.
-
-    @property
-    def has_body(self) -> bool:
-        """Return whether the request has a body."""
-        return self._has_body
 
     @property
     def has_ended(self) -> bool:
@@ -394,7 +391,7 @@ class ExtProcProtocol:
                 raise ProtocolViolationError(self.phase, message.kind)
             return Event.NOTHING
         self.phase = Phase.JUDGING_HEADERS
-        self._has_body = not message.ends
+        self.has_body = not message.ends
         self._is_body_complete = message.ends
         self.headers = message.headers or self.headers
         self.source_address = message.source_address
@@ -428,9 +425,6 @@ class ExtProcProtocol:
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
         self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
         self._trailers_follow = self._is_body_complete and not message.ends
-        return self._judge_body_if_complete()
-
-    def _judge_body_if_complete(self) -> Event:
         if self._is_body_complete and self.phase is Phase.AWAIT_BODY:
             self.phase = Phase.JUDGING_BODY
             return Event.REQUEST_BODY
@@ -450,7 +444,10 @@ class ExtProcProtocol:
                 # and the route may retry: the provider would read a body that was never judged.
                 raise RefusedError(ErrorKind.REQUEST_TRAILERS)
             self._is_body_complete = self._trailers_follow = True
-            return self._judge_body_if_complete()
+            if self.phase is not Phase.AWAIT_BODY:
+                return Event.NOTHING
+            self.phase = Phase.JUDGING_BODY
+            return Event.REQUEST_BODY
         if self.is_answered:
             if self.phase is Phase.JUDGING_ANSWER and not self._passes_request:
                 raise ProtocolViolationError(self.phase, MessageKind.REQUEST_TRAILERS)
@@ -577,7 +574,7 @@ class ExtProcProtocol:
         if judges_answer and not self.may_judge_answer:
             raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         is_buffered = self.request_mode is BodyMode.BUFFERED
-        if self.phase is Phase.JUDGING_BODY and self._has_body and is_buffered:
+        if self.phase is Phase.JUDGING_BODY and self.has_body and is_buffered:
             self.outgoing.append(
                 codec.request_body_answer(
                     _with_content_length(mutations.headers, mutations.body),
@@ -590,7 +587,7 @@ class ExtProcProtocol:
             self.outgoing.append(
                 self._request_headers_answer(mutations, judges_answer=judges_answer)
             )
-            if self._has_body and self.request_mode is not BodyMode.NONE:
+            if self.has_body and self.request_mode is not BodyMode.NONE:
                 body = self.body() if mutations.body is None else mutations.body
                 if body or self._is_body_complete:
                     self._stream_request(body, ends=self._is_body_complete)
@@ -614,7 +611,7 @@ class ExtProcProtocol:
 
     def _is_through(self) -> bool:
         """Return whether nothing of a request that goes on is still to come."""
-        if not self._has_body or self.request_mode is BodyMode.NONE or self._is_half_closed:
+        if not self.has_body or self.request_mode is BodyMode.NONE or self._is_half_closed:
             return True
         if self.phase is Phase.JUDGING_BODY:
             is_buffered = self.request_mode is BodyMode.BUFFERED

@@ -145,7 +145,12 @@ class ExtProcStream:
         protocol = self.protocol
         end = StreamEnd.ABORTED
         try:
-            refusal = await self._judged(handler)
+            try:
+                refusal = await handler.judge(self)
+            except StreamGoneError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a bug is a refusal, never a pass
+                refusal = self._refusal_of(error, handler)
             if refusal is not None:
                 protocol.refuse(refusal)
                 await self.send()
@@ -162,18 +167,13 @@ class ExtProcStream:
             handler.finish(protocol, end)
         return end
 
-    async def _judged(self, handler: Handler) -> Refusal | None:
-        """Return the refusal of what *handler* judges, or of what goes wrong on the way."""
-        try:
-            return await handler.judge(self)
-        except StreamGoneError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a bug is a refusal, never a pass
-            kind = handler.note(error)
-            if not self.is_broken and self.protocol.may_refuse:
-                return handler.refusal(kind)
-            self.protocol.abort()
-            return None
+    def _refusal_of(self, error: Exception, handler: Handler) -> Refusal | None:
+        """Return the refusal that *error* leads to; None, and abort, if it would be too late."""
+        kind = handler.note(error)
+        if not self.is_broken and self.protocol.may_refuse:
+            return handler.refusal(kind)
+        self.protocol.abort()
+        return None
 
     async def request_headers(self) -> Headers:
         """Return the request's headers.
@@ -330,3 +330,40 @@ def _drop(wait: asyncio.Future[Any]) -> None:
     """Cancel *wait*; an error that it may still raise is not reported as lost."""
     wait.cancel()
     wait.add_done_callback(lambda dropped: dropped.cancelled() or dropped.exception())
+
+
+class OverloadGuard:
+    """Counts requests under judgement, and the bytes of bodies that are kept until a verdict.
+
+    The bytes are those received: while a body is judged, it is in memory once or twice more.
+    """
+
+    __slots__ = ("_max_exchanges", "_max_held_bytes", "exchanges", "held_bytes")
+
+    def __init__(self, *, max_exchanges: int, max_held_bytes: int) -> None:
+        self._max_exchanges = max_exchanges
+        self._max_held_bytes = max_held_bytes
+        self.exchanges = 0
+        self.held_bytes = 0
+
+    def begin(self) -> bool:
+        """Count a request that is to be judged; return False if there is no room for it."""
+        if self.exchanges >= self._max_exchanges:
+            return False
+        self.exchanges += 1
+        return True
+
+    def end(self) -> None:
+        """Stop counting a request: it has its answer, or its client has left."""
+        self.exchanges -= 1
+
+    def hold(self, size: int) -> bool:
+        """Count *size* bytes more; return False, and count nothing, if there is no room."""
+        if size and self.held_bytes + size > self._max_held_bytes:
+            return False
+        self.held_bytes += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Stop counting *size* bytes."""
+        self.held_bytes -= size

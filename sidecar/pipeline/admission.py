@@ -1,12 +1,19 @@
-"""Admits a request by its key: who calls, under which policy, and does that need the body?"""
+"""Admits a request by its headers: who calls, under which policy, and which headers leave."""
 
 from __future__ import annotations
 
+import re
 from typing import Final, assert_never
 
 from sidecar.apis.response_structure import has_model_text
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import Headers
+from sidecar.domain.http import (
+    CREDENTIAL_HEADERS,
+    EGRET_HEADER_PREFIX,
+    HeaderMutation,
+    HeaderName,
+    Headers,
+)
 from sidecar.domain.limits import Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
@@ -151,3 +158,46 @@ def stream_usage_of(caller: Caller) -> StreamUsage:
         return caller.policy.stream_usage
     counts = any(limit.measure in _COUNTING for limit in caller.limits)
     return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE
+
+
+CLIENT_CREDENTIALS: Final = frozenset(
+    {
+        *CREDENTIAL_HEADERS,
+        *("proxy-authorization", "cookie", "x-amz-security-token", "ocp-apim-subscription-key"),
+    }
+)
+"""What proves a client's identity to us or to others must not reach the provider, who gets a
+credential of its own from Envoy."""
+
+OVERRIDING: Final = frozenset({"x-ms-oai-image-generation-deployment", "x-http-method-override"})
+"""What makes a provider do something else than was judged: Azure draws with the model that the
+first one names, whatever models are allowed; Google goes by the second instead of the method."""
+
+_REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
+
+
+def strip(headers: Headers) -> HeaderMutation:
+    """Return the removal of credentials, of overrides, and of every client-sent `x-egret-*`."""
+    removed = {
+        name
+        for name, _ in headers.fields
+        if name in _REMOVED or name.startswith(EGRET_HEADER_PREFIX)
+    }
+    return HeaderMutation(remove_headers=tuple(sorted(removed)))
+
+
+_ROUTABLE: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+~-]{0,255}")
+"""What models are called, ARNs and names of repositories included. Another text than this could
+mean something else to whoever matches it (blanks at its ends, letters outside of ASCII, a line's
+end, ten kilobytes): no route is chosen by it."""
+
+
+def naming_model(headers: HeaderMutation, model: str | None) -> HeaderMutation:
+    """Return *headers* with the model in a header of ours, just as the provider reads it.
+
+    Without a model that can be told so there is no such header: the client's own is gone by then.
+    """
+    if model is None or not _ROUTABLE.fullmatch(model):
+        return headers
+    named = (HeaderName.EGRET_MODEL, model.encode("ascii"))
+    return HeaderMutation((*headers.set_headers, named), headers.remove_headers)

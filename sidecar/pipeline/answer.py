@@ -22,8 +22,7 @@ from sidecar.pipeline.decide import decide_unscanned
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.limit_headers import foreign_headers
 from sidecar.pipeline.record import AnswerFacts, RequestRecord
-from sidecar.pipeline.request_metadata import metadata_of
-from sidecar.pipeline.response_headers import own_headers
+from sidecar.pipeline.request_metadata import metadata_of, own_headers
 from sidecar.settings.serving import Timing
 
 _STATUS: Final = re.compile(r"[0-9]{3}")

@@ -1,25 +1,32 @@
-"""Reads the body of a request, looks at its content, and decides."""
+"""Reads the body of a request, takes its share of the limits, judges its content."""
 
 from __future__ import annotations
 
 import hmac
+import math
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import assert_never
+from datetime import UTC, datetime
+from typing import Final, assert_never
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import NOTHING_REDACTED, Allow, Deny, Finding, Redact, Restoration
+from sidecar.domain.limits import MICROS, Measure, Reservation
 from sidecar.domain.policy import StreamUsage, UnscannedAction
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.authorize import is_model_allowed
+from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
+from sidecar.limits.limiter import Granted, LimitDecision, Limited
 from sidecar.pipeline.admission import stream_usage_of
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.rate_limits import take_limits
-from sidecar.pipeline.record import Caller, RequestRecord
+from sidecar.pipeline.record import Allowance, Caller, RequestRecord
+from sidecar.pipeline.refusals import budget_error, limit_error, single_request_error
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
 
@@ -54,7 +61,8 @@ async def judge_body(
     if isinstance(read, Malformed):
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
     if isinstance(read, Subject):
-        _note_subject(read, record)
+        record.subject, record.unscanned = read, read.unscanned
+        record.text_bytes = sum([len(part.content) for part in read.parts])
     if caller.limits or record.subject is not None:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
@@ -76,7 +84,9 @@ async def judge_body(
     decision = decide(results)
     match decision:
         case Allow():
-            asking = _asking_for_usage(read, body, route, caller, stream)
+            asking = body
+            if read.streamed:
+                asking = _asking_for_usage(read, body, route, caller, stream)
             is_asking = asking is not body
             hides = is_asking and stream_usage_of(caller) is StreamUsage.HIDE
             new = asking if is_asking else None
@@ -168,11 +178,6 @@ def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:
     return hmac.digest(key, principal.organization_id.encode(), "sha256")
 
 
-def _note_subject(subject: Subject, record: RequestRecord) -> None:
-    record.subject, record.unscanned = subject, subject.unscanned
-    record.text_bytes = sum([len(part.content) for part in subject.parts])
-
-
 def _judge_unread(
     reason: UnscannedReason, model: str | None, caller: Caller, record: RequestRecord
 ) -> RequestAllowed | ClientError:
@@ -188,11 +193,12 @@ def _judge_unread(
 
 def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> ClientError | None:
     """Judge what takes no guardrail, and keep the policy that holds for the model."""
-    refused = refuse_models(subject, caller.allowed_models)
-    if refused is not None:
-        return refused
+    if caller.allowed_models is not None:
+        refused = refuse_models(subject, caller.allowed_models)
+        if refused is not None:
+            return refused
     record.policy = policy = policy_for(subject, caller.policy)
-    return refuse_unscanned_parts(subject, policy)
+    return refuse_unscanned_parts(subject, policy) if subject.unscanned else None
 
 
 def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
@@ -239,3 +245,96 @@ def _asking_for_usage(
             return ask_for_usage(body) if stream.protocol.may_judge_answer else body
         case _:
             assert_never(wanted)
+
+
+BYTES_A_TOKEN: Final = 4
+"""Rather too many tokens than too few: the surplus is given back in the end."""
+
+
+async def take_limits(
+    caller: Caller, stream: ExtProcStream, record: RequestRecord, worker: Worker
+) -> ClientError | None:
+    """Take the request's share of its limits; return the refusal if there is no room.
+
+    Waits for the shared counts, and only if the leases of this worker are not enough.
+    """
+    route = record.route if isinstance(record.route, Route) else None
+    tokens_in, tokens_out = _tokens(record, route, worker.default_output_tokens)
+    if record.subject is not None:  # for rate limits of Envoy's own as well
+        record.estimated_tokens = tokens_in + tokens_out
+    if not caller.limits:
+        return None
+    subject = record.subject
+    has_one_model = subject is not None and not subject.other_models
+    demand = RequestCost(
+        operation=None if route is None else route.operation.value,
+        model=subject.model if subject is not None and has_one_model else None,
+        priority=caller.priority,
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        cost=_cost(subject, tokens_in, tokens_out, worker),
+        request_bytes=record.body_bytes,
+    )
+    claims = limit_checks(caller.limits, demand, now=worker.clocks.wall())
+    if isinstance(claims, Exceeded):
+        return single_request_error(claims.limit)
+    if not claims:
+        return None
+    taken = worker.limiter.take(caller.principal, claims, member=record.request_id)
+    if isinstance(taken, Awaitable):
+        taken = await stream.wait_for(taken)
+    record.allowance = _allowance(taken, demand, claims, worker)
+    if record.allowance.short is None:
+        worker.recorder.limit_granted(is_local=taken.is_local)
+        return None
+    limit, seconds = record.allowance.short.limit, record.allowance.short.reset_seconds
+    worker.recorder.limit_refused(limit.measure, limit.level, is_local=taken.is_local)
+    error = budget_error if limit.measure is Measure.COST else limit_error
+    return error(limit, retry_after_seconds=max(1, math.ceil(seconds)))
+
+
+def _allowance(
+    taken: LimitDecision, demand: RequestCost, claims: tuple[LimitCheck, ...], worker: Worker
+) -> Allowance:
+    match taken:
+        case Granted(standings, is_local):
+            reserved = Reservation(
+                demand.input_tokens,
+                demand.output_tokens,
+                demand.cost,
+                int(worker.clocks.wall() * 1e6),
+                tuple([one.limit.id for one in claims if one.limit.models is not None]),
+            )
+            return Allowance(standings, None, reserved, is_local)
+        case Limited(standing, is_local):
+            return Allowance((), standing, None, is_local)
+        case _:
+            assert_never(taken)
+
+
+def _tokens(record: RequestRecord, route: Route | None, default_output: int) -> tuple[int, int]:
+    """Estimate the input, and the most output that is allowed."""
+    subject = record.subject
+    text = record.body_bytes if subject is None else record.text_bytes
+    tokens_in = -(-text // BYTES_A_TOKEN)
+    if route is not None and not route.operation.spec.reserves_output:
+        return tokens_in, 0
+    bound = None if subject is None else subject.max_output_tokens
+    return tokens_in, default_output if bound is None else bound
+
+
+def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Worker) -> int:
+    """Return the estimated cost in millionths of a dollar, rounded up.
+
+    Of several models it is unknown which one runs: the dearest counts.
+    """
+    if subject is None:
+        return 0
+    at = datetime.fromtimestamp(worker.clocks.wall(), UTC)
+    prices, tokens = worker.prices.current, TokenCounts(tokens_in, tokens_out)
+    dearest = 0
+    for model in (subject.model, *subject.other_models):
+        price = None if model is None else prices.price_of(model, at=at)
+        if price is not None:
+            dearest = max(dearest, math.ceil(price.cost_of(tokens) * MICROS))
+    return dearest

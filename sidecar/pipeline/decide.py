@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import assert_never
+from typing import Final, assert_never
 
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
 from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
+
+_ALLOW: Final = Allow()
 
 
 def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> Decision:
@@ -39,7 +41,7 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
                 redacted += result.findings
             case _:
                 assert_never(result.verdict)
-    return Redact(tuple(redacted)) if redacted else Allow()
+    return Redact(tuple(redacted)) if redacted else _ALLOW
 
 
 def decide_unscanned(
@@ -57,7 +59,7 @@ def decide_unscanned(
                 )
             )
         case UnscannedAction.BLOCK | UnscannedAction.FLAG | UnscannedAction.ALLOW:
-            return Allow()
+            return _ALLOW
         case _:
             assert_never(action)
 

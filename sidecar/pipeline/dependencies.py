@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.domain.principal import Principal
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.extproc.stream import Budgets
+from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
 from sidecar.limits.limit_check import LimitCheck

@@ -23,8 +23,9 @@ from sidecar.domain.errors import (
 )
 from sidecar.domain.http import HeaderMutation, HeaderName, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
-from sidecar.domain.report import FaultKind
+from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
+from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.protocol import (
     Event,
     ExtProcProtocol,
@@ -38,7 +39,15 @@ from sidecar.extproc.stream import (
     OvertakenError,
     StreamEnd,
 )
-from sidecar.pipeline.admission import admit, judges_answer, requires_body, unscannable
+from sidecar.limits.settlement import adjustments_of, unused
+from sidecar.pipeline.admission import (
+    admit,
+    judges_answer,
+    naming_model,
+    requires_body,
+    strip,
+    unscannable,
+)
 from sidecar.pipeline.answer import (
     AnswerPlan,
     GuardedAnswer,
@@ -55,12 +64,9 @@ from sidecar.pipeline.content import (
     subject_of,
 )
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.finish import finish, make_room
 from sidecar.pipeline.record import RequestRecord
 from sidecar.pipeline.refusals import refusal_of
-from sidecar.pipeline.request_headers import naming_model, strip
-from sidecar.pipeline.request_metadata import metadata_of
-from sidecar.pipeline.response_headers import limit_pairs, own_headers
+from sidecar.pipeline.request_metadata import limit_pairs, metadata_of, own_headers
 from sidecar.redaction.placeholders import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
 
@@ -267,3 +273,54 @@ def _plan_answer(
         )
         return GuardedAnswer(RequestLine(record.path, route), setting, record)
     return UncountedAnswer(RequestLine(record.path, route)) if allowed.hides_usage else None
+
+
+def finish(
+    record: RequestRecord, protocol: ExtProcProtocol, end: StreamEnd, worker: Worker
+) -> None:
+    """Report the request, once, however its stream ended."""
+    make_room(record, worker)
+    # An id is made up only where Envoy has sent none: that takes a system call.
+    record.request_id = record.request_id or worker.new_request_id()
+    record.rest()
+    outcome = record.outcome()
+    if not protocol.is_answered:
+        # Completed without an answer: a local reply of Envoy overtook the judgement.
+        is_gone = end is not StreamEnd.ABORTED
+        outcome = ExchangeOutcome.ABORTED if is_gone else ExchangeOutcome.FAILED
+    worker.recorder.exchange_ended()
+    if record.principal is not None:
+        is_refused, now = record.refused is not None, worker.clocks.wall()
+        worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
+    if protocol.is_answered:
+        _remember_verdict(record, worker)
+    elif record.caller is not None:
+        _release_reservation(record, worker)
+    modes = protocol.processing_modes
+    worker.recorder.record(record.report(outcome, processing_modes=modes))
+
+
+def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
+    """Remember a verdict that Envoy may not receive, if something was taken for its request."""
+    judged = record.judged
+    if judged is None or not record.stream_name:
+        return
+    if judged.reserved is not None or judged.decision is not DecisionKind.DENY:
+        worker.verdicts.add(record.stream_name, judged)
+
+
+def _release_reservation(record: RequestRecord, worker: Worker) -> None:
+    """Give back what was taken: no access log reports the end of a request without an answer."""
+    judged = record.judge_now()
+    if judged is None or record.caller is None:
+        return
+    ended = unused(judged)
+    if ended is not None:
+        worker.limiter.settle(judged.organization_id, adjustments_of(record.caller.limits, ended))
+
+
+def make_room(record: RequestRecord, worker: Worker) -> None:
+    """Let another request in: this one is judged, or given up."""
+    if record.is_counted:
+        record.is_counted = False
+        worker.guard.end()

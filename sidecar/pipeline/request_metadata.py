@@ -1,11 +1,17 @@
-"""Writes what is known of a request as dynamic metadata, for Envoy's access log and headers."""
+"""Writes what is known of a request: dynamic metadata for Envoy, headers for the client."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from sidecar.domain.http import HeaderName
+from sidecar.domain.limits import Measure
 from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
 from sidecar.domain.mutations import Metadata
 from sidecar.domain.usage import JudgedRequest
-from sidecar.pipeline.record import RequestRecord
+from sidecar.limits.budgets import highest_passed
+from sidecar.pipeline.limit_headers import limit_headers
+from sidecar.pipeline.record import NO_ALLOWANCE, Clocks, RequestRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.traceparent import sampled_trace_id
 
@@ -32,26 +38,25 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
         pairs.append((MetadataKey.TRACE_ID, trace_id))
     if record.policy is not None:
         pairs.append((MetadataKey.POLICY, record.policy.name))
-    _add_owner(pairs, record)
-    _add_timing(pairs, record, now)
-    return tuple(pairs)
-
-
-def _add_owner(pairs: list[tuple[str, str | float]], record: RequestRecord) -> None:
-    """Add the owner of the key, and what usage accounts by."""
-    principal, judged = record.principal, record.judged
-    if principal is None or judged is None:
-        return
+    if (owner := record.principal) is not None and record.judged is not None:
+        pairs += (
+            (MetadataKey.KEY_ID, owner.key_id),
+            (MetadataKey.TEAM, owner.team_name),
+            (MetadataKey.ORGANIZATION, owner.organization_name),
+        )
+        if record.caller is not None:
+            pairs.append((MetadataKey.PRIORITY, record.caller.priority.value))
+        if record.estimated_tokens is not None:
+            pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
+        pairs += usage_metadata(record.judged)
+    authorize, guardrails, own = spent_seconds(record, now)
     pairs += (
-        (MetadataKey.KEY_ID, principal.key_id),
-        (MetadataKey.TEAM, principal.team_name),
-        (MetadataKey.ORGANIZATION, principal.organization_name),
+        (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),
+        (MetadataKey.AUTHORIZE_US, round(authorize * 1e6)),
+        (MetadataKey.GUARDRAILS_US, round(guardrails * 1e6)),
+        (MetadataKey.EGRET_US, round(own * 1e6)),
     )
-    if record.caller is not None:
-        pairs.append((MetadataKey.PRIORITY, record.caller.priority.value))
-    if record.estimated_tokens is not None:
-        pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
-    pairs += usage_metadata(judged)
+    return tuple(pairs)
 
 
 def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
@@ -79,17 +84,6 @@ def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
     return pairs
 
 
-def _add_timing(pairs: list[tuple[str, str | float]], record: RequestRecord, now: float) -> None:
-    """Add the time spent so far, in microseconds and as a finished header value."""
-    authorize, guardrails, own = spent_seconds(record, now)
-    pairs += (
-        (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),
-        (MetadataKey.AUTHORIZE_US, round(authorize * 1e6)),
-        (MetadataKey.GUARDRAILS_US, round(guardrails * 1e6)),
-        (MetadataKey.EGRET_US, round(own * 1e6)),
-    )
-
-
 def spent_seconds(record: RequestRecord, now: float) -> tuple[float, float, float]:
     """Return the seconds of authorization, of guardrails, and of all of Egret's own time."""
     return (
@@ -106,3 +100,42 @@ def server_timing(authorize: float, guardrails: float, own: float) -> str:
         f"guardrails;dur={guardrails * 1000:.3f}, "
         f"egret;dur={own * 1000:.3f}"
     )
+
+
+_LOCAL: Final = (HeaderName.LIMITS, "local")
+"""For diagnosis: the shared counts were away, and this worker's share decided."""
+
+
+def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes], ...]:
+    """Return all headers of Egret, for an answer that Egret writes or changes itself."""
+    now = clocks.monotonic()
+    age = now - record.started_at
+    timing = server_timing(*spent_seconds(record, now))
+    return (
+        (HeaderName.EGRET_REQUEST_ID, record.request_id.encode("ascii", "replace")),
+        (HeaderName.RESPONSE_TIME, f"{age * 1000:.3f}ms".encode()),
+        (HeaderName.SERVER_TIMING, timing.encode()),
+        *[(name, value.encode()) for name, value in limit_pairs(record, clocks)],
+    )
+
+
+def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str], ...]:
+    """Return how limits stand: the one that has no room, or all that the request has taken of.
+
+    They are as this worker knows them: no round trip is made for a header.
+    """
+    allowance = record.allowance
+    if allowance is NO_ALLOWANCE:
+        return ()
+    if allowance.short is not None:
+        headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
+        if allowance.short.limit.measure is Measure.COST:
+            headers.append((HeaderName.SHOULD_RETRY, "false"))
+    elif allowance.standings:
+        headers = limit_headers(record.dialect, allowance.standings, now=clocks.wall())
+        passed = highest_passed(allowance.standings)
+        if passed and not allowance.is_local:
+            headers.append((HeaderName.BUDGET, str(passed)))
+    else:
+        return ()
+    return tuple([*headers, _LOCAL] if allowance.is_local else headers)

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
 from sidecar import __version__
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.extproc.stream import Budgets, Call, StreamEnd
+from sidecar.extproc.stream import Budgets, Call, OverloadGuard, StreamEnd
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks

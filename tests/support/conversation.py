@@ -17,7 +17,6 @@ from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.mutations import Refusal, RequestMutations
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.protocol import (
     LATE,
     Event,
@@ -26,6 +25,7 @@ from sidecar.extproc.protocol import (
     ProtocolViolationError,
     RefusedError,
 )
+from sidecar.extproc.stream import OverloadGuard
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do

@@ -23,8 +23,7 @@ from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.overload import OverloadGuard
-from sidecar.extproc.stream import Budgets
+from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache

@@ -11,12 +11,12 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.domain.mutations import Refusal
 from sidecar.domain.report import FaultKind
-from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.protocol import Event, ExtProcProtocol
 from sidecar.extproc.stream import (
     Budgets,
     Call,
     ExtProcStream,
+    OverloadGuard,
     OvertakenError,
     StreamEnd,
 )

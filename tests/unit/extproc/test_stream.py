@@ -14,9 +14,14 @@ from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.report import FaultKind
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.overload import OverloadGuard
 from sidecar.extproc.protocol import ExtProcProtocol, Phase
-from sidecar.extproc.stream import Budgets, CheckCancelledError, StreamEnd, StreamGoneError
+from sidecar.extproc.stream import (
+    Budgets,
+    CheckCancelledError,
+    OverloadGuard,
+    StreamEnd,
+    StreamGoneError,
+)
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do

@@ -6,7 +6,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from sidecar.extproc.overload import OverloadGuard
+from sidecar.extproc.stream import OverloadGuard
 from sidecar.keys.ports import LoadedKey
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
 from tests.support.pipeline import KEY, World, headers

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.http import CREDENTIAL_HEADERS, HeaderMutation, Headers
-from sidecar.pipeline.request_headers import naming_model, strip
+from sidecar.pipeline.admission import naming_model, strip
 
 KEPT = (
     (":method", b"POST"),
