@@ -183,9 +183,10 @@ class Walk:
             words = self._words
             if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
                 places = dict.fromkeys(self._media_fields(node), _MEDIA)
-            if "input" in node and ("toolUseId" in node or _is_tool_use(node.get("type"))):
-                places["input"] = _FREE
             kind = node.get("type")
+            is_tool_use = isinstance(kind, str) and kind.endswith("tool_use")
+            if "input" in node and ("toolUseId" in node or is_tool_use):
+                places["input"] = _FREE
             if isinstance(kind, str):
                 role = (
                     RESULT_ROLE if (kind.endswith(RESULT_SUFFIXES) or kind == "document") else role
@@ -306,10 +307,6 @@ def _reason(
                 if pattern.match(said):
                     return reason
     return words.media_fields[key]
-
-
-def _is_tool_use(kind: JsonValue) -> bool:
-    return isinstance(kind, str) and kind.endswith("tool_use")
 
 
 def _role_of(message: dict[str, JsonValue]) -> str:

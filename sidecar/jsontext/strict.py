@@ -84,16 +84,12 @@ def parse(body: bytes) -> JsonDocument | Malformed:
     value = _decode(text)
     if isinstance(value, Malformed):
         return value
-    return _hidden_fault(value, body) or JsonDocument(value)
-
-
-def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
-    """Look for faults that the decoder accepts; a cheap test of the bytes mostly suffices."""
+    # Faults that the decoder accepts; a cheap test of the bytes mostly suffices.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_shallow(value):
         return TOO_DEEP
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
         return Malformed("The body has an unpaired surrogate escape.")
-    return None
+    return JsonDocument(value)
 
 
 TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
