@@ -84,7 +84,10 @@ def _packages(missing: Mapping[str, str]) -> Checked:
     return warning(
         _PACKAGES,
         f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
-        hint=f"install Egret's wheel with its extras {extras}, or have no policy with these",
+        hint=(
+            f"install Egret's wheel with its extras {extras} (docs/deploy.md), in a checkout run"
+            " `make setup`, or have no policy with these"
+        ),
     )
 
 
