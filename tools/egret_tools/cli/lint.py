@@ -79,9 +79,9 @@ def lint(
     list_rules: Annotated[bool, typer.Option("--rules", help="List all rules and exit.")] = False,
     output: Annotated[LintOutput, typer.Option("--output", "-o")] = LintOutput.TABLE,
 ) -> None:
-    """Check an Envoy configuration for what lets requests pass, leak or fail.
+    """Check an Envoy configuration for settings that let requests pass, leak or fail.
 
-    Reads a static configuration, what /config_dump shows, an EnvoyExtensionPolicy or an
+    Reads a static configuration, a config dump, an EnvoyExtensionPolicy or an
     EnvoyFilter, as YAML or JSON. A comment `# egret-lint: ignore=EGR123 why` silences a rule on
     its line, or on the next one where it stands alone.
 
