@@ -85,7 +85,7 @@ async def _listen(runner: web.AppRunner, *, port: int, tls: ssl.SSLContext | Non
 
 
 class MockSettings(BaseModel):
-    """Ports of 0 are free ones, named in the ready line. Keys are those that the provider accepts."""
+    """Ports of 0 are free ones, named in the ready line. Keys are those of the provider."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
