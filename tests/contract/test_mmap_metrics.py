@@ -1,6 +1,6 @@
-"""What is counted past prometheus-client is what the library would have counted itself.
+"""Counts written past prometheus-client equal those that the library would have written.
 
-`mapped_samples` rests on what the library keeps to itself. Where one of these fails after an
+`mmap_metrics` rests on private attributes of the library. If one of these tests fails after an
 upgrade, look at the library's values.py and mmap_dict.py, and fix the module or do without it.
 """
 
