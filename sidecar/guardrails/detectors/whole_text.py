@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from typing_extensions import override
 
@@ -18,8 +18,7 @@ from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import TextView
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedTexts:
+class ScannedTexts(NamedTuple):
     """The texts of one request after the one pass over them.
 
     `views` are the parts in the order they were scanned; a part that is not plain ASCII has
