@@ -1,6 +1,6 @@
 """Searches across the boundaries of parts that a model reads as one text.
 
-A value that is cut in two by a boundary stands in neither part. So the text around each boundary
+A value that a boundary cuts in two is in neither part. So the text around each boundary
 is searched once more, as a window of its own, and findings there are mapped back to the parts.
 """
 
