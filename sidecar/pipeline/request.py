@@ -260,7 +260,7 @@ def _plan_answer(
             unscanned=policy.unscanned,
             restoration=restoration,
             placeholders=Placeholders(hash_key=hash_key_of(record, worker), taken=taken),
-            inspector=worker.inspector,
+            guardrail_runner=worker.guardrail_runner,
             about=subject_of(record),
             clock=worker.clocks.monotonic,
             hides_usage=allowed.hides_usage,

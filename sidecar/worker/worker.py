@@ -193,7 +193,7 @@ async def _build_worker(
         usage=stores.usage.notes,
         verdicts=stores.usage.verdicts,
         policies=policies,
-        inspector=GuardrailRunner(remote=remote, clock=time.monotonic),
+        guardrail_runner=GuardrailRunner(remote=remote, clock=time.monotonic),
         recorder=recorder,
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),

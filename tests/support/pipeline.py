@@ -370,7 +370,7 @@ class World:
             usage=self.usage,
             verdicts=self.verdicts,
             policies=self.policies,
-            inspector=GuardrailRunner(remote=self.remote, clock=lambda: 0.0),
+            guardrail_runner=GuardrailRunner(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),
             clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
             new_request_id=lambda: "made-up-by-egret",
