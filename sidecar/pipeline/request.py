@@ -21,8 +21,7 @@ from sidecar.domain.errors import (
     UnreadableMessageError,
     client_error,
 )
-from sidecar.domain.http import HeaderMutation, HeaderName, Headers
-from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.http import HeaderMutation, HeaderName, Headers, Refusal, RequestMutations
 from sidecar.domain.report import FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.extproc.protocol import (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sidecar.domain.http import Metadata
 from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
-from sidecar.domain.mutations import Metadata
 from sidecar.domain.usage import JudgedRequest
 from sidecar.pipeline.record import RequestRecord
 from sidecar.telemetry import sanitize

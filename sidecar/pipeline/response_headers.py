@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.domain.http import HeaderName
+from sidecar.domain.http import HeaderName, Metadata
 from sidecar.domain.limits import Measure
-from sidecar.domain.mutations import Metadata
 from sidecar.limits.budgets import highest_passed
 from sidecar.pipeline.limit_headers import limit_headers
 from sidecar.pipeline.record import NO_ALLOWANCE, Clocks, RequestRecord

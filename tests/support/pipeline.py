@@ -17,9 +17,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.finding import Finding
-from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.http import HeaderMutation, Headers, RequestMutations
 from sidecar.domain.limits import LimitStatus
-from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.codec import BodyMode
