@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from sidecar.apis.response_structure import has_model_text
 from sidecar.apis.routes import guess_dialect, recognise
 from sidecar.domain.errors import (
     ClientError,
@@ -249,7 +248,7 @@ def _plan_answer(
     Placeholders of the request are given to nothing else in the answer.
     """
     policy = record.policy
-    if policy is None or not isinstance(route, Route) or not has_model_text(route):
+    if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:
         return None
     restoration = allowed.restoration
     if policy.answers.guardrails or restoration.originals:
