@@ -107,6 +107,7 @@ def _row(one: Checked) -> Row:
         "state": one.state.value,
         "found": one.found,
         "hint": one.hint,
+        "mend": one.hint,  # the former name, for one more version
     }
 
 

@@ -147,6 +147,7 @@ def _row(finding: Finding) -> Row:
         "severity": finding.rule.severity.value,
         "risk": finding.message,
         "hint": finding.rule.hint,
+        "mend": finding.rule.hint,  # the former name, for one more version
         "fixable": fixable(finding),
     }
 
@@ -159,6 +160,7 @@ def _rule_row(index: int) -> Row:
         "severity": rule.severity.value,
         "risk": rule.risk,
         "hint": rule.hint,
+        "mend": rule.hint,  # the former name, for one more version
     }
 
 
