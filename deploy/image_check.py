@@ -116,6 +116,7 @@ def _checked(tool: Tool, image: str) -> dict[str, float]:
             answers = _seconds_until(socket, WorkerState.NOT_SERVING, started_at)
             serves = _seconds_until(socket, WorkerState.SERVING, started_at)
             tool.do("exec", container, "egret", "health", "started")
+            tool.do("exec", container, "egret", "lint", "--rules")
             within = json.loads(tool.do("exec", container, "python", "-c", SEEN_FROM_WITHIN))
             _expect("what it may do", within, {
                 "user": 65532, "capabilities": "0" * 16, "root": "Read-only file system",

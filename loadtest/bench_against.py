@@ -1,6 +1,6 @@
 """Whether a request costs less than at another revision: both run in turn, on one machine.
 
-    python -m loadtest.bench_against REV [--engine h2corn] [--rounds 4] [--seconds 4]
+    python -m loadtest.bench_against REV [--engine h2corn] [--load c16] [--rounds 4] [--seconds 4]
 
 Runs this checkout and a worktree of REV (build/against) beside each other, each with its own
 workers and Envoy configuration. Every second round goes backwards. Ratios, new through REV, are
@@ -55,8 +55,7 @@ C1: Final = Load("c1", 1)
 C16: Final = Load("c16", 16)
 LONG: Final = Load("64k", 4)
 PEAK: Final = Load("peak", 64)
-OPEN: Final = "open"
-STREAMS: Final = "streams"
+LOADS: Final = ("c1", "c16", "open", "64k", "streams")
 STREAM_RATE: Final = 50
 FEW_STREAMS: Final = 20
 SETTLE_SECONDS: Final = 1.2
@@ -208,7 +207,7 @@ async def _measure(
         stack = StackOptions(policies=STREAM_POLICY, servers=servers)
         async with running_gateways(sides, engines, run=run, options=stack) as gateways:
             runner = _Runner(gateways, options.seconds, Path(place), console)
-            return await runner.rounds(engines, options.rounds)
+            return await runner.rounds(engines, options.load or LOADS, options.rounds)
 
 
 class _Runner:
@@ -226,8 +225,8 @@ class _Runner:
         self._bodies[False].write_bytes(chat_body())
         self._bodies[True].write_bytes(chat_body(LONG_BODY_BYTES))
 
-    async def rounds(self, engines: Sequence[str], rounds: int) -> Series:
-        """Warm up, find the peaks of REV, then measure round after round."""
+    async def rounds(self, engines: Sequence[str], loads: Sequence[str], rounds: int) -> Series:
+        """Warm up, find the peaks of REV, then measure *loads* round after round."""
         rates: dict[str, int] = {}
         for engine in engines:
             for side in SIDES:
@@ -238,31 +237,41 @@ class _Runner:
         for number in range(rounds):
             sides = SIDES if number % 2 else SIDES[::-1]
             for engine in engines:
-                if GO in self._gateways:
+                if GO in self._gateways and C16.name in loads:
                     self._series.add(GO_FIGURE, (await self._load(GO, C16))["cpu"])
                 with self._console.status(f"round {number + 1} of {rounds}, {engine} …"):
-                    await self._round(engine, sides, rates[engine])
+                    for load in loads:
+                        await self._round(load, engine, sides, rates[engine])
         return self._series
 
-    async def _round(self, engine: str, sides: Sequence[str], rate: int) -> None:
+    async def _round(self, load: str, engine: str, sides: Sequence[str], rate: int) -> None:
         names = [f"{side}.{engine}" for side in sides]
-        open_loop = Load(OPEN, OPEN_LOOP_CONNECTIONS, rate=rate)
-        alone = (await self._load(BARE, C1))["p50"]
-        for name in names:
-            self._series.add(f"{name}.c1.added_p50", (await self._load(name, C1))["p50"] - alone)
-        for name in names:
-            seen = await self._load(name, C16)
-            for figure in ("cpu", "envoy_cpu", "rps"):
-                self._series.add(f"{name}.c16.{figure}", seen[figure])
-        for name in names:
-            self._series.add(f"{name}.open.p99", (await self._load(name, open_loop))["p99"])
-        for name in names:
-            self._series.add(f"{name}.64k.cpu", (await self._load(name, LONG))["cpu"])
-        first = (await self._streams(BARE))["ttft"]
-        for name in names:
-            seen = await self._streams(name)
-            self._series.add(f"{name}.chunk.cpu", seen["cpu"])
-            self._series.add(f"{name}.ttft.added_p50", seen["ttft"] - first)
+        match load:
+            case "c1":
+                alone = (await self._load(BARE, C1))["p50"]
+                for name in names:
+                    seen = await self._load(name, C1)
+                    self._series.add(f"{name}.c1.added_p50", seen["p50"] - alone)
+            case "c16":
+                for name in names:
+                    seen = await self._load(name, C16)
+                    for figure in ("cpu", "envoy_cpu", "rps"):
+                        self._series.add(f"{name}.c16.{figure}", seen[figure])
+            case "open":
+                open_loop = Load("open", OPEN_LOOP_CONNECTIONS, rate=rate)
+                for name in names:
+                    seen = await self._load(name, open_loop)
+                    self._series.add(f"{name}.open.p99", seen["p99"])
+            case "64k":
+                for name in names:
+                    seen = await self._load(name, LONG)
+                    self._series.add(f"{name}.64k.cpu", seen["cpu"])
+            case _:
+                first = (await self._streams(BARE))["ttft"]
+                for name in names:
+                    seen = await self._streams(name)
+                    self._series.add(f"{name}.chunk.cpu", seen["cpu"])
+                    self._series.add(f"{name}.ttft.added_p50", seen["ttft"] - first)
 
     async def _load(self, name: str, load: Load) -> dict[str, float]:
         gateway = self._gateways[name]
@@ -306,6 +315,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench_against", description=__doc__)
     parser.add_argument("rev", help="a revision, such as a tag or a commit")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="both by default")
+    parser.add_argument("--load", choices=LOADS, action="append", help="all by default")
     parser.add_argument("--rounds", type=int, default=4, help="each figure is a median of these")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
     return parser.parse_args()

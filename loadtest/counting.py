@@ -111,7 +111,7 @@ def _timeless(worker: Worker) -> Worker:
     return replace(
         worker,
         clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
-        inspector=GuardrailRunner(remote=NoRemote(), clock=lambda: 0.0),
+        guardrail_runner=GuardrailRunner(remote=NoRemote(), clock=lambda: 0.0),
         new_request_id=lambda: REQUEST_ID,
     )
 

@@ -1,4 +1,4 @@
-"""The guardrails of the default policy over one text, as the inspector runs them."""
+"""The guardrails of the default policy over one text, as `GuardrailRunner` runs them."""
 
 from __future__ import annotations
 
@@ -95,17 +95,17 @@ class _NoRemote:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One policy and an inspector."""
+    """One policy and a runner."""
 
     policy: EffectivePolicy
-    inspector: GuardrailRunner
+    runner: GuardrailRunner
 
     def inspect(self, text: str) -> Results | Awaitable[Results]:
         """Begin to judge *text*; a long one goes on when awaited."""
         parts = (TextPart(content=text.encode(), location=(0,), role="user"),)
         subject = Subject(model=None, streamed=False, parts=parts)
         about = RequestInfo(request_id="", key_id="", model=None)
-        return self.inspector.inspect(self.policy, subject, about=about)
+        return self.runner.inspect(self.policy, subject, about=about)
 
     def results(self, text: str) -> Results:
         """Judge *text* in one go, its turns right after each other."""

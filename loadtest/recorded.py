@@ -205,7 +205,7 @@ def worker_parts(log: BinaryIO) -> Worker:
         usage=_Usage(),
         verdicts=_Verdicts(),
         policies=_Fixed(),
-        inspector=GuardrailRunner(remote=NoRemote(), clock=time.monotonic),
+        guardrail_runner=GuardrailRunner(remote=NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="recorded"),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),

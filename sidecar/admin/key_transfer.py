@@ -224,7 +224,11 @@ async def _import(
             await connection.execute(statement)
     await connection.execute(_STAGE_TEAMS)
     for check in _CHECKS:
-        await _note_faults(connection, check, faults)
+        faulty = await connection.fetch(check)
+        for row in faulty:
+            faults.add(row["line"], row["problem"])
+        if faulty:
+            faults.count += faulty[0]["count"] - len(faulty)
     if faults.count:
         faults.kept.sort(key=lambda fault: fault.line)
         raise ImportRefusedError(faults)
@@ -237,14 +241,6 @@ async def _import(
         made += affected_rows(await connection.execute(_INSERT, start, end))
         on_written(end)
     return Imported(keys=made, skipped=skipped)
-
-
-async def _note_faults(connection: Connection, check: str, faults: Faults) -> None:
-    rows = await connection.fetch(check)
-    for row in rows:
-        faults.add(row["line"], row["problem"])
-    if rows:
-        faults.count += rows[0]["count"] - len(rows)
 
 
 _UTC: Final = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""

@@ -126,9 +126,19 @@ async def list_keys(connection: Connection, listing: Listing) -> Page:
         ChangeRefusedError: there is no such team, organization or key to go on after.
     """
     team_id = None if listing.team is None else await find_team_id(connection, listing.team)
-    if listing.organization is not None:
-        await _check_organization(connection, listing.organization)
-    after = None if listing.after is None else await _place_of(connection, listing.after)
+    if (name := listing.organization) is not None and not await connection.fetchval(
+        "SELECT count(*) FROM organizations WHERE name = $1", name
+    ):
+        raise ChangeRefusedError(f"there is no organization {name}", hint="see `egret orgs list`")
+    after: tuple[str, str, str] | None = None
+    if listing.after is not None:
+        row = await connection.fetchrow(_PLACE, listing.after)
+        if row is None:
+            raise ChangeRefusedError(
+                f"there is no key {listing.after} to go on after",
+                hint="begin again without --after",
+            )
+        after = row["team_id"], row["name"], row["public_id"]
     statement, arguments = page_statement(listing, team_id=team_id, after=after)
     rows = await connection.fetch(statement, *arguments)
     keys = tuple(_key(row) for row in rows[: listing.limit])
@@ -166,20 +176,6 @@ def page_statement(
         f" ORDER BY k.team_id, k.name, k.public_id LIMIT {parameter(listing.limit + 1)}"
     )
     return statement, arguments
-
-
-async def _check_organization(connection: Connection, name: str) -> None:
-    if not await connection.fetchval("SELECT count(*) FROM organizations WHERE name = $1", name):
-        raise ChangeRefusedError(f"there is no organization {name}", hint="see `egret orgs list`")
-
-
-async def _place_of(connection: Connection, key_id: str) -> tuple[str, str, str]:
-    row = await connection.fetchrow(_PLACE, key_id)
-    if row is None:
-        raise ChangeRefusedError(
-            f"there is no key {key_id} to go on after", hint="begin again without --after"
-        )
-    return row["team_id"], row["name"], row["public_id"]
 
 
 def _key(row: asyncpg.Record) -> Key:

@@ -17,15 +17,8 @@ from sidecar.limits.limit_check import (
     window_of,
 )
 from sidecar.limits.local_shares import period_start
-from sidecar.limits.store import (
-    LimitError,
-    LimitReading,
-    LimitsUnavailableError,
-    State,
-    check_limits,
-    read_limits,
-    write_limits,
-)
+from sidecar.limits.serialization import LimitError, check_limits, read_limits, write_limits
+from sidecar.limits.store import LimitReading, LimitsUnavailableError, State
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.pool import Connection
 from sidecar.storage.usage_store import Asked, totals_of

@@ -19,9 +19,29 @@ def error_body(dialect: Dialect, error: ClientError) -> bytes:
         case Dialect.OPENAI | Dialect.AZURE_OPENAI:
             return _openai(error)
         case Dialect.ANTHROPIC:
-            return _anthropic(error)
+            return orjson.dumps(
+                {
+                    "type": "error",
+                    "error": {"type": error.kind.spec.anthropic_type, "message": error.message},
+                }
+            )
         case Dialect.GEMINI:
-            return _gemini(error)
+            # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
+            reason = {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": error.kind.name,
+                "domain": "egret",
+            }
+            return orjson.dumps(
+                {
+                    "error": {
+                        "code": error.kind.http_status,
+                        "message": error.message,
+                        "status": gemini_status(error.kind),
+                        "details": [reason],
+                    }
+                }
+            )
         case Dialect.BEDROCK:
             return orjson.dumps({"message": error.message})
         case _:
@@ -43,35 +63,6 @@ def _openai(error: ClientError) -> bytes:
                 "type": error.kind.spec.openai_type,
                 "param": error.param,
                 "code": error.kind.value,
-            }
-        }
-    )
-
-
-def _anthropic(error: ClientError) -> bytes:
-    # Anthropic's object has no field for a code or a parameter.
-    return orjson.dumps(
-        {
-            "type": "error",
-            "error": {"type": error.kind.spec.anthropic_type, "message": error.message},
-        }
-    )
-
-
-def _gemini(error: ClientError) -> bytes:
-    # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
-    reason = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": error.kind.name,
-        "domain": "egret",
-    }
-    return orjson.dumps(
-        {
-            "error": {
-                "code": error.kind.http_status,
-                "message": error.message,
-                "status": gemini_status(error.kind),
-                "details": [reason],
             }
         }
     )

@@ -14,12 +14,12 @@ _MESSAGES: Final = RequestForm.MESSAGES
 Fields = dict[str, JsonValue]
 
 
-def shape_problem(form: RequestForm, fields: Fields) -> str | None:
+_DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
+"""Fields that are acted on, not only scanned."""
+
+
+def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C901, PLR0911 - forms
     """Return the fault of a body, in words that repeat none of it."""
-    return _common_problem(fields) or _content_problem(form, fields)
-
-
-def _common_problem(fields: Fields) -> str | None:
     for name in fields:
         # A provider that takes names in any case would run a model that we did not judge.
         if name not in _DECIDING and name.casefold() in _DECIDING:
@@ -29,14 +29,6 @@ def _common_problem(fields: Fields) -> str | None:
     stream = fields.get("stream")
     if stream is not None and not isinstance(stream, bool):
         return "The field `stream` is not a boolean."
-    return None
-
-
-_DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
-"""Fields that are acted on, not only scanned."""
-
-
-def _content_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: PLR0911 - forms
     if form is _MESSAGES:
         return _messages_problem(fields.get("messages"))
     match form:
@@ -86,6 +78,11 @@ def _parts_problem(name: str, value: JsonValue) -> str | None:
     if isinstance(value, (dict, list)):
         return None
     return f"The field `{name}` is missing or neither an object nor an array."
+
+
+def asks_for_usage(options: JsonValue) -> bool:
+    """Return whether the `stream_options` of a request ask for usage already."""
+    return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def has_tokens(text: JsonValue) -> bool:
@@ -200,6 +197,7 @@ _FIELDS: Final = frozenset(
 )
 _HOLDERS: Final = ("generationConfig", "generation_config", "inferenceConfig")
 _CHOICES: Final = frozenset({"n", "best_of", "candidateCount"})
+_BOUNDS: Final = _FIELDS | _CHOICES
 _MOST: Final = 10_000_000
 """No model writes as much; more is a mistake, or meant to overflow something."""
 
@@ -214,19 +212,16 @@ def output_bound(fields: dict[str, JsonValue]) -> int | None:
         holder = fields.get(name)
         if isinstance(holder, dict):  # not «a Mapping», which takes ten times as long to ask
             holders.append(holder)
-    bounds = _whole_numbers(holders, _FIELDS)
-    if not bounds:
-        return None
-    choices = max(_whole_numbers(holders, _CHOICES), default=1)
-    return min(max(bounds) * max(1, choices), _MOST)
-
-
-def _whole_numbers(holders: list[dict[str, JsonValue]], names: frozenset[str]) -> list[int]:
-    return [
-        int(min(value, _MOST))
-        for holder in holders
-        for name in names.intersection(holder)
-        if isinstance(value := holder[name], (int, float))
-        and not isinstance(value, bool)
-        and value >= 0
-    ]
+    bound: int | None = None
+    choices = 1
+    for holder in holders:
+        for name in _BOUNDS.intersection(holder):
+            value = holder[name]
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+                continue
+            number = int(min(value, _MOST))
+            if name in _CHOICES:
+                choices = max(choices, number)
+            else:
+                bound = number if bound is None else max(bound, number)
+    return None if bound is None else min(bound * choices, _MOST)

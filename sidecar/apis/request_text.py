@@ -8,26 +8,26 @@ from typing import Final
 
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
+    asks_for_usage,
     has_tokens,
     named_models,
     output_bound,
     shape_problem,
 )
-from sidecar.apis.stream_usage import asks_for_usage
 from sidecar.apis.vocabulary import (
     OTHER_ROLE,
     RESULT_FIELDS,
     RESULT_ROLE,
     RESULT_SUFFIXES,
     ROLES,
+    VOCABULARIES,
     WORDS,
     Vocabulary,
-    vocabulary,
 )
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
+from sidecar.jsontext.strict import JsonValue, parse
 
 MAX_NESTING: Final = 4
 """How many times JSON text inside a string is looked into."""
@@ -138,7 +138,10 @@ class Walk:
             if not isinstance(message, dict):
                 self._value(key, message, role, place)  # a list of texts, each by itself
                 continue
-            if (now := _role_of(message)) != speaker:
+            now = message.get("role")
+            if not isinstance(now, str) or now not in ROLES:
+                now = OTHER_ROLE
+            if now != speaker:
                 self._end_run()
                 speaker, self._run = now, []
             self._object(message, now, place)
@@ -158,7 +161,9 @@ class Walk:
         elif isinstance(value, list):
             self._list(key, value, role, place)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            self._number(value, role)
+            if not -LONG_NUMBER < value < LONG_NUMBER:
+                self._add(b"%d" % int(value), (-1 - self._numbers,), role)
+            self._numbers += 1
 
     def _string(self, key: str, value: str, role: str, place: _Place) -> None:
         if key not in _WORD_FIELDS or value not in WORDS:
@@ -183,9 +188,10 @@ class Walk:
             words = self._words
             if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
                 places = dict.fromkeys(self._media_fields(node), _MEDIA)
-            if "input" in node and ("toolUseId" in node or _is_tool_use(node.get("type"))):
-                places["input"] = _FREE
             kind = node.get("type")
+            is_tool_use = isinstance(kind, str) and kind.endswith("tool_use")
+            if "input" in node and ("toolUseId" in node or is_tool_use):
+                places["input"] = _FREE
             if isinstance(kind, str):
                 role = (
                     RESULT_ROLE if (kind.endswith(RESULT_SUFFIXES) or kind == "document") else role
@@ -248,11 +254,6 @@ class Walk:
                 if len(location) < MAX_NESTING and json_text.may_be_json(inner):
                     self._nested(inner, inner_location, role)
 
-    def _number(self, value: float, role: str) -> None:
-        if not -LONG_NUMBER < value < LONG_NUMBER:
-            self._add(b"%d" % int(value), (-1 - self._numbers,), role)
-        self._numbers += 1
-
     def _add(self, content: bytes, location: tuple[int, ...], role: str) -> None:
         if len(self.parts) < MAX_PARTS:
             self.parts.append(TextPart(content, location, role))
@@ -308,21 +309,14 @@ def _reason(
     return words.media_fields[key]
 
 
-def _is_tool_use(kind: JsonValue) -> bool:
-    return isinstance(kind, str) and kind.endswith("tool_use")
-
-
-def _role_of(message: dict[str, JsonValue]) -> str:
-    role = message.get("role")
-    return role if isinstance(role, str) and role in ROLES else OTHER_ROLE
-
-
 _NO_ENCODING: Final = frozenset({b"identity", b""})
 _JSON: Final = (b"application/json",)
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
-def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unreadable | Malformed:
+def read_request(  # noqa: PLR0911 - one return a fault
+    route: Route, headers: Headers, body: bytes
+) -> Subject | Unreadable | Malformed:
     """Read a whole body.
 
     Unreadable means that it was not looked at: it is encoded, or not said to be JSON in UTF-8.
@@ -341,7 +335,31 @@ def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unrea
     document = parse(body)
     if isinstance(document, Malformed):
         return document
-    return _subject(route, document)
+    fields = document.value
+    if not isinstance(fields, dict):
+        return Malformed("The body is not a JSON object.")
+    problem = shape_problem(route.form, fields)
+    if problem is not None:
+        return Malformed(problem)
+    walk = Walk(VOCABULARIES[route.dialect])
+    walk.document(fields)
+    if walk.is_overfull:
+        return Malformed(f"The body holds more than {MAX_PARTS} texts.")
+    if has_tokens(fields.get("prompt")) or has_tokens(fields.get("input")):
+        walk.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+    model, others = named_models(route, fields)
+    if len(others) > MAX_OTHER_MODELS:
+        return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
+    return Subject(
+        model=model,
+        streamed=route.is_streamed or fields.get("stream") is True,
+        parts=tuple(walk.parts),
+        unscanned=tuple(walk.unscanned),
+        other_models=others,
+        runs=tuple(walk.runs),
+        asks_for_usage=asks_for_usage(fields.get("stream_options")),
+        max_output_tokens=output_bound(fields),
+    )
 
 
 def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
@@ -367,31 +385,3 @@ def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
         if '"' in value and "=" in value:
             return UnscannedReason.CHARSET  # a quoted value may hide another parameter
     return None
-
-
-def _subject(route: Route, document: JsonDocument) -> Subject | Malformed:
-    fields = document.value
-    if not isinstance(fields, dict):
-        return Malformed("The body is not a JSON object.")
-    problem = shape_problem(route.form, fields)
-    if problem is not None:
-        return Malformed(problem)
-    walk = Walk(vocabulary(route.dialect))
-    walk.document(fields)
-    if walk.is_overfull:
-        return Malformed(f"The body holds more than {MAX_PARTS} texts.")
-    if has_tokens(fields.get("prompt")) or has_tokens(fields.get("input")):
-        walk.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
-    model, others = named_models(route, fields)
-    if len(others) > MAX_OTHER_MODELS:
-        return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
-    return Subject(
-        model=model,
-        streamed=route.is_streamed or fields.get("stream") is True,
-        parts=tuple(walk.parts),
-        unscanned=tuple(walk.unscanned),
-        other_models=others,
-        runs=tuple(walk.runs),
-        asks_for_usage=asks_for_usage(fields.get("stream_options")),
-        max_output_tokens=output_bound(fields),
-    )

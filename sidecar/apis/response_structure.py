@@ -12,7 +12,7 @@ import orjson
 from sidecar.apis.frames import EventStreamFramer, Framer, JsonArrayFramer, SseFramer
 from sidecar.domain.guardrail_settings import AnswerPart
 from sidecar.domain.http import HeaderName, Headers
-from sidecar.domain.subject import Route, UnknownRoute, Unreadable, UnscannedReason
+from sidecar.domain.subject import Unreadable, UnscannedReason
 from sidecar.jsontext.strict import JsonValue
 
 MAX_TEXTS: Final = 1_000
@@ -303,11 +303,6 @@ class AnswerForm(enum.Enum):
 
 
 _STREAMED: Final = frozenset({AnswerForm.SSE, AnswerForm.JSON_ARRAY, AnswerForm.EVENT_STREAM})
-
-
-def has_model_text(route: Route | UnknownRoute) -> bool:
-    """Return whether answers on *route* can hold text that a model has written."""
-    return isinstance(route, Route) and route.operation.spec.has_model_text
 
 
 def answer_form(headers: Headers, *, path: str) -> AnswerForm | Unreadable:

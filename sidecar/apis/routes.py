@@ -117,7 +117,11 @@ def _by_pattern(method: str, path: str) -> Route | None:
         if _BEDROCK_MODEL.fullmatch(model):
             return _of_model(Dialect.BEDROCK, model, _BEDROCK_METHODS, found[2])
     if method == "POST" and (found := _DEPLOYMENT.fullmatch(path)):
-        return _of_deployment(found[1], found[2])
+        # Azure's older paths: the deployment is the model, regardless of the body.
+        deployed = _AZURE.get(("POST", found[2]))
+        if deployed is None or found[2].partition("/")[0] in _NOT_OF_A_DEPLOYMENT:
+            return None
+        return replace(deployed, model=found[1])
     if method == "GET" and _ONE_MODEL.fullmatch(path):
         return _OPENAI["GET", "models"]
     if (found := _STORED.fullmatch(path)) and method in _STORED_METHODS[found[2] or ""]:
@@ -137,14 +141,6 @@ def _of_model(
     operation, form = methods[method]
     streams = method in _STREAMS
     return Route(dialect, operation, has_body=True, form=form, model=model, is_streamed=streams)
-
-
-def _of_deployment(deployment: str, path: str) -> Route | None:
-    """Return a route of Azure's older paths: the deployment is the model, whatever a body says."""
-    route = _AZURE.get(("POST", path))
-    if route is None or path.partition("/")[0] in _NOT_OF_A_DEPLOYMENT:
-        return None
-    return replace(route, model=deployment)
 
 
 _PREFIXES: Final = (

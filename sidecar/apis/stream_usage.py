@@ -57,11 +57,6 @@ def can_ask_for_usage(route: Route) -> bool:
     return route.dialect in _DIALECTS and (route.operation, route.form) in _ASKABLE
 
 
-def asks_for_usage(options: JsonValue) -> bool:
-    """Return whether the `stream_options` of a request ask for usage already."""
-    return isinstance(options, dict) and options.get("include_usage") is True
-
-
 def ask_for_usage(body: bytes) -> bytes:
     """Return *body*, a valid JSON object with members, asking for the counts of its stream.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, assert_never
+from typing import Final
 
 from sidecar.domain.subject import Dialect, UnscannedReason
 
@@ -233,14 +233,10 @@ BEDROCK: Final = Vocabulary(
 """Converse, and the native bodies of models that InvokeModel passes on."""
 
 
-def vocabulary(dialect: Dialect) -> Vocabulary:
-    """Return the words of *dialect*."""
-    match dialect:
-        case Dialect.OPENAI | Dialect.AZURE_OPENAI | Dialect.ANTHROPIC:
-            return COMMON
-        case Dialect.GEMINI:
-            return GEMINI
-        case Dialect.BEDROCK:
-            return BEDROCK
-        case _:
-            assert_never(dialect)
+VOCABULARIES: Final = {
+    Dialect.OPENAI: COMMON,
+    Dialect.AZURE_OPENAI: COMMON,
+    Dialect.ANTHROPIC: COMMON,
+    Dialect.GEMINI: GEMINI,
+    Dialect.BEDROCK: BEDROCK,
+}

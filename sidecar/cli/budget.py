@@ -83,7 +83,11 @@ def report(
         case ReportOutput.JSON:
             print_json([_exact(one) for one in found])
         case ReportOutput.CSV:
-            _print_csv(found)
+            writer = csv.DictWriter(sys.stdout, _CSV, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(
+                {name: _cell(value) for name, value in _exact(one).items()} for one in found
+            )
         case ReportOutput.TABLE:
             console().print(_table(found, now=now))
 
@@ -109,13 +113,6 @@ def _exact(one: _Spent) -> dict[str, Any]:
         "runs_out_at": None if period.runs_out_at is None else _moment(period.runs_out_at),
         "thresholds_passed": thresholds_passed(one.spent, limit.amount),
     }
-
-
-def _print_csv(found: list[_Spent]) -> None:
-    rows = [{name: _cell(value) for name, value in _exact(one).items()} for one in found]
-    writer = csv.DictWriter(sys.stdout, _CSV, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
 
 
 def _cell(value: object) -> object:

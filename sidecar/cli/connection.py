@@ -113,18 +113,16 @@ def _fail_with(error: Exception) -> NoReturn:
                 hint="run it again",
             )
         case asyncpg.DataError():
-            fail(f"PostgreSQL does not take a value ({_shortened(error)})", hint="correct it")
+            reason = str(error)
+            if len(reason) > _MAX_SAID:
+                reason = f"{reason[:_MAX_SAID]} …"
+            fail(f"PostgreSQL does not take a value ({reason})", hint="correct it")
         case _:
             fail(
                 f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
                 hint="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
                 " EGRET_POSTGRES__DSN_FILE, leads to it",
             )
-
-
-def _shortened(error: Exception) -> str:
-    text = str(error)
-    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]} …"
 
 
 def _os_user() -> str:

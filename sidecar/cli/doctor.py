@@ -84,7 +84,10 @@ def _packages(missing: Mapping[str, str]) -> Checked:
     return warning(
         _PACKAGES,
         f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
-        hint=f"install Egret's wheel with its extras {extras}, or have no policy with these",
+        hint=(
+            f"install Egret's wheel with its extras {extras} (docs/deploy.md), in a checkout run"
+            " `make setup`, or have no policy with these"
+        ),
     )
 
 
@@ -104,6 +107,7 @@ def _row(one: Checked) -> Row:
         "state": one.state.value,
         "found": one.found,
         "hint": one.hint,
+        "mend": one.hint,  # the former name, for one more version
     }
 
 

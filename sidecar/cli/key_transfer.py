@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final, NoReturn
+from typing import Annotated, BinaryIO, Final
 
 import typer
 
@@ -81,7 +81,16 @@ def import_(
     try:
         result = _import(file, chosen, options)
     except ImportRefusedError as error:
-        _refuse(file, error.faults, output=output)
+        if output is Output.JSON:
+            print_json({"imported": 0, "wrong": error.faults.count, "faults": error.faults.kept})
+        else:
+            for fault in error.faults.kept[:_SHOWN_FAULTS]:
+                note(f"{file}:{fault.line}: {fault.problem}")
+            if error.faults.count > _SHOWN_FAULTS:
+                left = error.faults.count - _SHOWN_FAULTS
+                note(f"… and {left} more; --output json shows 10000 of them")
+        faulty = counted(error.faults.count, "fault")
+        fail(f"{file} has {faulty}", hint="nothing was imported", code=FAILED)
     if output is Output.JSON:
         row: Row = {"imported": 0 if check else result.keys, "skipped": result.skipped}
         print_record(row, output=output)
@@ -165,18 +174,6 @@ class _Lines:
             if self.count % 10_000 == 0:
                 self._advance(position)
             yield line
-
-
-def _refuse(file: Path, faults: Faults, *, output: Output) -> NoReturn:
-    if output is Output.JSON:
-        print_json({"imported": 0, "wrong": faults.count, "faults": faults.kept})
-    else:
-        for fault in faults.kept[:_SHOWN_FAULTS]:
-            note(f"{file}:{fault.line}: {fault.problem}")
-        if faults.count > _SHOWN_FAULTS:
-            note(f"… and {faults.count - _SHOWN_FAULTS} more; --output json shows 10000 of them")
-    faulty = counted(faults.count, "fault")
-    fail(f"{file} has {faulty}", hint="nothing was imported", code=FAILED)
 
 
 def _export(file: Path, file_format: FileFormat, *, team: str | None) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
-from sidecar.limits.store import MAX_AMOUNT, limit_id
+from sidecar.limits.serialization import MAX_AMOUNT, limit_id
 
 EXAMPLE: Final = "requests/minute=60"
 

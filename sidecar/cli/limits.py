@@ -200,16 +200,18 @@ def _run(
         found = on_connection(
             work,
             notice=lambda changed: ChangeNotice(
-                keys=(_changed_name(owner.level, changed.owner_id),)
+                keys=(
+                    (
+                        changed.owner_id
+                        if owner.level is Level.KEY
+                        else f"{owner.level.value}:{changed.owner_id}"
+                    ),
+                )
             ),
         )
     except LimitWordsError as error:
         fail(str(error), hint="nothing was changed", code=WRONG_USAGE)
     _print(found.limits, output)
-
-
-def _changed_name(level: Level, owner_id: str) -> str:
-    return owner_id if level is Level.KEY else f"{level.value}:{owner_id}"
 
 
 def _print(found: tuple[Limit, ...], output: Output) -> None:

@@ -61,6 +61,7 @@ def _access(raw: bytes, fields: Fields) -> LogLine:
     egret = cast("Fields", own) if isinstance(own, dict) else {}
     status = fields["status"]
     is_failure = isinstance(status, int) and status >= 500  # noqa: PLR2004 - server errors
+    overhead_us = egret.get("egret_us")
     return LogLine(
         raw=raw,
         at=_moment(fields["time"]),
@@ -72,13 +73,9 @@ def _access(raw: bytes, fields: Fields) -> LogLine:
             "request_id": egret.get("request_id", fields.get("request_id")),
             "trace_id": fields.get("trace_id"),
             "outcome": egret.get("verdict"),
-            "overhead_ms": _milliseconds(egret.get("egret_us")),
+            "overhead_ms": overhead_us / 1000 if isinstance(overhead_us, int | float) else None,
         },
     )
-
-
-def _milliseconds(microseconds: object) -> float | None:
-    return microseconds / 1000 if isinstance(microseconds, int | float) else None
 
 
 def _text(value: object) -> str:
@@ -115,11 +112,15 @@ class Wanted:
     def has(self, line: LogLine) -> bool:
         """Return whether *line* is wanted."""
         facts = line.facts
+        team = _text(facts.get("team"))
         return (
             (self.level is None or _rank(line.level) >= _rank(self.level))
             and (not self.events or _is_like(line.event, self.events))
             and (self.key_id is None or facts.get("key_id") == self.key_id)
-            and (self.team is None or self.team in _teams(facts))
+            and (
+                self.team is None
+                or self.team in {team, f"{_text(facts.get('organization'))}/{team}"}
+            )
             and (not self.verdicts or any(_is_like(one, self.verdicts) for one in _said(facts)))
             and (self.trace_id is None or facts.get("trace_id") == self.trace_id)
             and (self.request_id is None or facts.get("request_id") == self.request_id)
@@ -134,11 +135,6 @@ def _rank(level: str) -> int:
 
 def _is_like(value: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(value, pattern) for pattern in patterns)
-
-
-def _teams(facts: Fields) -> set[str]:
-    team, organization = _text(facts.get("team")), _text(facts.get("organization"))
-    return {team, f"{organization}/{team}"}
 
 
 def _said(facts: Fields) -> Iterator[str]:

@@ -200,7 +200,10 @@ def logs(  # noqa: PLR0913, PLR0917 - options of a command
         for chunk in _chunks(file, is_followed=follow):
             shown.show(lines.feed(chunk))
         shown.show(lines.close())
-    _tell_what_was_left_out(shown.not_json, lines.too_long)
+    if shown.not_json:
+        note(f"lines that are no JSON: {shown.not_json}")
+    if lines.too_long:
+        note(f"lines of over {MAX_LINE_BYTES} bytes: {lines.too_long}")
 
 
 class _Shown:
@@ -221,10 +224,14 @@ class _Shown:
         """Write the selected *lines* at once."""
         for raw in lines:
             line = read_line(raw)
-            if line is None:
-                self._show_other(raw)
-            elif self._wanted.has(line):
-                self._show(line)
+            if line is not None:
+                if self._wanted.has(line):
+                    self._show(line)
+            elif raw.strip():
+                if self._output is Output.JSON or not self._wanted.is_everything:
+                    self.not_json += 1
+                else:
+                    self._write((other(raw),))
         sys.stdout.flush()
 
     def _show(self, line: LogLine) -> None:
@@ -235,14 +242,6 @@ class _Shown:
         else:
             sys.stdout.flush()
             sys.stdout.buffer.write(line.raw + b"\n")
-
-    def _show_other(self, raw: bytes) -> None:
-        if not raw.strip():
-            return
-        if self._output is Output.JSON or not self._wanted.is_everything:
-            self.not_json += 1
-        else:
-            self._write((other(raw),))
 
     def _write(self, pieces: Iterable[Piece]) -> None:
         # Not by the console: it wraps, takes ten times as long, and exits with 1 on a closed pipe.
@@ -270,10 +269,3 @@ def _chunks(file: Path, *, is_followed: bool) -> Iterator[bytes]:
         raise
     except OSError as error:
         fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
-
-
-def _tell_what_was_left_out(not_json: int, too_long: int) -> None:
-    if not_json:
-        note(f"lines that are no JSON: {not_json}")
-    if too_long:
-        note(f"lines of over {MAX_LINE_BYTES} bytes: {too_long}")

@@ -232,6 +232,7 @@ def _row(one: LintWarning) -> Row:
         "guardrail": one.guardrail,
         "problem": one.problem,
         "hint": one.hint,
+        "mend": one.hint,  # the former name, for one more version
         "code": one.code,
     }
 

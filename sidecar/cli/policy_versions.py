@@ -65,7 +65,7 @@ def rollback(
 
     Example: egret policy rollback strict --to 3
     """
-    earlier = _earlier(name, to)
+    earlier = stored_policy(name, to) if to is not None else _before(stored_policy(name, None))
     carry_out(
         [readable_document(earlier)],
         Manner(
@@ -128,12 +128,6 @@ def _fail_unreadable(stored: StoredPolicy) -> NoReturn:
         f"version {stored.version} of {stored.name} is not one this Egret can read",
         hint="apply it anew, or use the Egret that wrote it",
     )
-
-
-def _earlier(name: str, version: int | None) -> StoredPolicy:
-    if version is not None:
-        return stored_policy(name, version)
-    return _before(stored_policy(name, None))
 
 
 def _before(after: StoredPolicy) -> StoredPolicy:

@@ -104,7 +104,10 @@ def _picture(now: TrafficStats) -> Group:
         f"{now.requests:.1f} requests/s",
         f"{now.in_flight} being judged",
         f"{now.workers_running} of {now.workers_wanted} workers",
-        " ".join(f"{name} {_ms(value)}" for name, value in now.overhead_ms.items()),
+        " ".join(
+            f"{name} -" if value is None else f"{name} {value:.2f} ms"
+            for name, value in now.overhead_ms.items()
+        ),
         f"cache {_share(now.cache_hit_ratio)}",
         f"${now.cost_usd_an_hour:.2f} an hour",
     )
@@ -129,10 +132,6 @@ def _table(title: str, rates: Mapping[str, float]) -> Table:
     if not rates:
         table.add_row("-", "")
     return table
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} ms"
 
 
 def _share(value: float | None) -> str:

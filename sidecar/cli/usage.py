@@ -154,7 +154,7 @@ def report(
     Example: egret usage report --by team --since 30d --chart usage.svg
     """
     now = datetime.now(UTC)
-    start, end = _since(since, now=now), _until(until, now=now)
+    start, end = _since(since, now=now), _moment(until, option="--until", now=now)
     if start >= end:
         fail("--since is not before --until", hint="give other times", code=WRONG_USAGE)
     if chart is not None and chart.suffix not in _CHARTS:
@@ -200,10 +200,6 @@ def _since(text: str, *, now: datetime) -> datetime:
         return now - parse_span(text)
     except (MomentError, OverflowError):
         return _moment(text, option="--since", now=now)
-
-
-def _until(text: str, *, now: datetime) -> datetime:
-    return _moment(text, option="--until", now=now)
 
 
 def _moment(text: str, *, option: str, now: datetime) -> datetime:

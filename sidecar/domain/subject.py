@@ -33,10 +33,8 @@ class Operation(enum.Enum):
     STORED_RESPONSE = "stored_response"
     INVOKE_MODEL = "invoke_model"
 
-    @property
-    def spec(self) -> OperationSpec:
-        """Return how requests of this operation and their answers are counted."""
-        return _OPERATIONS[self]
+    spec: OperationSpec
+    """The rules for counting and reading requests of this operation and their answers."""
 
 
 class RequestForm(enum.Enum):
@@ -127,6 +125,9 @@ _OPERATIONS: Final = {
     Operation.STORED_RESPONSE: OperationSpec(uses_tokens=False, reserves_output=False),
     Operation.INVOKE_MODEL: OperationSpec(),
 }
+# An attribute of each member: a look-up by member calls `Enum.__hash__`, once per use.
+for _operation in Operation:
+    _operation.spec = _OPERATIONS[_operation]
 
 
 @dataclass(frozen=True, slots=True)

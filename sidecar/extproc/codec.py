@@ -19,8 +19,7 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar._generated.envoy.type.v3 import http_status_pb2 as status
 from sidecar.domain.errors import UnreadableMessageError
-from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
-from sidecar.domain.mutations import Metadata, Refusal
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers, Metadata, Refusal
 
 METADATA_NAMESPACE: Final = "egret"
 """Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""

@@ -26,8 +26,15 @@ import enum
 from typing import Final, Protocol
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
-from sidecar.domain.mutations import Metadata, Refusal, RequestMutations
+from sidecar.domain.http import (
+    NO_CHANGE,
+    HeaderMutation,
+    HeaderName,
+    Headers,
+    Metadata,
+    Refusal,
+    RequestMutations,
+)
 from sidecar.extproc import codec
 from sidecar.extproc.codec import BodyMode, Message, MessageKind
 

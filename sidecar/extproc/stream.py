@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import Headers
-from sidecar.domain.mutations import Refusal
+from sidecar.domain.http import Headers, Refusal
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.protocol import LATE, Event, ExtProcProtocol, Phase, RefusedError
 

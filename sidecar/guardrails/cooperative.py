@@ -20,7 +20,7 @@ SHORT_PARTS: Final = 32
 """Strings that such a text may consist of."""
 
 SLICE_CANDIDATES: Final = 32
-"""Candidates looked at between two interruptions: some 1 ms of telephone numbers, the slowest."""
+"""Candidates checked between two interruptions: some 1 ms of telephone numbers, the slowest."""
 
 SLICE_FINDINGS: Final = 512
 """Findings made between two interruptions: some 0.6 ms."""

@@ -133,6 +133,8 @@ class LocalScan:
         texts = self._scan_short(parts)
         if texts is None or runs or self._needs_search(texts):
             return self._scan(parts, runs, texts)
+        if not self._whole_checks:
+            return self._nothing
         outcomes = list(self._nothing)
         for index, name, check in self._whole_checks:
             try:
@@ -183,8 +185,8 @@ class LocalScan:
     def _may_hide_text(self, texts: ScannedTexts) -> bool:
         if not self._trigger_ids.isdisjoint(texts.hits):
             return True
-        joined = texts.joined or b""
-        return any(decoder.applies(joined) for decoder in self._ascii_decoders)
+        decoders, joined_content = self._ascii_decoders, texts.joined or b""
+        return bool(decoders) and any(one.applies(joined_content) for one in decoders)
 
     def _scan(
         self, parts: Sequence[TextPart], runs: Runs, short: ScannedTexts | None

@@ -66,12 +66,12 @@ class JsonDocument:
     value: JsonValue
 
 
-def parse(body: bytes) -> JsonDocument | Malformed:
+def parse(body: bytes) -> JsonDocument | Malformed:  # noqa: C901, PLR0911 - one return a fault
     """Read one JSON document.
 
     A problem names the fault in fixed words; no key, value or position of the body is in it.
     """
-    if BOUND.is_exceeded_by(body):
+    if len(body) > BOUND.containers and BOUND.is_exceeded_by(body):
         return TOO_MANY_VALUES
     try:
         text = body.decode("utf-8")
@@ -81,19 +81,30 @@ def parse(body: bytes) -> JsonDocument | Malformed:
         return Malformed("The body starts with a byte order mark.")
     if not text or text.isspace():
         return Malformed("The body is empty.")
-    value = _decode(text)
-    if isinstance(value, Malformed):
-        return value
-    return _hidden_fault(value, body) or JsonDocument(value)
-
-
-def _hidden_fault(value: JsonValue, body: bytes) -> Malformed | None:
-    """Look for faults that the decoder accepts; a cheap test of the bytes mostly suffices."""
+    end = len(text)
+    value: JsonValue
+    try:
+        if text[0] == "{" and text[-1] == "}":  # without white space around it, as mostly
+            value, end = _DECODER.raw_decode(text)
+        else:
+            value = _DECODER.decode(text)
+    except _RefusedError as refused:
+        return Malformed(str(refused))
+    except RecursionError:
+        return TOO_DEEP
+    except json.JSONDecodeError as error:
+        return _TWO_DOCUMENTS if error.msg == "Extra data" else _NO_JSON
+    except ValueError:
+        # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.
+        return Malformed("The body has a number that is out of range.")
+    if end != len(text):
+        return _TWO_DOCUMENTS
+    # Faults that the decoder accepts; a cheap test of the bytes mostly suffices.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_shallow(value):
         return TOO_DEEP
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
         return Malformed("The body has an unpaired surrogate escape.")
-    return None
+    return JsonDocument(value)
 
 
 TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")
@@ -135,26 +146,6 @@ _DECODER: Final = json.JSONDecoder(
 
 _NO_JSON: Final = Malformed("The body is not valid JSON.")
 _TWO_DOCUMENTS: Final = Malformed("The body goes on after the end of its JSON document.")
-
-
-def _decode(text: str) -> JsonValue | Malformed:
-    end = len(text)
-    value: JsonValue
-    try:
-        if text[0] == "{" and text[-1] == "}":  # without white space around it, as mostly
-            value, end = _DECODER.raw_decode(text)
-        else:
-            value = _DECODER.decode(text)
-    except _RefusedError as refused:
-        return Malformed(str(refused))
-    except RecursionError:
-        return TOO_DEEP
-    except json.JSONDecodeError as error:
-        return _TWO_DOCUMENTS if error.msg == "Extra data" else _NO_JSON
-    except ValueError:
-        # An integer past sys.get_int_max_str_digits(): conversion takes quadratic time.
-        return Malformed("The body has a number that is out of range.")
-    return value if end == len(text) else _TWO_DOCUMENTS
 
 
 def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:

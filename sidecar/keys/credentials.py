@@ -122,12 +122,14 @@ def presented_key(headers: Headers) -> ApiKey | CredentialFault:
     query = headers.text(HeaderName.PATH).partition("?")[2]
     if query and (fault := _fault_of_query(query)):
         return fault
-    presented = [field for field in headers.fields if field[0] in CREDENTIAL_HEADERS]
-    names = {name for name, _ in presented}
-    if len(names) < len(presented) or any(b"," in value for _, value in presented):
-        return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+    names: set[str] = set()
     credentials: set[bytes | None] = set()
-    for name, value in presented:
+    for name, value in headers.fields:
+        if name not in CREDENTIAL_HEADERS:
+            continue
+        if name in names or b"," in value:
+            return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+        names.add(name)
         credential: bytes | None = value.strip(_BLANK)
         if name == HeaderName.AUTHORIZATION and credential:
             scheme, _, rest = credential.partition(b" ")

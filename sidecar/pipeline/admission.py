@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final, assert_never
 
-from sidecar.apis.response_structure import has_model_text
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
@@ -149,7 +148,7 @@ def judges_answer(route: Route, caller: Caller) -> bool:
     They then need the request's body too: with it Envoy refuses if it may not follow the change of
     mode, and without it the answer would pass unjudged.
     """
-    return caller.policy.answers.needs_answer and has_model_text(route)
+    return caller.policy.answers.needs_answer and route.operation.spec.has_model_text
 
 
 def stream_usage_of(caller: Caller) -> StreamUsage:

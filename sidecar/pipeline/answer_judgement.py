@@ -48,7 +48,7 @@ class AnswerSetting:
     unscanned: UnscannedAction
     restoration: Restoration
     placeholders: Placeholders
-    inspector: GuardrailRunner
+    guardrail_runner: GuardrailRunner
     about: RequestInfo
     clock: Callable[[], float]
     hides_usage: bool = False
@@ -101,18 +101,18 @@ class AnswerJudgement:
 
         Of one that is refused nothing leaves.
         """
-        inspector, policy = self._setting.inspector, self._setting.policy
+        guardrail_runner, policy = self._setting.guardrail_runner, self._setting.policy
         self._reading.take(body, is_last=True)
         asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
         due = self._reading.transcript.due(observed=self._is_observed)
-        outcomes = inspector.run_cooperatively(self._scan.steps(due))
+        outcomes = guardrail_runner.run_cooperatively(self._scan.steps(due))
         if not isinstance(outcomes, tuple):
             outcomes = await stream.wait_for(outcomes)
         error = self._error_in(outcomes[0]) or self._unread()
         if error is None and policy.asking.remote:
             parts = tuple([TextPart(text, (), ROLE) for _, text in asked])
             subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
-            results = inspector.inspect(policy.asking, subject, about=self._setting.about)
+            results = guardrail_runner.inspect(policy.asking, subject, about=self._setting.about)
             if not isinstance(results, tuple):
                 results = await stream.wait_for(results)
             error = self._weigh_remote(results, asked)
@@ -125,7 +125,7 @@ class AnswerJudgement:
         steps = judge_structure(
             released.body, self._form, self._structured, clock=self._setting.clock
         )
-        structure = inspector.run_cooperatively(steps)
+        structure = guardrail_runner.run_cooperatively(steps)
         if not isinstance(structure, tuple):
             structure = await stream.wait_for(structure)
         self._structure = structure

@@ -74,7 +74,7 @@ async def judge_body(
         return refused
     policy = record.policy or caller.policy
     began = worker.clocks.monotonic()
-    results = worker.inspector.inspect(policy, read, about=subject_of(record))
+    results = worker.guardrail_runner.inspect(policy, read, about=subject_of(record))
     if not isinstance(results, tuple):
         try:
             results = await stream.wait_for(results)

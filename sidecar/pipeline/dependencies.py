@@ -70,7 +70,7 @@ class Worker:
     usage: UsageNotes
     verdicts: VerdictNotes
     policies: PolicySource
-    inspector: GuardrailRunner
+    guardrail_runner: GuardrailRunner
     recorder: Recorder
     clocks: Clocks
     new_request_id: Callable[[], str]

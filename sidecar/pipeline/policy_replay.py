@@ -74,7 +74,7 @@ class PolicyReplay:
 
     def __init__(self, snapshot: PolicySnapshot) -> None:
         self._snapshot = snapshot
-        self._inspector = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter)
+        self._runner = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter)
 
     @classmethod
     async def compile(cls, document: str) -> PolicyReplay:
@@ -125,7 +125,7 @@ class PolicyReplay:
         if refused is not None:
             return _refused(refused)
         about = RequestInfo(request_id="", key_id="", model=subject.model)
-        results = self._inspector.inspect(policy, subject, about=about)
+        results = self._runner.inspect(policy, subject, about=about)
         judged = _of_results(results if isinstance(results, tuple) else await results)
         if judged.outcome is not ExchangeOutcome.ALLOWED:
             return judged

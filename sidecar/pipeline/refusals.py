@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.http import HeaderName
+from sidecar.domain.http import HeaderName, Metadata, Refusal
 from sidecar.domain.limits import Limit, Measure
-from sidecar.domain.mutations import Metadata, Refusal
 from sidecar.domain.subject import Dialect
 
 

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from sidecar.apis.response_structure import has_model_text
 from sidecar.apis.routes import guess_dialect, recognise
 from sidecar.domain.errors import (
     ClientError,
@@ -21,8 +20,7 @@ from sidecar.domain.errors import (
     UnreadableMessageError,
     client_error,
 )
-from sidecar.domain.http import HeaderMutation, HeaderName, Headers
-from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.http import HeaderMutation, HeaderName, Headers, Refusal, RequestMutations
 from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.domain.usage import DecisionKind
@@ -256,7 +254,7 @@ def _plan_answer(
     Placeholders of the request are given to nothing else in the answer.
     """
     policy = record.policy
-    if policy is None or not isinstance(route, Route) or not has_model_text(route):
+    if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:
         return None
     restoration = allowed.restoration
     if policy.answers.guardrails or restoration.originals:
@@ -266,7 +264,7 @@ def _plan_answer(
             unscanned=policy.unscanned,
             restoration=restoration,
             placeholders=Placeholders(hash_key=hash_key_of(record, worker), taken=taken),
-            inspector=worker.inspector,
+            guardrail_runner=worker.guardrail_runner,
             about=subject_of(record),
             clock=worker.clocks.monotonic,
             hides_usage=allowed.hides_usage,

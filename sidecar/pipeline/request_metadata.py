@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.domain.http import HeaderName
+from sidecar.domain.http import HeaderName, Metadata
 from sidecar.domain.limits import Measure
 from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
-from sidecar.domain.mutations import Metadata
 from sidecar.domain.usage import JudgedRequest
 from sidecar.limits.budgets import highest_passed
 from sidecar.pipeline.limit_headers import limit_headers

@@ -1,1 +1,1 @@
-"""Replaces what guardrails found by placeholders, and turns placeholders back."""
+"""Replaces findings by placeholders, and restores their values in the answer."""

@@ -9,18 +9,17 @@ from itertools import islice
 from operator import attrgetter
 
 from sidecar.apis.response_text import without_logprobs
-from sidecar.jsontext import tokens as json_numbers
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import OffsetMap, Token
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEdit:
-    """Put `text` in the place of a span of the token at `location` (see `AnswerText`).
+    """Puts `text` in the place of a span of the token at `location` (see `AnswerText`).
 
     `start` and `end` are byte offsets into its decoded content. Of a number the whole token is
-    replaced, by a string. `is_json` tells that the token is JSON text, in which quotes of `text`
-    are escaped once more, `is_bare` that it stands there for a number without quotes.
+    replaced, by a string. With `is_json` the token is JSON text, in which quotes of `text` are
+    escaped once more; with `is_bare` the text replaces a number without quotes there.
     """
 
     location: int
@@ -44,7 +43,7 @@ def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) ->
 
 
 def _spans(payload: bytes, edits: Sequence[TokenEdit]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield what to replace; each token is looked for and decoded once, however many edits."""
+    """Yield spans and their new bytes; each token is decoded once, however many its edits."""
     by_location: defaultdict[int, list[TokenEdit]] = defaultdict(list)
     for edit in sorted(edits, key=attrgetter("start")):
         by_location[edit.location].append(edit)
@@ -68,7 +67,7 @@ def _in_string(
         if edit.is_json:
             start, end = json_text.whole_units(content, start, end)
         if edit.is_bare:
-            text = json_numbers.quoted(text)
+            text = json_text.quoted(text)
         elif edit.is_json:
             text = _escaped(text)
         start, end = offsets.raw_range(start, end)
@@ -86,4 +85,4 @@ def _picked(tokens: Iterable[Token], wanted: Collection[int]) -> dict[int, Token
 
 
 def _escaped(text: bytes) -> bytes:
-    return json_numbers.quoted(text)[1:-1]
+    return json_text.quoted(text)[1:-1]

@@ -14,13 +14,17 @@ _SEPARATORS: Final = " -"
 
 
 def stand_in(card: str, number: int) -> bytes | None:
-    """Return the *number*-th stand-in in the shape of *card*; None where that has no such shape.
+    """Return the *number*-th stand-in in the shape of *card*; None if that has another shape.
 
-    It begins with 0, where no issuer is (ISO/IEC 7812-1), and its check digit is wrong: nobody
-    can be charged on it, and no search for card numbers finds it again.
+    It begins with 0, which no issuer has (ISO/IEC 7812-1), and its check digit is wrong: it cannot
+    be charged, and no search for card numbers finds it again.
     """
     digits = sum(character.isdecimal() for character in card)
-    if digits not in _LENGTHS or not all(_belongs(character) for character in card):
+    if digits not in _LENGTHS or not all(
+        # Characters without width may stand between digits, and are left out of the stand-in.
+        character.isdecimal() or character in _SEPARATORS or not character.isprintable()
+        for character in card
+    ):
         return None
     payload = f"{number:0{digits - 1}d}"
     made = iter(payload + str((_check_digit(payload) + 5) % 10))
@@ -31,13 +35,8 @@ def stand_in(card: str, number: int) -> bytes | None:
     ).encode()
 
 
-def _belongs(character: str) -> bool:
-    """Tell digits and what may stand between them, characters without width included."""
-    return character.isdecimal() or character in _SEPARATORS or not character.isprintable()
-
-
 def _check_digit(payload: str) -> int:
-    """Return what makes *payload* pass Luhn's test (ISO/IEC 7812-1 annex B)."""
+    """Return the digit with which *payload* passes Luhn's test (ISO/IEC 7812-1 annex B)."""
     total = 0
     for place, character in enumerate(reversed(payload)):
         digit = int(character) * (1 if place % 2 else 2)

@@ -34,20 +34,22 @@ class HeldFrames:
         has_logprobs: bool = False,
         is_unread: bool = False,
     ) -> None:
-        """Take the next event. `is_unread` tells that something in it cannot be judged."""
+        """Add the next event; with `is_unread` some of it cannot be judged."""
         self._held.append(_Held(frame, pieces, has_logprobs, is_unread))
         self.size_bytes += len(frame.raw)
 
     def release(self, *, unread: bool) -> bytes:
-        """Return what may leave now: unchanged, byte for byte, where nothing was redacted.
+        """Return the events that may leave now, byte for byte unless something was redacted.
 
-        Without `unread` what cannot be judged stays, and all behind it.
+        Unless `unread` is set, an event that cannot be judged stays, and all behind it.
         """
         released: list[bytes] = []
-        while (
-            self._held and _is_settled(self._held[0]) and (unread or not self._held[0].is_unread)
-        ):
-            held = self._held.popleft()
+        while self._held:
+            held = self._held[0]
+            is_settled = all(piece.end <= piece.window.settled for piece in held.pieces)
+            if not is_settled or (held.is_unread and not unread):
+                break
+            self._held.popleft()
             self.size_bytes -= len(held.frame.raw)
             released.append(_bytes_of(held))
             for piece in held.pieces:
@@ -55,13 +57,9 @@ class HeldFrames:
         return b"".join(released)
 
     def drop(self) -> None:
-        """Let go of everything; none of it leaves."""
+        """Drop all events; none of them leaves."""
         self._held.clear()
         self.size_bytes = 0
-
-
-def _is_settled(held: _Held) -> bool:
-    return all(piece.end <= piece.window.settled for piece in held.pieces)
 
 
 def _bytes_of(held: _Held) -> bytes:

@@ -1,4 +1,4 @@
-"""What stands in the place of each value of one exchange."""
+"""Assigns a placeholder to each redacted value of one request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sidecar.redaction.card_numbers import CARD_TYPE, stand_in
 class Placeholders:
     """Gives the same value the same placeholder, and two values different ones.
 
-    Numbers run per type in the order asked, so that a model can still tell two people apart and
-    the answer can refer to them. What is `taken` stands in the request already, and is given to
-    nothing that is to be restored.
+    Numbers run per type in order of first use, so that a model can still distinguish two people
+    and the answer can refer to them. A number is skipped if the client's own text has it already,
+    by `taken`.
     """
 
     def __init__(self, *, hash_key: bytes | None, taken: frozenset[bytes]) -> None:
@@ -27,7 +27,7 @@ class Placeholders:
         self._counts: Counter[str] = Counter()
 
     def of(self, value: bytes, *, type_: str, style: RedactionStyle) -> bytes:
-        """Return what stands for *value*."""
+        """Return the placeholder of *value*."""
         key = (style, type_, value)
         made = self._made.get(key)
         if made is None:
@@ -37,7 +37,9 @@ class Placeholders:
     def _make(self, value: bytes, type_: str, style: RedactionStyle) -> bytes:
         match style:
             case RedactionStyle.HASH if self._hash_key is not None:
-                return _hashed(value, type_, self._hash_key)
+                message = b"%s\x00%s" % (type_.encode(), value)
+                digest = hmac.new(self._hash_key, message, hashlib.sha256).hexdigest()
+                return f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
             case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
                 return self._numbered(type_, value.decode())
             case (
@@ -55,8 +57,3 @@ class Placeholders:
             made = made or f"[{type_}_{number}]".encode()
             if made not in self._taken:
                 return made
-
-
-def _hashed(value: bytes, type_: str, key: bytes) -> bytes:
-    digest = hmac.new(key, b"%s\x00%s" % (type_.encode(), value), hashlib.sha256).hexdigest()
-    return f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()

@@ -1,4 +1,4 @@
-"""Replaces what was found, in place: every other byte of the body stays."""
+"""Replaces findings in place: every other byte of the body stays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sidecar.redaction.placeholders import Placeholders
 
 @dataclass(frozen=True, slots=True)
 class RedactionRules:
-    """The guardrails that found something, by name: each says how its values are replaced.
+    """The guardrails behind the findings, by name; each states its style of redaction.
 
     `hash_key` is the organization's own; without one `hash` falls back to numbers.
     """
@@ -29,7 +29,7 @@ class RedactionRules:
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """The body that goes on, and what its answer needs to name the values again."""
+    """The body that goes on, and the values to restore in its answer."""
 
     body: bytes
     restoration: Restoration
@@ -46,10 +46,10 @@ def redact(
 def replacements(
     parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
 ) -> tuple[list[Replacement], Restoration]:
-    """Return a replacement a finding, and what is to be restored of them.
+    """Return a replacement for each finding, and the values to restore in the answer.
 
-    A placeholder that the client wrote itself is never restored: it would be told a value it
-    only guessed the name of, or its own text would turn into somebody's address.
+    A placeholder that the client wrote itself is never restored: the client would receive a value
+    by guessing its name, or its own text would turn into the address of another person.
     """
     ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
     restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
@@ -73,7 +73,7 @@ def replacements(
 
 
 def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
-    """Return everything in the request that reads like a placeholder."""
+    """Return everything in the request that looks like a placeholder."""
     return frozenset(
         found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
     )
@@ -94,7 +94,7 @@ def _as_read(content: bytes, found: Finding) -> bytes:
 
 
 def _is_in_a_row(content: bytes, found: Finding) -> bool:
-    """Tell whether other digits stand right beside a number: nobody could tell it from them."""
+    """Return whether other digits stand right beside a number, which would merge with it."""
     before, after = content[max(found.start - 2, 0) : found.start], content[found.end :]
     return bool(_DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after[:2]))
 

@@ -1,1 +1,1 @@
-"""gRPC servers: they carry bytes, and know nothing of their meaning."""
+"""gRPC servers: they carry bytes between Envoy and the ext_proc stream, without decoding them."""

@@ -1,4 +1,4 @@
-"""What an engine is given and what it offers, whichever gRPC server it is."""
+"""The interface of the gRPC servers: their options, their handlers, and their methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROCESS_METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 SERVICE_NAME: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 
 NOT_JUDGED: Final = "egret could not judge this request"
-"""What Envoy is told of a call that fails; whatever failed is in our log alone."""
+"""The status message of a call that fails; the error itself is in our log alone."""
 
 Serve = Callable[[Call, Mapping[str, str]], Awaitable[StreamEnd]]
 """Serves one ext_proc call; the mapping is the gRPC metadata, lower-case names."""
@@ -28,21 +28,21 @@ LOGS_SERVICE_NAME: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
 ReceiveLog = Callable[[bytes], Awaitable[bytes]]
 """Takes one message of Envoy's access log and returns its answer.
 
-Raises `NotKeptError` where Envoy is to send the message to another worker: RESOURCE_EXHAUSTED.
+Raises `NotKeptError` if Envoy should send the message to another worker: RESOURCE_EXHAUSTED.
 UNAVAILABLE would count against the worker as a gateway failure, and three of those in a row keep
 requests away from it that it could judge (Envoy's outlier detection)."""
 
 NOT_KEPT: Final = "the records could not be kept"
-"""What Envoy is told of a message that another worker is to take."""
+"""The status message that makes Envoy send the records to another worker."""
 
 
 class SocketError(Exception):
-    """The socket or port cannot be served; the message says where, why and how to fix it."""
+    """The socket or port cannot be served; the message names it, the cause and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files of a server that wants certificates of its clients."""
+    """PEM files of a server that requires client certificates."""
 
     certificate: Path
     key: Path
@@ -51,7 +51,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class NetworkAddress:
-    """Where an Envoy on another machine connects to; `tls` None is for a mesh."""
+    """A host and port for an Envoy on another machine; `tls` is None inside a mesh."""
 
     host: str
     port: int
@@ -65,7 +65,7 @@ class NetworkAddress:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """One engine serves one Unix socket, and a network address where one is given."""
+    """One engine serves one Unix socket, and a network address if one is given."""
 
     socket_path: Path
     socket_mode: int
@@ -116,7 +116,7 @@ def check_socket_path(path: Path) -> None:
 
 
 async def is_alive(path: Path) -> bool:
-    """Tell whether something accepts connections on *path*; a dead process leaves its file."""
+    """Return whether a process accepts connections on *path*; a dead one leaves its file."""
     try:
         _, writer = await asyncio.open_unix_connection(str(path))
     except OSError:

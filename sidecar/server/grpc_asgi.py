@@ -1,4 +1,4 @@
-"""ext_proc, access log and health as gRPC calls over ASGI, for servers that know HTTP/2 only."""
+"""Serves ext_proc, access log and health as gRPC over ASGI, for servers of plain HTTP/2."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from sidecar.usage.records import NotKeptError
 HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
 
 GONE_SECONDS: Final = 1.0
-"""How long a call whose peer has left waits to be cancelled, which the server does at once. One
-that returns instead is logged as failed by h2corn, for up to 71 of 100 aborted streams."""
+"""A call whose peer has left waits this long to be cancelled, which the server does at once. If it
+returns instead, h2corn logs it as failed, for up to 71 of 100 aborted streams."""
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -84,7 +84,7 @@ class GrpcCall:
         """Return the next message, or None after the peer's half-close.
 
         Raises:
-            GrpcWireError: what came is no message that we take.
+            GrpcWireError: the bytes are not a message that we accept.
             StreamGoneError: the peer has reset the stream.
         """
         while not self._messages:
@@ -102,8 +102,8 @@ class GrpcCall:
     async def write(self, messages: list[bytes], *, ends: bool) -> None:
         """Send *messages* in one piece; with *ends* the call ends with them.
 
-        Body and trailers go back to back: what is done between them gives Envoy time to close
-        first, and what is done after them may be cancelled.
+        Body and trailers go back to back: work between them gives Envoy time to close first, and
+        work after them may be cancelled.
         """
         self._has_ended = ends
         send = self._send
@@ -116,7 +116,7 @@ class GrpcCall:
             )
             if ends:
                 await send(_OK_TRAILERS)
-        except OSError as error:  # the exception of ASGI servers for a client that has gone
+        except OSError as error:  # the exception of ASGI servers for a client that has left
             raise StreamGoneError from error
 
     async def end(self, status: GrpcStatus, problem: str = "") -> None:
@@ -136,7 +136,7 @@ class GrpcCall:
 
 
 class GrpcApplication:
-    """Answers the calls of one socket: ext_proc, the access log, and health as it is shown."""
+    """Answers the calls of one socket: ext_proc, the access log, and health checks."""
 
     def __init__(
         self, serve: Serve, receive_log: ReceiveLog | None = None, *, max_message_bytes: int
@@ -147,7 +147,7 @@ class GrpcApplication:
         self._max_message_bytes = max_message_bytes
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer one call; whatever fails ends it with a status that is not OK."""
+        """Answer one call; any error ends it with a status other than OK."""
         call = GrpcCall(receive, send, max_message_bytes=self._max_message_bytes)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         try:

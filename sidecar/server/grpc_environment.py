@@ -1,4 +1,4 @@
-"""What gRPC's core is told through a worker's environment, where it reads it when it loads."""
+"""Environment variables of gRPC's core, which reads them when a worker loads it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ GRPC_ENVIRONMENT: Final = {
     # gRPC's newer server I/O hands each event from thread to thread; with the older one the thread
     # that waits for events does the I/O itself. Measured with gRPC 1.85, 16 connections: 784 µs of
     # a worker's CPU time a request instead of 971, 930 requests a second instead of 720. A gRPC
-    # that no longer knows the switch says so in the log and goes on.
+    # without this switch logs that and goes on.
     "GRPC_EXPERIMENTS": "-event_engine_listener",
     # A worker starts a process that compiles policies, and uvloop starts processes by fork. gRPC's
     # core stops its threads around each fork, and on a busy machine now and then waits for one of
@@ -17,4 +17,4 @@ GRPC_ENVIRONMENT: Final = {
     # none of it.
     "GRPC_ENABLE_FORK_SUPPORT": "false",
 }
-"""Defaults: whoever sets a variable keeps what was set."""
+"""Defaults: a variable that is already set keeps its value."""

@@ -1,8 +1,8 @@
 """gRPC over HTTP/2 as bytes: message framing, status trailers, deadlines; no I/O.
 
 The format is that of the gRPC project's "gRPC over HTTP2" (PROTOCOL-HTTP2): each message has a
-byte that tells whether it is compressed, four bytes of length, and follows in whole or in parts
-over any number of DATA frames.
+byte for compression, four bytes of length, and follows in whole or in parts over any number of
+DATA frames.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class GrpcStatus(enum.Enum):
 
 
 class GrpcWireError(Exception):
-    """The peer's bytes are not gRPC that we take; `status` is what it is told."""
+    """The peer's bytes are not the gRPC that we accept; the call ends with `status`."""
 
     def __init__(self, status: GrpcStatus, problem: str) -> None:
         super().__init__(problem)
@@ -48,7 +48,7 @@ class GrpcWireError(Exception):
 
 
 class MessageReader:
-    """Joins and cuts what arrives into messages; holds at most one that is not whole."""
+    """Reassembles messages from pieces of DATA; buffers at most one incomplete message."""
 
     __slots__ = ("_buffer", "_max_message_bytes")
 
@@ -58,7 +58,7 @@ class MessageReader:
 
     @property
     def is_between_messages(self) -> bool:
-        """Tell whether the peer may end here without cutting a message short."""
+        """Return whether the peer may end here without cutting a message short."""
         return not self._buffer
 
     def feed(self, piece: bytes) -> list[bytes]:
@@ -74,13 +74,16 @@ class MessageReader:
             if is_whole and size <= self._max_message_bytes:
                 return [piece[PREFIX_BYTES:]]
         self._buffer += piece
-        return self._cut()
-
-    def _cut(self) -> list[bytes]:
         buffer, at = self._buffer, 0
         messages: list[bytes] = []
         while len(buffer) - at >= PREFIX_BYTES:
-            size = self._announced(buffer, at)
+            if buffer[at]:
+                # No encoding was negotiated, so the peer must not compress.
+                raise GrpcWireError(GrpcStatus.UNIMPLEMENTED, "compressed messages are not taken")
+            size = int.from_bytes(buffer[at + 1 : at + PREFIX_BYTES], "big")
+            if size > self._max_message_bytes:
+                problem = f"a message of {size} bytes; {self._max_message_bytes} are taken"
+                raise GrpcWireError(GrpcStatus.RESOURCE_EXHAUSTED, problem)
             end = at + PREFIX_BYTES + size
             if len(buffer) < end:
                 break
@@ -88,16 +91,6 @@ class MessageReader:
             at = end
         del buffer[:at]
         return messages
-
-    def _announced(self, data: bytes | bytearray, at: int = 0) -> int:
-        if data[at]:
-            # No encoding was negotiated, so nobody may compress.
-            raise GrpcWireError(GrpcStatus.UNIMPLEMENTED, "compressed messages are not taken")
-        size = int.from_bytes(data[at + 1 : at + PREFIX_BYTES], "big")
-        if size > self._max_message_bytes:
-            problem = f"a message of {size} bytes; {self._max_message_bytes} are taken"
-            raise GrpcWireError(GrpcStatus.RESOURCE_EXHAUSTED, problem)
-        return size
 
 
 def frame(messages: list[bytes]) -> bytes:
@@ -117,7 +110,7 @@ def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, b
 
 
 def _percent_encoded(text: str) -> bytes:
-    """Encode as PROTOCOL-HTTP2 says: what is not printable ASCII, and `%`, as %XX."""
+    """Encode as PROTOCOL-HTTP2 says: `%`, and all that is not printable ASCII, as %XX."""
     return b"".join(
         bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte  # noqa: PLR2004 - space, tilde, percent sign
         for byte in text.encode()

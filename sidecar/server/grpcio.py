@@ -1,8 +1,8 @@
 """The engine on grpc.aio: safe with any Envoy configuration.
 
-Messages stay bytes here: no serializer is registered, so that the codec is the only place that
-knows protobuf. Options follow what Envoy does to a server: it pings when keepalive is configured,
-and sends a BUFFERED body as one message.
+Messages stay bytes here: no serializer is registered, so that protobuf is decoded in the codec
+only. The options suit Envoy: it pings if keepalive is configured, and sends a BUFFERED body as one
+message.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _ProcessMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # gener
 
 
 class _ExportMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in stubs only
-    """Routes the access log to whoever takes it."""
+    """Routes the access log to its receiver."""
 
     def __init__(self, receive_log: ReceiveLog) -> None:
         self._method = grpc.unary_unary_rpc_method_handler(self._export)
@@ -110,7 +110,7 @@ class _ExportMethod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generi
 class GrpcioEngine:
     """grpc.aio serving ext_proc, the access log, health and reflection on one Unix socket.
 
-    On a network address as well, where one is given.
+    It serves a network address as well, if one is given.
     """
 
     def __init__(
@@ -176,8 +176,9 @@ class GrpcioEngine:
     async def drain(self) -> None:
         """Stop in three steps: NOT_SERVING, a pause, then no new streams."""
         await self.set_ready(is_ready=False)
-        # `stop` closes the listener and removes the socket at once: whoever still sends streams
-        # would be refused, and whoever comes after us may bind the path while streams end.
+        # `stop` closes the listener and removes the socket at once. An Envoy that has not seen
+        # NOT_SERVING by then would have its streams refused, and the next process may bind the
+        # path while open streams end.
         await asyncio.sleep(self._options.drain_delay_seconds)
         await self._server.stop(self._options.drain_grace_seconds)
 

@@ -2,7 +2,7 @@
 
 It needs an Envoy that is set up for it (docs/envoy.md): h2corn closes a connection, and loses
 every stream on it, at the 201st reset within ten seconds, and Envoy ends each ext_proc stream
-with a reset unless it is told to close gracefully.
+with a reset unless it is configured to close gracefully.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class H2cornEngine:
         path = self._options.socket_path
         check_socket_path(path)
         if await is_alive(path):
-            # h2corn would take the path over without a word, and starve who serves it.
+            # h2corn would take the path over silently, and starve the process that serves it.
             raise SocketError(f"another process serves {path}: stop it or use another folder")
         self._serving = asyncio.ensure_future(self._server.serve())
         try:
@@ -68,7 +68,7 @@ class H2cornEngine:
         await self.set_ready(is_ready=False)
         await asyncio.sleep(self._options.drain_delay_seconds)
         # A draining h2corn leaves new connections waiting, neither served nor refused: without
-        # the socket's name nobody makes one, and whoever comes after us may bind it.
+        # the socket's name none is made, and the next process may bind the path.
         self._options.socket_path.unlink(missing_ok=True)
         self._server.shutdown()
         if self._serving is not None:

@@ -1,7 +1,7 @@
-"""A server's certificate and key, and the authority of its clients, as their files are now.
+"""TLS credentials of a server that are rotated by replacing their files.
 
-They are rotated by replacing files. Looked at with each handshake, which an Envoy does once a
-connection; a set that does not fit together is not taken, and the last good one goes on.
+The files are checked at each handshake, of which Envoy makes one for each connection. If a new
+set does not match, the server logs it and keeps the last good one.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ def rotating_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Return credentials that follow *files*, and refuse clients without a certificate.
 
     Raises:
-        SocketError: they cannot be read, or do not fit together.
+        SocketError: the files cannot be read, or do not match.
     """
     rotation = _Rotation(files)
     try:
         first = rotation.read()
     except OSError as error:  # ssl.SSLError is an OSError
         raise SocketError(
-            f"no TLS with {files.certificate}, {files.key} and {files.client_ca}"
-            f" ({type(error).__name__}): PEM files that fit together, readable by this user"
+            f"cannot serve TLS with {files.certificate}, {files.key} and {files.client_ca}"
+            f" ({type(error).__name__}): use PEM files that match, readable by this user"
         ) from None
     return grpc.dynamic_ssl_server_credentials(
         first,
-        rotation.newer,  # type: ignore[arg-type]  # None means «as before», say gRPC's documents
+        rotation.newer,  # type: ignore[arg-type]  # None keeps the last, by gRPC's docs
         require_client_authentication=True,
     )
 
@@ -46,12 +46,12 @@ class _Rotation:
         """Read the files.
 
         Raises:
-            OSError: one is not there, or they do not fit together.
+            OSError: a file is missing, or they do not match.
         """
         files = self._files
-        # Stamped before it is read: what is replaced meanwhile is read again next time.
+        # Stamped before reading: a file that is replaced meanwhile is read again next time.
         stamp = self._look()
-        # gRPC would take anything, and fail handshake after handshake without a reason.
+        # gRPC accepts any bytes here, and then fails each handshake without a reason.
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.client_ca)
         context.load_cert_chain(files.certificate, files.key)
         pair = (files.key.read_bytes(), files.certificate.read_bytes())
@@ -60,7 +60,7 @@ class _Rotation:
         return read
 
     def newer(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what the files hold if that has changed. gRPC calls it from its own threads."""
+        """Return the files' content if it has changed; gRPC calls this from its own threads."""
         try:
             if self._look() == self._stamp:
                 return None

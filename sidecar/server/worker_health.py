@@ -1,4 +1,4 @@
-"""What workers say of themselves, and what an orchestrator makes of it."""
+"""Combines the health of all workers into answers to an orchestrator's probes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import assert_never
 
 
 class WorkerState(enum.Enum):
-    """What one worker says of itself."""
+    """The health that one worker reports."""
 
     SERVING = "serving"
     NOT_SERVING = "not serving"
@@ -17,11 +17,11 @@ class WorkerState(enum.Enum):
 
 
 class Question(enum.Enum):
-    """What an orchestrator wants to know of all workers together.
+    """An orchestrator's probe of all workers together.
 
-    STARTED: may whoever sends requests be started? All of them serve.
-    READY: may requests come? One of them serves; Envoy leaves out the others.
-    LIVE: is there hope without a restart? One of them answers, be it that it drains.
+    STARTED: all of them serve, so that Envoy may be started.
+    READY: one of them serves, so that requests may come; Envoy leaves out the others.
+    LIVE: one of them answers, even if it drains, so that a restart would not help.
     """
 
     STARTED = "started"

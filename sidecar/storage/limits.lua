@@ -1,36 +1,36 @@
--- Takes what a request needs of all its limits, or nothing of any.
+-- Takes the units that a request needs of all its limits, or of none.
 --
 -- KEYS[i]   state of limit i; all share one hash tag, so that a cluster keeps them together.
--- KEYS, last  the name of this take: there afterwards, with what was taken ahead of each limit.
---           Where it is there before, the take was made void (limits_void.lua), and nothing is done.
+-- KEYS, last  the name of this take: set afterwards, with the units taken ahead of each limit.
+--           If it is set before, the take was voided (limits_void.lua), and nothing is done.
 -- ARGV      six values a limit, in order: kind, amount, cost, want, reserve, detail; in the end
 --           for how many seconds the name is kept.
 --   kind    's' sliding (GCRA), 'c' calendar, 'n' slots.
---   want    how much more to take ahead, if plenty is left; the answer says how much it was.
---   detail  's': window in microseconds / how much at once
+--   want    how many more units to take ahead, if plenty is left; the answer has their number.
+--   detail  's': window in microseconds / units at once
 --           'c': borders of periods in seconds, separated by commas; of a budget then a slash
---                and the percentages of its amount at which somebody is told, ascending
+--                and the percentages of its amount that are reported, ascending
 --           'n': member / seconds until the slot is free in any case
--- Answer    {taken, i, then seven numbers a limit: ahead, remaining, reset, used, told, passed,
+-- Answer    {taken, i, then seven numbers a limit: ahead, remaining, reset, used, reported, passed,
 --           begun}
---   taken   1: all taken. 0: limit i has no room; its reset is when to try again.
---           2: nothing is known of limit i in this period; it must be told what was used.
+--   taken   1: all taken. 0: limit i has no room until its reset.
+--           2: limit i has no counter in this period; it has to begin (limits_begin.lua).
 --   reset   microseconds until all is free again, or until the period ends.
---   told    the highest percentage of a budget that somebody was told of in this period, else 0
---   passed  the highest that is passed now: where more, and all was taken, the caller tells. One
---           caller does so, whichever worker it is. Another amount is another budget.
---   begun   since when all that was taken of a calendar period is counted (limits_begin.lua), else 0
+--   reported  the highest percentage of a budget that a worker has received in this period, else 0
+--   passed  the highest that is passed now: if it is higher, and all was taken, the caller reports
+--           it. One caller does so, on whichever worker. Another amount is another budget.
+--   begun   since when the counter of a calendar period includes all takes, else 0
 --
 -- State of 's', four numbers with / between them: the theoretical arrival time, in microseconds; the
--- amount it was reckoned by (where that was changed, as many units are used as were); and the last
--- long time in which all was free, from and until: who was cut off then may still have to tell of
+-- amount it was computed with (if that has changed, as many units are used as before); and the last
+-- long time in which all was free, from and until: a worker that was cut off then may still report
 -- units that it gave out (limits_adjust.lua). For that it is kept for a minute longer.
 --
 -- Time is the server's own: workers' clocks may differ.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local SHARE = 16  -- at most a sixteenth of what is left is taken ahead: near the limit, nothing.
+local SHARE = 16  -- at most a sixteenth of the remaining units is taken ahead: near the limit, none.
 
 local name = KEYS[#KEYS]
 if redis.call('EXISTS', name) == 1 then
@@ -76,7 +76,7 @@ for i = 1, #KEYS - 1 do
   local kind, detail = ARGV[at + 1], ARGV[at + 6]
   local amount, cost = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local want, reserve = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  local ahead, remaining, reset, used, told, passed, begun = 0, 0, 0, 0, 0, 0, 0
+  local ahead, remaining, reset, used, reported, passed, begun = 0, 0, 0, 0, 0, 0, 0
   local refused = false
 
   if kind == 's' then
@@ -123,15 +123,15 @@ for i = 1, #KEYS - 1 do
     else
       ahead = ahead_of(want, left - cost - reserve)
       remaining = left - cost - ahead
-      told = tonumber(string.match(known[3] or '', '^' .. ARGV[at + 2] .. ':(%d+)$') or 0)
-      passed = told
+      reported = tonumber(string.match(known[3] or '', '^' .. ARGV[at + 2] .. ':(%d+)$') or 0)
+      passed = reported
       for percentage in string.gmatch(percentages, '%d+') do
         percentage = tonumber(percentage)
         if percentage > passed and (used + cost) * 100 >= amount * percentage then
           passed = percentage
         end
       end
-      if passed > told then
+      if passed > reported then
         writes[#writes + 1] = {'HSET', key, 'told', ARGV[at + 2] .. ':' .. passed}
       end
       used = used + cost + ahead
@@ -158,7 +158,7 @@ for i = 1, #KEYS - 1 do
     answer[1], answer[2] = 0, i
   end
   taken[i] = string.format('%.0f', ahead)
-  for _, number in ipairs({ahead, remaining, reset, used, told, passed, begun}) do
+  for _, number in ipairs({ahead, remaining, reset, used, reported, passed, begun}) do
     answer[#answer + 1] = number
   end
 end

@@ -1,19 +1,19 @@
--- Puts right what was taken: more or less was used, or a slot is free again.
+-- Adjusts the use of limits: more or fewer units were used than taken, or a slot is free again.
 --
--- KEYS and hash tag as in limits.lua; in the end who sends this.
--- ARGV: four values a limit: kind, amount, change, detail; in the end the number of what is sent,
--- and for how many seconds it is known. A number that this sender has used, or a lower one, was
--- counted before, and its answer was lost: nothing is done.
+-- KEYS and hash tag as in limits.lua; the last one belongs to the sender.
+-- ARGV: four values a limit: kind, amount, change, detail; in the end the number of the batch, and
+-- for how many seconds it is kept. A batch with this or a lower number of this sender was applied
+-- before, and its answer was lost: nothing is done.
 --   detail  's': window in microseconds / for how long the units have been used
---           'c': start of the period they were taken in, in seconds / when that was, in microseconds
+--           'c': start of the period they were taken in, in seconds / that time, in microseconds
 --           'n': member
--- A change to a period that is over is left out: what was used then is in the usage records. What was
--- used while nobody had told yet what was used before is added to that (limits_begin.lua).
--- What was taken before a count was begun is not in it: were it given back, the count would fall below
--- what was used, by as much as all requests under way had taken.
+-- A change to a past period is left out: its use is in the usage records. Use in a period whose
+-- counter has not begun is added when it begins (limits_begin.lua). A counter does not include units
+-- taken before it began: if they were returned, it would fall below the use, by as much as all
+-- requests under way had taken.
 --
--- Units of 's' that nobody has counted were used some time ago, and drain since then. They go where
--- they would be had they been told at once: first into the time after that in which all was free.
+-- Units of 's' that are not counted yet were used some time ago, and drain since then. They go to
+-- that time: first into the time after it in which all was free.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -46,7 +46,7 @@ local function slide(key, amount, change, detail)
   elseif tat > now then
     tat = math.max(now, tat + move)
   else
-    return  -- what is given back has drained
+    return  -- the returned units have drained
   end
   local whole = interval < 1 and math.ceil(tat) or tat
   local text = string.format('%.0f/%.0f/%.0f/%.0f', whole, amount, from, till)

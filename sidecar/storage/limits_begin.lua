@@ -1,12 +1,11 @@
--- Tells what was used of a limit in a period, unless somebody has told already.
--- KEYS[1] its state; ARGV: start of the period and its end in seconds, and what was used. To that is
--- added what workers used that could ask nobody.
+-- Begins the counter of a limit for a period with the use so far, unless it has begun.
+-- KEYS[1] its state; ARGV: start of the period and its end in seconds, and the use. Units that
+-- workers used while they were cut off are added to it.
 --
--- 'begun' is since when all that is taken is in the count: of what was taken before, nothing is given
--- back (limits_adjust.lua). It is a tenth of a second ago: workers tell by their own clocks when they
--- took something.
+-- From 'begun' on the counter includes all takes: units taken before are not returned to it
+-- (limits_adjust.lua). It is a tenth of a second ago: workers time their takes by their own clocks.
 --
--- Who tells late, of a period that is over, tells nothing: the count of the present one stays.
+-- A late report for a past period changes nothing: the counter of the present period stays.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local start = string.format('%.0f', ARGV[1] * 1000000)

@@ -1,9 +1,9 @@
--- Tells how limits stand and changes nothing.
+-- Returns the status of limits and changes nothing.
 --
 -- KEYS and hash tag as in limits.lua. ARGV: three values a limit: kind, amount, detail, as there.
 -- Answer    {now, then four numbers a limit: known, remaining, reset, used}
 --   now     the server's time in microseconds
---   known   0: nothing is known of limit i in this period
+--   known   0: limit i has no counter in this period
 --   reset   microseconds until all is free again, or until the period ends.
 
 local clock = redis.call('TIME')

@@ -1,9 +1,9 @@
--- Keeps takes from being made that are still on their way, and finds those that were made.
+-- Voids takes that may still be on their way, and returns those that were made.
 --
 -- KEYS      names of takes, as in limits.lua. ARGV: for how many seconds they stay void.
--- Answer    for each what the take left under its name: what it took ahead of its limits, separated
---           by commas. Empty where there was no such take, and will be none: its name is used now.
---           Asked again, it answers the same.
+-- Answer    for each the value of its name: the units taken ahead of its limits, separated by commas.
+--           Empty if the take was not made, and will not be: its name is used now. Repeated, it
+--           answers the same.
 
 local answer = {}
 for i, name in ipairs(KEYS) do

@@ -16,7 +16,7 @@ from sidecar.domain.limits import Level, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.credentials import KEY_ID_LENGTH
 from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError
-from sidecar.limits.store import read_limits
+from sidecar.limits.serialization import read_limits
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import KEYS_CHANNEL, POLICIES_CHANNEL
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, as_tuple, connect, fetch

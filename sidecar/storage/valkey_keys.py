@@ -16,7 +16,7 @@ import msgspec
 from sidecar.domain.limits import Level, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.ports import SharedRecord
-from sidecar.limits.store import read_limits, write_limits
+from sidecar.limits.serialization import read_limits, write_limits
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.postgres_keys import ChangeCallbacks

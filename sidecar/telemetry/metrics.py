@@ -20,7 +20,14 @@ from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
 from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
-from sidecar.telemetry.mmap_metrics import Observe, counting, observing, rising_and_falling
+from sidecar.telemetry.mmap_metrics import (
+    Observe,
+    ObserveEach,
+    counting,
+    observing,
+    observing_each,
+    rising_and_falling,
+)
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.process_metrics import ProcessMetrics
 from sidecar.telemetry.remote_metrics import RemoteMetrics
@@ -36,14 +43,14 @@ class Metrics:
     """All metrics of a worker. One instance a process: two would write to the same samples.
 
     `record` runs for every request: it finds the samples of an outcome by the ids of its parts,
-    since members of an enumeration are hashed in Python, and calls one function a histogram.
+    since members of an enumeration are hashed in Python, and calls one function for all of them.
     """
 
     def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
         self._exemplars = None if exemplars is None else ExchangeExemplars(exemplars)
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
-        self._ends: dict[tuple[int | bool, ...], Observe] = {}
+        self._ends: dict[tuple[int | bool, ...], ObserveEach] = {}
         self._verdicts: dict[tuple[str, int, int], tuple[Guardrail, Observe]] = {}
         self._declare_exchange(registry)
         self._declare_guardrails(registry)
@@ -62,7 +69,7 @@ class Metrics:
             ("outcome", "operation", "error"),
             registry=registry,
         )
-        self._overhead = Histogram(
+        overhead = Histogram(
             MetricName.OVERHEAD_SECONDS,
             "Egret's own share of a request: without the client's upload and the provider.",
             buckets=SECONDS_BUCKETS,
@@ -75,9 +82,6 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._observe_authorize, self._observe_read, self._observe_guardrails = (
-            observing(phases.labels(phase)) for phase in ("authorize", "read", "guardrails")
-        )
         self.exchange_began, self.exchange_ended = rising_and_falling(
             Gauge(
                 MetricName.IN_FLIGHT_EXCHANGES,
@@ -86,13 +90,16 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._observe_body = observing(
-            Histogram(
-                MetricName.BODY_BYTES,
-                "Bytes of the request bodies that were read.",
-                buckets=BODY_BUCKETS,
-                registry=registry,
-            )
+        body = Histogram(
+            MetricName.BODY_BYTES,
+            "Bytes of the request bodies that were read.",
+            buckets=BODY_BUCKETS,
+            registry=registry,
+        )
+        self._of_each_exchange = (
+            overhead,
+            *(phases.labels(phase) for phase in ("authorize", "read", "guardrails")),
+            body,
         )
         self._authorizations = Counter(
             MetricName.AUTHORIZATIONS,
@@ -201,18 +208,18 @@ class Metrics:
             report.principal is None,
             id(route.operation) if isinstance(route, Route) else route is None,
         )
-        observe_overhead = self._ends.get(end)
-        if observe_overhead is None:
-            observe_overhead = self._ends[end] = self._end_of(report)
-        observe_overhead(timings.overhead_seconds)
-        if timings.authorize is not None:
-            self._observe_authorize(timings.authorize.seconds)
-        if timings.read is not None:
-            self._observe_read(timings.read.seconds)
-        if timings.guardrails is not None:
-            self._observe_guardrails(timings.guardrails.seconds)
-        if report.body_bytes:
-            self._observe_body(report.body_bytes)
+        observe_each = self._ends.get(end)
+        if observe_each is None:
+            observe_each = self._ends[end] = self._end_of(report)
+        observe_each(
+            (
+                timings.overhead_seconds,
+                None if timings.authorize is None else timings.authorize.seconds,
+                None if timings.read is None else timings.read.seconds,
+                None if timings.guardrails is None else timings.guardrails.seconds,
+                report.body_bytes or None,
+            )
+        )
         for result in report.results:
             verdict = (result.guardrail.name, id(result.verdict), id(result.stage))
             known = self._verdicts.get(verdict)
@@ -234,8 +241,8 @@ class Metrics:
         if self._exemplars is not None:
             self._exemplars.note(report, trace_id, guardrail_label=self._guardrail_label)
 
-    def _end_of(self, report: ExchangeReport) -> Observe:
-        """Return a function that counts the exchange and its key, and observes the overhead."""
+    def _end_of(self, report: ExchangeReport) -> ObserveEach:
+        """Return a function that counts the exchange and its key, and observes its times."""
         error = report.error
         counters = [
             self._exchanges.labels(
@@ -248,7 +255,7 @@ class Metrics:
             counters.append(self._authorizations.labels(error.value, report.cache_tier.value))
         elif report.principal is not None:
             counters.append(self._authorizations.labels("authorized", report.cache_tier.value))
-        return observing(self._overhead, *counters)
+        return observing_each(self._of_each_exchange, *counters)
 
     def _verdict_of(
         self, result: GuardrailResult, verdict: tuple[str, int, int]

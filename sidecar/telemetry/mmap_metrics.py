@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol, cast
 
@@ -20,6 +20,7 @@ _DOUBLE_BYTES: Final = 8
 
 Count = Callable[[], None]
 Observe = Callable[[float], None]
+ObserveEach = Callable[[Sequence[float | None]], None]
 
 
 class _File(Protocol):
@@ -95,6 +96,45 @@ def observing(histogram: Histogram, *counters: Counter) -> Observe:
             memory[at] += 1.0
 
     return observe
+
+
+def observing_each(histograms: Sequence[Histogram], *counters: Counter) -> ObserveEach:
+    """Return a function that observes one number in each of *histograms*, which have their labels.
+
+    None is not observed. The same call adds one to each of *counters*.
+    """
+    ones = [place for one in counters if (place := _place(one._value)) is not None]  # noqa: SLF001
+    mapped = [
+        (
+            total,
+            [place for one in histogram._buckets if (place := _place(one)) is not None],  # noqa: SLF001
+            list(histogram._upper_bounds),  # noqa: SLF001
+        )
+        for histogram in histograms
+        if (total := _place(histogram._sum)) is not None  # noqa: SLF001
+    ]
+    if not mapped:
+
+        def observe_in_process(amounts: Sequence[float | None]) -> None:
+            for histogram, amount in zip(histograms, amounts, strict=True):
+                if amount is not None:
+                    histogram.observe(amount)
+            for counter in counters:
+                counter.inc()
+
+        return observe_in_process
+
+    def observe_each(amounts: Sequence[float | None]) -> None:
+        for (total, buckets, bounds), amount in zip(mapped, amounts, strict=True):
+            if amount is not None:
+                memory, at = total
+                memory[at] += amount
+                memory, at = buckets[bisect_left(bounds, amount)]
+                memory[at] += 1.0
+        for memory, at in ones:
+            memory[at] += 1.0
+
+    return observe_each
 
 
 def _place(sample: object) -> _Place | None:

@@ -63,7 +63,8 @@ def operation_name(route: Route | UnknownRoute | None) -> str:
     """Return the operation of a route, `unknown` for an unknown one, `none` before it was read."""
     match route:
         case Route():
-            return route.operation.value
+            operation: str = route.operation.value
+            return operation
         case UnknownRoute():
             return "unknown"
         case None:

@@ -79,19 +79,18 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
     if is_over and is_error:
         # The provider refused: an error is no completion, and is not billed as one.
         return NO_TOKENS, False
-    output = 0 if is_error or not spec.estimates_output else _output(ended)
+    output = 0
+    if spec.estimates_output and not is_error:
+        is_stream, produced = ended.is_event_stream, ended.sent_bytes
+        if ended.end is AnswerEnd.BLOCKED:
+            # The client received our refusal, which is shorter than the provider's answer.
+            is_stream = request.is_streamed
+            produced = max(produced, ended.answer_bytes)
+        if is_stream:
+            output = produced // EVENT_BYTES.get(request.provider or "", DEFAULT_EVENT_BYTES)
+        else:
+            output = max(0, produced - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN
     return TokenCounts(_tokens_in(request.text_bytes or ended.received_bytes), output), True
-
-
-def _output(ended: ExchangeEnded) -> int:
-    is_stream, produced = ended.is_event_stream, ended.sent_bytes
-    if ended.end is AnswerEnd.BLOCKED:
-        # The client received our refusal, which is shorter than the provider's answer.
-        is_stream = ended.request.is_streamed
-        produced = max(produced, ended.answer_bytes)
-    if is_stream:
-        return produced // EVENT_BYTES.get(ended.request.provider or "", DEFAULT_EVENT_BYTES)
-    return max(0, produced - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN
 
 
 def _tokens_in(text_bytes: int) -> int:

@@ -13,8 +13,9 @@ from typing import Final, Never
 from sidecar.domain.limits import Limit
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Clocks, Limiter
+from sidecar.limits.serialization import owner_of
 from sidecar.limits.shared_counters import SharedCounts, Worker
-from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply, owner_of
+from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import Pool
 from sidecar.storage.usage_store import PostgresTotals, PostgresUsage

@@ -34,7 +34,7 @@ from sidecar.server.engine import (
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
 from sidecar.settings.serving import Engine as EngineChoice
-from sidecar.settings.serving import ListenSettings, NetworkTls
+from sidecar.settings.serving import NetworkTls
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
@@ -53,7 +53,7 @@ from sidecar.worker.usage import UsageSettlement, WorkerUsage, open_usage
 POLICIES_SECONDS: Final = 10.0
 """How long a worker waits for its first policies before it serves, and refuses, without them."""
 BUILDING_SECONDS: Final = 60.0
-"""How long where they are being compiled: below what a startup probe waits."""
+"""The same while they are being compiled: less than the wait of a startup probe."""
 POLL_SECONDS: Final = 0.02
 
 
@@ -62,15 +62,16 @@ async def run_worker(settings: Settings, index: int) -> None:
 
     Raises:
         SocketError: the socket cannot be served.
-        SpoolError: there is no place to keep usage in.
+        SpoolError: the directory for usage cannot be used.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    recorder = Recorder(
-        settings.telemetry, instance=f"worker-{index}", exemplars=_exemplars(settings)
-    )
+    exemplars, directory = None, metrics_directory()
+    if directory is not None and settings.telemetry.otlp_endpoint is not None:
+        exemplars = ExemplarFile(exemplar_path(directory, os.getpid()))
+    recorder = Recorder(settings.telemetry, instance=f"worker-{index}", exemplars=exemplars)
     recorder.metrics.build(__version__, engine=settings.server.engine.chosen)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
@@ -82,8 +83,8 @@ async def run_worker(settings: Settings, index: int) -> None:
         worker = await _build_worker(settings, recorder, stack, stores=stores, policies=policies)
         engine = _engine(settings, index, worker, receive_log=stores.usage.receive_log)
         await engine.start()
-        await able_to_judge(policies, stopping)
-        # What is there now is never garbage, policies included: the collector need not walk it.
+        await wait_for_policies(policies, stopping)
+        # All objects of now live as long as the worker: the collector need not walk them.
         gc.freeze()
         await engine.set_ready(is_ready=True)
         get_logger().info(
@@ -95,31 +96,23 @@ async def run_worker(settings: Settings, index: int) -> None:
     recorder.shutdown()
 
 
-def _exemplars(settings: Settings) -> ExemplarFile | None:
-    """Where there is somebody to read them, and traces for them to lead to."""
-    directory = metrics_directory()
-    if directory is None or settings.telemetry.otlp_endpoint is None:
-        return None
-    return ExemplarFile(exemplar_path(directory, os.getpid()))
-
-
 class Loading(Protocol):
-    """Policies on their way."""
+    """Policies that are being loaded."""
 
     @property
     def snapshot(self) -> object | None:
-        """Those in force, if there are any yet."""
+        """The policies in force, None before the first."""
 
     @property
     def is_building(self) -> bool:
-        """Whether they were read and are being compiled."""
+        """Return whether policies were read and are being compiled."""
 
 
-async def able_to_judge(policies: Loading, stopping: asyncio.Event) -> None:
-    """Wait for the first policies, for as long as it makes sense.
+async def wait_for_policies(policies: Loading, stopping: asyncio.Event) -> None:
+    """Wait for the first policies, but not longer than they usually take.
 
-    A worker that cannot judge answers fast and looks least busy: Envoy would send it most of what
-    others could serve. Where the database is away, all are alike.
+    A worker without policies refuses fast and looks least busy: Envoy would send it most of the
+    requests that others could serve. If the database is away, all workers are alike.
     """
     now = asyncio.get_running_loop().time
     read_by, built_by = now() + POLICIES_SECONDS, now() + BUILDING_SECONDS
@@ -131,7 +124,7 @@ async def able_to_judge(policies: Loading, stopping: asyncio.Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Stores:
-    """What a worker keeps elsewhere."""
+    """The parts of a worker that store something: in PostgreSQL, Valkey or on disk."""
 
     pool: Pool
     keys: WorkerKeys
@@ -185,19 +178,19 @@ async def _build_worker(
     )
     keys.start(tasks, on_policies=policies.note_change)
     limits.start(tasks)
-    exchange = settings.exchange
+    exchange, hash_key = settings.exchange, settings.redaction.hash_key
     return Worker(
         keys=keys.cache,
         uses=uses,
         usage=stores.usage.notes,
         verdicts=stores.usage.verdicts,
         policies=policies,
-        inspector=GuardrailRunner(remote=remote, clock=time.monotonic),
+        guardrail_runner=GuardrailRunner(remote=remote, clock=time.monotonic),
         recorder=recorder,
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         new_request_id=lambda: str(uuid.uuid4()),
         timing=exchange.timing,
-        redaction_key=_redaction_key(settings),
+        redaction_key=None if hash_key is None else hash_key.get_secret_value().encode(),
         limiter=limits.limiter,
         prices=limits.prices,
         guard=OverloadGuard(
@@ -215,40 +208,32 @@ async def _build_worker(
     )
 
 
-def _redaction_key(settings: Settings) -> bytes | None:
-    key = settings.redaction.hash_key
-    return None if key is None else key.get_secret_value().encode()
-
-
 def _engine(
     settings: Settings, index: int, worker: Worker, *, receive_log: ReceiveLog | None
 ) -> Engine:
     async def serve_call(call: Call, metadata: Mapping[str, str]) -> StreamEnd:
         return await serve(call, metadata, worker)
 
+    network, listen = None, settings.listen
+    if listen.host is not None:
+        files = listen.tls_files if listen.tls is NetworkTls.MUTUAL else None
+        tls = None if files is None else TlsFiles(*files)
+        network = NetworkAddress(listen.host, listen.port + index, tls)
     options = EngineOptions(
         socket_path=worker_socket(settings.server, index),
         socket_mode=settings.server.socket_mode,
         max_message_bytes=settings.server.max_message_bytes,
         drain_delay_seconds=settings.server.drain_delay_seconds,
         drain_grace_seconds=settings.server.drain_grace_seconds,
-        network=_network(settings.listen, index),
+        network=network,
     )
     return engine_type(settings.server.engine)(options, serve_call, receive_log)
-
-
-def _network(listen: ListenSettings, index: int) -> NetworkAddress | None:
-    if listen.host is None:
-        return None
-    files = listen.tls_files if listen.tls is NetworkTls.MUTUAL else None
-    tls = None if files is None else TlsFiles(*files)
-    return NetworkAddress(listen.host, listen.port + index, tls)
 
 
 def engine_type(
     engine: EngineChoice,
 ) -> Callable[[EngineOptions, Serve, ReceiveLog | None], Engine]:
-    """Return the engine, whose library alone is imported: the other's memory is saved."""
+    """Return the class of the engine; only its own library is imported, which saves memory."""
     match engine.chosen:
         case EngineChoice.GRPCIO | EngineChoice.AUTO:
             from sidecar.server.grpcio import GrpcioEngine  # noqa: PLC0415

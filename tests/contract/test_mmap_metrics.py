@@ -1,6 +1,6 @@
-"""What is counted past prometheus-client is what the library would have counted itself.
+"""Counts written past prometheus-client equal those that the library would have written.
 
-`mapped_samples` rests on what the library keeps to itself. Where one of these fails after an
+`mmap_metrics` rests on private attributes of the library. If one of these tests fails after an
 upgrade, look at the library's values.py and mmap_dict.py, and fix the module or do without it.
 """
 
@@ -23,7 +23,9 @@ from sidecar.telemetry.process_metrics import WorkerMetrics
 BOTH_WAYS: Final = """
 import os, signal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from sidecar.telemetry.mmap_metrics import counting, observing, rising_and_falling, summing
+from sidecar.telemetry.mmap_metrics import (
+    counting, observing, observing_each, rising_and_falling, summing,
+)
 
 def metrics(prefix):
     return (
@@ -32,19 +34,25 @@ def metrics(prefix):
         .labels("so"),
         Gauge(prefix + "waiting", "-", multiprocess_mode="all", registry=registry),
         Counter(prefix + "spent", "-", registry=registry),
+        Histogram(prefix + "bytes", "-", buckets=(1, 8), registry=registry),
+        Counter(prefix + "answered", "-", registry=registry),
     )
 
 def count_both_ways():
     for amount in (0.0, -1.0, 0.4999, 0.5, 0.50001, 1.0, 3.25, 8.0, 8.1, 1e300):
         counter.inc(), histogram.observe(amount), gauge.inc(), gauge.inc(), gauge.dec()
         spent.inc(abs(amount)), spend(abs(amount))
+        bytes_.observe(amount), answered.inc(), observe_each((None, amount))
+        bytes_.observe(amount), answered.inc(), observe_and_count(amount)
         add(), observe(amount), rise(), rise(), fall()
 
 registry = CollectorRegistry()
-counter, histogram, gauge, spent = metrics("library_")
+counter, histogram, gauge, spent, bytes_, answered = metrics("library_")
 own = metrics("own_")
 add, observe, (rise, fall) = counting(own[0]), observing(own[1]), rising_and_falling(own[2])
 spend = summing(own[3])
+observe_each = observing_each((own[1], own[4]), own[5])
+observe_and_count = observing(own[4], own[5])
 count_both_ways()
 # Each file grows into another map.
 for kind, options in ((Counter, {}), (Histogram, {}), (Gauge, {"multiprocess_mode": "all"})):

@@ -19,8 +19,7 @@ import pytest_asyncio
 
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation
-from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.http import HeaderMutation, Refusal, RequestMutations
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions
 from sidecar.server.grpcio import GrpcioEngine

@@ -148,7 +148,10 @@ def test_a_package_that_a_guardrail_lacks_is_warned_of(
     assert rows(ran)["guardrail packages"] == (
         "warning",
         "missing for language, which cannot judge without",
-        "install Egret's wheel with its extras language, or have no policy with these",
+        (
+            "install Egret's wheel with its extras language (docs/deploy.md), in a checkout run"
+            " `make setup`, or have no policy with these"
+        ),
     )
 
 

@@ -167,7 +167,7 @@ async def test_files_that_do_not_fit_at_the_start_are_named(
         files.client_ca.write_text("no certificate")
     else:
         files = replace(files, certificate=tmp_path / "none.pem")
-    with pytest.raises(SocketError, match=r"no TLS with .*PEM files that fit together"):
+    with pytest.raises(SocketError, match=r"cannot serve TLS with .*PEM files that match"):
         await GrpcioEngine(options(tmp_path, files), _never).start()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
-from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, vocabulary
+from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, VOCABULARIES
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
 from sidecar.jsontext import tokens as json_text
@@ -123,7 +123,7 @@ def _read(body: dict[str, JsonValue], style: random.Random, route: Route) -> tup
 
 
 def _names(route: Route) -> frozenset[str]:
-    return vocabulary(route.dialect).field_names
+    return VOCABULARIES[route.dialect].field_names
 
 
 def _is_string(part: TextPart) -> bool:

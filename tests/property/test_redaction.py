@@ -31,7 +31,7 @@ POLICY = effective(
         "  - {name: pii, type: pii, action: redact, regions: [US, DE]}\n"
     )
 )
-INSPECTOR = GuardrailRunner(remote=ScriptedChecks({}), clock=lambda: 0.0)
+RUNNER = GuardrailRunner(remote=ScriptedChecks({}), clock=lambda: 0.0)
 ABOUT = RequestInfo(request_id="", key_id="")
 
 PLAIN = st.text(st.sampled_from('ab é\u200b"\\\n{[]}:,.@-0123456789(x'), max_size=12)
@@ -114,7 +114,7 @@ def _read(path: str, raw: bytes) -> Subject:
 
 
 def _found(subject: Subject) -> tuple[Finding, ...]:
-    results = INSPECTOR.inspect(POLICY, subject, about=ABOUT)
+    results = RUNNER.inspect(POLICY, subject, about=ABOUT)
     assert isinstance(results, tuple)
     decision = decide(results)
     if isinstance(decision, Allow):

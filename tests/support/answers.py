@@ -47,7 +47,7 @@ def judgement(
         unscanned=policy.unscanned,
         restoration=restoration,
         placeholders=Placeholders(hash_key=None, taken=frozenset(restoration.originals)),
-        inspector=GuardrailRunner(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
+        guardrail_runner=GuardrailRunner(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
         about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
         hides_usage=hides_usage,

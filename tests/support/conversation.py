@@ -14,8 +14,7 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.domain.http import HeaderMutation, Headers
-from sidecar.domain.mutations import Refusal, RequestMutations
+from sidecar.domain.http import HeaderMutation, Headers, Refusal, RequestMutations
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.protocol import (
     LATE,

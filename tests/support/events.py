@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
-from sidecar.domain.mutations import Metadata, Refusal, RequestMutations
+from sidecar.domain.http import (
+    NO_CHANGE,
+    HeaderMutation,
+    Headers,
+    Metadata,
+    Refusal,
+    RequestMutations,
+)
 from sidecar.extproc.codec import BodyMode
 
 

@@ -17,9 +17,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.finding import Finding
-from sidecar.domain.http import HeaderMutation, Headers
+from sidecar.domain.http import HeaderMutation, Headers, RequestMutations
 from sidecar.domain.limits import LimitStatus
-from sidecar.domain.mutations import RequestMutations
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.codec import BodyMode
@@ -369,7 +368,7 @@ class World:
             usage=self.usage,
             verdicts=self.verdicts,
             policies=self.policies,
-            inspector=GuardrailRunner(remote=self.remote, clock=lambda: 0.0),
+            guardrail_runner=GuardrailRunner(remote=self.remote, clock=lambda: 0.0),
             recorder=Recorder(TelemetrySettings(), registry=self.registry),
             clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: NOW),
             new_request_id=lambda: "made-up-by-egret",

@@ -10,8 +10,7 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers
-from sidecar.domain.mutations import Metadata, Refusal
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers, Metadata, Refusal
 from sidecar.extproc import codec
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation
-from sidecar.domain.mutations import Refusal
+from sidecar.domain.http import HeaderMutation, Refusal
 from sidecar.domain.report import FaultKind
 from sidecar.extproc.protocol import Event, ExtProcProtocol
 from sidecar.extproc.stream import (

@@ -59,16 +59,8 @@ def after_words(words: str, shape: str, *, gap: str = GAP) -> str:
 
 def _is_routing_number(digits: bytes) -> bool:
     """Return whether the check digit is right (ABA, Routing Number Policy: weights 3, 7, 1)."""
-    return (
-        sum((digit - 48) * weight for digit, weight in zip(digits, _ROUTING_WEIGHTS, strict=True))
-        % 10
-        == 0
-    )
-
-
-def _names_a_country(code: bytes) -> bool:
-    """Return whether characters five and six are a country's (ISO 9362)."""
-    return code[4:6].decode("ascii") in KNOWN_REGIONS
+    weighted = zip(digits, _ROUTING_WEIGHTS, strict=True)
+    return sum((digit - 48) * weight for digit, weight in weighted) % 10 == 0
 
 
 CONTEXT_RULES: Final[tuple[Rule, ...]] = (
@@ -107,7 +99,7 @@ CONTEXT_RULES: Final[tuple[Rule, ...]] = (
         "SWIFT_BIC",
         r"\b(?i:(?:swift ?(?:code|/ ?bic|number)|bic)\b[^0-9\n\x00]{0,8}?|swift ?: ?)"
         r"\b([A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?)\b",
-        where(_names_a_country),
+        where(lambda code: code[4:6].decode("ascii") in KNOWN_REGIONS),
         rank=Rank.CONTEXT,
     ),
 )

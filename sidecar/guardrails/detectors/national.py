@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -158,19 +158,11 @@ def _rule(identifier: Identifier) -> Rule:
     regex = rf"\b(?:{identifier.shape})\b"
     if identifier.words:
         regex = after_words(identifier.words, identifier.shape)
-    return rule(
-        identifier.type,
-        regex,
-        where(_is_valid_by(identifier.check)) if identifier.check else None,
-        rank=Rank.NATIONAL,
-    )
-
-
-def _is_valid_by(module: str) -> Callable[[bytes], bool]:
-    """Return the check of a module of stdnum, such as `de.idnr`."""
-    country, name = module.split(".")
-    known = get_cc_module(country, name)
-    if known is None:
-        raise LookupError(module)
-    is_valid = known.is_valid
-    return lambda candidate: bool(is_valid(candidate.decode("ascii")))
+    if not identifier.check:
+        return rule(identifier.type, regex, rank=Rank.NATIONAL)
+    module = get_cc_module(*identifier.check.split("."))
+    if module is None:
+        raise LookupError(identifier.check)
+    is_valid = module.is_valid
+    check = where(lambda candidate: bool(is_valid(candidate.decode("ascii"))))
+    return rule(identifier.type, regex, check, rank=Rank.NATIONAL)

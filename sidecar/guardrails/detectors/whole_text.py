@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from typing_extensions import override
 
@@ -18,8 +18,7 @@ from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import TextView
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedTexts:
+class ScannedTexts(NamedTuple):
     """The texts of one request after the one pass over them.
 
     `views` are the parts in the order they were scanned; a part that is not plain ASCII has
@@ -119,8 +118,19 @@ class MaxTokensCheck(WholeTextCheck):
             return NOTHING
         count = _counter()
         for index, part in enumerate(texts.parts):
-            for text in _slices(part.content):
-                left -= count(text)
+            content, start = part.content, 0
+            while start < len(content):
+                # Cut before a space, which no token crosses; without one, a token may be cut.
+                end = min(len(content), start + TOKEN_SLICE_BYTES)
+                if end < len(content):
+                    space = content.rfind(b" ", end - _MAX_WORD, end)
+                    if space > start:
+                        end = space
+                    else:
+                        while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - within a character, in UTF-8
+                            end -= 1
+                left -= count(content[start:end].decode())
+                start = end
                 if left < 0:
                     return Found((texts.whole_part(index, "MAX_TOKENS", guardrail=guardrail),))
                 yield
@@ -135,19 +145,3 @@ def _counter() -> Callable[[str], int]:
         raise VocabularyMissingError from None
     count: Callable[[str], int] = quicktok.get_encoding("o200k_base").count
     return count
-
-
-def _slices(content: bytes) -> Iterator[str]:
-    """Cut before a space, where no token goes across; in text without any, a token may be cut."""
-    start = 0
-    while start < len(content):
-        end = min(len(content), start + TOKEN_SLICE_BYTES)
-        if end < len(content):
-            space = content.rfind(b" ", end - _MAX_WORD, end)
-            if space > start:
-                end = space
-            else:
-                while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - within a character, in UTF-8
-                    end -= 1
-        yield content[start:end].decode()
-        start = end

@@ -1,6 +1,6 @@
 """Searches across the boundaries of parts that a model reads as one text.
 
-A value that is cut in two by a boundary stands in neither part. So the text around each boundary
+A value that a boundary cuts in two is in neither part. So the text around each boundary
 is searched once more, as a window of its own, and findings there are mapped back to the parts.
 """
 
@@ -112,8 +112,8 @@ def _regions(texts: Sequence[bytes], ends: Sequence[int]) -> Iterator[tuple[int,
     for index, boundary in enumerate(ends[:-1]):
         before = texts[index][-MAX_REACH_BYTES:].rsplit(None, 1)[-1:]
         after = texts[index + 1][:MAX_REACH_BYTES].split(None, 1)[:1]
-        start = max(boundary - max(REACH_BYTES, *map(len, before)), 0)
-        end = min(boundary + max(REACH_BYTES, *map(len, after)), ends[-1])
+        start = max(boundary - max((REACH_BYTES, *map(len, before))), 0)
+        end = min(boundary + max((REACH_BYTES, *map(len, after))), ends[-1])
         if limit and start > limit:
             yield begin, limit
             begin = start

@@ -178,7 +178,7 @@ def expression_problem(regex: str) -> str | None:
     """Return the problem with an author's expression, None if there is none.
 
     Both engines compile it, since a text is first filtered by one and then searched by the other.
-    The second may take seconds and gigabytes: `policy/check_process.py` does this in a process
+    The second may take seconds and gigabytes: `policy/compilation.py` does this in a process
     that may be lost.
     """
     problem = syntax_problem(regex)

@@ -33,7 +33,7 @@ class Remainder:
     ends: tuple[int, ...]
 
     def located(self, finding: Finding) -> Finding | None:
-        """Return where a finding stands in the part; None for one within a stand-in."""
+        """Return a finding by its offsets in the part; None for one within a stand-in."""
         start, is_taken = self._origin(finding.start)
         last, ends_taken = self._origin(finding.end - 1)
         if is_taken and ends_taken and start == last:

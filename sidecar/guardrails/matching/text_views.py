@@ -251,7 +251,7 @@ def _melts(text: str, at: int) -> bool:
 
 
 def _composes(character: str) -> bool:
-    """Return whether *character* may melt into the one before it or stand unseen behind it."""
+    """Return whether *character* may melt into the one before it, or is invisible behind it."""
     return bool(
         unicodedata.combining(character)
         or "\u1160" <= character <= "\u11ff"  # medial and final Hangul jamo

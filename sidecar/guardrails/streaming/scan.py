@@ -145,7 +145,14 @@ class StreamScan:
         places = [(row, view) for row, (_, views) in enumerate(read) for view in views]
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Failed):
-                refused_by = refused_by or self._refused_by_failure(number, outcome.error_type)
+                guardrail, tally = self._policy.local.guardrails[number], self._tallies[number]
+                opens = guardrail.on_error is OnError.ALLOW
+                tally.verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
+                tally.error_type = outcome.error_type
+                if not opens and guardrail.mode is not Mode.SHADOW and refused_by is None:
+                    refused_by = GuardrailResult(
+                        guardrail, tally.verdict, (), 0.0, 0.0, outcome.error_type
+                    )
                 continue
             for item in outcome.findings:
                 row, view = places[item.part]
@@ -235,16 +242,6 @@ class StreamScan:
             )
             for item in apart
         ]
-
-    def _refused_by_failure(self, number: int, error_type: str) -> GuardrailResult | None:
-        guardrail = self._policy.local.guardrails[number]
-        opens = guardrail.on_error is OnError.ALLOW
-        verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
-        tally = self._tallies[number]
-        tally.verdict, tally.error_type = verdict, error_type
-        if opens or guardrail.mode is Mode.SHADOW:
-            return None
-        return GuardrailResult(guardrail, verdict, (), 0.0, 0.0, error_type)
 
     def _settle(self, one: PendingWindow, border: int, views: list[WindowView]) -> None:
         """Restore the placeholders of the request up to *border*, and settle the text there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
+from sidecar.apis.response_text import AnswerEvent, Path
 from sidecar.guardrails.streaming.scan import PendingWindow
 from sidecar.guardrails.streaming.window import Window
 
@@ -51,7 +51,25 @@ class Transcript:
             TooManyTextsError: it opens more than `MAX_CHANNELS`.
         """
         speaking: dict[Path, set[Path]] = {}
-        pieces = tuple([self._add(text, speaking) for text in event.texts])
+        places: list[TokenText] = []
+        for text in event.texts:
+            window = None if text.channel is None else self._windows.get(text.channel)
+            if window is None:
+                if text.channel is not None and len(self._windows) >= MAX_CHANNELS:
+                    raise TooManyTextsError
+                self._opened += 1
+                window = Window(self._opened, is_json=text.is_json)
+            if text.channel is None:
+                self._whole.add(window)
+            else:
+                self._windows[text.channel] = window
+                self._lanes.setdefault(text.lane, set()).add(text.channel)
+                speaking.setdefault(text.lane, set()).add(text.channel)
+                self._leaving.discard(window)
+            start = window.end
+            window.add(text.content)
+            self._changed[window] = None
+            places.append(TokenText(window, start, window.end, text.location))
         for lane, channels in speaking.items():
             for silent in self._speaking.get(lane, channels) - channels:
                 self._let_go(self._windows[silent])
@@ -59,7 +77,7 @@ class Transcript:
         for lane in self._lanes if event.ends_all else event.ended:
             for channel in self._lanes.get(lane, ()):
                 self._let_go(self._windows[channel])
-        return pieces
+        return tuple(places)
 
     def let_all_go(self) -> None:
         """Release every window: nothing follows."""
@@ -84,32 +102,6 @@ class Transcript:
         self._whole.clear()
         self._leaving.clear()
         return due
-
-    def _add(self, text: AnswerText, speaking: dict[Path, set[Path]]) -> TokenText:
-        if text.channel is None:
-            window = self._opened_window(is_json=text.is_json)
-            self._whole.add(window)
-        else:
-            window = self._window(text.channel, text.lane, is_json=text.is_json)
-            speaking.setdefault(text.lane, set()).add(text.channel)
-            self._leaving.discard(window)
-        start = window.end
-        window.add(text.content)
-        self._changed[window] = None
-        return TokenText(window, start, window.end, text.location)
-
-    def _window(self, channel: Path, lane: Path, *, is_json: bool) -> Window:
-        window = self._windows.get(channel)
-        if window is None:
-            if len(self._windows) >= MAX_CHANNELS:
-                raise TooManyTextsError
-            window = self._windows[channel] = self._opened_window(is_json=is_json)
-            self._lanes.setdefault(lane, set()).add(channel)
-        return window
-
-    def _opened_window(self, *, is_json: bool) -> Window:
-        self._opened += 1
-        return Window(self._opened, is_json=is_json)
 
     def _let_go(self, window: Window) -> None:
         if not window.is_settled:

@@ -103,7 +103,12 @@ class Sql:
     statement: str
 
 
-Step = Send | Read | HalfClose | Reset | Sql
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait until the server has read what was sent, and before it answers."""
+
+
+Step = Send | Pause | Read | HalfClose | Reset | Sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from tests.contract.recorded.conversation import (
     Fields,
     HalfClose,
     Modes,
+    Pause,
     Read,
     Reset,
     Script,
@@ -49,6 +50,7 @@ ANSWER_SECONDS: Final = 15.0
 END_SECONDS: Final = 3.0
 """How long Envoy is willing to wait for an end that the server owes nobody."""
 
+PAUSE_SECONDS: Final = 0.15
 CROWD_SECONDS: Final = 0.3
 """Until the server has noticed that streams have begun."""
 
@@ -185,6 +187,8 @@ def _play_script(stream: _Stream, script: Script, run_sql: RunSql) -> None:
                 stream.half_close()
             case Reset():
                 stream.reset()
+            case Pause():
+                time.sleep(PAUSE_SECONDS)
             case Sql(statement):
                 run_sql(statement)
             case _:

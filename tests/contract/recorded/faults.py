@@ -17,6 +17,7 @@ from tests.contract.recorded.conversation import (
     Exchange,
     HalfClose,
     Modes,
+    Pause,
     Read,
     Reset,
     Script,
@@ -158,6 +159,55 @@ def every_fault() -> Iterator[Conversation]:
         name="no request is set, only a configuration",
         steps=(Send(_raw(observability_mode=True), "no request"),),
     )
+
+
+_MEANWHILE: Final[dict[str, tuple[Step, ...]]] = {
+    "nothing": (),
+    "a half-close": (HalfClose(),),
+    "a reset": (Pause(), Reset()),
+    "a local reply": (HEADERS_BACK,),
+    "a local reply and its body": (HEADERS_BACK, BODY_BACK),
+    "an unreadable message": (Send(b"\xff\xff", "garbage"),),
+    "headers once more": (OPEN,),
+    "trailers": (TRAILERS,),
+    "the end of the body once more": (NOTHING,),
+}  # fmt: skip
+
+
+def while_a_key_is_loaded() -> Iterator[Conversation]:
+    """Messages that come while the store is asked for the key: each time for another key."""
+    yield Script(
+        name="slow: the store answers after half a second",
+        steps=(
+            Sql(
+                "ALTER TABLE api_keys RENAME TO api_keys_away;"
+                " CREATE VIEW api_keys AS SELECT k.* FROM api_keys_away AS k,"
+                " (SELECT pg_sleep(0.5)) AS s"
+            ),
+            *(OPEN_KEYLESS, Read()),
+        ),
+    )
+    duplex = {"a body": (BODY,), "half a body": (HALF,), "half a body, a half-close": (
+        HALF, HalfClose()), "a body, trailers": (HALF, TRAILERS)}  # fmt: skip
+    steps = [(Modes(), name, some) for name, some in _MEANWHILE.items()]
+    steps += [(Modes(request_body=DUPLEX), name, some) for name, some in duplex.items()]
+    steps += [(Modes(request_body=BUFFERED), "a buffered body", (BODY,))]
+    for number, (modes, name, some) in enumerate(steps):
+        asking = asked(f"slow: {name} while a key is loaded", of=f"slow-{number}", modes=modes)
+        opening = Send(opening_message(asking), "request_headers")
+        yield Script(name=asking.name, steps=(opening, *some))
+
+
+def while_content_is_checked() -> Iterator[Conversation]:
+    """Messages that come while a webhook is asked, of the request and of the answer."""
+    for name, some in _MEANWHILE.items():
+        asking = asked(f"slow: {name} while a request is checked", of="p-hook-slow")
+        opening = Send(opening_message(asking), "request_headers")
+        yield Script(name=asking.name, steps=(opening, Read(), BODY, *some))
+        asking = asked(f"slow: {name} while an answer is checked", of="p-hook-slow-out")
+        opening = Send(opening_message(asking), "request_headers")
+        steps = (opening, Read(), BODY, Read(2), HEADERS_BACK, BODY_BACK, *some)
+        yield Script(name=asking.name, steps=steps)
 
 
 def bounds() -> Iterator[Conversation]:

@@ -28,7 +28,13 @@ from tests.contract.recorded.conversation import (
     opening_message,
     stream_metadata,
 )
-from tests.contract.recorded.faults import bounds, every_fault, outage
+from tests.contract.recorded.faults import (
+    bounds,
+    every_fault,
+    outage,
+    while_a_key_is_loaded,
+    while_content_is_checked,
+)
 from tests.contract.recorded.keys import KEYS, ORGANIZATIONS, TEAMS
 from tests.contract.recorded.requests import (
     EMAIL,
@@ -277,5 +283,6 @@ GROUPS: Final = (
             "EXCHANGE__BODY_SECONDS": "0.6",
         },
     ),
+    _group("slow", while_content_is_checked(), while_a_key_is_loaded()),
     _group("outage", outage(), settings={"CACHE__MAX_STALE_SECONDS": "3600"}),
 )

@@ -102,6 +102,7 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
     },
     "limit-team": {"team": "rationed"},
     "limit-team-2": {"team": "rationed"},
+    **{f"slow-{number}": {} for number in range(14)},
 }
 
 _WITH_POLICIES: Final = (
@@ -115,7 +116,7 @@ _WITH_POLICIES: Final = (
     "out-schema-flag", "out-schema-tools", "out-both", "hide", "hide-redact", "pass",
     "estimate", "hook-pass", "hook-block", "hook-flag", "hook-redact", "hook-error",
     "hook-error-open", "hook-hang", "hook-hang-open", "hook-rubbish", "hook-shadow",
-    "hook-out", "hook-and-local", "broken",
+    "hook-out", "hook-and-local", "hook-slow", "hook-slow-out",
 )  # fmt: skip
 
 KEYS: Final[dict[str, KeyRow]] = {

@@ -194,6 +194,9 @@ async def _webhook(request: web.Request) -> web.StreamResponse:
             return web.json_response({"verdict": request.path[1:]})
         case "/redact":
             return web.json_response({"verdict": "redact", "findings": [finding]})
+        case "/slow":
+            await asyncio.sleep(0.5)
+            return web.json_response({"verdict": "pass"})
         case "/hang":
             await asyncio.sleep(600)
             return web.Response(status=500)

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.apis.response_structure import AnswerForm, answer_form, framer_of, has_model_text
+from sidecar.apis.response_structure import AnswerForm, answer_form, framer_of
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import (
-    Dialect,
     Operation,
-    Route,
-    UnknownRoute,
     Unreadable,
     UnscannedReason,
 )
@@ -90,11 +87,6 @@ def test_only_what_is_streamed_has_a_framer() -> None:
 
 def test_answers_without_a_model_s_words_are_not_judged() -> None:
     """Vectors, counts and lists; of an unknown route the request was judged as unscanned."""
-    judged = {
-        operation
-        for operation in Operation
-        if has_model_text(Route(Dialect.OPENAI, operation, has_body=True))
-    }
+    judged = {operation for operation in Operation if operation.spec.has_model_text}
     assert {Operation.CHAT, Operation.TEXT_COMPLETION} <= judged
     assert not judged & {Operation.EMBEDDINGS, Operation.COUNT_TOKENS, Operation.LIST_MODELS}
-    assert not has_model_text(UnknownRoute(Dialect.OPENAI))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.apis.request_schema import asks_for_usage
 from sidecar.apis.routes import recognise
-from sidecar.apis.stream_usage import ask_for_usage, asks_for_usage, can_ask_for_usage
+from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.subject import Route
 from tests.support.memory import peak_bytes
 

@@ -12,8 +12,7 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar._generated.envoy.type.v3 import http_status_pb2
 from sidecar.domain.errors import UnreadableMessageError
-from sidecar.domain.http import HeaderMutation, Headers
-from sidecar.domain.mutations import Refusal
+from sidecar.domain.http import HeaderMutation, Headers, Refusal
 from sidecar.extproc import codec
 from sidecar.extproc.codec import (
     METADATA_NAMESPACE,

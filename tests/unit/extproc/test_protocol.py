@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation
-from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.http import HeaderMutation, RequestMutations
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.protocol import MAX_CHUNK_BYTES, Phase, ProtocolViolationError
 from tests.support import events as on

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.http import HeaderMutation
-from sidecar.domain.mutations import RequestMutations
+from sidecar.domain.http import HeaderMutation, RequestMutations
 from sidecar.extproc.codec import BodyMode
 from tests.support import events as on
 from tests.support import replies as do

@@ -78,27 +78,27 @@ async def outcomes_of(
 async def test_a_local_finding_leads_to_the_action(action: str, verdict: Verdict) -> None:
     """And text without one passes, in the same breath: nothing is awaited."""
     chosen = effective(policy(pii(f", action: {action}")))
-    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
-    results = inspector.inspect(chosen, subject_of(EMAIL), about=ABOUT)
+    runner = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+    results = runner.inspect(chosen, subject_of(EMAIL), about=ABOUT)
     guardrail = chosen.guardrails[0]
     finding = Finding("pii", "EMAIL", 0, 5, 20)
     assert results == (GuardrailResult(guardrail, verdict, (finding,), 1.0, 1.0),)
-    results = inspector.inspect(chosen, subject_of("hello"), about=ABOUT)
+    results = runner.inspect(chosen, subject_of("hello"), about=ABOUT)
     assert results == (GuardrailResult(guardrail, Verdict.PASS, (), 3.0, 1.0),)
 
 
 async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() -> None:
     """Short requests do not wait for it, and its result is what it would be at once."""
     chosen = effective(policy(pii(", action: redact")))
-    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+    runner = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
     long = subject_of("x" * (3 * SLICE_BYTES) + EMAIL)
-    later = inspector.inspect(chosen, long, about=ABOUT)
+    later = runner.inspect(chosen, long, about=ABOUT)
     assert not isinstance(later, tuple)
     judging = asyncio.ensure_future(later)
     turns = 0
     while not judging.done():
         turns += 1
-        assert isinstance(inspector.inspect(chosen, subject_of(EMAIL), about=ABOUT), tuple)
+        assert isinstance(runner.inspect(chosen, subject_of(EMAIL), about=ABOUT), tuple)
         await asyncio.sleep(0)
     assert turns >= 3
     (result,) = judging.result()
@@ -111,9 +111,9 @@ async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() ->
 
 async def test_no_turn_of_a_hostile_text_is_long() -> None:
     """In CPU time, since what else the machine does is not ours; a collection of garbage is."""
-    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=time.monotonic)
+    runner = GuardrailRunner(remote=ScriptedChecks({}), clock=time.monotonic)
     chosen = effective(default_policy())
-    later = inspector.inspect(chosen, subject_of(mixed_text(1 << 20)), about=ABOUT)
+    later = runner.inspect(chosen, subject_of(mixed_text(1 << 20)), about=ABOUT)
     assert not isinstance(later, tuple)
     judging = asyncio.ensure_future(later)
     holds: list[float] = []
@@ -135,9 +135,9 @@ async def test_no_turn_of_a_hostile_text_is_long() -> None:
 async def test_two_long_texts_take_turns() -> None:
     """Together they hold the event loop no longer at a time than one of them."""
     chosen = effective(policy(pii("")))
-    inspector = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+    runner = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
     texts = [subject_of("x" * (size * SLICE_BYTES)) for size in (4, 4, 9)]
-    laters = [inspector.inspect(chosen, text, about=ABOUT) for text in texts]
+    laters = [runner.inspect(chosen, text, about=ABOUT) for text in texts]
     ended: list[int] = []
 
     async def judge(index: int, later: object) -> None:
@@ -261,9 +261,9 @@ async def test_cancelling_the_inspection_cancels_every_remote_check() -> None:
         return await hanging()
 
     checks = ScriptedChecks({"a": begin_and_hang, "b": begin_and_hang})
-    inspector = GuardrailRunner(remote=checks, clock=Ticks())
+    runner = GuardrailRunner(remote=checks, clock=Ticks())
     chosen = effective(policy(hook("a") + hook("b")))
-    pending = inspector.inspect(chosen, subject_of("text"), about=ABOUT)
+    pending = runner.inspect(chosen, subject_of("text"), about=ABOUT)
     assert not isinstance(pending, tuple)
     task = asyncio.ensure_future(_await(pending))
     await both.wait()

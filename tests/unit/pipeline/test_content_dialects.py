@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sidecar.domain.mutations import Refusal
+from sidecar.domain.http import Refusal
 from tests.support.events import RequestCleared, RequestRefused
 from tests.support.pipeline import World, headers
 

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.mutations import Refusal
+from sidecar.domain.http import Refusal
 from sidecar.domain.subject import Dialect
 from sidecar.pipeline.refusals import refusal_of
 

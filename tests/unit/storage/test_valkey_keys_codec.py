@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidecar.domain.limits import Level, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.ports import SharedRecord
-from sidecar.limits.store import read_limits
+from sidecar.limits.serialization import read_limits
 from sidecar.storage.valkey_keys import SharedRecordCodec
 from sidecar.telemetry.key_metrics import SharedOutcome
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from sidecar.worker import worker
-from sidecar.worker.worker import able_to_judge
+from sidecar.worker.worker import wait_for_policies
 
 
 @dataclass
@@ -30,7 +30,7 @@ async def waited(policies: Policies, stopping: asyncio.Event) -> float:
     now = asyncio.get_running_loop().time
     begun = now()
     async with asyncio.timeout(10):
-        await able_to_judge(policies, stopping)
+        await wait_for_policies(policies, stopping)
     return now() - begun
 
 

@@ -43,7 +43,7 @@ FIRST_BYTE: Final = "first byte of the body"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is sent, how often, and over how many connections at a time."""
+    """The request, how often it is sent, and over how many connections at a time."""
 
     url: str
     key: SecretStr | None
@@ -56,7 +56,7 @@ class Order:
 
 @dataclass(slots=True)
 class Measured:
-    """What came back. `milliseconds` has, by name, a time of each answer that was let through.
+    """The outcome. `milliseconds` has, by name, a time of each answer that was let through.
 
     `statuses` counts answers; `lost` counts requests without one, by the kind of failure.
     """
@@ -77,7 +77,7 @@ class Measured:
 
 
 async def put(order: Order, advance: Callable[[int], None]) -> Measured:
-    """Send all requests of *order*; *advance* is told how many are through."""
+    """Send all requests of *order*; *advance* receives the number that ended."""
     measured = Measured()
     left = iter(range(1, order.requests + 1))
     connector = aiohttp.TCPConnector(limit=order.connections, ssl=order.tls or True)
@@ -125,7 +125,7 @@ async def _send(
 
 
 def timings(value: str) -> Iterator[tuple[str, float]]:
-    """Yield names and milliseconds of a `server-timing` value; what is no duration is left out."""
+    """Yield names and milliseconds of a `server-timing` value; other metrics are left out."""
     for name, duration in _DURATION.findall(value):
         try:
             yield name, float(duration)
@@ -172,9 +172,9 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """Send requests to a gateway and show where the time of its answers went.
 
-    Egret's own share and the provider's are what `server-timing` says. Every request is a real
+    Egret's own share and the provider's are those of `server-timing`. Every request is a real
     one: a provider behind the gateway is asked, and charges. The client is a closed loop in
-    Python: it tells latency, not how much a gateway can take. Exits with 1 if a request is lost
+    Python: it measures latency, not the capacity of a gateway. Exits with 1 if a request is lost
     or answered with an error.
 
     Example: EGRET_KEY=… egret bench https://llm.example.com --requests 500 --connections 8

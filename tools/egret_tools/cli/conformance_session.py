@@ -23,7 +23,7 @@ _SUMMARY_COLUMNS: Final = ("mode", "protocol", "conform", "differ")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Against whom, and with what in hand."""
+    """The target, and the headers of requests that must pass."""
 
     options: Options
 
@@ -37,7 +37,7 @@ class Plan:
         path: str,
         envoy: Path | None,
     ) -> Self:
-        """Read what the options say.
+        """Read the options.
 
         Raises:
             ValueError: the target is no address, or there is no such Envoy.

@@ -20,13 +20,13 @@ from egret_tools.devstack.stack import StackOptions, running_stack
 from egret_tools.devstack.tour import CASES, Case, GuideError, Observation, faults, guide
 
 PLAIN_WIDTH: Final = 120
-"""Columns where no terminal tells how many there are."""
+"""Columns if standard output is no terminal."""
 NEVER_WRAPPED: Final = ("Verdict", "Server-Timing")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A case, what came of it, and what is wrong with that."""
+    """A case, its outcome, and the faults of that."""
 
     case: Case
     seen: Observation
@@ -100,7 +100,7 @@ def _show(console: Console, rows: list[Row]) -> None:
 
 
 def _words(body: str) -> str:
-    """Return what the model would read, from the body the provider received."""
+    """Return the text that the model would read, from the body the provider received."""
     try:
         request = orjson.loads(body)
         said = str(request["messages"][0]["content"])

@@ -28,7 +28,7 @@ envoy = typer.Typer(
 
 @envoy.callback()
 def _envoy() -> None:
-    """Have a group of commands, though there is one yet."""
+    """Make a group of the one command."""
 
 
 @envoy.command("render")
@@ -59,5 +59,5 @@ def render(
 
 def _parameters(text: str) -> EnvoyParameters:
     read: Any = yaml.safe_load(text)
-    # A name that is misspelt would otherwise be a default that nobody asked for.
+    # Or a misspelt name would silently leave the default.
     return TypeAdapter(EnvoyParameters).validate_python(read, extra="forbid")

@@ -79,9 +79,9 @@ def lint(
     list_rules: Annotated[bool, typer.Option("--rules", help="List all rules and exit.")] = False,
     output: Annotated[LintOutput, typer.Option("--output", "-o")] = LintOutput.TABLE,
 ) -> None:
-    """Check an Envoy configuration for what lets requests pass, leak or fail.
+    """Check an Envoy configuration for settings that let requests pass, leak or fail.
 
-    Reads a static configuration, what /config_dump shows, an EnvoyExtensionPolicy or an
+    Reads a static configuration, a config dump, an EnvoyExtensionPolicy or an
     EnvoyFilter, as YAML or JSON. A comment `# egret-lint: ignore=EGR123 why` silences a rule on
     its line, or on the next one where it stands alone.
 
@@ -147,6 +147,7 @@ def _row(finding: Finding) -> Row:
         "severity": finding.rule.severity.value,
         "risk": finding.message,
         "hint": finding.rule.hint,
+        "mend": finding.rule.hint,  # the former name, for one more version
         "fixable": fixable(finding),
     }
 
@@ -159,6 +160,7 @@ def _rule_row(index: int) -> Row:
         "severity": rule.severity.value,
         "risk": rule.risk,
         "hint": rule.hint,
+        "mend": rule.hint,  # the former name, for one more version
     }
 
 

@@ -1,4 +1,4 @@
-"""One case as written in YAML: what is sent, and what must be seen on every side.
+"""One case as written in YAML: the request, and the expectations on every side.
 
 Defaults describe the ordinary case, so that a file says only what is special: a POST that
 reaches the upstream unchanged and whose answer reaches the client unchanged.
@@ -35,7 +35,7 @@ class CaseError(ValueError):
 
 
 class Protocol(enum.Enum):
-    """What the client speaks."""
+    """The protocol of the client."""
 
     HTTP1 = "http1"
     HTTP2 = "http2"
@@ -45,7 +45,7 @@ class Group(enum.Enum):
     """Whom a case is for.
 
     ANY: every server that lets an ordinary request pass.
-    EGRET: what Egret's own policy promises.
+    EGRET: promises of Egret's built-in policy.
     """
 
     ANY = "any"
@@ -53,7 +53,7 @@ class Group(enum.Enum):
 
 
 class Framing(enum.Enum):
-    """How the end of a body is told."""
+    """The framing that ends a body."""
 
     LENGTH = "length"
     CHUNKED = "chunked"
@@ -86,7 +86,7 @@ class Message(_Part):
 
 
 class Request(Message):
-    """What the client sends, `times` on one connection, over `connections` at once."""
+    """The request of the client, `times` on one connection, over `connections` at once."""
 
     method: str = "POST"
     path: str | None = None
@@ -101,7 +101,7 @@ class Request(Message):
 
 
 class Respond(Message):
-    """What the upstream answers."""
+    """The answer of the upstream."""
 
     status: int = 200
     before_body: bool = False
@@ -111,7 +111,7 @@ class Respond(Message):
 
 
 class Side(_Part):
-    """What must be seen of a message: body, and headers by regular expression."""
+    """Expectations of a message: body, and headers by regular expression."""
 
     body: str = SAME
     contains: tuple[str, ...] = ()
@@ -140,13 +140,13 @@ class Side(_Part):
 
 
 class Upstream(Side):
-    """What must reach the upstream; `requests` is for every request sent."""
+    """Expectations at the upstream; `requests` is for every request sent."""
 
     requests: Annotated[int, Field(ge=0, le=1)] = 1
 
 
 class Answer(Side):
-    """What the client must be answered. `status` may name several."""
+    """Expectations at the client. `status` may name several."""
 
     status: tuple[int, ...] = (200,)
     may_break_off: bool = False
@@ -166,7 +166,7 @@ class Bounds(_Part):
 
 
 class Expect(_Part):
-    """What must be seen. Counters are those of the ext_proc filter, by Envoy's names."""
+    """Expectations on every side. Counters are those of the ext_proc filter, by Envoy's names."""
 
     upstream: Upstream = Upstream()
     answer: Answer = Answer()

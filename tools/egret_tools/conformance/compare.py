@@ -1,4 +1,4 @@
-"""What differs between what a case expects and what was seen. No I/O."""
+"""Compares the expectations of a case with the observation. No I/O."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALWAYS: Final = {
     "stream_msgs_received": Bounds(min=1),
     SERVER_RESETS: _NEVER,
 }
-"""What every case counts for each request, unless it says otherwise."""
+"""Counters of each request, unless a case has its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Seen:
 
 
 def differences(case: Case, seen: Seen) -> list[str]:
-    """Say what differs; nothing is what conforms."""
+    """Yield the differences; none if the case conforms."""
     return [
         *_of_upstream(case, seen),
         *_of_answers(case, seen),
@@ -129,7 +129,7 @@ def _of_headers(side: str, expected: Side, got: _Got) -> Iterator[str]:
         if len(values) != 1 or not re.fullmatch(expression, values[0]):
             yield f"{side}: {name} is {_listed(values)}, not {expression}"
     for name, wanted in expected.values.items():
-        # Envoy may join what came apart: the list is what counts (RFC 9110 section 5.3).
+        # Envoy may join values that came apart: only the list counts (RFC 9110 section 5.3).
         values = tuple(part.strip() for value in got.values(name) for part in value.split(","))
         if values != wanted:
             yield f"{side}: {name} is {_listed(values)}, not {_listed(wanted)}"

@@ -95,7 +95,7 @@ def _connection_manager(name: str, mode: Mode) -> dict[str, object]:
             "stat_prefix": name,
             "codec_type": "AUTO",
             "stream_idle_timeout": "30s",
-            # Over HTTP/2 it is the stream's window that bounds what Envoy buffers.
+            # Over HTTP/2 the stream's window bounds Envoy's buffer.
             "http2_protocol_options": {
                 "initial_stream_window_size": mode.buffer_bytes,
                 "initial_connection_window_size": max(mode.buffer_bytes, CONNECTION_WINDOW_BYTES),
@@ -146,7 +146,7 @@ def _ext_proc(mode: Mode) -> dict[str, object]:
 
 
 OPEN_STREAMS: Final = "upstream_rq_active"
-"""Of the cluster: streams that nobody has ended yet."""
+"""Of the cluster: open streams."""
 SERVER_RESETS: Final = "upstream_rq_rx_reset"
 """Of the cluster: streams that the server reset, where it should have ended them."""
 
@@ -169,7 +169,7 @@ async def read_counters(client: aiohttp.ClientSession, admin_url: str, *, mode: 
 
 
 def since(before: Counters, now: Counters) -> Counters:
-    """Return what was counted in between; of the open streams, how many there are."""
+    """Return the counts in between, and the number of open streams."""
     return {
         name: value if name == OPEN_STREAMS else value - before.get(name, 0)
         for name, value in now.items()

@@ -1,4 +1,4 @@
-"""A client over HTTP/1.1 that sends exactly what a case says."""
+"""A client over HTTP/1.1 that sends exactly the bytes of a case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client over HTTP/2 without TLS that sends exactly what a case says."""
+"""A client over HTTP/2 without TLS that sends exactly the frames of a case."""
 
 from __future__ import annotations
 

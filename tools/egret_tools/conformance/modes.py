@@ -1,4 +1,4 @@
-"""The ways Envoy can be told to send a request to an ext_proc server."""
+"""The modes in which Envoy sends a request to an ext_proc server."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 DEFAULT_BUFFER_BYTES: Final = 64 * 1024
-"""What an edge proxy buffers of a connection (Envoy's own advice is 32 KiB)."""
+"""Buffer of a connection at an edge proxy (Envoy's own advice is 32 KiB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A processing mode by its fields; what is left out is NONE or SKIP."""
+    """A processing mode by its fields; fields left out are NONE or SKIP."""
 
     fields: dict[str, str] = field(default_factory=dict)
     may_override: bool = False

@@ -34,7 +34,7 @@ _BROKEN_OFF: Final = Received(status=0, is_whole=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a run is given. `headers` are those that let a request pass."""
+    """Options of a run. `headers` are those that let a request pass."""
 
     target: Target
     path: str
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it; without differences it conforms."""
+    """Its outcome; without differences it conforms."""
 
     run: Run
     differences: tuple[str, ...]
@@ -110,7 +110,7 @@ class _Bench:
     client: aiohttp.ClientSession
 
     async def differences(self, run: Run) -> list[str]:
-        """Send what the case says and compare; a moment is given to what comes later."""
+        """Send the requests of the case and compare; later effects get a moment."""
         case = run.case
         sent = [_outgoing(case, self.options, number) for number in range(_total(case))]
         self.upstream.begin(_answering(case))
@@ -207,7 +207,7 @@ def _answering(case: Case) -> Answering:
 
 
 def _body(message: Message, number: int) -> bytes | None:
-    """Return the body; the number tells one request of a case from another."""
+    """Return the body; the number distinguishes requests of a case."""
     if message.body_bytes is None:
         return (
             None

@@ -1,4 +1,4 @@
-"""The upstream of a run: answers as the case says, and keeps what it received off the wire.
+"""The upstream of a run: answers as the case says, and keeps the received bytes.
 
 What cannot be read as a request is kept too: a body that was framed wrongly leaves its rest on a
 connection that the next request shares.
@@ -42,7 +42,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answering:
-    """How requests are answered from now on. `length` None tells no length."""
+    """The answer to further requests. `length` None sends no length."""
 
     status: int = 200
     headers: RawHeaders = ((b"content-type", b"application/json"),)
@@ -67,7 +67,7 @@ class Upstream:
     unreadable: int = 0
 
     def begin(self, answering: Answering) -> None:
-        """Forget what arrived, and answer so."""
+        """Forget received requests, and answer so."""
         self.answering = answering
         self.arrived = []
         self.unreadable = 0

@@ -1,4 +1,4 @@
-"""What goes over a client's connection, whichever HTTP it speaks."""
+"""Requests and answers on a client's connection, for each version of HTTP."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
 class BrokenOffError(Exception):
-    """The connection ended before the answer did, or what came is no HTTP."""
+    """The connection ended before the answer did, or its bytes are not HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """One request as it is sent, piece by piece. `length` None tells no length."""
+    """One request as it is sent, piece by piece. `length` None sends no length."""
 
     method: str
     path: str
@@ -47,7 +47,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What the client was answered. Of one that hung up itself nothing is known."""
+    """The answer to the client; empty for one that hung up itself."""
 
     status: int
     headers: RawHeaders = ()
@@ -59,7 +59,7 @@ class Connection(Protocol):
     """One connection to Envoy; requests go one after another."""
 
     async def exchange(self, request: Outgoing) -> Received:
-        """Send a request and return what came back."""
+        """Send a request and return the answer."""
         ...
 
     async def close(self) -> None:

@@ -72,7 +72,7 @@ async def running_postgres(
 async def serving_postgres(
     children: Children, *, directory: Path, logs: Path, settings: tuple[str, ...] = ()
 ) -> AsyncIterator[None]:
-    """Serve what a server before had below *directory*.
+    """Serve the data of an earlier server below *directory*.
 
     Raises:
         PartError: it cannot be started.

@@ -1,4 +1,4 @@
-"""What a new database needs before the first request: schema, policies, an owner and a key."""
+"""Sets up a new database for the first request: schema, policies, an owner and a key."""
 
 from __future__ import annotations
 

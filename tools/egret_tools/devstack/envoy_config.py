@@ -20,7 +20,7 @@ METADATA_NAMESPACE: Final = "egret"
 
 
 class Hits(enum.Enum):
-    """What a request takes of a limit that Envoy keeps."""
+    """The units that a request takes from a limit of Envoy."""
 
     REQUESTS = "requests"
     ESTIMATED_TOKENS = "estimated_tokens"
@@ -28,7 +28,7 @@ class Hits(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescriptorLimit:
-    """A limit that each Envoy keeps by itself, on what Egret tells of a request.
+    """A limit that each Envoy keeps by itself, by Egret's metadata of a request.
 
     `by` are names in Egret's dynamic metadata; each combination of their values has `amount` in
     `seconds`. A request that lacks one of them is not counted.
@@ -79,15 +79,15 @@ _PATHS: Final = {
 API. Every other path leads to the one provider that knows it."""
 
 _GLOB: Final = re.compile(r"[A-Za-z0-9@*?][A-Za-z0-9._:/@+~*?-]*")
-"""What Egret can name in the header, and the two wildcards of a key's list of models."""
+"""Models that Egret can name in the header, and the two wildcards of a key's list of models."""
 
 _UNKNOWN: Final = "There is no such model here, or the request does not say which one it is for."
 
 
 class UnknownModels(enum.Enum):
-    """What becomes of a request whose model no route names, or that names none.
+    """The route of a request whose model no route names, or that names none.
 
-    REFUSE: 404 in the words of its API, from Envoy; no provider hears of it.
+    REFUSE: 404 in the words of its API, from Envoy; no provider receives it.
     BY_PATH: it goes where its path leads, as if nothing were routed by models.
     """
 
@@ -104,7 +104,7 @@ class ModelRoute:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with it, None where nothing is."""
+        """Its fault, None if it has none."""
         if not self.models:
             return f"a route to {self.provider} names no model"
         for glob in self.models:
@@ -123,7 +123,7 @@ class ModelRoute:
 
 
 def unknown_model_routes() -> Iterator[dict[str, object]]:
-    """Yield what answers a request that no route by model takes, as Envoy writes it."""
+    """Yield Envoy's answer to a request that no route by model takes."""
     for protocol, path in _PATHS.items():
         is_anthropics = protocol == "ANTHROPIC_MESSAGES"
         yield {
@@ -364,7 +364,7 @@ class EnvoyParameters:
 
     @property
     def unknown_model_routes(self) -> list[dict[str, object]]:
-        """What answers requests for models that no route names; nothing where they go by path."""
+        """Answers to requests for models that no route names; empty if they go by path."""
         refuses = self.model_routes and self.unknown_models is UnknownModels.REFUSE
         return list(unknown_model_routes()) if refuses else []
 

@@ -32,7 +32,7 @@ class PartError(Exception):
 
 
 def part_error_from(part: str, error: OSError, *, path: Path) -> PartError:
-    """Word what the operating system refused."""
+    """Describe an error of the operating system."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             hint = "free some space, or choose another place with --run-directory"
@@ -113,7 +113,7 @@ class Child:
         return self.death()
 
     def death(self) -> PartError:
-        """Say how it ended and what it last wrote."""
+        """Return its exit and its last output, in words."""
         code = self._process.returncode
         how = (
             f"was killed by signal {-code}" if code is not None and code < 0 else f"exited {code}"
@@ -178,7 +178,7 @@ class Children:
 
 
 async def _to_the_end(stop: Coroutine[None, None, None]) -> None:
-    """Await even when cancelled meanwhile: what starts first must stop last."""
+    """Await even when cancelled meanwhile: the part that starts first must stop last."""
     task = asyncio.ensure_future(stop)
     try:
         await asyncio.shield(task)
@@ -229,7 +229,7 @@ async def _spawn(program: Program, *, piped: bool) -> asyncio.subprocess.Process
 
 
 class MissingProgramError(PartError):
-    """A wheel is not installed, or does not hold the program; says what to install."""
+    """A wheel is not installed, or does not hold the program; its hint says how to install it."""
 
 
 def program_in_wheel(distribution: str, *, ends_with: str) -> Path:
@@ -292,7 +292,7 @@ def check_port(part: str, port: int, *, address: str = "127.0.0.1") -> None:
 
 
 def free_port() -> int:
-    """Return a port nothing listens on now; for parts that cannot tell which one they got."""
+    """Return a free port, for parts that cannot report the one they chose."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -27,7 +27,7 @@ PART: Final = "Mock LLM"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderCredentials:
-    """What the providers accept. Envoy adds them; neither client nor Egret ever sees them."""
+    """Keys of the providers. Envoy adds them; neither client nor Egret receives them."""
 
     openai: SecretStr | None = None
     anthropic: SecretStr | None = None
@@ -168,7 +168,7 @@ CREDENTIAL_HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """Where Envoy sends each API, with what credential; `debug_url` is the mock's."""
+    """The destination and the credential of each API; `debug_url` is the mock's."""
 
     by_name: Mapping[str, Provider]
     credentials: ProviderCredentials
@@ -193,7 +193,7 @@ def mock_providers(
 
 
 def upstream_providers(upstream: Upstream) -> Providers:
-    """Return the upstream in the place of every provider; what has no key gets none."""
+    """Return the upstream in the place of every provider; one without a key gets none."""
     values = upstream.credentials.header_values()
     made = {
         name: upstream.provider(credential_header=header, credential=values.get(name))

@@ -43,7 +43,7 @@ class RunDirectory:
 
     @property
     def temporary(self) -> Path:
-        """For what parts would otherwise leave in the machine's own."""
+        """Temporary files of parts, instead of the machine's own directory."""
         return self.path / "tmp"
 
     @property

@@ -67,7 +67,7 @@ class StackOptions:
 
 @dataclass(frozen=True, slots=True)
 class StackFacts:
-    """What a client, a test or a person needs to know of a running stack; `egret.json`."""
+    """Addresses and credentials of a running stack: the content of `egret.json`."""
 
     url: str
     https_url: str
@@ -98,7 +98,7 @@ _T = TypeVar("_T")
 
 
 class Progress(Protocol):
-    """Shows what is being started."""
+    """Shows the part that is starting."""
 
     def step(self, part: str) -> AbstractContextManager[object]:
         """Return a block that lasts while *part* starts."""
@@ -236,7 +236,7 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
         "TMPDIR": str(run.temporary),
         "EGRET_SERVER__WORKERS": str(options.workers),
         "EGRET_SERVER__SOCKET_DIRECTORY": str(run.sockets),
-        # Envoy stops before the workers do, so there is nobody left to show NOT_SERVING to.
+        # Envoy stops before the workers do, so no client would see NOT_SERVING.
         "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
         "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
         "EGRET_EXCHANGE__TIMING": options.timing.value,

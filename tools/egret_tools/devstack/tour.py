@@ -105,7 +105,7 @@ CASES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What came of a case. `received` is the body at the provider, None when nothing came."""
+    """The outcome of a case. `received` is the body at the provider, None if none arrived."""
 
     status: int
     verdict: str
@@ -116,7 +116,7 @@ class Observation:
 
 
 def faults(case: Case, seen: Observation) -> list[str]:
-    """Return what is not as it must be, in words; empty for a case that came out right."""
+    """Return the faults of an outcome, in words."""
     found: list[str] = []
     if seen.status != case.status:
         found.append(f"status {seen.status}, expected {case.status}")
@@ -157,7 +157,7 @@ class Guide:
     tls: ssl.SSLContext
 
     async def observe(self, case: Case) -> Observation:
-        """Send the case and say what came of it."""
+        """Send the case and return its outcome."""
         await self._forget_received()
         async with self.send(case) as answer:
             body = await answer.read()
@@ -195,13 +195,13 @@ class Guide:
         return base64.b64decode(last["body_base64"]).decode("utf-8", "replace")
 
     async def _log_line(self, request_id: str) -> Mapping[str, object]:
-        """Return what Egret told Envoy about the request; Envoy logs a little later."""
+        """Return Egret's metadata of the request in Envoy's access log, which is written later."""
         deadline = time.monotonic() + LOG_SECONDS
         while time.monotonic() < deadline:
             for line in _lines(self.facts.access_log):
-                told = line.get("egret")
-                if isinstance(told, dict) and told.get("request_id") == request_id:
-                    return told
+                about = line.get("egret")
+                if isinstance(about, dict) and about.get("request_id") == request_id:
+                    return about
             await asyncio.sleep(POLL_SECONDS)
         return {}
 

@@ -21,7 +21,7 @@ HEALTH_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 """Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
 OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.H2CORN.value}
-"""What the Envoy beside is set up for; the environment may say otherwise."""
+"""Settings that the Envoy beside is configured for; the environment may override them."""
 
 
 def worker_sockets(directory: Path, *, workers: int) -> tuple[Path, ...]:

@@ -1,1 +1,1 @@
-"""Lints Envoy configurations for what Egret needs."""
+"""Checks Envoy configurations for settings that let requests pass, leak or fail."""

@@ -1,4 +1,4 @@
-"""The parts of a configuration that matter here, whatever form it came in."""
+"""The parts of a configuration that rules read, the same for each form of input."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Endpoint:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether what is sent there stays on this machine."""
+        """Return whether traffic to it stays on this machine."""
         host = self.address.at("socket_address", "address").text
         is_internal = self.address.at("envoy_internal_address").exists
         return bool(self.pipe) or is_internal or host.startswith(_LOOPBACK)
 
     def is_same(self, other: Endpoint) -> bool:
-        """Tell whether it is the same socket, or the same address and port."""
+        """Return whether it is the same socket, or the same address and port."""
         steps = (("pipe", "path"), ("socket_address", "address"), ("socket_address", "port_value"))
         own, others = ([one.address.at(*step).value for step in steps] for one in (self, other))
         return own == others and any(own)
@@ -63,7 +63,7 @@ class Cluster:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether every address is on this machine."""
+        """Return whether every address is on this machine."""
         endpoints = list(self.endpoints())
         return bool(endpoints) and all(one.is_local for one in endpoints)
 
@@ -94,7 +94,7 @@ class Listener:
 
     @property
     def is_local(self) -> bool:
-        """Tell whether only this machine can connect."""
+        """Return whether only this machine can connect."""
         return Endpoint(self.node.at("address")).is_local
 
     def ext_procs(self) -> Iterator[Node]:
@@ -106,7 +106,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, order=True)
 class EnvoyVersion:
-    """A minor version of Envoy; what is in a configuration changes with those."""
+    """A minor version of Envoy: configurations change between those."""
 
     major: int
     minor: int
@@ -118,7 +118,7 @@ class EnvoyVersion:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyConfig:
-    """What rules look at. `egret` is the name of the cluster of Egret's workers.
+    """The input of rules. `egret` is the name of the cluster of Egret's workers.
 
     `whole` tells that this is all of an Envoy's configuration, so that what is not here is
     nowhere; a resource for a gateway is a part. `envoy` is the version that runs it, where it is
@@ -149,7 +149,7 @@ class EnvoyConfig:
                     yield one
 
     def asks_egret(self, settings: Node) -> bool:
-        """Tell whether ext_proc settings name Egret's cluster, or none of Envoy's kind."""
+        """Return whether ext_proc settings name Egret's cluster, or none of Envoy's kind."""
         name = settings.at("grpc_service", "envoy_grpc", "cluster_name").text
         return name in {"", self.egret}
 
@@ -179,7 +179,7 @@ class EnvoyConfig:
                     yield route
 
     def is_to_admin(self, route: Node) -> bool:
-        """Tell whether a route leads to Envoy's own admin and nowhere else."""
+        """Return whether a route leads to Envoy's own admin and nowhere else."""
         ends = self._admin_ends(route)
         return bool(ends) and all(ends)
 
@@ -201,14 +201,14 @@ class EnvoyConfig:
 
 
 def goes_by_model(route: Node) -> bool:
-    """Tell whether a route is chosen, or its cluster, by the header that only Egret may write."""
+    """Return whether Egret's own header selects a route, or its cluster."""
     names = [one.at("name").text for one in route.at("match", "headers")]
     names.append(route.at("route", "cluster_header").text)
     return MODEL_HEADER in (name.lower() for name in names)
 
 
 def goes_by_models(route_config: Node) -> bool:
-    """Tell whether any route of a route configuration does."""
+    """Return whether any route of a route configuration does."""
     routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
     return any(goes_by_model(route) for route in routes)
 
@@ -254,11 +254,11 @@ _DUMPED: Final = {
     "cluster": ("ClustersConfigDump", ("static_clusters", "dynamic_active_clusters")),
     "route_config": ("RoutesConfigDump", ("static_route_configs", "dynamic_route_configs")),
 }
-"""What a config dump holds of each kind, and where."""
+"""The parts of a config dump by kind, with their places."""
 
 
 def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
-    """Return the parts of what `/config_dump` shows: static, and sent by a control plane."""
+    """Return the parts of a `/config_dump`: static ones, and those of a control plane."""
     dumps = {one.type_name.rpartition(".")[2]: one for one in root.at("configs")}
     dumped = dumps.get("BootstrapConfigDump")
     bootstrap = None if dumped is None else dumped.at("bootstrap")
@@ -276,7 +276,7 @@ def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
 
 
 def _version_of(bootstrap: Node) -> EnvoyVersion | None:
-    """Return what an Envoy writes of itself into its node."""
+    """Return the version that an Envoy writes into its node."""
     version = bootstrap.at("node", "user_agent_build_version", "version")
     major, minor = version.at("major_number").number, version.at("minor_number").number
     return EnvoyVersion(int(major), int(minor)) if major and minor else None

@@ -34,7 +34,7 @@ _CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 
 @dataclass(frozen=True, slots=True)
 class Linted:
-    """What was found in one file, by place; `suppressed` is what comments silenced."""
+    """Findings of one file, by place; `suppressed` are those that comments silence."""
 
     findings: tuple[Finding, ...]
     suppressed: tuple[Finding, ...] = ()
@@ -42,7 +42,7 @@ class Linted:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known beside the text: the name of Egret's cluster, and the version of Envoy."""
+    """Facts beside the text: the name of Egret's cluster, and the version of Envoy."""
 
     cluster: str = "egret"
     envoy: EnvoyVersion | None = None

@@ -65,7 +65,7 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """The risk, with what it is about."""
+        """The risk, with its subject in front."""
         return f"{self.hit.about}: {self.rule.risk}" if self.hit.about else self.rule.risk
 
 

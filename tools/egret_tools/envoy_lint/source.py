@@ -62,7 +62,7 @@ class Source:
         return self.marks.get(path, Mark(1, 1))
 
     def value_at(self, path: Path) -> JsonValue:
-        """Return what the text has at *path*."""
+        """Return the value of the text at *path*."""
         value = self.value
         for step in path:
             if isinstance(value, dict):
@@ -170,14 +170,14 @@ _CAMEL: Final = re.compile(r"_([a-z0-9])")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One value; what is not there is None, and has the place of what should hold it."""
+    """One value; a missing one is None, at the place of its parent."""
 
     value: JsonValue
     source: Source = field(repr=False)
     path: Path = ()
 
     def at(self, *steps: str | int) -> Node:
-        """Return what is at *steps* below this one."""
+        """Return the value at *steps* below this one."""
         node = self
         for step in steps:
             node = node._child(step)
@@ -213,17 +213,17 @@ class Node:
 
     @property
     def exists(self) -> bool:
-        """Tell whether there is anything here."""
+        """Return whether the value exists."""
         return self.value is not None
 
     @property
     def is_written(self) -> bool:
-        """Tell whether the text has it, and not only Envoy's defaults."""
+        """Return whether the text has it, and not only Envoy's defaults."""
         return self.path in self.source.marks
 
     @property
     def mark(self) -> Mark:
-        """Return where it stands, or what should hold it."""
+        """Return its place, or that of its parent."""
         return self.source.mark(self.path)
 
     @property
@@ -233,7 +233,7 @@ class Node:
 
     @property
     def is_true(self) -> bool:
-        """Tell whether it is a boolean that is on."""
+        """Return whether it is a boolean that is on."""
         return self.value is True
 
     @property

@@ -1,4 +1,4 @@
-"""What all dialects share: reading the body, waiting, and writing streams."""
+"""Shared by all dialects: reading the body, waiting, and writing streams."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def model_of(body: JsonObject) -> str:
 
 
 def answer_in_words(request: web.Request, texts: list[str]) -> Reply:
-    """Return the reply to *texts*, and note what it comes to."""
+    """Return the reply to *texts*, and note its tokens."""
     answer = request.app[BEHAVIOUR].answer
     reply = reply_to(texts, words=None if answer is None else answer.text)
     produce(request, reply.input_tokens, reply.output_tokens)
@@ -81,7 +81,7 @@ def answer_in_words(request: web.Request, texts: list[str]) -> Reply:
 
 
 def produce(request: web.Request, input_tokens: int, output_tokens: int) -> None:
-    """Note what the answer to *request* comes to."""
+    """Note the tokens of the answer to *request*."""
     request.app[PRODUCED].answer(
         request[NUMBER], input_tokens=input_tokens, output_tokens=output_tokens
     )
@@ -107,7 +107,7 @@ async def event_stream(
 
 
 async def raw_answer(request: web.Request, raw: Raw) -> web.StreamResponse:
-    """Answer as told, byte for byte."""
+    """Answer with the bytes that a test has set."""
     response = web.StreamResponse(status=raw.status, headers=raw.headers)
     if not raw.is_cut:
         return await _written(request, response, raw.chunks)
@@ -115,7 +115,7 @@ async def raw_answer(request: web.Request, raw: Raw) -> web.StreamResponse:
     for chunk in raw.chunks:
         await response.write(chunk)
     if request.transport is not None:
-        await asyncio.sleep(CUT_SECONDS)  # what was written leaves before the connection goes
+        await asyncio.sleep(CUT_SECONDS)  # written bytes leave before the connection closes
         request.transport.abort()
     return response
 

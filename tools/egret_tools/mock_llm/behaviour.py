@@ -44,7 +44,7 @@ class Compression(BaseModel):
 
 
 class Raw(BaseModel):
-    """An answer byte for byte, whatever was asked: chunks in base64, each in a write of its own.
+    """An answer byte for byte, to any request: chunks in base64, each in a write of its own.
 
     `is_cut` closes the connection instead of ending the answer.
     """
@@ -58,7 +58,7 @@ class Raw(BaseModel):
 
 
 class Behaviour:
-    """The one mutable thing of the mock besides what it received."""
+    """The one mutable part of the mock besides its received requests."""
 
     def __init__(self) -> None:
         self.delay = Delay()

@@ -1,4 +1,4 @@
-"""The debug endpoint: what the provider received, and what it shall do next. Loopback only."""
+"""The debug endpoint, on loopback only: received requests, and the next behaviour."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _event(value: JsonObject) -> bytes:
 
 
 def _chat_events(frame: JsonObject, *, reply: Reply, usage_asked: bool) -> Iterator[bytes]:
-    """Yield the chunks; with usage asked for, each says `usage: null` and an extra one tells."""
+    """Yield the chunks; with usage asked for, each has `usage: null`, and one more the counts."""
     chunk = {**frame, "object": "chat.completion.chunk"}
     unused: JsonObject = {"usage": None} if usage_asked else {}
 

@@ -1,4 +1,4 @@
-"""OpenAI's Responses API: whole, as typed events, and what is said about a stored response."""
+"""OpenAI's Responses API: whole, as typed events, and about a stored response."""
 
 from __future__ import annotations
 

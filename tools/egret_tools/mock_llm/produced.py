@@ -1,4 +1,4 @@
-"""How many tokens the mock produced for each request, so that somebody else's count can be proved.
+"""How many tokens the mock produced for each request, so that other counts can be compared.
 
 A request is known by the `x-request-id` that its answer carries, as with a real provider.
 """
@@ -15,7 +15,7 @@ MAX_KEPT: Final = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """What one request came to; `is_complete` says that all of the answer was written."""
+    """The tokens of one request; `is_complete` once all of the answer was written."""
 
     request_id: str
     input_tokens: int
@@ -42,7 +42,7 @@ class ProducedTokens:
         return self.count - 1
 
     def answer(self, number: int, *, input_tokens: int, output_tokens: int) -> None:
-        """Note what an answer comes to when it is written whole."""
+        """Note the tokens of an answer when it is written whole."""
         self._rows[3 * number], self._rows[3 * number + 1] = input_tokens, output_tokens
 
     def complete(self, number: int) -> None:

@@ -184,7 +184,7 @@ def _api_of(request: web.Request, keys: ProviderKeys) -> _Api:
 
 
 def _is_gemini(request: web.Request) -> bool:
-    """Tell Google's version 1 from OpenAI's: a method after the model, or Google's own header."""
+    """Return whether it is Google's API, by a method after the model or Google's own header."""
     if request.path.startswith("/v1beta/"):
         return True
     if not request.path.startswith("/v1/models"):

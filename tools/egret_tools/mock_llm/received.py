@@ -1,4 +1,4 @@
-"""What the provider received, kept so that a test can prove what left the gateway."""
+"""Requests that the provider received, kept for tests of the bytes that leave the gateway."""
 
 from __future__ import annotations
 

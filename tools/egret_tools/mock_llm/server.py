@@ -1,4 +1,4 @@
-"""The two servers of the mock: the provider, and the one that shows what it received."""
+"""The two servers of the mock: the provider, and the one that shows its received requests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def _listen(runner: web.AppRunner, *, port: int, tls: ssl.SSLContext | Non
 
 
 class MockSettings(BaseModel):
-    """Ports of 0 are free ones; the ready line says which. Keys are what the provider accepts."""
+    """Ports of 0 are free ones, named in the ready line. Keys are those of the provider."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What the mock model says, how long that is in tokens, and the vectors it makes up."""
+"""The answers of the mock model, their length in tokens, and its made-up vectors."""
 
 from __future__ import annotations
 

@@ -57,7 +57,14 @@ def word_slices(content: bytes) -> Iterator[bytes]:
     """
     start, piece = 0, b""
     while start < len(content):
-        end = _slice_end(content, start)
+        end = start + SLICE_WORDS
+        if end < len(content):  # between two words, or at least between two characters
+            space = content.rfind(b" ", start, end)
+            if space > start:
+                end = space
+            else:
+                while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte of UTF-8
+                    end -= 1
         found = _words(content[start:end])
         if found:
             if piece:
@@ -65,19 +72,6 @@ def word_slices(content: bytes) -> Iterator[bytes]:
             piece = b" " + found
         start = end
     yield piece + b" "
-
-
-def _slice_end(content: bytes, start: int) -> int:
-    """Return an end between two words, or at least between two characters."""
-    end = start + SLICE_WORDS
-    if end >= len(content):
-        return len(content)
-    space = content.rfind(b" ", start, end)
-    if space > start:
-        return space
-    while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte of UTF-8
-        end -= 1
-    return end
 
 
 def _words(content: bytes) -> bytes:
@@ -252,16 +246,15 @@ class RunningSum:
 
     def best(self) -> BestPassage:
         """Return the passage that has added up highest."""
-        return BestPassage(self.total, self._kinds()) if self.total else EMPTY
-
-    def _kinds(self) -> tuple[InjectionKind, ...]:
+        if not self.total:
+            return EMPTY
         sums = dict.fromkeys(InjectionKind, 0)
         for index in set(self._best_run[: self._best_length]):
             term = self._model.terms[index]
             sums[term.kind] += term.weight
         least = sum(sums.values()) * KIND_SHARE
         kinds = sorted(sums, key=lambda kind: -sums[kind])
-        return tuple(kind for kind in kinds if sums[kind] >= least)
+        return BestPassage(self.total, tuple(kind for kind in kinds if sums[kind] >= least))
 
 
 def term_expressions(names: Iterable[str]) -> tuple[Expression, ...]:

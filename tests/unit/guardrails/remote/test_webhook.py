@@ -288,9 +288,9 @@ async def inspect_with(
     guardrails: Callable[[str], str], answer: Answer
 ) -> tuple[tuple[GuardrailResult, ...], WebhookServer]:
     async with webhook_server(answer) as server, remote_checks() as checks:
-        inspector = GuardrailRunner(remote=checks, clock=time.monotonic)
+        runner = GuardrailRunner(remote=checks, clock=time.monotonic)
         chosen = effective(policy(guardrails(server.url)))
-        results = inspector.inspect(chosen, subject_of("text"), about=ABOUT)
+        results = runner.inspect(chosen, subject_of("text"), about=ABOUT)
         assert not isinstance(results, tuple)
         return await results, server
 

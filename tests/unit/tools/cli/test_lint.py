@@ -38,7 +38,7 @@ def test_a_mistake_fails_the_command_and_is_shown_with_its_hint(file: Path) -> N
     (row,) = orjson.loads(shown)
     assert (code, said) == (1, "1 error, 0 warnings, 0 notes, 0 suppressed\n")
     assert (row["rule"], row["severity"], row["fixable"]) == ("EGR101", "error", True)
-    assert row["hint"] == "failure_mode_allow: false"
+    assert row["hint"] == row["mend"] == "failure_mode_allow: false"
     assert row["place"] == f"{file}:{row['line']}:{row['column']}"
 
 

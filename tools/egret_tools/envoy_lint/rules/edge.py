@@ -85,7 +85,7 @@ def _read_before(listener: Listener) -> Node | None:
 
 
 def _signed_before(listener: Listener) -> Node | None:
-    """Find a signer of the listener: it signs what Egret, the route and the host name change."""
+    """Find a signer of the listener, which signs before Egret and the route change a request."""
     for one in listener.hcm.at("http_filters"):
         if one.at("typed_config").type_name.endswith("AwsRequestSigning"):
             return one
@@ -175,7 +175,7 @@ def _no_overload_manager(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 HARMLESS: Final = ("/stats/prometheus", "/stats", "/ready")
-"""What of the admin others may read: numbers, and whether it serves."""
+"""Paths of the admin that others may read: numbers, and whether it serves."""
 
 
 def _open_route(config: EnvoyConfig) -> Iterator[Hit]:

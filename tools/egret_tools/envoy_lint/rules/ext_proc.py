@@ -1,4 +1,4 @@
-"""Rules on the ext_proc filter, its call to Egret, and what single routes change of it."""
+"""Rules on the ext_proc filter, its call to Egret, and overrides of single routes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMOVED_HEADERS: Final = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
     *("x-ms-oai-image-generation-deployment", "x-http-method-override"),
 )
-"""What Egret takes away before a request leaves; a rule that forbids it leaves the key in."""
+"""Headers that Egret removes before a request leaves; a rule that forbids it leaves the key in."""
 NEEDED_HEADERS: Final = (
     *REMOVED_HEADERS,
     *("x-egret-request-id", "content-length", "retry-after", "x-should-retry"),
@@ -106,7 +106,7 @@ def _forbidden_headers(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _may_change(rules: Node, name: str) -> bool:
-    """Tell whether Envoy's mutation rules let *name* be changed: disallow first, then allow."""
+    """Return whether Envoy's mutation rules let *name* be changed: disallow first, then allow."""
     if not rules.exists:
         return True
     if _matches(rules.at("disallow_expression", "regex"), name):

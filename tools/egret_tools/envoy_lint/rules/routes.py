@@ -1,4 +1,4 @@
-"""Rules on routes to providers: times, retries, and what a provider gets to see."""
+"""Rules on routes to providers: times, retries, and headers that a provider receives."""
 
 from __future__ import annotations
 

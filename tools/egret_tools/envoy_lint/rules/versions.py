@@ -1,4 +1,4 @@
-"""Rules on the version of Envoy: what is too new for it, and what to do without."""
+"""Rules on the version of Envoy: settings that are too new for it, and their replacements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from egret_tools.envoy_lint.source import Node
 
 @dataclass(frozen=True, slots=True)
 class _Feature:
-    """Something that Envoy has since a version; `instead` is what an older one does without."""
+    """Something that Envoy has since a version; `instead` is the replacement for an older one."""
 
     name: str
     since: EnvoyVersion

@@ -1,0 +1,64 @@
+"""The windows of one answer: which text is held back, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
+from sidecar.guardrails.streaming.transcript import MAX_CHANNELS, TooManyTextsError, Transcript
+
+
+def text(content: bytes, *channel: str | int, location: int = 0) -> AnswerText:
+    return AnswerText(content, location, channel or None, channel[:1], is_json=False)
+
+
+def event(*texts: AnswerText, ended: tuple[Path, ...] = ()) -> AnswerEvent:
+    return AnswerEvent(texts, ended=ended)
+
+
+def test_the_texts_of_one_channel_share_a_window() -> None:
+    """Each token has its place in the text."""
+    transcript = Transcript()
+    (first,) = transcript.take(event(text(b"Hel", 0, "content")))
+    (second,) = transcript.take(event(text(b"lo", 0, "content", location=3)))
+    assert first.window is second.window
+    assert (second.start, second.end, second.location) == (3, 5, 3)
+    assert second.window.buffer == b"Hello"
+
+
+def test_a_text_is_held_back_until_another_of_its_lane_follows() -> None:
+    """Reasoning leaves once content begins."""
+    transcript = Transcript()
+    transcript.take(event(text(b"thought", 0, "reasoning")))
+    assert [one.leaves for one in transcript.due()] == [False]
+    transcript.take(event(text(b"said", 0, "content")))
+    assert {one.window.buffer: one.leaves for one in transcript.due()} == {
+        b"thought": True,
+        b"said": False,
+    }
+
+
+def test_a_text_without_a_channel_is_complete() -> None:
+    """Nothing follows it."""
+    transcript = Transcript()
+    transcript.take(event(text(b"whole")))
+    (due,) = transcript.due()
+    assert due.is_final
+
+
+def test_the_end_of_a_lane_releases_its_texts_alone() -> None:
+    """Other choices of the answer continue."""
+    transcript = Transcript()
+    transcript.take(event(text(b"a", 0, "content"), text(b"b", 1, "content")))
+    transcript.due()
+    transcript.take(event(ended=((0,),)))
+    assert [(one.window.buffer, one.leaves) for one in transcript.due()] == [(b"a", True)]
+
+
+def test_too_many_texts_at_once_are_refused() -> None:
+    """Memory is bounded."""
+    transcript = Transcript()
+    for number in range(MAX_CHANNELS):
+        transcript.take(event(text(b"x", number, "content")))
+    with pytest.raises(TooManyTextsError):
+        transcript.take(event(text(b"x", MAX_CHANNELS, "content")))

@@ -1,0 +1,64 @@
+"""The window of one streamed text: views, context and edits."""
+
+from __future__ import annotations
+
+from sidecar.guardrails.matching.partial_match import PartialMatcher
+from sidecar.guardrails.matching.rule import rule
+from sidecar.guardrails.streaming.window import CONTEXT_BYTES, MAX_HELD_BYTES, Edit, Window
+
+MATCHER = PartialMatcher([rule("X", "PRJ-[0-9]{4}")])
+
+
+def held(window: Window) -> bytes:
+    return window.buffer[window.unfinished_from(MATCHER, window.views()) :]
+
+
+def test_only_the_beginning_of_a_match_is_held_back() -> None:
+    """And nothing of it once it can be none any more."""
+    window = Window(0)
+    window.add(b"see PRJ-12")
+    assert held(window) == b"PRJ-12"
+    window.add(b"x")
+    assert held(window) == b""
+
+
+def test_escapes_of_json_text_are_resolved_for_the_search() -> None:
+    """An escape that is not complete yet is held back with the match before it."""
+    window = Window(0, is_json=True)
+    window.add(rb'{"a": "P\u0052J-1')
+    assert held(window) == rb"P\u0052J-1"
+    window.add(rb"\u003")
+    assert held(window) == rb"P\u0052J-1\u003"
+
+
+def test_a_span_of_unescaped_text_leads_back_to_its_escapes() -> None:
+    """Also through JSON text within JSON text."""
+    window = Window(0, is_json=True)
+    window.add(rb'{"a": "\\u0050RJ"}')
+    innermost = window.views()[-1]
+    start = innermost.content.index(b"PRJ")
+    assert innermost.unmap(start, start + 3) == (7, 16)
+
+
+def test_settled_text_is_dropped_but_for_its_context() -> None:
+    """Rules look at a word's neighbours; no character is cut in two."""
+    window = Window(0)
+    window.add("é".encode() * 100)
+    window.settle(200)
+    assert window.is_settled
+    assert window.end == 200
+    assert len(window.buffer) == CONTEXT_BYTES
+    window.add(b"x" * (MAX_HELD_BYTES + 500))
+    window.settle(window.end, keep_from=200)
+    assert len(window.buffer) == MAX_HELD_BYTES
+
+
+def test_an_edit_over_two_tokens_goes_to_the_first() -> None:
+    """From the second one it only removes."""
+    window = Window(0)
+    window.add(b"mail bob@example.com now")
+    window.edits.append(Edit(5, 20, b"[EMAIL_1]"))
+    assert list(window.edits_of(0, 10)) == [Edit(5, 10, b"[EMAIL_1]")]
+    assert list(window.edits_of(10, 24)) == [Edit(0, 10, b"")]
+    window.forget_edits(20)
+    assert not window.edits
