@@ -1,6 +1,7 @@
-"""The only place where protobuf meets our own types.
+"""Decodes Envoy's protobuf messages into our own types, and encodes the answers.
 
-`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes. Rules that
+`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes: the
+steps of a request import no protobuf. Rules that
 Envoy 1.40 enforces and its API text does not state are noted where they are obeyed.
 """
 

@@ -1,4 +1,4 @@
-"""Limits how many requests a worker judges at once, and how many bytes of bodies it keeps.
+"""Limits the requests that a worker judges at once, and the bytes of bodies it keeps.
 
 Beyond a bound a request is refused at once: requests that queue in a busy worker delay all others,
 until budgets pass and finished work is thrown away.

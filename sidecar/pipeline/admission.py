@@ -1,4 +1,4 @@
-"""Admits a request by its key: who calls, under which policy, and does that need the body?"""
+"""Admits a request by its key: the caller, its policy, and whether the body is needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
 
 _HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
-"""The key is good and its holder is known: the log names the holder, as a key that is used from
+"""The key is valid and its holder is known: the log names the holder, as a key that is used from
 elsewhere may be stolen."""
 
 _COUNTING: Final = frozenset(
@@ -72,7 +72,7 @@ def _judge(
     record: RequestRecord,
     worker: Worker,
 ) -> Caller | ErrorKind:
-    """Judge *key* by what is stored of it, and find the policy that holds for it."""
+    """Judge *key* by its stored record, and find the policy that holds for it."""
     operation = record.route.operation if isinstance(record.route, Route) else None
     source = stream.protocol.source_address
     now = worker.clocks.wall()
@@ -115,14 +115,14 @@ def unscannable(route: Route | UnknownRoute, *, has_body: bool) -> UnscannedReas
     """Return why a request cannot be read, if that is known before its body."""
     if isinstance(route, UnknownRoute):
         return UnscannedReason.UNKNOWN_ROUTE
-    # A GET with a body: it is unknown how a provider reads it.
+    # A GET with a body: providers differ in how they read it.
     return UnscannedReason.UNKNOWN_SHAPE if has_body and not route.has_body else None
 
 
 def requires_body(route: Route, caller: Caller, *, names_route: bool) -> bool:
-    """Return whether a verdict takes the body; *names_route*: the model in it chooses the route.
+    """Return whether the verdict needs the body; with *names_route* its model chooses the route.
 
-    To inspect it, or to know the model, or for limits of tokens.
+    Guardrails, the choice of a model, and limits on tokens need it.
     """
     if not route.has_body:
         return False

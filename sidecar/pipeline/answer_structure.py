@@ -1,4 +1,4 @@
-"""Judges what a program reads of an answer: the very bytes that are to leave, read once more."""
+"""Judges the structure of an answer in the bytes that leave, parsed as a program parses them."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def _take(structure: AnswerStructure, payload: bytes | None) -> None:
     try:
         document: Any = load_event(payload)
     except (ValueError, RecursionError):
-        return  # what is no JSON at all is unscanned, and leaves by the policy's word
+        return  # an answer without JSON is unscanned, and the policy decides on it
     structure.take(document)

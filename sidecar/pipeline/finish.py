@@ -37,7 +37,7 @@ def finish(
 
 
 def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
-    """Remember a verdict that Envoy may not receive, if something was taken for its request."""
+    """Remember a verdict that Envoy may not receive, if its request holds a reservation."""
     judged = record.judged
     if judged is None or not record.stream_name:
         return
@@ -46,7 +46,7 @@ def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
 
 
 def _release_reservation(record: RequestRecord, worker: Worker) -> None:
-    """Give back what was taken: no access log reports the end of a request without an answer."""
+    """Release the reservation: no access log reports the end of a request without an answer."""
     judged = record.judge_now()
     if judged is None or record.caller is None:
         return
@@ -56,7 +56,7 @@ def _release_reservation(record: RequestRecord, worker: Worker) -> None:
 
 
 def make_room(record: RequestRecord, worker: Worker) -> None:
-    """Let another request in: this one is judged, or given up."""
+    """Stop counting this request as under judgement: it is judged, or given up."""
     if record.is_counted:
         record.is_counted = False
         worker.guard.end()

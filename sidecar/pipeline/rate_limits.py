@@ -1,4 +1,4 @@
-"""Between reading a request and judging its content: takes what it needs of the limits."""
+"""Reserves a request's share of its limits, before its content is judged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BYTES_A_TOKEN: Final = 4
 async def take_limits(
     caller: Caller, stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> ClientError | None:
-    """Take the request's share of its limits; return the refusal if there is no room.
+    """Reserve the request's share of its limits; return the refusal if there is no room.
 
     Waits for the shared counts, and only if the leases of this worker are not enough.
     """

@@ -1,9 +1,9 @@
-"""One HTTP request, told once from its first message to its records.
+"""Judges one HTTP request, step by step, from its first message to its records.
 
     headers → admit → (body) → read → limits → guardrails → decide → answer → finish
 
 Steps are functions over plain values. The facts that they find are kept in the `RequestRecord`.
-A step that refuses returns a `ClientError`; whatever raises ends in a refusal, or in a stream that
+A step that refuses returns a `ClientError`; an exception ends in a refusal, or in a stream that
 is aborted: a plain return would let Envoy go on with a request that was not judged.
 """
 
@@ -129,7 +129,7 @@ class RequestHandler:
         return None if error is None else self._refused(error)
 
     def note(self, error: Exception) -> ErrorKind:
-        """Count and log what went wrong; return the kind of the refusal."""
+        """Count and log *error*; return the kind of the refusal."""
         fault, kind = fault_of(error)
         if isinstance(error, RefusedError):
             if fault is not None:
@@ -187,7 +187,7 @@ async def judge_request(
     record.work()
     _read_headers(headers, record, worker)
     if not record.is_counted:
-        # Before anything is looked up: all others wait for what it costs.
+        # Before any look-up: all other requests would wait for its cost.
         worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
         return client_error(ErrorKind.OVERLOADED)
     record.route = route = recognise(record.method or "", record.path, headers)
@@ -228,7 +228,7 @@ async def judge_request(
 
 
 def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> None:
-    """Take what the headers say of the request, as far as it can be shown."""
+    """Read id, path, method and dialect of the request, as far as they may be recorded."""
     record.path = path = headers.text(HeaderName.PATH)
     record.dialect = guess_dialect(path, headers)
     request_id = headers.text(HeaderName.REQUEST_ID)
@@ -245,7 +245,7 @@ def _plan_answer(
 ) -> AnswerPlan | None:
     """Return how the answer is treated; None if it passes without Egret.
 
-    Placeholders of the request are given to nothing else in the answer.
+    Placeholders of the request are not assigned to other values in the answer.
     """
     policy = record.policy
     if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:

@@ -1,4 +1,4 @@
-"""Which request headers we take away before a request leaves, and the one that Envoy routes by."""
+"""Removes credentials and overrides from a request's headers, and writes the routing header."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CLIENT_CREDENTIALS: Final = frozenset(
         *("proxy-authorization", "cookie", "x-amz-security-token", "ocp-apim-subscription-key"),
     }
 )
-"""What proves a client's identity to us or to others must not reach the provider, who gets a
-credential of its own from Envoy."""
+"""A client's credentials, for Egret or others, must not reach the provider, which receives one of
+its own from Envoy."""
 
 OVERRIDING: Final = frozenset({"x-ms-oai-image-generation-deployment", "x-http-method-override"})
-"""What makes a provider do something else than was judged: Azure draws with the model that the
-first one names, whatever models are allowed; Google goes by the second instead of the method."""
+"""Headers that make a provider do something else than was judged: Azure draws with the model that
+the first one names, despite the allowed models; Google obeys the second instead of the method."""
 
 _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
 
@@ -40,15 +40,15 @@ def strip(headers: Headers) -> HeaderMutation:
 
 
 _ROUTABLE: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+~-]{0,255}")
-"""What models are called, ARNs and names of repositories included. Another text than this could
-mean something else to whoever matches it (blanks at its ends, letters outside of ASCII, a line's
-end, ten kilobytes): no route is chosen by it."""
+"""Names of models, ARNs and names of repositories included. The matcher of a route could interpret
+other text differently (blanks at its ends, letters outside of ASCII, a line's end, ten kilobytes):
+no route is chosen by it."""
 
 
 def naming_model(headers: HeaderMutation, model: str | None) -> HeaderMutation:
     """Return *headers* with the model in a header of ours, just as the provider reads it.
 
-    Without a model that can be told so there is no such header: the client's own is gone by then.
+    For a model without such a name there is no header: the client's own is removed before.
     """
     if model is None or not _ROUTABLE.fullmatch(model):
         return headers

@@ -1,4 +1,4 @@
-"""Writes what is known of a request as dynamic metadata, for Envoy's access log and headers."""
+"""Writes the facts of a request as dynamic metadata, for Envoy's access log and headers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
 
 
 def _add_owner(pairs: list[tuple[str, str | float]], record: RequestRecord) -> None:
-    """Add the owner of the key, and what usage accounts by."""
+    """Add the owner of the key, and the facts that usage accounts by."""
     principal, judged = record.principal, record.judged
     if principal is None or judged is None:
         return
@@ -55,7 +55,7 @@ def _add_owner(pairs: list[tuple[str, str | float]], record: RequestRecord) -> N
 
 
 def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
-    """Return what the access log brings back to account for *request*, beside key and model."""
+    """Return the facts for the accounting of *request*, beside key and model."""
     since = request.occurred_at - EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     pairs = [

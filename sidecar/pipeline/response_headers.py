@@ -12,7 +12,7 @@ from sidecar.pipeline.record import NO_ALLOWANCE, Clocks, RequestRecord
 from sidecar.pipeline.request_metadata import server_timing, spent_seconds
 
 _LOCAL: Final = (HeaderName.LIMITS, "local")
-"""For diagnosis: the shared counts were away, and this worker's share decided."""
+"""For diagnosis: the shared counts were unavailable, and this worker's share decided."""
 
 
 def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes], ...]:
@@ -29,9 +29,9 @@ def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes
 
 
 def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str], ...]:
-    """Return how limits stand: the one that has no room, or all that the request has taken of.
+    """Return the state of the limit without room, or of all that the request has reserved of.
 
-    They are as this worker knows them: no round trip is made for a header.
+    They are as last seen by this worker: no round trip is made for a header.
     """
     allowance = record.allowance
     if allowance is NO_ALLOWANCE:
