@@ -1,8 +1,8 @@
 """Decodes Envoy's protobuf messages into our own types, and encodes the answers.
 
-`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes: the
-steps of a request import no protobuf. Rules that
-Envoy 1.40 enforces and its API text does not state are noted where they are obeyed.
+`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes: the steps
+of a request import no protobuf. Rules that Envoy 1.40 enforces and its API text does not state are
+noted where they are obeyed.
 """
 
 from __future__ import annotations
