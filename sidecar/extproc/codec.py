@@ -152,7 +152,7 @@ def _override(*, response_headers: bool, response_body: bool) -> bytes:
     return ext.ProcessingResponse(mode_override=mode).SerializeToString()
 
 
-# Envoy takes no FULL_DUPLEX_STREAMED where it may not send the trailers.
+# Envoy rejects FULL_DUPLEX_STREAMED unless it may send the trailers.
 def _ask_for_request_body(mode: modes.ProcessingMode) -> None:
     mode.request_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
     mode.request_trailer_mode = _SEND

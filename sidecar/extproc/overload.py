@@ -1,7 +1,7 @@
 """Limits the requests that a worker judges at once, and the bytes of bodies it keeps.
 
 Beyond a bound a request is refused at once: requests that queue in a busy worker delay all others,
-until budgets pass and finished work is thrown away.
+until budgets expire and finished work is discarded.
 """
 
 from __future__ import annotations

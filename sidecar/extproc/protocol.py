@@ -61,7 +61,7 @@ class Phase(enum.StrEnum):
 
 
 class Event(enum.Enum):
-    """The decision that a message asks for."""
+    """The decision that a message calls for."""
 
     NOTHING = enum.auto()
     REQUEST_HEADERS = enum.auto()
@@ -182,8 +182,10 @@ LATE: Final = {
 GATING_BODY_MODES: Final = frozenset(
     {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}
 )
-"""STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
-long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
+"""Request body modes that cannot be a gate, and are refused.
+
+STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a long
+body unseen, and GRPC is not implemented in Envoy."""
 
 HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED})
 """STREAMED lets the headers of an answer go before its body: a refusal would come too late."""
@@ -340,7 +342,7 @@ class ExtProcProtocol:
     # Messages of Envoy.
 
     def receive(self, data: bytes) -> Event:
-        """Advance by one message and return the decision that it asks for.
+        """Advance by one message and return the decision that it calls for.
 
         Raises:
             UnreadableMessageError: the bytes are no message; nothing has changed.

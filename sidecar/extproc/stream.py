@@ -24,7 +24,7 @@ class StreamEnd(enum.Enum):
     """The end of a stream."""
 
     COMPLETED = "completed"  # the last answer owed was given
-    ABORTED = "aborted"  # with an error: Envoy fails closed, where a plain end would fail open
+    ABORTED = "aborted"  # with an error: Envoy fails closed; after a plain end it would fail open
     CANCELLED = "cancelled"  # Envoy has reset it: the client left
 
 
@@ -95,11 +95,11 @@ class Budgets:
     authorize_seconds: float
     body_seconds: float
     body_idle_seconds: float
-    """Between two pieces of a body; where Envoy keeps the body, it comes in one."""
+    """Between two pieces of a body; if Envoy keeps the body, it comes in one."""
     inspect_seconds: float
 
     def of(self, phase: Phase) -> float | None:
-        """Return the budget of the wait in *phase*; None where Envoy's own timers rule."""
+        """Return the budget of the wait in *phase*; None if Envoy's own timers rule."""
         match phase:
             case Phase.JUDGING_HEADERS:
                 return self.authorize_seconds

@@ -24,8 +24,7 @@ NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
 
 _HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
-"""The key is valid and its holder is known: the log names the holder, as a key that is used from
-elsewhere may be stolen."""
+"""Refusals whose log line names the holder of the valid key, which may be stolen."""
 
 _COUNTING: Final = frozenset(
     {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
@@ -145,7 +144,7 @@ def judges_answer(route: Route, caller: Caller) -> bool:
 
 
 def stream_usage_of(caller: Caller) -> StreamUsage:
-    """Return how streams are counted: as the policy says, else exactly if limits go by it."""
+    """Return the way to count streams: the policy's, else exact if limits depend on it."""
     if caller.policy.stream_usage is not None:
         return caller.policy.stream_usage
     counts = any(limit.measure in _COUNTING for limit in caller.limits)

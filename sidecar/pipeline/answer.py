@@ -137,7 +137,7 @@ class GuardedAnswer:
 
 
 class UncountedAnswer:
-    """An answer without guardrails, which loses the counts that its client did not ask for.
+    """An answer without guardrails, which loses the counts that its client did not request.
 
     Nothing of it is ever refused or held back: an event that cannot be read goes on as it is.
     """

@@ -97,7 +97,7 @@ class AnswerJudgement:
         return self._released(self._judge_windows() or unread)
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
-        """Judge all of an answer; waits for remote guardrails, and for work that takes long.
+        """Judge all of an answer; waits for remote guardrails, and for long work.
 
         Nothing leaves of an answer that is refused.
         """

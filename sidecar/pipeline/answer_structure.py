@@ -12,7 +12,7 @@ from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 
 UNKNOWN_SHAPE: Final = "unknown_shape"
-"""Error type of an answer that is none of those we know to hold a model's words."""
+"""Error type of an answer in a form that is not known to hold a model's words."""
 
 
 def judge_structure(

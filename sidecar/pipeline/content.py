@@ -226,7 +226,7 @@ def _model_after(findings: tuple[Finding, ...], subject: Subject, route: Route) 
 def _asking_for_usage(
     subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
 ) -> bytes:
-    """Return *body*, or one that asks for the counts of its stream if they are wanted."""
+    """Return *body*, or one that requests the counts of its stream if they are needed."""
     if not subject.streamed or subject.asks_for_usage or not can_ask_for_usage(route):
         return body
     wanted = stream_usage_of(caller)

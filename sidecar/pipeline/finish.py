@@ -16,7 +16,7 @@ def finish(
 ) -> None:
     """Report the request, once, however its stream ended."""
     make_room(record, worker)
-    # An id is made up only where Envoy has sent none: that takes a system call.
+    # An id is made only if Envoy has sent none: that takes a system call.
     record.request_id = record.request_id or worker.new_request_id()
     record.rest()
     outcome = record.outcome()

@@ -150,7 +150,7 @@ class RequestRecord:
         self.read: Step | None = None
         self.guardrails: Step | None = None
         self.judged: JudgedRequest | None = None
-        """As the metadata has it; None where the key's owner is not known."""
+        """As in the metadata; None if the key's owner is unknown."""
 
     def work(self) -> float:
         """Start Egret's own time: waiting for the client's body or the provider is not part."""

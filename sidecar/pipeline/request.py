@@ -69,7 +69,7 @@ Not the request id: an Envoy that keeps a client's would let it name, and so end
 """
 
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
-"""Asked of the provider where answers are judged: a compressed answer cannot be read."""
+"""Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""

@@ -23,8 +23,10 @@ CLIENT_CREDENTIALS: Final = frozenset(
 its own from Envoy."""
 
 OVERRIDING: Final = frozenset({"x-ms-oai-image-generation-deployment", "x-http-method-override"})
-"""Headers that make a provider do something else than was judged: Azure draws with the model that
-the first one names, despite the allowed models; Google obeys the second instead of the method."""
+"""Headers that make a provider do something else than was judged.
+
+Azure draws with the model that the first one names, despite the allowed models; Google obeys the
+second instead of the method."""
 
 _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
 
