@@ -14,7 +14,7 @@ from sidecar.apis.response_text import (
     UnreadableEvent,
     read_answer,
 )
-from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.tokens import string_tokens
 
 MIN_ALIKE: Final = 3
 """Events in a row that bring one text each, before one is made a pattern: that takes as long as
@@ -46,8 +46,11 @@ class _Pattern:
         if event != self.event or (found := self.form.fullmatch(payload)) is None:
             return None
         content = found[1]
-        if not content.isascii() and not _is_utf8(content):
-            return None
+        if not content.isascii():
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                return None
         return AnswerEvent((replace(self.text, content=content),))
 
 
@@ -89,7 +92,7 @@ def _only_text(read: AnswerEvent) -> AnswerText | None:
 
 
 def _form_of(payload: bytes, text: AnswerText) -> re.Pattern[bytes]:
-    token = next(islice(json_text.string_tokens(payload), text.location, None))
+    token = next(islice(string_tokens(payload), text.location, None))
     before, behind = payload[: token.start], payload[token.end :]
     return re.compile(_loosened(before) + _TEXT + _loosened(behind))
 
@@ -106,11 +109,3 @@ def _loosened(literal: bytes) -> bytes:
         )
         position = found.end()
     return b"".join((*pieces, re.escape(literal[position:])))
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

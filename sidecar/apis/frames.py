@@ -376,11 +376,16 @@ class EventStreamFramer:
             length, self.fault = self._length()
             if self.fault is not None or len(self._buffer) < length:
                 break
-            message = _parsed_message(bytes(self._buffer[:length]))
-            if message is None:
+            raw = bytes(self._buffer[:length])
+            payload_at = _PRELUDE_BYTES + int.from_bytes(raw[4:8])
+            header_bytes, payload = raw[_PRELUDE_BYTES:payload_at], raw[payload_at:-_CRC_BYTES]
+            is_whole = zlib.crc32(raw[:-_CRC_BYTES]) == int.from_bytes(raw[-_CRC_BYTES:])
+            headers = _headers(header_bytes) if is_whole else None
+            if headers is None:
                 self.fault = FrameFault.BROKEN
                 break
-            frames.append(message)
+            event = headers.get(":event-type") or headers.get(":exception-type", "")
+            frames.append(EventStreamMessage(raw, payload or None, event, headers, header_bytes))
             del self._buffer[:length]
         return frames
 
@@ -427,20 +432,6 @@ def _message(header_bytes: bytes, payload: bytes) -> bytes:
     lengths = length.to_bytes(4) + len(header_bytes).to_bytes(4)
     body = lengths + zlib.crc32(lengths).to_bytes(4) + header_bytes + payload
     return body + zlib.crc32(body).to_bytes(4)
-
-
-def _parsed_message(raw: bytes) -> EventStreamMessage | None:
-    """Read a message; None where it does not add up."""
-    if zlib.crc32(raw[:-_CRC_BYTES]) != int.from_bytes(raw[-_CRC_BYTES:]):
-        return None
-    payload_at = _PRELUDE_BYTES + int.from_bytes(raw[4:8])
-    header_bytes = raw[_PRELUDE_BYTES:payload_at]
-    headers = _headers(header_bytes)
-    if headers is None:
-        return None
-    event = headers.get(":event-type") or headers.get(":exception-type", "")
-    payload = raw[payload_at:-_CRC_BYTES]
-    return EventStreamMessage(raw, payload or None, event, headers, header_bytes)
 
 
 def _headers(raw: bytes) -> dict[str, str] | None:

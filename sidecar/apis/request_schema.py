@@ -144,7 +144,17 @@ def _further(fields: dict[str, JsonValue]) -> Iterator[str]:
         yield from _models_of(fields.get(name))
     for name in _SETTINGS:
         yield from _models_of(fields.get(name))
-    for tools in _tools(fields):
+    # Both APIs take more tools in the midst of a conversation: `additional_tools` and
+    # `tool_search_output` in the input, `tool_addition` in a message.
+    lists = [fields.get("tools")]
+    lists += [item.get("tools") for item in _objects(fields.get("input"))]
+    lists += [
+        tool.get("definition")
+        for message in _objects(fields.get("messages"))
+        for block in _objects(message.get("content"))
+        for tool in _objects(block.get("tool"))
+    ]
+    for tools in lists:
         for tool in _objects(tools):
             yield from _models_of(tool)
             yield from _models_of(tool.get("svg"))
@@ -153,17 +163,6 @@ def _further(fields: dict[str, JsonValue]) -> Iterator[str]:
     if isinstance(inner, dict):
         yield from _models_of(inner)
         yield from _further(inner)
-
-
-def _tools(fields: dict[str, JsonValue]) -> Iterator[JsonValue]:
-    """Yield every list of tools: both APIs take more of them in the midst of a conversation."""
-    yield fields.get("tools")
-    for item in _objects(fields.get("input")):
-        yield item.get("tools")  # `additional_tools`, `tool_search_output`
-    for message in _objects(fields.get("messages")):
-        for block in _objects(message.get("content")):
-            for tool in _objects(block.get("tool")):
-                yield tool.get("definition")  # `tool_addition`
 
 
 def _models_of(value: JsonValue) -> Iterator[str]:

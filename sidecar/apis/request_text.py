@@ -26,8 +26,8 @@ from sidecar.apis.vocabulary import (
 )
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
-from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue, parse
+from sidecar.jsontext.tokens import decode, may_be_json, string_tokens
 
 MAX_NESTING: Final = 4
 """How many times JSON text inside a string is looked into."""
@@ -240,18 +240,18 @@ class Walk:
             content = text.encode()
             location = (self._strings,)
             self._add(content, location, role)
-            if b"\\" in content and json_text.may_be_json(content):
+            if b"\\" in content and may_be_json(content):
                 self._nested(content, location, role)
 
     def _nested(self, content: bytes, location: tuple[int, ...], role: str) -> None:
         """Add the strings of JSON text within a string, decoded from their escapes."""
-        for index, token in enumerate(json_text.string_tokens(content)):
+        for index, token in enumerate(string_tokens(content)):
             raw = content[token.start : token.end]
             if b"\\" in raw and not self.is_overfull:
-                inner = json_text.decode(raw)
+                inner = decode(raw)
                 inner_location = (*location, index)
                 self._add(inner, inner_location, role)
-                if len(location) < MAX_NESTING and json_text.may_be_json(inner):
+                if len(location) < MAX_NESTING and may_be_json(inner):
                     self._nested(inner, inner_location, role)
 
     def _add(self, content: bytes, location: tuple[int, ...], role: str) -> None:
@@ -270,8 +270,16 @@ class Walk:
         found: list[str] = []
         for key in words.media_fields:
             held = node.get(key, node.get(key.casefold()))
-            if _holds_media(key, held, words):
-                self.unscanned[_reason(key, (held, node), words)] = None
+            if isinstance(held, str):
+                is_media = key in _TEXT_POINTERS
+            else:
+                is_media = (
+                    isinstance(held, dict)
+                    and not words.folded_pointers.isdisjoint(map(str.casefold, held))
+                    and not (key == "source" and held.get("type") == "text")
+                )
+            if is_media:
+                self.unscanned[_reason(key, held, node, words)] = None
                 found.append(key)
         return tuple(found)
 
@@ -285,19 +293,10 @@ _REASONS: Final = (
 )
 
 
-def _holds_media(key: str, field: JsonValue, words: Vocabulary) -> bool:
-    if isinstance(field, str):
-        return key in _TEXT_POINTERS
-    if not isinstance(field, dict) or words.folded_pointers.isdisjoint(map(str.casefold, field)):
-        return False
-    return not (key == "source" and field.get("type") == "text")
-
-
 def _reason(
-    key: str, found: tuple[JsonValue, dict[str, JsonValue]], words: Vocabulary
+    key: str, held: JsonValue, node: dict[str, JsonValue], words: Vocabulary
 ) -> UnscannedReason:
     """Return the kind of media, as far as the field or its neighbours name it."""
-    held, node = found
     if key == "source" and node.get("type") == "image":
         return UnscannedReason.IMAGE
     inside = held if isinstance(held, dict) else {}

@@ -206,18 +206,12 @@ class AnswerStructure:
                 self._part((kind, place, number), _object(document.get("part")), said)
             case "completed" | "incomplete" | "failed":
                 self._output(_object(document.get("response")), "response.")
-            case rest:
-                self._item_event(rest, document, index)
-
-    def _item_event(self, rest: str, document: _Object, index: int) -> None:
-        place = f"output[{index}]"
-        match rest:
             case "function_call_arguments.delta" if (place,) in self._open:
                 self._open[place,].pieces.append(str(document.get("delta", "")))
             case "function_call_arguments.done":
                 known = self._open.get((place,))
                 name = None if known is None else known.tool
-                self._call((rest, place), {"name": name, **document}, place, _MESSAGE)
+                self._call((kind, place), {"name": name, **document}, place, _MESSAGE)
             case "output_item.added":
                 self._item(index, {**_object(document.get("item")), "content": None}, "")
             case "output_item.done":

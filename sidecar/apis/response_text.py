@@ -12,9 +12,8 @@ import orjson
 
 from sidecar.apis.vocabulary import FIELD_NAMES
 from sidecar.domain.subject import UnscannedReason
-from sidecar.jsontext import tokens as json_members
-from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonBound, JsonValue
+from sidecar.jsontext.tokens import count_strings, without_values
 
 SKIPPED: Final = frozenset(
     """
@@ -180,7 +179,7 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
         walk.run()
     except (ValueError, RecursionError):
         return _UNREADABLE
-    if walk.is_overfull or walk.strings != json_text.count_strings(payload):
+    if walk.is_overfull or walk.strings != count_strings(payload):
         return _UNREADABLE  # a key that stands twice hides one of its values from us
     return AnswerEvent(
         texts=tuple(walk.texts),
@@ -192,7 +191,7 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
 
 def without_logprobs(payload: bytes) -> bytes:
     """Return the event with the probabilities of its tokens taken out: they repeat the text."""
-    return json_members.without_values(payload, _LOGPROB_KEYS)
+    return without_values(payload, _LOGPROB_KEYS)
 
 
 _LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})

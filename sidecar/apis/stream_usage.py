@@ -11,9 +11,8 @@ import orjson
 
 from sidecar.apis.frames import Frame, Opaque, SseFramer
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
-from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue
-from sidecar.jsontext.tokens import WHOLE_STRING
+from sidecar.jsontext.tokens import WHOLE_STRING, decode
 
 OPTIONS: Final = b"stream_options"
 INCLUDE_USAGE: Final = b"include_usage"
@@ -83,21 +82,17 @@ def members(text: bytes, start: int) -> Iterator[Member]:
     """Yield the members of the object that begins at or after *start* in valid JSON."""
     at = text.index(b"{", start) + 1
     while (name := _NAME.match(text, at)) is not None:
-        at = _end_of_value(text, name.end())
-        yield Member(json_text.decode(name[1][1:-1]), name.start(1), name.end(), at)
-
-
-def _end_of_value(text: bytes, start: int) -> int:
-    scalar = _SCALAR.match(text, start)
-    if scalar is not None:
-        return scalar.end()
-    at, depth = start + 1, 1
-    while depth:
-        inside = _INSIDE.match(text, at)
-        at = at if inside is None else inside.end()
-        depth += 1 if text[at] in b"{[" else -1
-        at += 1
-    return at
+        start = name.end()
+        if (scalar := _SCALAR.match(text, start)) is not None:
+            at = scalar.end()
+        else:
+            at, depth = start + 1, 1
+            while depth:
+                inside = _INSIDE.match(text, at)
+                at = at if inside is None else inside.end()
+                depth += 1 if text[at] in b"{[" else -1
+                at += 1
+        yield Member(decode(name[1][1:-1]), name.start(1), start, at)
 
 
 _USAGE: Final = b"usage"

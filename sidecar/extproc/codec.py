@@ -1,7 +1,8 @@
-"""The only place where protobuf meets our own types.
+"""Decodes Envoy's protobuf messages into our own types, and encodes the answers.
 
-`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes. Rules that
-Envoy 1.40 enforces and its API text does not state are noted where they are obeyed.
+`ProcessingRequest` bytes become a `Message`, answers become `ProcessingResponse` bytes: the steps
+of a request import no protobuf. Rules that Envoy 1.40 enforces and its API text does not state are
+noted where they are obeyed.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def _override(*, response_headers: bool, response_body: bool) -> bytes:
     return ext.ProcessingResponse(mode_override=mode).SerializeToString()
 
 
-# Envoy takes no FULL_DUPLEX_STREAMED where it may not send the trailers.
+# Envoy rejects FULL_DUPLEX_STREAMED unless it may send the trailers.
 def _ask_for_request_body(mode: modes.ProcessingMode) -> None:
     mode.request_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
     mode.request_trailer_mode = _SEND

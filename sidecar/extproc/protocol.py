@@ -4,7 +4,7 @@ One object tracks one HTTP request and its answer. It receives Envoy's messages 
 verdicts by method calls; the bytes for Envoy gather in `outgoing`. It does no I/O and reads no
 clock, so that every order of messages can be played in a test.
 
-What it holds to:
+Its invariants:
 
 - A message that the phase does not expect raises and changes nothing.
 - Nothing of a request goes on before `forward`, nothing of a judged answer before its verdict.
@@ -43,7 +43,7 @@ MAX_CHUNK_BYTES: Final = 62_000
 
 
 class Phase(enum.StrEnum):
-    """How far one request and its answer have come."""
+    """The progress of one request and its answer."""
 
     AWAIT_HEADERS = "await headers"
     JUDGING_HEADERS = "judging headers"
@@ -61,7 +61,7 @@ class Phase(enum.StrEnum):
 
 
 class Event(enum.Enum):
-    """The decision that a message asks for."""
+    """The decision that a message calls for."""
 
     NOTHING = enum.auto()
     REQUEST_HEADERS = enum.auto()
@@ -141,7 +141,7 @@ TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
     },
     _P.ENDED: {},
 }
-"""Which message may come in which phase, and the phases it may lead to.
+"""The messages that may come in each phase, and the phases they may lead to.
 
 A message that Egret refuses leads to ENDED, by way of `refuse`. Messages of the request that come
 behind `forward` are passed on."""
@@ -169,7 +169,7 @@ VERDICTS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
     "send_piece": {_P.JUDGING_PIECE: (_P.AWAIT_PIECE, _P.AWAIT_REQUEST_END, _P.ENDED)},
     "send_answer": {_P.JUDGING_ANSWER: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)},
 }
-"""Which verdict may be given in which phase, and the phases it leads to."""
+"""The verdicts that may be given in each phase, and the phases they lead to."""
 
 LATE: Final = {
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
@@ -182,8 +182,10 @@ LATE: Final = {
 GATING_BODY_MODES: Final = frozenset(
     {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}
 )
-"""STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a
-long body unseen, GRPC is not implemented in Envoy: none of them can be a gate."""
+"""Request body modes that cannot be a gate, and are refused.
+
+STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a long
+body unseen, and GRPC is not implemented in Envoy."""
 
 HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED})
 """STREAMED lets the headers of an answer go before its body: a refusal would come too late."""
@@ -232,8 +234,7 @@ class ExtProcProtocol:
 
     `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
     `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
-    `piece` is the last piece of a streamed answer, and `piece_is_last` tells whether no other
-    follows.
+    `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
     """
 
     __slots__ = (
@@ -288,7 +289,7 @@ class ExtProcProtocol:
         self.piece = b""
         self.piece_is_last = False
 
-    # What is known.
+    # State.
 
     @property
     def has_ended(self) -> bool:
@@ -329,15 +330,15 @@ class ExtProcProtocol:
         return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
 
     def body(self) -> bytes:
-        """Return what is kept of a body, as one."""
+        """Return the kept pieces of a body, joined."""
         if len(self._pieces) > 1:
             self._pieces = [b"".join(self._pieces)]
         return self._pieces[0] if self._pieces else b""
 
-    # What Envoy sends.
+    # Messages of Envoy.
 
     def receive(self, data: bytes) -> Event:
-        """Advance by one message and return the decision that it asks for.
+        """Advance by one message and return the decision that it calls for.
 
         Raises:
             UnreadableMessageError: the bytes are no message; nothing has changed.
@@ -381,7 +382,7 @@ class ExtProcProtocol:
         self._end()
 
     def _open(self, message: Message) -> None:
-        """Learn the body modes, which the first message of a stream states."""
+        """Read the body modes from the first message of a stream."""
         if self.modes is not None:
             raise ProtocolViolationError(self.phase, "protocol_config")
         if message.modes is None:

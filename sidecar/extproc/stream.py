@@ -21,10 +21,10 @@ _Value = TypeVar("_Value")
 
 
 class StreamEnd(enum.Enum):
-    """How a stream must end."""
+    """The end of a stream."""
 
     COMPLETED = "completed"  # the last answer owed was given
-    ABORTED = "aborted"  # with an error: Envoy fails closed, where a plain end would fail open
+    ABORTED = "aborted"  # with an error: Envoy fails closed; after a plain end it would fail open
     CANCELLED = "cancelled"  # Envoy has reset it: the client left
 
 
@@ -33,7 +33,7 @@ class StreamGoneError(Exception):
 
 
 class OvertakenError(Exception):
-    """Another event came than the one that was waited for: a local reply of Envoy, or the end."""
+    """An event came that was not waited for: a local reply of Envoy, or the end."""
 
     def __init__(self, event: Event) -> None:
         super().__init__(event.name)
@@ -60,7 +60,7 @@ class Call(Protocol):
         ...
 
     async def write(self, messages: list[bytes], *, ends: bool) -> None:
-        """Send *messages* in order; *ends* tells that nothing will follow them.
+        """Send *messages* in order; with *ends* nothing follows them.
 
         Raises:
             StreamGoneError: the peer has reset the stream.
@@ -76,7 +76,7 @@ class Handler(Protocol):
         ...
 
     def note(self, error: Exception) -> ErrorKind:
-        """Count and log what went wrong; return the kind of the refusal."""
+        """Count and log *error*; return the kind of the refusal."""
         ...
 
     def refusal(self, kind: ErrorKind) -> Refusal:
@@ -95,11 +95,11 @@ class Budgets:
     authorize_seconds: float
     body_seconds: float
     body_idle_seconds: float
-    """Between two pieces of a body; where Envoy keeps the body, it comes in one."""
+    """Between two pieces of a body; if Envoy keeps the body, it comes in one."""
     inspect_seconds: float
 
     def of(self, phase: Phase) -> float | None:
-        """Return the budget of the wait in *phase*; None where Envoy's own timers rule."""
+        """Return the budget of the wait in *phase*; None if Envoy's own timers rule."""
         match phase:
             case Phase.JUDGING_HEADERS:
                 return self.authorize_seconds
@@ -138,7 +138,7 @@ class ExtProcStream:
     async def run(self, handler: Handler) -> StreamEnd:
         """Have *handler* judge the request; return how the stream must end.
 
-        Whatever it raises ends in a refusal, or in a stream that is aborted: a plain end would let
+        An exception ends in a refusal, or in a stream that is aborted: a plain end would let
         Envoy go on with a request that was not judged.
         """
         protocol = self.protocol
@@ -199,11 +199,11 @@ class ExtProcStream:
         return protocol.body()
 
     async def receive(self) -> Event:
-        """Send what is owed, then read until a message asks for a decision; ENDED at the end.
+        """Send the answers owed, then read until a message asks for a decision; ENDED at the end.
 
         Raises:
             RefusedError: the request cannot go on; `LateError` if a message came too late.
-            ProtocolViolationError, UnreadableMessageError: Envoy sent what it may not.
+            ProtocolViolationError, UnreadableMessageError: Envoy broke the protocol.
             StreamGoneError: Envoy has reset the stream.
         """
         protocol = self.protocol
@@ -220,7 +220,7 @@ class ExtProcStream:
                 return event
 
     async def send(self) -> None:
-        """Send what is owed, all at once, with the end of the stream if it has come."""
+        """Send all answers owed at once, with the end of the stream if it has come."""
         protocol = self.protocol
         messages, protocol.outgoing = protocol.outgoing, []
         has_ended = protocol.phase is Phase.ENDED and not protocol.is_aborted
@@ -246,7 +246,7 @@ class ExtProcStream:
         return judging.result()
 
     def close(self) -> None:
-        """Let go of what is kept; whatever still runs for this stream is cancelled."""
+        """Release all kept bytes, and cancel the work that still runs for this stream."""
         self.protocol.drop()
         if self._reading is not None:
             _drop(self._reading)
@@ -278,7 +278,7 @@ class ExtProcStream:
             if not done:
                 raise LateError(LATE[self.protocol.phase])
             return self._taken(self._reading)
-        # Without a task beside us, as nothing else is waited for: the task and what waits for it
+        # Without a task beside us, as nothing else is waited for: the task and the wait for it
         # cost a third of all that judging a request costs.
         limit: asyncio.Timeout | None = None
         try:

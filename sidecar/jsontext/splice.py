@@ -10,8 +10,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Final
 
-from sidecar.jsontext import tokens as json_numbers
-from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext import tokens
 from sidecar.jsontext.tokens import OffsetMap, Token
 
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]*")
@@ -54,25 +53,20 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> bytes:
     for replacement in replacements:
         if not _PLAIN.fullmatch(replacement.text):
             raise SpliceError("the text of a replacement is not plain ASCII")
-    strings = [one for one in replacements if not _is_number(one)]
-    numbers = [one for one in replacements if _is_number(one)]
-    return _apply(body, _merge([*_in_strings(body, strings), *_in_numbers(body, numbers)]))
+    edits = _in_strings(body, [one for one in replacements if not _is_number(one)])
+    numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
+    for index, token in _pick(tokens.number_tokens(body), numbers).items():
+        edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
+    pieces: list[bytes] = []
+    position = 0
+    for edit in _merge(edits):
+        pieces += (body[position : edit.start], edit.text)
+        position = edit.end
+    return b"".join((*pieces, body[position:]))
 
 
 def _is_number(replacement: Replacement) -> bool:
     return len(replacement.location) == 1 and replacement.location[0] < 0
-
-
-def _in_numbers(body: bytes, replacements: Sequence[Replacement]) -> list[_Edit]:
-    tokens = _pick(
-        json_text.number_tokens(body),
-        {-1 - replacement.location[0] for replacement in replacements},
-    )
-    return [
-        _Edit(token.start, token.end, b'"' + replacement.text + b'"')
-        for replacement in replacements
-        for token in (tokens[-1 - replacement.location[0]],)
-    ]
 
 
 def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]:
@@ -83,10 +77,10 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
             raise SpliceError("a replacement has no location")
         by_token[replacement.location[0]].append(replacement)
     edits: list[_Edit] = []
-    for index, token in _pick(json_text.string_tokens(text), by_token.keys()).items():
+    for index, token in _pick(tokens.string_tokens(text), by_token.keys()).items():
         raw = text[token.start : token.end]
         offsets = OffsetMap(raw)
-        inner = _in_content(json_text.decode(raw), by_token[index])
+        inner = _in_content(tokens.decode(raw), by_token[index])
         for edit in sorted(inner, key=attrgetter("start")):
             start, end = offsets.raw_range(edit.start, edit.end)
             edits.append(
@@ -106,8 +100,13 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Ed
         if len(one.location) > 1
     ]
     edits = _in_strings(content, nested) if nested else []
-    is_json = json_text.may_be_json(content)
-    numbers = _numbers_of(content, replacements)
+    is_json = tokens.may_be_json(content)
+    numbers: dict[int, Token] = {}  # those without quotes in which replacements begin
+    if tokens.begins_json(content):
+        starts = [one.start for one in replacements if len(one.location) == 1]
+        numbers = tokens.bare_numbers(content, starts)
+        if numbers and not tokens.is_json(content):
+            numbers = {}
     for one in replacements:
         if len(one.location) > 1:
             continue
@@ -116,30 +115,21 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Ed
         start, end = one.start, one.end
         number = numbers.get(start)
         if number is not None and start < end <= number.end:
-            edits.append(_Edit(number.start, number.end, json_numbers.quoted(one.text)))
+            edits.append(_Edit(number.start, number.end, tokens.quoted(one.text)))
             continue
         if is_json:
-            start, end = json_text.whole_units(content, start, end)
+            start, end = tokens.whole_units(content, start, end)
         edits.append(_Edit(start, end, one.text))
     return edits
 
 
-def _numbers_of(content: bytes, replacements: Sequence[Replacement]) -> dict[int, Token]:
-    """Return the numbers without quotes in which replacements begin; none but of JSON text."""
-    if not json_text.begins_json(content):
-        return {}
-    starts = [one.start for one in replacements if len(one.location) == 1]
-    numbers = json_numbers.bare_numbers(content, starts)
-    return numbers if numbers and json_numbers.is_json(content) else {}
-
-
-def _pick(tokens: Iterable[Token], indexes: Iterable[int]) -> dict[int, Token]:
+def _pick(found: Iterable[Token], indexes: Iterable[int]) -> dict[int, Token]:
     wanted = set(indexes)
     if not wanted:
         return {}
     picked = {
         index: token
-        for index, token in enumerate(islice(tokens, max(wanted) + 1))
+        for index, token in enumerate(islice(found, max(wanted) + 1))
         if index in wanted
     }
     if len(picked) != len(wanted):
@@ -155,13 +145,3 @@ def _merge(edits: Iterable[_Edit]) -> list[_Edit]:
             edit = _Edit(last.start, max(last.end, edit.end), last.text)  # noqa: PLW2901 - grown
         merged.append(edit)
     return merged
-
-
-def _apply(body: bytes, edits: Sequence[_Edit]) -> bytes:
-    pieces: list[bytes] = []
-    position = 0
-    for edit in edits:
-        pieces += (body[position : edit.start], edit.text)
-        position = edit.end
-    pieces.append(body[position:])
-    return b"".join(pieces)

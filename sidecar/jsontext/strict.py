@@ -25,28 +25,24 @@ class JsonBound:
     commas: int
 
     def is_exceeded_by(self, text: bytes) -> bool:
-        """Return whether *text* holds more. Text in strings (CSV, code) does not count."""
+        """Return whether *text* holds more. Text in strings (CSV, code) does not count.
+
+        A quote counts if an even number of backslashes stands before it. Two quotes that are left
+        side by side go, whether they begin a string or lie between two: that turns no other mark
+        inside out, and most strings hold none.
+        """
         if len(text) <= min(self.containers, self.commas) or not self._is_exceeded_by_marks(text):
             return False
+        bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
+        marks = bare.translate(None, _NO_MARKS).replace(b'""', b"").decode("ascii")
         strings = 2 * (self.containers + self.commas) + 1  # no more of them fit
-        return self._is_exceeded_by_marks(_outside_strings(text, limit=strings))
+        # As a str: joining bytes takes 80 of them for each piece.
+        outside = "".join(marks.split('"', 2 * strings)[::2]).encode()
+        return self._is_exceeded_by_marks(outside)
 
     def _is_exceeded_by_marks(self, marks: bytes) -> bool:
         containers = marks.count(b"{") + marks.count(b"[")
         return containers > self.containers or marks.count(b",") > self.commas
-
-
-def _outside_strings(text: bytes, *, limit: int) -> bytes:
-    """Return the marks of *text* outside of strings, and all that follow the *limit*-th string.
-
-    A quote counts if an even number of backslashes stands before it. Two quotes that are left
-    side by side go, whether they begin a string or lie between two: that turns no other mark
-    inside out, and most strings hold none.
-    """
-    bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    marks = bare.translate(None, _NO_MARKS).replace(b'""', b"").decode("ascii")
-    # As a str: joining bytes takes 80 of them for each piece.
-    return "".join(marks.split('"', 2 * limit)[::2]).encode()
 
 
 JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"

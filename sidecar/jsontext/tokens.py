@@ -232,15 +232,16 @@ def bare_numbers(text: bytes, starts: Iterable[int], *, opened: bytes = b"") -> 
     at = 0
     joined = b""
     for start in sorted(set(starts)):
-        token = _token_at(text, start)
-        if token is None:
+        before = _BEFORE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
+        number = before and _NUMBER.match(text, start - len(before.group(1)))
+        if number is None or number.end(1) <= start:
             continue
         joined = joined or opened + text
         if start + shift < at:
             continue  # in the string before
         at = _end(_OUTSIDE, joined, at, start + shift)
         if at == start + shift:
-            found[start] = token
+            found[start] = Token(*number.span(1))
         else:
             at = _end(_STRING_REST, joined, at, len(joined))
     return found
@@ -273,17 +274,6 @@ def quoted(text: bytes) -> bytes:
     return json.dumps(text.decode(), ensure_ascii=False).encode()
 
 
-def _token_at(text: bytes, start: int) -> Token | None:
-    before = _BEFORE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
-    if before is None:
-        return None
-    begin = start - len(before.group(1))
-    number = _NUMBER.match(text, begin)
-    if number is None or number.end(1) <= start:
-        return None
-    return Token(*number.span(1))
-
-
 def _end(pattern: re.Pattern[bytes], text: bytes, start: int, end: int) -> int:
     match = pattern.match(text, start, end)
     return match.end() if match is not None else start
@@ -299,22 +289,15 @@ _SCALAR: Final = re.compile(WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
 def without_values(document: bytes, keys: frozenset[bytes]) -> bytes:
     """Return *document*, which is valid JSON, with null under each of *keys*, at any depth."""
     pieces: list[bytes] = []
-    position = 0
-    for start, end in _values(document, keys):
-        pieces += (document[position:start], b"null")
-        position = end
-    return b"".join((*pieces, document[position:]))
-
-
-def _values(document: bytes, keys: frozenset[bytes]) -> Iterator[tuple[int, int]]:
     end = 0
     for token in string_tokens(document):
         if token.start < end or decode(document[token.start : token.end]) not in keys:
             continue
         before = _BEFORE_VALUE.match(document, token.end)
         if before is not None:
+            pieces += (document[end : before.end()], b"null")
             end = _value_end(document, before.end())
-            yield before.end(), end
+    return b"".join((*pieces, document[end:]))
 
 
 def _value_end(document: bytes, start: int) -> int:

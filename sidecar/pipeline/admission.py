@@ -31,8 +31,7 @@ NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
 
 _HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
-"""The key is good and its holder is known: the log names the holder, as a key that is used from
-elsewhere may be stolen."""
+"""Refusals whose log line names the holder of the valid key, which may be stolen."""
 
 _COUNTING: Final = frozenset(
     {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
@@ -79,7 +78,7 @@ def _judge(
     record: RequestRecord,
     worker: Worker,
 ) -> Caller | ErrorKind:
-    """Judge *key* by what is stored of it, and find the policy that holds for it."""
+    """Judge *key* by its stored record, and find the policy that holds for it."""
     operation = record.route.operation if isinstance(record.route, Route) else None
     source = stream.protocol.source_address
     now = worker.clocks.wall()
@@ -122,14 +121,14 @@ def unscannable(route: Route | UnknownRoute, *, has_body: bool) -> UnscannedReas
     """Return why a request cannot be read, if that is known before its body."""
     if isinstance(route, UnknownRoute):
         return UnscannedReason.UNKNOWN_ROUTE
-    # A GET with a body: it is unknown how a provider reads it.
+    # A GET with a body: providers differ in how they read it.
     return UnscannedReason.UNKNOWN_SHAPE if has_body and not route.has_body else None
 
 
 def requires_body(route: Route, caller: Caller, *, names_route: bool) -> bool:
-    """Return whether a verdict takes the body; *names_route*: the model in it chooses the route.
+    """Return whether the verdict needs the body; with *names_route* its model chooses the route.
 
-    To inspect it, or to know the model, or for limits of tokens.
+    Guardrails, the choice of a model, and limits on tokens need it.
     """
     if not route.has_body:
         return False
@@ -152,7 +151,7 @@ def judges_answer(route: Route, caller: Caller) -> bool:
 
 
 def stream_usage_of(caller: Caller) -> StreamUsage:
-    """Return how streams are counted: as the policy says, else exactly if limits go by it."""
+    """Return the way to count streams: the policy's, else exact if limits depend on it."""
     if caller.policy.stream_usage is not None:
         return caller.policy.stream_usage
     counts = any(limit.measure in _COUNTING for limit in caller.limits)
@@ -165,12 +164,14 @@ CLIENT_CREDENTIALS: Final = frozenset(
         *("proxy-authorization", "cookie", "x-amz-security-token", "ocp-apim-subscription-key"),
     }
 )
-"""What proves a client's identity to us or to others must not reach the provider, who gets a
-credential of its own from Envoy."""
+"""A client's credentials, for Egret or others, must not reach the provider, which receives one of
+its own from Envoy."""
 
 OVERRIDING: Final = frozenset({"x-ms-oai-image-generation-deployment", "x-http-method-override"})
-"""What makes a provider do something else than was judged: Azure draws with the model that the
-first one names, whatever models are allowed; Google goes by the second instead of the method."""
+"""Headers that make a provider do something else than was judged.
+
+Azure draws with the model that the first one names, despite the allowed models; Google obeys the
+second instead of the method."""
 
 _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
 
@@ -186,15 +187,15 @@ def strip(headers: Headers) -> HeaderMutation:
 
 
 _ROUTABLE: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+~-]{0,255}")
-"""What models are called, ARNs and names of repositories included. Another text than this could
-mean something else to whoever matches it (blanks at its ends, letters outside of ASCII, a line's
-end, ten kilobytes): no route is chosen by it."""
+"""Names of models, ARNs and names of repositories included. The matcher of a route could interpret
+other text differently (blanks at its ends, letters outside of ASCII, a line's end, ten kilobytes):
+no route is chosen by it."""
 
 
 def naming_model(headers: HeaderMutation, model: str | None) -> HeaderMutation:
     """Return *headers* with the model in a header of ours, just as the provider reads it.
 
-    Without a model that can be told so there is no such header: the client's own is gone by then.
+    For a model without such a name there is no header: the client's own is removed before.
     """
     if model is None or not _ROUTABLE.fullmatch(model):
         return headers

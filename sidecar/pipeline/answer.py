@@ -29,7 +29,7 @@ _STATUS: Final = re.compile(r"[0-9]{3}")
 
 
 class Handling(enum.Enum):
-    """How an answer goes through."""
+    """The way in which an answer passes."""
 
     PASS = "pass"  # noqa: S105 - no password
     STREAM = "stream"  # its headers at once, its body as it is judged
@@ -37,7 +37,7 @@ class Handling(enum.Enum):
 
 
 class AnswerPlan(Protocol):
-    """How the answer to one request is treated."""
+    """The treatment of the answer to one request."""
 
     is_judged: bool
     """Whether guardrails look at it; else it only loses counts."""
@@ -55,7 +55,7 @@ class AnswerPlan(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Record what was found in an answer that did not come to its end."""
+        """Record the findings of an answer that did not come to its end."""
         ...
 
 
@@ -120,7 +120,7 @@ class GuardedAnswer:
         return released
 
     def abandon(self) -> None:
-        """Record what was found in an answer that did not come to its end."""
+        """Record the findings of an answer that did not come to its end."""
         if self._judgement is not None:
             self._note(self._judgement)
 
@@ -136,7 +136,7 @@ class GuardedAnswer:
 
 
 class UncountedAnswer:
-    """An answer without guardrails, which loses the counts that its client did not ask for.
+    """An answer without guardrails, which loses the counts that its client did not request.
 
     Nothing of it is ever refused or held back: an event that cannot be read goes on as it is.
     """

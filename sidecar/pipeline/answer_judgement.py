@@ -42,7 +42,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSetting:
-    """What an answer is judged by, and what its request leaves to it."""
+    """The policy and tools that judge an answer, and the values its request leaves to it."""
 
     policy: AnswerPolicy
     unscanned: UnscannedAction
@@ -60,7 +60,7 @@ class AnswerJudgement:
     def __init__(
         self, form: AnswerForm, setting: AnswerSetting, *, is_success: bool = True
     ) -> None:
-        """Begin. What a provider says of a failure is judged as text, not by its structure."""
+        """Begin; the body of a provider's error is judged as text, not by its structure."""
         self._setting = setting
         self._form = form
         self._structured = setting.policy.structured if is_success else ()
@@ -83,23 +83,23 @@ class AnswerJudgement:
         return tuple(self._reading.reasons)
 
     def results(self) -> tuple[GuardrailResult, ...]:
-        """Return what each guardrail has come to so far, in the policy's order."""
+        """Return the result of each guardrail so far, in the policy's order."""
         every = (*self._scan.results(), *self._remote, *self._structure)
         by_name = {one.guardrail.name: one for one in every}
         return tuple(by_name[name] for name in self._guardrails if name in by_name)
 
     def take(self, chunk: bytes, *, is_last: bool) -> Released:
-        """Judge the next bytes, and return what may leave."""
+        """Judge the next bytes, and return those that may leave."""
         self._reading.take(chunk, is_last=is_last)
         unread = self._unread()
         if unread is not None:
-            self._reading.transcript.let_all_go()  # nothing follows what cannot be read
+            self._reading.transcript.let_all_go()  # no event follows an unreadable one
         return self._released(self._judge_windows() or unread)
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
-        """Judge all of an answer; waits for remote guardrails, and for work that takes long.
+        """Judge all of an answer; waits for remote guardrails, and for long work.
 
-        Of one that is refused nothing leaves.
+        Nothing leaves of an answer that is refused.
         """
         guardrail_runner, policy = self._setting.guardrail_runner, self._setting.policy
         self._reading.take(body, is_last=True)

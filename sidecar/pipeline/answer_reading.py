@@ -20,7 +20,7 @@ _REASONS: Final = {
 
 
 class AnswerReading:
-    """What an answer has said so far. `reasons` is why parts of it could not be read."""
+    """The texts of an answer so far; `reasons` is why parts of it could not be read."""
 
     def __init__(self, form: AnswerForm, *, hides_usage: bool = False) -> None:
         self.transcript: Final = Transcript()

@@ -1,4 +1,4 @@
-"""Judges what a program reads of an answer: the very bytes that are to leave, read once more."""
+"""Judges the structure of an answer in the bytes that leave, parsed as a program parses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 
 UNKNOWN_SHAPE: Final = "unknown_shape"
-"""Error type of an answer that is none of those we know to hold a model's words."""
+"""Error type of an answer in a form that is not known to hold a model's words."""
 
 
 def judge_structure(
@@ -51,5 +51,5 @@ def _take(structure: AnswerStructure, payload: bytes | None) -> None:
     try:
         document: Any = load_event(payload)
     except (ValueError, RecursionError):
-        return  # what is no JSON at all is unscanned, and leaves by the policy's word
+        return  # an answer without JSON is unscanned, and the policy decides on it
     structure.take(document)

@@ -37,7 +37,7 @@ class RequestAllowed:
 
     `restoration` has the values that the answer is to name again; none, mostly. `model` is the
     model that the provider will read in the request, None if that cannot be known. `hides_usage`
-    tells that the answer must lose the counts that its request was made to ask for.
+    means that the answer must lose the counts that Egret made its request ask for.
     """
 
     body: bytes | None = None
@@ -54,7 +54,7 @@ async def judge_body(
     record: RequestRecord,
     worker: Worker,
 ) -> RequestAllowed | ClientError:
-    """Read *body*, take what it needs of the limits, and judge its content."""
+    """Read *body*, reserve its share of the limits, and judge its content."""
     record.body_bytes = len(body)
     read = read_request(route, stream.protocol.headers, body)
     record.read = record.step()
@@ -107,7 +107,7 @@ async def judge_without_body(
     record: RequestRecord,
     worker: Worker,
 ) -> RequestAllowed | ClientError:
-    """Judge by the headers alone; *reason* says why the rest cannot be read."""
+    """Judge by the headers alone; *reason* is why the rest cannot be read."""
     if caller.limits:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
@@ -164,7 +164,7 @@ def policy_for(subject: Subject, policy: EffectivePolicy) -> EffectivePolicy:
 
 
 def subject_of(record: RequestRecord) -> RequestInfo:
-    """Return the request as guardrails know it."""
+    """Return the request as guardrails receive it."""
     principal = record.principal
     key_id = "" if principal is None else principal.key_id
     return RequestInfo(record.request_id, key_id, record.model)
@@ -192,7 +192,7 @@ def _judge_unread(
 
 
 def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> ClientError | None:
-    """Judge what takes no guardrail, and keep the policy that holds for the model."""
+    """Judge all but the texts, and record the policy that holds for the model."""
     if caller.allowed_models is not None:
         refused = refuse_models(subject, caller.allowed_models)
         if refused is not None:
@@ -232,7 +232,7 @@ def _model_after(findings: tuple[Finding, ...], subject: Subject, route: Route) 
 def _asking_for_usage(
     subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
 ) -> bytes:
-    """Return *body*, or one that asks for the counts of its stream if they are wanted."""
+    """Return *body*, or one that requests the counts of its stream if they are needed."""
     if not subject.streamed or subject.asks_for_usage or not can_ask_for_usage(route):
         return body
     wanted = stream_usage_of(caller)
@@ -254,7 +254,7 @@ BYTES_A_TOKEN: Final = 4
 async def take_limits(
     caller: Caller, stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> ClientError | None:
-    """Take the request's share of its limits; return the refusal if there is no room.
+    """Reserve the request's share of its limits; return the refusal if there is no room.
 
     Waits for the shared counts, and only if the leases of this worker are not enough.
     """

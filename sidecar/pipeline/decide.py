@@ -1,4 +1,4 @@
-"""From what the guardrails found, and what none could read, to the one answer. Pure."""
+"""Turns the results of guardrails and unreadable content into one decision; pure functions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
     """Return the answer that enforced results add up to; shadow results change nothing.
 
     The first denial in policy order words the refusal, so that the same content always gets the
-    same answer; *subject* is its word for what was judged. Every verdict is named here: one that
-    is forgotten would look like a pass.
+    same answer; *subject* is its word for what was judged. Every verdict is named here: a
+    forgotten one would look like a pass.
     """
     redacted: list[Finding] = []
     for result in results:
@@ -47,7 +47,7 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
 def decide_unscanned(
     reasons: Iterable[UnscannedReason], action: UnscannedAction, *, subject: str = "request"
 ) -> Allow | Deny:
-    """Return what becomes of content that no guardrail can read."""
+    """Return the decision on content that no guardrail can read."""
     named = sorted({reason.value for reason in reasons})
     match action:
         case UnscannedAction.BLOCK if named:

@@ -44,11 +44,11 @@ class Limits(Protocol):
     def take(
         self, principal: Principal, claims: tuple[LimitCheck, ...], *, member: str
     ) -> LimitDecision | Awaitable[LimitDecision]:
-        """Take all that *claims* ask for, or nothing; *member* names the request."""
+        """Reserve all *claims*, or none; *member* names the request."""
         ...
 
     def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
-        """Put right what was taken; later, and without waiting."""
+        """Correct a reservation later, without waiting."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How limits stand, in the headers that client libraries read.
+"""Writes the state of limits into the headers that client libraries read.
 
 OpenAI's are described in its guide on rate limits (`x-ratelimit-*`, resets as `1m30s`),
 Anthropic's in its page on rate limits (`anthropic-ratelimit-*`, resets as RFC 3339 times).
@@ -23,8 +23,8 @@ _OURS: Final = re.compile(r"(?:x-ratelimit|anthropic-ratelimit|x-egret)-[a-z0-9-
 def foreign_headers(answer: Headers) -> tuple[str, ...]:
     """Return the names in a provider's *answer* that are ours to write, to be removed.
 
-    A provider counts for the account that all our clients share: what is left of it says what
-    others use, and beside our own numbers a client could not tell which are whose.
+    A provider counts for the account that all our clients share: its remainder shows the use of
+    others, and a client could not distinguish its numbers from ours.
     """
     return tuple(dict.fromkeys(name for name, _ in answer.fields if _OURS.fullmatch(name)))
 
@@ -105,7 +105,7 @@ def _tightest(
 
 
 def _duration(seconds: float) -> str:
-    """Write as Go does, which is what OpenAI sends: `250ms`, `1s`, `6m0s`."""
+    """Write a duration as Go and OpenAI do: `250ms`, `1s`, `6m0s`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)

@@ -1,7 +1,7 @@
-"""What a policy makes of requests that were kept: as in an exchange, but nobody waits for it.
+"""Replays recorded requests against a policy, with the steps of a live request.
 
 Every key counts as one that the policy holds for: roll-outs are complete, exceptions are over.
-Guardrails that ask a server are left out: a rehearsal never sends a text anywhere.
+Remote guardrails are left out: a replay never sends a text anywhere.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _JSON: Final = Headers((("content-type", b"application/json"),))
 
 @dataclass(frozen=True, slots=True)
 class KeptRequest:
-    """A request that was kept: its path with the query, and its body as the client sent it."""
+    """A recorded request: its path with the query, and its body as the client sent it."""
 
     method: str
     path: str
@@ -58,7 +58,7 @@ class KeptRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What became of one request.
+    """The result of one replayed request.
 
     `error` is why it was refused. `acted` names guardrails whose verdict was not to pass, in
     shadow or not, with that verdict.
@@ -151,7 +151,7 @@ def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy)
 
 
 def _of_unscanned(reasons: tuple[UnscannedReason, ...], policy: EffectivePolicy) -> ReplayResult:
-    """Return what a request comes to of which some could not be read, and which passes."""
+    """Return the result of a request that passes although some of it could not be read."""
     is_flagged = bool(reasons) and policy.unscanned is UnscannedAction.FLAG
     return ReplayResult(ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED)
 

@@ -44,9 +44,9 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """The answer of the limits: how they stand, and what was reserved.
+    """The answer of the limiter: the state of the limits, and the reservation.
 
-    `short` is the limit that has no room. `is_local` tells that the shared counts were away.
+    `short` is the limit that has no room. `is_local`: the shared counts were unavailable.
     """
 
     standings: tuple[LimitStatus, ...] = ()
@@ -57,7 +57,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFacts:
-    """What the guardrails found in an answer."""
+    """The results of the guardrails on an answer."""
 
     results: tuple[GuardrailResult, ...] = ()
     unscanned: tuple[UnscannedReason, ...] = ()
@@ -150,7 +150,7 @@ class RequestRecord:
         self.read: Step | None = None
         self.guardrails: Step | None = None
         self.judged: JudgedRequest | None = None
-        """As the metadata has it; None where the key's owner is not known."""
+        """As in the metadata; None if the key's owner is unknown."""
 
     def work(self) -> float:
         """Start Egret's own time: waiting for the client's body or the provider is not part."""
@@ -176,7 +176,7 @@ class RequestRecord:
         return self._own_seconds + running
 
     def outcome(self) -> ExchangeOutcome:
-        """Return how the request ends if nothing else happens."""
+        """Return the outcome of the request if nothing else happens."""
         if self.refused is not None:
             is_ours = self.refused.http_status >= 500  # noqa: PLR2004 - HTTP server errors
             return ExchangeOutcome.FAILED if is_ours else ExchangeOutcome.REFUSED

@@ -50,7 +50,7 @@ def budget_error(limit: Limit, *, retry_after_seconds: int) -> ClientError:
 
 
 def single_request_error(limit: Limit) -> ClientError:
-    """Return the error of one request that asks for more than any may."""
+    """Return the error of one request that needs more than its limit ever allows."""
     if limit.measure is Measure.REQUEST_BYTES:
         return ClientError(
             ErrorKind.BODY_TOO_LARGE,

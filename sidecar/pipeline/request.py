@@ -1,9 +1,9 @@
-"""One HTTP request, told once from its first message to its records.
+"""Judges one HTTP request, step by step, from its first message to its records.
 
     headers → admit → (body) → read → limits → guardrails → decide → answer → finish
 
 Steps are functions over plain values. The facts that they find are kept in the `RequestRecord`.
-A step that refuses returns a `ClientError`; whatever raises ends in a refusal, or in a stream that
+A step that refuses returns a `ClientError`; an exception ends in a refusal, or in a stream that
 is aborted: a plain return would let Envoy go on with a request that was not judged.
 """
 
@@ -75,7 +75,7 @@ Not the request id: an Envoy that keeps a client's would let it name, and so end
 """
 
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
-"""Asked of the provider where answers are judged: a compressed answer cannot be read."""
+"""Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
@@ -135,7 +135,7 @@ class RequestHandler:
         return None if error is None else self._refused(error)
 
     def note(self, error: Exception) -> ErrorKind:
-        """Count and log what went wrong; return the kind of the refusal."""
+        """Count and log *error*; return the kind of the refusal."""
         fault, kind = fault_of(error)
         if isinstance(error, RefusedError):
             if fault is not None:
@@ -193,7 +193,7 @@ async def judge_request(
     record.work()
     _read_headers(headers, record, worker)
     if not record.is_counted:
-        # Before anything is looked up: all others wait for what it costs.
+        # Before any look-up: all other requests would wait for its cost.
         worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
         return client_error(ErrorKind.OVERLOADED)
     record.route = route = recognise(record.method or "", record.path, headers)
@@ -234,7 +234,7 @@ async def judge_request(
 
 
 def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> None:
-    """Take what the headers say of the request, as far as it can be shown."""
+    """Read id, path, method and dialect of the request, as far as they may be recorded."""
     record.path = path = headers.text(HeaderName.PATH)
     record.dialect = guess_dialect(path, headers)
     request_id = headers.text(HeaderName.REQUEST_ID)
@@ -251,7 +251,7 @@ def _plan_answer(
 ) -> AnswerPlan | None:
     """Return how the answer is treated; None if it passes without Egret.
 
-    Placeholders of the request are given to nothing else in the answer.
+    Placeholders of the request are not assigned to other values in the answer.
     """
     policy = record.policy
     if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:
@@ -278,7 +278,7 @@ def finish(
 ) -> None:
     """Report the request, once, however its stream ended."""
     make_room(record, worker)
-    # An id is made up only where Envoy has sent none: that takes a system call.
+    # An id is made only if Envoy has sent none: that takes a system call.
     record.request_id = record.request_id or worker.new_request_id()
     record.rest()
     outcome = record.outcome()
@@ -299,7 +299,7 @@ def finish(
 
 
 def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
-    """Remember a verdict that Envoy may not receive, if something was taken for its request."""
+    """Remember a verdict that Envoy may not receive, if its request holds a reservation."""
     judged = record.judged
     if judged is None or not record.stream_name:
         return
@@ -308,7 +308,7 @@ def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
 
 
 def _release_reservation(record: RequestRecord, worker: Worker) -> None:
-    """Give back what was taken: no access log reports the end of a request without an answer."""
+    """Release the reservation: no access log reports the end of a request without an answer."""
     judged = record.judge_now()
     if judged is None or record.caller is None:
         return
@@ -318,7 +318,7 @@ def _release_reservation(record: RequestRecord, worker: Worker) -> None:
 
 
 def make_room(record: RequestRecord, worker: Worker) -> None:
-    """Let another request in: this one is judged, or given up."""
+    """Stop counting this request as under judgement: it is judged, or given up."""
     if record.is_counted:
         record.is_counted = False
         worker.guard.end()

@@ -1,4 +1,4 @@
-"""Writes what is known of a request: dynamic metadata for Envoy, headers for the client."""
+"""Writes the facts of a request: dynamic metadata for Envoy, headers for the client."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
 
 
 def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
-    """Return what the access log brings back to account for *request*, beside key and model."""
+    """Return the facts for the accounting of *request*, beside key and model."""
     since = request.occurred_at - EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     pairs = [
@@ -102,7 +102,7 @@ def server_timing(authorize: float, guardrails: float, own: float) -> str:
 
 
 _LOCAL: Final = (HeaderName.LIMITS, "local")
-"""For diagnosis: the shared counts were away, and this worker's share decided."""
+"""For diagnosis: the shared counts were unavailable, and this worker's share decided."""
 
 
 def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes], ...]:
@@ -119,9 +119,9 @@ def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes
 
 
 def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str], ...]:
-    """Return how limits stand: the one that has no room, or all that the request has taken of.
+    """Return the state of the limit without room, or of all that the request has reserved of.
 
-    They are as this worker knows them: no round trip is made for a header.
+    They are as last seen by this worker: no round trip is made for a header.
     """
     allowance = record.allowance
     if allowance is NO_ALLOWANCE:

@@ -110,7 +110,7 @@ def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, b
 
 
 def _percent_encoded(text: str) -> bytes:
-    """Encode as PROTOCOL-HTTP2 says: `%`, and all that is not printable ASCII, as %XX."""
+    """Encode by PROTOCOL-HTTP2: `%`, and all that is not printable ASCII, as %XX."""
     return b"".join(
         bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte  # noqa: PLR2004 - space, tilde, percent sign
         for byte in text.encode()

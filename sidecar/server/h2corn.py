@@ -24,7 +24,7 @@ from sidecar.server.engine import (
 from sidecar.server.grpc_asgi import GrpcApplication
 
 MAX_CONCURRENT_STREAMS: Final = 65_536
-"""As many as Envoy's circuit breaker lets through, where h2corn's default is 256."""
+"""The bound of Envoy's circuit breaker; h2corn's default is 256."""
 STREAM_WINDOW_BYTES: Final = 1 << 20
 CONNECTION_WINDOW_BYTES: Final = 256 << 20
 """A call that is not read may fill its stream's window; with equal windows, h2corn's default, it

@@ -94,8 +94,20 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     try:
         for values in attributes_of(message):
             if values["egret"] == NOTHING:
-                if (end := _unmatched_end(values)) is not None:
-                    unmatched.append(end)
+                # A stream that Egret received, but whose verdict Envoy did not. If an upstream
+                # host is named, Envoy let the request pass while Egret did not answer: then the
+                # units taken for it were used, and their number is not known.
+                stream = text_of(values["stream"]).decode(errors="replace")
+                is_aborted = not _ABORTED.isdisjoint(text_of(values["flags"]).split(b","))
+                if _STREAM.fullmatch(stream) and not text_of(values["upstream"]):
+                    unmatched.append(
+                        UnmatchedEnd(
+                            stream=stream,
+                            status=min(count_of(values["status"]) or 0, MAX_STATUS),
+                            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
+                            latency_seconds=(count_of(values["duration_ms"]) or 0) / 1000,
+                        )
+                    )
                 continue
             try:
                 ended.append(_ended(values))
@@ -113,7 +125,14 @@ def _ended(values: _Values) -> ExchangeEnded:
         raise _UnreadableRecordError from None
     if not isinstance(metadata, dict):
         raise _UnreadableRecordError
-    end = _answer_end(values, metadata)
+    end = AnswerEnd.COMPLETED
+    if metadata.get(MetadataKey.VERDICT) in {"refused", "failed"}:
+        # Egret names the provider's status only if it has refused an answer.
+        is_answered = MetadataKey.ANSWER_STATUS in metadata
+        end = AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
+    elif values["flags"] != NOTHING and (flags := text_of(values["flags"]).strip(b",")):
+        is_aborted = not _ABORTED.isdisjoint(flags.split(b","))
+        end = AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED
     is_blocked = end is AnswerEnd.BLOCKED
     trace_id = metadata.get(MetadataKey.TRACE_ID)
     first_byte, output = count_of(values["first_byte_us"]), count_of(values["output_us"])
@@ -144,19 +163,6 @@ def _ended(values: _Values) -> ExchangeEnded:
         if isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id)
         else None,
     )
-
-
-def _answer_end(values: _Values, metadata: Mapping[str, object]) -> AnswerEnd:
-    if metadata.get(MetadataKey.VERDICT) in {"refused", "failed"}:
-        # Egret names the provider's status only if it has refused an answer.
-        is_answered = MetadataKey.ANSWER_STATUS in metadata
-        return AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
-    if values["flags"] == NOTHING:
-        return AnswerEnd.COMPLETED
-    flags = set(text_of(values["flags"]).split(b","))
-    if flags & _ABORTED:
-        return AnswerEnd.CLIENT_ABORTED
-    return AnswerEnd.FAILED if flags - {b""} else AnswerEnd.COMPLETED
 
 
 def _judged_request(metadata: Mapping[str, object]) -> JudgedRequest:
@@ -210,24 +216,6 @@ def _tokens(values: _Values) -> TokenCounts | None:
         cached_input=count_of(values["cached_input_tokens"]) or 0,
         cache_write_input=count_of(values["cache_write_input_tokens"]) or 0,
         reasoning=count_of(values["reasoning_tokens"]) or 0,
-    )
-
-
-def _unmatched_end(values: _Values) -> UnmatchedEnd | None:
-    """Return the end of a stream that Egret received, but whose verdict Envoy did not.
-
-    If an upstream host is named, Envoy let the request pass while Egret did not answer: then the
-    units taken for it were used, and their number is not known.
-    """
-    stream = text_of(values["stream"]).decode(errors="replace")
-    if not _STREAM.fullmatch(stream) or text_of(values["upstream"]):
-        return None
-    is_aborted = set(text_of(values["flags"]).split(b",")) & _ABORTED
-    return UnmatchedEnd(
-        stream=stream,
-        status=min(count_of(values["status"]) or 0, MAX_STATUS),
-        end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-        latency_seconds=(count_of(values["duration_ms"]) or 0) / 1000,
     )
 
 

@@ -63,9 +63,11 @@ class PriceList:
         by_glob: dict[str, list[Price]] = {}
         for price in sorted(prices, key=lambda price: price.valid_from, reverse=True):
             by_glob.setdefault(price.model, []).append(price)
-        self._globs = [
-            (compile_glob(glob), by_glob[glob]) for glob in sorted(by_glob, key=_vagueness)
-        ]
+        specific_first = sorted(
+            by_glob,
+            key=lambda glob: ((plain := _WILD.split(glob, 1)[0]) != glob, -len(plain), glob),
+        )
+        self._globs = [(compile_glob(glob), by_glob[glob]) for glob in specific_first]
         self._found: dict[str, list[Price]] = {}
 
     def price_of(self, model: str, *, at: datetime) -> Price | None:
@@ -94,11 +96,6 @@ class PriceList:
             if price:
                 return price.cost_of(record.tokens)
         return None
-
-
-def _vagueness(glob: str) -> tuple[bool, int, str]:
-    wild = _WILD.search(glob)
-    return (False, 0, glob) if wild is None else (True, -wild.start(), glob)
 
 
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")

@@ -81,9 +81,26 @@ async def open_keys(
 ) -> WorkerKeys:
     """Build the caches, to be closed with *stack*. Waits for no server."""
     limits = settings.cache
+    shared: SharedKeys | None = None
+    if settings.valkey.url is not None and limits.l2_secret is not None:
+        # A worker without Valkey never loads its client: 25 MB a worker (redis 8.1).
+        from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
+        from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys  # noqa: PLC0415
+
+        shared = ValkeyKeys(
+            await stack.enter_async_context(open_valkey(settings.valkey)),
+            SharedRecordCodec(limits.l2_secret.get_secret_value()),
+            times=SharedTimes(
+                keep_seconds=max(limits.l2_ttl_seconds, limits.max_stale_seconds),
+                operation_seconds=settings.valkey.operation_seconds,
+            ),
+            count=metrics.shared_cache,
+        )
+    elif settings.valkey.url is not None:
+        get_logger().warning("keys.not_shared", missing="EGRET_CACHE__L2_SECRET")
     tiers = TwoTierKeys(
         PostgresKeyStore(pool, settings.postgres),
-        await _shared_keys(settings, metrics=metrics, stack=stack),
+        shared,
         SharedLimits(
             ttl_seconds=limits.l2_ttl_seconds, max_stale_seconds=limits.max_stale_seconds
         ),
@@ -108,27 +125,3 @@ async def open_keys(
         cache, tiers, frozenset(channel for channel, is_used in channels.items() if is_used)
     )
     return WorkerKeys(cache, tiers, changes, settings, metrics)
-
-
-async def _shared_keys(
-    settings: Settings, *, metrics: KeyMetrics, stack: AsyncExitStack
-) -> SharedKeys | None:
-    secret = settings.cache.l2_secret
-    if settings.valkey.url is None:
-        return None
-    if secret is None:
-        get_logger().warning("keys.not_shared", missing="EGRET_CACHE__L2_SECRET")
-        return None
-    # A worker without Valkey never loads its client: 25 MB a worker (redis 8.1).
-    from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
-    from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys  # noqa: PLC0415
-
-    return ValkeyKeys(
-        await stack.enter_async_context(open_valkey(settings.valkey)),
-        SharedRecordCodec(secret.get_secret_value()),
-        times=SharedTimes(
-            keep_seconds=max(settings.cache.l2_ttl_seconds, settings.cache.max_stale_seconds),
-            operation_seconds=settings.valkey.operation_seconds,
-        ),
-        count=metrics.shared_cache,
-    )

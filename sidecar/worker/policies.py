@@ -85,37 +85,30 @@ class PolicyReloader:
         retry_seconds = RETRY_SECONDS
         while True:
             self._changed.clear()
-            if await self._reload():
-                wait_seconds, retry_seconds = REFRESH_SECONDS, RETRY_SECONDS
-            else:
-                wait_seconds, retry_seconds = (
-                    retry_seconds,
-                    min(2 * retry_seconds, REFRESH_SECONDS),
+            try:
+                stored = await self._store.load_policies()
+                if stored != self._loaded:
+                    self._is_building = True
+                    self._snapshot = await self._build(stored)
+                    self._loaded = stored
+            except (PolicyStoreUnavailableError, OSError, ValueError) as error:
+                self._metrics.policy_reload_failed()
+                get_logger().warning(
+                    "policies.not_loaded",
+                    error_type=type(error).__name__,
+                    keeps_last_good=self._snapshot is not None,
                 )
+                wait_seconds = retry_seconds
+                retry_seconds = min(2 * retry_seconds, REFRESH_SECONDS)
+            else:
+                self._metrics.policies_read()
+                wait_seconds, retry_seconds = REFRESH_SECONDS, RETRY_SECONDS
+            finally:
+                self._is_building = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_seconds):
                     await self._changed.wait()
                 retry_seconds = RETRY_SECONDS
-
-    async def _reload(self) -> bool:
-        try:
-            stored = await self._store.load_policies()
-            if stored != self._loaded:
-                self._is_building = True
-                self._snapshot = await self._build(stored)
-                self._loaded = stored
-        except (PolicyStoreUnavailableError, OSError, ValueError) as error:
-            self._metrics.policy_reload_failed()
-            get_logger().warning(
-                "policies.not_loaded",
-                error_type=type(error).__name__,
-                keeps_last_good=self._snapshot is not None,
-            )
-            return False
-        finally:
-            self._is_building = False
-        self._metrics.policies_read()
-        return True
 
     async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:
         began_at = time.monotonic()
