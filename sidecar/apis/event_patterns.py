@@ -54,7 +54,7 @@ class _Pattern:
         return AnswerEvent((replace(self.text, content=content),))
 
 
-class AlikeEvents:
+class EventPatternCache:
     """Reads one stream event by event, with the same results as `read_answer`."""
 
     def __init__(self) -> None:

@@ -73,7 +73,7 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 """Where the text of a message stands; its pieces reach the model as one."""
 
 
-class Walk:
+class TextExtractor:
     """One pass over a document; `parts`, `unscanned` and `runs` are its result.
 
     With more than `MAX_PARTS` texts it is overfull, and the result is not whole.
@@ -340,22 +340,22 @@ def read_request(  # noqa: PLR0911 - one return a fault
     problem = shape_problem(route.form, fields)
     if problem is not None:
         return Malformed(problem)
-    walk = Walk(VOCABULARIES[route.dialect])
-    walk.document(fields)
-    if walk.is_overfull:
+    extractor = TextExtractor(VOCABULARIES[route.dialect])
+    extractor.document(fields)
+    if extractor.is_overfull:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
     if has_tokens(fields.get("prompt")) or has_tokens(fields.get("input")):
-        walk.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+        extractor.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
     model, others = named_models(route, fields)
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
     return Subject(
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,
-        parts=tuple(walk.parts),
-        unscanned=tuple(walk.unscanned),
+        parts=tuple(extractor.parts),
+        unscanned=tuple(extractor.unscanned),
         other_models=others,
-        runs=tuple(walk.runs),
+        runs=tuple(extractor.runs),
         asks_for_usage=asks_for_usage(fields.get("stream_options")),
         max_output_tokens=output_bound(fields),
     )

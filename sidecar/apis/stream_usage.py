@@ -101,12 +101,12 @@ _NULL_MEMBER: Final = re.compile(rb',\s*+"usage"\s*+:\s*+null(?=\s*+[,}])')
 """Never within a string, where its quotes would be escaped."""
 
 
-class UsageHider:
+class UsageStripper:
     """Takes the counts out of one stream of server-sent events, however it is cut."""
 
     def __init__(self) -> None:
         self._framer = SseFramer()
-        self._events = EventsWithoutUsage()
+        self._events = EventUsageStripper()
         self._is_beyond = False
 
     def take(self, chunk: bytes, *, is_last: bool) -> bytes:
@@ -122,7 +122,7 @@ class UsageHider:
         return shown + self._framer.rest() if self._is_beyond else shown
 
 
-class EventsWithoutUsage:
+class EventUsageStripper:
     """Takes the counts out of the events of one stream, in their order.
 
     A chunk may end between the CR and the LF of a blank line. The event goes on with the CR, and

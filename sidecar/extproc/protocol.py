@@ -182,13 +182,13 @@ LATE: Final = {
 GATING_BODY_MODES: Final = frozenset(
     {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}
 )
-"""Request body modes that cannot be a gate, and are refused.
+"""Request body modes in which a verdict can stop the request.
 
-STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the rest of a long
-body unseen, and GRPC is not implemented in Envoy."""
+Of the others, STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the
+rest of a long body unseen, and GRPC is not implemented in Envoy."""
 
 HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED})
-"""STREAMED lets the headers of an answer go before its body: a refusal would come too late."""
+"""Response body modes in which an answer can still be refused: STREAMED has sent its headers."""
 
 _NO_HEADERS: Final = Headers()
 _JUDGING: Final = frozenset({_P.JUDGING_HEADERS, _P.JUDGING_BODY, _P.JUDGING_ANSWER})

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from sidecar.apis.error_body import stream_error
 from sidecar.apis.response_structure import AnswerForm, answer_form
-from sidecar.apis.stream_usage import UsageHider
+from sidecar.apis.stream_usage import UsageStripper
 from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
@@ -145,7 +145,7 @@ class UncountedAnswer:
 
     def __init__(self, line: RequestLine) -> None:
         self._line = line
-        self._hider = UsageHider()
+        self._stripper = UsageStripper()
 
     def begin(self, headers: Headers, *, may_stream: bool) -> Handling:
         """Choose by whether there is a stream that states counts."""
@@ -155,11 +155,11 @@ class UncountedAnswer:
 
     def take(self, body: bytes, *, is_last: bool) -> Released:
         """Return the part of the stream that may go on."""
-        return Released(self._hider.take(body, is_last=is_last))
+        return Released(self._stripper.take(body, is_last=is_last))
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:  # noqa: ARG002 - nothing to wait for
         """Return a whole stream, as a gateway sends it that buffers answers."""
-        return Released(self._hider.take(body, is_last=True))
+        return Released(self._stripper.take(body, is_last=True))
 
     def abandon(self) -> None:
         """Record nothing: nothing is looked for."""

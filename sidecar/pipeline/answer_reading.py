@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.apis.event_patterns import AlikeEvents
+from sidecar.apis.event_patterns import EventPatternCache
 from sidecar.apis.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
 from sidecar.apis.response_structure import AnswerForm, framer_of
 from sidecar.apis.response_text import UnreadableEvent
-from sidecar.apis.stream_usage import EventsWithoutUsage
+from sidecar.apis.stream_usage import EventUsageStripper
 from sidecar.domain.subject import UnscannedReason
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
 from sidecar.redaction.held_frames import HeldFrames
@@ -27,8 +27,8 @@ class AnswerReading:
         self.held: Final = HeldFrames()
         self.reasons: dict[UnscannedReason, None] = {}
         self._form = form
-        self._events = AlikeEvents()
-        self._shown = EventsWithoutUsage() if hides_usage else None
+        self._events = EventPatternCache()
+        self._shown = EventUsageStripper() if hides_usage else None
         self._framer = framer_of(form)
         self._is_beyond = False
 

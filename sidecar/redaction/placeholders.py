@@ -30,24 +30,23 @@ class Placeholders:
         """Return the placeholder of *value*."""
         key = (style, type_, value)
         made = self._made.get(key)
-        if made is None:
-            made = self._made[key] = self._make(value, type_, style)
-        return made
-
-    def _make(self, value: bytes, type_: str, style: RedactionStyle) -> bytes:
+        if made is not None:
+            return made
         match style:
             case RedactionStyle.HASH if self._hash_key is not None:
                 message = b"%s\x00%s" % (type_.encode(), value)
                 digest = hmac.new(self._hash_key, message, hashlib.sha256).hexdigest()
-                return f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
+                made = f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
             case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
-                return self._numbered(type_, value.decode())
+                made = self._numbered(type_, value.decode())
             case (
                 RedactionStyle.PLACEHOLDER | RedactionStyle.HASH | RedactionStyle.FORMAT_PRESERVING
             ):
-                return self._numbered(type_, None)
+                made = self._numbered(type_, None)
             case _:
                 assert_never(style)
+        self._made[key] = made
+        return made
 
     def _numbered(self, type_: str, card: str | None) -> bytes:
         while True:

@@ -15,6 +15,9 @@ from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.splice import Replacement, splice
 from sidecar.redaction.placeholders import Placeholders
 
+_DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
+_DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")
+
 
 @dataclass(frozen=True, slots=True)
 class RedactionRules:
@@ -97,7 +100,3 @@ def _is_in_a_row(content: bytes, found: Finding) -> bool:
     """Return whether other digits stand right beside a number, which would merge with it."""
     before, after = content[max(found.start - 2, 0) : found.start], content[found.end :]
     return bool(_DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after[:2]))
-
-
-_DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
-_DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.apis.stream_usage import UsageHider
+from sidecar.apis.stream_usage import UsageStripper
 from tests.support.answers import chat_chunk, effective, judged_at_once, judgement, streamed
 
 GUARDED = "[{name: pii, type: pii, stage: output, action: redact, streams: MODE}]"
@@ -85,9 +85,9 @@ def test_a_line_end_that_is_cut_in_two_goes_or_stays_with_its_event(halves: list
     """Of the event with the counts nothing is left, of the one before it all."""
     unasked, asked = ended_with_crlf()
     places = [between_cr_and_lf(asked)[half] for half in halves]
-    hider = UsageHider()
-    got = [hider.take(one, is_last=False) for one in cut(asked, places)]
-    assert b"".join([*got, hider.take(b"", is_last=True)]) == unasked
+    stripper = UsageStripper()
+    got = [stripper.take(one, is_last=False) for one in cut(asked, places)]
+    assert b"".join([*got, stripper.take(b"", is_last=True)]) == unasked
     for policy in POLICIES:
         judge = judgement(policy, hides_usage=True)
         assert streamed(judge, [*cut(asked, places), b""]).body == unasked
@@ -101,9 +101,9 @@ def test_what_was_asked_for_is_taken_out_to_the_byte(
     unasked, asked = stream
     for sent in (asked, unasked):
         for chunks in (cut(sent, places), [sent[at : at + 1] for at in range(len(sent))]):
-            hider = UsageHider()
-            got = [hider.take(one, is_last=False) for one in chunks]
-            assert b"".join([*got, hider.take(b"", is_last=True)]) == unasked
+            stripper = UsageStripper()
+            got = [stripper.take(one, is_last=False) for one in chunks]
+            assert b"".join([*got, stripper.take(b"", is_last=True)]) == unasked
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sidecar.apis.frames import MAX_FRAME_BYTES
-from sidecar.apis.stream_usage import UsageHider
+from sidecar.apis.stream_usage import UsageStripper
 from tests.support.memory import peak_bytes
 
 COUNTS = b'{"prompt_tokens":3,"completion_tokens":7,"total_tokens":10}'
@@ -13,9 +13,9 @@ COUNTS = b'{"prompt_tokens":3,"completion_tokens":7,"total_tokens":10}'
 
 def shown(*chunks: bytes) -> bytes:
     """Return what a client gets of a stream in these chunks."""
-    hider = UsageHider()
+    stripper = UsageStripper()
     last = len(chunks) - 1
-    return b"".join(hider.take(one, is_last=place == last) for place, one in enumerate(chunks))
+    return b"".join(stripper.take(one, is_last=place == last) for place, one in enumerate(chunks))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_an_event_without_end_goes_on_as_it_comes() -> None:
 
 def test_each_event_goes_on_with_its_last_byte() -> None:
     """A client waits for nothing but what it could not use anyway."""
-    hider = UsageHider()
+    stripper = UsageStripper()
     event = b"data: " + json.dumps({"choices": [{}], "usage": None}).encode() + b"\n\n"
-    assert [hider.take(event[at : at + 1], is_last=False) for at in range(len(event))] == [
+    assert [stripper.take(event[at : at + 1], is_last=False) for at in range(len(event))] == [
         *[b""] * (len(event) - 1),
         b'data: {"choices": [{}]}\n\n',
     ]

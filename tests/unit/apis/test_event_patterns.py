@@ -3,14 +3,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from sidecar.apis.event_patterns import MAX_PATTERNS, MIN_ALIKE, AlikeEvents
+from sidecar.apis.event_patterns import MAX_PATTERNS, MIN_ALIKE, EventPatternCache
 from sidecar.apis.response_text import AnswerEvent, Path
 from tests.support.answers import chat_chunk
 
 
 def parsed_of(events: Iterable[object]) -> list[bool]:
     """Tell of each event of one stream whether it was parsed: its path is then a new one."""
-    reader = AlikeEvents()
+    reader = EventPatternCache()
     parsed: list[bool] = []
     known: list[Path | None] = []
     for event in events:

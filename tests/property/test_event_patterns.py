@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.apis.event_patterns import AlikeEvents
+from sidecar.apis.event_patterns import EventPatternCache
 from sidecar.apis.response_structure import framer_of
 from sidecar.apis.response_text import read_answer
 from tests.support.answers import APIS, chat_chunk
@@ -32,7 +32,7 @@ def test_every_event_of_every_api_is_read_as_if_alone(api: str, words: list[str]
     """Whatever the events before it taught."""
     framer = framer_of(APIS[api].form)
     assert framer is not None
-    reader = AlikeEvents()
+    reader = EventPatternCache()
     for frame in [*framer.feed(APIS[api].stream(words)), *framer.finish()]:
         assert reader.read(frame.payload, event=frame.event) == read_answer(
             frame.payload, event=frame.event
@@ -77,7 +77,7 @@ def test_what_changes_beside_the_text_is_noticed(
     names: list[str],
 ) -> None:
     """Padding and numbers may; any other member, field, choice or name may not unseen."""
-    reader = AlikeEvents()
+    reader = EventPatternCache()
     for (delta, extra, index), name in zip(events, names, strict=False):
         payload = json.dumps(chat_chunk(delta, index) | extra, **written).encode()
         assert reader.read(payload, event=name) == read_answer(payload, event=name)
@@ -90,7 +90,7 @@ def test_what_changes_beside_the_text_is_noticed(
 def test_bytes_that_are_no_json_are_never_taken_for_it(texts: list[bytes], padding: bytes) -> None:
     """A control character, half a character, a quote: whoever reads it next may read otherwise."""
     before = b'{"choices":[{"index":0,"delta":{"content":"'
-    reader = AlikeEvents()
+    reader = EventPatternCache()
     for text in (b"a", b"b", b"c", b"d", *texts):
         payload = before + text + b'"}}],"obfuscation":"' + padding + b'"}'
         assert reader.read(payload, event="") == read_answer(payload, event="")
