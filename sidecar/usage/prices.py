@@ -205,7 +205,7 @@ def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
     Raises:
         PriceFileError: naming every row that is wrong.
     """
-    rows = list(_json_rows(text) if PurePath(name).suffix == ".json" else _csv_rows(text))
+    rows = list(_rows(name, text))
     if not rows:
         raise PriceFileError("no price in here")
     if len(rows) > MAX_ROWS:
@@ -224,17 +224,18 @@ def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
     return prices
 
 
-def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), restkey="more", strict=True)
-    try:
-        for row in reader:
-            # An empty cell is a value that is not given.
-            yield f"line {reader.line_num}", {name: cell for name, cell in row.items() if cell}
-    except csv.Error as error:
-        raise PriceFileError(f"line {reader.line_num}: {error}") from None
-
-
-def _json_rows(text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _rows(name: str, text: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the place and the fields of each row."""
+    if PurePath(name).suffix != ".json":
+        file = io.StringIO(text.removeprefix("\ufeff"))
+        reader = csv.DictReader(file, restkey="more", strict=True)
+        try:
+            for cells in reader:
+                # An empty cell is a value that is not given.
+                yield f"line {reader.line_num}", {key: cell for key, cell in cells.items() if cell}
+        except csv.Error as error:
+            raise PriceFileError(f"line {reader.line_num}: {error}") from None
+        return
     try:
         # Decimal: 0.1 in the file is 0.1 in the database.
         value: object = json.loads(text, parse_float=Decimal)

@@ -93,7 +93,14 @@ async def open_limits(
     settings: Settings, pool: Pool, *, metrics: LimitMetrics, stack: AsyncExitStack
 ) -> WorkerLimits:
     """Build the limits, to be closed with *stack*. Waits for no server."""
-    store = await _store(settings, stack)
+    store: LimitStore = _NoStore()
+    if settings.valkey.url is not None:
+        # As for keys: a worker without Valkey never loads its client.
+        from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
+        from sidecar.storage.valkey_limits import ValkeyLimits  # noqa: PLC0415
+
+        client = await stack.enter_async_context(open_valkey(settings.valkey))
+        store = ValkeyLimits(client, operation_seconds=settings.valkey.operation_seconds)
     shared = SharedCounts(
         store,
         worker=Worker(secrets.token_hex(8), settings.limits.shares or settings.server.workers),
@@ -109,14 +116,3 @@ async def open_limits(
     stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
     return WorkerLimits(limiter, PriceCache(usage.load_prices), metrics)
-
-
-async def _store(settings: Settings, stack: AsyncExitStack) -> LimitStore:
-    if settings.valkey.url is None:
-        return _NoStore()
-    # As for keys: a worker without Valkey never loads its client.
-    from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
-    from sidecar.storage.valkey_limits import ValkeyLimits  # noqa: PLC0415
-
-    client = await stack.enter_async_context(open_valkey(settings.valkey))
-    return ValkeyLimits(client, operation_seconds=settings.valkey.operation_seconds)

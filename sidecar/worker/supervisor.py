@@ -22,7 +22,6 @@ from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
-from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.storage.migrate import REVISION
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
@@ -63,7 +62,20 @@ class Supervisor:
         self._own_metrics = SupervisorMetrics(
             self._endpoint.registry, wanted=settings.server.workers
         )
-        self._push = _push(settings.telemetry, self._endpoint, count=self._own_metrics)
+        self._push: MetricsPush | None = None
+        telemetry = settings.telemetry
+        if telemetry.otlp_endpoint is not None and telemetry.metrics_push_seconds:
+            from sidecar.telemetry import otlp  # noqa: PLC0415 - without a push it is never loaded
+
+            # As in Prometheus's `instance`: one host may have several supervisors.
+            instance = f"{gethostname()}:{self._endpoint.port}"
+            self._push = otlp.MetricsPush(
+                self._endpoint.registry,
+                otlp.metric_exporter(telemetry.otlp_endpoint, telemetry.otlp_protocol),
+                resource=otlp.resource(version=__version__, instance=instance),
+                every_seconds=telemetry.metrics_push_seconds,
+                count=self._own_metrics,
+            )
 
     async def run(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT.
@@ -161,28 +173,6 @@ class Supervisor:
     def _forward(self, number: signal.Signals) -> None:
         for process in self._processes.values():
             _send(process, number)
-
-
-def _push(
-    settings: TelemetrySettings, endpoint: MetricsEndpoint, *, count: SupervisorMetrics
-) -> MetricsPush | None:
-    if settings.otlp_endpoint is None or not settings.metrics_push_seconds:
-        return None
-    # Without a push the SDK is never loaded.
-    from sidecar.telemetry.otlp import (  # noqa: PLC0415
-        MetricsPush,
-        metric_exporter,
-        resource,
-    )
-
-    return MetricsPush(
-        endpoint.registry,
-        metric_exporter(settings.otlp_endpoint, settings.otlp_protocol),
-        # As in Prometheus's `instance`: one host may have several supervisors.
-        resource=resource(version=__version__, instance=f"{gethostname()}:{endpoint.port}"),
-        every_seconds=settings.metrics_push_seconds,
-        count=count,
-    )
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
