@@ -46,29 +46,25 @@ class AuditFilter:
     limit: int = 50
 
 
-_OF_ONE_OBJECT: Final = """
+_ENTRIES: Final = """
 SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
        CASE WHEN object_id IS NOT NULL THEN after END AS after
 FROM audit_log
+"""
+
+_OF_ONE_OBJECT: Final = f"""{_ENTRIES}
 WHERE (object_id = $1 OR (object_id IS NULL AND after -> 'ids' ? $1))
   AND ($2::timestamptz IS NULL OR at >= $2)
   AND ($3::text IS NULL OR object_type = $3)
 ORDER BY id DESC LIMIT $4
 """
 
-_LATEST: Final = """
-SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
-       CASE WHEN object_id IS NOT NULL THEN after END AS after
-FROM audit_log
+_LATEST: Final = f"""{_ENTRIES}
 WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type = $2)
 ORDER BY at DESC, id DESC LIMIT $3
 """
 
-
-_AFTER: Final = """
-SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
-       CASE WHEN object_id IS NOT NULL THEN after END AS after
-FROM audit_log
+_AFTER: Final = f"""{_ENTRIES}
 WHERE at >= $1 AND id <> ALL ($2::bigint[])
 ORDER BY at, id LIMIT 10000
 """
@@ -119,11 +115,6 @@ async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[Au
 
 
 def _entry(row: asyncpg.Record) -> AuditEntry:
-    fields = dict(row)
-    return AuditEntry(
-        **fields | {side: _json(fields[side]) for side in ("before", "after")},
-    )
-
-
-def _json(text: str | None) -> Mapping[str, Any] | None:
-    return None if text is None else json.loads(text)
+    texts = {side: row[side] for side in ("before", "after")}
+    sides = {side: None if text is None else json.loads(text) for side, text in texts.items()}
+    return AuditEntry(**dict(row) | sides)

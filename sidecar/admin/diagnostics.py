@@ -103,7 +103,7 @@ _AFTER_MIGRATIONS: Final = (
 )  # fmt: skip
 _NOTIFY_SECONDS: Final = 2.0
 _SHOWN: Final = 5
-
+_CREATION: Final = "create them as db/versions has them"
 
 _INDEX_STATES: Final = """
 SELECT c.relname AS name, i.indisvalid AND i.indisready AS is_valid
@@ -164,7 +164,25 @@ async def check_postgres(
             migrations = await _migrations(settings)
             if migrations.hint is not None:
                 return (*first, migrations, *_skipped(_AFTER_MIGRATIONS, MIGRATIONS))
-            return (*first, migrations, *await _schema(connection, use=use))
+            return (
+                *first,
+                migrations,
+                await _states(
+                    connection,
+                    ("postgres indexes", _INDEX_STATES),
+                    expected=INDEXES,
+                    hints=(_CREATION, "REINDEX INDEX CONCURRENTLY each"),
+                ),
+                await _states(
+                    connection,
+                    ("postgres triggers", _TRIGGER_STATES),
+                    expected=TRIGGERS,
+                    hints=(_CREATION, "ALTER TABLE … ENABLE TRIGGER each"),
+                ),
+                await _roles(connection),
+                await _grants(connection, use=use),
+                await _partitions(connection),
+            )
     except InvalidDsnError as error:
         broken = failed(CONNECTION, str(error), hint="correct it")
     except UNAVAILABLE as error:
@@ -232,26 +250,6 @@ async def _migrations(settings: PostgresSettings) -> Checked:
         found = f"pending: {', '.join(step.revision for step in steps)}"
         return failed(MIGRATIONS, found, hint="run `egret migrate`")
     return ok(MIGRATIONS, "none pending")
-
-
-async def _schema(connection: Connection, *, use: Use) -> list[Checked]:
-    return [
-        await _states(
-            connection,
-            ("postgres indexes", _INDEX_STATES),
-            expected=INDEXES,
-            hints=("create them as db/versions has them", "REINDEX INDEX CONCURRENTLY each"),
-        ),
-        await _states(
-            connection,
-            ("postgres triggers", _TRIGGER_STATES),
-            expected=TRIGGERS,
-            hints=("create them as db/versions has them", "ALTER TABLE … ENABLE TRIGGER each"),
-        ),
-        await _roles(connection),
-        await _grants(connection, use=use),
-        await _partitions(connection),
-    ]
 
 
 async def _states(

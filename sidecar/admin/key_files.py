@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NoReturn, cast
 
 import orjson
@@ -25,10 +26,7 @@ FIELDS: Final = (
 REQUIRED: Final = frozenset(FIELDS[:4])
 
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
-_KEY_ID: Final = re.compile(rf"[0-9A-Za-z]{{{KEY_ID_LENGTH}}}")
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
-_NAMES: Final = re.compile(_NAME)
-_PATH: Final = re.compile(f"{_NAME}/{_NAME}")
 _PRIORITIES: Final = tuple(priority.value for priority in Priority)
 _BOOLEANS: Final = {"true": True, "false": False}
 _KEPT_FAULTS: Final = 10_000
@@ -166,10 +164,15 @@ def _row(fields: Mapping[str, Any], *, line: int, faults: Faults) -> KeyRow | No
     return tuple(row)
 
 
-def _key_id(value: object) -> str:
-    if isinstance(value, str) and _KEY_ID.fullmatch(value):
-        return value
-    raise _FieldError(f"is not {KEY_ID_LENGTH} letters and digits")
+def _matching(pattern: str, problem: str) -> _Reader:
+    compiled = re.compile(pattern)
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and compiled.fullmatch(value):
+            return value
+        raise _FieldError(problem)
+
+    return read
 
 
 def _digest(value: object) -> bytes:
@@ -178,32 +181,12 @@ def _digest(value: object) -> bytes:
     raise _FieldError("is not the 64 hexadecimal digits of a SHA-256")
 
 
-def _name(value: object) -> str:
-    if isinstance(value, str) and _NAMES.fullmatch(value):
-        return value
-    raise _FieldError(
-        "is no name: lower case letters, digits, dots, dashes and underscores, at most 63"
-    )
-
-
-def _path(value: object) -> str:
-    if isinstance(value, str) and _PATH.fullmatch(value):
-        return value
-    raise _FieldError("is not ORGANIZATION/TEAM")
-
-
 def _boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value in _BOOLEANS:
         return _BOOLEANS[value]
     raise _FieldError("is not true or false")
-
-
-def _priority(value: object) -> str:
-    if isinstance(value, str) and value in _PRIORITIES:
-        return value
-    raise _FieldError(f"is none of {', '.join(_PRIORITIES)}")
 
 
 def _moment(value: object) -> datetime:
@@ -231,10 +214,6 @@ def _strings(value: object, *, example: str) -> list[str]:
     return cast("list[str]", strings)
 
 
-def _models(value: object) -> list[str]:
-    return _strings(value, example='["gpt-*"]')
-
-
 def _scoped(parse: Callable[[Sequence[str]], Sequence[Any]], example: str) -> _Reader:
     def read(value: object) -> list[Any]:
         try:
@@ -258,23 +237,29 @@ def _refuse_list(example: str) -> NoReturn:
 
 
 _FIELD_SET: Final = frozenset(FIELDS)
+_KEY_ID: Final = _matching(
+    rf"[0-9A-Za-z]{{{KEY_ID_LENGTH}}}", f"is not {KEY_ID_LENGTH} letters and digits"
+)
+_ONE_NAME: Final = _matching(
+    _NAME, "is no name: lower case letters, digits, dots, dashes and underscores, at most 63"
+)
 _READERS: Final[Mapping[str, _Reader]] = {
-    "key_id": _key_id,
+    "key_id": _KEY_ID,
     "secret_sha256": _digest,
-    "team": _path,
-    "name": _name,
+    "team": _matching(f"{_NAME}/{_NAME}", "is not ORGANIZATION/TEAM"),
+    "name": _ONE_NAME,
     "enabled": _boolean,
     "not_before": _moment,
     "expires_at": _moment,
     "revoked_at": _moment,
-    "replaced_by": _key_id,
-    "policy": _name,
-    "allowed_models": _models,
+    "replaced_by": _KEY_ID,
+    "policy": _ONE_NAME,
+    "allowed_models": partial(_strings, example='["gpt-*"]'),
     "created_at": _moment,
     "allowed_operations": _scoped(parse_operations, '["chat"]'),
     "allowed_sources": _scoped(
         lambda texts: [*map(str, parse_sources(texts))], '["192.0.2.0/24"]'
     ),
     "tags": _scoped(parse_tags, '["env=prod"]'),
-    "priority": _priority,
+    "priority": _matching("|".join(_PRIORITIES), f"is none of {', '.join(_PRIORITIES)}"),
 }

@@ -42,12 +42,12 @@ class Key:
     expires_at: datetime | None
     revoked_at: datetime | None
     replaced_by: str | None
+    policy: str | None
     allowed_models: tuple[str, ...] | None
     allowed_operations: tuple[str, ...] | None
     allowed_sources: tuple[str, ...] | None
     tags: tuple[str, ...]
     priority: str
-    policy: str | None
     created_at: datetime
     last_used_at: datetime | None
     requests: int
@@ -87,10 +87,10 @@ CASE
 END"""
 
 _KEYS: Final = f"""
-SELECT k.public_id, k.name, o.name || '/' || t.name AS team, k.not_before, k.expires_at,
+SELECT k.public_id AS key_id, k.name, o.name || '/' || t.name AS team, k.not_before, k.expires_at,
        k.revoked_at, k.replaced_by, k.allowed_models, k.allowed_operations,
-       k.allowed_sources::text[] AS allowed_sources, k.tags, k.priority, k.policy_name,
-       k.created_at,
+       k.allowed_sources::text[] AS allowed_sources, k.tags, k.priority,
+       k.policy_name AS policy, k.created_at,
        a.last_used_at, COALESCE(a.requests, 0) AS requests, COALESCE(a.refused, 0) AS refused,
        {_STATE} AS state
 FROM api_keys AS k
@@ -179,26 +179,9 @@ def page_statement(
 
 
 def _key(row: asyncpg.Record) -> Key:
-    return Key(
-        key_id=row["public_id"],
-        name=row["name"],
-        team=row["team"],
-        state=KeyState(row["state"]),
-        not_before=row["not_before"],
-        expires_at=row["expires_at"],
-        revoked_at=row["revoked_at"],
-        replaced_by=row["replaced_by"],
-        allowed_models=as_tuple(row["allowed_models"]),
-        allowed_operations=as_tuple(row["allowed_operations"]),
-        allowed_sources=as_tuple(row["allowed_sources"]),
-        tags=tuple(row["tags"]),
-        priority=row["priority"],
-        policy=row["policy_name"],
-        created_at=row["created_at"],
-        last_used_at=row["last_used_at"],
-        requests=row["requests"],
-        refused=row["refused"],
-    )
+    arrays = ("allowed_models", "allowed_operations", "allowed_sources", "tags")
+    tuples = {name: as_tuple(row[name]) for name in arrays}
+    return Key(**dict(row) | tuples | {"state": KeyState(row["state"])})
 
 
 class Expiry(enum.Enum):

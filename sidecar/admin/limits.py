@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, assert_never
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
 
 from sidecar.admin.owners import ChangeRefusedError, find_team_id
 from sidecar.domain.limits import Level, Limit, Measure
@@ -202,8 +202,12 @@ async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...
             assert_never(owner.level)
     if row is None:
         raise no_such(owner)
-    levels = list(Level)
-    return tuple(_of_level(row, level) for level in levels[levels.index(owner.level) :])
+    levels, holders = list(Level), []
+    for level in levels[levels.index(owner.level) :]:
+        owner_id, name = row[f"{level.value}_id"], row[f"{level.value}_name"]
+        limits = _read(row[f"{level.value}_limits"], level=level, owner=owner_id)
+        holders.append(Holder(level, owner_id, name, row["organization_id"], limits))
+    return tuple(holders)
 
 
 async def holders_of_budgets(connection: Connection, owner: Owner | None) -> tuple[Holder, ...]:
@@ -218,21 +222,13 @@ async def holders_of_budgets(connection: Connection, owner: Owner | None) -> tup
     rows = await connection.fetch(
         _BUDGETS, ids.get(Level.ORGANIZATION), ids.get(Level.TEAM), ids.get(Level.KEY)
     )
-    return tuple(_with_budgets(row) for row in rows)
-
-
-def _of_level(row: Any, level: Level) -> Holder:
-    name = level.value
-    owner_id: str = row[f"{name}_id"]
-    limits = _read(row[f"{name}_limits"], level=level, owner=owner_id)
-    return Holder(level, owner_id, row[f"{name}_name"], row["organization_id"], limits)
-
-
-def _with_budgets(row: Any) -> Holder:
-    level = Level(row["level"])
-    limits = _read(row["limits"], level=level, owner=row["id"])
-    budgets = tuple(one for one in limits if one.measure is Measure.COST)
-    return Holder(level, row["id"], row["name"], row["organization_id"], budgets)
+    holders = []
+    for row in rows:
+        level = Level(row["level"])
+        limits = _read(row["limits"], level=level, owner=row["id"])
+        budgets = tuple(one for one in limits if one.measure is Measure.COST)
+        holders.append(Holder(level, row["id"], row["name"], row["organization_id"], budgets))
+    return tuple(holders)
 
 
 def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
@@ -347,25 +343,22 @@ def _live(
 ) -> LiveLimit:
     limit, window = check.limit, check.window
     room = window.at_once if isinstance(window, SlidingWindow) else limit.amount
+    live = LiveLimit(holder=holder, limit=limit, room=room)
     if state is not None:
         resets_at = None if isinstance(window, ConcurrencyWindow) else now + state.reset_seconds
-        return LiveLimit(
-            holder=holder,
-            limit=limit,
-            room=room,
+        return replace(
+            live,
             used=state.used,
             remaining=state.remaining,
             resets_at=resets_at,
             source=Source.COUNTS,
         )
     if recorded is not None and isinstance(window, CalendarWindow):
-        return LiveLimit(
-            holder=holder,
-            limit=limit,
-            room=room,
+        return replace(
+            live,
             used=recorded,
             remaining=max(0, room - recorded),
             resets_at=next(border for border in window.borders if border > now),
             source=Source.RECORDS,
         )
-    return LiveLimit(holder=holder, limit=limit, room=room)
+    return live

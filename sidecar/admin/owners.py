@@ -63,18 +63,18 @@ class Rules:
 
 
 _ORGANIZATIONS: Final = """
-SELECT id, name, enabled, allowed_models, policy_name, created_at
+SELECT id, name, enabled, allowed_models, policy_name AS policy, created_at
 FROM organizations ORDER BY name
 """
 
 _CREATE_ORGANIZATION: Final = """
 INSERT INTO organizations (name, allowed_models, policy_name) VALUES ($1, $2, $3)
-RETURNING id, name, enabled, allowed_models, policy_name, created_at
+RETURNING id, name, enabled, allowed_models, policy_name AS policy, created_at
 """
 
 _TEAMS: Final = """
-SELECT t.id, o.name AS organization, t.name, t.enabled, t.allowed_models, t.policy_name,
-       t.created_at
+SELECT t.id, o.name AS organization, t.name, t.enabled, t.allowed_models,
+       t.policy_name AS policy, t.created_at
 FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
 WHERE ($1::text IS NULL OR o.name = $1) AND ($2::text IS NULL OR t.id = $2)
 ORDER BY o.name, t.name
@@ -86,8 +86,8 @@ WITH created AS (
     SELECT id, $2, $3, $4 FROM organizations WHERE name = $1
     RETURNING *
 )
-SELECT c.id, o.name AS organization, c.name, c.enabled, c.allowed_models, c.policy_name,
-       c.created_at
+SELECT c.id, o.name AS organization, c.name, c.enabled, c.allowed_models,
+       c.policy_name AS policy, c.created_at
 FROM created AS c JOIN organizations AS o ON o.id = c.organization_id
 """
 
@@ -101,7 +101,7 @@ ORDER BY path
 
 _SWITCH_ORGANIZATION: Final = """
 UPDATE organizations SET enabled = $2 WHERE name = $1
-RETURNING id, name, enabled, allowed_models, policy_name, created_at
+RETURNING id, name, enabled, allowed_models, policy_name AS policy, created_at
 """
 
 _SWITCH_TEAM: Final = "UPDATE teams SET enabled = $2 WHERE id = $1"
@@ -264,23 +264,8 @@ def _no_organization(name: str) -> ChangeRefusedError:
 
 
 def _organization(row: asyncpg.Record) -> Organization:
-    return Organization(
-        id=row["id"],
-        name=row["name"],
-        enabled=row["enabled"],
-        allowed_models=as_tuple(row["allowed_models"]),
-        policy=row["policy_name"],
-        created_at=row["created_at"],
-    )
+    return Organization(**dict(row) | {"allowed_models": as_tuple(row["allowed_models"])})
 
 
 def _team(row: asyncpg.Record) -> Team:
-    return Team(
-        id=row["id"],
-        organization=row["organization"],
-        name=row["name"],
-        enabled=row["enabled"],
-        allowed_models=as_tuple(row["allowed_models"]),
-        policy=row["policy_name"],
-        created_at=row["created_at"],
-    )
+    return Team(**dict(row) | {"allowed_models": as_tuple(row["allowed_models"])})

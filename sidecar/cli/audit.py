@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import orjson
 import typer
@@ -117,17 +116,12 @@ def _change(entry: AuditEntry) -> str:
     if entry.object_id is None:
         return "all rows" if entry.action == "truncate" else f"{entry.rows} rows"
     before, after = entry.before or {}, entry.after or {}
+    sides = [side for side in (before, after) if side]  # a row that was made or deleted has one
     return ", ".join(
-        _difference(name, before, after)
+        f"{name}: {' → '.join(_shown(side.get(name)) for side in sides)}"
         for name in dict.fromkeys((*before, *after))
         if not (before.get(name) is None and after.get(name) is None)
     )
-
-
-def _difference(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    if not before or not after:
-        return f"{name}: {_shown((before or after)[name])}"
-    return f"{name}: {_shown(before.get(name))} → {_shown(after.get(name))}"
 
 
 def _shown(value: object) -> str:

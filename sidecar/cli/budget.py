@@ -133,25 +133,19 @@ def _table(found: list[_Spent], *, now: float) -> Table:
     for one in found:
         limit, period = one.limit, one.period
         passed = thresholds_passed(one.spent, limit.amount)
+        cost = period.projected
+        style = "red" if cost is not None and cost > limit.amount else ""
         table.add_row(
             Text(shown_whose(limit.level, one.holder.name)),
             Text(shown(limit)),
             Text(shown_for(limit)),
             Text(shown_amount(Measure.COST, one.spent)),
             bar(one.spent, limit.amount),
-            _projected(one),
+            Text("-" if cost is None else shown_amount(Measure.COST, cost), style=style),
             Text(", ".join(f"{threshold} %" for threshold in passed) or "-"),
             Text(shown_span(period.end - now)),
         )
     return table
-
-
-def _projected(one: _Spent) -> Text:
-    projected = one.period.projected
-    if projected is None:
-        return Text("-")
-    is_over = projected > one.limit.amount
-    return Text(shown_amount(Measure.COST, projected), style="red" if is_over else "")
 
 
 def _dollars(micros: int) -> str:

@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from sidecar.admin.diagnostics import Checked, CheckState, Use, failed, ok, skipped, warning
+from sidecar.cli.connection import settings_or_exit
 from sidecar.cli.terminal import (
     FAILED,
-    WRONG_USAGE,
     Output,
     OutputOption,
-    Row,
-    fail,
     note,
     print_rows,
 )
 from sidecar.policy.policy_lint import missing_extras
 from sidecar.server.engine import is_alive
-from sidecar.settings.process import Settings, SettingsError, read_settings, unknown_variables
+from sidecar.settings.process import Settings, unknown_variables
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 
@@ -47,12 +46,10 @@ def doctor(
 
     Example: egret doctor --for admin
     """
-    try:
-        settings = read_settings()
-    except SettingsError as error:
-        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
-    found = asyncio.run(_check(settings, use=use))
-    print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
+    found = asyncio.run(_check(settings_or_exit(), use=use))
+    # `mend` is the former name of `hint`, for one more version.
+    rows = [asdict(one) | {"state": one.state.value, "mend": one.hint} for one in found]
+    print_rows(rows, columns=_COLUMNS, output=output)
     broken = sum(one.state is CheckState.FAILED for one in found)
     if broken:
         note(f"{broken} of {len(found)} checks failed")
@@ -101,16 +98,6 @@ def _check_environment() -> Checked:
     return warning(check, f"no such setting, ignored: {names}", hint=hint)
 
 
-def _row(one: Checked) -> Row:
-    return {
-        "check": one.check,
-        "state": one.state.value,
-        "found": one.found,
-        "hint": one.hint,
-        "mend": one.hint,  # the former name, for one more version
-    }
-
-
 FOLDER: Final = "socket folder"
 PATHS: Final = "socket paths"
 STALE: Final = "stale sockets"
@@ -119,11 +106,12 @@ STALE: Final = "stale sockets"
 async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
     """Look at the folder without changing it."""
     folder = settings.socket_directory.absolute()
-    return (
-        await asyncio.to_thread(_folder, folder),
-        _paths(folder, workers=settings.workers),
-        await _stale(folder),
-    )
+    longest = len(str(folder / f"worker-{settings.workers - 1}.sock").encode())
+    paths = ok(PATHS, f"{longest} bytes at most of {MAX_SOCKET_PATH_BYTES}")
+    if longest > MAX_SOCKET_PATH_BYTES:
+        hint = "set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder"
+        paths = failed(PATHS, paths.found, hint=hint)
+    return await asyncio.to_thread(_folder, folder), paths, await _stale(folder)
 
 
 def _folder(folder: Path) -> Checked:
@@ -147,17 +135,15 @@ def _folder(folder: Path) -> Checked:
     return ok(FOLDER, f"{folder}, mode {stat.S_IMODE(mode):04o}")
 
 
-def _paths(folder: Path, *, workers: int) -> Checked:
-    longest = len(str(folder / f"worker-{workers - 1}.sock").encode())
-    found = f"{longest} bytes at most of {MAX_SOCKET_PATH_BYTES}"
-    if longest > MAX_SOCKET_PATH_BYTES:
-        return failed(PATHS, found, hint="set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder")
-    return ok(PATHS, found)
-
-
 async def _stale(folder: Path) -> Checked:
     try:
-        sockets = sorted(await asyncio.to_thread(_sockets, folder))
+        sockets = await asyncio.to_thread(
+            lambda: sorted(
+                path
+                for path in folder.iterdir()
+                if path.name.endswith(".sock") and path.is_socket()
+            )
+        )
     except OSError:
         return skipped(STALE, f"waits for {FOLDER}")
     dead = [path for path in sockets if not await is_alive(path)]
@@ -169,7 +155,3 @@ async def _stale(folder: Path) -> Checked:
             hint="start those workers, or remove the files and take them out of Envoy's endpoints",
         )
     return ok(STALE, f"none; {len(sockets)} in use")
-
-
-def _sockets(folder: Path) -> Iterable[Path]:
-    return [path for path in folder.iterdir() if path.name.endswith(".sock") and path.is_socket()]

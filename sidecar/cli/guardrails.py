@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -86,15 +85,6 @@ _COLUMNS: Final = ("guardrail", "type", "mode", "verdict", "score", "finds", "µ
 _CHAT: Final = "/v1/chat/completions"
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where the text comes from; at most one is given, else standard input."""
-
-    text: str | None
-    file: Path | None
-    body: Path | None
-
-
 @guardrails.command("test")
 def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     text: Annotated[str | None, typer.Argument(help="The text; without, see --file.")] = None,
@@ -132,7 +122,7 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         hint = "give the text that the model said"
         fail("--dialect-body is a request, not an answer", hint=hint, code=WRONG_USAGE)
     document = chosen_document(policy, policy_file)
-    subject = _subject(_Source(text, file, body), path=path, role="model" if answer else role)
+    subject = _subject(text, file, body, path=path, role="model" if answer else role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
         trial = asyncio.run(run_policy_test(document.text, subject, side=side))
@@ -144,17 +134,19 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         _show(subject, trial)
 
 
-def _subject(source: _Source, *, path: str, role: str) -> Subject:
-    given = [one for one in (source.text, source.file, source.body) if one is not None]
+def _subject(
+    text: str | None, file: Path | None, body: Path | None, *, path: str, role: str
+) -> Subject:
+    given = [one for one in (text, file, body) if one is not None]
     if len(given) > 1 or (not given and sys.stdin.isatty()):
         hint = "give a text, --file or --dialect-body, or pipe it in"
         fail("say which text", hint=hint, code=WRONG_USAGE)
-    if source.body is not None:
-        return _read_body(read_file(source.body), path)
-    if source.text is not None:
-        content = source.text.encode(errors="replace")
+    if body is not None:
+        return _read_body(read_file(body), path)
+    if text is not None:
+        content = text.encode(errors="replace")
     else:
-        content = read_file(source.file or STANDARD_STREAM)
+        content = read_file(file or STANDARD_STREAM)
     try:
         content.decode()
     except UnicodeDecodeError as error:

@@ -30,8 +30,7 @@ def health(
 
     Example: egret health started
     """
-    # Here, since no other command should wait for these imports.
-    from sidecar.cli.health import worker_states  # noqa: PLC0415
+    # Here, since no other command should wait for this import.
     from sidecar.worker.runtime import worker_sockets  # noqa: PLC0415
 
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 
@@ -41,6 +41,7 @@ from sidecar.domain.limits import Priority
 from sidecar.domain.principal import Network
 from sidecar.keys.authorize import ScopeError, Scopes, parse_operations, parse_sources, parse_tags
 from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
+from sidecar.storage.pool import Connection
 
 
 def notice_for(key: Key) -> ChangeNotice:
@@ -61,27 +62,8 @@ def public_id(text: str) -> str:
 
 
 def key_row(key: Key) -> Row:
-    """Return a key as a row of output."""
-    return {
-        "key_id": key.key_id,
-        "name": key.name,
-        "team": key.team,
-        "state": key.state.value,
-        "not_before": key.not_before,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "replaced_by": key.replaced_by,
-        "policy": key.policy,
-        "allowed_models": key.allowed_models,
-        "allowed_operations": key.allowed_operations,
-        "allowed_sources": key.allowed_sources,
-        "tags": key.tags,
-        "priority": key.priority,
-        "created_at": key.created_at,
-        "last_used_at": key.last_used_at,
-        "requests": key.requests,
-        "refused": key.refused,
-    }
+    """Return a key as a row of output, its fields in their order."""
+    return asdict(key) | {"state": key.state.value}
 
 
 Parsed = TypeVar("Parsed")
@@ -171,10 +153,12 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     )
     if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
         fail("nothing to set", hint="see `egret keys set --help`", code=WRONG_USAGE)
-    changed = on_connection(
-        lambda connection: change_key(connection, key_id, change=change), notice=notice_for
-    )
-    print_record(key_row(changed), output=output)
+    _change(lambda connection: change_key(connection, key_id, change=change), output)
+
+
+def _change(work: Callable[[Connection], Awaitable[Key]], output: Output) -> None:
+    """Run *work* on one key, notify the workers, and print the key as it is then."""
+    print_record(key_row(on_connection(work, notice=notice_for)), output=output)
 
 
 def _chosen(
@@ -312,10 +296,7 @@ def revoke(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
     Example: egret keys revoke 5OKO8h6jGWNP
     """
     key_id = public_id(key_id)
-    revoked = on_connection(
-        lambda connection: key_administration.revoke_key(connection, key_id), notice=notice_for
-    )
-    print_record(key_row(revoked), output=output)
+    _change(lambda connection: key_administration.revoke_key(connection, key_id), output)
 
 
 @keys.command("disable")
@@ -384,20 +365,15 @@ def expire(
     """
     key_id = public_id(key_id)
     at = parsed(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
-    changed = on_connection(
-        lambda connection: key_administration.expire_key(connection, key_id, at=at),
-        notice=notice_for,
-    )
-    print_record(key_row(changed), output=output)
+    _change(lambda connection: key_administration.expire_key(connection, key_id, at=at), output)
 
 
 def _switch(key_id: str, *, enabled: bool, output: Output) -> None:
     key_id = public_id(key_id)
-    switched = on_connection(
+    _change(
         lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled),
-        notice=notice_for,
+        output,
     )
-    print_record(key_row(switched), output=output)
 
 
 def _print_secret(key: ApiKey, *, row: Row, output: Output) -> None:

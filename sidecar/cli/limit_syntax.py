@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -59,7 +58,14 @@ def parse_kind(name: str) -> tuple[Measure, Window]:
         LimitWordsError: there is no such measure or window.
     """
     measure, _, window = name.strip().partition("/")
-    return _measure(measure), _window(window)
+    if measure not in (measures := [one.value for one in Measure]):
+        raise LimitWordsError(
+            f"there is no measure `{measure[:60]}`; one of {', '.join(measures)}"
+        )
+    if window and window not in (windows := [one.value for one in Window]):
+        known = ", ".join(one for one in windows if one != Window.ONCE.value)
+        raise LimitWordsError(f"there is no window `{window[:60]}`; one of {known}")
+    return Measure(measure), Window(window or Window.ONCE.value)
 
 
 def shown(limit: Limit) -> str:
@@ -97,25 +103,6 @@ def shown_for(limit: Limit) -> str:
     return ", ".join((*(limit.models or ()), *(limit.operations or ()))) or "-"
 
 
-def _measure(word: str) -> Measure:
-    try:
-        return Measure(word)
-    except ValueError:
-        raise LimitWordsError(
-            f"there is no measure `{word[:60]}`; one of {_listed([one.value for one in Measure])}"
-        ) from None
-
-
-def _window(word: str) -> Window:
-    try:
-        return Window(word or Window.ONCE.value)
-    except ValueError:
-        known = [one.value for one in Window if one is not Window.ONCE]
-        raise LimitWordsError(
-            f"there is no window `{word[:60]}`; one of {_listed(known)}"
-        ) from None
-
-
 def _amount(measure: Measure, text: str) -> int:
     try:
         number = Decimal(text.replace("_", ""))
@@ -133,7 +120,3 @@ def _amount(measure: Measure, text: str) -> int:
         finest = "finer than a millionth of a dollar" if units > 1 else "no whole number"
         raise LimitWordsError(f"`{text[:60]}` is {finest}")
     return int(number * units)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

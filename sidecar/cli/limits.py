@@ -78,7 +78,6 @@ def owner_or_all(*, key: str | None, team: str | None, org: str | None) -> Owner
 
 limits = typer.Typer(help="How much keys, teams and organizations may use.", no_args_is_help=True)
 
-_Change = Callable[[OwnedLimits], tuple[Limit, ...]]
 _COLUMNS: Final = ("limit", "burst", "models", "operations", "time_zone")
 
 
@@ -131,7 +130,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         }
         return tuple(({one.id: one for one in before.limits} | added).values())
 
-    _change(owner, change, output)
+    _run(lambda connection: change_limits(connection, owner, change), owner, output)
 
 
 @limits.command()
@@ -155,22 +154,19 @@ def remove(
     owner = owner_of(key=key, team=team, org=org)
     if bool(words) is every:
         fail("say which", hint="give limits, or --all", code=WRONG_USAGE)
-    if every:
-        _run(lambda connection: remove_all_limits(connection, owner), owner, output)
-    else:
-        _remove(words or [], owner, output)
 
-
-def _remove(words: list[str], owner: Owner, output: Output) -> None:
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
-        kinds = {parse_kind(word) for word in words}
+        kinds = {parse_kind(word) for word in words or ()}
         missing = kinds - {(one.measure, one.window) for one in before.limits}
         if missing:
             measure, window = min(missing, key=str)
             raise LimitWordsError(f"there is no limit {measure.value}/{window.value} to remove")
         return tuple(one for one in before.limits if (one.measure, one.window) not in kinds)
 
-    _change(owner, change, output)
+    if every:
+        _run(lambda connection: remove_all_limits(connection, owner), owner, output)
+    else:
+        _run(lambda connection: change_limits(connection, owner, change), owner, output)
 
 
 @limits.command("list")
@@ -189,25 +185,13 @@ def list_(
     _print(found.limits, output)
 
 
-def _change(owner: Owner, change: _Change, output: Output) -> None:
-    _run(lambda connection: change_limits(connection, owner, change), owner, output)
-
-
 def _run(
     work: Callable[[Connection], Awaitable[OwnedLimits]], owner: Owner, output: Output
 ) -> None:
+    prefix = "" if owner.level is Level.KEY else f"{owner.level.value}:"
     try:
         found = on_connection(
-            work,
-            notice=lambda changed: ChangeNotice(
-                keys=(
-                    (
-                        changed.owner_id
-                        if owner.level is Level.KEY
-                        else f"{owner.level.value}:{changed.owner_id}"
-                    ),
-                )
-            ),
+            work, notice=lambda changed: ChangeNotice(keys=(f"{prefix}{changed.owner_id}",))
         )
     except LimitWordsError as error:
         fail(str(error), hint="nothing was changed", code=WRONG_USAGE)

@@ -44,7 +44,27 @@ def read_line(raw: bytes) -> LogLine | None:
         return None
     fields = cast("Fields", value)
     if "event" not in fields and "time" in fields and "status" in fields:
-        return _access(raw, fields)
+        own = fields.get("egret")
+        egret = cast("Fields", own) if isinstance(own, dict) else {}
+        status = fields["status"]
+        is_failure = isinstance(status, int) and status >= 500  # noqa: PLR2004 - server errors
+        overhead_us = egret.get("egret_us")
+        return LogLine(
+            raw=raw,
+            at=_moment(fields["time"]),
+            level="error" if is_failure else "info",
+            event=ACCESS,
+            fields={name: fields[name] for name in fields if name != "time"},
+            facts={
+                **egret,
+                "request_id": egret.get("request_id", fields.get("request_id")),
+                "trace_id": fields.get("trace_id"),
+                "outcome": egret.get("verdict"),
+                "overhead_ms": overhead_us / 1000
+                if isinstance(overhead_us, int | float)
+                else None,
+            },
+        )
     shown = {name: fields[name] for name in fields if name not in {"timestamp", "level", "event"}}
     return LogLine(
         raw=raw,
@@ -53,28 +73,6 @@ def read_line(raw: bytes) -> LogLine | None:
         event=_text(fields.get("event")),
         fields=shown,
         facts=fields,
-    )
-
-
-def _access(raw: bytes, fields: Fields) -> LogLine:
-    own = fields.get("egret")
-    egret = cast("Fields", own) if isinstance(own, dict) else {}
-    status = fields["status"]
-    is_failure = isinstance(status, int) and status >= 500  # noqa: PLR2004 - server errors
-    overhead_us = egret.get("egret_us")
-    return LogLine(
-        raw=raw,
-        at=_moment(fields["time"]),
-        level="error" if is_failure else "info",
-        event=ACCESS,
-        fields={name: fields[name] for name in fields if name != "time"},
-        facts={
-            **egret,
-            "request_id": egret.get("request_id", fields.get("request_id")),
-            "trace_id": fields.get("trace_id"),
-            "outcome": egret.get("verdict"),
-            "overhead_ms": overhead_us / 1000 if isinstance(overhead_us, int | float) else None,
-        },
     )
 
 

@@ -30,8 +30,7 @@ TeamArgument = Annotated[
     ),
 ]
 
-_ORG_COLUMNS: Final = ("name", "id", "enabled", "policy", "allowed_models", "created_at")
-_TEAM_COLUMNS: Final = ("team", "id", "enabled", "policy", "allowed_models", "created_at")
+_COLUMNS: Final = ("id", "enabled", "policy", "allowed_models", "created_at")
 
 
 @orgs.command("create")
@@ -49,7 +48,7 @@ def create_organization(
     created = on_connection(
         lambda connection: administration.create_organization(connection, name, rules=rules)
     )
-    print_record(_organization(created), output=output)
+    print_record(_row(created), output=output)
 
 
 @orgs.command("list")
@@ -59,7 +58,7 @@ def list_organizations(output: OutputOption = Output.TABLE) -> None:
     Example: egret orgs list --output json
     """
     found = on_connection(administration.organizations)
-    print_rows([_organization(one) for one in found], columns=_ORG_COLUMNS, output=output)
+    print_rows([_row(one) for one in found], columns=("name", *_COLUMNS), output=output)
 
 
 @orgs.command("disable")
@@ -98,7 +97,7 @@ def create_team(
             connection, name, organization=org, rules=rules
         )
     )
-    print_record(_team(created), output=output)
+    print_record(_row(created), output=output)
 
 
 @teams.command("list")
@@ -111,7 +110,7 @@ def list_teams(
     Example: egret teams list --org acme
     """
     found = on_connection(lambda connection: administration.teams(connection, organization=org))
-    print_rows([_team(one) for one in found], columns=_TEAM_COLUMNS, output=output)
+    print_rows([_row(one) for one in found], columns=("team", *_COLUMNS), output=output)
 
 
 @teams.command("disable")
@@ -137,7 +136,7 @@ def _switch_organization(name: str, *, enabled: bool, output: Output) -> None:
         lambda connection: administration.switch_organization(connection, name, enabled=enabled),
         notice=lambda one: ChangeNotice(keys=(f"organization:{one.id}",)),
     )
-    print_record(_organization(switched), output=output)
+    print_record(_row(switched), output=output)
 
 
 def _switch_team(team: str, *, enabled: bool, output: Output) -> None:
@@ -145,7 +144,7 @@ def _switch_team(team: str, *, enabled: bool, output: Output) -> None:
         lambda connection: administration.switch_team(connection, team, enabled=enabled),
         notice=lambda one: ChangeNotice(keys=(f"team:{one.id}",)),
     )
-    print_record(_team(switched), output=output)
+    print_record(_row(switched), output=output)
 
 
 def rules_from(model: list[str] | None, policy: str | None) -> Rules:
@@ -153,23 +152,6 @@ def rules_from(model: list[str] | None, policy: str | None) -> Rules:
     return Rules(allowed_models=tuple(model) if model else None, policy=policy)
 
 
-def _organization(organization: Organization) -> Row:
-    return {
-        "name": organization.name,
-        "id": organization.id,
-        "enabled": organization.enabled,
-        "policy": organization.policy,
-        "allowed_models": organization.allowed_models,
-        "created_at": organization.created_at,
-    }
-
-
-def _team(team: Team) -> Row:
-    return {
-        "team": team.path,
-        "id": team.id,
-        "enabled": team.enabled,
-        "policy": team.policy,
-        "allowed_models": team.allowed_models,
-        "created_at": team.created_at,
-    }
+def _row(owner: Organization | Team) -> Row:
+    name = {"team": owner.path} if isinstance(owner, Team) else {"name": owner.name}
+    return name | {column: getattr(owner, column) for column in _COLUMNS}

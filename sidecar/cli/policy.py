@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -143,17 +143,7 @@ def list_policies(output: OutputOption = Output.TABLE) -> None:
 
     Example: egret policy list
     """
-    rows: list[Row] = [
-        {
-            "name": use.name,
-            "version": use.version,
-            "applied_at": use.applied_at,
-            "organizations": use.organizations,
-            "teams": use.teams,
-            "keys": use.keys,
-        }
-        for use in on_connection(policy_uses)
-    ]
+    rows = [asdict(use) for use in on_connection(policy_uses)]
     print_rows(rows, columns=_LIST_COLUMNS, output=output)
 
 
@@ -247,16 +237,6 @@ OrgOption = Annotated[
     str | None, typer.Option("--org", metavar="NAME", help="For an organization: its name.")
 ]
 
-_LEVELS: Final = ("--key", "--team", "--org")
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """The object that a policy is bound to: the option that named it, and the name."""
-
-    level: str
-    name: str
-
 
 def bind(
     name: Annotated[str, typer.Argument(help="As `egret policy list` shows it.")],
@@ -269,7 +249,7 @@ def bind(
 
     Example: egret policy bind strict --team acme/search
     """
-    _bind(_target(key=key, team=team, org=org), policy=name, output=output)
+    _bind(name, key=key, team=team, org=org, output=output)
 
 
 def unbind(
@@ -282,34 +262,27 @@ def unbind(
 
     Example: egret policy unbind --team acme/search
     """
-    _bind(_target(key=key, team=team, org=org), policy=None, output=output)
+    _bind(None, key=key, team=team, org=org, output=output)
 
 
-def _target(*, key: str | None, team: str | None, org: str | None) -> _Target:
-    named = [
-        _Target(level, name)
-        for level, name in zip(_LEVELS, (key, team, org), strict=True)
-        if name is not None
-    ]
+def _bind(
+    policy: str | None, *, key: str | None, team: str | None, org: str | None, output: Output
+) -> None:
+    levels = {"key": key, "team": team, "org": org}
+    named = [(level, name) for level, name in levels.items() if name is not None]
     if len(named) != 1:
         fail("no object is named", hint="pass one of --key, --team and --org", code=WRONG_USAGE)
-    target = named[0]
-    return _Target(target.level, public_id(target.name)) if key is not None else target
+    level, name = named[0]
+    name = public_id(name) if level == "key" else name
 
-
-def _bind(target: _Target, *, policy: str | None, output: Output) -> None:
     async def work(connection: Connection) -> str:
-        match target.level:
-            case "--key":
-                return (await bind_key(connection, target.name, policy=policy)).key_id
-            case "--team":
-                return f"team:{await bind_team(connection, target.name, policy=policy)}"
+        match level:
+            case "key":
+                return (await bind_key(connection, name, policy=policy)).key_id
+            case "team":
+                return f"team:{await bind_team(connection, name, policy=policy)}"
             case _:
-                bound = await bind_organization(connection, target.name, policy=policy)
-                return f"organization:{bound}"
+                return f"organization:{await bind_organization(connection, name, policy=policy)}"
 
     on_connection(work, notice=lambda scope: ChangeNotice(keys=(scope,)))
-    print_record(
-        {target.level.removeprefix("--"): target.name, "policy": policy},
-        output=output,
-    )
+    print_record({level: name, "policy": policy}, output=output)

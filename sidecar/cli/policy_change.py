@@ -7,6 +7,7 @@ import difflib
 import enum
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
@@ -81,28 +82,20 @@ def plan(
 ) -> tuple[PlannedPolicy, ...]:
     """Compare each document's meaning, not its spelling, with the policies in force."""
     in_force = {policy.name: policy for policy in stored}
-    return tuple(_planned(document, in_force.get(document.policy.name)) for document in documents)
-
-
-def _planned(document: PolicyDocument, stored: StoredPolicy | None) -> PlannedPolicy:
-    name = document.policy.name
-    if stored is None:
+    planned: list[PlannedPolicy] = []
+    for document in documents:
+        after = document.policy
         before, change, version = None, Change.CREATE, 0
-    else:
-        before, version = _readable(stored, version=document.policy.version), stored.version
-        change = Change.NONE if before == document.policy else Change.UPDATE
-    diff = "" if change is Change.NONE else _diff(before, document.policy, version=version)
-    return PlannedPolicy(
-        name=name, change=change, version=version, diff=diff, document=document.text
-    )
-
-
-def _readable(stored: StoredPolicy, *, version: int) -> Policy | None:
-    """Return the stored policy as of *version*, or None if this Egret cannot read it."""
-    try:
-        return parse_policies(stored.document, version=version, expressions="trust")[0]
-    except PolicyDocumentError:
-        return None
+        if (old := in_force.get(after.name)) is not None:
+            version = old.version
+            with suppress(PolicyDocumentError):  # of one that this Egret cannot read, all is new
+                before = parse_policies(old.document, version=after.version, expressions="trust")[
+                    0
+                ]
+            change = Change.NONE if before == after else Change.UPDATE
+        diff = "" if change is Change.NONE else _diff(before, after, version=version)
+        planned.append(PlannedPolicy(after.name, change, version, diff, document.text))
+    return tuple(planned)
 
 
 def _diff(before: Policy | None, after: Policy, *, version: int) -> str:
@@ -166,7 +159,13 @@ def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
         check_expressions(changed, stored=stored, source=manner.source)
         if not manner.dry_run:
             _apply(changes, manner)
-    _report(planned, manner)
+    if manner.output is Output.JSON:
+        print_rows([plan_row(one) for one in planned], columns=(), output=manner.output)
+    elif manner.dry_run:
+        note("Nothing was changed: this was a dry run.")
+    else:
+        for one in changes:
+            note(f"{one.name}: version {one.version + 1} is in force")
 
 
 def check_expressions(
@@ -275,14 +274,3 @@ def _ask(source: str, *, count: int) -> None:
     if not typer.confirm(f"Apply {changed}?", err=True):
         note("Nothing was changed.")
         raise typer.Exit(FAILED)
-
-
-def _report(planned: Sequence[PlannedPolicy], manner: Manner) -> None:
-    if manner.output is Output.JSON:
-        print_rows([plan_row(one) for one in planned], columns=(), output=manner.output)
-    elif manner.dry_run:
-        note("Nothing was changed: this was a dry run.")
-    else:
-        for one in planned:
-            if one.change is not Change.NONE:
-                note(f"{one.name}: version {one.version + 1} is in force")

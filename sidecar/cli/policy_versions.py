@@ -28,7 +28,6 @@ from sidecar.policy.parse import (
     parse_policies,
 )
 from sidecar.policy.text import NoSuchGuardrailError, NotEditableError, render_policy, with_mode
-from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import (
     PolicyVersion,
     StoredPolicy,
@@ -47,8 +46,10 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
 
     Example: egret policy history strict
     """
-    rows = [_row(one) for one in _versions(name)]
-    print_rows(rows, columns=_COLUMNS, output=output)
+    found = on_connection(lambda connection: policy_versions(connection, name))
+    if not found:
+        fail(f"there is no policy {name}", hint="see `egret policy list`")
+    print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
 
 
 def rollback(
@@ -134,16 +135,6 @@ def _before(after: StoredPolicy) -> StoredPolicy:
     if after.version == 1:
         fail(f"there is no version of {after.name} before 1", hint="see `egret policy history`")
     return stored_policy(after.name, after.version - 1)
-
-
-def _versions(name: str) -> tuple[PolicyVersion, ...]:
-    async def work(connection: Connection) -> tuple[PolicyVersion, ...]:
-        return await policy_versions(connection, name)
-
-    found = on_connection(work)
-    if not found:
-        fail(f"there is no policy {name}", hint="see `egret policy list`")
-    return found
 
 
 def _row(one: PolicyVersion) -> Row:

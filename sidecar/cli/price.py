@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -73,9 +72,14 @@ def list_(
 
     Example: egret price list --all
     """
-    found = on_connection(list_prices)
-    chosen = found if every else _in_force(found, at=datetime.now(UTC))
-    print_rows([_row(one) for one in chosen], columns=_COLUMNS, output=output)
+    found, now = on_connection(list_prices), datetime.now(UTC)
+    if not every:
+        latest: dict[str, Price] = {}
+        for one in found:  # the latest first
+            if one.valid_from <= now:
+                latest.setdefault(one.model, one)
+        found = list(latest.values())
+    print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
 
 
 @price.command("import")
@@ -103,14 +107,6 @@ def import_(
         print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
     else:
         note(f"{len(prices)} prices set")
-
-
-def _in_force(prices: Sequence[Price], *, at: datetime) -> list[Price]:
-    latest: dict[str, Price] = {}
-    for one in prices:  # the latest first
-        if one.valid_from <= at:
-            latest.setdefault(one.model, one)
-    return list(latest.values())
 
 
 def _model(text: str) -> str:

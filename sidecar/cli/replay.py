@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, cast
 
@@ -93,7 +93,7 @@ _Acted = Counter[tuple[str, str, str]]
 class ChangedRequest:
     """A request that comes out another way; `guardrails` are those that act in one case alone."""
 
-    number: int
+    line: int
     id: str | None
     before: str
     now: str
@@ -148,16 +148,7 @@ class ReplayTally:
 
     def changes(self) -> list[Row]:
         """Return a row for each request that comes out another way."""
-        return [
-            {
-                "line": one.number,
-                "id": one.id,
-                "before": one.before,
-                "now": one.now,
-                "guardrails": one.guardrails,
-            }
-            for one in self.changed
-        ]
+        return [asdict(one) for one in self.changed]
 
 
 def _words(rehearsed: ReplayResult) -> str:

@@ -53,7 +53,11 @@ def top(
     Example: egret top --metrics http://127.0.0.1:9464/metrics
     """
     if metrics is None:
-        metrics = _page_here(run)
+        telemetry = settings_or_exit().telemetry
+        metrics = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
+        if telemetry.model_fields_set.isdisjoint({"metrics_host", "metrics_port"}):
+            with suppress(OSError, ValueError, KeyError):
+                metrics = str(read_facts(run)["metrics_url"])
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):
@@ -62,14 +66,6 @@ def top(
         fail(f"{metrics} is no page of metrics", hint="pass --metrics URL")
     except KeyboardInterrupt:
         return
-
-
-def _page_here(run: Path) -> str:
-    telemetry = settings_or_exit().telemetry
-    if telemetry.model_fields_set.isdisjoint({"metrics_host", "metrics_port"}):
-        with suppress(OSError, ValueError, KeyError):
-            return str(read_facts(run)["metrics_url"])
-    return f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
 
 
 async def _watch(url: str, every: float, output: Output) -> None:
