@@ -69,26 +69,21 @@ class EventPatternCache:
             if known is not None:
                 return known
         read = read_answer(payload, event=event)
-        if payload is not None and isinstance(read, AnswerEvent):
-            text = _only_text(read)
-            self._alike = 0 if text is None else self._alike + 1
-            if text is not None and self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS:
+        if payload is None or not isinstance(read, AnswerEvent):
+            return read
+        text = read.texts[0] if len(read.texts) == 1 else None
+        does_more = read.ended or read.ends_all or read.unscanned or read.has_logprobs
+        if does_more or text is None or text.location < 0:
+            self._alike = 0
+        elif text.channel is None or text.channel[-1] in PAYLOADS:
+            self._alike = 0  # whether a field like `data` holds text depends on its value
+        else:
+            self._alike += 1
+            if self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS:
                 self._alike = 0
                 self._patterns += 1
                 self._pattern = _Pattern(_form_of(payload, text), event, text)
         return read
-
-
-def _only_text(read: AnswerEvent) -> AnswerText | None:
-    """Return the text of an event that brings one piece of a text, and ends nothing."""
-    if read.ended or read.ends_all or read.unscanned or read.has_logprobs:
-        return None
-    if len(read.texts) != 1:
-        return None
-    (text,) = read.texts
-    # Whether a field like `data` holds text depends on its value.
-    is_piece = text.channel is not None and text.channel[-1] not in PAYLOADS
-    return text if is_piece and text.location >= 0 else None
 
 
 def _form_of(payload: bytes, text: AnswerText) -> re.Pattern[bytes]:
