@@ -205,15 +205,14 @@ def schema() -> None:
 
 
 def _stored() -> list[Policy]:
-    return [_readable(one) for one in on_connection(load_policies)]
-
-
-def _readable(stored: StoredPolicy) -> Policy:
-    try:
-        return parse_policies(stored.document, version=stored.version, expressions="trust")[0]
-    except PolicyDocumentError:
-        hint = "apply it anew, or use the Egret that wrote it"
-        fail(f"policy {stored.name} is not one this Egret can read", hint=hint)
+    found: list[Policy] = []
+    for one in on_connection(load_policies):
+        try:
+            found += parse_policies(one.document, version=one.version, expressions="trust")[:1]
+        except PolicyDocumentError:
+            hint = "apply it anew, or use the Egret that wrote it"
+            fail(f"policy {one.name} is not one this Egret can read", hint=hint)
+    return found
 
 
 def _row(one: LintWarning) -> Row:
