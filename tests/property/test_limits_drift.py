@@ -29,7 +29,7 @@ mixes = st.builds(
     operations=st.just(3_000),
     seed=st.integers(1, 10_000),
     lost=st.sampled_from([0, 20, 300]),
-    unheard=st.sampled_from([0, 20, 300]),
+    unacknowledged=st.sampled_from([0, 20, 300]),
     deaths=st.sampled_from([0, 300]),
 )
 
