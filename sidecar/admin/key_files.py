@@ -81,7 +81,12 @@ def read_csv(lines: Iterable[bytes], faults: Faults) -> Iterator[KeyRow]:
         faults.add(1, "there is no header")
         return
     header[:1] = [name.removeprefix("\ufeff") for name in header[:1]]
-    if not _is_header(header, faults):
+    if not _FIELD_SET.issuperset(header) or len(set(header)) != len(header):
+        faults.add(1, f"the header may hold these, once each: {', '.join(FIELDS)}")
+        return
+    if not REQUIRED.issubset(header):
+        missing = [name for name in FIELDS if name in REQUIRED and name not in header]
+        faults.add(1, f"the header lacks {', '.join(missing)}")
         return
     for cells in _cells(reader, faults):
         if not cells:
@@ -128,17 +133,6 @@ def _cells(reader: Any, faults: Faults) -> Iterator[list[str]]:
             return
         except csv.Error as error:
             faults.add(reader.line_num, f"is not CSV: {error}")
-
-
-def _is_header(header: Sequence[str], faults: Faults) -> bool:
-    if not _FIELD_SET.issuperset(header) or len(set(header)) != len(header):
-        faults.add(1, f"the header may hold these, once each: {', '.join(FIELDS)}")
-    elif not REQUIRED.issubset(header):
-        missing = [name for name in FIELDS if name in REQUIRED and name not in header]
-        faults.add(1, f"the header lacks {', '.join(missing)}")
-    else:
-        return True
-    return False
 
 
 def _text(line: bytes) -> str:

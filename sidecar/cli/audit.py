@@ -80,22 +80,20 @@ def follow(
             with ends_quietly():  # else a closed pipe is taken for a database without an answer
                 while True:
                     for entry in await tail.more(connection):
-                        sys.stdout.write(_log_line(entry) + "\n")
+                        fields = {
+                            name: value
+                            for name, value in dataclasses.asdict(entry).items()
+                            if value is not None and name not in {"at", "action"}
+                        }
+                        event = f"audit.{entry.action}"
+                        head = {"timestamp": entry.at, "level": "info", "event": event}
+                        line = orjson.dumps(head | fields, option=orjson.OPT_UTC_Z)
+                        sys.stdout.write(line.decode() + "\n")
                     sys.stdout.flush()
                     await asyncio.sleep(every)
 
     with ends_quietly():
         on_database(write_all)
-
-
-def _log_line(entry: AuditEntry) -> str:
-    fields = {
-        name: value
-        for name, value in dataclasses.asdict(entry).items()
-        if value is not None and name not in {"at", "action"}
-    }
-    head = {"timestamp": entry.at, "level": "info", "event": f"audit.{entry.action}"}
-    return orjson.dumps(head | fields, option=orjson.OPT_UTC_Z).decode()
 
 
 def _row(entry: AuditEntry) -> Row:

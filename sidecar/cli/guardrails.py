@@ -184,11 +184,16 @@ def _show(subject: Subject, trial: PolicyTestResult) -> None:
     for text in highlighted(subject, trial.results):
         screen.print(text, soft_wrap=True)
     print_rows(rows, columns=_COLUMNS, output=Output.TABLE)
-    screen.print(
-        Text(
-            f"{_decision(trial.results)}; one pass for all takes {trial.pass_microseconds:.0f} µs"
-        )
-    )
+    decision = "Goes on unchanged"
+    match decide(trial.results):
+        case Deny(error):
+            decision = f"Refused: {error.message}"
+        case Redact(findings):
+            decision = f"Goes on, with {len(findings)} values replaced"
+        case Allow():
+            if any(one.guardrail.mode is Mode.SHADOW and one.findings for one in trial.results):
+                decision += " (in shadow some would act)"
+    screen.print(Text(f"{decision}; one pass for all takes {trial.pass_microseconds:.0f} µs"))
     for reason in dict.fromkeys(subject.unscanned):
         screen.print(Text(f"holds content that no guardrail can read: {reason.value}"))
 
@@ -208,17 +213,6 @@ def _row(one: TimedResult) -> Row:
 
 def _words(finding: Finding) -> str:
     return finding.type if finding.place is None else f"{finding.type} at {finding.place}"
-
-
-def _decision(results: tuple[GuardrailResult, ...]) -> str:
-    match decide(results):
-        case Deny(error):
-            return f"Refused: {error.message}"
-        case Redact(findings):
-            return f"Goes on, with {len(findings)} values replaced"
-        case Allow():
-            shadowed = any(one.guardrail.mode is Mode.SHADOW and one.findings for one in results)
-            return "Goes on unchanged" + (" (in shadow some would act)" if shadowed else "")
 
 
 def _as_json(

@@ -227,21 +227,17 @@ def _value(name: str, value: object, *, is_access: bool) -> Iterator[Piece]:
     elif isinstance(value, list) and name == "guardrails":
         for at, one in enumerate(cast("list[object]", value)):
             yield "," if at else "", _DIM
-            yield from _guardrail(one)
+            fields = cast("dict[str, Any]", one) if isinstance(one, dict) else {}
+            guardrail, verdict = fields.get("name"), fields.get("verdict")
+            if not (isinstance(guardrail, str) and isinstance(verdict, str)):
+                yield _shown(one), _PLAIN
+                continue
+            yield f"{_word(guardrail)}:", _PLAIN
+            yield _word(verdict), _style("outcome", verdict)
+            if isinstance(fields.get("ms"), int | float):
+                yield f":{fields['ms']}ms", _DIM
     else:
         yield _shown(value), _style(name, value)
-
-
-def _guardrail(one: object) -> Iterator[Piece]:
-    fields = cast("dict[str, Any]", one) if isinstance(one, dict) else {}
-    name, verdict = fields.get("name"), fields.get("verdict")
-    if not (isinstance(name, str) and isinstance(verdict, str)):
-        yield _shown(one), _PLAIN
-        return
-    yield f"{_word(name)}:", _PLAIN
-    yield _word(verdict), _style("outcome", verdict)
-    if isinstance(fields.get("ms"), int | float):
-        yield f":{fields['ms']}ms", _DIM
 
 
 def _style(name: str, value: object) -> Style:

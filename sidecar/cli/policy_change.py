@@ -29,7 +29,6 @@ from sidecar.cli.terminal import (
     print_rows,
     progress,
 )
-from sidecar.domain.policy import Policy
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.compilation import (
     MAX_CPU_SECONDS,
@@ -93,24 +92,18 @@ def plan(
                     0
                 ]
             change = Change.NONE if before == after else Change.UPDATE
-        diff = "" if change is Change.NONE else _diff(before, after, version=version)
+        diff = ""
+        if change is not Change.NONE:
+            old_text = "" if before is None else render_policy(before)
+            lines = difflib.unified_diff(
+                old_text.splitlines(keepends=True),
+                render_policy(after).splitlines(keepends=True),
+                fromfile=f"{after.name} version {version}",
+                tofile=f"{after.name} version {version + 1}",
+            )
+            diff = "".join(lines) or f"  {after.name}: values of headers, which are not shown\n"
         planned.append(PlannedPolicy(after.name, change, version, diff, document.text))
     return tuple(planned)
-
-
-def _diff(before: Policy | None, after: Policy, *, version: int) -> str:
-    old = "" if before is None else render_policy(before)
-    new = render_policy(after)
-    if old == new:
-        return f"  {after.name}: values of headers, which are not shown\n"
-    return "".join(
-        difflib.unified_diff(
-            old.splitlines(keepends=True),
-            new.splitlines(keepends=True),
-            fromfile=f"{after.name} version {version}",
-            tofile=f"{after.name} version {version + 1}",
-        )
-    )
 
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -55,7 +55,7 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> bytes:
             raise SpliceError("the text of a replacement is not plain ASCII")
     edits = _in_strings(body, [one for one in replacements if not _is_number(one)])
     numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
-    for index, token in _pick(tokens.number_tokens(body), numbers).items():
+    for index, token in pick(tokens.number_tokens(body), numbers).items():
         edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
     pieces: list[bytes] = []
     position = 0
@@ -77,7 +77,7 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
             raise SpliceError("a replacement has no location")
         by_token[replacement.location[0]].append(replacement)
     edits: list[_Edit] = []
-    for index, token in _pick(tokens.string_tokens(text), by_token.keys()).items():
+    for index, token in pick(tokens.string_tokens(text), by_token.keys()).items():
         raw = text[token.start : token.end]
         offsets = OffsetMap(raw)
         inner = _in_content(tokens.decode(raw), by_token[index])
@@ -123,7 +123,12 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Ed
     return edits
 
 
-def _pick(found: Iterable[Token], indexes: Iterable[int]) -> dict[int, Token]:
+def pick(found: Iterable[Token], indexes: Iterable[int]) -> dict[int, Token]:
+    """Return the tokens of some indexes.
+
+    Raises:
+        SpliceError: there are fewer tokens.
+    """
     wanted = set(indexes)
     if not wanted:
         return {}

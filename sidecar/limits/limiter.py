@@ -261,8 +261,24 @@ class Limiter:
         self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
     ) -> LimitDecision:
         self.is_local = True
-        for check in checks:
-            await self._look_up(principal, check)
+        for check in checks:  # read from the records what this worker has no status of
+            status = self._leases.known.get(check.limit.id)
+            is_known = status is not None and status.period_start == check.period_start
+            at = self._clocks.monotonic()
+            if (
+                is_known
+                or not isinstance(check.window, CalendarWindow)
+                or at < self._no_records_until
+            ):
+                continue
+            subject, start = subject_of(principal, check.limit), check.period_start
+            try:
+                used = await self._totals.used(check.limit, subject=subject, start=start)
+            except LimitsUnavailableError:
+                self._no_records_until = at + RECORDS_AWAY_SECONDS
+                continue
+            state = State(0, max(0, check.limit.amount - used), 0.0, used)
+            self._leases.note(check, state, now=at)
         now, known = self._moment(), self._leases.known
         index = self._local.take(checks, member=member, now=now, known=known)
         states = [
@@ -273,32 +289,11 @@ class Limiter:
         for check in checks:
             if not isinstance(check.window, ConcurrencyWindow):
                 start = check.period_start
-                used = Adjustment(
+                taken = Adjustment(
                     check.limit, check.cost, period_start=start, is_new=True, taken_at=now.wall
                 )
-                self._shared.adjust(principal.organization_id, used)
+                self._shared.adjust(principal.organization_id, taken)
         return Granted(tuple(map(_status, checks, states)), is_local=True)
-
-    async def _look_up(self, principal: Principal, check: LimitCheck) -> None:
-        """Read the use of a period that this worker has no status of from the usage records."""
-        known = self._leases.known.get(check.limit.id)
-        is_known = known is not None and known.period_start == check.period_start
-        now = self._clocks.monotonic()
-        if (
-            is_known
-            or not isinstance(check.window, CalendarWindow)
-            or now < self._no_records_until
-        ):
-            return
-        subject = subject_of(principal, check.limit)
-        start = check.period_start
-        try:
-            used = await self._totals.used(check.limit, subject=subject, start=start)
-        except LimitsUnavailableError:
-            self._no_records_until = now + RECORDS_AWAY_SECONDS
-            return
-        state = State(0, max(0, check.limit.amount - used), 0.0, used)
-        self._leases.note(check, state, now=now)
 
     def _lease(self, scope: str, check: LimitCheck) -> Lease | None:
         return (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from operator import attrgetter
 
 from sidecar.apis.response_text import without_logprobs
 from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.splice import pick
 from sidecar.jsontext.tokens import OffsetMap, Token
 
 
@@ -32,28 +32,26 @@ class TokenEdit:
 
 def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) -> bytes:
     """Return *payload* with its texts changed and without the tokens that would repeat them."""
+    by_location: defaultdict[int, list[TokenEdit]] = defaultdict(list)
+    for edit in sorted(edits, key=attrgetter("start")):
+        by_location[edit.location].append(edit)
+    spans: list[tuple[int, int, bytes]] = []
+    strings = pick(json_text.string_tokens(payload), {at for at in by_location if at >= 0})
+    for location, token in strings.items():  # each is decoded once, however many its edits
+        spans += _in_string(payload, token, by_location[location])
+    numbers = pick(json_text.number_tokens(payload), {-1 - at for at in by_location if at < 0})
+    for number, token in numbers.items():
+        spans += [
+            (token.start, token.end, b'"' + edit.text + b'"') for edit in by_location[-1 - number]
+        ]
     pieces: list[bytes] = []
     position = 0
-    for start, end, text in sorted(_spans(payload, edits)):
+    for start, end, text in sorted(spans):
         if start >= position:  # else it was widened over the one before, which stands for both
             pieces += (payload[position:start], text)
         position = max(position, end)
     payload = b"".join((*pieces, payload[position:]))
     return without_logprobs(payload) if has_logprobs else payload
-
-
-def _spans(payload: bytes, edits: Sequence[TokenEdit]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield spans and their new bytes; each token is decoded once, however many its edits."""
-    by_location: defaultdict[int, list[TokenEdit]] = defaultdict(list)
-    for edit in sorted(edits, key=attrgetter("start")):
-        by_location[edit.location].append(edit)
-    strings = _picked(json_text.string_tokens(payload), {at for at in by_location if at >= 0})
-    for location, token in strings.items():
-        yield from _in_string(payload, token, by_location[location])
-    numbers = _picked(json_text.number_tokens(payload), {-1 - at for at in by_location if at < 0})
-    for number, token in numbers.items():
-        for edit in by_location[-1 - number]:
-            yield token.start, token.end, b'"' + edit.text + b'"'
 
 
 def _in_string(
@@ -72,16 +70,6 @@ def _in_string(
             text = _escaped(text)
         start, end = offsets.raw_range(start, end)
         yield token.start + start, token.start + end, _escaped(text)
-
-
-def _picked(tokens: Iterable[Token], wanted: Collection[int]) -> dict[int, Token]:
-    if not wanted:
-        return {}
-    first = islice(tokens, max(wanted) + 1)
-    picked = {index: token for index, token in enumerate(first) if index in wanted}
-    if len(picked) != len(wanted):
-        raise ValueError("an edit is for a token that is not in the answer")
-    return picked
 
 
 def _escaped(text: bytes) -> bytes:

@@ -27,18 +27,13 @@ def stand_in(card: str, number: int) -> bytes | None:
     ):
         return None
     payload = f"{number:0{digits - 1}d}"
-    made = iter(payload + str((_check_digit(payload) + 5) % 10))
+    total = 0  # of Luhn's test (ISO/IEC 7812-1 annex B)
+    for place, character in enumerate(reversed(payload)):
+        digit = int(character) * (1 if place % 2 else 2)
+        total += digit - 9 if digit > 9 else digit  # noqa: PLR2004 - the sum of its two digits
+    made = iter(payload + str((5 - total) % 10))
     return "".join(
         next(made) if character.isdecimal() else character
         for character in card
         if character.isdecimal() or character in _SEPARATORS
     ).encode()
-
-
-def _check_digit(payload: str) -> int:
-    """Return the digit with which *payload* passes Luhn's test (ISO/IEC 7812-1 annex B)."""
-    total = 0
-    for place, character in enumerate(reversed(payload)):
-        digit = int(character) * (1 if place % 2 else 2)
-        total += digit - 9 if digit > 9 else digit  # noqa: PLR2004 - the sum of its two digits
-    return -total % 10

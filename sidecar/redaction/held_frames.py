@@ -51,7 +51,25 @@ class HeldFrames:
                 break
             self._held.popleft()
             self.size_bytes -= len(held.frame.raw)
-            released.append(_bytes_of(held))
+            edits = [
+                TokenEdit(
+                    piece.location,
+                    edit.start,
+                    edit.end,
+                    edit.text,
+                    is_json=piece.window.is_json,
+                    is_bare=edit.is_bare,
+                )
+                for piece in held.pieces
+                if piece.window.edits
+                for edit in piece.window.edits_of(piece.start, piece.end)
+            ]
+            frame = held.frame
+            if edits and frame.payload is not None:
+                payload = edited(frame.payload, edits, has_logprobs=held.has_logprobs)
+                released.append(frame.with_payload(payload))
+            else:
+                released.append(frame.raw)
             for piece in held.pieces:
                 piece.window.forget_edits(piece.end)
         return b"".join(released)
@@ -60,23 +78,3 @@ class HeldFrames:
         """Drop all events; none of them leaves."""
         self._held.clear()
         self.size_bytes = 0
-
-
-def _bytes_of(held: _Held) -> bytes:
-    edits = [
-        TokenEdit(
-            piece.location,
-            edit.start,
-            edit.end,
-            edit.text,
-            is_json=piece.window.is_json,
-            is_bare=edit.is_bare,
-        )
-        for piece in held.pieces
-        if piece.window.edits
-        for edit in piece.window.edits_of(piece.start, piece.end)
-    ]
-    payload = held.frame.payload
-    if not edits or payload is None:
-        return held.frame.raw
-    return held.frame.with_payload(edited(payload, edits, has_logprobs=held.has_logprobs))

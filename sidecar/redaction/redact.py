@@ -64,8 +64,12 @@ def replacements(
         part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
         value = _as_read(part.content, found)
         style = guardrail.redaction
-        if style is RedactionStyle.FORMAT_PRESERVING and _is_in_a_row(part.content, found):
-            style = RedactionStyle.PLACEHOLDER
+        if style is RedactionStyle.FORMAT_PRESERVING:
+            before = part.content[max(found.start - 2, 0) : found.start]
+            after = part.content[found.end : found.end + 2]
+            if _DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after):
+                # Other digits stand right beside the number, which would merge with it.
+                style = RedactionStyle.PLACEHOLDER
         text = placeholders.of(value, type_=found.type, style=style)
         if guardrail.restore and text not in taken:
             originals[text] = value
@@ -94,9 +98,3 @@ def _as_read(content: bytes, found: Finding) -> bytes:
     for _ in range(MAX_NESTING):
         value = json_text.decode(value)
     return value
-
-
-def _is_in_a_row(content: bytes, found: Finding) -> bool:
-    """Return whether other digits stand right beside a number, which would merge with it."""
-    before, after = content[max(found.start - 2, 0) : found.start], content[found.end :]
-    return bool(_DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after[:2]))

@@ -154,21 +154,16 @@ class GrpcApplication:
             limit = headers.get(b"grpc-timeout")
             if limit is None:
                 await self._answer(scope["path"], call, headers)
-            else:
-                await self._answer_within(limit, scope["path"], call, headers)
+                return
+            try:
+                async with asyncio.timeout(timeout_seconds(limit)):
+                    await self._answer(scope["path"], call, headers)
+            except GrpcWireError as error:
+                await call.end(error.status, error.problem)
+            except TimeoutError:
+                await call.end(GrpcStatus.DEADLINE_EXCEEDED)
         except StreamGoneError:
             await asyncio.sleep(GONE_SECONDS)
-
-    async def _answer_within(
-        self, limit: bytes, path: str, call: GrpcCall, headers: dict[bytes, bytes]
-    ) -> None:
-        try:
-            async with asyncio.timeout(timeout_seconds(limit)):
-                await self._answer(path, call, headers)
-        except GrpcWireError as error:
-            await call.end(error.status, error.problem)
-        except TimeoutError:
-            await call.end(GrpcStatus.DEADLINE_EXCEEDED)
 
     async def _answer(self, path: str, call: GrpcCall, headers: dict[bytes, bytes]) -> None:
         try:

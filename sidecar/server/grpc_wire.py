@@ -105,16 +105,13 @@ def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, b
     """Return the headers that end a call, as trailers or alone; *problem* is for the peer."""
     headers = [(b"grpc-status", str(status.value).encode())]
     if problem:
-        headers.append((b"grpc-message", _percent_encoded(problem)))
+        # By PROTOCOL-HTTP2 `%`, and all that is not printable ASCII, goes as %XX.
+        encoded = b"".join(
+            bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte  # noqa: PLR2004 - space, tilde, percent sign
+            for byte in problem.encode()
+        )
+        headers.append((b"grpc-message", encoded))
     return headers
-
-
-def _percent_encoded(text: str) -> bytes:
-    """Encode by PROTOCOL-HTTP2: `%`, and all that is not printable ASCII, as %XX."""
-    return b"".join(
-        bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte  # noqa: PLR2004 - space, tilde, percent sign
-        for byte in text.encode()
-    )
 
 
 def timeout_seconds(value: bytes) -> float:

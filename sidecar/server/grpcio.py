@@ -118,14 +118,32 @@ class GrpcioEngine:
     ) -> None:
         self._options = options
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in its stubs
-        self._server = grpc.aio.server(options=_channel_options(options))
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", options.max_message_bytes),
+                ("grpc.max_send_message_length", options.max_message_bytes),
+                # Envoy's connection_keepalive pings more often than gRPC's default policy allows,
+                # which would end the connection and every stream on it.
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
         self._server.add_generic_rpc_handlers((_ProcessMethod(serve),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if receive_log is not None:
             self._server.add_generic_rpc_handlers((_ExportMethod(receive_log),))
             names.append(LOGS_SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, pool=_reflected())
+        pool = DescriptorPool()  # of the socket's services; the default pool stays untouched
+        for file in files():
+            pool.Add(file)
+        for known in (health_pb2, reflection_pb2):
+            file = descriptor_pb2.FileDescriptorProto()
+            known.DESCRIPTOR.CopyToProto(file)
+            pool.Add(file)
+        reflection.enable_server_reflection(names, self._server, pool=pool)
 
     async def start(self) -> None:
         """Begin to serve, not yet ready."""
@@ -181,28 +199,3 @@ class GrpcioEngine:
         # path while open streams end.
         await asyncio.sleep(self._options.drain_delay_seconds)
         await self._server.stop(self._options.drain_grace_seconds)
-
-
-def _channel_options(options: EngineOptions) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", options.max_message_bytes),
-        ("grpc.max_send_message_length", options.max_message_bytes),
-        # Envoy's connection_keepalive pings more often than gRPC's default policy allows, which
-        # would end the connection and every stream on it.
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.so_reuseport", 0),
-    ]
-
-
-def _reflected() -> DescriptorPool:
-    """Return a pool with all services of the socket, without touching the default pool."""
-    pool = DescriptorPool()
-    for file in files():
-        pool.Add(file)
-    for known in (health_pb2, reflection_pb2):
-        file = descriptor_pb2.FileDescriptorProto()
-        known.DESCRIPTOR.CopyToProto(file)
-        pool.Add(file)
-    return pool

@@ -230,7 +230,19 @@ class SpoolFolder:
             except OSError:
                 continue  # its owner lives, or another process has just adopted it
             try:
-                adopted += self._take_over(folder)
+                files = 0
+                for path in sorted(folder.glob(f"*{_SUFFIX}")):
+                    kind = next((kind for kind in Kind if path.name.startswith(kind.value)), None)
+                    if kind is None:
+                        continue  # of a later version: it stays, and so does the folder
+                    status = path.stat()
+                    mine = path.rename(self._new_path(kind))
+                    self.segments.append(
+                        Segment(mine, kind, size=status.st_size, started_at=status.st_mtime)
+                    )
+                    files += 1
+                _remove_if_empty(folder)
+                adopted += files > 0
             finally:
                 os.close(lock)
         return adopted
@@ -269,21 +281,6 @@ class SpoolFolder:
     def _new_path(self, kind: Kind) -> Path:
         self._number += 1
         return self.path / f"{kind.value}-{self._number:08d}{_SUFFIX}"
-
-    def _take_over(self, folder: Path) -> bool:
-        files = 0
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
-            kind = next((kind for kind in Kind if path.name.startswith(kind.value)), None)
-            if kind is None:
-                continue  # of a later version: it stays, and so does the folder
-            status = path.stat()
-            mine = path.rename(self._new_path(kind))
-            self.segments.append(
-                Segment(mine, kind, size=status.st_size, started_at=status.st_mtime)
-            )
-            files += 1
-        _remove_if_empty(folder)
-        return files > 0
 
 
 def _locked(folder: Path) -> int:

@@ -262,20 +262,16 @@ def _total(limit: Limit, rows: Iterable[Any]) -> int:
         # Sums go by the model that answered: asked for `gpt-4o`, `gpt-4o-2024-08-06` may answer.
         models = (model, _DATED.sub("", model)) if model else ()
         if not models or any(is_for_model(limit, one) for one in models):
-            total += _use_of(limit.measure, row)
+            match limit.measure:
+                case Measure.COST:
+                    cost: Decimal = row["cost_usd"]
+                    total += math.ceil(cost * MICROS)
+                case Measure.INPUT_TOKENS:
+                    total += int(row["input_tokens"])
+                case Measure.OUTPUT_TOKENS:
+                    total += int(row["output_tokens"])
+                case Measure.TOKENS:
+                    total += int(row["input_tokens"] + row["output_tokens"])
+                case _:
+                    total += int(row["requests"])
     return total
-
-
-def _use_of(measure: Measure, row: Any) -> int:
-    match measure:
-        case Measure.COST:
-            cost: Decimal = row["cost_usd"]
-            return math.ceil(cost * MICROS)
-        case Measure.INPUT_TOKENS:
-            return int(row["input_tokens"])
-        case Measure.OUTPUT_TOKENS:
-            return int(row["output_tokens"])
-        case Measure.TOKENS:
-            return int(row["input_tokens"] + row["output_tokens"])
-        case _:
-            return int(row["requests"])

@@ -114,7 +114,17 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
                 **options,
             )
         case ValkeyMode.SENTINEL:
-            client = _behind_sentinels(settings, options, stack)
+            login = _from_url(settings)
+            tls = {name: login[name] for name in ("ssl",) if name in login}
+            sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis 8.1: untyped arguments
+                _addresses(settings),
+                sentinel_kwargs={**options, **tls},
+                **login,
+                **options,
+            )
+            for each in sentinel.sentinels:
+                stack.push_async_callback(each.aclose)
+            client = sentinel.master_for(settings.sentinel_master or "", redis_class=Redis)
         case _:
             assert_never(settings.mode)
     stack.push_async_callback(client.aclose)
@@ -153,23 +163,6 @@ def _addresses(settings: ValkeySettings) -> list[tuple[str, int]]:
         (url.hostname or "localhost", url.port or default_port),
         *((host, int(port)) for host, _, port in further),
     ]
-
-
-def _behind_sentinels(
-    settings: ValkeySettings, options: dict[str, Any], stack: AsyncExitStack
-) -> Redis:
-    login = _from_url(settings)
-    tls = {name: login[name] for name in ("ssl",) if name in login}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis 8.1 leaves its arguments untyped
-        _addresses(settings),
-        sentinel_kwargs={**options, **tls},
-        **login,
-        **options,
-    )
-    for each in sentinel.sentinels:
-        stack.push_async_callback(each.aclose)
-    master: Redis = sentinel.master_for(settings.sentinel_master or "", redis_class=Redis)
-    return master
 
 
 HEARTBEAT_SECONDS: Final = 5.0

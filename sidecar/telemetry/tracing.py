@@ -208,7 +208,18 @@ class Tracing:
                 self._tracer.start_span(name, context=within, start_time=start).end(end)
                 recorded += 1
         for result in report.results:
-            self._record_guardrail(result, timings, within)
+            start, end = _interval(result.started_at, result.seconds, timings)
+            about = guardrail_attributes(result)
+            judging = self._tracer.start_span(
+                f"{SpanName.GUARDRAIL} {sanitize.policy_text(result.guardrail.name)}",
+                context=within,
+                attributes=about,
+                start_time=start,
+            )
+            for noted in result.events:
+                at, _ = _interval(noted.at, 0.0, timings)
+                judging.add_event(f"{SpanName.GUARDRAIL}.{noted.event.value}", timestamp=at)
+            _end(judging, about, end)
         _end(span, attributes, timings.wall_ns + _nanoseconds(timings.seconds))
         self._count.recorded(recorded)
         return span.get_span_context().trace_id
@@ -218,22 +229,6 @@ class Tracing:
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(seconds)
-
-    def _record_guardrail(
-        self, result: GuardrailResult, timings: Timings, context: Context
-    ) -> None:
-        start, end = _interval(result.started_at, result.seconds, timings)
-        attributes = guardrail_attributes(result)
-        span = self._tracer.start_span(
-            f"{SpanName.GUARDRAIL} {sanitize.policy_text(result.guardrail.name)}",
-            context=context,
-            attributes=attributes,
-            start_time=start,
-        )
-        for noted in result.events:
-            at, _ = _interval(noted.at, 0.0, timings)
-            span.add_event(f"{SpanName.GUARDRAIL}.{noted.event.value}", timestamp=at)
-        _end(span, attributes, end)
 
 
 def _end(span: Span, attributes: Mapping[str, AttributeValue], end: int) -> None:

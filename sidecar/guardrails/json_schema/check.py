@@ -14,7 +14,7 @@ from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Action, Guardrail, OnError, Stage
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.json_schema.complexity import MAX_COMPLEXITY, Complexity, complexity_of
-from sidecar.guardrails.json_schema.schema import compile_schema
+from sidecar.guardrails.json_schema.schema import compile_schema, pointer_to
 from sidecar.guardrails.json_schema.violations import Violation, ViolationLocator
 from sidecar.jsontext.strict import TOO_DEEP, JsonDocument, is_shallow, parse
 
@@ -60,9 +60,7 @@ class JsonSchemaCheck:
                 continue
             violation = yield from self._violation(piece.text)
             if violation is not None:
-                steps = (str(one).replace("~", "~0").replace("/", "~1") for one in violation.path)
-                pointer = "".join(f"/{one}" for one in steps)  # RFC 6901
-                place = piece.place + pointer
+                place = piece.place + pointer_to(violation.path)
                 end = len(piece.text)
                 findings.append(Finding(guardrail, violation.type, index, 0, end, place=place))
             yield

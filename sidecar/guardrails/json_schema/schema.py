@@ -110,6 +110,11 @@ def positions(root: Schema) -> dict[SchemaPath, Schema]:
     return dict(_walk(ROOT, root))
 
 
+def pointer_to(path: SchemaPath) -> str:
+    """Return a path as a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(one).replace("~", "~0").replace("/", "~1") for one in path)
+
+
 def target_of(reference: str) -> SchemaPath | None:
     """Return the place that a reference names, None if it leads out of the document."""
     if reference in {"#", "#/"}:

@@ -24,6 +24,7 @@ from sidecar.guardrails.json_schema.schema import (
     Schema,
     SchemaPath,
     compile_schema,
+    pointer_to,
     positions,
     resolved,
 )
@@ -136,8 +137,7 @@ class ViolationLocator:
         if known is None:
             alone: dict[str, Any] = {"$defs": {_ROOT: self._root}}
             if not keyword or keyword in _EVERYTHING:
-                steps = (str(one).replace("~", "~0").replace("/", "~1") for one in (_ROOT, *place))
-                alone["$ref"] = "#/$defs/" + "/".join(one.replace("%", "%25") for one in steps)
+                alone["$ref"] = "#/$defs" + pointer_to((_ROOT, *place)).replace("%", "%25")
             else:
                 schema: Any = self._root
                 for step in place:

@@ -50,7 +50,7 @@ def test_spans_that_were_widened_over_each_other_leave_nothing_between() -> None
 def test_an_edit_of_a_token_that_is_not_there_raises() -> None:
     """Nothing that was to be taken out goes on unchanged."""
     for location in (6, -2):
-        with pytest.raises(ValueError, match="not in the answer"):
+        with pytest.raises(ValueError, match="not in the text"):
             edited(PAYLOAD, [TokenEdit(location, 0, 1, b"z")], has_logprobs=False)
 
 

@@ -101,22 +101,17 @@ class PromptInjectionCheck(WholeTextCheck):
             cutoff = self._cutoffs.get(role, self._cutoff)
             highest = max(highest, score(total, cutoff.medium) if total else cutoff.without_terms)
             if total >= cutoff.least and view.part not in findings:
-                kind = self._kind(sum_.best().kinds, view, role)
+                kinds = sum_.best().kinds
+                if kinds and ViewKind.DECODED in view.kinds:
+                    kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
+                counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen
+                kind = next((kind for kind in kinds if kind in counting), None)  # the foremost
                 if kind is not None:
                     type_ = kind.value.upper()
                     if role in INDIRECT_ROLES:
                         type_ = f"INDIRECT_{type_}"
                     findings[view.part] = texts.whole_part(view.part, type_, guardrail=guardrail)
         return highest
-
-    def _kind(
-        self, kinds: Sequence[InjectionKind], view: TextView, role: str
-    ) -> InjectionKind | None:
-        """Return the foremost kind that counts here, if one does."""
-        if kinds and ViewKind.DECODED in view.kinds:
-            kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
-        counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen
-        return next((kind for kind in kinds if kind in counting), None)
 
 
 def _cutoff(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
