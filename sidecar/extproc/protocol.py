@@ -23,6 +23,7 @@ docs/protocol.md shows the phases as a diagram, generated from `TRANSITIONS` and
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from sidecar.domain.errors import ErrorKind
@@ -191,6 +192,7 @@ HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_S
 """Response body modes in which an answer can still be refused: STREAMED has sent its headers."""
 
 _NO_HEADERS: Final = Headers()
+_REST_OF_REQUEST: Final = frozenset({_M.REQUEST_BODY, _M.REQUEST_TRAILERS})
 _JUDGING: Final = frozenset({_P.JUDGING_HEADERS, _P.JUDGING_BODY, _P.JUDGING_ANSWER})
 _UNANSWERED: Final = frozenset(
     {_P.AWAIT_HEADERS, _P.JUDGING_HEADERS, _P.AWAIT_BODY, _P.JUDGING_BODY}
@@ -247,7 +249,6 @@ class ExtProcProtocol:
         "_max_body_bytes",
         "_passes_request",
         "_pieces",
-        "_response_mode",
         "_room",
         "_trailers_follow",
         "_wants_answer_headers",
@@ -263,6 +264,7 @@ class ExtProcProtocol:
         "piece",
         "piece_is_last",
         "request_mode",
+        "response_mode",
         "source_address",
     )
 
@@ -274,7 +276,7 @@ class ExtProcProtocol:
         self.is_aborted = False
         self.modes: tuple[BodyMode, BodyMode] | None = None
         self.request_mode = BodyMode.NONE
-        self._response_mode = BodyMode.NONE
+        self.response_mode = BodyMode.NONE
         self._max_body_bytes = max_body_bytes
         self._wants_answer_headers = wants_answer_headers
         self._room = room
@@ -297,13 +299,6 @@ class ExtProcProtocol:
         return self.phase is Phase.ENDED
 
     @property
-    def processing_modes(self) -> tuple[str, ...]:
-        """Return Envoy's names of the body modes of request and response in force."""
-        if self.modes is None:
-            return ()
-        return (self.request_mode.value, self._response_mode.value)
-
-    @property
     def held_bytes(self) -> int:
         """Return how many bytes of request or answer are kept until they are judged."""
         return self._held_bytes
@@ -321,13 +316,13 @@ class ExtProcProtocol:
         return (
             self.request_mode is BodyMode.NONE
             or self._is_overridden
-            or self._response_mode in HOLDING_BODY_MODES
+            or self.response_mode in HOLDING_BODY_MODES
         )
 
     @property
     def may_stream_answer(self) -> bool:
         """Return whether pieces of the answer can go on one by one."""
-        return self._response_mode is BodyMode.FULL_DUPLEX_STREAMED
+        return self.response_mode is BodyMode.FULL_DUPLEX_STREAMED
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
@@ -349,7 +344,12 @@ class ExtProcProtocol:
         kind = message.kind
         if (message.modes is not None or self.modes is None) and self.phase is not Phase.ENDED:
             self._open(message)
-        if kind not in TRANSITIONS[self.phase]:
+        is_expected = kind in TRANSITIONS[self.phase]
+        if kind in _REST_OF_REQUEST and self.phase in _UNANSWERED:
+            is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
+            is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
+            is_expected = is_expected and not (self._is_body_complete or is_early)
+        if not is_expected:
             raise ProtocolViolationError(self.phase, kind)
         match kind:
             case MessageKind.REQUEST_HEADERS:
@@ -389,7 +389,7 @@ class ExtProcProtocol:
             # Observability mode leaves protocol_config out, and so do old Envoys.
             raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         self.modes = message.modes
-        self.request_mode, self._response_mode = message.modes
+        self.request_mode, self.response_mode = message.modes
         if message.is_observed or self.request_mode not in GATING_BODY_MODES:
             raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
 
@@ -406,22 +406,8 @@ class ExtProcProtocol:
         return Event.REQUEST_HEADERS
 
     def _on_request_body(self, message: Message) -> Event:
-        if self.phase in _UNANSWERED:
-            return self._collect(message)
-        if not self._passes_request:
-            if self.is_answered:
-                raise ProtocolViolationError(self.phase, message.kind)
-            return Event.NOTHING  # a local reply overtook it
-        if self.request_mode is BodyMode.BUFFERED:
-            self.outgoing.append(codec.request_body_answer())
-        else:
-            self._stream_request(message.body, ends=message.ends)
-        if message.ends:
-            self._request_is_through()
-        return Event.NOTHING
-
-    def _collect(self, message: Message) -> Event:
-        self._expect_more_body(message.kind)
+        if self.phase not in _UNANSWERED:
+            return self._pass_request_body(message)
         size = len(message.body)
         if not self._room.hold(size):
             raise RefusedError(ErrorKind.OVERLOADED)
@@ -438,15 +424,21 @@ class ExtProcProtocol:
             return Event.REQUEST_BODY
         return Event.NOTHING
 
-    def _expect_more_body(self, kind: MessageKind) -> None:
-        is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
-        is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
-        if self._is_body_complete or is_early:
-            raise ProtocolViolationError(self.phase, kind)
+    def _pass_request_body(self, message: Message) -> Event:
+        if not self._passes_request:
+            if self.is_answered:
+                raise ProtocolViolationError(self.phase, message.kind)
+            return Event.NOTHING  # a local reply overtook it
+        if self.request_mode is BodyMode.BUFFERED:
+            self.outgoing.append(codec.request_body_answer())
+        else:
+            self._stream(codec.streamed_request_body, message.body, ends=message.ends)
+        if message.ends:
+            self._request_is_through()
+        return Event.NOTHING
 
     def _on_request_trailers(self) -> Event:
         if self.phase in _UNANSWERED:
-            self._expect_more_body(MessageKind.REQUEST_TRAILERS)
             if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED:
                 # Envoy 1.40 sends a body that was streamed back to it twice if trailers follow it
                 # and the route may retry: the provider would read a body that was never judged.
@@ -474,7 +466,7 @@ class ExtProcProtocol:
         self.phase = Phase.JUDGING_ANSWER_HEADERS
         self.answer_headers = message.headers or self.answer_headers
         self.answer_has_body = not message.ends
-        self._answer_ends = message.ends or self._response_mode is BodyMode.NONE
+        self._answer_ends = message.ends or self.response_mode is BodyMode.NONE
         self._is_body_complete = self._trailers_follow = False
         return Event.ANSWER_HEADERS
 
@@ -495,8 +487,8 @@ class ExtProcProtocol:
         is_buffered_request = self._passes_request and self.request_mode is BodyMode.BUFFERED
         if self.phase is Phase.AWAIT_ANSWER and (self._judges_answer or is_buffered_request):
             raise ProtocolViolationError(self.phase, message.kind)
-        if self._response_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            self._stream_answer(message.body, ends=message.ends)
+        if self.response_mode is BodyMode.FULL_DUPLEX_STREAMED:
+            self._stream(codec.streamed_response_body, message.body, ends=message.ends)
         else:
             self.outgoing.append(codec.response_body_answer())
         self.phase = Phase.PASSING_ANSWER
@@ -515,7 +507,7 @@ class ExtProcProtocol:
             self._pieces.append(message.body)
         self.piece_is_last = message.ends
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
-        if not message.ends and self._response_mode is not BodyMode.BUFFERED:
+        if not message.ends and self.response_mode is not BodyMode.BUFFERED:
             return Event.NOTHING
         self.phase = Phase.JUDGING_ANSWER
         return Event.ANSWER_BODY
@@ -568,7 +560,7 @@ class ExtProcProtocol:
             self.request_mode = BodyMode.FULL_DUPLEX_STREAMED
             self._is_overridden = True
             if judges_answer:
-                self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
+                self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
             wants_headers = self._wants_answer_headers or judges_answer
             self.outgoing.append(codec.OVERRIDES[wants_headers, judges_answer])
 
@@ -592,15 +584,34 @@ class ExtProcProtocol:
                 )
             )
         else:
+            # That the answer must come here may depend on the body: then ask once more.
+            is_asked = self.response_mode is not BodyMode.NONE
+            asks_again = judges_answer and self._is_overridden and not is_asked
+            asks = self.request_mode is BodyMode.NONE or asks_again
+            if judges_answer and asks:
+                self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
+            headers = mutations.headers
+            if mutations.body is not None:
+                headers = _with_new_content_length(headers, mutations.body)
             self.outgoing.append(
-                self._request_headers_answer(mutations, judges_answer=judges_answer)
+                codec.request_headers_answer(
+                    headers,
+                    mutations.metadata,
+                    response_headers=asks and (self._wants_answer_headers or judges_answer),
+                    response_body=asks and judges_answer,
+                    request_body=asks_again,
+                    clear_route_cache=mutations.clear_route_cache,
+                )
             )
             if self.has_body and self.request_mode is not BodyMode.NONE:
                 body = self.body() if mutations.body is None else mutations.body
                 if body or self._is_body_complete:
-                    self._stream_request(body, ends=self._is_body_complete)
+                    ends = self._is_body_complete
+                    self._stream(codec.streamed_request_body, body, ends=ends)
         self._judges_answer = judges_answer
-        is_through = self._is_through()
+        is_whole = self._is_body_complete and not (is_buffered and self._trailers_follow)
+        sends_no_more = self.request_mode is BodyMode.NONE or self._is_half_closed
+        is_through = not self.has_body or sends_no_more or is_whole
         self.is_answered = True
         self.drop()
         self.phase = Phase.AWAIT_ANSWER
@@ -616,39 +627,6 @@ class ExtProcProtocol:
         self.outgoing.append(codec.immediate_response(refusal))
         self.is_answered = True
         self._end()
-
-    def _is_through(self) -> bool:
-        """Return whether nothing of a request that goes on is still to come."""
-        if not self.has_body or self.request_mode is BodyMode.NONE or self._is_half_closed:
-            return True
-        if self.phase is Phase.JUDGING_BODY:
-            is_buffered = self.request_mode is BodyMode.BUFFERED
-            return not (is_buffered and self._trailers_follow)
-        return self._is_body_complete
-
-    def _request_headers_answer(
-        self, mutations: RequestMutations, *, judges_answer: bool
-    ) -> bytes:
-        """Answer the headers; if no body phase has asked for the response, ask now.
-
-        That the answer must come here may depend on the body: then ask once more.
-        """
-        is_asked = self._response_mode is not BodyMode.NONE
-        asks_again = judges_answer and self._is_overridden and not is_asked
-        asks = self.request_mode is BodyMode.NONE or asks_again
-        if judges_answer and asks:
-            self._response_mode = BodyMode.FULL_DUPLEX_STREAMED
-        headers = mutations.headers
-        if mutations.body is not None:
-            headers = _with_new_content_length(headers, mutations.body)
-        return codec.request_headers_answer(
-            headers,
-            mutations.metadata,
-            response_headers=asks and (self._wants_answer_headers or judges_answer),
-            response_body=asks and judges_answer,
-            request_body=asks_again,
-            clear_route_cache=mutations.clear_route_cache,
-        )
 
     # Verdicts on the answer.
 
@@ -669,7 +647,7 @@ class ExtProcProtocol:
     def hold_answer(self) -> None:
         """Let nothing of the answer go on before all of it is judged."""
         self._expect("hold_answer")
-        if self._response_mode is BodyMode.BUFFERED:
+        if self.response_mode is BodyMode.BUFFERED:
             # Envoy sends the body once the headers have their answer, and holds both.
             self.outgoing.append(codec.response_headers_answer())
         self._judges_answer = True
@@ -682,7 +660,7 @@ class ExtProcProtocol:
         is_last = ends or self.piece_is_last
         is_end = ends or (self.piece_is_last and not self._trailers_follow)
         if body or is_end:
-            self._stream_answer(body, ends=is_end, metadata=metadata)
+            self._stream(codec.streamed_response_body, body, ends=is_end, metadata=metadata)
         if self._trailers_follow and not ends:
             self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
         if is_last:
@@ -696,7 +674,7 @@ class ExtProcProtocol:
     ) -> None:
         """Send a held answer on; *body* replaces its body, None leaves it."""
         self._expect("send_answer")
-        if self._response_mode is BodyMode.BUFFERED:
+        if self.response_mode is BodyMode.BUFFERED:
             changed = _with_content_length(headers, body)
             self.outgoing.append(codec.response_body_answer(changed, body, metadata))
             self.phase = Phase.PASSING_ANSWER
@@ -709,7 +687,7 @@ class ExtProcProtocol:
         self.outgoing.append(codec.response_headers_answer(headers, metadata))
         whole = self.body() if body is None else body
         if whole or not self._trailers_follow:
-            self._stream_answer(whole, ends=not self._trailers_follow)
+            self._stream(codec.streamed_response_body, whole, ends=not self._trailers_follow)
         if self._trailers_follow:
             self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
         self.drop()
@@ -724,7 +702,7 @@ class ExtProcProtocol:
     def _request_is_through(self) -> None:
         """Go on for the answer, or end if none comes here."""
         self._passes_request = False
-        is_owed = self._wants_answer_headers or self._response_mode is not BodyMode.NONE
+        is_owed = self._wants_answer_headers or self.response_mode is not BodyMode.NONE
         is_complete = self.phase is Phase.AWAIT_REQUEST_END
         if (
             is_complete
@@ -750,24 +728,16 @@ class ExtProcProtocol:
             self._held_bytes = 0
             self._pieces = []
 
-    def _stream_request(self, body: bytes, *, ends: bool) -> None:
-        *before, last = _cut(body)
-        for piece in before:
-            self.outgoing.append(codec.streamed_request_body(piece, ends=False))
-        self.outgoing.append(codec.streamed_request_body(last, ends=ends))
-
-    def _stream_answer(self, body: bytes, *, ends: bool, metadata: Metadata = ()) -> None:
-        *before, last = _cut(body)
-        for piece in before:
-            self.outgoing.append(codec.streamed_response_body(piece, ends=False))
-        self.outgoing.append(codec.streamed_response_body(last, ends=ends, metadata=metadata))
-
-
-def _cut(body: bytes) -> list[bytes]:
-    """Return the pieces of *body* to send; one even if it is empty."""
-    if len(body) <= MAX_CHUNK_BYTES:
-        return [body]
-    return [body[at : at + MAX_CHUNK_BYTES] for at in range(0, len(body), MAX_CHUNK_BYTES)]
+    def _stream(
+        self, encode: Callable[..., bytes], body: bytes, *, ends: bool, metadata: Metadata = ()
+    ) -> None:
+        """Send *body* in pieces, one even if it is empty; *metadata* comes with the last."""
+        start = 0
+        while len(body) - start > MAX_CHUNK_BYTES:
+            piece = body[start : start + MAX_CHUNK_BYTES]
+            self.outgoing.append(encode(piece, ends=False))
+            start += MAX_CHUNK_BYTES
+        self.outgoing.append(encode(body[start:], ends=ends, metadata=metadata))
 
 
 def _with_content_length(headers: HeaderMutation, body: bytes | None) -> HeaderMutation:

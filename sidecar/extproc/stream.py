@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import Headers, Refusal
+from sidecar.domain.http import Refusal
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.protocol import LATE, Event, ExtProcProtocol, Phase, RefusedError
 
@@ -149,7 +149,11 @@ class ExtProcStream:
             except StreamGoneError:
                 raise
             except Exception as error:  # noqa: BLE001 - a bug is a refusal, never a pass
-                refusal = self._refusal_of(error, handler)
+                kind, refusal = handler.note(error), None
+                if not self.is_broken and protocol.may_refuse:
+                    refusal = handler.refusal(kind)
+                else:  # too late: Envoy must see an error
+                    protocol.abort()
             if refusal is not None:
                 protocol.refuse(refusal)
                 await self.send()
@@ -162,41 +166,22 @@ class ExtProcStream:
         except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
             handler.note(error)
         finally:
-            self.close()
+            # Kept bytes are let go of, and work that still runs for this stream is cancelled.
+            protocol.drop()
+            if self._reading is not None:
+                _drop(self._reading)
             handler.finish(protocol, end)
         return end
 
-    def _refusal_of(self, error: Exception, handler: Handler) -> Refusal | None:
-        """Return the refusal that *error* leads to; None, and abort, if it would be too late."""
-        kind = handler.note(error)
-        if not self.is_broken and self.protocol.may_refuse:
-            return handler.refusal(kind)
-        self.protocol.abort()
-        return None
-
-    async def request_headers(self) -> Headers:
-        """Return the request's headers.
-
-        Raises:
-            OvertakenError: the stream ended before them.
-        """
-        event = await self.receive()
-        if event is not Event.REQUEST_HEADERS:
-            raise OvertakenError(event)
-        return self.protocol.headers
-
-    async def request_body(self) -> bytes:
-        """Return the request's whole body.
+    async def expect(self, expected: Event) -> None:
+        """Receive until the *expected* event.
 
         Raises:
             OvertakenError: Envoy answered the client itself, or the stream has ended.
         """
-        protocol = self.protocol
-        if protocol.phase is Phase.AWAIT_BODY:
-            event = await self.receive()
-            if event is not Event.REQUEST_BODY:
-                raise OvertakenError(event)
-        return protocol.body()
+        event = await self.receive()
+        if event is not expected:
+            raise OvertakenError(event)
 
     async def receive(self) -> Event:
         """Send the answers owed, then read until a message asks for a decision; ENDED at the end.
@@ -244,12 +229,6 @@ class ExtProcStream:
         if judging.cancelled():
             raise CheckCancelledError
         return judging.result()
-
-    def close(self) -> None:
-        """Release all kept bytes, and cancel the work that still runs for this stream."""
-        self.protocol.drop()
-        if self._reading is not None:
-            _drop(self._reading)
 
     async def _read_on(self, judging: asyncio.Future[Any]) -> None:
         """Wait until *judging* is done or a message has come, which is received."""

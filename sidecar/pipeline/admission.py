@@ -147,7 +147,9 @@ def judges_answer(route: Route, caller: Caller) -> bool:
     They then need the request's body too: with it Envoy refuses if it may not follow the change of
     mode, and without it the answer would pass unjudged.
     """
-    return caller.policy.answers.needs_answer and route.operation.spec.has_model_text
+    answers = caller.policy.answers
+    is_needed = bool(answers.guardrails) or answers.restores
+    return is_needed and route.operation.spec.has_model_text
 
 
 def stream_usage_of(caller: Caller) -> StreamUsage:

@@ -30,6 +30,9 @@ from sidecar.pipeline.refusals import budget_error, limit_error, single_request_
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
 
+NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
+"""For policies without remote guardrails, which alone read it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestAllowed:
@@ -74,7 +77,8 @@ async def judge_body(
         return refused
     policy = record.policy or caller.policy
     began = worker.clocks.monotonic()
-    results = worker.guardrail_runner.inspect(policy, read, about=subject_of(record))
+    about = subject_of(record) if policy.remote else NO_REQUEST
+    results = worker.guardrail_runner.inspect(policy, read, about=about)
     if not isinstance(results, tuple):
         try:
             results = await stream.wait_for(results)
@@ -259,12 +263,16 @@ async def take_limits(
     Waits for the shared counts, and only if the leases of this worker are not enough.
     """
     route = record.route if isinstance(record.route, Route) else None
-    tokens_in, tokens_out = _tokens(record, route, worker.default_output_tokens)
-    if record.subject is not None:  # for rate limits of Envoy's own as well
+    subject = record.subject
+    text = record.body_bytes if subject is None else record.text_bytes
+    tokens_in, tokens_out = -(-text // BYTES_A_TOKEN), 0
+    if route is None or route.operation.spec.reserves_output:
+        bound = None if subject is None else subject.max_output_tokens
+        tokens_out = worker.default_output_tokens if bound is None else bound
+    if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
     if not caller.limits:
         return None
-    subject = record.subject
     has_one_model = subject is not None and not subject.other_models
     demand = RequestCost(
         operation=None if route is None else route.operation.value,
@@ -310,17 +318,6 @@ def _allowance(
             return Allowance((), standing, None, is_local)
         case _:
             assert_never(taken)
-
-
-def _tokens(record: RequestRecord, route: Route | None, default_output: int) -> tuple[int, int]:
-    """Estimate the input, and the most output that is allowed."""
-    subject = record.subject
-    text = record.body_bytes if subject is None else record.text_bytes
-    tokens_in = -(-text // BYTES_A_TOKEN)
-    if route is not None and not route.operation.spec.reserves_output:
-        return tokens_in, 0
-    bound = None if subject is None else subject.max_output_tokens
-    return tokens_in, default_output if bound is None else bound
 
 
 def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Worker) -> int:

@@ -170,10 +170,14 @@ class RequestRecord:
             since = now if self._working_since is None else self._working_since
         return Step(since, now - since)
 
-    def own_seconds(self, now: float) -> float:
-        """Return Egret's own time until *now*."""
+    def spent_seconds(self, now: float) -> tuple[float, float, float]:
+        """Return the seconds of authorization, of guardrails, and of all of Egret's own time."""
         running = 0.0 if self._working_since is None else now - self._working_since
-        return self._own_seconds + running
+        return (
+            0.0 if self.authorize is None else self.authorize.seconds,
+            0.0 if self.guardrails is None else self.guardrails.seconds,
+            self._own_seconds + running,
+        )
 
     def outcome(self) -> ExchangeOutcome:
         """Return the outcome of the request if nothing else happens."""
@@ -182,18 +186,15 @@ class RequestRecord:
             return ExchangeOutcome.FAILED if is_ours else ExchangeOutcome.REFUSED
         if self.is_redacted or self.answer.is_redacted:
             return ExchangeOutcome.REDACTED
-        return ExchangeOutcome.FLAGGED if self._is_flagged() else ExchangeOutcome.ALLOWED
-
-    def _is_flagged(self) -> bool:
         if self.unscanned or self.answer.unscanned:
             policy = self.policy
             if policy is not None and policy.unscanned is UnscannedAction.FLAG:
-                return True
+                return ExchangeOutcome.FLAGGED
         # A loop, and no generator: each of its steps is a call, and every request is asked twice.
         for result in self.results + self.answer.results:
             if result.verdict is Verdict.FLAG and result.guardrail.mode is Mode.ENFORCE:
-                return True
-        return False
+                return ExchangeOutcome.FLAGGED
+        return ExchangeOutcome.ALLOWED
 
     def judge(self, outcome: ExchangeOutcome, model: str | None) -> JudgedRequest | None:
         """Return the request as usage and limits account for it; None if its owner is unknown."""
@@ -235,7 +236,7 @@ class RequestRecord:
     def report(
         self, outcome: ExchangeOutcome, *, processing_modes: tuple[str, ...] = ()
     ) -> ExchangeReport:
-        """Return the final report."""
+        """Return the final report of a request at rest."""
         now = self._clocks.monotonic()
         policy, subject, answer = self.policy, self.subject, self.answer
         is_own_answer = self.refused is not None and not self.is_ended_within
@@ -246,7 +247,7 @@ class RequestRecord:
                 self.wall_ns,
                 self.started_at,
                 now - self.started_at,
-                self.own_seconds(now),
+                self._own_seconds,
                 self.authorize,
                 self.read,
                 self.guardrails,

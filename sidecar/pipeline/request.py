@@ -27,6 +27,7 @@ from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.protocol import (
     Event,
     ExtProcProtocol,
+    Phase,
     ProtocolViolationError,
     RefusedError,
 )
@@ -62,7 +63,7 @@ from sidecar.pipeline.content import (
     subject_of,
 )
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import RequestRecord
+from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.refusals import refusal_of
 from sidecar.pipeline.request_metadata import limit_pairs, metadata_of, own_headers
 from sidecar.redaction.placeholders import Placeholders
@@ -151,9 +152,37 @@ class RequestHandler:
 
     def finish(self, protocol: ExtProcProtocol, end: StreamEnd) -> None:
         """Report the request, once, however its stream ended."""
-        if self._plan is not None and self._record.refused is None:
+        record, worker = self._record, self._worker
+        if self._plan is not None and record.refused is None:
             self._plan.abandon()
-        finish(self._record, protocol, end, self._worker)
+        make_room(record, worker)
+        # An id is made only if Envoy has sent none: that takes a system call.
+        record.request_id = record.request_id or worker.new_request_id()
+        record.rest()
+        outcome = record.outcome()
+        if not protocol.is_answered:
+            # Completed without an answer: a local reply of Envoy overtook the judgement.
+            is_gone = end is not StreamEnd.ABORTED
+            outcome = ExchangeOutcome.ABORTED if is_gone else ExchangeOutcome.FAILED
+        worker.recorder.exchange_ended()
+        if record.principal is not None:
+            is_refused, now = record.refused is not None, worker.clocks.wall()
+            worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
+        judged = record.judged
+        if not protocol.is_answered:
+            if record.caller is not None:
+                _release_reservation(record, worker)
+        elif (
+            judged is not None
+            and record.stream_name
+            and (judged.reserved is not None or judged.decision is not DecisionKind.DENY)
+        ):
+            # Envoy may not receive this verdict, whose request holds a reservation.
+            worker.verdicts.add(record.stream_name, judged)
+        modes: tuple[str, ...] = ()
+        if protocol.modes is not None:
+            modes = (protocol.request_mode.value, protocol.response_mode.value)
+        worker.recorder.record(record.report(outcome, processing_modes=modes))
 
     def _refused(self, error: ClientError) -> Refusal:
         record, worker = self._record, self._worker
@@ -189,7 +218,8 @@ async def judge_request(
 ) -> AnswerPlan | ClientError | None:
     """Judge the request and let it go on; return how its answer is treated, or the refusal."""
     protocol = stream.protocol
-    headers = await stream.request_headers()
+    await stream.expect(Event.REQUEST_HEADERS)
+    headers = protocol.headers
     record.work()
     _read_headers(headers, record, worker)
     if not record.is_counted:
@@ -206,7 +236,9 @@ async def judge_request(
     if isinstance(route, Route) and requires_body(route, caller, names_route=names_route):
         record.rest()
         protocol.require_body(removed, judges_answer=judges_answer(route, caller))
-        body = await stream.request_body()
+        if protocol.phase is Phase.AWAIT_BODY:
+            await stream.expect(Event.REQUEST_BODY)
+        body = protocol.body()
         record.work()
         allowed = await judge_body(body, route, caller, stream, record, worker)
     else:
@@ -219,7 +251,7 @@ async def judge_request(
     if names_route:
         removed = naming_model(removed, allowed.model)
     metadata = metadata_of(record, now=worker.clocks.monotonic())
-    if worker.timing is not Timing.MUTATION:
+    if worker.timing is not Timing.MUTATION and record.allowance is not NO_ALLOWANCE:
         metadata += limit_pairs(record, worker.clocks)
     # The route is chosen anew also if no model is named: a header of the client's may have
     # chosen it.
@@ -271,40 +303,6 @@ def _plan_answer(
         )
         return GuardedAnswer(RequestLine(record.path, route), setting, record)
     return UncountedAnswer(RequestLine(record.path, route)) if allowed.hides_usage else None
-
-
-def finish(
-    record: RequestRecord, protocol: ExtProcProtocol, end: StreamEnd, worker: Worker
-) -> None:
-    """Report the request, once, however its stream ended."""
-    make_room(record, worker)
-    # An id is made only if Envoy has sent none: that takes a system call.
-    record.request_id = record.request_id or worker.new_request_id()
-    record.rest()
-    outcome = record.outcome()
-    if not protocol.is_answered:
-        # Completed without an answer: a local reply of Envoy overtook the judgement.
-        is_gone = end is not StreamEnd.ABORTED
-        outcome = ExchangeOutcome.ABORTED if is_gone else ExchangeOutcome.FAILED
-    worker.recorder.exchange_ended()
-    if record.principal is not None:
-        is_refused, now = record.refused is not None, worker.clocks.wall()
-        worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
-    if protocol.is_answered:
-        _remember_verdict(record, worker)
-    elif record.caller is not None:
-        _release_reservation(record, worker)
-    modes = protocol.processing_modes
-    worker.recorder.record(record.report(outcome, processing_modes=modes))
-
-
-def _remember_verdict(record: RequestRecord, worker: Worker) -> None:
-    """Remember a verdict that Envoy may not receive, if its request holds a reservation."""
-    judged = record.judged
-    if judged is None or not record.stream_name:
-        return
-    if judged.reserved is not None or judged.decision is not DecisionKind.DENY:
-        worker.verdicts.add(record.stream_name, judged)
 
 
 def _release_reservation(record: RequestRecord, worker: Worker) -> None:

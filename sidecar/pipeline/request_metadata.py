@@ -10,7 +10,7 @@ from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
 from sidecar.domain.usage import JudgedRequest
 from sidecar.limits.budgets import highest_passed
 from sidecar.pipeline.limit_headers import limit_headers
-from sidecar.pipeline.record import NO_ALLOWANCE, Clocks, RequestRecord
+from sidecar.pipeline.record import Clocks, RequestRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.traceparent import sampled_trace_id
 
@@ -21,7 +21,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
     *now* is in monotonic seconds.
     """
     outcome = record.outcome()
-    model = sanitize.model_name(record.model)
+    model = None if record.subject is None else sanitize.model_name(record.subject.model)
     record.judged = record.judge(outcome, model)
     pairs: list[tuple[str, str | float]] = [
         (MetadataKey.REQUEST_ID, record.request_id),
@@ -33,7 +33,8 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
             pairs.append((MetadataKey.ANSWER_STATUS, str(record.answer_status)))
     if model is not None:
         pairs.append((MetadataKey.MODEL, model))
-    if (trace_id := sampled_trace_id(record.traceparent)) is not None:
+    traceparent = record.traceparent
+    if traceparent is not None and (trace_id := sampled_trace_id(traceparent)) is not None:
         pairs.append((MetadataKey.TRACE_ID, trace_id))
     if record.policy is not None:
         pairs.append((MetadataKey.POLICY, record.policy.name))
@@ -48,7 +49,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
         if record.estimated_tokens is not None:
             pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
         pairs += usage_metadata(record.judged)
-    authorize, guardrails, own = spent_seconds(record, now)
+    authorize, guardrails, own = record.spent_seconds(now)
     pairs += (
         (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),
         (MetadataKey.AUTHORIZE_US, round(authorize * 1e6)),
@@ -83,15 +84,6 @@ def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
     return pairs
 
 
-def spent_seconds(record: RequestRecord, now: float) -> tuple[float, float, float]:
-    """Return the seconds of authorization, of guardrails, and of all of Egret's own time."""
-    return (
-        0.0 if record.authorize is None else record.authorize.seconds,
-        0.0 if record.guardrails is None else record.guardrails.seconds,
-        record.own_seconds(now),
-    )
-
-
 def server_timing(authorize: float, guardrails: float, own: float) -> str:
     """Return a `server-timing` value; durations in milliseconds (W3C Server Timing)."""
     return (
@@ -109,7 +101,7 @@ def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes
     """Return all headers of Egret, for an answer that Egret writes or changes itself."""
     now = clocks.monotonic()
     age = now - record.started_at
-    timing = server_timing(*spent_seconds(record, now))
+    timing = server_timing(*record.spent_seconds(now))
     return (
         (HeaderName.EGRET_REQUEST_ID, record.request_id.encode("ascii", "replace")),
         (HeaderName.RESPONSE_TIME, f"{age * 1000:.3f}ms".encode()),
@@ -124,8 +116,6 @@ def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str],
     They are as last seen by this worker: no round trip is made for a header.
     """
     allowance = record.allowance
-    if allowance is NO_ALLOWANCE:
-        return ()
     if allowance.short is not None:
         headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
         if allowance.short.limit.measure is Measure.COST:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Refusal
 from sidecar.domain.report import FaultKind
-from sidecar.extproc.protocol import Event, ExtProcProtocol
+from sidecar.extproc.protocol import Event, ExtProcProtocol, Phase
 from sidecar.extproc.stream import (
     Budgets,
     Call,
@@ -126,14 +126,17 @@ class ScriptedHandler:
 
     async def _judge_request(self, stream: ExtProcStream) -> Refusal | None:
         protocol = stream.protocol
-        headers = await stream.request_headers()
+        await stream.expect(Event.REQUEST_HEADERS)
+        headers = protocol.headers
         self.asked.append((headers, protocol.has_body))
         self.source_addresses.append(protocol.source_address)
         first: HeadersVerdict = await _settled(self.headers(), stream)
         verdict: BodyVerdict
         if isinstance(first, on.BodyRequired):
             protocol.require_body(first.headers, judges_answer=first.judges_answer)
-            self.asked.append(await stream.request_body())
+            if protocol.phase is Phase.AWAIT_BODY:
+                await stream.expect(Event.REQUEST_BODY)
+            self.asked.append(protocol.body())
             verdict = await _settled(self.body(), stream)
         else:
             verdict = first

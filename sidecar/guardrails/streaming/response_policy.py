@@ -40,11 +40,6 @@ class AnswerPolicy:
     unfinished: PartialMatcher = field(repr=False, compare=False)
     structured: tuple[SchemaGuardrail, ...] = field(default=(), repr=False)
 
-    @property
-    def needs_answer(self) -> bool:
-        """Whether answers must pass through Egret at all."""
-        return bool(self.guardrails) or self.restores
-
 
 def answer_policy(
     guardrails: Iterable[Guardrail], scan_of: Callable[[tuple[Guardrail, ...]], LocalScan]
