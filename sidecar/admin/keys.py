@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -285,12 +286,7 @@ async def switch_key(connection: Connection, key_id: str, *, enabled: bool) -> K
     Raises:
         ChangeRefusedError: there is no such key, or it is revoked.
     """
-    async with connection.transaction():
-        await _lock_usable(connection, key_id)
-        await connection.execute(
-            "UPDATE api_keys SET enabled = $2 WHERE public_id = $1", key_id, enabled
-        )
-    return await find_key(connection, key_id)
+    return await _update(connection, key_id, {"enabled": enabled})
 
 
 async def change_key(connection: Connection, key_id: str, *, change: KeyChange) -> Key:
@@ -306,6 +302,10 @@ async def change_key(connection: Connection, key_id: str, *, change: KeyChange) 
     }
     if "allowed_sources" in values:
         values["allowed_sources"] = _texts(values["allowed_sources"])
+    return await _update(connection, key_id, values)
+
+
+async def _update(connection: Connection, key_id: str, values: Mapping[str, Any]) -> Key:
     async with connection.transaction():
         await _lock_usable(connection, key_id)
         columns = ", ".join(
@@ -326,12 +326,8 @@ async def bind_key(connection: Connection, key_id: str, *, policy: str | None) -
     Raises:
         ChangeRefusedError: there is no such key or policy, or the key is revoked.
     """
-    async with connection.transaction(), refusals(f"key {key_id}", policy=policy):
-        await _lock_usable(connection, key_id)
-        await connection.execute(
-            "UPDATE api_keys SET policy_name = $2 WHERE public_id = $1", key_id, policy
-        )
-    return await find_key(connection, key_id)
+    async with refusals(f"key {key_id}", policy=policy):
+        return await _update(connection, key_id, {"policy_name": policy})
 
 
 async def expire_key(connection: Connection, key_id: str, *, at: datetime | None) -> Key:
@@ -340,12 +336,7 @@ async def expire_key(connection: Connection, key_id: str, *, at: datetime | None
     Raises:
         ChangeRefusedError: there is no such key, or it is revoked.
     """
-    async with connection.transaction():
-        await _lock_usable(connection, key_id)
-        await connection.execute(
-            "UPDATE api_keys SET expires_at = $2 WHERE public_id = $1", key_id, at
-        )
-    return await find_key(connection, key_id)
+    return await _update(connection, key_id, {"expires_at": at})
 
 
 async def rotate_key(

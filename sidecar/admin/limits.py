@@ -292,7 +292,14 @@ async def live_limits(
         seen = await _look(valkey, counted) or seen
     except LimitsUnavailableError as error:
         away = str(error)
-    used = await _by_records(connection, counted, seen)
+    # Calendar limits without a counter are looked up in the usage records, by their place.
+    asked = {
+        index: Asked(check.limit, holder.id, period_start(check.window.borders, seen.now))
+        for index, (holder, check) in enumerate(counted)
+        if isinstance(check.window, CalendarWindow) and seen.states[index] is None
+    }
+    totals = await totals_of(connection, list(asked.values())) if asked else []
+    used = dict(zip(asked, totals, strict=True))
     found = tuple(
         _live(holder, check, state, seen.now, used.get(index))
         for index, ((holder, check), state) in enumerate(zip(counted, seen.states, strict=True))
@@ -322,20 +329,6 @@ async def _look(
         store = ValkeyLimits(client, operation_seconds=PATIENCE_SECONDS)
         scope = counted[0][0].organization_id
         return await store.look(scope, [check for _, check in counted])
-
-
-async def _by_records(
-    connection: Connection, counted: list[tuple[Holder, LimitCheck]], seen: LimitReading
-) -> dict[int, int]:
-    """Return the usage of calendar limits that have no counter, by their place."""
-    asked = {
-        index: Asked(check.limit, holder.id, period_start(check.window.borders, seen.now))
-        for index, (holder, check) in enumerate(counted)
-        if isinstance(check.window, CalendarWindow) and seen.states[index] is None
-    }
-    if not asked:
-        return {}
-    return dict(zip(asked, await totals_of(connection, list(asked.values())), strict=True))
 
 
 def _live(

@@ -50,8 +50,14 @@ def on_connection(
     """
 
     async def run(settings: Settings) -> Result:
+        actor = ACTOR.get()
+        if not actor:  # the process's user, not that of the environment
+            try:
+                actor = pwd.getpwuid(os.getuid()).pw_name
+            except KeyError:  # in a container the number may be all there is
+                actor = f"uid {os.getuid()}"
         async with connect(settings.postgres) as connection, connection.transaction():
-            await set_actor(connection, ACTOR.get() or _os_user())
+            await set_actor(connection, actor)
             result = await work(connection)
         if notice is not None and settings.cache.invalidation.subscribes:
             await _publish(settings, notice(result))
@@ -123,14 +129,6 @@ def _fail_with(error: Exception) -> NoReturn:
                 hint="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
                 " EGRET_POSTGRES__DSN_FILE, leads to it",
             )
-
-
-def _os_user() -> str:
-    """Return the name of the process's user, not of the environment."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in a container the number may be all there is
-        return f"uid {os.getuid()}"
 
 
 def settings_or_exit() -> Settings:

@@ -142,7 +142,17 @@ def _subject(
         hint = "give a text, --file or --dialect-body, or pipe it in"
         fail("say which text", hint=hint, code=WRONG_USAGE)
     if body is not None:
-        return _read_body(read_file(body), path)
+        route = recognise("POST", path)
+        if isinstance(route, UnknownRoute):
+            fail(f"no dialect knows POST {path}", hint="give --path", code=WRONG_USAGE)
+        headers = Headers((("content-type", b"application/json"),))
+        read = read_request(route, headers, read_file(body))
+        if isinstance(read, Malformed):
+            fail(read.problem.rstrip("."), hint="a request with this body is refused with 400")
+        if isinstance(read, Unreadable):
+            hint = "the policy's `unscanned` decides on such a request"
+            fail(f"the body cannot be read ({read.reason.value})", hint=hint)
+        return read
     if text is not None:
         content = text.encode(errors="replace")
     else:
@@ -152,20 +162,6 @@ def _subject(
     except UnicodeDecodeError as error:
         fail(f"byte {error.start} is not UTF-8", hint="save it as UTF-8")
     return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
-
-
-def _read_body(body: bytes, path: str) -> Subject:
-    headers = Headers((("content-type", b"application/json"),))
-    route = recognise("POST", path)
-    if isinstance(route, UnknownRoute):
-        fail(f"no dialect knows POST {path}", hint="give --path", code=WRONG_USAGE)
-    read = read_request(route, headers, body)
-    if isinstance(read, Malformed):
-        fail(read.problem.rstrip("."), hint="a request with this body is refused with 400")
-    if isinstance(read, Unreadable):
-        hint = "the policy's `unscanned` decides on such a request"
-        fail(f"the body cannot be read ({read.reason.value})", hint=hint)
-    return read
 
 
 def _show(subject: Subject, trial: PolicyTestResult) -> None:

@@ -12,7 +12,6 @@ class HeaderName:
     METHOD: Final = ":method"
     STATUS: Final = ":status"
     PATH: Final = ":path"
-    AUTHORITY: Final = ":authority"
     AUTHORIZATION: Final = "authorization"
     X_API_KEY: Final = "x-api-key"
     API_KEY: Final = "api-key"

@@ -7,7 +7,7 @@ import hashlib
 import re
 from typing import Final, assert_never
 
-from sidecar.domain.policy import FULL_ROLLOUT, Exemption, ExemptLevel, Guardrail, RequestScope
+from sidecar.domain.policy import FULL_ROLLOUT, ExemptLevel, Guardrail, RequestScope
 from sidecar.domain.validation import compile_glob
 
 _PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
@@ -32,8 +32,16 @@ def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Appli
         and rollout_position(guardrail.name, request_scope.key_id) >= scope.rollout
     ):
         return Applicability.OUT_OF_SCOPE
-    if any(_exempts(exemption, request_scope) for exemption in scope.exceptions):
-        return Applicability.EXEMPT
+    for exemption in scope.exceptions:
+        match exemption.level:
+            case ExemptLevel.KEY:
+                is_meant = exemption.name == request_scope.key_id
+            case ExemptLevel.TEAM:
+                is_meant = exemption.name == request_scope.team
+            case _:
+                assert_never(exemption.level)
+        if is_meant and request_scope.at < exemption.ends_at:
+            return Applicability.EXEMPT
     return Applicability.APPLIES
 
 
@@ -54,14 +62,3 @@ def rollout_position(guardrail: str, key_id: str) -> int:
     """
     digest = hashlib.sha256(f"{guardrail}\0{key_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") * FULL_ROLLOUT >> 64
-
-
-def _exempts(exemption: Exemption, request_scope: RequestScope) -> bool:
-    match exemption.level:
-        case ExemptLevel.KEY:
-            is_meant = exemption.name == request_scope.key_id
-        case ExemptLevel.TEAM:
-            is_meant = exemption.name == request_scope.team
-        case _:
-            assert_never(exemption.level)
-    return is_meant and request_scope.at < exemption.ends_at

@@ -19,7 +19,6 @@ _DOUBLED: Final = bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)[value] for value in _VALU
 _DIGITS: Final = re.compile(rb"[0-9]+")
 _REST: Final = re.compile(rb"(?:[ -]?[0-9]){0,64}")
 MAX_RUN_DIGITS: Final = 500
-_MIN_CARD_DIGITS: Final = 12
 _MAX_CARD_DIGITS: Final = 19
 _MIN_CARD_DIGITS_AMONG_OTHERS: Final = 14  # shorter ones are too often a part of something
 _MIN_GROUP_DIGITS: Final = 4
