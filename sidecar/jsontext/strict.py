@@ -98,8 +98,11 @@ def parse(body: bytes) -> JsonDocument | Malformed:  # noqa: C901, PLR0911 - one
     # Faults that the decoder accepts; a cheap test of the bytes mostly suffices.
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_shallow(value):
         return TOO_DEEP
-    if b"\\u" in body and _SURROGATE_ESCAPE.search(body) and not _is_unicode(value):
-        return Malformed("The body has an unpaired surrogate escape.")
+    if b"\\u" in body and _SURROGATE_ESCAPE.search(body):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return Malformed("The body has an unpaired surrogate escape.")
     return JsonDocument(value)
 
 
@@ -157,11 +160,3 @@ def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:
         if not level:
             return True
     return False
-
-
-def _is_unicode(value: JsonValue) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

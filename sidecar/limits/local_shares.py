@@ -86,8 +86,19 @@ class LocalShares:
         count = self._counts.setdefault(check.limit.id, _Count())
         amount = self._share(check.limit.amount)
         match check.window:
-            case SlidingWindow():
-                return self._sliding(check, check.window, count, now=now, known=known)
+            case SlidingWindow() as window:
+                interval = window.window_seconds / max(1, amount)
+                at_once = self._share(window.at_once)
+                if known is not None and window.at_once:
+                    # As full as the shared one was; it has drained since.
+                    passed = now.monotonic - known.at
+                    drained = passed * check.limit.amount / window.window_seconds
+                    is_used = 1 - min(1.0, (known.state.remaining + drained) / window.at_once)
+                    count.tat = max(count.tat, now.monotonic + at_once * interval * is_used)
+                ahead = max(0.0, count.tat - now.monotonic)
+                room = (at_once * interval - ahead) / interval
+                left = 0 if check.limit.amount == 0 else max(0, int(room + 1e-6))
+                return State(0, left, max(interval, ahead))
             case CalendarWindow(borders):
                 start = period_start(borders, now.wall)
                 used = count.used if count.start == start else 0
@@ -132,29 +143,6 @@ class LocalShares:
             for name, count in self._counts.items()
             if count.tat > now.monotonic or count.start or count.slots
         }
-
-    def _sliding(
-        self,
-        check: LimitCheck,
-        window: SlidingWindow,
-        count: _Count,
-        *,
-        now: Instant,
-        known: LastState | None,
-    ) -> State:
-        limit = check.limit
-        interval = window.window_seconds / max(1, self._share(limit.amount))
-        at_once = self._share(window.at_once)
-        if known is not None and window.at_once:
-            # As full as the shared one was; it has drained since.
-            passed = now.monotonic - known.at
-            left = known.state.remaining + passed * limit.amount / window.window_seconds
-            is_used = 1 - min(1.0, left / window.at_once)
-            count.tat = max(count.tat, now.monotonic + at_once * interval * is_used)
-        ahead = max(0.0, count.tat - now.monotonic)
-        room = (at_once * interval - ahead) / interval
-        is_closed = limit.amount == 0
-        return State(0, 0 if is_closed else max(0, int(room + 1e-6)), max(interval, ahead))
 
     def _share(self, amount: int) -> int:
         return 0 if amount == 0 else max(1, amount // self._shares)

@@ -54,7 +54,45 @@ class Metrics:
         self._verdicts: dict[tuple[str, int, int], tuple[Guardrail, Observe]] = {}
         self._declare_exchange(registry)
         self._declare_guardrails(registry)
-        self._declare_process(registry)
+        faults = Counter(
+            MetricName.EXCHANGE_FAULTS,
+            "Protocol violations, exceptions, missed deadlines, lost telemetry.",
+            ("kind",),
+            registry=registry,
+        )
+        # All at once: an alert on a rate needs the zero before the first fault.
+        self._faults = {kind.value: counting(faults.labels(kind.value)) for kind in FaultKind}
+        self._policy_version = Gauge(
+            MetricName.POLICY_VERSION,
+            "Version of a policy; the lowest that any live worker still applies.",
+            ("policy",),
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._policies_read = Gauge(
+            MetricName.POLICIES_READ,
+            "When policies were last read from the database; the earliest of all live workers.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._policies_loaded = Gauge(
+            MetricName.POLICIES_LOADED,
+            "When the policies in force were loaded; the earliest of all live workers.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._policy_reload_failures = Counter(
+            MetricName.POLICY_RELOAD_FAILURES,
+            "Policies that could not be loaded; the last good one stayed in place.",
+            registry=registry,
+        )
+        self._build = Gauge(
+            MetricName.BUILD,
+            "Always 1; the labels describe the running program.",
+            ("version", "python", "engine"),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.keys = KeyMetrics(registry)
         self.remote = RemoteMetrics(registry, guardrail_label=self._guardrail_label)
         self.usage = UsageMetrics(registry, exemplars)
@@ -132,47 +170,6 @@ class Metrics:
             MetricName.UNSCANNED,
             "Requests with content that no guardrail could read, by reason and action.",
             ("reason", "action"),
-            registry=registry,
-        )
-
-    def _declare_process(self, registry: CollectorRegistry) -> None:
-        faults = Counter(
-            MetricName.EXCHANGE_FAULTS,
-            "Protocol violations, exceptions, missed deadlines, lost telemetry.",
-            ("kind",),
-            registry=registry,
-        )
-        # All at once: an alert on a rate needs the zero before the first fault.
-        self._faults = {kind.value: counting(faults.labels(kind.value)) for kind in FaultKind}
-        self._policy_version = Gauge(
-            MetricName.POLICY_VERSION,
-            "Version of a policy; the lowest that any live worker still applies.",
-            ("policy",),
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self._policies_read = Gauge(
-            MetricName.POLICIES_READ,
-            "When policies were last read from the database; the earliest of all live workers.",
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self._policies_loaded = Gauge(
-            MetricName.POLICIES_LOADED,
-            "When the policies in force were loaded; the earliest of all live workers.",
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
-        self._policy_reload_failures = Counter(
-            MetricName.POLICY_RELOAD_FAILURES,
-            "Policies that could not be loaded; the last good one stayed in place.",
-            registry=registry,
-        )
-        self._build = Gauge(
-            MetricName.BUILD,
-            "Always 1; the labels describe the running program.",
-            ("version", "python", "engine"),
-            multiprocess_mode="livemax",
             registry=registry,
         )
 

@@ -89,7 +89,53 @@ class UsageMetrics:
         self._exemplars = None if exemplars is None else _Exemplars(exemplars)
         self._model_label = LabelCap()
         self._declare_answers(registry)
-        self._declare_delivery(registry)
+        self._stored = Counter(
+            MetricName.USAGE_RECORDS,
+            "Usage records written to the database, by source of their tokens.",
+            ("tokens",),
+            registry=registry,
+        )
+        self._lost = Counter(
+            MetricName.USAGE_LOST,
+            "Usage that could not be stored or delivered, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
+            self._lost.labels(reason)
+        self._duplicates = Counter(
+            MetricName.USAGE_DUPLICATES,
+            "Usage records that were in the database already.",
+            registry=registry,
+        )
+        self._unmatched = [
+            Counter(
+                name,
+                "Requests that ended before Envoy had received anything about them from Egret.",
+                registry=registry,
+            )
+            for name in (MetricName.ACCESS_LOG_UNMATCHED, MetricName.ENDS_UNNAMED)
+        ]
+        self._orphaned = [
+            Counter(
+                name,
+                "Requests that ended before Envoy received the verdict; reservations return.",
+                registry=registry,
+            )
+            for name in (MetricName.USAGE_ORPHANED_VERDICTS, MetricName.VERDICTS_UNHEARD)
+        ]
+        self._spool_bytes = Gauge(
+            MetricName.USAGE_SPOOL_BYTES,
+            "Bytes of usage on disk, over all live workers.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._spool_age = Gauge(
+            MetricName.USAGE_SPOOL_OLDEST_SECONDS,
+            "Age of the oldest usage that is not in the database; the highest of all workers.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
 
     def _declare_answers(self, registry: CollectorRegistry) -> None:
         self._tokens = _ByLabels(
@@ -142,7 +188,6 @@ class UsageMetrics:
             ),
             observing,
         )
-
         self._cost = _ByLabels(
             Counter(
                 MetricName.COST_USD,
@@ -155,55 +200,6 @@ class UsageMetrics:
         self._unpriced = Counter(
             MetricName.COST_UNKNOWN,
             "Requests whose model has no price.",
-            registry=registry,
-        )
-
-    def _declare_delivery(self, registry: CollectorRegistry) -> None:
-        self._stored = Counter(
-            MetricName.USAGE_RECORDS,
-            "Usage records written to the database, by source of their tokens.",
-            ("tokens",),
-            registry=registry,
-        )
-        self._lost = Counter(
-            MetricName.USAGE_LOST,
-            "Usage that could not be stored or delivered, by reason.",
-            ("reason",),
-            registry=registry,
-        )
-        for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
-            self._lost.labels(reason)
-        self._duplicates = Counter(
-            MetricName.USAGE_DUPLICATES,
-            "Usage records that were in the database already.",
-            registry=registry,
-        )
-        self._unmatched = [
-            Counter(
-                name,
-                "Requests that ended before Envoy had received anything about them from Egret.",
-                registry=registry,
-            )
-            for name in (MetricName.ACCESS_LOG_UNMATCHED, MetricName.ENDS_UNNAMED)
-        ]
-        self._orphaned = [
-            Counter(
-                name,
-                "Requests that ended before Envoy received the verdict; reservations return.",
-                registry=registry,
-            )
-            for name in (MetricName.USAGE_ORPHANED_VERDICTS, MetricName.VERDICTS_UNHEARD)
-        ]
-        self._spool_bytes = Gauge(
-            MetricName.USAGE_SPOOL_BYTES,
-            "Bytes of usage on disk, over all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self._spool_age = Gauge(
-            MetricName.USAGE_SPOOL_OLDEST_SECONDS,
-            "Age of the oldest usage that is not in the database; the highest of all workers.",
-            multiprocess_mode="livemax",
             registry=registry,
         )
 

@@ -167,10 +167,8 @@ def _ended(values: _Values) -> ExchangeEnded:
 
 def _judged_request(metadata: Mapping[str, object]) -> JudgedRequest:
     get = metadata.get
-    request_id, key_id = (
-        clean_text(get(MetadataKey.REQUEST_ID)),
-        clean_text(get(MetadataKey.KEY_ID)),
-    )
+    request_id = clean_text(get(MetadataKey.REQUEST_ID))
+    key_id = clean_text(get(MetadataKey.KEY_ID))
     team_id = clean_text(get(MetadataKey.TEAM_ID))
     organization_id = clean_text(get(MetadataKey.ORGANIZATION_ID))
     started_us, guardrails = get(MetadataKey.STARTED_US), get(MetadataKey.GUARDRAILS)
