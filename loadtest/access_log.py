@@ -9,7 +9,7 @@ from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.pipeline.request_metadata import usage_metadata
+from sidecar.pipeline.reply import usage_metadata
 
 _VERDICTS: Final = {
     DecisionKind.ALLOW: "allowed",

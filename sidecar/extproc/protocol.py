@@ -408,14 +408,7 @@ class ExtProcProtocol:
     def _on_request_body(self, message: Message) -> Event:
         if self.phase not in _UNANSWERED:
             return self._pass_request_body(message)
-        size = len(message.body)
-        if not self._room.hold(size):
-            raise RefusedError(ErrorKind.OVERLOADED)
-        self._held_bytes += size
-        if self._held_bytes > self._max_body_bytes:
-            raise RefusedError(ErrorKind.BODY_TOO_LARGE)
-        if size:
-            self._pieces.append(message.body)
+        self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
         self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
         self._trailers_follow = self._is_body_complete and not message.ends
@@ -479,7 +472,13 @@ class ExtProcProtocol:
                 self.piece, self.piece_is_last = message.body, message.ends
                 return Event.ANSWER_PIECE
             case Phase.HOLDING_ANSWER:
-                return self._hold(message)
+                self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
+                self.piece_is_last = message.ends
+                # As of requests: trailers may follow a BUFFERED body.
+                if not message.ends and self.response_mode is not BodyMode.BUFFERED:
+                    return Event.NOTHING
+                self.phase = Phase.JUDGING_ANSWER
+                return Event.ANSWER_BODY
             case _:
                 return self._pass_response_body(message)
 
@@ -495,22 +494,6 @@ class ExtProcProtocol:
         if message.ends:
             self._answer_is_complete()
         return Event.NOTHING
-
-    def _hold(self, message: Message) -> Event:
-        size = len(message.body)
-        if not self._room.hold(size):
-            raise RefusedError(ErrorKind.OVERLOADED)
-        self._held_bytes += size
-        if self._held_bytes > self._max_body_bytes:
-            raise RefusedError(ErrorKind.UNSCANNED_CONTENT)
-        if size:
-            self._pieces.append(message.body)
-        self.piece_is_last = message.ends
-        # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
-        if not message.ends and self.response_mode is not BodyMode.BUFFERED:
-            return Event.NOTHING
-        self.phase = Phase.JUDGING_ANSWER
-        return Event.ANSWER_BODY
 
     def _on_response_trailers(self) -> Event:
         match self.phase:
@@ -720,6 +703,17 @@ class ExtProcProtocol:
     def _end(self) -> None:
         self.phase = Phase.ENDED
         self.drop()
+
+    def _keep(self, piece: bytes, too_large: ErrorKind) -> None:
+        """Keep a piece of a body until it is judged; raise if there is no room for it."""
+        size = len(piece)
+        if not self._room.hold(size):
+            raise RefusedError(ErrorKind.OVERLOADED)
+        self._held_bytes += size
+        if self._held_bytes > self._max_body_bytes:
+            raise RefusedError(too_large)
+        if size:
+            self._pieces.append(piece)
 
     def drop(self) -> None:
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""

@@ -17,7 +17,7 @@ from sidecar.domain.limits import Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.domain.subject import Operation, Route, UnknownRoute, UnscannedReason
+from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.keys.authorize import Refused, authorize
 from sidecar.keys.cache import Hit, Miss, NegativeHit
@@ -99,22 +99,15 @@ def _judge(
         # Without its policy it is unknown which guardrails this key's content must pass.
         return ErrorKind.AUTHORIZATION_UNAVAILABLE
     if policy.request_variants is not None:
-        policy = policy.request_variants(_request_scope(good, operation, now=now))
+        owner = good.principal
+        team = f"{owner.organization_name}/{owner.team_name}"
+        scope = RequestScope(operation=operation, key_id=owner.key_id, team=team, at=now)
+        policy = policy.request_variants(scope)
     is_set = good.allowed_models is not None
     allowed_models = good.allowed_models if is_set else policy.allowed_models
     caller = Caller(good.principal, policy, allowed_models, good.limits, good.priority)
     record.policy, record.caller = policy, caller
     return caller
-
-
-def _request_scope(known: KeyRecord, operation: Operation | None, *, now: float) -> RequestScope:
-    principal = known.principal
-    return RequestScope(
-        operation=operation,
-        key_id=principal.key_id,
-        team=f"{principal.organization_name}/{principal.team_name}",
-        at=now,
-    )
 
 
 def unscannable(route: Route | UnknownRoute, *, has_body: bool) -> UnscannedReason | None:

@@ -20,9 +20,8 @@ from sidecar.extproc.stream import ExtProcStream
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.limit_headers import foreign_headers
 from sidecar.pipeline.record import AnswerFacts, RequestRecord
-from sidecar.pipeline.request_metadata import metadata_of, own_headers
+from sidecar.pipeline.reply import foreign_headers, metadata_of, own_headers
 from sidecar.settings.serving import Timing
 
 _STATUS: Final = re.compile(r"[0-9]{3}")
@@ -209,7 +208,11 @@ def _take_headers(
         case Handling.PASS:
             protocol.pass_answer(own)
         case Handling.STREAM:
-            protocol.stream_answer(_without_length(own, headers))
+            removed = own.remove_headers
+            if headers.first(HeaderName.CONTENT_LENGTH) is not None:
+                # A stream may grow or shrink: the provider's length would cut it.
+                removed = (*removed, HeaderName.CONTENT_LENGTH)
+            protocol.stream_answer(HeaderMutation(own.set_headers, removed))
         case Handling.HOLD:
             protocol.hold_answer()
         case ClientError():
@@ -252,10 +255,3 @@ def _own_headers(headers: Headers, record: RequestRecord, worker: Worker) -> Hea
     if worker.timing is not Timing.MUTATION:
         return NO_CHANGE
     return HeaderMutation(own_headers(record, worker.clocks), foreign_headers(headers))
-
-
-def _without_length(own: HeaderMutation, headers: Headers) -> HeaderMutation:
-    """A stream may grow or shrink: the provider's length would cut it, or never be reached."""
-    if headers.first(HeaderName.CONTENT_LENGTH) is None:
-        return own
-    return HeaderMutation(own.set_headers, (*own.remove_headers, HeaderName.CONTENT_LENGTH))

@@ -1,26 +1,32 @@
-"""Judges one answer: piece by piece, or as a whole before any of it leaves."""
+"""Reads and judges one answer: piece by piece, or as a whole before any of it leaves."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
-from sidecar.apis.response_structure import AnswerForm
+from sidecar.apis.event_patterns import EventPatternCache
+from sidecar.apis.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
+from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStructure, framer_of
+from sidecar.apis.response_text import DONE, UnreadableEvent, load_event
+from sidecar.apis.stream_usage import EventUsageStripper
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
+from sidecar.domain.finding import Deny, Failed, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import ROLE, ScanResult, StreamScan
+from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
 from sidecar.guardrails.streaming.window import Edit, Window
 from sidecar.jsontext.tokens import Token
-from sidecar.pipeline.answer_reading import AnswerReading
-from sidecar.pipeline.answer_structure import judge_structure
 from sidecar.pipeline.decide import decide, decide_unscanned
+from sidecar.redaction.held_frames import HeldFrames
 from sidecar.redaction.placeholders import Placeholders
 
 MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
@@ -94,7 +100,15 @@ class AnswerJudgement:
         unread = self._unread()
         if unread is not None:
             self._reading.transcript.let_all_go()  # no event follows an unreadable one
-        return self._released(self._judge_windows() or unread)
+        due = self._reading.transcript.due(observed=self._is_observed)
+        error = (self._error_in(self._scan.judge(due)) if due else None) or unread
+        held = self._reading.held
+        body = held.release(unread=self._setting.unscanned is not UnscannedAction.BLOCK)
+        if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
+            error = TOO_LONG
+        if error is not None:
+            held.drop()
+        return Released(body, error)
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Judge all of an answer; waits for remote guardrails, and for long work.
@@ -131,10 +145,6 @@ class AnswerJudgement:
         self._structure = structure
         error = _error_of(structure)
         return released if error is None else Released(b"", error)
-
-    def _judge_windows(self) -> ClientError | None:
-        due = self._reading.transcript.due(observed=self._is_observed)
-        return self._error_in(self._scan.judge(due)) if due else None
 
     def _error_in(self, outcome: ScanResult) -> ClientError | None:
         for one in outcome.redact:
@@ -182,17 +192,118 @@ class AnswerJudgement:
         )
         return decision.error if isinstance(decision, Deny) else None
 
-    def _released(self, error: ClientError | None) -> Released:
-        held = self._reading.held
-        passes_unread = self._setting.unscanned is not UnscannedAction.BLOCK
-        body = held.release(unread=passes_unread)
-        if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
-            error = TOO_LONG
-        if error is not None:
-            held.drop()
-        return Released(body, error)
-
 
 def _error_of(results: tuple[GuardrailResult, ...]) -> ClientError | None:
     decision = decide(results, subject="answer")
     return decision.error if isinstance(decision, Deny) else None
+
+
+_REASONS: Final = {
+    FrameFault.TOO_LARGE: UnscannedReason.ANSWER_TOO_LARGE,
+    FrameFault.BROKEN: UnscannedReason.MALFORMED_ANSWER,
+}
+
+
+class AnswerReading:
+    """The texts of an answer so far; `reasons` is why parts of it could not be read."""
+
+    def __init__(self, form: AnswerForm, *, hides_usage: bool = False) -> None:
+        self.transcript: Final = Transcript()
+        self.held: Final = HeldFrames()
+        self.reasons: dict[UnscannedReason, None] = {}
+        self._form = form
+        self._events = EventPatternCache()
+        self._shown = EventUsageStripper() if hides_usage else None
+        self._framer = framer_of(form)
+        self._is_beyond = False
+
+    def take(self, chunk: bytes, *, is_last: bool) -> None:
+        """Read the next bytes; of an answer that is not streamed, all of them."""
+        if self._framer is None:
+            self._take_whole(chunk)
+        elif self._is_beyond:
+            self.held.add(Opaque(chunk, None), is_unread=True)
+        else:
+            self._take_frames(self._framer, chunk, is_last=is_last)
+        if is_last:
+            self.transcript.let_all_go()
+
+    def _take_frames(self, framer: Framer, chunk: bytes, *, is_last: bool) -> None:
+        frames = framer.feed(chunk)
+        if is_last:
+            frames += framer.finish()
+        for frame in frames:
+            self._take_frame(frame if self._shown is None else self._shown.shown(frame))
+        if framer.fault is not None:
+            self._is_beyond = True
+            self._take_unread(framer.rest(), _REASONS[framer.fault])
+
+    def _take_whole(self, body: bytes) -> None:
+        frame = WholeAnswer(body, body) if self._form is AnswerForm.JSON else plain_text(body)
+        if frame is None:
+            self._take_unread(body, UnscannedReason.CHARSET)
+        else:
+            self._take_frame(frame)
+
+    def _take_frame(self, frame: Frame) -> None:
+        read = self._events.read(frame.payload, event=frame.event)
+        if isinstance(read, UnreadableEvent):
+            self._take_unread(frame.raw, read.reason)
+            return
+        self.reasons.update(dict.fromkeys(read.unscanned))
+        try:
+            pieces = self.transcript.take(read)
+        except TooManyTextsError:
+            self._take_unread(frame.raw, UnscannedReason.ANSWER_TOO_LARGE)
+            return
+        self.held.add(
+            frame, pieces, has_logprobs=read.has_logprobs, is_unread=bool(read.unscanned)
+        )
+
+    def _take_unread(self, raw: bytes, reason: UnscannedReason) -> None:
+        self.reasons[reason] = None
+        self.held.add(Opaque(raw, None), is_unread=True)
+
+
+UNKNOWN_SHAPE: Final = "unknown_shape"
+"""Error type of an answer in a form that is not known to hold a model's words."""
+
+
+def judge_structure(
+    body: bytes,
+    form: AnswerForm,
+    structured: Iterable[SchemaGuardrail],
+    *,
+    clock: Callable[[], float],
+) -> Cooperative[tuple[GuardrailResult, ...]]:
+    """Return one result a guardrail."""
+    read = yield from _read(body, form)
+    return (yield from check_structure(structured, read, clock=clock))
+
+
+def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | Failed]:
+    structure = AnswerStructure()
+    framer = framer_of(form)
+    if framer is not None:
+        for start in range(0, len(body), SLICE_BYTES):
+            for frame in framer.feed(body[start : start + SLICE_BYTES]):
+                _take(structure, frame.payload)
+            yield
+        for frame in framer.finish():
+            _take(structure, frame.payload)
+    elif form is AnswerForm.JSON:
+        _take(structure, body)
+        yield
+    if not structure.is_known or structure.is_overfull:
+        return Failed(UNKNOWN_SHAPE)
+    return structure.pieces()
+
+
+def _take(structure: AnswerStructure, payload: bytes | None) -> None:
+    if payload is None or payload.strip() in {b"", DONE}:
+        return
+    try:
+        document: Any = load_event(payload)
+    except (ValueError, RecursionError):
+        return  # an answer without JSON is unscanned, and the policy decides on it
+    structure.take(document)

@@ -26,7 +26,7 @@ from sidecar.pipeline.admission import stream_usage_of
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, Caller, RequestRecord
-from sidecar.pipeline.refusals import budget_error, limit_error, single_request_error
+from sidecar.pipeline.reply import budget_error, limit_error, single_request_error
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
 
@@ -220,17 +220,12 @@ def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     redacted = redact(body, subject.parts, findings, rules=rules)
     asking = _asking_for_usage(subject, redacted.body, route, caller, stream)
     hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE
-    model = _model_after(findings, subject, route)
+    model = subject.model
+    if model is not None and route.model is None:
+        name = model.encode()
+        if any(subject.parts[found.part].content == name for found in findings):
+            model = None  # some of its name is replaced in the body that goes on
     return RequestAllowed(asking, redacted.restoration, model, hides)
-
-
-def _model_after(findings: tuple[Finding, ...], subject: Subject, route: Route) -> str | None:
-    """Return the model, unless some of its name is replaced in the body that goes on."""
-    if subject.model is None or route.model is not None:
-        return subject.model
-    name = subject.model.encode()
-    is_changed = any(subject.parts[found.part].content == name for found in findings)
-    return None if is_changed else subject.model
 
 
 def _asking_for_usage(

@@ -34,9 +34,23 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
             ):
                 pass
             case Verdict.BLOCK:
-                return Deny(_blocked(result))
+                types = sorted({_words(finding) for finding in result.findings})
+                found = f" It contains: {', '.join(types)}." if types else ""
+                return Deny(
+                    ClientError(
+                        ErrorKind.CONTENT_BLOCKED,
+                        f"Blocked by guardrail '{result.guardrail.name}'.{found}",
+                    )
+                )
             case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:
-                return Deny(_unavailable(result, subject))
+                return Deny(
+                    ClientError(
+                        ErrorKind.GUARDRAIL_UNAVAILABLE,
+                        f"Guardrail '{result.guardrail.name}' could not check this {subject}."
+                        " Try again later.",
+                        retry_after_seconds=1,
+                    )
+                )
             case Verdict.REDACT:
                 redacted += result.findings
             case _:
@@ -64,22 +78,5 @@ def decide_unscanned(
             assert_never(action)
 
 
-def _blocked(result: GuardrailResult) -> ClientError:
-    types = sorted({_words(finding) for finding in result.findings})
-    found = f" It contains: {', '.join(types)}." if types else ""
-    return ClientError(
-        ErrorKind.CONTENT_BLOCKED,
-        f"Blocked by guardrail '{result.guardrail.name}'.{found}",
-    )
-
-
 def _words(finding: Finding) -> str:
     return finding.type if finding.place is None else f"{finding.type} at {finding.place}"
-
-
-def _unavailable(result: GuardrailResult, subject: str) -> ClientError:
-    return ClientError(
-        ErrorKind.GUARDRAIL_UNAVAILABLE,
-        f"Guardrail '{result.guardrail.name}' could not check this {subject}. Try again later.",
-        retry_after_seconds=1,
-    )

@@ -64,8 +64,7 @@ from sidecar.pipeline.content import (
 )
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
-from sidecar.pipeline.refusals import refusal_of
-from sidecar.pipeline.request_metadata import limit_pairs, metadata_of, own_headers
+from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
 from sidecar.redaction.placeholders import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
 

@@ -17,7 +17,7 @@ from sidecar.domain.metadata import METADATA_KEYS
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject
 from sidecar.pipeline.record import Allowance, Caller, Clocks, RequestRecord
-from sidecar.pipeline.request_metadata import metadata_of
+from sidecar.pipeline.reply import metadata_of
 from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 from tests.support.access_log_fields import explained
 from tests.support.reports import CHAT, PRINCIPAL, SAMPLED, results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.domain.metadata import METADATA_KEYS
-from sidecar.pipeline.request_metadata import usage_metadata
+from sidecar.pipeline.reply import usage_metadata
 from tests.support.usage import judged
 
 

@@ -16,7 +16,7 @@ from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.codec import BodyMode
 from sidecar.guardrails.remote.checks import RemoteVerdict
 from sidecar.keys.credentials import ApiKey
-from sidecar.pipeline.refusals import refusal_of
+from sidecar.pipeline.reply import refusal_of
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
 from tests.support.events import (

@@ -21,7 +21,7 @@ from sidecar.domain.usage import (
     UnmatchedEnd,
     UsageRecord,
 )
-from sidecar.pipeline.request_metadata import usage_metadata
+from sidecar.pipeline.reply import usage_metadata
 from sidecar.usage.access_log import ACCEPTED, decode_access_log
 from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
 from sidecar.usage.records import NotKeptError, record_of

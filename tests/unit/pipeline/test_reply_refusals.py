@@ -8,7 +8,7 @@ from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import Refusal
 from sidecar.domain.subject import Dialect
-from sidecar.pipeline.refusals import refusal_of
+from sidecar.pipeline.reply import refusal_of
 
 STATUS = {
     ErrorKind.MISSING_API_KEY: 401,

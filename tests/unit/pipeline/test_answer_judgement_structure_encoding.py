@@ -11,7 +11,7 @@ from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import schema_guardrails
-from sidecar.pipeline.answer_structure import UNKNOWN_SHAPE, judge_structure
+from sidecar.pipeline.answer_judgement import UNKNOWN_SHAPE, judge_structure
 
 ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
 OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))

@@ -5,7 +5,7 @@ import pytest
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
 from sidecar.domain.subject import Dialect
-from sidecar.pipeline.limit_headers import foreign_headers, limit_headers
+from sidecar.pipeline.reply import foreign_headers, limit_headers
 
 NOW = 1_800_000_000.0
 

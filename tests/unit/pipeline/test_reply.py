@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidecar.domain.metadata import METADATA_KEYS
 from sidecar.domain.report import Step
 from sidecar.pipeline.record import Clocks, RequestRecord
-from sidecar.pipeline.request_metadata import metadata_of, own_headers, server_timing
+from sidecar.pipeline.reply import metadata_of, own_headers, server_timing
 
 WRITTEN = "authorize;dur=0.200, guardrails;dur=12.346, egret;dur=1500.000"
 

@@ -1,0 +1,287 @@
+"""Writes dynamic metadata for Envoy, and headers and refusals for the client.
+
+The state of limits goes into the headers that client libraries read. OpenAI's are described in its
+guide on rate limits (`x-ratelimit-*`, resets as `1m30s`), Anthropic's in its page on rate limits
+(`anthropic-ratelimit-*`, resets as RFC 3339 times).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from sidecar.apis.error_body import error_body, error_headers
+from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.http import HeaderName, Headers, Metadata, Refusal
+from sidecar.domain.limits import Limit, LimitStatus, Measure
+from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
+from sidecar.domain.subject import Dialect
+from sidecar.domain.usage import JudgedRequest
+from sidecar.limits.budgets import highest_passed
+from sidecar.pipeline.record import Clocks, RequestRecord
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.traceparent import sampled_trace_id
+
+
+def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
+    """Return the metadata of a request as it stands, and keep it as judged in the record.
+
+    *now* is in monotonic seconds.
+    """
+    outcome = record.outcome()
+    model = None if record.subject is None else sanitize.model_name(record.subject.model)
+    record.judged = record.judge(outcome, model)
+    pairs: list[tuple[str, str | float]] = [
+        (MetadataKey.REQUEST_ID, record.request_id),
+        (MetadataKey.VERDICT, outcome.value),
+    ]
+    if record.refused is not None:
+        pairs.append((MetadataKey.ERROR, record.refused.value))
+        if record.answer_status is not None:
+            pairs.append((MetadataKey.ANSWER_STATUS, str(record.answer_status)))
+    if model is not None:
+        pairs.append((MetadataKey.MODEL, model))
+    traceparent = record.traceparent
+    if traceparent is not None and (trace_id := sampled_trace_id(traceparent)) is not None:
+        pairs.append((MetadataKey.TRACE_ID, trace_id))
+    if record.policy is not None:
+        pairs.append((MetadataKey.POLICY, record.policy.name))
+    if (owner := record.principal) is not None and record.judged is not None:
+        pairs += (
+            (MetadataKey.KEY_ID, owner.key_id),
+            (MetadataKey.TEAM, owner.team_name),
+            (MetadataKey.ORGANIZATION, owner.organization_name),
+        )
+        if record.caller is not None:
+            pairs.append((MetadataKey.PRIORITY, record.caller.priority.value))
+        if record.estimated_tokens is not None:
+            pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
+        pairs += usage_metadata(record.judged)
+    authorize, guardrails, own = record.spent_seconds(now)
+    pairs += (
+        (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),
+        (MetadataKey.AUTHORIZE_US, round(authorize * 1e6)),
+        (MetadataKey.GUARDRAILS_US, round(guardrails * 1e6)),
+        (MetadataKey.EGRET_US, round(own * 1e6)),
+    )
+    return tuple(pairs)
+
+
+def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
+    """Return the facts for the accounting of *request*, beside key and model."""
+    since = request.occurred_at - EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    pairs = [
+        (MetadataKey.STARTED_US, str(microseconds)),
+        (MetadataKey.TEAM_ID, request.team_id),
+        (MetadataKey.ORGANIZATION_ID, request.organization_id),
+    ]
+    if request.operation:
+        pairs.append((MetadataKey.OPERATION, request.operation))
+    if request.provider:
+        pairs.append((MetadataKey.PROVIDER, request.provider))
+    if request.is_streamed:
+        pairs.append((MetadataKey.STREAMED, "true"))
+    if request.text_bytes:
+        pairs.append((MetadataKey.TEXT_BYTES, str(request.text_bytes)))
+    if request.guardrails:
+        verdicts = [f"{name}={verdict}" for name, verdict in request.guardrails.items()]
+        pairs.append((MetadataKey.GUARDRAILS, " ".join(verdicts)))
+    if request.reserved is not None:
+        pairs.append((MetadataKey.RESERVED, reserved_text(request.reserved)))
+    return pairs
+
+
+def server_timing(authorize: float, guardrails: float, own: float) -> str:
+    """Return a `server-timing` value; durations in milliseconds (W3C Server Timing)."""
+    return (
+        f"authorize;dur={authorize * 1000:.3f}, "
+        f"guardrails;dur={guardrails * 1000:.3f}, "
+        f"egret;dur={own * 1000:.3f}"
+    )
+
+
+_LOCAL: Final = (HeaderName.LIMITS, "local")
+"""For diagnosis: the shared counts were unavailable, and this worker's share decided."""
+
+
+def own_headers(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, bytes], ...]:
+    """Return all headers of Egret, for an answer that Egret writes or changes itself."""
+    now = clocks.monotonic()
+    age = now - record.started_at
+    timing = server_timing(*record.spent_seconds(now))
+    return (
+        (HeaderName.EGRET_REQUEST_ID, record.request_id.encode("ascii", "replace")),
+        (HeaderName.RESPONSE_TIME, f"{age * 1000:.3f}ms".encode()),
+        (HeaderName.SERVER_TIMING, timing.encode()),
+        *[(name, value.encode()) for name, value in limit_pairs(record, clocks)],
+    )
+
+
+def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str], ...]:
+    """Return the state of the limit without room, or of all that the request has reserved of.
+
+    They are as last seen by this worker: no round trip is made for a header.
+    """
+    allowance = record.allowance
+    if allowance.short is not None:
+        headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
+        if allowance.short.limit.measure is Measure.COST:
+            headers.append((HeaderName.SHOULD_RETRY, "false"))
+    elif allowance.standings:
+        headers = limit_headers(record.dialect, allowance.standings, now=clocks.wall())
+        passed = highest_passed(allowance.standings)
+        if passed and not allowance.is_local:
+            headers.append((HeaderName.BUDGET, str(passed)))
+    else:
+        return ()
+    return tuple([*headers, _LOCAL] if allowance.is_local else headers)
+
+
+_OURS: Final = re.compile(r"(?:x-ratelimit|anthropic-ratelimit|x-egret)-[a-z0-9-]+")
+"""As Envoy's `mutation_rules` allow: to remove another name would fail the answer."""
+
+
+def foreign_headers(answer: Headers) -> tuple[str, ...]:
+    """Return the names in a provider's *answer* that are ours to write, to be removed.
+
+    A provider counts for the account that all our clients share: its remainder shows the use of
+    others, and a client could not distinguish its numbers from ours.
+    """
+    return tuple(dict.fromkeys(name for name, _ in answer.fields if _OURS.fullmatch(name)))
+
+
+def limit_headers(
+    dialect: Dialect, standings: Iterable[LimitStatus], *, now: float
+) -> list[tuple[str, str]]:
+    """Return the headers of *dialect*; of several limits on one measure, the tightest.
+
+    *now* is in seconds since the epoch. Dialects without such headers get none.
+    """
+    names = _LIMIT_NAMES[dialect]
+    tightest: dict[str, LimitStatus] = {}
+    for standing in standings:
+        name = names.get(standing.limit.measure)
+        if name is not None and (
+            name not in tightest or standing.remaining < tightest[name].remaining
+        ):
+            tightest[name] = standing
+    headers: list[tuple[str, str]] = []
+    for name, one in tightest.items():
+        amount, remaining = str(one.limit.amount), str(one.remaining)
+        if dialect is Dialect.ANTHROPIC:
+            headers += (
+                (f"anthropic-ratelimit-{name}-limit", amount),
+                (f"anthropic-ratelimit-{name}-remaining", remaining),
+                (f"anthropic-ratelimit-{name}-reset", _moment(now + one.reset_seconds)),
+            )
+        else:
+            headers += (
+                (f"x-ratelimit-limit-{name}", amount),
+                (f"x-ratelimit-remaining-{name}", remaining),
+                (f"x-ratelimit-reset-{name}", _duration(one.reset_seconds)),
+            )
+    return headers
+
+
+_OF_OPENAI: Final = {
+    Measure.REQUESTS: "requests",
+    Measure.TOKENS: "tokens",
+    Measure.INPUT_TOKENS: "tokens",
+    Measure.OUTPUT_TOKENS: "tokens",
+}
+_LIMIT_NAMES: Final[dict[Dialect, dict[Measure, str]]] = {
+    Dialect.OPENAI: _OF_OPENAI,
+    Dialect.AZURE_OPENAI: _OF_OPENAI,
+    Dialect.ANTHROPIC: {
+        Measure.REQUESTS: "requests",
+        Measure.TOKENS: "tokens",
+        Measure.INPUT_TOKENS: "input-tokens",
+        Measure.OUTPUT_TOKENS: "output-tokens",
+    },
+    Dialect.GEMINI: {},
+    Dialect.BEDROCK: {},
+}
+"""The measures that each API has headers for, by the names there."""
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration as Go and OpenAI do: `250ms`, `1s`, `6m0s`."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def refusal_of(
+    error: ClientError,
+    *,
+    dialect: Dialect,
+    headers: tuple[tuple[str, bytes], ...],
+    metadata: Metadata,
+) -> Refusal:
+    """Return the refusal of *error*; *headers* are added to those of the error itself."""
+    own = [(HeaderName.CONTENT_TYPE, b"application/json"), *error_headers(dialect, error)]
+    if error.retry_after_seconds is not None:
+        own.append((HeaderName.RETRY_AFTER, str(error.retry_after_seconds).encode()))
+    return Refusal(
+        status=error.kind.http_status,
+        headers=(*own, *headers),
+        body=error_body(dialect, error),
+        details=f"egret_{error.kind.value}",
+        metadata=metadata,
+    )
+
+
+def limit_error(limit: Limit, *, retry_after_seconds: int) -> ClientError:
+    """Return the error of a limit without room: which, and whose, with its own amount."""
+    words = f"The limit of this {limit.level.value} is reached: {_limit_words(limit)}."
+    return ClientError(
+        ErrorKind.RATE_LIMIT_EXCEEDED,
+        f"{words} Try again in {retry_after_seconds} s.",
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def budget_error(limit: Limit, *, retry_after_seconds: int) -> ClientError:
+    """Return the error of a budget that is used up, or too small for this request."""
+    return ClientError(
+        ErrorKind.BUDGET_EXHAUSTED,
+        f"The budget of this {limit.level.value} does not cover this request:"
+        f" {_limit_words(limit)}.",
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def single_request_error(limit: Limit) -> ClientError:
+    """Return the error of one request that needs more than its limit ever allows."""
+    if limit.measure is Measure.REQUEST_BYTES:
+        return ClientError(
+            ErrorKind.BODY_TOO_LARGE,
+            f"The request body is larger than this {limit.level.value} may send:"
+            f" {limit.amount} bytes.",
+        )
+    return ClientError(
+        ErrorKind.OUTPUT_LIMIT_EXCEEDED,
+        f"The request asks for more output than this {limit.level.value} may:"
+        f" {limit.amount} tokens.",
+        param="max_tokens",
+    )
+
+
+def _limit_words(limit: Limit) -> str:
+    if limit.measure is Measure.CONCURRENT:
+        return f"{limit.amount} requests at a time"
+    if limit.measure is Measure.COST:
+        return f"{limit.amount / 1_000_000:.2f} US dollars a {limit.window.value}"
+    return f"{limit.amount} {limit.measure.value.replace('_', ' ')} a {limit.window.value}"
