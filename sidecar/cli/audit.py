@@ -44,10 +44,7 @@ def list_entries(
     Example: egret audit list --id 5OKO8h6jGWNP --since 30d
     """
     wanted = AuditFilter(
-        since=since_or_exit(since),
-        object_type=object_type,
-        object_id=object_id,
-        limit=limit,
+        since=since_or_exit(since), object_type=object_type, object_id=object_id, limit=limit
     )
     found = on_connection(lambda connection: audit_entries(connection, wanted))
     if output is Output.JSON:

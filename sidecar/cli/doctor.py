@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -58,11 +57,19 @@ def doctor(
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
     # Here, since no other command should wait for the import of redis.
-    from sidecar.admin.diagnostics import (  # noqa: PLC0415
-        check_postgres,
-        check_valkey,
-    )
+    from sidecar.admin.diagnostics import check_postgres, check_valkey  # noqa: PLC0415
 
+    packages = ok(_PACKAGES, "all present")
+    if missing := missing_extras():
+        extras = ",".join(sorted(missing.values()))
+        packages = warning(
+            _PACKAGES,
+            f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
+            hint=(
+                f"install Egret's wheel with its extras {extras} (docs/deploy.md), in a checkout"
+                " run `make setup`, or have no policy with these"
+            ),
+        )
     return (
         *await check_postgres(
             settings.postgres, use=use, listens=settings.cache.invalidation.listens
@@ -70,21 +77,7 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
         _check_environment(),
-        _packages(missing_extras()),
-    )
-
-
-def _packages(missing: Mapping[str, str]) -> Checked:
-    if not missing:
-        return ok(_PACKAGES, "all present")
-    extras = ",".join(sorted(missing.values()))
-    return warning(
-        _PACKAGES,
-        f"missing for {' and '.join(sorted(missing))}, which cannot judge without",
-        hint=(
-            f"install Egret's wheel with its extras {extras} (docs/deploy.md), in a checkout run"
-            " `make setup`, or have no policy with these"
-        ),
+        packages,
     )
 
 

@@ -228,12 +228,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
     scopes = scopes_from(operation, source, tag, not_before=not_before)
     created = on_connection(
         lambda connection: key_administration.create_key(
-            connection,
-            key,
-            owner=(team, name),
-            expires_at=expires_at,
-            rules=rules,
-            scopes=scopes,
+            connection, key, owner=(team, name), expires_at=expires_at, rules=rules, scopes=scopes
         ),
         notice=notice_for,
     )

@@ -233,10 +233,7 @@ def _faults(placed: Sequence[PlacedExpression]) -> tuple[PolicyFault, ...]:
 def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
     for fault in faults:
         note(f"{source}: {fault}")
-    fail(
-        f"{source} holds no valid policies",
-        hint="correct the faults above; nothing was changed",
-    )
+    fail(f"{source} holds no valid policies", hint="correct the faults above; nothing was changed")
 
 
 def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:

@@ -62,7 +62,14 @@ def replacements(
     made: list[Replacement] = []
     for found in ordered:
         part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
-        value = _as_read(part.content, found)
+        value = part.content[found.start : found.end]
+        if json_text.may_be_json(part.content):
+            # A model reads through the escapes of JSON text. The text inside such a string is a
+            # part of its own: found in both, a value is one value.
+            start, end = json_text.whole_units(part.content, found.start, found.end)
+            value = part.content[start:end]
+            for _ in range(MAX_NESTING):
+                value = json_text.decode(value)
         style = guardrail.redaction
         if style is RedactionStyle.FORMAT_PRESERVING:
             before = part.content[max(found.start - 2, 0) : found.start]
@@ -84,17 +91,3 @@ def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
     return frozenset(
         found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
     )
-
-
-def _as_read(content: bytes, found: Finding) -> bytes:
-    """Return the value a model reads: in JSON text its escapes mean something.
-
-    The text inside such a string is a part of its own. Found in both, a value is one value.
-    """
-    if not json_text.may_be_json(content):
-        return content[found.start : found.end]
-    start, end = json_text.whole_units(content, found.start, found.end)
-    value = content[start:end]
-    for _ in range(MAX_NESTING):
-        value = json_text.decode(value)
-    return value

@@ -134,9 +134,7 @@ def _record(row: asyncpg.Record) -> KeyRecord:
         revoked_at=row["revoked_at"],
         allowed_models=as_tuple(row["allowed_models"]),
         policies=PolicyBinding(
-            key=row["key_policy"],
-            team=row["team_policy"],
-            organization=row["organization_policy"],
+            key=row["key_policy"], team=row["team_policy"], organization=row["organization_policy"]
         ),
         allowed_operations=as_tuple(row["allowed_operations"]),
         allowed_sources=None if sources is None else tuple(map(ip_network, sources)),

@@ -117,10 +117,7 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
             login = _from_url(settings)
             tls = {name: login[name] for name in ("ssl",) if name in login}
             sentinel = Sentinel(  # type: ignore[no-untyped-call] # redis 8.1: untyped arguments
-                _addresses(settings),
-                sentinel_kwargs={**options, **tls},
-                **login,
-                **options,
+                _addresses(settings), sentinel_kwargs={**options, **tls}, **login, **options
             )
             for each in sentinel.sentinels:
                 stack.push_async_callback(each.aclose)

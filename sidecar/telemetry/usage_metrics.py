@@ -198,9 +198,7 @@ class UsageMetrics:
             summing,
         )
         self._unpriced = Counter(
-            MetricName.COST_UNKNOWN,
-            "Requests whose model has no price.",
-            registry=registry,
+            MetricName.COST_UNKNOWN, "Requests whose model has no price.", registry=registry
         )
 
     def exchange_ended(self, ended: ExchangeEnded) -> None:

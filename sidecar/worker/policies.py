@@ -113,8 +113,7 @@ class PolicyReloader:
     async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:
         began_at = time.monotonic()
         compiled = await self._compile(
-            [(row.document, row.version) for row in stored],
-            gives_way=self._snapshot is not None,
+            [(row.document, row.version) for row in stored], gives_way=self._snapshot is not None
         )
         # Requests will use the bindings of the old snapshot with the new one.
         bindings = () if self._snapshot is None else self._snapshot.bindings

@@ -168,11 +168,7 @@ async def open_usage(
     )
     store = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
     delivery = UsageDelivery(
-        spool,
-        store,
-        metrics,
-        prices=prices.fresh,
-        settle_seconds=settings.usage.settle_seconds,
+        spool, store, metrics, prices=prices.fresh, settle_seconds=settings.usage.settle_seconds
     )
     stack.push_async_callback(delivery.aclose)
     tasks = await stack.enter_async_context(BackgroundTasks())

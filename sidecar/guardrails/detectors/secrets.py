@@ -67,8 +67,7 @@ DEVELOPMENT_RULES: Final = (
     rule("LAUNCHDARKLY_KEY", rf"\b(?:api|sdk)-{_UUID}\b"),
     # Sentry: organization tokens carry JSON in base64, user tokens 64 hex.
     rule(
-        "SENTRY_TOKEN",
-        r"\b(?:sntryu_[0-9a-f]{64}\b|sntrys_eyJ[A-Za-z0-9+/=]{60}[A-Za-z0-9+/=_]*)",
+        "SENTRY_TOKEN", r"\b(?:sntryu_[0-9a-f]{64}\b|sntrys_eyJ[A-Za-z0-9+/=]{60}[A-Za-z0-9+/=_]*)"
     ),
     # Dynatrace: dt0 and kind, 24 public, 64 secret.
     rule("DYNATRACE_TOKEN", r"\bdt0[a-z][0-9]{2}\.[A-Z0-9]{24}\.[A-Z0-9]{64}\b"),
@@ -239,11 +238,7 @@ SECRET_RULES: Final[tuple[Rule, ...]] = (
         grows=_PRIVATE_KEY_HEAD + r"[A-Za-z0-9+/=\r\n\t \\:,-]*(?:-----END[A-Z0-9 ]{1,40}-----)?",
     ),
     # PuTTY's own format, from the line before the key's lines to the MAC.
-    rule(
-        "PRIVATE_KEY",
-        r"PuTTY-User-Key-File-[23]: [a-z0-9-]{1,40}",
-        whole_putty_key,
-    ),
+    rule("PRIVATE_KEY", r"PuTTY-User-Key-File-[23]: [a-z0-9-]{1,40}", whole_putty_key),
     # A URL with a password (RFC 3986 section 3.2.1), database schemes named apart.
     rule(
         "DATABASE_URL",

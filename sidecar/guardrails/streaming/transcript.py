@@ -92,9 +92,7 @@ class Transcript:
         """Return the windows that have changed since the last call; *observed* are not held."""
         due = [
             PendingWindow(
-                window,
-                is_final=window in self._whole,
-                leaves=observed or window in self._leaving,
+                window, is_final=window in self._whole, leaves=observed or window in self._leaving
             )
             for window in self._changed
         ]
