@@ -6,13 +6,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from sidecar.extproc.protocol import LATE, TRANSITIONS, VERDICTS, Phase
+from sidecar.extproc.phases import (
+    LATE,
+    TRANSITIONS,
+    VERDICTS,
+    Phase,
+)
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "protocol.md"
 
 HEAD: Final = """# The protocol of one stream
 
-Envoy opens one ext_proc stream for each HTTP request. `sidecar/extproc/protocol.py` tracks it as one object with one phase: which message may come when, and what answers it. This page is generated from the tables at the top of that file by `python -m quality.protocol_page`; a test holds it current.
+Envoy opens one ext_proc stream for each HTTP request. `sidecar/extproc/protocol.py` tracks it as one object with one phase: which message may come when, and what answers it. This page is generated from the tables of `sidecar/extproc/phases.py` by `python -m quality.protocol_page`; a test holds it current.
 
 - A message that a phase does not expect is a fault: the request is refused, or, once it went on, the stream is aborted.
 - Nothing of a request goes on before `forward`, and nothing of a judged answer before its verdict.

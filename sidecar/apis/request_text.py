@@ -331,10 +331,9 @@ def read_request(  # noqa: PLR0911 - one return a fault
         if is_form and reason is UnscannedReason.UNKNOWN_SHAPE:
             reason = route.operation.spec.uploads or reason
         return Unreadable(reason)
-    document = parse(body)
-    if isinstance(document, Malformed):
-        return document
-    fields = document.value
+    fields = parse(body)
+    if isinstance(fields, Malformed):
+        return fields
     if not isinstance(fields, dict):
         return Malformed("The body is not a JSON object.")
     problem = shape_problem(route.form, fields)

@@ -17,12 +17,11 @@ In the default mode (bodies NONE) a request whose policy needs its body goes
     request headers → `require_body` → mode override → request body → `forward`
                     → answer to the headers, body in pieces, end of the stream
 
-docs/protocol.md shows the phases as a diagram, generated from `TRANSITIONS` and `VERDICTS`.
+`phases` has the tables of what may come when; docs/protocol.md shows them as a diagram.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -38,168 +37,24 @@ from sidecar.domain.http import (
 )
 from sidecar.extproc import codec
 from sidecar.extproc.codec import BodyMode, Message, MessageKind
+from sidecar.extproc.phases import (
+    GATING_BODY_MODES,
+    HELD,
+    HOLDING_BODY_MODES,
+    JUDGING,
+    OWING,
+    REST_OF_REQUEST,
+    TRANSITIONS,
+    UNANSWERED,
+    VERDICTS,
+    Event,
+    Phase,
+)
+
+_NO_HEADERS: Final = Headers()
 
 MAX_CHUNK_BYTES: Final = 62_000
 """Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
-
-
-class Phase(enum.StrEnum):
-    """The progress of one request and its answer."""
-
-    AWAIT_HEADERS = "await headers"
-    JUDGING_HEADERS = "judging headers"
-    AWAIT_BODY = "await body"
-    JUDGING_BODY = "judging body"
-    AWAIT_ANSWER = "await answer"  # the request went on; its rest may still be passed on
-    JUDGING_ANSWER_HEADERS = "judging answer headers"
-    PASSING_ANSWER = "passing answer"
-    AWAIT_PIECE = "await piece"
-    JUDGING_PIECE = "judging piece"
-    HOLDING_ANSWER = "holding answer"
-    JUDGING_ANSWER = "judging answer"  # all of it is here; a refusal is still possible
-    AWAIT_REQUEST_END = "await request end"  # the answer is complete, the request is not
-    ENDED = "ended"
-
-
-class Event(enum.Enum):
-    """The decision that a message calls for."""
-
-    NOTHING = enum.auto()
-    REQUEST_HEADERS = enum.auto()
-    REQUEST_BODY = enum.auto()
-    ANSWER_HEADERS = enum.auto()
-    ANSWER_PIECE = enum.auto()
-    ANSWER_BODY = enum.auto()
-    ENDED = enum.auto()  # nothing more is owed
-
-
-_P, _M = Phase, MessageKind
-
-TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
-    _P.AWAIT_HEADERS: {
-        _M.REQUEST_HEADERS: (_P.JUDGING_HEADERS, _P.ENDED),
-        # Nothing was judged: request_header_mode is SKIP, or Envoy answered before it had headers.
-        _M.RESPONSE_HEADERS: (_P.ENDED,),
-        _M.RESPONSE_BODY: (_P.ENDED,),
-        _M.RESPONSE_TRAILERS: (_P.ENDED,),
-    },
-    _P.JUDGING_HEADERS: {
-        # Only FULL_DUPLEX_STREAMED sends a body while the headers wait for their answer.
-        _M.REQUEST_BODY: (_P.JUDGING_HEADERS, _P.ENDED),
-        _M.REQUEST_TRAILERS: (_P.ENDED,),
-        # A local reply (413, timeout, no upstream) overtakes the judgement. Envoy answers the
-        # client itself and the request goes nowhere, so nothing is left to judge.
-        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
-    },
-    _P.AWAIT_BODY: {
-        _M.REQUEST_BODY: (_P.AWAIT_BODY, _P.JUDGING_BODY, _P.ENDED),
-        _M.REQUEST_TRAILERS: (_P.JUDGING_BODY, _P.ENDED),
-        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
-    },
-    _P.JUDGING_BODY: {_M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,)},
-    _P.AWAIT_ANSWER: {
-        _M.REQUEST_BODY: (_P.AWAIT_ANSWER, _P.ENDED),
-        _M.REQUEST_TRAILERS: (_P.AWAIT_ANSWER, _P.ENDED),
-        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
-        # response_header_mode SKIP with a body mode: the body comes first.
-        _M.RESPONSE_BODY: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED),
-    },
-    _P.JUDGING_ANSWER_HEADERS: {
-        _M.REQUEST_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),  # left over from an overtaken request
-        _M.REQUEST_BODY: (_P.JUDGING_ANSWER_HEADERS,),
-        _M.REQUEST_TRAILERS: (_P.JUDGING_ANSWER_HEADERS,),
-    },
-    _P.PASSING_ANSWER: {
-        _M.REQUEST_HEADERS: (_P.PASSING_ANSWER,),
-        _M.REQUEST_BODY: (_P.PASSING_ANSWER,),
-        _M.REQUEST_TRAILERS: (_P.PASSING_ANSWER,),
-        _M.RESPONSE_BODY: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED),
-        _M.RESPONSE_TRAILERS: (_P.AWAIT_REQUEST_END, _P.ENDED),
-    },
-    _P.AWAIT_PIECE: {
-        _M.REQUEST_BODY: (_P.AWAIT_PIECE,),
-        _M.REQUEST_TRAILERS: (_P.AWAIT_PIECE,),
-        _M.RESPONSE_BODY: (_P.JUDGING_PIECE,),
-        _M.RESPONSE_TRAILERS: (_P.JUDGING_PIECE,),
-    },
-    _P.JUDGING_PIECE: {
-        _M.REQUEST_BODY: (_P.JUDGING_PIECE,),
-        _M.REQUEST_TRAILERS: (_P.JUDGING_PIECE,),
-    },
-    _P.HOLDING_ANSWER: {
-        _M.REQUEST_BODY: (_P.HOLDING_ANSWER,),
-        _M.REQUEST_TRAILERS: (_P.HOLDING_ANSWER,),
-        _M.RESPONSE_BODY: (_P.HOLDING_ANSWER, _P.JUDGING_ANSWER, _P.ENDED),
-        _M.RESPONSE_TRAILERS: (_P.JUDGING_ANSWER,),
-    },
-    _P.JUDGING_ANSWER: {
-        _M.REQUEST_BODY: (_P.JUDGING_ANSWER,),
-        _M.REQUEST_TRAILERS: (_P.JUDGING_ANSWER,),
-    },
-    _P.AWAIT_REQUEST_END: {
-        _M.REQUEST_BODY: (_P.AWAIT_REQUEST_END, _P.ENDED),
-        _M.REQUEST_TRAILERS: (_P.ENDED,),
-    },
-    _P.ENDED: {},
-}
-"""The messages that may come in each phase, and the phases they may lead to.
-
-A message that Egret refuses leads to ENDED, by way of `refuse`. Messages of the request that come
-behind `forward` are passed on."""
-
-VERDICTS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
-    "require_body": {_P.JUDGING_HEADERS: (_P.AWAIT_BODY, _P.JUDGING_BODY)},
-    "forward": {
-        _P.JUDGING_HEADERS: (_P.AWAIT_ANSWER, _P.ENDED),
-        _P.JUDGING_BODY: (_P.AWAIT_ANSWER, _P.ENDED),
-    },
-    "refuse": {
-        _P.AWAIT_HEADERS: (_P.ENDED,),
-        _P.JUDGING_HEADERS: (_P.ENDED,),
-        _P.AWAIT_BODY: (_P.ENDED,),
-        _P.JUDGING_BODY: (_P.ENDED,),
-        _P.JUDGING_ANSWER_HEADERS: (_P.ENDED,),
-        _P.HOLDING_ANSWER: (_P.ENDED,),
-        _P.JUDGING_ANSWER: (_P.ENDED,),
-    },
-    "pass_answer": {
-        _P.JUDGING_ANSWER_HEADERS: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)
-    },
-    "stream_answer": {_P.JUDGING_ANSWER_HEADERS: (_P.AWAIT_PIECE,)},
-    "hold_answer": {_P.JUDGING_ANSWER_HEADERS: (_P.HOLDING_ANSWER,)},
-    "send_piece": {_P.JUDGING_PIECE: (_P.AWAIT_PIECE, _P.AWAIT_REQUEST_END, _P.ENDED)},
-    "send_answer": {_P.JUDGING_ANSWER: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)},
-}
-"""The verdicts that may be given in each phase, and the phases they lead to."""
-
-LATE: Final = {
-    Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
-    Phase.AWAIT_BODY: ErrorKind.BODY_TIMEOUT,
-    Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
-    Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
-}
-"""The refusal of a wait that takes too long. In other phases Envoy's own timers rule."""
-
-GATING_BODY_MODES: Final = frozenset(
-    {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}
-)
-"""Request body modes in which a verdict can stop the request.
-
-Of the others, STREAMED sends headers upstream before any body verdict, BUFFERED_PARTIAL passes the
-rest of a long body unseen, and GRPC is not implemented in Envoy."""
-
-HOLDING_BODY_MODES: Final = frozenset({BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED})
-"""Response body modes in which an answer can still be refused: STREAMED has sent its headers."""
-
-_NO_HEADERS: Final = Headers()
-_REST_OF_REQUEST: Final = frozenset({_M.REQUEST_BODY, _M.REQUEST_TRAILERS})
-_JUDGING: Final = frozenset({_P.JUDGING_HEADERS, _P.JUDGING_BODY, _P.JUDGING_ANSWER})
-_UNANSWERED: Final = frozenset(
-    {_P.AWAIT_HEADERS, _P.JUDGING_HEADERS, _P.AWAIT_BODY, _P.JUDGING_BODY}
-)
-_HELD: Final = frozenset({_P.JUDGING_ANSWER_HEADERS, _P.HOLDING_ANSWER, _P.JUDGING_ANSWER})
-_OWING: Final = _UNANSWERED | _HELD | {_P.AWAIT_PIECE, _P.JUDGING_PIECE}
-"""Something that Envoy waits for has no answer yet."""
 
 
 class ProtocolViolationError(Exception):
@@ -306,9 +161,9 @@ class ExtProcProtocol:
     @property
     def may_refuse(self) -> bool:
         """Return whether a refusal can still be the answer."""
-        if self.phase in _UNANSWERED:
+        if self.phase in UNANSWERED:
             return True
-        return self._judges_answer and self.phase in _HELD
+        return self._judges_answer and self.phase in HELD
 
     @property
     def may_judge_answer(self) -> bool:
@@ -345,7 +200,7 @@ class ExtProcProtocol:
         if (message.modes is not None or self.modes is None) and self.phase is not Phase.ENDED:
             self._open(message)
         is_expected = kind in TRANSITIONS[self.phase]
-        if kind in _REST_OF_REQUEST and self.phase in _UNANSWERED:
+        if kind in REST_OF_REQUEST and self.phase in UNANSWERED:
             is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
             is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
             is_expected = is_expected and not (self._is_body_complete or is_early)
@@ -369,11 +224,11 @@ class ExtProcProtocol:
         """Note that Envoy sends nothing more; a reset is no half-close, and cancels the stream."""
         if self.phase is Phase.ENDED:
             return
-        if self.phase in _JUDGING:
+        if self.phase in JUDGING:
             # The peer may still wait for the verdict; Envoy resets the stream if it does not.
             self._is_half_closed = True
             return
-        self.is_aborted = self.phase in _OWING
+        self.is_aborted = self.phase in OWING
         self._end()
 
     def abort(self) -> None:
@@ -406,7 +261,7 @@ class ExtProcProtocol:
         return Event.REQUEST_HEADERS
 
     def _on_request_body(self, message: Message) -> Event:
-        if self.phase not in _UNANSWERED:
+        if self.phase not in UNANSWERED:
             return self._pass_request_body(message)
         self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
@@ -431,14 +286,13 @@ class ExtProcProtocol:
         return Event.NOTHING
 
     def _on_request_trailers(self) -> Event:
-        if self.phase in _UNANSWERED:
+        if self.phase in UNANSWERED:
             if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED:
                 # Envoy 1.40 sends a body that was streamed back to it twice if trailers follow it
                 # and the route may retry: the provider would read a body that was never judged.
                 raise RefusedError(ErrorKind.REQUEST_TRAILERS)
+            # BUFFERED, so the body was asked for: `receive` expects no trailers before.
             self._is_body_complete = self._trailers_follow = True
-            if self.phase is not Phase.AWAIT_BODY:
-                return Event.NOTHING
             self.phase = Phase.JUDGING_BODY
             return Event.REQUEST_BODY
         if self.is_answered:

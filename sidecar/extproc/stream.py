@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.protocol import LATE, Event, ExtProcProtocol, Phase, RefusedError
+from sidecar.extproc.phases import LATE, Event, Phase
+from sidecar.extproc.protocol import ExtProcProtocol, RefusedError
 
 _Value = TypeVar("_Value")
 

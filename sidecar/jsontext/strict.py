@@ -55,15 +55,8 @@ BOUND: Final = JsonBound(containers=100_000, commas=500_000)
 tokens that OpenAI takes is 300,000; a conversation has three or four objects and arrays a part."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonDocument:
-    """A whole body: objects keep the order of the text, no key stands twice in one."""
-
-    value: JsonValue
-
-
-def parse(body: bytes) -> JsonDocument | Malformed:  # noqa: C901, PLR0911 - one return a fault
-    """Read one JSON document.
+def parse(body: bytes) -> JsonValue | Malformed:  # noqa: C901, PLR0911 - one return a fault
+    """Read one JSON document; objects keep the order of the text, no key stands twice in one.
 
     A problem names the fault in fixed words; no key, value or position of the body is in it.
     """
@@ -103,7 +96,7 @@ def parse(body: bytes) -> JsonDocument | Malformed:  # noqa: C901, PLR0911 - one
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return Malformed("The body has an unpaired surrogate escape.")
-    return JsonDocument(value)
+    return value
 
 
 TOO_DEEP: Final = Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.")

@@ -101,15 +101,8 @@ MAX_NAMES_LENGTH: Final = 2048
 and decoding as many names would cost a worker twenty milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialFault:
-    """The reason why a request presents no key that could be looked up."""
-
-    kind: ErrorKind
-
-
-def presented_key(headers: Headers) -> ApiKey | CredentialFault:
-    """Return the key that *headers* present.
+def presented_key(headers: Headers) -> ApiKey | ErrorKind:
+    """Return the key that *headers* present, or the reason why none could be looked up.
 
     A client may send the same key in two headers (some do, to suit two APIs at once). Any text
     that two parsers could read differently presents no key: two keys, a header that comes twice,
@@ -128,7 +121,7 @@ def presented_key(headers: Headers) -> ApiKey | CredentialFault:
         if name not in CREDENTIAL_HEADERS:
             continue
         if name in names or b"," in value:
-            return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+            return ErrorKind.CONFLICTING_CREDENTIALS
         names.add(name)
         credential: bytes | None = value.strip(_BLANK)
         if name == HeaderName.AUTHORIZATION and credential:
@@ -137,27 +130,27 @@ def presented_key(headers: Headers) -> ApiKey | CredentialFault:
             credential = rest.strip(_BLANK) if scheme.lower() == b"bearer" else None
         credentials.add(credential)
     if len(credentials) > 1:
-        return CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+        return ErrorKind.CONFLICTING_CREDENTIALS
     credential = credentials.pop() if credentials else b""
     if credential is None:
-        return CredentialFault(ErrorKind.INVALID_API_KEY)
+        return ErrorKind.INVALID_API_KEY
     if not credential:
         # `Bearer ` without a key comes from a client whose environment variable was not set.
-        return CredentialFault(ErrorKind.MISSING_API_KEY)
-    return parse(credential) or CredentialFault(ErrorKind.INVALID_API_KEY)
+        return ErrorKind.MISSING_API_KEY
+    return parse(credential) or ErrorKind.INVALID_API_KEY
 
 
-def _fault_of_query(query: str) -> CredentialFault | None:
+def _fault_of_query(query: str) -> ErrorKind | None:
     parameters = _PARAMETER.split(query, MAX_PARAMETERS)
     raw = [parameter.partition("=")[0] for parameter in parameters]
     if len(raw) > MAX_PARAMETERS or sum(map(len, raw)) > MAX_NAMES_LENGTH:
-        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)  # any of the rest may be one
+        return ErrorKind.CREDENTIAL_IN_QUERY  # any of the rest may be one
     names = {
         unquote_plus(name).strip().casefold().removeprefix(OPTIONAL_PARAMETER_SIGIL)
         for name in raw
     }
     if not names.isdisjoint(CREDENTIAL_PARAMETERS):
-        return CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
+        return ErrorKind.CREDENTIAL_IN_QUERY
     if not names.isdisjoint(OVERRIDING_PARAMETERS):
-        return CredentialFault(ErrorKind.UNSCANNED_CONTENT)
+        return ErrorKind.UNSCANNED_CONTENT
     return None

@@ -21,7 +21,7 @@ from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.keys.authorize import Refused, authorize
 from sidecar.keys.cache import Hit, Miss, NegativeHit
-from sidecar.keys.credentials import ApiKey, CredentialFault, presented_key
+from sidecar.keys.credentials import ApiKey, presented_key
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Caller, RequestRecord
@@ -46,8 +46,8 @@ async def admit(
 ) -> Caller | ErrorKind:
     """Judge the key that *headers* present; waits only for a key that is not in the cache."""
     key = presented_key(headers)
-    if isinstance(key, CredentialFault):
-        return key.kind
+    if isinstance(key, ErrorKind):
+        return key
     found = worker.keys.peek(key.key_id, now=worker.clocks.monotonic())
     match found:
         case Hit(known, is_stale):

@@ -15,7 +15,7 @@ from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.policy import StreamMode
 from sidecar.domain.subject import RequestForm, Route, Unreadable
-from sidecar.extproc.protocol import Event
+from sidecar.extproc.phases import Event
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned

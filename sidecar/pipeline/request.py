@@ -24,13 +24,8 @@ from sidecar.domain.http import HeaderMutation, HeaderName, Headers, Refusal, Re
 from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.domain.usage import DecisionKind
-from sidecar.extproc.protocol import (
-    Event,
-    ExtProcProtocol,
-    Phase,
-    ProtocolViolationError,
-    RefusedError,
-)
+from sidecar.extproc.phases import Event, Phase
+from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
 from sidecar.extproc.stream import (
     Call,
     ExtProcStream,

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.protocol import (
+from sidecar.extproc.phases import (
     GATING_BODY_MODES,
     TRANSITIONS,
     VERDICTS,
-    ExtProcProtocol,
     Phase,
-    ProtocolViolationError,
 )
+from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (

@@ -16,9 +16,9 @@ from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
-from sidecar.domain.subject import Route, Subject
+from sidecar.domain.subject import Malformed, Route, Subject
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
-from sidecar.jsontext.strict import JsonDocument, JsonValue, parse
+from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.pipeline.decide import decide
 from sidecar.redaction.redact import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
@@ -155,7 +155,7 @@ def test_nothing_that_was_found_is_left_and_the_body_stays_json(
     path, document = body
     raw = text_of(render(document, style)).encode()
     once = _redacted(path, raw, redaction, restore=False).body
-    assert isinstance(parse(once), JsonDocument)
+    assert not isinstance(parse(once), Malformed)
     assert _found(_read(path, once)) == ()
     assert _redacted(path, once, redaction, restore=False).body == once
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Refusal
 from sidecar.domain.report import FaultKind
-from sidecar.extproc.protocol import Event, ExtProcProtocol, Phase
+from sidecar.extproc.phases import Event, Phase
+from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
     Budgets,
     Call,

@@ -12,11 +12,12 @@ from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.finding import Failed, Finding, Found, GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Action, Guardrail, OnError, Stage
+from sidecar.domain.subject import Malformed
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.json_schema.complexity import MAX_COMPLEXITY, Complexity, complexity_of
 from sidecar.guardrails.json_schema.schema import compile_schema, pointer_to
 from sidecar.guardrails.json_schema.violations import Violation, ViolationLocator
-from sidecar.jsontext.strict import TOO_DEEP, JsonDocument, is_shallow, parse
+from sidecar.jsontext.strict import TOO_DEEP, is_shallow, parse
 
 MAX_VALUES: Final = 20_000
 """Values of one text; commas and brackets within strings count as some."""
@@ -78,15 +79,15 @@ class JsonSchemaCheck:
         ):
             return Violation("JSON_TOO_LARGE", ())
         document = parse(text)
-        if not isinstance(document, JsonDocument):
+        if isinstance(document, Malformed):
             return Violation("JSON_TOO_DEEP" if document is TOO_DEEP else "INVALID_JSON", ())
         yield
-        if not is_shallow(document.value, levels=self._settings.max_depth):
+        if not is_shallow(document, levels=self._settings.max_depth):
             return Violation("JSON_TOO_DEEP", ())
-        if self._validator.is_valid(document.value):
+        if self._validator.is_valid(document):
             return None
         yield
-        return (yield from self._locator.locate(document.value))
+        return (yield from self._locator.locate(document))
 
 
 @lru_cache(maxsize=256)

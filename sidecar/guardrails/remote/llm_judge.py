@@ -10,6 +10,7 @@ import orjson
 from pydantic import Field
 
 from sidecar.domain.guardrail_settings import LlmJudgeSettings
+from sidecar.domain.subject import Malformed
 from sidecar.guardrails.remote.checks import (
     MAX_ANSWER_BYTES,
     RemoteAnswer,
@@ -23,7 +24,7 @@ from sidecar.guardrails.remote.checks import (
     validated,
 )
 from sidecar.guardrails.remote.http import HttpClient
-from sidecar.jsontext.strict import JsonDocument, parse
+from sidecar.jsontext.strict import parse
 
 _NONCE_BYTES: Final = 16
 
@@ -139,8 +140,8 @@ def read_answer(body: bytes, settings: LlmJudgeSettings) -> RemoteAnswer:
     (choice,) = read_json(_Completion, body).choices
     # Two scores in one object are two answers; the JSON reader above would take the last.
     document = parse(choice.message.content.encode())
-    if not isinstance(document, JsonDocument):
+    if isinstance(document, Malformed):
         raise RemoteCheckError("rating_invalid")
-    rating = validated(_Rating, document.value, error_type="rating_invalid")
+    rating = validated(_Rating, document, error_type="rating_invalid")
     verdict: RemoteVerdict = "block" if rating.score >= settings.min_score else "pass"
     return RemoteAnswer(verdict, score=rating.score)

@@ -7,7 +7,8 @@ import pytest
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, RequestMutations
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.protocol import MAX_CHUNK_BYTES, Phase, ProtocolViolationError
+from sidecar.extproc.phases import Phase
+from sidecar.extproc.protocol import MAX_CHUNK_BYTES, ProtocolViolationError
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (

@@ -14,7 +14,8 @@ from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.report import FaultKind
 from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.protocol import ExtProcProtocol, Phase
+from sidecar.extproc.phases import Phase
+from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
     Budgets,
     CheckCancelledError,

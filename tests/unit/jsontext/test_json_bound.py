@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 
 from sidecar.apis.response_text import BOUND as ANSWER_BOUND
 from sidecar.apis.response_text import AnswerEvent, UnreadableEvent, read_answer
-from sidecar.domain.subject import UnscannedReason
+from sidecar.domain.subject import Malformed, UnscannedReason
 from sidecar.jsontext.strict import (
     BOUND,
     TOO_MANY_VALUES,
     JsonBound,
-    JsonDocument,
     JsonValue,
     parse,
 )
@@ -79,7 +78,7 @@ def test_a_body_of_millions_of_values_is_refused_before_it_is_read(item: bytes) 
 )
 def test_a_large_body_of_everyday_is_read(body: bytes) -> None:
     """Many tokens, many parts, and whatever a text holds."""
-    assert isinstance(parse(body), JsonDocument)
+    assert not isinstance(parse(body), Malformed)
 
 
 def test_an_answer_of_millions_of_values_is_unreadable() -> None:

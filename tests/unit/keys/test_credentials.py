@@ -8,7 +8,6 @@ from sidecar.keys.credentials import (
     MAX_NAMES_LENGTH,
     MAX_PARAMETERS,
     ApiKey,
-    CredentialFault,
     presented_key,
 )
 
@@ -16,9 +15,9 @@ KEY = ApiKey(key_id="0123456789AB", secret="a" * 43)
 OTHER = ApiKey(key_id="0123456789AB", secret="b" * 43)
 TEXT = KEY.reveal().encode()
 OTHER_TEXT = OTHER.reveal().encode()
-MISSING = CredentialFault(ErrorKind.MISSING_API_KEY)
-INVALID = CredentialFault(ErrorKind.INVALID_API_KEY)
-CONFLICTING = CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
+MISSING = ErrorKind.MISSING_API_KEY
+INVALID = ErrorKind.INVALID_API_KEY
+CONFLICTING = ErrorKind.CONFLICTING_CREDENTIALS
 
 
 @pytest.mark.parametrize(
@@ -81,13 +80,13 @@ CONFLICTING = CredentialFault(ErrorKind.CONFLICTING_CREDENTIALS)
     ],
 )
 def test_a_request_presents_one_key_or_a_fault(
-    fields: list[tuple[str, bytes]], expected: ApiKey | CredentialFault
+    fields: list[tuple[str, bytes]], expected: ApiKey | ErrorKind
 ) -> None:
     """What two parsers could read differently presents nothing."""
     assert presented_key(Headers(tuple(fields))) == expected
 
 
-IN_QUERY = CredentialFault(ErrorKind.CREDENTIAL_IN_QUERY)
+IN_QUERY = ErrorKind.CREDENTIAL_IN_QUERY
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> N
 def test_a_query_that_overrides_the_headers_is_refused_beside_a_good_key(query: str) -> None:
     """Google would read another type of body or another method, or wrap its answer."""
     path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
-    unscanned = CredentialFault(ErrorKind.UNSCANNED_CONTENT)
+    unscanned = ErrorKind.UNSCANNED_CONTENT
     assert presented_key(Headers((path, ("x-goog-api-key", TEXT)))) == unscanned
 
 
