@@ -14,7 +14,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 # Not imported, the classes of header fields are built anew for each message: 5 KB, measured.
-from sidecar._generated.envoy.config.core.v3 import base_pb2 as _base_pb2  # noqa: F401
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as _base_pb2  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
