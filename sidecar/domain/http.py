@@ -89,8 +89,10 @@ class Headers:
 
         Latin-1 keeps each byte (RFC 9110 section 5.5), so that nothing is lost or raises.
         """
-        value = self.first(name)
-        return "" if value is None else value.decode("latin-1")
+        for key, value in self.fields:
+            if key == name:
+                return value.decode("latin-1")
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

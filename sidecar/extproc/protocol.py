@@ -92,11 +92,11 @@ class ExtProcProtocol:
     `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
     `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
     `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
+    `held_bytes` of request or answer are kept until they are judged.
     """
 
     __slots__ = (
         "_answer_ends",
-        "_held_bytes",
         "_is_body_complete",
         "_is_half_closed",
         "_is_overridden",
@@ -111,6 +111,7 @@ class ExtProcProtocol:
         "answer_headers",
         "has_body",
         "headers",
+        "held_bytes",
         "is_aborted",
         "is_answered",
         "modes",
@@ -136,7 +137,7 @@ class ExtProcProtocol:
         self._wants_answer_headers = wants_answer_headers
         self._room = room
         self._pieces: list[bytes] = []
-        self._held_bytes = 0
+        self.held_bytes = 0
         self.has_body = self._is_body_complete = self._trailers_follow = False
         self._is_half_closed = self._is_overridden = False
         self._passes_request = self._judges_answer = self._answer_ends = False
@@ -147,16 +148,6 @@ class ExtProcProtocol:
         self.piece_is_last = False
 
     # State.
-
-    @property
-    def has_ended(self) -> bool:
-        """Return whether nothing more is owed."""
-        return self.phase is Phase.ENDED
-
-    @property
-    def held_bytes(self) -> int:
-        """Return how many bytes of request or answer are kept until they are judged."""
-        return self._held_bytes
 
     @property
     def may_refuse(self) -> bool:
@@ -563,17 +554,17 @@ class ExtProcProtocol:
         size = len(piece)
         if not self._room.hold(size):
             raise RefusedError(ErrorKind.OVERLOADED)
-        self._held_bytes += size
-        if self._held_bytes > self._max_body_bytes:
+        self.held_bytes += size
+        if self.held_bytes > self._max_body_bytes:
             raise RefusedError(too_large)
         if size:
             self._pieces.append(piece)
 
     def drop(self) -> None:
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""
-        if self._held_bytes:
-            self._room.release(self._held_bytes)
-            self._held_bytes = 0
+        if self.held_bytes:
+            self._room.release(self.held_bytes)
+            self.held_bytes = 0
             self._pieces = []
 
     def _stream(

@@ -369,10 +369,10 @@ def _tell_all(talk: Talk, *events: on.Event) -> None:
     """Play *events* until the protocol has ended or owes a refusal, as a stream would."""
     for event in events:
         if any(isinstance(effect, do.OweRefusal) for effect in talk.effects):
-            if not talk.protocol.has_ended:
+            if talk.protocol.phase is not Phase.ENDED:
                 talk.tell(refused())
             return
-        if talk.protocol.has_ended:
+        if talk.protocol.phase is Phase.ENDED:
             return
         talk.tell(event)
 

@@ -129,7 +129,7 @@ class Talk:
             return []
         if isinstance(event, on.ExchangeOpened) and self.protocol.modes is None:
             raise ProtocolViolationError(self.phase, "protocol_config")  # said twice at once
-        had_ended = self.protocol.has_ended
+        had_ended = self.protocol.phase is Phase.ENDED
         asked: list[do.Effect] = []
         try:
             asked += self._play(event)
@@ -137,7 +137,7 @@ class Talk:
             asked.append(do.OweRefusal(refused.kind))
         sent: list[do.Effect] = [do.decoded(message) for message in self.protocol.outgoing]
         self.protocol.outgoing.clear()
-        if self.protocol.has_ended and not had_ended:
+        if self.protocol.phase is Phase.ENDED and not had_ended:
             sent.append(do.AbortStream() if self.protocol.is_aborted else do.EndStream())
         return sent + asked
 
@@ -152,7 +152,7 @@ class Talk:
             case on.Faulted(kind):
                 if protocol.may_refuse:
                     return [do.OweRefusal(kind)]
-                if not protocol.has_ended:
+                if protocol.phase is not Phase.ENDED:
                     protocol.abort()
             case on.BodyRequired(headers, judges_answer):
                 protocol.require_body(headers, judges_answer=judges_answer)

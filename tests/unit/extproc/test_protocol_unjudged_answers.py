@@ -33,7 +33,7 @@ def respond(mode: BodyMode, *events: on.ResponseEvent) -> tuple[list[do.Effect],
     answers: list[do.Effect] = [
         one for one in talk.tell(*events) if not isinstance(one, do.EndStream)
     ]
-    return answers, talk.protocol.has_ended
+    return answers, talk.protocol.phase is Phase.ENDED
 
 
 def answering(mode: BodyMode) -> Talk:
