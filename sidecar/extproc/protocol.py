@@ -23,7 +23,7 @@ In the default mode (bodies NONE) a request whose policy needs its body goes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
@@ -210,6 +210,8 @@ class ExtProcProtocol:
                 return self._on_response_body(message)
             case MessageKind.RESPONSE_TRAILERS:
                 return self._on_response_trailers()
+            case _:
+                assert_never(kind)
 
     def half_close(self) -> None:
         """Note that Envoy sends nothing more; a reset is no half-close, and cancels the stream."""

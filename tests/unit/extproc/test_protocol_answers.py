@@ -197,6 +197,17 @@ def test_a_held_answer_may_end_in_trailers() -> None:
     ]
 
 
+def test_a_held_answer_may_be_nothing_but_trailers() -> None:
+    """No empty piece goes before them."""
+    talk = asked(response_headers(), on.ResponseHeld())
+    assert talk.tell(TRAILERS) == [do.JudgeResponseBody(b"")]
+    assert talk.tell(on.ResponseJudged(TIMED)) == [
+        do.ContinueResponseHeaders(TIMED),
+        do.ContinueResponseTrailers(),
+        do.EndStream(),
+    ]
+
+
 HELD: dict[str, tuple[on.Event, ...]] = {
     "headers": (response_headers(),),
     "body": (response_headers(), on.ResponseHeld(), response_body(b"a")),
@@ -329,7 +340,7 @@ def test_a_verdict_nobody_waits_for_is_a_fault(event: on.Event) -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [response_body(b"b"), response_headers(), TRAILERS],
+    [response_body(b"b"), response_headers(), TRAILERS, trailers()],
     ids=lambda event: type(event).__name__,
 )
 def test_nothing_comes_while_a_whole_answer_is_judged(event: on.Event) -> None:

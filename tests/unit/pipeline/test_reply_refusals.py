@@ -7,8 +7,9 @@ import pytest
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import Refusal
+from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Dialect
-from sidecar.pipeline.reply import refusal_of
+from sidecar.pipeline.reply import limit_error, refusal_of
 
 STATUS = {
     ErrorKind.MISSING_API_KEY: 401,
@@ -79,3 +80,15 @@ def test_a_wait_of_zero_seconds_is_a_wait() -> None:
     error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Now.", retry_after_seconds=0)
     refusal = refusal_of(error, dialect=Dialect.ANTHROPIC, headers=(), metadata=())
     assert refusal.headers == (JSON, ("retry-after", b"0"))
+
+
+def test_a_limit_of_requests_at_a_time_is_named_as_such() -> None:
+    """It has no window."""
+    slots = Limit(
+        id="l", level=Level.TEAM, measure=Measure.CONCURRENT, window=Window.ONCE, amount=3
+    )
+    error = limit_error(slots, retry_after_seconds=2)
+    assert error.message == (
+        "The limit of this team is reached: 3 requests at a time. Try again in 2 s."
+    )
+    assert error.retry_after_seconds == 2
