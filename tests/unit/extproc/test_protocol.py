@@ -25,6 +25,7 @@ from tests.support.conversation import (
     headers,
     opened,
     refused,
+    response_body,
     response_headers,
     trailers,
 )
@@ -555,11 +556,16 @@ def test_a_stream_that_does_not_say_its_modes_is_refused(event: on.Event) -> Non
 
 
 @pytest.mark.parametrize("mode", [NONE, BUFFERED, DUPLEX], ids=lambda mode: mode.value)
-def test_a_response_without_judged_request_headers_is_not_let_through(mode: BodyMode) -> None:
+@pytest.mark.parametrize(
+    "event",
+    [response_headers(), response_body(b"a"), on.ResponseTrailersReceived()],
+    ids=lambda event: type(event).__name__,
+)
+def test_a_response_without_judged_request_headers_is_not_let_through(
+    mode: BodyMode, event: on.Event
+) -> None:
     """Header mode SKIP would be a hole: nothing was judged."""
-    assert Talk(opened(mode)).tell(response_headers()) == [
-        do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
-    ]
+    assert Talk(opened(mode)).tell(event) == [do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE)]
 
 
 def test_with_mutated_timing_the_answer_to_the_headers_asks_for_the_response_headers() -> None:
