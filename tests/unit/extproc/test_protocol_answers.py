@@ -373,3 +373,21 @@ def test_where_it_cannot_be_held_a_request_without_a_body_is_refused_too() -> No
     assert talk.tell(CLEARED) == [
         do.OweRefusal(ErrorKind.UNSUPPORTED_PROCESSING_MODE),
     ]
+
+
+@pytest.mark.parametrize("late", [headers(), body(b"a")], ids=["headers", "body"])
+def test_a_message_of_a_request_that_was_answered_whole_is_a_violation(late: on.Event) -> None:
+    """The headers of its answer are here: nothing of the request can follow."""
+    talk = Talk(opened(), headers(ends=True), CLEARED, response_headers())
+    with pytest.raises(ProtocolViolationError):
+        talk.tell(late)
+    assert talk.phase is Phase.JUDGING_ANSWER_HEADERS
+
+
+def test_an_answer_that_is_only_timed_cannot_be_refused() -> None:
+    """Its body may be on the way to the client, and no guardrail asked for it."""
+    talk = Talk(opened(), headers(), wants_response_headers=True)
+    talk.tell(cleared(), response_headers())
+    with pytest.raises(ProtocolViolationError):
+        talk.tell(refused())
+    assert talk.phase is Phase.JUDGING_ANSWER_HEADERS
