@@ -37,13 +37,16 @@ from sidecar.policy.compilation import (
     expression_faults,
 )
 from sidecar.policy.parse import (
+    DEFAULT_POLICY_NAME,
     PlacedExpression,
     PolicyDocument,
     PolicyDocumentError,
     PolicyFault,
+    default_policy,
     parse_documents,
     parse_policies,
 )
+from sidecar.policy.policy_lint import lost_protection, no_longer_hold
 from sidecar.policy.text import render_policy
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import (
@@ -66,7 +69,8 @@ class Change(enum.Enum):
 class PlannedPolicy:
     """One policy of the file against the version in force (0: none yet).
 
-    `diff` is a unified diff of the canonical texts; credentials are masked in it.
+    `diff` is a unified diff of the canonical texts; credentials are masked in it. The first policy
+    named `default` is compared with the built-in one; `lost` names guardrails that it drops.
     """
 
     name: str
@@ -74,6 +78,7 @@ class PlannedPolicy:
     version: int
     diff: str
     document: str = field(repr=False)
+    lost: tuple[str, ...] = ()
 
 
 def plan(
@@ -92,17 +97,24 @@ def plan(
                     0
                 ]
             change = Change.NONE if before == after else Change.UPDATE
+        elif after.name == DEFAULT_POLICY_NAME:
+            before = default_policy()
+        lost: tuple[str, ...] = ()
+        if after.name == DEFAULT_POLICY_NAME and before is not None:
+            lost = lost_protection(after, before)
         diff = ""
         if change is not Change.NONE:
             old_text = "" if before is None else render_policy(before)
+            old_title = f"version {version}" if old or before is None else "built in"
             lines = difflib.unified_diff(
                 old_text.splitlines(keepends=True),
                 render_policy(after).splitlines(keepends=True),
-                fromfile=f"{after.name} version {version}",
+                fromfile=f"{after.name} {old_title}",
                 tofile=f"{after.name} version {version + 1}",
             )
-            diff = "".join(lines) or f"  {after.name}: values of headers, which are not shown\n"
-        planned.append(PlannedPolicy(after.name, change, version, diff, document.text))
+            same = "values of headers, which are not shown" if old else "as built in"
+            diff = "".join(lines) or f"  {after.name}: {same}\n"
+        planned.append(PlannedPolicy(after.name, change, version, diff, document.text, lost))
     return tuple(planned)
 
 
@@ -202,6 +214,8 @@ def show_plan(planned: Sequence[PlannedPolicy]) -> None:
             note(f"{one.name}: no change, version {one.version} stays")
         else:
             print_code(one.diff, language="diff")
+        if one.lost:
+            note(f"warning: {no_longer_hold(one.lost)}")
 
 
 def plan_row(one: PlannedPolicy) -> Row:
@@ -213,6 +227,7 @@ def plan_row(one: PlannedPolicy) -> Row:
         "from_version": one.version,
         "to_version": one.version + is_change,
         "diff": one.diff,
+        "lost": one.lost,
     }
 
 

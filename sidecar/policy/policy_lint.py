@@ -17,9 +17,18 @@ from sidecar.domain.guardrail_settings import (
     LanguageSettings,
     MaxTokensSettings,
 )
-from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Policy, UnscannedAction
+from sidecar.domain.policy import (
+    Action,
+    Guardrail,
+    Mode,
+    OnError,
+    Policy,
+    UnscannedAction,
+    judges_input,
+)
 from sidecar.domain.subject import Operation
 from sidecar.guardrails.matching.database import author_expression
+from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy
 
 NEAR_DAYS: Final = 14
 """An exception that ends within so many days is reported."""
@@ -84,6 +93,10 @@ def lint(
             )
             hint = "say `unscanned: block`, or `flag` to see it"
             of_policy.append(("unscanned-allow", problem, hint))
+        if policy.name == DEFAULT_POLICY_NAME and (lost := lost_protection(policy)):
+            problem = f"{no_longer_hold(lost)} as in the built-in policy that it replaces"
+            hint = "add them, or give it a name of its own and bind it"
+            of_policy.append(("default-unprotected", problem, hint))
         warnings += [LintWarning(policy.name, None, *one) for one in of_policy]
         others = [other for other in policies if other.name != policy.name]
         for guardrail in policy.guardrails:
@@ -96,10 +109,38 @@ def lint(
     return tuple(warnings)
 
 
+def lost_protection(policy: Policy, before: Policy | None = None) -> tuple[str, ...]:
+    """Return the guardrails of *before*, by default the built-in policy, that *policy* lacks.
+
+    A guardrail is kept by one of its type for requests that acts as much: one in shadow, or that
+    only flags, does not stand in for one that blocks or redacts.
+    """
+    kept: dict[str, bool] = {}
+    for one in filter(judges_input, policy.guardrails):
+        kind = one.settings.guardrail_type
+        kept[kind] = kept.get(kind, False) or _enforces(one)
+    lost: list[str] = []
+    for one in filter(judges_input, (before or default_policy()).guardrails):
+        enforced = kept.get(one.settings.guardrail_type)
+        if enforced is None or (_enforces(one) and not enforced):
+            lost.append(one.name)
+    return tuple(lost)
+
+
+def _enforces(guardrail: Guardrail) -> bool:
+    return guardrail.mode is Mode.ENFORCE and guardrail.action is not Action.FLAG
+
+
+def no_longer_hold(names: Sequence[str]) -> str:
+    """Return the words for guardrails that a policy named `default` lacks."""
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    verb = "hold" if len(names) > 1 else "holds"
+    return f"{listed} no longer {verb} for keys without a policy"
+
+
 def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator[_Problem]:
     """Yield the problems of action, mode and inheritance from *others*."""
-    is_closing = guardrail.action is not Action.FLAG and guardrail.mode is Mode.ENFORCE
-    if is_closing and guardrail.on_error is OnError.ALLOW:
+    if _enforces(guardrail) and guardrail.on_error is OnError.ALLOW:
         problem = f"it is to {guardrail.action.value}, but content it cannot judge passes"
         yield "open-on-error", problem, "say `on_error: block`"
     if guardrail.mandatory and guardrail.mode is Mode.SHADOW:

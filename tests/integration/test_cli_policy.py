@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.policy.parse import default_policy_text
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 
@@ -206,7 +207,14 @@ def test_a_difference_is_shown_and_nothing_applied(egret: Egret, file: Path) -> 
     )
     assert shown == Ran(0, expected, "")
     assert rows == [
-        {"name": "loose", "change": "create", "from_version": 0, "to_version": 1, "diff": expected}
+        {
+            "name": "loose",
+            "change": "create",
+            "from_version": 0,
+            "to_version": 1,
+            "diff": expected,
+            "lost": [],
+        }
     ]
     assert egret("policy", "list", "-o", "json").json == []
 
@@ -231,6 +239,26 @@ def test_the_built_in_default_can_be_shown_before_it_is_replaced(egret: Egret, f
 
     assert (built_in.code, built_in.err, "type: pii" in built_in.out) == (0, "built in\n", True)
     assert egret("policy", "show", "default").err == "default, version 1\n"
+
+
+def test_a_first_default_is_compared_with_the_built_in_policy(egret: Egret, file: Path) -> None:
+    """Guardrails that it drops are lines of the difference, and a warning by name."""
+    ran = apply(egret, file, "name: default\nguardrails: [{name: keys, type: secrets}]\n")
+    again = apply(egret, file, "name: default\nguardrails: [{name: keys, type: pii}]\n")
+
+    assert ran.out.startswith("--- default built in\n+++ default version 1\n")
+    assert "-  type: prompt_injection\n" in ran.out
+    assert ran.err.splitlines()[0] == (
+        "warning: pii and prompt-injection no longer hold for keys without a policy"
+    )
+    assert again.err.splitlines()[0] == ("warning: keys no longer holds for keys without a policy")
+
+
+def test_the_built_in_default_can_be_stored_as_it_is(egret: Egret, file: Path) -> None:
+    """As version 1, without a difference or a warning."""
+    ran = apply(egret, file, default_policy_text())
+
+    assert ran == Ran(0, "  default: as built in\n", "default: version 1 is in force\n")
 
 
 @pytest.mark.parametrize(

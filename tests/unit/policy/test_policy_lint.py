@@ -6,7 +6,7 @@ from datetime import date
 import pytest
 
 from sidecar.policy.parse import default_policy, parse_policies
-from sidecar.policy.policy_lint import LintWarning, lint, missing_extras
+from sidecar.policy.policy_lint import LintWarning, lint, lost_protection, missing_extras
 
 TODAY = date(2026, 11, 25)
 PATTERN = (
@@ -135,3 +135,43 @@ def test_packages_are_looked_for_and_not_read(monkeypatch: pytest.MonkeyPatch) -
     assert missing_extras() == {}
     monkeypatch.setattr(importlib.util, "find_spec", {}.get)
     assert missing_extras() == {"language": "language", "max_tokens": "tokens"}
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "lost"),
+    [
+        ("[]", ("secrets", "pii", "prompt-injection")),
+        ("[{name: keys, type: secrets}, {name: p, type: pii}]", ("prompt-injection",)),
+        (
+            (
+                "[{name: s, type: secrets, mode: shadow}, {name: p, type: pii, action: flag},"
+                " {name: i, type: prompt_injection, mode: shadow}]"
+            ),
+            ("secrets", "pii"),
+        ),
+        (
+            (
+                "[{name: s, type: secrets, stage: output}, {name: p, type: pii, action: redact},"
+                " {name: i, type: prompt_injection}]"
+            ),
+            ("secrets",),
+        ),
+    ],
+)
+def test_a_default_policy_that_drops_a_built_in_guardrail_is_reported(
+    guardrails: str, lost: tuple[str, ...]
+) -> None:
+    """By type, whatever its name; one in shadow or for answers does not stand in for it."""
+    (policy,) = parse_policies(f"name: default\nguardrails: {guardrails}")
+    found = [one for one in lint([policy], today=TODAY) if one.code == "default-unprotected"]
+
+    assert lost_protection(policy) == lost
+    assert len(found) == 1
+    assert all(name in found[0].problem for name in lost)
+
+
+def test_the_built_in_policy_and_policies_of_other_names_lose_nothing() -> None:
+    """They take nothing from keys without a policy."""
+    found = lint([default_policy(), *parse_policies("name: other")], today=TODAY)
+
+    assert "default-unprotected" not in [one.code for one in found]
