@@ -4,68 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import ssl
 import stat
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
+from egret_tools.devstack.processes import free_port
+from egret_tools.devstack.run_directory import KEPT_AFTER_A_FAILURE
+
+from tests.support.embedded import CHAT, egret, none_left, started
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
-
-CHECKOUT = Path(__file__).parents[2]
-CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "mail bob@example.com"}]}
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """A running `egret up`."""
-
-    process: asyncio.subprocess.Process
-    run: Path
-    facts: dict[str, Any]
-
-    def parts(self) -> list[int]:
-        """Return the processes that work below the run directory."""
-        return [pid for pid, line in command_lines() if str(self.run) in line]
-
-    async def ended(self) -> tuple[int, str]:
-        """Wait for the end; returns the exit code and what was printed last."""
-        out, _ = await self.process.communicate()
-        assert self.process.returncode is not None
-        return self.process.returncode, out.decode()
-
-
-def command_lines() -> Iterator[tuple[int, str]]:
-    """Yield every process with its arguments."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                yield int(entry.name), (entry / "cmdline").read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue
-
-
-async def none_left(up: Up) -> bool:
-    """Wait until no part runs any more; False when one stays."""
-    for _ in range(400):
-        if not up.parts():
-            return True
-        await asyncio.sleep(0.05)
-    return False
 
 
 def is_gone(run: Path) -> bool:
     """Whether nothing is left where the run directory was, nor beside it."""
     return list(run.parent.iterdir()) == []
+
+
+def left_in(run: Path) -> set[str]:
+    """Return what is left of the run directory, but for its lock."""
+    return {entry.name for entry in run.iterdir() if not entry.name.startswith(".")}
 
 
 @pytest.fixture
@@ -74,34 +37,8 @@ def run() -> Iterator[Path]:
         yield Path(parent) / "run"
 
 
-async def egret(*arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "sidecar", *arguments),
-        cwd=CHECKOUT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-
-
-@asynccontextmanager
-async def started(run: Path, *options: str) -> AsyncIterator[Up]:
-    """Start with one worker and wait for egret.json."""
-    process = await egret("up", "--run-directory", str(run), "--workers", "1", *options)
-    try:
-        while not (run / "egret.json").exists():
-            if process.returncode is not None:
-                pytest.fail((await process.communicate())[0].decode())
-            await asyncio.sleep(0.05)
-        yield Up(process, run, json.loads((run / "egret.json").read_text()))
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.communicate()
-
-
-async def test_a_stack_answers_over_tls_and_leaves_nothing_behind(run: Path) -> None:
-    """With the key from egret.json; after SIGTERM no process and no directory is left."""
+async def test_a_stack_answers_over_tls_and_leaves_only_its_data(run: Path) -> None:
+    """With the key from egret.json; after SIGTERM no process is left, and nothing but data."""
     async with started(run) as up:
         mode = stat.S_IMODE((run / "egret.json").stat().st_mode)
         tls = ssl.create_default_context(cafile=up.facts["ca_file"])
@@ -121,20 +58,50 @@ async def test_a_stack_answers_over_tls_and_leaves_nothing_behind(run: Path) -> 
         code, printed = await up.ended()
         assert await none_left(up)
     assert code == 0, printed
-    assert is_gone(run)
+    assert left_in(run) == {"data"}
+    assert list(run.parent.iterdir()) == [run]
 
 
-async def test_a_part_that_dies_ends_the_stack_and_is_named(run: Path) -> None:
-    """Exit code 1: half a stack is worse than none."""
+async def test_a_part_that_keeps_dying_ends_the_stack_and_its_logs_stay(run: Path) -> None:
+    """Exit code 1; the message says which part, how it died, and where the logs are."""
     async with started(run) as up:
-        envoy = next(pid for pid, line in command_lines() if f"{run}/envoy.yaml" in line)
-        os.kill(envoy, signal.SIGKILL)
-        code, printed = await up.ended()
+        # A configuration that Envoy refuses: it dies at each restart.
+        (run / "envoy.yaml").write_text("no: configuration\n")
+        up.kill("envoy")
+        code, printed = await asyncio.wait_for(up.ended(), 90)
         assert await none_left(up)
     assert code == 1
-    assert "Envoy" in printed
-    assert "signal 9" in printed
-    assert is_gone(run)
+    assert "✗ Envoy" in printed
+    assert "exited 1" in printed
+    assert str(run / "logs") in printed
+    assert left_in(run) == {"data", *KEPT_AFTER_A_FAILURE}
+    assert "no such field" in (run / "logs" / "envoy.log").read_text()
+
+
+async def test_the_next_start_has_the_same_key_and_address_unless_it_is_a_fresh_one(
+    run: Path,
+) -> None:
+    """Also after SIGKILL, and with what was set up meanwhile."""
+    port = ("--port", str(free_port()))
+    async with started(run, *port) as first:
+        team = await first.command("teams", "create", "search", "--org", "demo")
+        first.process.kill()
+        await first.ended()
+        assert await none_left(first)
+    (run / "egret.json").unlink()
+    async with started(run, *port) as second:
+        teams = await second.command("teams", "list")
+        status = await second.status()
+    async with started(run, *port, "--fresh") as third:
+        fresh_teams = await third.command("teams", "list")
+
+    assert (team.code, teams.code, status) == (0, 0, 200)
+    assert "demo/search" in teams.printed
+    assert [second.facts[name] for name in ("key", "url")] == [
+        first.facts[name] for name in ("key", "url")
+    ]
+    assert third.facts["key"] != first.facts["key"]
+    assert "demo/search" not in fresh_teams.printed
 
 
 async def test_a_killed_stack_takes_its_parts_along_and_the_next_one_clears_up(run: Path) -> None:

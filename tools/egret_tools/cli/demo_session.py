@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from egret_tools.cli.up_session import ConsoleProgress, show_error, until_signal
+from egret_tools.cli.up_session import ConsoleProgress, show_error, show_logs, until_signal
 from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from egret_tools.devstack.stack import StackOptions, running_stack
@@ -51,15 +52,19 @@ def run_demo(*, prints_json: bool) -> int:
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     rows: list[Row] = []
+    place = Path(tempfile.mkdtemp(prefix="egret-demo-"))
     try:
-        with tempfile.TemporaryDirectory(prefix="egret-demo-") as place:
-            asyncio.run(until_signal(lambda: _walk(console, Path(place) / "run", rows)))
+        asyncio.run(until_signal(lambda: _walk(console, place / "run", rows)))
     except PartError as error:
         show_error(console, error)
+        show_logs(console, place / "run" / "logs")
         return 1
     except (GuideError, aiohttp.ClientError) as error:
         console.print(f"✗ The tour stopped: {error}", markup=False)
         return 1
+    finally:
+        with suppress(OSError):  # the logs of a failure are in it
+            place.rmdir()
     if prints_json:
         print(orjson.dumps([row.as_json() for row in rows]).decode())  # noqa: T201 - the output
     else:

@@ -25,15 +25,26 @@ class Output(enum.Enum):
 
 def up(  # noqa: PLR0913, PLR0917 - options of a command
     run_directory: Annotated[
-        Path, typer.Option(help="Holds sockets, logs and egret.json; removed in the end.")
+        Path,
+        typer.Option(
+            help="Holds sockets, logs and egret.json; of it only data/ is left in the end."
+        ),
     ] = DEFAULT_RUN_DIRECTORY,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Egret processes.")] = 2,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Plain HTTP on loopback; 0 is a free one.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Plain HTTP on loopback; 0 is a free one. [default: 8080 if free]",
+        ),
+    ] = None,
     https_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="HTTPS on loopback; 0 is a free one.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="HTTPS on loopback; 0 is a free one. [default: 8443 if free]"
+        ),
+    ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="A provider instead of the mock, https://host[:port].")
     ] = None,
@@ -51,6 +62,9 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
     ] = Timing.METADATA,
     traces: Annotated[bool, typer.Option(help="Write spans to traces.jsonl.")] = True,
     keep: Annotated[bool, typer.Option(help="Leave the run directory for a look.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Drop keys, policies and usage of earlier runs.")
+    ] = False,
     output: Annotated[Output, typer.Option(help="json prints egret.json and no more.")] = (
         Output.TEXT
     ),
@@ -58,7 +72,8 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
     """Run PostgreSQL, Valkey, workers, Envoy and a mock LLM here, until Ctrl-C.
 
     Prints a URL, a key and a line to try them with; the same is in run/egret.json, which appears
-    once requests are answered.
+    once requests are answered. Servers that end are restarted. Keys, policies, prices and usage
+    stay in run/data for the next start.
 
     Example: egret up --port 8080 --workers 4
     """
@@ -71,14 +86,18 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
         raise typer.BadParameter(str(error), param_hint="--upstream") from None
     options = sessions.StackOptions(
         workers=workers,
-        http_port=port,
-        https_port=https_port,
         upstream=chosen,
         timing=timing,
         traces=traces,
     )
     session = sessions.Session(
-        options, run_directory=run_directory, keep=keep, prints_json=output is Output.JSON
+        options,
+        run_directory=run_directory,
+        http_port=port,
+        https_port=https_port,
+        keep=keep,
+        fresh=fresh,
+        prints_json=output is Output.JSON,
     )
     raise typer.Exit(session.run())
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
@@ -18,10 +18,16 @@ import orjson
 from pydantic import SecretStr
 from rich.console import Console
 
-from egret_tools.devstack.processes import PartError
+from egret_tools.devstack.processes import PartError, free_port, is_free
 from egret_tools.devstack.providers import ProviderCredentials, Upstream, read_address
-from egret_tools.devstack.run_directory import READY_NAME, run_directory
-from egret_tools.devstack.stack import RunningStack, StackFacts, StackOptions, running_stack
+from egret_tools.devstack.run_directory import READY_NAME, Data, run_directory
+from egret_tools.devstack.stack import (
+    SECRETS_NAME,
+    RunningStack,
+    StackFacts,
+    StackOptions,
+    running_stack,
+)
 
 EXAMPLE_BODY: Final = (
     '{"model":"gpt-4o","messages":[{"role":"user","content":"Write to bob@example.com"}]}'
@@ -68,13 +74,40 @@ class ConsoleProgress:
         self._console.print(f"[green]✓[/] {part:<28} {seconds:5.2f} s", highlight=False)
 
 
+DEFAULT_HTTP_PORT: Final = 8080
+DEFAULT_HTTPS_PORT: Final = 8443
+DEFAULT_METRICS_PORT: Final = 9464
+DEFAULT_ADMIN_PORT: Final = 9901
+
+
+def chosen_port(wanted: int | None, *, default: int, say: Callable[[str], None]) -> int:
+    """Return the port to listen on: *wanted*, or without one *default*, if that is free.
+
+    0 is a free port. The port is fixed here, so that a restarted part gets it again.
+    """
+    if wanted:
+        return wanted
+    if wanted is None and is_free(default):
+        return default
+    free = free_port()
+    if wanted is None:
+        say(f"Port {default} is in use; {free} is used instead.")
+    return free
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Starts the stack, prints its addresses, and stops it on a signal."""
+    """Starts the stack, prints its addresses, and stops it on a signal.
+
+    Ports of None are the defaults, or free ones if those are in use.
+    """
 
     options: StackOptions
     run_directory: Path
+    http_port: int | None = None
+    https_port: int | None = None
     keep: bool = False
+    fresh: bool = False
     prints_json: bool = False
 
     def run(self) -> int:
@@ -84,15 +117,37 @@ class Session:
             return asyncio.run(until_signal(lambda: self._run(console)))
         except PartError as error:
             show_error(console, error)
+            show_logs(console, self.run_directory.resolve() / "logs")
             return 1
 
     async def _run(self, console: Console) -> None:
         started_at = time.monotonic()
         progress = ConsoleProgress(console)
-        with run_directory(self.run_directory, keep=self.keep) as run:
-            async with running_stack(self.options, run=run, progress=progress) as stack:
+        data = Data.FRESH if self.fresh else Data.KEPT
+        with run_directory(self.run_directory, keep=self.keep, data=data) as run:
+            has_data = (run.data / SECRETS_NAME).exists()
+            options = self._with_ports(lambda line: console.print(line, highlight=False))
+            async with running_stack(options, run=run, progress=progress) as stack:
                 self._show(console, stack, seconds=time.monotonic() - started_at)
-                raise await stack.first_death()
+                if has_data and not self.prints_json:
+                    console.print(
+                        "\nKeys, policies and usage are those of earlier runs"
+                        f" ({run.data}); --fresh drops them.",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+                raise await stack.keep_running(
+                    lambda death, after: show_restart(console, death, after)
+                )
+
+    def _with_ports(self, say: Callable[[str], None]) -> StackOptions:
+        return replace(
+            self.options,
+            http_port=chosen_port(self.http_port, default=DEFAULT_HTTP_PORT, say=say),
+            https_port=chosen_port(self.https_port, default=DEFAULT_HTTPS_PORT, say=say),
+            metrics_port=chosen_port(None, default=DEFAULT_METRICS_PORT, say=say),
+            admin_port=chosen_port(None, default=DEFAULT_ADMIN_PORT, say=say),
+        )
 
     def _show(self, console: Console, stack: RunningStack, *, seconds: float) -> None:
         facts = stack.facts
@@ -161,6 +216,25 @@ def _activation(prefix: Path) -> Iterator[str]:
         yield f"source {shlex.quote(str(place / 'bin' / 'activate'))}"
     elif (prefix / "bin" / "egret").is_file():
         yield f"export PATH={shlex.quote(str(prefix / 'bin'))}:$PATH"
+
+
+def show_restart(console: Console, death: PartError, seconds: float) -> None:
+    """Print the part that ended, how, and after how long it was ready again."""
+    how = death.reason.split(";", 1)[0]
+    console.print(
+        f"[yellow]↻[/] {death.part}: {how}; ready again after {seconds:.1f} s", highlight=False
+    )
+
+
+def show_logs(console: Console, logs: Path) -> None:
+    """Print where the logs are, if any were written."""
+    if logs.is_dir() and any(logs.iterdir()):
+        console.print(
+            f"  → all logs are kept in {logs} until the next start",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def show_error(console: Console, error: PartError) -> None:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -23,7 +23,6 @@ from egret_tools.devstack.processes import (
     PartError,
     Program,
     postgres_program,
-    until_ready,
     valkey_program,
 )
 from sidecar.settings.sections import inherited_environment
@@ -33,12 +32,11 @@ ROLE: Final = "egret"
 DATABASE: Final = "egret"
 UNPRIVILEGED_USER: Final = "nobody"
 
-# The data is thrown away with the run, so nothing waits for a disk.
+# Nothing waits for a disk: commits survive a killed server, but not a power cut.
 SETTINGS: Final = (
     "listen_addresses=",
     "unix_socket_permissions=0700",
     "fsync=off",
-    "synchronous_commit=off",
     "full_page_writes=off",
     "shared_buffers=64MB",
     "max_connections=200",
@@ -51,18 +49,16 @@ SETTINGS: Final = (
 async def running_postgres(
     children: Children, *, directory: Path, logs: Path, settings: tuple[str, ...] = ()
 ) -> AsyncIterator[str]:
-    """Run a new server below *directory* and yield the DSN of its empty database.
+    """Run a server below *directory* and yield the DSN of its database.
 
+    Data of an earlier server in *directory* is served; without any, the database is new and empty.
     *settings* are further ones of the server, each as `name=value`.
 
     Raises:
         PartError: it cannot be set up or started.
     """
-    program = _program(directory, logs, _initdb_command(directory / "data"))
-    async with children.running(program) as initdb:
-        await initdb.ended()
-        if not initdb.has_succeeded:
-            raise initdb.death()
+    if not (directory / "data").exists():
+        await _create_cluster(children, directory=directory, logs=logs)
     async with serving_postgres(children, directory=directory, logs=logs, settings=settings):
         await _create_database(directory)
         yield dsn_of(directory, database=DATABASE)
@@ -78,9 +74,36 @@ async def serving_postgres(
         PartError: it cannot be started.
     """
     command = _serve_command(directory / "data", sockets=directory, further=settings)
-    async with children.running(_program(directory, logs, command)) as server:
-        await until_ready(server, lambda: _accepts(directory))
+    program = _program(directory, logs, command)
+    _forget_dead_server(directory / "data")
+    async with children.running(program, is_ready=lambda: _accepts(directory)):
         yield
+
+
+async def _create_cluster(children: Children, *, directory: Path, logs: Path) -> None:
+    """Create it under another name first: an initdb that was killed leaves half a cluster."""
+    new = directory / "new"
+    if new.exists():
+        shutil.rmtree(new)
+    async with children.running(_program(directory, logs, _initdb_command(new))) as initdb:
+        await initdb.ended()
+        if not initdb.has_succeeded:
+            raise initdb.death()
+    new.rename(directory / "data")
+
+
+def _forget_dead_server(data: Path) -> None:
+    """Remove the lock file of a server that was killed, if another program has its process id."""
+    lock = data / "postmaster.pid"
+    if not lock.exists():
+        return
+    pid = lock.read_text("ascii", "replace").split("\n", 1)[0]
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return
+    if str(data).encode() not in command:
+        lock.unlink()
 
 
 def _program(directory: Path, logs: Path, command: tuple[str, ...]) -> Program:
@@ -147,7 +170,8 @@ async def _accepts(sockets: Path) -> bool:
 async def _create_database(sockets: Path) -> None:
     connection = await asyncpg.connect(dsn_of(sockets, database="postgres"), timeout=5)
     try:
-        await connection.execute(f"CREATE DATABASE {DATABASE}")
+        with suppress(asyncpg.DuplicateDatabaseError):
+            await connection.execute(f"CREATE DATABASE {DATABASE}")
     finally:
         await connection.close()
 
@@ -174,8 +198,7 @@ async def running_valkey(children: Children, *, directory: Path, logs: Path) -> 
         log=logs / "valkey.log",
         environment=inherited_environment(),
     )
-    async with children.running(program) as server:
-        await until_ready(server, lambda: _answers(socket))
+    async with children.running(program, is_ready=lambda: _answers(socket)):
         yield f"unix://{socket}"
 
 

@@ -1,21 +1,22 @@
-"""Sets up a new database for the first request: schema, policies, an owner and a key."""
+"""Sets up a database for the first request: schema, policies, an owner and a key."""
 
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from importlib import resources
 from typing import Final
 
 from pydantic import SecretStr
 
-from sidecar.admin.keys import create_key, revoke_key
-from sidecar.admin.owners import Rules, create_organization, create_team
-from sidecar.keys.credentials import ApiKey, generate
+from sidecar.admin.keys import create_key, find_key, revoke_key
+from sidecar.admin.owners import ChangeRefusedError, Rules, create_organization, create_team
+from sidecar.keys.credentials import ApiKey, generate, parse
 from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, connect
-from sidecar.storage.postgres_policies import apply_policy
+from sidecar.storage.postgres_policies import apply_policy, load_policy
 
 ORGANIZATION: Final = "demo"
 TEAM: Final = "demo"
@@ -25,20 +26,39 @@ POLICIES_FILE: Final = "demo_policies.yaml"
 NO_RULES: Final = Rules()
 
 
-async def set_up(dsn: SecretStr) -> SecretStr:
-    """Fill an empty database and return the key, the only time it is known.
+async def set_up(dsn: SecretStr, *, known: str | None = None) -> SecretStr:
+    """Create what the first request needs and is missing; return the key.
+
+    *known* is the key of an earlier run. It is returned if it is still in use, else a new one.
 
     Raises:
+        UnknownRevisionError: the data is of a newer version of Egret.
         One of `sidecar.storage.pool.UNAVAILABLE`.
     """
     settings = PostgresSettings(dsn=dsn)
     await migrate(settings)
     async with connect(settings) as connection:
+        if known is not None and await _is_in_use(connection, known):
+            return SecretStr(known)
         await _apply_policies(connection)
-        await create_organization(connection, ORGANIZATION, rules=Rules(policy=POLICY))
-        await create_team(connection, TEAM, organization=ORGANIZATION, rules=NO_RULES)
-        key = await _new_key(connection, name="demo", rules=NO_RULES)
+        # They exist already if an earlier set-up was interrupted, or its key revoked.
+        with suppress(ChangeRefusedError):
+            await create_organization(connection, ORGANIZATION, rules=Rules(policy=POLICY))
+        with suppress(ChangeRefusedError):
+            await create_team(connection, TEAM, organization=ORGANIZATION, rules=NO_RULES)
+        try:
+            key = await _new_key(connection, name="demo", rules=NO_RULES)
+        except ChangeRefusedError:
+            key = await _new_key(connection, name=f"demo-{secrets.token_hex(3)}", rules=NO_RULES)
     return SecretStr(key.reveal())
+
+
+async def _is_in_use(connection: Connection, text: str) -> bool:
+    key = parse(text)
+    try:
+        return key is not None and (await find_key(connection, key.key_id)).revoked_at is None
+    except ChangeRefusedError:
+        return False
 
 
 class TourKeys:
@@ -63,9 +83,10 @@ class TourKeys:
 async def _apply_policies(connection: Connection) -> None:
     text = resources.files("egret_tools.devstack").joinpath(POLICIES_FILE).read_text("utf-8")
     for document in parse_documents(text):
-        await apply_policy(
-            connection, document.policy.name, document=document.text, expected_version=0
-        )
+        if await load_policy(connection, document.policy.name) is None:
+            await apply_policy(
+                connection, document.policy.name, document=document.text, expected_version=0
+            )
 
 
 async def _new_key(connection: Connection, *, name: str, rules: Rules) -> ApiKey:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 
 from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
-from egret_tools.devstack.processes import Child, Children, Program, envoy_program, until_ready
+from egret_tools.devstack.processes import Children, Program, envoy_program
 from sidecar.settings.sections import inherited_environment
 
 PART: Final = "Envoy"
+START_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +100,24 @@ async def listening_envoy(
         log=run.logs / "envoy.log",
         environment=inherited_environment(),
     )
-    async with children.running(program) as child, aiohttp.ClientSession() as client:
-        yield await _listening(child, admin=admin, client=client)
+    admin.unlink(missing_ok=True)
+    async with aiohttp.ClientSession() as client:
+
+        async def is_live() -> bool:
+            address = _read(admin)
+            if not address:
+                return False
+            try:
+                async with client.get(f"http://{address}/ready") as answer:
+                    return answer.status == HTTPStatus.OK
+            except aiohttp.ClientError:
+                return False
+
+        async with children.running(program, is_ready=is_live, seconds=START_SECONDS):
+            yield await _listening(f"http://{_read(admin)}", client)
 
 
-async def _listening(child: Child, *, admin: Path, client: aiohttp.ClientSession) -> Listening:
-    async def has_admin() -> bool:
-        return bool(_read(admin))
-
-    await until_ready(child, has_admin)
-    admin_url = f"http://{_read(admin)}"
-
-    async def is_live() -> bool:
-        try:
-            async with client.get(f"{admin_url}/ready") as answer:
-                return answer.status == 200  # noqa: PLR2004 - HTTP OK
-        except aiohttp.ClientError:
-            return False
-
-    await until_ready(child, is_live)
+async def _listening(admin_url: str, client: aiohttp.ClientSession) -> Listening:
     async with client.get(f"{admin_url}/listeners", params={"format": "json"}) as answer:
         listeners = (await answer.json(content_type=None))["listener_statuses"]
     ports = {

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -57,6 +58,16 @@ def log_tail(log: Path) -> str:
 TETHER: Final = Path(__file__).with_name("tether.py")
 POLL_SECONDS: Final = 0.02
 KILL_GRACE_SECONDS: Final = 5.0
+RESTART_SECONDS: Final = 30.0
+"""How long a part may need to come back; PostgreSQL waits for the last process of a killed one."""
+RETRY_SECONDS: Final = 0.2
+MAX_DEATHS: Final = 5
+DEATHS_WITHIN_SECONDS: Final = 60.0
+"""A part that dies more often than MAX_DEATHS in this time ends the stack."""
+
+Ready = Callable[[], Awaitable[bool]]
+OnRestart = Callable[[PartError, float], None]
+"""Receives the death of a part, and after how many seconds it was ready again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +100,27 @@ class Program:
 
 
 class Child:
-    """One running process."""
+    """One running program; a restart gives it a new process."""
 
-    def __init__(self, program: Program, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        program: Program,
+        process: asyncio.subprocess.Process,
+        *,
+        is_ready: Ready,
+        pid_file: Path | None,
+    ) -> None:
         self.part = program.part
-        self.pid = process.pid
         self._program = program
         self._process = process
+        self._is_ready = is_ready
+        self._pid_file = pid_file
+        self._write_pid()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
 
     @property
     def has_ended(self) -> bool:
@@ -114,15 +139,19 @@ class Child:
 
     def death(self) -> PartError:
         """Return its exit and its last output, in words."""
-        code = self._process.returncode
-        how = (
-            f"was killed by signal {-code}" if code is not None and code < 0 else f"exited {code}"
-        )
         tail = log_tail(self._program.log)
         return PartError(
             self.part,
-            f"the process {how}" + (f"; it wrote last:\n{tail}" if tail else ""),
+            f"the process {self.exit_in_words}" + (f"; it wrote last:\n{tail}" if tail else ""),
             hint=f"the whole log is {self._program.log}",
+        )
+
+    @property
+    def exit_in_words(self) -> str:
+        """Its exit code, or the signal that ended it."""
+        code = self._process.returncode
+        return (
+            f"was killed by signal {-code}" if code is not None and code < 0 else f"exited {code}"
         )
 
     async def first_line(self) -> bytes:
@@ -144,37 +173,93 @@ class Child:
             async with asyncio.timeout(KILL_GRACE_SECONDS):
                 await self._process.wait()
 
+    async def keep_running(self, on_restart: OnRestart) -> PartError:
+        """Run the program again each time it ends; return the death that ends the attempts."""
+        deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        while True:
+            death = await self.ended()
+            died_at = time.monotonic()
+            if len(deaths) == MAX_DEATHS and died_at - deaths[0] < DEATHS_WITHIN_SECONDS:
+                return death
+            deaths.append(died_at)
+            try:
+                await self._restart()
+            except PartError as error:
+                return error
+            on_restart(death, time.monotonic() - died_at)
+
+    async def _restart(self) -> None:
+        deadline = time.monotonic() + RESTART_SECONDS
+        while True:
+            self._process = await _spawn(self._program, piped=False)
+            self._write_pid()
+            try:
+                await until_ready(self, self._is_ready, seconds=RESTART_SECONDS)
+            except PartError:
+                await self.stop()
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    def _write_pid(self) -> None:
+        if self._pid_file is not None:
+            new = self._pid_file.with_suffix(".new")
+            new.write_text(f"{self.pid}\n", encoding="ascii")
+            new.replace(self._pid_file)
+
+
+async def _at_once() -> bool:
+    return True
+
 
 class Children:
-    """Everything that was started and must not die unseen."""
+    """The running programs; `pid_directory` gets a file with the process id of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pid_directory: Path | None = None) -> None:
         self._children: list[Child] = []
+        self._pid_directory = pid_directory
 
     @asynccontextmanager
-    async def running(self, program: Program, *, piped: bool = False) -> AsyncIterator[Child]:
-        """Run a program until the block ends. With *piped* its stdout is ours to read.
+    async def running(
+        self,
+        program: Program,
+        *,
+        piped: bool = False,
+        is_ready: Ready = _at_once,
+        seconds: float = 30.0,
+    ) -> AsyncIterator[Child]:
+        """Run a program until the block ends, which begins once it is ready.
+
+        With *piped* its stdout is ours to read.
 
         Raises:
-            PartError: it cannot be started.
+            PartError: it cannot be started, or is not ready within *seconds*.
         """
-        child = Child(program, await _spawn(program, piped=piped))
+        pid_file = self._pid_directory and self._pid_directory / program.log.stem
+        process = await _spawn(program, piped=piped)
+        child = Child(program, process, is_ready=is_ready, pid_file=pid_file)
         self._children.append(child)
         try:
+            await until_ready(child, is_ready, seconds=seconds)
             yield child
         finally:
             self._children.remove(child)
             await _to_the_end(child.stop())
 
-    async def first_death(self) -> PartError:
-        """Wait until any child ends by itself."""
-        waits = [asyncio.ensure_future(child.ended()) for child in self._children]
+    async def keep_running(self, on_restart: OnRestart) -> PartError:
+        """Restart programs that end; return the death of the first that does not come back."""
+        keeping = [
+            asyncio.ensure_future(child.keep_running(on_restart)) for child in self._children
+        ]
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
         finally:
-            for wait in waits:
-                wait.cancel()
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
 
 
 async def _to_the_end(stop: Coroutine[None, None, None]) -> None:
@@ -187,9 +272,7 @@ async def _to_the_end(stop: Coroutine[None, None, None]) -> None:
         raise
 
 
-async def until_ready(
-    child: Child, is_ready: Callable[[], Awaitable[bool]], *, seconds: float = 30.0
-) -> None:
+async def until_ready(child: Child, is_ready: Ready, *, seconds: float = 30.0) -> None:
     """Ask again and again until the part is ready.
 
     Raises:
@@ -297,3 +380,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def is_free(port: int) -> bool:
+    """Return whether *port* of the loopback can be listened on."""
+    try:
+        check_port("", port)
+    except PartError:
+        return False
+    return True

@@ -17,12 +17,13 @@ from pydantic import SecretStr
 
 from egret_tools.devstack.credentials import Certificates, ServerCertificate, write_credential
 from egret_tools.devstack.envoy_config import HTTPS_PORT, SYSTEM_CA_FILE, Provider
-from egret_tools.devstack.processes import Children, Program
+from egret_tools.devstack.processes import Children, Program, is_free
 from egret_tools.devstack.run_directory import RunDirectory
 from egret_tools.mock_llm.server import LOOPBACK, MockAddress
 from sidecar.settings.sections import inherited_environment
 
 PART: Final = "Mock LLM"
+ANY_PORTS: Final = MockAddress(port=0, debug_port=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,23 +77,36 @@ async def running_mock_provider(
         PartError: it cannot be started.
     """
     config = run.path / "mock-llm.json"
-    _write_config(config, certificate=certificate, credentials=credentials)
+    _write_config(config, certificate=certificate, credentials=credentials, address=ANY_PORTS)
     program = Program(
         part=PART,
         command=(sys.executable, "-m", "egret_tools.mock_llm", "--config", str(config)),
         log=run.logs / "mock-llm.log",
         environment=inherited_environment(),
     )
-    async with children.running(program, piped=True) as child:
+    address = ANY_PORTS
+
+    async def listens() -> bool:
+        # Before the first start its own line says so, and the ports.
+        return address is ANY_PORTS or not is_free(address.debug_port)
+
+    async with children.running(program, piped=True, is_ready=listens) as child:
         line = await child.first_line()
         if not line:
             raise await child.ended()
         ready = json.loads(line)
-        yield MockAddress(port=ready["port"], debug_port=ready["debug_port"])
+        address = MockAddress(port=ready["port"], debug_port=ready["debug_port"])
+        # Restarted, it must listen where Envoy sends requests.
+        _write_config(config, certificate=certificate, credentials=credentials, address=address)
+        yield address
 
 
 def _write_config(
-    path: Path, *, certificate: ServerCertificate, credentials: ProviderCredentials
+    path: Path,
+    *,
+    certificate: ServerCertificate,
+    credentials: ProviderCredentials,
+    address: MockAddress,
 ) -> None:
     """In a file that only we can read: arguments of a process are shown to every user."""
     keys = {
@@ -103,9 +117,11 @@ def _write_config(
     config = {
         "certificate_chain": str(certificate.chain),
         "private_key": str(certificate.private_key),
+        "port": address.port,
+        "debug_port": address.debug_port,
         **keys,
     }
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(config, file)
 

@@ -1,11 +1,12 @@
-"""The directory of one run: locked while it lasts, removed when it ends."""
+"""The directory of one run: locked while it lasts, cleared when it ends."""
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,26 @@ from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 PART: Final = "Run directory"
 LOCK_NAME: Final = ".egret-up.lock"
 READY_NAME: Final = "egret.json"
-LONGEST_SOCKET: Final = "sockets/worker-255.sock"
+DATA_NAME: Final = "data"
+LONGEST_SOCKET: Final = "data/postgres/.s.PGSQL.5432"
 """The longest path of a socket that any part makes below the run directory."""
 MIN_FREE_BYTES: Final = 256 * 1024 * 1024
 """A new PostgreSQL cluster takes some 40 MB, its log of changes 16 and more."""
+
+
+KEPT_AFTER_A_FAILURE: Final = frozenset({"logs", "access.jsonl", "traces.jsonl", "envoy.yaml"})
+"""No file among them holds a key of a provider."""
+
+
+class Data(enum.Enum):
+    """The data of earlier runs and of this one: keys, policies, prices, usage."""
+
+    REMOVED = "removed"
+    """There is none before the run and none after it."""
+    FRESH = "fresh"
+    """Earlier data is removed; that of this run stays for the next."""
+    KEPT = "kept"
+    """The run continues with earlier data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +47,16 @@ class RunDirectory:
     """Where everything of one run lies."""
 
     path: Path
+
+    @property
+    def data(self) -> Path:
+        """What the next run continues with."""
+        return self.path / DATA_NAME
+
+    @property
+    def pids(self) -> Path:
+        """One file a part, with its process id."""
+        return self.path / "pids"
 
     @property
     def logs(self) -> Path:
@@ -70,11 +97,13 @@ class RunDirectory:
 
 
 @contextmanager
-def run_directory(path: Path, *, keep: bool = False) -> Iterator[RunDirectory]:
-    """Make the directory, lock it, and remove it in the end unless *keep*.
+def run_directory(
+    path: Path, *, keep: bool = False, data: Data = Data.REMOVED
+) -> Iterator[RunDirectory]:
+    """Make the directory, lock it, and clear it in the end unless *keep*.
 
-    What a killed run has left behind is cleared away first; anything else in the way is not ours
-    to remove.
+    Logs stay after a PartError. Leftovers of a killed run are cleared away first; files of another
+    origin are refused.
 
     Raises:
         PartError: it cannot be used, or another run uses it.
@@ -82,19 +111,27 @@ def run_directory(path: Path, *, keep: bool = False) -> Iterator[RunDirectory]:
     path = path.resolve()
     _check_length(path)
     lock = _locked(path)
+    kept_data = frozenset() if data is Data.REMOVED else frozenset({DATA_NAME})
+    left = kept_data
     try:
-        _clear(path)
+        _clear(path, but={DATA_NAME} if data is Data.KEPT else ())
         _check_space(path)
         directory = RunDirectory(path)
-        directory.logs.mkdir(mode=0o700)
-        directory.sockets.mkdir(mode=0o700)
-        directory.temporary.mkdir(mode=0o700)
+        directory.data.mkdir(mode=0o755, exist_ok=True)
+        for new in (directory.logs, directory.sockets, directory.temporary, directory.pids):
+            new.mkdir(mode=0o700)
         yield directory
+    except PartError:
+        left |= KEPT_AFTER_A_FAILURE
+        raise
     except OSError as error:
+        left |= KEPT_AFTER_A_FAILURE
         raise part_error_from(PART, error, path=path) from error
     finally:
         if not keep:
-            shutil.rmtree(path, ignore_errors=True)
+            _clear(path, but=left)
+            if not left:
+                shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
 
 
@@ -132,12 +169,12 @@ def _refuse_a_strangers(path: Path) -> None:
         )
 
 
-def _clear(path: Path) -> None:
+def _clear(path: Path, *, but: Collection[str]) -> None:
     for entry in path.iterdir():
-        if entry.name == LOCK_NAME:
+        if entry.name == LOCK_NAME or entry.name in but:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink()
 

@@ -12,10 +12,11 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+import orjson
 from pydantic import SecretStr
 
 from egret_tools.devstack.credentials import (
@@ -28,7 +29,13 @@ from egret_tools.devstack.databases import running_postgres, running_valkey
 from egret_tools.devstack.demo_setup import set_up
 from egret_tools.devstack.envoy import EnvoyAddress, EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector
-from egret_tools.devstack.processes import Children, PartError, check_port, free_port
+from egret_tools.devstack.processes import (
+    Children,
+    OnRestart,
+    PartError,
+    check_port,
+    free_port,
+)
 from egret_tools.devstack.providers import (
     Providers,
     Upstream,
@@ -42,12 +49,13 @@ from egret_tools.devstack.run_directory import RunDirectory
 from egret_tools.devstack.trace_receiver import running_trace_receiver
 from egret_tools.devstack.workers import running_workers, worker_sockets
 from sidecar.settings.serving import Timing
+from sidecar.storage.migrate import UnknownRevisionError
 from sidecar.storage.pool import UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackOptions:
-    """Ports of 0 are free ones. `upstream` None is the mock.
+    """Ports of 0 are free ones, and Envoy has others after a restart. `upstream` None is the mock.
 
     `worker_settings` are further EGRET_ variables for the workers; they win over the stack's own.
     `collector_port` is where on the loopback an OTLP receiver of yours listens (gRPC): it gets the
@@ -57,6 +65,8 @@ class StackOptions:
     workers: int = 2
     http_port: int = 0
     https_port: int = 0
+    admin_port: int = 0
+    metrics_port: int = 0
     upstream: Upstream | None = None
     timing: Timing = Timing.METADATA
     traces: bool = True
@@ -93,6 +103,7 @@ class StackFacts:
 
 LOOPBACK: Final = "127.0.0.1"
 SPAN_FLUSH_MS: Final = 200
+SECRETS_NAME: Final = "secrets.json"
 
 _T = TypeVar("_T")
 
@@ -116,10 +127,10 @@ class NoProgress:
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """Where everything is, and a way to learn that a part has died."""
+    """Where everything is; `keep_running` restarts parts until one of them stays dead."""
 
     facts: StackFacts
-    first_death: Callable[[], Awaitable[PartError]]
+    keep_running: Callable[[OnRestart], Awaitable[PartError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,7 @@ class _Storage:
     postgres_dsn: str
     valkey_url: str
     key: SecretStr
+    hash_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +176,7 @@ async def running_stack(
     check_port("Envoy", options.http_port)
     check_port("Envoy", options.https_port)
     async with AsyncExitStack() as parts:
-        start = _Starter(parts, progress or NoProgress(), Children(), run)
+        start = _Starter(parts, progress or NoProgress(), Children(pid_directory=run.pids), run)
         with start.progress.step("Certificates"):
             certificates = write_certificates(run.path / "certificates")
         storage = await _start_storage(start)
@@ -182,28 +194,57 @@ async def running_stack(
         facts = _facts(run, storage=storage, providers=providers, workers=workers, envoy=envoy)
         run.write_ready(facts.as_json())
         parts.callback(run.forget_ready)
-        yield RunningStack(facts, start.children.first_death)
+        yield RunningStack(facts, start.children.keep_running)
 
 
 async def _start_storage(start: _Starter) -> _Storage:
     run = start.run
+    kept = _Secrets.read(run.data / SECRETS_NAME)
     dsn = await start.enter(
         "PostgreSQL",
-        running_postgres(start.children, directory=run.path / "postgres", logs=run.logs),
+        running_postgres(start.children, directory=run.data / "postgres", logs=run.logs),
     )
     with start.progress.step("Schema, policies and key"):
         try:
-            key = await set_up(SecretStr(dsn))
+            key = await set_up(SecretStr(dsn), known=kept.key)
         except UNAVAILABLE as error:
             raise PartError(
                 "PostgreSQL",
                 f"it gave no answer to the set-up: {type(error).__name__}",
                 hint=f"look at {run.logs / 'postgres.log'}",
             ) from error
+        except UnknownRevisionError as error:
+            raise PartError("PostgreSQL", str(error), hint=f"drop {run.data}: --fresh") from error
+        kept = replace(kept, key=key.get_secret_value())
+        kept.write(run.data / SECRETS_NAME)
     valkey_url = await start.enter(
         "Valkey", running_valkey(start.children, directory=run.path / "valkey", logs=run.logs)
     )
-    return _Storage(postgres_dsn=dsn, valkey_url=valkey_url, key=key)
+    return _Storage(postgres_dsn=dsn, valkey_url=valkey_url, key=key, hash_key=kept.hash_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """Secrets that must be the same in the next run of the same data."""
+
+    key: str | None
+    hash_key: str
+
+    @classmethod
+    def read(cls, file: Path) -> _Secrets:
+        """Return those of the earlier run, else new ones."""
+        try:
+            return cls(**orjson.loads(file.read_bytes()))
+        except (FileNotFoundError, orjson.JSONDecodeError, TypeError):
+            return cls(key=None, hash_key=secrets.token_urlsafe(32))
+
+    def write(self, file: Path) -> None:
+        """Write them in one step, readable by their owner only."""
+        new = file.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as output:
+            output.write(orjson.dumps(self))
+        new.replace(file)
 
 
 async def _start_providers(
@@ -230,7 +271,7 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
     if options.traces and otlp_port is None:
         traces_file = run.traces_file
         otlp_port = await start.enter("Trace receiver", running_trace_receiver(traces_file))
-    metrics_port = free_port()
+    metrics_port = options.metrics_port or free_port()
     sockets = worker_sockets(run.sockets, workers=options.workers)
     settings = {
         "TMPDIR": str(run.temporary),
@@ -240,11 +281,11 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
         "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
         "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
         "EGRET_EXCHANGE__TIMING": options.timing.value,
-        "EGRET_USAGE__SPOOL_DIRECTORY": str(run.path / "usage"),
+        "EGRET_USAGE__SPOOL_DIRECTORY": str(run.data / "usage"),
         "EGRET_POSTGRES__DSN": storage.postgres_dsn,
         "EGRET_VALKEY__URL": storage.valkey_url,
         "EGRET_CACHE__L2_SECRET": secrets.token_urlsafe(32),
-        "EGRET_REDACTION__HASH_KEY": secrets.token_urlsafe(32),
+        "EGRET_REDACTION__HASH_KEY": storage.hash_key,
         "EGRET_TELEMETRY__METRICS_PORT": str(metrics_port),
         **options.worker_settings,
     }
@@ -289,6 +330,7 @@ def _envoy_parameters(
         https_address=LOOPBACK,
         https_port=options.https_port,
         http_port=options.http_port,
+        admin_port=options.admin_port,
         access_log_path=str(run.access_log),
         otlp=None if port is None else OtlpCollector(LOOPBACK, port),
         span_flush_ms=SPAN_FLUSH_MS,

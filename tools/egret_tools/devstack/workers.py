@@ -12,7 +12,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from egret_tools.devstack.processes import Children, Program, until_ready
+from egret_tools.devstack.processes import Children, Program
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import Engine
 
@@ -51,8 +51,9 @@ async def running_workers(
         orphan_signal=signal.SIGTERM,
         grace_seconds=20,
     )
-    async with children.running(program) as supervisor:
-        await until_ready(supervisor, lambda: _all_serve(sockets), seconds=START_SECONDS)
+    async with children.running(
+        program, is_ready=lambda: _all_serve(sockets), seconds=START_SECONDS
+    ) as supervisor:
         yield supervisor.pid
 
 

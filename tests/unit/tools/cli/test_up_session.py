@@ -6,10 +6,12 @@ import io
 import os
 import shlex
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 from egret_tools.cli.up_session import (
+    chosen_port,
     client_lines,
     command_lines,
     curl_line,
@@ -148,3 +150,18 @@ async def test_an_error_is_not_taken_for_a_signal() -> None:
 
     with pytest.raises(PartError, match="Valkey: gone"):
         await until_signal(work)
+
+
+def test_a_default_port_that_is_taken_is_replaced_by_a_free_one_and_that_is_said() -> None:
+    """A port that was asked for is kept, so that starting fails if it is taken; 0 is any."""
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        default = taken.getsockname()[1]
+        other = chosen_port(None, default=default, say=said.append)
+        asked = chosen_port(default, default=1, say=said.append)
+        anything = chosen_port(0, default=default, say=said.append)
+    free_again = chosen_port(None, default=default, say=said.append)
+
+    assert said == [f"Port {default} is in use; {other} is used instead."]
+    assert (asked, free_again) == (default, default)
+    assert default not in {other, anything}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from egret_tools.devstack.processes import (
+    MAX_DEATHS,
     Children,
     PartError,
     Program,
@@ -74,10 +75,9 @@ async def test_a_child_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 
 async def test_a_death_says_how_and_what_was_written_last(tmp_path: Path) -> None:
     """The log is named for the rest."""
-    children = Children()
     script = "import sys; print('no such table', file=sys.stderr); sys.exit(3)"
-    async with children.running(program(tmp_path, script)):
-        death = await children.first_death()
+    async with Children().running(program(tmp_path, script)) as child:
+        death = await child.ended()
     assert death.part == "Thing"
     assert "exited 3" in death.reason
     assert "no such table" in death.reason
@@ -93,6 +93,36 @@ async def test_a_death_while_waiting_ends_the_wait(tmp_path: Path) -> None:
     async with Children().running(program(tmp_path, "raise SystemExit(7)")) as child:
         with pytest.raises(PartError, match="exited 7"):
             await until_ready(child, never)
+
+
+async def test_a_killed_program_is_restarted_and_its_process_id_written(tmp_path: Path) -> None:
+    """The restart is reported with the death and the seconds until it was ready."""
+    restarts: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+    children = Children(pid_directory=tmp_path)
+    async with children.running(program(tmp_path, "import time; time.sleep(60)")) as child:
+        keeping = asyncio.ensure_future(
+            children.keep_running(lambda death, after: restarts.put_nowait((death.reason, after)))
+        )
+        killed = child.pid
+        os.kill(killed, signal.SIGKILL)
+        reason, seconds = await restarts.get()
+        keeping.cancel()
+        assert is_running(child.pid)
+        assert (tmp_path / "thing").read_text() == f"{child.pid}\n"
+    assert child.pid != killed
+    assert "killed by signal 9" in reason
+    assert 0 <= seconds < 30
+    assert not is_running(child.pid)
+
+
+async def test_a_program_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+    """Its last death is returned."""
+    restarts: list[object] = []
+    children = Children()
+    async with children.running(program(tmp_path, "raise SystemExit(7)")):
+        death = await children.keep_running(lambda *restart: restarts.append(restart))
+    assert "exited 7" in death.reason
+    assert len(restarts) == MAX_DEATHS
 
 
 async def test_a_part_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from egret_tools.devstack.processes import PartError
-from egret_tools.devstack.run_directory import LOCK_NAME, run_directory
+from egret_tools.devstack.run_directory import LOCK_NAME, Data, run_directory
 
 
 @pytest.fixture
@@ -34,6 +34,31 @@ def test_a_kept_run_can_be_looked_at_and_is_cleared_by_the_next(place: Path) -> 
     assert (place / "logs" / "old.log").exists()
     with run_directory(place) as run:
         assert list(run.logs.iterdir()) == []
+
+
+def test_data_is_kept_for_the_next_run_until_a_fresh_one(place: Path) -> None:
+    """Everything else of a run is new."""
+    for data, found in ((Data.KEPT, []), (Data.KEPT, ["keys"]), (Data.FRESH, [])):
+        with run_directory(place, data=data) as run:
+            assert [entry.name for entry in run.data.iterdir()] == found
+            (run.data / "keys").touch()
+            (run.path / "access.jsonl").touch()
+        assert {entry.name for entry in place.iterdir()} == {"data", LOCK_NAME}
+
+
+def test_after_a_failure_the_logs_stay_and_no_secret_beside_them(place: Path) -> None:
+    """The folder `sds` has the keys of providers."""
+
+    def fail() -> None:
+        with run_directory(place) as run:
+            (run.path / "sds").mkdir()
+            (run.logs / "envoy.log").write_text("why")
+            raise PartError("Envoy", "it ended", hint="look at its log")
+
+    with pytest.raises(PartError):
+        fail()
+    assert {entry.name for entry in place.iterdir()} == {"logs", LOCK_NAME}
+    assert (place / "logs" / "envoy.log").read_text() == "why"
 
 
 def test_two_runs_cannot_share_a_directory(place: Path) -> None:
@@ -93,4 +118,4 @@ def test_a_failure_of_the_disk_names_the_hint(place: Path) -> None:
         raise OSError(28, "No space left on device")
     assert "No space left" in full.value.reason
     assert "free some space" in full.value.hint
-    assert not place.exists()
+    assert {entry.name for entry in place.iterdir()} == {"logs", LOCK_NAME}
