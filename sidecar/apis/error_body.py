@@ -13,32 +13,31 @@ from sidecar.domain.http import HeaderName
 from sidecar.domain.subject import Dialect
 
 
-def error_body(dialect: Dialect, error: ClientError) -> bytes:
-    """Return the JSON error object that a client of *dialect* expects."""
+def error_body(dialect: Dialect, error: ClientError, request_id: str = "") -> bytes:
+    """Return the JSON error object that a client of *dialect* expects.
+
+    The request id, if it is known, is in the fields that Anthropic and Google have for it.
+    """
     match dialect:
         case Dialect.OPENAI | Dialect.AZURE_OPENAI:
             return _openai(error)
         case Dialect.ANTHROPIC:
-            return orjson.dumps(
-                {
-                    "type": "error",
-                    "error": {"type": error.kind.spec.anthropic_type, "message": error.message},
-                }
-            )
+            detail = {"type": error.kind.spec.anthropic_type, "message": error.message}
+            named = {"request_id": request_id} if request_id else {}
+            return orjson.dumps({"type": "error", "error": detail, **named})
         case Dialect.GEMINI:
             # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
-            reason = {
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": error.kind.name,
-                "domain": "egret",
-            }
+            kind = "type.googleapis.com/google.rpc."
+            details = [{"@type": f"{kind}ErrorInfo", "reason": error.kind.name, "domain": "egret"}]
+            if request_id:
+                details.append({"@type": f"{kind}RequestInfo", "requestId": request_id})
             return orjson.dumps(
                 {
                     "error": {
                         "code": error.kind.http_status,
                         "message": error.message,
                         "status": gemini_status(error.kind),
-                        "details": [reason],
+                        "details": details,
                     }
                 }
             )
@@ -48,11 +47,26 @@ def error_body(dialect: Dialect, error: ClientError) -> bytes:
             assert_never(dialect)
 
 
-def error_headers(dialect: Dialect, error: ClientError) -> tuple[tuple[str, bytes], ...]:
-    """Return the headers that an error of *dialect* is read from: AWS has its type there."""
+def error_headers(
+    dialect: Dialect, error: ClientError, request_id: str = ""
+) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers from which clients of *dialect* read AWS's error type and the id."""
+    named: tuple[tuple[str, bytes], ...] = ()
+    if request_id:
+        named = ((_REQUEST_ID_HEADERS[dialect], request_id.encode("ascii", "replace")),)
     if dialect is not Dialect.BEDROCK:
-        return ()
-    return ((HeaderName.AMZN_ERROR_TYPE, bedrock_type(error.kind).encode()),)
+        return named
+    return ((HeaderName.AMZN_ERROR_TYPE, bedrock_type(error.kind).encode()), *named)
+
+
+_REQUEST_ID_HEADERS: Final = {
+    Dialect.OPENAI: HeaderName.REQUEST_ID,
+    Dialect.AZURE_OPENAI: HeaderName.REQUEST_ID,
+    Dialect.ANTHROPIC: HeaderName.ANTHROPIC_REQUEST_ID,
+    Dialect.GEMINI: HeaderName.REQUEST_ID,
+    Dialect.BEDROCK: HeaderName.AMZN_REQUEST_ID,
+}
+"""The header that each provider's client library takes the request id of an error from."""
 
 
 def _openai(error: ClientError) -> bytes:
@@ -82,6 +96,7 @@ _GOOGLE_STATUSES: Final = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
     408: "DEADLINE_EXCEEDED",
     413: "INVALID_ARGUMENT",
     429: "RESOURCE_EXHAUSTED",
@@ -93,6 +108,7 @@ _BEDROCK_TYPES: Final = {
     400: "ValidationException",
     401: "UnrecognizedClientException",
     403: "AccessDeniedException",
+    404: "ResourceNotFoundException",
     408: "ModelTimeoutException",
     413: "ValidationException",
     429: "ThrottlingException",

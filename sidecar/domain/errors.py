@@ -22,6 +22,7 @@ class ErrorKind(enum.Enum):
     SOURCE_NOT_ALLOWED = "source_not_allowed"
     CONTENT_BLOCKED = "content_blocked"
     UNSCANNED_CONTENT = "unscanned_content"
+    UNKNOWN_URL = "unknown_url"
     INVALID_BODY = "invalid_body"
     BODY_TOO_LARGE = "body_too_large"
     BODY_TIMEOUT = "body_timeout"
@@ -115,6 +116,9 @@ _SPECS: Final = {
     ErrorKind.CONTENT_BLOCKED: _invalid("This request was blocked by a guardrail."),
     ErrorKind.UNSCANNED_CONTENT: _forbidden(
         "This request holds content that cannot be checked.", is_authorization=False
+    ),
+    ErrorKind.UNKNOWN_URL: ErrorSpec(
+        404, "This gateway does not know this path.", _INVALID, "not_found_error"
     ),
     ErrorKind.INVALID_BODY: _invalid("The request body is incomplete or cannot be read."),
     ErrorKind.BODY_TOO_LARGE: ErrorSpec(

@@ -23,6 +23,8 @@ class HeaderName:
     AMZN_ERROR_TYPE: Final = "x-amzn-errortype"
     RETRY_AFTER: Final = "retry-after"
     REQUEST_ID: Final = "x-request-id"
+    ANTHROPIC_REQUEST_ID: Final = "request-id"
+    AMZN_REQUEST_ID: Final = "x-amzn-requestid"
     ANTHROPIC_VERSION: Final = "anthropic-version"
     EGRET_MODEL: Final = "x-egret-model"
     EGRET_REQUEST_ID: Final = "x-egret-request-id"

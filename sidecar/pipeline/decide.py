@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
-from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
 from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 
 _ALLOW: Final = Allow()
+
+_MEDIA: Final = frozenset(
+    one.value for one in (UnscannedReason.IMAGE, UnscannedReason.AUDIO, UnscannedReason.FILE)
+)
+OPERATOR_ADVICE: Final = (
+    " To let it pass, the policy must say `unscanned: allow`; ask your operator."
+)
+"""Only where the client cannot send the same in a form that is read."""
 
 
 def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> Decision:
@@ -65,11 +73,14 @@ def decide_unscanned(
     named = sorted({reason.value for reason in reasons})
     match action:
         case UnscannedAction.BLOCK if named:
+            if UnscannedReason.UNKNOWN_ROUTE.value in named:
+                return Deny(client_error(ErrorKind.UNKNOWN_URL))
+            advice = OPERATOR_ADVICE if _MEDIA.issuperset(named) else ""
             return Deny(
                 ClientError(
                     ErrorKind.UNSCANNED_CONTENT,
                     f"This {subject} holds content that cannot be checked ({', '.join(named)}), "
-                    "and the policy of this key does not let such content pass.",
+                    f"and the policy of this key does not let such content pass.{advice}",
                 )
             )
         case UnscannedAction.BLOCK | UnscannedAction.FLAG | UnscannedAction.ALLOW:

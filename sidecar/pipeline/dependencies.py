@@ -63,7 +63,10 @@ class Prices(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """The dependencies and settings of a worker. `redaction_key` keys the hashes of values."""
+    """The dependencies and settings of a worker.
+
+    `redaction_key` keys the hashes of values. `contact` is the operator's line in refusals.
+    """
 
     keys: KeyCache
     uses: KeyUses
@@ -83,3 +86,4 @@ class Worker:
     route_by_model: RouteByModel = RouteByModel.OFF
     default_output_tokens: int = 1_024
     redaction_key: bytes | None = field(default=None, repr=False)
+    contact: str = ""

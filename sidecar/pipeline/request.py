@@ -58,6 +58,7 @@ from sidecar.pipeline.content import (
     subject_of,
 )
 from sidecar.pipeline.dependencies import Worker
+from sidecar.pipeline.explain import explain
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
 from sidecar.redaction.placeholders import Placeholders
@@ -119,7 +120,7 @@ class RequestHandler:
         try:
             judged = await judge_request(stream, record, worker)
             if isinstance(judged, ClientError):
-                return self._refused(judged)
+                return self._refused(explain(judged, record, stream.protocol))
             self._plan = judged
             event = await stream.receive()
         except OvertakenError as overtaken:
@@ -189,6 +190,8 @@ class RequestHandler:
             dialect=record.dialect,
             headers=own_headers(record, worker.clocks),
             metadata=metadata_of(record, now=worker.clocks.monotonic()),
+            request_id=record.request_id,
+            contact=worker.contact,
         )
 
 

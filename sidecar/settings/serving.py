@@ -115,3 +115,5 @@ class ExchangeSettings(Section):
     three times as large while they are judged: 256 MB beside the worker's own memory."""
     timing: Timing = Timing.METADATA
     route_by_model: RouteByModel = RouteByModel.OFF
+    contact: Annotated[str, Field(max_length=200, pattern=r"^[^\p{Cc}]*$")] = ""
+    """A sentence in each refusal, such as `Ask in #ai-platform.`; callers without a key get it."""

@@ -37,6 +37,7 @@ REDACTED: Final = "[redacted]"
 MAX_TEXT_CHARACTERS: Final = 1024
 MAX_ITEMS: Final = 32
 MAX_DEPTH: Final = 4
+MAX_FINDING_TYPES: Final = 8
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -316,7 +317,9 @@ class ExchangeLog:
         )
 
 
-def exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, Any]:
+def exchange_fields(  # noqa: C901 - in one function, as it runs for every request
+    report: ExchangeReport, trace_id: str | None
+) -> dict[str, Any]:
     """Return the fields of `exchange.completed`, without those that every line has.
 
     It runs for every request: calls of `sanitize` are written out where that is one expression.
@@ -348,15 +351,19 @@ def exchange_fields(report: ExchangeReport, trace_id: str | None) -> dict[str, A
         # Names are values here, not keys: redaction would take one called `secrets` for a secret.
         # And `_value_`, for `value` is a function of Python's own in 3.11: ten times as slow.
         guardrails = fields["guardrails"] = []
-        for result in report.results:  # a comprehension is a call of its own (3.11)
-            guardrails.append(  # noqa: PERF401
-                {
-                    "name": result.guardrail.name[: sanitize.MAX_CHARACTERS],
-                    "stage": result.stage._value_,
-                    "verdict": result.verdict._value_,
-                    "ms": int(result.seconds * 1_000_000 + 0.5) / 1000,
-                }
-            )
+        for result in report.results:
+            row: dict[str, Any] = {
+                "name": result.guardrail.name[: sanitize.MAX_CHARACTERS],
+                "stage": result.stage._value_,
+                "verdict": result.verdict._value_,
+                "ms": int(result.seconds * 1_000_000 + 0.5) / 1000,
+            }
+            if result.findings:
+                types = sorted({finding.type for finding in result.findings})
+                row["findings"] = [sanitize.word(one) for one in types[:MAX_FINDING_TYPES]]
+            if result.error_type is not None:
+                row["error"] = sanitize.word(result.error_type)
+            guardrails.append(row)
     if report.unscanned:
         fields["unscanned"] = [reason.value for reason in dict.fromkeys(report.unscanned)]
     if principal is not None:

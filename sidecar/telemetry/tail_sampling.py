@@ -12,7 +12,9 @@ from sidecar.domain.finding import Verdict
 from sidecar.domain.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry.names import MetricName
 
-_BLOCKED: Final = frozenset({ErrorKind.CONTENT_BLOCKED, ErrorKind.UNSCANNED_CONTENT})
+_BLOCKED: Final = frozenset(
+    {ErrorKind.CONTENT_BLOCKED, ErrorKind.UNSCANNED_CONTENT, ErrorKind.UNKNOWN_URL}
+)
 
 
 class TailSampler:

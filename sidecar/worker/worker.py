@@ -205,6 +205,7 @@ async def _build_worker(
         max_body_bytes=exchange.max_body_bytes,
         route_by_model=exchange.route_by_model,
         default_output_tokens=settings.limits.default_output_tokens,
+        contact=exchange.contact,
     )
 
 

@@ -43,6 +43,7 @@ ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
+    404: "not_found_error",
     408: "timeout_error",
     413: "request_too_large",
     503: "api_error",
@@ -66,6 +67,9 @@ def assert_refused(answer: Answer, path: str, *, status: int, code: str) -> None
     assert answer.headers["x-response-time"].endswith("ms")
     assert "egret;dur=" in answer.headers["server-timing"]
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+UNREAD = (403, "unscanned_content")
 
 
 async def assert_logged(stack: Stack, answer: Answer, *, code: str) -> None:
@@ -232,14 +236,17 @@ async def test_a_body_two_parsers_could_read_differently_is_refused(
 
 @DIALECTS
 @pytest.mark.parametrize(
-    ("where", "content", "headers", "reason"),
+    ("where", "content", "headers", "reason", "refusal"),
     [
-        pytest.param("", _gzipped, [("content-encoding", "gzip")], "encoded_body", id="gzip"),
+        pytest.param(
+            "", _gzipped, [("content-encoding", "gzip")], "encoded_body", UNREAD, id="gzip"
+        ),
         pytest.param(
             "",
             lambda path: as_json(prompt(path)).decode().encode("utf-16"),
             [("content-type", "application/json; charset=utf-16")],
             "charset",
+            UNREAD,
             id="another charset",
         ),
         pytest.param(
@@ -247,9 +254,12 @@ async def test_a_body_two_parsers_could_read_differently_is_refused(
             lambda path: as_json(prompt(path)),
             [("content-type", "multipart/form-data; boundary=x")],
             "unknown_shape",
+            UNREAD,
             id="no JSON by its type",
         ),
-        pytest.param("/elsewhere", prompt, [], "unknown_route", id="unknown path"),
+        pytest.param(
+            "/elsewhere", prompt, [], "unknown_route", (404, "unknown_url"), id="unknown path"
+        ),
     ],
 )
 async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(
@@ -260,17 +270,17 @@ async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(
     headers: list[tuple[str, str]],
     *,
     reason: str,
+    refusal: tuple[int, str],
 ) -> None:
-    """403 by the policy, with its reason as a metric of its own."""
+    """403 by the policy, 404 for a path, with its reason as a metric of its own."""
+    status, code = refusal
     path += where
     async with stack.counting() as counted:
         answer = await stack.post(content(path), path=path, key="block", headers=headers)
-    assert_refused(answer, path, status=403, code="unscanned_content")
-    assert {(kind, error) for kind, _, error in counted.outcomes} == {
-        ("refused", "unscanned_content")
-    }
+    assert_refused(answer, path, status=status, code=code)
+    assert {(kind, error) for kind, _, error in counted.outcomes} == {("refused", code)}
     assert counted.unscanned == {(reason, "block"): 1}
-    await assert_logged(stack, answer, code="unscanned_content")
+    await assert_logged(stack, answer, code=code)
     assert await stack.received_count() == 0
 
 

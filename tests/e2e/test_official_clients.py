@@ -157,9 +157,15 @@ async def test_anthropic_raises_its_authentication_error_for_a_bad_key(stack: St
             await _message(client)
         with pytest.raises(anthropic.AuthenticationError):
             await client.models.list()
+    request_id = raised.value.request_id
+    assert request_id
     assert raised.value.body == {
         "type": "error",
-        "error": {"type": "authentication_error", "message": "This API key is not valid."},
+        "error": {
+            "type": "authentication_error",
+            "message": f"This API key is not valid. Request id: {request_id}.",
+        },
+        "request_id": request_id,
     }
     assert counted.outcomes == {
         ("refused", "chat", "invalid_api_key"): 1,
@@ -173,22 +179,27 @@ async def test_a_blocked_prompt_raises_each_clients_bad_request_error(
 ) -> None:
     """Which guardrail and what kind of thing it found, not the thing itself; streams too."""
     prompt = {"role": "user", "content": "Tell me about Bluebird."}
-    said = "Blocked by guardrail 'words'. It contains: DENIED_TERM."
+    said = "Blocked by guardrail 'words'. It contains: DENIED_TERM. Found in: messages[0].content."
     async with stack.counting(3) as counted:
         for stream in (False, True):
             with pytest.raises(openai.BadRequestError) as refused:
                 await _chat(gpt, prompt, stream=stream)
+            assert refused.value.request_id
             assert refused.value.body == {
-                "message": said,
+                "message": f"{said} Request id: {refused.value.request_id}.",
                 "type": "invalid_request_error",
-                "param": None,
+                "param": "messages[0].content",
                 "code": "content_blocked",
             }
         with pytest.raises(anthropic.BadRequestError) as declined:
             await _message(claude, prompt)
     assert declined.value.body == {
         "type": "error",
-        "error": {"type": "invalid_request_error", "message": said},
+        "error": {
+            "type": "invalid_request_error",
+            "message": f"{said} Request id: {declined.value.request_id}.",
+        },
+        "request_id": declined.value.request_id,
     }
     assert counted.outcomes == {("refused", "chat", "content_blocked"): 3}
     assert await stack.received_count() == 0

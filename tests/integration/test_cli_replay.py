@@ -84,7 +84,7 @@ def test_kept_requests_are_judged_as_in_an_exchange_and_no_text_is_shown(folder:
         "allowed": 4,
         "redacted": 2,
         "refused (invalid_body)": 1,
-        "refused (unscanned_content)": 1,
+        "refused (unknown_url)": 1,
     }
     assert counts(ran.json["guardrails"], "requests", "guardrail", "mode", "verdict") == {
         "counts/enforce/block": 1,

@@ -91,9 +91,9 @@ class Answer:
 
     @property
     def anthropic_error(self) -> tuple[int, str]:
-        """Status and `type` of Anthropic's error object, which has just these fields."""
+        """Status and `type` of Anthropic's error object, which has just these fields and an id."""
         error = self.json["error"]
-        assert (set(self.json), self.json["type"]) == ({"type", "error"}, "error")
+        assert (set(self.json) - {"request_id"}, self.json["type"]) == ({"type", "error"}, "error")
         assert set(error) == {"type", "message"}
         assert error["message"]
         return self.status, error["type"]

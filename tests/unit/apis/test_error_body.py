@@ -12,6 +12,7 @@ OPENAI_TYPES = {
     400: "invalid_request_error",
     401: "invalid_request_error",
     403: "invalid_request_error",
+    404: "invalid_request_error",
     408: "invalid_request_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
@@ -24,6 +25,7 @@ ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
+    404: "not_found_error",
     408: "timeout_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -34,6 +36,7 @@ GEMINI_STATUSES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
     408: "DEADLINE_EXCEEDED",
     413: "INVALID_ARGUMENT",
     429: "RESOURCE_EXHAUSTED",
@@ -44,6 +47,7 @@ BEDROCK_TYPES = {
     400: b"ValidationException",
     401: b"UnrecognizedClientException",
     403: b"AccessDeniedException",
+    404: b"ResourceNotFoundException",
     408: b"ModelTimeoutException",
     413: b"ValidationException",
     429: b"ThrottlingException",
@@ -112,3 +116,28 @@ def test_bedrock_clients_find_the_type_in_a_header(kind: ErrorKind) -> None:
         ("x-amzn-errortype", BEDROCK_TYPES[kind.http_status]),
     )
     assert all(error_headers(one, error) == () for one in Dialect if one is not Dialect.BEDROCK)
+
+
+ID = "5d0c3a0e-6c0e-4a55-9a0e-0d9d6f0f0a01"
+ID_HEADERS = {
+    Dialect.OPENAI: "x-request-id",
+    Dialect.AZURE_OPENAI: "x-request-id",
+    Dialect.ANTHROPIC: "request-id",
+    Dialect.GEMINI: "x-request-id",
+    Dialect.BEDROCK: "x-amzn-requestid",
+}
+
+
+@pytest.mark.parametrize("dialect", Dialect, ids=lambda dialect: dialect.value)
+def test_each_client_library_finds_the_request_id_in_its_own_header(dialect: Dialect) -> None:
+    """As `request_id` of OpenAI's and Anthropic's errors, `RequestId` of boto3's metadata."""
+    headers = error_headers(dialect, ClientError(ErrorKind.INVALID_BODY, "No."), ID)
+    assert (ID_HEADERS[dialect], ID.encode()) in headers
+
+
+def test_the_request_id_is_in_the_fields_that_anthropic_and_google_have_for_it() -> None:
+    """Anthropic's is beside the error, Google's is a detail of it."""
+    error = ClientError(ErrorKind.INVALID_BODY, "No.")
+    assert json.loads(error_body(Dialect.ANTHROPIC, error, ID))["request_id"] == ID
+    details = json.loads(error_body(Dialect.GEMINI, error, ID))["error"]["details"]
+    assert details[1] == {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": ID}

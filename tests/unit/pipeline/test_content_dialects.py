@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.domain.http import Refusal
 from tests.support.events import RequestCleared, RequestRefused
-from tests.support.pipeline import World, headers
+from tests.support.pipeline import REQUEST_ID, World, headers
 
 POLICY = """
 name: default
@@ -19,6 +19,7 @@ unscanned: allow
 AZURE = "/openai/deployments/{}/chat/completions?api-version=2024-10-21"
 GEMINI = "/v1beta/models/{}:streamGenerateContent?alt=sse"
 BEDROCK = "/model/{}/converse"
+NOT_ALLOWED = f"This API key may not use the requested model. Request id: {REQUEST_ID}."
 HELLO: dict[str, object] = {"messages": [], "contents": []}
 
 
@@ -99,7 +100,7 @@ async def test_an_unread_body_of_an_allowed_deployment_goes_on() -> None:
             AZURE.format("o3"),
             {
                 "error": {
-                    "message": "This API key may not use the requested model.",
+                    "message": NOT_ALLOWED,
                     "type": "invalid_request_error",
                     "param": "model",
                     "code": "model_not_allowed",
@@ -111,21 +112,25 @@ async def test_an_unread_body_of_an_allowed_deployment_goes_on() -> None:
             {
                 "error": {
                     "code": 403,
-                    "message": "This API key may not use the requested model.",
+                    "message": NOT_ALLOWED,
                     "status": "PERMISSION_DENIED",
                     "details": [
                         {
                             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
                             "reason": "MODEL_NOT_ALLOWED",
                             "domain": "egret",
-                        }
+                        },
+                        {
+                            "@type": "type.googleapis.com/google.rpc.RequestInfo",
+                            "requestId": REQUEST_ID,
+                        },
                     ],
                 }
             },
         ),
         (
             BEDROCK.format("other"),
-            {"message": "This API key may not use the requested model."},
+            {"message": NOT_ALLOWED},
         ),
     ],
 )

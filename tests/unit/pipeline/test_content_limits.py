@@ -20,7 +20,7 @@ from tests.support.events import (
     RequestRefused,
     ResponseCleared,
 )
-from tests.support.pipeline import KEY, NOW, Exchange, World, headers
+from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
 STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
@@ -178,7 +178,10 @@ async def test_a_request_without_room_is_told_which_limit_and_when_to_try_again(
     told = dict(refusal.headers)
     assert refusal.status == 429
     assert json.loads(refusal.body)["error"] == {
-        "message": ("The limit of this team is reached: 100 requests a minute. Try again in 2 s."),
+        "message": (
+            "The limit of this team is reached: 100 requests a minute. Try again in 2 s."
+            f" Request id: {REQUEST_ID}."
+        ),
         "type": "rate_limit_error",
         "param": None,
         "code": "rate_limit_exceeded",

@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 
-from sidecar.domain.errors import ClientError, ErrorKind
+from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
@@ -161,6 +161,24 @@ def test_a_refusal_of_unread_content_names_each_reason_once_in_a_stable_order() 
         ClientError(
             ErrorKind.UNSCANNED_CONTENT,
             "This request holds content that cannot be checked (audio, image), "
-            "and the policy of this key does not let such content pass.",
+            "and the policy of this key does not let such content pass. "
+            "To let it pass, the policy must say `unscanned: allow`; ask your operator.",
         )
     )
+
+
+def test_content_in_an_unreadable_form_is_refused_without_the_advice_to_let_it_pass() -> None:
+    """The client can send the same text uncompressed; the policy is not to be opened for that."""
+    decision = decide_unscanned([UnscannedReason.ENCODED_BODY], UnscannedAction.BLOCK)
+    assert isinstance(decision, Deny)
+    assert "unscanned: allow" not in decision.error.message
+
+
+def test_an_unknown_route_is_refused_as_an_unknown_url_and_allowed_as_other_content() -> None:
+    """Only the refusal has a kind of its own, with status 404."""
+    route = [UnscannedReason.UNKNOWN_ROUTE]
+    assert decide_unscanned(route, UnscannedAction.BLOCK) == Deny(
+        client_error(ErrorKind.UNKNOWN_URL)
+    )
+    for action in (UnscannedAction.FLAG, UnscannedAction.ALLOW):
+        assert decide_unscanned(route, action) == Allow()

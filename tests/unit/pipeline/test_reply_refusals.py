@@ -23,6 +23,7 @@ STATUS = {
     ErrorKind.OPERATION_NOT_ALLOWED: 403,
     ErrorKind.SOURCE_NOT_ALLOWED: 403,
     ErrorKind.UNSCANNED_CONTENT: 403,
+    ErrorKind.UNKNOWN_URL: 404,
     ErrorKind.CONTENT_BLOCKED: 400,
     ErrorKind.INVALID_BODY: 400,
     ErrorKind.BODY_TOO_LARGE: 413,
@@ -92,3 +93,18 @@ def test_a_limit_of_requests_at_a_time_is_named_as_such() -> None:
         "The limit of this team is reached: 3 requests at a time. Try again in 2 s."
     )
     assert error.retry_after_seconds == 2
+
+
+def test_a_refusal_ends_with_the_operators_line_and_the_request_id() -> None:
+    """So that a developer can ask, and support can find the line in the log."""
+    refusal = refusal_of(
+        ClientError(ErrorKind.INVALID_BODY, "No."),
+        dialect=Dialect.OPENAI,
+        headers=TIMING,
+        metadata=(),
+        request_id="req-1",
+        contact="Ask in #ai-platform.",
+    )
+    message = json.loads(refusal.body)["error"]["message"]
+    assert message == "No. Ask in #ai-platform. Request id: req-1."
+    assert ("x-request-id", b"req-1") in refusal.headers

@@ -224,6 +224,7 @@ async def test_a_bad_credential_is_refused_with_timing(
     assert isinstance(verdict, RequestRefused)
     assert [name for name, _ in verdict.refusal.headers] == [
         "content-type",
+        "x-request-id",
         "x-egret-request-id",
         "x-response-time",
         "server-timing",
@@ -253,15 +254,19 @@ async def test_without_policies_no_good_key_passes() -> None:
 @pytest.mark.parametrize(
     ("unscanned", "path", "method", "has_body", "expected"),
     [
-        pytest.param("block", "/v1/audio", "POST", True, 403, id="unknown route, block"),
+        pytest.param(
+            "block", "/v1/audio", "POST", True, (404, "unknown_url"), id="unknown route, block"
+        ),
         pytest.param("flag", "/v1/audio", "POST", True, None, id="unknown route, flag"),
         pytest.param("allow", "/v1/audio", "POST", True, None, id="unknown route, allow"),
         pytest.param("block", "/v1/models", "GET", False, None, id="models need no body"),
-        pytest.param("block", "/v1/models", "GET", True, 403, id="a GET with a body"),
+        pytest.param(
+            "block", "/v1/models", "GET", True, (403, "unscanned_content"), id="a GET with a body"
+        ),
     ],
 )
 async def test_what_cannot_be_read_goes_the_policy_s_way(
-    *, unscanned: str, path: str, method: str, has_body: bool, expected: int | None
+    *, unscanned: str, path: str, method: str, has_body: bool, expected: tuple[int, str] | None
 ) -> None:
     """Unknown routes and unexpected bodies are refused unless the policy says otherwise."""
     world = World(f"{REDACTING}unscanned: {unscanned}\n")
@@ -269,7 +274,7 @@ async def test_what_cannot_be_read_goes_the_policy_s_way(
     if expected is None:
         assert isinstance(verdict, RequestCleared)
     else:
-        assert refused(verdict)[:2] == (expected, "unscanned_content")
+        assert refused(verdict)[:2] == expected
 
 
 async def test_a_model_list_holds_even_for_a_body_that_cannot_be_read() -> None:
@@ -345,8 +350,10 @@ async def test_refusals_speak_the_client_s_dialect() -> None:
             "type": "authentication_error",
             "message": (
                 "No API key: send it as 'Authorization: Bearer egk_…' or 'x-api-key: egk_…'."
+                f" Request id: {REQUEST_ID}."
             ),
         },
+        "request_id": REQUEST_ID,
     }
 
 

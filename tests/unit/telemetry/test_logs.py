@@ -33,9 +33,27 @@ from tests.support.reports import (
 PROMPT = "my card is 4111 1111 1111 1111"
 
 GUARDRAILS = [
-    {"name": "pii", "stage": "input", "verdict": "redact", "ms": 0.4},
-    {"name": "keys", "stage": "input", "verdict": "block", "ms": 0.4},
-    {"name": "tone", "stage": "input", "verdict": "error_open", "ms": 3.0},
+    {
+        "name": "pii",
+        "stage": "input",
+        "verdict": "redact",
+        "ms": 0.4,
+        "findings": ["EMAIL", "IBAN"],
+    },
+    {
+        "name": "keys",
+        "stage": "input",
+        "verdict": "block",
+        "ms": 0.4,
+        "findings": ["AWS_KEY"],
+    },
+    {
+        "name": "tone",
+        "stage": "input",
+        "verdict": "error_open",
+        "ms": 3.0,
+        "error": "ClientConnectorError",
+    },
 ]
 
 

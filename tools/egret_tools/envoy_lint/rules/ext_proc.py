@@ -25,6 +25,7 @@ REMOVED_HEADERS: Final = (
 NEEDED_HEADERS: Final = (
     *REMOVED_HEADERS,
     *("x-egret-request-id", "content-length", "retry-after", "x-should-retry"),
+    *("x-request-id", "request-id", "x-amzn-requestid"),
     *("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
 )
 
