@@ -13,18 +13,32 @@ from sidecar.domain.http import HeaderName
 from sidecar.domain.subject import Dialect
 
 
-def error_body(dialect: Dialect, error: ClientError, request_id: str = "") -> bytes:
+def error_body(
+    dialect: Dialect, error: ClientError, *, request_id: str = "", contact: str = ""
+) -> bytes:
     """Return the JSON error object that a client of *dialect* expects.
 
-    The request id, if it is known, is in the fields that Anthropic and Google have for it.
+    Its message ends with *contact*, the operator's own line, and the request id, which is also in
+    the fields that Anthropic and Google have for it.
     """
+    message = error.message
+    if contact:
+        message = f"{message} {contact}"
+    if request_id:
+        message = f"{message} Request id: {request_id}."
     match dialect:
         case Dialect.OPENAI | Dialect.AZURE_OPENAI:
-            return _openai(error)
+            detail = {
+                "message": message,
+                "type": error.kind.spec.openai_type,
+                "param": error.param,
+                "code": error.kind.value,
+            }
+            return orjson.dumps({"error": detail})
         case Dialect.ANTHROPIC:
-            detail = {"type": error.kind.spec.anthropic_type, "message": error.message}
+            words = {"type": error.kind.spec.anthropic_type, "message": message}
             named = {"request_id": request_id} if request_id else {}
-            return orjson.dumps({"type": "error", "error": detail, **named})
+            return orjson.dumps({"type": "error", "error": words, **named})
         case Dialect.GEMINI:
             # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
             kind = "type.googleapis.com/google.rpc."
@@ -35,51 +49,33 @@ def error_body(dialect: Dialect, error: ClientError, request_id: str = "") -> by
                 {
                     "error": {
                         "code": error.kind.http_status,
-                        "message": error.message,
+                        "message": message,
                         "status": gemini_status(error.kind),
                         "details": details,
                     }
                 }
             )
         case Dialect.BEDROCK:
-            return orjson.dumps({"message": error.message})
+            return orjson.dumps({"message": message})
         case _:
             assert_never(dialect)
 
 
 def error_headers(
-    dialect: Dialect, error: ClientError, request_id: str = ""
+    dialect: Dialect, error: ClientError, *, request_id: str = ""
 ) -> tuple[tuple[str, bytes], ...]:
     """Return the headers from which clients of *dialect* read AWS's error type and the id."""
     named: tuple[tuple[str, bytes], ...] = ()
     if request_id:
-        named = ((_REQUEST_ID_HEADERS[dialect], request_id.encode("ascii", "replace")),)
+        name: str = HeaderName.REQUEST_ID
+        if dialect is Dialect.ANTHROPIC:
+            name = HeaderName.ANTHROPIC_REQUEST_ID
+        elif dialect is Dialect.BEDROCK:
+            name = HeaderName.AMZN_REQUEST_ID
+        named = ((name, request_id.encode("ascii", "replace")),)
     if dialect is not Dialect.BEDROCK:
         return named
     return ((HeaderName.AMZN_ERROR_TYPE, bedrock_type(error.kind).encode()), *named)
-
-
-_REQUEST_ID_HEADERS: Final = {
-    Dialect.OPENAI: HeaderName.REQUEST_ID,
-    Dialect.AZURE_OPENAI: HeaderName.REQUEST_ID,
-    Dialect.ANTHROPIC: HeaderName.ANTHROPIC_REQUEST_ID,
-    Dialect.GEMINI: HeaderName.REQUEST_ID,
-    Dialect.BEDROCK: HeaderName.AMZN_REQUEST_ID,
-}
-"""The header that each provider's client library takes the request id of an error from."""
-
-
-def _openai(error: ClientError) -> bytes:
-    return orjson.dumps(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.kind.spec.openai_type,
-                "param": error.param,
-                "code": error.kind.value,
-            }
-        }
-    )
 
 
 def gemini_status(kind: ErrorKind) -> str:

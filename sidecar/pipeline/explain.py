@@ -28,6 +28,14 @@ from sidecar.keys.credentials import PREFIX
 from sidecar.pipeline.decide import OPERATOR_ADVICE
 from sidecar.pipeline.record import RequestRecord
 
+EXPLAINED: Final = (
+    ErrorKind.INVALID_API_KEY,
+    ErrorKind.CONFLICTING_CREDENTIALS,
+    ErrorKind.UNKNOWN_URL,
+    ErrorKind.CONTENT_BLOCKED,
+)
+"""The kinds that have details; the others, such as a missing key, do not pay for the search."""
+
 
 def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol) -> ClientError:
     """Return *error* with the details that help its reader, as far as its kind has any."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -237,16 +236,14 @@ def refusal_of(
 
     Its message ends with *contact*, the operator's own line, and the request id.
     """
-    reference = f"Request id: {request_id}." if request_id else ""
-    error = replace(error, message=" ".join(filter(None, (error.message, contact, reference))))
-    named = error_headers(dialect, error, request_id)
+    named = error_headers(dialect, error, request_id=request_id)
     own = [(HeaderName.CONTENT_TYPE, b"application/json"), *named]
     if error.retry_after_seconds is not None:
         own.append((HeaderName.RETRY_AFTER, str(error.retry_after_seconds).encode()))
     return Refusal(
         status=error.kind.http_status,
         headers=(*own, *headers),
-        body=error_body(dialect, error, request_id),
+        body=error_body(dialect, error, request_id=request_id, contact=contact),
         details=f"egret_{error.kind.value}",
         metadata=metadata,
     )

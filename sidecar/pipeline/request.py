@@ -58,7 +58,7 @@ from sidecar.pipeline.content import (
     subject_of,
 )
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.explain import explain
+from sidecar.pipeline.explain import EXPLAINED, explain
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
 from sidecar.redaction.placeholders import Placeholders
@@ -120,7 +120,9 @@ class RequestHandler:
         try:
             judged = await judge_request(stream, record, worker)
             if isinstance(judged, ClientError):
-                return self._refused(explain(judged, record, stream.protocol))
+                if judged.kind in EXPLAINED:
+                    judged = explain(judged, record, stream.protocol)
+                return self._refused(judged)
             self._plan = judged
             event = await stream.receive()
         except OvertakenError as overtaken:

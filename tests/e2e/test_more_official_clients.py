@@ -95,7 +95,7 @@ async def test_google_raises_its_own_errors(stack: Stack) -> None:
             with pytest.raises(errors.ClientError) as raised:
                 await google.generate_content(model=model, contents=text)
             assert (raised.value.code, raised.value.status) == (code, status)
-            assert raised.value.message.startswith(f"{said} ")
+            assert str(raised.value.message).startswith(f"{said} ")
             stream = await google.generate_content_stream(model=model, contents=text)
             with pytest.raises(errors.ClientError):
                 await anext(stream)

@@ -131,13 +131,13 @@ ID_HEADERS = {
 @pytest.mark.parametrize("dialect", Dialect, ids=lambda dialect: dialect.value)
 def test_each_client_library_finds_the_request_id_in_its_own_header(dialect: Dialect) -> None:
     """As `request_id` of OpenAI's and Anthropic's errors, `RequestId` of boto3's metadata."""
-    headers = error_headers(dialect, ClientError(ErrorKind.INVALID_BODY, "No."), ID)
+    headers = error_headers(dialect, ClientError(ErrorKind.INVALID_BODY, "No."), request_id=ID)
     assert (ID_HEADERS[dialect], ID.encode()) in headers
 
 
 def test_the_request_id_is_in_the_fields_that_anthropic_and_google_have_for_it() -> None:
     """Anthropic's is beside the error, Google's is a detail of it."""
     error = ClientError(ErrorKind.INVALID_BODY, "No.")
-    assert json.loads(error_body(Dialect.ANTHROPIC, error, ID))["request_id"] == ID
-    details = json.loads(error_body(Dialect.GEMINI, error, ID))["error"]["details"]
+    assert json.loads(error_body(Dialect.ANTHROPIC, error, request_id=ID))["request_id"] == ID
+    details = json.loads(error_body(Dialect.GEMINI, error, request_id=ID))["error"]["details"]
     assert details[1] == {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": ID}
