@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import enum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, assert_never
 
 import typer
 
@@ -15,7 +15,7 @@ from egret_tools.envoy_lint.lint import lint as lint_text
 from egret_tools.envoy_lint.report import fixable, fixed, sarif
 from egret_tools.envoy_lint.rule import Finding, Severity
 from egret_tools.envoy_lint.rules import ALL_RULES
-from egret_tools.envoy_lint.source import SourceError
+from egret_tools.envoy_lint.source import SourceError, TemplateError
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.terminal import (
     FAILED,
@@ -31,12 +31,15 @@ from sidecar.cli.terminal import (
 from sidecar.cli.terminal import Output as Rows
 
 _COLUMNS: Final = ("place", "rule", "severity", "risk", "hint")
+_TABLE_COLUMNS: Final = 120
+"""Below this a table would cut file and line."""
 _ORDER: Final = (Severity.NOTE, Severity.WARNING, Severity.ERROR)
 
 
 class LintOutput(enum.Enum):
-    """For people, for programs, or for a code host."""
+    """For people and editors, for wide terminals, for programs, or for a code host."""
 
+    TEXT = "text"
     TABLE = "table"
     JSON = "json"
     SARIF = "sarif"
@@ -51,7 +54,7 @@ def _version(text: str) -> EnvoyVersion:
     return EnvoyVersion(int(major), int(minor))
 
 
-def lint(
+def lint(  # noqa: PLR0913, PLR0917 - one option each
     files: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -59,8 +62,12 @@ def lint(
         ),
     ] = None,
     cluster: Annotated[
-        str, typer.Option("--cluster", help="Name of the cluster of Egret's workers.")
-    ] = "egret",
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Cluster of Egret's workers; by default egret, or those that ext_proc calls.",
+        ),
+    ] = None,
     envoy: Annotated[
         EnvoyVersion | None,
         typer.Option(
@@ -76,13 +83,18 @@ def lint(
     fail_on: Annotated[
         Severity, typer.Option("--fail-on", help="Exit with 1 from this severity on.")
     ] = Severity.WARNING,
+    allow_unchecked: Annotated[
+        bool,
+        typer.Option("--allow-unchecked", help="Exit with 0 although parts were not checked."),
+    ] = False,
     list_rules: Annotated[bool, typer.Option("--rules", help="List all rules and exit.")] = False,
-    output: Annotated[LintOutput, typer.Option("--output", "-o")] = LintOutput.TABLE,
+    output: Annotated[LintOutput, typer.Option("--output", "-o")] = LintOutput.TEXT,
 ) -> None:
     """Check an Envoy configuration for settings that let requests pass, leak or fail.
 
-    Reads a static configuration, a config dump, an EnvoyExtensionPolicy or an
-    EnvoyFilter, as YAML or JSON. A comment `# egret-lint: ignore=EGR123 why` silences a rule on
+    Reads a static configuration (also in a ConfigMap), a config dump, an EnvoyExtensionPolicy,
+    EnvoyPatchPolicy or EnvoyFilter, as YAML or JSON, and names each part that it does not check.
+    A comment `# egret-lint: ignore=EGR123 why` silences a rule on
     its line, or on the next one where it stands alone.
 
     Example: egret lint envoy.yaml --fix
@@ -96,17 +108,28 @@ def lint(
         fail("no file is given", hint="name one, or - for standard input", code=WRONG_USAGE)
     known = Known(cluster, envoy)
     found = [_lint_file(path, known=known, fix=fix) for path in files]
-    findings = [finding for linted in found for finding in linted.findings]
-    _print(findings, output)
-    _conclude(found, fail_on)
+    read = [linted for linted in found if linted is not None]
+    _print([one for linted in read for one in (*linted.findings, *linted.unchecked)], output)
+    code = _conclude(read, fail_on, allow_unchecked=allow_unchecked)
+    if len(read) < len(found):
+        code = WRONG_USAGE
+    if code:
+        raise typer.Exit(code)
 
 
-def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted:
+def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted | None:
+    """Return the result, None for a file that is neither YAML nor JSON; others are linted on."""
     text = read_text(path, code=WRONG_USAGE)
     try:
         linted = lint_text(str(path), text, known=known)
+    except TemplateError as error:
+        note(f"error: {error}; render it first, then check the result")
+        return None
     except SourceError as error:
-        fail(str(error), hint="correct the file", code=WRONG_USAGE)
+        note(f"error: {error}; correct the file")
+        return None
+    for name in linted.assumed:
+        note(f"{path}: ext_proc calls cluster `{name}`, which is taken for Egret (or: --cluster)")
     if not fix or path == STANDARD_STREAM:
         return linted
     repaired = fixed(text, linted.findings)
@@ -124,15 +147,25 @@ def _diff(path: Path, before: str, after: str) -> str:
 
 
 def _print(findings: list[Finding], output: LintOutput) -> None:
+    rows = [_row(finding) for finding in findings]
     match output:
-        case LintOutput.TABLE:
-            if findings:
-                rows = [_row(finding) for finding in findings]
-                print_rows(rows, columns=_COLUMNS, output=Rows.TABLE)
+        case LintOutput.TABLE if rows and console().width >= _TABLE_COLUMNS:
+            print_rows(rows, columns=_COLUMNS, output=Rows.TABLE)
+        case LintOutput.TEXT | LintOutput.TABLE:
+            for row in rows:
+                typer.echo(_line(row))
         case LintOutput.JSON:
-            print_json([_row(finding) for finding in findings])
+            print_json(rows)
         case LintOutput.SARIF:
             print_json(sarif(findings))
+        case _:
+            assert_never(output)
+
+
+def _line(row: Row) -> str:
+    """Return a finding as compilers print them, so that editors find the place."""
+    text = "{place}: {severity} {rule} {risk} (fix: {hint})".format_map(row)
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _row(finding: Finding) -> Row:
@@ -164,10 +197,13 @@ def _rule_row(index: int) -> Row:
     }
 
 
-def _conclude(found: list[Linted], fail_on: Severity) -> None:
+def _conclude(found: list[Linted], fail_on: Severity, *, allow_unchecked: bool) -> int:
+    """Print the counts and return the exit code."""
     severities = [finding.rule.severity for linted in found for finding in linted.findings]
     counts = [counted(severities.count(one), one.value) for one in reversed(_ORDER)]
     silenced = sum(len(linted.suppressed) for linted in found)
-    note(f"{', '.join(counts)}, {silenced} suppressed")
-    if any(_ORDER.index(one) >= _ORDER.index(fail_on) for one in severities):
-        raise typer.Exit(FAILED)
+    unchecked = sum(len(linted.unchecked) for linted in found)
+    rest = f", {unchecked} not checked" if unchecked else ""
+    note(f"{', '.join(counts)}, {silenced} suppressed{rest}")
+    is_bad = any(_ORDER.index(one) >= _ORDER.index(fail_on) for one in severities)
+    return FAILED if is_bad or (unchecked and not allow_unchecked) else 0

@@ -8,9 +8,10 @@ from typing import Final
 
 from typing_extensions import override
 
+from egret_tools.envoy_lint.schema import HCM
 from egret_tools.envoy_lint.source import Node
 
-HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -118,7 +119,7 @@ class EnvoyVersion:
 
 @dataclass(frozen=True, slots=True)
 class EnvoyConfig:
-    """The input of rules. `egret` is the name of the cluster of Egret's workers.
+    """The input of rules. `egret` has the names of the clusters of Egret's workers.
 
     `whole` tells that this is all of an Envoy's configuration, so that what is not here is
     nowhere; a resource for a gateway is a part. `envoy` is the version that runs it, where it is
@@ -130,7 +131,7 @@ class EnvoyConfig:
     route_configs: tuple[Node, ...] = ()
     bootstrap: Node | None = None
     loose_filters: tuple[Node, ...] = ()
-    egret: str = "egret"
+    egret: frozenset[str] = frozenset({DEFAULT_CLUSTER})
     whole: bool = True
     place: Node | None = field(default=None)
     envoy: EnvoyVersion | None = None
@@ -148,15 +149,21 @@ class EnvoyConfig:
                 if self.asks_egret(one.at("typed_config")):
                     yield one
 
+    def asked_clusters(self) -> frozenset[str]:
+        """Return the clusters that any ext_proc filter of a listener names."""
+        entries = (one.at("typed_config") for each in self.listeners for one in each.ext_procs())
+        names = (cluster_of(one) for one in (*entries, *self.loose_filters))
+        return frozenset(name for name in names if name)
+
     def asks_egret(self, settings: Node) -> bool:
         """Return whether ext_proc settings name Egret's cluster, or none of Envoy's kind."""
-        name = settings.at("grpc_service", "envoy_grpc", "cluster_name").text
-        return name in {"", self.egret}
+        name = cluster_of(settings)
+        return not name or name in self.egret
 
     def workers(self) -> Iterator[Cluster]:
         """Yield Egret's cluster."""
         for cluster in self.clusters:
-            if cluster.name == self.egret:
+            if cluster.name in self.egret:
                 yield cluster
 
     def virtual_hosts(self) -> Iterator[Node]:
@@ -196,8 +203,13 @@ class EnvoyConfig:
         """Yield the clusters that routes send requests to."""
         named = {name for route in self.routes() for name in targets(route.at("route"))}
         for cluster in self.clusters:
-            if cluster.name in named and cluster.name != self.egret:
+            if cluster.name in named and cluster.name not in self.egret:
                 yield cluster
+
+
+def cluster_of(settings: Node) -> str:
+    """Return the cluster that ext_proc settings name; empty with another gRPC client."""
+    return settings.at("grpc_service", "envoy_grpc", "cluster_name").text
 
 
 def goes_by_model(route: Node) -> bool:
@@ -234,7 +246,7 @@ def listeners_of(node: Node) -> Iterator[Listener]:
                 yield Listener(node, chain, typed)
 
 
-def of_bootstrap(root: Node, *, egret: str) -> EnvoyConfig:
+def of_bootstrap(root: Node) -> EnvoyConfig:
     """Return the parts of a static configuration."""
     resources = root.at("static_resources")
     listeners = tuple(one for node in resources.at("listeners") for one in listeners_of(node))
@@ -243,7 +255,6 @@ def of_bootstrap(root: Node, *, egret: str) -> EnvoyConfig:
         clusters=tuple(Cluster(node) for node in resources.at("clusters")),
         route_configs=_inline_routes(listeners),
         bootstrap=root,
-        egret=egret,
         place=root,
         envoy=_version_of(root),
     )
@@ -257,7 +268,7 @@ _DUMPED: Final = {
 """The parts of a config dump by kind, with their places."""
 
 
-def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
+def of_config_dump(root: Node) -> EnvoyConfig:
     """Return the parts of a `/config_dump`: static ones, and those of a control plane."""
     dumps = {one.type_name.rpartition(".")[2]: one for one in root.at("configs")}
     dumped = dumps.get("BootstrapConfigDump")
@@ -269,7 +280,6 @@ def of_config_dump(root: Node, *, egret: str) -> EnvoyConfig:
         # A dump repeats the routes that stand within a listener.
         route_configs=tuple(_dumped(dumps, "route_config")) or _inline_routes(listeners),
         bootstrap=bootstrap,
-        egret=egret,
         place=root,
         envoy=None if bootstrap is None else _version_of(bootstrap),
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeGuard
 
 from egret_tools.envoy_lint.config import (
+    DEFAULT_CLUSTER,
     EXT_PROC,
-    HCM,
     Cluster,
     EnvoyConfig,
     EnvoyVersion,
@@ -16,35 +16,72 @@ from egret_tools.envoy_lint.config import (
     of_bootstrap,
     of_config_dump,
 )
+from egret_tools.envoy_lint.parts import (
+    CLUSTER,
+    LISTENER,
+    ROUTES,
+    Part,
+    Unread,
+    discovered,
+    embedded_bootstraps,
+    parts_of_filter,
+    parts_of_policy,
+    unread_resource,
+)
 from egret_tools.envoy_lint.rule import Finding, Hit
 from egret_tools.envoy_lint.rules import (
     BARE_SUPPRESSION,
     CONFIG_RULES,
-    ENVOY_FILTER,
     IDLE_SUPPRESSION,
+    NOT_CHECKED,
     RESOURCE_RULES,
     SCHEMA,
     UNKNOWN_EXTENSION,
 )
-from egret_tools.envoy_lint.schema import BOOTSTRAP, CONFIG_DUMP, SchemaError, settle
-from egret_tools.envoy_lint.source import JsonValue, Mark, Node, Source, Suppression, read_source
-
-_CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
+from egret_tools.envoy_lint.rules.gateways import EXTENSION_POLICY
+from egret_tools.envoy_lint.schema import (
+    BOOTSTRAP,
+    CONFIG_DUMP,
+    Problem,
+    Settled,
+    has_field_of,
+    settle,
+)
+from egret_tools.envoy_lint.source import (
+    JsonValue,
+    Mark,
+    Node,
+    Path,
+    Source,
+    Suppression,
+    read_source,
+    template_mark,
+)
+from egret_tools.envoy_lint.startup import refusals
 
 
 @dataclass(frozen=True, slots=True)
 class Linted:
-    """Findings of one file, by place; `suppressed` are those that comments silence."""
+    """Findings of one file, by place.
+
+    `suppressed` are those that comments silence, `unchecked` the parts that no rule reads.
+    `assumed` names the clusters that are taken for Egret's because ext_proc filters call them.
+    """
 
     findings: tuple[Finding, ...]
     suppressed: tuple[Finding, ...] = ()
+    unchecked: tuple[Finding, ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Facts beside the text: the name of Egret's cluster, and the version of Envoy."""
+    """Facts beside the text: the name of Egret's cluster, and the version of Envoy.
 
-    cluster: str = "egret"
+    Without a name it is `egret`, or else the clusters that ext_proc filters call.
+    """
+
+    cluster: str | None = None
     envoy: EnvoyVersion | None = None
 
 
@@ -57,19 +94,132 @@ def lint(name: str, text: str, *, known: Known = NOTHING_MORE) -> Linted:
     Raises:
         SourceError: neither YAML nor JSON.
     """
-    sources = read_source(name, text) or (Source(name, None, text, {}),)
-    found = [finding for source in sources for finding in _lint_source(source, known)]
-    return _silenced(found, sources[0].suppressions, Source(name, None, text, {}))
+    sources = read_source(name, text)
+    # Nothing between two `---` is no document to complain about, unless there is no other.
+    sources = tuple(one for one in sources if one.value is not None) or sources[:1]
+    whole = Source(name, None, text, {})
+    pass_ = _Pass(known)
+    found = [finding for source in sources or (whole,) for finding in pass_.document(source)]
+    template = template_mark(text)
+    if template is not None and any(one.rule is SCHEMA for one in found):
+        place = Node(None, replace(whole, marks={(): template}))
+        about = "this looks like a template: render it first, then check the result"
+        found = [Finding(SCHEMA, Hit(place, about))]
+    suppressions = sources[0].suppressions if sources else ()
+    return replace(_silenced(found, suppressions, whole), assumed=tuple(sorted(pass_.assumed)))
 
 
-def _lint_source(source: Source, known: Known) -> Iterator[Finding]:
-    value = source.value
-    if not isinstance(value, dict):
-        yield _not_a_config(source)
-    elif isinstance(value.get("kind"), str) and "apiVersion" in value:
-        yield from _lint_resource(Node(value, source), known)
-    else:
-        yield from _lint_envoy(source, value, known)
+@dataclass
+class _Pass:
+    """One pass over the documents of a file."""
+
+    known: Known
+    assumed: set[str] = field(default_factory=set)
+
+    def document(self, source: Source) -> Iterator[Finding]:
+        """Yield the findings of one document, by its form."""
+        value = source.value
+        root = Node(value, source)
+        if not isinstance(value, dict):
+            yield _not_a_config(source)
+        elif isinstance(value.get("kind"), str) and "apiVersion" in value:
+            yield from self._resource(root)
+        elif "configs" in value:
+            yield from self._envoy(source, CONFIG_DUMP)
+        elif has_field_of(value, BOOTSTRAP):
+            yield from self._envoy(source, BOOTSTRAP)
+        elif isinstance(value.get("resources"), list):
+            yield from self._parts(discovered(root))
+        else:
+            yield _not_a_config(source)
+
+    def _envoy(self, source: Source, message: str, *, is_part: bool = False) -> Iterator[Finding]:
+        settled = settle(source.value, message, is_part=is_part)
+        yield from _of_schema(settled, Node(None, source))
+        for mark in source.merges:
+            place = Node(None, replace(source, marks={(): mark}))
+            yield Finding(SCHEMA, Hit(place, "Envoy's YAML does not merge `<<`"))
+        root = Node(settled.value, source)
+        config = of_config_dump(root) if message == CONFIG_DUMP else of_bootstrap(root)
+        if message == BOOTSTRAP and not is_part:
+            yield from (Finding(SCHEMA, hit) for hit in refusals(config))
+        config = replace(config, whole=not is_part, envoy=self.known.envoy or config.envoy)
+        left_out = [one.place for one in settled.problems if one.left_out]
+        yield from self._rules(self._with_workers(config), left_out)
+
+    def _with_workers(self, config: EnvoyConfig) -> EnvoyConfig:
+        """Name the clusters of Egret's workers: as told, by their usual name, or as called."""
+        if self.known.cluster is not None:
+            return replace(config, egret=frozenset({self.known.cluster}))
+        asked = config.asked_clusters()
+        has_default = any(one.name == DEFAULT_CLUSTER for one in config.clusters)
+        if has_default or DEFAULT_CLUSTER in asked or not asked:
+            return config
+        self.assumed |= asked
+        return replace(config, egret=asked)
+
+    def _rules(self, config: EnvoyConfig, left_out: list[Path]) -> Iterator[Finding]:
+        """Apply all rules; a value that was left out is reported already."""
+        for rule in CONFIG_RULES:
+            for hit in rule.look(config):
+                if not any(hit.node.path[: len(path)] == path for path in left_out):
+                    yield Finding(rule, hit)
+
+    def _resource(self, resource: Node) -> Iterator[Finding]:
+        kind = resource.at("kind").text
+        for rule in RESOURCE_RULES:
+            if rule.kind == kind:
+                yield from (Finding(rule, hit) for hit in rule.look(resource))
+        match kind:
+            case "EnvoyFilter":
+                yield from self._parts(parts_of_filter(resource))
+            case "EnvoyPatchPolicy":
+                yield from self._parts(parts_of_policy(resource))
+            case "ConfigMap":
+                yield from self._embedded(resource, "data", is_part=False)
+            case "EnvoyProxy":
+                yield from self._embedded(resource, "spec", "bootstrap", is_part=True)
+            case "List":
+                for one in resource.at("items"):
+                    yield from self._resource(one)
+            case _ if kind != EXTENSION_POLICY:
+                yield _unread(unread_resource(resource))
+            case _:
+                pass
+
+    def _embedded(self, resource: Node, *steps: str, is_part: bool) -> Iterator[Finding]:
+        """Judge the static configurations that a resource holds as text."""
+        files = list(embedded_bootstraps(resource, *steps))
+        for one in files:
+            yield from self._envoy(one, BOOTSTRAP, is_part=is_part)
+        if not files:
+            yield _unread(unread_resource(resource))
+
+    def _parts(self, parts: Iterable[Part | Unread]) -> Iterator[Finding]:
+        """Judge patches, or resources of xDS, as parts of one configuration."""
+        config = EnvoyConfig(whole=False, envoy=self.known.envoy)
+        left_out: list[Path] = []
+        for part in parts:
+            if isinstance(part, Unread):
+                yield _unread(part)
+                continue
+            value = part.node.value
+            bare = {k: v for k, v in value.items() if k != "@type"} if _is_map(value) else value
+            settled = settle(bare, part.message, is_part=part.is_merged)
+            yield from _of_schema(settled, part.node)
+            left_out += [(*part.node.path, *one.place) for one in settled.problems if one.left_out]
+            config = _with(config, replace(part.node, value=settled.value), part.message)
+        # A mesh names the cluster after the service, in a form of its own.
+        asked = config.asked_clusters()
+        if asked:
+            config = replace(config, egret=asked)
+        elif self.known.cluster is not None:
+            config = replace(config, egret=frozenset({self.known.cluster}))
+        yield from self._rules(config, left_out)
+
+
+def _is_map(value: JsonValue) -> TypeGuard[dict[str, JsonValue]]:
+    return isinstance(value, dict)
 
 
 def _not_a_config(source: Source) -> Finding:
@@ -77,77 +227,42 @@ def _not_a_config(source: Source) -> Finding:
     return Finding(SCHEMA, Hit(Node(None, source), about))
 
 
-def _lint_envoy(source: Source, value: dict[str, JsonValue], known: Known) -> Iterator[Finding]:
-    is_dump = "configs" in value
-    try:
-        settled = settle(value, CONFIG_DUMP if is_dump else BOOTSTRAP)
-    except SchemaError as error:
-        yield Finding(SCHEMA, Hit(Node(None, source, error.place), error.problem))
-        return
-    root = Node(settled.value, source)
+def _unread(unread: Unread) -> Finding:
+    return Finding(NOT_CHECKED, Hit(unread.node, unread.about))
+
+
+def _of_schema(settled: Settled, root: Node) -> Iterator[Finding]:
+    for problem in settled.problems:
+        yield Finding(SCHEMA, Hit(_place(problem, root), problem.text))
     for path, type_name in settled.unknown:
-        yield Finding(UNKNOWN_EXTENSION, Hit(Node(None, source, path), type_name))
-    read = of_config_dump if is_dump else of_bootstrap
-    yield from _apply(_told(read(root, egret=known.cluster), known))
+        place = Node(None, root.source, (*root.path, *path))
+        yield Finding(UNKNOWN_EXTENSION, Hit(place, type_name))
 
 
-def _told(config: EnvoyConfig, known: Known) -> EnvoyConfig:
-    return config if known.envoy is None else replace(config, envoy=known.envoy)
-
-
-def _lint_resource(resource: Node, known: Known) -> Iterator[Finding]:
-    kind = resource.at("kind").text
-    for rule in RESOURCE_RULES:
-        if rule.kind == kind:
-            yield from (Finding(rule, hit) for hit in rule.look(resource))
-    if kind == ENVOY_FILTER:
-        yield from _lint_patches(resource, known)
-
-
-def _lint_patches(resource: Node, known: Known) -> Iterator[Finding]:
-    """Judge the patches of an EnvoyFilter as parts of a configuration."""
-    config = EnvoyConfig(egret=known.cluster, whole=False, envoy=known.envoy)
-    for patch in resource.at("spec", "configPatches"):
-        value = patch.at("patch", "value")
-        if patch.at("applyTo").text == "HTTP_FILTER":
-            value = value.at("typed_config")
-        message = {
-            "CLUSTER": _CLUSTER,
-            "LISTENER": "envoy.config.listener.v3.Listener",
-        }.get(patch.at("applyTo").text, value.type_name)
-        if message not in {_CLUSTER, EXT_PROC, HCM, "envoy.config.listener.v3.Listener"}:
-            continue
-        try:
-            settled = _settled_at(value, message)
-        except SchemaError as error:
-            place = Node(None, value.source, (*value.path, *error.place))
-            yield Finding(SCHEMA, Hit(place, error.problem))
-            continue
-        config = _with(config, settled, message)
-    # A mesh names the cluster after the service, in a form of its own.
-    named = [
-        one.at("grpc_service", "envoy_grpc", "cluster_name").text for one in config.loose_filters
-    ]
-    yield from _apply(replace(config, egret=named[0] if named else known.cluster))
-
-
-def _settled_at(node: Node, message: str) -> Node:
-    value = node.value if isinstance(node.value, dict) else {}
-    bare = {key: item for key, item in value.items() if key != "@type"}
-    return Node(settle(bare, message).value, node.source, node.path)
+def _place(problem: Problem, root: Node) -> Node:
+    source, path = root.source, (*root.path, *problem.place)
+    marks = source.names if problem.at_name and path in source.names else source.marks
+    return Node(None, replace(source, marks=marks), path)
 
 
 def _with(config: EnvoyConfig, node: Node, message: str) -> EnvoyConfig:
-    if message == EXT_PROC:
-        return replace(config, loose_filters=(*config.loose_filters, node))
-    if message == _CLUSTER:
+    """Add a part; ext_proc filters count wherever they stand in it."""
+    if message == CLUSTER:
         return replace(config, clusters=(*config.clusters, Cluster(node)))
-    return replace(config, listeners=(*config.listeners, *listeners_of(node)))
+    if message == ROUTES:
+        return replace(config, route_configs=(*config.route_configs, node))
+    if message == LISTENER:
+        return replace(config, listeners=(*config.listeners, *listeners_of(node)))
+    return replace(config, loose_filters=(*config.loose_filters, *_ext_procs(node)))
 
 
-def _apply(config: EnvoyConfig) -> Iterator[Finding]:
-    for rule in CONFIG_RULES:
-        yield from (Finding(rule, hit) for hit in rule.look(config))
+def _ext_procs(node: Node) -> Iterator[Node]:
+    if node.type_name == EXT_PROC:
+        yield node
+    for _, one in node.entries():
+        yield from _ext_procs(one)
+    for one in node:
+        yield from _ext_procs(one)
 
 
 def _silenced(
@@ -170,7 +285,11 @@ def _silenced(
     ordered = sorted(
         [*findings.values(), *extra], key=lambda one: (one.hit.node.mark.line, one.rule.id)
     )
-    return Linted(tuple(ordered), tuple(silenced))
+    return Linted(
+        tuple(one for one in ordered if one.rule is not NOT_CHECKED),
+        tuple(silenced),
+        tuple(one for one in ordered if one.rule is NOT_CHECKED),
+    )
 
 
 def _on_suppressions(

@@ -14,7 +14,8 @@ def fixable(finding: Finding) -> bool:
     """Return whether `fixed` would change it: a value is known and the text has one."""
     node = finding.hit.node
     is_scalar = not isinstance(node.source.value_at(node.path), (dict, list))
-    return finding.hit.replacement is not None and node.is_written and is_scalar
+    is_in_text = node.is_written and node.mark.end > node.mark.start
+    return finding.hit.replacement is not None and is_in_text and is_scalar
 
 
 def fixed(text: str, findings: Iterable[Finding]) -> str:

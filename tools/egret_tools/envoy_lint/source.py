@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 import yaml
@@ -24,6 +25,10 @@ _IGNORE: Final = re.compile(r"#\s*egret-lint:\s*ignore=([A-Z0-9,]+)(?:\s+(\S.*))
 
 class SourceError(ValueError):
     """A text that cannot be read as YAML or JSON; the message says where."""
+
+
+class TemplateError(SourceError):
+    """A template of a configuration, which is none until it is rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class Source:
     text: str = field(repr=False)
     marks: Mapping[Path, Mark] = field(repr=False)
     suppressions: tuple[Suppression, ...] = ()
+    names: Mapping[Path, Mark] = field(default_factory=dict, repr=False)
+    """The mark of each key, by the path of its value."""
+    merges: tuple[Mark, ...] = ()
+    """The places of `<<`, which YAML 1.1 merges and Envoy does not."""
 
     def mark(self, path: Path) -> Mark:
         """Return where *path* stands, or the nearest thing above it that stands anywhere."""
@@ -89,10 +98,79 @@ def read_source(name: str, text: str) -> tuple[Source, ...]:
         return _read_json(name, text, error)
     sources: list[Source] = []
     for node in nodes:
-        marks: dict[Path, Mark] = {}
-        value = _Reader(marks).read(node, ())
-        sources.append(Source(name, value, text, marks, suppressions))
+        reader = _Reader()
+        try:
+            value = reader.read(node, ())
+        except SourceError as error:
+            raise _unreadable(name, text, f":{error}") from None
+        merges = tuple(reader.merges)
+        sources.append(Source(name, value, text, reader.marks, suppressions, reader.names, merges))
     return tuple(sources)
+
+
+def embedded(source: Source, path: Path) -> Source | None:
+    """Read the text at *path*, such as a file in a ConfigMap, with its places in the whole file.
+
+    None if it is not YAML or JSON of one document.
+    """
+    text = source.value_at(path)
+    if not isinstance(text, str):
+        return None
+    try:
+        (inner,) = read_source(source.name, text)
+    except (SourceError, ValueError):
+        return None
+    outer = source.mark(path)
+    if source.text[outer.start : outer.start + 1] != "|":
+        # Escapes and folded lines move characters: the place is that of the whole text.
+        place = Mark(outer.line, outer.column)
+        marks = dict.fromkeys(inner.marks, place)
+        return Source(source.name, inner.value, source.text, marks, source.suppressions)
+    shift = _Shift.of(source.text, outer)
+    return Source(
+        source.name,
+        inner.value,
+        source.text,
+        {key: shift.moved(mark) for key, mark in inner.marks.items()},
+        source.suppressions,
+        {key: shift.moved(mark) for key, mark in inner.names.items()},
+        tuple(shift.moved(mark) for mark in inner.merges),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shift:
+    """The place of a literal block in its file: first line, indentation, starts of lines."""
+
+    line: int
+    indent: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, text: str, outer: Mark) -> _Shift:
+        lines = text.splitlines(keepends=True)
+        content = (line for line in lines[outer.line :] if line.strip())
+        first = next(content, "")
+        starts = tuple(accumulate((len(line) for line in lines), initial=0))
+        return cls(outer.line, len(first) - len(first.lstrip(" ")), starts)
+
+    def moved(self, mark: Mark) -> Mark:
+        line, column = self.line + mark.line, self.indent + mark.column
+        start = self.starts[min(line - 1, len(self.starts) - 1)] + column - 1
+        return Mark(line, column, start, start + mark.end - mark.start)
+
+
+TEMPLATE: Final = re.compile(r"\{%-?\s*\w|\{\{-?\s*(?:/\*|[.$\w\"(])|<%=?\s|\$\{[A-Za-z_]\w*\}")
+"""Marks of Jinja, Helm and Go templates, ERB, and variables of envsubst."""
+
+
+def template_mark(text: str) -> Mark | None:
+    """Return the place of the first mark of a template outside of comments."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = TEMPLATE.search(line.partition(" #")[0])
+        if match is not None and not line.lstrip().startswith("#"):
+            return Mark(number, match.start() + 1)
+    return None
 
 
 def _read_json(name: str, text: str, error: yaml.YAMLError) -> tuple[Source, ...]:
@@ -103,22 +181,33 @@ def _read_json(name: str, text: str, error: yaml.YAMLError) -> tuple[Source, ...
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise SourceError(f"{name}{place}: {problem}") from None
+        raise _unreadable(name, text, f"{place}: {problem}") from None
     return (Source(name, value, text, {}),)
+
+
+def _unreadable(name: str, text: str, problem: str) -> SourceError:
+    """Return the error of a text that is no YAML; a template is called one."""
+    template = template_mark(text)
+    if template is None:
+        return SourceError(f"{name}{problem}")
+    place = f"{name}:{template.line}:{template.column}"
+    return TemplateError(f"{place}: this looks like a template")
 
 
 class _Reader:
     """Turns nodes into plain values and notes where each stands."""
 
-    def __init__(self, marks: dict[Path, Mark]) -> None:
-        self._marks = marks
+    def __init__(self) -> None:
+        self.marks: dict[Path, Mark] = {}
+        self.names: dict[Path, Mark] = {}
+        self.merges: list[Mark] = []
 
     def read(self, node: yaml.Node, path: Path) -> JsonValue:
         """Return the plain value of *node*."""
-        if len(self._marks) > MAX_NODES:
-            raise SourceError("aliases make this larger than any configuration")
+        if len(self.marks) > MAX_NODES:
+            raise SourceError(" aliases make this larger than any configuration")
         start, end = node.start_mark, node.end_mark
-        self._marks[path] = Mark(start.line + 1, start.column + 1, start.index, end.index)
+        self.marks[path] = Mark(start.line + 1, start.column + 1, start.index, end.index)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -129,10 +218,17 @@ class _Reader:
         mapping: dict[str, JsonValue] = {}
         for key_node, value_node in node.value:
             if key_node.tag == f"{_TAG}merge":
+                start = key_node.start_mark
+                self.merges.append(Mark(start.line + 1, start.column + 1))
                 merged = self.read(value_node, path)
                 mapping = (merged if isinstance(merged, dict) else {}) | mapping
                 continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                place = f"{key_node.start_mark.line + 1}:{key_node.start_mark.column + 1}"
+                raise SourceError(f"{place}: a key that is not text")
             key = str(key_node.value)
+            start = key_node.start_mark
+            self.names[*path, key] = Mark(start.line + 1, start.column + 1)
             mapping[key] = self.read(value_node, (*path, key))
         return mapping
 
@@ -145,6 +241,8 @@ def _scalar(node: yaml.Node) -> JsonValue:
         case "bool":
             return text.lower() in {"yes", "true", "on"}
         case "int" | "float":
+            if "_" in text:
+                return text  # a number for YAML 1.1, and none for Envoy
             try:
                 return float(text) if set(text.lower()) & set(".e") else int(text, 0)
             except ValueError:

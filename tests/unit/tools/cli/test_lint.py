@@ -115,3 +115,72 @@ def test_the_version_of_envoy_may_be_told(tmp_path: Path, version: str, code: in
     ended, out, _ = lint(file, "--envoy", version, "--output", "json")
     assert ended == code
     assert ("FULL_DUPLEX_STREAMED" in out) == (code == 1)
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "300"])
+def test_each_finding_is_one_line_at_every_width(
+    file: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """File, line and column first, as editors read them; nothing is cut."""
+    monkeypatch.setenv("COLUMNS", columns)
+    file.write_text(with_mistake(MISTAKES["EGR101"]))
+    _, shown, _ = lint(file)
+    (row,) = orjson.loads(lint(file, "--output", "json")[1])
+    assert shown == (
+        f"{file}:{row['line']}:{row['column']}: error EGR101 while Egret is down, every request "
+        "passes unchecked and without a key (fix: failure_mode_allow: false)\n"
+    )
+
+
+def test_a_table_is_printed_on_request(file: Path) -> None:
+    """Where it is wide enough; a pipe is."""
+    file.write_text(with_mistake(MISTAKES["EGR101"]))
+    shown = lint(file, "--output", "table")[1]
+    assert "EGR101" in shown
+    assert "│" in shown
+
+
+def test_a_part_that_was_not_checked_fails_the_command(tmp_path: Path) -> None:
+    """Unless a flag allows it; whatever the severity that fails."""
+    file = tmp_path / "route.yaml"
+    file.write_text("apiVersion: v1\nkind: AIGatewayRoute\nmetadata: {name: llm}\n")
+    code, shown, said = lint(file, "--fail-on", "error")
+    assert code == 1
+    assert shown.startswith(f"{file}:2:7: warning EGR005 AIGatewayRoute llm: nothing in it was")
+    assert said == "0 errors, 0 warnings, 0 notes, 0 suppressed, 1 not checked\n"
+    assert lint(file, "--allow-unchecked")[0] == 0
+    (result,) = orjson.loads(lint(file, "--output", "sarif")[1])["runs"][0]["results"]
+    assert result["ruleId"] == "EGR005"
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_next(file: Path, tmp_path: Path) -> None:
+    """A template among them is called one."""
+    template = tmp_path / "envoy.yaml.j2"
+    template.write_text("admin: {}\n{% if a %}\n")
+    file.write_text(with_mistake(MISTAKES["EGR101"]))
+    code, shown, said = lint(template, file)
+    assert code == 2
+    assert "EGR101" in shown
+    assert f"error: {template}:2:1: this looks like a template; render it first" in said
+
+
+def test_the_cluster_that_is_taken_for_egrets_is_named(file: Path) -> None:
+    """So that a wrong guess is seen."""
+    file.write_text(
+        own_text()
+        .replace("cluster_name: egret", "cluster_name: judge")
+        .replace("- name: egret\n", "- name: judge\n")
+    )
+    code, _, said = lint(file)
+    assert code == 0
+    assert "ext_proc calls cluster `judge`, which is taken for Egret" in said
+    assert lint(file, "--cluster", "egret")[0] == 1
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(file: Path) -> None:
+    """A field's name could move the cursor, or turn the text around."""
+    file.write_text('admin: {"a\\e[2Jb\\u202e": 1}\n')
+    _, shown, _ = lint(file)
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "\\x1b[2Jb\\u202e" in shown

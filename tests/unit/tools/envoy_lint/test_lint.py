@@ -16,6 +16,7 @@ from egret_tools.envoy_lint.lint import NOTHING_MORE, Known, lint
 from egret_tools.envoy_lint.report import fixed, sarif
 from egret_tools.envoy_lint.source import SourceError
 
+from tests.support.configurations.accepted import ACCEPTED
 from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
 
 POLICY = """\
@@ -168,7 +169,9 @@ def test_a_misspelt_field_is_named_with_its_place() -> None:
     (finding,) = lint("envoy.yaml", text).findings
     line = text[: text.index("allow_mode_overide")].count("\n") + 1
     assert finding.rule.id == "EGR001"
-    assert finding.hit.about == "Envoy 1.40 knows no field `allow_mode_overide` here"
+    assert finding.hit.about == (
+        "Envoy 1.40 knows no field `allow_mode_overide` here; did you mean `allow_mode_override`?"
+    )
     assert finding.hit.node.mark.line == line
 
 
@@ -270,15 +273,37 @@ def test_what_stands_nowhere_is_left_to_people() -> None:
 # Another name for Egret's cluster.
 
 
-def test_the_cluster_of_the_workers_may_have_another_name() -> None:
-    """By --cluster."""
-    text = (
+def renamed(name: str) -> str:
+    """Return our own configuration with another name for Egret's cluster."""
+    return (
         own_text()
-        .replace("cluster_name: egret", "cluster_name: judge")
-        .replace("- name: egret\n", "- name: judge\n")
+        .replace("cluster_name: egret", f"cluster_name: {name}")
+        .replace("- name: egret\n", f"- name: {name}\n")
     )
-    assert {rule for rule, _, _ in places(text)} == {"EGR501"}
-    assert places(text, known=Known("judge")) == []
+
+
+def test_the_cluster_that_ext_proc_calls_is_taken_for_egrets() -> None:
+    """All rules hold for it, and the report names it."""
+    text = renamed("judge").replace("failure_mode_allow: false", "failure_mode_allow: true")
+    linted = lint("envoy.yaml", text)
+    assert [one.rule.id for one in linted.findings] == ["EGR101"]
+    assert linted.assumed == ("judge",)
+    assert lint("envoy.yaml", own_text()).assumed == ()
+
+
+def test_the_cluster_may_be_named() -> None:
+    """Then no other is taken for it."""
+    assert places(renamed("judge"), known=Known("judge")) == []
+    assert {rule for rule, _, _ in places(renamed("judge"), known=Known("egret"))} == {"EGR501"}
+
+
+def test_each_of_several_ext_proc_filters_is_checked() -> None:
+    """None of them is called egret."""
+    linted = lint("envoy.yaml", ACCEPTED["two servers one after another"])
+    found = [one.rule.id for one in linted.findings]
+    assert linted.assumed == ("first", "second")
+    assert (found.count("EGR102"), found.count("EGR101")) == (2, 1)
+    assert (found.count("EGR203"), found.count("EGR501")) == (2, 0)
 
 
 # Gateways.

@@ -1,4 +1,4 @@
-"""The registry of rules: each file beside this one has a tuple of them; four are on the text."""
+"""The registry of rules: each file beside this one has a tuple of them; five are on the text."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ IDLE_SUPPRESSION: Final = Rule(
     "EGR004", "suppression-of-nothing", Severity.NOTE,
     "the rule finds nothing here", "remove the comment",
 )  # fmt: skip
+NOT_CHECKED: Final = Rule(
+    "EGR005", "not-checked", Severity.WARNING,
+    "nothing in it was checked",
+    "check the config dump of the Envoy that gets it, or pass --allow-unchecked",
+)  # fmt: skip
 
 CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
     sorted(
@@ -49,12 +54,12 @@ CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
     )
 )
 RESOURCE_RULES: Final[tuple[ResourceRule, ...]] = gateways.RULES
-ENVOY_FILTER: Final = gateways.ENVOY_FILTER
 ALL_RULES: Final[tuple[Rule, ...]] = (
     SCHEMA,
     UNKNOWN_EXTENSION,
     BARE_SUPPRESSION,
     IDLE_SUPPRESSION,
+    NOT_CHECKED,
     *CONFIG_RULES,
     *RESOURCE_RULES,
 )

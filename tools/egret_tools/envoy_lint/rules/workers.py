@@ -34,8 +34,9 @@ def _http2(cluster: Cluster) -> Node:
 
 def _missing(config: EnvoyConfig) -> Iterator[Hit]:
     is_named = any(True for _ in config.filters())
-    if config.whole and is_named and config.place and not any(True for _ in config.workers()):
-        yield Hit(config.place, f"cluster {config.egret}")
+    if config.whole and is_named and config.place:
+        for name in sorted(config.egret - {one.name for one in config.workers()}):
+            yield Hit(config.place, f"cluster {name}")
 
 
 def _no_http2(cluster: Cluster) -> Node | None:

@@ -1,0 +1,215 @@
+"""Documents around a configuration: Kubernetes resources, xDS files, templates."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+import yaml
+from egret_tools.envoy_lint.config import EXT_PROC
+from egret_tools.envoy_lint.lint import Linted, lint
+from egret_tools.envoy_lint.report import fixed
+from egret_tools.envoy_lint.source import SourceError, TemplateError
+
+from tests.support.configurations.accepted import ACCEPTED
+from tests.support.configurations.build import ext_proc, http2, web, yaml_of
+
+OPEN = yaml_of(web(ext_proc("judge", failure_mode_allow=True), clusters=(http2("judge"),)))
+FILTER = {
+    "name": "envoy.filters.http.ext_proc",
+    "typed_config": {
+        "@type": f"type.googleapis.com/{EXT_PROC}",
+        "processing_mode": {"request_body_mode": "STREAMED"},
+        "grpc_service": {"envoy_grpc": {"cluster_name": "judge"}},
+    },
+}
+
+
+def resource(kind: str, **fields: object) -> str:
+    """Return a resource of Kubernetes."""
+    head = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "llm"}}
+    return yaml.safe_dump({**head, **fields}, sort_keys=False)
+
+
+def patch_policy(path: str, value: object) -> str:
+    """Return an EnvoyPatchPolicy with one patch of a listener."""
+    patch = {
+        "type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "default/llm/http",
+        "operation": {"op": "add", "path": path, "value": value},
+    }
+    return resource("EnvoyPatchPolicy", spec={"type": "JSONPatch", "jsonPatches": [patch]})
+
+
+def envoy_filter(apply_to: str, value: object, operation: str = "INSERT_BEFORE") -> str:
+    """Return an EnvoyFilter with one patch."""
+    patch = {"applyTo": apply_to, "patch": {"operation": operation, "value": value}}
+    spec = {"workloadSelector": {"labels": {"app": "a"}}, "configPatches": [patch]}
+    return resource("EnvoyFilter", spec=spec)
+
+
+def ids(linted: Linted) -> set[str]:
+    """Return the rules that are broken."""
+    return {one.rule.id for one in linted.findings}
+
+
+def unchecked(linted: Linted) -> list[str]:
+    """Return what is named as not checked."""
+    return [one.hit.about for one in linted.unchecked]
+
+
+HTTP_FILTERS = "/default_filter_chain/filters/0/typed_config/http_filters/0"
+
+
+def test_a_filter_that_a_patch_policy_adds_is_checked() -> None:
+    """At its place in the patch; the body mode is no gate."""
+    linted = lint("p.yaml", patch_policy(HTTP_FILTERS, FILTER))
+    assert {"EGR105", "EGR102"} <= ids(linted)
+    assert unchecked(linted) == []
+    (body,) = (one for one in linted.findings if one.rule.id == "EGR105")
+    assert body.hit.node.mark.line > 10
+
+
+def test_a_patch_with_a_wrong_field_is_reported() -> None:
+    """Envoy Gateway sends it, and Envoy rejects the whole update."""
+    linted = lint("p.yaml", patch_policy(HTTP_FILTERS, FILTER | {"disable": True}))
+    assert "EGR001" in ids(linted)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/stat_prefix", "a"),
+        (f"{HTTP_FILTERS}/typed_config/failure_mode_allow", True),
+    ],
+)
+def test_a_patch_of_a_single_value_is_named_as_not_checked(path: str, value: object) -> None:
+    """Its meaning depends on the rest, which only Envoy has."""
+    linted = lint("p.yaml", patch_policy(path, value))
+    assert unchecked(linted) == [f"EnvoyPatchPolicy llm, patch 1 ({path})"]
+
+
+def test_a_configuration_in_a_config_map_is_checked_at_its_place() -> None:
+    """Line and column are those of the whole file, and a fix changes that file."""
+    text = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: envoy}\ndata:\n"
+        f"  readme: hello\n  envoy.yaml: |\n{textwrap.indent(OPEN, '    ')}"
+    )
+    linted = lint("map.yaml", text)
+    (found,) = (one for one in linted.findings if one.rule.id == "EGR101")
+    mark = found.hit.node.mark
+    line = text.splitlines()[mark.line - 1]
+    assert line[mark.column - 1 :] == "true"
+    assert line.strip() == "failure_mode_allow: true"
+    assert linted.assumed == ("judge",)
+    repaired = fixed(text, [found])
+    assert repaired == text.replace("failure_mode_allow: true", "failure_mode_allow: false")
+
+
+def test_a_configuration_in_quotes_is_checked_at_the_place_of_its_text() -> None:
+    """Escapes move characters, so that nothing is fixed in it."""
+    text = resource("ConfigMap", data={"envoy.yaml": OPEN}).replace("|\n", "|\n")
+    quoted = yaml.safe_dump(yaml.safe_load(text), default_style='"')
+    linted = lint("map.yaml", quoted)
+    assert "EGR101" in ids(linted)
+    assert fixed(quoted, linted.findings) == quoted
+
+
+@pytest.mark.parametrize(
+    "kind", ["Gateway", "HTTPRoute", "AIGatewayRoute", "Service", "Deployment", "ConfigMap"]
+)
+def test_a_resource_that_no_rule_reads_is_named(kind: str) -> None:
+    """Silence on it would look like praise."""
+    linted = lint("r.yaml", resource(kind, spec={"rules": []}))
+    assert (ids(linted), unchecked(linted)) == (set(), [f"{kind} llm"])
+
+
+def test_the_items_of_a_list_are_resources() -> None:
+    """As `kubectl get -o yaml` prints them."""
+    items = [yaml.safe_load(resource("Gateway")), yaml.safe_load(envoy_filter("CLUSTER", {}))]
+    linted = lint("r.yaml", resource("List", items=items))
+    assert unchecked(linted) == ["Gateway llm"]
+    assert "EGR001" in ids(linted)
+
+
+@pytest.mark.parametrize(
+    ("apply_to", "value"),
+    [
+        ("VIRTUAL_HOST", {"name": "v", "domains": "x", "typo": 1}),
+        ("NETWORK_FILTER", {"name": "f"}),
+        ("ROUTE_CONFIGURATION", {"virtual_hosts": [{"name": "v"}]}),
+        ("HTTP_FILTER", {"name": "x", "typed_config": {"no": "type"}}),
+    ],
+)
+def test_each_kind_of_patch_of_a_filter_is_held_against_envoys_messages(
+    apply_to: str, value: object
+) -> None:
+    """Also where no rule looks further."""
+    assert "EGR001" in ids(lint("f.yaml", envoy_filter(apply_to, value)))
+
+
+def test_a_patch_that_is_merged_may_lack_fields() -> None:
+    """The rest is there already."""
+    linted = lint("f.yaml", envoy_filter("CLUSTER", {"connect_timeout": "1s"}, "MERGE"))
+    assert (ids(linted), unchecked(linted)) == (set(), [])
+
+
+def test_a_patch_of_another_kind_is_named_as_not_checked() -> None:
+    """A kind that comes after us."""
+    linted = lint("f.yaml", envoy_filter("NEW_THING", {"a": 1}))
+    assert unchecked(linted) == ["EnvoyFilter llm, patch 1 (NEW_THING)"]
+
+
+def test_files_for_the_dynamic_configuration_are_read() -> None:
+    """As in Envoy's example of configuration from files."""
+    config = yaml.safe_load(OPEN)["static_resources"]
+    kinds = {"listeners": "listener.v3.Listener", "clusters": "cluster.v3.Cluster"}
+    resources = [
+        {"@type": f"type.googleapis.com/envoy.config.{kind}", **one}
+        for name, kind in kinds.items()
+        for one in config[name]
+    ]
+    linted = lint("lds.yaml", yaml.safe_dump({"resources": [*resources, {"a": 1}]}))
+    assert {"EGR101", "EGR203"} <= ids(linted)
+    assert unchecked(linted) == ["a resource without `@type`"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listeners:\n{% for port in ports %}\n- {{ port }}\n{% endfor %}\n",
+        "static_resources:\n  clusters: {{ .Values.clusters | toYaml }}\n",
+        "{{- if .Values.on }}\nadmin: {}\n{{- end }}\n",
+    ],
+    ids=["jinja", "helm", "go"],
+)
+def test_a_template_is_called_one(text: str) -> None:
+    """Its place is that of its first mark."""
+    with pytest.raises(TemplateError, match=r"^e\.yaml:\d+:\d+: this looks like a template$"):
+        lint("e.yaml", text)
+
+
+@pytest.mark.parametrize("value", ['"{{ .Values.port }}"', "${PORT}"])
+def test_a_template_that_is_yaml_is_called_one(value: str) -> None:
+    """One finding, instead of one for each value that is not there yet."""
+    text = ACCEPTED["front proxy"].replace("port_value: 8080", f"port_value: {value}")
+    found = lint("e.yaml", text).findings
+    assert [one.rule.id for one in found] == ["EGR001"]
+    assert found[0].hit.about.startswith("this looks like a template")
+    assert found[0].hit.node.mark.line == text[: text.index(value)].count("\n") + 1
+
+
+def test_braces_in_a_script_are_no_template() -> None:
+    """Lua has tables of tables."""
+    assert "EGR001" not in ids(lint("e.yaml", ACCEPTED["lua"]))
+
+
+def test_what_is_neither_yaml_nor_template_stays_an_error() -> None:
+    """With its place."""
+    with pytest.raises(SourceError, match=r"^e\.yaml:1:3: a key that is not text$"):
+        lint("e.yaml", "? [a, b]\n: c\n")
+
+
+def test_an_empty_document_beside_others_is_nothing_to_report() -> None:
+    """A file that ends in `---`."""
+    assert ids(lint("e.yaml", f"---\n{ACCEPTED['only an admin']}---\n")) == set()
