@@ -33,7 +33,7 @@ def envoy_refuses(text: str, folder: Path) -> str:
     """Return the last words of an Envoy that refuses; empty if it starts."""
     file = folder / "envoy.yaml"
     file.write_text(text)
-    command = [envoy_program(), "--mode", "validate", "-c", file, "--log-level", "error"]
+    command = [str(envoy_program()), "--mode", "validate", "-c", str(file), "--log-level", "error"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     return done.stderr.strip()[-300:] or "refused" if done.returncode else ""
 
