@@ -61,7 +61,11 @@ def top(
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):
-        fail(f"no answer at {metrics}", hint="start `egret serve`, or pass --metrics URL")
+        fail(
+            f"no answer at {metrics}, and no stack of `egret up` in {run}",
+            hint="name a running stack's folder with --run, a page with --metrics URL,"
+            " or start `egret serve`",
+        )
     except ValueError:
         fail(f"{metrics} is no page of metrics", hint="pass --metrics URL")
     except KeyboardInterrupt:

@@ -38,6 +38,7 @@ from sidecar.cli.terminal import (
 )
 from sidecar.storage.pool import Connection
 
+FEW_BARS: Final = 24
 MAX_SHOWN: Final = 8
 """More could not be distinguished by colour; the rest is drawn as one."""
 
@@ -78,6 +79,9 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
             zorder=2,
         )
         below = [low + value for low, value in zip(below, values, strict=True)]
+    if 0 < len(times) < FEW_BARS:  # a bar as wide as the picture would say nothing
+        end = days.date2num(times[-1] + step)
+        axes.set_xlim(end - FEW_BARS * (step / timedelta(days=1)), end)
     axes.set_title(title, loc="left")
     axes.set_ylabel("US dollars" if has_cost else "tokens")
     axes.grid(axis="y", linewidth=0.5, alpha=0.5)
@@ -112,6 +116,7 @@ def _series(
 
 usage = typer.Typer(no_args_is_help=True, help="Usage and its cost.")
 
+HOUR: Final = timedelta(hours=1)
 HOURLY_UP_TO: Final = timedelta(days=3)
 """A chart of longer than this has a bar a day."""
 
@@ -159,24 +164,31 @@ def report(
         fail("--since is not before --until", hint="give other times", code=WRONG_USAGE)
     if chart is not None and chart.suffix not in _CHARTS:
         fail(f"--chart: {chart} is no .png or .svg", hint="rename it", code=WRONG_USAGE)
-    is_hourly = end - start <= HOURLY_UP_TO
 
-    async def read(connection: Connection) -> tuple[list[UsageSum], list[UsagePoint]]:
+    async def read(
+        connection: Connection,
+    ) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
         sums = await usage_sums(connection, by, since=start, until=end)
         if chart is None:
-            return sums, []
-        unit = "hour" if is_hourly else "day"
-        return sums, await usage_points(connection, by, since=start, until=end, unit=unit)
+            return sums, [], HOUR
+        if end - start > HOURLY_UP_TO:
+            points = await usage_points(connection, by, since=start, until=end, unit="day")
+            if len({point.began_at for point in points}) > HOURLY_UP_TO.days:
+                return sums, points, timedelta(days=1)
+        # A short span, or one of which only the last days have usage.
+        points = await usage_points(connection, by, since=start, until=end, unit="hour")
+        return sums, points, HOUR
 
-    sums, points = on_connection(read)
+    sums, points, step = on_connection(read)
     _print(sums, by=by, output=output)
     if chart is not None:
-        step = timedelta(hours=1) if is_hourly else timedelta(days=1)
         try:
             draw_usage(points, file=chart, title=f"Usage by {by.value}", step=step)
         except ChartError as error:
             fail(str(error), hint="the figures above are complete")
         note(f"drawn: {chart}")
+        if step == HOUR and (bars := len({point.began_at for point in points})) <= 1:
+            note(f"too little usage for a chart over time: it has {bars or 'no'} bar so far")
 
 
 @usage.command("drop")

@@ -214,7 +214,7 @@ class SupervisorMetrics:
             wanted
         )
         self._running = Gauge(
-            MetricName.WORKERS_RUNNING, "Running worker processes.", registry=registry
+            MetricName.WORKERS_RUNNING, "Workers that are ready and serve.", registry=registry
         )
         self._deaths = Counter(
             MetricName.WORKER_DEATHS,
@@ -236,7 +236,7 @@ class SupervisorMetrics:
         self._pushes.labels("taken" if is_taken else "failed").inc()
 
     def running(self, workers: int) -> None:
-        """Show how many processes there are."""
+        """Show how many workers serve."""
         self._running.set(workers)
 
     def worker_died(self) -> None:

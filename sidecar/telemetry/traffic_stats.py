@@ -92,9 +92,7 @@ def traffic_stats(before: MetricsSnapshot, after: MetricsSnapshot) -> TrafficSta
             "verdict",
             but=frozenset({"pass"}),
         ),
-        providers=between.rates(
-            f"{MetricName.REQUEST_DURATION}_count", "gen_ai_provider_name", "error_type"
-        ),
+        providers=between.provider_rates(),
         limits=between.rates(f"{MetricName.LIMIT_DECISIONS}_total", "decision", "counts"),
         faults=between.rates(f"{MetricName.EXCHANGE_FAULTS}_total", "kind"),
     )
@@ -121,6 +119,18 @@ class _Growth:
             if grown and not but.intersection(shown):
                 found[" ".join(shown)] += grown / self._seconds
         return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
+
+    def provider_rates(self) -> dict[str, float]:
+        """Return rates by provider and end, in words: `openai answered`, `openai status 429`."""
+        rates = self.rates(
+            f"{MetricName.REQUEST_DURATION}_count", "gen_ai_provider_name", "error_type"
+        )
+        shown: dict[str, float] = {}
+        for name, rate in rates.items():
+            provider, _, end = name.rpartition(" ")
+            words = f"status {end}" if end.isdigit() else end.replace("_", " ")
+            shown[f"{provider} {'answered' if end == 'none' else words}"] = rate
+        return shown
 
     def quantiles_ms(self, name: str) -> dict[str, float | None]:
         """Return quantiles of a histogram, as Prometheus computes them; None without a sample."""

@@ -1,10 +1,13 @@
-"""`python -m sidecar.worker N PARENT`: worker N of process PARENT, as `egret serve` starts it.
+"""`python -m sidecar.worker N PARENT READY`: worker N of PARENT, as `egret serve` starts it.
+
+READY is a pipe's descriptor: a byte means that the worker serves, the end that it stopped.
 
 Not a command of `egret`: importing the command line takes as long as importing a worker.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import uvloop
@@ -18,13 +21,14 @@ from sidecar.worker.runtime import CANNOT_START, die_with_parent
 from sidecar.worker.worker import run_worker
 
 
-def main(index: int, parent: int) -> int:
+def main(index: int, parent: int, ready_pipe: int) -> int:
     """Serve until SIGTERM; return the exit code."""
     die_with_parent(parent)
+    os.set_inheritable(ready_pipe, False)  # noqa: FBT003 - takes no keywords
     try:
         settings = read_settings()
         configure_logs(settings.telemetry.log_level)
-        uvloop.run(run_worker(settings, index))
+        uvloop.run(run_worker(settings, index, ready_pipe=ready_pipe))
     except (SettingsError, SocketError, InvalidDsnError, SpoolError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows it
         return CANNOT_START
@@ -32,4 +36,4 @@ def main(index: int, parent: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(*(int(argument) for argument in sys.argv[1:4])))

@@ -51,6 +51,8 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._serving: set[int] = set()
+        """Workers that wrote to their pipe that they are ready, and have not closed it since."""
         self._stopping = asyncio.Event()
         self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
         self._metrics = WorkerMetrics(self._metrics_directory)
@@ -128,20 +130,34 @@ class Supervisor:
             delay = min(2 * delay, LONGEST_RESTART_SECONDS)
 
     async def _run_once(self, index: int) -> int:
+        ready_reader, ready_writer = os.pipe()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "sidecar.worker",
             str(index),
             str(os.getpid()),
+            str(ready_writer),
+            pass_fds=(ready_writer,),
             env=GRPC_ENVIRONMENT
             | inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
             # Ctrl-C goes to the whole terminal group; workers get their signal from here alone.
             start_new_session=True,
         )
+        os.close(ready_writer)
         self._processes[index] = process
-        self._own_metrics.running(len(self._processes))
+        loop = asyncio.get_running_loop()
+
+        def note_readiness() -> None:
+            if os.read(ready_reader, 1):
+                self._serving.add(index)
+            else:
+                self._serving.discard(index)
+                loop.remove_reader(ready_reader)
+            self._own_metrics.running(len(self._serving))
+
+        loop.add_reader(ready_reader, note_readiness)
         server = self._settings.server
         patience = server.drain_delay_seconds + server.drain_grace_seconds + KILL_AFTER_SECONDS
         try:
@@ -161,7 +177,10 @@ class Supervisor:
                 return await process.wait()
         finally:
             del self._processes[index]
-            self._own_metrics.running(len(self._processes))
+            loop.remove_reader(ready_reader)
+            os.close(ready_reader)
+            self._serving.discard(index)
+            self._own_metrics.running(len(self._serving))
             self._metrics.worker_gone(process.pid)
 
     def _stop(self) -> None:

@@ -57,8 +57,8 @@ BUILDING_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.02
 
 
-async def run_worker(settings: Settings, index: int) -> None:
-    """Serve until SIGTERM, then drain.
+async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None:
+    """Serve until SIGTERM, then drain; write to *ready_pipe* and close it as that begins and ends.
 
     Raises:
         SocketError: the socket cannot be served.
@@ -87,10 +87,12 @@ async def run_worker(settings: Settings, index: int) -> None:
         # All objects of now live as long as the worker: the collector need not walk them.
         gc.freeze()
         await engine.set_ready(is_ready=True)
+        os.write(ready_pipe, b"1")
         get_logger().info(
             "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))
         )
         await stopping.wait()
+        os.close(ready_pipe)
         get_logger().info("worker.draining", worker=index)
         await engine.drain()
     recorder.shutdown()

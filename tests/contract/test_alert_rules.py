@@ -66,14 +66,30 @@ def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() 
 
 def test_each_alert_links_a_runbook_with_all_of_its_parts() -> None:
     """Each page gives meaning, impact, checks and fix; no page is left over."""
-    links = {alert: rule["annotations"]["runbook"] for alert, rule in _alerts().items()}
+    links = {alert: rule["annotations"]["runbook_url"] for alert, rule in _alerts().items()}
     pages = {page.stem: page for page in (ROOT / "docs" / "runbooks").iterdir()}
 
-    assert links == {name: f"docs/runbooks/{name}.md" for name in pages}
+    assert links == {name: f"https://egret.example/docs/runbooks/{name}/" for name in pages}
     for name, page in pages.items():
         text = page.read_text(encoding="utf-8")
         assert text.startswith(f"# {name}\n")
         assert re.findall("^## (.*)$", text, re.MULTILINE) == HEADINGS
+
+
+def test_each_alert_describes_the_value_that_fired_it() -> None:
+    """An alert on a series that is missing has none."""
+    without_value = {
+        alert
+        for alert, rule in _alerts().items()
+        if "$value" not in rule["annotations"]["description"]
+    }
+
+    assert without_value == {
+        "EgretGone",
+        "EgretKeyChangesUnheard",
+        "EgretRemoteGuardrailDown",
+        "EnvoyMetricsMissing",
+    }
 
 
 def test_the_page_on_alerts_lists_each_with_its_severity_and_what_it_says() -> None:

@@ -431,6 +431,20 @@ def test_the_alert_rules_of_the_operator_are_those_that_are_tested() -> None:
     assert [group["name"] for group in groups][-1] == "own"
 
 
+def test_the_address_of_the_runbooks_is_a_value() -> None:
+    """Of each alert."""
+    address = "https://docs.acme.example/runbooks"
+    resources = render("helm4", case="sidecar-full", prometheusRule__runbookUrl=address)
+    urls = {
+        rule["annotations"]["runbook_url"] == f"{address}/{rule['alert']}/"
+        for group in one(resources, "PrometheusRule")["spec"]["groups"]
+        if group["name"] != "own"
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert urls == {True}
+
+
 def test_grafana_gets_every_dashboard_as_it_is() -> None:
     """A ConfigMap each, with the label that its sidecar looks for."""
     made = {

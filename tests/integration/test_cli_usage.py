@@ -137,6 +137,23 @@ async def test_a_chart_is_drawn_beside_the_figures(
     assert (await asyncio.to_thread(file.read_bytes)).startswith(begin)
 
 
+async def test_a_chart_of_one_hour_says_that_it_is_too_little(
+    database: Database, egret: Egret, tmp_path: Path
+) -> None:
+    """On the first day of an installation; it is drawn all the same."""
+    async with open_pool(database.settings) as pool:
+        store = PostgresUsage(pool, database.settings, batch_seconds=20)
+        one = record(request=judged(1, occurred_at=NOW), tokens=TokenCounts(input=1))
+        await store.add([one], await store.load_prices())
+    file = tmp_path / "usage.svg"
+    ran = await asyncio.to_thread(egret, "usage", "report", "--chart", str(file))
+
+    assert ran.code == 0
+    assert ran.err == (
+        f"drawn: {file}\ntoo little usage for a chart over time: it has 1 bar so far\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -78,6 +78,7 @@ async def test_a_part_that_keeps_dying_ends_the_stack_and_its_logs_stay(run: Pat
     assert "no such field" in (run / "logs" / "envoy.log").read_text()
 
 
+@pytest.mark.timeout(420)
 async def test_the_next_start_has_the_same_key_and_address_unless_it_is_a_fresh_one(
     run: Path,
 ) -> None:

@@ -60,6 +60,17 @@ class Serving:
         rows, _ = await asyncio.wait_for(asked.communicate(), PATIENCE_SECONDS)
         return asked.returncode or 0, [row["state"] for row in orjson.loads(rows)]
 
+    async def shown_running(self, expected: str) -> str:
+        """Return `egret_workers_running` as the metrics show it, after a moment to get there."""
+        port, shown = _logged_port(self.log), ""
+        for _ in range(50):
+            page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}/metrics")
+            shown = page.split("\negret_workers_running ")[1].split("\n")[0]
+            if shown == expected:
+                break
+            await asyncio.sleep(0.02)
+        return shown
+
     async def until_serving(self, *workers: int) -> None:
         """Wait until these workers serve."""
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -108,6 +119,24 @@ async def test_a_killed_worker_is_replaced_and_the_others_go_on(
         await running.until_serving(0, 1)
         after = {worker.pid for worker in running.workers()}
         assert (len(after), victim.pid in after, other.pid in after) == (2, False, True)
+
+
+async def test_a_worker_counts_as_running_once_it_is_ready(
+    database: Database, tmp_path: Path
+) -> None:
+    """A process that still starts serves nobody."""
+    async with serving(database.dsn, tmp_path) as running:
+        await running.until_serving(0, 1)
+        before = await running.shown_running("2.0")
+        victim, _ = running.workers()
+        victim.kill()
+        await asyncio.to_thread(psutil.wait_procs, [victim], PATIENCE_SECONDS)
+        while len(running.workers()) < 2:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        meanwhile = await running.shown_running("1.0")
+        await running.until_serving(0, 1)
+        after = await running.shown_running("2.0")
+    assert (before, meanwhile, after) == ("2.0", "1.0", "2.0")
 
 
 async def test_probes_and_the_network_see_what_the_sockets_show(
@@ -206,16 +235,20 @@ async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path:
         ) as running,
     ):
         await running.until_serving(0, 1)
+        assert await running.shown_running("2.0") == "2.0"
         port = _logged_port(running.log)
         page = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{port}/metrics")
         assert "egret_build_info" in page
         assert "egret_workers_running 2.0" in page
         assert "egret_worker_deaths_total 0.0" in page
         assert 'outcome="failed"} 0.0' in page
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while 2 not in {  # noqa: ASYNC110 - another process
+                point.value for point in rotel.points("egret_workers_running")
+            }:
+                await asyncio.sleep(0.1)
         running.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
-        pushed = rotel.points("egret_workers_running")
-        assert 2 in {point.value for point in pushed}
         assert rotel.points("egret_build_info")[0].attributes["engine"] == "grpcio"
 
 

@@ -96,3 +96,11 @@ def test_what_is_no_page_of_metrics_is_said_with_the_hint(
     assert (ran.exit_code, ran.stdout) == (1, "")
     assert problem in ran.stderr
     assert "--metrics URL" in ran.stderr
+
+
+def test_a_stack_in_another_folder_is_a_reason_to_name_it() -> None:
+    """`egret up` wrote its address below the folder where it was started."""
+    ran = _top("--metrics", "http://127.0.0.1:9/", "--run", "elsewhere/run")
+
+    assert "no stack of `egret up` in elsewhere/run" in ran.stderr
+    assert "--run" in ran.stderr

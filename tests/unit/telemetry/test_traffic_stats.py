@@ -26,7 +26,7 @@ def test_traffic_is_counted_between_two_snapshots() -> None:
     assert now.errors == {}
     assert (now.tiers, now.cache_hit_ratio) == ({"l1": 5.0}, 1.0)
     assert now.guardrails == {"keys block": 5.0, "pii redact": 5.0, "tone error_open": 5.0}
-    assert now.providers == {"openai none": 5.0}
+    assert now.providers == {"openai answered": 5.0}
     assert now.cost_usd_an_hour == pytest.approx(180)
     # All in the bucket from 2.5 to 5 ms: the half of it is at 3.75.
     assert now.overhead_ms["p50"] == pytest.approx(3.75)
