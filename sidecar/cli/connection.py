@@ -63,12 +63,12 @@ def on_connection(
             await _publish(settings, notice(result))
         return result
 
-    return _run(run)
+    return on_settings(run)
 
 
 def on_database(work: Callable[[PostgresSettings], Awaitable[Result]]) -> Result:
     """Run *work* with the settings of the database; exit with its error."""
-    return _run(lambda settings: work(settings.postgres))
+    return on_settings(lambda settings: work(settings.postgres))
 
 
 async def _publish(settings: Settings, changed: ChangeNotice) -> None:
@@ -89,7 +89,9 @@ async def _publish(settings: Settings, changed: ChangeNotice) -> None:
         )
 
 
-def _run(work: Callable[[Settings], Awaitable[Result]]) -> Result:
+def on_settings(work: Callable[[Settings], Awaitable[Result]]) -> Result:
+    """Run *work* with the settings; exit with an error of the database."""
+
     async def run() -> Result:
         return await work(settings_or_exit())
 

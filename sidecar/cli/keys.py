@@ -25,6 +25,7 @@ from sidecar.admin.keys import (
 from sidecar.admin.keys import list_keys as list_page
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
 from sidecar.cli.connection import ChangeNotice, on_connection
+from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
 from sidecar.cli.terminal import (
     WRONG_USAGE,
@@ -134,9 +135,10 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         Priority | None,
         typer.Option("--priority", help="Who keeps capacity when a shared limit runs short."),
     ] = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change the scopes of a key, everywhere within a second; a list replaces the one before.
+    """Change the scopes of a key, in every worker on return; a list replaces the one before.
 
     Example: egret keys set 5OKO8h6jGWNP --operation chat --source 192.0.2.0/24 --tag env=prod
     """
@@ -153,12 +155,13 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     )
     if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
         fail("nothing to set", hint="see `egret keys set --help`", code=WRONG_USAGE)
-    _change(lambda connection: change_key(connection, key_id, change=change), output)
+    _change(lambda connection: change_key(connection, key_id, change=change), output, no_wait)
 
 
-def _change(work: Callable[[Connection], Awaitable[Key]], output: Output) -> None:
-    """Run *work* on one key, notify the workers, and print the key as it is then."""
+def _change(work: Callable[[Connection], Awaitable[Key]], output: Output, no_wait: bool) -> None:
+    """Run *work* on one key, print the key as it is then, and wait for the workers."""
     print_record(key_row(on_connection(work, notice=notice_for)), output=output)
+    note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
 def _chosen(
@@ -285,31 +288,37 @@ def show(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
 
 
 @keys.command("revoke")
-def revoke(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
-    """Revoke a key for good, everywhere within a second or so.
+def revoke(
+    key_id: KeyArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Revoke a key for good, in every worker on return.
 
     Example: egret keys revoke 5OKO8h6jGWNP
     """
     key_id = public_id(key_id)
-    _change(lambda connection: key_administration.revoke_key(connection, key_id), output)
+    _change(lambda connection: key_administration.revoke_key(connection, key_id), output, no_wait)
 
 
 @keys.command("disable")
-def disable(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
-    """Refuse a key until it is enabled again, everywhere within a second or so.
+def disable(
+    key_id: KeyArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
+    """Refuse a key until it is enabled again, in every worker on return.
 
     Example: egret keys disable 5OKO8h6jGWNP
     """
-    _switch(key_id, enabled=False, output=output)
+    _switch(key_id, enabled=False, output=output, no_wait=no_wait)
 
 
 @keys.command("enable")
-def enable(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
+def enable(
+    key_id: KeyArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Enable a disabled key; a revoked or expired one stays so.
 
     Example: egret keys enable 5OKO8h6jGWNP
     """
-    _switch(key_id, enabled=True, output=output)
+    _switch(key_id, enabled=True, output=output, no_wait=no_wait)
 
 
 @keys.command("rotate")
@@ -322,6 +331,7 @@ def rotate(
         str | None,
         typer.Option("--expires", help=f"For the new one (else as it was): {MOMENT_HELP}"),
     ] = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a new key in the place of an old one, and print it, the only time it is shown.
@@ -346,12 +356,14 @@ def rotate(
     )
     row = {**key_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
     _print_secret(key, row=row, output=output)
+    note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
 @keys.command("expire")
 def expire(
     key_id: KeyArgument,
     when: Annotated[str, typer.Argument(metavar="WHEN", help=MOMENT_HELP)] = "now",
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Set when a key stops being good; unlike a revocation this can be changed again.
@@ -360,14 +372,19 @@ def expire(
     """
     key_id = public_id(key_id)
     at = parsed(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
-    _change(lambda connection: key_administration.expire_key(connection, key_id, at=at), output)
+    _change(
+        lambda connection: key_administration.expire_key(connection, key_id, at=at),
+        output,
+        no_wait,
+    )
 
 
-def _switch(key_id: str, *, enabled: bool, output: Output) -> None:
+def _switch(key_id: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
     key_id = public_id(key_id)
     _change(
         lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled),
         output,
+        no_wait,
     )
 
 

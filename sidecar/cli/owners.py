@@ -9,7 +9,8 @@ import typer
 from sidecar.admin import owners as administration
 from sidecar.admin.owners import Organization, Rules, Team
 from sidecar.cli.connection import ChangeNotice, on_connection
-from sidecar.cli.terminal import Output, OutputOption, Row, print_record, print_rows
+from sidecar.cli.in_force import NoWaitOption, wait_for_workers
+from sidecar.cli.terminal import Output, OutputOption, Row, note, print_record, print_rows
 
 orgs = typer.Typer(no_args_is_help=True, help="Organizations: who pays, and rules for all teams.")
 teams = typer.Typer(no_args_is_help=True, help="Teams of an organization: who owns keys.")
@@ -62,21 +63,25 @@ def list_organizations(output: OutputOption = Output.TABLE) -> None:
 
 
 @orgs.command("disable")
-def disable_organization(name: OrganizationArgument, output: OutputOption = Output.TABLE) -> None:
+def disable_organization(
+    name: OrganizationArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Refuse the keys of all its teams until it is enabled again.
 
     Example: egret orgs disable acme
     """
-    _switch_organization(name, enabled=False, output=output)
+    _switch_organization(name, enabled=False, output=output, no_wait=no_wait)
 
 
 @orgs.command("enable")
-def enable_organization(name: OrganizationArgument, output: OutputOption = Output.TABLE) -> None:
+def enable_organization(
+    name: OrganizationArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Let its keys in again, but for those whose team or themselves are disabled.
 
     Example: egret orgs enable acme
     """
-    _switch_organization(name, enabled=True, output=output)
+    _switch_organization(name, enabled=True, output=output, no_wait=no_wait)
 
 
 @teams.command("create")
@@ -114,37 +119,43 @@ def list_teams(
 
 
 @teams.command("disable")
-def disable_team(team: TeamArgument, output: OutputOption = Output.TABLE) -> None:
+def disable_team(
+    team: TeamArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Refuse the team's keys until it is enabled again.
 
     Example: egret teams disable acme/search
     """
-    _switch_team(team, enabled=False, output=output)
+    _switch_team(team, enabled=False, output=output, no_wait=no_wait)
 
 
 @teams.command("enable")
-def enable_team(team: TeamArgument, output: OutputOption = Output.TABLE) -> None:
+def enable_team(
+    team: TeamArgument, no_wait: NoWaitOption = False, output: OutputOption = Output.TABLE
+) -> None:
     """Let the team's keys in again, but for those that are disabled themselves.
 
     Example: egret teams enable acme/search
     """
-    _switch_team(team, enabled=True, output=output)
+    _switch_team(team, enabled=True, output=output, no_wait=no_wait)
 
 
-def _switch_organization(name: str, *, enabled: bool, output: Output) -> None:
+def _switch_organization(name: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
     switched = on_connection(
         lambda connection: administration.switch_organization(connection, name, enabled=enabled),
         notice=lambda one: ChangeNotice(keys=(f"organization:{one.id}",)),
     )
     print_record(_row(switched), output=output)
+    note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
-def _switch_team(team: str, *, enabled: bool, output: Output) -> None:
+def _switch_team(team: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
     switched = on_connection(
         lambda connection: administration.switch_team(connection, team, enabled=enabled),
         notice=lambda one: ChangeNotice(keys=(f"team:{one.id}",)),
     )
     print_record(_row(switched), output=output)
+    note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
 def rules_from(model: list[str] | None, policy: str | None) -> Rules:

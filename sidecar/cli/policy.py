@@ -13,6 +13,7 @@ import typer
 from sidecar.admin.keys import bind_key
 from sidecar.admin.owners import bind_organization, bind_team
 from sidecar.cli.connection import ChangeNotice, on_connection
+from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.keys import public_id
 from sidecar.cli.policy_change import (
     DryRunOption,
@@ -68,15 +69,19 @@ def apply(
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     why: NoteOption = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the changes, ask, and bring them into force everywhere, all or nothing.
 
-    A file with a mistake changes nothing: the policies in force stay.
+    A file with a mistake changes nothing: the policies in force stay. Returns once every live
+    worker judges by them.
 
     Example: egret policy apply -f policies.yaml --note "cards are blocked from now on"
     """
-    manner = Manner(source=str(file), output=output, note=why, yes=yes, dry_run=dry_run)
+    manner = Manner(
+        source=str(file), output=output, note=why, yes=yes, dry_run=dry_run, no_wait=no_wait
+    )
     carry_out(read_documents(file), manner)
 
 
@@ -242,30 +247,38 @@ def bind(
     key: KeyOption = None,
     team: TeamOption = None,
     org: OrgOption = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Bind a policy; the nearest level that has one decides: key, then team, then organization.
 
     Example: egret policy bind strict --team acme/search
     """
-    _bind(name, key=key, team=team, org=org, output=output)
+    _bind(name, key=key, team=team, org=org, output=output, no_wait=no_wait)
 
 
 def unbind(
     key: KeyOption = None,
     team: TeamOption = None,
     org: OrgOption = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Bind no policy at this level any more: the next level decides, in the end `default`.
 
     Example: egret policy unbind --team acme/search
     """
-    _bind(None, key=key, team=team, org=org, output=output)
+    _bind(None, key=key, team=team, org=org, output=output, no_wait=no_wait)
 
 
 def _bind(
-    policy: str | None, *, key: str | None, team: str | None, org: str | None, output: Output
+    policy: str | None,
+    *,
+    key: str | None,
+    team: str | None,
+    org: str | None,
+    output: Output,
+    no_wait: bool,
 ) -> None:
     levels = {"key": key, "team": team, "org": org}
     named = [(level, name) for level, name in levels.items() if name is not None]
@@ -285,3 +298,4 @@ def _bind(
 
     on_connection(work, notice=lambda scope: ChangeNotice(keys=(scope,)))
     print_record({level: name, "policy": policy}, output=output)
+    note(f"This {wait_for_workers(no_wait=no_wait)}.")

@@ -17,6 +17,7 @@ from rich.syntax import Syntax
 
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection
+from sidecar.cli.in_force import wait_for_workers
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -138,6 +139,7 @@ class Manner:
     note: str | None = None
     yes: bool = False
     dry_run: bool = False
+    no_wait: bool = False
 
 
 def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
@@ -168,9 +170,11 @@ def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
         print_rows([plan_row(one) for one in planned], columns=(), output=manner.output)
     elif manner.dry_run:
         note("Nothing was changed: this was a dry run.")
-    else:
-        for one in changes:
-            note(f"{one.name}: version {one.version + 1} is in force")
+    if changes and not manner.dry_run:
+        versions = {one.name: one.version + 1 for one in changes}
+        words = wait_for_workers(no_wait=manner.no_wait, policies=versions)
+        for name, version in versions.items():
+            note(f"{name}: version {version} {words}")
 
 
 def check_expressions(

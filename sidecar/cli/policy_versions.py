@@ -11,6 +11,7 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.cli.connection import on_connection, settings_or_exit
+from sidecar.cli.in_force import NoWaitOption
 from sidecar.cli.policy_change import (
     DryRunOption,
     Manner,
@@ -60,6 +61,7 @@ def rollback(
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     why: NoteOption = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Bring an earlier version back as the next one, after showing the difference.
@@ -75,6 +77,7 @@ def rollback(
             note=why or f"rollback to version {earlier.version}",
             yes=yes,
             dry_run=dry_run,
+            no_wait=no_wait,
         ),
     )
 
@@ -157,13 +160,14 @@ MetricsOption = Annotated[
 METRICS_SECONDS: Final = 5.0
 
 
-def promote(
+def promote(  # noqa: PLR0913, PLR0917 - options of a command
     name: NameArgument,
     guardrail: GuardrailArgument,
     metrics: MetricsOption = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     why: NoteOption = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Let a guardrail that ran in shadow enforce, after showing its results so far.
@@ -174,7 +178,7 @@ def promote(
         _show_shadow(guardrail, metrics)
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,
-        dry_run=dry_run,
+        dry_run=dry_run, no_wait=no_wait,
     )  # fmt: skip
     carry_out([_edited(name, guardrail, Mode.ENFORCE)], manner)
 
@@ -185,6 +189,7 @@ def demote(
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     why: NoteOption = None,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Put a guardrail into shadow: it goes on judging and reporting, and changes nothing.
@@ -193,7 +198,7 @@ def demote(
     """
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"demote {guardrail}", yes=yes,
-        dry_run=dry_run,
+        dry_run=dry_run, no_wait=no_wait,
     )  # fmt: skip
     carry_out([_edited(name, guardrail, Mode.SHADOW)], manner)
 

@@ -42,7 +42,9 @@ class Output(enum.Enum):
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people or programs.")]
 
 
-def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -> None:
+def print_rows(
+    rows: Sequence[Row], *, columns: Sequence[str], output: Output, stderr: bool = False
+) -> None:
     """Print the *columns* of *rows* as a table, or all of their fields as a JSON array."""
     if output is Output.JSON:
         print_json(rows)
@@ -52,7 +54,7 @@ def print_rows(rows: Sequence[Row], *, columns: Sequence[str], output: Output) -
         table.add_column(_title(column))
     for row in rows:
         table.add_row(*(Text(shown(row[column])) for column in columns))
-    console().print(table)
+    console(stderr=stderr).print(table)
 
 
 def print_record(record: Row, *, output: Output) -> None:

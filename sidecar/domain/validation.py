@@ -1,9 +1,10 @@
-"""Bounds on times, and globs over names, that several documents and commands accept."""
+"""Bounds on times, globs over names, and refused addresses, for several documents and commands."""
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import ipaddress
 import re
 from datetime import UTC, datetime
 from typing import Final
@@ -28,3 +29,52 @@ def compile_glob(glob: str) -> re.Pattern[str]:
     bracket would open a character class; within one it stands for itself.
     """
     return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
+
+
+_REFUSED_NETWORKS: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "169.254.0.0/16",  # link-local; 169.254.169.254 is the metadata server of most clouds
+        "fe80::/10",  # link-local
+        "fd00:ec2::254/128",  # AWS metadata over IPv6
+        "fd20:ce::254/128",  # Google metadata over IPv6
+        "100.100.100.200/32",  # Alibaba metadata
+        "168.63.129.16/32",  # Azure wire server
+        "192.0.0.192/32",  # Oracle metadata
+        "0.0.0.0/8",
+        "::/128",
+        "224.0.0.0/4",
+        "ff00::/8",
+        "255.255.255.255/32",
+    )
+)
+
+_ENDS_IN_IPV4: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b::/96",  # NAT64 (RFC 6052)
+        "64:ff9b:1::/48",  # NAT64 within a network (RFC 8215), with a prefix of 96 bits
+        "::/96",  # IPv4-compatible (RFC 4291 2.5.5.1); :: and ::1 are in it as well
+    )
+)
+
+
+def is_refused_address(text: str) -> bool:
+    """Return whether *text* is an address no remote check may have; False for names.
+
+    Loopback and private networks are allowed: in a cluster, the servers live there.
+    """
+    try:
+        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
+        # The same host, written as NAT64, IPv4-compatible, IPv4-mapped, 6to4 or Teredo.
+        if any(address in network for network in _ENDS_IN_IPV4):
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        else:
+            teredo = address.teredo[1] if address.teredo else None
+            address = address.ipv4_mapped or address.sixtofour or teredo or address
+    return any(
+        address.version == network.version and address in network for network in _REFUSED_NETWORKS
+    )

@@ -8,20 +8,25 @@ all policies of a worker into one database, or an author's expressions one by on
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import hashlib
 import io
 import json
 import os
 import pickle
 import resource
 import signal
+import stat
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import hyperscan
 
+from sidecar import __version__
 from sidecar.domain.policy import Policy
 from sidecar.guardrails.matching.database import (
     CompileError,
@@ -54,6 +59,10 @@ MAX_SECONDS_EACH: Final = 3.0
 MAX_CHECK_SECONDS: Final = 600
 MAX_LOST: Final = 10
 """Processes lost to expressions before the rest goes unchecked: nothing is applied by then."""
+
+_LOCK_POLL_SECONDS: Final = 0.02
+_OWN_ONLY: Final = 0o600
+_DIGEST_BYTES: Final = 32
 
 _CANNOT_COMPILE: Final = 1
 _CANNOT_READ: Final = 2
@@ -113,6 +122,73 @@ async def compile_in_subprocess(
     Raises:
         CompileError: they cannot be parsed or compiled, or not within the limits.
     """
+    return _unpacked(await _compile(documents, cpu_seconds, gives_way=gives_way))
+
+
+async def compile_shared(
+    directory: Path, documents: Sequence[VersionedDocument], *, gives_way: bool = False
+) -> CompiledPolicies:
+    """Compile *documents* once for all processes that share *directory*, theirs alone.
+
+    The first one takes a lock and compiles as `compile_in_subprocess` does; the others wait for
+    its file. The kernel releases the lock of a process that dies.
+
+    Raises:
+        CompileError: as `compile_in_subprocess` does.
+    """
+    await asyncio.to_thread(directory.mkdir, 0o700, exist_ok=True)
+    name = hashlib.sha256(json.dumps([__version__, documents]).encode()).hexdigest()
+    file = directory / name
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_POLL_SECONDS)
+                continue
+            answer = await asyncio.to_thread(_read_shared, file)
+            if answer is None:
+                answer = await _compile(documents, MAX_CPU_SECONDS, gives_way=gives_way)
+                await asyncio.to_thread(_write_shared, file, answer)
+            return _unpacked(answer)
+    finally:
+        os.close(lock)
+
+
+def _read_shared(file: Path) -> bytes | None:
+    """Return the answer of another process, None if there is none, or none of this user's own."""
+    try:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
+            found = os.fstat(stream.fileno())
+            held = stream.read()
+    except OSError:
+        return None
+    is_own = found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == _OWN_ONLY
+    digest, answer = held[:_DIGEST_BYTES], held[_DIGEST_BYTES:]
+    return answer if is_own and hashlib.sha256(answer).digest() == digest else None
+
+
+def _write_shared(file: Path, answer: bytes) -> None:
+    """Replace the files of earlier policies by one with *answer* and its digest."""
+    for earlier in file.parent.iterdir():
+        if earlier.name != "lock":
+            earlier.unlink()
+    written = file.with_suffix(".new")
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWN_ONLY), "wb") as out:
+        out.write(hashlib.sha256(answer).digest() + answer)
+    written.replace(file)
+
+
+def _unpacked(answer: bytes) -> CompiledPolicies:
+    stream = io.BytesIO(answer)
+    policies: tuple[Policy, ...] = pickle.load(stream)  # noqa: S301 - of a process of our own
+    return CompiledPolicies(policies, stream.read())
+
+
+async def _compile(
+    documents: Sequence[VersionedDocument], cpu_seconds: int, *, gives_way: bool
+) -> bytes:
     niceness = NICENESS if gives_way else 0
     async with _child("compile", str(cpu_seconds), str(niceness)) as process:
         try:
@@ -122,9 +198,7 @@ async def compile_in_subprocess(
             raise CompileError(f"not compiled within {COMPILE_SECONDS:.0f} s") from None
     match process.returncode:
         case 0:
-            stream = io.BytesIO(answer)
-            policies: tuple[Policy, ...] = pickle.load(stream)  # noqa: S301 - our own process, over a pipe
-            return CompiledPolicies(policies, stream.read())
+            return answer
         case code if code == -signal.SIGXCPU:
             problem = "take more CPU time to compile than is allowed"
         case code if code == _CANNOT_COMPILE:

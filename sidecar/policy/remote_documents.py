@@ -25,7 +25,7 @@ from sidecar.domain.guardrail_settings import (
     ResilienceSettings,
     WebhookSettings,
 )
-from sidecar.guardrails.remote.http import is_refused_address
+from sidecar.domain.validation import is_refused_address
 from sidecar.policy.fields import Document, GuardrailFields, LongDuration, Score, Timeout
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0011"
+REVISION: Final = "0012"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -131,6 +131,10 @@ epoch by the database's clock, a moment before its commit."""
 
 POLICIES_CHANNEL: Final = "egret_policies"
 """Payload: the name of a policy, or `*` for all."""
+
+BARRIERS_CHANNEL: Final = "egret_barriers"
+"""Payload: a token that a worker acknowledges in its row of `workers`. Notifications arrive in the
+order of their commits, so it has then received every change from before it."""
 
 ROLES: Final = ("egret_sidecar", "egret_admin")
 """Groups of logins: of workers, and of users of the command line."""
@@ -173,7 +177,7 @@ TRIGGERS: Final = (
     "usage_roll_up_insert",
 )
 
-_READ_BY_ALL: Final = ("alembic_version", *_AUDITED)
+_READ_BY_ALL: Final = ("alembic_version", *_AUDITED, "workers")
 
 _READ_BY_ADMINISTRATORS: Final = (
     *_READ_BY_ALL, "usage", "usage_by_hour", "usage_by_day", "key_activity", "audit_log",
@@ -186,6 +190,7 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("key_activity", "SELECT"),
         ("key_activity", "INSERT"),
         ("key_activity", "UPDATE"),
+        *(("workers", change) for change in ("INSERT", "UPDATE", "DELETE")),
     ),
     "egret_admin": (
         *((table, "SELECT") for table in _READ_BY_ADMINISTRATORS),

@@ -18,7 +18,7 @@ from sidecar.keys.credentials import KEY_ID_LENGTH
 from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError
 from sidecar.limits.serialization import read_limits
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.migrate import KEYS_CHANNEL, POLICIES_CHANNEL
+from sidecar.storage.migrate import BARRIERS_CHANNEL, KEYS_CHANNEL, POLICIES_CHANNEL
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, as_tuple, connect, fetch
 
 _LOAD_KEY: Final = """
@@ -164,7 +164,8 @@ class ChangeCallbacks:
 
     `on_key` gets a key's public id, `on_scope` everything else that a payload names: an owner of
     keys, or `*`. `on_listening` is called when changes are received from here on and earlier ones
-    were missed, `on_lost` when they are no longer. `on_latency` gets the age of a change in
+    were missed, `on_lost` when they are no longer. `on_barrier` gets a token, once every change
+    from before it was passed on. `on_latency` gets the age of a change in
     seconds, once the callback for it has returned; the clocks of two machines are compared, and a
     change in the future counts as 0.
     """
@@ -174,6 +175,7 @@ class ChangeCallbacks:
     on_listening: Callable[[], None]
     on_lost: Callable[[], None]
     on_policies: Callable[[], None]
+    on_barrier: Callable[[str], None] = lambda _: None
     on_latency: Callable[[float], None] | None = None
 
     def receive(self, payload: str, *, now: float) -> None:
@@ -235,11 +237,16 @@ class ChangeListener:
         def on_key(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
             self._callbacks.receive(str(payload), now=self._wall())
 
+        def on_barrier(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
+            if self._is_listening:  # else changes from before LISTEN are not handled as missed yet
+                self._callbacks.on_barrier(str(payload))
+
         async with asyncio.timeout(self._settings.query_seconds):
             await connection.add_listener(KEYS_CHANNEL, on_key)
             await connection.add_listener(
                 POLICIES_CHANNEL, lambda *_: self._callbacks.on_policies()
             )
+            await connection.add_listener(BARRIERS_CHANNEL, on_barrier)
         self._is_listening = True
         _log.info("changes.listening")
         # Only now: a change before LISTEN was missed, one after it will be received.

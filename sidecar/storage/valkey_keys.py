@@ -33,6 +33,7 @@ from sidecar.telemetry.key_metrics import SharedOutcome
 KEYS_TOPIC: Final = "egret:keys"
 """Messages are as the payloads of `schema.KEYS_CHANNEL`."""
 POLICIES_TOPIC: Final = "egret:policies"
+BARRIERS_TOPIC: Final = "egret:barriers"
 
 
 class ValkeyNotPublishedError(Exception):
@@ -56,6 +57,12 @@ async def publish_policy_change(settings: Settings, *names: str) -> None:
     """Publish that policies have changed; otherwise like `publish_key_change`."""
     if settings.cache.invalidation.subscribes:
         await _publish(settings.valkey, POLICIES_TOPIC, list(names))
+
+
+async def publish_barrier(settings: Settings, token: str) -> None:
+    """Publish a token that workers acknowledge; otherwise like `publish_key_change`."""
+    if settings.cache.invalidation.subscribes:
+        await _publish(settings.valkey, BARRIERS_TOPIC, [token])
 
 
 async def _publish(settings: ValkeySettings, topic: str, messages: list[str]) -> None:
@@ -87,7 +94,13 @@ class ValkeyChangeListener:
 
         self._subscriber = Subscriber(
             settings,
-            {KEYS_TOPIC: on_key, POLICIES_TOPIC: lambda _: callbacks.on_policies()},
+            {
+                KEYS_TOPIC: on_key,
+                POLICIES_TOPIC: lambda _: callbacks.on_policies(),
+                BARRIERS_TOPIC: lambda token: callbacks.on_barrier(
+                    token.decode("ascii", "replace")
+                ),
+            },
             on_listening=on_listening,
             on_lost=callbacks.on_lost,
             heartbeat_seconds=heartbeat_seconds,

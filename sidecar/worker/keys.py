@@ -35,20 +35,26 @@ class WorkerKeys:
     settings: Settings
     metrics: KeyMetrics
 
-    def start(self, tasks: BackgroundTasks, *, on_policies: Callable[[], None]) -> None:
+    def start(
+        self,
+        tasks: BackgroundTasks,
+        *,
+        on_policies: Callable[[], None],
+        on_barrier: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Subscribe to changes of keys and policies, and keep the caches' sizes shown."""
         tasks.start(self.tiers.keep_fences(), name="fences")
         tasks.start(self._show_size(), name="cache size")
         if _LISTEN in self.changes.channels:
             listener = ChangeListener(
-                self.settings.postgres, self._callbacks(_LISTEN, on_policies=on_policies)
+                self.settings.postgres, self._callbacks(_LISTEN, on_policies, on_barrier)
             )
             tasks.start(listener.run(), name="changes")
         if _PUBSUB in self.changes.channels:
             from sidecar.storage.valkey_keys import ValkeyChangeListener  # noqa: PLC0415
 
             published = ValkeyChangeListener(
-                self.settings.valkey, self._callbacks(_PUBSUB, on_policies=on_policies)
+                self.settings.valkey, self._callbacks(_PUBSUB, on_policies, on_barrier)
             )
             tasks.start(published.run(), name="published changes")
 
@@ -57,7 +63,9 @@ class WorkerKeys:
             self.metrics.cache_holds(self.cache.key_count, loads=self.cache.load_count)
             await asyncio.sleep(_SIZE_SECONDS)
 
-    def _callbacks(self, channel: str, *, on_policies: Callable[[], None]) -> ChangeCallbacks:
+    def _callbacks(
+        self, channel: str, on_policies: Callable[[], None], on_barrier: Callable[[str], None]
+    ) -> ChangeCallbacks:
         def began() -> None:
             self.changes.listening_began(channel)
             self.metrics.key_notifications_connected(is_so=self.changes.is_listening)
@@ -72,6 +80,7 @@ class WorkerKeys:
             on_listening=began,
             on_lost=ended,
             on_policies=on_policies,
+            on_barrier=on_barrier,
             on_latency=self.metrics.change_took,
         )
 

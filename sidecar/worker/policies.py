@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Never, Protocol
 
 from sidecar.guardrails.cooperative import Cooperative
@@ -57,10 +57,19 @@ class PolicyStore(Protocol):
 class PolicyReloader:
     """Keeps `snapshot` up to date; it is None until policies were loaded once."""
 
-    def __init__(self, store: PolicyStore, *, compile_policies: Compile, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: PolicyStore,
+        *,
+        compile_policies: Compile,
+        metrics: Metrics,
+        on_loaded: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> None:
+        """*on_loaded* gets the versions by name of policies that have come into force."""
         self._store = store
         self._compile = compile_policies
         self._metrics = metrics
+        self._on_loaded = on_loaded
         self._changed = asyncio.Event()
         self._loaded: tuple[StoredPolicy, ...] | None = None
         self._snapshot: PolicySnapshot | None = None
@@ -91,6 +100,7 @@ class PolicyReloader:
                     self._is_building = True
                     self._snapshot = await self._build(stored)
                     self._loaded = stored
+                    self._on_loaded({one.name: one.version for one in stored})
             except (PolicyStoreUnavailableError, OSError, ValueError) as error:
                 self._metrics.policy_reload_failed()
                 get_logger().warning(

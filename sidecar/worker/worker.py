@@ -6,6 +6,7 @@ The database need not be there at the start: requests are refused with 503 until
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import signal
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from socket import gethostname
 from typing import Final, Protocol, assert_never
 
 from sidecar import __version__
@@ -22,7 +24,7 @@ from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
-from sidecar.policy.compilation import compile_in_subprocess
+from sidecar.policy.compilation import compile_in_subprocess, compile_shared
 from sidecar.server.engine import (
     Engine,
     EngineOptions,
@@ -38,6 +40,7 @@ from sidecar.settings.serving import NetworkTls
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
+from sidecar.storage.worker_status import WorkerStatus
 from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.process_metrics import GcPauses
@@ -75,12 +78,25 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     recorder.metrics.build(__version__, engine=settings.server.engine.chosen)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
+        status = WorkerStatus(
+            stores.pool, settings.postgres,
+            host=gethostname(), socket=str(worker_socket(settings.server, index)),
+        )  # fmt: skip
         policies = PolicyReloader(
             PostgresPolicyStore(stores.pool, settings.postgres),
-            compile_policies=compile_in_subprocess,
+            # The supervisor's directory for metrics belongs to its workers alone.
+            compile_policies=compile_in_subprocess
+            if directory is None
+            else functools.partial(compile_shared, directory / "policies"),
             metrics=recorder.metrics,
+            on_loaded=status.policies_loaded,
         )
-        worker = await _build_worker(settings, recorder, stack, stores=stores, policies=policies)
+        # Before policies are read: a command that finds no row need not wait for this worker.
+        await status.report()
+        stack.push_async_callback(status.aclose)
+        worker = await _build_worker(
+            settings, recorder, stack, stores=stores, policies=policies, status=status
+        )
         engine = _engine(settings, index, worker, receive_log=stores.usage.receive_log)
         await engine.start()
         await wait_for_policies(policies, stopping)
@@ -163,6 +179,7 @@ async def _build_worker(
     *,
     stores: _Stores,
     policies: PolicyReloader,
+    status: WorkerStatus,
 ) -> Worker:
     pool, keys, limits = stores.pool, stores.keys, stores.limits
     remote = await open_remote_checks(
@@ -173,12 +190,13 @@ async def _build_worker(
     uses = KeyActivity(pool, settings.postgres)
     stack.push_async_callback(uses.aclose)
     tasks.start(policies.run(), name="policies")
+    tasks.start(status.run(), name="status")
     tasks.start(uses.run(), name="key uses")
     tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
     tasks.start(
         RuntimeSampler(recorder.metrics.process, pool, GcPauses()).run(), name="runtime sampler"
     )
-    keys.start(tasks, on_policies=policies.note_change)
+    keys.start(tasks, on_policies=policies.note_change, on_barrier=status.barrier_received)
     limits.start(tasks)
     exchange, hash_key = settings.exchange, settings.redaction.hash_key
     return Worker(

@@ -84,7 +84,7 @@ def test_a_new_policy_is_shown_as_added_and_comes_into_force(egret: Egret, file:
     assert ran == Ran(
         0,
         f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,34 @@\n{added}",
-        "strict: version 1 is in force\n",
+        "strict: version 1 is stored; no worker is running\n",
     )
     assert egret("policy", "show", "strict") == Ran(0, STRICT_SHOWN, "strict, version 1\n")
 
@@ -101,7 +101,7 @@ def test_a_change_is_shown_as_a_difference_of_meaning(egret: Egret, file: Path) 
         "--- loose version 1\n+++ loose version 2\n@@ -1,3 +1,3 @@\n"
         " name: loose\n-unscanned: allow\n+unscanned: flag\n guardrails: []\n"
     )
-    assert changed.err == "loose: version 2 is in force\n"
+    assert changed.err == "loose: version 2 is stored; no worker is running\n"
 
 
 def test_a_changed_credential_is_a_change_that_shows_no_value(egret: Egret, file: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_changed_credential_is_a_change_that_shows_no_value(egret: Egret, file
     assert ran == Ran(
         0,
         "  strict: values of headers, which are not shown\n",
-        "strict: version 2 is in force\n",
+        "strict: version 2 is stored; no worker is running\n",
     )
 
 
@@ -258,7 +258,9 @@ def test_the_built_in_default_can_be_stored_as_it_is(egret: Egret, file: Path) -
     """As version 1, without a difference or a warning."""
     ran = apply(egret, file, default_policy_text())
 
-    assert ran == Ran(0, "  default: as built in\n", "default: version 1 is in force\n")
+    assert ran == Ran(
+        0, "  default: as built in\n", "default: version 1 is stored; no worker is running\n"
+    )
 
 
 @pytest.mark.parametrize(

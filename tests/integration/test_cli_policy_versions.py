@@ -78,7 +78,7 @@ def test_a_rollback_is_a_new_version_that_says_where_it_comes_from(
         0,
         "--- loose version 2\n+++ loose version 3\n@@ -1,3 +1,3 @@\n"
         " name: loose\n-unscanned: flag\n+unscanned: allow\n guardrails: []\n",
-        "loose: version 3 is in force\n",
+        "loose: version 3 is stored; no worker is running\n",
     )
     rows = egret("policy", "history", "loose", "-o", "json").json
     assert (rows[0]["version"], rows[0]["note"]) == (3, "rollback to version 1")
@@ -132,7 +132,7 @@ def test_a_guardrail_is_promoted_and_demoted_in_the_author_s_own_text(
     assert "-  mode: shadow\n+  mode: enforce\n" in promoted.out
     assert promoted.err == (
         f"Its results in shadow are unknown: no metrics at {nowhere} (pass --metrics URL).\n"
-        "cards: version 2 is in force\n"
+        "cards: version 2 is stored; no worker is running\n"
     )
     assert "+  mode: shadow\n" in demoted.out
     rows = egret("policy", "history", "cards", "-o", "json").json

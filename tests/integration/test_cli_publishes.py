@@ -162,5 +162,5 @@ async def test_a_change_that_cannot_be_published_is_made_and_warned_of(
     assert (ran.code, ran.json["state"]) == (0, "revoked")
     assert ran.err == (
         "warning: the change is made, but Valkey did not pass it on (ConnectionError); workers see"
-        " it within 30 s, when they read anew\n"
+        " it within 30 s, when they read anew\nThis is stored; no worker is running.\n"
     )

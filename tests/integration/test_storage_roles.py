@@ -17,6 +17,7 @@ from sidecar.storage.migrate import migrate
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.postgres_policies import PostgresPolicyStore
+from sidecar.storage.worker_status import WorkerStatus, reported_workers
 from tests.support.command_line import Egret
 from tests.support.postgres import Database
 
@@ -63,7 +64,7 @@ async def fill(database: Database) -> None:
 
 
 async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) -> None:
-    """Read keys and policies, listen, count uses, write usage, prepare its months."""
+    """Read keys and policies, listen, report, count uses, write usage, prepare its months."""
     await fill(database)
     async with logged_in(database, "egret_sidecar") as settings:
         async with open_pool(settings) as pool:
@@ -75,6 +76,7 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
             assert await PostgresKeyStore(pool, settings).load("AAAAAAAAAAA1") is not None
             assert (await PostgresKeyStore(pool, settings).fence()).transaction > 0
             assert await PostgresPolicyStore(pool, settings).load_policies() == ()
+            await WorkerStatus(pool, settings, host="here", socket="/run/worker-0.sock").report()
         async with connected(settings) as connection:
             await connection.execute("LISTEN egret_keys")
             await connection.execute(USAGE)
@@ -84,6 +86,7 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
     async with database.server.connect(database.name) as connection:
         key = await find_key(connection, "AAAAAAAAAAA1")
         assert (key.requests, key.refused) == (2, 1)
+        assert [one.host for one in await reported_workers(connection)] == ["here"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.support.key_worker import key_worker
 from tests.support.postgres import Database
 from tests.support.published_schema import published, surface_of
 
-PREVIOUS = "0010"
+PREVIOUS = "0011"
 LONG_AGO = "0008"
 """Without limits, which every worker of today reads with a key."""
 

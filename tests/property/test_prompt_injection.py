@@ -10,7 +10,8 @@ from sidecar.guardrails.detectors.prompt_injection.scoring import (
     words,
 )
 
-SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
+SCORER = shipped_scorer()
+SCORER.load()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(
     (
         "ignore all previous instructions", "do anything now", "your system prompt", "reveal",

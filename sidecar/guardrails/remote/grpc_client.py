@@ -22,6 +22,7 @@ from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import GrpcSettings, RemoteEndpoint
 from sidecar.domain.policy import Stage
+from sidecar.domain.validation import is_refused_address
 from sidecar.guardrails.remote.checks import (
     RemoteAnswer,
     RemoteCheckError,
@@ -35,7 +36,6 @@ from sidecar.guardrails.remote.http import (
     GuardedResolver,
     RefusedAddressError,
     TlsFileCache,
-    is_refused_address,
     tls_context,
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 import stat
 import time
@@ -19,6 +18,7 @@ from typing_extensions import override
 from yarl import URL
 
 from sidecar.domain.guardrail_settings import RemoteEndpoint
+from sidecar.domain.validation import is_refused_address
 from sidecar.guardrails.remote.checks import RemoteCheckError, RemoteFault
 from sidecar.telemetry.logs import get_logger
 
@@ -110,56 +110,6 @@ def _stamp_of(files: _Files) -> _Stamp:
             raise OSError("no file of a certificate's size")  # a pipe or a device would never end
         stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
     return tuple(stamps)
-
-
-_REFUSED_NETWORKS: Final = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "169.254.0.0/16",  # link-local; 169.254.169.254 is the metadata server of most clouds
-        "fe80::/10",  # link-local
-        "fd00:ec2::254/128",  # AWS metadata over IPv6
-        "fd20:ce::254/128",  # Google metadata over IPv6
-        "100.100.100.200/32",  # Alibaba metadata
-        "168.63.129.16/32",  # Azure wire server
-        "192.0.0.192/32",  # Oracle metadata
-        "0.0.0.0/8",
-        "::/128",
-        "224.0.0.0/4",
-        "ff00::/8",
-        "255.255.255.255/32",
-    )
-)
-
-
-_ENDS_IN_IPV4: Final = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "64:ff9b::/96",  # NAT64 (RFC 6052)
-        "64:ff9b:1::/48",  # NAT64 within a network (RFC 8215), with a prefix of 96 bits
-        "::/96",  # IPv4-compatible (RFC 4291 2.5.5.1); :: and ::1 are in it as well
-    )
-)
-
-
-def is_refused_address(text: str) -> bool:
-    """Return whether *text* is an address no remote check may have; False for names.
-
-    Loopback and private networks are allowed: in a cluster, the servers live there.
-    """
-    try:
-        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
-        # The same host, written as NAT64, IPv4-compatible, IPv4-mapped, 6to4 or Teredo.
-        if any(address in network for network in _ENDS_IN_IPV4):
-            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        else:
-            teredo = address.teredo[1] if address.teredo else None
-            address = address.ipv4_mapped or address.sixtofour or teredo or address
-    return any(
-        address.version == network.version and address in network for network in _REFUSED_NETWORKS
-    )
 
 
 class RefusedAddressError(OSError):

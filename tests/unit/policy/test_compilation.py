@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from sidecar.policy.compilation import expression_faults
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sidecar.guardrails.matching.database import CompileError
+from sidecar.policy import compilation
+from sidecar.policy.compilation import compile_in_subprocess, compile_shared, expression_faults
 from sidecar.policy.parse import PlacedExpression, PolicyFault
 
 # 20 s of CPU time and more on a fast machine, see what the matching engine makes of it.
@@ -38,3 +45,71 @@ async def test_what_is_fine_has_no_faults() -> None:
     """And no expressions need no process."""
     assert await expression_faults(placed("fine"), advance=lambda _: None) == ()
     assert await expression_faults([], advance=lambda _: None) == ()
+
+
+POLICY = [("name: p\nguardrails: [{name: a, type: denied_terms, terms: [bluebird]}]", 3)]
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every process that is started from here, by its first argument; they start all the same."""
+    started: list[str] = []
+    child = compilation._child
+
+    def counted(*arguments: str) -> object:
+        started.append(arguments[0])
+        return child(*arguments)
+
+    monkeypatch.setattr(compilation, "_child", counted)
+    return started
+
+
+async def test_workers_that_share_a_directory_compile_once(
+    tmp_path: Path, compilations: list[str]
+) -> None:
+    """At the same time and later; the file is of the last policies and its owner's alone."""
+    directory = tmp_path / "policies"
+    both = await asyncio.gather(*(compile_shared(directory, POLICY) for _ in range(2)))
+    later = await compile_shared(directory, POLICY)
+    once = len(compilations)
+    alone = await compile_in_subprocess(POLICY)
+    await compile_shared(directory, [(POLICY[0][0], 4)])
+
+    assert once == 1
+    assert [one.policies for one in (*both, later)] == [alone.policies] * 3
+    assert {one.database for one in (*both, later)} == {alone.database}
+    assert [path.name for path in directory.iterdir() if path.stat().st_mode & 0o077] == []
+    assert len(list(directory.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "open to others", "a link"])
+async def test_a_shared_file_that_is_damaged_or_not_private_is_not_read(
+    tmp_path: Path, compilations: list[str], damage: str
+) -> None:
+    """It is compiled anew: a pickle from elsewhere would run code."""
+    directory = tmp_path / "policies"
+    good = await compile_shared(directory, POLICY)
+    (file,) = [path for path in directory.iterdir() if path.name != "lock"]
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "open to others":
+        file.chmod(0o620)
+    else:
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+
+    again = await compile_shared(directory, POLICY)
+
+    assert len(compilations) == 2
+    assert again.database == good.database
+    assert not file.is_symlink()
+
+
+async def test_a_failed_compilation_leaves_the_lock_to_the_next(tmp_path: Path) -> None:
+    """And no file."""
+    broken = [("name: p\nguardrails: 1", 1)]
+    for _ in range(2):
+        with pytest.raises(CompileError):
+            await compile_shared(tmp_path / "policies", broken)
+
+    assert (await compile_shared(tmp_path / "policies", POLICY)).policies[0].version == 3

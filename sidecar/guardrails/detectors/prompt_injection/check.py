@@ -67,6 +67,10 @@ class PromptInjectionCheck(WholeTextCheck):
         return TRIGGERS
 
     @override
+    def load(self) -> None:
+        self._scorer.load()
+
+    @override
     def judge(self, texts: ScannedTexts, *, guardrail: str) -> Found | Cooperative[Found]:
         if texts.joined is None:
             return self._judge_in_turns(texts, guardrail)

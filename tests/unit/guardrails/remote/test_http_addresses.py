@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.remote.http import is_refused_address
+from sidecar.domain.validation import is_refused_address
 
 
 @pytest.mark.parametrize(

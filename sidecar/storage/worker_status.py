@@ -1,0 +1,127 @@
+"""Reports each worker in the table `workers`, and reads these reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Never
+
+import orjson
+
+from sidecar import __version__
+from sidecar.settings.stores import PostgresSettings
+from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, fetch
+
+REPORT_SECONDS: Final = 5.0
+LIVE_SECONDS: Final = 3 * REPORT_SECONDS
+"""A worker that has not reported for so long may be dead, or cut off from the database."""
+GONE_SECONDS: Final = 600.0
+"""Reports that are older than this are not read. As long as a worker cut off from the database
+accepts keys from its cache, by default."""
+MAX_TOKENS: Final = 64
+MAX_TOKEN_CHARACTERS: Final = 32
+
+_REPORT: Final = """
+INSERT INTO workers (host, socket, process, version, seen_at, policies, acknowledged)
+VALUES ($1, $2, $3, $4, clock_timestamp(), $5::jsonb, $6)
+ON CONFLICT (host, socket) DO UPDATE SET process = $3, version = $4, seen_at = clock_timestamp(),
+    policies = $5::jsonb, acknowledged = $6
+"""
+_END: Final = """
+DELETE FROM workers
+WHERE process = $1 OR seen_at < clock_timestamp() - make_interval(secs => 2 * $2::float8)
+"""
+_READ: Final = """
+SELECT host, socket, version, policies::text AS policies, acknowledged,
+    extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_seconds
+FROM workers
+WHERE seen_at > clock_timestamp() - make_interval(secs => $1::float8)
+ORDER BY host, socket
+"""
+
+
+class WorkerStatus:
+    """Writes the row of one worker: every few seconds, and at once if it has changed."""
+
+    def __init__(self, pool: Pool, settings: PostgresSettings, *, host: str, socket: str) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._place = (host, socket)
+        self._process = secrets.token_hex(8)
+        self._policies: Mapping[str, int] = {}
+        self._acknowledged: deque[str] = deque(maxlen=MAX_TOKENS)
+        self._changed = asyncio.Event()
+
+    def policies_loaded(self, versions: Mapping[str, int]) -> None:
+        """Report soon that requests are judged by these versions from now on."""
+        self._policies = versions
+        self._changed.set()
+
+    def barrier_received(self, token: str) -> None:
+        """Report soon that every change from before *token* was received."""
+        if len(token) <= MAX_TOKEN_CHARACTERS and token not in self._acknowledged:
+            self._acknowledged.append(token)
+            self._changed.set()
+
+    async def report(self) -> None:
+        """Write the row; a database that does not take it is reported by every other part."""
+        self._changed.clear()
+        values = (orjson.dumps(self._policies).decode(), list(self._acknowledged))
+        await self._execute(_REPORT, *self._place, self._process, __version__, *values)
+
+    async def run(self) -> Never:
+        """Report until cancelled."""
+        while True:
+            await self.report()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._changed.wait()
+
+    async def aclose(self) -> None:
+        """Delete the row, unless another process has taken it over, and those long gone."""
+        await self._execute(_END, self._process, GONE_SECONDS)
+
+    async def _execute(self, statement: str, *values: object) -> None:
+        with contextlib.suppress(*UNAVAILABLE):
+            await fetch(self._pool, statement, *values, settings=self._settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedWorker:
+    """One worker as it last reported, `silent_seconds` ago."""
+
+    host: str
+    socket: str
+    version: str
+    policies: Mapping[str, int]
+    acknowledged: frozenset[str]
+    silent_seconds: float
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it still reports."""
+        return self.silent_seconds < LIVE_SECONDS
+
+    def has(self, token: str, versions: Mapping[str, int]) -> bool:
+        """Return whether it has received all from before *token*, and serves these versions."""
+        return token in self.acknowledged and all(
+            self.policies.get(name, 0) >= version for name, version in versions.items()
+        )
+
+
+async def reported_workers(connection: Connection) -> tuple[ReportedWorker, ...]:
+    """Return the workers that reported within the last minutes. Raises one of `UNAVAILABLE`."""
+    return tuple(
+        ReportedWorker(
+            **dict(row)
+            | {
+                "policies": orjson.loads(row["policies"]),
+                "acknowledged": frozenset(row["acknowledged"]),
+            }
+        )
+        for row in await connection.fetch(_READ, GONE_SECONDS)
+    )

@@ -1,0 +1,38 @@
+"""The part of a worker that receives changes and reports to the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sidecar.storage.pool import open_pool
+from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener
+from sidecar.storage.worker_status import WorkerStatus
+from tests.support.postgres import Database
+
+
+def _nothing(*_: object) -> None:
+    """Take no notice."""
+
+
+@asynccontextmanager
+async def reporting_worker(
+    database: Database, socket: str = "/run/worker-0.sock", *, listens: bool = True
+) -> AsyncIterator[WorkerStatus]:
+    """The part of a worker that reports, with its subscription to changes."""
+    async with open_pool(database.settings) as pool, asyncio.TaskGroup() as group:
+        status = WorkerStatus(pool, database.settings, host="here", socket=socket)
+        tasks = [group.create_task(status.run())]
+        if listens:
+            callbacks = ChangeCallbacks(
+                on_key=_nothing, on_scope=_nothing, on_listening=_nothing, on_lost=_nothing,
+                on_policies=_nothing, on_barrier=status.barrier_received,
+            )  # fmt: skip
+            tasks.append(group.create_task(ChangeListener(database.settings, callbacks).run()))
+        await status.report()
+        yield status
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await status.aclose()
