@@ -337,6 +337,46 @@ def test_envoys_metrics_are_where_prometheus_is_sent(*, is_on: bool) -> None:
     assert lint("envoy.json", json.dumps(config)).findings == ()
 
 
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        pytest.param({}, "http", id="the chart's configuration"),
+        pytest.param({"envoy__metrics__enabled": "false"}, "tcp", id="without its metrics"),
+        pytest.param({"envoy__config": "x"}, "tcp", id="a configuration of one's own"),
+    ],
+)
+def test_envoy_is_probed_at_its_start_and_for_readiness_and_life(
+    values: dict[str, str], path: str
+) -> None:
+    """A drain makes it not ready, which is no reason to kill it: life has another path."""
+    envoy = _container(render("helm4", case="sidecar", **values), "envoy")
+    ready, live = (
+        ({"httpGet": {"path": f"/{name}", "port": "envoy-metrics"}} for name in ("ready", "live"))
+        if path == "http"
+        else ({"tcpSocket": {"port": "https"}},) * 2
+    )
+    assert ready.items() <= envoy["startupProbe"].items()
+    assert ready.items() <= envoy["readinessProbe"].items()
+    assert live.items() <= envoy["livenessProbe"].items()
+
+
+@pytest.mark.parametrize(
+    "image", ["docker.io/envoyproxy/envoy:v9", "registry.example:5000/envoy", "envoy:v9@sha256:0"]
+)
+def test_a_digest_of_envoy_takes_the_place_of_its_tag(image: str) -> None:
+    """A port of a registry is no tag."""
+    digest = f"sha256:{'ab' * 32}"
+    values = {"envoy__image": image, "envoy__digest": digest}
+    envoy = _container(render("helm4", case="sidecar", **values), "envoy")
+    assert envoy["image"] == f"{image.removesuffix('@sha256:0').removesuffix(':v9')}@{digest}"
+
+
+def _container(resources: list[Resource], name: str) -> Resource:
+    spec = one(resources, "Deployment")["spec"]["template"]["spec"]
+    (found,) = [each for each in spec["containers"] if each["name"] == name]
+    return found
+
+
 def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
     """As many as Egret is told to start, where it makes them."""
     resources = rendered("helm4", "sidecar-full")
@@ -477,6 +517,9 @@ def test_jobs_are_no_endpoints_of_the_services() -> None:
     ("case", "values", "said"),
     [
         pytest.param("sidecar", {"replica": "3"}, "replica", id="a typo"),
+        pytest.param(
+            "sidecar", {"image__repository": ""}, "no image: give image.repository", id="no image"
+        ),
         pytest.param("sidecar", {"envoy__tlss__x": "y"}, "tlss", id="a typo deep down"),
         pytest.param("sidecar", {"mode": "deamon"}, "mode", id="a mode that is none"),
         pytest.param("sidecar", {"workers": "many"}, "workers", id="a number that is none"),

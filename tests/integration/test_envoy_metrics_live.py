@@ -109,6 +109,12 @@ def test_prometheus_reads_envoys_metrics(metrics: Metrics, target: str) -> None:
     assert stat.S_IMODE(metrics.admin.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(("path", "answer"), [("/ready", "LIVE\n"), ("/live", "")])
+def test_probes_have_a_path_each(metrics: Metrics, path: str, answer: str) -> None:
+    """Envoy's own answer says whether it takes requests; the other, that a thread answers."""
+    assert metrics.ask("GET", path) == (200, answer)
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [
@@ -117,6 +123,9 @@ def test_prometheus_reads_envoys_metrics(metrics: Metrics, target: str) -> None:
         ("GET", "/config_dump"),
         ("GET", "/certs"),
         ("GET", f"{PATH}/"),
+        ("GET", "/ready/"),
+        ("POST", "/ready"),
+        ("GET", "/live/../config_dump"),
         ("GET", f"/{PATH}"),
         ("GET", f"{PATH}/../../config_dump"),
         ("GET", "/config_dump/../stats/prometheus"),

@@ -1,5 +1,8 @@
 {{- /* What the schema cannot say, in words that name what is missing. */ -}}
 {{- define "egret.check" -}}
+{{- if not .Values.image.repository -}}
+{{- fail "no image: give image.repository, the registry path to which you pushed the image of `make image`" -}}
+{{- end -}}
 {{- $pg := .Values.postgres -}}
 {{- $fromStore := and .Values.externalSecret.enabled .Values.externalSecret.postgres.dsn -}}
 {{- if not (or $pg.existingSecret $pg.dsn $fromStore) -}}

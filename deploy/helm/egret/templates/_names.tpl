@@ -40,6 +40,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- define "egret.envoyImage" -}}
+{{- $envoy := .Values.envoy -}}
+{{- if $envoy.digest -}}
+{{ regexReplaceAll "(:[^/:@]+)?(@.*)?$" $envoy.image "" }}@{{ $envoy.digest }}
+{{- else -}}
+{{ $envoy.image }}
+{{- end -}}
+{{- end -}}
+
+{{- /* How a probe asks Envoy: over its port of metrics, or, with a configuration of your own or
+       without that port, whether its port of clients takes connections. */ -}}
+{{- define "egret.envoyProbe" -}}
+{{- if and .root.Values.envoy.metrics.enabled (not .root.Values.envoy.config) -}}
+httpGet: {path: {{ .path }}, port: envoy-metrics}
+{{- else -}}
+tcpSocket: {port: https}
+{{- end -}}
+{{- end -}}
+
 {{- /* The Secret with the DSNs: yours, the store's, or one of the release. */ -}}
 {{- define "egret.postgresSecret" -}}
 {{- .Values.postgres.existingSecret | default (printf "%s-postgres" (include "egret.fullname" .)) -}}
