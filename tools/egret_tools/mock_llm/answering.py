@@ -12,6 +12,7 @@ from aiohttp import web
 from egret_tools.mock_llm.behaviour import Behaviour, Raw
 from egret_tools.mock_llm.produced import ProducedTokens
 from egret_tools.mock_llm.received import ReceivedRequests
+from egret_tools.mock_llm.tool_calls import ToolCall
 from egret_tools.mock_llm.words import Reply, reply_to
 
 CUT_SECONDS: Final = 0.05
@@ -72,10 +73,16 @@ def model_of(body: JsonObject) -> str:
     return str(required(body, "model", str))
 
 
-def answer_in_words(request: web.Request, texts: list[str]) -> Reply:
-    """Return the reply to *texts*, and note its tokens."""
+def called_tool(request: web.Request, call: ToolCall | None) -> ToolCall | None:
+    """Return *call*, or None if a test has set the words of the answer."""
+    return None if request.app[BEHAVIOUR].answer is not None else call
+
+
+def answer_in_words(request: web.Request, texts: list[str], call: ToolCall | None = None) -> Reply:
+    """Return the reply to *texts*, in the arguments of a call if there is one; note its tokens."""
     answer = request.app[BEHAVIOUR].answer
-    reply = reply_to(texts, words=None if answer is None else answer.text)
+    words = None if answer is None else answer.text
+    reply = reply_to(texts, words=words if call is None else call.json)
     produce(request, reply.input_tokens, reply.output_tokens)
     return reply
 

@@ -13,6 +13,7 @@ from egret_tools.mock_llm.answering import (
     JsonObject,
     RequestError,
     answer_in_words,
+    called_tool,
     event_stream,
     json_object,
     json_response,
@@ -20,6 +21,7 @@ from egret_tools.mock_llm.answering import (
     produce,
     required,
 )
+from egret_tools.mock_llm.tool_calls import CALL_ID, ToolCall, anthropic_call
 from egret_tools.mock_llm.words import ANTHROPIC_MODELS, Reply, texts_in
 
 ERROR_TYPES: Final = {
@@ -45,24 +47,41 @@ async def messages(request: web.Request) -> web.StreamResponse:
     model = model_of(body)
     if not isinstance(body.get("max_tokens"), int):
         raise RequestError(400, "max_tokens: Field required")
-    reply = _reply(request, body)
-    message: JsonObject = {
-        "id": f"msg_mock_{request.app[RECEIVED].count}",
-        "type": "message",
-        "role": "assistant",
-        "model": model,
-    }
+    identifier = f"msg_mock_{request.app[RECEIVED].count}"
     if body.get("stream") is True:
-        return await event_stream(request, _message_events(message, reply=reply))
-    return json_response(
-        {
-            **message,
-            "content": [{"type": "text", "text": reply.text}],
-            "stop_reason": "end_turn",
-            "stop_sequence": None,
-            "usage": _usage(reply, output_tokens=reply.output_tokens),
-        }
-    )
+        events = message_events(request, body, identifier=identifier, model=model)
+        framed = (
+            b"event: " + str(one["type"]).encode() + b"\ndata: " + orjson.dumps(one) + b"\n\n"
+            for one in events
+        )
+        return await event_stream(request, framed)
+    return json_response(whole_message(request, body, identifier=identifier, model=model))
+
+
+def whole_message(
+    request: web.Request, body: JsonObject, *, identifier: str, model: str
+) -> JsonObject:
+    """Return the message that answers *body*, which Bedrock's models take as well."""
+    call = called_tool(request, anthropic_call(body))
+    reply = _reply(request, body, call)
+    block: JsonObject = {"type": "text", "text": reply.text}
+    if call is not None:
+        block = {**_tool_use(call), "input": call.arguments}
+    return {
+        **_message(identifier, model),
+        "content": [block],
+        "stop_reason": "end_turn" if call is None else "tool_use",
+        "stop_sequence": None,
+        "usage": _usage(reply, output_tokens=reply.output_tokens),
+    }
+
+
+def _message(identifier: str, model: str) -> JsonObject:
+    return {"id": identifier, "type": "message", "role": "assistant", "model": model}
+
+
+def _tool_use(call: ToolCall) -> JsonObject:
+    return {"type": "tool_use", "id": CALL_ID, "name": call.name, "input": {}}
 
 
 async def count_tokens(request: web.Request) -> web.StreamResponse:
@@ -94,9 +113,9 @@ def _model(name: str) -> JsonObject:
     return {"type": "model", "id": name, "display_name": name, "created_at": created_at}
 
 
-def _reply(request: web.Request, body: JsonObject) -> Reply:
+def _reply(request: web.Request, body: JsonObject, call: ToolCall | None = None) -> Reply:
     texts = [*texts_in(body.get("system")), *texts_in(required(body, "messages", list))]
-    return answer_in_words(request, texts)
+    return answer_in_words(request, texts, call)
 
 
 def _usage(reply: Reply, *, output_tokens: int) -> JsonObject:
@@ -108,22 +127,34 @@ def _usage(reply: Reply, *, output_tokens: int) -> JsonObject:
     }
 
 
-def _event(kind: str, **fields: object) -> bytes:
-    return (
-        b"event: " + kind.encode() + b"\ndata: " + orjson.dumps({"type": kind, **fields}) + b"\n\n"
-    )
+def _event(kind: str, **fields: object) -> JsonObject:
+    return {"type": kind, **fields}
 
 
-def _message_events(message: JsonObject, *, reply: Reply) -> Iterator[bytes]:
+def message_events(
+    request: web.Request, body: JsonObject, *, identifier: str, model: str
+) -> Iterator[JsonObject]:
+    """Return the events of the stream that answers *body*; its tokens are noted at once."""
+    call = called_tool(request, anthropic_call(body))
+    return _events(_message(identifier, model), _reply(request, body, call), call)
+
+
+def _events(message: JsonObject, reply: Reply, call: ToolCall | None) -> Iterator[JsonObject]:
     unended: JsonObject = {"content": [], "stop_reason": None, "stop_sequence": None}
     usage = _usage(reply, output_tokens=1)
     yield _event("message_start", message={**message, **unended, "usage": usage})
-    yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    block: JsonObject = {"type": "text", "text": ""} if call is None else _tool_use(call)
+    yield _event("content_block_start", index=0, content_block=block)
     yield _event("ping")
-    for piece in reply.pieces:
-        delta = {"type": "text_delta", "text": piece}
-        yield _event("content_block_delta", index=0, delta=delta)
+    if call is None:
+        for piece in reply.pieces:
+            delta = {"type": "text_delta", "text": piece}
+            yield _event("content_block_delta", index=0, delta=delta)
+    else:
+        for piece in call.pieces:
+            delta = {"type": "input_json_delta", "partial_json": piece}
+            yield _event("content_block_delta", index=0, delta=delta)
     yield _event("content_block_stop", index=0)
-    end = {"stop_reason": "end_turn", "stop_sequence": None}
+    end = {"stop_reason": "end_turn" if call is None else "tool_use", "stop_sequence": None}
     yield _event("message_delta", delta=end, usage={"output_tokens": reply.output_tokens})
     yield _event("message_stop")

@@ -1,7 +1,8 @@
-"""Amazon Bedrock's runtime: Converse whole and as an event stream, and Anthropic's InvokeModel."""
+"""Amazon Bedrock's runtime: Converse and Anthropic's InvokeModel, whole and as event streams."""
 
 from __future__ import annotations
 
+import base64
 import struct
 import zlib
 from collections.abc import Iterator
@@ -10,16 +11,19 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from egret_tools.mock_llm import anthropic_api
 from egret_tools.mock_llm.answering import (
     RECEIVED,
     JsonObject,
     RequestError,
     answer_in_words,
+    called_tool,
     event_stream,
     json_object,
     json_response,
     required,
 )
+from egret_tools.mock_llm.tool_calls import CALL_ID, ToolCall, converse_call
 from egret_tools.mock_llm.words import Reply, texts_in
 
 EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
@@ -47,12 +51,16 @@ def error_response(error: RequestError) -> web.Response:
 
 async def converse(request: web.Request) -> web.StreamResponse:
     """POST /model/{id}/converse."""
-    reply = _reply(request, await json_object(request))
-    message = {"role": "assistant", "content": [{"text": reply.text}]}
+    body = await json_object(request)
+    call = called_tool(request, converse_call(body))
+    reply = _reply(request, body, call)
+    block: JsonObject = {"text": reply.text}
+    if call is not None:
+        block = {"toolUse": {"toolUseId": CALL_ID, "name": call.name, "input": call.arguments}}
     return json_response(
         {
-            "output": {"message": message},
-            "stopReason": "end_turn",
+            "output": {"message": {"role": "assistant", "content": [block]}},
+            "stopReason": "end_turn" if call is None else "tool_use",
             "usage": _usage(reply),
             "metrics": {"latencyMs": 1},
         }
@@ -61,30 +69,38 @@ async def converse(request: web.Request) -> web.StreamResponse:
 
 async def converse_stream(request: web.Request) -> web.StreamResponse:
     """POST /model/{id}/converse-stream."""
-    reply = _reply(request, await json_object(request))
-    return await event_stream(request, _frames(reply), content_type=EVENT_STREAM)
+    body = await json_object(request)
+    call = called_tool(request, converse_call(body))
+    frames = _frames(_reply(request, body, call), call)
+    return await event_stream(request, frames, content_type=EVENT_STREAM)
 
 
 async def invoke(request: web.Request) -> web.StreamResponse:
     """POST /model/{id}/invoke, for the models that take Anthropic's messages."""
-    reply = _reply(request, await json_object(request))
-    return json_response(
-        {
-            "id": f"msg_bdrk_mock_{request.app[RECEIVED].count}",
-            "type": "message",
-            "role": "assistant",
-            "model": request.match_info["id"],
-            "content": [{"type": "text", "text": reply.text}],
-            "stop_reason": "end_turn",
-            "stop_sequence": None,
-            "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},
-        }
+    body = await json_object(request)
+    model, identifier = request.match_info["id"], _identifier(request)
+    message = anthropic_api.whole_message(request, body, identifier=identifier, model=model)
+    return json_response(message)
+
+
+async def invoke_stream(request: web.Request) -> web.StreamResponse:
+    """POST /model/{id}/invoke-with-response-stream: Anthropic's events, each in a chunk."""
+    body = await json_object(request)
+    model, identifier = request.match_info["id"], _identifier(request)
+    events = anthropic_api.message_events(request, body, identifier=identifier, model=model)
+    chunks = (
+        frame("chunk", {"bytes": base64.b64encode(orjson.dumps(one)).decode()}) for one in events
     )
+    return await event_stream(request, chunks, content_type=EVENT_STREAM)
 
 
-def _reply(request: web.Request, body: JsonObject) -> Reply:
+def _identifier(request: web.Request) -> str:
+    return f"msg_bdrk_mock_{request.app[RECEIVED].count}"
+
+
+def _reply(request: web.Request, body: JsonObject, call: ToolCall | None) -> Reply:
     texts = [*texts_in(body.get("system")), *texts_in(required(body, "messages", list))]
-    return answer_in_words(request, texts)
+    return answer_in_words(request, texts, call)
 
 
 def _usage(reply: Reply) -> JsonObject:
@@ -95,12 +111,17 @@ def _usage(reply: Reply) -> JsonObject:
     }
 
 
-def _frames(reply: Reply) -> Iterator[bytes]:
+def _frames(reply: Reply, call: ToolCall | None) -> Iterator[bytes]:
     yield frame("messageStart", {"role": "assistant"})
-    for piece in reply.pieces:
-        yield frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": piece}})
+    deltas: list[JsonObject] = [{"text": piece} for piece in reply.pieces]
+    if call is not None:
+        start = {"toolUse": {"toolUseId": CALL_ID, "name": call.name}}
+        yield frame("contentBlockStart", {"contentBlockIndex": 0, "start": start})
+        deltas = [{"toolUse": {"input": piece}} for piece in call.pieces]
+    for delta in deltas:
+        yield frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": delta})
     yield frame("contentBlockStop", {"contentBlockIndex": 0})
-    yield frame("messageStop", {"stopReason": "end_turn"})
+    yield frame("messageStop", {"stopReason": "end_turn" if call is None else "tool_use"})
     yield frame("metadata", {"usage": _usage(reply), "metrics": {"latencyMs": 1}})
 
 

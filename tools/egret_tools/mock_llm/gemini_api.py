@@ -13,12 +13,14 @@ from egret_tools.mock_llm.answering import (
     JsonObject,
     RequestError,
     answer_in_words,
+    called_tool,
     event_stream,
     json_object,
     json_response,
     produce,
     required,
 )
+from egret_tools.mock_llm.tool_calls import ToolCall, gemini_call
 from egret_tools.mock_llm.words import GEMINI_MODELS, Reply, texts_in, vector_of
 
 STATUSES: Final = {
@@ -40,17 +42,24 @@ def error_response(error: RequestError) -> web.Response:
 
 async def generate_content(request: web.Request) -> web.StreamResponse:
     """POST …/models/{model}:generateContent."""
-    reply = _reply(request, await json_object(request))
-    return json_response(_chunk(request, text=reply.text, reply=reply, ends=True))
+    body = await json_object(request)
+    call = called_tool(request, gemini_call(body))
+    reply = _reply(request, body, call)
+    part = _part(reply.text, call)
+    return json_response(_chunk(request, part=part, reply=reply, ends=True))
 
 
 async def stream_generate_content(request: web.Request) -> web.StreamResponse:
     """POST …/models/{model}:streamGenerateContent, with `alt=sse` as events."""
-    reply = _reply(request, await json_object(request))
-    last = len(reply.pieces) - 1
+    body = await json_object(request)
+    call = called_tool(request, gemini_call(body))
+    reply = _reply(request, body, call)
+    pieces = reply.pieces if call is None else [reply.text]  # a call is not cut
     chunks = (
-        orjson.dumps(_chunk(request, text=piece, reply=reply, ends=index == last))
-        for index, piece in enumerate(reply.pieces)
+        orjson.dumps(
+            _chunk(request, part=_part(piece, call), reply=reply, ends=index == len(pieces))
+        )
+        for index, piece in enumerate(pieces, 1)
     )
     if request.query.get("alt") == "sse":
         return await event_stream(request, (b"data: " + chunk + b"\r\n\r\n" for chunk in chunks))
@@ -96,18 +105,24 @@ def _model(name: str) -> JsonObject:
     return {"name": f"models/{name}", "version": "1", "displayName": name}
 
 
-def _reply(request: web.Request, body: JsonObject) -> Reply:
+def _part(text: str, call: ToolCall | None) -> JsonObject:
+    if call is None:
+        return {"text": text}
+    return {"functionCall": {"name": call.name, "args": call.arguments}}
+
+
+def _reply(request: web.Request, body: JsonObject, call: ToolCall | None = None) -> Reply:
     system = body.get("systemInstruction", body.get("system_instruction"))
     texts = [*texts_in(system), *texts_in(required(body, "contents", list))]
-    return answer_in_words(request, texts)
+    return answer_in_words(request, texts, call)
 
 
 def _embedding(body: JsonObject) -> JsonObject:
     return {"values": vector_of("".join(texts_in(body.get("content"))))}
 
 
-def _chunk(request: web.Request, *, text: str, reply: Reply, ends: bool) -> JsonObject:
-    content = {"parts": [{"text": text}], "role": "model"}
+def _chunk(request: web.Request, *, part: JsonObject, reply: Reply, ends: bool) -> JsonObject:
+    content = {"parts": [part], "role": "model"}
     candidate = {"content": content, "index": 0} | ({"finishReason": "STOP"} if ends else {})
     usage = {
         "promptTokenCount": reply.input_tokens,

@@ -15,6 +15,7 @@ from egret_tools.mock_llm.answering import (
     JsonObject,
     RequestError,
     answer_in_words,
+    called_tool,
     event_stream,
     json_object,
     json_response,
@@ -22,6 +23,7 @@ from egret_tools.mock_llm.answering import (
     produce,
     required,
 )
+from egret_tools.mock_llm.tool_calls import CALL_ID, ToolCall, openai_call
 from egret_tools.mock_llm.words import CREATED_AT, MODELS, Reply, texts_in, vector_of
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -41,7 +43,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
     body = await json_object(request)
     model = _model_of(request, body)
-    reply = _reply(request, list(texts_in(required(body, "messages", list))))
+    messages = required(body, "messages", list)
+    call = called_tool(request, openai_call(body, messages))
+    reply = answer_in_words(request, list(texts_in(messages)), call)
     frame: JsonObject = {
         "id": f"chatcmpl-mock-{request.app[RECEIVED].count}",
         "created": CREATED_AT,
@@ -49,11 +53,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         "system_fingerprint": "fp_mock",
     }
     if body.get("stream") is True:
-        return await event_stream(
-            request, _chat_events(frame, reply=reply, usage_asked=_usage_asked(body))
-        )
-    message = {"role": "assistant", "content": reply.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        events = _chat_events(frame, reply=reply, call=call, usage_asked=_usage_asked(body))
+        return await event_stream(request, events)
+    message: JsonObject = {"role": "assistant", "content": reply.text, "refusal": None}
+    if call is not None:
+        message = {**message, "content": None, "tool_calls": [_tool_call(call, call.json)]}
+    reason = "stop" if call is None else "tool_calls"
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
     return json_response(
         {**frame, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
     )
@@ -166,7 +172,14 @@ def _event(value: JsonObject) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-def _chat_events(frame: JsonObject, *, reply: Reply, usage_asked: bool) -> Iterator[bytes]:
+def _tool_call(call: ToolCall, arguments: str) -> JsonObject:
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": CALL_ID, "type": "function", "function": function}
+
+
+def _chat_events(
+    frame: JsonObject, *, reply: Reply, call: ToolCall | None, usage_asked: bool
+) -> Iterator[bytes]:
     """Yield the chunks; with usage asked for, each has `usage: null`, and one more the counts."""
     chunk = {**frame, "object": "chat.completion.chunk"}
     unused: JsonObject = {"usage": None} if usage_asked else {}
@@ -176,9 +189,14 @@ def _chat_events(frame: JsonObject, *, reply: Reply, usage_asked: bool) -> Itera
         return _event({**chunk, "choices": [row], **unused})
 
     yield choice({"role": "assistant", "content": ""})
-    for piece in reply.pieces:
-        yield choice({"content": piece})
-    yield choice({}, "stop")
+    if call is None:
+        for piece in reply.pieces:
+            yield choice({"content": piece})
+    else:
+        yield choice({"tool_calls": [{"index": 0, **_tool_call(call, "")}]})
+        for piece in call.pieces:
+            yield choice({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
+    yield choice({}, "stop" if call is None else "tool_calls")
     if usage_asked:
         yield _event({**chunk, "choices": [], "usage": _usage(reply)})
     yield DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
@@ -11,6 +12,7 @@ from egret_tools.mock_llm.answering import (
     RECEIVED,
     JsonObject,
     answer_in_words,
+    called_tool,
     event_stream,
     json_object,
     json_response,
@@ -18,6 +20,7 @@ from egret_tools.mock_llm.answering import (
     produce,
     required,
 )
+from egret_tools.mock_llm.tool_calls import CALL_ID, ToolCall, openai_call
 from egret_tools.mock_llm.words import CREATED_AT, MODELS, Reply, reply_to, texts_in
 
 
@@ -25,13 +28,13 @@ async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses."""
     body = await json_object(request)
     model = model_of(body)
-    reply = _reply(request, body)
+    call = called_tool(request, openai_call(body, body.get("input")))
+    reply = _reply(request, body, call)
     number = request.app[RECEIVED].count
-    identifier = f"resp_mock_{number}"
+    response = _Response(f"resp_mock_{number}", model, reply, call)
     if body.get("stream") is True:
-        events = _events(identifier, model=model, reply=reply)
-        return await event_stream(request, events)
-    return json_response(_response(identifier, model=model, reply=reply, status="completed"))
+        return await event_stream(request, _events(response))
+    return json_response(response.as_json("completed"))
 
 
 async def input_tokens(request: web.Request) -> web.StreamResponse:
@@ -46,7 +49,7 @@ async def stored(request: web.Request) -> web.StreamResponse:
     reply = reply_to([], words=None)
     status = "cancelled" if request.path.endswith("/cancel") else "completed"
     identifier = request.match_info["id"]
-    return json_response(_response(identifier, model=MODELS[0], reply=reply, status=status))
+    return json_response(_Response(identifier, MODELS[0], reply).as_json(status))
 
 
 async def deleted(request: web.Request) -> web.StreamResponse:
@@ -61,78 +64,108 @@ async def input_items(request: web.Request) -> web.StreamResponse:
     return json_response({"object": "list", "data": [], **ends})
 
 
-def _reply(request: web.Request, body: JsonObject) -> Reply:
+def _reply(request: web.Request, body: JsonObject, call: ToolCall | None = None) -> Reply:
     given = body.get("input")
     if not isinstance(given, str):
         given = required(body, "input", list)
     texts = [*texts_in(body.get("instructions")), *texts_in(given)]
-    return answer_in_words(request, texts)
+    return answer_in_words(request, texts, call)
 
 
 def _text_part(text: str) -> JsonObject:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _item(identifier: str, *, status: str, content: list[JsonObject]) -> JsonObject:
-    return {
-        "id": identifier.replace("resp", "msg"),
-        "type": "message",
-        "role": "assistant",
-        "status": status,
-        "content": content,
-    }
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """A response of one item: a message, or the call of a function."""
+
+    identifier: str
+    model: str
+    reply: Reply
+    call: ToolCall | None = None
+
+    def item(self, status: str) -> JsonObject:
+        """Return the item as it stands at its beginning or its end."""
+        ended = status == "completed"
+        if self.call is not None:
+            return {
+                "id": self.identifier.replace("resp", "fc"),
+                "type": "function_call",
+                "status": status,
+                "call_id": CALL_ID,
+                "name": self.call.name,
+                "arguments": self.call.json if ended else "",
+            }
+        return {
+            "id": self.identifier.replace("resp", "msg"),
+            "type": "message",
+            "role": "assistant",
+            "status": status,
+            "content": [_text_part(self.reply.text)] if ended else [],
+        }
+
+    def as_json(self, status: str) -> JsonObject:
+        """Return the response; output and usage are there once it is completed."""
+        ended, reply = status == "completed", self.reply
+        usage = {
+            "input_tokens": reply.input_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": reply.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": reply.input_tokens + reply.output_tokens,
+        }
+        return {
+            "id": self.identifier,
+            "object": "response",
+            "created_at": CREATED_AT,
+            "status": status,
+            "model": self.model,
+            "output": [self.item(status)] if ended else [],
+            "usage": usage if ended else None,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "metadata": {},
+            "parallel_tool_calls": True,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+        }
 
 
-def _response(identifier: str, *, model: str, reply: Reply, status: str) -> JsonObject:
-    ended = status == "completed"
-    whole = [_item(identifier, status=status, content=[_text_part(reply.text)])]
-    usage = {
-        "input_tokens": reply.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": reply.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": reply.input_tokens + reply.output_tokens,
-    }
-    return {
-        "id": identifier,
-        "object": "response",
-        "created_at": CREATED_AT,
-        "status": status,
-        "model": model,
-        "output": whole if ended else [],
-        "usage": usage if ended else None,
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": {},
-        "parallel_tool_calls": True,
-        "temperature": 1.0,
-        "tool_choice": "auto",
-        "tools": [],
-        "top_p": 1.0,
-    }
-
-
-def _events(identifier: str, *, model: str, reply: Reply) -> Iterator[bytes]:
-    for number, (kind, fields) in enumerate(_typed(identifier, model=model, reply=reply)):
+def _events(response: _Response) -> Iterator[bytes]:
+    for number, (kind, fields) in enumerate(_typed(response)):
         event = {"type": kind, "sequence_number": number, **fields}
         yield b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
 
 
-def _typed(identifier: str, *, model: str, reply: Reply) -> Iterator[tuple[str, JsonObject]]:
-    unfinished = _response(identifier, model=model, reply=reply, status="in_progress")
-    begun = _item(identifier, status="in_progress", content=[])
-    ended = _item(identifier, status="completed", content=[_text_part(reply.text)])
+def _typed(response: _Response) -> Iterator[tuple[str, JsonObject]]:
+    unfinished = response.as_json("in_progress")
+    begun, ended = response.item("in_progress"), response.item("completed")
     item: JsonObject = {"output_index": 0}
-    part: JsonObject = {"item_id": begun["id"], "output_index": 0, "content_index": 0}
     yield "response.created", {"response": unfinished}
     yield "response.in_progress", {"response": unfinished}
     yield "response.output_item.added", {**item, "item": begun}
+    place: JsonObject = {"item_id": begun["id"], **item}
+    yield from _pieces(response.reply, response.call, place)
+    yield "response.output_item.done", {**item, "item": ended}
+    yield "response.completed", {"response": response.as_json("completed")}
+
+
+def _pieces(
+    reply: Reply, call: ToolCall | None, place: JsonObject
+) -> Iterator[tuple[str, JsonObject]]:
+    if call is not None:
+        for piece in call.pieces:
+            yield "response.function_call_arguments.delta", {**place, "delta": piece}
+        done = {**place, "name": call.name, "arguments": call.json}
+        yield "response.function_call_arguments.done", done
+        return
+    part: JsonObject = {**place, "content_index": 0}
     yield "response.content_part.added", {**part, "part": _text_part("")}
     for piece in reply.pieces:
         yield "response.output_text.delta", {**part, "delta": piece, "logprobs": []}
     yield "response.output_text.done", {**part, "text": reply.text, "logprobs": []}
     yield "response.content_part.done", {**part, "part": _text_part(reply.text)}
-    yield "response.output_item.done", {**item, "item": ended}
-    whole = _response(identifier, model=model, reply=reply, status="completed")
-    yield "response.completed", {"response": whole}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -66,24 +67,37 @@ def provider_app(
     app[PRODUCED] = produced
     app[BEHAVIOUR] = behaviour
     app.on_response_prepare.append(_name_request)
-    for root in ("/v1", "/openai/v1", "/openai/deployments/{deployment}"):
-        app.add_routes(_openai_routes(root))
-    for root in ("/v1beta", "/v1"):
-        app.add_routes(_gemini_routes(f"{root}/models/{{model}}"))
-    app.add_routes(
-        [
-            web.post("/v1/messages", anthropic_api.messages),
-            web.post("/v1/messages/count_tokens", anthropic_api.count_tokens),
-            web.get("/v1/models", _models),
-            web.get("/v1/models/{id}", _models),
-            web.get("/v1beta/models", gemini_api.models),
-            web.get("/v1beta/models/{id}", gemini_api.models),
-            web.post("/model/{id}/converse", bedrock_api.converse),
-            web.post("/model/{id}/converse-stream", bedrock_api.converse_stream),
-            web.post("/model/{id}/invoke", bedrock_api.invoke),
-        ]
-    )
+    _add_routes(app)
     return app
+
+
+def _add_routes(app: web.Application) -> None:
+    routes = [
+        web.post("/v1/messages", anthropic_api.messages),
+        web.post("/v1/messages/count_tokens", anthropic_api.count_tokens),
+        web.get("/v1/models", _models),
+        web.get("/v1/models/{id}", _models),
+        web.get("/v1beta/models", gemini_api.models),
+        web.get("/v1beta/models/{id}", gemini_api.models),
+        web.post("/model/{id}/converse", bedrock_api.converse),
+        web.post("/model/{id}/converse-stream", bedrock_api.converse_stream),
+        web.post("/model/{id}/invoke", bedrock_api.invoke),
+        web.post("/model/{id}/invoke-with-response-stream", bedrock_api.invoke_stream),
+    ]
+    for root in ("/v1", "/openai/v1", "/openai/deployments/{deployment}"):
+        routes += _openai_routes(root)
+    for root in ("/v1beta", "/v1"):
+        routes += _gemini_routes(f"{root}/models/{{model}}")
+    for route in routes:
+        more = {**route.kwargs, "expect_handler": _on_expect}
+        app.add_routes([web.RouteDef(route.method, route.path, route.handler, more)])
+
+
+async def _on_expect(request: web.Request) -> None:
+    """Send 100 Continue where it is asked for; ignore other expectations (RFC 9110 10.1.1)."""
+    if request.headers.get("expect", "").strip().lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer has not begun
 
 
 def _openai_routes(root: str) -> list[web.RouteDef]:
@@ -120,6 +134,7 @@ def _gate(keys: ProviderKeys) -> Middleware:
             await _record(request)
             _check_credential(request, keys)
             await _misbehave(request.app[BEHAVIOUR])
+            await _fail_on_demand(request)
             if (raw := request.app[BEHAVIOUR].raw) is not None:
                 return await raw_answer(request, raw)
             response = await handler(request)
@@ -168,6 +183,24 @@ async def _misbehave(behaviour: Behaviour) -> None:
     status = behaviour.take_failure()
     if status is not None:
         raise RequestError(status, "The mock was told to fail.")
+
+
+_FAILING_MODEL: Final = re.compile(
+    rb'"model" *: *"mock-status-([45][0-9][0-9])"|/mock-status-([45][0-9][0-9])[:/]'
+)
+
+
+async def _fail_on_demand(request: web.Request) -> None:
+    """Fail if the model is `mock-status-503` or alike, in the body or the path.
+
+    Raises:
+        RequestError: with that status.
+    """
+    asked = _FAILING_MODEL.search(await request.read()) or _FAILING_MODEL.search(
+        request.path.encode()
+    )
+    if asked is not None:
+        raise RequestError(int(asked[1] or asked[2]), "The model of this name always fails.")
 
 
 def _api_of(request: web.Request, keys: ProviderKeys) -> _Api:
