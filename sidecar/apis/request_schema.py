@@ -217,6 +217,8 @@ def output_bound(fields: dict[str, JsonValue]) -> int | None:
         for name in _BOUNDS.intersection(holder):
             value = holder[name]
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+                if isinstance(value, str) and name in _CHOICES:
+                    choices = max(choices, _number_in(value))
                 continue
             number = int(min(value, _MOST))
             if name in _CHOICES:
@@ -224,3 +226,14 @@ def output_bound(fields: dict[str, JsonValue]) -> int | None:
             else:
                 bound = number if bound is None else max(bound, number)
     return None if bound is None else min(bound * choices, _MOST)
+
+
+def _number_in(text: str) -> int:
+    """Return the number that a lenient provider reads in *text*, 0 without one.
+
+    Of choices alone, where it makes the bound larger; a bound in a text may be ignored.
+    """
+    try:
+        return int(max(0.0, min(float(text[:32]), _MOST)))
+    except ValueError:  # no number, or NaN
+        return 0
