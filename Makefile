@@ -24,7 +24,7 @@ REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -99,7 +99,7 @@ check-imports: $(DEV_STAMP) ## Layers, and dependencies that are unused or missi
 	$(VENV)/bin/deptry sidecar
 	$(VENV)/bin/deptry tools/egret_tools --config tools/pyproject.toml
 
-check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fragments
+check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fragments, links and anchors of pages
 	$(VENV)/bin/shellcheck .ci/run
 	$(VENV)/bin/hadolint Dockerfile
 	$(VENV)/bin/buf format --diff --exit-code
@@ -107,6 +107,7 @@ check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fra
 	$(VENV)/bin/buf breaking --against proto/published.binpb
 	$(VENV)/bin/yamllint --strict .
 	$(VENV)/bin/towncrier build --draft --version next > /dev/null
+	$(PY) -m quality.links
 
 check-shape: $(DEV_STAMP) ## Budgets of size, repetition and wording, and a test file for each module
 	$(PY) -m quality.shape
@@ -129,6 +130,14 @@ sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requir
 	$(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
 	build/sbom/bin/cyclonedx-py requirements requirements/$(REQUIREMENTS).txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
+
+build/docs/.stamp: requirements/docs.txt
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+docs: build/docs/.stamp $(DEV_STAMP) ## Build the pages into a site with search, build/site; every link and anchor is checked
+	$(PY) -m quality.pages build/docs/bin/zensical
 
 chart-audit: $(HELM_STAMP) ## checkov over what the chart makes; exceptions with reasons in deploy/helm/checkov.yaml
 	$(PYTHON) -m venv build/checkov
@@ -255,6 +264,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group training -c requirements/dev.txt -o requirements/training.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group sbom -o requirements/sbom.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group audit -o requirements/audit.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group docs -o requirements/docs.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
 

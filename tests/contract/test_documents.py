@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dashboards.boards import BOARDS
+from quality.links import DOCS, ROOT, dead_links, links, pages
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 INDEX = DOCS / "README.md"
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")])
+PAGES = pages()
 
-_FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-_CODE = re.compile(r"`[^`\n]*`")
-_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _BY_NAME = re.compile(r"pip install[^\n`]*[ '\"=]egret(\[|[ '\"`]|$)", re.MULTILINE)
-_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
-
-
-def _links(page: Path) -> Iterator[tuple[Path, str]]:
-    """Return what *page* links to in this repository: a file or a folder, and a place in it."""
-    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
-    for target in _LINK.findall(_CODE.sub("code", text)):
-        if "://" not in target:
-            path, _, anchor = target.partition("#")
-            yield (page.parent / path).resolve() if path else page, anchor
-
-
-def _anchors(page: Path) -> set[str]:
-    """Return the places of a page, as GitHub and most others name them."""
-    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
-    return {
-        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in _HEADING.findall(text)
-    }
 
 
 def _reached(start: Path) -> set[Path]:
@@ -52,25 +28,19 @@ def _reached(start: Path) -> set[Path]:
         if here.is_dir():
             waiting += here.iterdir()
         elif here.suffix == ".md":
-            waiting += [path for path, _ in _links(here) if path.is_relative_to(DOCS)]
+            waiting += [path for path, _ in links(here) if path.is_relative_to(DOCS)]
     return {path for path in reached if path.is_file()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_no_link_is_dead(page: Path) -> None:
     """Neither its file nor its place in it is missing."""
-    dead = [
-        f"{path.relative_to(ROOT)}#{anchor}"
-        for path, anchor in _links(page)
-        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in _anchors(path))
-    ]
-
-    assert dead == []
+    assert dead_links(page) == []
 
 
 def test_the_readme_leads_to_the_index() -> None:
     """It is the one page that everybody opens."""
-    assert INDEX in {path for path, _ in _links(ROOT / "README.md")}
+    assert INDEX in {path for path, _ in links(ROOT / "README.md")}
 
 
 def test_every_page_and_picture_is_reached_from_the_index() -> None:
@@ -82,8 +52,8 @@ def test_every_page_and_picture_is_reached_from_the_index() -> None:
 
 def test_a_reader_who_is_woken_up_needs_two_clicks_at_most() -> None:
     """To each dashboard's picture, to each runbook, to each metric."""
-    first = {path for path, _ in _links(INDEX)}
-    second = {path for page in first if page.suffix == ".md" for path, _ in _links(page)}
+    first = {path for path, _ in links(INDEX)}
+    second = {path for page in first if page.suffix == ".md" for path, _ in links(page)}
 
     assert DOCS / "metrics.md" in first
     assert {DOCS / "images" / f"dashboard-{board.name}.png" for board in BOARDS} <= second

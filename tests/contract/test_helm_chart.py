@@ -373,6 +373,7 @@ def test_a_digest_of_envoy_takes_the_place_of_its_tag(image: str) -> None:
 
 def _container(resources: list[Resource], name: str) -> Resource:
     spec = one(resources, "Deployment")["spec"]["template"]["spec"]
+    found: Resource
     (found,) = [each for each in spec["containers"] if each["name"] == name]
     return found
 
