@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sidecar.domain.finding import Finding, Found
+from sidecar.domain.finding import Finding
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import TextPart
 from sidecar.policy.parse import parse_policies
@@ -46,7 +46,7 @@ class OwnDetector:
         started_at = time.perf_counter()
         outcome = self._scan(parts)[0]
         self.seconds += time.perf_counter() - started_at
-        if not isinstance(outcome, Found):
+        if outcome.error_type is not None:
             raise TypeError(f"the guardrail could not judge: {outcome}")
         return Judged(outcome.findings, outcome.score or 0.0)
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from sidecar.domain.guardrail_settings import Threshold
 from sidecar.guardrails.detectors.prompt_injection import model as model_module
 from sidecar.guardrails.detectors.prompt_injection.model import Model, Term, write_model
-from sidecar.guardrails.detectors.prompt_injection.scoring import RunningSum, hit
+from sidecar.guardrails.detectors.prompt_injection.scoring import add_up, hit
 from training.fit import Array, fit
 from training.occurrences import (
     WINDOW_BYTES,
@@ -75,9 +75,7 @@ def _unseen_sums(
                     for end, term in text.hits
                     if (name := terms[term]) in index
                 ]
-                sum_ = RunningSum(model)
-                sum_.add(own)
-                yield number, sum_.total
+                yield number, add_up(model, own)[0]
 
 
 def _thresholds(

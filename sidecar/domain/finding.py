@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.domain.errors import ClientError
-from sidecar.domain.policy import Guardrail, Stage
+from sidecar.domain.policy import Action, Guardrail, OnError, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,21 @@ class NotedEvent:
     at: float
 
 
+LOCAL_VERDICTS: Final = {
+    Action.BLOCK: Verdict.BLOCK,
+    Action.REDACT: Verdict.REDACT,
+    Action.FLAG: Verdict.FLAG,
+}
+"""The verdict of a guardrail that found something by itself; a remote check may return less."""
+
+
 @dataclass(frozen=True, slots=True)
 class GuardrailResult:
     """One guardrail's outcome. In shadow mode the verdict is what enforce would have done.
 
-    `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration.
+    No two of `findings` overlap, and they are in text order.
+    `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration; None
+    for a guardrail of the local pass, which takes the times of the pass.
     `error_type` is a class name or short code when the check failed, for spans and logs.
     `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it passed.
     `stage` is the side that was checked, never both.
@@ -76,13 +86,27 @@ class GuardrailResult:
 
     guardrail: Guardrail
     verdict: Verdict
-    findings: tuple[Finding, ...]
-    started_at: float
-    seconds: float
+    findings: tuple[Finding, ...] = ()
+    started_at: float | None = None
+    seconds: float | None = None
     error_type: str | None = None
     score: float | None = None
     events: tuple[NotedEvent, ...] = ()
     stage: Stage = Stage.INPUT
+
+    @classmethod
+    def failed(cls, guardrail: Guardrail, error_type: str) -> GuardrailResult:
+        """Return the result of a check that failed, which passes only if `on_error` says so."""
+        return cls(guardrail, error_verdict(guardrail), error_type=error_type)
+
+
+Results = tuple[GuardrailResult, ...]
+"""One a guardrail, in the policy's order."""
+
+
+def error_verdict(guardrail: Guardrail) -> Verdict:
+    """Return the verdict of a guardrail whose check failed."""
+    return Verdict.ERROR_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.ERROR_CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,26 +175,3 @@ def unfinished_from(text: bytes) -> int:
 
 
 NOTHING_REDACTED: Final = Restoration()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A guardrail's findings, of which no two overlap, in text order.
-
-    `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it found nothing.
-    """
-
-    findings: tuple[Finding, ...]
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A guardrail that failed; `error_type` is an exception's class name."""
-
-    error_type: str
-
-
-Outcome = Found | Failed
-
-NOTHING: Final = Found(())

@@ -112,6 +112,12 @@ class ExchangeReport:
     body_bytes: int = 0
     processing_modes: tuple[str, ...] = ()
 
+    def step_of(self, result: GuardrailResult) -> Step:
+        """Return the time of a guardrail: its own, or that of the pass it was part of."""
+        if result.started_at is not None and result.seconds is not None:
+            return Step(result.started_at, result.seconds)
+        return self.timings.guardrails or Step(self.timings.started_at, 0.0)
+
     @property
     def unscanned_action(self) -> UnscannedAction:
         """Return the action on unread content; without a policy, the default that blocks."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
-from sidecar.domain.finding import NOTHING, Failed, Found, Outcome
+from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.policy import Guardrail, GuardrailSettings
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import (
@@ -18,19 +18,36 @@ from sidecar.guardrails.cooperative import (
     run_sync,
 )
 from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
-from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
+from sidecar.guardrails.detectors.whole_text import WholeTextCheck
 from sidecar.guardrails.matching.boundaries import BoundaryWindow, boundary_windows
-from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase
+from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.matching.rescan import Runs, joined, rescan_until_stable
 from sidecar.guardrails.matching.rule import Expression, Rule
 from sidecar.guardrails.matching.spans import Located, disjoint_in_turns, spans
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, views_of
 from sidecar.guardrails.registry import judges_texts, rules_of, whole_text_check
 
-Outcomes = tuple[Outcome, ...]
-
 MAX_FINDINGS: Final = 2_000
 """Findings of one guardrail in one request; of more, each text with one counts as found."""
+
+
+class ScannedTexts(NamedTuple):
+    """The texts of one request after the one pass over them.
+
+    `views` are the parts in the order they were scanned; a part that is not plain ASCII has
+    several. `ends` has the end of each view, its separator included. `hits` are the database's.
+    `joined` are all parts if they are short plain ASCII, and None otherwise.
+    """
+
+    parts: Sequence[TextPart]
+    views: Sequence[TextView]
+    ends: Sequence[int]
+    hits: Hits
+    joined: bytes | None = None
+
+
+_Short = tuple[bytes, Hits]
+"""The parts of a short request in plain ASCII, with separators between them, and their hits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +66,7 @@ class _RuleCheck:
             rules[id_] = (*rules.get(id_, ()), rule)
         return cls(rules)
 
-    def search(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
+    def search(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[tuple[Finding, ...]]:
         """Search the spans of the rules that hit."""
         located: list[Located] = []
         for id_ in (*(texts.hits.keys() & self.rules.keys()), None):
@@ -71,7 +88,7 @@ class _RuleCheck:
                     ]
                 if len(located) > SLICE_FINDINGS:
                     yield
-        return Found((yield from disjoint_in_turns(located))) if located else NOTHING
+        return (yield from disjoint_in_turns(located)) if located else ()
 
 
 class LocalScan:
@@ -102,140 +119,134 @@ class LocalScan:
         self._ascii_decoders = tuple(
             one for one, trigger in self._decoders if trigger is None and one.ascii
         )
-        self._nothing: Outcomes = tuple(NOTHING for _ in self._checks)
+        # Results that pass are shared by all requests, and built here.
+        self._unread: Results = tuple(
+            GuardrailResult(one, Verdict.PASS) for one in self.guardrails
+        )
+        self._passing: Results = tuple(
+            result if isinstance(check, _RuleCheck) else check.passing(result.guardrail)
+            for check, result in zip(self._checks, self._unread, strict=True)
+        )
         rules = [check.rules.keys() for check in self._checks if isinstance(check, _RuleCheck)]
         self._rule_ids: frozenset[int | None] = frozenset().union(*rules)
         self._is_filtered = None not in self._rule_ids
         self._trigger_ids = frozenset(id_ for _, id_ in self._decoders if id_ is not None)
         self._whole_checks = tuple(
-            (index, self.guardrails[index].name, check)
+            (index, check)
             for index, check in enumerate(self._checks)
             if not isinstance(check, _RuleCheck)
         )
 
-    def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Outcomes:
-        """Return one outcome a guardrail, in the order of `guardrails`.
+    def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Results:
+        """Return one result a guardrail, in the order of `guardrails`.
 
         *runs* are those of the subject: parts that the model reads as one text.
         """
         started = self.start(parts, runs)
         return started if isinstance(started, tuple) else run_sync(started)
 
-    def start(
-        self, parts: Sequence[TextPart], runs: Runs = ()
-    ) -> Outcomes | Cooperative[Outcomes]:
-        """Return the outcomes that `scan` returns, or the work that leads to them.
+    def start(self, parts: Sequence[TextPart], runs: Runs = ()) -> Results | Cooperative[Results]:
+        """Return results without findings, or the work that leads to those that `scan` returns.
 
         Most requests get them at once: their text is short, no rule matches, nothing is hidden.
         """
         if not self._checks or not parts:
-            return self._nothing
-        texts = self._scan_short(parts)
-        if texts is None or runs or self._needs_search(texts):
-            return self._scan(parts, runs, texts)
-        if not self._whole_checks:
-            return self._nothing
-        outcomes = list(self._nothing)
-        for index, name, check in self._whole_checks:
+            return self._unread
+        short = self._scan_short(parts)
+        if short is None or runs or self._needs_search(short):
+            return self._scan(parts, runs, short)
+        results = self._passing
+        for index, check in self._whole_checks:
+            passing = self._passing[index]
             try:
-                outcome = check.judge(texts, guardrail=name)
+                result = check.judge(parts, short[0], passing)
             except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-                outcomes[index] = Failed(type(error).__name__)
-                continue
-            if not isinstance(outcome, Found) or outcome.findings:
-                return self._scan(parts, runs, texts)
-            outcomes[index] = outcome
-        return tuple(outcomes)
+                result = GuardrailResult.failed(passing.guardrail, type(error).__name__)
+            if not isinstance(result, GuardrailResult) or result.findings:
+                return self._scan(parts, runs, short)
+            if result is not passing:
+                results = (*results[:index], result, *results[index + 1 :])
+        return results
 
-    def _scan_short(self, parts: Sequence[TextPart]) -> ScannedTexts | None:
+    def _scan_short(self, parts: Sequence[TextPart]) -> _Short | None:
         """Scan short plain ASCII text as it is; return None for any other."""
         if len(parts) > SHORT_PARTS:
             return None
-        views: list[TextView] = []
-        ends: list[int] = []
         contents: list[bytes] = []
-        end = 0
-        for index, part in enumerate(parts):
-            content = part.content
-            end += len(content) + 1
-            if end > SHORT_BYTES or not content.isascii():
+        room = SHORT_BYTES
+        for part in parts:
+            room -= len(part.content) + 1
+            if room < 0:
                 return None
-            contents.append(content)
-            ends.append(end)
-            views.append(TextView(index, ASCII_VIEWS, content, len(content)))
+            contents.append(part.content)
         joined_content = SEPARATOR.join(contents)
+        if not joined_content.isascii() or joined_content.count(SEPARATOR) >= len(parts):
+            return None
         try:
-            if joined_content.count(SEPARATOR) >= len(parts) or self._database.has_controls(
-                joined_content
-            ):
+            if self._database.has_controls(joined_content):
                 return None
-            hits = self._database.scan_short(joined_content)
+            return joined_content, self._database.scan_short(joined_content)
         except Exception:  # noqa: BLE001 - the whole scan fails as well, by each `on_error`
             return None
-        return ScannedTexts(parts, views, ends, hits, joined_content)
 
-    def _needs_search(self, texts: ScannedTexts) -> bool:
+    def _needs_search(self, short: _Short) -> bool:
         """Return whether a rule may match in short texts, or text may be hidden in them."""
         return (
             not self._is_filtered
-            or not self._rule_ids.isdisjoint(texts.hits)
-            or self._may_hide_text(texts)
+            or not self._rule_ids.isdisjoint(short[1])
+            or self._may_hide_text(short)
         )
 
-    def _may_hide_text(self, texts: ScannedTexts) -> bool:
-        if not self._trigger_ids.isdisjoint(texts.hits):
+    def _may_hide_text(self, short: _Short) -> bool:
+        joined_content, hits = short
+        if not self._trigger_ids.isdisjoint(hits):
             return True
-        decoders, joined_content = self._ascii_decoders, texts.joined or b""
+        decoders = self._ascii_decoders
         return bool(decoders) and any(one.applies(joined_content) for one in decoders)
 
     def _scan(
-        self, parts: Sequence[TextPart], runs: Runs, short: ScannedTexts | None
-    ) -> Cooperative[Outcomes]:
+        self, parts: Sequence[TextPart], runs: Runs, short: _Short | None
+    ) -> Cooperative[Results]:
         """Do all of the work in slices of a millisecond or two; *short* is done already."""
-        outcomes = yield from self._scan_once(parts, runs, short)
-        if not any(isinstance(one, Found) and one.findings for one in outcomes):
-            return tuple(outcomes)
-        return (
-            yield from rescan_until_stable(
-                self.guardrails, outcomes, texts=(parts, runs), scan=self._rescan
-            )
-        )
+        results = yield from self._scan_once(parts, runs, short)
+        if not any(one.findings for one in results):
+            return results
+        return (yield from rescan_until_stable(results, texts=(parts, runs), scan=self._rescan))
 
-    def _rescan(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[Sequence[Outcome]]:
+    def _rescan(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[Results]:
         """Search *parts* by rules alone: a count would count the rest a second time."""
         short = self._scan_short(parts)
         if short is not None and not runs and not self._needs_search(short):
-            return self._nothing
+            return self._unread
         return (yield from self._scan_once(parts, runs, short, by_rules=True))
 
     def _scan_once(
         self,
         parts: Sequence[TextPart],
         runs: Runs,
-        short: ScannedTexts | None,
+        short: _Short | None,
         *,
         by_rules: bool = False,
-    ) -> Cooperative[Sequence[Outcome]]:
+    ) -> Cooperative[Results]:
         try:
             if short is None or self._may_hide_text(short):
                 texts = yield from self._read(parts, short)
             else:
-                texts = short
+                texts = _scanned(parts, short)
             across: _Across | None = None
             if runs and (windows := boundary_windows(parts, runs)):
                 around = [TextPart(one.content, (), "") for one in windows]
                 across = windows, (yield from self._read(around, None))
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-            return [Failed(type(error).__name__)] * len(self._checks)
-        outcomes: list[Outcome] = list(self._nothing)
+            error_type = type(error).__name__
+            return tuple(GuardrailResult.failed(one, error_type) for one in self.guardrails)
+        results = list(self._unread)
         for index, check in enumerate(self._checks):
             if isinstance(check, _RuleCheck) or not by_rules:
-                outcomes[index] = yield from _judge(self.guardrails[index], check, texts, across)
-        return outcomes
+                results[index] = yield from _judge(check, self._passing[index], texts, across)
+        return tuple(results)
 
-    def _read(
-        self, parts: Sequence[TextPart], short: ScannedTexts | None
-    ) -> Cooperative[ScannedTexts]:
+    def _read(self, parts: Sequence[TextPart], short: _Short | None) -> Cooperative[ScannedTexts]:
         """Scan *parts* in all their views, and the texts that are hidden in them."""
         views: list[TextView] = []
         if short is None:
@@ -247,8 +258,9 @@ class LocalScan:
                     views += yield from views_of(index, content, folded=self._folded)
             hits = yield from self._database.scan([view.content for view in views])
         else:
-            views += short.views
-            hits = short.hits
+            plain = _scanned(parts, short)
+            views += plain.views
+            hits = plain.hits
         found, latest = sources(views), hits
         for _ in range(MAX_DEPTH):
             chosen = [one for one, id_ in self._decoders if id_ is None or id_ in latest]
@@ -264,29 +276,44 @@ class LocalScan:
         return ScannedTexts(parts, views, ends, hits)
 
 
+def _scanned(parts: Sequence[TextPart], short: _Short) -> ScannedTexts:
+    """Return short plain ASCII texts as rules search them: each part is its own view."""
+    joined_content, hits = short
+    views = [
+        TextView(index, ASCII_VIEWS, part.content, len(part.content))
+        for index, part in enumerate(parts)
+    ]
+    ends = tuple(accumulate([view.length + 1 for view in views]))
+    return ScannedTexts(parts, views, ends, hits, joined_content)
+
+
 _Check = _RuleCheck | WholeTextCheck
 _Across = tuple[Sequence[BoundaryWindow], ScannedTexts]
 """The text around the borders of runs, as texts of their own."""
 
 
 def _judge(
-    guardrail: Guardrail, check: _Check, texts: ScannedTexts, across: _Across | None
-) -> Cooperative[Outcome]:
+    check: _Check, passing: GuardrailResult, texts: ScannedTexts, across: _Across | None
+) -> Cooperative[GuardrailResult]:
     """Judge *texts*; a check that raises fails its own guardrail, and only that.
 
     Only rules look *across* borders: a count would count the text there twice.
     """
-    name = guardrail.name
+    guardrail = passing.guardrail
     try:
         if not isinstance(check, _RuleCheck):
-            judged = check.judge(texts, guardrail=name)
-            return judged if isinstance(judged, Found) else (yield from judged)
-        found = yield from check.search(texts, guardrail=name)
-        if across is None:
-            return found
-        windows, around = across
-        seen = yield from check.search(around, guardrail=name)
-        located = [place for one in seen.findings for place in windows[one.part].located(one)]
-        return (yield from joined(guardrail, found, Found(tuple(located))))
+            judged = check.judge(
+                texts.parts, texts.views if texts.joined is None else texts.joined, passing
+            )
+            return judged if isinstance(judged, GuardrailResult) else (yield from judged)
+        findings = yield from check.search(texts, guardrail=guardrail.name)
+        if across is not None:
+            windows, around = across
+            seen = yield from check.search(around, guardrail=guardrail.name)
+            if located := [place for one in seen for place in windows[one.part].located(one)]:
+                findings = yield from joined(guardrail, findings, located)
+        if not findings:
+            return passing
+        return GuardrailResult(guardrail, LOCAL_VERDICTS[guardrail.action], findings)
     except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-        return Failed(type(error).__name__)
+        return GuardrailResult.failed(guardrail, type(error).__name__)

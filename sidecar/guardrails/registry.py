@@ -30,8 +30,10 @@ from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES, national_rules
 from sidecar.guardrails.detectors.pii import PII_RULES, national_phone_rule
-from sidecar.guardrails.detectors.prompt_injection.check import PromptInjectionCheck
-from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
+from sidecar.guardrails.detectors.prompt_injection.scoring import (
+    PromptInjectionCheck,
+    shipped_scorer,
+)
 from sidecar.guardrails.detectors.secrets import SECRET_RULES
 from sidecar.guardrails.detectors.terms import term_rule, toxicity_rules
 from sidecar.guardrails.detectors.whole_text import MaxInputCheck, MaxTokensCheck, WholeTextCheck

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 from sidecar.domain.finding import (
-    Failed,
     GuardrailResult,
     NotedEvent,
     RemoteEvent,
+    Results,
     Verdict,
+    error_verdict,
 )
 from sidecar.domain.policy import (
-    Action,
     Guardrail,
     Mode,
     OnError,
@@ -23,7 +23,7 @@ from sidecar.domain.policy import (
 )
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.local_scan import LocalScan, Outcomes
+from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.matching.spans import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.remote.checks import (
@@ -38,22 +38,11 @@ from sidecar.guardrails.remote.checks import (
 
 __all__ = ["GuardrailRunner", "RequestInfo", "Results"]
 
-Results = tuple[GuardrailResult, ...]
 T = TypeVar("T")
 
 HOLD_SECONDS: Final = 0.001
 """How long one pass may hold the event loop at a time."""
 
-# An enum's members are slow to look up on Python 3.11, and these are for every guardrail.
-_PASS: Final = Verdict.PASS
-_REDACT: Final = Verdict.REDACT
-_ENFORCE: Final = Mode.ENFORCE
-
-_LOCAL_VERDICTS: Final = {
-    Action.BLOCK: Verdict.BLOCK,
-    Action.REDACT: Verdict.REDACT,
-    Action.FLAG: Verdict.FLAG,
-}
 GRACE_SECONDS: Final = 0.1
 """How long a remote check may exceed its time limit, which it keeps itself, until cut off."""
 
@@ -101,30 +90,28 @@ class GuardrailRunner:
         results that redact are disjoint.
         """
         started_at = self._clock()
-        outcomes = policy.local.start(subject.parts, subject.runs)
-        if not isinstance(outcomes, tuple):
-            done = self._advance(outcomes, until=started_at + HOLD_SECONDS)
+        local = policy.local.start(subject.parts, subject.runs)
+        if isinstance(local, tuple):
+            # None of them has findings: nothing to make disjoint.
+            if not policy.remote:
+                return local
+        else:
+            done = self._advance(local, until=started_at + HOLD_SECONDS)
             if done is None:
-                return self._inspect_later(policy, outcomes, started_at, subject, about)
-            outcomes = done
-        local = self._local_results(policy.local.guardrails, outcomes, started_at)
-        return (
-            self._with_remote(policy, local, subject, about) if policy.remote else _disjoint(local)
-        )
+                return self._inspect_later(policy, local, started_at, subject, about)
+            local = done
+        return self._with_remote(policy, local, started_at, subject, about)
 
     async def _inspect_later(
         self,
         policy: Inspectable,
-        steps: Cooperative[Outcomes],
+        steps: Cooperative[Results],
         started_at: float,
         subject: Subject,
         about: RequestInfo,
     ) -> Results:
-        outcomes = await self._finish(steps)
-        local = self._local_results(policy.local.guardrails, outcomes, started_at)
-        if not policy.remote:
-            return _disjoint(local)
-        results = self._with_remote(policy, local, subject, about)
+        local = await self._finish(steps)
+        results = self._with_remote(policy, local, started_at, subject, about)
         return results if isinstance(results, tuple) else await results
 
     def run_cooperatively(
@@ -154,33 +141,26 @@ class GuardrailRunner:
                 outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return outcomes
 
-    def _local_results(
-        self, guardrails: Sequence[Guardrail], outcomes: Outcomes, started_at: float
-    ) -> Results:
-        """Return a result for each outcome of one pass, all of which have the pass's time."""
-        seconds = self._clock() - started_at
-        results: list[GuardrailResult] = []
-        for guardrail, outcome in zip(guardrails, outcomes, strict=True):
-            if isinstance(outcome, Failed):
-                verdict, error = _error(guardrail), outcome.error_type
-                result = GuardrailResult(guardrail, verdict, (), started_at, seconds, error)
-            else:
-                findings = outcome.findings
-                verdict = _LOCAL_VERDICTS[guardrail.action] if findings else _PASS
-                result = GuardrailResult(
-                    guardrail, verdict, findings, started_at, seconds, None, outcome.score
-                )
-            results.append(result)
-        return tuple(results)
-
     def _with_remote(
-        self, policy: Inspectable, local: Results, subject: Subject, about: RequestInfo
+        self,
+        policy: Inspectable,
+        local: Results,
+        started_at: float,
+        subject: Subject,
+        about: RequestInfo,
     ) -> Results | Awaitable[Results]:
         """Run the remote checks, unless the request is refused already or has no text."""
+        if not policy.remote:
+            return _disjoint(local)
+        now = self._clock()
+        # The time of the local pass alone: the step of all guardrails includes the remote ones.
+        local = tuple(
+            [replace(one, started_at=started_at, seconds=now - started_at) for one in local]
+        )
         if subject.parts and not any(_decides(result) for result in local):
             return self._ask_remote(policy, local, subject, about)
-        verdict, at = Verdict.SKIPPED if subject.parts else _PASS, self._clock()
-        skipped = [GuardrailResult(one, verdict, (), at, 0.0) for one in policy.remote]
+        verdict = Verdict.SKIPPED if subject.parts else Verdict.PASS
+        skipped = [GuardrailResult(one, verdict, (), now, 0.0) for one in policy.remote]
         return _disjoint(_in_order(policy, (*local, *skipped)))
 
     async def _ask_remote(
@@ -200,7 +180,7 @@ class GuardrailRunner:
                 # Without a decision no task should be cancelled: an error, never a pass.
                 remote[guardrail.name] = GuardrailResult(
                     guardrail,
-                    Verdict.SKIPPED if decided else _error(guardrail),
+                    Verdict.SKIPPED if decided else error_verdict(guardrail),
                     (),
                     started_at,
                     self._clock() - started_at,
@@ -232,10 +212,10 @@ class GuardrailRunner:
         except RemoteTimeoutError as error:
             verdict, error_type = _timeout(guardrail), error.error_type
         except RemoteCheckError as error:
-            verdict, error_type = _error(guardrail), error.error_type
+            verdict, error_type = error_verdict(guardrail), error.error_type
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             expired = limit.expired()
-            verdict = _timeout(guardrail) if expired else _error(guardrail)
+            verdict = _timeout(guardrail) if expired else error_verdict(guardrail)
             error_type = "timeout" if expired else type(error).__name__
         results[guardrail.name] = result = GuardrailResult(
             guardrail,
@@ -256,10 +236,6 @@ def _decides(result: GuardrailResult) -> bool:
     return result.guardrail.mode is Mode.ENFORCE and result.verdict in _CLOSING
 
 
-def _error(guardrail: Guardrail) -> Verdict:
-    return Verdict.ERROR_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.ERROR_CLOSED
-
-
 def _timeout(guardrail: Guardrail) -> Verdict:
     return Verdict.TIMEOUT_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.TIMEOUT_CLOSED
 
@@ -273,7 +249,7 @@ def _disjoint(results: Results) -> Results:
     """Return *results* with the findings of all that redact made disjoint."""
     redacting: dict[str, GuardrailResult] = {}
     for result in results:
-        if result.verdict is _REDACT and result.guardrail.mode is _ENFORCE:
+        if result.verdict is Verdict.REDACT and result.guardrail.mode is Mode.ENFORCE:
             redacting[result.guardrail.name] = result
     if len(redacting) < 2:  # noqa: PLR2004 - one guardrail's own findings are disjoint already
         return results

@@ -13,7 +13,7 @@ from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStruc
 from sidecar.apis.response_text import DONE, UnreadableEvent, load_event
 from sidecar.apis.stream_usage import EventUsageStripper
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.finding import Deny, Failed, Finding, GuardrailResult, Redact, Restoration
+from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
@@ -265,10 +265,6 @@ class AnswerReading:
         self.held.add(Opaque(raw, None), is_unread=True)
 
 
-UNKNOWN_SHAPE: Final = "unknown_shape"
-"""Error type of an answer in a form that is not known to hold a model's words."""
-
-
 def judge_structure(
     body: bytes,
     form: AnswerForm,
@@ -281,7 +277,7 @@ def judge_structure(
     return (yield from check_structure(structured, read, clock=clock))
 
 
-def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | Failed]:
+def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | None]:
     structure = AnswerStructure()
     framer = framer_of(form)
     if framer is not None:
@@ -295,7 +291,7 @@ def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | 
         _take(structure, body)
         yield
     if not structure.is_known or structure.is_overfull:
-        return Failed(UNKNOWN_SHAPE)
+        return None
     return structure.pieces()
 
 

@@ -333,7 +333,7 @@ def snapshot_steps(
         CompileError: an expression cannot be compiled, or the database is of other policies.
     """
     load_numbering_plans()
-    shipped_scorer().load()  # before the first request, not with a policy that comes later
+    shipped_scorer()  # compiled before the first request, not with a policy that comes later
     policies = policies_with_default(compiled.policies)
     yield from _prepare(policies)
     expressions = yield from expressions_in_turn(policies)

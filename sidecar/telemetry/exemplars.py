@@ -170,4 +170,4 @@ class ExchangeExemplars:
                 self._phases.note(step.seconds, trace, phase)
         for result in report.results:
             name = guardrail_label(result.guardrail.name)
-            self._guardrails.note(result.seconds, trace, name)
+            self._guardrails.note(report.step_of(result).seconds, trace, name)

@@ -351,12 +351,14 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
         # Names are values here, not keys: redaction would take one called `secrets` for a secret.
         # And `_value_`, for `value` is a function of Python's own in 3.11: ten times as slow.
         guardrails = fields["guardrails"] = []
+        pass_seconds = 0.0 if timings.guardrails is None else timings.guardrails.seconds
         for result in report.results:
+            seconds = pass_seconds if result.seconds is None else result.seconds
             row: dict[str, Any] = {
                 "name": result.guardrail.name[: sanitize.MAX_CHARACTERS],
                 "stage": result.stage._value_,
                 "verdict": result.verdict._value_,
-                "ms": int(result.seconds * 1_000_000 + 0.5) / 1000,
+                "ms": int(seconds * 1_000_000 + 0.5) / 1000,
             }
             if result.findings:
                 types = sorted({finding.type for finding in result.findings})

@@ -217,13 +217,15 @@ class Metrics:
                 report.body_bytes or None,
             )
         )
+        pass_seconds = 0.0 if timings.guardrails is None else timings.guardrails.seconds
         for result in report.results:
             verdict = (result.guardrail.name, id(result.verdict), id(result.stage))
             known = self._verdicts.get(verdict)
             # After a reload of policies another guardrail may have the same name.
             if known is None or known[0] is not result.guardrail:
                 known = self._verdict_of(result, verdict)
-            known[1](result.seconds)
+            # As `report.step_of`, without a call for each.
+            known[1](pass_seconds if result.seconds is None else result.seconds)
             if result.events or result.error_type is not None:
                 self.remote.count(result)
         if report.exempted or report.unscanned:

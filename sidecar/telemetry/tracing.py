@@ -208,7 +208,8 @@ class Tracing:
                 self._tracer.start_span(name, context=within, start_time=start).end(end)
                 recorded += 1
         for result in report.results:
-            start, end = _interval(result.started_at, result.seconds, timings)
+            step = report.step_of(result)
+            start, end = _interval(step.started_at, step.seconds, timings)
             about = guardrail_attributes(result)
             judging = self._tracer.start_span(
                 f"{SpanName.GUARDRAIL} {sanitize.policy_text(result.guardrail.name)}",

@@ -3,15 +3,16 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.domain.guardrail_settings import InjectionKind
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
-    BestPassage,
+    Sum,
+    kinds_of,
     shipped_scorer,
     words,
 )
 
-SCORER = shipped_scorer()
-SCORER.load()  # compiled now: half a second is over a deadline
+SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(
     (
         "ignore all previous instructions", "do anything now", "your system prompt", "reveal",
@@ -28,8 +29,12 @@ PIECES = st.sampled_from(
 NEUTRAL = st.integers(min_value=0, max_value=3000).map(lambda count: "zz " * count)
 
 
-def _stretch(text: str) -> BestPassage:
-    return run_sync(SCORER.sums((text.encode(),)))[0].best()
+def _best(sum_: Sum) -> tuple[int, tuple[InjectionKind, ...]]:
+    return sum_[0], kinds_of(SCORER.model, sum_)
+
+
+def _stretch(text: str) -> tuple[int, tuple[InjectionKind, ...]]:
+    return _best(run_sync(SCORER.sums((text.encode(),)))[0])
 
 
 @given(before=NEUTRAL, text=TEXTS, after=NEUTRAL)
@@ -50,14 +55,14 @@ def test_words_added_around_a_text_never_lower_its_score(
     A term that was said a span before counts no second time, so the text stands a span apart.
     """
     gap = " zz" * 200
-    assert _stretch(f"{before}{gap} {text}{gap} {after}").total >= _stretch(text).total
+    assert _stretch(f"{before}{gap} {text}{gap} {after}")[0] >= _stretch(text)[0]
 
 
 @given(texts=st.lists(TEXTS | PIECES, max_size=8))
 def test_a_text_has_the_same_sum_alone_and_beside_others(texts: list[str]) -> None:
     """Texts are searched together, but no term goes from one into another."""
     together = run_sync(SCORER.sums([text.encode() for text in texts]))
-    assert [one.best() for one in together] == [_stretch(text) for text in texts]
+    assert [_best(one) for one in together] == [_stretch(text) for text in texts]
 
 
 @given(text=st.text(max_size=300))

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from sidecar.domain.finding import Found
+from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.detectors.whole_text import ScannedTexts, WholeTextCheck
+from sidecar.guardrails.detectors.whole_text import Texts, WholeTextCheck, whole_parts
 
 _CODES: Final = (
     "af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr"
@@ -56,9 +57,11 @@ class LanguageCheck(WholeTextCheck):
             _identifier()
 
     @override
-    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
-        findings = []
-        for index, part in enumerate(texts.parts):
+    def judge(
+        self, parts: Sequence[TextPart], texts: Texts, passing: GuardrailResult
+    ) -> Cooperative[GuardrailResult]:
+        foreign: dict[int, str] = {}
+        for index, part in enumerate(parts):
             for window in _windows(part.content):
                 letters = sum(map(str.isalpha, window))
                 if letters >= MIN_LETTERS:
@@ -66,10 +69,10 @@ class LanguageCheck(WholeTextCheck):
                     likeliest = max(scores, key=scores.__getitem__)
                     margin = scores[likeliest] - max(scores[one] for one in self.allowed)
                     if likeliest != _NO_LANGUAGE and margin > MIN_MARGIN * letters:
-                        findings.append(texts.whole_part(index, "LANGUAGE", guardrail=guardrail))
+                        foreign[index] = "LANGUAGE"
                         break
                 yield
-        return Found(tuple(findings))
+        return whole_parts(parts, foreign, passing) if foreign else passing
 
 
 @cache

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from typing_extensions import override
 
-from sidecar.domain.finding import NOTHING, Finding, Found
+from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Verdict
+from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
-from sidecar.guardrails.matching.database import Hits
 from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import TextView
 
-
-class ScannedTexts(NamedTuple):
-    """The texts of one request after the one pass over them.
-
-    `views` are the parts in the order they were scanned; a part that is not plain ASCII has
-    several. `ends` has the end of each view, its separator included. `hits` are the database's.
-    `joined` are all parts with separators between them if they are short plain ASCII, which has
-    one view a part and hides nothing; it is None otherwise.
-    """
-
-    parts: Sequence[TextPart]
-    views: Sequence[TextView]
-    ends: Sequence[int]
-    hits: Hits
-    joined: bytes | None = None
-
-    def whole_part(self, part: int, type_: str, *, guardrail: str) -> Finding:
-        """Return all of a part as a finding."""
-        return Finding(guardrail, type_, part, 0, len(self.parts[part].content))
+Texts = bytes | Sequence[TextView]
+"""The views of all parts. Short plain ASCII is its own view, and hides nothing: then all parts in
+one, with separators between them.
+"""
 
 
 class WholeTextCheck(Protocol):
@@ -50,12 +35,34 @@ class WholeTextCheck(Protocol):
         """Read large tables before the first text, once a process."""
         return
 
-    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Found | Cooperative[Found]:
-        """Return the findings, as spans of parts: at once if the texts are short.
+    def passing(self, guardrail: Guardrail) -> GuardrailResult:
+        """Return the result of most texts, which all requests share."""
+        return GuardrailResult(guardrail, Verdict.PASS)
+
+    def judge(
+        self, parts: Sequence[TextPart], texts: Texts, passing: GuardrailResult
+    ) -> GuardrailResult | Cooperative[GuardrailResult]:
+        """Return the result, with spans of *parts*, or *passing*: at once if they are short.
 
         Work that takes longer yields at least every millisecond.
         """
         ...
+
+
+def whole_parts(
+    parts: Sequence[TextPart],
+    types: Mapping[int, str],
+    passing: GuardrailResult,
+    *,
+    score: float | None = None,
+) -> GuardrailResult:
+    """Return a result whose findings are whole parts: those whose index has a type."""
+    guardrail = passing.guardrail
+    findings = tuple(
+        Finding(guardrail.name, type_, index, 0, len(parts[index].content))
+        for index, type_ in sorted(types.items())
+    )
+    return GuardrailResult(guardrail, LOCAL_VERDICTS[guardrail.action], findings, score=score)
 
 
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
@@ -69,9 +76,11 @@ class MaxInputCheck(WholeTextCheck):
     max_characters: int
 
     @override
-    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
+    def judge(
+        self, parts: Sequence[TextPart], texts: Texts, passing: GuardrailResult
+    ) -> Cooperative[GuardrailResult]:
         characters = 0
-        for index, part in enumerate(texts.parts):
+        for index, part in enumerate(parts):
             content = part.content
             if content.isascii():
                 characters += len(content)
@@ -82,8 +91,8 @@ class MaxInputCheck(WholeTextCheck):
                     chunk = content[start : start + SLICE_BYTES]
                     characters += len(chunk.translate(None, _CONTINUATION))
             if characters > self.max_characters:
-                return Found((texts.whole_part(index, "MAX_INPUT", guardrail=guardrail),))
-        return NOTHING
+                return whole_parts(parts, {index: "MAX_INPUT"}, passing)
+        return passing
 
 
 TOKEN_SLICE_BYTES: Final = 16_384
@@ -112,12 +121,14 @@ class MaxTokensCheck(WholeTextCheck):
             _counter()
 
     @override
-    def judge(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[Found]:
+    def judge(
+        self, parts: Sequence[TextPart], texts: Texts, passing: GuardrailResult
+    ) -> Cooperative[GuardrailResult]:
         left = self.max_tokens
-        if sum(len(part.content) for part in texts.parts) <= left:
-            return NOTHING
+        if sum(len(part.content) for part in parts) <= left:
+            return passing
         count = _counter()
-        for index, part in enumerate(texts.parts):
+        for index, part in enumerate(parts):
             content, start = part.content, 0
             while start < len(content):
                 # Cut before a space, which no token crosses; without one, a token may be cut.
@@ -132,9 +143,9 @@ class MaxTokensCheck(WholeTextCheck):
                 left -= count(content[start:end].decode())
                 start = end
                 if left < 0:
-                    return Found((texts.whole_part(index, "MAX_TOKENS", guardrail=guardrail),))
+                    return whole_parts(parts, {index: "MAX_TOKENS"}, passing)
                 yield
-        return NOTHING
+        return passing
 
 
 @cache

@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.apis.response_structure import AnswerPiece
-from sidecar.domain.finding import Failed, Finding, Found, GuardrailResult, Verdict
+from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict, error_verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
-from sidecar.domain.policy import Action, Guardrail, OnError, Stage
+from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import Malformed
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.json_schema.complexity import MAX_COMPLEXITY, Complexity, complexity_of
@@ -29,6 +29,9 @@ MAX_PATTERN_WORK: Final = 262_144
 ones, 0.25 s of the worst that an author can write, on a text made for it."""
 MAX_FRACTION_WORK: Final = 1_000
 """Values times the fractions that each may have to be a multiple of."""
+
+UNKNOWN_SHAPE: Final = "unknown_shape"
+"""Error type of an answer in a form that is not known to hold a model's words."""
 
 _SEPARATORS: Final = (b",", b"{", b"[")
 _UNKNOWN_COMPLEXITY: Final = Complexity(MAX_COMPLEXITY, MAX_COMPLEXITY, MAX_COMPLEXITY)
@@ -51,7 +54,9 @@ class JsonSchemaCheck:
         found = complexity_of(schema, max_depth=settings.max_depth)
         self._complexity = found if isinstance(found, Complexity) else _UNKNOWN_COMPLEXITY
 
-    def judge(self, guardrail: str, pieces: Sequence[AnswerPiece]) -> Cooperative[Found]:
+    def judge(
+        self, guardrail: str, pieces: Sequence[AnswerPiece]
+    ) -> Cooperative[tuple[Finding, ...]]:
         """Return a finding for each text that does not match: its first violation."""
         settings, tools = self._settings, self._settings.tools
         findings: list[Finding] = []
@@ -65,7 +70,7 @@ class JsonSchemaCheck:
                 end = len(piece.text)
                 findings.append(Finding(guardrail, violation.type, index, 0, end, place=place))
             yield
-        return Found(tuple(findings))
+        return tuple(findings)
 
     def _violation(self, text: bytes) -> Cooperative[Violation | None]:
         # Bounds hold before anything is parsed, so that judging takes milliseconds.
@@ -115,30 +120,26 @@ def schema_guardrails(guardrails: Iterable[Guardrail]) -> tuple[SchemaGuardrail,
 
 def check_structure(
     checks: Iterable[SchemaGuardrail],
-    read: Sequence[AnswerPiece] | Failed,
+    read: Sequence[AnswerPiece] | None,
     *,
     clock: Callable[[], float],
-) -> Cooperative[tuple[GuardrailResult, ...]]:
-    """Return one result a guardrail; `on_error` decides for an answer that cannot be read."""
+) -> Cooperative[Results]:
+    """Return one result a guardrail; `on_error` decides for None, an answer of unknown shape."""
     results: list[GuardrailResult] = []
     for one in checks:
         guardrail, began = one.guardrail, clock()
-        outcome: Found | Failed
-        if isinstance(read, Failed):
-            outcome = read
-        else:
-            try:
-                outcome = yield from one.check.judge(guardrail.name, read)
-            except Exception as error:  # noqa: BLE001 - any failure has the verdict of `on_error`
-                outcome = Failed(type(error).__name__)
         findings: tuple[Finding, ...] = ()
         error_type = None
-        if isinstance(outcome, Failed):
-            opens = guardrail.on_error is OnError.ALLOW
-            verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
-            error_type = outcome.error_type
-        elif outcome.findings:
-            findings = outcome.findings
+        if read is None:
+            error_type = UNKNOWN_SHAPE
+        else:
+            try:
+                findings = yield from one.check.judge(guardrail.name, read)
+            except Exception as error:  # noqa: BLE001 - any failure has the verdict of `on_error`
+                error_type = type(error).__name__
+        if error_type is not None:
+            verdict = error_verdict(guardrail)
+        elif findings:
             verdict = Verdict.FLAG if guardrail.action is Action.FLAG else Verdict.BLOCK
         else:
             verdict = Verdict.PASS

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sidecar.domain.finding import NOTHING, Failed, Finding, Found, Outcome
+from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results
 from sidecar.domain.policy import Action, Guardrail, Mode
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_FINDINGS, Cooperative
@@ -81,75 +81,75 @@ def remainders(
 MAX_RESCANS: Final = 4
 """A text that still changes then is one that is made to; it counts as found as a whole."""
 
-Scan = Callable[[Sequence[TextPart], Runs], Cooperative[Sequence[Outcome]]]
+Scan = Callable[[Sequence[TextPart], Runs], Cooperative[Results]]
 """Searches texts by the rules of every guardrail."""
 
 
 def rescan_until_stable(
-    guardrails: Sequence[Guardrail],
-    outcomes: Sequence[Outcome],
-    *,
-    texts: tuple[Sequence[TextPart], Runs],
-    scan: Scan,
-) -> Cooperative[tuple[Outcome, ...]]:
-    """Return *outcomes* and every match that redacting by them would bring to light."""
-    now = list(outcomes)
-    redacted = spans_to_redact(guardrails, now)
+    results: Results, *, texts: tuple[Sequence[TextPart], Runs], scan: Scan
+) -> Cooperative[Results]:
+    """Return *results* and every match that redacting by them would bring to light."""
+    now = list(results)
+    redacted = spans_to_redact(now)
     for _ in range(MAX_RESCANS):
         if not redacted:
             return tuple(now)
         left, runs = remainders(*texts, redacted)
         rescanned = yield from scan([TextPart(one.content, (), "") for one in left], runs)
-        for index, outcome in enumerate(rescanned):
+        for index, result in enumerate(rescanned):
             known = now[index]
-            if isinstance(known, Failed) or outcome is NOTHING:
+            if known.error_type is not None:
                 continue
-            if isinstance(outcome, Found):
-                places = [left[one.part].located(one) for one in outcome.findings]
-                outcome = Found(tuple(one for one in places if one is not None))  # noqa: PLW2901 - the same, in the parts
-            now[index] = yield from joined(guardrails[index], known, outcome)
-        before, redacted = redacted, spans_to_redact(guardrails, now)
+            if result.error_type is not None:
+                now[index] = result
+            if not result.findings:
+                continue
+            places = [left[one.part].located(one) for one in result.findings]
+            if more := [one for one in places if one is not None]:
+                findings = yield from joined(known.guardrail, known.findings, more)
+                verdict = LOCAL_VERDICTS[known.guardrail.action]
+                now[index] = replace(known, verdict=verdict, findings=findings)
+        before, redacted = redacted, spans_to_redact(now)
         if redacted == before:
             return tuple(now)
-    return tuple(known if isinstance(known, Failed) else _whole(known, texts[0]) for known in now)
+    return tuple(_whole(known, texts[0]) if known.findings else known for known in now)
 
 
-def joined(guardrail: Guardrail, known: Found, more: Outcome) -> Cooperative[Outcome]:
-    """Return the findings of both; a failure of the second search fails the guardrail."""
-    if isinstance(more, Failed):
-        return more
-    if not more.findings:
-        return known
+def joined(
+    guardrail: Guardrail, known: Sequence[Finding], more: Sequence[Finding]
+) -> Cooperative[tuple[Finding, ...]]:
+    """Return the findings of both searches of a guardrail, of which no two overlap."""
     located: list[Located] = []
-    for index, one in enumerate((*known.findings, *more.findings), start=1):
+    for index, one in enumerate((*known, *more), start=1):
         rank = rank_of(guardrail, one.type)
         located.append((one.part, one.start, one.end, rank, one.type, one.guardrail))
         if not index % SLICE_FINDINGS:
             yield
-    return Found((yield from disjoint_in_turns(located)), known.score)
+    return (yield from disjoint_in_turns(located))
 
 
-def spans_to_redact(guardrails: Sequence[Guardrail], outcomes: Sequence[Outcome]) -> PartSpans:
+def spans_to_redact(results: Iterable[GuardrailResult]) -> PartSpans:
     """Return the spans that all guardrails together redact: none of a request that is blocked."""
     located: list[Located] = []
-    for guardrail, outcome in zip(guardrails, outcomes, strict=True):
-        if guardrail.mode is Mode.SHADOW or isinstance(outcome, Failed) or not outcome.findings:
+    for result in results:
+        guardrail = result.guardrail
+        if guardrail.mode is Mode.SHADOW or not result.findings:
             continue
         if guardrail.action is Action.BLOCK:
             return {}
         if guardrail.action is Action.REDACT:
-            located += [(one.part, one.start, one.end, 0, "", "") for one in outcome.findings]
+            located += [(one.part, one.start, one.end, 0, "", "") for one in result.findings]
     spans: dict[int, list[tuple[int, int]]] = {}
     for part, start, end, *_ in merged(located):
         spans.setdefault(part, []).append((start, end))
     return spans
 
 
-def _whole(outcome: Found, parts: Sequence[TextPart]) -> Found:
+def _whole(result: GuardrailResult, parts: Sequence[TextPart]) -> GuardrailResult:
     """Return each part with a finding as found as a whole, by the first finding's type."""
-    first = {one.part: one for one in reversed(outcome.findings)}
+    first = {one.part: one for one in reversed(result.findings)}
     whole = [
         Finding(one.guardrail, one.type, part, 0, len(parts[part].content))
         for part, one in sorted(first.items())
     ]
-    return Found(tuple(whole), outcome.score)
+    return replace(result, findings=tuple(whole))

@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.domain.finding import (
+    LOCAL_VERDICTS,
     PLACEHOLDER,
-    Failed,
     Finding,
-    Found,
     GuardrailResult,
     Restoration,
     Verdict,
     unfinished_from,
 )
-from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage, StreamMode
+from sidecar.domain.policy import Guardrail, Mode, Stage, StreamMode
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.matching.spans import disjoint
@@ -138,21 +137,18 @@ class StreamScan:
     def _weigh(
         self,
         read: list[tuple[PendingWindow, list[WindowView]]],
-        outcomes: Sequence[Found | Failed],
+        outcomes: Sequence[GuardrailResult],
     ) -> ScanResult:
         found: list[list[_Numbered]] = [[] for _ in read]
         refused_by: GuardrailResult | None = None
         places = [(row, view) for row, (_, views) in enumerate(read) for view in views]
         for number, outcome in enumerate(outcomes):
-            if isinstance(outcome, Failed):
-                guardrail, tally = self._policy.local.guardrails[number], self._tallies[number]
-                opens = guardrail.on_error is OnError.ALLOW
-                tally.verdict = Verdict.ERROR_OPEN if opens else Verdict.ERROR_CLOSED
-                tally.error_type = outcome.error_type
-                if not opens and guardrail.mode is not Mode.SHADOW and refused_by is None:
-                    refused_by = GuardrailResult(
-                        guardrail, tally.verdict, (), 0.0, 0.0, outcome.error_type
-                    )
+            if outcome.error_type is not None:
+                guardrail, tally = outcome.guardrail, self._tallies[number]
+                tally.verdict, tally.error_type = outcome.verdict, outcome.error_type
+                is_closed = outcome.verdict is Verdict.ERROR_CLOSED
+                if is_closed and guardrail.mode is not Mode.SHADOW and refused_by is None:
+                    refused_by = outcome
                 continue
             for item in outcome.findings:
                 row, view = places[item.part]
@@ -220,14 +216,14 @@ class StreamScan:
             guardrail, tally = self._policy.local.guardrails[number], self._tallies[number]
             if len(tally.findings) < MAX_REPORTED:
                 tally.findings.append(final)
-            verdict = _VERDICTS[guardrail.action]
+            verdict = LOCAL_VERDICTS[guardrail.action]
             if self._is_streamed and guardrail.streams is StreamMode.OBSERVE:
                 verdict = Verdict.FLAG  # the text has left
             tally.verdict = verdict
             if guardrail.mode is Mode.SHADOW:
                 continue
             if verdict is Verdict.BLOCK:
-                refusing = refusing or GuardrailResult(guardrail, verdict, (final,), 0.0, 0.0)
+                refusing = refusing or GuardrailResult(guardrail, verdict, (final,))
             elif verdict is Verdict.REDACT:
                 redacting[guardrail.name] = guardrail
                 to_redact.append(final)
@@ -262,10 +258,3 @@ class StreamScan:
         limit = len(window.buffer) if border is None else border
         found = PLACEHOLDER.finditer(window.buffer, start, limit)
         return [match.span() for match in found if match.group() in self._originals]
-
-
-_VERDICTS: Final = {
-    Action.BLOCK: Verdict.BLOCK,
-    Action.REDACT: Verdict.REDACT,
-    Action.FLAG: Verdict.FLAG,
-}

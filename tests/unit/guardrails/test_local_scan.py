@@ -6,10 +6,9 @@ from typing import Final
 
 import pytest
 
-from sidecar.domain.finding import Failed, Finding, Found
+from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative, run_sync
-from sidecar.guardrails.local_scan import Outcomes
 from sidecar.guardrails.matching.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
 
@@ -32,12 +31,16 @@ def values(guardrails: str, *texts: str) -> list[tuple[str, str]]:
     outcomes = effective(policy(guardrails)).local.scan(parts)
     found: list[tuple[str, str]] = []
     for outcome in outcomes:
-        assert isinstance(outcome, Found)
+        assert outcome.error_type is None
         found += [
             (one.type, parts[one.part].content[one.start : one.end].decode())
             for one in outcome.findings
         ]
     return found
+
+
+def _outcome(result: GuardrailResult) -> tuple[Verdict, tuple[Finding, ...], str | None]:
+    return result.verdict, result.findings, result.error_type
 
 
 PATTERN_CASES = {
@@ -91,12 +94,11 @@ def test_a_match_repeated_beyond_counting_takes_in_the_rest() -> None:
     repeated = "PRJ-1234 " * (MAX_CANDIDATES + 5)
     parts = parts_of(["PRJ-1234 x", repeated, "harmless"])
     (outcome,) = effective(policy(PATTERNS)).local.scan(parts)
-    assert outcome == Found(
-        (
-            Finding("own", "CODE", 0, 0, 8),
-            Finding("own", "CODE", 1, 0, len(repeated)),
-            Finding("own", "CODE", 2, 0, 8),
-        )
+    assert outcome.error_type is None
+    assert outcome.findings == (
+        Finding("own", "CODE", 0, 0, 8),
+        Finding("own", "CODE", 1, 0, len(repeated)),
+        Finding("own", "CODE", 2, 0, 8),
     )
 
 
@@ -121,22 +123,23 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     assert not isinstance(steps, tuple)
     slices, began = 0, time.process_time()
 
-    def counted() -> Cooperative[Outcomes]:
+    def counted() -> Cooperative[Results]:
         nonlocal slices
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                outcomes: Outcomes = end.value
+                outcomes: Results = end.value
                 return outcomes
             slices += 1
             yield
 
     outcomes = run_sync(counted())
 
-    assert isinstance(outcomes[0], Found)
-    name = outcomes[0].findings[0].guardrail
-    assert outcomes == (Found((Finding(name, type_, 0, 0, len(text)),)),)
+    (outcome,) = outcomes
+    name = outcome.guardrail.name
+    assert outcome.error_type is None
+    assert outcome.findings == (Finding(name, type_, 0, 0, len(text)),)
     assert slices > 50
     assert time.process_time() - began < 5
 
@@ -145,7 +148,8 @@ def test_text_that_is_not_utf8_fails_every_guardrail() -> None:
     """The engine is undefined on such text: no guardrail may claim that it passed."""
     part = TextPart(content=b"\xff PRJ-1234", location=(0,), role="user")
     outcomes = effective(policy(PATTERNS + TERMS)).local.scan([part])
-    assert outcomes == (Failed("UnicodeDecodeError"), Failed("UnicodeDecodeError"))
+    failed = (Verdict.ERROR_CLOSED, (), "UnicodeDecodeError")
+    assert [_outcome(one) for one in outcomes] == [failed, failed]
 
 
 def test_a_rule_that_raises_fails_its_guardrail_and_no_other(
@@ -159,12 +163,13 @@ def test_a_rule_that_raises_fails_its_guardrail_and_no_other(
     monkeypatch.setattr("sidecar.guardrails.detectors.numbers.passes_luhn", broken)
     chosen = effective(policy("  - {name: pii, type: pii}\n" + PATTERNS))
     outcomes = chosen.local.scan(parts_of(["4111111111111111 PRJ-1234"]))
-    assert outcomes == (
-        Failed("ZeroDivisionError"),
-        Found((Finding("own", "CODE", 0, 17, 25),)),
-    )
+    assert [_outcome(one) for one in outcomes] == [
+        (Verdict.ERROR_CLOSED, (), "ZeroDivisionError"),
+        (Verdict.BLOCK, (Finding("own", "CODE", 0, 17, 25),), None),
+    ]
 
 
 def test_no_text_is_nothing_found() -> None:
     """A request without any string has an outcome for each guardrail all the same."""
-    assert effective(policy(PATTERNS + TERMS)).local.scan(()) == (Found(()), Found(()))
+    outcomes = effective(policy(PATTERNS + TERMS)).local.scan(())
+    assert [_outcome(one) for one in outcomes] == [(Verdict.PASS, (), None)] * 2

@@ -82,9 +82,18 @@ async def test_a_local_finding_leads_to_the_action(action: str, verdict: Verdict
     results = runner.inspect(chosen, subject_of(EMAIL), about=ABOUT)
     guardrail = chosen.guardrails[0]
     finding = Finding("pii", "EMAIL", 0, 5, 20)
-    assert results == (GuardrailResult(guardrail, verdict, (finding,), 1.0, 1.0),)
+    assert results == (GuardrailResult(guardrail, verdict, (finding,)),)
     results = runner.inspect(chosen, subject_of("hello"), about=ABOUT)
-    assert results == (GuardrailResult(guardrail, Verdict.PASS, (), 3.0, 1.0),)
+    assert results == (GuardrailResult(guardrail, Verdict.PASS, ()),)
+    assert runner.inspect(chosen, subject_of("bye"), about=ABOUT) is results
+
+
+async def test_beside_remote_checks_a_local_result_has_the_time_of_its_own_pass() -> None:
+    """The step of all guardrails includes the wait for a server."""
+    chosen = effective(policy(pii("") + hook("tone")))
+
+    local, _ = await results_of(chosen, subject_of("hello"), ScriptedChecks({"tone": PASS}))
+    assert (local.started_at, local.seconds) == (1.0, 1.0)
 
 
 async def test_a_long_text_is_judged_in_turns_with_what_else_there_is_to_do() -> None:

@@ -10,8 +10,8 @@ from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.guardrails.cooperative import run_sync
-from sidecar.guardrails.json_schema.check import schema_guardrails
-from sidecar.pipeline.answer_judgement import UNKNOWN_SHAPE, judge_structure
+from sidecar.guardrails.json_schema.check import UNKNOWN_SHAPE, schema_guardrails
+from sidecar.pipeline.answer_judgement import judge_structure
 
 ANSWER = json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}}]})
 OBJECT = Guardrail("order", JsonSchemaSettings(schema='{"type": "object"}'))

@@ -1,27 +1,34 @@
-"""Scores a text for prompt injection."""
+"""The `prompt_injection` guardrail: scores texts by the words and phrases in them."""
 
 from __future__ import annotations
 
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Final
+from functools import cache
+from itertools import islice
+from typing import Final, TypeAlias
 
-import hyperscan
+from typing_extensions import override
 
-from sidecar.domain.guardrail_settings import InjectionKind
+from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSettings, Threshold
+from sidecar.domain.policy import Guardrail
+from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.prompt_injection.model import (
     PHRASE_MARK,
     PHRASES,
     Model,
     load_model,
 )
+from sidecar.guardrails.detectors.whole_text import Texts, WholeTextCheck, whole_parts
 from sidecar.guardrails.matching.database import compile_hyperscan
 from sidecar.guardrails.matching.rule import Expression
+from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
 
 SLICE_WORDS: Final = 8192
 """Bytes between two interruptions: 0.1 ms of harmless text, some 3 ms of nothing but terms."""
@@ -98,18 +105,48 @@ _INDEX_BITS: Final = 16
 _INDEX: Final = (1 << _INDEX_BITS) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class BestPassage:
-    """The passage of a text whose terms add up highest.
+Sum: TypeAlias = tuple[int, Sequence[int], int, int, int, list[int], dict[int, int]]
+"""The total of a text's best passage, the terms of a passage, and how many of them are the best.
 
-    `kinds` are those of a good part of the sum, the greatest first.
-    """
+Behind these is the state for hits that follow: the present passage's total and end, its terms, and
+where each term was last. A plain tuple, since most texts are added up in one go.
+"""
 
-    total: int
-    kinds: tuple[InjectionKind, ...]
+NO_TERMS: Final[Sum] = (0, (), 0, 0, 0, [], {})
 
 
-EMPTY: Final = BestPassage(0, ())
+def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
+    """Add up *hits*, which are in the order of the text and go on where those *before* ended."""
+    drift, span, terms = model.drift, model.span, model.terms
+    total, best, length, sum_, previous, run, last = before or (0, (), 0, 0, 0, [], {})
+    for one in hits:
+        end, index = one >> _INDEX_BITS, one & _INDEX
+        sum_ -= drift * (end - previous)
+        previous = end
+        if sum_ <= 0:
+            sum_ = 0
+            run = []
+        if end - last.get(index, -span) >= span:
+            sum_ += terms[index].weight
+            run.append(index)
+        last[index] = end
+        if sum_ > total:
+            total, best, length = sum_, run, len(run)
+    return total, best, length, sum_, previous, run, last
+
+
+def kinds_of(model: Model, sum_: Sum) -> tuple[InjectionKind, ...]:
+    """Return the kinds that are a good part of a text's best passage, the greatest first."""
+    total, best, length, *_ = sum_
+    if not total:
+        return ()
+    sums = dict.fromkeys(InjectionKind, 0)
+    for index in set(best[:length]):
+        term = model.terms[index]
+        sums[term.kind] += term.weight
+    least = sum(sums.values()) * KIND_SHARE
+    kinds = sorted(sums, key=lambda kind: -sums[kind])
+    return tuple(kind for kind in kinds if sums[kind] >= least)
 
 
 class Scorer:
@@ -117,23 +154,15 @@ class Scorer:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._nothing = RunningSum(model)
+        self._database = compile_hyperscan(term_expressions(term.name for term in model.terms))
 
-    @cached_property
-    def _database(self) -> hyperscan.Database:
-        return compile_hyperscan(term_expressions(term.name for term in self.model.terms))
-
-    def load(self) -> None:
-        """Compile the terms now instead of with the first text; takes a third of a second."""
-        _ = self._database
-
-    def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[RunningSum]]:
+    def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[Sum]]:
         """Add up each of *contents*, which are in their plain form.
 
         Short texts are searched in one call: to begin takes as long as a short text, and the
         database's tables would be fetched anew for each.
         """
-        sums: list[RunningSum] = []
+        sums: list[Sum] = []
         short: list[bytes] = []
         room = SLICE_WORDS
         for content in contents:
@@ -151,14 +180,14 @@ class Scorer:
                 short.append(content)
         return [*sums, *self._add_up_short(short)] if short else sums
 
-    def _add_up_short(self, contents: Sequence[bytes]) -> Sequence[RunningSum]:
+    def _add_up_short(self, contents: Sequence[bytes]) -> Sequence[Sum]:
         if all(map(bytes.isascii, contents)):
             joined = BORDER.join(contents)
             if joined.count(BORDER) == len(contents) - 1:
                 return self.sums_of_joined(joined, len(contents))
         return self._sums_of_words(_BORDER_AND_SPACE.join(map(words, contents)), len(contents))
 
-    def sums_of_joined(self, joined: bytes, count: int) -> Sequence[RunningSum]:
+    def sums_of_joined(self, joined: bytes, count: int) -> Sequence[Sum]:
         """Add up each of *count* short ASCII texts that have a `BORDER` between them."""
         # All in one go, which takes little longer than one of them; each copy is let go at once.
         found = b" ".join(
@@ -166,37 +195,35 @@ class Scorer:
         )
         return self._sums_of_words(b" %b " % found.replace(BORDER, _BORDER_AND_SPACE), count)
 
-    def _sums_of_words(self, texts: bytes, count: int) -> Sequence[RunningSum]:
+    def _sums_of_words(self, texts: bytes, count: int) -> Sequence[Sum]:
         hits: list[Hit] = []
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
             stream.scan(texts)
         if not hits:
-            return [self._nothing] * count
+            return [NO_TERMS] * count
         hits.sort()
-        sums: list[RunningSum] = []
+        sums: list[Sum] = []
         start = end = 0
         for text in texts.split(BORDER):
             end += len(text) + 1
             stop = bisect_left(hits, end << _INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
-            sums.append(
-                RunningSum(self.model, hits[start:stop]) if stop > start else self._nothing
-            )
+            sums.append(add_up(self.model, hits[start:stop]) if stop > start else NO_TERMS)
             start = stop
         return sums
 
-    def _add_up_long(self, content: bytes) -> Cooperative[RunningSum]:
+    def _add_up_long(self, content: bytes) -> Cooperative[Sum]:
         hits: list[Hit] = []
-        sum_ = RunningSum(self.model)
+        sum_: Sum | None = None
         with self._database.stream(match_event_handler=_collect, context=hits) as stream:
             for number, found in enumerate(word_slices(content)):
                 if number:
                     yield
                 stream.scan(found)
                 if hits:
-                    sum_.add(sorted(hits))
+                    sum_ = add_up(self.model, sorted(hits), sum_)
                     hits.clear()
-        return sum_
+        return sum_ or NO_TERMS
 
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
@@ -207,63 +234,6 @@ def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> No
 def hit(end: int, index: int) -> Hit:
     """Return the hit of a term that ends there."""
     return end << _INDEX_BITS | index
-
-
-class RunningSum:
-    """Adds up hits as they come, in the order of the text; `total` is that of the best passage."""
-
-    __slots__ = (
-        "_best_length",
-        "_best_run",
-        "_last",
-        "_model",
-        "_previous",
-        "_run",
-        "_sum",
-        "total",
-    )
-
-    def __init__(self, model: Model, hits: Sequence[Hit] = ()) -> None:
-        """Begin with *hits*."""
-        self._model = model
-        self.total = self._sum = self._previous = self._best_length = 0
-        self._run: list[int] = []
-        self._best_run = self._run
-        self._last: dict[int, int] = {}
-        if hits:
-            self.add(hits)
-
-    def add(self, hits: Iterable[Hit]) -> None:
-        """Go on by *hits*."""
-        drift, span, terms = self._model.drift, self._model.span, self._model.terms
-        last = self._last
-        sum_, previous = self._sum, self._previous
-        for one in hits:
-            end, index = one >> _INDEX_BITS, one & _INDEX
-            sum_ -= drift * (end - previous)
-            previous = end
-            if sum_ <= 0:
-                sum_ = 0
-                self._run = []
-            if end - last.get(index, -span) >= span:
-                sum_ += terms[index].weight
-                self._run.append(index)
-            last[index] = end
-            if sum_ > self.total:
-                self.total, self._best_run, self._best_length = sum_, self._run, len(self._run)
-        self._sum, self._previous = sum_, previous
-
-    def best(self) -> BestPassage:
-        """Return the passage that has added up highest."""
-        if not self.total:
-            return EMPTY
-        sums = dict.fromkeys(InjectionKind, 0)
-        for index in set(self._best_run[: self._best_length]):
-            term = self._model.terms[index]
-            sums[term.kind] += term.weight
-        least = sum(sums.values()) * KIND_SHARE
-        kinds = sorted(sums, key=lambda kind: -sums[kind])
-        return BestPassage(self.total, tuple(kind for kind in kinds if sums[kind] >= least))
 
 
 def term_expressions(names: Iterable[str]) -> tuple[Expression, ...]:
@@ -284,5 +254,146 @@ def score(total: int, medium: int) -> float:
 
 @cache
 def shipped_scorer() -> Scorer:
-    """Return the shipped model's scorer, the same for the whole process."""
+    """Return the shipped model's scorer; compiled once a process, in half a second."""
     return Scorer(load_model())
+
+
+INDIRECT_ROLES: Final = frozenset({"tool", "function"})
+"""Roles of text that no user wrote: results of tools, and documents."""
+
+SYSTEM_ROLES: Final = frozenset(
+    {"system", "developer", "instructions", "systemInstruction", "system_instruction"}
+)
+"""Such text consists of rules for the model, so it takes more to be an attack.
+
+It is itself the instructions to override and the prompt to extract: only a jailbreak counts.
+"""
+
+_SYSTEM_KINDS: Final = frozenset({InjectionKind.JAILBREAK})
+
+_WORTH_READING: Final = frozenset(ViewKind) - {ViewKind.RAW, ViewKind.FOLDED}
+"""Forms other than the part's own; words are without case anyway."""
+
+_PARTS_A_STEP: Final = 32
+
+SCORE_DIGITS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Cutoff:
+    """The thresholds of a sum: `least` makes a finding, `medium` a score of one half.
+
+    `without_terms` is the score of most texts.
+    """
+
+    least: int
+    medium: int
+    without_terms: float
+
+
+class PromptInjectionCheck(WholeTextCheck):
+    """A text whose best passage reaches its role's threshold is the finding, whole."""
+
+    def __init__(self, settings: PromptInjectionSettings, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._chosen = frozenset(settings.kinds or InjectionKind)
+        model, level, indirect = scorer.model, settings.threshold, settings.indirect_threshold
+        self._cutoff = _cutoff(model.thresholds, level)
+        self._cutoffs = dict.fromkeys(INDIRECT_ROLES, _cutoff(model.thresholds, indirect))
+        self._cutoffs |= dict.fromkeys(SYSTEM_ROLES, _cutoff(model.system_thresholds, level))
+
+    @property
+    @override
+    def expressions(self) -> tuple[Expression, ...]:
+        # Signs of hidden text, which is read then; terms have a database of their own, of words.
+        return TRIGGERS
+
+    @override
+    def passing(self, guardrail: Guardrail) -> GuardrailResult:
+        return GuardrailResult(guardrail, Verdict.PASS, score=self._cutoff.without_terms)
+
+    @override
+    def judge(
+        self, parts: Sequence[TextPart], texts: Texts, passing: GuardrailResult
+    ) -> GuardrailResult | Cooperative[GuardrailResult]:
+        if not isinstance(texts, bytes):
+            return self._judge_in_turns(parts, texts, passing)
+        sums = self._scorer.sums_of_joined(texts, len(parts))
+        types: dict[int, str] = {}
+        highest = self._weigh(parts, None, sums, types)
+        return _result(parts, types, passing, highest)
+
+    def _judge_in_turns(
+        self, parts: Sequence[TextPart], texts: Sequence[TextView], passing: GuardrailResult
+    ) -> Cooperative[GuardrailResult]:
+        types: dict[int, str] = {}
+        highest = 0.0
+        views = _views_to_judge(texts)
+        while some := tuple(islice(views, _PARTS_A_STEP)):
+            sums = yield from self._scorer.sums([view.content for view in some])
+            highest = max(highest, self._weigh(parts, some, sums, types))
+            if len(some) == _PARTS_A_STEP:
+                yield
+        return _result(parts, types, passing, highest)
+
+    def _weigh(
+        self,
+        parts: Sequence[TextPart],
+        views: Sequence[TextView] | None,
+        sums: Sequence[Sum],
+        types: dict[int, str],
+    ) -> float:
+        """Add the parts whose sum reaches their role's threshold; return the highest score.
+
+        The sums are those of *views* or, without them, of the parts themselves.
+        """
+        highest = 0.0
+        for at, sum_ in enumerate(sums):
+            index, total = at if views is None else views[at].part, sum_[0]
+            role = parts[index].role
+            cutoff = self._cutoffs.get(role, self._cutoff)
+            highest = max(highest, score(total, cutoff.medium) if total else cutoff.without_terms)
+            if total >= cutoff.least and index not in types:
+                kinds = kinds_of(self._scorer.model, sum_)
+                if kinds and views is not None and ViewKind.DECODED in views[at].kinds:
+                    kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
+                counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen
+                kind = next((kind for kind in kinds if kind in counting), None)  # the foremost
+                if kind is not None:
+                    type_ = kind.value.upper()
+                    if role in INDIRECT_ROLES:
+                        type_ = f"INDIRECT_{type_}"
+                    types[index] = type_
+        return highest
+
+
+def _result(
+    parts: Sequence[TextPart], types: Mapping[int, str], passing: GuardrailResult, highest: float
+) -> GuardrailResult:
+    certainty = round(highest, SCORE_DIGITS)
+    if types:
+        return whole_parts(parts, types, passing, score=certainty)
+    if certainty == passing.score:
+        return passing
+    return GuardrailResult(passing.guardrail, Verdict.PASS, score=certainty)
+
+
+def _cutoff(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
+    medium = thresholds[Threshold.MEDIUM]
+    return _Cutoff(thresholds[level], medium, round(score(0, medium), SCORE_DIGITS))
+
+
+def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:
+    """Yield each part once, in its plain form if that is another, and the text hidden in it."""
+    plain = {
+        view.part
+        for view in views
+        if view.kinds is not ASCII_VIEWS and ViewKind.PLAIN in view.kinds
+    }
+    for view in views:
+        if (
+            view.kinds is ASCII_VIEWS  # mostly; an enum's members are slow to look up
+            or not view.kinds.isdisjoint(_WORTH_READING)
+            or (ViewKind.RAW in view.kinds and view.part not in plain)
+        ):
+            yield view

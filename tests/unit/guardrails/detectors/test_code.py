@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.finding import Found
 from tests.support.guardrails import effective, parts_of, policy
 
 POLICY = effective(policy("  - {name: code, type: code}"))
@@ -51,7 +50,7 @@ PROSE = {
 
 def found(text: str, *, sql_only: bool = False) -> set[str]:
     (outcome,) = (SQL_ONLY if sql_only else POLICY).local.scan(parts_of([text]))
-    assert isinstance(outcome, Found)
+    assert outcome.error_type is None
     return {one.type for one in outcome.findings}
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.finding import Finding, Found
+from sidecar.domain.finding import Finding
 from sidecar.guardrails.cooperative import SLICE_BYTES
 from tests.support.guardrails import effective, parts_of, policy
 
@@ -25,4 +25,4 @@ def test_characters_are_counted_over_all_texts(case: str) -> None:
     findings: tuple[Finding, ...] = ()
     if over is not None:
         findings = (Finding("most", "MAX_INPUT", over, 0, len(texts[over].encode())),)
-    assert outcome == Found(findings)
+    assert (outcome.findings, outcome.error_type) == (findings, None)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sidecar.domain.finding import Failed, Finding, Found
+from sidecar.domain.finding import Finding
 from sidecar.guardrails.detectors import whole_text as max_tokens
 from tests.support.guardrails import effective, parts_of, policy
 
@@ -21,10 +21,10 @@ TEXTS = {
 }
 
 
-def judged(limit: int, *texts: str) -> object:
+def judged(limit: int, *texts: str) -> tuple[tuple[Finding, ...], str | None]:
     chosen = effective(policy(f"  - {{name: most, type: max_tokens, max_tokens: {limit}}}"))
     (outcome,) = chosen.local.scan(parts_of(texts))
-    return outcome
+    return outcome.findings, outcome.error_type
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -33,15 +33,16 @@ def test_tokens_are_counted_as_the_models_count(name: str) -> None:
     text = TEXTS[name]
     exact = O200K.count(text)
     cuts = len(text.encode()) // 16_000
-    assert judged(exact + 2 * cuts, text) == Found(())
+    assert judged(exact + 2 * cuts, text) == ((), None)
     whole = Finding("most", "MAX_TOKENS", 0, 0, len(text.encode()))
-    assert judged(exact - 2 * cuts - 1, text) == Found((whole,))
+    assert judged(exact - 2 * cuts - 1, text) == ((whole,), None)
 
 
 def test_the_text_that_goes_over_is_the_finding() -> None:
     """All strings of a request count together."""
-    assert judged(4, "one two", "three four", "five six seven") == Found(
-        (Finding("most", "MAX_TOKENS", 2, 0, 14),)
+    assert judged(4, "one two", "three four", "five six seven") == (
+        (Finding("most", "MAX_TOKENS", 2, 0, 14),),
+        None,
     )
 
 
@@ -52,7 +53,7 @@ def test_short_text_is_not_counted_and_long_text_fails_without_a_vocabulary(
     monkeypatch.setitem(sys.modules, "quicktok", None)
     max_tokens._counter.cache_clear()
     try:
-        assert judged(20, "a few words") == Found(())
-        assert judged(2, "a few words more") == Failed("VocabularyMissingError")
+        assert judged(20, "a few words") == ((), None)
+        assert judged(2, "a few words more") == ((), "VocabularyMissingError")
     finally:
         max_tokens._counter.cache_clear()

@@ -51,7 +51,7 @@ def found(
     text = json.dumps(ORDER if schema is None else schema)
     check = JsonSchemaCheck(JsonSchemaSettings(text, **settings))
     outcome = run_sync(check.judge("order", pieces))
-    return [(one.type, one.place) for one in outcome.findings]
+    return [(one.type, one.place) for one in outcome]
 
 
 def item(**fields: object) -> str:
@@ -163,7 +163,7 @@ def test_each_text_that_does_not_fit_is_a_finding_of_its_own() -> None:
 
     outcome = run_sync(check.judge("order", pieces))
 
-    assert [(one.part, one.type, one.start, one.end) for one in outcome.findings] == [
+    assert [(one.part, one.type, one.start, one.end) for one in outcome] == [
         (1, "SCHEMA_TYPE", 0, 3),
         (2, "INVALID_JSON", 0, 1),
     ]
@@ -181,7 +181,7 @@ def test_arguments_are_judged_where_they_are_asked_for_and_content_otherwise() -
 
     def parts(**settings: Any) -> list[int]:
         check = JsonSchemaCheck(JsonSchemaSettings('{"type": "object"}', **settings))
-        return [one.part for one in run_sync(check.judge("order", pieces)).findings]
+        return [one.part for one in run_sync(check.judge("order", pieces))]
 
     assert parts() == [0]
     assert parts(of=arguments) == [1, 2, 3]

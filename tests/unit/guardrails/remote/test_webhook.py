@@ -313,6 +313,9 @@ async def test_two_slow_webhooks_are_asked_at_the_same_time() -> None:
     (began, ended), (other_began, other_ended) = server.intervals
     assert max(began, other_began) < min(ended, other_ended)
     first, second = results
+    assert second.started_at is not None
+    assert first.started_at is not None
+    assert first.seconds is not None
     assert second.started_at < first.started_at + first.seconds
 
 
