@@ -191,6 +191,8 @@ class LocalScan:
 
     def _needs_search(self, short: _Short) -> bool:
         """Return whether a rule may match in short texts, or text may be hidden in them."""
+        if self._is_filtered and not short[1] and not self._ascii_decoders:
+            return False  # mostly
         return (
             not self._is_filtered
             or not self._rule_ids.isdisjoint(short[1])

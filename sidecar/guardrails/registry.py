@@ -151,8 +151,10 @@ def expressions_in_turn(policies: Iterable[Policy]) -> Cooperative[tuple[Express
     distinct: set[Expression] = set()
     for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):
         distinct.update(rule.expression for rule in rules_of(one) if rule.expression.filtered)
-        if (check := whole_text_check(one)) is not None:
-            distinct.update(check.expressions)
+        if isinstance(one, PromptInjectionSettings):
+            # Signs of hidden text; its terms have a database of their own, which takes long to
+            # compile, and is of no use where only these expressions are wanted.
+            distinct.update(TRIGGERS)
         yield
     if distinct:
         distinct.update(TRIGGERS)

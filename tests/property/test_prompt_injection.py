@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain.guardrail_settings import InjectionKind
 from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.detectors.prompt_injection import scoring
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     Sum,
     kinds_of,
@@ -63,6 +65,22 @@ def test_a_text_has_the_same_sum_alone_and_beside_others(texts: list[str]) -> No
     """Texts are searched together, but no term goes from one into another."""
     together = run_sync(SCORER.sums([text.encode() for text in texts]))
     assert [_best(one) for one in together] == [_stretch(text) for text in texts]
+
+
+@given(text=TEXTS, size=st.integers(24, 80))
+def test_a_text_has_the_same_sum_in_one_piece_and_in_slices(text: str, size: int) -> None:
+    """Short text is searched in block mode, long text as a stream: both find the same terms."""
+    whole = _stretch(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "SLICE_WORDS", size)
+        assert _stretch(text) == whole
+
+
+@given(text=st.lists(PIECES | TERMS, max_size=12).map(" ".join))
+def test_ascii_text_is_read_as_words_like_any_other(text: str) -> None:
+    """Several short ASCII texts are made words together, in fewer steps than one by one."""
+    (sum_,) = SCORER.sums_of_joined(text.replace("\0", "").encode(), 1)
+    assert _best(sum_) == _best(run_sync(SCORER.sums((text.encode(),)))[0])
 
 
 @given(text=st.text(max_size=300))

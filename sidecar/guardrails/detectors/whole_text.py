@@ -14,7 +14,6 @@ from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Ver
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
-from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import TextView
 
 Texts = bytes | Sequence[TextView]
@@ -25,11 +24,6 @@ one, with separators between them.
 
 class WholeTextCheck(Protocol):
     """Judges the texts of one request together; built once a policy, so keeps nothing of them."""
-
-    @property
-    def expressions(self) -> tuple[Expression, ...]:
-        """Expressions for the shared database to look for."""
-        return ()
 
     def load(self) -> None:
         """Read large tables before the first text, once a process."""

@@ -143,7 +143,9 @@ def _digest(expressions: tuple[Expression, ...]) -> bytes:
     return hashlib.sha256(json.dumps(keys).encode()).digest()
 
 
-def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database:
+def compile_hyperscan(
+    expressions: tuple[Expression, ...], *, mode: int = hyperscan.HS_MODE_STREAM
+) -> hyperscan.Database:
     """Compile *expressions*; the index of each is its id.
 
     Raises:
@@ -154,7 +156,7 @@ def compile_hyperscan(expressions: tuple[Expression, ...]) -> hyperscan.Database
         # One report an expression, however often an attacker repeats the match.
         once = 0 if expression.counted else hyperscan.HS_FLAG_SINGLEMATCH
         flags.append(int(once | (hyperscan.HS_FLAG_UTF8 if expression.unicode else 0)))
-    database = hyperscan.Database(mode=hyperscan.HS_MODE_STREAM)
+    database = hyperscan.Database(mode=mode)
     database.compile(
         expressions=[expression.regex.encode() for expression in expressions],
         ids=list(range(len(expressions))),
