@@ -24,7 +24,7 @@ from sidecar.domain.policy import (
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.matching.spans import disjoint
+from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.remote.checks import (
     RemoteAnswer,

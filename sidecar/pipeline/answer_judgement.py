@@ -27,7 +27,7 @@ from sidecar.guardrails.streaming.window import Edit, Window
 from sidecar.jsontext.tokens import Token
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.redaction.held_frames import HeldFrames
-from sidecar.redaction.placeholders import Placeholders
+from sidecar.redaction.redact import Placeholders
 
 MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
 """Events behind one that waits wait with it; no provider sends so much about so little text."""

@@ -61,7 +61,7 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.explain import EXPLAINED, explain
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
-from sidecar.redaction.placeholders import Placeholders
+from sidecar.redaction.redact import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
 
 STREAM_NAME: Final = "x-egret-stream"

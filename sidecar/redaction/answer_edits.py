@@ -9,8 +9,7 @@ from operator import attrgetter
 
 from sidecar.apis.response_text import without_logprobs
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.splice import pick
-from sidecar.jsontext.tokens import OffsetMap, Token
+from sidecar.jsontext.tokens import OffsetMap, Token, pick
 
 
 @dataclass(frozen=True, slots=True)

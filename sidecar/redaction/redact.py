@@ -1,19 +1,21 @@
-"""Replaces findings in place: every other byte of the body stays."""
+"""Replaces findings by placeholders, in place: every other byte of the body stays."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, assert_never
 
 from sidecar.apis.request_text import MAX_NESTING
-from sidecar.domain.finding import PLACEHOLDER, Finding, Restoration
+from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.splice import Replacement, splice
-from sidecar.redaction.placeholders import Placeholders
+from sidecar.jsontext.tokens import Replacement, splice
 
 _DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
 _DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")
@@ -91,3 +93,84 @@ def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
     return frozenset(
         found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
     )
+
+
+class Placeholders:
+    """Gives the same value the same placeholder, and two values different ones.
+
+    Numbers run per type in order of first use, so that a model can still distinguish two people
+    and the answer can refer to them. A number is skipped if the client's own text has it already,
+    by `taken`.
+    """
+
+    def __init__(self, *, hash_key: bytes | None, taken: frozenset[bytes]) -> None:
+        self._hash_key = hash_key
+        self._taken = taken
+        self._made: dict[tuple[RedactionStyle, str, bytes], bytes] = {}
+        self._counts: Counter[str] = Counter()
+
+    def of(self, value: bytes, *, type_: str, style: RedactionStyle) -> bytes:
+        """Return the placeholder of *value*."""
+        key = (style, type_, value)
+        made = self._made.get(key)
+        if made is not None:
+            return made
+        match style:
+            case RedactionStyle.HASH if self._hash_key is not None:
+                message = b"%s\x00%s" % (type_.encode(), value)
+                digest = hmac.new(self._hash_key, message, hashlib.sha256).hexdigest()
+                made = f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
+            case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
+                made = self._numbered(type_, value.decode())
+            case (
+                RedactionStyle.PLACEHOLDER | RedactionStyle.HASH | RedactionStyle.FORMAT_PRESERVING
+            ):
+                made = self._numbered(type_, None)
+            case _:
+                assert_never(style)
+        self._made[key] = made
+        return made
+
+    def _numbered(self, type_: str, card: str | None) -> bytes:
+        while True:
+            self._counts[type_] += 1
+            number = self._counts[type_]
+            made = None if card is None else stand_in(card, number)
+            made = made or f"[{type_}_{number}]".encode()
+            if made not in self._taken:
+                return made
+
+
+CARD_TYPE: Final = "CREDIT_CARD"
+"""The type of finding that has a shape worth keeping."""
+
+_CARD_DIGITS: Final = range(12, 20)
+"""Digits of a card number, ISO/IEC 7812-1 and the networks' own ranges."""
+
+_SEPARATORS: Final = " -"
+
+
+def stand_in(card: str, number: int) -> bytes | None:
+    """Return the *number*-th stand-in in the shape of *card*; None if that has another shape.
+
+    It begins with 0, which no issuer has (ISO/IEC 7812-1), and its check digit is wrong: it cannot
+    be charged, and no search for card numbers finds it again.
+    """
+    digits = sum(character.isdecimal() for character in card)
+    if digits not in _CARD_DIGITS or not all(
+        # Characters without width may stand between digits, and are left out of the stand-in.
+        character.isdecimal() or character in _SEPARATORS or not character.isprintable()
+        for character in card
+    ):
+        return None
+    payload = f"{number:0{digits - 1}d}"
+    total = 0  # of Luhn's test (ISO/IEC 7812-1 annex B)
+    for place, character in enumerate(reversed(payload)):
+        digit = int(character) * (1 if place % 2 else 2)
+        total += digit - 9 if digit > 9 else digit  # noqa: PLR2004 - the sum of its two digits
+    made = iter(payload + str((5 - total) % 10))
+    return "".join(
+        next(made) if character.isdecimal() else character
+        for character in card
+        if character.isdecimal() or character in _SEPARATORS
+    ).encode()

@@ -13,8 +13,8 @@ from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, VOCABULARIES
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.splice import Replacement, splice
 from sidecar.jsontext.strict import JsonValue, parse
+from sidecar.jsontext.tokens import Replacement, splice
 from tests.support.json_rendering import render, text_of
 
 TEXTS = st.text(

@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.splice import Replacement, splice
 from sidecar.jsontext.strict import JsonValue, parse
+from sidecar.jsontext.tokens import Replacement, splice
 from tests.support.json_rendering import Chunk, StringToken, render, text_of
 
 TEXTS = st.text(

@@ -13,10 +13,9 @@ from sidecar.guardrails.detectors.numbers import passes_luhn
 from sidecar.guardrails.detectors.pii import PII_RULES
 from sidecar.guardrails.detectors.secrets import SECRET_RULES
 from sidecar.guardrails.matching import database, text_views
-from sidecar.guardrails.matching import spans as span_search
+from sidecar.guardrails.matching import rule as span_search
 from sidecar.guardrails.matching.database import compile_expressions, load_database
-from sidecar.guardrails.matching.rule import Rule, Span
-from sidecar.guardrails.matching.spans import candidates, disjoint
+from sidecar.guardrails.matching.rule import Rule, Span, candidates, disjoint
 from sidecar.guardrails.registry import rules_of
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.secrets import SECRETS

@@ -18,7 +18,7 @@ from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
-from sidecar.redaction.placeholders import Placeholders
+from sidecar.redaction.redact import Placeholders
 from tests.support.conversation import Talk
 from tests.support.memory_stream import MemoryStream
 from tests.support.pipeline import PATIENT, ScriptedRemote

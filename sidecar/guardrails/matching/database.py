@@ -1,7 +1,7 @@
 """Compiles the regular expressions of a policy into one Hyperscan database, and scans with it.
 
 A text is first filtered by Hyperscan, which reports the expressions that occur in it in one pass
-over all of them; only those are then searched by RE2, which returns spans (`spans.py`). So an
+over all of them; only those are then searched by RE2, which returns spans (`rule.py`). So an
 author's expression must mean the same to both engines, or is not filtered.
 """
 
@@ -19,12 +19,10 @@ import re2
 
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.rule import Expression, compile_re2
+from sidecar.guardrails.matching.text_views import CONTROLS
 
 SEPARATOR: Final = b"\x00"
 """Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
-
-CONTROLS: Final = bytes((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
-"""All of ASCII's but for tab, line feed and carriage return."""
 
 CONTROLS_BUT_NUL: Final = CONTROLS[1:]
 """Those to look for in texts that NUL separates."""

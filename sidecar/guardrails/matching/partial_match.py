@@ -18,9 +18,8 @@ from typing import Any, Final, TypeAlias
 
 import re2
 
-from sidecar.guardrails.matching.database import CONTROLS
 from sidecar.guardrails.matching.rule import Rule
-from sidecar.guardrails.matching.text_views import fold, plain
+from sidecar.guardrails.matching.text_views import CONTROLS, fold, plain
 
 RULES_AN_EXPRESSION: Final = 256
 """More in one, and RE2 would refuse some policies' thousands of terms."""

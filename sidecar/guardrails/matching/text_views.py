@@ -21,7 +21,9 @@ from typing import Final, NamedTuple, Protocol
 from typing_extensions import override
 
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
-from sidecar.guardrails.matching.database import CONTROLS
+
+CONTROLS: Final = bytes((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
+"""All of ASCII's but for tab, line feed and carriage return."""
 
 ByteSpan = tuple[int, int]
 

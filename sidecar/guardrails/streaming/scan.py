@@ -24,7 +24,7 @@ from sidecar.domain.finding import (
 from sidecar.domain.policy import Guardrail, Mode, Stage, StreamMode
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative, run_sync
-from sidecar.guardrails.matching.spans import disjoint
+from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Window, WindowView

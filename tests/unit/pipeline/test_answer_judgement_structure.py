@@ -13,7 +13,7 @@ from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
-from sidecar.redaction.placeholders import Placeholders
+from sidecar.redaction.redact import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judged_whole, judgement
 from tests.support.pipeline import ScriptedRemote
 

@@ -8,7 +8,7 @@ from sidecar.domain.finding import NOTHING_REDACTED, Finding
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
-from sidecar.jsontext.splice import Replacement
+from sidecar.jsontext.tokens import Replacement
 from sidecar.redaction.redact import Redacted, RedactionRules, redact, replacements
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"

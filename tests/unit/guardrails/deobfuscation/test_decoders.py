@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sidecar.guardrails import local_scan
 from sidecar.guardrails.deobfuscation import decoder as reading
 from sidecar.guardrails.matching import database, text_views
-from sidecar.guardrails.matching.spans import disjoint
+from sidecar.guardrails.matching.rule import disjoint
 from tests.support.guardrails import effective, parts_of, policy
 
 KEY = "ghp_0123456789abcdefghijklmnopqrstuvwxAB"

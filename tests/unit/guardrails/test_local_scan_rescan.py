@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.finding import Finding, GuardrailResult, Results
-from sidecar.guardrails.matching.rescan import remainders
+from sidecar.guardrails.local_scan import remainders
 from tests.support.guardrails import effective, parts_of, policy
 
 MAIL, CARD = "bob@mail.example.com", "4111 1111 1111 1111"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.finding import Finding
-from sidecar.guardrails.matching.spans import disjoint
+from sidecar.guardrails.matching.rule import disjoint
 
 
 def at(start: int, end: int, type_: str = "B", part: int = 0) -> Finding:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.redaction.card_numbers import stand_in
+from sidecar.redaction.redact import stand_in
 
 
 def _passes_luhn(digits: str) -> bool:

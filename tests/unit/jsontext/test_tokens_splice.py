@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sidecar.jsontext.splice import Replacement, SpliceError, splice
+from sidecar.jsontext.tokens import Replacement, SpliceError, splice
 
 MARK = b"[X_1]"
 
