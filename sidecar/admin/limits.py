@@ -131,7 +131,7 @@ async def _stored(connection: Connection, owner: Owner) -> tuple[str, str]:
 
 
 # Limits of a revoked key apply to no request; if it was named they are shown all the same.
-_BUDGETS: Final = """
+_HOLDERS: Final = """
 SELECT * FROM (
     SELECT 1 AS place, 'organization' AS level, o.id, o.name, o.limits,
         o.id AS organization_id, NULL AS team_id, NULL AS key_id
@@ -146,7 +146,8 @@ SELECT * FROM (
     JOIN teams AS t ON t.id = k.team_id JOIN organizations AS o ON o.id = t.organization_id
     WHERE k.revoked_at IS NULL OR k.public_id = $3
 ) AS holders
-WHERE limits @> '[{"measure": "cost"}]'
+WHERE limits <> '[]' AND ($4::text IS NULL
+        OR limits @> jsonb_build_array(jsonb_build_object('measure', $4::text)))
     AND ($1::text IS NULL OR organization_id = $1)
     AND ($2::text IS NULL OR team_id = $2)
     AND ($3::text IS NULL OR key_id = $3)
@@ -210,8 +211,10 @@ async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...
     return tuple(holders)
 
 
-async def holders_of_budgets(connection: Connection, owner: Owner | None) -> tuple[Holder, ...]:
-    """Return all who have a budget; of *owner* and whom it holds, where one is named.
+async def holders_of_limits(
+    connection: Connection, owner: Owner | None = None, *, measure: Measure | None = None
+) -> tuple[Holder, ...]:
+    """Return the owners of limits, of *measure* alone if given; of *owner* and those it holds.
 
     Raises:
         ChangeRefusedError: there is no such owner.
@@ -220,14 +223,16 @@ async def holders_of_budgets(connection: Connection, owner: Owner | None) -> tup
     if owner is not None:
         ids[owner.level] = (await holders_for(connection, owner))[0].id
     rows = await connection.fetch(
-        _BUDGETS, ids.get(Level.ORGANIZATION), ids.get(Level.TEAM), ids.get(Level.KEY)
+        _HOLDERS,
+        *map(ids.get, (Level.ORGANIZATION, Level.TEAM, Level.KEY)),
+        None if measure is None else measure.value,
     )
     holders = []
     for row in rows:
         level = Level(row["level"])
         limits = _read(row["limits"], level=level, owner=row["id"])
-        budgets = tuple(one for one in limits if one.measure is Measure.COST)
-        holders.append(Holder(level, row["id"], row["name"], row["organization_id"], budgets))
+        chosen = tuple(one for one in limits if measure in {None, one.measure})
+        holders.append(Holder(level, row["id"], row["name"], row["organization_id"], chosen))
     return tuple(holders)
 
 
@@ -236,6 +241,12 @@ def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
         return read_limits(text, level=level, owner=owner)
     except LimitError as error:
         raise unreadable(level, owner, str(error)) from None
+
+
+async def has_prices(connection: Connection) -> bool:
+    """Return whether any price is set by which a request would cost something."""
+    query = "SELECT EXISTS (SELECT FROM prices WHERE valid_from <= now())"
+    return bool(await connection.fetchval(query))
 
 
 PATIENCE_SECONDS: Final = 1.0

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.admin.limits import Holder, holders_of_budgets
+from sidecar.admin.limits import Holder, holders_of_limits
 from sidecar.cli.connection import on_connection
 from sidecar.cli.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
 from sidecar.cli.limits import owner_or_all
@@ -64,7 +64,7 @@ def report(
     now = time.time()
 
     async def read(connection: Connection) -> list[_Spent]:
-        holders = await holders_of_budgets(connection, owner)
+        holders = await holders_of_limits(connection, owner, measure=Measure.COST)
         budgets = [
             (holder, limit, period)
             for holder in holders

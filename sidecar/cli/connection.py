@@ -6,6 +6,7 @@ import asyncio
 import os
 import pwd
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -142,6 +143,16 @@ def settings_or_exit() -> Settings:
 
 
 DEFAULT_RUN: Final = Path("run")
+
+
+def metrics_url(run: Path = DEFAULT_RUN) -> str:
+    """Return where the settings say that metrics are; if they do not, those of `egret up`."""
+    telemetry = settings_or_exit().telemetry
+    url = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
+    if telemetry.model_fields_set.isdisjoint({"metrics_host", "metrics_port"}):
+        with suppress(OSError, ValueError, KeyError):
+            url = str(read_facts(run)["metrics_url"])
+    return url
 
 
 def facts_file(run: Path) -> Path:

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
-from sidecar.limits.serialization import MAX_AMOUNT, limit_id
+from sidecar.limits.serialization import MAX_AMOUNT, limit_id, windows_of
 
 EXAMPLE: Final = "requests/minute=60"
 
@@ -62,9 +62,10 @@ def parse_kind(name: str) -> tuple[Measure, Window]:
         raise LimitWordsError(
             f"there is no measure `{measure[:60]}`; one of {', '.join(measures)}"
         )
-    if window and window not in (windows := [one.value for one in Window]):
-        known = ", ".join(one for one in windows if one != Window.ONCE.value)
-        raise LimitWordsError(f"there is no window `{window[:60]}`; one of {known}")
+    if window and window not in [one.value for one in Window]:
+        windows = [one.value for one in windows_of(Measure(measure)) if one is not Window.ONCE]
+        takes = f"one of {', '.join(windows)}" if windows else "none"
+        raise LimitWordsError(f"there is no window `{window[:60]}`; {measure} takes {takes}")
     return Measure(measure), Window(window or Window.ONCE.value)
 
 

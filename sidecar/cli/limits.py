@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -18,7 +18,9 @@ from sidecar.admin.limits import (
     Owner,
     Source,
     change_limits,
+    has_prices,
     holders_for,
+    holders_of_limits,
     live_limits,
     owned_limits,
     remove_all_limits,
@@ -49,7 +51,7 @@ from sidecar.cli.terminal import (
     print_json,
     print_rows,
 )
-from sidecar.domain.limits import Level, Limit
+from sidecar.domain.limits import Level, Limit, Measure
 from sidecar.storage.pool import Connection
 
 
@@ -176,13 +178,23 @@ def list_(
     org: OrgOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the limits that are set at one level.
+    """List the limits that are set at one level; without an owner, all limits and their owners.
 
     Example: egret limits list --team acme/search
     """
-    owner = owner_of(key=key, team=team, org=org)
-    found = on_connection(lambda connection: owned_limits(connection, owner))
-    _print(found.limits, output)
+    owner = owner_or_all(key=key, team=team, org=org)
+    if owner is not None:
+        found = on_connection(lambda connection: owned_limits(connection, owner))
+        _print(found.limits, output)
+        return
+    holders = on_connection(holders_of_limits)
+    rows = [
+        {"level": one.level.value, "whose": one.name, **_row(limit)}
+        for one in holders
+        for limit in one.limits
+    ]
+    print_rows(rows, columns=("level", "whose", *_COLUMNS), output=output)
+    _warn_of_no_price([limit for one in holders for limit in one.limits])
 
 
 def _run(
@@ -200,6 +212,15 @@ def _run(
 
 def _print(found: tuple[Limit, ...], output: Output) -> None:
     print_rows([_row(limit) for limit in found], columns=_COLUMNS, output=output)
+    _warn_of_no_price(found)
+
+
+def _warn_of_no_price(limits: Sequence[Limit]) -> None:
+    if any(one.measure is Measure.COST for one in limits) and not on_connection(has_prices):
+        note(
+            "warning: no price is set, so nothing counts towards cost yet;"
+            " run `egret price import FILE` or `egret price set`"
+        )
 
 
 def _row(limit: Limit) -> Row:
@@ -248,6 +269,11 @@ def show(
         print_json([_limit_show_row(one) for one in found.limits])
     else:
         console().print(_table(found.limits, now=now))
+        if any(one.room != one.limit.amount for one in found.limits):
+            note(
+                "at once: the burst, the most that a second or minute allows at one time; it"
+                " refills evenly. Set it with --burst."
+            )
 
 
 def _limit_show_row(live: LiveLimit) -> Row:
@@ -292,4 +318,6 @@ def _remaining(live: LiveLimit) -> str:
     if live.remaining is None:
         return "-"
     left = f"{shown_amount(measure, live.remaining)} of {shown_amount(measure, live.room)}"
+    if live.room != live.limit.amount:
+        left += " at once"
     return f"{left} (by records)" if live.source is Source.RECORDS else left

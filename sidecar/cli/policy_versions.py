@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import aiohttp
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.cli.connection import on_connection, settings_or_exit
+from sidecar.cli.connection import DEFAULT_RUN, metrics_url, on_connection
 from sidecar.cli.in_force import NoWaitOption
 from sidecar.cli.policy_change import (
     DryRunOption,
@@ -164,6 +165,10 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
     name: NameArgument,
     guardrail: GuardrailArgument,
     metrics: MetricsOption = None,
+    run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = DEFAULT_RUN,
+    without_results: Annotated[
+        bool, typer.Option("--without-results", help="Though its results in shadow are unknown.")
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     why: NoteOption = None,
@@ -172,10 +177,12 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """Let a guardrail that ran in shadow enforce, after showing its results so far.
 
+    Without metrics, and so without results, --yes is not enough.
+
     Example: egret policy promote strict cards --note "a week in shadow without a false alarm"
     """
-    if output is Output.TABLE:
-        _show_shadow(guardrail, metrics)
+    if not without_results:
+        _show_shadow(guardrail, metrics or metrics_url(run), is_asked=not yes or dry_run)
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,
         dry_run=dry_run, no_wait=no_wait,
@@ -230,14 +237,16 @@ def _edited(name: str, guardrail: str, mode: Mode) -> PolicyDocument:
         fail(f"the text of policy {name} cannot be changed by a command", hint=hint)
 
 
-def _show_shadow(guardrail: str, url: str | None) -> None:
-    if url is None:
-        telemetry = settings_or_exit().telemetry
-        url = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
+def _show_shadow(guardrail: str, url: str, *, is_asked: bool) -> None:
+    """Show the results; if they are unknown, exit unless a person will be asked."""
     try:
         page = asyncio.run(_fetch(url))
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        note(f"Its results in shadow are unknown: no metrics at {url} (pass --metrics URL).")
+        problem = f"its results in shadow are unknown: no metrics at {url}"
+        if not is_asked:
+            hint = "nothing was changed: pass --metrics URL, or --without-results"
+            fail(problem, hint=hint)
+        note(f"warning: {problem} (pass --metrics URL)")
         return
     counted = shadow_verdicts(page, guardrail)
     if not counted:

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,7 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.cli.connection import DEFAULT_RUN, read_facts, settings_or_exit
+from sidecar.cli.connection import DEFAULT_RUN, metrics_url
 from sidecar.cli.terminal import Output, OutputOption, console, fail, print_json
 from sidecar.telemetry.traffic_stats import (
     MetricsSnapshot,
@@ -52,12 +51,7 @@ def top(
 
     Example: egret top --metrics http://127.0.0.1:9464/metrics
     """
-    if metrics is None:
-        telemetry = settings_or_exit().telemetry
-        metrics = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
-        if telemetry.model_fields_set.isdisjoint({"metrics_host", "metrics_port"}):
-            with suppress(OSError, ValueError, KeyError):
-                metrics = str(read_facts(run)["metrics_url"])
+    metrics = metrics or metrics_url(run)
     try:
         asyncio.run(_watch(metrics, every, output))
     except (aiohttp.ClientError, TimeoutError):

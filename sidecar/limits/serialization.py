@@ -16,7 +16,7 @@ MAX_LIMITS: Final = 20
 MAX_AMOUNT: Final = 10**12
 
 _PIECES: Final = {Measure.REQUESTS, Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS}
-_PERIODS: Final = {Window.DAY, Window.WEEK, Window.MONTH}
+_PERIODS: Final = (Window.DAY, Window.WEEK, Window.MONTH)
 
 
 class LimitError(ValueError):
@@ -108,11 +108,9 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
     if len({limit.id for limit in limits}) < len(limits):
         raise LimitError("two limits measure the same; keep one of them")
     for limit in limits:
-        if limit.window not in _windows_of(limit.measure):
-            takes = ", ".join(
-                window.value for window in Window if window in _windows_of(limit.measure)
-            )
-            raise LimitError(f"{limit.measure.value} goes with {takes}, not {limit.window.value}")
+        if limit.window not in (takes := windows_of(limit.measure)):
+            names = ", ".join(window.value for window in takes)
+            raise LimitError(f"{limit.measure.value} goes with {names}, not {limit.window.value}")
         if limit.burst is not None and limit.window in {*_PERIODS, Window.ONCE}:
             raise LimitError("a burst goes with second and minute only")
         if limit.burst is not None and not 1 <= limit.burst <= MAX_AMOUNT:
@@ -123,7 +121,8 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
             raise LimitError(f"there is no time zone {limit.time_zone[:60]}") from None
 
 
-def _windows_of(measure: Measure) -> set[Window]:
+def windows_of(measure: Measure) -> tuple[Window, ...]:
+    """Return the windows that go with *measure*, the shortest first."""
     if measure in _PIECES:
-        return {Window.SECOND, Window.MINUTE, Window.DAY}
-    return _PERIODS if measure is Measure.COST else {Window.ONCE}
+        return (Window.SECOND, Window.MINUTE, Window.DAY)
+    return _PERIODS if measure is Measure.COST else (Window.ONCE,)

@@ -9,33 +9,96 @@ from typing import Any, Final
 from sidecar.policy.documents import GUARDRAIL_DOCUMENTS, PolicyModel
 
 _WORDS: Final = {
-    "name": "Lower case; once per policy. Appears in refusals, spans and metrics.",
-    "type": "The kind of guardrail.",
-    "stage": "Which side of the exchange it looks at.",
     "action": "The effect of a finding.",
-    "mode": "`shadow` judges and reports, and changes nothing.",
-    "on_error": "The direction if the guardrail cannot judge, time limit included.",
-    "timeout": "Of a guardrail that asks a server: 500ms, 2s or seconds, at most 30.",
-    "mandatory": "Cannot be loosened by a policy bound at a lower level.",
-    "redaction": "The form of the replacement for a removed value.",
-    "restore": "Placeholders in the answer are turned back for the client.",
-    "routes": "Operations it is for; every one where not given.",
-    "models": "Globs of the models it is for, in any case; every one where not given.",
-    "rollout": "Share of the keys it is for, such as 10%; the same keys every time.",
+    "allowed": "What passes: codes of languages, or words that are no finding.",
+    "allowed_models": "Globs of models; used if no key, team or organization sets its own.",
+    "breaker": "The circuit breaker of the server: after failures in a row it is not asked.",
+    "ca_file": "Certificates that the server's must be signed by, as PEM.",
+    "cache": "How long verdicts on equal content are reused: 10m, 1h; 0 for never.",
+    "categories": "Categories of the server that count; all where not given.",
+    "cert_file": "Certificate of Egret for the server, as PEM; with `key_file`.",
+    "countries": "Countries whose national identifiers are looked for.",
+    "entities": "Entities of Presidio that are looked for; all where not given.",
     "exceptions": "Keys and teams it is not for, up to and with a day.",
+    "failures": "Failures in a row that open the breaker.",
+    "guardrails": "The checks; the type of each decides on its other fields.",
+    "headers": "Headers of each call, such as `authorization`; their values are never shown.",
+    "hedge_after": "A second call is made if the first has no answer by then: 100ms.",
+    "indirect_threshold": "The same for results of tools; `threshold` where not given.",
+    "key": "The public id of a key, 12 letters and digits.",
+    "key_file": "Private key for `cert_file`, as PEM.",
+    "kinds": "Kinds of attack that count; all where not given.",
+    "language": "Language of the texts, as two letters.",
+    "languages": "Programming languages that are looked for.",
+    "mandatory": "Cannot be loosened by a policy bound at a lower level.",
+    "max_bytes": "Longest answer that is validated.",
+    "max_characters": "Most characters of a request.",
+    "max_concurrent": "Most calls of a worker at the same time.",
+    "max_depth": "Deepest nesting of an answer that is validated.",
+    "max_tokens": "Most tokens of a request.",
+    "min_score": "Least score of a finding, 0 to 1.",
+    "mode": "`shadow` judges and reports, and changes nothing.",
+    "model": "The model that the server is asked for.",
+    "models": "Globs of the models it is for, in any case; every one where not given.",
+    "name": "Lower case; once per policy. Appears in refusals, spans and metrics.",
+    "of": "The part of an answer: its content, or the arguments of tool calls.",
+    "on_error": "The direction if the guardrail cannot judge, time limit included.",
+    "open_for": "How long an open breaker lets no call through.",
+    "patterns": "Regular expressions in RE2 syntax, each with the type of its finding.",
+    "reason": "Why; shown by `egret policy lint` near its end.",
+    "redaction": "The form of the replacement for a removed value.",
+    "regex": "RE2 syntax: no look-around, no back-references.",
+    "regions": "Regions whose national telephone numbers are looked for.",
+    "restore": "Placeholders in the answer are turned back for the client.",
+    "retries": "Further calls after a failure that is worth one.",
+    "rollout": "Share of the keys it is for, such as 10%; the same keys every time.",
+    "routes": "Operations it is for; every one where not given.",
+    "rubric": "The question to the model: which texts it must object to.",
+    "schema": "JSON Schema of the answer.",
+    "stage": "Which side of the exchange it looks at.",
+    "streams": "How a streamed answer is checked, or under `usage` how its tokens are counted.",
+    "team": "ORGANIZATION/TEAM.",
+    "terms": "Words and phrases, in any case.",
+    "threshold": "How sure it must be: `high` finds less and errs less.",
+    "thresholds": "Least score by category; the server's own flag where not given.",
+    "timeout": "Of a guardrail that asks a server: 500ms, 2s or seconds, at most 30.",
+    "tools": "Tools whose arguments are validated; all where not given.",
+    "type": "The kind of guardrail.",
+    "types": "Types that are looked for; all where not given.",
+    "unscanned": "The action on content that no guardrail can read.",
+    "until": "The last day of the exception, such as 2027-01-31.",
+    "url": "Address of the server.",
+    "usage": "How tokens are counted.",
 }
-"""Descriptions of the fields that every guardrail has, as in docs/guardrails.md."""
+"""Descriptions of fields by name, as in docs/guardrails.md."""
+_WORDS_WITHIN: Final = {
+    "PatternDocument": {"name": "Type of the finding, in upper snake case such as PROJECT_CODE."},
+}
 
 
 def policy_schema() -> dict[str, Any]:
     """Return the schema of one document."""
     schema = PolicyModel.model_json_schema()
     definitions = schema["$defs"]
+    for title, definition in (("", schema), *definitions.items()):
+        words = _WORDS | _WORDS_WITHIN.get(title, {})
+        for name, described in definition.get("properties", {}).items():
+            described["description"] = words[name]
     for document in GUARDRAIL_DOCUMENTS.values():
-        properties = definitions[document.__name__]["properties"]
-        for name, words in _WORDS.items():
-            properties[name]["description"] = words
-        properties["rollout"]["default"] = "100%"
+        definitions[document.__name__]["properties"]["rollout"]["default"] = "100%"
+    # Not `oneOf`: by that, a fault in a field is one of every type, and none has its place.
+    schema["properties"]["guardrails"]["items"] = {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"enum": list(GUARDRAIL_DOCUMENTS), "description": _WORDS["type"]}},
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
+                "then": {"$ref": f"#/$defs/{document.__name__}"},
+            }
+            for kind, document in GUARDRAIL_DOCUMENTS.items()
+        ],
+    }
     for node in _nodes(schema):
         if isinstance(node.get("title"), str):
             del node["title"]

@@ -105,8 +105,12 @@ def _model_fault(document: YamlDocument, detail: ErrorDetails) -> PolicyFault:
                 hint = _nearest(cause.value, cause.known)
         case "enum":
             problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
-        case "string_type":
-            problem, hint = "must be text", "put it in quotes"
+        case "string_type" | "model_type" | "dict_type" as kind:
+            text, mapping = (
+                ("must be text", "put it in quotes"),
+                ("must be a mapping", _form(path)),
+            )
+            problem, hint = text if kind == "string_type" else mapping
         case "string_pattern_mismatch":
             problem, hint = "is not a name that is accepted here", _form(path)
         case _:
@@ -116,20 +120,29 @@ def _model_fault(document: YamlDocument, detail: ErrorDetails) -> PolicyFault:
 
 
 def _form(path: Path) -> str:
-    """Return the form of a name at *path*."""
+    """Return the form of a name, or of a mapping, at *path*."""
     match path:
+        case (*_, "patterns", int()):
+            form = "write {name: PROJECT_CODE, regex: 'PRJ-[0-9]+'}"
+        case (*_, "exceptions", int()):
+            form = "write {team: ORGANIZATION/TEAM, until: 2027-01-31, reason: …}"
+        case ("guardrails", int()):
+            form = "write {name: …, type: …}"
+        case (*_, ("headers" | "thresholds" | "breaker" | "usage" | "schema")):
+            form = "write {field: value}"
         case ("name",):
-            return "lower case letters, digits, dots and dashes, at most 63"
+            form = "lower case letters, digits, dots and dashes, at most 63"
         case (*_, "exceptions", int(), "key"):
-            return "a key's public id, 12 letters and digits"
+            form = "a key's public id, 12 letters and digits"
         case (*_, "exceptions", int(), "team"):
-            return "ORGANIZATION/TEAM"
+            form = "ORGANIZATION/TEAM"
         case (*_, "patterns", int(), "name"):
-            return "upper snake case such as PROJECT_CODE, at most 40"
+            form = "upper snake case such as PROJECT_CODE, at most 40"
         case (*_, "name"):
-            return "lower case letters, digits, underscores and dashes, at most 63"
+            form = "lower case letters, digits, underscores and dashes, at most 63"
         case _:
-            return "it must not be blank"
+            form = "it must not be blank"
+    return form
 
 
 def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:

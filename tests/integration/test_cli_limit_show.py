@@ -172,6 +172,20 @@ async def test_a_team_and_an_organization_are_shown_as_bars(
     assert len(organization.lines) == 2
 
 
+@pytest.mark.usefixtures("socket")
+async def test_a_sliding_limit_says_that_its_room_is_the_burst(egret: Egret, key_id: str) -> None:
+    """600 a minute are not 60."""
+    await run(egret, "limits", "set", "--key", key_id, "requests/minute=600", "requests/day=900")
+
+    shown = await run(egret, "limits", "show", key_id)
+
+    assert [line.split("|")[4] for line in shown.lines[1:]] == [
+        "60 of 60 at once",
+        "900 of 900 (by records)",
+    ]
+    assert shown.err.startswith("at once: the burst, the most that a second or minute allows")
+
+
 @pytest.mark.parametrize("url", ["unix:///nowhere/valkey.sock", None], ids=["away", "none"])
 async def test_without_valkey_periods_are_told_by_the_records(
     egret: Egret,

@@ -103,7 +103,12 @@ def test_a_rotated_key_keeps_its_limits(egret: Egret, database: Database, key_id
         (["cost/month=1000000.000001"], "is not between 0 and 1000000.00"),
         (["requests/minute=1", "--burst", "2000000000000"], "a burst is between 1 and"),
         (["rates/minute=1"], "there is no measure `rates`; one of requests"),
-        (["requests/hour=1"], "there is no window `hour`; one of second"),
+        (
+            ["requests/hour=1"],
+            "there is no window `hour`; requests takes one of second, minute, day;",
+        ),
+        (["cost/hour=1"], "there is no window `hour`; cost takes one of day, week, month;"),
+        (["concurrent/hour=1"], "there is no window `hour`; concurrent takes none;"),
         (["requests/month=1"], "requests goes with second, minute, day, not month"),
         (["cost/minute=1"], "cost goes with day, week, month, not minute"),
         (["concurrent/day=1"], "concurrent goes with once, not day"),
@@ -199,3 +204,44 @@ async def test_limits_that_cannot_be_read_let_nobody_in(database: Database) -> N
         store = PostgresKeyStore(pool, database.settings)
         with pytest.raises(Exception, match="limits that cannot be read"):
             await store.load("ODDODDODDODD")
+
+
+def test_without_an_owner_all_limits_are_listed_with_theirs(egret: Egret, key_id: str) -> None:
+    """Those of organizations, teams and keys, by name; none is an empty list."""
+    assert egret("limits", "list", "-o", "json").json == []
+    egret("limits", "set", "--key", key_id, "requests/minute=5", "concurrent=2")
+    egret("limits", "set", "--org", "acme", "requests/day=100")
+
+    table = egret("limits", "list")
+    found = egret("limits", "list", "-o", "json").json
+
+    assert [(row["level"], row["whose"], row["limit"]) for row in found] == [
+        ("organization", "acme", "requests/day=100"),
+        ("key", "acme/search/backend", "requests/minute=5"),
+        ("key", "acme/search/backend", "concurrent=2"),
+    ]
+    assert table.lines[0] == "level|whose|limit|burst|models|operations|time zone"
+
+
+def test_a_budget_without_any_price_is_warned_of_until_one_is_set(egret: Egret) -> None:
+    """Every request would cost nothing, and the budget never end."""
+    team = ("--team", "acme/search")
+    no_cost = egret("limits", "set", *team, "requests/minute=5")
+    warned = [
+        egret("limits", "set", *team, "cost/month=250"),
+        egret("limits", "list", *team),
+        egret("limits", "list"),
+    ]
+    egret("price", "set", "gpt-5", "--input", "1", "--output-tokens", "2")
+    priced = egret("limits", "list", *team)
+
+    assert (no_cost.err, priced.err) == ("", "")
+    assert [(ran.code, ran.err) for ran in warned] == [
+        (
+            0,
+            (
+                "warning: no price is set, so nothing counts towards cost yet;"
+                " run `egret price import FILE` or `egret price set`\n"
+            ),
+        )
+    ] * 3

@@ -49,3 +49,14 @@ def test_the_schema_is_printed_for_an_editor() -> None:
 
     assert (ran.code, ran.err) == (0, "")
     assert orjson.loads(ran.out)["title"] == "Egret policy"
+
+
+def test_the_first_example_of_the_documentation_needs_no_advice(tmp_path: Path) -> None:
+    """It is what a first policy is copied from."""
+    page = (Path(__file__).parents[2] / "docs" / "guardrails.md").read_text()
+    file = tmp_path / "policies.yaml"
+    file.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+
+    assert NOWHERE("policy", "lint", "-f", str(file)) == Ran(
+        0, "", "Nothing to say about 1 policy.\n"
+    )

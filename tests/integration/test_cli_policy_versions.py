@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
@@ -122,18 +125,26 @@ def test_a_dry_run_checks_and_changes_nothing(egret: Egret, file: Path) -> None:
 def test_a_guardrail_is_promoted_and_demoted_in_the_author_s_own_text(
     egret: Egret, file: Path
 ) -> None:
-    """One word changes; comments stay. What cannot be read of metrics is said."""
+    """One word changes; comments stay. With results unknown, --yes alone promotes nothing."""
     apply(egret, file, SHADOW)
     nowhere = "http://127.0.0.1:1/metrics"
 
-    promoted = egret("policy", "promote", "cards", "cards", "--metrics", nowhere, "--yes")
+    refused = egret("policy", "promote", "cards", "cards", "--metrics", nowhere, "--yes")
+    tried = egret("policy", "promote", "cards", "cards", "--metrics", nowhere, "--dry-run")
+    promoted = egret("policy", "promote", "cards", "cards", "--yes", "--without-results")
     demoted = egret("policy", "demote", "cards", "mail", "--yes", "-m", "false alarms")
 
     assert "-  mode: shadow\n+  mode: enforce\n" in promoted.out
-    assert promoted.err == (
-        f"Its results in shadow are unknown: no metrics at {nowhere} (pass --metrics URL).\n"
-        "cards: version 2 is stored; no worker is running\n"
+    unknown = f"its results in shadow are unknown: no metrics at {nowhere}"
+    assert (refused.code, refused.err) == (
+        1,
+        f"error: {unknown}; nothing was changed: pass --metrics URL, or --without-results\n",
     )
+    assert (tried.code, tried.err) == (
+        0,
+        f"warning: {unknown} (pass --metrics URL)\nNothing was changed: this was a dry run.\n",
+    )
+    assert promoted.err == "cards: version 2 is stored; no worker is running\n"
     assert "+  mode: shadow\n" in demoted.out
     rows = egret("policy", "history", "cards", "-o", "json").json
     assert [row["note"] for row in rows] == ["false alarms", "promote cards", None]
@@ -221,3 +232,34 @@ def test_an_expression_that_the_matching_engine_cannot_compile_is_named_with_its
     )
     assert large.err.startswith(f"{file}: line 7, column 30: guardrails[0].patterns[1].regex: ")
     assert egret("policy", "list", "-o", "json").json == []
+
+
+async def test_the_results_in_shadow_are_read_from_the_stack_that_runs_here(
+    egret: Egret, file: Path, tmp_path: Path
+) -> None:
+    """Its file of facts says where; other settings than the defaults have the last word."""
+    page = (
+        "# TYPE egret_guardrail_verdicts counter\n"
+        'egret_guardrail_verdicts_total{action="block",guardrail="cards",mode="shadow",'
+        'verdict="block"} 3.0\n'
+    )
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=page)
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+    (tmp_path / "egret.json").write_text(json.dumps({"metrics_url": url}))
+    await asyncio.to_thread(apply, egret, file, SHADOW)
+
+    ran = await asyncio.to_thread(
+        egret, "policy", "promote", "cards", "cards", "--run", str(tmp_path), "--yes"
+    )
+    await runner.cleanup()
+
+    assert ran.code == 0
+    assert ran.err.startswith("In shadow cards came to: block 3 ")

@@ -70,12 +70,13 @@ def test_our_own_policies_are_valid_by_the_schema(text: str) -> None:
             ("{name: a, type: pii, exceptions: [{team: a/b, until: 2027-01-31, reason: x}]}"),
             None,
         ),
-        ("{name: a, type: pii, types: [EMIAL]}", "$.guardrails[0]"),
-        ("{name: a, type: pii, rollout: 10}", "$.guardrails[0]"),
-        ("{name: a, type: pii, timeout: soon}", "$.guardrails[0]"),
+        ("{name: a, type: pii, types: [EMIAL]}", "$.guardrails[0].types"),
+        ("{name: a, type: pii, rollout: 10}", "$.guardrails[0].rollout"),
+        ("{name: a, type: pii, timeout: soon}", "$.guardrails[0].timeout"),
         ("{name: a, type: pii, acton: flag}", "$.guardrails[0]"),
         ("{name: a, type: denied_terms}", "$.guardrails[0]"),
-        ("{name: a, type: nonsense}", "$.guardrails[0]"),
+        ("{name: a, type: nonsense}", "$.guardrails[0].type"),
+        ("{name: a}", "$.guardrails[0]"),
     ],
 )
 def test_an_editor_is_told_of_what_apply_would_refuse(guardrail: str, place: str | None) -> None:
@@ -83,3 +84,23 @@ def test_an_editor_is_told_of_what_apply_would_refuse(guardrail: str, place: str
     found = problems(f"name: p\nguardrails: [{guardrail}]\n")
 
     assert found == ([] if place is None else [place])
+
+
+def test_an_unknown_type_is_answered_with_the_types_there_are() -> None:
+    """An editor that says «not valid under any of the schemas» helps nobody."""
+    (error,) = VALIDATOR.iter_errors({"name": "p", "guardrails": [{"name": "a", "type": "pi"}]})
+
+    assert "'pi' is not one of ['secrets', 'pii', 'prompt_injection', " in error.message
+
+
+def test_every_field_is_described() -> None:
+    """An editor shows it beside the completion."""
+    schema = policy_schema()
+    bare = [
+        f"{title}.{name}"
+        for title, definition in [("policy", schema), *schema["$defs"].items()]
+        for name, described in definition.get("properties", {}).items()
+        if not described.get("description")
+    ]
+
+    assert bare == []

@@ -257,6 +257,20 @@ FAULTS = {
         f"{GUARDRAIL}{{name: a, type: pii, regions: [us]}}",
         "line 3, column 36: guardrails[0].regions[0]: unknown region `us` (did you mean `US`?)",
     ),
+    "a_bare_pattern": (
+        f"{GUARDRAIL}{{name: a, type: denied_patterns, patterns: [PRJ]}}",
+        (
+            "line 3, column 49: guardrails[0].patterns[0]: must be a mapping "
+            "(write {name: PROJECT_CODE, regex: 'PRJ-[0-9]+'})"
+        ),
+    ),
+    "a_bare_exception": (
+        f"{GUARDRAIL}{{name: a, type: pii, exceptions: [acme/search]}}",
+        (
+            "line 3, column 39: guardrails[0].exceptions[0]: must be a mapping "
+            "(write {team: ORGANIZATION/TEAM, until: 2027-01-31, reason: …})"
+        ),
+    ),
     "boolean_name": (
         f"{GUARDRAIL}{{name: no, type: pii}}",
         "line 3, column 12: guardrails[0].name: must be text (put it in quotes)",
