@@ -26,6 +26,7 @@ from sidecar.storage.spool_files import (
     SpoolFolder,
     SpoolFullError,
     SpoolLimits,
+    frame,
     read_piece,
 )
 
@@ -49,13 +50,13 @@ class _Batch:
     """Records that are kept together; `kept` is done when they are on the disk."""
 
     records: Sequence[UsageRecord]
-    payloads: list[bytes]
+    framed: list[bytes]
     kept: asyncio.Future[None]
 
 
 class _Note(NamedTuple):
     request: JudgedRequest
-    payload: bytes
+    framed: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +132,16 @@ class UsageSpool:
         return self._folder.size
 
     def note(self, request: JudgedRequest) -> None:
-        """Note that *request* goes to its provider. Never waits and never raises."""
+        """Note that *request* goes to its provider. Never waits and never raises.
+
+        From now on it outlives this process, and after the next write the machine.
+        """
         if self._is_closed or len(self._notes) >= MAX_WAITING:
             self._on_note_lost()
             return
-        self._notes.append(_Note(request, self._encoder.encode(request)))
+        framed = frame(self._encoder.encode(request))
+        self._folder.notes.put(framed)
+        self._notes.append(_Note(request, framed))
         self._take_turns()
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
@@ -148,10 +154,10 @@ class UsageSpool:
             raise SpoolFullError("the worker is stopping")
         if self._unwritten_records + len(records) > MAX_WAITING:
             raise SpoolFullError("the disk does not answer")
-        payloads = [self._encoder.encode(record) for record in records]
+        framed = [frame(self._encoder.encode(record)) for record in records]
         kept = self._loop.create_future()
         self._unwritten_records += len(records)
-        self._batches.append(_Batch(records, payloads, kept))
+        self._batches.append(_Batch(records, framed, kept))
         self._take_turns()
         await kept
 
@@ -161,8 +167,8 @@ class UsageSpool:
         Raises:
             SpoolFullError: they are not noted.
         """
-        payloads = [self._encoder.encode(request) for request in requests]
-        place = await self.run(lambda: self._folder.append(Kind.JUDGED, payloads))
+        framed = [frame(self._encoder.encode(request)) for request in requests]
+        place = await self.run(lambda: self._folder.append(Kind.JUDGED, framed))
         self._collect_written()
         self._open.put(place.segment, requests)
 
@@ -248,7 +254,7 @@ class UsageSpool:
                     self._on_note_lost()
                 continue
             if records:
-                sizes = [len(payload) for batch in batches for payload in batch.payloads]
+                sizes = [len(one) for batch in batches for one in batch.framed]
                 self._fresh.put(place, records, sizes)
             if notes:
                 self._open.put(place.segment, [note.request for note in notes])
@@ -269,20 +275,21 @@ class UsageSpool:
             return
         try:
             if batches:
-                payloads = [payload for batch in batches for payload in batch.payloads]
-                place = self._append(Kind.ENDED, payloads)
+                place = self._append(
+                    Kind.ENDED, [one for batch in batches for one in batch.framed]
+                )
                 self._written.append(_Written(place, batches=batches))
             if notes:
-                place = self._append(Kind.JUDGED, [note.payload for note in notes])
+                place = self._append(Kind.JUDGED, [note.framed for note in notes])
                 self._written.append(_Written(place, notes=notes))
         finally:
             if batches or len(self._written) >= UNREPORTED_TURNS:
                 self._loop.call_soon_threadsafe(self._collect_written)
             self._threads.submit(self._turn)
 
-    def _append(self, kind: Kind, payloads: Sequence[bytes]) -> Place | SpoolFullError:
+    def _append(self, kind: Kind, framed: Sequence[bytes]) -> Place | SpoolFullError:
         try:
-            return self._folder.append(kind, payloads)
+            return self._folder.append(kind, framed)
         except SpoolFullError as error:
             return error
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import mmap
 import os
 import struct
 import time
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,11 +22,14 @@ from sidecar.domain.usage import JudgedRequest, UsageRecord
 
 MAGIC: Final = b"egret-spool-1\n"
 _HEAD: Final = struct.Struct("<II")
-HEAD_BYTES: Final = _HEAD.size
 MAX_RECORD_BYTES: Final = 1 << 20
 """Longer than any record of ours: a greater length is damage, and is not read into memory."""
 
+NOTES_BYTES: Final = 1 << 20
+"""Some 2,500 notes: at any rate of requests, more than come during a write to the disk."""
+
 _LOCK_NAME: Final = "lock"
+_NOTES_NAME: Final = "notes.map"
 _SUFFIX: Final = ".spool"
 
 
@@ -112,6 +116,47 @@ def _records(raw: bytes, limit: int) -> Iterator[bytes]:
         position = begin + length
 
 
+class MappedNotes:
+    """The last notes, in a mapped file: they outlive a killed process, before they are on disk.
+
+    A note is copied, without a system call. Two halves are filled in turns, so that the last
+    `NOTES_BYTES` stay. The file is never forced to the disk: its notes are soon in a segment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._at, self._end = 0, NOTES_BYTES
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            # Reserved: writing to a page for which the disk has no room would kill the process.
+            os.posix_fallocate(descriptor, 0, 2 * NOTES_BYTES)
+            self._map = mmap.mmap(descriptor, 2 * NOTES_BYTES)
+        except OSError:
+            self._map = mmap.mmap(-1, 2 * NOTES_BYTES)  # the disk is full: its notes do not stay
+        finally:
+            os.close(descriptor)
+
+    def put(self, framed: bytes) -> None:
+        """Copy one note, as `frame` returns it."""
+        size = len(framed)
+        if size > self._end - self._at:
+            if size > NOTES_BYTES:
+                return
+            self._at = self._end % (2 * NOTES_BYTES)
+            self._end = self._at + NOTES_BYTES
+        self._map[self._at : self._at + size] = framed
+        self._at += size
+
+
+def read_notes(path: Path) -> list[bytes]:
+    """Return the notes in a mapped file of a process that is gone, as `frame` returned them."""
+    raw = path.read_bytes() if path.exists() else b""
+    notes: list[bytes] = []
+    for half in (raw[:NOTES_BYTES], raw[NOTES_BYTES:]):
+        # Behind the last note are zeros, or the rest of an older one, whose checksum is wrong.
+        notes += map(frame, takewhile(bool, _records(half, NOTES_BYTES)))
+    return notes
+
+
 class Segment:
     """One file of a folder. `size` is the number of bytes that may be read.
 
@@ -159,6 +204,7 @@ class SpoolFolder:
         hidden = root / f".{name}"
         hidden.mkdir(mode=0o700, parents=True)
         self._lock = _locked(hidden)
+        self.notes = MappedNotes(hidden / _NOTES_NAME)
         hidden.rename(self.path)  # no other process sees the folder before it is locked
         self._number = 0
         self._writing: dict[Kind, tuple[Segment, int]] = {}
@@ -169,13 +215,13 @@ class SpoolFolder:
         """Bytes of all files together."""
         return sum(segment.size for segment in self.segments)
 
-    def append(self, kind: Kind, payloads: Sequence[bytes]) -> Place:
-        """Write *payloads* to the end, force them to the disk, and return where they are.
+    def append(self, kind: Kind, framed: Iterable[bytes]) -> Place:
+        """Write records to the end, force them to the disk, and return where they are.
 
         Raises:
             SpoolFullError: nothing of it was written.
         """
-        raw = b"".join(map(frame, payloads))
+        raw = b"".join(framed)
         if self.size + len(raw) > self._limits.max_bytes:
             raise SpoolFullError("the spool has reached its bound")
         try:
@@ -241,16 +287,32 @@ class SpoolFolder:
                         Segment(mine, kind, size=status.st_size, started_at=status.st_mtime)
                     )
                     files += 1
+                files += self._adopt_notes(folder / _NOTES_NAME)
                 _remove_if_empty(folder)
                 adopted += files > 0
             finally:
                 os.close(lock)
         return adopted
 
+    def _adopt_notes(self, path: Path) -> bool:
+        """Copy the mapped notes at *path* to a segment; return whether there were any."""
+        framed = read_notes(path)
+        if framed:
+            # A segment of their own: only its own notes are in memory as open requests.
+            self.seal(Kind.JUDGED)
+            try:
+                self.append(Kind.JUDGED, framed)
+            except SpoolFullError:
+                return False  # they stay, with their folder
+            self.seal(Kind.JUDGED)
+        path.unlink(missing_ok=True)
+        return bool(framed)
+
     def close(self) -> None:
         """Release the folder; remove it if nothing is left in it."""
         for kind in Kind:
             self.seal(kind)
+        (self.path / _NOTES_NAME).unlink()
         if not self.segments:
             _remove_if_empty(self.path)
         os.close(self._lock)
@@ -333,7 +395,7 @@ class FreshRecords:
         self._by_segment: dict[Segment, deque[_Fresh]] = {}
 
     def put(self, place: Place, records: Iterable[UsageRecord], sizes: Iterable[int]) -> None:
-        """Keep *records*, whose bytes stand at *place* one after the other."""
+        """Keep *records*, which stand at *place* one after the other with these sizes."""
         if place.end <= place.segment.read_to:
             return  # it was read from the disk meanwhile
         kept = self._by_segment.setdefault(place.segment, deque())
@@ -341,7 +403,7 @@ class FreshRecords:
         for record, size in zip(records, sizes, strict=True):
             if self._count >= self._most:
                 return
-            end = start + HEAD_BYTES + size
+            end = start + size
             kept.append(_Fresh(record, start, end))
             self._count += 1
             start = end

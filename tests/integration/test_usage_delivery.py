@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +17,14 @@ from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
 from sidecar.storage.spool import UsageSpool
-from sidecar.storage.spool_files import MAX_FRESH, Kind, SpoolError, SpoolFullError, SpoolLimits
+from sidecar.storage.spool_files import (
+    MAX_FRESH,
+    Kind,
+    SpoolError,
+    SpoolFullError,
+    SpoolLimits,
+    frame,
+)
 from sidecar.storage.usage_delivery import UsageDelivery
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.usage.records import NotKeptError
@@ -259,7 +268,9 @@ async def test_a_record_of_another_version_is_counted_and_left_out(
 ) -> None:
     """Sound bytes, and yet no record of ours."""
     async with worker(tmp_path, database.settings) as one:
-        await one.spool.run(lambda: one.spool._folder.append(Kind.ENDED, [b"\x81\xa1a\x01"]))
+        await one.spool.run(
+            lambda: one.spool._folder.append(Kind.ENDED, [frame(b"\x81\xa1a\x01")])
+        )
         await one.delivery.keep([record(1)])
         await one.delivery.deliver()
 
@@ -368,6 +379,35 @@ async def test_what_a_worker_that_is_gone_had_noted_is_read_and_looked_up(
         ("request-1", "completed"),
         ("request-2", "lost"),
     ]
+
+
+def _note_and_die(root: Path) -> None:
+    async def note_and_die() -> None:
+        spool = await UsageSpool.open(
+            root, instance="worker-0", limits=ROOMY, on_note_lost=lambda: None
+        )
+        spool.note(judged(1))
+        os._exit(9)
+
+    asyncio.run(note_and_die())
+
+
+async def test_a_request_is_recorded_though_worker_and_envoy_are_killed_at_once(
+    database: Database, tmp_path: Path
+) -> None:
+    """Its worker had no time for a write to the disk, and no entry of a log ever comes."""
+    process = multiprocessing.get_context("spawn").Process(target=_note_and_die, args=(tmp_path,))
+    await asyncio.to_thread(process.start)
+    await asyncio.to_thread(process.join, 60)
+    async with worker(tmp_path, database.settings, name="worker-1") as one:
+        for segment in one.spool.segments(Kind.JUDGED):
+            segment.started_at = one.wall[0]
+        one.wall[0] += SETTLE_SECONDS * 2
+        await one.delivery.deliver()
+        await one.delivery.deliver()
+
+    assert process.exitcode == 9
+    assert [row[:2] for row in await stored(database)] == [("request-1", "lost")]
 
 
 async def test_a_record_that_the_database_refuses_does_not_settle_its_request(

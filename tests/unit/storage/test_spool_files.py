@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 from sidecar.storage.spool_files import (
     MAGIC,
     MAX_RECORD_BYTES,
+    NOTES_BYTES,
     Kind,
+    MappedNotes,
     Segment,
     SpoolFolder,
     SpoolFullError,
     SpoolLimits,
     frame,
+    read_notes,
     read_piece,
 )
 
@@ -42,6 +46,10 @@ def folder(root: Path, name: str = "worker-0", limits: SpoolLimits = LIMITS) -> 
     return SpoolFolder(root, name, limits)
 
 
+def append(spool: SpoolFolder, kind: Kind, payloads: Sequence[bytes]) -> None:
+    spool.append(kind, map(frame, payloads))
+
+
 def only(spool: SpoolFolder) -> Segment:
     (segment,) = spool.segments
     return segment
@@ -51,8 +59,8 @@ def test_what_was_appended_is_read_back_in_order(tmp_path: Path) -> None:
     """Records of any size, empty ones too, and longer than what is read at once."""
     spool = folder(tmp_path)
     long = b"x" * (MAX_RECORD_BYTES - 1)
-    spool.append(Kind.ENDED, [ONE, TWO])
-    spool.append(Kind.ENDED, [THREE, long, ONE])
+    append(spool, Kind.ENDED, [ONE, TWO])
+    append(spool, Kind.ENDED, [THREE, long, ONE])
 
     assert read_all(only(spool).path) == ([ONE, TWO, THREE, long, ONE], 0)
     spool.close()
@@ -99,7 +107,7 @@ def test_a_record_that_was_altered_is_never_believed(
 def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Path) -> None:
     """Whatever comes after it must not wait for it."""
     spool = folder(tmp_path)
-    spool.append(Kind.ENDED, [ONE])
+    append(spool, Kind.ENDED, [ONE])
     segment = only(spool)
     segment.path.unlink()
 
@@ -113,9 +121,9 @@ def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Pa
 def test_a_spool_at_its_bound_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
     """All or nothing of what is appended together."""
     spool = folder(tmp_path, limits=SpoolLimits(max_bytes=100))
-    spool.append(Kind.ENDED, [b"x" * 50])
+    append(spool, Kind.ENDED, [b"x" * 50])
     with pytest.raises(SpoolFullError):
-        spool.append(Kind.ENDED, [ONE, b"x" * 50])
+        append(spool, Kind.ENDED, [ONE, b"x" * 50])
 
     assert read_all(only(spool).path) == ([b"x" * 50], 0)
     spool.close()
@@ -127,7 +135,7 @@ def test_a_full_disk_leaves_no_half_a_record(
 ) -> None:
     """What is written after it, once there is room, would be lost behind it."""
     spool = folder(tmp_path)
-    spool.append(Kind.ENDED, [ONE])
+    append(spool, Kind.ENDED, [ONE])
     real = os.write
 
     def half(descriptor: int, raw: memoryview) -> int:
@@ -141,8 +149,8 @@ def test_a_full_disk_leaves_no_half_a_record(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, half if call == "write" else full)
         with pytest.raises(SpoolFullError, match="No space left on device"):
-            spool.append(Kind.ENDED, [TWO])
-    spool.append(Kind.ENDED, [THREE])
+            append(spool, Kind.ENDED, [TWO])
+    append(spool, Kind.ENDED, [THREE])
 
     assert read_all(only(spool).path) == ([ONE, THREE], 0)
     spool.close()
@@ -151,7 +159,7 @@ def test_a_full_disk_leaves_no_half_a_record(
 def test_a_folder_is_one_processes_own_until_it_ends(tmp_path: Path) -> None:
     """Another one that looks for what the dead left behind finds nothing to take."""
     first, second = folder(tmp_path, "worker-0-1"), folder(tmp_path, "worker-0-2")
-    first.append(Kind.ENDED, [ONE])
+    append(first, Kind.ENDED, [ONE])
 
     assert second.adopt() == 0
     first.close()
@@ -164,8 +172,8 @@ def test_a_folder_is_one_processes_own_until_it_ends(tmp_path: Path) -> None:
 
 def _die_with_records(root: Path) -> None:
     spool = folder(root, "worker-1-9")
-    spool.append(Kind.ENDED, [ONE, TWO])
-    spool.append(Kind.JUDGED, [THREE])
+    append(spool, Kind.ENDED, [ONE, TWO])
+    append(spool, Kind.JUDGED, [THREE])
     os._exit(9)
 
 
@@ -186,6 +194,87 @@ def test_what_a_killed_process_had_written_is_adopted(tmp_path: Path) -> None:
     spool.close()
 
 
+def _die_with_notes(root: Path) -> None:
+    spool = folder(root, "worker-1-9")
+    for note in (ONE, TWO):
+        spool.notes.put(frame(note))
+    os._exit(9)
+
+
+def test_notes_outlive_a_process_killed_before_it_wrote_them(tmp_path: Path) -> None:
+    """They become a file of their own, even if the new owner is writing notes itself."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_die_with_notes, args=(tmp_path,)
+    )
+    process.start()
+    process.join(30)
+    spool = folder(tmp_path)
+    append(spool, Kind.JUDGED, [b"own"])
+
+    assert spool.adopt() == 1
+    append(spool, Kind.JUDGED, [b"own too"])
+    assert [read_all(segment.path) for segment in spool.segments] == [
+        ([b"own"], 0),
+        ([ONE, TWO], 0),
+        ([b"own too"], 0),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["worker-0"]
+    spool.close()
+
+
+def test_notes_of_a_dead_process_stay_until_there_is_room_for_them(tmp_path: Path) -> None:
+    """The next look for folders without an owner finds them again."""
+    full = folder(tmp_path, limits=SpoolLimits(max_bytes=10))
+    gone = tmp_path / "worker-1-9"
+    gone.mkdir()
+    notes = MappedNotes(gone / "notes.map")
+    notes.put(frame(ONE))
+
+    assert full.adopt() == 0
+    roomy = folder(tmp_path, "worker-2")
+    assert roomy.adopt() == 1
+    assert read_all(only(roomy).path) == ([ONE], 0)
+    for spool in (full, roomy):
+        spool.close()
+
+
+@given(st.lists(st.integers(1, NOTES_BYTES // 3), min_size=1, max_size=20))
+def test_the_last_notes_are_kept_in_bounded_memory(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    """Older ones give way; a note that is too long for any place is left out."""
+    path = tmp_path_factory.mktemp("notes") / "notes.map"
+    notes = MappedNotes(path)
+    framed = [frame(bytes([number]) * size) for number, size in enumerate(sizes, start=1)]
+    for one in framed:
+        notes.put(one)
+    notes.put(bytes(NOTES_BYTES + 1))
+    found = read_notes(path)
+
+    last = len(framed)
+    while last and sum(map(len, framed[last - 1 :])) <= NOTES_BYTES * 2 // 3:
+        last -= 1
+    assert set(framed[last:]) <= set(found) <= set(framed)
+    assert path.stat().st_size == 2 * NOTES_BYTES
+
+
+def test_a_full_disk_costs_only_the_notes_of_a_process_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker starts all the same, and no write to memory can kill it."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    spool = folder(tmp_path)
+    spool.notes.put(frame(ONE))
+
+    assert read_notes(spool.path / "notes.map") == []
+    spool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_of_a_later_version_stay_where_they_are(tmp_path: Path) -> None:
     """Whoever can read them will come for them."""
     gone = folder(tmp_path, "worker-0-1")
@@ -202,7 +291,7 @@ def test_a_long_file_is_followed_by_another_and_a_read_one_goes(tmp_path: Path) 
     """So that room is given back while it is still written to."""
     spool = folder(tmp_path, limits=SpoolLimits(max_bytes=10_000, segment_bytes=60))
     for _ in range(3):
-        spool.append(Kind.ENDED, [b"x" * 30])
+        append(spool, Kind.ENDED, [b"x" * 30])
     first, second = spool.segments
     assert (spool.is_sealed(first), spool.is_sealed(second)) == (True, False)
 
@@ -216,7 +305,7 @@ def test_a_long_file_is_followed_by_another_and_a_read_one_goes(tmp_path: Path) 
 def test_an_empty_folder_goes_when_its_process_ends(tmp_path: Path) -> None:
     """Nothing is left behind."""
     spool = folder(tmp_path)
-    spool.append(Kind.ENDED, [ONE])
+    append(spool, Kind.ENDED, [ONE])
     spool.seal(Kind.ENDED)
     spool.remove(only(spool))
     spool.close()

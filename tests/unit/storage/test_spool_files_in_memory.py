@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from sidecar.storage.spool_files import (
-    HEAD_BYTES,
     FreshRecords,
     Kind,
     OpenRequests,
@@ -16,8 +15,7 @@ from sidecar.storage.spool_files import (
 )
 from tests.support.usage import MOMENT, judged, record
 
-SIZE = 100
-STEP = SIZE + HEAD_BYTES
+STEP = 108
 BEGIN = 14
 
 
@@ -29,7 +27,7 @@ def put(fresh: FreshRecords, segment: Segment, *numbers: int) -> None:
     """Keep records that stand in *segment* where their numbers say."""
     start = BEGIN + numbers[0] * STEP
     place = Place(segment, start, start + len(numbers) * STEP)
-    fresh.put(place, [record(number) for number in numbers], [SIZE] * len(numbers))
+    fresh.put(place, [record(number) for number in numbers], [STEP] * len(numbers))
 
 
 def test_records_come_in_pieces_each_with_its_end() -> None:
