@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+from msgspec import structs
+
 from loadtest.access_log import attributes, export
 from loadtest.limits.roomy import LIMITS, Priced, roomy_limiter
 from loadtest.recorded import (
@@ -123,7 +125,7 @@ async def _of_each(
     limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
     limited = replace(limited, limiter=limiter)
     full = replace(plain, guard=OverloadGuard(max_exchanges=0, max_held_bytes=0))
-    reserved = replace(JUDGED, reserved=Reservation(195, 256, 3_048))
+    reserved = structs.replace(JUDGED, reserved=Reservation(195, 256, 3_048))
     plays = {
         "chat": _conversation(plain, CHAT),
         "chat of 8 KB": _conversation(plain, LONG_CHAT),

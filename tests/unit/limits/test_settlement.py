@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.limits.limit_check import RequestCost

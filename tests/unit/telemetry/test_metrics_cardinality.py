@@ -7,6 +7,7 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
@@ -96,8 +97,8 @@ def test_a_hundred_thousand_models_fill_neither_the_page_nor_memory() -> None:
     series: list[int] = []
     for first in (0, 1000):
         for index in range(first, 100 * first or 1000):
-            request = dataclasses.replace(asked.request, model=f"model-{index}")
-            metrics.usage.exchange_ended(dataclasses.replace(asked, request=request))
+            request = structs.replace(asked.request, model=f"model-{index}")
+            metrics.usage.exchange_ended(structs.replace(asked, request=request))
         series.append(sum(_series(registry).values()))
     models = {
         sample.labels["gen_ai_request_model"]
