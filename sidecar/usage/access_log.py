@@ -65,32 +65,44 @@ _DECISIONS: Final[Mapping[object, DecisionKind]] = {
     "redacted": DecisionKind.REDACT,
 }
 
+_REFUSED: Final = ("refused", "failed")
+_IDS: Final = (
+    MetadataKey.REQUEST_ID,
+    MetadataKey.KEY_ID,
+    MetadataKey.TEAM_ID,
+    MetadataKey.ORGANIZATION_ID,
+)
+_OWNER: Final = frozenset({*_IDS[1:], MetadataKey.STARTED_US})
+
 _Values = Mapping[str, bytes]
 """The attributes of a record by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessLogBatch:
-    """The requests of one message: ended, without a verdict of ours, or not readable."""
+    """The requests of one message: ended, without a verdict of ours, or not readable.
+
+    `unreadable` names the field of each such record that is missing or wrong.
+    """
 
     ended: tuple[ExchangeEnded, ...]
-    unreadable: int
+    unreadable: tuple[str, ...]
     unmatched: tuple[UnmatchedEnd, ...] = ()
 
 
 class _UnreadableRecordError(ValueError):
-    """A record lacks something that every record of ours has."""
+    """A record lacks the named field, which every record of ours has."""
 
 
 def decode_access_log(message: bytes) -> AccessLogBatch:
-    """Decode one `ExportLogsServiceRequest`.
+    """Decode one `ExportLogsServiceRequest`; refused requests without an owner are left out.
 
     Raises:
         UnreadableMessageError: the bytes are no such message.
     """
     ended: list[ExchangeEnded] = []
     unmatched: list[UnmatchedEnd] = []
-    unreadable = 0
+    unreadable: list[str] = []
     try:
         for values in attributes_of(message):
             if values["egret"] == NOTHING:
@@ -110,37 +122,56 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
                     )
                 continue
             try:
-                ended.append(_ended(values))
-            except _UnreadableRecordError:
-                unreadable += 1
+                metadata = orjson.loads(text_of(values["egret"]))
+            except orjson.JSONDecodeError:
+                metadata = None
+            if not isinstance(metadata, dict):
+                unreadable.append("egret")
+                continue
+            try:
+                ended.append(_ended(values, metadata))
+            except _UnreadableRecordError as error:
+                # Refused before its owner was known, as while the database is away.
+                is_refused = metadata.get(MetadataKey.VERDICT) in _REFUSED
+                is_answered = MetadataKey.ANSWER_STATUS in metadata
+                if is_answered or not is_refused or not _OWNER.isdisjoint(metadata):
+                    unreadable.append(str(error))
     except DecodeError as error:
         raise UnreadableMessageError from error
-    return AccessLogBatch(tuple(ended), unreadable, tuple(unmatched))
+    return AccessLogBatch(tuple(ended), tuple(unreadable), tuple(unmatched))
 
 
-def _ended(values: _Values) -> ExchangeEnded:
-    try:
-        metadata = orjson.loads(text_of(values["egret"]))
-    except orjson.JSONDecodeError:
-        raise _UnreadableRecordError from None
-    if not isinstance(metadata, dict):
-        raise _UnreadableRecordError
+def _ended(values: _Values, metadata: Mapping[str, object]) -> ExchangeEnded:
+    verdict, flags = metadata.get(MetadataKey.VERDICT), values["flags"]
+    if not isinstance(verdict, str):
+        raise _UnreadableRecordError(MetadataKey.VERDICT)
     end = AnswerEnd.COMPLETED
-    if metadata.get(MetadataKey.VERDICT) in {"refused", "failed"}:
+    if verdict in _REFUSED:
         # Egret names the provider's status only if it has refused an answer.
         is_answered = MetadataKey.ANSWER_STATUS in metadata
         end = AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
-    elif values["flags"] != NOTHING and (flags := text_of(values["flags"]).strip(b",")):
-        is_aborted = not _ABORTED.isdisjoint(flags.split(b","))
+    elif flags != NOTHING and (named := text_of(flags).strip(b",")):
+        is_aborted = not _ABORTED.isdisjoint(named.split(b","))
         end = AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED
     is_blocked = end is AnswerEnd.BLOCKED
+    tokens: TokenCounts | None = None
+    if values["method"] != _POST:
+        tokens = NO_TOKENS  # only a POST makes a model work
+    elif values["usage_status"] == _COMPLETE:
+        tokens = TokenCounts(
+            input=count_of(values["input_tokens"]) or 0,
+            output=count_of(values["output_tokens"]) or 0,
+            cached_input=count_of(values["cached_input_tokens"]) or 0,
+            cache_write_input=count_of(values["cache_write_input_tokens"]) or 0,
+            reasoning=count_of(values["reasoning_tokens"]) or 0,
+        )
     trace_id = metadata.get(MetadataKey.TRACE_ID)
     first_byte, output = count_of(values["first_byte_us"]), count_of(values["output_us"])
     return ExchangeEnded(
-        request=_judged_request(metadata),
+        request=_judged_request(metadata, verdict),
         status=min(count_of(values["status"]) or 0, MAX_STATUS),
         end=end,
-        tokens=_tokens(values),
+        tokens=tokens,
         # A text that is not UTF-8 must not make other records of its message unreadable.
         response_model=sanitize.response_model(
             clean_text(text_of(values["model"]).decode(errors="replace"))
@@ -165,55 +196,39 @@ def _ended(values: _Values) -> ExchangeEnded:
     )
 
 
-def _judged_request(metadata: Mapping[str, object]) -> JudgedRequest:
+def _judged_request(metadata: Mapping[str, object], verdict: str) -> JudgedRequest:
     get = metadata.get
-    request_id = clean_text(get(MetadataKey.REQUEST_ID))
-    key_id = clean_text(get(MetadataKey.KEY_ID))
-    team_id = clean_text(get(MetadataKey.TEAM_ID))
-    organization_id = clean_text(get(MetadataKey.ORGANIZATION_ID))
-    started_us, guardrails = get(MetadataKey.STARTED_US), get(MetadataKey.GUARDRAILS)
+    started_us = get(MetadataKey.STARTED_US)
     if not isinstance(started_us, str) or not _COUNT.fullmatch(started_us):
-        raise _UnreadableRecordError
+        raise _UnreadableRecordError(MetadataKey.STARTED_US)
+    request_id, key_id, team_id, organization_id = map(clean_text, map(get, _IDS))
     if request_id is None or key_id is None or team_id is None or organization_id is None:
-        raise _UnreadableRecordError
-    verdicts: dict[str, str] = {}
-    if isinstance(guardrails, str):
+        raise _UnreadableRecordError(next(name for name in _IDS if clean_text(get(name)) is None))
+    verdicts: dict[str, str] | None = None
+    if isinstance(guardrails := get(MetadataKey.GUARDRAILS), str) and guardrails:
         pairs = [pair.partition("=") for pair in guardrails.split()]
-        verdicts = {name: verdict for name, _, verdict in pairs}
-    text, reserved = get(MetadataKey.RESERVED), None
-    words = text.split(" ") if isinstance(text, str) else []  # as `reserved_text` writes them
-    if len(words) >= RESERVED_NUMBERS:
-        tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
-        by_model = tuple(words[RESERVED_NUMBERS:])
-        reserved = Reservation(tokens_in, tokens_out, cost, taken_us, by_model)
+        verdicts = {name: verdict for name, _, verdict in pairs} or None
+    reserved: Reservation | None = None
+    if isinstance(text := get(MetadataKey.RESERVED), str):
+        words = text.split(" ")  # as `reserved_text` writes them
+        if len(words) >= RESERVED_NUMBERS:
+            tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
+            by_model = tuple(words[RESERVED_NUMBERS:])
+            reserved = Reservation(tokens_in, tokens_out, cost, taken_us, by_model)
     return JudgedRequest(
         request_id=request_id,
         occurred_at=EPOCH + timedelta(microseconds=int(started_us)),
         key_id=key_id,
         team_id=team_id,
         organization_id=organization_id,
-        decision=_DECISIONS.get(get(MetadataKey.VERDICT), DecisionKind.DENY),
+        decision=_DECISIONS.get(verdict, DecisionKind.DENY),
         operation=clean_text(get(MetadataKey.OPERATION)),
         provider=clean_text(get(MetadataKey.PROVIDER)),
         model=clean_text(get(MetadataKey.MODEL)),
         is_streamed=get(MetadataKey.STREAMED) == "true",
         text_bytes=_number(get(MetadataKey.TEXT_BYTES)),
-        guardrails=verdicts or None,
+        guardrails=verdicts,
         reserved=reserved,
-    )
-
-
-def _tokens(values: _Values) -> TokenCounts | None:
-    if values["method"] != _POST:
-        return NO_TOKENS  # only a POST makes a model work
-    if values["usage_status"] != _COMPLETE:
-        return None
-    return TokenCounts(
-        input=count_of(values["input_tokens"]) or 0,
-        output=count_of(values["output_tokens"]) or 0,
-        cached_input=count_of(values["cached_input_tokens"]) or 0,
-        cache_write_input=count_of(values["cache_write_input_tokens"]) or 0,
-        reasoning=count_of(values["reasoning_tokens"]) or 0,
     )
 
 
@@ -310,9 +325,9 @@ def text_of(value: bytes) -> bytes:
 def count_of(value: bytes) -> int | None:
     """Return the whole number of an attribute, `MAX_COUNT` at most; None for another value."""
     digits = value[2:]
-    size = len(digits)
-    if size <= _MAX_DIGITS and digits.isdigit() and value[0] == _TEXT_TAG and value[1] == size:
-        return min(int(digits), MAX_COUNT)
+    if digits.isdigit() and value[0] == _TEXT_TAG and value[1] == len(digits) <= _MAX_DIGITS:
+        count = int(digits)
+        return count if count < MAX_COUNT else MAX_COUNT  # noqa: FURB136 - a call costs more
     return None
 
 

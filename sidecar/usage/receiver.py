@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
+import structlog
+
 from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.usage import (
     NO_TOKENS,
@@ -27,6 +29,8 @@ MAX_VERDICTS: Final = 10_000
 """At more than 300 requests a second the time is shorter."""
 EARLY_SECONDS: Final = 5.0
 MAX_EARLY: Final = 10_000
+
+_log = structlog.get_logger(__name__)
 
 _Value = TypeVar("_Value")
 
@@ -168,10 +172,10 @@ class AccessLogReceiver:
         try:
             batch = decode_access_log(message)
         except UnreadableMessageError:
-            self._on_unreadable(1)
+            self._unreadable(["the message"])
             return ACCEPTED  # sent again it would be no better
         if batch.unreadable:
-            self._on_unreadable(batch.unreadable)
+            self._unreadable(batch.unreadable)
         if batch.ended:
             records = [record_of(ended) for ended in batch.ended]
             await self._keeper.keep(records)
@@ -181,3 +185,7 @@ class AccessLogReceiver:
             self._on_unmatched(len(batch.unmatched))
             self._pending.match(batch.unmatched)
         return ACCEPTED
+
+    def _unreadable(self, fields: Sequence[str]) -> None:
+        _log.error("usage.unreadable", count=len(fields), fields=sorted(set(fields)))
+        self._on_unreadable(len(fields))

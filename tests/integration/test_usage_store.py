@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from msgspec.structs import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
 from sidecar.storage.pool import open_pool

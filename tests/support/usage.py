@@ -32,7 +32,7 @@ def judged(number: int = 1, **changes: object) -> JudgedRequest:
         provider="openai",
         model="gpt-4o",
     )
-    return replace(request, **changes)  # type: ignore[arg-type] # as the test says
+    return replace(request, **changes)
 
 
 def ended(number: int = 1, **changes: object) -> ExchangeEnded:
@@ -47,7 +47,7 @@ def ended(number: int = 1, **changes: object) -> ExchangeEnded:
         first_token_seconds=0.125,
         output_seconds=0.1,
     )
-    return replace(end, **changes)  # type: ignore[arg-type] # as the test says
+    return replace(end, **changes)
 
 
 def record(number: int = 1, **changes: object) -> UsageRecord:
@@ -62,4 +62,4 @@ def record(number: int = 1, **changes: object) -> UsageRecord:
         latency_seconds=0.25,
         first_token_seconds=0.125,
     )
-    return replace(kept, **changes)  # type: ignore[arg-type] # as the test says
+    return replace(kept, **changes)

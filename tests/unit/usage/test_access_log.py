@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from loadtest.access_log import attributes, export, metadata
 from sidecar.domain.errors import UnreadableMessageError
@@ -41,7 +42,7 @@ FULL = judged(
 def one(**changes: str) -> ExchangeEnded:
     """Return the exchange of a message with one record."""
     batch = decode_access_log(export(attributes(FULL, **changes)))
-    assert batch.unreadable == 0
+    assert batch.unreadable == ()
     (found,) = batch.ended
     return found
 
@@ -133,27 +134,47 @@ def test_a_client_that_left_before_an_answer_has_no_times_of_one() -> None:
     assert (found.first_token_seconds, found.output_seconds) == (None, None)
 
 
+OWNER = ("key_id", "team_id", "organization_id", "started_us")
+
+
+def told_without(*left_out: str, **changes: object) -> str:
+    """Return the metadata of a request as text, without some of its fields."""
+    told = {name: value for name, value in metadata(FULL).items() if name not in left_out}
+    return json.dumps(told | changes)
+
+
 @pytest.mark.parametrize(
-    "egret",
+    ("egret", "field"),
     [
-        "",
-        "not json",
-        "[]",
-        "{}",
-        *(
-            json.dumps({name: value for name, value in metadata(FULL).items() if name != left_out})
-            for left_out in ("request_id", "key_id", "team_id", "organization_id", "started_us")
-        ),
-        json.dumps({**metadata(FULL), "started_us": "1e15"}),
-        json.dumps({**metadata(FULL), "started_us": "9" * 17}),
-        json.dumps({**metadata(FULL), "key_id": 7}),
+        ("", "egret"),
+        ("not json", "egret"),
+        ("[]", "egret"),
+        ("{}", "verdict"),
+        *((told_without(name), name) for name in ("request_id", *OWNER)),
+        (told_without(*OWNER), "started_us"),
+        (told_without("team_id", verdict="refused"), "team_id"),
+        (told_without(*OWNER, verdict="refused", answer_status="200"), "started_us"),
+        (told_without(verdict=["refused"]), "verdict"),
+        (told_without(started_us="1e15"), "started_us"),
+        (told_without(started_us="9" * 17), "started_us"),
+        (told_without(key_id=7), "key_id"),
     ],
 )
-def test_a_record_that_is_not_ours_is_counted_and_left_out(egret: str) -> None:
-    """The others of its message are taken."""
+def test_a_record_that_is_not_ours_is_counted_and_left_out(egret: str, field: str) -> None:
+    """With the name of the field at fault; the other records of its message are taken."""
     batch = decode_access_log(export(attributes(FULL, egret=egret), attributes(judged(2))))
 
-    assert batch.unreadable == 1
+    assert batch.unreadable == (field,)
+    assert [found.request.request_id for found in batch.ended] == ["request-2"]
+
+
+@pytest.mark.parametrize("verdict", ["refused", "failed"])
+def test_a_request_refused_before_its_owner_was_known_is_no_loss(verdict: str) -> None:
+    """As with an unknown key while the database is away: 503, and no provider has seen it."""
+    refusal = attributes(FULL, egret=told_without(*OWNER, verdict=verdict), status="503")
+    batch = decode_access_log(export(refusal, attributes(judged(2))))
+
+    assert batch.unreadable == ()
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
 
 
@@ -187,7 +208,7 @@ def test_a_record_without_a_verdict_has_envoys_name_of_the_stream(
         UnmatchedEnd(stream=STREAM, status=int(status), end=end, latency_seconds=0.25),
     )
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
-    assert batch.unreadable == 0
+    assert batch.unreadable == ()
 
 
 @pytest.mark.parametrize(
@@ -204,7 +225,7 @@ def test_a_record_that_tells_of_no_unheard_verdict_says_nothing(record: dict[str
     """Refused before Egret was asked, or let through by an Envoy that does not wait for it."""
     batch = decode_access_log(export(record))
 
-    assert (batch.ended, batch.unmatched, batch.unreadable) == ((), (), 0)
+    assert (batch.ended, batch.unmatched, batch.unreadable) == ((), (), ())
 
 
 def test_text_that_a_database_refuses_is_cleaned_and_cut() -> None:
@@ -220,7 +241,7 @@ def test_a_header_that_is_no_utf8_spoils_nothing_but_itself() -> None:
     message = export(attributes(FULL, provider_request_id="req_???"), attributes(judged(2)))
     batch = decode_access_log(message.replace(b"req_???", b"req_\xff\xfe\xfd"))
 
-    assert batch.unreadable == 0
+    assert batch.unreadable == ()
     assert [found.provider_request_id for found in batch.ended] == ["req_" + "\ufffd" * 3, None]
 
 
@@ -307,8 +328,14 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
         on_unmatched=kept.unmatched.append,
     )
 
-    answer = await receiver.receive(export(attributes(judged(1)), attributes(judged(2), egret="")))
+    with capture_logs() as logs:
+        answer = await receiver.receive(
+            export(attributes(judged(1)), attributes(judged(2), egret=""))
+        )
     assert answer == ACCEPTED
+    assert logs == [
+        {"event": "usage.unreadable", "log_level": "error", "count": 1, "fields": ["egret"]}
+    ]
     assert kept.heard == [ended(1)]
     assert kept.records == [record_of(ended(1))]
     assert unreadable == [0, 1]
