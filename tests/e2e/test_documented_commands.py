@@ -63,6 +63,7 @@ PARTS: Final[frozenset[Words]] = frozenset(
         ("lint", "--envoy", "1.38"),
         ("logs", "--request-id"),
         ("policy", "apply", "--dry-run"),
+        ("policy", "apply", "--no-wait"),
         ("policy", "diff"),
         ("usage", "report", "--chart"),
     }
@@ -231,6 +232,7 @@ async def world(
         for region in ("US", "DE", "FR", "GB", "IT"):
             policies.write_text(f"{POLICY.format(region=region)}---\nname: strict\n")
             await _succeed(world, full, "policy", "apply", "-f", str(policies), "--yes")
+        await _succeed(world, full, "policy", "apply", "-f", "projects.yaml", "--yes")
         await _succeed(world, full, "keys", "export", str(folder / EXPORTED))
         yield world
 
@@ -242,6 +244,8 @@ async def _write_files(world: World) -> None:
     (folder / "docs").mkdir()
     (folder / "parameters.yaml").write_text(here_documents(DOCS / "envoy.md")["parameters.yaml"])
     (folder / "policies.yaml").write_text(POLICY.format(region="US") + "---\n" + ANSWERS)
+    readme = (ROOT / "examples" / "webhook-guardrail" / "README.md").read_text()
+    (folder / "projects.yaml").write_text(readme.partition("```yaml\n")[2].partition("```")[0])
     (folder / "request.json").write_bytes(orjson.dumps(CHAT))
     (folder / "requests.jsonl").write_bytes(orjson.dumps(CHAT) + b"\n")
     (folder / "prices.csv").write_text(PRICES)
