@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Final
 
 from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
+from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.pipeline.reply import usage_metadata
 
 _VERDICTS: Final = {
     DecisionKind.ALLOW: "allowed",
@@ -20,15 +21,28 @@ _VERDICTS: Final = {
 
 def metadata(request: JudgedRequest) -> dict[str, str | float]:
     """Return the dynamic metadata that the checks leave of *request*."""
-    named: dict[str, str | float] = {
-        "request_id": request.request_id,
-        "verdict": _VERDICTS[request.decision],
-        "key_id": request.key_id,
-        "egret_us": 1250,
+    named: dict[str, str | float | None] = {
+        MetadataKey.REQUEST_ID: request.request_id,
+        MetadataKey.VERDICT: _VERDICTS[request.decision],
+        MetadataKey.KEY_ID: request.key_id,
+        MetadataKey.EGRET_US: 1250,
+        MetadataKey.MODEL: request.model,
+        MetadataKey.STARTED_US: str((request.occurred_at - EPOCH) // timedelta(microseconds=1)),
+        MetadataKey.TEAM_ID: request.team_id,
+        MetadataKey.ORGANIZATION_ID: request.organization_id,
+        MetadataKey.OPERATION: request.operation,
+        MetadataKey.PROVIDER: request.provider,
     }
-    if request.model is not None:
-        named["model"] = request.model
-    return {**named, **dict(usage_metadata(request))}
+    if request.is_streamed:
+        named[MetadataKey.STREAMED] = "true"
+    if request.text_bytes:
+        named[MetadataKey.TEXT_BYTES] = str(request.text_bytes)
+    if request.guardrails:
+        verdicts = [f"{name}={verdict}" for name, verdict in request.guardrails.items()]
+        named[MetadataKey.GUARDRAILS] = " ".join(verdicts)
+    if request.reserved is not None:
+        named[MetadataKey.RESERVED] = reserved_text(request.reserved)
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def attributes(request: JudgedRequest, **changes: str) -> dict[str, str]:

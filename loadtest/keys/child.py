@@ -14,8 +14,9 @@ import time
 from typing import Final
 
 from loadtest.keys.stack import bench_caches, bench_key, log_to_stderr
-from sidecar.keys.authorize import Refused, authorize
+from sidecar.domain.errors import ErrorKind
 from sidecar.keys.cache import Hit, NegativeHit
+from sidecar.keys.credentials import authorize
 from sidecar.settings.process import Settings
 from sidecar.worker.keys import WorkerKeys
 
@@ -64,7 +65,7 @@ async def _is_refused(keys: WorkerKeys, key_id: str) -> bool:
         if loaded.record is None:
             return True
         record = loaded.record
-    return isinstance(authorize(record, bench_key(key_id), now=time.time()), Refused)
+    return isinstance(authorize(record, bench_key(key_id), now=time.time()), ErrorKind)
 
 
 def _say(line: str) -> None:

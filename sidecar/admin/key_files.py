@@ -15,8 +15,8 @@ import orjson
 
 from sidecar.domain.limits import Priority
 from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
-from sidecar.keys.authorize import ScopeError, parse_operations, parse_sources, parse_tags
 from sidecar.keys.credentials import KEY_ID_LENGTH
+from sidecar.keys.scopes import ScopeError, parse_operations, parse_sources, parse_tags
 
 FIELDS: Final = (
     "key_id", "secret_sha256", "team", "name", "enabled", "not_before", "expires_at",

@@ -13,8 +13,8 @@ import asyncpg
 
 from sidecar.admin.owners import ChangeRefusedError, Rules, as_array, find_team_id, refusals
 from sidecar.domain.principal import Network
-from sidecar.keys.authorize import Scopes
 from sidecar.keys.credentials import ApiKey
+from sidecar.keys.scopes import Scopes
 from sidecar.storage.pool import Connection, as_tuple
 
 

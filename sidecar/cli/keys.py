@@ -40,8 +40,8 @@ from sidecar.cli.terminal import (
 )
 from sidecar.domain.limits import Priority
 from sidecar.domain.principal import Network
-from sidecar.keys.authorize import ScopeError, Scopes, parse_operations, parse_sources, parse_tags
 from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
+from sidecar.keys.scopes import ScopeError, Scopes, parse_operations, parse_sources, parse_tags
 from sidecar.storage.pool import Connection
 
 

@@ -68,11 +68,15 @@ EGRET_HEADER_PREFIX: Final = "x-egret-"
 """Egret's own: a client's copy is stripped, so that no service behind it is deceived."""
 
 
+HeaderFields = tuple[tuple[str, bytes], ...]
+"""Ordered, repeatable header fields with lower-case names and raw byte values."""
+
+
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Ordered, repeatable header fields with lower-case names and raw byte values."""
+    """The header fields of a request or an answer."""
 
-    fields: tuple[tuple[str, bytes], ...] = ()
+    fields: HeaderFields = ()
 
     def first(self, name: str) -> bytes | None:
         """Return the first value of *name*, or None."""
@@ -104,7 +108,7 @@ class HeaderMutation:
     Envoy applies removals before writes, and ignores `append_action` (1.40): a write overwrites.
     """
 
-    set_headers: tuple[tuple[str, bytes], ...] = ()
+    set_headers: HeaderFields = ()
     remove_headers: tuple[str, ...] = ()
 
 
@@ -112,23 +116,8 @@ NO_CHANGE: Final = HeaderMutation()
 """Headers stay as they are."""
 
 
-Metadata = tuple[tuple[str, str | float], ...]
-"""Names and values of dynamic metadata in namespace `egret`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestMutations:
-    """Changes to a request that goes on.
-
-    `body` replaces the whole body; None leaves its bytes alone. `metadata` becomes dynamic
-    metadata in namespace `egret`, from which Envoy writes timing headers and its access log.
-    With `clear_route_cache` Envoy chooses the route anew, by the headers as they are now.
-    """
-
-    headers: HeaderMutation
-    body: bytes | None = None
-    metadata: Metadata = ()
-    clear_route_cache: bool = False
+MetadataFields = bytes
+"""Dynamic metadata of namespace `egret`: encoded fields of a `Struct`, in any number and order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +131,4 @@ class Refusal:
     headers: tuple[tuple[str, bytes], ...]
     body: bytes
     details: str
-    metadata: Metadata = ()
+    metadata: MetadataFields = b""

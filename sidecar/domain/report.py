@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Protocol
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult
-from sidecar.domain.policy import Policy, UnscannedAction
+from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.principal import Principal
 from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 
@@ -53,36 +54,38 @@ class FaultKind(enum.Enum):
     TELEMETRY = "telemetry"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One stretch of an exchange: monotonic seconds at its start, and its length in seconds."""
-
-    started_at: float
-    seconds: float
+Step = tuple[float, float]
+"""One stretch of an exchange: monotonic seconds at its start, and its length in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """When an exchange and its steps took place; None for a step that did not.
+class AppliedPolicy(Protocol):
+    """The facts about a policy that telemetry shows."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Its version."""
+        ...
+
+    @property
+    def unscanned(self) -> UnscannedAction:
+        """The action on content that cannot be read."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class ExchangeReport:
+    """One exchange as telemetry reads it, once it has ended.
 
     `wall_ns` (since the epoch) and `started_at` (monotonic seconds) are the same instant: steps
     are placed by their distance from it, so that a wall clock set back moves none of them.
-    `seconds` is the whole exchange; `overhead_seconds` is Egret's own share of it, without
-    the wait for the client's body or the provider's answer. `read` is parsing, not that wait.
-    """
-
-    wall_ns: int
-    started_at: float
-    seconds: float
-    overhead_seconds: float
-    authorize: Step | None = None
-    read: Step | None = None
-    guardrails: Step | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeReport:
-    """The end of one exchange.
+    `seconds` is the whole exchange; `overhead_seconds` is Egret's own share of it, without the
+    wait for the client's body or the provider's answer. `authorize`, `read` (parsing, not that
+    wait) and `guardrails` are None if they did not take place.
 
     `traceparent` and `tracestate` are the strings of the gRPC metadata, unchecked. `status` is
     that of Egret's own answer, None if the request went on. `processing_modes` are Envoy's
@@ -93,7 +96,13 @@ class ExchangeReport:
 
     request_id: str
     outcome: ExchangeOutcome
-    timings: Timings
+    wall_ns: int
+    started_at: float
+    seconds: float
+    overhead_seconds: float
+    authorize: Step | None = None
+    read: Step | None = None
+    guardrails: Step | None = None
     traceparent: str | None = None
     tracestate: str | None = None
     route: Route | UnknownRoute | None = None
@@ -101,7 +110,7 @@ class ExchangeReport:
     model: str | None = None
     streamed: bool = False
     principal: Principal | None = None
-    policy: Policy | None = None
+    policy: AppliedPolicy | None = None
     error: ErrorKind | None = None
     error_type: str | None = None
     status: int | None = None

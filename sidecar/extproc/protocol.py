@@ -28,12 +28,12 @@ from typing import Final, Protocol, assert_never
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     NO_CHANGE,
+    HeaderFields,
     HeaderMutation,
     HeaderName,
     Headers,
-    Metadata,
+    MetadataFields,
     Refusal,
-    RequestMutations,
 )
 from sidecar.extproc import codec
 from sidecar.extproc.codec import BodyMode, Message, MessageKind
@@ -362,14 +362,12 @@ class ExtProcProtocol:
 
     # Verdicts on the request.
 
-    def require_body(
-        self, headers: HeaderMutation = NO_CHANGE, *, judges_answer: bool = False
-    ) -> None:
+    def require_body(self, removed: tuple[str, ...] = (), *, judges_answer: bool = False) -> None:
         """Ask for the request's body; with *judges_answer* its answer must come here as well.
 
-        *headers* is changed whatever the body holds: where Envoy wants an answer before it sends
-        the body (BUFFERED), a request that ends in trailers instead would otherwise leave with
-        the client's credentials.
+        The headers *removed* go whatever the body holds: where Envoy wants an answer before it
+        sends the body (BUFFERED), a request that ends in trailers instead would otherwise leave
+        with the client's credentials.
 
         Raises:
             RefusedError: the body, or the answer, cannot come.
@@ -384,7 +382,7 @@ class ExtProcProtocol:
             raise RefusedError(ErrorKind.INVALID_BODY)  # the rest can no longer come
         self.phase = Phase.AWAIT_BODY
         if self.request_mode is BodyMode.BUFFERED:
-            self.outgoing.append(codec.request_headers_answer(headers))
+            self.outgoing.append(codec.request_headers_answer((), removed))
         elif self.request_mode is BodyMode.NONE:
             # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
             self.request_mode = BodyMode.FULL_DUPLEX_STREAMED
@@ -394,8 +392,21 @@ class ExtProcProtocol:
             wants_headers = self._wants_answer_headers or judges_answer
             self.outgoing.append(codec.OVERRIDES[wants_headers, judges_answer])
 
-    def forward(self, mutations: RequestMutations, *, judges_answer: bool = False) -> None:
-        """Let the request go on, changed like this; *judges_answer*: its answer is judged here.
+    def forward(
+        self,
+        *,
+        removed: tuple[str, ...] = (),
+        added: HeaderFields = (),
+        body: bytes | None = None,
+        metadata: MetadataFields = b"",
+        clear_route_cache: bool = False,
+        judges_answer: bool = False,
+    ) -> None:
+        """Let the request go on without the headers *removed* and with those *added*.
+
+        *body* replaces its body; None leaves it. From *metadata* Envoy writes timing headers and
+        its access log. With *clear_route_cache* it chooses the route anew, by the headers as they
+        are then. With *judges_answer* the answer is judged here.
 
         Raises:
             RefusedError: the answer cannot come in a mode that could refuse it.
@@ -405,14 +416,12 @@ class ExtProcProtocol:
             raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         is_buffered = self.request_mode is BodyMode.BUFFERED
         if self.phase is Phase.JUDGING_BODY and self.has_body and is_buffered:
-            self.outgoing.append(
-                codec.request_body_answer(
-                    _with_content_length(mutations.headers, mutations.body),
-                    mutations.body,
-                    mutations.metadata,
-                    clear_route_cache=mutations.clear_route_cache,
-                )
+            if body is not None:
+                added = (*added, _content_length(body))
+            answer = codec.request_body_answer(
+                added, removed, body, metadata, clear_route_cache=clear_route_cache
             )
+            self.outgoing.append(answer)
         else:
             # That the answer must come here may depend on the body: then ask once more.
             is_asked = self.response_mode is not BodyMode.NONE
@@ -420,24 +429,24 @@ class ExtProcProtocol:
             asks = self.request_mode is BodyMode.NONE or asks_again
             if judges_answer and asks:
                 self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
-            headers = mutations.headers
-            if mutations.body is not None:
-                headers = _with_new_content_length(headers, mutations.body)
-            self.outgoing.append(
-                codec.request_headers_answer(
-                    headers,
-                    mutations.metadata,
-                    response_headers=asks and (self._wants_answer_headers or judges_answer),
-                    response_body=asks and judges_answer,
-                    request_body=asks_again,
-                    clear_route_cache=mutations.clear_route_cache,
-                )
+            if body is not None:
+                added = (*added, _content_length(body))
+                removed = (*removed, HeaderName.CONTENT_LENGTH)
+            answer = codec.request_headers_answer(
+                added,
+                removed,
+                metadata,
+                response_headers=asks and (self._wants_answer_headers or judges_answer),
+                response_body=asks and judges_answer,
+                request_body=asks_again,
+                clear_route_cache=clear_route_cache,
             )
+            self.outgoing.append(answer)
             if self.has_body and self.request_mode is not BodyMode.NONE:
-                body = self.body() if mutations.body is None else mutations.body
-                if body or self._is_body_complete:
+                sent = self.body() if body is None else body
+                if sent or self._is_body_complete:
                     ends = self._is_body_complete
-                    self._stream(codec.streamed_request_body, body, ends=ends)
+                    self._stream(codec.streamed_request_body, sent, ends=ends)
         self._judges_answer = judges_answer
         is_whole = self._is_body_complete and not (is_buffered and self._trailers_follow)
         sends_no_more = self.request_mode is BodyMode.NONE or self._is_half_closed
@@ -483,7 +492,9 @@ class ExtProcProtocol:
         self._judges_answer = True
         self.phase = Phase.HOLDING_ANSWER
 
-    def send_piece(self, body: bytes, *, ends: bool = False, metadata: Metadata = ()) -> None:
+    def send_piece(
+        self, body: bytes, *, ends: bool = False, metadata: MetadataFields = b""
+    ) -> None:
         """Send bytes of a streamed answer on; *ends*: they are its last, whatever follows."""
         self._expect("send_piece")
         self.phase = Phase.AWAIT_PIECE
@@ -500,20 +511,25 @@ class ExtProcProtocol:
         self,
         headers: HeaderMutation = NO_CHANGE,
         body: bytes | None = None,
-        metadata: Metadata = (),
+        metadata: MetadataFields = b"",
     ) -> None:
         """Send a held answer on; *body* replaces its body, None leaves it."""
         self._expect("send_answer")
         if self.response_mode is BodyMode.BUFFERED:
-            changed = _with_content_length(headers, body)
-            self.outgoing.append(codec.response_body_answer(changed, body, metadata))
+            if body is not None:
+                added = (*headers.set_headers, _content_length(body))
+                headers = HeaderMutation(added, headers.remove_headers)
+            self.outgoing.append(codec.response_body_answer(headers, body, metadata))
             self.phase = Phase.PASSING_ANSWER
             self.drop()
             if self.piece_is_last:
                 self._answer_is_complete()
             return
         if body is not None:
-            headers = _with_new_content_length(headers, body)
+            headers = HeaderMutation(
+                (*headers.set_headers, _content_length(body)),
+                (*headers.remove_headers, HeaderName.CONTENT_LENGTH),
+            )
         self.outgoing.append(codec.response_headers_answer(headers, metadata))
         whole = self.body() if body is None else body
         if whole or not self._trailers_follow:
@@ -570,7 +586,12 @@ class ExtProcProtocol:
             self._pieces = []
 
     def _stream(
-        self, encode: Callable[..., bytes], body: bytes, *, ends: bool, metadata: Metadata = ()
+        self,
+        encode: Callable[..., bytes],
+        body: bytes,
+        *,
+        ends: bool,
+        metadata: MetadataFields = b"",
     ) -> None:
         """Send *body* in pieces, one even if it is empty; *metadata* comes with the last."""
         start = 0
@@ -581,24 +602,12 @@ class ExtProcProtocol:
         self.outgoing.append(encode(body[start:], ends=ends, metadata=metadata))
 
 
-def _with_content_length(headers: HeaderMutation, body: bytes | None) -> HeaderMutation:
-    """BUFFERED: Envoy keeps the old content-length and refuses a body of another length.
+def _content_length(body: bytes) -> tuple[str, bytes]:
+    """Return the header with the length of a new *body*.
 
-    None is a body that is left as it is.
+    BUFFERED: Envoy keeps the old one, and refuses a body of another length. Streamed: a kept one
+    would smuggle the rest of the body as a new request, so the old one is removed as well. Envoy
+    writes the new one only where `allow_content_length_header` is set in its filter; the removal
+    counts everywhere, and leaves the message chunked.
     """
-    if body is None:
-        return headers
-    length = (HeaderName.CONTENT_LENGTH, str(len(body)).encode())
-    return HeaderMutation((*headers.set_headers, length), headers.remove_headers)
-
-
-def _with_new_content_length(headers: HeaderMutation, body: bytes) -> HeaderMutation:
-    """Streamed: a kept content-length would smuggle the rest of the body as a new request.
-
-    Envoy writes the new one only where `allow_content_length_header` is set in its filter. The
-    removal counts everywhere, and leaves the message chunked.
-    """
-    changed = _with_content_length(headers, body)
-    return HeaderMutation(
-        changed.set_headers, (*changed.remove_headers, HeaderName.CONTENT_LENGTH)
-    )
+    return HeaderName.CONTENT_LENGTH, str(len(body)).encode()

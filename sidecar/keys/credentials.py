@@ -1,12 +1,14 @@
-"""Parses API keys and finds the credential of a request."""
+"""Parses API keys, finds the credential of a request, and decides whether its key is good."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -19,6 +21,9 @@ from sidecar.domain.http import (
     HeaderName,
     Headers,
 )
+from sidecar.domain.principal import KeyRecord, Network
+from sidecar.domain.subject import Operation
+from sidecar.domain.validation import compile_glob
 
 PREFIX: Final = "egk_"
 KEY_ID_LENGTH: Final = 12
@@ -154,3 +159,77 @@ def _fault_of_query(query: str) -> ErrorKind | None:
     if not names.isdisjoint(OVERRIDING_PARAMETERS):
         return ErrorKind.UNSCANNED_CONTENT
     return None
+
+
+_NO_DIGEST = bytes(32)
+"""Compared with if there is no record, so that both cases take the same time."""
+
+
+def authorize(
+    record: KeyRecord | None,
+    key: ApiKey,
+    *,
+    now: float,
+    source: str | None = None,
+    operation: Operation | None = None,
+) -> KeyRecord | ErrorKind:
+    """Return *record* if *key* is good at *now*, in seconds since the epoch, or why it is not.
+
+    *source* is the client's address and *operation* the requested one; no list allows None.
+
+    The secret comes first: only its holder learns that a key is revoked, expired or disabled.
+    To everyone else an id that exists and one that does not look the same.
+    """
+    stored = _NO_DIGEST if record is None else record.secret_sha256
+    is_holder = hmac.compare_digest(stored, key.secret_sha256)
+    if record is None or not is_holder:
+        return ErrorKind.INVALID_API_KEY
+    # A revocation counts whatever its time says: clocks differ, and it was meant.
+    if record.revoked_at is not None:
+        return ErrorKind.REVOKED_API_KEY
+    if record.expires_at is not None and now >= record.expires_at:
+        return ErrorKind.EXPIRED_API_KEY
+    is_early = record.not_before is not None and now < record.not_before
+    if is_early or not (record.enabled and record.team_enabled and record.organization_enabled):
+        return ErrorKind.DISABLED_API_KEY
+    sources, operations = record.allowed_sources, record.allowed_operations
+    if sources is not None and not is_source_allowed(source, sources):
+        return ErrorKind.SOURCE_NOT_ALLOWED
+    if operations is not None and not is_operation_allowed(operation, operations):
+        return ErrorKind.OPERATION_NOT_ALLOWED
+    return record
+
+
+def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
+    """Return whether a glob of *patterns* matches all of *model*; None allows every model.
+
+    `*` is any run of characters, `?` exactly one; all else stands for itself, in its own case.
+    No list allows a request that names no model.
+    """
+    if patterns is None:
+        return True
+    if model is None:
+        return False
+    return any(compile_glob(pattern).match(model) is not None for pattern in patterns)
+
+
+def is_operation_allowed(operation: Operation | None, names: Iterable[str] | None) -> bool:
+    """Return whether *operation* is among *names*; None allows all, unknown ones included."""
+    return names is None or (operation is not None and operation.value in names)
+
+
+def is_source_allowed(source: str | None, networks: Iterable[Network] | None) -> bool:
+    """Return whether the address *source* is in any of *networks*; None allows every address.
+
+    No network holds an unknown or malformed address.
+    """
+    if networks is None:
+        return True
+    try:
+        address = ip_address(source or "")
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        # A socket for both families shows 192.0.2.1 as ::ffff:192.0.2.1 (RFC 4291, 2.5.5.2).
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)

@@ -9,23 +9,22 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
     EGRET_HEADER_PREFIX,
-    HeaderMutation,
+    HeaderFields,
     HeaderName,
     Headers,
 )
-from sidecar.domain.limits import Measure
+from sidecar.domain.limits import Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.keys.authorize import Refused, authorize
 from sidecar.keys.cache import Hit, Miss, NegativeHit
-from sidecar.keys.credentials import ApiKey, presented_key
+from sidecar.keys.credentials import ApiKey, authorize, presented_key
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Caller, RequestRecord
-from sidecar.policy.snapshot import MissingPolicy
+from sidecar.pipeline.record import RequestRecord
+from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
 
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
@@ -40,6 +39,9 @@ _COUNTING: Final = frozenset(
 
 _OF_HEADERS: Final = frozenset({Measure.REQUESTS, Measure.CONCURRENT})
 
+Caller = tuple[KeyRecord, EffectivePolicy]
+"""A good key, and the policy that holds for its requests before their model is known."""
+
 
 async def admit(
     headers: Headers, stream: ExtProcStream, record: RequestRecord, worker: Worker
@@ -51,13 +53,13 @@ async def admit(
     found = worker.keys.peek(key.key_id, now=worker.clocks.monotonic())
     match found:
         case Hit(known, is_stale):
-            record.tier = CacheTier.STALE if is_stale else CacheTier.L1
+            record.cache_tier = CacheTier.STALE if is_stale else CacheTier.L1
             return _judge(known, key, stream, record, worker)
         case NegativeHit():
-            record.tier = CacheTier.NEGATIVE
+            record.cache_tier = CacheTier.NEGATIVE
             return _judge(None, key, stream, record, worker)
         case Miss():
-            record.tier = CacheTier.STORE
+            record.cache_tier = CacheTier.STORE
         case _:
             assert_never(found)
     load = worker.keys.load(key.key_id, now=worker.clocks.monotonic)
@@ -67,7 +69,7 @@ async def admit(
         record.error_type = type(error).__name__
         record.authorize = record.step()
         return ErrorKind.AUTHORIZATION_UNAVAILABLE
-    record.tier = loaded.tier
+    record.cache_tier = loaded.tier
     return _judge(loaded.record, key, stream, record, worker)
 
 
@@ -82,16 +84,14 @@ def _judge(
     operation = record.route.operation if isinstance(record.route, Route) else None
     source = stream.protocol.source_address
     now = worker.clocks.wall()
-    authorization = authorize(known, key, now=now, source=source, operation=operation)
+    good = authorize(known, key, now=now, source=source, operation=operation)
     record.authorize = record.step()
-    if isinstance(authorization, Refused):
-        kind = authorization.kind
-        if known is not None and kind in _HOLDER_REFUSED:
+    if isinstance(good, ErrorKind):
+        if known is not None and good in _HOLDER_REFUSED:
             record.principal = known.principal
-        if kind is ErrorKind.SOURCE_NOT_ALLOWED and source is None:
+        if good is ErrorKind.SOURCE_NOT_ALLOWED and source is None:
             record.error_type = NO_SOURCE_ADDRESS
-        return kind
-    good = authorization.record
+        return good
     record.principal = good.principal
     snapshot = worker.policies.snapshot
     policy = None if snapshot is None else snapshot.effective(good.policies)
@@ -103,11 +103,14 @@ def _judge(
         team = f"{owner.organization_name}/{owner.team_name}"
         scope = RequestScope(operation=operation, key_id=owner.key_id, team=team, at=now)
         policy = policy.request_variants(scope)
-    is_set = good.allowed_models is not None
-    allowed_models = good.allowed_models if is_set else policy.allowed_models
-    caller = Caller(good.principal, policy, allowed_models, good.limits, good.priority)
-    record.policy, record.caller = policy, caller
-    return caller
+    record.key, record.policy = good, policy
+    return good, policy
+
+
+def allowed_models_of(caller: Caller) -> tuple[str, ...] | None:
+    """Return the nearest list of globs; None where every model is allowed."""
+    key, policy = caller
+    return policy.allowed_models if key.allowed_models is None else key.allowed_models
 
 
 def unscannable(route: Route | UnknownRoute, *, has_body: bool) -> UnscannedReason | None:
@@ -118,7 +121,14 @@ def unscannable(route: Route | UnknownRoute, *, has_body: bool) -> UnscannedReas
     return UnscannedReason.UNKNOWN_SHAPE if has_body and not route.has_body else None
 
 
-def requires_body(route: Route, caller: Caller, *, names_route: bool) -> bool:
+def requires_body(
+    route: Route,
+    policy: EffectivePolicy,
+    *,
+    names_route: bool,
+    allowed_models: tuple[str, ...] | None = None,
+    limits: tuple[Limit, ...] = (),
+) -> bool:
     """Return whether the verdict needs the body; with *names_route* its model chooses the route.
 
     Guardrails, the choice of a model, and limits on tokens need it.
@@ -126,30 +136,31 @@ def requires_body(route: Route, caller: Caller, *, names_route: bool) -> bool:
     if not route.has_body:
         return False
     return (
-        caller.policy.needs_body
-        or caller.allowed_models is not None
-        or any(one.measure not in _OF_HEADERS or one.models is not None for one in caller.limits)
+        policy.needs_body
+        or allowed_models is not None
+        or any(one.measure not in _OF_HEADERS or one.models is not None for one in limits)
         or (names_route and not route.model)
-        or judges_answer(route, caller)
+        or judges_answer(route, policy)
     )
 
 
-def judges_answer(route: Route, caller: Caller) -> bool:
+def judges_answer(route: Route, policy: EffectivePolicy) -> bool:
     """Return whether answers on this route must pass here, whatever the model will be.
 
     They then need the request's body too: with it Envoy refuses if it may not follow the change of
     mode, and without it the answer would pass unjudged.
     """
-    answers = caller.policy.answers
+    answers = policy.answers
     is_needed = bool(answers.guardrails) or answers.restores
     return is_needed and route.operation.spec.has_model_text
 
 
 def stream_usage_of(caller: Caller) -> StreamUsage:
     """Return the way to count streams: the policy's, else exact if limits depend on it."""
-    if caller.policy.stream_usage is not None:
-        return caller.policy.stream_usage
-    counts = any(limit.measure in _COUNTING for limit in caller.limits)
+    key, policy = caller
+    if policy.stream_usage is not None:
+        return policy.stream_usage
+    counts = any(limit.measure in _COUNTING for limit in key.limits)
     return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE
 
 
@@ -171,14 +182,14 @@ second instead of the method."""
 _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
 
 
-def strip(headers: Headers) -> HeaderMutation:
-    """Return the removal of credentials, of overrides, and of every client-sent `x-egret-*`."""
+def strip(headers: Headers) -> tuple[str, ...]:
+    """Return the names to remove: credentials, overrides, and every client-sent `x-egret-*`."""
     removed = {
         name
         for name, _ in headers.fields
         if name in _REMOVED or name.startswith(EGRET_HEADER_PREFIX)
     }
-    return HeaderMutation(remove_headers=tuple(sorted(removed)))
+    return tuple(sorted(removed))
 
 
 _ROUTABLE: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+~-]{0,255}")
@@ -187,12 +198,11 @@ other text differently (blanks at its ends, letters outside of ASCII, a line's e
 no route is chosen by it."""
 
 
-def naming_model(headers: HeaderMutation, model: str | None) -> HeaderMutation:
-    """Return *headers* with the model in a header of ours, just as the provider reads it.
+def naming_model(model: str | None) -> HeaderFields:
+    """Return the header of ours with the model, just as the provider reads it.
 
     For a model without such a name there is no header: the client's own is removed before.
     """
     if model is None or not _ROUTABLE.fullmatch(model):
-        return headers
-    named = (HeaderName.EGRET_MODEL, model.encode("ascii"))
-    return HeaderMutation((*headers.set_headers, named), headers.remove_headers)
+        return ()
+    return ((HeaderName.EGRET_MODEL, model.encode("ascii")),)

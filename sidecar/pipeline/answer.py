@@ -228,7 +228,7 @@ def _take_piece(
     if released.error is None:
         protocol.send_piece(released.body)
         return
-    record.refused, record.is_ended_within = released.error.kind, True
+    record.error, record.is_ended_within = released.error.kind, True
     metadata = metadata_of(record, now=worker.clocks.monotonic())
     protocol.send_piece(released.body, ends=True, metadata=metadata)
 

@@ -19,13 +19,13 @@ from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, Unscan
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.runner import RequestInfo
-from sidecar.keys.authorize import is_model_allowed
+from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, LimitDecision, Limited
-from sidecar.pipeline.admission import stream_usage_of
+from sidecar.pipeline.admission import Caller, allowed_models_of, stream_usage_of
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Allowance, Caller, RequestRecord
+from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import budget_error, limit_error, single_request_error
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
@@ -38,15 +38,18 @@ NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
 class RequestAllowed:
     """The request may go on; `body` replaces its body, None leaves it.
 
-    `restoration` has the values that the answer is to name again; none, mostly. `model` is the
-    model that the provider will read in the request, None if that cannot be known. `hides_usage`
-    means that the answer must lose the counts that Egret made its request ask for.
+    `restoration` has the values that the answer is to name again; none, mostly. `hides_usage`
+    means that the answer must lose the counts that Egret made its request ask for. If some of the
+    model's name is replaced, it is unknown which one the provider will read.
     """
 
     body: bytes | None = None
     restoration: Restoration = NOTHING_REDACTED
-    model: str | None = None
     hides_usage: bool = False
+    is_model_replaced: bool = False
+
+
+UNCHANGED: Final = RequestAllowed()
 
 
 async def judge_body(
@@ -65,8 +68,10 @@ async def judge_body(
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
     if isinstance(read, Subject):
         record.subject, record.unscanned = read, read.unscanned
+        record.model, record.streamed = read.model, read.streamed
         record.text_bytes = sum([len(part.content) for part in read.parts])
-    if caller.limits or record.subject is not None:
+    key, policy = caller
+    if key.limits or record.subject is not None:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
             return short
@@ -75,7 +80,7 @@ async def judge_body(
     refused = _judge_subject(read, caller, record)
     if refused is not None:
         return refused
-    policy = record.policy or caller.policy
+    policy = record.policy or policy
     began = worker.clocks.monotonic()
     about = subject_of(record) if policy.remote else NO_REQUEST
     results = worker.guardrail_runner.inspect(policy, read, about=about)
@@ -88,13 +93,7 @@ async def judge_body(
     decision = decide(results)
     match decision:
         case Allow():
-            asking = body
-            if read.streamed:
-                asking = _asking_for_usage(read, body, route, caller, stream)
-            is_asking = asking is not body
-            hides = is_asking and stream_usage_of(caller) is StreamUsage.HIDE
-            new = asking if is_asking else None
-            return RequestAllowed(new, NOTHING_REDACTED, read.model, hides)
+            return _counted(read, body, route, caller, stream) if read.streamed else UNCHANGED
         case Redact(findings):
             record.is_redacted = True
             return _redacted(read, body, findings, route, caller, stream, record, worker)
@@ -112,14 +111,13 @@ async def judge_without_body(
     worker: Worker,
 ) -> RequestAllowed | ClientError:
     """Judge by the headers alone; *reason* is why the rest cannot be read."""
-    if caller.limits:
+    if caller[0].limits:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
             return short
     if reason is not None:
         return _judge_unread(reason, None, caller, record)
-    model = record.route.model if isinstance(record.route, Route) else None
-    return RequestAllowed(model=model)
+    return UNCHANGED
 
 
 def refuse_unread(
@@ -188,20 +186,21 @@ def _judge_unread(
     record.unscanned = (reason,)
     error = refuse_unread(
         record.unscanned,
-        action=caller.policy.unscanned,
+        action=caller[1].unscanned,
         model=model,
-        allowed_models=caller.allowed_models,
+        allowed_models=allowed_models_of(caller),
     )
-    return RequestAllowed(model=model) if error is None else error
+    return UNCHANGED if error is None else error
 
 
 def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> ClientError | None:
     """Judge all but the texts, and record the policy that holds for the model."""
-    if caller.allowed_models is not None:
-        refused = refuse_models(subject, caller.allowed_models)
+    allowed_models = allowed_models_of(caller)
+    if allowed_models is not None:
+        refused = refuse_models(subject, allowed_models)
         if refused is not None:
             return refused
-    record.policy = policy = policy_for(subject, caller.policy)
+    record.policy = policy = policy_for(subject, caller[1])
     return refuse_unscanned_parts(subject, policy) if subject.unscanned else None
 
 
@@ -220,12 +219,22 @@ def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     redacted = redact(body, subject.parts, findings, rules=rules)
     asking = _asking_for_usage(subject, redacted.body, route, caller, stream)
     hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE
-    model = subject.model
-    if model is not None and route.model is None:
-        name = model.encode()
-        if any(subject.parts[found.part].content == name for found in findings):
-            model = None  # some of its name is replaced in the body that goes on
-    return RequestAllowed(asking, redacted.restoration, model, hides)
+    is_model_replaced = False
+    if subject.model is not None and route.model is None:
+        name = subject.model.encode()
+        is_model_replaced = any(subject.parts[one.part].content == name for one in findings)
+    return RequestAllowed(asking, redacted.restoration, hides, is_model_replaced)
+
+
+def _counted(
+    subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
+) -> RequestAllowed:
+    """Allow a request for a stream, which requests the stream's counts if they are needed."""
+    asking = _asking_for_usage(subject, body, route, caller, stream)
+    if asking is body:
+        return UNCHANGED
+    hides = stream_usage_of(caller) is StreamUsage.HIDE
+    return RequestAllowed(asking, NOTHING_REDACTED, hides)
 
 
 def _asking_for_usage(
@@ -266,24 +275,25 @@ async def take_limits(
         tokens_out = worker.default_output_tokens if bound is None else bound
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
-    if not caller.limits:
+    key = caller[0]
+    if not key.limits:
         return None
     has_one_model = subject is not None and not subject.other_models
     demand = RequestCost(
         operation=None if route is None else route.operation.value,
         model=subject.model if subject is not None and has_one_model else None,
-        priority=caller.priority,
+        priority=key.priority,
         input_tokens=tokens_in,
         output_tokens=tokens_out,
         cost=_cost(subject, tokens_in, tokens_out, worker),
         request_bytes=record.body_bytes,
     )
-    claims = limit_checks(caller.limits, demand, now=worker.clocks.wall())
+    claims = limit_checks(key.limits, demand, now=worker.clocks.wall())
     if isinstance(claims, Exceeded):
         return single_request_error(claims.limit)
     if not claims:
         return None
-    taken = worker.limiter.take(caller.principal, claims, member=record.request_id)
+    taken = worker.limiter.take(key.principal, claims, member=record.request_id)
     if isinstance(taken, Awaitable):
         taken = await stream.wait_for(taken)
     record.allowance = _allowance(taken, demand, claims, worker)

@@ -16,7 +16,7 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import FULL_ROLLOUT, Guardrail, Mode, RequestScope, UnscannedAction
-from sidecar.domain.principal import PolicyBinding, Principal
+from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.subject import (
     Malformed,
@@ -37,13 +37,11 @@ from sidecar.pipeline.content import (
     refuse_unscanned_parts,
 )
 from sidecar.pipeline.decide import decide
-from sidecar.pipeline.record import Caller
 from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
 
 _NAME: Final = "\0rehearsed"
 """Of the policy as it is rehearsed: no document can name one so."""
-_NO_OWNER: Final = Principal("", "", "", "", "")
 _JSON: Final = Headers((("content-type", b"application/json"),))
 
 
@@ -98,12 +96,11 @@ class PolicyReplay:
         """Return the policy's verdict on *request*."""
         route = recognise(request.method, request.path)
         policy = self._policy(route if isinstance(route, Route) else None)
-        # A key without limits, on an Envoy whose routes do not go by the model.
-        caller = Caller(_NO_OWNER, policy, policy.allowed_models)
         reason = unscannable(route, has_body=bool(request.body))
         if reason is not None or not isinstance(route, Route):
             return _unread(reason or UnscannedReason.UNKNOWN_ROUTE, None, policy)
-        if not requires_body(route, caller, names_route=False):
+        # A key without limits, on an Envoy whose routes do not go by the model.
+        if not requires_body(route, policy, names_route=False):
             return ReplayResult(ExchangeOutcome.ALLOWED)
         read = read_request(route, _JSON, request.body)
         match read:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.limits import Limit, LimitStatus, Priority, Reservation
+from sidecar.domain.limits import LimitStatus, Reservation
 from sidecar.domain.policy import Mode, UnscannedAction
-from sidecar.domain.principal import Principal
-from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Step, Timings
-from sidecar.domain.subject import Dialect, Route, Subject, UnknownRoute, UnscannedReason
+from sidecar.domain.principal import KeyRecord
+from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Step
+from sidecar.domain.subject import Dialect, Route, Subject, UnscannedReason
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.telemetry import sanitize
@@ -25,21 +24,6 @@ class Clocks:
 
     monotonic: Callable[[], float]
     wall: Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """An accepted key: its owner, and the policy and limits that hold for its requests.
-
-    `allowed_models` is the nearest list of globs, None where every model is allowed. `limits` are
-    those of key, team and organization.
-    """
-
-    principal: Principal
-    policy: EffectivePolicy
-    allowed_models: tuple[str, ...] | None
-    limits: tuple[Limit, ...] = ()
-    priority: Priority = Priority.STANDARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,89 +52,72 @@ NO_ALLOWANCE: Final = Allowance()
 NO_ANSWER: Final = AnswerFacts()
 
 
-class RequestRecord:
+class RequestRecord(ExchangeReport):
     """The facts of one request, each set once, by the stage of the pipeline that finds it.
 
-    `headers`: set by the first stage are `request_id`, `method`, `path`, `route` and `dialect`; by
-    admission `tier`, `principal` and `caller`; by reading `subject`, `text_bytes` and
+    Set by the first stage are `request_id`, `method`, `path`, `route` and `dialect`; by admission
+    `cache_tier`, `principal`, `key` and `policy`; by reading `subject`, `text_bytes` and
     `body_bytes`; by limits `estimated_tokens` and `allowance`; by guardrails `policy` (that of the
     model), `results` and `is_redacted`; by the answer's side `answer_status` and `answer`.
+    `judged` is the verdict as in the metadata, None if the key's owner is unknown.
+    `is_ended_within`: the answer was ended after some of it had left.
     """
 
     __slots__ = (
         "_clocks",
-        "_own_seconds",
         "_working_since",
         "allowance",
         "answer",
         "answer_status",
-        "authorize",
-        "body_bytes",
-        "caller",
         "dialect",
-        "error_type",
         "estimated_tokens",
-        "guardrails",
         "is_counted",
         "is_ended_within",
         "is_redacted",
         "judged",
-        "method",
+        "key",
         "path",
-        "policy",
-        "principal",
-        "read",
-        "refused",
-        "request_id",
-        "results",
-        "route",
-        "started_at",
         "stream_name",
         "subject",
         "text_bytes",
-        "tier",
-        "traceparent",
-        "tracestate",
-        "unscanned",
-        "wall_ns",
     )
 
+    policy: EffectivePolicy | None  # type: ignore[mutable-override]  # only set by the pipeline
+
     def __init__(self, clocks: Clocks) -> None:
+        """Begin; every fact has a value, as a request may end in any stage."""
         self._clocks = clocks
-        self._own_seconds = 0.0
         self._working_since: float | None = None
         self.started_at = clocks.monotonic()
         self.wall_ns = int(clocks.wall() * 1e9)
-        self.traceparent: str | None = None
-        self.tracestate: str | None = None
-        self.stream_name = ""
+        self.seconds = self.overhead_seconds = 0.0
+        self.authorize = self.read = self.guardrails = None
+        self.outcome = ExchangeOutcome.ALLOWED
+        self.traceparent = self.tracestate = None
+        self.stream_name = self.request_id = self.path = ""
         self.is_counted = False
-        self.request_id = self.path = ""
-        self.method: str | None = None
-        self.route: Route | UnknownRoute | None = None
+        self.method = self.model = None
+        self.streamed = False
+        self.route = None
         self.dialect = Dialect.OPENAI
-        self.tier = CacheTier.NONE
-        self.principal: Principal | None = None
-        self.caller: Caller | None = None
-        self.policy: EffectivePolicy | None = None
+        self.cache_tier = CacheTier.NONE
+        self.principal = None
+        self.key: KeyRecord | None = None
+        self.policy = None
+        self.exempted = ()
         self.subject: Subject | None = None
         self.body_bytes = self.text_bytes = 0
         self.estimated_tokens: int | None = None
         self.allowance = NO_ALLOWANCE
-        self.results: tuple[GuardrailResult, ...] = ()
-        self.unscanned: tuple[UnscannedReason, ...] = ()
+        self.results = ()
+        self.unscanned = ()
         self.is_redacted = False
         self.answer_status: int | None = None
         self.answer = NO_ANSWER
-        self.refused: ErrorKind | None = None
+        self.error = self.error_type = self.status = None
         self.is_ended_within = False
-        """The answer was ended after some of it had left."""
-        self.error_type: str | None = None
-        self.authorize: Step | None = None
-        self.read: Step | None = None
-        self.guardrails: Step | None = None
         self.judged: JudgedRequest | None = None
-        """As in the metadata; None if the key's owner is unknown."""
+        self.processing_modes = ()
 
     def work(self) -> float:
         """Start Egret's own time: waiting for the client's body or the provider is not part."""
@@ -160,7 +127,7 @@ class RequestRecord:
     def rest(self) -> None:
         """Stop Egret's own time."""
         if self._working_since is not None:
-            self._own_seconds += self._clocks.monotonic() - self._working_since
+            self.overhead_seconds += self._clocks.monotonic() - self._working_since
             self._working_since = None
 
     def step(self, since: float | None = None) -> Step:
@@ -168,21 +135,21 @@ class RequestRecord:
         now = self._clocks.monotonic()
         if since is None:
             since = now if self._working_since is None else self._working_since
-        return Step(since, now - since)
+        return since, now - since
 
     def spent_seconds(self, now: float) -> tuple[float, float, float]:
         """Return the seconds of authorization, of guardrails, and of all of Egret's own time."""
         running = 0.0 if self._working_since is None else now - self._working_since
         return (
-            0.0 if self.authorize is None else self.authorize.seconds,
-            0.0 if self.guardrails is None else self.guardrails.seconds,
-            self._own_seconds + running,
+            0.0 if self.authorize is None else self.authorize[1],
+            0.0 if self.guardrails is None else self.guardrails[1],
+            self.overhead_seconds + running,
         )
 
-    def outcome(self) -> ExchangeOutcome:
+    def outcome_now(self) -> ExchangeOutcome:
         """Return the outcome of the request if nothing else happens."""
-        if self.refused is not None:
-            is_ours = self.refused.http_status >= 500  # noqa: PLR2004 - HTTP server errors
+        if self.error is not None:
+            is_ours = self.error.http_status >= 500  # noqa: PLR2004 - HTTP server errors
             return ExchangeOutcome.FAILED if is_ours else ExchangeOutcome.REFUSED
         if self.is_redacted or self.answer.is_redacted:
             return ExchangeOutcome.REDACTED
@@ -218,7 +185,7 @@ class RequestRecord:
             operation=None if route is None else route.operation.value,
             provider=None if route is None else route.dialect.value,
             model=model,
-            is_streamed=self.subject is not None and self.subject.streamed,
+            is_streamed=self.streamed,
             text_bytes=self.text_bytes,
             guardrails=verdicts or None,
             reserved=self.allowance.reserved,
@@ -226,50 +193,19 @@ class RequestRecord:
 
     def judge_now(self) -> JudgedRequest | None:
         """Return the request as it is known now."""
-        return self.judge(self.outcome(), sanitize.model_name(self.model))
+        return self.judge(self.outcome_now(), sanitize.model_name(self.model))
 
-    @property
-    def model(self) -> str | None:
-        """Return the model that the request names, as far as it was read."""
-        return None if self.subject is None else self.subject.model
-
-    def report(
-        self, outcome: ExchangeOutcome, *, processing_modes: tuple[str, ...] = ()
-    ) -> ExchangeReport:
-        """Return the final report of a request at rest."""
-        now = self._clocks.monotonic()
-        policy, subject, answer = self.policy, self.subject, self.answer
-        is_own_answer = self.refused is not None and not self.is_ended_within
-        return ExchangeReport(
-            request_id=self.request_id,
-            outcome=outcome,
-            timings=Timings(
-                self.wall_ns,
-                self.started_at,
-                now - self.started_at,
-                self._own_seconds,
-                self.authorize,
-                self.read,
-                self.guardrails,
-            ),
-            traceparent=self.traceparent,
-            tracestate=self.tracestate,
-            route=self.route,
-            method=self.method,
-            model=None if subject is None else subject.model,
-            streamed=subject is not None and subject.streamed,
-            principal=self.principal,
-            policy=None if policy is None else policy.merged,
-            error=self.refused,
-            error_type=self.error_type,
-            status=self.refused.http_status if self.refused and is_own_answer else None,
-            results=self.results + answer.results,
-            exempted=() if policy is None else policy.exempted,
-            unscanned=self.unscanned + answer.unscanned,
-            cache_tier=self.tier,
-            body_bytes=self.body_bytes,
-            processing_modes=processing_modes,
-        )
+    def complete(self, outcome: ExchangeOutcome) -> None:
+        """Set the facts that only the end of the request shows."""
+        self.rest()
+        self.outcome = outcome
+        self.seconds = self._clocks.monotonic() - self.started_at
+        if self.policy is not None:
+            self.exempted = self.policy.exempted
+        if self.error is not None and not self.is_ended_within:
+            self.status = self.error.http_status
+        self.results += self.answer.results
+        self.unscanned += self.answer.unscanned
 
 
 _DECISIONS: Final = {

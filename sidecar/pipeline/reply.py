@@ -11,55 +11,71 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.http import HeaderName, Headers, Metadata, Refusal
+from sidecar.domain.http import HeaderName, Headers, MetadataFields, Refusal
 from sidecar.domain.limits import Limit, LimitStatus, Measure
-from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
+from sidecar.domain.metadata import MetadataKey, reserved_text
 from sidecar.domain.subject import Dialect
-from sidecar.domain.usage import JudgedRequest
+from sidecar.extproc.codec import metadata_fields
 from sidecar.limits.budgets import highest_passed
 from sidecar.pipeline.record import Clocks, RequestRecord
 from sidecar.telemetry import sanitize
+from sidecar.telemetry.names import OVERFLOW
 from sidecar.telemetry.traceparent import sampled_trace_id
 
 
-def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
+def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
     """Return the metadata of a request as it stands, and keep it as judged in the record.
 
     *now* is in monotonic seconds.
     """
-    outcome = record.outcome()
-    model = None if record.subject is None else sanitize.model_name(record.subject.model)
-    record.judged = record.judge(outcome, model)
-    pairs: list[tuple[str, str | float]] = [
-        (MetadataKey.REQUEST_ID, record.request_id),
-        (MetadataKey.VERDICT, outcome.value),
-    ]
-    if record.refused is not None:
-        pairs.append((MetadataKey.ERROR, record.refused.value))
+    outcome = record.outcome_now()
+    model = record.model
+    if model is not None and not sanitize.MODEL.fullmatch(model):
+        model = OVERFLOW
+    record.judged = judged = record.judge(outcome, model)
+    policy = None if record.policy is None else record.policy.name
+    pairs: list[tuple[str, str | float]] = [(MetadataKey.REQUEST_ID, record.request_id)]
+    if record.error is not None:
+        pairs.append((MetadataKey.ERROR, record.error.value))
         if record.answer_status is not None:
             pairs.append((MetadataKey.ANSWER_STATUS, str(record.answer_status)))
-    if model is not None:
-        pairs.append((MetadataKey.MODEL, model))
     traceparent = record.traceparent
     if traceparent is not None and (trace_id := sampled_trace_id(traceparent)) is not None:
         pairs.append((MetadataKey.TRACE_ID, trace_id))
-    if record.policy is not None:
-        pairs.append((MetadataKey.POLICY, record.policy.name))
-    if (owner := record.principal) is not None and record.judged is not None:
-        pairs += (
-            (MetadataKey.KEY_ID, owner.key_id),
-            (MetadataKey.TEAM, owner.team_name),
-            (MetadataKey.ORGANIZATION, owner.organization_name),
+    owner = record.principal
+    if owner is None or judged is None:
+        shared = _shared_fields(outcome.value, model, policy)
+    else:
+        shared = _shared_fields(
+            outcome.value,
+            model,
+            policy,
+            None if record.key is None else record.key.priority.value,
+            owner.key_id,
+            owner.team_name,
+            owner.organization_name,
+            owner.team_id,
+            owner.organization_id,
+            judged.operation,
+            judged.provider,
         )
-        if record.caller is not None:
-            pairs.append((MetadataKey.PRIORITY, record.caller.priority.value))
         if record.estimated_tokens is not None:
             pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
-        pairs += usage_metadata(record.judged)
+        pairs.append((MetadataKey.STARTED_US, str(record.wall_ns // 1_000)))
+        if judged.is_streamed:
+            pairs.append((MetadataKey.STREAMED, "true"))
+        if judged.text_bytes:
+            pairs.append((MetadataKey.TEXT_BYTES, str(judged.text_bytes)))
+        if judged.guardrails:
+            verdicts = [f"{name}={verdict}" for name, verdict in judged.guardrails.items()]
+            pairs.append((MetadataKey.GUARDRAILS, " ".join(verdicts)))
+        if judged.reserved is not None:
+            pairs.append((MetadataKey.RESERVED, reserved_text(judged.reserved)))
     authorize, guardrails, own = record.spent_seconds(now)
     pairs += (
         (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),
@@ -67,32 +83,38 @@ def metadata_of(record: RequestRecord, *, now: float) -> Metadata:
         (MetadataKey.GUARDRAILS_US, round(guardrails * 1e6)),
         (MetadataKey.EGRET_US, round(own * 1e6)),
     )
-    return tuple(pairs)
+    return shared + metadata_fields(pairs)
 
 
-def usage_metadata(request: JudgedRequest) -> list[tuple[str, str]]:
-    """Return the facts for the accounting of *request*, beside key and model."""
-    since = request.occurred_at - EPOCH
-    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    pairs = [
-        (MetadataKey.STARTED_US, str(microseconds)),
-        (MetadataKey.TEAM_ID, request.team_id),
-        (MetadataKey.ORGANIZATION_ID, request.organization_id),
-    ]
-    if request.operation:
-        pairs.append((MetadataKey.OPERATION, request.operation))
-    if request.provider:
-        pairs.append((MetadataKey.PROVIDER, request.provider))
-    if request.is_streamed:
-        pairs.append((MetadataKey.STREAMED, "true"))
-    if request.text_bytes:
-        pairs.append((MetadataKey.TEXT_BYTES, str(request.text_bytes)))
-    if request.guardrails:
-        verdicts = [f"{name}={verdict}" for name, verdict in request.guardrails.items()]
-        pairs.append((MetadataKey.GUARDRAILS, " ".join(verdicts)))
-    if request.reserved is not None:
-        pairs.append((MetadataKey.RESERVED, reserved_text(request.reserved)))
-    return pairs
+@lru_cache(maxsize=4096)
+def _shared_fields(  # noqa: PLR0913, PLR0917 - the facts that requests have in common
+    verdict: str,
+    model: str | None,
+    policy: str | None,
+    priority: str | None = None,
+    key_id: str | None = None,
+    team: str | None = None,
+    organization: str | None = None,
+    team_id: str | None = None,
+    organization_id: str | None = None,
+    operation: str | None = None,
+    provider: str | None = None,
+) -> MetadataFields:
+    """Encode the fields that most requests of a key have in common, once for all of them."""
+    named = (
+        (MetadataKey.VERDICT, verdict),
+        (MetadataKey.MODEL, model),
+        (MetadataKey.POLICY, policy),
+        (MetadataKey.PRIORITY, priority),
+        (MetadataKey.KEY_ID, key_id),
+        (MetadataKey.TEAM, team),
+        (MetadataKey.ORGANIZATION, organization),
+        (MetadataKey.TEAM_ID, team_id),
+        (MetadataKey.ORGANIZATION_ID, organization_id),
+        (MetadataKey.OPERATION, operation),
+        (MetadataKey.PROVIDER, provider),
+    )
+    return metadata_fields([(name, value) for name, value in named if value is not None])
 
 
 def server_timing(authorize: float, guardrails: float, own: float) -> str:
@@ -228,7 +250,7 @@ def refusal_of(
     *,
     dialect: Dialect,
     headers: tuple[tuple[str, bytes], ...],
-    metadata: Metadata,
+    metadata: MetadataFields,
     request_id: str = "",
     contact: str = "",
 ) -> Refusal:

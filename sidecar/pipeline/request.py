@@ -20,10 +20,11 @@ from sidecar.domain.errors import (
     UnreadableMessageError,
     client_error,
 )
-from sidecar.domain.http import HeaderMutation, HeaderName, Headers, Refusal, RequestMutations
+from sidecar.domain.http import HeaderFields, HeaderName, Headers, Refusal
 from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.domain.usage import DecisionKind
+from sidecar.extproc.codec import metadata_fields
 from sidecar.extproc.phases import Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
 from sidecar.extproc.stream import (
@@ -72,6 +73,8 @@ Not the request id: an Envoy that keeps a client's would let it name, and so end
 
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
+
+NO_FIELDS: Final[HeaderFields] = ()
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
@@ -150,25 +153,23 @@ class RequestHandler:
     def finish(self, protocol: ExtProcProtocol, end: StreamEnd) -> None:
         """Report the request, once, however its stream ended."""
         record, worker = self._record, self._worker
-        if self._plan is not None and record.refused is None:
+        if self._plan is not None and record.error is None:
             self._plan.abandon()
         make_room(record, worker)
         # An id is made only if Envoy has sent none: that takes a system call.
         record.request_id = record.request_id or worker.new_request_id()
-        record.rest()
-        outcome = record.outcome()
+        outcome = record.outcome_now()
         if not protocol.is_answered:
             # Completed without an answer: a local reply of Envoy overtook the judgement.
             is_gone = end is not StreamEnd.ABORTED
             outcome = ExchangeOutcome.ABORTED if is_gone else ExchangeOutcome.FAILED
         worker.recorder.exchange_ended()
         if record.principal is not None:
-            is_refused, now = record.refused is not None, worker.clocks.wall()
+            is_refused, now = record.error is not None, worker.clocks.wall()
             worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
         judged = record.judged
         if not protocol.is_answered:
-            if record.caller is not None:
-                _release_reservation(record, worker)
+            _release_reservation(record, worker)
         elif (
             judged is not None
             and record.stream_name
@@ -176,14 +177,14 @@ class RequestHandler:
         ):
             # Envoy may not receive this verdict, whose request holds a reservation.
             worker.verdicts.add(record.stream_name, judged)
-        modes: tuple[str, ...] = ()
         if protocol.modes is not None:
-            modes = (protocol.request_mode.value, protocol.response_mode.value)
-        worker.recorder.record(record.report(outcome, processing_modes=modes))
+            record.processing_modes = (protocol.request_mode.value, protocol.response_mode.value)
+        record.complete(outcome)
+        worker.recorder.record(record)
 
     def _refused(self, error: ClientError) -> Refusal:
         record, worker = self._record, self._worker
-        record.refused = error.kind
+        record.error = error.kind
         record.request_id = record.request_id or worker.new_request_id()
         make_room(record, worker)
         record.rest()  # so that the client and the access log receive the same times
@@ -229,12 +230,19 @@ async def judge_request(
     caller = await admit(headers, stream, record, worker)
     if isinstance(caller, ErrorKind):
         return client_error(caller)
-    removed = strip(headers)
+    removed, added = strip(headers), NO_FIELDS
     names_route = worker.route_by_model is RouteByModel.ON
     reason = unscannable(route, has_body=protocol.has_body)
-    if isinstance(route, Route) and requires_body(route, caller, names_route=names_route):
+    key, policy = caller
+    if isinstance(route, Route) and requires_body(
+        route,
+        policy,
+        names_route=names_route,
+        allowed_models=key.allowed_models,
+        limits=key.limits,
+    ):
         record.rest()
-        protocol.require_body(removed, judges_answer=judges_answer(route, caller))
+        protocol.require_body(removed, judges_answer=judges_answer(route, policy))
         if protocol.phase is Phase.AWAIT_BODY:
             await stream.expect(Event.REQUEST_BODY)
         body = protocol.body()
@@ -246,16 +254,24 @@ async def judge_request(
         return allowed
     plan = _plan_answer(allowed, route, record, worker)
     if plan is not None:
-        removed = HeaderMutation((*removed.set_headers, *IDENTITY), removed.remove_headers)
-    if names_route:
-        removed = naming_model(removed, allowed.model)
+        added = IDENTITY
+    if names_route and not allowed.is_model_replaced:
+        named = record.model
+        if record.subject is None and reason is None and isinstance(route, Route):
+            named = route.model
+        added += naming_model(named)
     metadata = metadata_of(record, now=worker.clocks.monotonic())
     if worker.timing is not Timing.MUTATION and record.allowance is not NO_ALLOWANCE:
-        metadata += limit_pairs(record, worker.clocks)
-    # The route is chosen anew also if no model is named: a header of the client's may have
-    # chosen it.
-    mutations = RequestMutations(removed, allowed.body, metadata, clear_route_cache=names_route)
-    protocol.forward(mutations, judges_answer=plan is not None)
+        metadata += metadata_fields(limit_pairs(record, worker.clocks))
+    protocol.forward(
+        removed=removed,
+        added=added,
+        body=allowed.body,
+        metadata=metadata,
+        # Also if no model is named: a header of the client's may have chosen the route.
+        clear_route_cache=names_route,
+        judges_answer=plan is not None,
+    )
     if record.judged is not None and isinstance(route, Route) and route.has_body:
         # Before the request goes on: it is accounted for even if this worker dies now.
         worker.usage.note(record.judged)
@@ -307,11 +323,11 @@ def _plan_answer(
 def _release_reservation(record: RequestRecord, worker: Worker) -> None:
     """Release the reservation: no access log reports the end of a request without an answer."""
     judged = record.judge_now()
-    if judged is None or record.caller is None:
+    if judged is None or record.key is None:
         return
     ended = unused(judged)
     if ended is not None:
-        worker.limiter.settle(judged.organization_id, adjustments_of(record.caller.limits, ended))
+        worker.limiter.settle(judged.organization_id, adjustments_of(record.key.limits, ended))
 
 
 def make_room(record: RequestRecord, worker: Worker) -> None:

@@ -158,16 +158,15 @@ class ExchangeExemplars:
 
     def note(self, report: ExchangeReport, trace_id: int, *, guardrail_label: LabelCap) -> None:
         """Keep the trace of an exchange for each bucket that it fell into."""
-        timings = report.timings
-        trace = TraceRef(trace_id, timings.wall_ns / 1e9 + timings.seconds)
-        self._overhead.note(timings.overhead_seconds, trace)
+        trace = TraceRef(trace_id, report.wall_ns / 1e9 + report.seconds)
+        self._overhead.note(report.overhead_seconds, trace)
         for phase, step in (
-            ("authorize", timings.authorize),
-            ("read", timings.read),
-            ("guardrails", timings.guardrails),
+            ("authorize", report.authorize),
+            ("read", report.read),
+            ("guardrails", report.guardrails),
         ):
             if step is not None:
-                self._phases.note(step.seconds, trace, phase)
+                self._phases.note(step[1], trace, phase)
         for result in report.results:
             name = guardrail_label(result.guardrail.name)
             self._guardrails.note(report.step_of(result).seconds, trace, name)

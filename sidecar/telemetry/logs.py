@@ -252,7 +252,7 @@ class ExchangeLog:
         With a share below 1, every line about a refusal, a finding or a fault is written, and
         each of the others says by `sampled` which share of them is.
         """
-        is_slow = report.timings.overhead_seconds > self._slow_request_seconds
+        is_slow = report.overhead_seconds > self._slow_request_seconds
         share = self._completed_share
         if share < 1 and (
             is_slow
@@ -294,12 +294,12 @@ class ExchangeLog:
                 name: known[name] for name in _OF_A_SLOW_REQUEST if name in known
             }
             for phase, step in (
-                ("authorize", report.timings.authorize),
-                ("read", report.timings.read),
-                ("guardrails", report.timings.guardrails),
+                ("authorize", report.authorize),
+                ("read", report.read),
+                ("guardrails", report.guardrails),
             ):
                 if step is not None:
-                    shown[f"{phase}_ms"] = int(step.seconds * 1_000_000 + 0.5) / 1000
+                    shown[f"{phase}_ms"] = int(step[1] * 1_000_000 + 0.5) / 1000
             if "guardrails" in known:
                 shown["guardrails"] = known["guardrails"]
             self._logger.warning(
@@ -324,13 +324,13 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
 
     It runs for every request: calls of `sanitize` are written out where that is one expression.
     """
-    timings, route, request_id = report.timings, report.route, report.request_id
+    route, request_id = report.route, report.request_id
     principal, policy, model = report.principal, report.policy, report.model
     fields: dict[str, Any] = {
         "request_id": request_id if sanitize.REQUEST_ID.fullmatch(request_id) else OVERFLOW,
         "outcome": report.outcome._value_,
-        "latency_ms": int(timings.seconds * 1_000_000 + 0.5) / 1000,
-        "overhead_ms": int(timings.overhead_seconds * 1_000_000 + 0.5) / 1000,
+        "latency_ms": int(report.seconds * 1_000_000 + 0.5) / 1000,
+        "overhead_ms": int(report.overhead_seconds * 1_000_000 + 0.5) / 1000,
         "operation": route.operation._value_
         if isinstance(route, Route)
         else sanitize.operation_name(route),

@@ -197,7 +197,8 @@ class Metrics:
 
     def record(self, report: ExchangeReport) -> None:
         """Count the end of an exchange, its times, and the verdict of each guardrail."""
-        route, timings = report.route, report.timings
+        route = report.route
+        authorize, read, guardrails = report.authorize, report.read, report.guardrails
         end = (
             id(report.outcome),
             id(report.error),
@@ -210,10 +211,10 @@ class Metrics:
             observe_each = self._ends[end] = self._end_of(report)
         observe_each(
             (
-                timings.overhead_seconds,
-                None if timings.authorize is None else timings.authorize.seconds,
-                None if timings.read is None else timings.read.seconds,
-                None if timings.guardrails is None else timings.guardrails.seconds,
+                report.overhead_seconds,
+                None if authorize is None else authorize[1],
+                None if read is None else read[1],
+                None if guardrails is None else guardrails[1],
                 report.body_bytes or None,
             )
         )

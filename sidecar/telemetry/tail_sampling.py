@@ -35,7 +35,7 @@ class TailSampler:
         """Return whether *report* is to be traced, and take the room for it."""
         if self._per_second <= 0 or not self.would_keep(report):
             return False
-        now = report.timings.started_at + report.timings.seconds
+        now = report.started_at + report.seconds
         gained = max(0.0, now - self._filled_at) * self._per_second
         self._room = min(max(1.0, self._per_second), self._room + gained)
         self._filled_at = max(self._filled_at, now)
@@ -49,7 +49,7 @@ class TailSampler:
         if (
             report.outcome is ExchangeOutcome.FAILED
             or report.error in _BLOCKED
-            or report.timings.overhead_seconds > self._slow_seconds
+            or report.overhead_seconds > self._slow_seconds
         ):
             return True
         # A loop, and identities: it runs for every request, and a set would hash in Python.

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 from typing_extensions import override
 
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Timings
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import SERVICE_NAME, EgretAttribute, SemconvAttribute, SpanName
 from sidecar.telemetry.otlp import resource
@@ -49,7 +49,7 @@ def exchange_attributes(report: ExchangeReport) -> dict[str, AttributeValue]:
         EgretAttribute.VERDICT: report.outcome.value,
         EgretAttribute.CACHE_TIER: report.cache_tier.value,
         EgretAttribute.BODY_BYTES: report.body_bytes,
-        EgretAttribute.OVERHEAD_SECONDS: report.timings.overhead_seconds,
+        EgretAttribute.OVERHEAD_SECONDS: report.overhead_seconds,
     }
     if report.route is not None:
         attributes[SemconvAttribute.GEN_AI_OPERATION_NAME] = sanitize.operation_name(report.route)
@@ -194,22 +194,20 @@ class Tracing:
             context=context,
             kind=SpanKind.SERVER,
             attributes=attributes,
-            start_time=report.timings.wall_ns,
+            start_time=report.wall_ns,
         )
-        timings = report.timings
         within = trace.set_span_in_context(span, Context())
         recorded = 1 + len(report.results)
         for name, step in (
-            (SpanName.AUTHORIZE, timings.authorize),
-            (SpanName.READ, timings.read),
+            (SpanName.AUTHORIZE, report.authorize),
+            (SpanName.READ, report.read),
         ):
             if step is not None:
-                start, end = _interval(step.started_at, step.seconds, timings)
+                start, end = _interval(*step, report)
                 self._tracer.start_span(name, context=within, start_time=start).end(end)
                 recorded += 1
         for result in report.results:
-            step = report.step_of(result)
-            start, end = _interval(step.started_at, step.seconds, timings)
+            start, end = _interval(*report.step_of(result), report)
             about = guardrail_attributes(result)
             judging = self._tracer.start_span(
                 f"{SpanName.GUARDRAIL} {sanitize.policy_text(result.guardrail.name)}",
@@ -218,10 +216,10 @@ class Tracing:
                 start_time=start,
             )
             for noted in result.events:
-                at, _ = _interval(noted.at, 0.0, timings)
+                at, _ = _interval(noted.at, 0.0, report)
                 judging.add_event(f"{SpanName.GUARDRAIL}.{noted.event.value}", timestamp=at)
             _end(judging, about, end)
-        _end(span, attributes, timings.wall_ns + _nanoseconds(timings.seconds))
+        _end(span, attributes, report.wall_ns + _nanoseconds(report.seconds))
         self._count.recorded(recorded)
         return span.get_span_context().trace_id
 
@@ -238,8 +236,8 @@ def _end(span: Span, attributes: Mapping[str, AttributeValue], end: int) -> None
     span.end(end)
 
 
-def _interval(started_at: float, seconds: float, timings: Timings) -> tuple[int, int]:
-    start = timings.wall_ns + _nanoseconds(started_at - timings.started_at)
+def _interval(started_at: float, seconds: float, report: ExchangeReport) -> tuple[int, int]:
+    start = report.wall_ns + _nanoseconds(started_at - report.started_at)
     return start, start + _nanoseconds(seconds)
 
 

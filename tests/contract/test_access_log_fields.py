@@ -15,11 +15,12 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import METADATA_KEYS
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.subject import Subject
-from sidecar.pipeline.record import Allowance, Caller, Clocks, RequestRecord
+from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
 from sidecar.pipeline.reply import metadata_of
 from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 from tests.support.access_log_fields import explained
+from tests.support.keys import record_of
+from tests.support.replies import pairs_of
 from tests.support.reports import CHAT, PRINCIPAL, SAMPLED, results
 
 
@@ -50,14 +51,14 @@ def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     snapshot = build_snapshot(())
     policy = snapshot.effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
-    record.policy, record.caller = policy, Caller(PRINCIPAL, policy, None)
-    record.subject, record.text_bytes = Subject("gpt-4o", streamed=True, parts=()), 1
+    record.policy, record.key = policy, record_of(PRINCIPAL.key_id)
+    record.model, record.streamed, record.text_bytes = "gpt-4o", True, 1
     record.estimated_tokens = 10
     record.allowance = Allowance(reserved=Reservation())
     record.results = results()
-    record.refused, record.answer_status = ErrorKind.CONTENT_BLOCKED, 200
+    record.error, record.answer_status = ErrorKind.CONTENT_BLOCKED, 200
 
-    written = {name for name, _ in metadata_of(record, now=0.0)}
+    written = set(pairs_of(metadata_of(record, now=0.0)))
     assert explained()["egret"] == written == METADATA_KEYS
 
 

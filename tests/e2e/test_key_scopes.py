@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from sidecar.keys.authorize import Scopes
+from sidecar.keys.scopes import Scopes
 from tests.support.second_gateway import (
     Config,
     connection_managers,

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation, Refusal, RequestMutations
+from sidecar.domain.http import HeaderMutation, Refusal
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions
 from sidecar.server.grpcio import GrpcioEngine
@@ -123,7 +123,7 @@ def unencodable() -> on.RequestRefused:
 def unencodable_pass() -> on.RequestCleared:
     """Return a pass the codec cannot write."""
     headers: Any = HeaderMutation(set_headers=(("x-egret-a", 1),))  # type: ignore[arg-type] # that is the point
-    return on.RequestCleared(RequestMutations(headers=headers))
+    return on.RequestCleared(on.RequestMutations(headers=headers))
 
 
 def nothing() -> Any:

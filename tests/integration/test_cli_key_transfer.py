@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from sidecar.keys.authorize import Authorized, authorize
-from sidecar.keys.credentials import ApiKey
+from sidecar.domain.principal import KeyRecord
+from sidecar.keys.credentials import ApiKey, authorize
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran
@@ -74,7 +74,7 @@ def test_an_imported_key_works(egret: Egret, database: Database, file: Path) -> 
         return authorize(record, key, now=0.0)
 
     assert ran == Ran(0, "", "1 key imported, 0 skipped that exist already\n")
-    assert isinstance(asyncio.run(verdict()), Authorized)
+    assert isinstance(asyncio.run(verdict()), KeyRecord)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.keys.authorize import Authorized, Refused, authorize
-from sidecar.keys.credentials import ApiKey, parse
+from sidecar.domain.principal import KeyRecord
+from sidecar.keys.credentials import ApiKey, authorize, parse
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran
@@ -43,10 +43,10 @@ def key_in(text: str) -> ApiKey:
     return key
 
 
-def judged(database: Database, key: ApiKey) -> Authorized | Refused:
+def judged(database: Database, key: ApiKey) -> KeyRecord | ErrorKind:
     """What a worker would say to the key now."""
 
-    async def load() -> Authorized | Refused:
+    async def load() -> KeyRecord | ErrorKind:
         async with open_pool(database.settings) as pool:
             record = await PostgresKeyStore(pool, database.settings).load(key.key_id)
         return authorize(record, key, now=datetime.now(UTC).timestamp())
@@ -67,8 +67,8 @@ def test_a_created_key_is_the_only_thing_on_standard_output_and_works(
         "Keep it now: it is shown this once.\n"
     )
     verdict = judged(database, key)
-    assert isinstance(verdict, Authorized)
-    assert verdict.record.principal.team_name == "search"
+    assert isinstance(verdict, KeyRecord)
+    assert verdict.principal.team_name == "search"
 
 
 def test_a_secret_is_shown_by_no_other_command(egret: Egret) -> None:
@@ -166,7 +166,7 @@ def test_a_revoked_key_stays_revoked(egret: Egret, database: Database) -> None:
     second = egret("keys", "revoke", created["key_id"], "-o", "json").json
 
     assert (first["state"], first["revoked_at"]) == ("revoked", second["revoked_at"])
-    assert judged(database, key_in(created["key"])) == Refused(ErrorKind.REVOKED_API_KEY)
+    assert judged(database, key_in(created["key"])) == ErrorKind.REVOKED_API_KEY
     assert create(egret)["state"] == "active"
 
 
@@ -187,7 +187,7 @@ def test_a_rotated_key_leaves_its_place_to_a_new_one(egret: Egret, database: Dat
     grace = datetime.fromisoformat(replaced["expires_at"]) - datetime.now(UTC)
     assert timedelta(hours=1, minutes=59) < grace <= timedelta(hours=2)
     for row in (old, new):
-        assert isinstance(judged(database, key_in(row["key"])), Authorized)
+        assert isinstance(judged(database, key_in(row["key"])), KeyRecord)
 
 
 def test_a_rotation_prints_the_new_key_alone(egret: Egret, database: Database) -> None:
@@ -199,8 +199,8 @@ def test_a_rotation_prints_the_new_key_alone(egret: Egret, database: Database) -
     new = key_in(ran.out)
     assert (ran.code, ran.err.splitlines()[0]) == (0, f"key id: {new.key_id}")
     assert f"replaces: {old['key_id']}" in ran.err
-    assert isinstance(judged(database, new), Authorized)
-    assert judged(database, key_in(old["key"])) == Refused(ErrorKind.EXPIRED_API_KEY)
+    assert isinstance(judged(database, new), KeyRecord)
+    assert judged(database, key_in(old["key"])) == ErrorKind.EXPIRED_API_KEY
 
 
 def test_a_grace_does_not_outlive_the_key(egret: Egret) -> None:

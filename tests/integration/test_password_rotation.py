@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sidecar.keys.authorize import Authorized
+from sidecar.domain.principal import KeyRecord
 from sidecar.keys.credentials import ApiKey, generate
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
@@ -149,7 +149,7 @@ async def _ask(
             except KeyStoreUnavailableError:
                 counted["unavailable"] += 1
             else:
-                counted["good" if isinstance(judged.verdict, Authorized) else "bad"] += 1
+                counted["good" if isinstance(judged.verdict, KeyRecord) else "bad"] += 1
         await asyncio.sleep(0.005)
 
 
@@ -178,7 +178,7 @@ async def test_keys_go_on_while_the_password_is_replaced_and_the_old_one_revoked
         asyncio.TaskGroup() as group,
     ):
         for key in keys:
-            assert isinstance((await worker.authorize(key)).verdict, Authorized)
+            assert isinstance((await worker.authorize(key)).verdict, KeyRecord)
         for _ in range(4):
             group.create_task(_ask(worker, keys, counted, done))
         await login.alter("second")
@@ -196,7 +196,7 @@ async def test_keys_go_on_while_the_password_is_replaced_and_the_old_one_revoked
 
 async def _is_good(worker: KeyWorker, key: ApiKey) -> bool:
     try:
-        return isinstance((await worker.authorize(key)).verdict, Authorized)
+        return isinstance((await worker.authorize(key)).verdict, KeyRecord)
     except KeyStoreUnavailableError:
         return False
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.keys.authorize import Authorized, Refused, authorize
+from sidecar.domain.principal import KeyRecord
 from sidecar.keys.cache import Hit, KeyCache, Miss
-from sidecar.keys.credentials import ApiKey
+from sidecar.keys.credentials import ApiKey, authorize
 from sidecar.keys.shared_cache import TwoTierKeys
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener, PostgresKeyStore
@@ -25,7 +25,7 @@ class Worker:
     cache: KeyCache
     forgot: asyncio.Event
 
-    async def authorize(self) -> Authorized | Refused:
+    async def authorize(self) -> KeyRecord | ErrorKind:
         """Say what a request with the key would get."""
         match self.cache.peek(KEY.key_id, now=0.0):
             case Hit(record):
@@ -97,8 +97,8 @@ async def test_a_revocation_ends_a_cached_key_in_every_worker_at_once(database: 
 
         after = [await one.authorize(), await other.authorize()]
 
-    assert [type(verdict) for verdict in before] == [Authorized] * 2
-    assert after == [Refused(ErrorKind.REVOKED_API_KEY)] * 2
+    assert [type(verdict) for verdict in before] == [KeyRecord] * 2
+    assert after == [ErrorKind.REVOKED_API_KEY] * 2
 
 
 async def test_a_key_that_was_unknown_works_as_soon_as_it_is_created(database: Database) -> None:
@@ -109,8 +109,8 @@ async def test_a_key_that_was_unknown_works_as_soon_as_it_is_created(database: D
         await one.forgot.wait()
 
         assert (before, type(await one.authorize())) == (
-            Refused(ErrorKind.INVALID_API_KEY),
-            Authorized,
+            ErrorKind.INVALID_API_KEY,
+            KeyRecord,
         )
 
 
@@ -123,4 +123,4 @@ async def test_switching_off_an_organization_ends_its_keys(database: Database) -
         await one.forgot.wait()
 
         assert one.cache.peek(KEY.key_id, now=0.0) == Miss()
-        assert await one.authorize() == Refused(ErrorKind.DISABLED_API_KEY)
+        assert await one.authorize() == ErrorKind.DISABLED_API_KEY

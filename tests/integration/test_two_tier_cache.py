@@ -13,8 +13,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.authorize import Authorized, Refused
 from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, Invalidation, ValkeySettings
@@ -24,7 +24,7 @@ from tests.support.live_servers import LiveServers, live_servers
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
-REVOKED = Refused(ErrorKind.REVOKED_API_KEY)
+REVOKED = ErrorKind.REVOKED_API_KEY
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -87,7 +87,7 @@ async def until_written(worker: KeyWorker) -> None:
 async def until_refused(
     worker: KeyWorker, key: ApiKey, *, kind: ErrorKind = ErrorKind.REVOKED_API_KEY
 ) -> None:
-    while (await worker.authorize(key)).verdict != Refused(kind):  # noqa: ASYNC110 - a worker's state
+    while (await worker.authorize(key)).verdict != kind:  # noqa: ASYNC110 - a worker's state
         await asyncio.sleep(0.01)
 
 
@@ -121,7 +121,7 @@ async def test_a_thousand_misses_of_one_key_at_once_cost_one_statement(
         judged = await asyncio.gather(*(worker.authorize(key) for _ in range(1000)))
         asked = (worker.counted("miss"), await servers.key_statements() - before)
 
-    assert all(isinstance(each.verdict, Authorized) for each in judged)
+    assert all(isinstance(each.verdict, KeyRecord) for each in judged)
     assert asked == (1, 1)
 
 
@@ -173,7 +173,7 @@ async def test_a_revoked_key_ends_in_both_caches_of_every_worker(
             worker.registry.get_sample_value("egret_revocation_seconds_count")
             for worker in workers
         ]
-    assert before == [Authorized] * 3
+    assert before == [KeyRecord] * 3
     assert took == [1.0] * 3
 
 
@@ -212,7 +212,7 @@ async def test_a_worker_that_starts_takes_what_is_shared_and_newer_than_the_last
             judged = await late.authorize(key)
         asked = await servers.key_statements() - before
 
-    assert (type(judged.verdict), judged.tier, asked) == (Authorized, CacheTier.L2, 0)
+    assert (type(judged.verdict), judged.tier, asked) == (KeyRecord, CacheTier.L2, 0)
 
 
 async def test_a_worker_that_starts_believes_no_record_that_a_change_was_under_way_for(
@@ -236,8 +236,8 @@ async def test_a_worker_that_starts_believes_no_record_that_a_change_was_under_w
             judged = await late.authorize(key)
             others = await late.authorize(other)
 
-    assert (type(before.verdict), judged.verdict) == (Authorized, REVOKED)
-    assert isinstance(others.verdict, Authorized)
+    assert (type(before.verdict), judged.verdict) == (KeyRecord, REVOKED)
+    assert isinstance(others.verdict, KeyRecord)
 
 
 def _truncated(value: bytes) -> bytes:
@@ -281,7 +281,7 @@ async def test_a_poisoned_record_is_counted_and_loaded_anew(
         await until_written(other)
         one.keys.cache.flush()
 
-        assert (type(judged.verdict), judged.tier) == (Authorized, CacheTier.STORE)
+        assert (type(judged.verdict), judged.tier) == (KeyRecord, CacheTier.STORE)
         assert other.counted(outcome) == 1
         assert (await stored(client, key))[:1] == b"\x03"
 
@@ -301,7 +301,7 @@ async def test_another_keys_record_is_not_believed(servers: LiveServers, key: Ap
 
         judged = await other.authorize(other_key)
 
-    assert (type(judged.verdict), judged.tier) == (Authorized, CacheTier.STORE)
+    assert (type(judged.verdict), judged.tier) == (KeyRecord, CacheTier.STORE)
     assert other.counted("unauthentic") == 1
 
 
@@ -320,7 +320,7 @@ async def test_a_published_change_ends_a_key_where_nobody_can_listen(
             for worker in (one, other):
                 await until_refused(worker, key)
 
-    assert (before, unheard) == ([Authorized] * 2, CacheTier.L1)
+    assert (before, unheard) == ([KeyRecord] * 2, CacheTier.L1)
 
 
 async def test_a_team_that_is_switched_off_ends_its_shared_records(servers: LiveServers) -> None:
@@ -340,4 +340,4 @@ async def test_a_team_that_is_switched_off_ends_its_shared_records(servers: Live
             await until_refused(worker, key, kind=ErrorKind.DISABLED_API_KEY)
         after = (await worker.authorize(key)).verdict
 
-    assert (type(before), after) == (Authorized, Refused(ErrorKind.DISABLED_API_KEY))
+    assert (type(before), after) == (KeyRecord, ErrorKind.DISABLED_API_KEY)

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.authorize import Authorized, Refused
 from sidecar.keys.credentials import ApiKey, generate
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
@@ -132,10 +132,10 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
         rest = [(await worker.authorize(key)).verdict for key in keys[1:]]
 
     print(f"recovered after {recovered_at - repaired_at:.3f} s; {dict(counted)}")  # noqa: T201 - pytest -s
-    assert (counted["error"], counted["Refused"]) == (0, 0)
+    assert (counted["error"], counted["ErrorKind"]) == (0, 0)
     assert (counted["stale"] > 0) is ("postgres" in names)
     assert unknown == ({"unavailable"} if "postgres" in names else {"invalid_api_key"})
-    assert all(isinstance(verdict, Authorized) for verdict in rest)
+    assert all(isinstance(verdict, KeyRecord) for verdict in rest)
 
 
 async def ask_unknown(worker: KeyWorker) -> set[str]:
@@ -148,13 +148,13 @@ async def ask_unknown(worker: KeyWorker) -> set[str]:
             except KeyStoreUnavailableError:
                 told.add("unavailable")
             else:
-                assert isinstance(judged.verdict, Refused)
-                told.add(judged.verdict.kind.value)
+                assert isinstance(judged.verdict, ErrorKind)
+                told.add(judged.verdict.value)
     return told
 
 
 async def until_revoked(worker: KeyWorker, key: ApiKey) -> None:
-    revoked = Refused(ErrorKind.REVOKED_API_KEY)
+    revoked = ErrorKind.REVOKED_API_KEY
     while (await worker.authorize(key)).verdict != revoked:  # noqa: ASYNC110 - a worker's state
         await asyncio.sleep(0.01)
 
@@ -176,5 +176,5 @@ async def test_a_worker_that_starts_in_an_outage_lives_on_what_others_shared(
         await servers.postgres.start()
 
     assert [(type(each.verdict), each.tier) for each in judged] == [
-        (Authorized, CacheTier.STALE)
+        (KeyRecord, CacheTier.STALE)
     ] * len(keys)

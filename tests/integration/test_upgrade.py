@@ -9,7 +9,7 @@ import secrets
 import pytest
 from alembic import command
 
-from sidecar.keys.authorize import Authorized
+from sidecar.domain.principal import KeyRecord
 from sidecar.keys.credentials import generate
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
@@ -89,7 +89,7 @@ async def test_a_worker_on_an_older_schema_judges_or_refuses(
     settings = Settings(postgres=behind.settings, cache=CacheSettings())
     async with key_worker(settings, is_fenced=False) as worker:
         if is_served:
-            assert isinstance((await worker.authorize(key)).verdict, Authorized)
+            assert isinstance((await worker.authorize(key)).verdict, KeyRecord)
         else:
             with pytest.raises(KeyStoreUnavailableError):
                 await worker.authorize(key)

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.authorize import Authorized
 from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import ValkeySettings
@@ -126,7 +126,7 @@ async def test_workers_share_keys_again_as_soon_as_the_file_holds_the_new_passwo
         await login.alter("second")
         await login.end_connections()
         without = await worker.authorize(await _new_key(database))
-        assert (type(without.verdict), without.tier) == (Authorized, CacheTier.STORE)
+        assert (type(without.verdict), without.tier) == (KeyRecord, CacheTier.STORE)
         assert worker.counted("unavailable") > 0
         login.write("second")
         assert await _found_by_another(settings, await _shared_by(worker, database))
@@ -137,7 +137,7 @@ async def _shared_by(worker: KeyWorker, database: Database) -> ApiKey:
     before = worker.counted("written")
     while True:
         key = await _new_key(database)
-        assert isinstance((await worker.authorize(key)).verdict, Authorized)
+        assert isinstance((await worker.authorize(key)).verdict, KeyRecord)
         await asyncio.sleep(0.05)
         if worker.counted("written") > before:
             return key

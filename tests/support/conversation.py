@@ -14,7 +14,7 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.domain.http import HeaderMutation, Headers, Refusal, RequestMutations
+from sidecar.domain.http import HeaderMutation, Headers, Refusal
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.phases import LATE, Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
@@ -71,7 +71,9 @@ def response_body(piece: bytes, *, ends: bool = False) -> on.ResponseBodyReceive
 
 def cleared(new_body: bytes | None = None) -> on.RequestCleared:
     """Return a verdict that lets the request go on, with another body where one is given."""
-    return on.RequestCleared(RequestMutations(headers=STRIPPED, body=new_body, metadata=METADATA))
+    return on.RequestCleared(
+        on.RequestMutations(headers=STRIPPED, body=new_body, metadata=METADATA)
+    )
 
 
 def refused() -> on.RequestRefused:
@@ -82,6 +84,20 @@ def refused() -> on.RequestRefused:
 def roomy() -> OverloadGuard:
     """Return the guard of a worker with room for everything."""
     return OverloadGuard(max_exchanges=1024, max_held_bytes=1 << 28)
+
+
+def forward(
+    protocol: ExtProcProtocol, mutations: on.RequestMutations, *, judges_answer: bool = False
+) -> None:
+    """Let the request go on, changed like this."""
+    protocol.forward(
+        removed=mutations.headers.remove_headers,
+        added=mutations.headers.set_headers,
+        body=mutations.body,
+        metadata=do.fields_of(mutations.metadata),
+        clear_route_cache=mutations.clear_route_cache,
+        judges_answer=judges_answer,
+    )
 
 
 class Talk:
@@ -155,11 +171,11 @@ class Talk:
                 if protocol.phase is not Phase.ENDED:
                     protocol.abort()
             case on.BodyRequired(headers, judges_answer):
-                protocol.require_body(headers, judges_answer=judges_answer)
+                protocol.require_body(headers.remove_headers, judges_answer=judges_answer)
                 if protocol.phase is Phase.JUDGING_BODY:
                     return [self._asked(Event.REQUEST_BODY)]
             case on.RequestCleared(mutations, judges_answer):
-                protocol.forward(mutations, judges_answer=judges_answer)
+                forward(protocol, mutations, judges_answer=judges_answer)
             case on.RequestRefused(refusal):
                 protocol.refuse(refusal)
             case on.ResponseCleared(headers):
@@ -169,9 +185,9 @@ class Talk:
             case on.ResponseHeld():
                 protocol.hold_answer()
             case on.ResponsePieceJudged(body, ends, metadata):
-                protocol.send_piece(body, ends=ends, metadata=metadata)
+                protocol.send_piece(body, ends=ends, metadata=do.fields_of(metadata))
             case on.ResponseJudged(headers, body, metadata):
-                protocol.send_answer(headers, body, metadata)
+                protocol.send_answer(headers, body, do.fields_of(metadata))
             case _:
                 asked = protocol.receive(self._message(event))
                 if asked is not Event.NOTHING:

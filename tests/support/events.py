@@ -9,11 +9,22 @@ from sidecar.domain.http import (
     NO_CHANGE,
     HeaderMutation,
     Headers,
-    Metadata,
     Refusal,
-    RequestMutations,
 )
 from sidecar.extproc.codec import BodyMode
+
+Metadata = tuple[tuple[str, str | float], ...]
+"""Names and values of dynamic metadata in namespace `egret`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMutations:
+    """Changes to a request that goes on; `body` replaces the whole body, None leaves it."""
+
+    headers: HeaderMutation
+    body: bytes | None = None
+    metadata: Metadata = ()
+    clear_route_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from sidecar.domain.errors import ErrorKind
+from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.authorize import Authorized, Refused, authorize
 from sidecar.keys.cache import Hit, Miss, NegativeHit
-from sidecar.keys.credentials import ApiKey
+from sidecar.keys.credentials import ApiKey, authorize
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings, ValkeySettings
 from sidecar.storage.pool import open_pool
@@ -29,7 +30,7 @@ SECRET = SecretStr("a secret of thirty-two characters or more")
 class Judged:
     """What a request with a key gets, and who answered for the key."""
 
-    verdict: Authorized | Refused
+    verdict: KeyRecord | ErrorKind
     tier: CacheTier
 
 

@@ -29,6 +29,6 @@ class MetricPages:
     def work(self, exchanges: int) -> None:
         """Report exchanges that were redacted, and their answers."""
         for _ in range(exchanges):
-            self.metrics.record(dataclasses.replace(redacted_report(), timings=timings(0.004)))
+            self.metrics.record(dataclasses.replace(redacted_report(), **timings(0.004)))
             self.metrics.usage.exchange_ended(ended())
             self.metrics.usage.cost(ended(), Decimal("0.01"))

@@ -17,7 +17,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.finding import Finding
-from sidecar.domain.http import HeaderMutation, Headers, RequestMutations
+from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
@@ -329,7 +329,7 @@ class Exchange:
         headers = answer.headers
         if body is not None:
             headers = _without_length(headers, len(body))
-        mutations = RequestMutations(
+        mutations = on.RequestMutations(
             headers, body, answer.metadata, clear_route_cache=answer.clear_route_cache
         )
         return on.RequestCleared(mutations, judges_answer)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from google.protobuf import struct_pb2
+
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers, Metadata, Refusal
+from sidecar.domain.http import NO_CHANGE, HeaderMutation, Headers, MetadataFields, Refusal
 from sidecar.extproc import codec
+from tests.support.events import Metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,18 +269,28 @@ def _refusal(immediate: ext.ImmediateResponse, metadata: Metadata) -> Refusal:
         _changes(immediate.headers).set_headers,
         immediate.body,
         immediate.details,
-        metadata,
+        fields_of(metadata),
     )
+
+
+def fields_of(metadata: Metadata) -> MetadataFields:
+    """Encode *metadata*, always in the same order: a map has none."""
+    return b"".join(codec.metadata_fields([pair]) for pair in sorted(metadata))
+
+
+def pairs_of(fields: MetadataFields) -> dict[str, str | float]:
+    """Return the names and values in encoded metadata."""
+    pairs: dict[str, str | float] = {}
+    for name, value in struct_pb2.Struct.FromString(fields).fields.items():
+        is_text = value.WhichOneof("kind") == "string_value"
+        pairs[name] = value.string_value if is_text else value.number_value
+    return pairs
 
 
 def _metadata(response: ext.ProcessingResponse) -> Metadata:
     """Return the metadata by name: in what order it is sent means nothing."""
-    fields = response.dynamic_metadata.fields["egret"].struct_value.fields
-    pairs: dict[str, str | float] = {}
-    for name, value in fields.items():
-        is_text = value.WhichOneof("kind") == "string_value"
-        pairs[name] = value.string_value if is_text else value.number_value
-    return tuple(sorted(pairs.items()))
+    ours = response.dynamic_metadata.fields["egret"].struct_value
+    return tuple(sorted(pairs_of(ours.SerializeToString()).items()))
 
 
 def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
@@ -287,25 +300,32 @@ def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
             return codec.OVERRIDES[response_headers, response_body]
         case ContinueRequestHeaders():
             return codec.request_headers_answer(
-                reply.headers,
-                reply.metadata,
+                reply.headers.set_headers,
+                reply.headers.remove_headers,
+                fields_of(reply.metadata),
                 response_headers=reply.response_headers,
                 response_body=reply.response_body,
                 request_body=reply.request_body,
                 clear_route_cache=reply.clear_route_cache,
             )
         case ContinueRequestBody(headers, body, metadata, clear):
-            return codec.request_body_answer(headers, body, metadata, clear_route_cache=clear)
+            return codec.request_body_answer(
+                headers.set_headers,
+                headers.remove_headers,
+                body,
+                fields_of(metadata),
+                clear_route_cache=clear,
+            )
         case StreamRequestBody(body, ends):
             return codec.streamed_request_body(body, ends=ends)
         case ContinueRequestTrailers():
             return codec.REQUEST_TRAILERS_ANSWER
         case ContinueResponseHeaders(headers, metadata):
-            return codec.response_headers_answer(headers, metadata)
+            return codec.response_headers_answer(headers, fields_of(metadata))
         case ContinueResponseBody(headers, body, metadata):
-            return codec.response_body_answer(headers, body, metadata)
+            return codec.response_body_answer(headers, body, fields_of(metadata))
         case StreamResponseBody(body, ends, metadata):
-            return codec.streamed_response_body(body, ends=ends, metadata=metadata)
+            return codec.streamed_response_body(body, ends=ends, metadata=fields_of(metadata))
         case ContinueResponseTrailers():
             return codec.RESPONSE_TRAILERS_ANSWER
         case Refuse(refusal):

@@ -22,7 +22,8 @@ from sidecar.extproc.stream import (
 )
 from sidecar.pipeline.request import fault_of
 from tests.support import events as on
-from tests.support.conversation import MAX_BODY_BYTES, roomy
+from tests.support import replies as do
+from tests.support.conversation import MAX_BODY_BYTES, forward, roomy
 
 V = TypeVar("V")
 
@@ -134,7 +135,7 @@ class ScriptedHandler:
         first: HeadersVerdict = await _settled(self.headers(), stream)
         verdict: BodyVerdict
         if isinstance(first, on.BodyRequired):
-            protocol.require_body(first.headers, judges_answer=first.judges_answer)
+            protocol.require_body(first.headers.remove_headers, judges_answer=first.judges_answer)
             if protocol.phase is Phase.AWAIT_BODY:
                 await stream.expect(Event.REQUEST_BODY)
             self.asked.append(protocol.body())
@@ -143,7 +144,7 @@ class ScriptedHandler:
             verdict = first
         if isinstance(verdict, on.RequestRefused):
             return verdict.refusal
-        protocol.forward(verdict.mutations, judges_answer=verdict.judges_answer)
+        forward(protocol, verdict.mutations, judges_answer=verdict.judges_answer)
         return None
 
     async def _judge_answer(self, event: Event, stream: ExtProcStream) -> Refusal | None:
@@ -159,7 +160,8 @@ class ScriptedHandler:
                     verdict: AnswerVerdict = await _settled(self.whole(), stream)
                     if isinstance(verdict, on.RequestRefused):
                         return verdict.refusal
-                    protocol.send_answer(verdict.headers, verdict.body, verdict.metadata)
+                    fields = do.fields_of(verdict.metadata)
+                    protocol.send_answer(verdict.headers, verdict.body, fields)
                 case _:
                     raise AssertionError(event)
             event = await stream.receive()

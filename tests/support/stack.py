@@ -32,8 +32,8 @@ from pydantic import SecretStr
 
 from sidecar.admin.keys import create_key
 from sidecar.admin.owners import Rules
-from sidecar.keys.authorize import Scopes
 from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.scopes import Scopes
 from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect

@@ -418,7 +418,7 @@ def test_headers_come_out_as_they_went_in(fields: tuple[tuple[str, bytes], ...])
                     headers=(("retry-after", b"1"),),
                     body=b'{"error":{}}',
                     details="egret_body_too_large",
-                    metadata=METADATA,
+                    metadata=do.fields_of(METADATA),
                 )
             ),
             with_metadata(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import HeaderMutation, RequestMutations
+from sidecar.domain.http import HeaderMutation
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.phases import Phase
 from sidecar.extproc.protocol import MAX_CHUNK_BYTES, ProtocolViolationError
@@ -93,7 +93,7 @@ def test_a_body_is_judged_as_empty_where_there_is_none(mode: BodyMode) -> None:
     assert talk.tell(cleared()) == [HEADERS_ANSWER, do.EndStream()]
 
 
-ROUTED = on.RequestCleared(RequestMutations(headers=NAMED, clear_route_cache=True))
+ROUTED = on.RequestCleared(on.RequestMutations(headers=NAMED, clear_route_cache=True))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.http import HeaderMutation, RequestMutations
+from sidecar.domain.http import HeaderMutation
 from sidecar.extproc.codec import BodyMode
 from tests.support import events as on
 from tests.support import replies as do
@@ -36,7 +36,7 @@ def test_content_length_follows_a_changed_body(
     new: bytes | None, buffered: HeaderMutation, streamed: HeaderMutation
 ) -> None:
     """Set in bytes; removed first where Envoy would keep the old one."""
-    cleared = on.RequestCleared(RequestMutations(GIVEN, new))
+    cleared = on.RequestCleared(on.RequestMutations(GIVEN, new))
     asked = (headers(), on.BodyRequired(), body(b"abc", ends=True))
     of_buffered = Talk(opened(BodyMode.BUFFERED), *asked).tell(cleared)[0]
     of_streamed = Talk(opened(), *asked).tell(cleared)[0]

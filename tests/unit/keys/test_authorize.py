@@ -8,14 +8,7 @@ import pytest
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.subject import Operation
-from sidecar.keys.authorize import (
-    Authorized,
-    Refused,
-    authorize,
-    is_model_allowed,
-    is_source_allowed,
-)
-from sidecar.keys.credentials import ApiKey
+from sidecar.keys.credentials import ApiKey, authorize, is_model_allowed, is_source_allowed
 from tests.support.keys import record_of
 
 KEY = ApiKey(key_id="0123456789AB", secret="a" * 43)
@@ -65,8 +58,8 @@ def test_a_key_is_judged_by_its_record(
     """Good in every respect, or refused for the first reason that holds."""
     verdict = authorize(record, KEY, now=NOW)
 
-    good = None if record is None else Authorized(record)
-    assert verdict == (good if expected is None else Refused(expected))
+    good = None if record is None else record
+    assert verdict == (good if expected is None else expected)
 
 
 NARROW = replace(
@@ -109,7 +102,7 @@ def test_a_narrow_key_is_good_for_what_it_is_for(
     """A chat from 192.0.2.7."""
     verdict = authorize(record, KEY, now=NOW, source="192.0.2.7", operation=Operation.CHAT)
 
-    assert verdict == (Authorized(record) if expected is None else Refused(expected))
+    assert verdict == (record if expected is None else expected)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +136,7 @@ def test_a_source_is_allowed_by_a_network_that_holds_it(
 @pytest.mark.parametrize("record", [None, RECORD, REVOKED, EXPIRED, EARLY, NARROW])
 def test_whoever_lacks_the_secret_learns_nothing(record: KeyRecord | None) -> None:
     """A wrong secret is answered alike whether the key is good, revoked, or not there."""
-    assert authorize(record, STRANGER, now=NOW) == Refused(ErrorKind.INVALID_API_KEY)
+    assert authorize(record, STRANGER, now=NOW) == ErrorKind.INVALID_API_KEY
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from loadtest.keys.stack import TEAMS, KeyServers, bench_key, bench_rows, hit_ra
 from sidecar.admin.key_files import FIELDS
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.authorize import Authorized, authorize
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.credentials import parse
+from sidecar.keys.credentials import authorize, parse
 from sidecar.keys.ports import Fence, KeyReading
 from sidecar.keys.shared_cache import KeyChanges, TwoTierKeys
 from sidecar.settings.process import Settings
@@ -59,7 +58,7 @@ def test_a_bench_key_is_a_key_like_any_other() -> None:
     digest = first[1 + FIELDS.index("secret_sha256")]
     assert isinstance(digest, bytes)
     assert parse(key.reveal()) == key
-    assert isinstance(authorize(record_of(IDS[0], digest=digest), key, now=0.0), Authorized)
+    assert isinstance(authorize(record_of(IDS[0], digest=digest), key, now=0.0), KeyRecord)
     assert {len(row) for row in rows} == {1 + len(FIELDS)}
     assert len({row[1 + FIELDS.index("team")] for row in list(bench_rows(key_ids(500)))}) == TEAMS
 

@@ -11,9 +11,9 @@ from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Dialect, Operation, Route
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
-from sidecar.pipeline.admission import admit
+from sidecar.pipeline.admission import Caller, admit
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Caller, RequestRecord
+from sidecar.pipeline.record import RequestRecord
 from tests.support.answers import quiet_stream
 from tests.support.keys import record_of
 from tests.support.pipeline import KEY, World
@@ -60,13 +60,13 @@ async def ask(worker: Worker, asked: Asked = Asked()) -> tuple[Caller | ErrorKin
 @pytest.mark.parametrize(
     ("answer", "outcome", "tiers"),
     [
-        pytest.param(LoadedKey(RECORD), Caller, (CacheTier.STORE, CacheTier.L1), id="database"),
+        pytest.param(LoadedKey(RECORD), tuple, (CacheTier.STORE, CacheTier.L1), id="database"),
         pytest.param(
-            LoadedKey(RECORD, CacheTier.L2, 5.0), Caller, (CacheTier.L2, CacheTier.L1), id="shared"
+            LoadedKey(RECORD, CacheTier.L2, 5.0), tuple, (CacheTier.L2, CacheTier.L1), id="shared"
         ),
         pytest.param(
             LoadedKey(RECORD, CacheTier.STALE, 5.0),
-            Caller,
+            tuple,
             (CacheTier.STALE, CacheTier.STALE),
             id="stale",
         ),
@@ -84,7 +84,7 @@ async def test_the_tier_that_answered_is_reported(
     first, then = await ask(worker), await ask(worker)
 
     assert [type(admission) for admission, _ in (first, then)] == [outcome, outcome]
-    assert (first[1].tier, then[1].tier) == tiers
+    assert (first[1].cache_tier, then[1].cache_tier) == tiers
 
 
 async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
@@ -93,7 +93,7 @@ async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
 
     admission, record = await ask(worker)
 
-    assert (admission, record.tier) == (ErrorKind.AUTHORIZATION_UNAVAILABLE, CacheTier.STORE)
+    assert (admission, record.cache_tier) == (ErrorKind.AUTHORIZATION_UNAVAILABLE, CacheTier.STORE)
 
 
 NARROW = dataclasses.replace(

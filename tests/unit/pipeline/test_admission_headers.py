@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.http import CREDENTIAL_HEADERS, HeaderMutation, Headers
+from sidecar.domain.http import CREDENTIAL_HEADERS, Headers
 from sidecar.pipeline.admission import naming_model, strip
 
 KEPT = (
@@ -35,21 +35,18 @@ KEPT = (
 def test_what_a_client_proves_itself_with_never_leaves(name: str) -> None:
     """Nor does what only we may say, or what overrides the rest; everything else stays."""
     headers = Headers((*KEPT, (name, b"secret"), (name, b"again")))
-    assert strip(headers) == HeaderMutation(remove_headers=(name,))
+    assert strip(headers) == (name,)
 
 
 def test_nothing_is_removed_that_is_not_there() -> None:
     """Envoy counts each operation against a limit."""
-    assert strip(Headers(KEPT)) == HeaderMutation()
+    assert strip(Headers(KEPT)) == ()
 
 
 def test_removals_come_in_a_stable_order() -> None:
     """The same request leads to the same bytes."""
     headers = Headers((("x-egret-b", b""), ("cookie", b""), ("authorization", b"")))
-    assert strip(headers).remove_headers == ("authorization", "cookie", "x-egret-b")
-
-
-OURS = HeaderMutation((("accept-encoding", b"identity"),), ("authorization", "x-egret-model"))
+    assert strip(headers) == ("authorization", "cookie", "x-egret-b")
 
 
 @pytest.mark.parametrize(
@@ -64,18 +61,16 @@ OURS = HeaderMutation((("accept-encoding", b"identity"),), ("authorization", "x-
     ],
 )
 def test_a_models_name_is_told_as_it_is(model: str) -> None:
-    """Beside what changes already."""
-    written = (*OURS.set_headers, ("x-egret-model", model.encode()))
-    assert naming_model(OURS, model) == HeaderMutation(written, OURS.remove_headers)
+    """In a header of its own."""
+    assert naming_model(model) == (("x-egret-model", model.encode()),)
 
 
 @given(st.none() | st.text(max_size=300) | st.from_regex(r"[ -~]{0,300}", fullmatch=True))
 def test_no_models_name_can_be_read_in_two_ways(model: str | None) -> None:
     """Whatever a client writes: told whole in visible characters, or not at all."""
-    mutation = naming_model(OURS, model)
-    assert mutation.remove_headers == OURS.remove_headers
-    if mutation == OURS:
+    named = naming_model(model)
+    if not named:
         return
-    told = dict(mutation.set_headers)["x-egret-model"]
+    told = dict(named)["x-egret-model"]
     assert told.decode() == model
     assert re.fullmatch(rb"[!-~]{1,256}", told)

@@ -9,6 +9,7 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import Refusal
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Dialect
+from sidecar.extproc.codec import metadata_fields
 from sidecar.pipeline.reply import limit_error, refusal_of
 
 STATUS = {
@@ -39,7 +40,7 @@ STATUS = {
     ErrorKind.INTERNAL_ERROR: 500,
 }
 TIMING = (("x-response-time", b"1.000ms"),)
-METADATA = (("verdict", "refused"),)
+METADATA = metadata_fields([("verdict", "refused")])
 JSON = ("content-type", b"application/json")
 
 
@@ -72,14 +73,14 @@ def test_no_refusal_looks_like_success(kind: ErrorKind) -> None:
 def test_a_refusal_that_may_be_tried_again_says_when() -> None:
     """In whole seconds (RFC 9110 section 10.2.3), before the headers that were added."""
     error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Later.", retry_after_seconds=30)
-    refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=TIMING, metadata=())
+    refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=TIMING, metadata=b"")
     assert refusal.headers == (JSON, ("retry-after", b"30"), *TIMING)
 
 
 def test_a_wait_of_zero_seconds_is_a_wait() -> None:
     """Zero is not the same as saying nothing."""
     error = ClientError(ErrorKind.GUARDRAIL_UNAVAILABLE, "Now.", retry_after_seconds=0)
-    refusal = refusal_of(error, dialect=Dialect.ANTHROPIC, headers=(), metadata=())
+    refusal = refusal_of(error, dialect=Dialect.ANTHROPIC, headers=(), metadata=b"")
     assert refusal.headers == (JSON, ("retry-after", b"0"))
 
 

@@ -19,6 +19,7 @@ from sidecar.keys.credentials import ApiKey
 from sidecar.pipeline.reply import refusal_of
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
+from tests.support import replies as do
 from tests.support.events import (
     BodyRequired,
     RequestCleared,
@@ -412,7 +413,7 @@ async def test_a_body_before_its_headers_is_refused() -> None:
 def test_every_kind_of_failure_has_words(kind: ErrorKind) -> None:
     """Each refusal says something, with the status of its kind."""
     error = client_error(kind)
-    refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=(), metadata=())
+    refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=(), metadata=b"")
     verdict = RequestRefused(refusal)
     assert refused(verdict) == (kind.http_status, kind.value, f"egret_{kind.value}")
     assert error.message
@@ -608,4 +609,4 @@ async def test_a_blocked_answer_names_its_provider_s_status(status: bytes) -> No
     assert refused(verdict)[:2] == (400, "content_blocked")
     assert isinstance(verdict, RequestRefused)
     wanted = status.decode() if status.isdigit() else "0"
-    assert dict(verdict.refusal.metadata)["answer_status"] == wanted
+    assert do.pairs_of(verdict.refusal.metadata)["answer_status"] == wanted

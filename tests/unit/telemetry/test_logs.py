@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Timings
+from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport
 from sidecar.domain.subject import UnscannedReason
 from sidecar.telemetry.logs import ExchangeLog, configure_logs, exchange_fields, get_logger
 from sidecar.telemetry.names import LogEvent
@@ -142,7 +142,10 @@ def test_a_refusal_without_an_owner_says_why_and_leaves_out_what_is_not_known(
         ExchangeReport(
             request_id="r-1",
             outcome=ExchangeOutcome.FAILED,
-            timings=Timings(WALL_NS, 0.0, seconds=0.0012, overhead_seconds=0.0012),
+            wall_ns=WALL_NS,
+            started_at=0.0,
+            seconds=0.0012,
+            overhead_seconds=0.0012,
             error=ErrorKind.INTERNAL_ERROR,
             error_type="KeyError",
             status=500,
@@ -172,8 +175,8 @@ def test_a_refusal_without_an_owner_says_why_and_leaves_out_what_is_not_known(
 
 def test_a_slow_exchange_warns_with_where_the_time_went(log_lines: LogLines) -> None:
     """Egret's own share counts: a client's slow upload is not our slowness."""
-    _complete(dataclasses.replace(redacted_report(), timings=timings(overhead_seconds=0.2501)))
-    _complete(dataclasses.replace(redacted_report(), timings=timings(overhead_seconds=0.25)))
+    _complete(dataclasses.replace(redacted_report(), **timings(overhead_seconds=0.2501)))
+    _complete(dataclasses.replace(redacted_report(), **timings(overhead_seconds=0.25)))
     slow = [line for line in log_lines.read() if line["event"] == "slow_request"]
 
     assert slow == [
@@ -206,7 +209,7 @@ PASSED = dataclasses.replace(redacted_report(), outcome=ExchangeOutcome.ALLOWED,
         {"outcome": ExchangeOutcome.ABORTED},
         {"unscanned": (UnscannedReason.IMAGE,)},
         {"results": redacted_report().results},
-        {"timings": timings(overhead_seconds=0.3)},
+        timings(overhead_seconds=0.3),
     ],
     ids=["redacted", "refused", "failed", "aborted", "unscanned", "a finding", "slow"],
 )
@@ -238,7 +241,7 @@ def test_of_what_tells_of_nothing_a_share_is_logged_that_says_so(log_lines: LogL
 def test_a_level_hides_what_is_below_it(log_lines: LogLines) -> None:
     """At `warning` the line an exchange is gone and the warnings stay."""
     configure_logs("warning", log_lines.stream)
-    _complete(dataclasses.replace(redacted_report(), timings=timings(overhead_seconds=1.0)))
+    _complete(dataclasses.replace(redacted_report(), **timings(overhead_seconds=1.0)))
 
     assert [line["event"] for line in log_lines.read()] == ["slow_request"]
 

@@ -38,8 +38,8 @@ def _report(base: ExchangeReport = PLAIN, **changes: object) -> ExchangeReport:
             True,
             id="timed out open",
         ),
-        pytest.param(_report(timings=timings(0.25)), False, id="as slow as is allowed"),
-        pytest.param(_report(timings=timings(0.26)), True, id="slower"),
+        pytest.param(_report(**timings(0.25)), False, id="as slow as is allowed"),
+        pytest.param(_report(**timings(0.26)), True, id="slower"),
     ],
 )
 def test_what_somebody_will_ask_about_is_kept(report: ExchangeReport, *, is_kept: bool) -> None:
@@ -50,7 +50,8 @@ def test_what_somebody_will_ask_about_is_kept(report: ExchangeReport, *, is_kept
 def _at(second: float) -> ExchangeReport:
     return _report(
         outcome=ExchangeOutcome.FAILED,
-        timings=dataclasses.replace(timings(), started_at=second, seconds=0.0),
+        started_at=second,
+        seconds=0.0,
     )
 
 

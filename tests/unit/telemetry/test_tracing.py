@@ -205,7 +205,7 @@ def test_a_refusal_is_an_outcome_and_not_an_error(receiver: OtlpReceiver) -> Non
     refused = ExchangeReport(
         request_id="r-1",
         outcome=ExchangeOutcome.REFUSED,
-        timings=timings(),
+        **timings(),
         error=ErrorKind.UNSCANNED_CONTENT,
         status=403,
         route=UnknownRoute(Dialect.ANTHROPIC),
@@ -239,7 +239,7 @@ def test_a_refusal_is_an_outcome_and_not_an_error(receiver: OtlpReceiver) -> Non
             ExchangeReport(
                 request_id="r-1",
                 outcome=ExchangeOutcome.FAILED,
-                timings=timings(),
+                **timings(),
                 error=ErrorKind.INTERNAL_ERROR,
                 error_type="builtins.KeyError",
                 status=500,
@@ -251,7 +251,7 @@ def test_a_refusal_is_an_outcome_and_not_an_error(receiver: OtlpReceiver) -> Non
             ExchangeReport(
                 request_id="r-1",
                 outcome=ExchangeOutcome.REFUSED,
-                timings=timings(),
+                **timings(),
                 error=ErrorKind.AUTHORIZATION_UNAVAILABLE,
                 status=503,
             ),
@@ -259,7 +259,7 @@ def test_a_refusal_is_an_outcome_and_not_an_error(receiver: OtlpReceiver) -> Non
             id="a server's answer",
         ),
         pytest.param(
-            ExchangeReport(request_id="r-1", outcome=ExchangeOutcome.FAILED, timings=timings()),
+            ExchangeReport(request_id="r-1", outcome=ExchangeOutcome.FAILED, **timings()),
             "unknown",
             id="nothing known",
         ),

@@ -55,6 +55,6 @@ def test_times_above_the_last_bucket_count_as_that_bucket() -> None:
     """As Prometheus does it."""
     pages = MetricPages()
     before = pages.snapshot()
-    pages.metrics.record(dataclasses.replace(redacted_report(), timings=timings(60.0)))
+    pages.metrics.record(dataclasses.replace(redacted_report(), **timings(60.0)))
 
     assert traffic_stats(before, pages.snapshot(at=1.0)).overhead_ms["p50"] == 5000

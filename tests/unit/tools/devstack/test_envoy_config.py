@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sidecar.apis.routes import recognise
 from sidecar.domain.subject import Operation, Route
-from sidecar.keys.authorize import is_model_allowed
+from sidecar.keys.credentials import is_model_allowed
 
 OWN = SelfHosted("models.internal", Provider(host="vllm", credential_header="authorization"))
 
