@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 
 class Dialect(enum.Enum):
     """The provider API that the client speaks; refusals are written in it."""
@@ -148,8 +150,7 @@ class TextPart:
     role: str
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """A request that was read whole.
 
     `other_models` are further ones in the body that a provider could use instead. Each of `runs`

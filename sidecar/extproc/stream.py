@@ -10,7 +10,7 @@ import asyncio
 import enum
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
@@ -19,6 +19,16 @@ from sidecar.extproc.phases import LATE, Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, RefusedError
 
 _Value = TypeVar("_Value")
+
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+STREAM_NAME: Final = "x-egret-stream"
+"""Of the gRPC call's metadata: Envoy's own name of the request, which its access log has too.
+
+Not the request id: an Envoy that keeps a client's would let it name, and so end, another request.
+"""
+CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
+"""The metadata of a call that are read; an engine may leave out all others."""
 
 
 class StreamEnd(enum.Enum):
@@ -260,23 +270,40 @@ class ExtProcStream:
             return self._taken(self._reading)
         # Without a task beside us, as nothing else is waited for: the task and the wait for it
         # cost a third of all that judging a request costs.
-        limit: asyncio.Timeout | None = None
         try:
             if seconds is None:
                 return await self._call.read()
-            limit = asyncio.timeout(seconds)
-            async with limit:
-                return await self._call.read()
-        except StreamGoneError:
+            return await self._read_within(seconds)
+        except (StreamGoneError, LateError):
             raise
-        except TimeoutError:
-            if limit is None or not limit.expired():
-                self.is_broken = True
-                raise
-            raise LateError(LATE[self.protocol.phase]) from None
         except Exception:
             self.is_broken = True
             raise
+
+    async def _read_within(self, seconds: float) -> bytes | None:
+        """Read with a deadline, as `asyncio.timeout` does at three times the cost."""
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("a stream is read by a task")
+        cancels, is_late = task.cancelling(), False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = True
+            task.cancel()
+
+        timer = task.get_loop().call_later(seconds, give_up)
+        try:
+            return await self._call.read()
+        except asyncio.CancelledError:
+            # A cancellation from outside, which came as well, goes on.
+            if is_late and task.cancelling() <= cancels + 1:
+                raise LateError(LATE[self.protocol.phase]) from None
+            raise
+        finally:
+            timer.cancel()
+            if is_late:
+                task.uncancel()
 
     def _taken(self, reading: asyncio.Future[bytes | None]) -> bytes | None:
         self._reading = None

@@ -174,7 +174,7 @@ class RequestRecord(ExchangeReport):
         verdicts: dict[str, str] = {}
         for result in self.results:
             if result.verdict is not Verdict.PASS:
-                verdicts[result.guardrail.name] = result.verdict.value
+                verdicts[result.guardrail.name] = result.verdict._value_
         return JudgedRequest(
             request_id=self.request_id,
             occurred_at=occurred_at.replace(microsecond=nanoseconds // 1000),
@@ -182,8 +182,8 @@ class RequestRecord(ExchangeReport):
             team_id=principal.team_id,
             organization_id=principal.organization_id,
             decision=_DECISIONS.get(outcome, DecisionKind.ALLOW),
-            operation=None if route is None else route.operation.value,
-            provider=None if route is None else route.dialect.value,
+            operation=None if route is None else route.operation._value_,
+            provider=None if route is None else route.dialect._value_,
             model=model,
             is_streamed=self.streamed,
             text_bytes=self.text_bytes,

@@ -33,7 +33,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
 
     *now* is in monotonic seconds.
     """
-    outcome = record.outcome_now()
+    outcome = record.outcome_now()  # its `_value_` is used: `value` is a slow property (3.11)
     model = record.model
     if model is not None and not sanitize.MODEL.fullmatch(model):
         model = OVERFLOW
@@ -49,13 +49,13 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
         pairs.append((MetadataKey.TRACE_ID, trace_id))
     owner = record.principal
     if owner is None or judged is None:
-        shared = _shared_fields(outcome.value, model, policy)
+        shared = _shared_fields(outcome._value_, model, policy)
     else:
         shared = _shared_fields(
-            outcome.value,
+            outcome._value_,
             model,
             policy,
-            None if record.key is None else record.key.priority.value,
+            None if record.key is None else record.key.priority._value_,
             owner.key_id,
             owner.team_name,
             owner.organization_name,

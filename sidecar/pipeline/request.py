@@ -28,6 +28,9 @@ from sidecar.extproc.codec import metadata_fields
 from sidecar.extproc.phases import Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
 from sidecar.extproc.stream import (
+    STREAM_NAME,
+    TRACEPARENT,
+    TRACESTATE,
     Call,
     ExtProcStream,
     LateError,
@@ -65,12 +68,6 @@ from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusa
 from sidecar.redaction.redact import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
 
-STREAM_NAME: Final = "x-egret-stream"
-"""Of the gRPC call's metadata: Envoy's own name of the request, which its access log has too.
-
-Not the request id: an Envoy that keeps a client's would let it name, and so end, another request.
-"""
-
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
@@ -93,8 +90,8 @@ async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> Stre
     request's headers is still the caller's.
     """
     record = RequestRecord(worker.clocks)
-    record.traceparent = metadata.get("traceparent")
-    record.tracestate = metadata.get("tracestate")
+    record.traceparent = metadata.get(TRACEPARENT)
+    record.tracestate = metadata.get(TRACESTATE)
     record.stream_name = metadata.get(STREAM_NAME, "")
     # Now, and not when the headers are read: a worker that is behind has most of its requests
     # waiting to be read.
@@ -178,7 +175,10 @@ class RequestHandler:
             # Envoy may not receive this verdict, whose request holds a reservation.
             worker.verdicts.add(record.stream_name, judged)
         if protocol.modes is not None:
-            record.processing_modes = (protocol.request_mode.value, protocol.response_mode.value)
+            record.processing_modes = (
+                protocol.request_mode._value_,
+                protocol.response_mode._value_,
+            )
         record.complete(outcome)
         worker.recorder.record(record)
 

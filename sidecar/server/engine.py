@@ -20,7 +20,7 @@ NOT_JUDGED: Final = "egret could not judge this request"
 """The status message of a call that fails; the error itself is in our log alone."""
 
 Serve = Callable[[Call, Mapping[str, str]], Awaitable[StreamEnd]]
-"""Serves one ext_proc call; the mapping is the gRPC metadata, lower-case names."""
+"""Serves one ext_proc call; the mapping holds at least `CALL_METADATA` of the gRPC metadata."""
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 LOGS_SERVICE_NAME: Final = "opentelemetry.proto.collector.logs.v1.LogsService"

@@ -10,7 +10,7 @@ from typing import Any, Final, assert_never
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from sidecar.extproc.stream import StreamEnd, StreamGoneError
+from sidecar.extproc.stream import CALL_METADATA, StreamEnd, StreamGoneError
 from sidecar.server.engine import (
     EXPORT_METHOD,
     NOT_JUDGED,
@@ -41,6 +41,7 @@ returns instead, h2corn logs it as failed, for up to 71 of 100 aborted streams."
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+_READ: Final = tuple((name.encode(), name) for name in CALL_METADATA)
 _OPENING: Final[dict[str, Any]] = {
     "type": "http.response.start",
     "status": 200,
@@ -184,9 +185,10 @@ class GrpcApplication:
             await call.end(GrpcStatus.INTERNAL, NOT_JUDGED)
 
     async def _process(self, call: GrpcCall, headers: dict[bytes, bytes]) -> None:
-        metadata = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()
-        }
+        metadata: dict[str, str] = {}
+        for name, key in _READ:
+            if name in headers:
+                metadata[key] = headers[name].decode("latin-1")
         end = await self._serve(call, metadata)
         match end:
             case StreamEnd.COMPLETED:

@@ -12,14 +12,14 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from socket import gethostname
 from typing import Final, Protocol, assert_never
 
 from sidecar import __version__
-from sidecar.extproc.stream import Budgets, Call, OverloadGuard, StreamEnd
+from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
@@ -232,9 +232,6 @@ async def _build_worker(
 def _engine(
     settings: Settings, index: int, worker: Worker, *, receive_log: ReceiveLog | None
 ) -> Engine:
-    async def serve_call(call: Call, metadata: Mapping[str, str]) -> StreamEnd:
-        return await serve(call, metadata, worker)
-
     network, listen = None, settings.listen
     if listen.host is not None:
         files = listen.tls_files if listen.tls is NetworkTls.MUTUAL else None
@@ -248,7 +245,9 @@ def _engine(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=network,
     )
-    return engine_type(settings.server.engine)(options, serve_call, receive_log)
+    return engine_type(settings.server.engine)(
+        options, functools.partial(serve, worker=worker), receive_log
+    )
 
 
 def engine_type(
