@@ -9,7 +9,7 @@ import pytest
 from sidecar.extproc.stream import OverloadGuard
 from sidecar.keys.ports import LoadedKey
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import KEY, World, headers
+from tests.support.pipeline import KEY, REQUEST_ID, World, headers
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
 
@@ -65,7 +65,7 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
     assert (status, told["error"]) == (
         503,
         {
-            "message": "The gateway has more to do than it can. Try again later.",
+            "message": f"The gateway has more to do than it can. Try again later. Request id: {REQUEST_ID}.",
             "type": "server_error",
             "param": None,
             "code": "overloaded",
@@ -100,7 +100,7 @@ async def test_anthropics_clients_are_told_in_their_own_words() -> None:
         503,
         {
             "type": "overloaded_error",
-            "message": "The gateway has more to do than it can. Try again later.",
+            "message": f"The gateway has more to do than it can. Try again later. Request id: {REQUEST_ID}.",
         },
     )
 

@@ -102,7 +102,7 @@ def test_a_refusal_ends_with_the_operators_line_and_the_request_id() -> None:
         ClientError(ErrorKind.INVALID_BODY, "No."),
         dialect=Dialect.OPENAI,
         headers=TIMING,
-        metadata=(),
+        metadata=b"",
         request_id="req-1",
         contact="Ask in #ai-platform.",
     )
