@@ -124,8 +124,8 @@ class ExchangeReport:
     def step_of(self, result: GuardrailResult) -> Step:
         """Return the time of a guardrail: its own, or that of the pass it was part of."""
         if result.started_at is not None and result.seconds is not None:
-            return Step(result.started_at, result.seconds)
-        return self.timings.guardrails or Step(self.timings.started_at, 0.0)
+            return result.started_at, result.seconds
+        return self.guardrails or (self.started_at, 0.0)
 
     @property
     def unscanned_action(self) -> UnscannedAction:

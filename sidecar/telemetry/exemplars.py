@@ -169,4 +169,4 @@ class ExchangeExemplars:
                 self._phases.note(step[1], trace, phase)
         for result in report.results:
             name = guardrail_label(result.guardrail.name)
-            self._guardrails.note(report.step_of(result).seconds, trace, name)
+            self._guardrails.note(report.step_of(result)[1], trace, name)

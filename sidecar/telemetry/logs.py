@@ -351,7 +351,7 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
         # Names are values here, not keys: redaction would take one called `secrets` for a secret.
         # And `_value_`, for `value` is a function of Python's own in 3.11: ten times as slow.
         guardrails = fields["guardrails"] = []
-        pass_seconds = 0.0 if timings.guardrails is None else timings.guardrails.seconds
+        pass_seconds = 0.0 if report.guardrails is None else report.guardrails[1]
         for result in report.results:
             seconds = pass_seconds if result.seconds is None else result.seconds
             row: dict[str, Any] = {

@@ -218,7 +218,7 @@ class Metrics:
                 report.body_bytes or None,
             )
         )
-        pass_seconds = 0.0 if timings.guardrails is None else timings.guardrails.seconds
+        pass_seconds = 0.0 if guardrails is None else guardrails[1]
         for result in report.results:
             verdict = (result.guardrail.name, id(result.verdict), id(result.stage))
             known = self._verdicts.get(verdict)

@@ -65,7 +65,8 @@ async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> 
     assert (status, told["error"]) == (
         503,
         {
-            "message": f"The gateway has more to do than it can. Try again later. Request id: {REQUEST_ID}.",
+            "message": "The gateway has more to do than it can. Try again later."
+            f" Request id: {REQUEST_ID}.",
             "type": "server_error",
             "param": None,
             "code": "overloaded",
@@ -100,7 +101,8 @@ async def test_anthropics_clients_are_told_in_their_own_words() -> None:
         503,
         {
             "type": "overloaded_error",
-            "message": f"The gateway has more to do than it can. Try again later. Request id: {REQUEST_ID}.",
+            "message": "The gateway has more to do than it can. Try again later."
+            f" Request id: {REQUEST_ID}.",
         },
     )
 
