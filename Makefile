@@ -17,6 +17,8 @@ IMAGE_OPTIONS ?=
 IMAGE_TEST_OPTIONS ?=
 ENVOY_IMAGE ?= docker.io/envoyproxy/envoy:distroless-v1.40.0
 KUBE_PLAY_OPTIONS ?=
+# The digest of the chart's Envoy image, for the chart that `make dist` packs.
+ENVOY_DIGEST ?=
 UPSTREAM ?=
 UP_OPTIONS ?=
 BENCH_OPTIONS ?=
@@ -24,7 +26,7 @@ REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs dist dist-test
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -130,6 +132,12 @@ sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requir
 	$(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
 	build/sbom/bin/cyclonedx-py requirements requirements/$(REQUIREMENTS).txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
+
+dist: $(DEV_STAMP) $(HELM_STAMP) sbom ## Build into build/dist: wheels, image (PYTHON_IMAGE; Podman or Buildah), chart, SBOM, checksums
+	$(PY) -m deploy.distribution build --python-image "$(PYTHON_IMAGE)" --envoy-digest "$(ENVOY_DIGEST)"
+
+dist-test: $(DEV_STAMP) $(HELM_STAMP) ## Install each part of build/dist in a new place and use it; the wheels by egret demo
+	$(PY) -m deploy.distribution test
 
 build/docs/.stamp: requirements/docs.txt
 	$(PYTHON) -m venv build/docs
