@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.domain.errors import ClientError
 from sidecar.domain.policy import Action, Guardrail, OnError, Stage
@@ -72,8 +72,7 @@ LOCAL_VERDICTS: Final = {
 """The verdict of a guardrail that found something by itself; a remote check may return less."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuardrailResult:
+class GuardrailResult(NamedTuple):
     """One guardrail's outcome. In shadow mode the verdict is what enforce would have done.
 
     No two of `findings` overlap, and they are in text order.
@@ -82,6 +81,7 @@ class GuardrailResult:
     `error_type` is a class name or short code when the check failed, for spans and logs.
     `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it passed.
     `stage` is the side that was checked, never both.
+    A tuple, since it is built for a third of the time of a dataclass.
     """
 
     guardrail: Guardrail

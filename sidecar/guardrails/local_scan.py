@@ -222,17 +222,11 @@ class LocalScan:
     def _scan(
         self, parts: Sequence[TextPart], runs: Runs, short: _Short | None
     ) -> Cooperative[Results]:
-        """Do all of the work in slices of a millisecond or two; *short* is done already."""
-        results = yield from self._scan_once(parts, runs, short)
-        if not any(one.findings for one in results):
-            return results
-        return (yield from self._rescan_until_stable(results, parts, runs))
+        """Do all of the work in slices of a millisecond or two; *short* is done already.
 
-    def _rescan_until_stable(
-        self, results: Results, parts: Sequence[TextPart], runs: Runs
-    ) -> Cooperative[Results]:
-        """Return *results* and every match that redacting by them would bring to light."""
-        now = list(results)
+        The results have every match that redacting by them would bring to light.
+        """
+        now = list((yield from self._scan_once(parts, runs, short)))
         redacted = spans_to_redact(now)
         for _ in range(MAX_RESCANS):
             if not redacted:
@@ -253,7 +247,7 @@ class LocalScan:
                 if more := [one for one in places if one is not None]:
                     findings = yield from joined(known.guardrail, known.findings, more)
                     verdict = LOCAL_VERDICTS[known.guardrail.action]
-                    now[index] = replace(known, verdict=verdict, findings=findings)
+                    now[index] = known._replace(verdict=verdict, findings=findings)
             before, redacted = redacted, spans_to_redact(now)
             if redacted == before:
                 return tuple(now)
@@ -325,11 +319,14 @@ class LocalScan:
 def _scanned(parts: Sequence[TextPart], short: _Short) -> ScannedTexts:
     """Return short plain ASCII texts as rules search them: each part is its own view."""
     joined_content, hits = short
-    views = [
-        TextView(index, ASCII_VIEWS, part.content, len(part.content))
-        for index, part in enumerate(parts)
-    ]
-    ends = tuple(accumulate([view.length + 1 for view in views]))
+    views: list[TextView] = []
+    ends: list[int] = []
+    end = 0
+    for index, part in enumerate(parts):
+        length = len(part.content)
+        views.append(TextView(index, ASCII_VIEWS, part.content, length))
+        end += length + 1
+        ends.append(end)
     return ScannedTexts(parts, views, ends, hits, joined_content)
 
 
@@ -468,4 +465,4 @@ def _whole(result: GuardrailResult, parts: Sequence[TextPart]) -> GuardrailResul
         Finding(one.guardrail, one.type, part, 0, len(parts[part].content))
         for part, one in sorted(first.items())
     ]
-    return replace(result, findings=tuple(whole))
+    return result._replace(findings=tuple(whole))

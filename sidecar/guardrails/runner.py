@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 from sidecar.domain.finding import (
@@ -155,7 +154,7 @@ class GuardrailRunner:
         now = self._clock()
         # The time of the local pass alone: the step of all guardrails includes the remote ones.
         local = tuple(
-            [replace(one, started_at=started_at, seconds=now - started_at) for one in local]
+            [one._replace(started_at=started_at, seconds=now - started_at) for one in local]
         )
         if subject.parts and not any(_decides(result) for result in local):
             return self._ask_remote(policy, local, subject, about)
@@ -258,9 +257,8 @@ def _disjoint(results: Results) -> Results:
         rank=lambda one: rank_of(redacting[one.guardrail].guardrail, one.type),
     )
     return tuple(
-        replace(
-            result,
-            findings=tuple(one for one in findings if one.guardrail == result.guardrail.name),
+        result._replace(
+            findings=tuple(one for one in findings if one.guardrail == result.guardrail.name)
         )
         if result.guardrail.name in redacting
         else result

@@ -7,7 +7,7 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -24,6 +24,7 @@ WHOLE_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _STRING_TOKEN: Final = re.compile(_STRING, re.DOTALL)
 
 _TOKEN: Final = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
+_NUMBER_GROUP: Final = 2
 
 _JSON_START: Final = re.compile(rb'[ \t\r\n]*+["\[{]')
 
@@ -58,6 +59,15 @@ def string_tokens(text: bytes) -> Iterator[Token]:
         yield Token(*match.span(1))
 
 
+def pick_strings(text: bytes, indexes: Collection[int]) -> dict[int, Token]:
+    """Return the string tokens of some indexes.
+
+    Raises:
+        SpliceError: there are fewer tokens.
+    """
+    return _pick(_STRING_TOKEN.finditer(text), indexes)
+
+
 def count_strings(text: bytes) -> int:
     """Return how many string tokens *text* has."""
     if b"\\" not in text:
@@ -65,11 +75,27 @@ def count_strings(text: bytes) -> int:
     return _STRING_TOKEN.subn(b"", text)[1]
 
 
-def number_tokens(text: bytes) -> Iterator[Token]:
-    """Yield every number token of *text* in order."""
-    for match in _TOKEN.finditer(text):
-        if match.lastindex == 2:  # noqa: PLR2004 - the second group of _TOKEN
-            yield Token(*match.span(2))
+def pick_numbers(text: bytes, indexes: Collection[int]) -> dict[int, Token]:
+    """Return the number tokens of some indexes.
+
+    Raises:
+        SpliceError: there are fewer tokens.
+    """
+    found = _TOKEN.finditer(text)
+    return _pick((one for one in found if one.lastindex == _NUMBER_GROUP), indexes)
+
+
+def _pick(found: Iterable[re.Match[bytes]], indexes: Collection[int]) -> dict[int, Token]:
+    if not indexes:
+        return {}
+    picked = {
+        index: Token(*match.span(match.lastindex or 0))
+        for index, match in enumerate(islice(found, max(indexes) + 1))
+        if index in indexes
+    }
+    if len(picked) != len(indexes):
+        raise SpliceError("a replacement is for a token that is not in the text")
+    return picked
 
 
 def may_be_json(content: bytes) -> bool:
@@ -356,7 +382,7 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> bytes:
             raise SpliceError("the text of a replacement is not plain ASCII")
     edits = _in_strings(body, [one for one in replacements if not _is_number(one)])
     numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
-    for index, token in pick(number_tokens(body), numbers).items():
+    for index, token in pick_numbers(body, numbers).items():
         edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
     pieces: list[bytes] = []
     position = 0
@@ -378,7 +404,7 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
             raise SpliceError("a replacement has no location")
         by_token[replacement.location[0]].append(replacement)
     edits: list[_Edit] = []
-    for index, token in pick(string_tokens(text), by_token.keys()).items():
+    for index, token in pick_strings(text, by_token).items():
         raw = text[token.start : token.end]
         offsets = OffsetMap(raw)
         inner = _in_content(decode(raw), by_token[index])
@@ -422,25 +448,6 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> list[_Ed
             start, end = whole_units(content, start, end)
         edits.append(_Edit(start, end, one.text))
     return edits
-
-
-def pick(found: Iterable[Token], indexes: Iterable[int]) -> dict[int, Token]:
-    """Return the tokens of some indexes.
-
-    Raises:
-        SpliceError: there are fewer tokens.
-    """
-    wanted = set(indexes)
-    if not wanted:
-        return {}
-    picked = {
-        index: token
-        for index, token in enumerate(islice(found, max(wanted) + 1))
-        if index in wanted
-    }
-    if len(picked) != len(wanted):
-        raise SpliceError("a replacement is for a token that is not in the text")
-    return picked
 
 
 def _merge(edits: Iterable[_Edit]) -> list[_Edit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.apis.event_patterns import EventPatternCache
@@ -156,7 +156,7 @@ class AnswerJudgement:
     def _weigh_remote(
         self, results: tuple[GuardrailResult, ...], asked: list[tuple[Window, bytes]]
     ) -> ClientError | None:
-        self._remote = tuple(replace(one, stage=Stage.OUTPUT) for one in results)
+        self._remote = tuple(one._replace(stage=Stage.OUTPUT) for one in results)
         decision = decide(results, subject="answer")
         if isinstance(decision, Deny):
             return decision.error

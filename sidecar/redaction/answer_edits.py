@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from sidecar.apis.response_text import without_logprobs
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.tokens import OffsetMap, Token, pick
+from sidecar.jsontext.tokens import OffsetMap, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) ->
     for edit in sorted(edits, key=attrgetter("start")):
         by_location[edit.location].append(edit)
     spans: list[tuple[int, int, bytes]] = []
-    strings = pick(json_text.string_tokens(payload), {at for at in by_location if at >= 0})
+    strings = json_text.pick_strings(payload, {at for at in by_location if at >= 0})
     for location, token in strings.items():  # each is decoded once, however many its edits
         spans += _in_string(payload, token, by_location[location])
-    numbers = pick(json_text.number_tokens(payload), {-1 - at for at in by_location if at < 0})
+    numbers = json_text.pick_numbers(payload, {-1 - at for at in by_location if at < 0})
     for number, token in numbers.items():
         spans += [
             (token.start, token.end, b'"' + edit.text + b'"') for edit in by_location[-1 - number]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 
@@ -121,7 +122,10 @@ def test_a_number_in_a_json_string_becomes_a_string(
 ) -> None:
     """Whatever part of it was found, and wherever it stands: the arguments stay JSON."""
     arguments = text_of(render([inner, 4111111111111111], style)).encode()
-    tokens = list(json_text.number_tokens(arguments))
+    tokens: list[json_text.Token] = []
+    with contextlib.suppress(json_text.SpliceError):
+        while True:
+            tokens += json_text.pick_numbers(arguments, {len(tokens)}).values()
     token = data.draw(st.sampled_from(tokens))
     start = data.draw(st.integers(token.start, token.end - 1))
     end = data.draw(st.integers(start + 1, token.end))

@@ -42,7 +42,10 @@ def test_a_hostile_text_is_tokenised_in_one_pass() -> None:
 def test_numbers_in_strings_are_not_number_tokens() -> None:
     """Only what stands outside quotes is counted."""
     text = rb'{"1":[-2.5E+3,"\"4",true],"x":60}'
-    assert [text[t.start : t.end] for t in json_text.number_tokens(text)] == [b"-2.5E+3", b"60"]
+    picked = json_text.pick_numbers(text, {0, 1}).values()
+    assert [text[t.start : t.end] for t in picked] == [b"-2.5E+3", b"60"]
+    with pytest.raises(json_text.SpliceError):
+        json_text.pick_numbers(text, {2})
 
 
 @pytest.mark.parametrize("code", ["007f", "0080", "07FF", "0800", "d7ff", "D800", "dfff", "E000"])

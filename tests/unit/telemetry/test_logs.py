@@ -113,8 +113,7 @@ def test_the_line_of_an_exchange_is_the_same_as_through_all_of_structlog(
     """Although most of the time it takes a shorter way: whatever names hold, and however many."""
     team, organization, policy, guardrail, model = texts
     report = redacted_report()
-    result = dataclasses.replace(
-        report.results[0],
+    result = report.results[0]._replace(
         guardrail=dataclasses.replace(report.results[0].guardrail, name=guardrail),
     )
     odd = dataclasses.replace(

@@ -233,10 +233,8 @@ def test_a_guardrail_that_changed_is_counted_under_its_new_action(
 ) -> None:
     """A policy reload reuses names: what was remembered of the old one must not count."""
     old = redacted_report().results[0]
-    new = dataclasses.replace(old, guardrail=dataclasses.replace(old.guardrail))
-    changed = dataclasses.replace(
-        old, guardrail=Guardrail(name="pii", settings=old.guardrail.settings)
-    )
+    new = old._replace(guardrail=dataclasses.replace(old.guardrail))
+    changed = old._replace(guardrail=Guardrail(name="pii", settings=old.guardrail.settings))
     for result in (old, new, changed):
         metrics.record(dataclasses.replace(redacted_report(), results=(result,)))
 

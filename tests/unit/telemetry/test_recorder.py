@@ -57,9 +57,7 @@ def _odd(text: str) -> ExchangeReport:
         model=text,
         error_type=text,
         processing_modes=(text,),
-        results=tuple(
-            dataclasses.replace(result, findings=(odd,), error_type=text) for result in results()
-        ),
+        results=tuple(result._replace(findings=(odd,), error_type=text) for result in results()),
     )
 
 

@@ -34,7 +34,7 @@ def _report(base: ExchangeReport = PLAIN, **changes: object) -> ExchangeReport:
         pytest.param(_report(outcome=ExchangeOutcome.FAILED), True, id="failed"),
         pytest.param(_report(results=(REDACTED, OPEN)), True, id="failed open"),
         pytest.param(
-            _report(results=(dataclasses.replace(OPEN, verdict=Verdict.TIMEOUT_OPEN),)),
+            _report(results=(OPEN._replace(verdict=Verdict.TIMEOUT_OPEN),)),
             True,
             id="timed out open",
         ),

@@ -432,7 +432,7 @@ def test_the_places_of_a_structured_answer_are_on_its_span(receiver: OtlpReceive
 
     _export(
         receiver,
-        dataclasses.replace(report, results=(dataclasses.replace(result, findings=findings),)),
+        dataclasses.replace(report, results=(result._replace(findings=findings),)),
     )
 
     span = receiver.wait_for(4)[f"guardrail {result.guardrail.name}"]
