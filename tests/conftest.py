@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from sidecar.settings.serving import Engine
+from tests.support.sizes import choose_full
 
 # A run in the background of a script ignores SIGINT, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,7 +21,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     choices = [engine.value for engine in Engine]
     parser.addoption("--engine", default=Engine.GRPCIO.value, choices=choices)
     parser.addoption("--browser", help="a headless Chromium; without it tests/browser is left out")
+    parser.addoption("--full", action="store_true", help="the full form of tests that have two")
     parser.addoption("--pictures", help="where tests/browser draws; else nowhere that stays")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the sizes of tests before their modules are imported."""
+    choose_full(is_full=config.getoption("--full"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that parallel processes end together.
+
+    Raises:
+        pytest.UsageError: a case runs on one engine without a reason.
+    """
+    for item in items:
+        if not all(marker.args for marker in item.iter_markers("any_engine")):
+            raise pytest.UsageError(f"{item.nodeid}: take a reason from tests/support/engines.py")
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

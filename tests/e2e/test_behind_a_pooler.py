@@ -16,6 +16,7 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from sidecar.cli.main import command_tree
+from tests.support.engines import SERVERS
 from tests.support.live_servers import LiveServers, live_servers
 from tests.support.more_workers import more_workers
 from tests.support.pgbouncer import pgbouncer, through
@@ -23,7 +24,7 @@ from tests.support.stack import Answer, Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.any_engine,
+    SERVERS,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -14,7 +14,6 @@ from tests.support.stack import CHAT, Stack
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest.mark.timeout(120)
 async def test_every_case_conforms_in_every_mode_over_both_protocols(session_stack: Stack) -> None:
     """Through an Envoy of its own; the built-in policy holds for the key."""
     runs = choose(files=(), modes=(), names=(), with_egret=True)

@@ -16,13 +16,13 @@ from dashboards.pictures import targets_of
 from dashboards.prometheus import Prometheus, running_prometheus
 from dashboards.traffic import Gateway, mixed_requests
 from tests.support.command_line import Egret
+from tests.support.engines import COMMANDS
 from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.any_engine,
+    COMMANDS,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(120),
 ]
 
 WINDOW = "1m"

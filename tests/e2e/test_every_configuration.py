@@ -26,6 +26,7 @@ from sidecar.settings.serving import Engine
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority
 from tests.support.deployments import DEPLOYMENTS
+from tests.support.engines import ENVOY
 from tests.support.helm import CASES, CHART, one, render
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import Config, ext_proc_filters
@@ -33,7 +34,8 @@ from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.any_engine,
+    pytest.mark.long,
+    ENVOY,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
@@ -16,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from tests.support.command_line import Egret
+from tests.support.engines import COUNTS
 from tests.support.stack import Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(180),
 ]
 
 
@@ -31,7 +32,8 @@ MODEL = "gpt-4o"
 @pytest_asyncio.fixture(loop_scope="session")
 async def key_id(stack: Stack) -> AsyncIterator[str]:
     """The id of a new key, under the policy that redacts; its secret is `limited`."""
-    key = await stack.new_key("redact")
+    async with a_change(stack):
+        key = await stack.new_key("redact")
     stack.keys["limited"] = key.reveal()
     yield key.key_id
     del stack.keys["limited"]
@@ -39,8 +41,26 @@ async def key_id(stack: Stack) -> AsyncIterator[str]:
 
 async def limit(stack: Stack, key_id: str, *words: str) -> None:
     """Set limits of the key, and wait until they act."""
-    await command(stack, "limits", "set", "--key", key_id, *words)
-    await asyncio.sleep(1.0)
+    async with a_change(stack):
+        await command(stack, "limits", "set", "--key", key_id, *words)
+
+
+@asynccontextmanager
+async def a_change(stack: Stack) -> AsyncIterator[None]:
+    """Change a key within the block, and wait until every worker has received it."""
+    before = await changes_received(stack)
+    yield
+    async with asyncio.timeout(30):
+        while await changes_received(stack) < before + stack.workers:  # noqa: ASYNC110 - in others
+            await asyncio.sleep(0.05)
+
+
+async def changes_received(stack: Stack) -> float:
+    """Return how many changes to keys all workers together have received."""
+    async with stack.client.get(stack.facts.metrics_url) as answer:
+        lines = (await answer.text()).splitlines()
+    counts = [line for line in lines if line.startswith("egret_revocation_seconds_count")]
+    return sum(float(line.rpartition(" ")[2]) for line in counts)
 
 
 async def command(stack: Stack, *words: str) -> None:
@@ -58,10 +78,12 @@ async def statuses(stack: Stack, count: int, **fields: Any) -> Counter[int]:
     return counted
 
 
+@COUNTS
 async def test_a_limit_set_at_run_time_acts_within_a_second(stack: Stack, key_id: str) -> None:
     """And is refused in OpenAI's words, with its headers."""
     assert await statuses(stack, 5) == {200: 5}
-    await limit(stack, key_id, "requests/minute=4", "--burst", "3")
+    await command(stack, "limits", "set", "--key", key_id, "requests/minute=4", "--burst", "3")
+    await asyncio.sleep(1.0)
     assert await statuses(stack, 5) == {200: 3, 429: 2}
     refused = await stack.post(chat("hello"), key="limited")
     assert json.loads(refused.body)["error"]["code"] == "rate_limit_exceeded"
@@ -70,6 +92,7 @@ async def test_a_limit_set_at_run_time_acts_within_a_second(stack: Stack, key_id
     assert int(refused.headers["retry-after"]) > 0
 
 
+@COUNTS
 async def test_the_openai_client_waits_as_told_and_succeeds(stack: Stack, key_id: str) -> None:
     """Its own retries honour our headers."""
     await limit(stack, key_id, "requests/second=1")
@@ -85,6 +108,7 @@ async def test_the_openai_client_waits_as_told_and_succeeds(stack: Stack, key_id
     assert time.monotonic() - started_at > 1.5
 
 
+@COUNTS
 async def test_tokens_that_were_not_used_are_given_back(stack: Stack, key_id: str) -> None:
     """An answer is far shorter than what it might have been."""
     await limit(stack, key_id, "tokens/day=10000")
@@ -94,9 +118,11 @@ async def test_tokens_that_were_not_used_are_given_back(stack: Stack, key_id: st
             await asyncio.sleep(0.3)
 
 
+@COUNTS
 async def test_a_blocked_answer_is_not_given_back(stack: Stack) -> None:
     """Its tokens were produced: whoever is blocked again and again still runs into the limit."""
-    key = await stack.new_key("answers-block")
+    async with a_change(stack):
+        key = await stack.new_key("answers-block")
     stack.keys["limited"] = key.reveal()
     await limit(stack, key.key_id, "tokens/day=10000")
     async with stack.debug.post("/answer", json={"text": f"ann@example.org{' x' * 3000}"}):
@@ -109,6 +135,7 @@ async def test_a_blocked_answer_is_not_given_back(stack: Stack) -> None:
     assert await statuses(stack, 1, max_tokens=9_000) == {429: 1}
 
 
+@COUNTS
 async def test_a_key_whose_tokens_are_limited_has_its_streams_counted(
     stack: Stack, key_id: str
 ) -> None:
@@ -133,6 +160,7 @@ async def test_concurrent_requests_are_counted_to_the_end_of_their_answers(
             await asyncio.sleep(0.3)
 
 
+@COUNTS
 async def test_a_budget_ends_with_its_own_code(stack: Stack, key_id: str) -> None:
     """By the price table; the client is told not to try again."""
     prices = ("--input", "1000", "--output-tokens", "1000")
@@ -173,6 +201,7 @@ async def answer_with_limits_of_its_own(stack: Stack) -> None:
         assert answer.status == 204
 
 
+@COUNTS
 async def test_an_answer_tells_how_limits_stand_in_place_of_the_providers(
     stack: Stack, key_id: str
 ) -> None:
@@ -197,6 +226,7 @@ async def test_an_answer_tells_how_limits_stand_in_place_of_the_providers(
     assert 49_000 < int(of_limited["x-ratelimit-remaining-tokens"]) < 49_900
 
 
+@COUNTS
 async def test_a_budget_that_runs_short_is_told_before_it_ends(stack: Stack, key_id: str) -> None:
     """On answers, and once to those who watch."""
     prices = ("--input", "1000", "--output-tokens", "1000")

@@ -24,12 +24,12 @@ from pydantic import SecretStr
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from tests.support.access_log_fields import explained
+from tests.support.engines import COMMANDS
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message
 
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(120),
 ]
 
 PATIENCE_SECONDS: Final = 20.0
@@ -280,7 +280,7 @@ async def test_what_was_planted_is_found_nowhere(stack: Stack) -> None:
     assert "egret" in everything["Valkey"]
 
 
-@pytest.mark.any_engine
+@COMMANDS
 async def test_each_field_of_the_access_log_is_explained(stack: Stack) -> None:
     """Of Envoy's, of Egret's metadata, and of what the filter measured: see docs/envoy.md."""
     for policy in ("block", "redact", "answers-redact"):

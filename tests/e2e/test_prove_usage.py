@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from loadtest.prove_usage import Proof, prove
+from tests.support.engines import COUNTS
 
-pytestmark = [pytest.mark.stack, pytest.mark.any_engine]
+pytestmark = [pytest.mark.stack, pytest.mark.long, COUNTS]
 
 
 @pytest.mark.timeout(240)

@@ -17,14 +17,14 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.engines import SERVERS
 from tests.support.faulty_servers import FaultyServers, faulty_servers
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message, whole_stack
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.any_engine,
+    SERVERS,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(180),  # a stack of its own
 ]
 
 TIMEOUT_SECONDS: Final = 2.0

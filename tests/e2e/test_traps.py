@@ -22,8 +22,8 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Refusal
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions
-from sidecar.server.grpcio import GrpcioEngine
 from tests.support import events as on
+from tests.support.engines import ENGINE_TYPES, ENVOY
 from tests.support.http2 import http2_request
 from tests.support.scripted import (
     BodyAnswer,
@@ -95,7 +95,7 @@ class OwnEngine:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own_engine(session_stack: Stack) -> AsyncIterator[OwnEngine]:
+async def own_engine(session_stack: Stack, engine: str) -> AsyncIterator[OwnEngine]:
     """Our engine behind an Envoy of the usual configuration."""
     with tempfile.TemporaryDirectory(prefix="egret-own-") as place:
         socket = Path(place) / "worker.sock"
@@ -108,11 +108,11 @@ async def own_engine(session_stack: Stack) -> AsyncIterator[OwnEngine]:
                 drain_delay_seconds=0,
                 drain_grace_seconds=1,
             )
-            engine = GrpcioEngine(options, own.talk)
-            await engine.start()
-            await engine.set_ready(is_ready=True)
+            serves = ENGINE_TYPES[engine](options, own.talk)
+            await serves.start()
+            await serves.set_ready(is_ready=True)
             yield own
-            await engine.drain()
+            await serves.drain()
 
 
 def unencodable() -> on.RequestRefused:
@@ -294,6 +294,7 @@ async def _override(side: Side) -> None:
     await side.write(response)
 
 
+@ENVOY
 @pytest.mark.parametrize(
     "script",
     [
@@ -317,6 +318,7 @@ async def _return(side: Side) -> None:
     await side.read()
 
 
+@ENVOY
 async def test_envoy_lets_a_request_pass_when_the_stream_ends_well_without_an_answer(
     stack: Stack, scripted: Scripted
 ) -> None:
@@ -326,6 +328,7 @@ async def test_envoy_lets_a_request_pass_when_the_stream_ends_well_without_an_an
     assert await stack.received_count() == 1
 
 
+@ENVOY
 async def test_envoy_lets_nothing_pass_when_the_stream_ends_well_while_headers_are_held(
     stack: Stack, scripted: Scripted
 ) -> None:
@@ -336,6 +339,7 @@ async def test_envoy_lets_nothing_pass_when_the_stream_ends_well_while_headers_a
     assert await stack.received_count() == 0
 
 
+@ENVOY
 async def test_envoy_ignores_value_and_append_action_of_a_header(
     stack: Stack, scripted: Scripted
 ) -> None:
@@ -362,6 +366,7 @@ async def test_envoy_ignores_value_and_append_action_of_a_header(
     assert received.all("x-ratelimit-there") == ["ours"]
 
 
+@ENVOY
 async def test_envoy_sends_a_body_twice_when_trailers_follow_and_a_retry_is_allowed(
     stack: Stack, scripted: Scripted
 ) -> None:

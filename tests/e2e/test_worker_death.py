@@ -16,8 +16,8 @@ from tests.support.stack import Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
+    pytest.mark.long,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(120),
 ]
 
 EMAIL = "bob.builder@example.com"

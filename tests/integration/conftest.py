@@ -8,4 +8,6 @@ __all__ = ["database", "empty_database", "postgres_server"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "million: makes a table of 1,000,000 keys once a session")
+    config.addinivalue_line(
+        "markers", "million: makes a table of up to a million keys once a session"
+    )

@@ -18,7 +18,7 @@ from egret_tools.devstack.run_directory import KEPT_AFTER_A_FAILURE
 
 from tests.support.embedded import CHAT, egret, none_left, started
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 
 def is_gone(run: Path) -> bool:

@@ -16,7 +16,7 @@ from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 from tests.support.live_servers import valkey_server
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.stack
 
 PATIENCE_SECONDS = 30.0
 """A call that is given up on a busy machine would be a fault that the model does not know."""

@@ -134,12 +134,14 @@ async def test_workers_share_keys_again_as_soon_as_the_file_holds_the_new_passwo
 
 async def _shared_by(worker: KeyWorker, database: Database) -> ApiKey:
     """Have a worker judge new keys until it has shared one; return that."""
-    before = worker.counted("written")
     while True:
+        changes, written = worker.changes, worker.counted("written")
         key = await _new_key(database)
+        # The notification of a key that comes after its record takes the record away again.
+        await worker.until_changed(since=changes)
         assert isinstance((await worker.authorize(key)).verdict, KeyRecord)
-        await asyncio.sleep(0.05)
-        if worker.counted("written") > before:
+        await worker.until_written()
+        if worker.counted("written") > written:
             return key
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +22,9 @@ from tests.support.key_world import (
     VirtualLoop,
     version_of,
 )
+from tests.support.sizes import sized
+
+pytestmark = pytest.mark.long
 
 TTL, L2_TTL, MAX_STALE, RETRY, BUDGET = 10.0, 40.0, 100.0, 1.0, 4.0
 LIMITS = CacheLimits(
@@ -436,7 +440,9 @@ class TwoTierMachine(RuleBasedStateMachine):
 
 
 TestTwoTierCache = TwoTierMachine.TestCase
-TestTwoTierCache.settings = settings(max_examples=800, stateful_step_count=50, deadline=None)
+TestTwoTierCache.settings = settings(
+    max_examples=sized(800, small=250), stateful_step_count=50, deadline=None
+)
 
 
 def _begin(world: TwoTierMachine) -> None:
@@ -511,7 +517,7 @@ READ_DURING_A_CHANGE = [
 
 
 @example(steps=READ_DURING_A_CHANGE)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=sized(1500, small=400), deadline=None)
 @given(steps=st.lists(st.sampled_from(STARTS), min_size=8, max_size=20))
 def test_a_worker_that_starts_is_told_nothing_from_before_it_listened(
     steps: list[Callable[[TwoTierMachine], None]],

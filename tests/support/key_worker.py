@@ -62,6 +62,21 @@ class KeyWorker:
             or 0.0
         )
 
+    @property
+    def changes(self) -> int:
+        """How many changes it has received."""
+        return self.keys.tiers._fences.notes
+
+    async def until_changed(self, *, since: int) -> None:
+        """Wait until it has received more changes than *since*."""
+        while self.changes <= since:  # noqa: ASYNC110 - tells nobody
+            await asyncio.sleep(0.01)
+
+    async def until_written(self) -> None:
+        """Wait until no write to the shared cache is under way."""
+        while writes := [*self.keys.tiers._writes]:
+            await asyncio.wait(writes)
+
     async def until_fenced(self) -> None:
         """Wait until the shared cache may be believed."""
         fences = self.keys.tiers._fences

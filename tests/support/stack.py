@@ -44,7 +44,7 @@ from tests.support.rotel import Rotel, Span, running_rotel
 CHAT: Final = "/v1/chat/completions"
 MESSAGES: Final = "/v1/messages"
 PATIENCE_SECONDS: Final = 10.0
-COMPILE_PATIENCE_SECONDS: Final = 90.0
+COMPILE_PATIENCE_SECONDS: Final = 240.0
 """A process of its own compiles policies, and gives way to everything else on the machine."""
 POLL_SECONDS: Final = 0.02
 
@@ -149,6 +149,7 @@ _LABELS: Final = {
     "egret_guardrail_verdicts_total": ("guardrail", "verdict"),
     "egret_unscanned_total": ("reason", "action"),
 }
+_READ: Final = (*_LABELS, "egret_exchange_faults_total", "egret_policy_reload_failures_total")
 
 
 def _counted(exposition: str) -> Counted:
@@ -158,7 +159,9 @@ def _counted(exposition: str) -> Counted:
         "egret_guardrail_verdicts_total": found.verdicts,
         "egret_unscanned_total": found.unscanned,
     }
-    for family in text_string_to_metric_families(exposition):
+    # The whole page has thousands of lines, and the parser takes most of a short test's time.
+    lines = [line for line in exposition.splitlines(keepends=True) if line.startswith(_READ)]
+    for family in text_string_to_metric_families("".join(lines)):
         for sample in family.samples:
             if sample.name in by_name:
                 key = tuple(sample.labels[name] for name in _LABELS[sample.name])

@@ -13,6 +13,8 @@ from tests.contract.recorded.kept import differences
 from tests.contract.recorded.recorder import record_all
 from tests.contract.recorded.server import running_stores
 
+pytestmark = pytest.mark.long
+
 SHOWN = 12
 
 
