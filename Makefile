@@ -29,6 +29,9 @@ TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Cases that no engine can change run on grpcio alone: tests/support/engines.py has the reasons.
 BY_ENGINE := -m "not any_engine"
 SIZE :=
+# Tracing every line takes half as much time again: the core is traced, which has a rule to keep.
+CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,sidecar/redaction/*,sidecar/pipeline/decide.py,sidecar/pipeline/reply.py
+TRACED := --cov sidecar/domain --cov sidecar/extproc --cov sidecar/redaction --cov sidecar/pipeline
 
 .DEFAULT_GOAL := help
 .PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs dist dist-test
@@ -87,12 +90,13 @@ demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table
 test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine h2corn $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio $(TWO_PROCESSES) $(SIZE) --durations 40
-	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40 --cov --cov-report=
+	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
-	$(PY) -m coverage report --include='sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,sidecar/redaction/*,sidecar/pipeline/decide.py,sidecar/pipeline/reply.py' --fail-under=100 --skip-covered
+	$(PY) -m coverage report --include='$(CORE)' --fail-under=100 --skip-covered
 
 test-full: SIZE := --full
 test-full: BY_ENGINE :=
+test-full: TRACED := --cov
 test-full: test ## The same with a million rows, more examples, and each case of the stack on both engines
 
 check: check-style check-types check-imports check-files check-shape ##! Everything that needs no test: format, lint, types, layers, scripts, protocols, budgets
