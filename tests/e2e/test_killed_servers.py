@@ -14,8 +14,9 @@ import aiohttp
 import pytest
 
 from tests.support.embedded import CHAT, Up, started
+from tests.support.engines import SERVERS
 
-pytestmark = [pytest.mark.stack, pytest.mark.any_engine, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.stack, pytest.mark.long, SERVERS]
 
 CLIENTS: Final = 3
 HEALED_LOOKS: Final = 3000
