@@ -31,10 +31,10 @@ BY_ENGINE := -m "not any_engine"
 SIZE :=
 # Tracing every line takes half as much time again: the core is traced, which has a rule to keep.
 CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,sidecar/redaction/*,sidecar/pipeline/decide.py,sidecar/pipeline/reply.py
-TRACED := --cov sidecar/domain --cov sidecar/extproc --cov sidecar/redaction --cov sidecar/pipeline
+TRACED := --cov sidecar.domain --cov sidecar.redaction --cov sidecar.extproc.protocol --cov sidecar.extproc.phases --cov sidecar.pipeline.decide --cov sidecar.pipeline.reply
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs dist dist-test
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs dist dist-test
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -105,8 +105,12 @@ check-style: $(DEV_STAMP) ## Format and lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-check-types: $(DEV_STAMP) ## Types, by two checkers
+check-types: check-mypy check-pyright ## Types, by two checkers
+
+check-mypy: $(DEV_STAMP)
 	$(VENV)/bin/mypy
+
+check-pyright: $(DEV_STAMP)
 	$(VENV)/bin/pyright
 
 check-imports: $(DEV_STAMP) ## Layers, and dependencies that are unused or missing
