@@ -197,6 +197,15 @@ build/peers/.stamp: loadtest/peer-packages/requirements.txt loadtest/peer-packag
 bench-peers: build/peers/.stamp has-programs ## Egret beside other gateways: one machine, one run, one provider, one load
 	$(PY) -m loadtest.bench_peers $(BENCH_OPTIONS)
 
+build/clients/.stamp: tests/client-packages/requirements.txt $(DEV_STAMP)
+	rm -rf build/clients && $(PYTHON) -m venv build/clients/venv
+	build/clients/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+.PHONY: clients
+clients: build/clients/.stamp has-programs ## The snippets of docs/clients.md, those of LangChain, LlamaIndex and LiteLLM too
+	$(PY) -m pytest tests/e2e/test_client_pages.py
+
 bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revision REV, both run in turn
 	@test -n "$(REV)" || { echo "Name a revision: make bench-against REV=v0.1.0" >&2; exit 2; }
 	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
@@ -292,6 +301,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group docs -o requirements/docs.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header tests/client-packages/requirements.in -o tests/client-packages/requirements.txt
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist run .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

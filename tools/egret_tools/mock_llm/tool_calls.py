@@ -65,6 +65,9 @@ def anthropic_call(body: JsonObject) -> ToolCall | None:
     return _call(_first(body.get("tools")), "input_schema")
 
 
+_GEMINI_SCHEMAS: Final = ("parameters", "parametersJsonSchema", "parameters_json_schema")
+
+
 def gemini_call(body: JsonObject) -> ToolCall | None:
     """Return the call for contents; None if it is answered in words."""
     parts = _last(body.get("contents")).get("parts")
@@ -72,8 +75,7 @@ def gemini_call(body: JsonObject) -> ToolCall | None:
         return None
     tool = _first(body.get("tools"))
     declared = _first(tool.get("functionDeclarations", tool.get("function_declarations")))
-    schema = "parameters" if "parameters" in declared else "parametersJsonSchema"
-    return _call(declared, schema)
+    return _call(declared, next((one for one in _GEMINI_SCHEMAS if one in declared), ""))
 
 
 def converse_call(body: JsonObject) -> ToolCall | None:
