@@ -46,7 +46,7 @@ def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol
         case ErrorKind.UNKNOWN_URL:
             return replace(error, message=path_message(record.method or "", record.path))
         case ErrorKind.CONTENT_BLOCKED if record.subject is not None:
-            return _with_places(error, record, protocol.body())
+            return with_places(error, record, protocol.body())
         case _:
             return error
 
@@ -117,7 +117,7 @@ def path_message(method: str, path: str) -> str:
     if len(segments) > MAX_SEGMENTS + 1:
         shown += "/…"
     named = f"{method if _METHOD.fullmatch(method) else '…'} {shown}"
-    meant = _meant(method, [one for one in segments if one]) if shown == bare else None
+    meant = suggested_path(method, [one for one in segments if one]) if shown == bare else None
     if meant is not None:
         return f"{named} is not an API that this gateway knows. Did you mean {meant}?"
     return (
@@ -126,7 +126,7 @@ def path_message(method: str, path: str) -> str:
     )
 
 
-def _meant(method: str, segments: list[str]) -> str | None:
+def suggested_path(method: str, segments: list[str]) -> str | None:
     """Return the known path that comes of adding or taking a root, or of another method."""
     paths = [
         f"{root}/{'/'.join(segments[dropped:])}"
@@ -148,7 +148,7 @@ MAX_SEARCHED_BYTES: Final = 2 * 1024 * 1024
 """A larger body is not read a second time: it would keep the worker for tens of milliseconds."""
 
 
-def _with_places(error: ClientError, record: RequestRecord, body: bytes) -> ClientError:
+def with_places(error: ClientError, record: RequestRecord, body: bytes) -> ClientError:
     """Return *error* with the places that the first blocking guardrail has found something in."""
     subject, route = record.subject, record.route
     blocking = next(
