@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -80,19 +81,42 @@ DEFAULT_METRICS_PORT: Final = 9464
 DEFAULT_ADMIN_PORT: Final = 9901
 
 
-def chosen_port(wanted: int | None, *, default: int, say: Callable[[str], None]) -> int:
-    """Return the port to listen on: *wanted*, or without one *default*, if that is free.
+class PortChoice:
+    """Chooses the ports of a run, which restarted parts get again.
 
-    0 is a free port. The port is fixed here, so that a restarted part gets it again.
+    A default port that is chosen is reserved by a Unix socket of its name: two runs that start
+    together would both find it free, and Envoys share a port without an error (SO_REUSEPORT).
     """
-    if wanted:
-        return wanted
-    if wanted is None and is_free(default):
-        return default
-    free = free_port()
-    if wanted is None:
-        say(f"Port {default} is in use; {free} is used instead.")
-    return free
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._reservations: list[socket.socket] = []
+
+    def choose(self, wanted: int | None, *, default: int) -> int:
+        """Return *wanted*; without one *default*, if that is free; 0 is any free port."""
+        if wanted:
+            return wanted
+        if wanted is None and is_free(default) and self._reserves(default):
+            return default
+        free = free_port()
+        if wanted is None:
+            self._say(f"Port {default} is in use; {free} is used instead.")
+        return free
+
+    def close(self) -> None:
+        """Let other runs have the ports."""
+        for reservation in self._reservations:
+            reservation.close()
+
+    def _reserves(self, port: int) -> bool:
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0egret-up-{port}")  # abstract: gone with the process (unix(7))
+        except OSError:
+            reservation.close()
+            return False
+        self._reservations.append(reservation)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +148,13 @@ class Session:
         started_at = time.monotonic()
         progress = ConsoleProgress(console)
         data = Data.FRESH if self.fresh else Data.KEPT
-        with run_directory(self.run_directory, keep=self.keep, data=data) as run:
+        ports = PortChoice(lambda line: console.print(line, highlight=False))
+        with (
+            closing(ports),
+            run_directory(self.run_directory, keep=self.keep, data=data) as run,
+        ):
             has_data = (run.data / SECRETS_NAME).exists()
-            options = self._with_ports(lambda line: console.print(line, highlight=False))
+            options = self._with_ports(ports)
             async with running_stack(options, run=run, progress=progress) as stack:
                 self._show(console, stack, seconds=time.monotonic() - started_at)
                 if has_data and not self.prints_json:
@@ -140,13 +168,13 @@ class Session:
                     lambda death, after: show_restart(console, death, after)
                 )
 
-    def _with_ports(self, say: Callable[[str], None]) -> StackOptions:
+    def _with_ports(self, ports: PortChoice) -> StackOptions:
         return replace(
             self.options,
-            http_port=chosen_port(self.http_port, default=DEFAULT_HTTP_PORT, say=say),
-            https_port=chosen_port(self.https_port, default=DEFAULT_HTTPS_PORT, say=say),
-            metrics_port=chosen_port(None, default=DEFAULT_METRICS_PORT, say=say),
-            admin_port=chosen_port(None, default=DEFAULT_ADMIN_PORT, say=say),
+            http_port=ports.choose(self.http_port, default=DEFAULT_HTTP_PORT),
+            https_port=ports.choose(self.https_port, default=DEFAULT_HTTPS_PORT),
+            metrics_port=ports.choose(None, default=DEFAULT_METRICS_PORT),
+            admin_port=ports.choose(None, default=DEFAULT_ADMIN_PORT),
         )
 
     def _show(self, console: Console, stack: RunningStack, *, seconds: float) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from egret_tools.cli.up_session import (
-    chosen_port,
+    PortChoice,
     client_lines,
     command_lines,
     curl_line,
@@ -20,7 +20,7 @@ from egret_tools.cli.up_session import (
     tls_curl_line,
     until_signal,
 )
-from egret_tools.devstack.processes import PartError
+from egret_tools.devstack.processes import PartError, free_port
 from egret_tools.devstack.stack import StackFacts
 from pydantic import SecretStr
 from rich.console import Console
@@ -155,13 +155,28 @@ async def test_an_error_is_not_taken_for_a_signal() -> None:
 def test_a_default_port_that_is_taken_is_replaced_by_a_free_one_and_that_is_said() -> None:
     """A port that was asked for is kept, so that starting fails if it is taken; 0 is any."""
     said: list[str] = []
+    ports = PortChoice(said.append)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         default = taken.getsockname()[1]
-        other = chosen_port(None, default=default, say=said.append)
-        asked = chosen_port(default, default=1, say=said.append)
-        anything = chosen_port(0, default=default, say=said.append)
-    free_again = chosen_port(None, default=default, say=said.append)
+        other = ports.choose(None, default=default)
+        asked = ports.choose(default, default=1)
+        anything = ports.choose(0, default=default)
+    free_again = ports.choose(None, default=default)
+    ports.close()
 
     assert said == [f"Port {default} is in use; {other} is used instead."]
     assert (asked, free_again) == (default, default)
     assert default not in {other, anything}
+
+
+def test_two_runs_that_start_together_do_not_choose_the_same_port() -> None:
+    """Neither listens yet; a run that has ended lets the next have it."""
+    default = free_port()
+    first, second, third = (PortChoice(lambda _: None) for _ in range(3))
+    chosen = [first.choose(None, default=default), second.choose(None, default=default)]
+    first.close()
+    chosen.append(third.choose(None, default=default))
+    third.close()
+
+    assert chosen[0] == chosen[2] == default
+    assert chosen[1] != default
