@@ -33,7 +33,7 @@ COMMANDS: Final = {
     "conformance": "egret_tools.cli.conformance:conformance",
     "top": "sidecar.cli.top:top",
     "logs": "sidecar.cli.logs:logs",
-    "replay": "sidecar.cli.replay:replay",
+    "replay": "egret_tools.cli.replay:replay",
     "bench": "egret_tools.cli.bench:bench",
     "orgs": "sidecar.cli.owners:orgs",
     "teams": "sidecar.cli.owners:teams",

@@ -39,7 +39,6 @@ from sidecar.policy.compilation import (
 )
 from sidecar.policy.parse import (
     DEFAULT_POLICY_NAME,
-    PlacedExpression,
     PolicyDocument,
     PolicyDocumentError,
     PolicyFault,
@@ -188,7 +187,8 @@ def check_expressions(
     if not placed:
         return
     try:
-        faults = _faults(placed)
+        with progress("Checking expressions", total=len(placed)) as advance:
+            faults = asyncio.run(expression_faults(placed, advance=advance))
     except CheckFailedError as error:
         fail(str(error), hint="see that there is memory for it, and try again")
     if faults:
@@ -242,11 +242,6 @@ def print_code(text: str, *, language: str) -> None:
         out.print(Syntax(text, language, theme="ansi_dark", background_color="default"))
     else:
         typer.echo(text, nl=False)
-
-
-def _faults(placed: Sequence[PlacedExpression]) -> tuple[PolicyFault, ...]:
-    with progress("Checking expressions", total=len(placed)) as advance:
-        return asyncio.run(expression_faults(placed, advance=advance))
 
 
 def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:

@@ -51,8 +51,10 @@ def set_(
 
     Example: egret price set 'gpt-4o*' --input 2.5 --output-tokens 10 --cached-input 1.25
     """
+    if not 1 <= len(model) <= 200:  # noqa: PLR2004 - as the schema has it
+        fail("MODEL is empty or longer than 200 characters", hint="correct it", code=WRONG_USAGE)
     made = Price(
-        model=_model(model),
+        model=model,
         valid_from=_moment(since),
         input=_amount(input_, "--input"),
         output=_amount(output_, "--output-tokens"),
@@ -107,12 +109,6 @@ def import_(
         print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
     else:
         note(f"{len(prices)} prices set")
-
-
-def _model(text: str) -> str:
-    if not 1 <= len(text) <= 200:  # noqa: PLR2004 - as the schema has it
-        fail("MODEL is empty or longer than 200 characters", hint="correct it", code=WRONG_USAGE)
-    return text
 
 
 def _amount(text: str, option: str) -> Decimal:

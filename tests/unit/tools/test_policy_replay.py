@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from egret_tools.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 
-from sidecar.pipeline.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 from tests.support.events import BodyRequired
 from tests.support.pipeline import World, headers
 

@@ -12,6 +12,7 @@ from typing import Annotated, BinaryIO, Final, cast
 import orjson
 import typer
 
+from egret_tools.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 from sidecar.cli.arguments import open_file, size_of
 from sidecar.cli.policy import chosen_document
 from sidecar.cli.terminal import (
@@ -29,7 +30,6 @@ from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Guardrail
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.guardrails.registry import is_remote
-from sidecar.pipeline.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 from sidecar.policy.parse import PolicyDocument
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
