@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from egret_tools.cli.conformance_session import choose
+from egret_tools.conformance.diagnosis import diagnosis
+from egret_tools.conformance.modes import MODES
 from egret_tools.conformance.suite import Options, results_of
 from egret_tools.conformance.target import UnixTarget
 
@@ -155,6 +157,11 @@ async def test_the_command_prints_what_differed_and_exits_1(processor: ScriptedP
     assert done.returncode == 0
     assert "2 conform, 0 differ" in done.stderr
 
+    done = await asyncio.to_thread(run, *asked[:-2], "--output", "junit")
+    assert done.returncode == 0
+    assert '<testsuite name="headers" tests="2" failures="0"' in done.stdout
+    assert "mode headers: 0 of 2 runs done" in done.stderr
+
     done = await asyncio.to_thread(run, "--target", "unix:missing.sock")
     assert done.returncode == 1
     assert "start the server first" in done.stderr
@@ -162,3 +169,62 @@ async def test_the_command_prints_what_differed_and_exits_1(processor: ScriptedP
     done = await asyncio.to_thread(run, "--target", "nowhere")
     assert done.returncode == 2
     assert "neither unix:PATH nor host:port" in done.stderr
+
+
+async def empty(side: Side) -> None:
+    """Answer headers, and everything else with a message in which nothing is set."""
+    await side.read()
+    await side.write(let_pass())
+    while await side.read() is not None:
+        await side.write(ext.ProcessingResponse())
+
+
+async def closes(side: Side) -> None:
+    await side.read()
+
+
+async def refuses(side: Side) -> None:
+    await side.read()
+    response = ext.ProcessingResponse()
+    response.immediate_response.status.code = 403
+    await side.write(response)
+
+
+async def waits(side: Side) -> None:
+    await side.read()
+    await asyncio.sleep(10)
+
+
+ANSWERED_BODY = "your server answered `request_body`"
+NOTHING_SET = "no member of `response` is set"
+
+
+@pytest.mark.parametrize(
+    ("script", "mode", "said"),
+    [
+        (good, "headers", None),
+        (empty, "buffered", f"{ANSWERED_BODY} with an empty message: {NOTHING_SET}"),
+        (closes, "headers", "your server ended the stream without an answer to `request_headers`"),
+        (fails, "headers", "your server ended the stream with INTERNAL"),
+        (refuses, "duplex", "your server refused an ordinary request with 403"),
+        (answers_what_was_not_asked, "headers",
+         "your server answered `request_headers` with `response_headers`"),
+    ],
+)  # fmt: skip
+async def test_the_cause_of_a_mode_that_is_not_served_is_named(
+    processor: ScriptedProcessor, script: Script, mode: str, said: str | None
+) -> None:
+    """By the messages themselves, which Envoy's counters do not show."""
+    processor.script = script
+    target = UnixTarget(processor.socket)
+    assert await diagnosis(target, MODES[mode], path="/v1/anything", headers=()) == said
+
+
+async def test_a_server_that_does_not_answer_is_named(
+    processor: ScriptedProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while."""
+    monkeypatch.setattr("egret_tools.conformance.diagnosis.ANSWER_SECONDS", 0.2)
+    processor.script = waits
+    said = await diagnosis(UnixTarget(processor.socket), MODES["headers"], path="/", headers=())
+    assert said == "your server did not answer `request_headers` within 0.2 s"

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from egret_tools.cli.up import session_module
-from sidecar.cli.terminal import WRONG_USAGE, Output, OutputOption, fail
+from sidecar.cli.terminal import WRONG_USAGE, fail
 
 DEFAULT_PATH: Final = "/v1/chat/completions"
+
+
+class ConformanceOutput(enum.Enum):
+    """For people, for programs, for a CI system, or for a code host."""
+
+    TABLE = "table"
+    JSON = "json"
+    JUNIT = "junit"
+    SARIF = "sarif"
 
 
 def conformance(  # noqa: PLR0913, PLR0917 - one option each
@@ -45,7 +55,11 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
     envoy: Annotated[
         Path | None, typer.Option(help="An Envoy to use instead of that of the wheel.")
     ] = None,
-    output: OutputOption = Output.TABLE,
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", help="A file for each result as it comes, one line of JSON."),
+    ] = None,
+    output: Annotated[ConformanceOutput, typer.Option("--output", "-o")] = ConformanceOutput.TABLE,
 ) -> None:
     """Run conformance cases against an ext_proc server, through a real Envoy.
 
@@ -68,7 +82,9 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
         )
     except ValueError as error:
         fail(str(error), hint="see egret conformance --help", code=WRONG_USAGE)
-    raise typer.Exit(session.run(plan, runs, output=output))
+    printing = session.Printing(output, results)
+    # A mode that is asked for by name is run to its end, whether the server serves it or not.
+    raise typer.Exit(session.run(plan, runs, printing, gives_up=not mode))
 
 
 def _pair(text: str) -> tuple[str, str]:

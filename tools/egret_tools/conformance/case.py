@@ -139,10 +139,29 @@ class Side(_Part):
         return headers
 
 
+class Bounds(_Part):
+    """How often something may be counted, for every request sent."""
+
+    least: int = Field(default=0, alias="min")
+    most: int = Field(default=1 << 30, alias="max")
+
+
+def _number_as_bounds(bounds: object) -> object:
+    """A number is exact."""
+    return {"min": bounds, "max": bounds} if isinstance(bounds, int) else bounds
+
+
 class Upstream(Side):
     """Expectations at the upstream; `requests` is for every request sent."""
 
-    requests: Annotated[int, Field(ge=0, le=1)] = 1
+    requests: Bounds = Bounds(min=1, max=1)
+    may_break_off: bool = False
+    """Whether a request may end before its body does: its client has left."""
+
+    @field_validator("requests", mode="before")
+    @classmethod
+    def _exact(cls, requests: object) -> object:
+        return _number_as_bounds(requests)
 
 
 class Answer(Side):
@@ -158,13 +177,6 @@ class Answer(Side):
         return (status,) if isinstance(status, int) else status
 
 
-class Bounds(_Part):
-    """How often something may be counted, for every request sent."""
-
-    least: int = Field(default=0, alias="min")
-    most: int = Field(default=1 << 30, alias="max")
-
-
 class Expect(_Part):
     """Expectations on every side. Counters are those of the ext_proc filter, by Envoy's names."""
 
@@ -177,10 +189,7 @@ class Expect(_Part):
     def _numbers_are_exact(cls, counters: object) -> object:
         if not isinstance(counters, dict):
             return counters
-        return {
-            name: {"min": bounds, "max": bounds} if isinstance(bounds, int) else bounds
-            for name, bounds in counters.items()
-        }
+        return {name: _number_as_bounds(bounds) for name, bounds in counters.items()}
 
 
 class Case(_Part):

@@ -150,27 +150,42 @@ OPEN_STREAMS: Final = "upstream_rq_active"
 SERVER_RESETS: Final = "upstream_rq_rx_reset"
 """Of the cluster: streams that the server reset, where it should have ended them."""
 
+CLIENT_REQUESTS: Final = "downstream_rq_active"
+UPSTREAM_REQUESTS: Final = "upstream.upstream_rq_active"
+_LEVELS: Final = (OPEN_STREAMS, CLIENT_REQUESTS, UPSTREAM_REQUESTS)
+"""Of the listener and of the upstream's cluster: requests that are not over."""
+
 Counters = Mapping[str, int]
 
 
 async def read_counters(client: aiohttp.ClientSession, admin_url: str, *, mode: str) -> Counters:
     """Return the filter's counters by name, and those of the cluster."""
     filter_prefix = f"http.{mode}.ext_proc.{FILTER_PREFIX}."
-    cluster_prefix = f"cluster.{SERVER_CLUSTER}."
-    wanted = f"^http.{mode}.ext_proc|^cluster.{SERVER_CLUSTER}.upstream_rq_(active|rx_reset)$"
+    server_prefix = f"cluster.{SERVER_CLUSTER}."
+    wanted = (
+        f"^http.{mode}.ext_proc|^http.{mode}.{CLIENT_REQUESTS}$"
+        f"|^cluster.({SERVER_CLUSTER}|{UPSTREAM_CLUSTER}).upstream_rq_(active|rx_reset)$"
+    )
     async with client.get(f"{admin_url}/stats", params={"filter": wanted}) as answer:
         lines = (await answer.text()).splitlines()
     pairs = (line.rpartition(": ") for line in lines)
-    return {
-        name.removeprefix(filter_prefix).removeprefix(cluster_prefix): int(value)
-        for name, _, value in pairs
-        if value.isdigit()
-    }
+    prefixes = (filter_prefix, f"http.{mode}.", server_prefix, "cluster.")
+    return {_without(prefixes, name): int(value) for name, _, value in pairs if value.isdigit()}
+
+
+def _without(prefixes: Iterable[str], name: str) -> str:
+    found = next((one for one in prefixes if name.startswith(one)), "")
+    return name.removeprefix(found)
 
 
 def since(before: Counters, now: Counters) -> Counters:
-    """Return the counts in between, and the number of open streams."""
+    """Return the counts in between, and the levels as they are now."""
     return {
-        name: value if name == OPEN_STREAMS else value - before.get(name, 0)
+        name: value if name in _LEVELS else value - before.get(name, 0)
         for name, value in now.items()
     }
+
+
+def is_busy(counted: Counters) -> bool:
+    """Return whether Envoy still has a request or a stream that is not over."""
+    return any(counted.get(name) for name in _LEVELS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ import aiohttp
 
 from egret_tools.conformance.case import Case, Framing, Message, Protocol
 from egret_tools.conformance.compare import Seen, differences
-from egret_tools.conformance.envoy_setup import Counters, envoy_config, read_counters, since
+from egret_tools.conformance.envoy_setup import (
+    Counters,
+    envoy_config,
+    is_busy,
+    read_counters,
+    since,
+)
 from egret_tools.conformance.http1 import connect_http1
 from egret_tools.conformance.http2 import connect_http2
+from egret_tools.conformance.modes import MODES
 from egret_tools.conformance.target import Target
 from egret_tools.conformance.upstream import CHAT_ANSWER, Answering, Upstream, running_upstream
 from egret_tools.conformance.wire import BrokenOffError, Connection, Outgoing, RawHeaders, Received
@@ -53,35 +61,63 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Its outcome; without differences it conforms."""
+    """Its outcome; without differences it conforms, if it was run."""
 
     run: Run
     differences: tuple[str, ...]
     milliseconds: float
+    was_run: bool = True
+
+    @property
+    def conforms(self) -> bool:
+        """Whether it was run, and nothing differed."""
+        return self.was_run and not self.differences
+
+
+ORDINARY: Final = ("a body with a length", "a body without a length", "an answer without a length")
+"""Cases that every server passes in a mode that it serves at all."""
+LEAST_ORDINARY: Final = 4
+"""Runs of those that must differ before a mode counts as not served."""
 
 
 def runs_of(cases: Iterable[Case], *, modes: Sequence[str] = ()) -> list[Run]:
-    """Return every run of the cases, in these modes or in all of their own."""
-    return [
+    """Return every run of the cases, in these modes or in all of their own.
+
+    They are in order of modes, ordinary cases first.
+    """
+    runs = [
         Run(case, mode, protocol)
         for case in cases
         for mode in case.modes
         if not modes or mode in modes
         for protocol in case.protocols
     ]
+    by_mode = list(MODES)
+    return sorted(runs, key=lambda run: (by_mode.index(run.mode), run.case.name not in ORDINARY))
 
 
-async def results_of(runs: Sequence[Run], options: Options) -> AsyncIterator[Result]:
+async def results_of(
+    runs: Sequence[Run], options: Options, *, gives_up: bool = False
+) -> AsyncIterator[Result]:
     """Yield the result of each run.
+
+    With *gives_up* a mode whose ordinary cases all differ is left: its other cases are not run.
 
     Raises:
         PartError: Envoy does not come up.
     """
     modes = dict.fromkeys(run.mode for run in runs)
     async with _running_bench(options, modes=tuple(modes)) as bench:
+        failed: Counter[str] = Counter()
+        ordinary = Counter(run.mode for run in runs if run.case.name in ORDINARY)
         for run in runs:
+            is_unserved = failed[run.mode] == ordinary[run.mode] >= LEAST_ORDINARY
+            if gives_up and is_unserved and run.case.name not in ORDINARY:
+                yield Result(run, (), 0.0, was_run=False)
+                continue
             started_at = time.monotonic()
             found = await bench.differences(run)
+            failed[run.mode] += bool(found) and run.case.name in ORDINARY
             yield Result(run, tuple(found), (time.monotonic() - started_at) * 1000)
 
 
@@ -125,8 +161,10 @@ class _Bench:
             return [f"answer: no connection to Envoy ({type(error).__name__})"]
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            found = differences(case, await self._seen(run, sent, received, before=before))
-            if not found or time.monotonic() > deadline:
+            seen = await self._seen(run, sent, received, before=before)
+            found = differences(case, seen)
+            is_over = not found and not is_busy(seen.counted)
+            if is_over or time.monotonic() > deadline:
                 return found
             await asyncio.sleep(POLL_SECONDS)
 
@@ -134,12 +172,13 @@ class _Bench:
         self, run: Run, sent: Sequence[Outgoing], received: Sequence[Received], *, before: Counters
     ) -> Seen:
         now = await read_counters(self.client, self.admin_url, mode=run.mode)
+        record = self.upstream.record
         return Seen(
             sent=tuple(sent),
-            answering=self.upstream.answering,
+            answering=record.answering,
             received=tuple(received),
-            arrived=tuple(self.upstream.arrived),
-            unreadable=self.upstream.unreadable,
+            arrived=tuple(record.arrived),
+            unreadable=record.unreadable,
             counted=since(before, now),
         )
 

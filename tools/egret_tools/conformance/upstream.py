@@ -59,29 +59,35 @@ class Answering:
 
 
 @dataclass
-class Upstream:
-    """A server on loopback."""
+class Record:
+    """All that arrived for one case; a late request stays with its own."""
 
     answering: Answering = field(default_factory=Answering)
     arrived: list[Arrived] = field(default_factory=list)
     unreadable: int = 0
 
+
+@dataclass
+class Upstream:
+    """A server on loopback."""
+
+    record: Record = field(default_factory=Record)
+
     def begin(self, answering: Answering) -> None:
-        """Forget received requests, and answer so."""
-        self.answering = answering
-        self.arrived = []
-        self.unreadable = 0
+        """Begin another case, which is answered so."""
+        self.record = Record(answering)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it ends."""
         http = h11.Connection(our_role=h11.SERVER, max_incomplete_event_size=1 << 20)
+        turn = _Turn(self, http, reader, writer)
         try:
-            while await _Turn(self, http, reader, writer).run():
+            while await turn.run():
                 # Envoy sends the next request when it has the answer to the last.
-                self.unreadable += bool(http.trailing_data[0])
+                turn.record.unreadable += bool(http.trailing_data[0])
                 http.start_next_cycle()
         except h11.RemoteProtocolError:
-            self.unreadable += 1
+            turn.record.unreadable += 1
         except (OSError, h11.LocalProtocolError):
             pass  # Envoy hung up while it was answered
         finally:
@@ -92,23 +98,29 @@ class Upstream:
 
 @dataclass
 class _Turn:
-    """One request on a connection and its answer."""
+    """The requests on a connection and their answers, one at a time."""
 
     upstream: Upstream
     http: h11.Connection
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    record: Record = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Belong to the case during which the connection was opened, until a request arrives."""
+        self.record = self.upstream.record
 
     async def run(self) -> bool:
         """Return whether the connection goes on."""
         head = await self._next_event()
         if not isinstance(head, h11.Request):
             return False
-        answering = self.upstream.answering
+        record = self.record = self.upstream.record
+        answering = record.answering
         if answering.before_body and not answering.hangs_up:
             await self._answer(answering)
         body, is_whole = await self._body()
-        self.upstream.arrived.append(
+        record.arrived.append(
             Arrived(
                 head.method.decode(), head.target.decode("latin-1"),
                 tuple(head.headers), body, is_whole=is_whole,

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from egret_tools.conformance.case import Case
 from egret_tools.conformance.compare import ALWAYS, Seen, differences
-from egret_tools.conformance.envoy_setup import since
+from egret_tools.conformance.envoy_setup import is_busy, since
 from egret_tools.conformance.upstream import Answering, Arrived
 from egret_tools.conformance.wire import HUNG_UP, Outgoing, Received
 
@@ -150,3 +150,37 @@ def test_counters_are_those_since_the_case_began() -> None:
     """But for open streams, of which each is one too many."""
     before, now = {"a": 3, "upstream_rq_active": 1}, {"a": 5, "b": 1, "upstream_rq_active": 1}
     assert since(before, now) == {"a": 2, "b": 1, "upstream_rq_active": 1}
+
+
+LEAVES = {"requests": {"max": 1}, "may_break_off": True}
+
+
+@pytest.mark.parametrize(
+    "arrived",
+    [(), (replace(ARRIVED, body=b"ab", is_whole=False),), (replace(ARRIVED, is_whole=False),)],
+    ids=["none", "a part", "all but the end"],
+)
+def test_a_client_that_leaves_may_have_opened_a_request(arrived: tuple[Arrived, ...]) -> None:
+    """Where a server passes headers on at once; it depends on the moment."""
+    seen = replace(GOOD, received=(HUNG_UP,), arrived=arrived)
+    assert differences(case(upstream=LEAVES), seen) == []
+
+
+def test_a_broken_off_request_is_still_the_one_that_was_sent() -> None:
+    """Another body, and another request, are faults in any mode."""
+    other = replace(ARRIVED, body=b"aX", is_whole=False)
+    seen = replace(GOOD, received=(HUNG_UP,), arrived=(other,))
+    (said,) = differences(case(upstream=LEAVES), seen)
+    assert said == "upstream: a body of 2 bytes instead of 2, different from byte 1 on: 'X'"
+    twice = replace(seen, arrived=(other, other))
+    (said,) = differences(case(upstream=LEAVES), twice)
+    assert said == "upstream: 2 requests instead of 0 to 1"
+
+
+@pytest.mark.parametrize(
+    "level", ["upstream_rq_active", "downstream_rq_active", "upstream.upstream_rq_active"]
+)
+def test_a_case_is_over_when_envoy_has_no_request_of_it(level: str) -> None:
+    """Otherwise a late effect would count for the next case."""
+    assert is_busy({level: 1})
+    assert not is_busy({level: 0, "streams_started": 3})

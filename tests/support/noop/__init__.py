@@ -1,0 +1,1 @@
+"""Servers that judge nothing, for the conformance suite."""
