@@ -19,6 +19,7 @@ from egret_tools.conformance.suite import Options, results_of
 from egret_tools.conformance.target import UnixTarget
 
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar._generated.envoy.type.v3 import http_status_pb2
 from sidecar.settings.sections import inherited_environment
 from tests.support.scripted_processor import Script, ScriptedProcessor, Side, scripted_processor
 
@@ -186,7 +187,7 @@ async def closes(side: Side) -> None:
 async def refuses(side: Side) -> None:
     await side.read()
     response = ext.ProcessingResponse()
-    response.immediate_response.status.code = 403
+    response.immediate_response.status.code = http_status_pb2.Forbidden
     await side.write(response)
 
 
