@@ -78,14 +78,14 @@ class _World:
 
     async def stop_postgres(self) -> None:
         """End it, so that connections are refused."""
-        pid_file = self._run.path / "postgres" / "data" / "postmaster.pid"
+        pid_file = self._run.data / "postgres" / "data" / "postmaster.pid"
         await _end(int(pid_file.read_text().split()[0]), signal.SIGINT)
 
     async def start_postgres(self) -> None:
         """Start it again on the same data."""
         await self._parts.enter_async_context(
             serving_postgres(
-                Children(), directory=self._run.path / "postgres", logs=self._run.logs
+                Children(), directory=self._run.data / "postgres", logs=self._run.logs
             )
         )
 
