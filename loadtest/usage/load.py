@@ -110,8 +110,10 @@ class Load:
         async with client.post(
             f"{self.url}{kind.path}", json=kind.body(text), headers={name: value}
         ) as answer:
-            # The provider's own name for it: it has seen the request.
-            request_id = answer.headers.get(REQUEST_ID) if PROVIDER_ID in answer.headers else None
+            # The provider's own name for it: it has seen the request. A refusal repeats Egret's.
+            request_id = answer.headers.get(REQUEST_ID)
+            if answer.headers.get(PROVIDER_ID) in {None, request_id}:
+                request_id = None
             if kind.reads is None:
                 await answer.read()
             else:

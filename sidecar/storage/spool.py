@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -47,6 +47,9 @@ MAX_WAITING: Final = 20_000
 
 _T = TypeVar("_T")
 
+_Note = tuple[JudgedRequest, bytes]
+"""A request and its note, as `frame` returns it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -55,11 +58,6 @@ class _Batch:
     records: Sequence[UsageRecord]
     framed: list[bytes]
     kept: asyncio.Future[None]
-
-
-class _Note(NamedTuple):
-    request: JudgedRequest
-    framed: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ class UsageSpool:
             return
         framed = frame(self._encoder.encode(request))
         self._folder.notes.put(framed)
-        self._notes.append(_Note(request, framed))
+        self._notes.append((request, framed))
         self._take_turns()
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
@@ -261,7 +259,7 @@ class UsageSpool:
                 sizes = [len(one) for batch in batches for one in batch.framed]
                 self._fresh.put(place, records, sizes)
             if notes:
-                self._open.put(place.segment, [note.request for note in notes])
+                self._open.put(place.segment, [request for request, _ in notes])
             for batch in batches:
                 if not batch.kept.done():  # its caller may have gone
                     batch.kept.set_result(None)
@@ -286,7 +284,7 @@ class UsageSpool:
                 )
                 self._written.append(_Written(place, batches=batches))
             if notes:
-                place = self._append(Kind.JUDGED, [note.framed for note in notes])
+                place = self._append(Kind.JUDGED, [framed for _, framed in notes])
                 self._written.append(_Written(place, notes=notes))
         finally:
             if batches or len(self._written) >= UNREPORTED_TURNS:

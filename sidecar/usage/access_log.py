@@ -150,8 +150,8 @@ def _ended(values: _Values, metadata: Mapping[str, object]) -> ExchangeEnded:
         # Egret names the provider's status only if it has refused an answer.
         is_answered = MetadataKey.ANSWER_STATUS in metadata
         end = AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
-    elif flags != NOTHING and (named := text_of(flags).strip(b",")):
-        is_aborted = not _ABORTED.isdisjoint(named.split(b","))
+    elif flags != NOTHING and (reasons := text_of(flags).strip(b",")):
+        is_aborted = not _ABORTED.isdisjoint(reasons.split(b","))
         end = AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED
     is_blocked = end is AnswerEnd.BLOCKED
     tokens: TokenCounts | None = None
@@ -165,10 +165,14 @@ def _ended(values: _Values, metadata: Mapping[str, object]) -> ExchangeEnded:
             cache_write_input=count_of(values["cache_write_input_tokens"]) or 0,
             reasoning=count_of(values["reasoning_tokens"]) or 0,
         )
+    request = _judged_request(metadata, verdict)
+    named = clean_text(text_of(values["provider_request_id"]).decode(errors="replace"))
+    if (is_blocked or end is AnswerEnd.REFUSED) and named == request.request_id:
+        named = None  # the answer is Egret's, and so is its id
     trace_id = metadata.get(MetadataKey.TRACE_ID)
     first_byte, output = count_of(values["first_byte_us"]), count_of(values["output_us"])
     return ExchangeEnded(
-        request=_judged_request(metadata, verdict),
+        request=request,
         status=min(count_of(values["status"]) or 0, MAX_STATUS),
         end=end,
         tokens=tokens,
@@ -176,9 +180,7 @@ def _ended(values: _Values, metadata: Mapping[str, object]) -> ExchangeEnded:
         response_model=sanitize.response_model(
             clean_text(text_of(values["model"]).decode(errors="replace"))
         ),
-        provider_request_id=clean_text(
-            text_of(values["provider_request_id"]).decode(errors="replace")
-        ),
+        provider_request_id=named,
         received_bytes=count_of(values["received_bytes"]) or 0,
         sent_bytes=count_of(values["sent_bytes"]) or 0,
         answer_status=_number(metadata.get(MetadataKey.ANSWER_STATUS)) if is_blocked else None,
@@ -311,23 +313,26 @@ def text_of(value: bytes) -> bytes:
     size = len(value)
     if value == NOTHING or size < len(NOTHING) or value[0] != _TEXT_TAG:
         return b""
-    if value[1] == size - 2 < _MORE:
-        return value[2:]
     # The length before the text, in groups of seven bits (protobuf.dev, "Varints").
-    length = 0
-    for at, group in enumerate(value[1:_LENGTH_END], start=1):
-        length += (group & 0x7F) << 7 * (at - 1)
-        if group < _MORE:
-            return value[at + 1 :] if length == size - at - 1 else b""
-    return b""
+    length, at = value[1], 2
+    if length >= _MORE:
+        length &= 0x7F
+        for group in value[2:_LENGTH_END]:
+            length += (group & 0x7F) << 7 * (at - 1)
+            at += 1
+            if group < _MORE:
+                break
+    return value[at:] if length == size - at else b""
 
 
 def count_of(value: bytes) -> int | None:
     """Return the whole number of an attribute, `MAX_COUNT` at most; None for another value."""
+    count = _SMALL_COUNTS.get(value)
+    if count is not None:
+        return count
     digits = value[2:]
     if digits.isdigit() and value[0] == _TEXT_TAG and value[1] == len(digits) <= _MAX_DIGITS:
-        count = int(digits)
-        return count if count < MAX_COUNT else MAX_COUNT  # noqa: FURB136 - a call costs more
+        return min(int(digits), MAX_COUNT)
     return None
 
 
@@ -336,6 +341,9 @@ def attribute_value(text: str) -> bytes:
     raw = text.encode()
     return bytes((_TEXT_TAG, len(raw))) + raw
 
+
+_SMALL_COUNTS: Final = {attribute_value(str(count)): count for count in range(1000)}
+"""Most numbers of a record: its status, and counts of tokens."""
 
 _POST: Final = attribute_value("POST")
 _COMPLETE: Final = attribute_value("1")

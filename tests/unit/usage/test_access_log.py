@@ -103,6 +103,15 @@ def test_an_answer_that_we_blocked_is_told_from_a_request_that_we_refused() -> N
     assert found.tokens == TokenCounts(100, 20)
 
 
+@pytest.mark.parametrize("verdict", ["refused", "failed", "allowed"])
+def test_the_id_of_a_refusal_is_not_that_of_a_provider(verdict: str) -> None:
+    """Egret's refusals bear the id of the request; a provider that repeats it has seen it."""
+    told = {**metadata(FULL), "verdict": verdict}
+    found = one(egret=json.dumps(told), provider_request_id=FULL.request_id)
+
+    assert found.provider_request_id == (FULL.request_id if verdict == "allowed" else None)
+
+
 @pytest.mark.parametrize(
     ("told", "trace_id"),
     [("00" * 15 + "ff", 255), ("FF" * 16, None), ("ff" * 15, None), ("", None), (7.0, None)],
