@@ -320,12 +320,15 @@ class ExtProcStream:
         phase = self.protocol.phase
         if phase is not self._timed_phase:
             self._timed_phase = phase
-            budget = self._budgets.of(phase)
-            now = asyncio.get_running_loop().time()
-            self._deadline = None if budget is None else now + budget
-        if self._deadline is None:
+            seconds = self._budgets.of(phase)
+            if seconds is None:
+                self._deadline = None
+                return None
+            self._deadline = asyncio.get_running_loop().time() + seconds
+        elif self._deadline is None:
             return None
-        seconds = max(0.0, self._deadline - asyncio.get_running_loop().time())
+        else:
+            seconds = max(0.0, self._deadline - asyncio.get_running_loop().time())
         is_streamed = self.protocol.request_mode is BodyMode.FULL_DUPLEX_STREAMED
         if phase is Phase.AWAIT_BODY and is_streamed:
             return min(seconds, self._budgets.body_idle_seconds)
