@@ -51,11 +51,14 @@ class UsagePoint:
     cost_usd: Decimal
 
 
+NO_MODEL: Final = "(none)"
+"""The name of requests without one: most of them were refused before their body was read."""
+
 _NAMES: Final = {
     By.TEAM: "COALESCE(o.name || '/' || t.name, s.team_id)",
     By.KEY: "COALESCE(o.name || '/' || t.name || '/' || k.name || ' ' || s.key_id, s.key_id)",
     By.ORGANIZATION: "COALESCE(o.name, s.organization_id)",
-    By.MODEL: "CASE s.model WHEN '' THEN '(none)' ELSE s.model END",
+    By.MODEL: f"CASE s.model WHEN '' THEN '{NO_MODEL}' ELSE s.model END",
 }
 
 _FROM: Final = """

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from sidecar.admin.usage_reports import (
+    NO_MODEL,
     By,
     UsagePoint,
     UsageSum,
@@ -75,7 +76,7 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
             width=step / timedelta(days=1) * _BAR,
             align="edge",
             bottom=below,
-            label=name,
+            label="no model" if name == NO_MODEL else name,
             zorder=2,
         )
         below = [low + value for low, value in zip(below, values, strict=True)]
