@@ -187,7 +187,7 @@ async def closes(side: Side) -> None:
 async def refuses(side: Side) -> None:
     await side.read()
     response = ext.ProcessingResponse()
-    response.immediate_response.status.code = http_status_pb2.Forbidden
+    response.immediate_response.status.code = http_status_pb2.StatusCode.Value("Forbidden")
     await side.write(response)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import lzma
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -167,7 +168,8 @@ class _Reading:
                 known[one.name] = read
         missing_too = not self.is_part
         for problem, about in broken_limits(descriptor, known, bad, missing_too=missing_too):
-            self.problems.append(Problem(problem, _place_of(about, value, path)))
+            place = _place_of(about, value, path)
+            self.problems.append(Problem(_without_secrets(problem, place), place))
         if name in _NAMED and not self.is_part and known.keys().isdisjoint(_TYPED) and not bad:
             self._note("has no `typed_config`, so Envoy has no filter or extension for it", path)
         return known
@@ -261,13 +263,32 @@ class _Reading:
         return {"@type": _PREFIX + name, **(read if isinstance(read, dict) else {})}
 
     def _note(self, text: str, path: Path) -> None:
-        self.problems.append(Problem(text, path, left_out=True))
+        self.problems.append(Problem(_without_secrets(text, path), path, left_out=True))
 
 
 def _place_of(name: str, value: dict[str, JsonValue], path: Path) -> Path:
     """Return the place of a field as it is written, or of its message if it is missing."""
     written = next((key for key in value if key == name or _snake(key) == name), None)
     return path if written is None else (*path, written)
+
+
+_SECRET: Final = re.compile(r"inline|secret|password|token|credential|key", re.IGNORECASE)
+_SHOWN: Final = re.compile(r"`([^`]*)`")
+_SHOWN_CHARACTERS: Final = 60
+
+
+def _without_secrets(text: str, place: Path) -> str:
+    """Leave long values out of a message, and all of those that may be secrets."""
+    is_secret = any(_SECRET.search(step) for step in place[-2:] if isinstance(step, str))
+    name = place[-1] if place else ""
+
+    def shown(match: re.Match[str]) -> str:
+        is_name = match[1] == name or _snake(str(name)) == match[1]
+        if (is_secret and not is_name) or len(match[1]) > _SHOWN_CHARACTERS:
+            return "the value"
+        return match[0]
+
+    return _SHOWN.sub(shown, text)
 
 
 def _snake(name: str) -> str:

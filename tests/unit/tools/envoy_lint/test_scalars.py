@@ -60,3 +60,18 @@ def test_a_value_that_envoy_refuses_is_described(field: str, written: object, wo
     """By the value and by what Envoy wants instead."""
     _, (problem,) = read(**{field: written})
     assert problem.startswith(words)
+
+
+def test_a_value_that_may_be_a_secret_is_not_shown() -> None:
+    """Reports go to CI logs and code hosts."""
+    cluster = {"name": "c", "alt_stat_name": ["x"], "metadata": "y" * 100}
+    options = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "generic_secret": {"secret": {"inline_string": 4711, "inlineBytes": "4711!"}},
+    }
+    texts = [one.text for one in settle(cluster, CLUSTER).problems]  # type: ignore[arg-type]
+    assert "the value stands where Envoy has a mapping" in texts
+    secret = settle({"name": 1, **options}, options["@type"].rpartition("/")[2])  # type: ignore[attr-defined, dict-item]
+    texts = [one.text for one in secret.problems]
+    assert not any("4711" in text for text in texts)
+    assert "the value is not text: put it in quotes" in texts
