@@ -37,6 +37,7 @@ from deploy.image_check import SEEN_FROM_WITHIN, ImageFaultError, Tool
 CHART: Final = Path(__file__).parent / "helm" / "egret"
 POD: Final = "egret-pod"
 PLAYED: Final = ("Secret", "ConfigMap", "Deployment")
+PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe")
 DSN: Final = "postgresql://egret@127.0.0.1:5432/egret"
 URL: Final = "https://localhost:8443"
 PATIENCE_SECONDS: Final = 90.0
@@ -130,7 +131,8 @@ def playable(
 
     Changed are: the network, which is this machine's; the native sidecar, which Podman would wait
     for and which becomes the first container; the projected volume, which becomes a Secret; who
-    may read Secrets and write folders, since Podman has no fsGroup; the provider's address.
+    may read Secrets and write folders, since Podman has no fsGroup; the provider's address; probes
+    over HTTP, which Podman sends by a `curl` that Envoy's image lacks.
     """
     kept = copy.deepcopy([one for one in resources if one["kind"] in PLAYED])
     (files,) = (one["data"] for one in kept if one["kind"] == "ConfigMap")
@@ -179,6 +181,10 @@ def _change_pod(pod: Resource) -> None:
     for sidecar in pod.pop("initContainers"):
         del sidecar["restartPolicy"]
         pod["containers"].insert(0, sidecar)
+    for container in pod["containers"]:
+        for probe in PROBES:
+            if "httpGet" in container.get(probe, {}):
+                del container[probe]
     for volume in pod["volumes"]:
         if "projected" in volume:
             del volume["projected"]

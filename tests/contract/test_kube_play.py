@@ -7,7 +7,7 @@ from typing import Any
 
 from egret_tools.devstack.credentials import write_certificates
 
-from deploy.kube_play import Provider, playable, rendered
+from deploy.kube_play import PROBES, Provider, playable, rendered
 from tests.support.helm import Resource, one
 
 IMAGES = ("localhost/egret:dev", "localhost/envoy:1.40")
@@ -30,6 +30,8 @@ def test_containers_are_played_as_the_chart_has_them(tmp_path: Path) -> None:
     made = _pod(chart)
     (sidecar,) = made["initContainers"]
     assert sidecar.pop("restartPolicy") == "Always"
+    for probe in PROBES:
+        assert "httpGet" in _by_name(made["containers"])["envoy"].pop(probe)
     assert [each["name"] for each in played["containers"]] == ["egret", "envoy", "drain"]
     assert _by_name(played["containers"]) == _by_name([sidecar, *made["containers"]])
     assert played["securityContext"] == made["securityContext"]
