@@ -157,17 +157,17 @@ async def test_a_clean_stream_is_the_provider_s_byte_for_byte(stack: Stack, api:
 @pytest.mark.parametrize("api", STREAMED)
 async def test_a_block_ends_the_stream_and_the_upstream_s_request(stack: Stack, api: str) -> None:
     """The API's own error is the last that is read; the model need not go on."""
-    await says(stack, f"So, {EMAIL} it is. " + "word " * 400, event_ms=10)
+    await says(stack, f"So, {EMAIL} it is. " + "word " * 2_000, event_ms=10)
     path, body = STREAMED[api]
     began = time.monotonic()
     async with stack.counting() as counted:
         answer = await stack.post(body, path=path, key="answers-block")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10, "the whole stream takes twenty seconds"
     assert answer.status == 200
     assert EMAIL.split("@", maxsplit=1)[0].encode() not in answer.body
     assert "Blocked by guardrail 'pii'" in answer.body.decode("latin-1")
     assert counted.verdicts == {("pii", "block"): 1}
-    for _ in range(100):
+    for _ in range(500):
         if await broken_off(stack):
             break
         await asyncio.sleep(0.02)
@@ -338,7 +338,7 @@ async def test_a_stream_that_stalls_has_delivered_what_was_judged(stack: Stack) 
         async with asyncio.timeout(10):
             piece = await answer.content.readany()
         assert b"so far" in piece
-    for _ in range(200):
+    for _ in range(500):
         if await broken_off(stack):
             break
         await asyncio.sleep(0.02)

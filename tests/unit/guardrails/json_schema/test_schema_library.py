@@ -36,11 +36,11 @@ def test_a_schema_that_refers_to_itself_looks_at_each_value_once(
 ) -> None:
     """Two looks for each level would never end; one takes some ten microseconds."""
     validator = compile_schema({"$ref": "#/$defs/a", "$defs": {"a": EXPLODING[kind]}})
-    began = time.perf_counter()
+    began = time.process_time()
 
     validator.is_valid(nested(100, innermost))
 
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_nothing_is_fetched(reference: str) -> None:
 def test_patterns_take_linear_time() -> None:
     """The classic that doubles with every letter."""
     validator = compile_schema({"pattern": "^(a+)+$"})
-    began = time.perf_counter()
+    began = time.process_time()
 
     assert not validator.is_valid("a" * 50_000 + "b")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_formats_are_checked() -> None:

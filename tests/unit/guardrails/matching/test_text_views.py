@@ -81,6 +81,6 @@ def test_the_pieces_of_a_long_text_are_those_of_the_whole(text: str, chunk: int)
 def test_a_long_run_of_marks_is_read_in_linear_time() -> None:
     """Sorting marks is quadratic in Python's NFKC: 64 KB in one go took over a second."""
     content = ("a" + "\u0316\u0300" * 16_000).encode()
-    started_at = time.perf_counter()
+    started_at = time.process_time()
     views_of(content, folded=True)
-    assert time.perf_counter() - started_at < 0.5
+    assert time.process_time() - started_at < 0.5
