@@ -32,14 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that parallel processes end together.
-
-    Raises:
-        pytest.UsageError: a case runs on one engine without a reason.
-    """
-    for item in items:
-        if not all(marker.args for marker in item.iter_markers("any_engine")):
-            raise pytest.UsageError(f"{item.nodeid}: take a reason from tests/support/engines.py")
+    """Begin with the files that take longest, so that parallel processes end together."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
 

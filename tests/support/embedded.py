@@ -110,7 +110,9 @@ async def egret(*arguments: str, **environment: str) -> asyncio.subprocess.Proce
 @asynccontextmanager
 async def started(run: Path, *options: str) -> AsyncIterator[Up]:
     """Start with one worker and wait for egret.json."""
-    process = await egret("up", "--run-directory", str(run), "--workers", "1", *options)
+    # Another process of the same test run starts stacks as well, and may want the usual ports.
+    ports = () if "--port" in options else ("--port", "0", "--https-port", "0")
+    process = await egret("up", "--run-directory", str(run), "--workers", "1", *ports, *options)
     try:
         while not (run / "egret.json").exists():
             if process.returncode is not None:
