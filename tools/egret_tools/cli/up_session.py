@@ -21,6 +21,7 @@ from rich.console import Console
 
 from egret_tools.devstack.processes import PartError, free_port, is_free
 from egret_tools.devstack.providers import ProviderCredentials, Upstream, read_address
+from egret_tools.devstack.run_directory import PART as RUN_DIRECTORY
 from egret_tools.devstack.run_directory import READY_NAME, Data, run_directory
 from egret_tools.devstack.stack import (
     SECRETS_NAME,
@@ -141,7 +142,8 @@ class Session:
             return asyncio.run(until_signal(lambda: self._run(console)))
         except PartError as error:
             show_error(console, error)
-            show_logs(console, self.run_directory.resolve() / "logs")
+            if error.part != RUN_DIRECTORY:  # or another run may own it
+                show_logs(console, self.run_directory.resolve() / "logs")
             return 1
 
     async def _run(self, console: Console) -> None:

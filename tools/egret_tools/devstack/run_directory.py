@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -129,9 +129,10 @@ def run_directory(
         raise part_error_from(PART, error, path=path) from error
     finally:
         if not keep:
-            _clear(path, but=left)
-            if not left:
-                shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # a user may have removed it already
+                _clear(path, but=left)
+                if not left:
+                    shutil.rmtree(path)
         os.close(lock)
 
 
@@ -174,7 +175,7 @@ def _clear(path: Path, *, but: Collection[str]) -> None:
         if entry.name == LOCK_NAME or entry.name in but:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+            shutil.rmtree(entry)
         else:
             entry.unlink()
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,13 @@ def test_after_a_failure_the_logs_stay_and_no_secret_beside_them(place: Path) ->
         fail()
     assert {entry.name for entry in place.iterdir()} == {"logs", LOCK_NAME}
     assert (place / "logs" / "envoy.log").read_text() == "why"
+
+
+def test_a_directory_that_was_removed_meanwhile_is_no_error(place: Path) -> None:
+    """A user may clear up before the run has ended."""
+    with run_directory(place, data=Data.KEPT):
+        shutil.rmtree(place)
+    assert not place.exists()
 
 
 def test_two_runs_cannot_share_a_directory(place: Path) -> None:
