@@ -85,9 +85,13 @@ def report(
         case ReportOutput.CSV:
             writer = csv.DictWriter(sys.stdout, _CSV, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(
-                {name: _cell(value) for name, value in _exact(one).items()} for one in found
-            )
+            for row in map(_exact, found):
+                for name, value in row.items():
+                    if isinstance(value, datetime):
+                        row[name] = value.strftime("%Y-%m-%dT%H:%M:%SZ")
+                    elif isinstance(value, tuple):
+                        row[name] = " ".join(map(str, value))
+                writer.writerow(row)
         case ReportOutput.TABLE:
             console().print(_table(found, now=now))
 
@@ -113,16 +117,6 @@ def _exact(one: _Spent) -> dict[str, Any]:
         "runs_out_at": None if period.runs_out_at is None else _moment(period.runs_out_at),
         "thresholds_passed": thresholds_passed(one.spent, limit.amount),
     }
-
-
-def _cell(value: object) -> object:
-    match value:
-        case datetime():
-            return value.strftime("%Y-%m-%dT%H:%M:%SZ")
-        case tuple():
-            return " ".join(map(str, value))
-        case _:
-            return value
 
 
 def _table(found: list[_Spent], *, now: float) -> Table:

@@ -70,25 +70,21 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
                 " run `make setup`, or have no policy with these"
             ),
         )
+    environment = ok("environment", "no variable that is no setting")
+    if found := unknown_variables(inherited_environment()):
+        names = ", ".join(one.variable for one in found)
+        meant = " or ".join(sorted({one.meant for one in found if one.meant}))
+        hint = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
+        environment = warning("environment", f"no such setting, ignored: {names}", hint=hint)
     return (
         *await check_postgres(
             settings.postgres, use=use, listens=settings.cache.invalidation.listens
         ),
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
-        _check_environment(),
+        environment,
         packages,
     )
-
-
-def _check_environment() -> Checked:
-    check, found = "environment", unknown_variables(inherited_environment())
-    if not found:
-        return ok(check, "no variable that is no setting")
-    names = ", ".join(one.variable for one in found)
-    meant = " or ".join(sorted({one.meant for one in found if one.meant}))
-    hint = f"is {meant} meant?" if meant else "see docs/deploy.md for all settings"
-    return warning(check, f"no such setting, ignored: {names}", hint=hint)
 
 
 FOLDER: Final = "socket folder"

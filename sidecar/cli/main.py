@@ -32,7 +32,7 @@ COMMANDS: Final = {
     "lint": "egret_tools.cli.lint:lint",
     "conformance": "egret_tools.cli.conformance:conformance",
     "top": "sidecar.cli.top:top",
-    "logs": "sidecar.cli.logs:logs",
+    "logs": "egret_tools.cli.logs:logs",
     "replay": "egret_tools.cli.replay:replay",
     "bench": "egret_tools.cli.bench:bench",
     "orgs": "sidecar.cli.owners:orgs",

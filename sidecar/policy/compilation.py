@@ -19,7 +19,7 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -131,15 +131,19 @@ async def compile_shared(
     """Compile *documents* once for all processes that share *directory*, theirs alone.
 
     The first one takes a lock and compiles as `compile_in_subprocess` does; the others wait for
-    its file. The kernel releases the lock of a process that dies.
+    its file. The kernel releases the lock of a process that dies. Where no file can be written,
+    each compiles for itself.
 
     Raises:
         CompileError: as `compile_in_subprocess` does.
     """
-    await asyncio.to_thread(directory.mkdir, 0o700, exist_ok=True)
     name = hashlib.sha256(json.dumps([__version__, documents]).encode()).hexdigest()
     file = directory / name
-    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        await asyncio.to_thread(directory.mkdir, 0o700, exist_ok=True)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN_ONLY)
+    except OSError:
+        return await compile_in_subprocess(documents, gives_way=gives_way)
     try:
         while True:
             try:
@@ -150,7 +154,8 @@ async def compile_shared(
             answer = await asyncio.to_thread(_read_shared, file)
             if answer is None:
                 answer = await _compile(documents, MAX_CPU_SECONDS, gives_way=gives_way)
-                await asyncio.to_thread(_write_shared, file, answer)
+                with suppress(OSError):
+                    await asyncio.to_thread(_write_shared, file, answer)
             return _unpacked(answer)
     finally:
         os.close(lock)

@@ -106,7 +106,7 @@ TOOLS = sorted(name for name, place in COMMANDS.items() if place.startswith("egr
 
 def test_commands_of_the_tools_are_those_that_no_worker_needs() -> None:
     """They come with egret-tools, a distribution of its own."""
-    assert TOOLS == ["bench", "conformance", "demo", "envoy", "lint", "replay", "up"]
+    assert TOOLS == ["bench", "conformance", "demo", "envoy", "lint", "logs", "replay", "up"]
 
 
 @pytest.mark.parametrize(

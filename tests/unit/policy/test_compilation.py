@@ -113,3 +113,19 @@ async def test_a_failed_compilation_leaves_the_lock_to_the_next(tmp_path: Path) 
             await compile_shared(tmp_path / "policies", broken)
 
     assert (await compile_shared(tmp_path / "policies", POLICY)).policies[0].version == 3
+
+
+async def test_without_a_file_each_process_compiles_for_itself(
+    tmp_path: Path, compilations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or a directory that is gone, keeps no policy from coming into force."""
+    missing = await compile_shared(tmp_path / "gone" / "policies", POLICY)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(compilation, "_write_shared", fail)
+    full = await compile_shared(tmp_path / "policies", POLICY)
+
+    assert missing == full
+    assert len(compilations) == 2

@@ -13,8 +13,7 @@ from typing import Annotated, Final, Protocol, cast
 import typer
 from rich.color import ColorSystem
 
-from sidecar.cli.arguments import STANDARD_STREAM, since_or_exit
-from sidecar.cli.log_format import (
+from egret_tools.cli.log_format import (
     LEVELS,
     LogLine,
     Piece,
@@ -24,6 +23,7 @@ from sidecar.cli.log_format import (
     picture,
     read_line,
 )
+from sidecar.cli.arguments import STANDARD_STREAM, since_or_exit
 from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,

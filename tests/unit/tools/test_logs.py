@@ -16,11 +16,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
-
-from sidecar.cli.log_format import (
+from egret_tools.cli.log_format import (
     MAX_VALUE_CHARACTERS,
     harmless,
     harmless_json,
@@ -28,7 +24,11 @@ from sidecar.cli.log_format import (
     picture,
     read_line,
 )
-from sidecar.cli.logs import MAX_LINE_BYTES, Lines
+from egret_tools.cli.logs import MAX_LINE_BYTES, Lines
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
 from sidecar.cli.main import command_tree
 from sidecar.settings.sections import inherited_environment
 from sidecar.telemetry.logs import ExchangeLog, get_logger
