@@ -61,6 +61,7 @@ PARTS: Final[frozenset[Words]] = frozenset(
         ("limits", "set", "--key", "KEY_ID"),
         ("limits", "show"),
         ("lint",),
+        ("lint", "--allow-unchecked"),
         ("lint", "--envoy", "1.38"),
         ("logs", "--request-id"),
         ("policy", "apply", "--dry-run"),
