@@ -202,6 +202,14 @@ def _parsed(raw: bytes, text: bytes) -> ServerSentEvent:
     return ServerSentEvent(raw, b"\n".join(data) if data else None, event)
 
 
+_DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")
+
+
+def holds_events(text: bytes) -> bool:
+    """Return whether *text* has a line of server-sent events, as a client would read it."""
+    return _DATA_LINE.search(text) is not None
+
+
 _SPACE: Final = b" \t\r\n"
 _STRUCTURE: Final = re.compile(rb'["{}\[\]]')
 _IN_STRING: Final = re.compile(rb'["\\]')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,13 +78,25 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 def note(message: str) -> None:
     """Print a note on standard error."""
-    console(stderr=True).print(Text(message))
+    console(stderr=True).print(Text(harmless(message)))
 
 
 def fail(problem: str, *, hint: str, code: int = FAILED) -> NoReturn:
     """Print the error and its hint in one line, and exit."""
-    console(stderr=True).print(Text(f"error: {problem}; {hint}".replace("\n", " ")))
+    line = harmless(f"error: {problem}; {hint}".replace("\n", " "))
+    console(stderr=True).print(Text(line))
     raise typer.Exit(code)
+
+
+_HARMFUL: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+"""Control characters, which a terminal obeys, and marks that change the direction of a line."""
+
+
+def harmless(text: str) -> str:
+    """Return *text* with characters that a terminal would act on as escapes of JSON."""
+    return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextmanager
@@ -121,9 +134,9 @@ def shown(value: Cell) -> str:
                 value = value.replace(tzinfo=UTC)
             return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         case str() | int():
-            return str(value)
+            return harmless(str(value))
         case _:
-            return ", ".join(value) or "none"
+            return harmless(", ".join(value)) or "none"
 
 
 def print_json(value: object) -> None:

@@ -49,6 +49,15 @@ _REFUSED_NETWORKS: Final = tuple(
     )
 )
 
+_REFUSED_NAMES: Final = frozenset(
+    {
+        *("metadata", "metadata.google.internal", "metadata.goog"),
+        *("instance-data", "instance-data.ec2.internal"),
+        *("metadata.azure.internal", "metadata.azure.com"),
+    }
+)
+"""Metadata servers of clouds, by name."""
+
 _ENDS_IN_IPV4: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -60,14 +69,15 @@ _ENDS_IN_IPV4: Final = tuple(
 
 
 def is_refused_address(text: str) -> bool:
-    """Return whether *text* is an address no remote check may have; False for names.
+    """Return whether *text* is an address no remote check may have, or a name of one.
 
-    Loopback and private networks are allowed: in a cluster, the servers live there.
+    Other names are False: their addresses are checked once they are resolved. Loopback and
+    private networks are allowed: in a cluster, the servers live there.
     """
     try:
         address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
-        return False
+        return text.lower().removesuffix(".") in _REFUSED_NAMES
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         # The same host, written as NAT64, IPv4-compatible, IPv4-mapped, 6to4 or Teredo.
         if any(address in network for network in _ENDS_IN_IPV4):

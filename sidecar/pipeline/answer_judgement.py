@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.apis.event_patterns import EventPatternCache
-from sidecar.apis.frames import Frame, FrameFault, Framer, Opaque, WholeAnswer, plain_text
+from sidecar.apis.frames import (
+    Frame,
+    FrameFault,
+    Framer,
+    Opaque,
+    SseFramer,
+    WholeAnswer,
+    holds_events,
+    plain_text,
+)
 from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStructure, framer_of
 from sidecar.apis.response_text import DONE, UnreadableEvent, load_event
 from sidecar.apis.stream_usage import EventUsageStripper
@@ -239,6 +248,11 @@ class AnswerReading:
             self._take_unread(framer.rest(), _REASONS[framer.fault])
 
     def _take_whole(self, body: bytes) -> None:
+        if self._form is AnswerForm.TEXT and holds_events(body):
+            # Some clients read a stream of events whatever its label says, others its text.
+            self.reasons[UnscannedReason.UNKNOWN_SHAPE] = None
+            self._take_frames(SseFramer(), body, is_last=True)
+            return
         frame = WholeAnswer(body, body) if self._form is AnswerForm.JSON else plain_text(body)
         if frame is None:
             self._take_unread(body, UnscannedReason.CHARSET)

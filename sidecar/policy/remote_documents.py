@@ -38,6 +38,12 @@ _RESERVED_HEADERS: Final = frozenset({
 FilePath = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^/")]
 
 
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#\x00-\x1f\x7f][^\s#\x00-\x1f\x7f]*")
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+"""A name or an IPv4 address; services of clusters may have underscores."""
+
+
 class BreakerDocument(Document):
     """Settings of the circuit breaker of a server."""
 
@@ -62,10 +68,18 @@ class _RemoteFields(GuardrailFields):
     @field_validator("url")
     @classmethod
     def _is_safe(cls, value: str) -> str:
+        if not _URL.fullmatch(value):
+            # Parsers of URLs mend such text, each in its own way; the client sends it as it is.
+            raise ValueError(
+                "is not a scheme, `://`, a host, and a path without blanks, line ends and `#`"
+            )
         url = cls.parsed_url(value)
         if url.username or url.password:
             raise ValueError("holds credentials; put them into headers, which are never shown")
-        if is_refused_address(url.host or ""):
+        host = url.host or ""
+        if not (host.startswith("[") or _HOST.fullmatch(host)) or url.port == 0:
+            raise ValueError("names no host and port that can be connected to")
+        if is_refused_address(host):
             raise ValueError("points at a link-local or metadata address")
         return value
 

@@ -461,6 +461,33 @@ async def test_text_that_is_none_is_unread() -> None:
     assert "charset" in released.error.message
 
 
+@pytest.mark.parametrize("unscanned", ["block", "flag", "allow"])
+@pytest.mark.parametrize("api", ["chat", "responses", "messages", "gemini"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": hello\r"])
+async def test_a_stream_with_the_label_of_a_text_is_unread_and_judged_as_a_stream(
+    before: bytes, api: str, unscanned: str
+) -> None:
+    """Client libraries read its events all the same, and join what is cut over them."""
+    stream = before + APIS[api].stream(["mail bo", "b@exam", "ple.com now"])
+    judge = judgement(effective(REDACT, unscanned=unscanned), AnswerForm.TEXT)
+    released = await judged_whole(judge, stream)
+    assert judge.reasons == (UnscannedReason.UNKNOWN_SHAPE,)
+    if unscanned == "block":
+        assert released.body == b""
+        assert released.error is not None
+        assert released.error.kind is ErrorKind.UNSCANNED_CONTENT
+    else:
+        assert released.error is None
+        assert APIS[api].said(released.body) == "mail [EMAIL_1] now"
+
+
+async def test_a_text_that_mentions_events_is_a_text() -> None:
+    """Only a line of its own is one of a stream."""
+    body = b"Each line begins with data: and ends with a line feed."
+    released = await judged_whole(judgement(effective(REDACT), AnswerForm.TEXT), body)
+    assert (released.error, released.body) == (None, body)
+
+
 HOOK = (
     "[{name: pii, type: pii, stage: output, action: redact}, "
     "{name: hook, type: webhook, url: 'http://h/', stage: output, action: block}]"

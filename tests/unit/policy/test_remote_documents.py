@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sidecar.domain.guardrail_settings import (
@@ -7,6 +9,7 @@ from sidecar.domain.guardrail_settings import (
     ModerationSettings,
     RemoteEndpoint,
     ResilienceSettings,
+    WebhookSettings,
 )
 from sidecar.policy.parse import PolicyDocumentError, parse_policies
 
@@ -59,3 +62,48 @@ def test_an_unsafe_endpoint_is_refused(fields: str, problem: str) -> None:
     """When the policy is applied, not with the first check."""
     with pytest.raises(PolicyDocumentError, match=problem):
         settings_of(fields)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http:///x",
+        "http:x.test",
+        "http:/x.test/",
+        " http://x.test/",
+        "http://x\r\n.test/",
+        "http://x.test/a\r\nHost: y",
+        "http://x.test/a b",
+        "http://x.test\t/",
+        "http://x.test/\x00",
+        "http://x.test/#part",
+        "http://.",
+        "http://a..b/",
+        "http://-/",
+        "http://x.test:0/",
+        "http://metadata.google.internal/",
+        "http://Metadata/computeMetadata/v1/",
+        "http://instance-data./latest/",
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_when_it_is_applied(url: str) -> None:
+    """With the policy in force, every request would be refused for a check that fails."""
+    with pytest.raises(PolicyDocumentError, match=r"guardrails\[0\]\.url: "):
+        settings_of(f"type: webhook, url: {json.dumps(url)}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:8080/check?mode=strict",
+        "HTTPS://guard_rails.default.svc.cluster.local./v1",
+        "http://[::1]:9000/",
+        "http://10.0.0.7",
+        "https://xn--bcher-kva.example/",
+    ],
+)
+def test_a_url_of_any_server_that_can_be_reached_is_taken(url: str) -> None:
+    """Names of clusters, addresses of both families, any port, a query."""
+    settings = settings_of(f"type: webhook, url: {json.dumps(url)}")
+    assert isinstance(settings, WebhookSettings)
+    assert settings.endpoint.url == url

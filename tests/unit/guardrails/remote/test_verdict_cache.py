@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from sidecar.domain.finding import Finding, RemoteEvent
@@ -171,7 +172,7 @@ OTHER_QUESTIONS: dict[str, Callable[[], RemoteRequest]] = {
     "order": lambda: replace(REQUEST, subject=subject_of("b", "a")),
     "role": lambda: replace(
         REQUEST,
-        subject=replace(
+        subject=msgspec.structs.replace(
             REQUEST.subject,
             parts=(TextPart(b"a", (0,), "system"), TextPart(b"b", (1,), "user")),
         ),
