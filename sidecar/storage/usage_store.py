@@ -186,7 +186,7 @@ def _row(record: UsageRecord, cost: Decimal | None) -> tuple[object, ...]:
         request.occurred_at, request.request_id, request.key_id, request.team_id,
         request.organization_id, request.operation, request.provider, request.model,
         record.response_model, record.status, request.decision.value,
-        orjson.dumps(request.guardrails or {}).decode(),
+        orjson.dumps(request.guardrails).decode() if request.guardrails else "{}",
         tokens.input, tokens.cached_input, tokens.cache_write_input,
         tokens.output, tokens.reasoning, record.is_estimated,
         None if cost is None else round(cost, 9), record.latency_seconds * 1000,

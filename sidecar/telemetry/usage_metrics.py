@@ -40,6 +40,7 @@ _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 
 _GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 _ERRORS: Final = 400
+FREE: Final = Decimal(0)
 
 
 class _Exemplars:
@@ -201,8 +202,8 @@ class UsageMetrics:
             MetricName.COST_UNKNOWN, "Requests whose model has no price.", registry=registry
         )
 
-    def exchange_ended(self, ended: ExchangeEnded) -> None:
-        """Count the end of an exchange."""
+    def exchange_ended(self, ended: ExchangeEnded, usd: Decimal | None = FREE) -> None:
+        """Count the end of an exchange, and the cost of its tokens, None if no price is known."""
         labels = self._labels(ended)
         self._durations(*labels, _error_type(ended))(ended.latency_seconds)
         if self._exemplars is not None:
@@ -219,13 +220,10 @@ class UsageMetrics:
             if seconds and after > 0:
                 self._per_token(*labels)(seconds / after)
                 self._speed(*labels)(after / seconds)
-
-    def cost(self, ended: ExchangeEnded, usd: Decimal | None) -> None:
-        """Count the cost of an exchange's tokens, None if no price is known."""
         if usd is None:
             self._unpriced.inc()
         elif usd:
-            self._cost(*self._labels(ended))(float(usd))
+            self._cost(*labels)(float(usd))
 
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""

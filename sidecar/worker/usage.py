@@ -91,8 +91,7 @@ class UsageSettlement:
     def exchange_ended(self, ended: ExchangeEnded, record: UsageRecord) -> None:
         """Count *ended* and its cost, and settle its limits; at once if the key is cached."""
         cost = self._prices.current.cost_of(record)
-        self._metrics.exchange_ended(ended)
-        self._metrics.cost(ended, cost)
+        self._metrics.exchange_ended(ended, cost)
         if ended.request.reserved is None:
             return
         is_used = ended.end is not AnswerEnd.REFUSED

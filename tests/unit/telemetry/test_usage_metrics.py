@@ -173,10 +173,10 @@ def test_what_tokens_cost_is_counted_by_model_and_what_has_no_price_is_counted_a
     """An answer without tokens costs nothing and makes no series."""
     counted = Counted()
     free = judged(model="free-1")
-    counted.metrics.cost(ended(), Decimal("0.25"))
-    counted.metrics.cost(ended(), Decimal("0.5"))
-    counted.metrics.cost(ended(request=free), Decimal(0))
-    counted.metrics.cost(ended(request=judged(model="new-1")), None)
+    counted.metrics.exchange_ended(ended(), Decimal("0.25"))
+    counted.metrics.exchange_ended(ended(), Decimal("0.5"))
+    counted.metrics.exchange_ended(ended(request=free), Decimal(0))
+    counted.metrics.exchange_ended(ended(request=judged(model="new-1")), None)
 
     assert counted.sample("egret_cost_usd_total", **LABELS) == 0.75
     of_free = LABELS | {"gen_ai_request_model": "free-1"}
