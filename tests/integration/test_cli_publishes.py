@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
+from tests.support.reporting_worker import reporting_worker
 
 pytestmark = pytest.mark.stack
 
@@ -137,6 +138,24 @@ async def test_policies_are_published_by_name(
     )
 
     assert (ran.code, messages) == (0, [("egret:policies", "other"), ("egret:policies", "strict")])
+
+
+@pytest.mark.parametrize("invalidation", ["pubsub", "both"])
+async def test_a_change_is_in_force_once_workers_that_subscribe_have_received_it(
+    egret: Egret,
+    database: Database,
+    valkey: str,
+    monkeypatch: pytest.MonkeyPatch,
+    invalidation: str,
+) -> None:
+    """A token is published behind the change, in the order that they receive."""
+    monkeypatch.setenv("EGRET_CACHE__INVALIDATION", invalidation)
+    monkeypatch.setenv("EGRET_VALKEY__URL", valkey)
+
+    async with reporting_worker(database, valkey=valkey):
+        ran = await asyncio.to_thread(egret, "keys", "disable", FIRST)
+
+    assert (ran.code, ran.err) == (0, "This is in force in 1 worker.\n")
 
 
 async def test_nothing_is_published_where_workers_listen(

@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from pydantic import SecretStr
+
+from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import ChangeCallbacks, ChangeListener
+from sidecar.storage.valkey_keys import ValkeyChangeListener
 from sidecar.storage.worker_status import WorkerStatus
 from tests.support.postgres import Database
 
@@ -18,18 +22,26 @@ def _nothing(*_: object) -> None:
 
 @asynccontextmanager
 async def reporting_worker(
-    database: Database, socket: str = "/run/worker-0.sock", *, listens: bool = True
+    database: Database,
+    socket: str = "/run/worker-0.sock",
+    *,
+    listens: bool = True,
+    valkey: str | None = None,
 ) -> AsyncIterator[WorkerStatus]:
-    """The part of a worker that reports, with its subscription to changes."""
+    """The part of a worker that reports, with its subscription to changes in either place."""
     async with open_pool(database.settings) as pool, asyncio.TaskGroup() as group:
         status = WorkerStatus(pool, database.settings, host="here", socket=socket)
         tasks = [group.create_task(status.run())]
-        if listens:
+        if listens or valkey is not None:
             callbacks = ChangeCallbacks(
                 on_key=_nothing, on_scope=_nothing, on_listening=_nothing, on_lost=_nothing,
                 on_policies=_nothing, on_barrier=status.barrier_received,
             )  # fmt: skip
-            tasks.append(group.create_task(ChangeListener(database.settings, callbacks).run()))
+            listener: ChangeListener | ValkeyChangeListener
+            listener = ChangeListener(database.settings, callbacks)
+            if valkey is not None:
+                listener = ValkeyChangeListener(ValkeySettings(url=SecretStr(valkey)), callbacks)
+            tasks.append(group.create_task(listener.run()))
         await status.report()
         yield status
         for task in tasks:
