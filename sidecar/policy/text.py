@@ -73,9 +73,10 @@ def _settings(settings: GuardrailSettings) -> dict[str, Any]:
         return _fields(settings)
     resilience = settings.resilience
     masked = {name: MASK for name, _ in settings.endpoint.headers}
+    address, question, _ = settings.endpoint.url.partition("?")
     hedge = resilience.hedge_after_seconds
     return {
-        "url": settings.endpoint.url,
+        "url": f"{address}?{MASK}" if question else address,  # some hold a token there
         **_fields(settings, without=("endpoint", "resilience")),
         **({"headers": masked} if masked else {}),
         **_fields(settings.endpoint, without=("url", "headers")),

@@ -72,3 +72,13 @@ def test_header_values_are_never_shown() -> None:
     text = render_policy(policy)
     assert "authorization: '***'" in text
     assert "hunter2" not in text + repr(policy)
+
+
+def test_the_query_of_a_url_is_never_shown() -> None:
+    """Some servers take their token there."""
+    policy = parse_policies(
+        "name: a\nguardrails: [{name: b, type: webhook, url: 'http://h/check?token=hunter2'}]"
+    )[0]
+    text = render_policy(policy)
+    assert "url: http://h/check?***\n" in text
+    assert "hunter2" not in text
