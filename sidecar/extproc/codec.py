@@ -174,7 +174,7 @@ OVERRIDES: Final = {
     for headers in (False, True)
     for body in (False, True)
 }
-"""Standalone `mode_override`, by whether response headers and response body are asked for.
+"""Standalone `mode_override`, by whether Envoy shall send response headers and response body.
 
 The request body is streamed here while the headers are held. Envoy 1.40 accepts
 FULL_DUPLEX_STREAMED only, with trailers SEND; response modes start from the configuration again,

@@ -158,7 +158,7 @@ class ExtProcProtocol:
 
     @property
     def may_judge_answer(self) -> bool:
-        """Return whether the answer comes, or can be asked for, in a mode that can refuse it."""
+        """Return whether Envoy sends the answer, or can be made to, in a mode with refusals."""
         return (
             self.request_mode is BodyMode.NONE
             or self._is_overridden
@@ -284,7 +284,7 @@ class ExtProcProtocol:
                 # Envoy 1.40 sends a body that was streamed back to it twice if trailers follow it
                 # and the route may retry: the provider would read a body that was never judged.
                 raise RefusedError(ErrorKind.REQUEST_TRAILERS)
-            # BUFFERED, so the body was asked for: `receive` expects no trailers before.
+            # BUFFERED, so Egret has requested the body: `receive` expects no trailers before.
             self._is_body_complete = self._trailers_follow = True
             self.phase = Phase.JUDGING_BODY
             return Event.REQUEST_BODY

@@ -147,8 +147,8 @@ class OffsetMap:
     """Turns offsets into the decoded content of a string into offsets into its raw bytes.
 
     A range that begins or ends inside an escape or a character is widened to the whole of it.
-    Only where stretches begin is kept, and the escapes of the last one that was asked for: a
-    client may send ten megabytes of escapes. Ranges in order look into each stretch once.
+    Only the beginnings of stretches are kept, and the escapes of the stretch used last: a client
+    may send ten megabytes of escapes. Ranges in order look into each stretch once.
     """
 
     def __init__(self, raw: bytes) -> None:

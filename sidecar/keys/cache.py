@@ -84,7 +84,7 @@ def fits(record: KeyRecord) -> bool:
 
 
 TTL_JITTER: Final = 0.1
-"""Keys that were loaded together, after a restart, must not be asked for together ever after."""
+"""So that keys that were loaded together, after a restart, do not expire together ever after."""
 REFRESH_AT: Final = 0.8
 """Share of its time after which a record in use is loaded anew, while it still answers."""
 

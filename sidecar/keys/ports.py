@@ -40,7 +40,7 @@ class KeyStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A point in the database's history: every change committed before it was asked for.
+    """A point in the database's history: every change committed before the query that made it.
 
     Made of a transaction id that was allocated at that point, on this timeline. A failover that
     loses transactions hands their ids out again; on another timeline. `last_change` is the highest

@@ -55,7 +55,7 @@ class _Floor:
 class Fences:
     """Changes this worker has received, and whether it is subscribed to them now.
 
-    A note is without a fence first; `resolve` gives one that was asked for after the note.
+    A note is without a fence first; `resolve` gives it one that a query after the note returned.
     The oldest notes beyond `max_floors` become one for all keys: too much is forgotten, never
     too little. Reads no clock. Belongs to one event loop.
     """

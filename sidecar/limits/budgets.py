@@ -34,8 +34,8 @@ def highest_passed(standings: Iterable[LimitStatus]) -> int:
 
 
 MAX_WATCHED: Final = 2_000
-"""Budgets that a worker remembers, and looks through once a second; beyond, those that it first
-asked for are forgotten until it asks again."""
+"""Budgets that a worker remembers, and looks through once a second. Beyond, the one that it has
+remembered for the longest time is dropped until its next request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class _Watched:
 
 
 class BudgetWatch:
-    """The last known status of each budget that a worker has asked for; reports thresholds."""
+    """The last known status of each budget that a request counted against; reports thresholds."""
 
     def __init__(self, listener: ThresholdListener | None = None) -> None:
         self._listener = listener

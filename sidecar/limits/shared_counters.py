@@ -276,7 +276,7 @@ class SharedCounts:
             self._turns.release()
 
     async def take(self, scope: str, acquires: tuple[Acquire, ...], *, at: float) -> Reply:
-        """Take all units asked for, or nothing; units not counted yet are sent first.
+        """Take all units that *acquires* request, or none; units not counted yet are sent first.
 
         *at* is now, in seconds since the epoch. A take without a reply is voided later.
 

@@ -120,7 +120,7 @@ class LimitStore(Protocol):
     """Counts for all workers; counters of one `scope` change together."""
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
-        """Take all that is asked for, or nothing; `void` knows it by its *name*.
+        """Take all units that *acquires* request, or none; `void` finds the take by its *name*.
 
         Raises:
             LimitsUnavailableError: no answer in time; it may have been taken all the same.
@@ -130,8 +130,8 @@ class LimitStore(Protocol):
     async def void(self, scope: str, names: Sequence[str]) -> tuple[tuple[int, ...] | None, ...]:
         """Keep takes of these names from being made, should they still be on their way.
 
-        Return for each the units it took ahead of its limits, None if it was not made. Those and
-        the units it asked for have to be returned.
+        Return for each the units it took ahead of its limits, None if it was not made. The caller
+        has to return those, and the units that the take had requested.
 
         Raises:
             LimitsUnavailableError: no answer in time.

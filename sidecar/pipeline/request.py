@@ -298,7 +298,9 @@ def _plan_answer(
 ) -> AnswerPlan | None:
     """Return how the answer is treated; None if it passes without Egret.
 
-    Placeholders of the request are not assigned to other values in the answer.
+    On an unknown route it always passes: `unscanned` has let the request through, and Egret knows
+    no place of a model's text in the answer. Placeholders of the request are not assigned to
+    other values in the answer.
     """
     policy = record.policy
     if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:

@@ -38,7 +38,7 @@ _WORDS: Final = {
     "max_tokens": "Most tokens of a request.",
     "min_score": "Least score of a finding, 0 to 1.",
     "mode": "`shadow` judges and reports, and changes nothing.",
-    "model": "The model that the server is asked for.",
+    "model": "The model that calls of the server request.",
     "models": "Globs of the models it is for, in any case; every one where not given.",
     "name": "Lower case; once per policy. Appears in refusals, spans and metrics.",
     "of": "The part of an answer: its content, or the arguments of tool calls.",

@@ -88,7 +88,7 @@ _COLUMNS: Final = {
 _NAMES: Final = ", ".join(_COLUMNS)
 
 # A table of the session's own, to COPY into: COPY itself cannot leave out rows that are there
-# already. A pooler may give another session for each transaction, so it is asked for in each.
+# already. A pooler may give another session for each transaction, so each one creates it.
 _BATCH: Final = f"""
 CREATE TEMPORARY TABLE IF NOT EXISTS egret_usage_batch
     ({", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())}) ON COMMIT DELETE ROWS
@@ -259,7 +259,7 @@ def _total(limit: Limit, rows: Iterable[Any]) -> int:
     total = 0
     for row in rows:
         model = row["model"]
-        # Sums go by the model that answered: asked for `gpt-4o`, `gpt-4o-2024-08-06` may answer.
+        # Sums go by the model that answered: for `gpt-4o`, `gpt-4o-2024-08-06` may answer.
         models = (model, _DATED.sub("", model)) if model else ()
         if not models or any(is_for_model(limit, one) for one in models):
             match limit.measure:

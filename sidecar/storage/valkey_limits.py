@@ -53,7 +53,7 @@ class ValkeyLimits:
         self._look = client.register_script(_script("limits_look.lua"))
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
-        """Take all that is asked for, or nothing; `void` knows it by its *name*.
+        """Take all units that *acquires* request, or none; `void` finds the take by its *name*.
 
         Raises:
             LimitsUnavailableError: no answer in time; it may have been taken all the same.

@@ -27,7 +27,7 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def model_name(model: str | None) -> str | None:
-    """Return the model a client asked for, or `other` if it does not look like one."""
+    """Return the model that a client requested, or `other` if it does not look like one."""
     return model if model is None or MODEL.fullmatch(model) else OVERFLOW
 
 

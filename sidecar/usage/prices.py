@@ -90,7 +90,7 @@ class PriceList:
     def cost_of(self, record: UsageRecord) -> Decimal | None:
         """Return the cost of a request, None if its model has no price.
 
-        The model that answered decides; if it has no price, the one that was asked for.
+        The model that answered decides; if it has no price, the one that the client requested.
         """
         if record.tokens == NO_TOKENS:
             return Decimal(0)

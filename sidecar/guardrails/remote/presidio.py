@@ -79,7 +79,7 @@ def read_answer(body: bytes, request: RemoteRequest, settings: PresidioSettings)
         Finding(request.guardrail.name, one.entity_type, index, one.start, one.end)
         for index, entities in enumerate(texts)
         for one in entities
-        # The server may have sent more than it was asked for.
+        # The server may have sent more than the call requested.
         if one.score >= settings.min_score
         and (settings.entities is None or one.entity_type in settings.entities)
     ]

@@ -44,6 +44,11 @@ guardrails:
   - {name: secrets, type: secrets, action: block}
   - {name: tone, type: webhook, action: block, url: "http://127.0.0.1:9/"}
 """
+WITH_OUTPUT_GUARDRAIL = """
+name: default
+guardrails:
+  - {name: secrets, type: secrets, stage: output, action: block}
+"""
 STRIPPED = HeaderMutation(remove_headers=("authorization",))
 
 
@@ -276,6 +281,33 @@ async def test_what_cannot_be_read_goes_the_policy_s_way(
         assert isinstance(verdict, RequestCleared)
     else:
         assert refused(verdict)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "is_guarded"),
+    [
+        pytest.param("/v1/chat/completions", True, id="text of a model"),
+        pytest.param("/v1/embeddings", False, id="vectors"),
+        pytest.param("/v1/audio", False, id="an unknown route"),
+    ],
+)
+async def test_the_answer_of_an_allowed_unknown_route_passes_without_egret(
+    path: str, *, is_guarded: bool
+) -> None:
+    """`unscanned: allow` lets request and answer pass, even if the policy guards answers.
+
+    Egret requests no phase of an answer whose form it does not know, or which has no text of a
+    model, and the stream ends with the request.
+    """
+    checks = World(f"{WITH_OUTPUT_GUARDRAIL}unscanned: allow\n").exchange()
+    verdict = await checks.judge_headers(headers(path), has_body=True)
+    if isinstance(verdict, BodyRequired):
+        verdict = await checks.judge_body(chat("hello"))
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.judges_answer is is_guarded
+    added = dict(verdict.mutations.headers.set_headers)
+    assert (added.get("accept-encoding") == b"identity") is is_guarded
+    assert checks.task.done() is not is_guarded
 
 
 async def test_a_model_list_holds_even_for_a_body_that_cannot_be_read() -> None:

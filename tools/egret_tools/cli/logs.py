@@ -174,7 +174,7 @@ def logs(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """Read log lines of Egret and of Envoy's access log, and show those that are wanted.
 
-    A line that is no JSON is shown as it is where nothing is asked for, else only counted.
+    A line that is not JSON is shown unchanged if no filter is given, else only counted.
     With --output json lines pass unchanged.
 
     Example: kubectl logs -f deploy/egret | egret logs --verdict 'error_*' --team acme/search
