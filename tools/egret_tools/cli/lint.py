@@ -179,8 +179,8 @@ def _row(finding: Finding) -> Row:
         "name": finding.rule.name,
         "severity": finding.rule.severity.value,
         "risk": finding.message,
-        "hint": finding.rule.hint,
-        "mend": finding.rule.hint,  # the former name, for one more version
+        "hint": finding.hint,
+        "mend": finding.hint,  # the former name, for one more version
         "fixable": fixable(finding),
     }
 

@@ -24,6 +24,7 @@ from egret_tools.envoy_lint.parts import (
     Unread,
     discovered,
     embedded_bootstraps,
+    embedded_templates,
     parts_of_filter,
     parts_of_policy,
     unread_resource,
@@ -100,11 +101,6 @@ def lint(name: str, text: str, *, known: Known = NOTHING_MORE) -> Linted:
     whole = Source(name, None, text, {})
     pass_ = _Pass(known)
     found = [finding for source in sources or (whole,) for finding in pass_.document(source)]
-    template = template_mark(text)
-    if template is not None and any(one.rule is SCHEMA for one in found):
-        place = Node(None, replace(whole, marks={(): template}))
-        about = "this looks like a template: render it first, then check the result"
-        found = [Finding(SCHEMA, Hit(place, about))]
     suppressions = sources[0].suppressions if sources else ()
     return replace(_silenced(found, suppressions, whole), assumed=tuple(sorted(pass_.assumed)))
 
@@ -119,17 +115,26 @@ class _Pass:
     def document(self, source: Source) -> Iterator[Finding]:
         """Yield the findings of one document, by its form."""
         value = source.value
-        root = Node(value, source)
-        if not isinstance(value, dict):
+        if _is_map(value) and isinstance(value.get("kind"), str) and "apiVersion" in value:
+            yield from self._resource(Node(value, source))
+            return
+        found = list(self._configuration(source, value))
+        template = template_mark(source.text)
+        if template is not None and any(one.rule is SCHEMA for one in found):
+            # One finding, instead of one for each value that is not there yet.
+            yield _template(source, template)
+        else:
+            yield from found
+
+    def _configuration(self, source: Source, value: JsonValue) -> Iterator[Finding]:
+        if not _is_map(value):
             yield _not_a_config(source)
-        elif isinstance(value.get("kind"), str) and "apiVersion" in value:
-            yield from self._resource(root)
         elif "configs" in value:
             yield from self._envoy(source, CONFIG_DUMP)
         elif has_field_of(value, BOOTSTRAP):
             yield from self._envoy(source, BOOTSTRAP)
         elif isinstance(value.get("resources"), list):
-            yield from self._parts(discovered(root))
+            yield from self._parts(discovered(Node(value, source)))
         else:
             yield _not_a_config(source)
 
@@ -192,7 +197,9 @@ class _Pass:
         files = list(embedded_bootstraps(resource, *steps))
         for one in files:
             yield from self._envoy(one, BOOTSTRAP, is_part=is_part)
-        if not files:
+        templates = list(embedded_templates(resource, *steps))
+        yield from (_template(resource.source, mark) for mark in templates)
+        if not files and not templates:
             yield _unread(unread_resource(resource))
 
     def _parts(self, parts: Iterable[Part | Unread]) -> Iterator[Finding]:
@@ -224,7 +231,14 @@ def _is_map(value: JsonValue) -> TypeGuard[dict[str, JsonValue]]:
 
 def _not_a_config(source: Source) -> Finding:
     about = "neither an Envoy configuration, nor a config dump, nor a gateway's resource"
-    return Finding(SCHEMA, Hit(Node(None, source), about))
+    hint = "name a file that is one of these"
+    return Finding(SCHEMA, Hit(Node(None, source), about, risk=NOT_CHECKED.risk, hint=hint))
+
+
+def _template(source: Source, mark: Mark) -> Finding:
+    place = Node(None, replace(source, marks={(): mark}))
+    about, hint = "this looks like a template", "render it first, then check the result"
+    return Finding(SCHEMA, Hit(place, about, risk=NOT_CHECKED.risk, hint=hint))
 
 
 def _unread(unread: Unread) -> Finding:

@@ -13,7 +13,15 @@ from egret_tools.envoy_lint.schema import (
     is_known,
     message_at,
 )
-from egret_tools.envoy_lint.source import Node, Path, Source, embedded
+from egret_tools.envoy_lint.source import (
+    Mark,
+    Node,
+    Path,
+    Source,
+    embedded,
+    embedded_mark,
+    template_mark,
+)
 
 CLUSTER: Final = "envoy.config.cluster.v3.Cluster"
 LISTENER: Final = "envoy.config.listener.v3.Listener"
@@ -70,6 +78,16 @@ def embedded_bootstraps(resource: Node, *steps: str) -> Iterator[Source]:
         inner = embedded(node.source, node.path)
         if inner is not None and is_bootstrap(inner):
             yield inner
+
+
+def embedded_templates(resource: Node, *steps: str) -> Iterator[Mark]:
+    """Yield the first mark of each static configuration that is a template still."""
+    for _, node in resource.at(*steps).entries():
+        is_envoys = any(key in node.text for key in _BOOTSTRAP_KEYS)
+        if is_envoys and embedded(node.source, node.path) is None:
+            inner = template_mark(node.text)
+            if inner is not None:
+                yield embedded_mark(node, inner)
 
 
 def discovered(root: Node) -> Iterator[Part | Unread]:

@@ -63,7 +63,7 @@ def _result(finding: Finding) -> dict[str, Any]:
     return {
         "ruleId": finding.rule.id,
         "level": _LEVELS[finding.rule.severity],
-        "message": {"text": f"{finding.message}. Fix: {finding.rule.hint}"},
+        "message": {"text": f"{finding.message}. Fix: {finding.hint}"},
         "locations": [
             {
                 "physicalLocation": {

@@ -20,11 +20,16 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One place that breaks a rule. `replacement` is the text of a scalar that would fix it."""
+    """One place that breaks a rule. `replacement` is the text of a scalar that would fix it.
+
+    `risk` and `hint` stand in for those of the rule.
+    """
 
     node: Node
     about: str = ""
     replacement: str | None = None
+    risk: str = ""
+    hint: str = ""
 
 
 Look = Callable[[EnvoyConfig], Iterable[Hit]]
@@ -66,7 +71,13 @@ class Finding:
     @property
     def message(self) -> str:
         """The risk, with its subject in front."""
-        return f"{self.hit.about}: {self.rule.risk}" if self.hit.about else self.rule.risk
+        risk = self.hit.risk or self.rule.risk
+        return f"{self.hit.about}: {risk}" if self.hit.about else risk
+
+    @property
+    def hint(self) -> str:
+        """The way to fix it."""
+        return self.hit.hint or self.rule.hint
 
 
 def is_on(field: str, *, replacement: str = "false") -> Look:

@@ -361,3 +361,11 @@ class Node:
     def type_name(self) -> str:
         """Return the message type of an extension, without its package prefix."""
         return self.at("@type").text.rpartition("/")[2]
+
+
+def embedded_mark(node: Node, inner: Mark) -> Mark:
+    """Return the place in the whole file of a place within a text in it."""
+    outer, text = node.mark, node.source.text
+    if text[outer.start : outer.start + 1] != "|":
+        return Mark(outer.line, outer.column)
+    return _Shift.of(text, outer).moved(inner)

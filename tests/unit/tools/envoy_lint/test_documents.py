@@ -199,6 +199,36 @@ def test_a_template_that_is_yaml_is_called_one(value: str) -> None:
     assert found[0].hit.node.mark.line == text[: text.index(value)].count("\n") + 1
 
 
+def test_a_template_in_a_config_map_is_called_one() -> None:
+    """At its place in the whole file; the templates of other programs are no concern."""
+    text = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: envoy}\ndata:\n"
+        "  alerts: 'value {{ $value }}'\n  envoy.yaml: |\n"
+        "    static_resources:\n      clusters:\n      - name: {{NAME}}-predictor\n"
+    )
+    linted = lint("map.yaml", text)
+    (found,) = linted.findings
+    assert found.message == "this looks like a template: nothing in it was checked"
+    assert found.hint == "render it first, then check the result"
+    assert (found.hit.node.mark.line, found.hit.node.mark.column) == (9, 15)
+    assert unchecked(linted) == []
+
+
+def test_a_template_of_another_program_hides_no_finding() -> None:
+    """Alerts beside a filter with a wrong field."""
+    alerts = resource("ConfigMap", data={"alerts": "value {{ $value }}"})
+    linted = lint("all.yaml", f"{alerts}---\n{envoy_filter('NETWORK_FILTER', {'nam': 'f'})}")
+    assert any("did you mean `name`?" in one.hit.about for one in linted.findings)
+
+
+def test_a_file_of_another_kind_is_not_said_to_stop_envoy() -> None:
+    """Values of a Helm chart, above all."""
+    (found,) = lint("values.yaml", "replicas: 2\nimage: {tag: a}\n").findings
+    assert found.rule.id == "EGR001"
+    assert "Envoy does not start" not in found.message
+    assert found.message.endswith("nor a gateway's resource: nothing in it was checked")
+
+
 def test_braces_in_a_script_are_no_template() -> None:
     """Lua has tables of tables."""
     assert "EGR001" not in ids(lint("e.yaml", ACCEPTED["lua"]))
