@@ -248,7 +248,7 @@ class TwoTierKeys:
             self._write(functools.partial(self._shared.discard, key_id))
 
     async def keep_fences(self) -> Never:
-        """Ask the database for fences as they are wanted, until cancelled."""
+        """Read a fence from the database whenever notes are without one, until cancelled."""
         while True:
             await self._fence_wanted.wait()
             self._fence_wanted.clear()

@@ -89,7 +89,7 @@ class Lease:
         return given_up
 
     def is_in_demand(self, *, now: float) -> bool:
-        """Return whether a request has asked lately."""
+        """Return whether a request has needed units lately."""
         return now - self._measured_at < 2 * TTL_SECONDS
 
     def expired(self, *, now: float) -> int:

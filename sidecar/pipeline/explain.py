@@ -127,7 +127,7 @@ def path_message(method: str, path: str) -> str:
 
 
 def suggested_path(method: str, segments: list[str]) -> str | None:
-    """Return the known path that comes of adding or taking a root, or of another method."""
+    """Return a known path like this one under another root, or with another method in front."""
     paths = [
         f"{root}/{'/'.join(segments[dropped:])}"
         for dropped in range(min(3, len(segments)))

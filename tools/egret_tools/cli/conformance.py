@@ -83,7 +83,7 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
     except ValueError as error:
         fail(str(error), hint="see egret conformance --help", code=WRONG_USAGE)
     printing = session.Printing(output, results)
-    # A mode that is asked for by name is run to its end, whether the server serves it or not.
+    # A mode that the user names is run to its end, whether the server serves it or not.
     raise typer.Exit(session.run(plan, runs, printing, gives_up=not mode))
 
 

@@ -73,7 +73,7 @@ class Plan:
 def choose(
     *, files: Sequence[Path], modes: Sequence[str], names: Sequence[str], with_egret: bool
 ) -> list[Run]:
-    """Return the runs of all cases that are asked for.
+    """Return the runs of all cases that *files*, *modes* and *names* select.
 
     Raises:
         ValueError: a mode is unknown, a file cannot be used, or nothing is left to run.

@@ -21,7 +21,7 @@ START_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class EnvoyAddress:
-    """Where Envoy listens; a port of 0 was asked for and Envoy says which it got."""
+    """Where Envoy listens: the configuration has port 0, and Envoy reports the port it got."""
 
     admin_url: str
     https_port: int

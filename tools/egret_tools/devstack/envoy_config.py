@@ -290,7 +290,7 @@ class EgretService:
 
 @dataclass(frozen=True, slots=True)
 class SelfHosted:
-    """Models of one's own behind OpenAI's API (vLLM and others), asked for by another name.
+    """Models of one's own behind OpenAI's API (vLLM and others), under a host name of their own.
 
     `domain` is the host that clients use for them.
     """

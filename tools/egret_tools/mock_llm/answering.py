@@ -65,7 +65,7 @@ def required(body: JsonObject, name: str, kind: type[str | list[object]]) -> obj
 
 
 def model_of(body: JsonObject) -> str:
-    """Return the model that is asked for.
+    """Return the model that the request names.
 
     Raises:
         RequestError: 400 when none is named.

@@ -36,7 +36,7 @@ class Answer(BaseModel):
 
 
 class Compression(BaseModel):
-    """Whether answers are compressed with gzip, asked for or not."""
+    """Whether answers are compressed with gzip, accepted by the client or not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

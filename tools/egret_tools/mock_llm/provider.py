@@ -94,7 +94,7 @@ def _add_routes(app: web.Application) -> None:
 
 
 async def _on_expect(request: web.Request) -> None:
-    """Send 100 Continue where it is asked for; ignore other expectations (RFC 9110 10.1.1)."""
+    """Send 100 Continue if the client expects it; ignore other expectations (RFC 9110 10.1.1)."""
     if request.headers.get("expect", "").strip().lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer has not begun
