@@ -232,9 +232,12 @@ class LocalScan:
             if not redacted:
                 return tuple(now)
             left, left_runs = remainders(parts, runs, redacted)
-            rescanned = yield from self._rescan(
-                [TextPart(one.content, (), "") for one in left], left_runs
-            )
+            left_parts = [TextPart(one.content, (), "") for one in left]
+            short = self._scan_short(left_parts)
+            if short is not None and not left_runs and not self._needs_search(short):
+                return tuple(now)
+            # By rules alone: a count would count the rest a second time.
+            rescanned = yield from self._scan_once(left_parts, left_runs, short, by_rules=True)
             for index, result in enumerate(rescanned):
                 known = now[index]
                 if known.error_type is not None:
@@ -252,13 +255,6 @@ class LocalScan:
             if redacted == before:
                 return tuple(now)
         return tuple(_whole(known, parts) if known.findings else known for known in now)
-
-    def _rescan(self, parts: Sequence[TextPart], runs: Runs) -> Cooperative[Results]:
-        """Search *parts* by rules alone: a count would count the rest a second time."""
-        short = self._scan_short(parts)
-        if short is not None and not runs and not self._needs_search(short):
-            return self._unread
-        return (yield from self._scan_once(parts, runs, short, by_rules=True))
 
     def _scan_once(
         self,
