@@ -180,7 +180,7 @@ def _tool_call(call: ToolCall, arguments: str) -> JsonObject:
 def _chat_events(
     frame: JsonObject, *, reply: Reply, call: ToolCall | None, usage_asked: bool
 ) -> Iterator[bytes]:
-    """Yield the chunks; if the client requests usage, each has `usage: null`, and one more the counts."""
+    """Yield the chunks; with requested usage, each has `usage: null`, and one more the counts."""
     chunk = {**frame, "object": "chat.completion.chunk"}
     unused: JsonObject = {"usage": None} if usage_asked else {}
 
