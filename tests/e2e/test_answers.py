@@ -400,3 +400,20 @@ async def test_two_hundred_streams_at_once_are_all_judged(stack: Stack) -> None:
     assert all(body.count(b"[EMAIL_1]") == 1 for body in bodies)
     assert not any(EMAIL.encode() in body for body in bodies)
     assert all(body.endswith(b"data: [DONE]\n\n") for body in bodies)
+
+
+@CONTENT
+async def test_the_account_of_a_provider_stays_behind_the_gateway(stack: Stack) -> None:
+    """Its cookies, which all clients would share, and the names of the organization that pays."""
+    private = {
+        "set-cookie": "__cf_bm=secret; path=/",
+        "openai-organization": "acme-inc",
+        "openai-project": "proj_1",
+        "anthropic-organization-id": "org_1",
+    }
+    body = json.dumps({"choices": []}).encode()
+    await answers(stack, [body], {**JSON, **private, "openai-version": "2020-10-01"})
+    answer = await stack.post(chat("hi"), key="free")
+
+    assert (answer.status, answer.headers["openai-version"]) == (200, "2020-10-01")
+    assert not private.keys() & {name.lower() for name in answer.headers}
