@@ -25,8 +25,8 @@ COPY db db
 COPY envoy envoy
 COPY sidecar sidecar
 COPY tools tools
-# egret-tools without its servers and clients: `egret lint`, `egret envoy render`, `egret logs`, `egret replay`,
-# `egret bench`.
+# egret-tools without its servers and clients: `egret lint`, `egret envoy render`, `egret logs`, `egret top`,
+# `egret replay`, `egret bench`.
 RUN /opt/build/bin/python -m build --wheel --no-isolation --outdir dist . \
  && /opt/build/bin/python -m build --wheel --no-isolation --outdir dist tools \
  && /opt/build/bin/python -m pip --python /opt/egret/bin/python install --no-cache-dir \

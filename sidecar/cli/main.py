@@ -31,7 +31,7 @@ COMMANDS: Final = {
     "health": "sidecar.cli.health:health",
     "lint": "egret_tools.cli.lint:lint",
     "conformance": "egret_tools.cli.conformance:conformance",
-    "top": "sidecar.cli.top:top",
+    "top": "egret_tools.cli.top:top",
     "logs": "egret_tools.cli.logs:logs",
     "replay": "egret_tools.cli.replay:replay",
     "bench": "egret_tools.cli.bench:bench",

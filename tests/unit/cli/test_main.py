@@ -106,7 +106,17 @@ TOOLS = sorted(name for name, place in COMMANDS.items() if place.startswith("egr
 
 def test_commands_of_the_tools_are_those_that_no_worker_needs() -> None:
     """They come with egret-tools, a distribution of its own."""
-    assert TOOLS == ["bench", "conformance", "demo", "envoy", "lint", "logs", "replay", "up"]
+    assert TOOLS == [
+        "bench",
+        "conformance",
+        "demo",
+        "envoy",
+        "lint",
+        "logs",
+        "replay",
+        "top",
+        "up",
+    ]
 
 
 @pytest.mark.parametrize(
