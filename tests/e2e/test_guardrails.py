@@ -66,7 +66,9 @@ async def test_the_first_block_ends_the_others(stack: Stack, webhooks: WebhookSe
         for name, span in _guardrail_spans(await stack.spans(answer.request_id)).items()
     }
     assert answer.openai_error == (400, "invalid_request_error", "content_blocked")
-    assert answer.json["error"]["message"] == "Blocked by guardrail 'fast'."
+    assert answer.json["error"]["message"] == (
+        f"Blocked by guardrail 'fast'. Request id: {answer.request_id}."
+    )
     assert counted.verdicts == {("endless", "skipped"): 1, ("fast", "block"): 1}
     assert verdicts == {"endless": "skipped", "fast": "block"}
     assert len(webhooks.intervals) == 2

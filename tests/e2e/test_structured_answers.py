@@ -57,7 +57,7 @@ async def test_an_answer_that_fits_is_the_provider_s_and_one_that_does_not_is_a_
     assert len(fits.body) == len(wanted.body)
     assert error_of(misfit, path)[0] == 400
     assert "'order'. It contains: SCHEMA_TYPE at " in misfit.json["error"]["message"]
-    assert misfit.json["error"]["message"].endswith("/n.")
+    assert misfit.json["error"]["message"].endswith(f"/n. Request id: {misfit.request_id}.")
     assert b"secret" not in misfit.body
     verdicts = {
         verdict: count for (name, verdict), count in counted.verdicts.items() if name == "order"
