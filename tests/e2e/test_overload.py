@@ -141,7 +141,7 @@ async def test_neither_a_slow_nor_a_huge_request_holds_the_others_up(stack: Stac
     """A body that trickles and one of 8 MB are judged beside others that do not notice."""
 
     async def trickle() -> AsyncIterator[bytes]:
-        for byte in as_json(chat("slow"))[:60]:
+        for byte in as_json(chat("slow"))[:30]:
             yield bytes([byte])
             await asyncio.sleep(0.02)
 

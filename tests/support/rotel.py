@@ -75,7 +75,7 @@ class Rotel:
         ]
 
     async def trace(
-        self, is_wanted: Callable[[Span], bool], names: set[str], *, seconds: float = 15.0
+        self, is_wanted: Callable[[Span], bool], names: set[str], *, seconds: float = 60.0
     ) -> list[Span]:
         """Return the trace of the first span that is wanted, once spans of all *names* are there.
 
