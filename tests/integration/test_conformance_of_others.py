@@ -16,6 +16,7 @@ import pytest
 from egret_tools.conformance.suite import ORDINARY
 
 from sidecar.settings.sections import inherited_environment
+from tests.support.sizes import sized
 
 pytestmark = pytest.mark.stack
 
@@ -79,18 +80,15 @@ def conformance(socket: Path, *options: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("language", UNSERVED)
 def test_a_server_that_lets_everything_pass_gets_the_same_report_each_time(
-    language: str, pytestconfig: pytest.Config
+    language: str,
 ) -> None:
     """Each mode that it does not serve is said once, with the cause; all else conforms."""
-    is_full = pytestconfig.getoption("--full", default=False)
-    chosen = () if is_full else [part for name in SMALL for part in ("--case", name)]
+    rounds = sized(3, small=1)
+    chosen = () if rounds > 1 else [part for name in SMALL for part in ("--case", name)]
     with tempfile.TemporaryDirectory(prefix="egret-no-") as place:
         folder, socket, kept = Path(place), Path(place) / "noop.sock", Path(place) / "rows"
         with serving(command_of(language, folder), socket):
-            done = [
-                conformance(socket, *chosen, "--results", str(kept))
-                for _ in range(3 if is_full else 1)
-            ]
+            done = [conformance(socket, *chosen, "--results", str(kept)) for _ in range(rounds)]
         rows = [json.loads(line) for line in kept.read_text().splitlines()]
     assert {one.returncode for one in done} == {1}
     assert len({one.stdout for one in done}) == 1

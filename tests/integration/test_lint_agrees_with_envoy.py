@@ -13,6 +13,7 @@ from egret_tools.envoy_lint.source import SourceError
 
 from tests.support.configurations.accepted import ACCEPTED
 from tests.support.configurations.refused import REFUSED
+from tests.support.sizes import sized
 
 MAKES_ENVOY_REFUSE = {"EGR001", "EGR002", "EGR106"}
 """The schema, a type that Envoy does not have, and a mode without the trailers it needs."""
@@ -41,10 +42,10 @@ def envoy_refuses(text: str, folder: Path) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("configurations", [ACCEPTED, REFUSED], ids=["accepted", "refused"])
 def test_no_verdict_of_lint_is_one_that_envoy_contradicts(
-    configurations: Mapping[str, str], tmp_path: Path, pytestconfig: pytest.Config
+    configurations: Mapping[str, str], tmp_path: Path
 ) -> None:
     """Lint says that Envoy does not start exactly if it does not."""
-    step = 1 if pytestconfig.getoption("--full", default=False) else SAMPLE
+    step = sized(1, small=SAMPLE)
     contradicted = {
         name: words
         for name, text in list(configurations.items())[::step]

@@ -35,6 +35,8 @@ from egret_tools.devstack.processes import Children
 CASE_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 2.0
 """How long counters and streams may lag behind an answer."""
+QUIET_SECONDS: Final = 0.5
+"""After so long without any request in Envoy a difference is final."""
 POLL_SECONDS: Final = 0.01
 
 _BROKEN_OFF: Final = Received(status=0, is_whole=False)
@@ -160,11 +162,16 @@ class _Bench:
         except OSError as error:
             return [f"answer: no connection to Envoy ({type(error).__name__})"]
         deadline = time.monotonic() + SETTLE_SECONDS
+        busy_at = time.monotonic()
         while True:
             seen = await self._seen(run, sent, received, before=before)
             found = differences(case, seen)
-            is_over = not found and not is_busy(seen.counted)
-            if is_over or time.monotonic() > deadline:
+            now = time.monotonic()
+            if is_busy(seen.counted):
+                busy_at = now
+            elif not found or now - busy_at > QUIET_SECONDS:
+                return found
+            if now > deadline:
                 return found
             await asyncio.sleep(POLL_SECONDS)
 
