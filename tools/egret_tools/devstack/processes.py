@@ -58,8 +58,9 @@ def log_tail(log: Path) -> str:
 TETHER: Final = Path(__file__).with_name("tether.py")
 POLL_SECONDS: Final = 0.02
 KILL_GRACE_SECONDS: Final = 5.0
-RESTART_SECONDS: Final = 30.0
-"""How long a part may need to come back; PostgreSQL waits for the last process of a killed one."""
+READY_SECONDS: Final = 30.0
+"""How long a part may need until it is ready, also after a restart: attempts of PostgreSQL fail
+until the last process of a killed server has ended."""
 RETRY_SECONDS: Final = 0.2
 MAX_DEATHS: Final = 5
 DEATHS_WITHIN_SECONDS: Final = 60.0
@@ -108,12 +109,14 @@ class Child:
         process: asyncio.subprocess.Process,
         *,
         is_ready: Ready,
+        seconds: float,
         pid_file: Path | None,
     ) -> None:
         self.part = program.part
         self._program = program
         self._process = process
         self._is_ready = is_ready
+        self._seconds = seconds
         self._pid_file = pid_file
         self._write_pid()
 
@@ -189,12 +192,12 @@ class Child:
             on_restart(death, time.monotonic() - died_at)
 
     async def _restart(self) -> None:
-        deadline = time.monotonic() + RESTART_SECONDS
+        deadline = time.monotonic() + self._seconds
         while True:
             self._process = await _spawn(self._program, piped=False)
             self._write_pid()
             try:
-                await until_ready(self, self._is_ready, seconds=RESTART_SECONDS)
+                await until_ready(self, self._is_ready, seconds=self._seconds)
             except PartError:
                 await self.stop()
                 if time.monotonic() > deadline:
@@ -228,7 +231,7 @@ class Children:
         *,
         piped: bool = False,
         is_ready: Ready = _at_once,
-        seconds: float = 30.0,
+        seconds: float = READY_SECONDS,
     ) -> AsyncIterator[Child]:
         """Run a program until the block ends, which begins once it is ready.
 
@@ -239,7 +242,7 @@ class Children:
         """
         pid_file = self._pid_directory and self._pid_directory / program.log.stem
         process = await _spawn(program, piped=piped)
-        child = Child(program, process, is_ready=is_ready, pid_file=pid_file)
+        child = Child(program, process, is_ready=is_ready, seconds=seconds, pid_file=pid_file)
         self._children.append(child)
         try:
             await until_ready(child, is_ready, seconds=seconds)
@@ -272,7 +275,7 @@ async def _to_the_end(stop: Coroutine[None, None, None]) -> None:
         raise
 
 
-async def until_ready(child: Child, is_ready: Ready, *, seconds: float = 30.0) -> None:
+async def until_ready(child: Child, is_ready: Ready, *, seconds: float = READY_SECONDS) -> None:
     """Ask again and again until the part is ready.
 
     Raises:
