@@ -250,7 +250,7 @@ async def test_what_was_planted_is_found_nowhere(stack: Stack) -> None:
     mistyped = (await stack.new_key("block")).reveal()
     mistyped = mistyped[:-1] + ("a" if mistyped[-1] != "a" else "b")
     plants = PLANTS | _secrets_of(stack) | {"a mistyped key": mistyped.split("_")[2]}
-    spool = Spool(stack.run.path / "usage")
+    spool = Spool(stack.run.data / "usage")
     await _page(stack, "status.json")  # what it tells is since the last look
     async with _watched(spool):
         answers = await _be_busy(stack)
