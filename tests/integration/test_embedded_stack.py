@@ -68,7 +68,7 @@ async def test_a_part_that_keeps_dying_ends_the_stack_and_its_logs_stay(run: Pat
         # A configuration that Envoy refuses: it dies at each restart.
         (run / "envoy.yaml").write_text("no: configuration\n")
         up.kill("envoy")
-        code, printed = await asyncio.wait_for(up.ended(), 90)
+        code, printed = await asyncio.wait_for(up.ended(), 150)
         assert await none_left(up)
     assert code == 1
     assert "✗ Envoy" in printed

@@ -59,8 +59,10 @@ TETHER: Final = Path(__file__).with_name("tether.py")
 POLL_SECONDS: Final = 0.02
 KILL_GRACE_SECONDS: Final = 5.0
 READY_SECONDS: Final = 30.0
-"""How long a part may need until it is ready, also after a restart: attempts of PostgreSQL fail
-until the last process of a killed server has ended."""
+"""How long a part may need until it is ready, unless it has a time of its own."""
+ATTEMPTS_SECONDS: Final = 30.0
+"""How long a restart is tried again if the part ends at once, as PostgreSQL does until the last
+process of a killed server has ended."""
 RETRY_SECONDS: Final = 0.2
 MAX_DEATHS: Final = 5
 DEATHS_WITHIN_SECONDS: Final = 60.0
@@ -192,7 +194,7 @@ class Child:
             on_restart(death, time.monotonic() - died_at)
 
     async def _restart(self) -> None:
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + ATTEMPTS_SECONDS
         while True:
             self._process = await _spawn(self._program, piped=False)
             self._write_pid()
