@@ -214,10 +214,9 @@ class LocalScan:
 
     def _may_hide_text(self, short: _Short) -> bool:
         joined_content, hits = short
-        if not self._trigger_ids.isdisjoint(hits):
-            return True
-        decoders = self._ascii_decoders
-        return bool(decoders) and any(one.applies(joined_content) for one in decoders)
+        return not self._trigger_ids.isdisjoint(hits) or any(
+            one.applies(joined_content) for one in self._ascii_decoders
+        )
 
     def _scan(
         self, parts: Sequence[TextPart], runs: Runs, short: _Short | None

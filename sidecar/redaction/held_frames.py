@@ -1,14 +1,20 @@
-"""Events of an answer that wait for their verdict, in order, and how they leave."""
+"""Events of an answer that wait for their verdict, in order, and how they leave.
+
+Texts that are redacted are changed in place: every other byte of their JSON stays.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sidecar.apis.frames import Frame
+from sidecar.apis.response_text import without_logprobs
 from sidecar.guardrails.streaming.transcript import TokenText
-from sidecar.redaction.answer_edits import TokenEdit, edited
+from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.tokens import OffsetMap, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +84,66 @@ class HeldFrames:
         """Drop all events; none of them leaves."""
         self._held.clear()
         self.size_bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEdit:
+    """Puts `text` in the place of a span of the token at `location` (see `AnswerText`).
+
+    `start` and `end` are byte offsets into its decoded content. Of a number the whole token is
+    replaced, by a string. With `is_json` the token is JSON text, in which quotes of `text` are
+    escaped once more; with `is_bare` the text replaces a number without quotes there.
+    """
+
+    location: int
+    start: int
+    end: int
+    text: bytes
+    is_json: bool = False
+    is_bare: bool = False
+
+
+def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) -> bytes:
+    """Return *payload* with its texts changed and without the tokens that would repeat them."""
+    by_location: defaultdict[int, list[TokenEdit]] = defaultdict(list)
+    for edit in sorted(edits, key=attrgetter("start")):
+        by_location[edit.location].append(edit)
+    spans: list[tuple[int, int, bytes]] = []
+    strings = json_text.pick_strings(payload, {at for at in by_location if at >= 0})
+    for location, token in strings.items():  # each is decoded once, however many its edits
+        spans += _in_string(payload, token, by_location[location])
+    numbers = json_text.pick_numbers(payload, {-1 - at for at in by_location if at < 0})
+    for number, token in numbers.items():
+        spans += [
+            (token.start, token.end, b'"' + edit.text + b'"') for edit in by_location[-1 - number]
+        ]
+    pieces: list[bytes] = []
+    position = 0
+    for start, end, text in sorted(spans):
+        if start >= position:  # else it was widened over the one before, which stands for both
+            pieces += (payload[position:start], text)
+        position = max(position, end)
+    payload = b"".join((*pieces, payload[position:]))
+    return without_logprobs(payload) if has_logprobs else payload
+
+
+def _in_string(
+    payload: bytes, token: Token, edits: Sequence[TokenEdit]
+) -> Iterator[tuple[int, int, bytes]]:
+    raw = payload[token.start : token.end]
+    offsets = OffsetMap(raw)
+    content = json_text.decode(raw) if any(edit.is_json for edit in edits) else b""
+    for edit in edits:
+        start, end, text = edit.start, edit.end, edit.text
+        if edit.is_json:
+            start, end = json_text.whole_units(content, start, end)
+        if edit.is_bare:
+            text = json_text.quoted(text)
+        elif edit.is_json:
+            text = _escaped(text)
+        start, end = offsets.raw_range(start, end)
+        yield token.start + start, token.start + end, _escaped(text)
+
+
+def _escaped(text: bytes) -> bytes:
+    return json_text.quoted(text)[1:-1]

@@ -1,16 +1,219 @@
-"""The decoders in the order in which they run."""
+"""The decoders in their order: encodings, escapes, letters spaced out, leetspeak."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import base64
+import html
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.deobfuscation.decoder import Decoder
-from sidecar.guardrails.deobfuscation.encodings import ENCODINGS, ESCAPES
+from typing_extensions import override
+
+from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
-from sidecar.guardrails.deobfuscation.spelling import LEET, SPACING
+from sidecar.guardrails.matching.rule import Expression, compile_re2
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
+
+MIN_RUN: Final = 20
+"""Characters; 15 bytes in base64, shorter than any key."""
+
+# In one line, or broken into lines as mail is (RFC 2045 section 6.8).
+_BASE64: Final = compile_re2(
+    Expression(
+        rf"[0-9A-Za-z+/_-]{{{MIN_RUN},}}(?:\r?\n[0-9A-Za-z+/_-]{{{MIN_RUN},}})*"
+        r"(?:\r?\n[0-9A-Za-z+/_-]{1,19})?={0,2}"
+    )
+)
+_HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
+_READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
+"""Read of bytes that are not text as a whole: a few in front would hide the rest."""
+_LEAST: Final = 32
+"""No run needs more bytes to be recognised."""
+SLICE_DECODED: Final = 64
+"""Runs decoded between two interruptions, at some 5 µs each."""
+
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+_NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
+
+
+def _from_base64(run: bytes) -> Cooperative[bytes | None]:
+    """Decode the lines of *run* as one, and each alone: they need not belong together."""
+    lines = run.split()
+    texts: list[bytes] = []
+    for one in (run, *lines) if len(lines) > 1 else (run,):
+        compact = one.translate(_URL_SAFE, b"=\r\n")
+        compact = compact[: len(compact) - (len(compact) % 4 == 1)]
+        text = yield from _in_slices(
+            compact, lambda quads: base64.b64decode(quads + b"=" * (-len(quads) % 4))
+        )
+        if text is not None:
+            texts.append(text)
+    return b"\n".join(texts) or None
+
+
+def _from_hex(run: bytes) -> Cooperative[bytes | None]:
+    return _in_slices(run, lambda pairs: bytes.fromhex(pairs.decode("ascii")))
+
+
+def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[bytes | None]:
+    """Return all of the text in *run*, or its readable runs if it is not text as a whole."""
+    texts: list[bytes] = []
+    for start in range(0, len(run), SLICE_BYTES):  # a multiple of four
+        if start:
+            yield
+        decoded = decode(run[start : start + SLICE_BYTES])
+        is_utf8 = decoded.decode("utf-8", "ignore").encode() == decoded
+        if is_utf8 and decoded.translate(None, _NO_TEXT) == decoded:
+            texts.append(decoded)
+        else:
+            texts += [text + b"\n" for text in _READABLE.findall(decoded)]
+    return b"".join(texts) or None
+
+
+class EncodingsDecoder(Decoder):
+    """Decodes runs of base64 and of hexadecimal digits."""
+
+    trigger: Expression | None = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return len(content) >= MIN_RUN
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        content = view.content
+        decoded = DecodedText(content)
+        for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+            for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
+                text = None if match is None else (yield from decode(match[0]))
+                if match is not None and text is not None:
+                    decoded.add(text + b"\n", *match.span())
+                if match is None or not count % SLICE_DECODED:
+                    yield
+        return (decoded.as_view(view, ViewKind.DECODED),) if decoded else ()
+
+
+ENCODINGS: Final = EncodingsDecoder()
+
+
+_ESCAPES: Final = re.compile(
+    # One class first, so that the search skips to it. Percent signs in a row are one run.
+    rb"[%&\\](?:(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2})*"
+    rb"|(?<=&)(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
+    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))"
+)
+
+_MAX_ESCAPE: Final = 16
+_PERCENT: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
+_ENTITY: Final = re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};")
+_BACKSLASH: Final = re.compile(rb"\\[ux][0-9A-Fa-f]{2}")
+
+
+def _unescaped(escape: bytes) -> bytes:
+    if escape.startswith(b"%"):
+        return bytes.fromhex(escape.replace(b"%", b"").decode("ascii"))
+    if escape.startswith(b"\\x"):
+        return bytes.fromhex(escape[2:].decode("ascii"))
+    if escape.startswith(b"&"):
+        return html.unescape(escape.decode("ascii")).encode("utf-8", "replace")
+    return chr(int.from_bytes(bytes.fromhex(escape[2:].decode("ascii")))).encode(
+        "utf-8", "replace"
+    )
+
+
+class EscapesDecoder(Decoder):
+    """Decodes percent escapes, HTML entities and backslash escapes."""
+
+    # One expression of the three: among the others it costs the pass over a text nothing.
+    trigger: Expression | None = Expression(
+        r"%[0-9A-Fa-f]{2}|&[#A-Za-z][0-9A-Za-z]{1,7};|\\[ux][0-9A-Fa-f]{2}"
+    )
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        """Look for the first byte of each kind, which takes some nanoseconds a kilobyte."""
+        return bool(
+            (b"%" in content and _PERCENT.search(content))
+            or (b"&" in content and _ENTITY.search(content))
+            or (b"\\" in content and _BACKSLASH.search(content))
+        )
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE)
+        return replace_runs(view, found, _unescaped, ViewKind.UNESCAPED)
+
+
+ESCAPES: Final = EscapesDecoder()
+
+
+_SPACED: Final = re.compile(
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
+)
+
+_SHORTEST_SPACED: Final = 13
+_LEAST_SPACED: Final = 16
+"""Bytes of a run that are enough to recognise it, with the one behind it."""
+_LIKELY_SPACED: Final = compile_re2(
+    Expression(r"\b[0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-](?:[!-~][ ._*|/,-]){4}[!-~]")
+)
+
+
+class SpacingDecoder(Decoder):
+    """Joins letters that are spaced out, as in `s e c r e t`."""
+
+    # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
+    trigger: Expression | None = Expression(
+        r"[ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-]"
+    )
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return len(content) >= _SHORTEST_SPACED
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        found = matches(_SPACED, view.content, least=_LEAST_SPACED, likely=_LIKELY_SPACED)
+        return replace_runs(view, found, lambda run: run[::2], ViewKind.UNSPACED)
+
+
+SPACING: Final = SpacingDecoder()
+
+_SIGN: Final = re.compile(rb"[0134578@$!|]")
+_LETTER: Final = re.compile(rb"[A-Za-z]")
+_TABLES: Final = tuple(  # a one is an i or an l
+    bytes.maketrans(b"0345789@$1!|", b"oeastbgas" + letter * 3) for letter in (b"i", b"l")
+)
+_LEET_KIND: Final = frozenset({ViewKind.LEET})
+
+
+class LeetDecoder(Decoder):
+    """Replaces the digits and signs of leetspeak by letters, as in `p4ssw0rd`."""
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return _SIGN.search(content) is not None
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        content = view.content
+        tables = _TABLES if any(one in content for one in (b"1", b"!", b"|")) else _TABLES[:1]
+
+        def has_letter(start: int, end: int) -> bool:
+            return _LETTER.search(content, start, end) is not None
+
+        found: list[TextView] = []
+        for table in tables:
+            changed = content.translate(table)
+            found.append(view._replace(kinds=_LEET_KIND, content=changed, accepts=has_letter))
+            yield
+        return tuple(found)
+
+
+LEET: Final = LeetDecoder()
+
 
 MAX_DEPTH: Final = 2
 """Text that is encoded twice is read; a model does not decode more unaided."""

@@ -5,7 +5,7 @@ from types import FrameType
 
 import pytest
 
-from sidecar.redaction.answer_edits import TokenEdit, edited
+from sidecar.redaction.held_frames import TokenEdit, edited
 
 PAYLOAD = b'{"a": "x bob\\u0040example.com \\"y\\"", "n": 4111111111111111, "s": "to eve"}'
 
