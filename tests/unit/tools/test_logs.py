@@ -41,8 +41,8 @@ EXCHANGE = {
     "latency_ms": 10.0, "overhead_ms": 4.0, "key_id": "k1", "team": "search",
     "organization": "acme",
     "guardrails": [
-        {"name": "pii", "stage": "input", "verdict": "redact", "ms": 0.4},
-        {"name": "tone", "stage": "input", "verdict": "error_open", "ms": 3.0},
+        {"name": "pii", "verdict": "redact", "ms": 0.4, "findings": ["EMAIL", "IBAN"]},
+        {"name": "tone", "verdict": "error_open", "ms": 3.0, "error": "connection"},
     ],
 }  # fmt: skip
 SLOW = {
@@ -86,7 +86,7 @@ def test_a_person_reads_one_line_each_with_what_counts_first() -> None:
             "11-25 17:58:03.123 info    exchange.completed request_id=r-1"
             " trace_id=0af7651916cd43dd8448eb211c80319c outcome=redacted latency_ms=10.0"
             " overhead_ms=4.0 key_id=k1 team=search organization=acme"
-            " guardrails=pii:redact:0.4ms,tone:error_open:3.0ms"
+            " guardrails=pii:redact:0.4ms:EMAIL:IBAN,tone:error_open:3.0ms:connection"
         ),
         "Traceback (most recent call last):",
         "11-25 17:59:00.000 warning slow_request request_id=r-2 overhead_ms=300.0 outcome=allowed",

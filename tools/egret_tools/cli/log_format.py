@@ -236,6 +236,10 @@ def _value(name: str, value: object, *, is_access: bool) -> Iterator[Piece]:
             yield _word(verdict), _style("outcome", verdict)
             if isinstance(fields.get("ms"), int | float):
                 yield f":{fields['ms']}ms", _DIM
+            findings = fields.get("findings")
+            for cause in (*(findings if isinstance(findings, list) else ()), fields.get("error")):
+                if isinstance(cause, str):
+                    yield f":{_word(cause)}", _DIM
     else:
         yield _shown(value), _style(name, value)
 
