@@ -82,7 +82,8 @@ class RequestRecord(ExchangeReport):
         "text_bytes",
     )
 
-    policy: EffectivePolicy | None  # type: ignore[mutable-override]  # only set by the pipeline
+    # Only the pipeline sets it.
+    policy: EffectivePolicy | None  # type: ignore[mutable-override]
 
     def __init__(self, clocks: Clocks) -> None:
         """Begin; every fact has a value, as a request may end in any stage."""
@@ -103,7 +104,7 @@ class RequestRecord(ExchangeReport):
         self.cache_tier = CacheTier.NONE
         self.principal = None
         self.key: KeyRecord | None = None
-        self.policy = None
+        self.policy = None  # pyright: ignore[reportIncompatibleVariableOverride]
         self.exempted = ()
         self.subject: Subject | None = None
         self.body_bytes = self.text_bytes = 0
