@@ -180,24 +180,19 @@ def bar(used: int | None, room: int) -> Table | Text:
     if used is None:
         return Text("-")
     share = percent(used, room)
+    style = "red" if share >= _ALARMED else "yellow" if share >= _WARNED else "green"
     line = Table.grid(padding=(0, 1))
     line.add_row(
         ProgressBar(
             total=100,
             completed=min(share, 100),
             width=WIDTH,
-            complete_style=_style(share),
+            complete_style=style,
             finished_style="red",
         ),
         Text(f"{share} %"),
     )
     return line
-
-
-def _style(share: int) -> str:
-    if share >= _ALARMED:
-        return "red"
-    return "yellow" if share >= _WARNED else "green"
 
 
 def install_hint(extra: str) -> str:

@@ -166,7 +166,12 @@ class RequestHandler:
             worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
         judged = record.judged
         if not protocol.is_answered:
-            _release_reservation(record, worker)
+            # No access log reports the end of a request without an answer.
+            judged = record.judge_now()
+            ended = None if judged is None else unused(judged)
+            if judged is not None and record.key is not None and ended is not None:
+                changes = adjustments_of(record.key.limits, ended)
+                worker.limiter.settle(judged.organization_id, changes)
         elif (
             judged is not None
             and record.stream_name
@@ -320,16 +325,6 @@ def _plan_answer(
         )
         return GuardedAnswer(RequestLine(record.path, route), setting, record)
     return UncountedAnswer(RequestLine(record.path, route)) if allowed.hides_usage else None
-
-
-def _release_reservation(record: RequestRecord, worker: Worker) -> None:
-    """Release the reservation: no access log reports the end of a request without an answer."""
-    judged = record.judge_now()
-    if judged is None or record.key is None:
-        return
-    ended = unused(judged)
-    if ended is not None:
-        worker.limiter.settle(judged.organization_id, adjustments_of(record.key.limits, ended))
 
 
 def make_room(record: RequestRecord, worker: Worker) -> None:

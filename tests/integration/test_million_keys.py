@@ -108,8 +108,9 @@ def test_many_keys_go_in_and_come_out_with_a_bar_and_little_memory(
     assert (imported.code, exported.code) == (0, 0), (imported.screen, exported.screen)
     assert f"{KEYS} keys imported, 0 skipped" in imported.screen
     assert f"{KEYS} keys exported" in exported.screen
-    assert len(imported.percentages) > 20
-    assert len(exported.percentages) > 10
+    # The bar is drawn ten times a second: fewer keys, and a faster machine, make fewer of them.
+    assert len(imported.percentages) > sized(20, small=4)
+    assert len(exported.percentages) > sized(10, small=2)
     assert 0 < imported.memory_kb < MAX_MEMORY_KB
     assert 0 < exported.memory_kb < MAX_MEMORY_KB
     with second.open() as stream:
