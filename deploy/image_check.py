@@ -72,9 +72,13 @@ class Tool:
         Raises:
             ImageFaultError: it failed; with its last words.
         """
-        ran = subprocess.run(  # noqa: S603 - the tool that was named
-            (*self.command, *arguments), capture_output=True, text=True, check=False
-        )
+        try:
+            ran = subprocess.run(  # noqa: S603 - the tool that was named
+                (*self.command, *arguments), capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            hint = "name another by --tool, for example IMAGE_TEST_OPTIONS='--tool podman'"
+            raise ImageFaultError(f"{self.command[0]} is not installed; {hint}") from None
         if ran.returncode:
             raise ImageFaultError(f"{arguments[0]}: {ran.stderr.strip()[-500:]}")
         return ran.stdout
