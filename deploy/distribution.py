@@ -11,15 +11,17 @@ each in a new place outside the checkout and uses it; for the wheels that is `eg
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +71,7 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def build(*, python_image: str, envoy_digest: str) -> None:
+def build(*, python_image: str, envoy_digest: str, image_options: str = "") -> None:
     """Write everything to `build/dist`."""
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir(parents=True)
@@ -78,7 +80,7 @@ def build(*, python_image: str, envoy_digest: str) -> None:
     for source, name in REQUIREMENTS.items():
         shutil.copyfile(ROOT / "requirements" / source, DIST / name)
     say("✓ wheels, with their requirements")
-    digest = build_image(python_image)
+    digest = build_image(python_image, shlex.split(image_options))
     pack_chart(DIST, image_digest=digest, envoy_digest=envoy_digest)
     say(f"✓ chart: Egret's image {digest or 'by tag'}, Envoy's {envoy_digest or 'by tag'}")
     shutil.copyfile(ROOT / "build" / "sbom.cdx.json", DIST / SBOM)
@@ -87,7 +89,7 @@ def build(*, python_image: str, envoy_digest: str) -> None:
     say(f"✓ {DIST / SUMS}")
 
 
-def build_image(python_image: str) -> str:
+def build_image(python_image: str, more: Sequence[str] = ()) -> str:
     """Write the image as an OCI archive and return its digest, or "" if no builder is here."""
     tool = next((name for name in BUILDERS if shutil.which(name)), None)
     if tool is None:
@@ -103,7 +105,7 @@ def build_image(python_image: str) -> str:
         "--build-arg",
         f"VERSION={__version__}",
     )
-    run(tool, "build", *options, "-t", name, ".")
+    run(tool, "build", *more, *options, "-t", name, ".")
     with tempfile.NamedTemporaryFile() as digest:
         target = f"oci-archive:{DIST / IMAGE_ARCHIVE}:{name}"
         run(tool, "push", "--digestfile", digest.name, name, target)
@@ -203,13 +205,15 @@ def check_sbom(_: Path) -> None:
         raise DistributionError(f"the SBOM lacks {', '.join(sorted(missing))}")
 
 
-def check_image(place: Path) -> str:
-    """Load the image and run it before a real Envoy, as `make image-test` does."""
+def check_image(place: Path, options: Sequence[str] = ()) -> str:
+    """Load the image and run it before a real Envoy, as `make image-test` does with *options*."""
     podman = shutil.which("podman")
     if podman is None or not (DIST / IMAGE_ARCHIVE).exists():
         return "not built, or no podman to run it"
     run(podman, "load", "--input", DIST / IMAGE_ARCHIVE, cwd=place)
-    run(sys.executable, "-m", "deploy.image_check", f"egret:{__version__}", checkout=True)
+    options = options or ("--tool", podman)
+    check = (sys.executable, "-m", "deploy.image_check")
+    run(*check, f"localhost/egret:{__version__}", *options, checkout=True)
     return ""
 
 
@@ -217,15 +221,16 @@ CHECKS: Final[Mapping[str, Callable[[Path], str | None]]] = {
     "wheels": check_wheels,
     "chart": check_chart,
     "SBOM": check_sbom,
-    "image": check_image,
 }
 """Each returns the reason why it could not run here, if there is one."""
 
 
-def test() -> None:
+def test(*, image_options: str) -> None:
     """Try everything in `build/dist`."""
     check_sums(DIST)
-    for name, check in CHECKS.items():
+    image = functools.partial(check_image, options=shlex.split(image_options))
+    checks: dict[str, Callable[[Path], str | None]] = {**CHECKS, "image": image}
+    for name, check in checks.items():
         with tempfile.TemporaryDirectory(prefix="egret-dist-") as place:
             skipped = check(Path(place))
         say(f"- {name}: {skipped}" if skipped else f"✓ {name}")
@@ -237,12 +242,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("action", choices=["build", "test"])
     parser.add_argument("--python-image", default="")
     parser.add_argument("--envoy-digest", default="")
+    parser.add_argument("--image-options", default="", help="of the build, or of image_check")
     given = parser.parse_args(arguments)
     try:
         if given.action == "build":
-            build(python_image=given.python_image, envoy_digest=given.envoy_digest)
+            build(
+                python_image=given.python_image,
+                envoy_digest=given.envoy_digest,
+                image_options=given.image_options,
+            )
         else:
-            test()
+            test(image_options=given.image_options)
     except DistributionError as error:
         print(f"✗ {error}", file=sys.stderr)
         return 1
