@@ -1,7 +1,6 @@
 """Usage of a request: the note of its verdict, its end in the access log, the stored record.
 
-Each request builds and encodes these values: with msgspec's structs, that takes a fifth of the
-time of frozen dataclasses.
+Each request builds and encodes these values: msgspec's structs are built and encoded in C.
 """
 
 from __future__ import annotations

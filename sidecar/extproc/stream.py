@@ -281,7 +281,7 @@ class ExtProcStream:
             raise
 
     async def _read_within(self, seconds: float) -> bytes | None:
-        """Read with a deadline, as `asyncio.timeout` does at three times the cost."""
+        """Read with a deadline, as `asyncio.timeout` does, without its object and its context."""
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("a stream is read by a task")

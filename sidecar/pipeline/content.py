@@ -111,7 +111,8 @@ async def judge_without_body(
     worker: Worker,
 ) -> RequestAllowed | ClientError:
     """Judge by the headers alone; *reason* is why the rest cannot be read."""
-    if caller[0].limits:
+    key, _ = caller
+    if key.limits:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
             return short
@@ -184,9 +185,10 @@ def _judge_unread(
     reason: UnscannedReason, model: str | None, caller: Caller, record: RequestRecord
 ) -> RequestAllowed | ClientError:
     record.unscanned = (reason,)
+    _, policy = caller
     error = refuse_unread(
         record.unscanned,
-        action=caller[1].unscanned,
+        action=policy.unscanned,
         model=model,
         allowed_models=allowed_models_of(caller),
     )
@@ -200,7 +202,8 @@ def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> C
         refused = refuse_models(subject, allowed_models)
         if refused is not None:
             return refused
-    record.policy = policy = policy_for(subject, caller[1])
+    _, policy = caller
+    record.policy = policy = policy_for(subject, policy)
     return refuse_unscanned_parts(subject, policy) if subject.unscanned else None
 
 
@@ -275,7 +278,7 @@ async def take_limits(
         tokens_out = worker.default_output_tokens if bound is None else bound
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
-    key = caller[0]
+    key, _ = caller
     if not key.limits:
         return None
     has_one_model = subject is not None and not subject.other_models

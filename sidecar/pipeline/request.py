@@ -71,8 +71,6 @@ from sidecar.settings.serving import RouteByModel, Timing
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
-NO_FIELDS: Final[HeaderFields] = ()
-
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
 
@@ -235,7 +233,8 @@ async def judge_request(
     caller = await admit(headers, stream, record, worker)
     if isinstance(caller, ErrorKind):
         return client_error(caller)
-    removed, added = strip(headers), NO_FIELDS
+    removed: tuple[str, ...] = strip(headers)
+    added: HeaderFields = ()
     names_route = worker.route_by_model is RouteByModel.ON
     reason = unscannable(route, has_body=protocol.has_body)
     key, policy = caller

@@ -182,8 +182,6 @@ class EffectivePolicy:
     answers: AnswerPolicy = field(repr=False)
     exempted: tuple[str, ...] = ()
     stream_usage: StreamUsage | None = None
-    merged: Policy = field(kw_only=True, repr=False)
-    """The same as one policy, for reports."""
     request_variants: PolicyVariants[RequestScope, EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
@@ -295,7 +293,6 @@ class PolicySnapshot:
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
             answers=answer_policy(policy.guardrails, self._scan_of),
             stream_usage=policy.stream_usage,
-            merged=policy,
         )
 
     def _scan_of(self, guardrails: tuple[Guardrail, ...]) -> LocalScan:

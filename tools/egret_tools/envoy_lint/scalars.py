@@ -77,10 +77,10 @@ def read_well_known(value: JsonValue, name: str) -> JsonValue:
     if name in _TEXTS:
         form, words = _TEXTS[name]
         if not isinstance(value, str) or not form.fullmatch(value):
-            raise ScalarError(f"{_quoted(value)} is not {words}")
+            raise ScalarError(f"{quoted(value)} is not {words}")
         return value
     if not isinstance(value, list):
-        raise ScalarError(f"{_quoted(value)} stands where Envoy has a list")
+        raise ScalarError(f"{quoted(value)} stands where Envoy has a list")
     return value
 
 
@@ -108,7 +108,7 @@ def read_scalar(value: JsonValue, field: FieldDescriptor) -> JsonValue:
 
 def _read(value: JsonValue, kind: int) -> JsonValue:
     if isinstance(value, (dict, list)):
-        raise ScalarError(f"{_quoted(value)} stands where Envoy has a single value")
+        raise ScalarError(f"{quoted(value)} stands where Envoy has a single value")
     if kind == FieldDescriptor.CPPTYPE_STRING:
         return _string(value)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
@@ -122,7 +122,7 @@ def _bool(value: JsonValue) -> bool:
     if value in ("true", "false"):
         return value == "true"
     if not isinstance(value, bool):
-        raise ScalarError(f"{_quoted(value)} is neither true nor false")
+        raise ScalarError(f"{quoted(value)} is neither true nor false")
     return value
 
 
@@ -131,23 +131,23 @@ def _string(value: JsonValue) -> str:
         return value
     if isinstance(value, float):
         return str(value)  # Envoy's YAML has no floats: it reads them as text
-    raise ScalarError(f"{_quoted(value)} is not text: put it in quotes")
+    raise ScalarError(f"{quoted(value)} is not text: put it in quotes")
 
 
 def _integer(value: JsonValue, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ScalarError(f"{_quoted(value)} is not a number")
+        raise ScalarError(f"{quoted(value)} is not a number")
     if isinstance(value, str) and "_" in value:
-        raise ScalarError(f"{_quoted(value)} is not a number")
+        raise ScalarError(f"{quoted(value)} is not a number")
     try:
         number = float(value) if isinstance(value, str) and not _is_digits(value) else value
         read = int(number)
     except (ValueError, OverflowError):
-        raise ScalarError(f"{_quoted(value)} is not a number") from None
+        raise ScalarError(f"{quoted(value)} is not a number") from None
     if isinstance(number, float) and read != number:
-        raise ScalarError(f"{_quoted(value)} is not a whole number")
+        raise ScalarError(f"{quoted(value)} is not a whole number")
     if not least <= read <= most:
-        raise ScalarError(f"{_quoted(value)} is not between {least} and {most}")
+        raise ScalarError(f"{quoted(value)} is not between {least} and {most}")
     return read
 
 
@@ -157,11 +157,11 @@ def _is_digits(text: str) -> bool:
 
 def _float(value: JsonValue) -> JsonValue:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ScalarError(f"{_quoted(value)} is not a number")
+        raise ScalarError(f"{quoted(value)} is not a number")
     try:
         float(value)
     except ValueError:
-        raise ScalarError(f"{_quoted(value)} is not a number") from None
+        raise ScalarError(f"{quoted(value)} is not a number") from None
     return value
 
 
@@ -178,23 +178,24 @@ def _enum(value: JsonValue, enum: EnumDescriptor) -> JsonValue:
                 return str(name)
     names = list(enum.values_by_name)
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
-    raise ScalarError(f"{_quoted(value)} is none of {shown}")
+    raise ScalarError(f"{quoted(value)} is none of {shown}")
 
 
 def _bytes(value: JsonValue) -> str:
     if not isinstance(value, str):
-        raise ScalarError(f"{_quoted(value)} is not text in base64")
+        raise ScalarError(f"{quoted(value)} is not text in base64")
     try:
         base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         try:
             base64.b64decode(value, validate=True)
         except (ValueError, binascii.Error):
-            raise ScalarError(f"{_quoted(value)} is not base64") from None
+            raise ScalarError(f"{quoted(value)} is not base64") from None
     return value
 
 
-def _quoted(value: JsonValue) -> str:
+def quoted(value: JsonValue) -> str:
+    """Return a scalar in backquotes, and the kind of anything else."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):

@@ -15,7 +15,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from egret_tools.envoy_lint.limits import broken_limits
-from egret_tools.envoy_lint.scalars import WELL_KNOWN, ScalarError, read_scalar, read_well_known
+from egret_tools.envoy_lint.scalars import (
+    WELL_KNOWN,
+    ScalarError,
+    quoted,
+    read_scalar,
+    read_well_known,
+)
 from egret_tools.envoy_lint.source import JsonValue, Path
 
 BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
@@ -156,7 +162,7 @@ class _Reading:
             self._note(str(error), path)
             return None
         if not isinstance(value, dict):
-            self._note(f"{_short(value)} stands where Envoy has a mapping", path)
+            self._note(f"{quoted(value)} stands where Envoy has a mapping", path)
             return None
         known: dict[str, JsonValue] = {}
         bad: set[str] = set()
@@ -218,7 +224,7 @@ class _Reading:
 
     def _map(self, item: JsonValue, entry: Descriptor, path: Path) -> JsonValue:
         if not isinstance(item, dict):
-            self._note(f"{_short(item)} stands where Envoy has a mapping", path)
+            self._note(f"{quoted(item)} stands where Envoy has a mapping", path)
             return None
         held = entry.fields_by_name["value"]
         pairs = ((key, self._single(each, held, (*path, key))) for key, each in item.items())
@@ -293,11 +299,3 @@ def _without_secrets(text: str, place: Path) -> str:
 
 def _snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
-
-
-def _short(value: JsonValue) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return f"`{value}`"
