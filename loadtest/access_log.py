@@ -10,13 +10,32 @@ from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
 from sidecar.domain.metadata import EPOCH, MetadataKey, reserved_text
-from sidecar.domain.usage import DecisionKind, JudgedRequest
+from sidecar.domain.usage import DecisionKind, JudgedRequest, LogEntry
 
 _VERDICTS: Final = {
     DecisionKind.ALLOW: "allowed",
     DecisionKind.REDACT: "redacted",
     DecisionKind.DENY: "refused",
 }
+
+_ANSWERED: Final = LogEntry(*(["1"] + ["-"] * (len(LogEntry._fields) - 1)))._replace(
+    status="200",
+    content_type="application/json",
+    received_bytes="0",
+    sent_bytes="0",
+    method="POST",
+    duration_ms="250",
+    duration_us="250000",
+    first_byte_us="125000",
+    output_us="100000",
+    usage_status="1",
+    model="gpt-4o-2024-08-06",
+    input_tokens="100",
+    output_tokens="20",
+    cached_input_tokens="0",
+    cache_write_input_tokens="0",
+    reasoning_tokens="0",
+)
 
 
 def metadata(request: JudgedRequest) -> dict[str, str | float]:
@@ -45,39 +64,15 @@ def metadata(request: JudgedRequest) -> dict[str, str | float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def attributes(request: JudgedRequest, **changes: str) -> dict[str, str]:
-    """Return the attributes of a record about a request that was answered."""
-    return {
-        "egret": json.dumps(metadata(request)),
-        "status": "200",
-        "flags": "-",
-        "content_type": "application/json",
-        "provider_request_id": "-",
-        "received_bytes": "0",
-        "sent_bytes": "0",
-        "method": "POST",
-        "duration_ms": "250",
-        "duration_us": "250000",
-        "first_byte_us": "125000",
-        "output_us": "100000",
-        "usage_status": "1",
-        "model": "gpt-4o-2024-08-06",
-        "input_tokens": "100",
-        "output_tokens": "20",
-        "cached_input_tokens": "0",
-        "cache_write_input_tokens": "0",
-        "reasoning_tokens": "0",
-    } | changes
+def entry(request: JudgedRequest, **changes: str) -> LogEntry:
+    """Return the entry of a request that was answered."""
+    return _ANSWERED._replace(**{"egret": json.dumps(metadata(request)), **changes})
 
 
-def export(*records: dict[str, str]) -> bytes:
-    """Return one message with *records*."""
+def export(*entries: LogEntry) -> bytes:
+    """Return one message with *entries*."""
     request = service.ExportLogsServiceRequest()
     scope = request.resource_logs.add().scope_logs.add()
-    for record in records:
-        written = scope.log_records.add()
-        for name, value in record.items():
-            attribute = written.attributes.add()
-            attribute.key = name
-            attribute.value.string_value = value
+    for one in entries:
+        scope.log_records.add().body.string_value = "\n".join(one)
     return request.SerializeToString()

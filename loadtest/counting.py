@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import structs
 
-from loadtest.access_log import attributes, export
+from loadtest.access_log import entry, export
 from loadtest.limits.roomy import LIMITS, Priced, roomy_limiter
 from loadtest.recorded import (
     BODY,
@@ -219,7 +219,7 @@ def _conversation(worker: Worker, recorded: Recorded) -> Play:
 
 def _end(worker: Worker, request: JudgedRequest) -> Play:
     """Return the handling of the access log entry of *request*, up to the disk."""
-    message = export(attributes(request))
+    message = export(entry(request))
     settlement = UsageSettlement(
         worker.prices, worker.recorder.metrics.usage, limiter=worker.limiter, keys=worker.keys
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -73,6 +73,50 @@ class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     text_bytes: int = 0
     guardrails: dict[str, str] | None = None
     reserved: Reservation | None = None
+
+
+def _counted(field: str) -> str:
+    """Return the operator for a field of the token counts that Envoy's AI filter found."""
+    return f"%CEL(metadata.typed_filter_metadata['egret.usage'].{field})%"
+
+
+class LogEntry(NamedTuple):
+    """One entry of Envoy's access log for usage: a line for each field, in this order.
+
+    The default of a field is Envoy's command operator for it (envoyproxy.io, "Command
+    operators"). No value but the last can hold a line feed: a header cannot, and Envoy writes
+    metadata as JSON on one line. Envoy writes `-` for a missing value.
+    """
+
+    form: str = "1"
+    """The version of this list, to be raised with each change of it."""
+    egret: str = "%DYNAMIC_METADATA(egret)%"
+    stream: str = "%FILTER_STATE(egret.stream:PLAIN)%"
+    upstream: str = "%UPSTREAM_HOST%"
+    status: str = "%RESPONSE_CODE%"
+    flags: str = "%RESPONSE_FLAGS%"
+    content_type: str = "%RESP(CONTENT-TYPE):100%"
+    provider_request_id: str = "%RESP(X-REQUEST-ID?REQUEST-ID):200%"
+    received_bytes: str = "%BYTES_RECEIVED%"
+    sent_bytes: str = "%BYTES_SENT%"
+    answer_bytes: str = "%UPSTREAM_WIRE_BYTES_RECEIVED%"
+    method: str = "%REQ(:METHOD)%"
+    duration_ms: str = "%DURATION%"
+    duration_us: str = "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%"
+    first_byte_us: str = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
+    output_us: str = "%COMMON_DURATION(US_RX_BODY_BEG:US_RX_END:us)%"
+    usage_status: str = _counted("extraction_status")
+    input_tokens: str = _counted("input_tokens")
+    output_tokens: str = _counted("output_tokens")
+    cached_input_tokens: str = _counted("input_token_details.cached_tokens")
+    cache_write_input_tokens: str = _counted("input_token_details.cache_creation_tokens")
+    reasoning_tokens: str = _counted("output_token_details.reasoning_tokens")
+    model: str = _counted("model")
+    """Last, since the provider's JSON may hold any text: everything behind the line before."""
+
+
+LOG_FORMAT: Final = "\n".join(LogEntry())
+"""The body of a record of Envoy's OpenTelemetry access log."""
 
 
 class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):

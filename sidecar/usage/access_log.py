@@ -1,18 +1,18 @@
 """Decodes Envoy's gRPC access log into requests that have ended.
 
-Each record holds texts by name, as `envoy/egret.yaml.j2` lists them. One of them, `egret`, is the
-dynamic metadata that Egret gave Envoy with its verdict, as JSON: see `domain.metadata`.
+The body of each record is a `domain.usage.LogEntry`. Its `egret` is the dynamic metadata that
+Egret gave Envoy with its verdict, as JSON: see `domain.metadata`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-import orjson
+import msgspec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
@@ -28,6 +28,7 @@ from sidecar.domain.usage import (
     DecisionKind,
     ExchangeEnded,
     JudgedRequest,
+    LogEntry,
     TokenCounts,
     UnmatchedEnd,
 )
@@ -36,30 +37,32 @@ from sidecar.telemetry import sanitize
 ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
 """The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
 
-NOTHING: Final = b"\x0a\x01-"
-"""The value of an attribute for which Envoy has no text."""
-
 MAX_COUNT: Final = (1 << 53) - 1
 """Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
 
 MAX_STATUS: Final = 999
 MAX_TEXT: Final = 200
 
-_TEXT_TAG: Final = 0x0A
-_MORE: Final = 0x80
-_LENGTH_END: Final = 6
-_MAX_DIGITS: Final = 16
+NOTHING: Final = ("-", "")
+"""Envoy's text for a missing value, and the value of an attribute that is not there."""
+
+_FORM: Final = LogEntry().form
+_LINE_FEEDS: Final = len(LogEntry._fields) - 1
+_COMPLETE: Final = "1"
+"""Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _COUNT: Final = re.compile(r"[0-9]{1,16}")
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
+_MAX_DIGITS: Final = 16
 
-_ABORTED: Final = frozenset({b"DC", b"DR"})
+_ABORTED: Final = frozenset({"DC", "DR"})
 """Response flags: downstream connection termination, downstream remote reset."""
 
-_EVENT_STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+_EVENT_STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
 
-_DECISIONS: Final[Mapping[object, DecisionKind]] = {
+_DECISIONS: Final[dict[object, DecisionKind]] = {
     "allowed": DecisionKind.ALLOW,
     "flagged": DecisionKind.ALLOW,
     "redacted": DecisionKind.REDACT,
@@ -72,10 +75,30 @@ _IDS: Final = (
     MetadataKey.TEAM_ID,
     MetadataKey.ORGANIZATION_ID,
 )
-_OWNER: Final = frozenset({*_IDS[1:], MetadataKey.STARTED_US})
+_OWNER: Final = (*_IDS[1:], MetadataKey.STARTED_US)
 
-_Values = Mapping[str, bytes]
-"""The attributes of a record by name."""
+
+class _Metadata(msgspec.Struct, gc=False):
+    """Metadata of a verdict that usage needs, by `MetadataKey`; a value may be of any type."""
+
+    request_id: Any = msgspec.UNSET
+    verdict: Any = msgspec.UNSET
+    answer_status: Any = msgspec.UNSET
+    model: Any = msgspec.UNSET
+    trace_id: Any = msgspec.UNSET
+    key_id: Any = msgspec.UNSET
+    started_us: Any = msgspec.UNSET
+    team_id: Any = msgspec.UNSET
+    organization_id: Any = msgspec.UNSET
+    operation: Any = msgspec.UNSET
+    provider: Any = msgspec.UNSET
+    streamed: Any = msgspec.UNSET
+    text_bytes: Any = msgspec.UNSET
+    guardrails: Any = msgspec.UNSET
+    reserved: Any = msgspec.UNSET
+
+
+_METADATA: Final = msgspec.json.Decoder(_Metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,91 +127,99 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     unmatched: list[UnmatchedEnd] = []
     unreadable: list[str] = []
     try:
-        for values in attributes_of(message):
-            if values["egret"] == NOTHING:
-                # A stream that Egret received, but whose verdict Envoy did not. If an upstream
-                # host is named, Envoy let the request pass while Egret did not answer: then the
-                # units taken for it were used, and their number is not known.
-                stream = text_of(values["stream"]).decode(errors="replace")
-                is_aborted = not _ABORTED.isdisjoint(text_of(values["flags"]).split(b","))
-                if _STREAM.fullmatch(stream) and not text_of(values["upstream"]):
-                    unmatched.append(
-                        UnmatchedEnd(
-                            stream=stream,
-                            status=min(count_of(values["status"]) or 0, MAX_STATUS),
-                            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-                            latency_seconds=(count_of(values["duration_ms"]) or 0) / 1000,
-                        )
-                    )
+        for values in values_of(message):
+            if len(values) <= _LINE_FEEDS or values[0] != _FORM:
+                unreadable.append("form")
+                continue
+            entry = LogEntry._make(values)
+            if entry.egret == "-":
+                if (end := _unmatched(entry)) is not None:
+                    unmatched.append(end)
                 continue
             try:
-                metadata = orjson.loads(text_of(values["egret"]))
-            except orjson.JSONDecodeError:
-                metadata = None
-            if not isinstance(metadata, dict):
+                metadata = _METADATA.decode(entry.egret)
+            except msgspec.DecodeError:
                 unreadable.append("egret")
                 continue
             try:
-                ended.append(_ended(values, metadata))
+                ended.append(_ended(entry, metadata))
             except _UnreadableRecordError as error:
                 # Refused before its owner was known, as while the database is away.
-                is_refused = metadata.get(MetadataKey.VERDICT) in _REFUSED
-                is_answered = MetadataKey.ANSWER_STATUS in metadata
-                if is_answered or not is_refused or not _OWNER.isdisjoint(metadata):
+                is_refused = metadata.verdict in _REFUSED
+                is_answered = metadata.answer_status is not msgspec.UNSET
+                has_owner = any(getattr(metadata, name) is not msgspec.UNSET for name in _OWNER)
+                if is_answered or not is_refused or has_owner:
                     unreadable.append(str(error))
     except DecodeError as error:
         raise UnreadableMessageError from error
     return AccessLogBatch(tuple(ended), tuple(unreadable), tuple(unmatched))
 
 
-def _ended(values: _Values, metadata: Mapping[str, object]) -> ExchangeEnded:
-    verdict, flags = metadata.get(MetadataKey.VERDICT), values["flags"]
+def _unmatched(entry: LogEntry) -> UnmatchedEnd | None:
+    """Return the end of a stream that Egret received, but whose verdict Envoy did not.
+
+    If an upstream host is named, Envoy let the request pass while Egret did not answer: then the
+    units taken for it were used, and their number is not known.
+    """
+    if not _STREAM.fullmatch(entry.stream) or entry.upstream not in NOTHING:
+        return None
+    is_aborted = not _ABORTED.isdisjoint(entry.flags.split(","))
+    return UnmatchedEnd(
+        stream=entry.stream,
+        status=min(count_of(entry.status) or 0, MAX_STATUS),
+        end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
+        latency_seconds=(count_of(entry.duration_ms) or 0) / 1000,
+    )
+
+
+def _ended(entry: LogEntry, metadata: _Metadata) -> ExchangeEnded:
+    verdict, flags = metadata.verdict, entry.flags
     if not isinstance(verdict, str):
         raise _UnreadableRecordError(MetadataKey.VERDICT)
     end = AnswerEnd.COMPLETED
     if verdict in _REFUSED:
         # Egret names the provider's status only if it has refused an answer.
-        is_answered = MetadataKey.ANSWER_STATUS in metadata
+        is_answered = metadata.answer_status is not msgspec.UNSET
         end = AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
-    elif flags != NOTHING and (reasons := text_of(flags).strip(b",")):
-        is_aborted = not _ABORTED.isdisjoint(reasons.split(b","))
+    elif flags not in NOTHING and (reasons := flags.strip(",")):
+        is_aborted = not _ABORTED.isdisjoint(reasons.split(","))
         end = AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED
     is_blocked = end is AnswerEnd.BLOCKED
     tokens: TokenCounts | None = None
-    if values["method"] != _POST:
+    if entry.method != "POST":
         tokens = NO_TOKENS  # only a POST makes a model work
-    elif values["usage_status"] == _COMPLETE:
+    elif entry.usage_status == _COMPLETE:
         tokens = TokenCounts(
-            input=count_of(values["input_tokens"]) or 0,
-            output=count_of(values["output_tokens"]) or 0,
-            cached_input=count_of(values["cached_input_tokens"]) or 0,
-            cache_write_input=count_of(values["cache_write_input_tokens"]) or 0,
-            reasoning=count_of(values["reasoning_tokens"]) or 0,
+            count_of(entry.input_tokens) or 0,
+            count_of(entry.output_tokens) or 0,
+            count_of(entry.cached_input_tokens) or 0,
+            count_of(entry.cache_write_input_tokens) or 0,
+            count_of(entry.reasoning_tokens) or 0,
         )
     request = _judged_request(metadata, verdict)
-    named = clean_text(text_of(values["provider_request_id"]).decode(errors="replace"))
-    if (is_blocked or end is AnswerEnd.REFUSED) and named == request.request_id:
-        named = None  # the answer is Egret's, and so is its id
-    trace_id = metadata.get(MetadataKey.TRACE_ID)
-    first_byte, output = count_of(values["first_byte_us"]), count_of(values["output_us"])
+    named = entry.provider_request_id
+    provider_request_id = None if named in NOTHING else clean_text(named)
+    if (is_blocked or end is AnswerEnd.REFUSED) and provider_request_id == request.request_id:
+        provider_request_id = None  # the answer is Egret's, and so is its id
+    trace_id = metadata.trace_id
+    first_byte, output = count_of(entry.first_byte_us), count_of(entry.output_us)
     return ExchangeEnded(
         request=request,
-        status=min(count_of(values["status"]) or 0, MAX_STATUS),
+        status=min(count_of(entry.status) or 0, MAX_STATUS),
         end=end,
         tokens=tokens,
-        # A text that is not UTF-8 must not make other records of its message unreadable.
-        response_model=sanitize.response_model(
-            clean_text(text_of(values["model"]).decode(errors="replace"))
-        ),
-        provider_request_id=named,
-        received_bytes=count_of(values["received_bytes"]) or 0,
-        sent_bytes=count_of(values["sent_bytes"]) or 0,
-        answer_status=_number(metadata.get(MetadataKey.ANSWER_STATUS)) if is_blocked else None,
-        answer_bytes=(count_of(values["answer_bytes"]) or 0) if is_blocked else 0,
-        is_event_stream=text_of(values["content_type"]).lower().startswith(_EVENT_STREAMS),
+        response_model=None
+        if entry.model in NOTHING
+        else sanitize.response_model(clean_text(entry.model)),
+        provider_request_id=provider_request_id,
+        received_bytes=count_of(entry.received_bytes) or 0,
+        sent_bytes=count_of(entry.sent_bytes) or 0,
+        answer_status=_number(metadata.answer_status) if is_blocked else None,
+        answer_bytes=(count_of(entry.answer_bytes) or 0) if is_blocked else 0,
+        is_event_stream=entry.content_type.lower().startswith(_EVENT_STREAMS),
         # Microseconds are there only if the answer ended as it should.
-        latency_seconds=(count_of(values["duration_us"]) or 0) / 1_000_000
-        or (count_of(values["duration_ms"]) or 0) / 1000,
+        latency_seconds=(count_of(entry.duration_us) or 0) / 1_000_000
+        or (count_of(entry.duration_ms) or 0) / 1000,
         first_token_seconds=None if first_byte is None else first_byte / 1_000_000,
         output_seconds=None if output is None else output / 1_000_000,
         # Envoy's own trace id, in each record, is there for unsampled requests as well.
@@ -198,20 +229,21 @@ def _ended(values: _Values, metadata: Mapping[str, object]) -> ExchangeEnded:
     )
 
 
-def _judged_request(metadata: Mapping[str, object], verdict: str) -> JudgedRequest:
-    get = metadata.get
-    started_us = get(MetadataKey.STARTED_US)
+def _judged_request(metadata: _Metadata, verdict: str) -> JudgedRequest:
+    started_us = metadata.started_us
     if not isinstance(started_us, str) or not _COUNT.fullmatch(started_us):
         raise _UnreadableRecordError(MetadataKey.STARTED_US)
-    request_id, key_id, team_id, organization_id = map(clean_text, map(get, _IDS))
+    request_id, key_id = clean_text(metadata.request_id), clean_text(metadata.key_id)
+    team_id, organization_id = clean_text(metadata.team_id), clean_text(metadata.organization_id)
     if request_id is None or key_id is None or team_id is None or organization_id is None:
-        raise _UnreadableRecordError(next(name for name in _IDS if clean_text(get(name)) is None))
+        missing = next(name for name in _IDS if clean_text(getattr(metadata, name)) is None)
+        raise _UnreadableRecordError(missing)
     verdicts: dict[str, str] | None = None
-    if isinstance(guardrails := get(MetadataKey.GUARDRAILS), str) and guardrails:
+    if isinstance(guardrails := metadata.guardrails, str) and guardrails:
         pairs = [pair.partition("=") for pair in guardrails.split()]
         verdicts = {name: verdict for name, _, verdict in pairs} or None
     reserved: Reservation | None = None
-    if isinstance(text := get(MetadataKey.RESERVED), str):
+    if isinstance(text := metadata.reserved, str):
         words = text.split(" ")  # as `reserved_text` writes them
         if len(words) >= RESERVED_NUMBERS:
             tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
@@ -224,21 +256,34 @@ def _judged_request(metadata: Mapping[str, object], verdict: str) -> JudgedReque
         team_id=team_id,
         organization_id=organization_id,
         decision=_DECISIONS.get(verdict, DecisionKind.DENY),
-        operation=clean_text(get(MetadataKey.OPERATION)),
-        provider=clean_text(get(MetadataKey.PROVIDER)),
-        model=clean_text(get(MetadataKey.MODEL)),
-        is_streamed=get(MetadataKey.STREAMED) == "true",
-        text_bytes=_number(get(MetadataKey.TEXT_BYTES)),
+        operation=clean_text(metadata.operation),
+        provider=clean_text(metadata.provider),
+        model=clean_text(metadata.model),
+        is_streamed=metadata.streamed == "true",
+        text_bytes=_number(metadata.text_bytes),
         guardrails=verdicts,
         reserved=reserved,
     )
 
 
+class _Counts(dict[str, int | None]):
+    """Whole numbers by their text, `MAX_COUNT` at most; None for another text.
+
+    The small ones, most of an entry, are looked up in C.
+    """
+
+    def __missing__(self, text: str) -> int | None:
+        if text.isdecimal() and text.isascii() and len(text) <= _MAX_DIGITS:
+            return min(int(text), MAX_COUNT)
+        return None
+
+
+count_of: Final = _Counts({"-": None} | {str(count): count for count in range(1000)}).__getitem__
+
+
 def _number(value: object) -> int:
-    """Return the whole number that *value* spells, 0 if it spells none."""
-    if not isinstance(value, str) or not _COUNT.fullmatch(value):
-        return 0
-    return min(int(value), MAX_COUNT)
+    """Return the whole number that a value of the metadata spells, 0 if it spells none."""
+    return (count_of(value) or 0) if isinstance(value, str) else 0
 
 
 def clean_text(value: object) -> str | None:
@@ -250,30 +295,29 @@ def clean_text(value: object) -> str | None:
     return _CONTROL.sub("", value)[:MAX_TEXT] or None
 
 
-# The wire format. A class of our own reads only the attributes of a record, and leaves their
-# values as bytes: OTLP's own classes build four messages for each attribute.
+# The wire format. Classes of our own read only the texts of a record, as bytes: OTLP's own would
+# reject a whole message for one text that is not UTF-8.
 
-_Field = descriptor_pb2.FieldDescriptorProto
-_Type = descriptor_pb2.DescriptorProto
 _PACKAGE: Final = "egret.access_log"
+_Field = descriptor_pb2.FieldDescriptorProto
 
 
 def _request_class() -> type[Message]:
     """Return the class that reads an `ExportLogsServiceRequest`; numbers are those of OTLP 1.x."""
-    entry = _Type(name="AttributesEntry", options=descriptor_pb2.MessageOptions(map_entry=True))
-    entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
-    entry.field.add(name="value", number=2, type=_Field.TYPE_BYTES, label=_Field.LABEL_OPTIONAL)
-    record = _with_list("Record", "attributes", 6, of="Record.AttributesEntry")
-    record.nested_type.append(entry)
+    attribute = _type("AttributesEntry", key=(1, "string"), value=(2, "Value"))
+    attribute.options.map_entry = True
+    record = _type("Record", body=(5, "Value"), attributes=(6, "[Record.AttributesEntry]"))
+    record.nested_type.append(attribute)
     file = descriptor_pb2.FileDescriptorProto(
         name="egret/access_log.proto",
         package=_PACKAGE,
         syntax="proto3",
         message_type=[
+            _type("Value", text=(1, "bytes")),
             record,
-            _with_list("Scope", "log_records", 2, of="Record"),
-            _with_list("Resource", "scope_logs", 2, of="Scope"),
-            _with_list("Request", "resource_logs", 1, of="Resource"),
+            _type("Scope", log_records=(2, "[Record]")),
+            _type("Resource", scope_logs=(2, "[Scope]")),
+            _type("Request", resource_logs=(1, "[Resource]")),
         ],
     )
     pool = descriptor_pool.DescriptorPool()
@@ -281,23 +325,27 @@ def _request_class() -> type[Message]:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Request"))
 
 
-def _with_list(name: str, field: str, number: int, *, of: str) -> _Type:
-    message = _Type(name=name)
-    message.field.add(
-        name=field,
-        number=number,
-        type=_Field.TYPE_MESSAGE,
-        type_name=f".{_PACKAGE}.{of}",
-        label=_Field.LABEL_REPEATED,
-    )
+def _type(name: str, **fields: tuple[int, str]) -> descriptor_pb2.DescriptorProto:
+    """Return a message type; of each field the number and the type, a list in brackets."""
+    message = descriptor_pb2.DescriptorProto(name=name)
+    for field, (number, kind) in fields.items():
+        added = message.field.add(name=field, number=number)
+        added.label = _Field.LABEL_REPEATED if kind[0] == "[" else _Field.LABEL_OPTIONAL
+        if kind in {"string", "bytes"}:
+            added.type = _Field.TYPE_STRING if kind == "string" else _Field.TYPE_BYTES
+        else:
+            added.type = _Field.TYPE_MESSAGE
+            added.type_name = f".{_PACKAGE}.{kind.strip('[]')}"
     return message
 
 
 _REQUEST: Final[Any] = _request_class()
 
 
-def attributes_of(message: bytes) -> Iterator[Mapping[str, bytes]]:
-    """Yield the attributes of each record; a missing one is empty.
+def values_of(message: bytes) -> Iterator[list[str]]:
+    """Yield the values of each record in the order of `LogEntry`.
+
+    An Envoy whose configuration is of release 0.1 sends them as attributes by name.
 
     Raises:
         google.protobuf.message.DecodeError: the bytes are no such message.
@@ -305,46 +353,9 @@ def attributes_of(message: bytes) -> Iterator[Mapping[str, bytes]]:
     for resource in _REQUEST.FromString(message).resource_logs:
         for scope in resource.scope_logs:
             for record in scope.log_records:
-                yield record.attributes
-
-
-def text_of(value: bytes) -> bytes:
-    """Return the text of an attribute, empty if Envoy has none or the value is no text."""
-    size = len(value)
-    if value == NOTHING or size < len(NOTHING) or value[0] != _TEXT_TAG:
-        return b""
-    # The length before the text, in groups of seven bits (protobuf.dev, "Varints").
-    length, at = value[1], 2
-    if length >= _MORE:
-        length &= 0x7F
-        for group in value[2:_LENGTH_END]:
-            length += (group & 0x7F) << 7 * (at - 1)
-            at += 1
-            if group < _MORE:
-                break
-    return value[at:] if length == size - at else b""
-
-
-def count_of(value: bytes) -> int | None:
-    """Return the whole number of an attribute, `MAX_COUNT` at most; None for another value."""
-    count = _SMALL_COUNTS.get(value)
-    if count is not None:
-        return count
-    digits = value[2:]
-    if digits.isdigit() and value[0] == _TEXT_TAG and value[1] == len(digits) <= _MAX_DIGITS:
-        return min(int(digits), MAX_COUNT)
-    return None
-
-
-def attribute_value(text: str) -> bytes:
-    """Return *text*, of less than 128 bytes, as the value of an attribute, to compare with."""
-    raw = text.encode()
-    return bytes((_TEXT_TAG, len(raw))) + raw
-
-
-_SMALL_COUNTS: Final = {attribute_value(str(count)): count for count in range(1000)}
-"""Most numbers of a record: its status, and counts of tokens."""
-
-_POST: Final = attribute_value("POST")
-_COMPLETE: Final = attribute_value("1")
-"""Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
+                # A provider may send any bytes in a header; only its own text is damaged by it.
+                if body := record.body.text:
+                    yield body.decode(errors="replace").split("\n", _LINE_FEEDS)
+                else:
+                    texts = [record.attributes[name].text for name in LogEntry._fields[1:]]
+                    yield [_FORM, *(text.decode(errors="replace") for text in texts)]

@@ -17,10 +17,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from loadtest.access_log import export
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
-    logs_service_pb2 as logs_service,
-)
+from sidecar.domain.usage import LogEntry
 from tests.contract.recorded.conversation import Conversation, Crowd
 from tests.contract.recorded.envoy import Transcript
 
@@ -254,7 +253,7 @@ def _attribute(value: Any) -> object:
 
 
 def access_log_record(conversation: Conversation, transcript: Transcript) -> dict[str, str] | None:
-    """Return the attributes that Envoy would log of the request; None without our metadata."""
+    """Return the values that Envoy would log of the request; None without our metadata."""
     metadata: dict[str, Any] = {}
     status = "200"
     for answer in transcript.answers:
@@ -295,12 +294,4 @@ def access_log_record(conversation: Conversation, transcript: Transcript) -> dic
 
 def export_message(records: Iterable[Mapping[str, str]]) -> bytes:
     """Return one message of the access log."""
-    request = logs_service.ExportLogsServiceRequest()
-    scope = request.resource_logs.add().scope_logs.add()
-    for record in records:
-        written = scope.log_records.add()
-        for name, value in record.items():
-            attribute = written.attributes.add()
-            attribute.key = name
-            attribute.value.string_value = value
-    return request.SerializeToString()
+    return export(*(LogEntry(form="1", **record) for record in records))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from loadtest.access_log import attributes, export
+from loadtest.access_log import entry, export
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import METADATA_KEYS
@@ -36,7 +36,7 @@ def test_usage_reads_what_the_pipeline_has_written(*, is_full: bool) -> None:
     """By the same keys: the request that was judged comes back as it left."""
     record = judged_record(is_full=is_full)
     written = pairs_of(metadata_of(record, now=0.0))
-    sent = attributes(judged(), egret=json.dumps(written))
+    sent = entry(judged(), egret=json.dumps(written))
     (found,) = decode_access_log(export(sent)).ended
 
     assert written.keys() <= METADATA_KEYS

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from loadtest.access_log import attributes, export, metadata
+from loadtest.access_log import entry, export, metadata
 from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import (
@@ -18,6 +18,7 @@ from sidecar.domain.usage import (
     DecisionKind,
     ExchangeEnded,
     JudgedRequest,
+    LogEntry,
     TokenCounts,
     UnmatchedEnd,
     UsageRecord,
@@ -40,7 +41,7 @@ FULL = judged(
 
 def one(**changes: str) -> ExchangeEnded:
     """Return the exchange of a message with one record."""
-    batch = decode_access_log(export(attributes(FULL, **changes)))
+    batch = decode_access_log(export(entry(FULL, **changes)))
     assert batch.unreadable == ()
     (found,) = batch.ended
     return found
@@ -170,7 +171,7 @@ def told_without(*left_out: str, **changes: object) -> str:
 )
 def test_a_record_that_is_not_ours_is_counted_and_left_out(egret: str, field: str) -> None:
     """With the name of the field at fault; the other records of its message are taken."""
-    batch = decode_access_log(export(attributes(FULL, egret=egret), attributes(judged(2))))
+    batch = decode_access_log(export(entry(FULL, egret=egret), entry(judged(2))))
 
     assert batch.unreadable == (field,)
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
@@ -179,8 +180,8 @@ def test_a_record_that_is_not_ours_is_counted_and_left_out(egret: str, field: st
 @pytest.mark.parametrize("verdict", ["refused", "failed"])
 def test_a_request_refused_before_its_owner_was_known_is_no_loss(verdict: str) -> None:
     """As with an unknown key while the database is away: 503, and no provider has seen it."""
-    refusal = attributes(FULL, egret=told_without(*OWNER, verdict=verdict), status="503")
-    batch = decode_access_log(export(refusal, attributes(judged(2))))
+    refusal = entry(FULL, egret=told_without(*OWNER, verdict=verdict), status="503")
+    batch = decode_access_log(export(refusal, entry(judged(2))))
 
     assert batch.unreadable == ()
     assert [found.request.request_id for found in batch.ended] == ["request-2"]
@@ -189,11 +190,10 @@ def test_a_request_refused_before_its_owner_was_known_is_no_loss(verdict: str) -
 STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
 
 
-def nameless(**changes: str) -> dict[str, str]:
-    """Return the attributes of a record about a request whose verdict Envoy has not heard."""
-    return (
-        attributes(FULL, egret="-", stream=STREAM, upstream="-", status="0", flags="DC") | changes
-    )
+def nameless(**changes: str) -> LogEntry:
+    """Return the entry of a request whose verdict Envoy has not received."""
+    unmatched = {"egret": "-", "stream": STREAM, "upstream": "-", "status": "0", "flags": "DC"}
+    return entry(FULL, **(unmatched | changes))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_record_without_a_verdict_has_envoys_name_of_the_stream(
 ) -> None:
     """The others of its message are taken."""
     record = nameless(status=status, flags=flags)
-    batch = decode_access_log(export(record, attributes(judged(2))))
+    batch = decode_access_log(export(record, entry(judged(2))))
 
     assert batch.unmatched == (
         UnmatchedEnd(stream=STREAM, status=int(status), end=end, latency_seconds=0.25),
@@ -229,7 +229,7 @@ def test_a_record_without_a_verdict_has_envoys_name_of_the_stream(
     ],
     ids=["no name", "another name", "a longer name", "was sent on"],
 )
-def test_a_record_that_tells_of_no_unheard_verdict_says_nothing(record: dict[str, str]) -> None:
+def test_a_record_that_tells_of_no_unheard_verdict_says_nothing(record: LogEntry) -> None:
     """Refused before Egret was asked, or let through by an Envoy that does not wait for it."""
     batch = decode_access_log(export(record))
 
@@ -246,7 +246,7 @@ def test_text_that_a_database_refuses_is_cleaned_and_cut() -> None:
 
 def test_a_header_that_is_no_utf8_spoils_nothing_but_itself() -> None:
     """A provider may send any bytes; the other records of the message are taken as they are."""
-    message = export(attributes(FULL, provider_request_id="req_???"), attributes(judged(2)))
+    message = export(entry(FULL, provider_request_id="req_???"), entry(judged(2)))
     batch = decode_access_log(message.replace(b"req_???", b"req_\xff\xfe\xfd"))
 
     assert batch.unreadable == ()
@@ -292,7 +292,7 @@ def test_no_bytes_raise_anything_else(raw: bytes) -> None:
 )
 def test_what_was_judged_comes_back_as_it_left(request: JudgedRequest) -> None:
     """By way of Envoy's metadata and its access log; time to the microsecond."""
-    (found,) = decode_access_log(export(attributes(request))).ended
+    (found,) = decode_access_log(export(entry(request))).ended
 
     assert found.request == request
 
@@ -336,9 +336,7 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
     )
 
     with capture_logs() as logs:
-        answer = await receiver.receive(
-            export(attributes(judged(1)), attributes(judged(2), egret=""))
-        )
+        answer = await receiver.receive(export(entry(judged(1)), entry(judged(2), egret="")))
     assert answer == ACCEPTED
     assert logs == [
         {"event": "usage.unreadable", "log_level": "error", "count": 1, "fields": ["egret"]}
@@ -375,7 +373,7 @@ async def test_what_is_not_kept_is_told_to_nobody() -> None:
     )
 
     with pytest.raises(NotKeptError):
-        await receiver.receive(export(attributes(judged(1))))
+        await receiver.receive(export(entry(judged(1))))
     assert kept.heard == []
 
 
@@ -413,6 +411,6 @@ async def test_what_has_no_name_is_given_to_whoever_remembers_it() -> None:
         on_unmatched=kept.unmatched.append,
     )
 
-    assert await receiver.receive(export(attributes(judged(1)), nameless())) == ACCEPTED
+    assert await receiver.receive(export(entry(judged(1)), nameless())) == ACCEPTED
     assert [one.request for one in kept.heard] == [judged(1), judged(2)]
     assert kept.unmatched == [1]

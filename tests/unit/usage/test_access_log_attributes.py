@@ -1,4 +1,4 @@
-"""What OpenTelemetry's own messages say is what ours read."""
+"""The wire format of the access log: values of each record, as Envoy writes them."""
 
 from __future__ import annotations
 
@@ -7,64 +7,88 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.access_log import export
+from loadtest.access_log import entry, export
 from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
-from sidecar.usage.access_log import MAX_COUNT, attribute_value, attributes_of, count_of, text_of
+from sidecar.domain.usage import LOG_FORMAT, LogEntry
+from sidecar.usage.access_log import MAX_COUNT, count_of, decode_access_log, values_of
+from tests.support.usage import ended, judged
+
+LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=50)
 
 
-def value_of(text: str) -> bytes:
-    """Return the value of an attribute that is *text*, as it comes."""
-    (attributes,) = attributes_of(export({"it": text}))
-    return attributes["it"]
+@given(st.lists(LINES, min_size=22, max_size=22), st.text(max_size=300))
+def test_values_come_back_as_envoy_wrote_them(lines: list[str], model: str) -> None:
+    """The last one may hold anything: line feeds, tabs, quotes, a whole second entry."""
+    written = LogEntry._make([*lines, model])
+
+    assert [LogEntry._make(values) for values in values_of(export(written))] == [written]
 
 
-@given(st.text(max_size=300) | st.integers(100, 2_200_000).map(lambda size: "x" * size))
-def test_a_text_of_any_length_is_read(text: str) -> None:
-    """`-` is what Envoy says for nothing."""
-    assert text_of(value_of(text)) == (b"" if text == "-" else text.encode())
+@pytest.mark.parametrize("size", [100, 127, 128, 20_000, 2_200_000])
+def test_a_text_of_any_length_is_read(size: int) -> None:
+    """Its length has one to four bytes before it."""
+    (values,) = values_of(export(entry(judged(), model="x" * size)))
+
+    assert values[-1] == "x" * size
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["gpt\n-\n-", "\n".join(entry(judged(2))), "\n", "a\r\nb", "a\tb", '"', "\u2028", "\x00"],
+)
+def test_the_model_of_a_provider_changes_no_other_value(model: str) -> None:
+    """It is text of a JSON document, in which a line feed can stand."""
+    (found,) = decode_access_log(export(entry(judged(1), model=model))).ended
+
+    assert found.request == judged(1)
+    assert (found.tokens, found.status) == (ended(1).tokens, 200)
+
+
+@pytest.mark.parametrize("body", ["", "-", "1", "\n" * 22, LOG_FORMAT.removeprefix("1")])
+def test_a_body_in_another_form_is_unreadable(body: str) -> None:
+    """Too few lines, or lines in an order that this release does not have."""
+    request = service.ExportLogsServiceRequest()
+    record = request.resource_logs.add().scope_logs.add().log_records.add()
+    record.body.string_value = body
+
+    assert decode_access_log(request.SerializeToString()).unreadable == (
+        ("form",) if body else ("egret",)
+    )
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9]{1,18}", fullmatch=True))
 def test_digits_are_a_number_and_nothing_else_is(text: str) -> None:
     """Of sixteen digits at most, and never more than fits."""
     is_number = text.isascii() and text.isdigit() and len(text) <= 16
-    assert count_of(value_of(text)) == (min(int(text), MAX_COUNT) if is_number else None)
+    assert count_of(text) == (min(int(text), MAX_COUNT) if is_number else None)
 
 
-@pytest.mark.parametrize("text", ["1", "POST", "-"])
-def test_a_value_to_compare_with_is_what_comes(text: str) -> None:
-    """Byte for byte."""
-    assert attribute_value(text) == value_of(text)
-
-
-def test_each_record_has_its_own_attributes_and_the_last_of_a_name_counts() -> None:
-    """Whatever their order is, and in whichever part of the message they stand."""
+def test_attributes_of_an_earlier_release_are_read() -> None:
+    """By name, in any order; the last of a name counts, and a number is no text."""
     request = service.ExportLogsServiceRequest()
-    for number in range(3):
+    for number in range(1, 4):
         scope = request.resource_logs.add().scope_logs.add()
         record = scope.log_records.add(severity_text="ignored", trace_id=b"\x01" * 16)
-        for name, text in (("a", "old"), ("b", "b"), ("a", str(number))):
-            record.attributes.add(key=name).value.string_value = text
+        record.attributes.add(key="egret").value.string_value = "old"
+        for name, text in reversed(entry(judged(number))._asdict().items()):
+            if name != "form":
+                record.attributes.add(key=name).value.string_value = text
+        record.attributes.add(key="answer_bytes").value.int_value = 7
 
-    found = list(attributes_of(request.SerializeToString()))
-    assert [(text_of(one["a"]), text_of(one["b"]), text_of(one["c"])) for one in found] == [
-        (b"0", b"b", b""),
-        (b"1", b"b", b""),
-        (b"2", b"b", b""),
-    ]
+    found = decode_access_log(request.SerializeToString())
+    assert found.ended == (ended(1), ended(2), ended(3))
 
 
-@pytest.mark.parametrize(
-    "value", [b"", b"\x0a", b"\x0a\x00", b"\x10\x01", b"\x0a\x05abc", b"\x0a" + b"\xff" * 9]
-)
-def test_what_is_no_text_is_nothing(value: bytes) -> None:
-    """A number, an empty value, one that says it is longer than it is."""
-    assert (text_of(value), count_of(value)) == (b"", None)
+def test_each_record_of_a_message_is_read() -> None:
+    """Each has values of its own."""
+    message = export(*(entry(judged(number)) for number in range(3)))
+
+    assert decode_access_log(message).ended == (ended(0), ended(1), ended(2))
 
 
 def test_bytes_that_are_no_message_raise() -> None:
     """As of any other message."""
     with pytest.raises(DecodeError):
-        list(attributes_of(b"\xff\xff"))
+        list(values_of(b"\xff\xff"))

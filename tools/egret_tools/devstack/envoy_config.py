@@ -14,6 +14,7 @@ from typing import Final
 import jinja2
 
 from sidecar.domain.http import HeaderName
+from sidecar.domain.usage import LOG_FORMAT
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 METADATA_NAMESPACE: Final = "egret"
@@ -389,7 +390,9 @@ def render_envoy_config(parameters: EnvoyParameters) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["json"] = json.dumps
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(p=parameters)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        p=parameters, usage_format=LOG_FORMAT
+    )
 
 
 def _check(parameters: EnvoyParameters) -> None:
