@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -51,7 +51,10 @@ class _Pattern:
                 content.decode()
             except UnicodeDecodeError:
                 return None
-        return AnswerEvent((replace(self.text, content=content),))
+        text = self.text
+        return AnswerEvent(
+            (AnswerText(content, text.location, text.channel, text.lane, text.is_json),)
+        )
 
 
 class EventPatternCache:

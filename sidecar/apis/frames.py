@@ -5,10 +5,9 @@ from __future__ import annotations
 import enum
 import re
 import zlib
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import msgspec
 import orjson
 from typing_extensions import override
 
@@ -23,8 +22,7 @@ class FrameFault(enum.Enum):
     BROKEN = "broken"  # the framing itself is invalid
 
 
-@dataclass(frozen=True, slots=True)
-class Frame(ABC):
+class Frame(msgspec.Struct, frozen=True):
     """One event of a stream. The frames of a stream joined are the stream, byte for byte.
 
     `payload` is its JSON text, None where it carries nothing (a comment, the end of an array).
@@ -35,9 +33,9 @@ class Frame(ABC):
     payload: bytes | None
     event: str = ""
 
-    @abstractmethod
     def with_payload(self, payload: bytes) -> bytes:
         """Return the frame's bytes with another JSON text in it."""
+        raise NotImplementedError
 
 
 class Framer(Protocol):
@@ -64,8 +62,7 @@ class Framer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque(Frame):
+class Opaque(Frame, frozen=True):
     """Bytes that are passed on unread."""
 
     @override
@@ -73,8 +70,7 @@ class Opaque(Frame):
         return self.raw
 
 
-@dataclass(frozen=True, slots=True)
-class WholeAnswer(Frame):
+class WholeAnswer(Frame, frozen=True):
     """A JSON document that is an answer of its own."""
 
     @override
@@ -82,8 +78,7 @@ class WholeAnswer(Frame):
         return payload
 
 
-@dataclass(frozen=True, slots=True)
-class PlainText(Frame):
+class PlainText(Frame, frozen=True):
     """Text that is no JSON, read as if it were the only string of an object."""
 
     @override
@@ -107,12 +102,14 @@ _BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
+_ONE_LINE: Final = re.compile(rb"data: ([^\r\n]*+)\n\n")
+"""The form of nearly every event."""
+
 _LONGEST_BORDER: Final = 4
 """Bytes of CRLF CRLF, of which all but the last may have come before."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent(Frame):
+class ServerSentEvent(Frame, frozen=True):
     """An event with the line ends it came with."""
 
     @override
@@ -151,18 +148,33 @@ class SseFramer:
             if chunk.startswith(b"\n"):
                 # The second half of the line end that closed the event before. It opens no line.
                 self._scanned = 1
-        self._buffer += chunk
+        text: bytes | bytearray = chunk
+        if self._buffer:
+            self._buffer += chunk
+            text = self._buffer
         frames: list[Frame] = []
         start, search_from = 0, self._scanned
-        while (border := _BLANK_LINE.search(self._buffer, search_from)) is not None:
-            frames.append(self._event(bytes(self._buffer[start : border.end()])))
-            start = search_from = border.end()
-        del self._buffer[:start]
+        while True:
+            # Text that was searched before is not searched again from its start.
+            if search_from == start and (event := _ONE_LINE.match(text, start)) is not None:
+                self._is_first = False
+                frames.append(ServerSentEvent(event[0], event[1]))
+                start = search_from = event.end()
+            elif (border := _BLANK_LINE.search(text, search_from)) is not None:
+                frames.append(self._event(bytes(text[start : border.end()])))
+                start = search_from = border.end()
+            else:
+                break
+        left = len(text) - start
+        if self._buffer:
+            del self._buffer[:start]
+        elif left:
+            self._buffer += chunk[start:]
         # A carriage return at the end has closed the event; whether a line feed belongs to it
         # is not worth waiting for.
-        self._may_skip_lf = bool(frames) and not self._buffer and frames[-1].raw.endswith(b"\r")
-        self._scanned = max(len(self._buffer) - _LONGEST_BORDER + 1, search_from - start, 0)
-        if len(self._buffer) > self._limit_bytes:
+        self._may_skip_lf = not left and bool(frames) and frames[-1].raw.endswith(b"\r")
+        self._scanned = max(left - _LONGEST_BORDER + 1, search_from - start, 0) if left else 0
+        if left > self._limit_bytes:
             self.fault = FrameFault.TOO_LARGE
         return frames
 
@@ -183,9 +195,6 @@ class SseFramer:
         if self._is_first:
             self._is_first = False
             text = raw.removeprefix(_BOM)
-        is_one_line = text.find(b"\n") == len(text) - 2 and b"\r" not in text
-        if is_one_line and text.startswith(b"data: ") and text.endswith(b"\n\n"):
-            return ServerSentEvent(raw, text[6:-2])
         return _parsed(raw, text)
 
 
@@ -215,8 +224,7 @@ _STRUCTURE: Final = re.compile(rb'["{}\[\]]')
 _IN_STRING: Final = re.compile(rb'["\\]')
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayElement(Frame):
+class ArrayElement(Frame, frozen=True):
     """An object of the array, with the bracket, comma and white space in front of it."""
 
     @override
@@ -354,11 +362,10 @@ _FIXED_BYTES: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 """Bytes of a header's value by its type; 6 and 7 have a length of two bytes in front."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventStreamMessage(Frame):
+class EventStreamMessage(Frame, frozen=True):
     """A message with its headers of type string; `event` is `:event-type` or `:exception-type`."""
 
-    headers: dict[str, str] = field(default_factory=dict[str, str])
+    headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     header_bytes: bytes = b""
 
     @override

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from sidecar.apis.vocabulary import FIELD_NAMES
@@ -119,8 +119,7 @@ DONE: Final = b"[DONE]"
 """How OpenAI ends a stream; the only event that is not JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerText:
+class AnswerText(msgspec.Struct, frozen=True, gc=False):
     """One string, or long number, that reaches the client.
 
     `channel` is the text it is a piece of, None where it is a whole text; `lane` is the choice or
@@ -135,8 +134,7 @@ class AnswerText:
     is_json: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerEvent:
+class AnswerEvent(msgspec.Struct, frozen=True, gc=False):
     """The texts of one event. `ended` are the lanes whose texts are complete with it."""
 
     texts: tuple[AnswerText, ...] = ()
@@ -146,8 +144,7 @@ class AnswerEvent:
     has_logprobs: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadableEvent:
+class UnreadableEvent(msgspec.Struct, frozen=True):
     """An event whose content cannot be read."""
 
     reason: UnscannedReason

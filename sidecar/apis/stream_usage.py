@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
+from msgspec import structs
 
 from sidecar.apis.frames import Frame, Opaque, SseFramer
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
@@ -146,7 +147,8 @@ class EventUsageStripper:
             return shown
         if not shown.raw:
             return shown if rest_is_dropped else Opaque(b"\n", None)
-        return replace(shown, raw=shown.raw.removeprefix(b"\n")) if rest_is_dropped else shown
+        raw = shown.raw.removeprefix(b"\n") if rest_is_dropped else shown.raw
+        return structs.replace(shown, raw=raw)
 
 
 def _without_usage(frame: Frame) -> Frame:

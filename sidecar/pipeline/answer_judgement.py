@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from sidecar.apis.event_patterns import EventPatternCache
 from sidecar.apis.frames import (
     Frame,
@@ -47,8 +49,7 @@ TOO_LONG: Final = ClientError(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(msgspec.Struct, frozen=True):
     """Bytes that may leave now; `error` ends the answer behind them."""
 
     body: bytes
@@ -105,13 +106,14 @@ class AnswerJudgement:
 
     def take(self, chunk: bytes, *, is_last: bool) -> Released:
         """Judge the next bytes, and return those that may leave."""
-        self._reading.take(chunk, is_last=is_last)
-        unread = self._unread()
+        reading = self._reading
+        reading.take(chunk, is_last=is_last)
+        unread = self._unread() if reading.reasons else None
         if unread is not None:
-            self._reading.transcript.let_all_go()  # no event follows an unreadable one
-        due = self._reading.transcript.due(observed=self._is_observed)
+            reading.transcript.let_all_go()  # no event follows an unreadable one
+        due = reading.transcript.due(observed=self._is_observed)
         error = (self._error_in(self._scan.judge(due)) if due else None) or unread
-        held = self._reading.held
+        held = reading.held
         body = held.release(unread=self._setting.unscanned is not UnscannedAction.BLOCK)
         if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
             error = TOO_LONG
@@ -264,7 +266,8 @@ class AnswerReading:
         if isinstance(read, UnreadableEvent):
             self._take_unread(frame.raw, read.reason)
             return
-        self.reasons.update(dict.fromkeys(read.unscanned))
+        if read.unscanned:
+            self.reasons.update(dict.fromkeys(read.unscanned))
         try:
             pieces = self.transcript.take(read)
         except TooManyTextsError:

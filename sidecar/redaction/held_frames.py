@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+import msgspec
+
 from sidecar.apis.frames import Frame
 from sidecar.apis.response_text import without_logprobs
 from sidecar.guardrails.streaming.transcript import TokenText
@@ -17,8 +19,7 @@ from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import OffsetMap, Token
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     frame: Frame
     pieces: Sequence[TokenText]
     has_logprobs: bool
@@ -52,38 +53,45 @@ class HeldFrames:
         released: list[bytes] = []
         while self._held:
             held = self._held[0]
-            is_settled = all(piece.end <= piece.window.settled for piece in held.pieces)
-            if not is_settled or (held.is_unread and not unread):
+            if held.is_unread and not unread:
                 break
+            has_edits = False
+            for piece in held.pieces:
+                window = piece.window
+                if piece.end > window.settled:
+                    return b"".join(released)
+                has_edits = has_edits or bool(window.edits)
             self._held.popleft()
             self.size_bytes -= len(held.frame.raw)
-            edits = [
-                TokenEdit(
-                    piece.location,
-                    edit.start,
-                    edit.end,
-                    edit.text,
-                    is_json=piece.window.is_json,
-                    is_bare=edit.is_bare,
-                )
-                for piece in held.pieces
-                if piece.window.edits
-                for edit in piece.window.edits_of(piece.start, piece.end)
-            ]
-            frame = held.frame
-            if edits and frame.payload is not None:
-                payload = edited(frame.payload, edits, has_logprobs=held.has_logprobs)
-                released.append(frame.with_payload(payload))
-            else:
-                released.append(frame.raw)
-            for piece in held.pieces:
-                piece.window.forget_edits(piece.end)
+            released.append(_changed(held) if has_edits else held.frame.raw)
         return b"".join(released)
 
     def drop(self) -> None:
         """Drop all events; none of them leaves."""
         self._held.clear()
         self.size_bytes = 0
+
+
+def _changed(held: _Held) -> bytes:
+    """Return the event with the edits of its texts, which are forgotten then."""
+    edits = [
+        TokenEdit(
+            piece.location,
+            edit.start,
+            edit.end,
+            edit.text,
+            is_json=piece.window.is_json,
+            is_bare=edit.is_bare,
+        )
+        for piece in held.pieces
+        for edit in piece.window.edits_of(piece.start, piece.end)
+    ]
+    for piece in held.pieces:
+        piece.window.forget_edits(piece.end)
+    frame = held.frame
+    if not edits or frame.payload is None:
+        return frame.raw
+    return frame.with_payload(edited(frame.payload, edits, has_logprobs=held.has_logprobs))
 
 
 @dataclass(frozen=True, slots=True)

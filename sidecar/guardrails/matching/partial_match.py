@@ -42,6 +42,12 @@ _ANYTHING: Final = r"(?s:.)"
 _NEARLY_ANY: Final = ("[^", r"\S", r"\D", r"\W", _ANYTHING)
 
 
+_Search = Callable[[Any, bytes, int, int], list[tuple[int, int]]]
+"""Takes an anchor, a text, and where to begin and end in it; returns the span of the match."""
+
+_AT_START: Final = re2._re2.RE2.Anchor.ANCHOR_START  # noqa: SLF001 - see `_search`
+
+
 class PartialMatcher:
     """Finds the end of a text that could still become a match of any of a policy's rules."""
 
@@ -58,6 +64,7 @@ class PartialMatcher:
         self._of_text = _compile(
             tuple(regex for regex, unicode in known if unicode), is_unicode=True
         )
+        self._every = self._of_bytes + self._of_text
 
     def begins_at(self, text: bytes) -> int:
         """Return the start of the longest end of *text* that could become a match.
@@ -65,10 +72,7 @@ class PartialMatcher:
         *text* is UTF-8; its length is returned if no end of it could.
         """
         if text.isascii() and text.translate(None, CONTROLS) == text:
-            backwards = text[::-1]
-            return len(text) - max(
-                _longest(self._of_bytes, backwards), _longest(self._of_text, backwards)
-            )
+            return len(text) - _longest(self._every, text[::-1])
         decoded = text.decode()
         held = self._held_bytes(decoded)
         for change in (plain, fold) if self._of_text else (plain,):
@@ -83,8 +87,12 @@ class PartialMatcher:
         )
 
 
-def _longest(expressions: Sequence[Any], backwards: bytes) -> int:
-    return max((expression.match(backwards).end() for expression in expressions), default=0)
+def _longest(searches: Sequence[_Search], backwards: bytes) -> int:
+    longest, length = 0, len(backwards)
+    for search in searches:
+        ((_, end),) = search(_AT_START, backwards, 0, length)
+        longest = max(end, longest)
+    return longest
 
 
 def _bytes_before_change(text: str, held: int, change: Callable[[str], str]) -> int:
@@ -100,7 +108,7 @@ def _bytes_before_change(text: str, held: int, change: Callable[[str], str]) -> 
 
 
 @lru_cache(maxsize=128)
-def _compile(regexes: tuple[str, ...], *, is_unicode: bool = False) -> tuple[Any, ...]:
+def _compile(regexes: tuple[str, ...], *, is_unicode: bool = False) -> tuple[_Search, ...]:
     """Compile *regexes* to few expressions, those with gaps apart from the others."""
     others: list[str] = []
     gaps: list[str] = []
@@ -112,14 +120,24 @@ def _compile(regexes: tuple[str, ...], *, is_unicode: bool = False) -> tuple[Any
             prefixes, is_gap = UNREAD, True
         (gaps if is_gap else others).append(prefixes)
     return tuple(
-        expression
+        search
         for group, size in ((others, RULES_AN_EXPRESSION), (gaps, GAPS_AN_EXPRESSION))
         for start in range(0, len(group), size)
-        for expression in _union(group[start : start + size], is_unicode=is_unicode)
+        for search in _union(group[start : start + size], is_unicode=is_unicode)
     )
 
 
-def _union(parts: Sequence[str], *, is_unicode: bool) -> tuple[Any, ...]:
+def _search(regex: str, options: Any) -> _Search:
+    """Compile *regex* to the search of the C++ object itself.
+
+    Every chunk of a stream searches twice: through `match` and `end` of the module, which have no
+    shorter way to a span, a search takes 50 steps of Python, and three times as long.
+    """
+    search: _Search = re2.compile(regex.encode(), options)._regexp.Match  # noqa: SLF001 - above
+    return search
+
+
+def _union(parts: Sequence[str], *, is_unicode: bool) -> tuple[_Search, ...]:
     """Compile *parts* as one expression, or as several if RE2 refuses that one as too large."""
     options = re2.Options()
     options.log_errors = False  # would print the expression to stderr
@@ -129,10 +147,10 @@ def _union(parts: Sequence[str], *, is_unicode: bool) -> tuple[Any, ...]:
     if not is_unicode:
         options.encoding = re2.Options.Encoding.LATIN1
     try:
-        return (re2.compile("|".join(parts).encode(), options),)
+        return (_search("|".join(parts), options),)
     except re2.error:
         if len(parts) == 1:
-            return (re2.compile(UNREAD.encode(), options),)
+            return (_search(UNREAD, options),)
     middle = len(parts) // 2
     return (
         *_union(parts[:middle], is_unicode=is_unicode),

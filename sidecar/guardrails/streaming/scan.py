@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from sidecar.domain.finding import (
     LOCAL_VERDICTS,
     PLACEHOLDER,
     Finding,
     GuardrailResult,
     Restoration,
+    Results,
     Verdict,
     unfinished_from,
 )
@@ -36,8 +39,7 @@ MAX_REPORTED: Final = 100
 ROLE: Final = "assistant"
 
 
-@dataclass(frozen=True, slots=True)
-class PendingWindow:
+class PendingWindow(msgspec.Struct, frozen=True):
     """A window with new text. `is_final`: nothing follows. `leaves`: it is not to be held back."""
 
     window: Window
@@ -45,8 +47,7 @@ class PendingWindow:
     leaves: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WindowFinding:
+class WindowFinding(msgspec.Struct, frozen=True):
     """A finding to be replaced by a placeholder; its offsets are those of its window's text.
 
     `is_bare` marks a number without quotes in JSON text.
@@ -58,8 +59,7 @@ class WindowFinding:
     is_bare: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ScanResult:
+class ScanResult(msgspec.Struct, frozen=True):
     """Findings to replace after one scan, and the first guardrail that refuses the answer.
 
     `is_too_long` marks a finding that is longer than a window.
@@ -78,6 +78,9 @@ class _Tally:
     findings: list[Finding] = field(default_factory=list[Finding])
     error_type: str | None = None
 
+
+_Read = list[tuple[PendingWindow, list[WindowView]]]
+"""Windows with the views that are scanned of each."""
 
 _Numbered = tuple[int, Finding]
 """A finding with its guardrail's number; offsets are those of its window's buffer."""
@@ -105,19 +108,30 @@ class StreamScan:
 
     def judge(self, windows: Sequence[PendingWindow]) -> ScanResult:
         """Scan *windows*, and settle the final text in each."""
-        return run_sync(self.steps(windows))[0]
+        began = self._clock()
+        read, outcomes = self._start(windows)
+        if not isinstance(outcomes, tuple):
+            outcomes = run_sync(outcomes)
+        result = self._weigh(read, outcomes)
+        self.seconds += self._clock() - began
+        return result
 
     def steps(self, windows: Sequence[PendingWindow]) -> Cooperative[tuple[ScanResult]]:
         """Do the same as `judge`, in slices of a millisecond or two."""
         began = self._clock()
-        read = [(one, one.window.views()) for one in windows]
-        parts = [TextPart(view.content, (), ROLE) for _, views in read for view in views]
-        outcomes = self._policy.local.start(parts)
+        read, outcomes = self._start(windows)
         if not isinstance(outcomes, tuple):
             outcomes = yield from outcomes
         result = self._weigh(read, outcomes)
         self.seconds += self._clock() - began
         return (result,)
+
+    def _start(
+        self, windows: Sequence[PendingWindow]
+    ) -> tuple[_Read, Results | Cooperative[Results]]:
+        read = [(one, one.window.views()) for one in windows]
+        parts = [TextPart(view.content, (), ROLE) for _, views in read for view in views]
+        return read, self._policy.local.start(parts)
 
     def results(self) -> tuple[GuardrailResult, ...]:
         """Return the result of each guardrail so far."""
@@ -134,14 +148,9 @@ class StreamScan:
             for guardrail, tally in zip(self._policy.local.guardrails, self._tallies, strict=True)
         )
 
-    def _weigh(
-        self,
-        read: list[tuple[PendingWindow, list[WindowView]]],
-        outcomes: Sequence[GuardrailResult],
-    ) -> ScanResult:
-        found: list[list[_Numbered]] = [[] for _ in read]
+    def _weigh(self, read: _Read, outcomes: Results) -> ScanResult:
+        found: dict[Window, list[_Numbered]] = {}
         refused_by: GuardrailResult | None = None
-        places = [(row, view) for row, (_, views) in enumerate(read) for view in views]
         for number, outcome in enumerate(outcomes):
             if outcome.error_type is not None:
                 guardrail, tally = outcome.guardrail, self._tallies[number]
@@ -150,15 +159,18 @@ class StreamScan:
                 if is_closed and guardrail.mode is not Mode.SHADOW and refused_by is None:
                     refused_by = outcome
                 continue
-            for item in outcome.findings:
-                row, view = places[item.part]
-                start, end = view.unmap(item.start, item.end)
-                index = read[row][0].window.index
-                found[row].append((number, Finding(item.guardrail, item.type, index, start, end)))
+            if outcome.findings:
+                places = [(one.window, view) for one, views in read for view in views]
+                for item in outcome.findings:
+                    window, view = places[item.part]
+                    start, end = view.unmap(item.start, item.end)
+                    finding = Finding(item.guardrail, item.type, window.index, start, end)
+                    found.setdefault(window, []).append((number, finding))
         is_failed = refused_by is not None  # text that was not judged may not leave
         redact: list[WindowFinding] = []
         is_too_long = False
-        for (one, views), here in zip(read, found, strict=True):
+        for one, views in read:
+            here = found.get(one.window, ())
             border, is_longer = self._border(one, views, here)
             is_too_long = is_too_long or is_longer
             refusing = None
@@ -178,15 +190,16 @@ class StreamScan:
         length = len(window.buffer)
         if one.is_final or one.leaves:
             return length, False
-        border = max(
-            window.unfinished_from(self._policy.unfinished, views), window.settled - window.base
-        )
+        border = window.unfinished_from(self._policy.unfinished, views)
+        if border < (settled := window.settled - window.base):
+            border = settled
         if self._originals:
             border = min(border, unfinished_from(window.buffer))
-        spans = [(item.start, item.end) for _, item in found] + self._placeholders(window)
-        # No span is cut in two: more text may make it longer.
-        while cut := [start for start, end in spans if start < border < end]:
-            border = min(cut)
+        if found or self._originals:
+            spans = [(item.start, item.end) for _, item in found] + self._placeholders(window)
+            # No span is cut in two: more text may make it longer.
+            while cut := [start for start, end in spans if start < border < end]:
+                border = min(cut)
         if length - border <= MAX_HELD_BYTES:
             return border, False
         forced = length - MAX_HELD_BYTES
@@ -242,9 +255,10 @@ class StreamScan:
     def _settle(self, one: PendingWindow, border: int, views: list[WindowView]) -> None:
         """Restore the placeholders of the request up to *border*, and settle the text there."""
         window = one.window
-        for begin, end in self._placeholders(window, border):
-            original = self._originals[window.buffer[begin:end]]
-            window.edits.append(Edit(begin + window.base, end + window.base, original))
+        if self._originals:
+            for begin, end in self._placeholders(window, border):
+                original = self._originals[window.buffer[begin:end]]
+                window.edits.append(Edit(begin + window.base, end + window.base, original))
         keep_from = None
         if one.leaves and not one.is_final:
             keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
@@ -252,8 +266,6 @@ class StreamScan:
 
     def _placeholders(self, window: Window, border: int | None = None) -> list[tuple[int, int]]:
         """Return the spans of the request's placeholders in the new text, up to *border*."""
-        if not self._originals:
-            return []
         start = window.settled - window.base
         limit = len(window.buffer) if border is None else border
         found = PLACEHOLDER.finditer(window.buffer, start, limit)

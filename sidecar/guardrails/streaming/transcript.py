@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-from sidecar.apis.response_text import AnswerEvent, Path
+import msgspec
+
+from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
 from sidecar.guardrails.streaming.scan import PendingWindow
 from sidecar.guardrails.streaming.window import Window
 
@@ -17,8 +18,7 @@ class TooManyTextsError(Exception):
     """An answer has more than `MAX_CHANNELS` texts at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenText:
+class TokenText(msgspec.Struct, frozen=True):
     """The place of a token of an event in its window's text."""
 
     window: Window
@@ -53,31 +53,42 @@ class Transcript:
         speaking: dict[Path, set[Path]] = {}
         places: list[TokenText] = []
         for text in event.texts:
-            window = None if text.channel is None else self._windows.get(text.channel)
-            if window is None:
-                if text.channel is not None and len(self._windows) >= MAX_CHANNELS:
-                    raise TooManyTextsError
-                self._opened += 1
-                window = Window(self._opened, is_json=text.is_json)
-            if text.channel is None:
+            channel = text.channel
+            if channel is None:
+                window = self._open(text)
                 self._whole.add(window)
             else:
-                self._windows[text.channel] = window
-                self._lanes.setdefault(text.lane, set()).add(text.channel)
-                speaking.setdefault(text.lane, set()).add(text.channel)
+                if channel not in self._windows:
+                    if len(self._windows) >= MAX_CHANNELS:
+                        raise TooManyTextsError
+                    self._windows[channel] = self._open(text)
+                window = self._windows[channel]
+                lane = text.lane
+                if lane in speaking:
+                    speaking[lane].add(channel)
+                else:
+                    speaking[lane] = {channel}
+                if channel not in self._lanes.get(lane, ()):
+                    self._lanes.setdefault(lane, set()).add(channel)
                 self._leaving.discard(window)
             start = window.end
-            window.add(text.content)
+            end = window.add(text.content)
             self._changed[window] = None
-            places.append(TokenText(window, start, window.end, text.location))
+            places.append(TokenText(window, start, end, text.location))
         for lane, channels in speaking.items():
-            for silent in self._speaking.get(lane, channels) - channels:
-                self._let_go(self._windows[silent])
-            self._speaking[lane] = channels
+            before = self._speaking.get(lane)
+            if before != channels:
+                for silent in (before or channels) - channels:
+                    self._let_go(self._windows[silent])
+                self._speaking[lane] = channels
         for lane in self._lanes if event.ends_all else event.ended:
             for channel in self._lanes.get(lane, ()):
                 self._let_go(self._windows[channel])
         return tuple(places)
+
+    def _open(self, text: AnswerText) -> Window:
+        self._opened += 1
+        return Window(self._opened, is_json=text.is_json)
 
     def let_all_go(self) -> None:
         """Release every window: nothing follows."""
@@ -90,10 +101,9 @@ class Transcript:
 
     def due(self, *, observed: bool = False) -> list[PendingWindow]:
         """Return the windows that have changed since the last call; *observed* are not held."""
+        whole, leaving = self._whole, self._leaving
         due = [
-            PendingWindow(
-                window, is_final=window in self._whole, leaves=observed or window in self._leaving
-            )
+            PendingWindow(window, window in whole, observed or window in leaving)
             for window in self._changed
         ]
         self._changed = {}

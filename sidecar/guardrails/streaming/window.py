@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.jsontext import tokens
 
@@ -25,8 +27,7 @@ _HALF_ESCAPE: Final = re.compile(
 _CONTINUATION: Final = range(0x80, 0xC0)
 
 
-@dataclass(frozen=True, slots=True)
-class WindowView:
+class WindowView(msgspec.Struct, frozen=True):
     """A text as it stands, or with the escapes resolved that JSON text has within `outer`."""
 
     content: bytes
@@ -81,11 +82,12 @@ class Window:
         """Whether no text is held back."""
         return self.settled == self.end
 
-    def add(self, text: bytes) -> None:
-        """Append the next text."""
-        if not self.end:
+    def add(self, text: bytes) -> int:
+        """Append the next text; return the new end."""
+        if not (self.buffer or self.base):
             self.is_document = self.is_json or text.lstrip().startswith(b"{")
         self.buffer += text
+        return self.base + len(self.buffer)
 
     def bare_numbers(
         self, starts: Iterable[int], *, whole: bytes | None = None
@@ -112,8 +114,10 @@ class Window:
 
     def unfinished_from(self, unfinished: PartialMatcher, views: list[WindowView]) -> int:
         """Return the start of the end that could become a match, as an offset into `buffer`."""
+        if not self.is_json:
+            return unfinished.begins_at(self.buffer)  # its only view
         least = len(self.buffer)
-        if self.is_json and (half := _HALF_ESCAPE.search(self.buffer)):
+        if half := _HALF_ESCAPE.search(self.buffer):
             # Any character may come of it, also the next one of a match before it.
             least = half.start()
             views = _views(self.buffer[:least])
@@ -128,18 +132,19 @@ class Window:
 
         `keep_from` keeps more: text that leaves early may be half of a finding.
         """
-        self.settled = max(self.settled, until)
-        start = max(self.settled - CONTEXT_BYTES, self.base)
+        self.settled = until = max(self.settled, until)
+        start = until - CONTEXT_BYTES
         if keep_from is not None:
             start = min(start, max(keep_from, self.end - MAX_HELD_BYTES))
-        cut = max(start - self.base, 0)
-        while cut < len(self.buffer) and self.buffer[cut] in _CONTINUATION:
+        cut, buffer = start - self.base, self.buffer
+        if cut <= 0:
+            return
+        while cut < len(buffer) and buffer[cut] in _CONTINUATION:
             cut += 1
-        if cut:
-            if self.is_document:
-                self.opened = tokens.opened_after(self.buffer[:cut], self.opened)
-            self.buffer = self.buffer[cut:]
-            self.base += cut
+        if self.is_document:
+            self.opened = tokens.opened_after(buffer[:cut], self.opened)
+        self.buffer = buffer[cut:]
+        self.base += cut
 
     def edits_of(self, start: int, end: int) -> Iterator[Edit]:
         """Yield the edits of one token of the text, by offsets into it.
@@ -158,8 +163,7 @@ class Window:
 
     def forget_edits(self, until: int) -> None:
         """Drop the edits of text that has left."""
-        if self.edits:
-            self.edits = [edit for edit in self.edits if edit.end > until]
+        self.edits = [edit for edit in self.edits if edit.end > until]
 
 
 def _views(text: bytes) -> list[WindowView]:
