@@ -21,6 +21,10 @@ AFTER = "The body goes on after the end of its JSON document."
         pytest.param(b" \r\n\t", "The body is empty.", id="blank"),
         pytest.param(b'{"a":1,"a":2}', TWICE, id="duplicate key"),
         pytest.param(b'[{"x":{"a":1,"\\u0061":2}}]', TWICE, id="duplicate key, deep, escaped"),
+        pytest.param(b'{"a":1,"a":"\\u0022\\u0022"}', TWICE, id="as many quotes without it"),
+        pytest.param(b'{"a":"\\"\\"","a":[]}', TWICE, id="first member with quotes"),
+        pytest.param(b'{"a" : 18446744073709551617, "a" : 1}', TWICE, id="wide integer, twice"),
+        pytest.param(b'[18446744073709551617,{"b":1,"b":2}]', TWICE, id="beside a wide integer"),
         pytest.param(b'{"a":"\xff"}', "The body is not valid UTF-8.", id="bad byte"),
         pytest.param(b'"\xed\xa0\x80"', "The body is not valid UTF-8.", id="raw surrogate"),
         pytest.param(b'"\xc0\xaf"', "The body is not valid UTF-8.", id="overlong"),
@@ -62,6 +66,7 @@ def test_ambiguous_bodies_are_refused(body: bytes, problem: str) -> None:
         pytest.param(b'"\\ud83d\\ude00"', "\U0001f600", id="surrogate pair"),
         pytest.param(b'"\\\\ud800"', "\\ud800", id="escaped backslash before ud800"),
         pytest.param(b"18446744073709551617", 2**64 + 1, id="integer past 64 bits"),
+        pytest.param(b'{"\\u0022":"\\"","\\\\u0022":1}', {'"': '"', "\\u0022": 1}, id="quotes"),
         pytest.param(b'"[[[["', "[[[[", id="brackets in a string"),
     ],
 )
