@@ -143,15 +143,14 @@ def _of_model(
     return Route(dialect, operation, has_body=True, form=form, model=model, is_streamed=streams)
 
 
-_PREFIXES: Final = (
-    (re.compile(r"/v1/messages(?![\w-])", re.ASCII), Dialect.ANTHROPIC),
-    (
-        re.compile(r"/v1beta(?![\w-])|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$)", re.ASCII),
-        Dialect.GEMINI,
-    ),
-    (re.compile(r"/openai(?![\w-])", re.ASCII), Dialect.AZURE_OPENAI),
-    (re.compile(r"/model(?![\w-])", re.ASCII), Dialect.BEDROCK),
+_PREFIX: Final = re.compile(
+    r"(/v1/messages(?![\w-]))"
+    r"|(/v1beta(?![\w-])|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$))"
+    r"|(/openai(?![\w-]))"
+    r"|(/model(?![\w-]))",
+    re.ASCII,
 )
+_OF_PREFIX: Final = (Dialect.ANTHROPIC, Dialect.GEMINI, Dialect.AZURE_OPENAI, Dialect.BEDROCK)
 
 
 def guess_dialect(path: str, headers: Headers) -> Dialect:
@@ -160,11 +159,11 @@ def guess_dialect(path: str, headers: Headers) -> Dialect:
     `GET /v1/models` is served by several; only Anthropic's clients send `anthropic-version`,
     only Google's send their key in `x-goog-api-key`.
     """
-    for prefix, dialect in _PREFIXES:
-        if prefix.match(path):
-            return dialect
-    if headers.first(HeaderName.ANTHROPIC_VERSION) is not None:
+    found = _PREFIX.match(path)
+    if found is not None and found.lastindex is not None:
+        return _OF_PREFIX[found.lastindex - 1]
+    if HeaderName.ANTHROPIC_VERSION in headers.by_name:
         return Dialect.ANTHROPIC
-    if path.startswith("/v1/models") and headers.first(HeaderName.X_GOOG_API_KEY) is not None:
+    if path.startswith("/v1/models") and HeaderName.X_GOOG_API_KEY in headers.by_name:
         return Dialect.GEMINI
     return Dialect.OPENAI

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 
@@ -72,22 +72,28 @@ HeaderFields = tuple[tuple[str, bytes], ...]
 """Ordered, repeatable header fields with lower-case names and raw byte values."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Headers:
-    """The header fields of a request or an answer."""
+    """The header fields of a request or an answer; `by_name` has the first value of each name."""
 
-    fields: HeaderFields = ()
+    fields: HeaderFields
+    by_name: dict[str, bytes] = field(init=False, repr=False, compare=False)
+
+    def __init__(self, fields: HeaderFields = ()) -> None:
+        object.__setattr__(self, "fields", fields)
+        object.__setattr__(self, "by_name", dict(reversed(fields)))
 
     def first(self, name: str) -> bytes | None:
         """Return the first value of *name*, or None."""
-        # A loop, not a generator: it runs a dozen times a request, at half the cost.
-        for key, value in self.fields:
-            if key == name:
-                return value
-        return None
+        return self.by_name.get(name)
 
     def all(self, name: str) -> tuple[bytes, ...]:
         """Return every value of *name* in order; a repeated header is not folded."""
+        value = self.by_name.get(name)
+        if value is None:
+            return ()
+        if len(self.by_name) == len(self.fields):
+            return (value,)  # no name is repeated
         return tuple([value for key, value in self.fields if key == name])
 
     def text(self, name: str) -> str:
@@ -95,10 +101,7 @@ class Headers:
 
         Latin-1 keeps each byte (RFC 9110 section 5.5), so that nothing is lost or raises.
         """
-        for key, value in self.fields:
-            if key == name:
-                return value.decode("latin-1")
-        return ""
+        return self.by_name.get(name, b"").decode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)

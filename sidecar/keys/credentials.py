@@ -37,8 +37,8 @@ _SECRET_BYTES: Final = 32
 _KEY_ID_BYTES: Final = 16
 """Far more than 12 characters hold, so that the remainder's bias is below 2 ** -56."""
 _SHAPE: Final = re.compile(
-    rb"(egk_([0-9A-Za-z]{%d})_([0-9A-Za-z]{%d}))([0-9A-Za-z]{%d})"
-    % (KEY_ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH)
+    rf"(egk_([0-9A-Za-z]{{{KEY_ID_LENGTH}}})_([0-9A-Za-z]{{{SECRET_LENGTH}}}))"
+    rf"([0-9A-Za-z]{{{CHECK_LENGTH}}})"
 )
 
 
@@ -65,17 +65,11 @@ class ApiKey:
 
 def parse(text: bytes | str) -> ApiKey | None:
     """Return the key that *text* is, or None for anything else. Raises for no input."""
-    if isinstance(text, str):
-        if not text.isascii():
-            return None
-        text = text.encode("ascii")
-    match = _SHAPE.fullmatch(text)
+    match = _SHAPE.fullmatch(text if isinstance(text, str) else text.decode("latin-1"))
     if match is None:
         return None
     checked, key_id, secret, check = match.groups()
-    if check.decode("ascii") != _checksum(checked):
-        return None
-    return ApiKey(key_id=key_id.decode("ascii"), secret=secret.decode("ascii"))
+    return ApiKey(key_id, secret) if check == _checksum(checked.encode("ascii")) else None
 
 
 def generate(entropy: Callable[[int], bytes]) -> ApiKey:
@@ -130,15 +124,12 @@ def presented_key(headers: Headers) -> ApiKey | ErrorKind:
     query = headers.text(HeaderName.PATH).partition("?")[2]
     if query and (fault := _fault_of_query(query)):
         return fault
-    names: set[str] = set()
     credentials: set[bytes | None] = set()
-    for name, value in headers.fields:
-        if name not in CREDENTIAL_HEADERS:
-            continue
-        if name in names or b"," in value:
+    for name in headers.by_name.keys() & CREDENTIAL_HEADERS:
+        values = headers.all(name)
+        if len(values) > 1 or b"," in values[0]:
             return ErrorKind.CONFLICTING_CREDENTIALS
-        names.add(name)
-        credential: bytes | None = value.strip(_BLANK)
+        credential: bytes | None = values[0].strip(_BLANK)
         if name == HeaderName.AUTHORIZATION and credential:
             scheme, _, rest = credential.partition(b" ")
             # RFC 9110 section 11.1: the scheme's case means nothing.

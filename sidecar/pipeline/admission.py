@@ -184,11 +184,10 @@ _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
 
 def strip(headers: Headers) -> tuple[str, ...]:
     """Return the names to remove: credentials, overrides, and every client-sent `x-egret-*`."""
-    removed = {
-        name
-        for name, _ in headers.fields
-        if name in _REMOVED or name.startswith(EGRET_HEADER_PREFIX)
-    }
+    names = headers.by_name
+    removed = _REMOVED.intersection(names)
+    if EGRET_HEADER_PREFIX in "\n".join(names):
+        removed |= {name for name in names if name.startswith(EGRET_HEADER_PREFIX)}
     return tuple(sorted(removed))
 
 
