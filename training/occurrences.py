@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar.domain.guardrail_settings import InjectionKind
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection.model import PHRASE_MARK, PHRASES
-from sidecar.guardrails.detectors.prompt_injection.scoring import term_expressions
 from sidecar.guardrails.matching.database import compile_expressions, load_database
+from sidecar.guardrails.matching.rule import Expression
 from training.near_duplicates import words_of
 from training.samples import Label, Sample
 
@@ -84,6 +84,12 @@ def _terms(window: bytes) -> set[str]:
     pairs = map(" ".join, itertools.pairwise(words))
     triples = map(" ".join, zip(words, words[1:], words[2:], strict=False))
     return {*words, *pairs, *triples}
+
+
+def term_expressions(names: Iterable[str]) -> tuple[Expression, ...]:
+    """Return the expressions of terms, over words, whose every match counts."""
+    phrases = {PHRASE_MARK + phrase.name: phrase.regex for phrase in PHRASES}
+    return tuple(Expression(phrases.get(name, f" {name} "), counted=True) for name in names)
 
 
 def with_hits(texts: Sequence[Text], terms: Sequence[str]) -> tuple[Text, ...]:

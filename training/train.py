@@ -17,7 +17,8 @@ from rich.progress import track
 from sidecar.domain.guardrail_settings import Threshold
 from sidecar.guardrails.detectors.prompt_injection import model as model_module
 from sidecar.guardrails.detectors.prompt_injection.model import Model, Term, write_model
-from sidecar.guardrails.detectors.prompt_injection.scoring import add_up, hit
+from sidecar.guardrails.detectors.prompt_injection.scoring import add_up
+from sidecar.guardrails.detectors.prompt_injection.term_search import INDEX_BITS
 from training.fit import Array, fit
 from training.occurrences import (
     WINDOW_BYTES,
@@ -71,7 +72,7 @@ def _unseen_sums(
         for number, text in enumerate(texts):
             if not text.sample.is_attack and text.sample.source in held:
                 own = [
-                    hit(end, index[name])
+                    end << INDEX_BITS | index[name]
                     for end, term in text.hits
                     if (name := terms[term]) in index
                 ]

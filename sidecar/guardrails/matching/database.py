@@ -142,9 +142,12 @@ def _digest(expressions: tuple[Expression, ...]) -> bytes:
 
 
 def compile_hyperscan(
-    expressions: tuple[Expression, ...], *, mode: int = hyperscan.HS_MODE_STREAM
+    expressions: Sequence[Expression],
+    *,
+    ids: Sequence[int] | None = None,
+    mode: int = hyperscan.HS_MODE_STREAM,
 ) -> hyperscan.Database:
-    """Compile *expressions*; the index of each is its id.
+    """Compile *expressions*; without *ids* the index of each is its id.
 
     Raises:
         hyperscan.error: one of them cannot be compiled.
@@ -157,7 +160,7 @@ def compile_hyperscan(
     database = hyperscan.Database(mode=mode)
     database.compile(
         expressions=[expression.regex.encode() for expression in expressions],
-        ids=list(range(len(expressions))),
+        ids=list(range(len(expressions)) if ids is None else ids),
         elements=len(expressions),
         flags=flags,
     )

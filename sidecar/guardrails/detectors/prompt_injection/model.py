@@ -13,15 +13,25 @@ from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 
 _LIST: Final = re.compile(r"<([a-z]+)>")
 _GAP: Final = re.compile(r"~([0-9]+) ")
+_GROUP: Final = re.compile(r"\(([^()]*)\)")
+_REPEAT: Final = re.compile(r"\{0,([0-9]+)\}")
+_WORD: Final = r"[0-9a-z\x80-\xff]+"
+_ANCHOR: Final = "!"
 
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A named expression over words. It starts and ends with the space around words."""
+    """A named expression over words. It starts and ends with the space around words.
+
+    `most_words` are those of its longest match. `anchor` is the expression of a part of every
+    match, with the space around it.
+    """
 
     name: str
     kind: InjectionKind
     regex: str
+    most_words: int
+    anchor: str | None = None
 
 
 def read_phrases(text: str) -> tuple[Phrase, ...]:
@@ -29,6 +39,12 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
     lists: dict[str, str] = {}
     kind = InjectionKind.INSTRUCTION_OVERRIDE
     phrases: list[Phrase] = []
+
+    def regex_of(text: str) -> str:
+        regex = text.strip().replace("(", "(?:")
+        regex = _GAP.sub(lambda found: f"(?:{_WORD} ){{0,{found[1]}}}", regex)
+        return f" {_LIST.sub(lambda found: lists[found[1]], regex)} "
+
     joined = re.sub(r"\n +", " ", text)  # continued lines
     for line in joined.splitlines():
         if not line or line.startswith("#"):
@@ -39,10 +55,22 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
         elif head.startswith("kind "):
             kind = InjectionKind(head.removeprefix("kind "))
         else:
-            gapped = _GAP.sub(r"(?:[^ ]+ ){0,\1}", rest.strip().replace("(", "(?:"))
-            regex = _LIST.sub(lambda found: lists[found[1]], gapped)
-            phrases.append(Phrase(head, kind, f" {regex} "))
+            before, mark, marked = rest.partition(_ANCHOR)
+            anchor = regex_of(_GAP.split(marked)[0]) if mark else None
+            regex = regex_of(before + marked)
+            phrases.append(Phrase(head, kind, regex, _most_words(rest), anchor))
     return tuple(phrases)
+
+
+def _most_words(notation: str) -> int:
+    """Return the number of words of the longest text that a phrase matches."""
+    longest = _GROUP.sub(lambda found: max(found[1].split("|"), key=_spaces), notation.strip())
+    repeated = sum(int(most) for most in (*_GAP.findall(longest), *_REPEAT.findall(longest)))
+    return _spaces(_GAP.sub("", longest)) + 1 + repeated
+
+
+def _spaces(text: str) -> int:
+    return text.count(" ")
 
 
 PHRASES: Final = read_phrases(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from functools import cache
 from itertools import islice
 from typing import Final, TypeAlias
 
-import hyperscan
 from typing_extensions import override
 
 from sidecar.domain.finding import GuardrailResult, Verdict
@@ -19,91 +17,24 @@ from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSett
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative
-from sidecar.guardrails.detectors.prompt_injection.model import (
-    PHRASE_MARK,
-    PHRASES,
-    Model,
-    load_model,
+from sidecar.guardrails.detectors.prompt_injection.model import Model, load_model
+from sidecar.guardrails.detectors.prompt_injection.term_search import (
+    BORDER,
+    INDEX,
+    INDEX_BITS,
+    SLICE_WORDS,
+    Hit,
+    TermSearch,
+    words,
+    words_of_joined,
 )
 from sidecar.guardrails.detectors.whole_text import Texts, WholeTextCheck, whole_parts
-from sidecar.guardrails.matching.database import compile_hyperscan
-from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
-
-SLICE_WORDS: Final = 8192
-"""Bytes between two interruptions: 0.1 ms of harmless text, some 3 ms of nothing but terms."""
-
-_LOWER: Final = bytes(
-    byte | 0x20 if chr(byte) in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    else byte if chr(byte).isalnum() and byte < 0x80  # noqa: PLR2004 - ASCII ends there
-    else 0x20
-    for byte in range(256)
-)  # fmt: skip
-BORDER: Final = b"\x00"
-"""Between texts that are searched together, as a word that no text has, with two spaces behind it.
-
-No term goes over it: a gap may take it for a word, but nothing begins with a space there.
-"""
-_BORDER_AND_SPACE: Final = BORDER + b" "
-_APART: Final = b" " + BORDER + b" "
-_LOWER_AND_BORDER: Final = BORDER + _LOWER[1:]
-_NOT_WORD: Final = re.compile(r"(?:[^\w]|_)+")
-_APOSTROPHES: Final = dict.fromkeys(map(ord, "'’"))  # noqa: RUF001 - the typographic one
-
-
-def words(content: bytes) -> bytes:
-    """Return the words of *content*, already in its plain form (see `text_views`)."""
-    if len(content) > SLICE_WORDS:
-        return b"".join(word_slices(content))
-    found = _words(content)
-    return b" %b " % found if found else b" "
-
-
-def word_slices(content: bytes) -> Iterator[bytes]:
-    """Return the words of a text in pieces, each from the space before a word on.
-
-    The last one has the space that ends the text: most texts are one piece, searched in one call.
-    """
-    start, piece = 0, b""
-    while start < len(content):
-        end = start + SLICE_WORDS
-        if end < len(content):  # between two words, or at least between two characters
-            space = content.rfind(b" ", start, end)
-            if space > start:
-                end = space
-            else:
-                while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte of UTF-8
-                    end -= 1
-        found = _words(content[start:end])
-        if found:
-            if piece:
-                yield piece
-            piece = b" " + found
-        start = end
-    yield piece + b" "
-
-
-def _words(content: bytes) -> bytes:
-    if content.isascii():
-        return b" ".join(content.translate(_LOWER, b"'").split())
-    text = content.decode().casefold().translate(_APOSTROPHES)
-    return _NOT_WORD.sub(" ", text).strip().encode()
-
 
 _THOUSAND: Final = 1000.0
 
 KIND_SHARE: Final = 0.25
 """Share of a passage's weight from which on it counts as of that kind too."""
-
-Hit = int
-"""Where in the words a term ends, and in the lower 16 bits its index.
-
-A number and not a pair: garbage collection counts pairs, and a text of nothing but terms would
-make it go through all of a worker's objects, again and again.
-"""
-_INDEX_BITS: Final = 16
-_INDEX: Final = (1 << _INDEX_BITS) - 1
-
 
 Sum: TypeAlias = tuple[int, Sequence[int], int, int, int, list[int], dict[int, int]]
 """The total of a text's best passage, the terms of a passage, and how many of them are the best.
@@ -120,7 +51,7 @@ def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
     drift, span, terms = model.drift, model.span, model.terms
     total, best, length, sum_, previous, run, last = before or (0, (), 0, 0, 0, [], {})
     for one in hits:
-        end, index = one >> _INDEX_BITS, one & _INDEX
+        end, index = one >> INDEX_BITS, one & INDEX
         sum_ -= drift * (end - previous)
         previous = end
         if sum_ <= 0:
@@ -150,15 +81,11 @@ def kinds_of(model: Model, sum_: Sum) -> tuple[InjectionKind, ...]:
 
 
 class Scorer:
-    """A model ready to run. Bound to one thread, as its database is."""
+    """A model ready to run. Bound to one thread, as its databases are."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        expressions = term_expressions(term.name for term in model.terms)
-        # Two databases of a megabyte each: one call of block mode takes two thirds of a stream's
-        # time, but only a stream finds terms across slices.
-        self._block = compile_hyperscan(expressions, mode=hyperscan.HS_MODE_BLOCK)
-        self._stream = compile_hyperscan(expressions)
+        self._search = TermSearch([term.name for term in model.terms])
 
     def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[Sum]]:
         """Add up each of *contents*, which are in their plain form.
@@ -189,65 +116,34 @@ class Scorer:
             joined = BORDER.join(contents)
             if joined.count(BORDER) == len(contents) - 1:
                 return self.sums_of_joined(joined, len(contents))
-        return self._sums_of_words(_BORDER_AND_SPACE.join(map(words, contents)), len(contents))
+        return self._sums_of_words(BORDER.join(map(words, contents)), len(contents))
 
     def sums_of_joined(self, joined: bytes, count: int) -> Sequence[Sum]:
         """Add up each of *count* short ASCII texts that have a `BORDER` between them."""
-        # All in one go, which takes little longer than one of them; each copy is let go at once.
-        found = b" %b " % joined.replace(BORDER, _APART).translate(_LOWER_AND_BORDER, b"'")
-        while b"  " in found:  # faster than `split`, which builds an object for each word
-            found = found.replace(b"  ", b" ")
-        return self._sums_of_words(found.replace(BORDER, _BORDER_AND_SPACE), count)
+        return self._sums_of_words(words_of_joined(joined), count)
 
     def _sums_of_words(self, texts: bytes, count: int) -> Sequence[Sum]:
-        hits: list[Hit] = []
-        self._block.scan(texts, match_event_handler=_collect, context=hits)
+        hits = self._search.hits(texts)
         if not hits:
             return [NO_TERMS] * count
-        hits.sort()
         sums: list[Sum] = []
         start = end = 0
         for text in texts.split(BORDER):
             end += len(text) + 1
-            stop = bisect_left(hits, end << _INDEX_BITS, start)
+            stop = bisect_left(hits, end << INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
             sums.append(add_up(self.model, hits[start:stop]) if stop > start else NO_TERMS)
             start = stop
         return sums
 
     def _add_up_long(self, content: bytes) -> Cooperative[Sum]:
-        hits: list[Hit] = []
         sum_: Sum | None = None
-        with self._stream.stream(match_event_handler=_collect, context=hits) as stream:
-            for number, found in enumerate(word_slices(content)):
-                if number:
-                    yield
-                stream.scan(found)
-                if hits:
-                    sum_ = add_up(self.model, sorted(hits), sum_)
-                    hits.clear()
+        for number, hits in enumerate(self._search.hits_in_slices(content)):
+            if number:
+                yield
+            if hits:
+                sum_ = add_up(self.model, hits, sum_)
         return sum_ or NO_TERMS
-
-
-def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
-    # A named function: the binding keeps no reference to the one it is given.
-    hits.append(end << _INDEX_BITS | index)  # type: ignore[attr-defined]  # the stub has `object`; it is the list of a search
-
-
-def hit(end: int, index: int) -> Hit:
-    """Return the hit of a term that ends there."""
-    return end << _INDEX_BITS | index
-
-
-def term_expressions(names: Iterable[str]) -> tuple[Expression, ...]:
-    """Return the expressions of terms, over words, whose every match counts."""
-    phrases = {phrase.name: phrase.regex for phrase in PHRASES}
-    return tuple(
-        Expression(
-            phrases[name[1:]] if name.startswith(PHRASE_MARK) else f" {name} ", counted=True
-        )
-        for name in names
-    )
 
 
 def score(total: int, medium: int) -> float:

@@ -82,6 +82,21 @@ def test_phrases_are_read_from_lists_gaps_and_alternatives() -> None:
     assert re.search(phrase.regex, " please print it twice now ")
     assert not re.search(phrase.regex, " print it twice or thrice now ")
     assert not re.search(phrase.regex, " essay now ")
+    assert phrase.anchor is None
+
+
+def test_an_anchor_is_the_part_up_to_the_next_gap() -> None:
+    """Texts without it are not searched for the phrase, whose longest match limits the search."""
+    (phrase,) = read_phrases(
+        "list say: say print\nkind jailbreak\n"
+        "say it: (do|go on and) ~2 !<say> (it |this )?now ~1 or else\n"
+    )
+    assert phrase.anchor is not None
+    assert re.fullmatch(phrase.anchor, " print it now ")
+    assert re.search(phrase.regex, " go on and please print it now you or else ")
+    longest = "go on and a b print it now c or else"
+    assert re.search(phrase.regex, f" {longest} ")
+    assert phrase.most_words == longest.count(" ") + 1
 
 
 def test_phrase_names_are_unique() -> None:

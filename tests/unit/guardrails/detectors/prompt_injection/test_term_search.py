@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.detectors.prompt_injection.scoring import SLICE_WORDS, words
+from sidecar.guardrails.detectors.prompt_injection.model import load_model
+from sidecar.guardrails.detectors.prompt_injection.term_search import SLICE_WORDS, words
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,9 @@ def test_a_long_text_has_the_words_of_its_pieces(filler: str) -> None:
     assert joined == text.replace(" ", "").encode()
     if " " in filler:
         assert set(words(text.encode()).split()) == {filler.strip().encode()}
+
+
+def test_no_word_of_a_term_is_longer_than_a_word_that_slices_shorten() -> None:
+    """Only words in gaps of phrases may be so long."""
+    lengths = [len(word) for term in load_model().terms for word in term.name.split()]
+    assert max(lengths) < 64
