@@ -153,8 +153,8 @@ class SseFramer:
             self._buffer += chunk
             text = self._buffer
         frames: list[Frame] = []
-        start, search_from = 0, self._scanned
-        while True:
+        start, search_from, length = 0, self._scanned, len(text)
+        while start < length:
             # Text that was searched before is not searched again from its start.
             if search_from == start and (event := _ONE_LINE.match(text, start)) is not None:
                 self._is_first = False
@@ -165,17 +165,20 @@ class SseFramer:
                 start = search_from = border.end()
             else:
                 break
-        left = len(text) - start
+        left = length - start
         if self._buffer:
             del self._buffer[:start]
         elif left:
             self._buffer += chunk[start:]
-        # A carriage return at the end has closed the event; whether a line feed belongs to it
-        # is not worth waiting for.
-        self._may_skip_lf = not left and bool(frames) and frames[-1].raw.endswith(b"\r")
-        self._scanned = max(left - _LONGEST_BORDER + 1, search_from - start, 0) if left else 0
-        if left > self._limit_bytes:
-            self.fault = FrameFault.TOO_LARGE
+        if left:
+            self._scanned = max(left - _LONGEST_BORDER + 1, search_from - start, 0)
+            if left > self._limit_bytes:
+                self.fault = FrameFault.TOO_LARGE
+        else:
+            self._scanned = 0
+            # A carriage return at the end has closed the event; whether a line feed belongs to
+            # it is not worth waiting for.
+            self._may_skip_lf = chunk.endswith(b"\r")
         return frames
 
     def finish(self) -> list[Frame]:

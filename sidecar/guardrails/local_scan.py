@@ -185,13 +185,9 @@ class LocalScan:
         """Scan short plain ASCII text as it is; return None for any other."""
         if len(parts) > SHORT_PARTS:
             return None
-        contents: list[bytes] = []
-        room = SHORT_BYTES
-        for part in parts:
-            room -= len(part.content) + 1
-            if room < 0:
-                return None
-            contents.append(part.content)
+        contents = [part.content for part in parts]
+        if sum(map(len, contents)) + len(contents) > SHORT_BYTES:
+            return None
         joined_content = SEPARATOR.join(contents)
         if not joined_content.isascii() or joined_content.count(SEPARATOR) >= len(parts):
             return None

@@ -25,7 +25,7 @@ from sidecar.apis.response_text import DONE, UnreadableEvent, load_event
 from sidecar.apis.stream_usage import EventUsageStripper
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
-from sidecar.domain.policy import Stage, StreamMode, UnscannedAction
+from sidecar.domain.policy import Stage, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
@@ -81,7 +81,7 @@ class AnswerJudgement:
         self._form = form
         self._structured = setting.policy.structured if is_success else ()
         self._reading = AnswerReading(form, hides_usage=setting.hides_usage)
-        self._is_observed = setting.policy.streams is StreamMode.OBSERVE
+        self._lets_unread_pass = setting.unscanned is not UnscannedAction.BLOCK
         self._scan = StreamScan(
             setting.policy,
             clock=setting.clock,
@@ -111,10 +111,10 @@ class AnswerJudgement:
         unread = self._unread() if reading.reasons else None
         if unread is not None:
             reading.transcript.let_all_go()  # no event follows an unreadable one
-        due = reading.transcript.due(observed=self._is_observed)
+        due = reading.transcript.due()
         error = (self._error_in(self._scan.judge(due)) if due else None) or unread
         held = reading.held
-        body = held.release(unread=self._setting.unscanned is not UnscannedAction.BLOCK)
+        body = held.release(unread=self._lets_unread_pass)
         if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
             error = TOO_LONG
         if error is not None:
@@ -128,8 +128,8 @@ class AnswerJudgement:
         """
         guardrail_runner, policy = self._setting.guardrail_runner, self._setting.policy
         self._reading.take(body, is_last=True)
-        asked = [(window, window.buffer) for window in self._reading.transcript.changed()]
-        due = self._reading.transcript.due(observed=self._is_observed)
+        due = self._reading.transcript.due()
+        asked = [(window, window.buffer) for window in due]
         outcomes = guardrail_runner.run_cooperatively(self._scan.steps(due))
         if not isinstance(outcomes, tuple):
             outcomes = await stream.wait_for(outcomes)

@@ -90,8 +90,8 @@ class PartialMatcher:
 def _longest(searches: Sequence[_Search], backwards: bytes) -> int:
     longest, length = 0, len(backwards)
     for search in searches:
-        ((_, end),) = search(_AT_START, backwards, 0, length)
-        longest = max(end, longest)
+        end = search(_AT_START, backwards, 0, length)[0][1]
+        longest = max(longest, end)
     return longest
 
 

@@ -39,14 +39,6 @@ MAX_REPORTED: Final = 100
 ROLE: Final = "assistant"
 
 
-class PendingWindow(msgspec.Struct, frozen=True):
-    """A window with new text. `is_final`: nothing follows. `leaves`: it is not to be held back."""
-
-    window: Window
-    is_final: bool
-    leaves: bool
-
-
 class WindowFinding(msgspec.Struct, frozen=True):
     """A finding to be replaced by a placeholder; its offsets are those of its window's text.
 
@@ -79,7 +71,9 @@ class _Tally:
     error_type: str | None = None
 
 
-_Read = list[tuple[PendingWindow, list[WindowView]]]
+_NOTHING_FOUND: Final = ScanResult()
+
+_Read = list[tuple[Window, list[WindowView]]]
 """Windows with the views that are scanned of each."""
 
 _Numbered = tuple[int, Finding]
@@ -99,6 +93,7 @@ class StreamScan:
     ) -> None:
         """Begin. A placeholder of the request is no finding, and is turned back."""
         self._policy = policy
+        self._is_observed = policy.streams is StreamMode.OBSERVE
         self._is_streamed = is_streamed
         self._clock = clock
         self._originals = restoration.originals
@@ -106,7 +101,7 @@ class StreamScan:
         self._started_at = clock()
         self.seconds = 0.0
 
-    def judge(self, windows: Sequence[PendingWindow]) -> ScanResult:
+    def judge(self, windows: Sequence[Window]) -> ScanResult:
         """Scan *windows*, and settle the final text in each."""
         began = self._clock()
         read, outcomes = self._start(windows)
@@ -116,7 +111,7 @@ class StreamScan:
         self.seconds += self._clock() - began
         return result
 
-    def steps(self, windows: Sequence[PendingWindow]) -> Cooperative[tuple[ScanResult]]:
+    def steps(self, windows: Sequence[Window]) -> Cooperative[tuple[ScanResult]]:
         """Do the same as `judge`, in slices of a millisecond or two."""
         began = self._clock()
         read, outcomes = self._start(windows)
@@ -126,11 +121,13 @@ class StreamScan:
         self.seconds += self._clock() - began
         return (result,)
 
-    def _start(
-        self, windows: Sequence[PendingWindow]
-    ) -> tuple[_Read, Results | Cooperative[Results]]:
-        read = [(one, one.window.views()) for one in windows]
-        parts = [TextPart(view.content, (), ROLE) for _, views in read for view in views]
+    def _start(self, windows: Sequence[Window]) -> tuple[_Read, Results | Cooperative[Results]]:
+        read: _Read = []
+        parts: list[TextPart] = []
+        for window in windows:
+            views = window.views()
+            read.append((window, views))
+            parts += [TextPart(view.content, (), ROLE) for view in views]
         return read, self._policy.local.start(parts)
 
     def results(self) -> tuple[GuardrailResult, ...]:
@@ -160,7 +157,7 @@ class StreamScan:
                     refused_by = outcome
                 continue
             if outcome.findings:
-                places = [(one.window, view) for one, views in read for view in views]
+                places = [(window, view) for window, views in read for view in views]
                 for item in outcome.findings:
                     window, view = places[item.part]
                     start, end = view.unmap(item.start, item.end)
@@ -169,26 +166,27 @@ class StreamScan:
         is_failed = refused_by is not None  # text that was not judged may not leave
         redact: list[WindowFinding] = []
         is_too_long = False
-        for one, views in read:
-            here = found.get(one.window, ())
-            border, is_longer = self._border(one, views, here)
+        for window, views in read:
+            here = found.get(window, ())
+            border, is_longer = self._border(window, views, here)
             is_too_long = is_too_long or is_longer
             refusing = None
             if here:
-                refusing, replaced = self._take_findings(one.window, border, here)
+                refusing, replaced = self._take_findings(window, border, here)
                 refused_by = refused_by or refusing
                 redact += replaced
             if refusing is None and not is_longer and not is_failed:
-                self._settle(one, border, views)
+                self._settle(window, border, views)
+        if not (found or is_failed or is_too_long):
+            return _NOTHING_FOUND
         return ScanResult(tuple(redact), refused_by, is_too_long)
 
     def _border(
-        self, one: PendingWindow, views: list[WindowView], found: Sequence[_Numbered]
+        self, window: Window, views: list[WindowView], found: Sequence[_Numbered]
     ) -> tuple[int, bool]:
         """Return the end of the final text in the buffer, and whether a finding is too long."""
-        window = one.window
         length = len(window.buffer)
-        if one.is_final or one.leaves:
+        if window.is_final or window.leaves or self._is_observed:
             return length, False
         border = window.unfinished_from(self._policy.unfinished, views)
         if border < (settled := window.settled - window.base):
@@ -252,15 +250,14 @@ class StreamScan:
             for item in apart
         ]
 
-    def _settle(self, one: PendingWindow, border: int, views: list[WindowView]) -> None:
+    def _settle(self, window: Window, border: int, views: list[WindowView]) -> None:
         """Restore the placeholders of the request up to *border*, and settle the text there."""
-        window = one.window
         if self._originals:
             for begin, end in self._placeholders(window, border):
                 original = self._originals[window.buffer[begin:end]]
                 window.edits.append(Edit(begin + window.base, end + window.base, original))
         keep_from = None
-        if one.leaves and not one.is_final:
+        if (window.leaves or self._is_observed) and not window.is_final:
             keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
         window.settle(window.base + border, keep_from=keep_from)
 

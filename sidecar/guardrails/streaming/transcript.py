@@ -7,7 +7,6 @@ from typing import Final
 import msgspec
 
 from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
-from sidecar.guardrails.streaming.scan import PendingWindow
 from sidecar.guardrails.streaming.window import Window
 
 MAX_CHANNELS: Final = 1_000
@@ -40,8 +39,6 @@ class Transcript:
         self._lanes: dict[Path, set[Path]] = {}
         self._speaking: dict[Path, set[Path]] = {}
         self._changed: dict[Window, None] = {}
-        self._whole: set[Window] = set()
-        self._leaving: set[Window] = set()
         self._opened = 0
 
     def take(self, event: AnswerEvent) -> tuple[TokenText, ...]:
@@ -56,28 +53,26 @@ class Transcript:
             channel = text.channel
             if channel is None:
                 window = self._open(text)
-                self._whole.add(window)
             else:
-                if channel not in self._windows:
+                window = self._windows.get(channel)
+                if window is None:
                     if len(self._windows) >= MAX_CHANNELS:
+                        self._belong(speaking)
                         raise TooManyTextsError
-                    self._windows[channel] = self._open(text)
-                window = self._windows[channel]
+                    window = self._windows[channel] = self._open(text)
                 lane = text.lane
                 if lane in speaking:
                     speaking[lane].add(channel)
                 else:
                     speaking[lane] = {channel}
-                if channel not in self._lanes.get(lane, ()):
-                    self._lanes.setdefault(lane, set()).add(channel)
-                self._leaving.discard(window)
-            start = window.end
+                window.leaves = False
             end = window.add(text.content)
             self._changed[window] = None
-            places.append(TokenText(window, start, end, text.location))
+            places.append(TokenText(window, end - len(text.content), end, text.location))
         for lane, channels in speaking.items():
             before = self._speaking.get(lane)
             if before != channels:
+                self._belong({lane: channels})
                 for silent in (before or channels) - channels:
                     self._let_go(self._windows[silent])
                 self._speaking[lane] = channels
@@ -86,32 +81,26 @@ class Transcript:
                 self._let_go(self._windows[channel])
         return tuple(places)
 
+    def _belong(self, speaking: dict[Path, set[Path]]) -> None:
+        for lane, channels in speaking.items():
+            self._lanes.setdefault(lane, set()).update(channels)
+
     def _open(self, text: AnswerText) -> Window:
         self._opened += 1
-        return Window(self._opened, is_json=text.is_json)
+        return Window(self._opened, is_json=text.is_json, is_final=text.channel is None)
 
     def let_all_go(self) -> None:
         """Release every window: nothing follows."""
         for window in self._windows.values():
             self._let_go(window)
 
-    def changed(self) -> list[Window]:
-        """Return every window that has changed since the last call of `due`."""
-        return list(self._changed)
-
-    def due(self, *, observed: bool = False) -> list[PendingWindow]:
-        """Return the windows that have changed since the last call; *observed* are not held."""
-        whole, leaving = self._whole, self._leaving
-        due = [
-            PendingWindow(window, window in whole, observed or window in leaving)
-            for window in self._changed
-        ]
-        self._changed = {}
-        self._whole.clear()
-        self._leaving.clear()
+    def due(self) -> list[Window]:
+        """Return the windows that have changed since the last call."""
+        due = list(self._changed)
+        self._changed.clear()
         return due
 
     def _let_go(self, window: Window) -> None:
         if not window.is_settled:
             self._changed[window] = None
-            self._leaving.add(window)
+            window.leaves = True

@@ -59,12 +59,15 @@ class Window:
     """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
     Up to `settled` it is judged, and its `edits` are known. `buffer` begins at `base`.
-    `index` is the text's number in the answer. `is_document` marks JSON, as in tool arguments and
+    `index` is the text's number in the answer. `is_final`: nothing follows its text. `leaves`: its
+    end is not to be held back. `is_document` marks JSON, as in tool arguments and
     structured answers; `opened` is the quote that is open where `buffer` begins.
     """
 
     index: int
     is_json: bool = False
+    is_final: bool = False
+    leaves: bool = False
     base: int = 0
     buffer: bytes = b""
     settled: int = 0

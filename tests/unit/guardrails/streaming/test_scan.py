@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.scan import MAX_REPORTED, PendingWindow, StreamScan
+from sidecar.guardrails.streaming.scan import MAX_REPORTED, StreamScan
 from sidecar.guardrails.streaming.window import Window
 from tests.support.guardrails import Ticks, effective, policy
 
@@ -24,18 +22,14 @@ def scan_of(chosen: AnswerPolicy, restoration: Restoration = NOTHING_REDACTED) -
     return StreamScan(chosen, clock=Ticks(), restoration=restoration, is_streamed=True)
 
 
-def pending(window: Window, *, is_final: bool = False) -> Sequence[PendingWindow]:
-    return [PendingWindow(window, is_final=is_final, leaves=False)]
-
-
 def test_a_finding_is_replaced_once_no_more_text_can_make_it_longer() -> None:
     """Until then it is held back."""
     scan, window = scan_of(answers(PII)), Window(0)
     window.add(b"mail bob@example.com")
-    assert scan.judge(pending(window)).redact == ()
+    assert scan.judge([window]).redact == ()
     assert window.settled == len("mail ")
     window.add(b" now ")
-    (found,) = scan.judge(pending(window)).redact
+    (found,) = scan.judge([window]).redact
     assert (found.value, found.finding.type) == (b"bob@example.com", "EMAIL")
 
 
@@ -43,10 +37,10 @@ def test_a_placeholder_of_the_request_is_restored_and_no_finding() -> None:
     """Its value was the client's own."""
     scan, window = (
         scan_of(answers(PII), Restoration({b"[EMAIL_1]": b"ann@example.org"})),
-        Window(0),
+        Window(0, is_final=True),
     )
     window.add(b"to [EMAIL_1].")
-    result = scan.judge(pending(window, is_final=True))
+    result = scan.judge([window])
     assert result.redact == ()
     assert [edit.text for edit in window.edits] == [b"ann@example.org"]
 
@@ -65,7 +59,7 @@ def test_every_guardrail_of_a_scan_that_fails_has_its_direction(
     monkeypatch.setattr(chosen.local._database, "scan", fail)
     scan, window = scan_of(chosen), Window(0)
     window.add(b"hello ")
-    result = scan.judge(pending(window))
+    result = scan.judge([window])
     assert result.refused_by is not None
     assert result.refused_by.guardrail.name == "pii"
     assert [(one.guardrail.name, one.verdict) for one in scan.results()] == [
@@ -81,6 +75,6 @@ def test_a_report_lists_a_bounded_number_of_findings() -> None:
     scan, window = scan_of(answers(PII)), Window(0)
     for _ in range(3):
         window.add(b"a@example.org " * (MAX_REPORTED // 2))
-        scan.judge(pending(window))
+        scan.judge([window])
     (result,) = scan.results()
     assert len(result.findings) == MAX_REPORTED

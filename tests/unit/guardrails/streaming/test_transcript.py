@@ -32,7 +32,7 @@ def test_a_text_is_held_back_until_another_of_its_lane_follows() -> None:
     transcript.take(event(text(b"thought", 0, "reasoning")))
     assert [one.leaves for one in transcript.due()] == [False]
     transcript.take(event(text(b"said", 0, "content")))
-    assert {one.window.buffer: one.leaves for one in transcript.due()} == {
+    assert {one.buffer: one.leaves for one in transcript.due()} == {
         b"thought": True,
         b"said": False,
     }
@@ -52,7 +52,7 @@ def test_the_end_of_a_lane_releases_its_texts_alone() -> None:
     transcript.take(event(text(b"a", 0, "content"), text(b"b", 1, "content")))
     transcript.due()
     transcript.take(event(ended=((0,),)))
-    assert [(one.window.buffer, one.leaves) for one in transcript.due()] == [(b"a", True)]
+    assert [(one.buffer, one.leaves) for one in transcript.due()] == [(b"a", True)]
 
 
 def test_too_many_texts_at_once_are_refused() -> None:
