@@ -34,6 +34,7 @@ from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
 from loadtest.results import DIRECTORY, ROOT, Grid, circumstances, new_console, write_json
 from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
+from loadtest.streams.recorded import STREAM_POLICY
 from loadtest.texts import chat_body
 
 ENGINES: Final = ("h2corn", "grpcio")
@@ -43,13 +44,6 @@ SIDES: Final = (NEW, REV)
 GO: Final = "go"
 GO_FIGURE: Final = f"{GO}.c16.worker_cpu_us"
 FLOOR: Final = Path(__file__).parent / "go" / "floor.go"
-STREAM_POLICY: Final = """
-name: window
-usage: {streams: estimate}
-guardrails:
-  - {name: pii, type: pii, stage: output, action: redact}
-  - {name: secrets, type: secrets, stage: output, action: block}
-"""
 LONG_BODY_BYTES: Final = 64 * 1024
 C1: Final = Load("c1", 1)
 C16: Final = Load("c16", 16)

@@ -29,6 +29,7 @@ from loadtest.recorded import (
     KEY,
     METADATA,
     PRINCIPAL,
+    FixedPolicies,
     NoRemote,
     RecordedStream,
     body_message,
@@ -36,6 +37,7 @@ from loadtest.recorded import (
     keys_with,
     worker_parts,
 )
+from loadtest.streams.recorded import EVENTS, STREAM_BODY, STREAM_POLICY, answer_messages
 from loadtest.texts import chat_body
 from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import DecisionKind, JudgedRequest
@@ -45,6 +47,7 @@ from sidecar.limits.limit_check import RequestCost
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
+from sidecar.policy.parse import parse_policies
 from sidecar.usage.access_log import decode_access_log
 from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement
@@ -93,6 +96,11 @@ CHAT: Final = Recorded((headers_message(), body_message()), answers=3)
 LONG_CHAT: Final = Recorded((headers_message(), body_message(chat_body(LONG_BYTES))), answers=3)
 REDACTED: Final = Recorded((headers_message(), body_message(PERSONAL)), answers=3)
 TURNED_AWAY: Final = Recorded((headers_message(),), answers=1)
+GUARDED_STREAM: Final = Recorded(
+    (headers_message(), body_message(STREAM_BODY), *answer_messages()), answers=EVENTS + 5
+)
+"""Three for the request; of the answer its headers, each event and its end, but for the first
+word, which leaves with the second."""
 NO_KEY: Final = Recorded((headers_message(with_key=False),), answers=1)
 
 
@@ -106,7 +114,12 @@ def of_each_conversation(take: Callable[[Play], Awaitable[_Taken]]) -> dict[str,
     with tempfile.TemporaryFile() as log:
         plain = _timeless(worker_parts(log))
         limited = replace(plain, keys=keys_with(limits=LIMITS), prices=Priced())
-        return asyncio.run(_of_each(plain, limited, take))
+        guarded = replace(
+            plain,
+            keys=keys_with(policy="window"),
+            policies=FixedPolicies(parse_policies(STREAM_POLICY, expressions="trust")),
+        )
+        return asyncio.run(_of_each(plain, limited, guarded, take))
 
 
 def _timeless(worker: Worker) -> Worker:
@@ -119,7 +132,10 @@ def _timeless(worker: Worker) -> Worker:
 
 
 async def _of_each(
-    plain: Worker, limited: Worker, take: Callable[[Play], Awaitable[_Taken]]
+    plain: Worker,
+    limited: Worker,
+    guarded: Worker,
+    take: Callable[[Play], Awaitable[_Taken]],
 ) -> dict[str, _Taken]:
     gc.disable()
     limiter = await roomy_limiter(PRINCIPAL, now=NOW, demand=DEMAND)
@@ -131,6 +147,7 @@ async def _of_each(
         "chat of 8 KB": _conversation(plain, LONG_CHAT),
         "redacted chat": _conversation(plain, REDACTED),
         "chat under limits": _conversation(limited, CHAT),
+        "guarded stream": _conversation(guarded, GUARDED_STREAM),
         "one too many": _conversation(full, TURNED_AWAY),
         "no key": _conversation(plain, NO_KEY),
         "end of a chat": _end(plain, JUDGED),
@@ -212,7 +229,9 @@ def _conversation(worker: Worker, recorded: Recorded) -> Play:
         stream = RecordedStream(recorded.messages)
         end = await serve(stream, METADATA, worker)
         if end is not StreamEnd.COMPLETED or stream.written != recorded.answers:
-            raise AssertionError(f"the recorded conversation went another way: {end}")
+            raise AssertionError(
+                f"the recorded conversation went another way: {end}, {stream.written}"
+            )
 
     return converse
 

@@ -16,6 +16,7 @@ import msgspec
 from loadtest.texts import chat_body
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.limits import Limit
+from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.stream import Budgets, OverloadGuard
@@ -100,8 +101,9 @@ class RecordedStream:
 class _OneKey:
     """A store of one key, met on the first exchange only."""
 
-    def __init__(self, limits: tuple[Limit, ...]) -> None:
+    def __init__(self, limits: tuple[Limit, ...], policies: PolicyBinding) -> None:
         self._limits = limits
+        self._policies = policies
 
     async def load(self, key_id: str) -> LoadedKey:
         record = KeyRecord(
@@ -114,7 +116,7 @@ class _OneKey:
             expires_at=None,
             revoked_at=None,
             allowed_models=None,
-            policies=PolicyBinding(),
+            policies=self._policies,
             limits=self._limits,
         )
         return LoadedKey(record)
@@ -181,11 +183,11 @@ class _NoPrices:
     current = PriceList()
 
 
-class _Fixed:
-    """The default policy, compiled."""
+class FixedPolicies:
+    """Policies that never change, the default one among them, compiled."""
 
-    def __init__(self) -> None:
-        self._snapshot = build_snapshot(())
+    def __init__(self, policies: Sequence[Policy] = ()) -> None:
+        self._snapshot = build_snapshot(policies)
 
     @property
     def snapshot(self) -> PolicySnapshot:
@@ -200,11 +202,11 @@ def worker_parts(log: BinaryIO) -> Worker:
     """
     configure_logs("info", log)
     return Worker(
-        keys=keys_with(limits=()),
+        keys=keys_with(),
         uses=_Uses(),
         usage=_Usage(),
         verdicts=_Verdicts(),
-        policies=_Fixed(),
+        policies=FixedPolicies(),
         guardrail_runner=GuardrailRunner(remote=NoRemote(), clock=time.monotonic),
         recorder=Recorder(TelemetrySettings(), instance="recorded"),
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
@@ -218,9 +220,9 @@ def worker_parts(log: BinaryIO) -> Worker:
     )
 
 
-def keys_with(*, limits: tuple[Limit, ...]) -> KeyCache:
-    """Return a cache that has the key of the recorded request, with *limits*."""
-    keys = KeyCache(_OneKey(limits))
+def keys_with(*, limits: tuple[Limit, ...] = (), policy: str | None = None) -> KeyCache:
+    """Return a cache that has the key of the recorded request, with *limits* and *policy*."""
+    keys = KeyCache(_OneKey(limits, PolicyBinding(key=policy)))
     asyncio.run(_meet_key(keys))
     return keys
 

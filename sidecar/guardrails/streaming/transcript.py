@@ -54,12 +54,12 @@ class Transcript:
             if channel is None:
                 window = self._open(text)
             else:
-                window = self._windows.get(channel)
-                if window is None:
+                if channel not in self._windows:
                     if len(self._windows) >= MAX_CHANNELS:
                         self._belong(speaking)
                         raise TooManyTextsError
-                    window = self._windows[channel] = self._open(text)
+                    self._windows[channel] = self._open(text)
+                window = self._windows[channel]
                 lane = text.lane
                 if lane in speaking:
                     speaking[lane].add(channel)
