@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import methodcaller
+from types import NoneType
 from typing import Final, assert_never
 
+from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.subject import Dialect, RequestForm, Route
 from sidecar.jsontext.strict import JsonValue
 
@@ -17,13 +20,22 @@ Fields = dict[str, JsonValue]
 _DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
 """Fields that are acted on, not only scanned."""
 
+_DISTINCT: Final = _DECIDING | {
+    name
+    for words in VOCABULARIES.values()
+    for name in words.top_fields
+    if name.casefold() not in _DECIDING
+}
+"""Known names that differ from these in more than case."""
+
 
 def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C901, PLR0911 - forms
     """Return the fault of a body, in words that repeat none of it."""
-    for name in fields:
-        # A provider that takes names in any case would run a model that we did not judge.
-        if name not in _DECIDING and name.casefold() in _DECIDING:
-            return f"A field differs from `{name.casefold()}` only in case."
+    if not fields.keys() <= _DISTINCT:
+        for name in fields:
+            # A provider that takes names in any case would run a model that we did not judge.
+            if name not in _DECIDING and name.casefold() in _DECIDING:
+                return f"A field differs from `{name.casefold()}` only in case."
     if not isinstance(fields.get("model", ""), str):
         return "The field `model` is not a string."
     stream = fields.get("stream")
@@ -56,15 +68,20 @@ def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C90
 def _messages_problem(messages: JsonValue) -> str | None:
     if not isinstance(messages, list):
         return "The field `messages` is missing or not an array."
-    for message in messages:
-        if not isinstance(message, dict):
-            return "The field `messages` holds something that is not an object."
-        if not isinstance(message.get("role", ""), str):
-            return "The field `role` of a message is not a string."
-        content = message.get("content")
-        if content is not None and not isinstance(content, (str, list)):
-            return "The field `content` of a message is neither a string nor an array."
+    if not _OBJECT.issuperset(map(type, messages)):
+        return "The field `messages` holds something that is not an object."
+    if not _STRING.issuperset(map(type, map(_role_of, messages))):
+        return "The field `role` of a message is not a string."
+    if not _CONTENT.issuperset(map(type, map(_content_of, messages))):
+        return "The field `content` of a message is neither a string nor an array."
     return None
+
+
+_role_of: Final = methodcaller("get", "role", "")
+_content_of: Final = methodcaller("get", "content")
+_OBJECT: Final = frozenset({dict})
+_STRING: Final = frozenset({str})
+_CONTENT: Final = frozenset({str, list, NoneType})
 
 
 def _text_problem(name: str, text: JsonValue) -> str | None:
@@ -194,7 +211,7 @@ _FIELDS: Final = frozenset(
         "maxTokens",  # Bedrock converse
     }
 )
-_HOLDERS: Final = ("generationConfig", "generation_config", "inferenceConfig")
+_HOLDERS: Final = frozenset({"generationConfig", "generation_config", "inferenceConfig"})
 _CHOICES: Final = frozenset({"n", "best_of", "candidateCount"})
 _BOUNDS: Final = _FIELDS | _CHOICES
 _MOST: Final = 10_000_000
@@ -207,8 +224,8 @@ def output_bound(fields: dict[str, JsonValue]) -> int | None:
     Of several fields the largest counts: it is unknown which one the provider uses.
     """
     holders = [fields]
-    for name in _HOLDERS:
-        holder = fields.get(name)
+    for name in _HOLDERS.intersection(fields):
+        holder = fields[name]
         if isinstance(holder, dict):  # not «a Mapping», which takes ten times as long to ask
             holders.append(holder)
     bound: int | None = None

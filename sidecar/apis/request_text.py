@@ -76,172 +76,181 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 class TextExtractor:
     """One pass over a document; `parts`, `unscanned` and `runs` are its result.
 
-    With more than `MAX_PARTS` texts it is overfull, and the result is not whole.
+    With more than `MAX_PARTS` parts it is overfull, and the result is not whole. A run of fewer
+    than two parts is none.
     """
 
-    __slots__ = (
-        "_numbers",
-        "_plain",
-        "_run",
-        "_strings",
-        "_words",
-        "is_overfull",
-        "parts",
-        "runs",
-        "unscanned",
-    )
+    __slots__ = ("_numbers", "_run", "_strings", "_words", "parts", "runs", "unscanned")
 
     def __init__(self, words: Vocabulary) -> None:
         self.parts: list[TextPart] = []
         self.unscanned: dict[UnscannedReason, None] = {}
-        self.runs: list[tuple[int, ...]] = []
-        self.is_overfull = False
+        self.runs: list[list[int]] = []
         self._words = words
-        self._plain = words.plain_fields
         self._run: list[int] | None = None
         self._strings = 0
         self._numbers = 0
 
+    @property
+    def is_overfull(self) -> bool:
+        """Whether the document has more texts than are judged."""
+        return len(self.parts) > MAX_PARTS
+
+    # These run for every value of every body: arguments by position, and few calls.
     def document(self, document: dict[str, JsonValue]) -> None:
         """Collect everything in a request body."""
         words = self._words
         for key, value in document.items():
-            role = key if key in words.top_fields else OTHER_ROLE
-            if key in self._plain:
-                place = _KNOWN
+            if key in words.plain_top:
+                role, place = key, _KNOWN
                 self._strings += 1
             else:
+                role = key if key in words.top_fields else OTHER_ROLE
                 place = self._key(key, role, _KNOWN)
-            if key == "seed" and isinstance(value, int) and not isinstance(value, bool):
+                if len(self.parts) > MAX_PARTS:
+                    break
+            if isinstance(value, str):
+                self._string(key, value, role, place)
+            elif isinstance(value, (dict, list)):
+                self._member(key, value, role, place)
+            elif key == "seed" and type(value) is int:
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
-            elif key in words.run_fields:
-                self._runs(key, value, role, place)
             else:
-                self._value(key, value, role, place)
+                self._number(value, role)
 
-    def _runs(self, key: str, value: JsonValue, role: str, place: _Place) -> None:
-        """Collect a field whose texts reach the model as one, or as one a role."""
-        if key in self._words.message_fields and isinstance(value, (list, dict)):
+    def _member(
+        self, key: str, value: dict[str, JsonValue] | list[JsonValue], role: str, place: _Place
+    ) -> None:
+        """Collect a field whose texts may reach the model as one, or as one a role.
+
+        Within a message they do already; else it is a request's, or that of a request within it,
+        such as one to count tokens of.
+        """
+        words = self._words
+        if self._run is not None or place is _FREE or key not in words.run_fields:
+            self._value(key, value, role, place)
+        elif key in words.message_fields:
             # Google takes one object for a list of one.
             self._messages(key, value if isinstance(value, list) else [value], role, place)
         else:
             self._run = []
+            self.runs.append(self._run)
             self._value(key, value, role, place)
-            self._end_run()
+            self._run = None
 
     def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         """Collect messages; consecutive texts of one role reach the model as one text."""
         speaker: str | None = None
         for message in items:
-            if self.is_overfull:
-                break
             if not isinstance(message, dict):
-                self._value(key, message, role, place)  # a list of texts, each by itself
+                self._list(key, [message], role, place)  # a list of texts, each by itself
                 continue
             now = message.get("role")
             if not isinstance(now, str) or now not in ROLES:
                 now = OTHER_ROLE
             if now != speaker:
-                self._end_run()
-                speaker, self._run = now, []
+                speaker = now
+                self._run = []
+                self.runs.append(self._run)
             self._object(message, now, place)
-        self._end_run()
-
-    def _end_run(self) -> None:
-        if self._run is not None and len(self._run) > 1:
-            self.runs.append(tuple(self._run))
+            if len(self.parts) > MAX_PARTS:
+                break
         self._run = None
 
-    # These run for every value of every body: arguments by position, and few calls.
-    def _value(self, key: str, value: JsonValue, role: str, place: _Place) -> None:
-        if isinstance(value, str):
-            self._string(key, value, role, place)
-        elif isinstance(value, dict):
+    def _value(
+        self, key: str, value: dict[str, JsonValue] | list[JsonValue], role: str, place: _Place
+    ) -> None:
+        if isinstance(value, dict):
             self._object(value, role, place)
-        elif isinstance(value, list):
+        else:
             self._list(key, value, role, place)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not -LONG_NUMBER < value < LONG_NUMBER:
-                self._add(b"%d" % int(value), (-1 - self._numbers,), role)
-            self._numbers += 1
-
-    def _string(self, key: str, value: str, role: str, place: _Place) -> None:
-        if key not in _WORD_FIELDS or value not in WORDS:
-            if key in _JOINED_FIELDS and value and place is not _FREE and self._run is not None:
-                self._run.append(len(self.parts))
-            if place is _MEDIA or place is _STRANGE:
-                self._watched(key, value, role, place)
-            else:
-                self._text(value, role)
-        self._strings += 1
 
     def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         for item in items:
-            if self.is_overfull:
+            if isinstance(item, str):
+                self._string(key, item, role, place)
+            elif isinstance(item, dict):
+                self._object(item, role, place)
+            elif isinstance(item, list):
+                self._list(key, item, role, place)
+            else:
+                self._number(item, role)
+            if len(self.parts) > MAX_PARTS:
                 break
-            self._value(key, item, role, place)
+
+    def _number(self, value: float | None, role: str) -> None:
+        """Count a number, and collect it if it is long; null and truth values are none."""
+        if value is not None and not isinstance(value, bool):
+            if not -LONG_NUMBER < value < LONG_NUMBER:
+                self.parts.append(TextPart(b"%d" % int(value), (-1 - self._numbers,), role))
+            self._numbers += 1
 
     def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
-        places: dict[str, _Place] = {}
-        if place is not _FREE and place is not _MEDIA:
-            # Some fields of a part have a place of their own.
-            words = self._words
-            if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
-                places = dict.fromkeys(self._media_fields(node), _MEDIA)
-            kind = node.get("type")
-            is_tool_use = isinstance(kind, str) and kind.endswith("tool_use")
-            if "input" in node and ("toolUseId" in node or is_tool_use):
-                places["input"] = _FREE
-            if isinstance(kind, str):
-                role = (
-                    RESULT_ROLE if (kind.endswith(RESULT_SUFFIXES) or kind == "document") else role
-                )
-                if place is _KNOWN and kind not in self._words.part_types:
-                    place = _STRANGE
+        words = self._words
+        places: dict[str, _Place] | None = None
+        is_plain = node.keys() <= words.plain_names
+        if not is_plain and place is not _FREE and place is not _MEDIA:
+            role, place, places = self._part(node, role, place)
         for key, value in node.items():
-            if key in self._plain:
-                inner = place
+            if is_plain or key in words.plain_fields:
+                speaker, inner = role, place
                 self._strings += 1
             else:
+                speaker = RESULT_ROLE if key in RESULT_FIELDS else role
                 inner = self._key(key, role, place)
+                if len(self.parts) > MAX_PARTS:
+                    break
             if places:
                 inner = places.get(key, inner)
-            speaker = RESULT_ROLE if key in RESULT_FIELDS else role
             if isinstance(value, str):
                 self._string(key, value, speaker, inner)
+            elif isinstance(value, (dict, list)):
+                self._member(key, value, speaker, inner)
             else:
-                # Not in a message, so a request within a request, such as one to count tokens of.
-                begins = self._run is None and inner is not _FREE and key in self._words.run_fields
-                (self._runs if begins else self._value)(key, value, speaker, inner)
+                self._number(value, speaker)
+
+    def _part(
+        self, node: dict[str, JsonValue], role: str, place: _Place
+    ) -> tuple[str, _Place, dict[str, _Place]]:
+        """Return role and place of a part, and those fields that have a place of their own."""
+        words = self._words
+        places: dict[str, _Place] = {}
+        if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
+            places = dict.fromkeys(self._media_fields(node), _MEDIA)
+        kind = node.get("type")
+        if not isinstance(kind, str):
+            kind = "text"
+        if "input" in node and ("toolUseId" in node or kind.endswith("tool_use")):
+            places["input"] = _FREE
+        if kind.endswith(RESULT_SUFFIXES) or kind == "document":
+            role = RESULT_ROLE
+        if place is _KNOWN and kind not in words.part_types:
+            place = _STRANGE
+        return role, place, places
 
     def _key(self, key: str, role: str, place: _Place) -> _Place:
         """Count a key, and return the place of its value."""
-        if key not in self._words.field_names:
-            self._text(key, role)
-            if place is _KNOWN:
-                place = _STRANGE
-        elif key in self._words.free_fields and place is _KNOWN:
-            place = _FREE
+        words = self._words
+        if key not in words.field_names:
+            self._string("", key, role, _KNOWN)
+            return _STRANGE if place is _KNOWN else place
         self._strings += 1
-        return place
+        return _FREE if key in words.free_fields and place is _KNOWN else place
 
-    def _watched(self, key: str, value: str, role: str, place: _Place) -> None:
-        if place is _MEDIA:
-            if key in self._words.payload_fields and (
-                len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
-            ):
-                return
-        elif len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
-            self.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
-        self._text(value, role)
-
-    def _text(self, text: str, role: str) -> None:
-        if text:
-            content = text.encode()
-            location = (self._strings,)
-            self._add(content, location, role)
-            if b"\\" in content and may_be_json(content):
-                self._nested(content, location, role)
+    def _string(self, key: str, value: str, role: str, place: _Place) -> None:
+        """Count a string, and collect it if it is text."""
+        number = self._strings
+        self._strings = number + 1
+        if not value or (key in _WORD_FIELDS and value in WORDS):
+            return
+        if place is not _KNOWN and place is not _FREE and self._is_payload(key, value, place):
+            return
+        content = value.encode()
+        if self._run is not None and key in _JOINED_FIELDS and place is not _FREE:
+            self._run.append(len(self.parts))
+        self.parts.append(TextPart(content, (number,), role))
+        if b"\\" in content and may_be_json(content):
+            self._nested(content, (number,), role)
 
     def _nested(self, content: bytes, location: tuple[int, ...], role: str) -> None:
         """Add the strings of JSON text within a string, decoded from their escapes."""
@@ -250,15 +259,21 @@ class TextExtractor:
             if b"\\" in raw and not self.is_overfull:
                 inner = decode(raw)
                 inner_location = (*location, index)
-                self._add(inner, inner_location, role)
+                self.parts.append(TextPart(inner, inner_location, role))
                 if len(location) < MAX_NESTING and may_be_json(inner):
                     self._nested(inner, inner_location, role)
 
-    def _add(self, content: bytes, location: tuple[int, ...], role: str) -> None:
-        if len(self.parts) < MAX_PARTS:
-            self.parts.append(TextPart(content, location, role))
-        else:
-            self.is_overfull = True
+    def _is_payload(self, key: str, value: str, place: _Place) -> bool:
+        """Return whether a string is known to be the base64 of a medium, which is no text."""
+        if place is _MEDIA:
+            return (
+                key in self._words.payload_fields
+                and len(value) >= MIN_PAYLOAD
+                and _PAYLOAD.fullmatch(value) is not None
+            )
+        if len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
+            self.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+        return False
 
     def _media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
         """Record the media of a part, and return the names of the fields that hold them."""
@@ -308,6 +323,8 @@ def _reason(
     return words.media_fields[key]
 
 
+_TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
+
 _NO_ENCODING: Final = frozenset({b"identity", b""})
 _JSON: Final = (b"application/json",)
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
@@ -343,8 +360,9 @@ def read_request(  # noqa: PLR0911 - one return a fault
     extractor.document(fields)
     if extractor.is_overfull:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
-    if has_tokens(fields.get("prompt")) or has_tokens(fields.get("input")):
-        extractor.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+    for name in _TOKEN_FIELDS.intersection(fields):
+        if has_tokens(fields[name]):
+            extractor.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
     model, others = named_models(route, fields)
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
@@ -354,7 +372,7 @@ def read_request(  # noqa: PLR0911 - one return a fault
         parts=tuple(extractor.parts),
         unscanned=tuple(extractor.unscanned),
         other_models=others,
-        runs=tuple(extractor.runs),
+        runs=tuple([tuple(run) for run in extractor.runs if len(run) > 1]),
         asks_for_usage=asks_for_usage(fields.get("stream_options")),
         max_output_tokens=output_bound(fields),
     )

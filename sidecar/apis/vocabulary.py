@@ -115,7 +115,8 @@ class Vocabulary:
 
     `message_fields` are lists of messages, each with a role; `system_fields` hold text that the
     provider puts before them, or another text in parts; both count within a request as well as at
-    its top. Below `free_fields` all names and values are the client's.
+    its top. Below `free_fields` all names and values are the client's. In an object of
+    `plain_names` alone, no field has a place or a role of its own.
     """
 
     top_fields: frozenset[str]
@@ -131,11 +132,16 @@ class Vocabulary:
     media_names: frozenset[str] = field(init=False)
     folded_pointers: frozenset[str] = field(init=False)
     run_fields: frozenset[str] = field(init=False)
+    plain_top: frozenset[str] = field(init=False)
+    plain_names: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "plain_fields", self.field_names - self.free_fields)
+        plain = self.field_names - self.free_fields - RESULT_FIELDS
+        object.__setattr__(self, "plain_fields", plain)
         names = frozenset(self.media_fields) | {name.casefold() for name in self.media_fields}
         object.__setattr__(self, "media_names", names)
+        object.__setattr__(self, "plain_top", self.top_fields & plain)
+        object.__setattr__(self, "plain_names", plain - names - {"type", "input"})
         object.__setattr__(self, "run_fields", self.message_fields | self.system_fields)
         folded = frozenset(name.casefold() for name in self.pointer_fields)
         object.__setattr__(self, "folded_pointers", folded)

@@ -132,8 +132,7 @@ for _operation in Operation:
     _operation.spec = _OPERATIONS[_operation]
 
 
-@dataclass(frozen=True, slots=True)
-class TextPart:
+class TextPart(msgspec.Struct, frozen=True, gc=False):
     """One string, or one long number, of the request body that reaches the model.
 
     `content` is the decoded string in UTF-8; spans of findings are byte offsets into it.
