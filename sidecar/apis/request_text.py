@@ -112,30 +112,24 @@ class TextExtractor:
             if isinstance(value, str):
                 self._string(key, value, role, place)
             elif isinstance(value, (dict, list)):
-                self._member(key, value, role, place)
+                collect = self._joined if key in words.run_fields else self._list
+                collect(key, value if isinstance(value, list) else [value], role, place)
             elif key == "seed" and type(value) is int:
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
             else:
                 self._number(value, role)
 
-    def _member(
-        self, key: str, value: dict[str, JsonValue] | list[JsonValue], role: str, place: _Place
-    ) -> None:
-        """Collect a field whose texts may reach the model as one, or as one a role.
+    def _joined(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
+        """Collect a field whose texts reach the model as one, or as one a role.
 
-        Within a message they do already; else it is a request's, or that of a request within it,
-        such as one to count tokens of.
+        Google takes one object for a list of one.
         """
-        words = self._words
-        if self._run is not None or place is _FREE or key not in words.run_fields:
-            self._value(key, value, role, place)
-        elif key in words.message_fields:
-            # Google takes one object for a list of one.
-            self._messages(key, value if isinstance(value, list) else [value], role, place)
+        if key in self._words.message_fields:
+            self._messages(key, items, role, place)
         else:
             self._run = []
             self.runs.append(self._run)
-            self._value(key, value, role, place)
+            self._list(key, items, role, place)
             self._run = None
 
     def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
@@ -156,14 +150,6 @@ class TextExtractor:
             if len(self.parts) > MAX_PARTS:
                 break
         self._run = None
-
-    def _value(
-        self, key: str, value: dict[str, JsonValue] | list[JsonValue], role: str, place: _Place
-    ) -> None:
-        if isinstance(value, dict):
-            self._object(value, role, place)
-        else:
-            self._list(key, value, role, place)
 
     def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         for item in items:
@@ -205,7 +191,14 @@ class TextExtractor:
             if isinstance(value, str):
                 self._string(key, value, speaker, inner)
             elif isinstance(value, (dict, list)):
-                self._member(key, value, speaker, inner)
+                if key in words.run_fields and self._run is None and inner is not _FREE:
+                    # A request within a request, such as one to count tokens of.
+                    items: list[JsonValue] = value if isinstance(value, list) else [value]
+                    self._joined(key, items, speaker, inner)
+                elif isinstance(value, dict):
+                    self._object(value, speaker, inner)
+                else:
+                    self._list(key, value, speaker, inner)
             else:
                 self._number(value, speaker)
 
