@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -30,14 +31,20 @@ from sidecar.storage.spool_files import (
     read_piece,
 )
 
-TURN_SECONDS: Final = 0.02
+TURN_SECONDS: Final = 0.05
 """How long notes and records are collected before they are written together.
 
 A write forced to the disk costs much the same, however little is in it.
 """
 
-NOTES_TURNS: Final = 5
+NOTES_TURNS: Final = 2
 """Notes are written in one turn of so many: mapped memory has them, and nothing waits for them."""
+
+ENTRY_RECORDS: Final = 100
+"""Records with one checksum; damage hides all of them."""
+
+READ_ENTRIES: Final = 100
+"""Entries read together: notes, or the records of one message each."""
 
 UNREPORTED_TURNS: Final = 16
 """After so many writes of notes only, the event loop collects their results."""
@@ -56,7 +63,7 @@ class _Batch:
     """Records that are kept together; `kept` is done when they are on the disk."""
 
     records: Sequence[UsageRecord]
-    framed: list[bytes]
+    framed: bytes
     kept: asyncio.Future[None]
 
 
@@ -156,7 +163,10 @@ class UsageSpool:
             raise SpoolFullError("the worker is stopping")
         if self._unwritten_records + len(records) > MAX_WAITING:
             raise SpoolFullError("the disk does not answer")
-        framed = [frame(self._encoder.encode(record)) for record in records]
+        framed = b"".join(
+            frame(self._encoder.encode(records[start : start + ENTRY_RECORDS]))
+            for start in range(0, len(records), ENTRY_RECORDS)
+        )
         kept = self._loop.create_future()
         self._unwritten_records += len(records)
         self._batches.append(_Batch(records, framed, kept))
@@ -178,16 +188,16 @@ class UsageSpool:
         """Return the files of *kind*, the oldest first."""
         return [segment for segment in tuple(self._folder.segments) if segment.kind is kind]
 
-    def fresh(self, segment: Segment, *, max_records: int) -> tuple[list[UsageRecord], int]:
+    def fresh(self, segment: Segment, *, wanted: int) -> tuple[list[UsageRecord], int]:
         """Return the next records of *segment* and their end, if they are still in memory."""
         self._collect_written()
-        return self._fresh.next_of(segment, most=max_records)
+        return self._fresh.next_of(segment, wanted=wanted)
 
-    async def read(self, segment: Segment, *, max_records: int) -> Piece:
-        """Return the next records of *segment*; they stay there until it is removed."""
+    async def read(self, segment: Segment) -> Piece:
+        """Return the next entries of *segment*; they stay there until it is removed."""
         start, stop = segment.read_to, self._fresh.gap_of(segment)
         return await self.run(
-            lambda: read_piece(segment.path, start=start, stop=stop, max_records=max_records)
+            lambda: read_piece(segment.path, start=start, stop=stop, max_records=READ_ENTRIES)
         )
 
     def forget(self, records: Sequence[UsageRecord]) -> None:
@@ -246,7 +256,7 @@ class UsageSpool:
         while self._written:
             written = self._written.popleft()
             place, batches, notes = written.place, written.batches, written.notes
-            records = [record for batch in batches for record in batch.records]
+            records = [*chain.from_iterable(batch.records for batch in batches)]
             self._unwritten_records -= len(records)
             if isinstance(place, SpoolFullError):
                 for batch in batches:
@@ -256,8 +266,7 @@ class UsageSpool:
                     self._on_note_lost()
                 continue
             if records:
-                sizes = [len(one) for batch in batches for one in batch.framed]
-                self._fresh.put(place, records, sizes)
+                self._fresh.put(place, records)
             if notes:
                 self._open.put(place.segment, [request for request, _ in notes])
             for batch in batches:
@@ -279,9 +288,7 @@ class UsageSpool:
             return
         try:
             if batches:
-                place = self._append(
-                    Kind.ENDED, [one for batch in batches for one in batch.framed]
-                )
+                place = self._append(Kind.ENDED, [batch.framed for batch in batches])
                 self._written.append(_Written(place, batches=batches))
             if notes:
                 place = self._append(Kind.JUDGED, [framed for _, framed in notes])

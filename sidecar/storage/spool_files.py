@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 
@@ -380,62 +380,52 @@ MAX_OPEN: Final = 20_000
 """Requests whose end is not in the database yet; about 0.5 kB each."""
 
 
-class _Fresh(NamedTuple):
-    record: UsageRecord
-    start: int
-    end: int
-
-
 class FreshRecords:
-    """Records beside their place in their file, in its order; some may be missing."""
+    """Records of one write beside its place in its file, in its order; some may be missing."""
 
     def __init__(self, most: int = MAX_FRESH) -> None:
         self._most = most
         self._count = 0
-        self._by_segment: dict[Segment, deque[_Fresh]] = {}
+        self._by_segment: dict[Segment, deque[tuple[Place, Sequence[UsageRecord]]]] = {}
 
-    def put(self, place: Place, records: Iterable[UsageRecord], sizes: Iterable[int]) -> None:
-        """Keep *records*, which stand at *place* one after the other with these sizes."""
+    def put(self, place: Place, records: Sequence[UsageRecord]) -> None:
+        """Keep *records*, which were written together at *place*, if there is room for them."""
         if place.end <= place.segment.read_to:
             return  # it was read from the disk meanwhile
-        kept = self._by_segment.setdefault(place.segment, deque())
-        start = place.start
-        for record, size in zip(records, sizes, strict=True):
-            if self._count >= self._most:
-                return
-            end = start + size
-            kept.append(_Fresh(record, start, end))
-            self._count += 1
-            start = end
+        if self._count + len(records) <= self._most:
+            self._by_segment.setdefault(place.segment, deque()).append((place, records))
+            self._count += len(records)
 
-    def next_of(self, segment: Segment, *, most: int) -> tuple[list[UsageRecord], int]:
-        """Return the next records of *segment* and their end; none if they are not in memory."""
+    def next_of(self, segment: Segment, *, wanted: int) -> tuple[list[UsageRecord], int]:
+        """Return the next records of *segment* and their end; none if they are not in memory.
+
+        At least *wanted* if there are as many, and all of a write.
+        """
         self._forget_read(segment)
         end = segment.read_to
-        records: list[UsageRecord] = []
-        for fresh in islice(self._by_segment.get(segment, ()), most):
-            if fresh.start != end:
+        found: list[UsageRecord] = []
+        for place, records in self._by_segment.get(segment, ()):
+            if place.start != end or len(found) >= wanted:
                 break
-            records.append(fresh.record)
-            end = fresh.end
-        return records, end
+            found += records
+            end = place.end
+        return found, end
 
     def gap_of(self, segment: Segment) -> int:
         """Return the end of the part of *segment* that has to be read from the disk."""
         self._forget_read(segment)
         kept = self._by_segment.get(segment)
-        return kept[0].start if kept else segment.size
+        return kept[0][0].start if kept else segment.size
 
     def forget(self, segments: Iterable[Segment]) -> None:
         """Forget files that are gone."""
         for segment in segments:
-            self._count -= len(self._by_segment.pop(segment, ()))
+            self._count -= sum(len(one) for _, one in self._by_segment.pop(segment, ()))
 
     def _forget_read(self, segment: Segment) -> None:
         kept = self._by_segment.get(segment)
-        while kept and kept[0].start < segment.read_to:
-            kept.popleft()
-            self._count -= 1
+        while kept and kept[0][0].start < segment.read_to:
+            self._count -= len(kept.popleft()[1])
 
 
 _Name = tuple[str, datetime]
@@ -464,10 +454,10 @@ class OpenRequests:
 
     def forget_ended(self, records: Iterable[UsageRecord]) -> None:
         """Forget requests whose records are in the database."""
-        for record in records:
-            name = (record.request.request_id, record.request.occurred_at)
-            for kept in self._by_segment.values():
-                kept.pop(name, None)
+        ended = {(one.request.request_id, one.request.occurred_at) for one in records}
+        for kept in self._by_segment.values():
+            for name in kept.keys() & ended:
+                del kept[name]
 
     def of(self, segment: Segment) -> list[JudgedRequest] | None:
         """Return the open requests of *segment*, None if the file has to be read."""

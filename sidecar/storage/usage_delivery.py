@@ -79,8 +79,9 @@ class UsageDelivery:
         self._prices = prices
         self._adopted_at = wall()
         self._is_failing = False
-        self._records = msgspec.msgpack.Decoder(UsageRecord)
-        self._notes = msgspec.msgpack.Decoder(JudgedRequest)
+        # A single record is of an earlier release.
+        self._records = msgspec.msgpack.Decoder(list[UsageRecord] | UsageRecord)
+        self._notes = msgspec.msgpack.Decoder(list[JudgedRequest] | JudgedRequest)
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
         """Keep *records* on the disk, or in the database if the disk is full.
@@ -135,12 +136,12 @@ class UsageDelivery:
     async def _deliver_ended(self) -> None:
         for segment in self._spool.segments(Kind.ENDED):
             while not segment.is_read:
-                records, end = self._spool.fresh(segment, max_records=BATCH_RECORDS)
+                records, end = self._spool.fresh(segment, wanted=BATCH_RECORDS)
                 if not records:
-                    piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+                    piece = await self._spool.read(segment)
                     records, end = self._decoded(self._records, segment, piece), piece.end
-                if records:
-                    await self._add(records)
+                for start in range(0, len(records), BATCH_RECORDS):
+                    await self._add(records[start : start + BATCH_RECORDS])
                 segment.read_to = end
         await self._spool.remove_read(Kind.ENDED)
 
@@ -156,7 +157,7 @@ class UsageDelivery:
                 await self._settle(requests)
                 segment.read_to = segment.size
             while not segment.is_read:
-                piece = await self._spool.read(segment, max_records=BATCH_RECORDS)
+                piece = await self._spool.read(segment)
                 await self._settle(self._decoded(self._notes, segment, piece))
                 segment.read_to = piece.end
         await self._spool.remove_read(Kind.JUDGED)
@@ -195,7 +196,7 @@ class UsageDelivery:
         self._spool.forget(records)
 
     def _decoded(
-        self, decoder: msgspec.msgpack.Decoder[_Note], segment: Segment, piece: Piece
+        self, decoder: msgspec.msgpack.Decoder[list[_Note] | _Note], segment: Segment, piece: Piece
     ) -> list[_Note]:
         if piece.damaged_bytes:
             _log.error("usage.spool_damaged", file=segment.path.name, bytes=piece.damaged_bytes)
@@ -203,10 +204,12 @@ class UsageDelivery:
         notes: list[_Note] = []
         for payload in piece.payloads:
             try:
-                notes.append(decoder.decode(payload))
+                found = decoder.decode(payload)
             except msgspec.DecodeError:
                 # Sound, but written by another version.
                 self._metrics.lost("unreadable")
+            else:
+                notes += found if isinstance(found, list) else [found]
         return notes
 
 

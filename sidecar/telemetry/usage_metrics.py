@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, TraceRef
-from sidecar.telemetry.mmap_metrics import Observe, observing, summing
+from sidecar.telemetry.mmap_metrics import Observe, counting, observing, summing
 from sidecar.telemetry.names import NONE, OVERFLOW, MetricName
 from sidecar.telemetry.sanitize import LabelCap
 
@@ -67,19 +67,15 @@ class _Exemplars:
             self._first_token.note(ended.first_token_seconds, trace, *labels)
 
 
-class _ByLabels(Generic[_Metric]):
-    """Functions that observe by label values: a look-up for each record, no construction."""
+class _ByLabels(dict[tuple[str, ...], Observe], Generic[_Metric]):
+    """Functions that observe, by label values: a look-up in C for each record."""
 
     def __init__(self, metric: _Metric, observing: Callable[[_Metric], Observe]) -> None:
         self._metric = metric
         self._observing = observing
-        self._found: dict[tuple[str, ...], Observe] = {}
 
-    def __call__(self, *values: str) -> Observe:
-        """Return the function of the child with these label values."""
-        found = self._found.get(values)
-        if found is None:
-            found = self._found[values] = self._observing(self._metric.labels(*values))
+    def __missing__(self, values: tuple[str, ...]) -> Observe:
+        found = self[values] = self._observing(self._metric.labels(*values))
         return found
 
 
@@ -89,6 +85,7 @@ class UsageMetrics:
     def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
         self._exemplars = None if exemplars is None else _Exemplars(exemplars)
         self._model_label = LabelCap()
+        self._labels_of: dict[tuple[str | None, ...], tuple[str, ...]] = {}
         self._declare_answers(registry)
         self._stored = Counter(
             MetricName.USAGE_RECORDS,
@@ -198,32 +195,34 @@ class UsageMetrics:
             ),
             summing,
         )
-        self._unpriced = Counter(
-            MetricName.COST_UNKNOWN, "Requests whose model has no price.", registry=registry
+        self._unpriced = counting(
+            Counter(
+                MetricName.COST_UNKNOWN, "Requests whose model has no price.", registry=registry
+            )
         )
 
     def exchange_ended(self, ended: ExchangeEnded, usd: Decimal | None = FREE) -> None:
         """Count the end of an exchange, and the cost of its tokens, None if no price is known."""
         labels = self._labels(ended)
-        self._durations(*labels, _error_type(ended))(ended.latency_seconds)
+        self._durations[*labels, _error_type(ended)](ended.latency_seconds)
         if self._exemplars is not None:
             self._exemplars.note(ended, labels)
         tokens = ended.tokens
         if tokens is not None:
-            self._tokens(*labels, "input")(tokens.input)
+            self._tokens[*labels, "input"](tokens.input)
             if tokens.output:
-                self._tokens(*labels, "output")(tokens.output)
+                self._tokens[*labels, "output"](tokens.output)
         if ended.is_event_stream and ended.first_token_seconds is not None:
-            self._first_token(*labels)(ended.first_token_seconds)
+            self._first_token[labels](ended.first_token_seconds)
             # The first token is not counted: the time of the others begins with it.
             seconds, after = ended.output_seconds, 0 if tokens is None else tokens.output - 1
             if seconds and after > 0:
-                self._per_token(*labels)(seconds / after)
-                self._speed(*labels)(after / seconds)
+                self._per_token[labels](seconds / after)
+                self._speed[labels](after / seconds)
         if usd is None:
-            self._unpriced.inc()
+            self._unpriced()
         elif usd:
-            self._cost(*labels)(float(usd))
+            self._cost[labels](float(usd))
 
     def stored(self, records: Sequence[UsageRecord], *, added: int) -> None:
         """Count a batch of which *added* records were new."""
@@ -263,12 +262,15 @@ class UsageMetrics:
         # Only a model that a provider served is a label: a client could name thousands.
         status = ended.status if ended.answer_status is None else ended.answer_status
         is_served = 0 < status < _ERRORS and ended.end is not AnswerEnd.REFUSED
-        model = sanitize.model_name(request.model) if is_served else None
-        return (
-            request.operation or NONE,
-            request.provider or NONE,
-            OVERFLOW if model is None else self._model_label(model),
-        )
+        named = (request.operation, request.provider, request.model if is_served else None)
+        labels = self._labels_of.get(named)
+        if labels is None:
+            model = sanitize.model_name(named[2])
+            label = OVERFLOW if model is None else self._model_label(model)
+            labels = (request.operation or NONE, request.provider or NONE, label)
+            if request.model == label:  # else there is no bound on them
+                self._labels_of[named] = labels
+        return labels
 
 
 def _error_type(ended: ExchangeEnded) -> str:

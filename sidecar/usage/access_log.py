@@ -48,6 +48,11 @@ NOTHING: Final = ("-", "")
 
 _FORM: Final = LogEntry().form
 _LINE_FEEDS: Final = len(LogEntry._fields) - 1
+_TOKENS: Final = slice(
+    LogEntry._fields.index("input_tokens"), LogEntry._fields.index("reasoning_tokens") + 1
+)
+"""In the order of `TokenCounts`."""
+
 _COMPLETE: Final = "1"
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
@@ -56,6 +61,8 @@ _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _COUNT: Final = re.compile(r"[0-9]{1,16}")
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
 _MAX_DIGITS: Final = 16
+SMALL_COUNTS: Final = 4096
+"""Most numbers of an entry are smaller: status, tokens, bytes of a short request."""
 
 _ABORTED: Final = frozenset({"DC", "DR"})
 """Response flags: downstream connection termination, downstream remote reset."""
@@ -84,14 +91,14 @@ class _Metadata(msgspec.Struct, gc=False):
     request_id: Any = msgspec.UNSET
     verdict: Any = msgspec.UNSET
     answer_status: Any = msgspec.UNSET
-    model: Any = msgspec.UNSET
+    model: Any = ""
     trace_id: Any = msgspec.UNSET
     key_id: Any = msgspec.UNSET
     started_us: Any = msgspec.UNSET
     team_id: Any = msgspec.UNSET
     organization_id: Any = msgspec.UNSET
-    operation: Any = msgspec.UNSET
-    provider: Any = msgspec.UNSET
+    operation: Any = ""
+    provider: Any = ""
     streamed: Any = msgspec.UNSET
     text_bytes: Any = msgspec.UNSET
     guardrails: Any = msgspec.UNSET
@@ -166,9 +173,9 @@ def _unmatched(entry: LogEntry) -> UnmatchedEnd | None:
     is_aborted = not _ABORTED.isdisjoint(entry.flags.split(","))
     return UnmatchedEnd(
         stream=entry.stream,
-        status=min(count_of(entry.status) or 0, MAX_STATUS),
+        status=min(count_of(entry.status), MAX_STATUS),
         end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-        latency_seconds=(count_of(entry.duration_ms) or 0) / 1000,
+        latency_seconds=count_of(entry.duration_ms) / 1000,
     )
 
 
@@ -189,39 +196,33 @@ def _ended(entry: LogEntry, metadata: _Metadata) -> ExchangeEnded:
     if entry.method != "POST":
         tokens = NO_TOKENS  # only a POST makes a model work
     elif entry.usage_status == _COMPLETE:
-        tokens = TokenCounts(
-            count_of(entry.input_tokens) or 0,
-            count_of(entry.output_tokens) or 0,
-            count_of(entry.cached_input_tokens) or 0,
-            count_of(entry.cache_write_input_tokens) or 0,
-            count_of(entry.reasoning_tokens) or 0,
-        )
+        tokens = TokenCounts(*map(count_of, entry[_TOKENS]))
     request = _judged_request(metadata, verdict)
     named = entry.provider_request_id
     provider_request_id = None if named in NOTHING else clean_text(named)
     if (is_blocked or end is AnswerEnd.REFUSED) and provider_request_id == request.request_id:
         provider_request_id = None  # the answer is Egret's, and so is its id
     trace_id = metadata.trace_id
-    first_byte, output = count_of(entry.first_byte_us), count_of(entry.output_us)
+    first_byte, output = entry.first_byte_us, entry.output_us
     return ExchangeEnded(
         request=request,
-        status=min(count_of(entry.status) or 0, MAX_STATUS),
+        status=min(count_of(entry.status), MAX_STATUS),
         end=end,
         tokens=tokens,
         response_model=None
         if entry.model in NOTHING
         else sanitize.response_model(clean_text(entry.model)),
         provider_request_id=provider_request_id,
-        received_bytes=count_of(entry.received_bytes) or 0,
-        sent_bytes=count_of(entry.sent_bytes) or 0,
-        answer_status=_number(metadata.answer_status) if is_blocked else None,
-        answer_bytes=(count_of(entry.answer_bytes) or 0) if is_blocked else 0,
+        received_bytes=count_of(entry.received_bytes),
+        sent_bytes=count_of(entry.sent_bytes),
+        answer_status=count_of(str(metadata.answer_status)) if is_blocked else None,
+        answer_bytes=count_of(entry.answer_bytes) if is_blocked else 0,
         is_event_stream=entry.content_type.lower().startswith(_EVENT_STREAMS),
         # Microseconds are there only if the answer ended as it should.
-        latency_seconds=(count_of(entry.duration_us) or 0) / 1_000_000
-        or (count_of(entry.duration_ms) or 0) / 1000,
-        first_token_seconds=None if first_byte is None else first_byte / 1_000_000,
-        output_seconds=None if output is None else output / 1_000_000,
+        latency_seconds=count_of(entry.duration_us) / 1_000_000
+        or count_of(entry.duration_ms) / 1000,
+        first_token_seconds=None if first_byte in NOTHING else count_of(first_byte) / 1_000_000,
+        output_seconds=None if output in NOTHING else count_of(output) / 1_000_000,
         # Envoy's own trace id, in each record, is there for unsampled requests as well.
         trace_id=int(trace_id, 16)
         if isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id)
@@ -233,11 +234,21 @@ def _judged_request(metadata: _Metadata, verdict: str) -> JudgedRequest:
     started_us = metadata.started_us
     if not isinstance(started_us, str) or not _COUNT.fullmatch(started_us):
         raise _UnreadableRecordError(MetadataKey.STARTED_US)
-    request_id, key_id = clean_text(metadata.request_id), clean_text(metadata.key_id)
-    team_id, organization_id = clean_text(metadata.team_id), clean_text(metadata.organization_id)
-    if request_id is None or key_id is None or team_id is None or organization_id is None:
-        missing = next(name for name in _IDS if clean_text(getattr(metadata, name)) is None)
-        raise _UnreadableRecordError(missing)
+    texts: tuple[str, ...] = (
+        metadata.request_id, metadata.key_id, metadata.team_id, metadata.organization_id,
+        metadata.operation, metadata.provider, metadata.model,
+    )  # fmt: skip
+    try:
+        is_clean = "".join(texts).isprintable() and max(map(len, texts)) <= MAX_TEXT
+    except TypeError:
+        is_clean = False  # one is missing, or is no text
+    if not is_clean:
+        texts = tuple(clean_text(text) or "" for text in texts)
+    request_id, key_id, team_id, organization_id, operation, provider, model = texts
+    if not (request_id and key_id and team_id and organization_id):
+        raise _UnreadableRecordError(
+            next(name for name, text in zip(_IDS, texts, strict=False) if not text)
+        )
     verdicts: dict[str, str] | None = None
     if isinstance(guardrails := metadata.guardrails, str) and guardrails:
         pairs = [pair.partition("=") for pair in guardrails.split()]
@@ -246,7 +257,7 @@ def _judged_request(metadata: _Metadata, verdict: str) -> JudgedRequest:
     if isinstance(text := metadata.reserved, str):
         words = text.split(" ")  # as `reserved_text` writes them
         if len(words) >= RESERVED_NUMBERS:
-            tokens_in, tokens_out, cost, taken_us = map(_number, words[:RESERVED_NUMBERS])
+            tokens_in, tokens_out, cost, taken_us = map(count_of, words[:RESERVED_NUMBERS])
             by_model = tuple(words[RESERVED_NUMBERS:])
             reserved = Reservation(tokens_in, tokens_out, cost, taken_us, by_model)
     return JudgedRequest(
@@ -256,34 +267,31 @@ def _judged_request(metadata: _Metadata, verdict: str) -> JudgedRequest:
         team_id=team_id,
         organization_id=organization_id,
         decision=_DECISIONS.get(verdict, DecisionKind.DENY),
-        operation=clean_text(metadata.operation),
-        provider=clean_text(metadata.provider),
-        model=clean_text(metadata.model),
+        operation=operation or None,
+        provider=provider or None,
+        model=model or None,
         is_streamed=metadata.streamed == "true",
-        text_bytes=_number(metadata.text_bytes),
+        text_bytes=count_of(str(metadata.text_bytes)),
         guardrails=verdicts,
         reserved=reserved,
     )
 
 
-class _Counts(dict[str, int | None]):
-    """Whole numbers by their text, `MAX_COUNT` at most; None for another text.
+class _Counts(dict[str, int]):
+    """Whole numbers by their text, `MAX_COUNT` at most; 0 for anything else.
 
-    The small ones, most of an entry, are looked up in C.
+    Small ones are looked up in C.
     """
 
-    def __missing__(self, text: str) -> int | None:
+    def __missing__(self, text: str) -> int:
         if text.isdecimal() and text.isascii() and len(text) <= _MAX_DIGITS:
             return min(int(text), MAX_COUNT)
-        return None
+        return 0
 
 
-count_of: Final = _Counts({"-": None} | {str(count): count for count in range(1000)}).__getitem__
-
-
-def _number(value: object) -> int:
-    """Return the whole number that a value of the metadata spells, 0 if it spells none."""
-    return (count_of(value) or 0) if isinstance(value, str) else 0
+count_of: Final = _Counts(
+    {"-": 0} | {str(count): count for count in range(SMALL_COUNTS)}
+).__getitem__
 
 
 def clean_text(value: object) -> str | None:

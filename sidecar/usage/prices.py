@@ -94,6 +94,8 @@ class PriceList:
         """
         if record.tokens == NO_TOKENS:
             return Decimal(0)
+        if not self._globs:
+            return None
         for model in (record.response_model, record.request.model):
             price = model and self.price_of(model, at=record.request.occurred_at)
             if price:

@@ -28,45 +28,48 @@ def put(fresh: FreshRecords, segment: Segment, *numbers: int) -> None:
     """Keep records that stand in *segment* where their numbers say."""
     start = BEGIN + numbers[0] * STEP
     place = Place(segment, start, start + len(numbers) * STEP)
-    fresh.put(place, [record(number) for number in numbers], [STEP] * len(numbers))
+    fresh.put(place, [record(number) for number in numbers])
 
 
 def test_records_come_in_pieces_each_with_its_end() -> None:
-    """They stay until the file is read further."""
+    """All of a write together; they stay until the file is read further."""
     fresh, segment = FreshRecords(), file(records=5)
     put(fresh, segment, 0, 1)
-    put(fresh, segment, 2, 3, 4)
+    put(fresh, segment, 2)
+    put(fresh, segment, 3, 4)
 
     first = ([record(0), record(1), record(2)], BEGIN + 3 * STEP)
-    assert fresh.next_of(segment, most=3) == first
-    assert fresh.next_of(segment, most=3) == first
+    assert fresh.next_of(segment, wanted=3) == first
+    assert fresh.next_of(segment, wanted=3) == first
     segment.read_to = first[1]
-    assert fresh.next_of(segment, most=3) == ([record(3), record(4)], segment.size)
+    assert fresh.next_of(segment, wanted=1) == ([record(3), record(4)], segment.size)
     segment.read_to = segment.size
-    assert fresh.next_of(segment, most=3) == ([], segment.size)
+    assert fresh.next_of(segment, wanted=3) == ([], segment.size)
 
 
 def test_what_is_too_much_is_left_to_the_disk_and_what_comes_later_is_not_read_twice() -> None:
     """The first records fill the memory, the next are not kept, the last are kept again."""
     fresh, segment = FreshRecords(most=2), file(records=6)
-    put(fresh, segment, 0, 1, 2)
+    put(fresh, segment, 0, 1)
+    put(fresh, segment, 2)
     put(fresh, segment, 3)
-    segment.read_to = fresh.next_of(segment, most=10)[1]
+    segment.read_to = fresh.next_of(segment, wanted=10)[1]
     assert segment.read_to == BEGIN + 2 * STEP
-    assert fresh.next_of(segment, most=10) == ([], segment.read_to)
+    assert fresh.next_of(segment, wanted=10) == ([], segment.read_to)
     put(fresh, segment, 4, 5)
 
-    assert fresh.next_of(segment, most=10) == ([], segment.read_to)
+    assert fresh.next_of(segment, wanted=10) == ([], segment.read_to)
     assert fresh.gap_of(segment) == BEGIN + 4 * STEP
     segment.read_to = BEGIN + 4 * STEP
-    assert fresh.next_of(segment, most=10) == ([record(4), record(5)], segment.size)
+    assert fresh.next_of(segment, wanted=10) == ([record(4), record(5)], segment.size)
 
 
 def test_a_file_of_which_nothing_is_here_is_read_to_its_end() -> None:
     """Another worker wrote it, or it is gone."""
     fresh, segment = FreshRecords(), file(records=3)
 
-    assert (fresh.next_of(segment, most=9), fresh.gap_of(segment)) == (([], BEGIN), segment.size)
+    assert fresh.next_of(segment, wanted=9) == ([], BEGIN)
+    assert fresh.gap_of(segment) == segment.size
 
 
 def test_records_of_files_that_are_gone_make_room() -> None:
@@ -78,7 +81,7 @@ def test_records_of_files_that_are_gone_make_room() -> None:
     put(fresh, first, 0, 1)
     put(fresh, second, 0, 1)
 
-    assert fresh.next_of(second, most=9)[0] == [record(0), record(1)]
+    assert fresh.next_of(second, wanted=9)[0] == [record(0), record(1)]
 
 
 def test_a_request_is_open_until_its_record_is_in_the_database() -> None:

@@ -62,7 +62,7 @@ def test_a_body_in_another_form_is_unreadable(body: str) -> None:
 def test_digits_are_a_number_and_nothing_else_is(text: str) -> None:
     """Of sixteen digits at most, and never more than fits."""
     is_number = text.isascii() and text.isdigit() and len(text) <= 16
-    assert count_of(text) == (min(int(text), MAX_COUNT) if is_number else None)
+    assert count_of(text) == (min(int(text), MAX_COUNT) if is_number else 0)
 
 
 def test_attributes_of_an_earlier_release_are_read() -> None:
