@@ -189,10 +189,8 @@ class LocalScan:
         if sum(map(len, contents)) + len(contents) > SHORT_BYTES:
             return None
         joined_content = SEPARATOR.join(contents)
-        if not joined_content.isascii() or joined_content.count(SEPARATOR) >= len(parts):
-            return None
         try:
-            if self._database.has_controls(joined_content):
+            if not self._database.is_plain_ascii(joined_content, len(parts)):
                 return None
             return joined_content, self._database.scan_short(joined_content)
         except Exception:  # noqa: BLE001 - the whole scan fails as well, by each `on_error`
@@ -279,8 +277,12 @@ class LocalScan:
 
     def _read(self, parts: Sequence[TextPart], short: _Short | None) -> Cooperative[ScannedTexts]:
         """Scan *parts* in all their views, and the texts that are hidden in them."""
+        joined_content = SEPARATOR.join([part.content for part in parts])
         views: list[TextView] = []
-        if short is None:
+        if short is not None or self._database.is_plain_ascii(joined_content, len(parts)):
+            views += _plain_views(parts)
+            hits = short[1] if short else (yield from self._database.scan_joined(joined_content))
+        else:
             for index, part in enumerate(parts):
                 content = part.content
                 if self._database.is_plain_ascii(content):
@@ -288,10 +290,6 @@ class LocalScan:
                 else:
                     views += yield from views_of(index, content, folded=self._folded)
             hits = yield from self._database.scan([view.content for view in views])
-        else:
-            plain = _scanned(parts, short)
-            views += plain.views
-            hits = plain.hits
         found, latest = sources(views), hits
         for _ in range(MAX_DEPTH):
             chosen = [one for one, id_ in self._decoders if id_ is None or id_ in latest]
@@ -303,22 +301,25 @@ class LocalScan:
             for id_, found_ends in latest.items():
                 hits.setdefault(id_, []).extend(base + end for end in found_ends)
             views += found
-        ends = tuple(accumulate([len(view.content) + 1 for view in views]))
-        return ScannedTexts(parts, views, ends, hits)
+        return ScannedTexts(parts, views, _ends(views), hits)
 
 
 def _scanned(parts: Sequence[TextPart], short: _Short) -> ScannedTexts:
-    """Return short plain ASCII texts as rules search them: each part is its own view."""
     joined_content, hits = short
-    views: list[TextView] = []
-    ends: list[int] = []
-    end = 0
-    for index, part in enumerate(parts):
-        length = len(part.content)
-        views.append(TextView(index, ASCII_VIEWS, part.content, length))
-        end += length + 1
-        ends.append(end)
-    return ScannedTexts(parts, views, ends, hits, joined_content)
+    views = _plain_views(parts)
+    return ScannedTexts(parts, views, _ends(views), hits, joined_content)
+
+
+def _plain_views(parts: Sequence[TextPart]) -> Sequence[TextView]:
+    """Return plain ASCII texts as rules search them: each part is its own view."""
+    return [
+        TextView(index, ASCII_VIEWS, part.content, len(part.content))
+        for index, part in enumerate(parts)
+    ]
+
+
+def _ends(views: Sequence[TextView]) -> Sequence[int]:
+    return tuple(accumulate([len(view.content) + 1 for view in views]))
 
 
 _Check = _RuleCheck | WholeTextCheck

@@ -29,6 +29,8 @@ _BASE64: Final = compile_re2(
 _HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
 """Read of bytes that are not text as a whole: a few in front would hide the rest."""
+_RUN: Final = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+_ANY_RUN: Final = compile_re2(_RUN)
 _LEAST: Final = 32
 """No run needs more bytes to be recognised."""
 SLICE_DECODED: Final = 64
@@ -75,11 +77,11 @@ def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[byte
 class EncodingsDecoder(Decoder):
     """Decodes runs of base64 and of hexadecimal digits."""
 
-    trigger: Expression | None = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
+    trigger: Expression | None = _RUN
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) >= MIN_RUN
+        return len(content) > SLICE_BYTES or _ANY_RUN.search(content) is not None
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
@@ -153,7 +155,6 @@ _SPACED: Final = re.compile(
     rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
 )
 
-_SHORTEST_SPACED: Final = 13
 _LEAST_SPACED: Final = 16
 """Bytes of a run that are enough to recognise it, with the one behind it."""
 _LIKELY_SPACED: Final = compile_re2(
@@ -171,7 +172,7 @@ class SpacingDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) >= _SHORTEST_SPACED
+        return len(content) > SLICE_BYTES or _LIKELY_SPACED.search(content) is not None
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:

@@ -51,17 +51,17 @@ class ExpressionDatabase:
 
         They must be UTF-8: Hyperscan's code-point mode is undefined on anything else.
         """
-        if sum(map(len, texts)) <= SLICE_BYTES:
-            return self.scan_short(SEPARATOR.join(texts))
+        return self.scan_joined(SEPARATOR.join(texts))
+
+    def scan_joined(self, joined: bytes) -> Cooperative[Hits]:
+        """Return the matches in texts that `SEPARATOR` joins, a slice at a time."""
+        if len(joined) <= SLICE_BYTES:
+            return self.scan_short(joined)
         hits: Hits = {}
-        if self._database is None:
-            return hits
-        with self._database.stream(match_event_handler=_collect, context=hits) as stream:
-            for index, text in enumerate(texts):
-                stream.scan(SEPARATOR + text[:SLICE_BYTES] if index else text[:SLICE_BYTES])
-                yield
-                for start in range(SLICE_BYTES, len(text), SLICE_BYTES):
-                    stream.scan(text[start : start + SLICE_BYTES])
+        if self._database is not None:
+            with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+                for start in range(0, len(joined), SLICE_BYTES):
+                    stream.scan(joined[start : start + SLICE_BYTES])
                     yield
         return hits
 
@@ -73,9 +73,13 @@ class ExpressionDatabase:
                 stream.scan(joined)
         return hits
 
-    def is_plain_ascii(self, content: bytes) -> bool:
-        """Return whether every view of *content* is the same."""
-        return content.isascii() and SEPARATOR not in content and not self.has_controls(content)
+    def is_plain_ascii(self, content: bytes, count: int = 1) -> bool:
+        """Return whether every view of *content* is the same: *count* texts that are joined."""
+        return (
+            content.isascii()
+            and content.count(SEPARATOR) == count - 1
+            and not self.has_controls(content)
+        )
 
     def has_controls(self, content: bytes) -> bool:
         """Return whether there is a control character other than NUL and white space.
