@@ -76,8 +76,7 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 class TextExtractor:
     """One pass over a document; `parts`, `unscanned` and `runs` are its result.
 
-    With more than `MAX_PARTS` parts it is overfull, and the result is not whole. A run of fewer
-    than two parts is none.
+    With more than `MAX_PARTS` parts the result is not whole. A run of one part is none.
     """
 
     __slots__ = ("_numbers", "_run", "_strings", "_words", "parts", "runs", "unscanned")
@@ -90,11 +89,6 @@ class TextExtractor:
         self._run: list[int] | None = None
         self._strings = 0
         self._numbers = 0
-
-    @property
-    def is_overfull(self) -> bool:
-        """Whether the document has more texts than are judged."""
-        return len(self.parts) > MAX_PARTS
 
     # These run for every value of every body: arguments by position, and few calls.
     def document(self, document: dict[str, JsonValue]) -> None:
@@ -249,7 +243,7 @@ class TextExtractor:
         """Add the strings of JSON text within a string, decoded from their escapes."""
         for index, token in enumerate(string_tokens(content)):
             raw = content[token.start : token.end]
-            if b"\\" in raw and not self.is_overfull:
+            if b"\\" in raw and len(self.parts) <= MAX_PARTS:
                 inner = decode(raw)
                 inner_location = (*location, index)
                 self.parts.append(TextPart(inner, inner_location, role))
@@ -351,7 +345,7 @@ def read_request(  # noqa: PLR0911 - one return a fault
         return Malformed(problem)
     extractor = TextExtractor(VOCABULARIES[route.dialect])
     extractor.document(fields)
-    if extractor.is_overfull:
+    if len(extractor.parts) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
     for name in _TOKEN_FIELDS.intersection(fields):
         if has_tokens(fields[name]):

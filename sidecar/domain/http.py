@@ -83,10 +83,6 @@ class Headers:
         object.__setattr__(self, "fields", fields)
         object.__setattr__(self, "by_name", dict(reversed(fields)))
 
-    def first(self, name: str) -> bytes | None:
-        """Return the first value of *name*, or None."""
-        return self.by_name.get(name)
-
     def all(self, name: str) -> tuple[bytes, ...]:
         """Return every value of *name* in order; a repeated header is not folded."""
         value = self.by_name.get(name)

@@ -18,6 +18,8 @@ class Dialect(enum.Enum):
     GEMINI = "gcp.gemini"
     BEDROCK = "aws.bedrock"
 
+    __hash__ = object.__hash__  # that of an enum is a call of Python for each look-up
+
 
 class Operation(enum.Enum):
     """The operation of a request, by `gen_ai.operation.name` if one exists."""

@@ -121,15 +121,15 @@ def presented_key(headers: Headers) -> ApiKey | ErrorKind:
     is also refused with a query that overrides headers: the provider would read another request
     than Egret.
     """
-    query = headers.text(HeaderName.PATH).partition("?")[2]
-    if query and (fault := _fault_of_query(query)):
+    path = headers.by_name.get(HeaderName.PATH, b"")
+    if b"?" in path and (fault := _fault_of_query(path.decode("latin-1").partition("?")[2])):
         return fault
     credentials: set[bytes | None] = set()
     for name in headers.by_name.keys() & CREDENTIAL_HEADERS:
-        values = headers.all(name)
-        if len(values) > 1 or b"," in values[0]:
+        value = headers.by_name[name]
+        if len(headers.all(name)) > 1 or b"," in value:
             return ErrorKind.CONFLICTING_CREDENTIALS
-        credential: bytes | None = values[0].strip(_BLANK)
+        credential: bytes | None = value.strip(_BLANK)
         if name == HeaderName.AUTHORIZATION and credential:
             scheme, _, rest = credential.partition(b" ")
             # RFC 9110 section 11.1: the scheme's case means nothing.

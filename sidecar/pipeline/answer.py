@@ -212,7 +212,7 @@ def _take_headers(
             protocol.pass_answer(own)
         case Handling.STREAM:
             removed = own.remove_headers
-            if headers.first(HeaderName.CONTENT_LENGTH) is not None:
+            if HeaderName.CONTENT_LENGTH in headers.by_name:
                 # A stream may grow or shrink: the provider's length would cut it.
                 removed = (*removed, HeaderName.CONTENT_LENGTH)
             protocol.stream_answer(HeaderMutation(own.set_headers, removed))
