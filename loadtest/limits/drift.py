@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from msgspec import structs
+
 from loadtest.limits.child import PRINCIPAL, NoRecords
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks, window_of
@@ -227,7 +229,7 @@ class Usage:
         one = self._open.pop()
         ended = FinishedRequest(one.demand, one.member, one.at)
         if self._chance.random() < 0.8:  # noqa: PLR2004 - the rest is aborted
-            ended = replace(
+            ended = structs.replace(
                 ended,
                 input_tokens=one.demand.input_tokens,
                 output_tokens=self._chance.randrange(1_200),

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+import msgspec
+
 
 class Level(enum.Enum):
     """The owner of a limit."""
@@ -100,8 +102,7 @@ class Limit:
         return max(1, self.amount // 10) if self.measure is Measure.REQUESTS else self.amount
 
 
-@dataclass(frozen=True, slots=True)
-class LimitStatus:
+class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     """The remaining amount of one limit, and the seconds until it is whole again.
 
     For a limit that has just refused a request: the seconds until that request has room.
@@ -112,8 +113,7 @@ class LimitStatus:
     reset_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """The amounts taken from limits for one request; `cost` in millionths of a US dollar.
 
     They were taken at `taken_us`, microseconds since the epoch. `by_model` names the limits for

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
+
+import msgspec
 
 from sidecar.domain.limits import Limit, LimitStatus
 from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
@@ -22,8 +23,7 @@ SHORT_SECONDS: Final = 0.05
 """After a refill that brought nothing, how long until the next try; requests ask one by one."""
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(msgspec.Struct, gc=False):
     """The units of one limit that this worker may give out."""
 
     amount: int
@@ -106,8 +106,7 @@ MAX_KNOWN: Final = 50_000
 """Limits whose last status is remembered, some 20 MB; beyond, only those with leases."""
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(msgspec.Struct, gc=False):
     scope: str
     check: LimitCheck
     lease: Lease

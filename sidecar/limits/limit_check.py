@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from sidecar.domain.limits import (
     RESERVED,
@@ -25,8 +26,7 @@ PERIODS: Final = 4
 and the worker's clock may be off by as much."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestCost:
+class RequestCost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The units that a request takes, as far as they are known before it is made.
 
     `input_tokens` is estimated, `output_tokens` the most it may produce; `cost` is of both, in
@@ -60,16 +60,14 @@ class RequestCost:
                 assert_never(measure)
 
 
-@dataclass(frozen=True, slots=True)
-class SlidingWindow:
+class SlidingWindow(msgspec.Struct, frozen=True, gc=False):
     """An amount in any stretch of time, a part of it at once (GCRA)."""
 
     window_seconds: int
     at_once: int
 
 
-@dataclass(frozen=True, slots=True)
-class CalendarWindow:
+class CalendarWindow(msgspec.Struct, frozen=True, gc=False):
     """An amount in a calendar period; *borders* are seconds since the epoch, ascending."""
 
     borders: tuple[int, ...]
@@ -80,8 +78,7 @@ class CalendarWindow:
         return self.borders[1]
 
 
-@dataclass(frozen=True, slots=True)
-class ConcurrencyWindow:
+class ConcurrencyWindow(msgspec.Struct, frozen=True, gc=False):
     """A number of requests at any moment."""
 
 
@@ -91,8 +88,7 @@ _SLOTS: Final = ConcurrencyWindow()
 _MINUTE: Final = 60
 
 
-@dataclass(frozen=True, slots=True)
-class LimitCheck:
+class LimitCheck(msgspec.Struct, frozen=True, gc=False):
     """The units one limit has to give. `reserve` is kept for requests of higher priority."""
 
     limit: Limit
@@ -106,8 +102,7 @@ class LimitCheck:
         return self.window.start if isinstance(self.window, CalendarWindow) else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Exceeded:
+class Exceeded(msgspec.Struct, frozen=True, gc=False):
     """A limit that one request exceeds by itself."""
 
     limit: Limit

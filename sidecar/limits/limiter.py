@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Never, assert_never
 
+import msgspec
+
 from sidecar.domain.limits import Level, Limit, LimitStatus
 from sidecar.domain.principal import Principal
 from sidecar.limits.budgets import BudgetWatch
@@ -32,8 +34,7 @@ REMEMBERED_SECONDS: Final = 0.05
 """Not for long, as other workers return units at any time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Short:
+class _Short(msgspec.Struct, frozen=True, gc=False):
     standing: LimitStatus
     need: int
     seen_at: float
@@ -79,16 +80,14 @@ MAX_BEGINS: Final = 8
 """A request has at most so many calendar limits whose counters have to begin first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True, gc=False):
     """The request may be made. With `is_local` the shared counters were away."""
 
     standings: tuple[LimitStatus, ...]
     is_local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Limited:
+class Limited(msgspec.Struct, frozen=True, gc=False):
     """The request may not be made now: the limit of `standing` has no room until its reset."""
 
     standing: LimitStatus

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+import msgspec
+
 from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
 from sidecar.limits.store import Adjustment, State
 
@@ -13,16 +15,14 @@ SLOT_SECONDS: Final = 60.0
 """How long a slot is held at most: its release may reach another worker."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(msgspec.Struct, frozen=True, gc=False):
     """Monotonic seconds, and seconds since the epoch: only calendars go by those."""
 
     monotonic: float
     wall: float
 
 
-@dataclass(frozen=True, slots=True)
-class LastState:
+class LastState(msgspec.Struct, frozen=True, gc=False):
     """The status of a limit in the last reply of the shared counters.
 
     It came at `at` by the monotonic clock, in the calendar period that began at `period_start`.

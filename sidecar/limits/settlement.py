@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import assert_never
+
+import msgspec
 
 from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
@@ -15,8 +16,7 @@ from sidecar.limits.local_shares import period_start
 from sidecar.limits.store import Adjustment
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRequest:
+class FinishedRequest(msgspec.Struct, frozen=True, gc=False):
     """A request that is over: the units taken for it, the units used, and the time.
 
     `demand` was taken `at`, in seconds since the epoch; its model is named as in logs. `by_model`

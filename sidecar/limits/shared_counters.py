@@ -9,9 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from sidecar.domain.limits import sliding_seconds
 from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
@@ -88,14 +91,12 @@ _Key = tuple[str, str, int, int, int]
 _NEW: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Sum:
+class _Sum(msgspec.Struct, frozen=True, gc=False):
     change: Adjustment
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Adjustments sent in one call; by `number` the store recognises one that it has applied."""
 
     number: int
@@ -163,7 +164,9 @@ class Adjustments:
         drained_at = now - known.change.amount * unit_seconds * self._shares
         total = known.change.amount + change.amount
         taken_at = min(known.change.taken_at, change.taken_at)
-        sums[key] = _Sum(change.of(total, taken_at=taken_at), max(known.at, drained_at))
+        sums[key] = _Sum(
+            replace(change, amount=total, taken_at=taken_at), max(known.at, drained_at)
+        )
 
     @property
     def has_uncounted(self) -> bool:
@@ -216,10 +219,10 @@ def _net_of_uncounted(sums: dict[_Key, _Sum], change: Adjustment) -> Adjustment:
     known = sums.get(key)
     if known is None or change.taken_at < known.change.taken_at:
         return change
-    debt, at = known.change, change.taken_at
-    units = min(debt.amount, -change.amount)
-    sums[key] = replace(known, change=debt.of(debt.amount - units, taken_at=debt.taken_at))
-    return change.of(change.amount + units, taken_at=at)
+    units = min(known.change.amount, -change.amount)
+    left = replace(known.change, amount=known.change.amount - units)
+    sums[key] = replace(known, change=left)
+    return replace(change, amount=change.amount + units)
 
 
 AWAY_SECONDS: Final = 0.05

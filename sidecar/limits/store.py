@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from sidecar.domain.limits import Limit
 from sidecar.limits.limit_check import LimitCheck
 
@@ -18,8 +20,7 @@ class NotSentError(LimitsUnavailableError):
     """The call was not sent, so nothing can have been taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acquire:
+class Acquire(msgspec.Struct, frozen=True, gc=False):
     """Asks one limit for `cost` units, and for up to `ahead` more if plenty is left.
 
     `member` names the request for which a slot is taken, so that any worker can free it.
@@ -31,8 +32,7 @@ class Acquire:
     member: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True, gc=False):
     """The status of a shared counter: units taken ahead for us, left, and used.
 
     It is whole again in `reset_seconds`. Of a budget, `reported` is the highest threshold that a
@@ -50,23 +50,20 @@ class State:
     begun: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Acquired:
+class Acquired(msgspec.Struct, frozen=True, gc=False):
     """All was taken."""
 
     states: tuple[State, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(msgspec.Struct, frozen=True, gc=False):
     """Nothing was taken: limit `index` has no room."""
 
     index: int
     states: tuple[State, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Uninitialized:
+class Uninitialized(msgspec.Struct, frozen=True, gc=False):
     """Nothing was taken: the use of limit `index` since `start` has to be set first."""
 
     index: int
@@ -84,8 +81,7 @@ class LimitReading:
     states: tuple[State | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Adjustment:
+class Adjustment(msgspec.Struct, frozen=True, gc=False):
     """Changes the count of a limit by `amount` units, or frees a slot.
 
     `period_start`, in seconds since the epoch, is that of the period the units were taken in.
@@ -101,19 +97,6 @@ class Adjustment:
     is_new: bool = False
     age_seconds: float = 0.0
     taken_at: float = 0.0
-
-    def of(self, amount: int, *, taken_at: float) -> Adjustment:
-        """Return the same of another *amount*, taken at another time."""
-        # Not by dataclasses.replace: it looks at every field, for every request that ends.
-        return Adjustment(
-            self.limit,
-            amount,
-            self.member,
-            self.period_start,
-            self.is_new,
-            self.age_seconds,
-            taken_at,
-        )
 
 
 class LimitStore(Protocol):
