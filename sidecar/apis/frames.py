@@ -97,13 +97,14 @@ def plain_text(body: bytes) -> PlainText | None:
 
 _BOM: Final = b"\xef\xbb\xbf"
 
-_BLANK_LINE: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-"""Atomic, so that one CRLF is not taken for two line ends."""
+_BLANK_LINE: Final = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)")
+"""Possessive, so that one CRLF is not taken for two line ends."""
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
-_ONE_LINE: Final = re.compile(rb"data: ([^\r\n]*+)\n\n")
-"""The form of nearly every event."""
+_ONE_LINE: Final = re.compile(rb"data: ([^\n]*+)\n\n")
+"""The form of nearly every event. A CR in it ends a line as well: to exclude it here takes four
+times as long as to look for it then."""
 
 _LONGEST_BORDER: Final = 4
 """Bytes of CRLF CRLF, of which all but the last may have come before."""
@@ -156,7 +157,8 @@ class SseFramer:
         start, search_from, length = 0, self._scanned, len(text)
         while start < length:
             # Text that was searched before is not searched again from its start.
-            if search_from == start and (event := _ONE_LINE.match(text, start)) is not None:
+            event = _ONE_LINE.match(text, start) if search_from == start else None
+            if event is not None and b"\r" not in event[1]:
                 self._is_first = False
                 frames.append(ServerSentEvent(event[0], event[1]))
                 start = search_from = event.end()

@@ -136,7 +136,7 @@ class LocalScan:
         self._unread: Results = tuple(
             GuardrailResult(one, Verdict.PASS) for one in self.guardrails
         )
-        self._passing: Results = tuple(
+        self.passing: Results = tuple(
             result if isinstance(check, _RuleCheck) else check.passing(result.guardrail)
             for check, result in zip(self._checks, self._unread, strict=True)
         )
@@ -168,9 +168,9 @@ class LocalScan:
         short = self._scan_short(parts)
         if short is None or runs or self._needs_search(short):
             return self._scan(parts, runs, short)
-        results = self._passing
+        results = self.passing
         for index, check in self._whole_checks:
-            passing = self._passing[index]
+            passing = self.passing[index]
             try:
                 result = check.judge(parts, short[0], passing)
             except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
@@ -272,7 +272,7 @@ class LocalScan:
         results = list(self._unread)
         for index, check in enumerate(self._checks):
             if isinstance(check, _RuleCheck) or not by_rules:
-                results[index] = yield from _judge(check, self._passing[index], texts, across)
+                results[index] = yield from _judge(check, self.passing[index], texts, across)
         return tuple(results)
 
     def _read(self, parts: Sequence[TextPart], short: _Short | None) -> Cooperative[ScannedTexts]:

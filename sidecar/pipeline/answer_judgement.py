@@ -32,9 +32,9 @@ from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.scan import ROLE, ScanResult, StreamScan
+from sidecar.guardrails.streaming.scan import ScanResult, StreamScan
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
-from sidecar.guardrails.streaming.window import Edit, Window
+from sidecar.guardrails.streaming.window import ROLE, Edit, Window
 from sidecar.jsontext.tokens import Token
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.redaction.held_frames import HeldFrames

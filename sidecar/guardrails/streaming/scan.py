@@ -25,7 +25,6 @@ from sidecar.domain.finding import (
     unfinished_from,
 )
 from sidecar.domain.policy import Guardrail, Mode, Stage, StreamMode
-from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
@@ -35,8 +34,6 @@ from sidecar.jsontext.tokens import Token
 
 MAX_REPORTED: Final = 100
 """Findings of one guardrail that a report lists; an answer may have any number."""
-
-ROLE: Final = "assistant"
 
 
 class WindowFinding(msgspec.Struct, frozen=True):
@@ -78,6 +75,8 @@ _Read = list[tuple[Window, list[WindowView]]]
 
 _Numbered = tuple[int, Finding]
 """A finding with its guardrail's number; offsets are those of its window's buffer."""
+
+_Found = dict[Window, list[_Numbered]]
 
 
 class StreamScan:
@@ -122,13 +121,8 @@ class StreamScan:
         return (result,)
 
     def _start(self, windows: Sequence[Window]) -> tuple[_Read, Results | Cooperative[Results]]:
-        read: _Read = []
-        parts: list[TextPart] = []
-        for window in windows:
-            views = window.views()
-            read.append((window, views))
-            parts += [TextPart(view.content, (), ROLE) for view in views]
-        return read, self._policy.local.start(parts)
+        read = [(window, window.views()) for window in windows]
+        return read, self._policy.local.start([view for _, views in read for view in views])
 
     def results(self) -> tuple[GuardrailResult, ...]:
         """Return the result of each guardrail so far."""
@@ -146,23 +140,10 @@ class StreamScan:
         )
 
     def _weigh(self, read: _Read, outcomes: Results) -> ScanResult:
-        found: dict[Window, list[_Numbered]] = {}
+        found: _Found = {}
         refused_by: GuardrailResult | None = None
-        for number, outcome in enumerate(outcomes):
-            if outcome.error_type is not None:
-                guardrail, tally = outcome.guardrail, self._tallies[number]
-                tally.verdict, tally.error_type = outcome.verdict, outcome.error_type
-                is_closed = outcome.verdict is Verdict.ERROR_CLOSED
-                if is_closed and guardrail.mode is not Mode.SHADOW and refused_by is None:
-                    refused_by = outcome
-                continue
-            if outcome.findings:
-                places = [(window, view) for window, views in read for view in views]
-                for item in outcome.findings:
-                    window, view = places[item.part]
-                    start, end = view.unmap(item.start, item.end)
-                    finding = Finding(item.guardrail, item.type, window.index, start, end)
-                    found.setdefault(window, []).append((number, finding))
+        if outcomes is not self._policy.local.passing:
+            found, refused_by = self._sort(read, outcomes)
         is_failed = refused_by is not None  # text that was not judged may not leave
         redact: list[WindowFinding] = []
         is_too_long = False
@@ -180,6 +161,26 @@ class StreamScan:
         if not (found or is_failed or is_too_long):
             return _NOTHING_FOUND
         return ScanResult(tuple(redact), refused_by, is_too_long)
+
+    def _sort(self, read: _Read, outcomes: Results) -> tuple[_Found, GuardrailResult | None]:
+        """Return the findings by window, and the first guardrail that failed and refuses."""
+        found: _Found = {}
+        refused_by: GuardrailResult | None = None
+        places = [(window, view) for window, views in read for view in views]
+        for number, outcome in enumerate(outcomes):
+            if outcome.error_type is not None:
+                guardrail, tally = outcome.guardrail, self._tallies[number]
+                tally.verdict, tally.error_type = outcome.verdict, outcome.error_type
+                is_closed = outcome.verdict is Verdict.ERROR_CLOSED
+                if is_closed and guardrail.mode is not Mode.SHADOW and refused_by is None:
+                    refused_by = outcome
+                continue
+            for item in outcome.findings:
+                window, view = places[item.part]
+                start, end = view.unmap(item.start, item.end)
+                finding = Finding(item.guardrail, item.type, window.index, start, end)
+                found.setdefault(window, []).append((number, finding))
+        return found, refused_by
 
     def _border(
         self, window: Window, views: list[WindowView], found: Sequence[_Numbered]

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
+from sidecar.domain.subject import TextPart
 from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.jsontext import tokens
+
+ROLE: Final = "assistant"
 
 MAX_HELD_BYTES: Final = 8_192
 """The most text that is held back; a private key of 4096 bits takes 3.3 KB."""
@@ -27,10 +28,11 @@ _HALF_ESCAPE: Final = re.compile(
 _CONTINUATION: Final = range(0x80, 0xC0)
 
 
-class WindowView(msgspec.Struct, frozen=True):
+class WindowView(TextPart, frozen=True, gc=False):
     """A text as it stands, or with the escapes resolved that JSON text has within `outer`."""
 
-    content: bytes
+    location: tuple[int, ...] = ()
+    role: str = ROLE
     outer: WindowView | None = None
     offsets: tokens.OffsetMap | None = None
 
@@ -174,5 +176,5 @@ def _views(text: bytes) -> list[WindowView]:
     while b"\\" in views[-1].content and len(views) <= MAX_JSON_DEPTH:
         outer = views[-1].content
         offsets = tokens.OffsetMap(outer)
-        views.append(WindowView(tokens.decode(outer), views[-1], offsets))
+        views.append(WindowView(tokens.decode(outer), outer=views[-1], offsets=offsets))
     return views
