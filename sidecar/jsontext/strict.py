@@ -85,31 +85,38 @@ def parse(body: bytes) -> JsonValue | Malformed:
         return TOO_MANY_VALUES
     try:
         value: JsonValue = _DECODER.decode(body)
-        # Faults that the decoder accepts; a cheap test of the bytes mostly suffices.
-        brackets = _count(b"[", body, MAX_DEPTH + 1) + _count(b"{", body, MAX_DEPTH + 1)
-        if (brackets > MAX_DEPTH and not is_shallow(value)) or _has_lost_strings(body, value):
-            return _fault_of(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _fault_of(body)
-    return value
+    return value if _is_whole(value, body) else _fault_of(body)
 
 
 _DECODER: Final = msgspec.json.Decoder()
 """Refuses lone surrogates, NaN and floats out of range; ten times as fast as the standard one."""
 
 
-def _has_lost_strings(body: bytes, value: JsonValue) -> bool:
-    r"""Return whether *body* has more strings than *value*: a repeated key lost its first member.
+_ENCODER_DEPTH: Final = 254
+"""Levels of objects and arrays that orjson encodes."""
 
-    Encoded again, a string has as many quotes as before, unless one was written as \\u0022.
+
+def _is_whole(value: JsonValue, body: bytes) -> bool:
+    r"""Return whether *value* is not too deep, and has all strings of *body*.
+
+    A repeated key has lost its first member. Encoded again, a string has as many quotes as before,
+    unless one was written as \\u0022. In lists around it, a value that is too deep is refused.
     """
+    nested = value
+    if _count(b"[", body, MAX_DEPTH + 1) + _count(b"{", body, MAX_DEPTH + 1) > MAX_DEPTH:
+        for _ in range(_ENCODER_DEPTH - MAX_DEPTH):
+            nested = [nested]
     try:
-        encoded = orjson.dumps(value)
-    except TypeError:
-        encoded = msgspec.json.encode(value)  # also integers of more than 64 bits
+        encoded = orjson.dumps(nested)
+    except TypeError:  # also for an integer of more than 64 bits
+        if not is_shallow(value):
+            return False
+        encoded = msgspec.json.encode(value)
     if b"\\" in body and b"u0022" in body:
-        return count_strings(encoded) != count_strings(body)
-    return _count(b'"', encoded) != _count(b'"', body)
+        return count_strings(encoded) == count_strings(body)
+    return _count(b'"', encoded) == _count(b'"', body)
 
 
 def _fault_of(body: bytes) -> Malformed:  # noqa: PLR0911 - one return a fault
