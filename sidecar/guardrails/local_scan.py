@@ -279,7 +279,8 @@ class LocalScan:
         """Scan *parts* in all their views, and the texts that are hidden in them."""
         joined_content = SEPARATOR.join([part.content for part in parts])
         views: list[TextView] = []
-        if short is not None or self._database.is_plain_ascii(joined_content, len(parts)):
+        is_plain = short is not None or self._database.is_plain_ascii(joined_content, len(parts))
+        if is_plain:
             views += _plain_views(parts)
             hits = short[1] if short else (yield from self._database.scan_joined(joined_content))
         else:
@@ -291,8 +292,10 @@ class LocalScan:
                     views += yield from views_of(index, content, folded=self._folded)
             hits = yield from self._database.scan([view.content for view in views])
         found, latest = sources(views), hits
-        for _ in range(MAX_DEPTH):
+        for depth in range(MAX_DEPTH):
             chosen = [one for one, id_ in self._decoders if id_ is None or id_ in latest]
+            if is_plain and not depth:  # all parts at once, and mostly in vain
+                chosen = [one for one in chosen if one.applies(joined_content)]
             found = yield from read(found, chosen)
             if not found:
                 break

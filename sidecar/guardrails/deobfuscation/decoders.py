@@ -13,7 +13,7 @@ from typing_extensions import override
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
-from sidecar.guardrails.matching.rule import Expression, compile_re2
+from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
 
 MIN_RUN: Final = 20
@@ -81,7 +81,7 @@ class EncodingsDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) > SLICE_BYTES or _ANY_RUN.search(content) is not None
+        return len(content) > WINDOW_BYTES or _ANY_RUN.search(content) is not None
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
@@ -172,7 +172,7 @@ class SpacingDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) > SLICE_BYTES or _LIKELY_SPACED.search(content) is not None
+        return len(content) > WINDOW_BYTES or _LIKELY_SPACED.search(content) is not None
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
@@ -240,6 +240,8 @@ def sources(views: Sequence[TextView]) -> Sequence[TextView]:
 def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[list[TextView]]:
     """Return the views that the decoders *chosen* make of *views*."""
     found: list[TextView] = []
+    if not chosen:
+        return found
     for count, view in enumerate(views, start=1):
         for decoder in chosen:
             if decoder.applies(view.content):

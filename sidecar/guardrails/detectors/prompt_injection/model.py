@@ -11,7 +11,8 @@ from typing import Final
 
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 
-_LIST: Final = re.compile(r"<([a-z]+)>")
+_LIST: Final = re.compile(r"<{1,2}([a-z]+)>{1,2}")
+_SPLIT_LIST: Final = re.compile(r"<<([a-z]+)>>")
 _GAP: Final = re.compile(r"~([0-9]+) ")
 _GROUP: Final = re.compile(r"\(([^()]*)\)")
 _REPEAT: Final = re.compile(r"\{0,([0-9]+)\}")
@@ -24,14 +25,15 @@ class Phrase:
     """A named expression over words. It starts and ends with the space around words.
 
     `most_words` are those of its longest match. `anchor` is the expression of a part of every
-    match, with the space around it.
+    match, with the space around it. `split` are expressions that match the same together.
     """
 
     name: str
     kind: InjectionKind
     regex: str
     most_words: int
-    anchor: str | None = None
+    anchor: str | None
+    split: tuple[str, ...]
 
 
 def read_phrases(text: str) -> tuple[Phrase, ...]:
@@ -40,10 +42,10 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
     kind = InjectionKind.INSTRUCTION_OVERRIDE
     phrases: list[Phrase] = []
 
-    def regex_of(text: str) -> str:
-        regex = text.strip().replace("(", "(?:")
+    def regex_of(notation: str) -> str:
+        regex = notation.strip().replace("(", "(?:")
         regex = _GAP.sub(lambda found: f"(?:{_WORD} ){{0,{found[1]}}}", regex)
-        return f" {_LIST.sub(lambda found: lists[found[1]], regex)} "
+        return f" {_LIST.sub(lambda found: f'(?:{lists[found[1]]})', regex)} "
 
     joined = re.sub(r"\n +", " ", text)  # continued lines
     for line in joined.splitlines():
@@ -51,14 +53,22 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
             continue
         head, _, rest = line.partition(":")
         if head.startswith("list "):
-            lists[head.removeprefix("list ")] = f"(?:{'|'.join(rest.split())})"
+            lists[head.removeprefix("list ")] = "|".join(rest.split())
         elif head.startswith("kind "):
             kind = InjectionKind(head.removeprefix("kind "))
         else:
             before, mark, marked = rest.partition(_ANCHOR)
             anchor = regex_of(_GAP.split(marked)[0]) if mark else None
-            regex = regex_of(before + marked)
-            phrases.append(Phrase(head, kind, regex, _most_words(rest), anchor))
+            notation = before + marked
+            regex = regex_of(notation)
+            split = [
+                regex_of(_SPLIT_LIST.sub(word, notation))
+                for name in _SPLIT_LIST.findall(notation)
+                for word in lists[name].split("|")
+            ]
+            phrases.append(
+                Phrase(head, kind, regex, _most_words(rest), anchor, tuple(split or [regex]))
+            )
     return tuple(phrases)
 
 

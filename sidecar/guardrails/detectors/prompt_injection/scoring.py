@@ -146,7 +146,7 @@ class Scorer:
         return sum_ or NO_TERMS
 
 
-def score(total: int, medium: int) -> float:
+def score(total: float, medium: int) -> float:
     """Return a sum as a score from 0 to 1; one half is at the threshold `medium`."""
     return 1 / (1 + math.exp((medium - total) / _THOUSAND))
 
@@ -180,14 +180,10 @@ SCORE_DIGITS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class _Cutoff:
-    """The thresholds of a sum: `least` makes a finding, `medium` a score of one half.
-
-    `without_terms` is the score of most texts.
-    """
+    """The thresholds of a sum: `least` makes a finding, `medium` a score of one half."""
 
     least: int
     medium: int
-    without_terms: float
 
 
 class PromptInjectionCheck(WholeTextCheck):
@@ -203,7 +199,8 @@ class PromptInjectionCheck(WholeTextCheck):
 
     @override
     def passing(self, guardrail: Guardrail) -> GuardrailResult:
-        return GuardrailResult(guardrail, Verdict.PASS, score=self._cutoff.without_terms)
+        without_terms = _certainty(-self._cutoff.medium)
+        return GuardrailResult(guardrail, Verdict.PASS, score=without_terms)
 
     @override
     def judge(
@@ -213,21 +210,21 @@ class PromptInjectionCheck(WholeTextCheck):
             return self._judge_in_turns(parts, texts, passing)
         sums = self._scorer.sums_of_joined(texts, len(parts))
         types: dict[int, str] = {}
-        highest = self._weigh(parts, None, sums, types)
-        return _result(parts, types, passing, highest)
+        margin = self._weigh(parts, None, sums, types)
+        return _result(parts, types, passing, margin)
 
     def _judge_in_turns(
         self, parts: Sequence[TextPart], texts: Sequence[TextView], passing: GuardrailResult
     ) -> Cooperative[GuardrailResult]:
         types: dict[int, str] = {}
-        highest = 0.0
+        margin = -math.inf
         views = _views_to_judge(texts)
         while some := tuple(islice(views, _PARTS_A_STEP)):
             sums = yield from self._scorer.sums([view.content for view in some])
-            highest = max(highest, self._weigh(parts, some, sums, types))
+            margin = max(margin, self._weigh(parts, some, sums, types))
             if len(some) == _PARTS_A_STEP:
                 yield
-        return _result(parts, types, passing, highest)
+        return _result(parts, types, passing, margin)
 
     def _weigh(
         self,
@@ -236,17 +233,16 @@ class PromptInjectionCheck(WholeTextCheck):
         sums: Sequence[Sum],
         types: dict[int, str],
     ) -> float:
-        """Add the parts whose sum reaches their role's threshold; return the highest score.
+        """Add the parts whose sum reaches their role's threshold; return the most above `medium`.
 
         The sums are those of *views* or, without them, of the parts themselves.
         """
-        highest = 0.0
+        margin = -math.inf
         for at, sum_ in enumerate(sums):
             index, total = at if views is None else views[at].part, sum_[0]
             role = parts[index].role
             cutoff = self._cutoffs.get(role, self._cutoff)
-            reached = score(total, cutoff.medium) if total else cutoff.without_terms
-            highest = max(highest, reached)
+            margin = max(margin, total - cutoff.medium)
             if total >= cutoff.least and index not in types:
                 kinds = kinds_of(self._scorer.model, sum_)
                 if kinds and views is not None and ViewKind.DECODED in views[at].kinds:
@@ -258,13 +254,13 @@ class PromptInjectionCheck(WholeTextCheck):
                     if role in INDIRECT_ROLES:
                         type_ = f"INDIRECT_{type_}"
                     types[index] = type_
-        return highest
+        return margin
 
 
 def _result(
-    parts: Sequence[TextPart], types: Mapping[int, str], passing: GuardrailResult, highest: float
+    parts: Sequence[TextPart], types: Mapping[int, str], passing: GuardrailResult, margin: float
 ) -> GuardrailResult:
-    certainty = round(highest, SCORE_DIGITS)
+    certainty = _certainty(margin)
     if types:
         return whole_parts(parts, types, passing, score=certainty)
     if certainty == passing.score:
@@ -272,9 +268,12 @@ def _result(
     return GuardrailResult(passing.guardrail, Verdict.PASS, score=certainty)
 
 
+def _certainty(margin: float) -> float:
+    return round(score(margin, 0), SCORE_DIGITS)
+
+
 def _cutoff(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
-    medium = thresholds[Threshold.MEDIUM]
-    return _Cutoff(thresholds[level], medium, round(score(0, medium), SCORE_DIGITS))
+    return _Cutoff(thresholds[level], thresholds[Threshold.MEDIUM])
 
 
 def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:

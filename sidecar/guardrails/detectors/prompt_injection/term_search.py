@@ -118,7 +118,7 @@ class TermSearch:
             if phrase is None:
                 single.append((f" {name} ", index))
             elif phrase.anchor is None:
-                common.append((phrase.regex, index))
+                common += [(regex, index) for regex in phrase.split]
             else:
                 single.append((phrase.anchor, _ANCHOR))
                 anchored.append((phrase.regex, index))
