@@ -244,10 +244,9 @@ class AnswerStructure:
 
 
 _MESSAGE: Final = "message"
-_BLOCK_EVENTS: Final = frozenset(
-    {"content_block_start", "content_block_delta", "content_block_stop"}
-)
-_QUIET: Final = frozenset({"message_start", "message_delta", "message_stop", "ping", "error"})
+# Tuples: `type` may be a list, as in schemas.
+_BLOCK_EVENTS: Final = ("content_block_start", "content_block_delta", "content_block_stop")
+_QUIET: Final = ("message_start", "message_delta", "message_stop", "ping", "error")
 
 
 def _object(value: JsonValue) -> _Object:

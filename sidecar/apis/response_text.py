@@ -42,8 +42,8 @@ WHOLE: Final = frozenset(
 FREE: Final = frozenset({"args", "arguments", "input", "parameters", "action", "json"})
 """Objects whose keys the model chooses: all of them is text, numbers included."""
 
-SEALED: Final = frozenset({"redacted_thinking"})
-"""Types of objects that only the provider can read."""
+SEALED: Final = ("redacted_thinking",)
+"""Types of objects that only the provider can read. A tuple: `type` may be a list, as in schemas."""
 
 JSON_TEXT: Final = frozenset({"arguments", "partial_json", "input"})
 """Strings that hold JSON text, in which an escape can hide a character."""

@@ -220,7 +220,8 @@ def test_a_character_cut_between_two_events_is_one_again() -> None:
 @pytest.mark.parametrize(
     "document",
     [None, [], "text", {}, {"data": [{"b64_json": "x"}]}, {"outputs": [{"text": "{}"}]},
-     {"generation": "{}"}, {"output": "text"}, {"choices": "none"}],
+     {"generation": "{}"}, {"output": "text"}, {"choices": "none"},
+     {"type": ["string", "null"]}],
 )  # fmt: skip
 def test_an_answer_of_no_shape_we_know_says_so(document: Any) -> None:
     """Nothing is found in it, which must not be taken for nothing to find."""

@@ -431,6 +431,16 @@ async def test_every_choice_of_a_whole_answer_is_judged() -> None:
     )
 
 
+async def test_the_schema_of_a_tool_is_no_reason_to_fail() -> None:
+    """OpenAI's responses repeat the request's tools, whose `type` may be a list."""
+    parameters = {"type": ["object", "null"], "properties": {"a": {"type": ["string", "null"]}}}
+    tools = [{"type": "function", "name": "look_up", "parameters": parameters}]
+    said = [{"type": "message", "content": [{"type": "output_text", "text": "Hi bob@a.org"}]}]
+    body = json.dumps({"object": "response", "tools": tools, "output": said}).encode()
+    released = await judged_whole(judgement(effective(REDACT), AnswerForm.JSON), body)
+    assert (released.error, released.body) == (None, body.replace(b"bob@a.org", b"[EMAIL_1]"))
+
+
 async def test_a_whole_answer_is_refused_without_a_byte_of_it() -> None:
     """Its headers have not left yet either."""
     judge = judgement(effective(BLOCK), AnswerForm.JSON)
