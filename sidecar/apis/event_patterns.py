@@ -17,8 +17,8 @@ from sidecar.apis.response_text import (
 from sidecar.jsontext.tokens import string_tokens
 
 MIN_ALIKE: Final = 3
-"""Events in a row that bring one text each, before one is made a pattern: that takes as long as
-parsing ten."""
+"""Events in a row that bring one text each, before one is made a pattern: a form that no stream
+had before takes as long as parsing fifteen."""
 
 MAX_PATTERNS: Final = 4
 """Of one stream: where events keep changing in other ways, patterns are only a cost."""
@@ -26,11 +26,22 @@ MAX_PATTERNS: Final = 4
 _TEXT: Final = rb'([^"\\\x00-\x1f]++)'
 """A string without escapes. An empty one would be no text."""
 
+MAX_FORM_BYTES: Final = 4_096
+"""Around the text: to compile more takes longer than to parse many events."""
+
+_WORD: Final = rb'[A-Za-z0-9_.:-]*+"'
+_NUMBER: Final = rb"(?:0|[1-9][0-9]{0,17})"
 _CHANGING: Final = re.compile(
-    rb'(?P<padding>"(?:obfuscation|p)"\s*+:\s*+")[A-Za-z0-9]*+"'
-    rb'|(?P<number>"(?:created|sequence_number)"\s*+:\s*+)(?:0|[1-9][0-9]{0,17})(?=[\s,}])'
+    rb'(?P<word>"(?:id|responseId|obfuscation|p)"\s*+:\s*+")'
+    + _WORD
+    + rb'|(?P<number>"(?:created|sequence_number|(?:prompt|candidates|thoughts|total)TokenCount)"'
+    + rb"\s*+:\s*+)"
+    + _NUMBER
+    + rb"(?=[\s,}])"
 )
-"""Other parts that change from event to event and carry no text."""
+"""Other parts that change and carry no text: from event to event, or from stream to stream, whose
+forms are then compiled once. Where all of an object is text, its names are, so that it has more
+than one text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +93,8 @@ class EventPatternCache:
             self._alike = 0  # whether a field like `data` holds text depends on its value
         else:
             self._alike += 1
-            if self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS:
+            is_short = len(payload) - len(text.content) <= MAX_FORM_BYTES
+            if self._alike >= MIN_ALIKE and self._patterns < MAX_PATTERNS and is_short:
                 self._alike = 0
                 self._patterns += 1
                 self._pattern = _Pattern(_form_of(payload, text), event, text)
@@ -99,11 +111,10 @@ def _loosened(literal: bytes) -> bytes:
     pieces: list[bytes] = []
     position = 0
     for found in _CHANGING.finditer(literal):
-        padding = found["padding"]
-        free = rb'[A-Za-z0-9]*+"' if padding else rb"(?:0|[1-9][0-9]{0,17})"
+        word = found["word"]
         pieces += (
-            re.escape(literal[position : found.start()] + (padding or found["number"])),
-            free,
+            re.escape(literal[position : found.start()] + (word or found["number"])),
+            _WORD if word else _NUMBER,
         )
         position = found.end()
     return b"".join((*pieces, re.escape(literal[position:])))

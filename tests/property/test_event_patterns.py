@@ -44,6 +44,13 @@ EXTRAS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     optional={
         "obfuscation": st.text('abcXYZ019é"', max_size=5),
         "created": st.integers(-1, 10**19),
+        "id": st.text('abcXYZ019-_.é"', max_size=5),
+        "usageMetadata": st.builds(lambda count: {"totalTokenCount": count}, st.integers(-1, 99)),
+        "args": st.builds(
+            lambda word, count: [{"id": word}, {"totalTokenCount": count}, count],
+            st.text("ab1-", max_size=3),
+            st.integers(0, 10**18),
+        ),
         "sequence_number": st.integers(0, 300),
         "usage": st.sampled_from([None, {"p": 1}]),
         "note": st.sampled_from(["", "bob@example.com"]),
@@ -85,7 +92,7 @@ def test_what_changes_beside_the_text_is_noticed(
 
 @given(
     texts=st.lists(st.binary(max_size=6), min_size=1, max_size=6),
-    padding=st.sampled_from([b"", b"ab", b"\xff", b'a","b":"c']),
+    padding=st.sampled_from([b"", b"ab", b"\xff", b'a","b":"c', b"a\\u0062"]),
 )
 def test_bytes_that_are_no_json_are_never_taken_for_it(texts: list[bytes], padding: bytes) -> None:
     """A control character, half a character, a quote: whoever reads it next may read otherwise."""

@@ -3,7 +3,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from sidecar.apis.event_patterns import MAX_PATTERNS, MIN_ALIKE, EventPatternCache
+from sidecar.apis.event_patterns import (
+    MAX_FORM_BYTES,
+    MAX_PATTERNS,
+    MIN_ALIKE,
+    EventPatternCache,
+)
 from sidecar.apis.response_text import AnswerEvent, Path
 from tests.support.answers import chat_chunk
 
@@ -31,6 +36,24 @@ def test_events_that_differ_in_their_text_are_parsed_three_times() -> None:
     ]
     wanted = [True] * MIN_ALIKE + [False] * (50 - MIN_ALIKE)
     assert parsed_of(plain) == parsed_of(padded) == wanted
+
+
+def test_identifiers_and_counts_of_tokens_are_no_other_form() -> None:
+    """An identifier is another in the next stream, Gemini's counts are in the next event."""
+    plain = [chat_chunk({"content": "word"}) for _ in range(20)]
+    named = [
+        event
+        | {"id": f"chatcmpl-{number}", "responseId": f"x_{number}"}
+        | {"usageMetadata": {"promptTokenCount": 4, "totalTokenCount": 4 + number}}
+        for number, event in enumerate(plain)
+    ]
+    assert parsed_of(named) == [True] * MIN_ALIKE + [False] * (20 - MIN_ALIKE)
+
+
+def test_a_long_form_is_not_compiled() -> None:
+    """It would hold up all other streams."""
+    event = chat_chunk({"content": "word"}) | {"system_fingerprint": "f" * MAX_FORM_BYTES}
+    assert all(parsed_of([event] * 10))
 
 
 def test_where_events_keep_differing_no_more_patterns_are_made() -> None:
