@@ -244,7 +244,7 @@ class AnswerStructure:
 
 
 _MESSAGE: Final = "message"
-# Tuples: `type` may be a list, as in schemas.
+# In tuples: a `type` may be a list.
 _BLOCK_EVENTS: Final = ("content_block_start", "content_block_delta", "content_block_stop")
 _QUIET: Final = ("message_start", "message_delta", "message_stop", "ping", "error")
 

@@ -43,7 +43,7 @@ FREE: Final = frozenset({"args", "arguments", "input", "parameters", "action", "
 """Objects whose keys the model chooses: all of them is text, numbers included."""
 
 SEALED: Final = ("redacted_thinking",)
-"""Types of objects that only the provider can read. A tuple: `type` may be a list, as in schemas."""
+"""Types of objects that only the provider can read. In a tuple: a `type` may be a list."""
 
 JSON_TEXT: Final = frozenset({"arguments", "partial_json", "input"})
 """Strings that hold JSON text, in which an escape can hide a character."""
