@@ -84,8 +84,8 @@ class LogEntry(NamedTuple):
     """One entry of Envoy's access log for usage: a line for each field, in this order.
 
     The default of a field is Envoy's command operator for it (envoyproxy.io, "Command
-    operators"). No value but the last can hold a line feed: a header cannot, and Envoy writes
-    metadata as JSON on one line. Envoy writes `-` for a missing value.
+    operators"), `-` if there is none. No value but the last can hold a line feed: a header
+    cannot, and Envoy writes metadata as JSON on one line. All text of the provider is at the end.
     """
 
     form: str = "1"
@@ -95,8 +95,6 @@ class LogEntry(NamedTuple):
     upstream: str = "%UPSTREAM_HOST%"
     status: str = "%RESPONSE_CODE%"
     flags: str = "%RESPONSE_FLAGS%"
-    content_type: str = "%RESP(CONTENT-TYPE):100%"
-    provider_request_id: str = "%RESP(X-REQUEST-ID?REQUEST-ID):200%"
     received_bytes: str = "%BYTES_RECEIVED%"
     sent_bytes: str = "%BYTES_SENT%"
     answer_bytes: str = "%UPSTREAM_WIRE_BYTES_RECEIVED%"
@@ -111,6 +109,8 @@ class LogEntry(NamedTuple):
     cached_input_tokens: str = _counted("input_token_details.cached_tokens")
     cache_write_input_tokens: str = _counted("input_token_details.cache_creation_tokens")
     reasoning_tokens: str = _counted("output_token_details.reasoning_tokens")
+    content_type: str = "%RESP(CONTENT-TYPE):100%"
+    provider_request_id: str = "%RESP(X-REQUEST-ID?REQUEST-ID):200%"
     model: str = _counted("model")
     """Last, since the provider's JSON may hold any text: everything behind the line before."""
 

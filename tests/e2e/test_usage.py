@@ -65,6 +65,22 @@ async def test_a_whole_answer_is_recorded_as_its_provider_counted_it(stack: Stac
 
 
 @COUNTS
+async def test_line_feeds_in_the_name_of_a_model_change_no_other_value(stack: Stack) -> None:
+    """Envoy's log has a line for each value; this provider repeats the client's text."""
+    model = 'gpt-4o\n7\r\n7\t"7\n' + "\n-" * 30
+    answer = await stack.post(chat("Count me.", model=model), key="free")
+    record = await recorded(stack, answer.request_id)
+
+    usage = answer.json["usage"]
+    assert answer.json["model"] == model
+    assert told(record, *TOKENS) == (
+        usage["prompt_tokens"], usage["completion_tokens"], False, "completed", 200,
+    )  # fmt: skip
+    assert record["provider_request_id"] == answer.headers["x-request-id"]
+    assert record["response_model"] == "other"
+
+
+@COUNTS
 async def test_a_redacted_request_says_which_guardrail_did_it(stack: Stack) -> None:
     """By name; what was found stays out of it."""
     answer = await stack.post(chat("Mail ann@example.org", stream=False), key="redact")
