@@ -8,7 +8,7 @@ noted where they are obeyed.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Final
@@ -18,7 +18,7 @@ from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 
 # Not imported, the classes of header fields are built anew for each message: 5 KB, measured.
-from sidecar._generated.envoy.config.core.v3 import base_pb2 as _base_pb2
+from sidecar._generated.envoy.config.core.v3 import base_pb2 as _base_pb2  # noqa: F401 # pyright: ignore[reportUnusedImport]
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
@@ -92,6 +92,10 @@ _SEND: Final = modes.ProcessingMode.SEND
 _SKIP: Final = modes.ProcessingMode.SKIP
 
 
+_raw_field: Final = attrgetter("key", "raw_value")
+_raw_value: Final = itemgetter(1)
+
+
 def decode(message: bytes) -> Message:
     """Read one `ProcessingRequest`.
 
@@ -110,7 +114,13 @@ def decode(message: bytes) -> Message:
         case MessageKind.REQUEST_HEADERS | MessageKind.RESPONSE_HEADERS:
             is_request = kind is MessageKind.REQUEST_HEADERS
             http = request.request_headers if is_request else request.response_headers
-            headers, ends = Headers(_fields(http.headers.headers)), http.end_of_stream
+            fields: HeaderFields = tuple(map(_raw_field, http.headers.headers))
+            if not all(map(_raw_value, fields)):
+                # Envoy fills `raw_value`; `value` is only read for senders that are not Envoy.
+                fields = tuple(
+                    (one.key, one.raw_value or one.value.encode()) for one in http.headers.headers
+                )
+            headers, ends = Headers(fields), http.end_of_stream
             if _FILTER in request.attributes:
                 source_address = _source_address(request)
         case MessageKind.REQUEST_BODY:
@@ -133,18 +143,6 @@ def decode(message: bytes) -> Message:
             # Enums are open in proto3: a newer Envoy may send a number that has no name here.
             raise UnreadableMessageError(f"unknown body mode {number}") from None
     return Message(kind, headers, body, ends, source_address, opened, request.observability_mode)
-
-
-_raw_field: Final = attrgetter("key", "raw_value")
-_raw_value: Final = itemgetter(1)
-
-
-def _fields(headers: Sequence[_base_pb2.HeaderValue]) -> HeaderFields:
-    """Return names and values; Envoy sends `raw_value`, other senders may set `value` instead."""
-    fields: HeaderFields = tuple(map(_raw_field, headers))
-    if not all(map(_raw_value, fields)):
-        return tuple((one.key, one.raw_value or one.value.encode()) for one in headers)
-    return fields
 
 
 def _source_address(request: ext.ProcessingRequest) -> str | None:
