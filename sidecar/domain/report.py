@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult
@@ -77,8 +78,7 @@ class AppliedPolicy(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
-class ExchangeReport:
+class ExchangeReport(msgspec.Struct, kw_only=True):
     """One exchange as telemetry reads it, once it has ended.
 
     `wall_ns` (since the epoch) and `started_at` (monotonic seconds) are the same instant: steps

@@ -11,7 +11,7 @@ from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.limits import LimitStatus, Reservation
 from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.principal import KeyRecord
-from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport, Step
+from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Step
 from sidecar.domain.subject import Dialect, Route, Subject, UnscannedReason
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.policy.snapshot import EffectivePolicy
@@ -52,7 +52,7 @@ NO_ALLOWANCE: Final = Allowance()
 NO_ANSWER: Final = AnswerFacts()
 
 
-class RequestRecord(ExchangeReport):
+class RequestRecord(ExchangeReport, kw_only=True):
     """The facts of one request, each set once, by the stage of the pipeline that finds it.
 
     Set by the first stage are `request_id`, `method`, `path`, `route` and `dialect`; by admission
@@ -60,87 +60,54 @@ class RequestRecord(ExchangeReport):
     `body_bytes`; by limits `estimated_tokens` and `allowance`; by guardrails `policy` (that of the
     model), `results` and `is_redacted`; by the answer's side `answer_status` and `answer`.
     `judged` is the verdict as in the metadata, None if the key's owner is unknown.
-    `is_ended_within`: the answer was ended after some of it had left.
+    `is_ended_within`: the answer was ended after some of it had left. `working_since` is when
+    Egret's own time was started, None while it waits.
     """
 
-    __slots__ = (
-        "_clocks",
-        "_working_since",
-        "allowance",
-        "answer",
-        "answer_status",
-        "dialect",
-        "estimated_tokens",
-        "is_counted",
-        "is_ended_within",
-        "is_redacted",
-        "judged",
-        "key",
-        "path",
-        "stream_name",
-        "subject",
-        "text_bytes",
-    )
-
-    # Only the pipeline sets it.
-    policy: EffectivePolicy | None  # type: ignore[mutable-override]
-
-    def __init__(self, clocks: Clocks) -> None:
-        """Begin; every fact has a value, as a request may end in any stage."""
-        self._clocks = clocks
-        self._working_since: float | None = None
-        self.started_at = clocks.monotonic()
-        self.wall_ns = int(clocks.wall() * 1e9)
-        self.seconds = self.overhead_seconds = 0.0
-        self.authorize = self.read = self.guardrails = None
-        self.outcome = ExchangeOutcome.ALLOWED
-        self.traceparent = self.tracestate = None
-        self.stream_name = self.request_id = self.path = ""
-        self.is_counted = False
-        self.method = self.model = None
-        self.streamed = False
-        self.route = None
-        self.dialect = Dialect.OPENAI
-        self.cache_tier = CacheTier.NONE
-        self.principal = None
-        self.key: KeyRecord | None = None
-        self.policy = None  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.exempted = ()
-        self.subject: Subject | None = None
-        self.body_bytes = self.text_bytes = 0
-        self.estimated_tokens: int | None = None
-        self.allowance = NO_ALLOWANCE
-        self.results = ()
-        self.unscanned = ()
-        self.is_redacted = False
-        self.answer_status: int | None = None
-        self.answer = NO_ANSWER
-        self.error = self.error_type = self.status = None
-        self.is_ended_within = False
-        self.judged: JudgedRequest | None = None
-        self.processing_modes = ()
+    # Built in C, with a value for every fact, as a request may end in any stage.
+    clocks: Clocks
+    request_id: str = ""
+    outcome: ExchangeOutcome = ExchangeOutcome.ALLOWED
+    seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    policy: EffectivePolicy | None = None  # type: ignore[mutable-override]  # pyright: ignore[reportIncompatibleVariableOverride]  # only the pipeline sets it
+    working_since: float | None = None
+    stream_name: str = ""
+    path: str = ""
+    is_counted: bool = False
+    dialect: Dialect = Dialect.OPENAI
+    key: KeyRecord | None = None
+    subject: Subject | None = None
+    text_bytes: int = 0
+    estimated_tokens: int | None = None
+    allowance: Allowance = NO_ALLOWANCE
+    is_redacted: bool = False
+    answer_status: int | None = None
+    answer: AnswerFacts = NO_ANSWER
+    is_ended_within: bool = False
+    judged: JudgedRequest | None = None
 
     def work(self) -> float:
         """Start Egret's own time: waiting for the client's body or the provider is not part."""
-        self._working_since = now = self._clocks.monotonic()
+        self.working_since = now = self.clocks.monotonic()
         return now
 
     def rest(self) -> None:
         """Stop Egret's own time."""
-        if self._working_since is not None:
-            self.overhead_seconds += self._clocks.monotonic() - self._working_since
-            self._working_since = None
+        if self.working_since is not None:
+            self.overhead_seconds += self.clocks.monotonic() - self.working_since
+            self.working_since = None
 
     def step(self, since: float | None = None) -> Step:
         """Return the stretch from *since*, or from the start of the own time, until now."""
-        now = self._clocks.monotonic()
+        now = self.clocks.monotonic()
         if since is None:
-            since = now if self._working_since is None else self._working_since
+            since = now if self.working_since is None else self.working_since
         return since, now - since
 
     def spent_seconds(self, now: float) -> tuple[float, float, float]:
         """Return the seconds of authorization, of guardrails, and of all of Egret's own time."""
-        running = 0.0 if self._working_since is None else now - self._working_since
+        running = 0.0 if self.working_since is None else now - self.working_since
         return (
             0.0 if self.authorize is None else self.authorize[1],
             0.0 if self.guardrails is None else self.guardrails[1],
@@ -200,7 +167,7 @@ class RequestRecord(ExchangeReport):
         """Set the facts that only the end of the request shows."""
         self.rest()
         self.outcome = outcome
-        self.seconds = self._clocks.monotonic() - self.started_at
+        self.seconds = self.clocks.monotonic() - self.started_at
         if self.policy is not None:
             self.exempted = self.policy.exempted
         if self.error is not None and not self.is_ended_within:

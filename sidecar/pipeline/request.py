@@ -87,13 +87,18 @@ async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> Stre
     *metadata* is that of the gRPC call: Envoy states its own span there. The traceparent among the
     request's headers is still the caller's.
     """
-    record = RequestRecord(worker.clocks)
-    record.traceparent = metadata.get(TRACEPARENT)
-    record.tracestate = metadata.get(TRACESTATE)
-    record.stream_name = metadata.get(STREAM_NAME, "")
-    # Now, and not when the headers are read: a worker that is behind has most of its requests
-    # waiting to be read.
-    record.is_counted = worker.guard.begin()
+    clocks = worker.clocks
+    record = RequestRecord(
+        clocks=clocks,
+        started_at=clocks.monotonic(),
+        wall_ns=int(clocks.wall() * 1e9),
+        traceparent=metadata.get(TRACEPARENT),
+        tracestate=metadata.get(TRACESTATE),
+        stream_name=metadata.get(STREAM_NAME, ""),
+        # Now, and not when the headers are read: a worker that is behind has most of its requests
+        # waiting to be read.
+        is_counted=worker.guard.begin(),
+    )
     worker.recorder.exchange_began()
     protocol = ExtProcProtocol(
         max_body_bytes=worker.max_body_bytes,

@@ -44,7 +44,11 @@ def test_the_fields_are_those_of_the_configuration() -> None:
 
 def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     """Of an exchange that has something to say in each of them."""
-    record = RequestRecord(Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.0))
+    record = RequestRecord(
+        clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.0),
+        started_at=0.0,
+        wall_ns=1_700_000_000_000_000_000,
+    )
     record.request_id = "request-1"
     record.traceparent = SAMPLED
     record.route, record.principal = CHAT, PRINCIPAL

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from decimal import Decimal
 
+from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.telemetry.metrics import Metrics
@@ -29,5 +29,5 @@ class MetricPages:
     def work(self, exchanges: int) -> None:
         """Report exchanges that were redacted, and their answers."""
         for _ in range(exchanges):
-            self.metrics.record(dataclasses.replace(redacted_report(), **timings(0.004)))
+            self.metrics.record(structs.replace(redacted_report(), **timings(0.004)))
             self.metrics.usage.exchange_ended(ended(), Decimal("0.01"))

@@ -21,7 +21,11 @@ from tests.support.usage import judged
 
 def judged_record(*, is_full: bool) -> RequestRecord:
     """Return a judged request, with everything that usage may have to know or with the least."""
-    record = RequestRecord(Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.123456))
+    record = RequestRecord(
+        clocks=Clocks(monotonic=lambda: 0.0, wall=lambda: 1_700_000_000.123456),
+        started_at=0.0,
+        wall_ns=1_700_000_000_123_456_000,
+    )
     record.request_id, record.principal, record.route = "request-1", PRINCIPAL, CHAT
     if is_full:
         record.subject, record.model = Subject("gpt-4o", streamed=True, parts=()), "gpt-4o"

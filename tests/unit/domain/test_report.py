@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from msgspec import structs
 
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.policy import UnscannedAction
@@ -16,7 +16,7 @@ def test_a_guardrail_has_its_own_time_or_that_of_its_pass() -> None:
 
     assert report.step_of(results()[2]) == (STARTED_AT + 0.0065, 0.003)
     assert report.step_of(passed) == report.guardrails
-    assert dataclasses.replace(report, guardrails=None).step_of(passed) == (STARTED_AT, 0.0)
+    assert structs.replace(report, guardrails=None).step_of(passed) == (STARTED_AT, 0.0)
 
 
 def test_without_a_policy_unread_content_is_blocked() -> None:
@@ -24,4 +24,4 @@ def test_without_a_policy_unread_content_is_blocked() -> None:
     report = redacted_report()
 
     assert report.unscanned_action is UnscannedAction.FLAG
-    assert dataclasses.replace(report, policy=None).unscanned_action is UnscannedAction.BLOCK
+    assert structs.replace(report, policy=None).unscanned_action is UnscannedAction.BLOCK

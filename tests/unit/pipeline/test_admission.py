@@ -49,7 +49,7 @@ class Asked:
 
 async def ask(worker: Worker, asked: Asked = Asked()) -> tuple[Caller | ErrorKind, RequestRecord]:
     """Admit a request with the key; return the verdict and the facts."""
-    record = RequestRecord(worker.clocks)
+    record = RequestRecord(clocks=worker.clocks, started_at=0.0, wall_ns=0)
     if asked.operation is not None:
         record.route = Route(Dialect.OPENAI, asked.operation, has_body=True)
     stream = quiet_stream()

@@ -17,8 +17,9 @@ WRITTEN = "authorize;dur=0.200, guardrails;dur=12.346, egret;dur=1500.000"
 
 def timed_record(*, age_seconds: float) -> tuple[RequestRecord, Clocks]:
     """Return a request that has taken its time, and the clocks of now."""
-    times = iter([0.0, 0.0, 1.5])
-    record = RequestRecord(Clocks(monotonic=lambda: next(times), wall=lambda: 0.0))
+    times = iter([0.0, 1.5])
+    clocks = Clocks(monotonic=lambda: next(times), wall=lambda: 0.0)
+    record = RequestRecord(clocks=clocks, started_at=0.0, wall_ns=0)
     record.work()
     record.rest()  # 1.5 seconds later
     record.authorize, record.guardrails = (0.0, 0.0002), (0.0, 0.0123456)

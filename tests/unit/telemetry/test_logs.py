@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.report import CacheTier, ExchangeOutcome, ExchangeReport
@@ -116,7 +117,7 @@ def test_the_line_of_an_exchange_is_the_same_as_through_all_of_structlog(
     result = report.results[0]._replace(
         guardrail=dataclasses.replace(report.results[0].guardrail, name=guardrail),
     )
-    odd = dataclasses.replace(
+    odd = structs.replace(
         report,
         model=model,
         principal=dataclasses.replace(PRINCIPAL, team_name=team, organization_name=organization),
@@ -174,8 +175,8 @@ def test_a_refusal_without_an_owner_says_why_and_leaves_out_what_is_not_known(
 
 def test_a_slow_exchange_warns_with_where_the_time_went(log_lines: LogLines) -> None:
     """Egret's own share counts: a client's slow upload is not our slowness."""
-    _complete(dataclasses.replace(redacted_report(), **timings(overhead_seconds=0.2501)))
-    _complete(dataclasses.replace(redacted_report(), **timings(overhead_seconds=0.25)))
+    _complete(structs.replace(redacted_report(), **timings(overhead_seconds=0.2501)))
+    _complete(structs.replace(redacted_report(), **timings(overhead_seconds=0.25)))
     slow = [line for line in log_lines.read() if line["event"] == "slow_request"]
 
     assert slow == [
@@ -196,7 +197,7 @@ def test_a_slow_exchange_warns_with_where_the_time_went(log_lines: LogLines) -> 
     ]
 
 
-PASSED = dataclasses.replace(redacted_report(), outcome=ExchangeOutcome.ALLOWED, results=())
+PASSED = structs.replace(redacted_report(), outcome=ExchangeOutcome.ALLOWED, results=())
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_whatever_tells_of_something_is_logged_although_the_others_are_not(
     """With a share of none, and as if there were no sampling."""
     log = ExchangeLog(get_logger(), slow_request_ms=250.0, completed_share=0.0)
     log.completed(PASSED, None)
-    log.completed(dataclasses.replace(PASSED, **changes), None)
+    log.completed(structs.replace(PASSED, **changes), None)
     first = log_lines.read()[0]
 
     assert first["event"] == "exchange.completed"
@@ -240,7 +241,7 @@ def test_of_what_tells_of_nothing_a_share_is_logged_that_says_so(log_lines: LogL
 def test_a_level_hides_what_is_below_it(log_lines: LogLines) -> None:
     """At `warning` the line an exchange is gone and the warnings stay."""
     configure_logs("warning", log_lines.stream)
-    _complete(dataclasses.replace(redacted_report(), **timings(overhead_seconds=1.0)))
+    _complete(structs.replace(redacted_report(), **timings(overhead_seconds=1.0)))
 
     assert [line["event"] for line in log_lines.read()] == ["slow_request"]
 

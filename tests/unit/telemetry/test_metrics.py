@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.domain.errors import ErrorKind
@@ -120,7 +121,7 @@ def test_a_judged_key_is_counted_by_what_was_said_of_it(
     metrics: Metrics, registry: CollectorRegistry, error: ErrorKind, tier: CacheTier, sample: str
 ) -> None:
     """A key that passed counts as authorized even where the content was refused later."""
-    report = dataclasses.replace(
+    report = structs.replace(
         redacted_report(), outcome=ExchangeOutcome.REFUSED, error=error, cache_tier=tier
     )
     metrics.record(report)
@@ -135,7 +136,7 @@ def test_an_exchange_that_ended_before_its_key_was_judged_counts_no_authorizatio
 ) -> None:
     """An aborted stream is not an accepted key."""
     metrics.record(
-        dataclasses.replace(redacted_report(), principal=None, outcome=ExchangeOutcome.ABORTED)
+        structs.replace(redacted_report(), principal=None, outcome=ExchangeOutcome.ABORTED)
     )
 
     assert not {line for line in _samples(registry) if "authorizations" in line}
@@ -146,7 +147,7 @@ def test_unscanned_content_is_counted_once_a_reason_and_exchange(
 ) -> None:
     """A request of a hundred images is one unscanned request."""
     reasons = (UnscannedReason.IMAGE,) * 100 + (UnscannedReason.FILE,)
-    metrics.record(dataclasses.replace(redacted_report(), unscanned=reasons))
+    metrics.record(structs.replace(redacted_report(), unscanned=reasons))
 
     assert {line for line in _samples(registry) if "unscanned" in line} == {
         'egret_unscanned_total{action="flag",reason="image"} 1.0',
@@ -206,7 +207,7 @@ def test_labels_stay_bounded_under_a_thousand_guardrails_keys_and_models(
     for index in range(1000):
         guardrail = Guardrail(name=f"guardrail-{index}", settings=PiiSettings())
         metrics.record(
-            dataclasses.replace(
+            structs.replace(
                 redacted_report(),
                 model=f"model-{index}",
                 request_id=f"request-{index}",
@@ -236,7 +237,7 @@ def test_a_guardrail_that_changed_is_counted_under_its_new_action(
     new = old._replace(guardrail=dataclasses.replace(old.guardrail))
     changed = old._replace(guardrail=Guardrail(name="pii", settings=old.guardrail.settings))
     for result in (old, new, changed):
-        metrics.record(dataclasses.replace(redacted_report(), results=(result,)))
+        metrics.record(structs.replace(redacted_report(), results=(result,)))
 
     assert {line for line in _samples(registry) if "guardrail_verdicts" in line} == {
         (

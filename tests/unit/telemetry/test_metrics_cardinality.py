@@ -48,7 +48,7 @@ def _meet(metrics: Metrics, index: int) -> None:
     result = GuardrailResult(
         guardrail, Verdict.ERROR_OPEN, (), started_at=0, seconds=0.001, error_type=f"E{index}"
     )
-    report = dataclasses.replace(
+    report = structs.replace(
         redacted_report(),
         model=f"model-{index}",
         request_id=f"request-{index}",

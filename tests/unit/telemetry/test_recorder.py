@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from typing import cast
 
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar import __version__
@@ -48,7 +48,7 @@ def _sample(registry: CollectorRegistry, name: str, **labels: str) -> float | No
 def _odd(text: str) -> ExchangeReport:
     """Return a report with *text* wherever a client or a remote check can put some."""
     odd = Finding(guardrail=text, type=text, part=0, start=0, end=1)
-    return dataclasses.replace(
+    return structs.replace(
         redacted_report(),
         request_id=text,
         traceparent=text,
@@ -80,7 +80,7 @@ def test_an_unsampled_exchange_is_logged_with_its_trace_id_and_not_exported(
 ) -> None:
     """Its line can still be found from Envoy's access log."""
     recorder = Recorder(TelemetrySettings(otlp_endpoint=receiver.endpoint), registry=registry)
-    recorder.record(dataclasses.replace(redacted_report(), traceparent=UNSAMPLED, results=()))
+    recorder.record(structs.replace(redacted_report(), traceparent=UNSAMPLED, results=()))
     recorder.shutdown(20)
     [line] = log_lines.read()
 
@@ -127,7 +127,7 @@ def test_a_part_that_fails_is_counted_and_logged_and_the_others_go_on(
 ) -> None:
     """No exchange may fail over its report, and no loss of telemetry stays unseen."""
     recorder = Recorder(TelemetrySettings(), registry=registry)
-    broken = dataclasses.replace(
+    broken = structs.replace(
         redacted_report(), unscanned=cast("tuple[UnscannedReason, ...]", (PROMPT,))
     )
     for _ in range(5):

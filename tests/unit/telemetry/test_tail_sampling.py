@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Verdict
@@ -12,13 +11,13 @@ from sidecar.domain.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry.tail_sampling import TailSampler
 from tests.support.reports import redacted_report, results, timings
 
-PLAIN = dataclasses.replace(redacted_report(), results=())
-REFUSED = dataclasses.replace(PLAIN, outcome=ExchangeOutcome.REFUSED)
+PLAIN = structs.replace(redacted_report(), results=())
+REFUSED = structs.replace(PLAIN, outcome=ExchangeOutcome.REFUSED)
 REDACTED, SHADOWED, OPEN = results()
 
 
 def _report(base: ExchangeReport = PLAIN, **changes: object) -> ExchangeReport:
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type] # as the test says
+    return structs.replace(base, **changes)  # type: ignore[arg-type] # as the test says
 
 
 @pytest.mark.parametrize(

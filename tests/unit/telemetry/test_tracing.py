@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
@@ -277,8 +278,8 @@ def test_a_failure_of_egret_marks_the_span(
 
 def test_envoy_decides_what_is_sampled(receiver: OtlpReceiver) -> None:
     """An unsampled parent leaves nothing behind; without a parent a trace begins here."""
-    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED, results=())
-    orphan = dataclasses.replace(redacted_report(), traceparent=None)
+    unsampled = structs.replace(redacted_report(), traceparent=UNSAMPLED, results=())
+    orphan = structs.replace(redacted_report(), traceparent=None)
     none, own = _export(receiver, unsampled, orphan)
     root = receiver.wait_for(6)["egret.exchange"]
 
@@ -289,7 +290,7 @@ def test_envoy_decides_what_is_sampled(receiver: OtlpReceiver) -> None:
 
 def test_a_blocked_exchange_is_traced_although_nobody_sampled_it(receiver: OtlpReceiver) -> None:
     """Under the id that the log and the provider know, and marked."""
-    blocked = dataclasses.replace(
+    blocked = structs.replace(
         redacted_report(),
         traceparent=UNSAMPLED,
         outcome=ExchangeOutcome.REFUSED,
@@ -317,7 +318,7 @@ def test_tracestate_is_kept_only_where_it_can_hold_nothing_of_a_client(
     receiver: OtlpReceiver, tracestate: str, kept: str
 ) -> None:
     """A trace state is client text that Envoy forwards; only OpenTelemetry's member is ours."""
-    _export(receiver, dataclasses.replace(redacted_report(), tracestate=tracestate))
+    _export(receiver, structs.replace(redacted_report(), tracestate=tracestate))
 
     assert receiver.wait_for(6)["egret.exchange"].trace_state == kept
 
@@ -341,7 +342,7 @@ def test_spans_are_counted_as_recorded_and_as_taken_by_the_collector(
 ) -> None:
     """The two meet where none was lost; an unsampled exchange is in neither."""
     registry = CollectorRegistry()
-    unsampled = dataclasses.replace(redacted_report(), traceparent=UNSAMPLED, results=())
+    unsampled = structs.replace(redacted_report(), traceparent=UNSAMPLED, results=())
     _export(receiver, redacted_report(), unsampled, registry=registry)
     receiver.wait_for(6)
 
@@ -432,7 +433,7 @@ def test_the_places_of_a_structured_answer_are_on_its_span(receiver: OtlpReceive
 
     _export(
         receiver,
-        dataclasses.replace(report, results=(result._replace(findings=findings),)),
+        structs.replace(report, results=(result._replace(findings=findings),)),
     )
 
     span = receiver.wait_for(4)[f"guardrail {result.guardrail.name}"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 
 from sidecar.telemetry.traffic_stats import traffic_stats
 from tests.support.metric_pages import MetricPages
@@ -55,6 +54,6 @@ def test_times_above_the_last_bucket_count_as_that_bucket() -> None:
     """As Prometheus does it."""
     pages = MetricPages()
     before = pages.snapshot()
-    pages.metrics.record(dataclasses.replace(redacted_report(), **timings(60.0)))
+    pages.metrics.record(structs.replace(redacted_report(), **timings(60.0)))
 
     assert traffic_stats(before, pages.snapshot(at=1.0)).overhead_ms["p50"] == 5000
