@@ -85,6 +85,11 @@ class Message(msgspec.Struct, frozen=True):
 
 
 _KINDS: Final = {kind.value: kind for kind in MessageKind}
+# By names of their own: a member of an enumeration is slow to look up on Python 3.11.
+_REQUEST_HEADERS: Final = MessageKind.REQUEST_HEADERS
+_REQUEST_BODY: Final = MessageKind.REQUEST_BODY
+_WITH_HEADERS: Final = frozenset({_REQUEST_HEADERS, MessageKind.RESPONSE_HEADERS})
+_WITH_BODY: Final = frozenset({_REQUEST_BODY, MessageKind.RESPONSE_BODY})
 _BODY_MODES: Final = {
     number: BodyMode(name) for name, number in modes.ProcessingMode.BodySendMode.items()
 }
@@ -107,30 +112,26 @@ def decode(message: bytes) -> Message:
     except DecodeError as error:
         raise UnreadableMessageError from error
     kind = _KINDS.get(request.WhichOneof("request") or "")
+    if kind is None:
+        raise UnreadableMessageError("no request is set")
     headers: Headers | None = None
     source_address: str | None = None
     body, ends = b"", False
-    match kind:
-        case MessageKind.REQUEST_HEADERS | MessageKind.RESPONSE_HEADERS:
-            is_request = kind is MessageKind.REQUEST_HEADERS
-            http = request.request_headers if is_request else request.response_headers
-            fields: HeaderFields = tuple(map(_raw_field, http.headers.headers))
-            if not all(map(_raw_value, fields)):
-                # Envoy fills `raw_value`; `value` is only read for senders that are not Envoy.
-                fields = tuple(
-                    (one.key, one.raw_value or one.value.encode()) for one in http.headers.headers
-                )
-            headers, ends = Headers(fields), http.end_of_stream
-            if _FILTER in request.attributes:
-                source_address = _source_address(request)
-        case MessageKind.REQUEST_BODY:
-            body, ends = request.request_body.body, request.request_body.end_of_stream
-        case MessageKind.RESPONSE_BODY:
-            body, ends = request.response_body.body, request.response_body.end_of_stream
-        case MessageKind.REQUEST_TRAILERS | MessageKind.RESPONSE_TRAILERS:
-            pass
-        case None:
-            raise UnreadableMessageError("no request is set")
+    if kind in _WITH_HEADERS:
+        is_request = kind is _REQUEST_HEADERS
+        http = request.request_headers if is_request else request.response_headers
+        fields: HeaderFields = tuple(map(_raw_field, http.headers.headers))
+        if not all(map(_raw_value, fields)):
+            # Envoy fills `raw_value`; `value` is only read for senders that are not Envoy.
+            fields = tuple(
+                (one.key, one.raw_value or one.value.encode()) for one in http.headers.headers
+            )
+        headers, ends = Headers(fields), http.end_of_stream
+        if _FILTER in request.attributes:
+            source_address = _source_address(request)
+    elif kind in _WITH_BODY:
+        part = request.request_body if kind is _REQUEST_BODY else request.response_body
+        body, ends = part.body, part.end_of_stream
     opened: tuple[BodyMode, BodyMode] | None = None
     if request.HasField("protocol_config"):
         config = request.protocol_config
@@ -248,11 +249,8 @@ def request_body_answer(
 
 def streamed_request_body(piece: bytes, *, ends: bool, metadata: MetadataFields = b"") -> bytes:
     """Send a piece of the request body on (FULL_DUPLEX_STREAMED)."""
-    response = ext.ProcessingResponse()
-    streamed = response.request_body.response.body_mutation.streamed_response
-    streamed.body = piece
-    streamed.end_of_stream = ends
-    return response.SerializeToString() + _dynamic(metadata)
+    tags = _LAST_OF_REQUEST if ends else _PIECE_OF_REQUEST
+    return _around(tags, len(piece)) + piece + _dynamic(metadata)
 
 
 def response_headers_answer(
@@ -284,11 +282,8 @@ def response_body_answer(
 
 def streamed_response_body(piece: bytes, *, ends: bool, metadata: MetadataFields = b"") -> bytes:
     """Send a piece of the response body on (FULL_DUPLEX_STREAMED)."""
-    response = ext.ProcessingResponse()
-    streamed = response.response_body.response.body_mutation.streamed_response
-    streamed.body = piece
-    streamed.end_of_stream = ends
-    return response.SerializeToString() + _dynamic(metadata)
+    tags = _LAST_OF_RESPONSE if ends else _PIECE_OF_RESPONSE
+    return _around(tags, len(piece)) + piece + _dynamic(metadata)
 
 
 REQUEST_TRAILERS_ANSWER: Final = ext.ProcessingResponse(
@@ -334,29 +329,56 @@ def metadata_fields(pairs: Iterable[tuple[str, str | float]]) -> MetadataFields:
     return metadata.SerializeToString()
 
 
-_NAMED: Final = struct_pb2.Struct(
-    fields={METADATA_NAMESPACE: struct_pb2.Value()}
-).SerializeToString()[2:-1]
-"""The start of an entry of `Struct.fields`: the key with our namespace, the tag of the value."""
-_AROUND: Final = (b"\x2a", _NAMED, b"\x0a", b"\x42")
-"""Tags around the fields, from the inside: `Value.struct_value`, the entry's value, the entry of
-`Struct.fields`, `ProcessingResponse.dynamic_metadata`."""
-
-
 def _dynamic(metadata: MetadataFields) -> bytes:
     """Return `dynamic_metadata` with these fields in our namespace, to follow any answer.
 
     The fields of a message may come in any order (Protocol Buffers, "Encoding"): most of these
     are encoded once for all requests of a key.
     """
-    encoded = metadata
-    for tag in _AROUND if metadata else ():
-        length = len(encoded)
-        if length < 1 << 7:
-            varint = bytes((length,))
-        elif length < 1 << 14:
-            varint = bytes((length & 0x7F | 0x80, length >> 7))
-        else:
-            varint = bytes((length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14))
-        encoded = tag + varint + encoded
-    return encoded
+    return _around(_METADATA, len(metadata)) + metadata if metadata else b""
+
+
+@lru_cache(maxsize=4096)
+def _around(tags: tuple[bytes, ...], length: int) -> bytes:
+    """Return what stands before a field of *length* bytes within the messages of *tags*.
+
+    They are from the inside; before each tag and after it stands a length (Protocol Buffers,
+    "Encoding"). To copy a body once is cheaper than to build four messages around it.
+    """
+    before = b""
+    for tag in tags:
+        varint, rest = b"", length + len(before)
+        while rest > 0x7F:  # noqa: PLR2004 - seven bits a byte
+            varint += bytes((rest & 0x7F | 0x80,))
+            rest >>= 7
+        before = tag + varint + bytes((rest,)) + before
+    return before
+
+
+_NAMED: Final = struct_pb2.Struct(
+    fields={METADATA_NAMESPACE: struct_pb2.Value()}
+).SerializeToString()[2:-1]
+"""The start of an entry of `Struct.fields`: the key with our namespace, the tag of the value."""
+_METADATA: Final = (b"\x2a", _NAMED, b"\x0a", b"\x42")
+"""Tags around the fields, from the inside: `Value.struct_value`, the entry's value, the entry of
+`Struct.fields`, `ProcessingResponse.dynamic_metadata`."""
+
+
+def _tags(direction: str, *, ends: bool) -> tuple[bytes, ...]:
+    """Return the tags around a streamed piece of a body, from the inside."""
+    streamed = ext.StreamedBodyResponse.DESCRIPTOR.fields_by_name
+    last = bytes((streamed["end_of_stream"].number << 3, 1)) if ends else b""
+    path = (
+        ext.BodyMutation.DESCRIPTOR.fields_by_name["streamed_response"],
+        ext.CommonResponse.DESCRIPTOR.fields_by_name["body_mutation"],
+        ext.BodyResponse.DESCRIPTOR.fields_by_name["response"],
+        ext.ProcessingResponse.DESCRIPTOR.fields_by_name[direction],
+    )
+    outer = tuple(bytes((field.number << 3 | 2,)) for field in path)
+    return (last + bytes((streamed["body"].number << 3 | 2,)), *outer)
+
+
+_PIECE_OF_REQUEST: Final = _tags("request_body", ends=False)
+_LAST_OF_REQUEST: Final = _tags("request_body", ends=True)
+_PIECE_OF_RESPONSE: Final = _tags("response_body", ends=False)
+_LAST_OF_RESPONSE: Final = _tags("response_body", ends=True)
