@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, assert_never
 
+import msgspec
+
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     NO_CHANGE,
@@ -86,7 +88,7 @@ class Room(Protocol):
         ...
 
 
-class ExtProcProtocol:
+class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     """One HTTP request and its answer, as seen through ext_proc.
 
     `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
@@ -95,57 +97,33 @@ class ExtProcProtocol:
     `held_bytes` of request or answer are kept until they are judged.
     """
 
-    __slots__ = (
-        "_answer_ends",
-        "_is_body_complete",
-        "_is_half_closed",
-        "_is_overridden",
-        "_judges_answer",
-        "_max_body_bytes",
-        "_passes_request",
-        "_pieces",
-        "_room",
-        "_trailers_follow",
-        "_wants_answer_headers",
-        "answer_has_body",
-        "answer_headers",
-        "has_body",
-        "headers",
-        "held_bytes",
-        "is_aborted",
-        "is_answered",
-        "modes",
-        "outgoing",
-        "phase",
-        "piece",
-        "piece_is_last",
-        "request_mode",
-        "response_mode",
-        "source_address",
-    )
-
-    def __init__(self, *, max_body_bytes: int, wants_answer_headers: bool, room: Room) -> None:
-        """Start before the first message of a stream."""
-        self.phase = Phase.AWAIT_HEADERS
-        self.outgoing: list[bytes] = []
-        self.is_answered = False
-        self.is_aborted = False
-        self.modes: tuple[BodyMode, BodyMode] | None = None
-        self.request_mode = BodyMode.NONE
-        self.response_mode = BodyMode.NONE
-        self._max_body_bytes = max_body_bytes
-        self._wants_answer_headers = wants_answer_headers
-        self._room = room
-        self._pieces: list[bytes] = []
-        self.held_bytes = 0
-        self.has_body = self._is_body_complete = self._trailers_follow = False
-        self._is_half_closed = self._is_overridden = False
-        self._passes_request = self._judges_answer = self._answer_ends = False
-        self.headers = self.answer_headers = _NO_HEADERS
-        self.answer_has_body = False
-        self.source_address: str | None = None
-        self.piece = b""
-        self.piece_is_last = False
+    # A struct, since each request builds one: its fields are set in C.
+    max_body_bytes: int
+    wants_answer_headers: bool
+    room: Room
+    phase: Phase = Phase.AWAIT_HEADERS
+    outgoing: list[bytes] = []
+    is_answered: bool = False
+    is_aborted: bool = False
+    modes: tuple[BodyMode, BodyMode] | None = None
+    request_mode: BodyMode = BodyMode.NONE
+    response_mode: BodyMode = BodyMode.NONE
+    headers: Headers = _NO_HEADERS
+    has_body: bool = False
+    source_address: str | None = None
+    answer_headers: Headers = _NO_HEADERS
+    answer_has_body: bool = False
+    piece: bytes = b""
+    piece_is_last: bool = False
+    held_bytes: int = 0
+    _pieces: list[bytes] = []
+    _is_body_complete: bool = False
+    _trailers_follow: bool = False
+    _is_half_closed: bool = False
+    _is_overridden: bool = False
+    _passes_request: bool = False
+    _judges_answer: bool = False
+    _answer_ends: bool = False
 
     # State.
 
@@ -187,16 +165,11 @@ class ExtProcProtocol:
             RefusedError: the request cannot go on.
         """
         message = codec.decode(data)
-        kind = message.kind
-        if (message.modes is not None or self.modes is None) and self.phase is not Phase.ENDED:
+        kind, phase = message.kind, self.phase
+        if message.modes is not None or self.modes is None:
             self._open(message)
-        is_expected = kind in TRANSITIONS[self.phase]
-        if kind in REST_OF_REQUEST and self.phase in UNANSWERED:
-            is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
-            is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
-            is_expected = is_expected and not (self._is_body_complete or is_early)
-        if not is_expected:
-            raise ProtocolViolationError(self.phase, kind)
+        if kind not in TRANSITIONS[phase] or (kind in REST_OF_REQUEST and not self._awaits_rest()):
+            raise ProtocolViolationError(phase, kind)
         match kind:
             case MessageKind.REQUEST_HEADERS:
                 return self._on_request_headers(message)
@@ -212,6 +185,14 @@ class ExtProcProtocol:
                 return self._on_response_trailers()
             case _:
                 assert_never(kind)
+
+    def _awaits_rest(self) -> bool:
+        """Return whether more of the request may come: only once requested, and before its end."""
+        if self.phase not in UNANSWERED:
+            return True
+        is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
+        is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
+        return not (self._is_body_complete or is_early)
 
     def half_close(self) -> None:
         """Note that Envoy sends nothing more; a reset is no half-close, and cancels the stream."""
@@ -231,6 +212,8 @@ class ExtProcProtocol:
 
     def _open(self, message: Message) -> None:
         """Read the body modes from the first message of a stream."""
+        if self.phase is Phase.ENDED:
+            return
         if self.modes is not None:
             raise ProtocolViolationError(self.phase, "protocol_config")
         if message.modes is None:
@@ -389,7 +372,7 @@ class ExtProcProtocol:
             self._is_overridden = True
             if judges_answer:
                 self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
-            wants_headers = self._wants_answer_headers or judges_answer
+            wants_headers = self.wants_answer_headers or judges_answer
             self.outgoing.append(codec.OVERRIDES[wants_headers, judges_answer])
 
     def forward(
@@ -414,8 +397,9 @@ class ExtProcProtocol:
         self._expect("forward")
         if judges_answer and not self.may_judge_answer:
             raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
-        is_buffered = self.request_mode is BodyMode.BUFFERED
-        if self.phase is Phase.JUDGING_BODY and self.has_body and is_buffered:
+        mode, has_body, is_body_complete = self.request_mode, self.has_body, self._is_body_complete
+        is_buffered, is_unsent = mode is BodyMode.BUFFERED, mode is BodyMode.NONE
+        if is_buffered and has_body and self.phase is Phase.JUDGING_BODY:
             if body is not None:
                 added = (*added, _content_length(body))
             answer = codec.request_body_answer(
@@ -424,9 +408,10 @@ class ExtProcProtocol:
             self.outgoing.append(answer)
         else:
             # That the answer must come here may depend on the body: then ask once more.
-            is_asked = self.response_mode is not BodyMode.NONE
-            asks_again = judges_answer and self._is_overridden and not is_asked
-            asks = self.request_mode is BodyMode.NONE or asks_again
+            asks_again = (
+                judges_answer and self._is_overridden and self.response_mode is BodyMode.NONE
+            )
+            asks = is_unsent or asks_again
             if judges_answer and asks:
                 self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
             if body is not None:
@@ -436,21 +421,19 @@ class ExtProcProtocol:
                 added,
                 removed,
                 metadata,
-                response_headers=asks and (self._wants_answer_headers or judges_answer),
+                response_headers=asks and (self.wants_answer_headers or judges_answer),
                 response_body=asks and judges_answer,
                 request_body=asks_again,
                 clear_route_cache=clear_route_cache,
             )
             self.outgoing.append(answer)
-            if self.has_body and self.request_mode is not BodyMode.NONE:
+            if has_body and not is_unsent:
                 sent = self.body() if body is None else body
-                if sent or self._is_body_complete:
-                    ends = self._is_body_complete
-                    self._stream(codec.streamed_request_body, sent, ends=ends)
+                if sent or is_body_complete:
+                    self._stream(codec.streamed_request_body, sent, ends=is_body_complete)
         self._judges_answer = judges_answer
-        is_whole = self._is_body_complete and not (is_buffered and self._trailers_follow)
-        sends_no_more = self.request_mode is BodyMode.NONE or self._is_half_closed
-        is_through = not self.has_body or sends_no_more or is_whole
+        is_whole = is_body_complete and not (is_buffered and self._trailers_follow)
+        is_through = is_whole or not has_body or is_unsent or self._is_half_closed
         self.is_answered = True
         self.drop()
         self.phase = Phase.AWAIT_ANSWER
@@ -548,12 +531,11 @@ class ExtProcProtocol:
     def _request_is_through(self) -> None:
         """Go on for the answer, or end if none comes here."""
         self._passes_request = False
-        is_owed = self._wants_answer_headers or self.response_mode is not BodyMode.NONE
-        is_complete = self.phase is Phase.AWAIT_REQUEST_END
+        is_owed = self.wants_answer_headers or self.response_mode is not BodyMode.NONE
         if (
-            is_complete
-            or self._is_half_closed
-            or (self.phase is Phase.AWAIT_ANSWER and not is_owed)
+            self._is_half_closed
+            or self.phase is Phase.AWAIT_REQUEST_END
+            or (not is_owed and self.phase is Phase.AWAIT_ANSWER)
         ):
             self._end()
 
@@ -570,10 +552,10 @@ class ExtProcProtocol:
     def _keep(self, piece: bytes, too_large: ErrorKind) -> None:
         """Keep a piece of a body until it is judged; raise if there is no room for it."""
         size = len(piece)
-        if not self._room.hold(size):
+        if not self.room.hold(size):
             raise RefusedError(ErrorKind.OVERLOADED)
         self.held_bytes += size
-        if self.held_bytes > self._max_body_bytes:
+        if self.held_bytes > self.max_body_bytes:
             raise RefusedError(too_large)
         if size:
             self._pieces.append(piece)
@@ -581,7 +563,7 @@ class ExtProcProtocol:
     def drop(self) -> None:
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""
         if self.held_bytes:
-            self._room.release(self.held_bytes)
+            self.room.release(self.held_bytes)
             self.held_bytes = 0
             self._pieces = []
 
@@ -594,6 +576,9 @@ class ExtProcProtocol:
         metadata: MetadataFields = b"",
     ) -> None:
         """Send *body* in pieces, one even if it is empty; *metadata* comes with the last."""
+        if len(body) <= MAX_CHUNK_BYTES:
+            self.outgoing.append(encode(body, ends=ends, metadata=metadata))
+            return
         start = 0
         while len(body) - start > MAX_CHUNK_BYTES:
             piece = body[start : start + MAX_CHUNK_BYTES]

@@ -111,15 +111,16 @@ class Budgets:
 
     def of(self, phase: Phase) -> float | None:
         """Return the budget of the wait in *phase*; None if Envoy's own timers rule."""
-        match phase:
-            case Phase.JUDGING_HEADERS:
-                return self.authorize_seconds
-            case Phase.AWAIT_BODY:
-                return self.body_seconds
-            case Phase.JUDGING_BODY | Phase.JUDGING_ANSWER:
-                return self.inspect_seconds
-            case _:
-                return None
+        name = _BUDGETS.get(phase)
+        return None if name is None else getattr(self, name)
+
+
+_BUDGETS: Final = {
+    Phase.JUDGING_HEADERS: "authorize_seconds",
+    Phase.AWAIT_BODY: "body_seconds",
+    Phase.JUDGING_BODY: "inspect_seconds",
+    Phase.JUDGING_ANSWER: "inspect_seconds",
+}
 
 
 class ExtProcStream:
@@ -184,36 +185,31 @@ class ExtProcStream:
             handler.finish(protocol, end)
         return end
 
-    async def expect(self, expected: Event) -> None:
-        """Receive until the *expected* event.
-
-        Raises:
-            OvertakenError: Envoy answered the client itself, or the stream has ended.
-        """
-        event = await self.receive()
-        if event is not expected:
-            raise OvertakenError(event)
-
-    async def receive(self) -> Event:
+    async def receive(self, expected: Event | None = None) -> Event:
         """Send the answers owed, then read until a message asks for a decision; ENDED at the end.
 
         Raises:
+            OvertakenError: another event than the *expected* one came: Envoy answered the client
+                itself, or the stream has ended.
             RefusedError: the request cannot go on; `LateError` if a message came too late.
             ProtocolViolationError, UnreadableMessageError: Envoy broke the protocol.
             StreamGoneError: Envoy has reset the stream.
         """
         protocol = self.protocol
-        while True:
+        event = Event.NOTHING
+        while event is Event.NOTHING:
             if protocol.outgoing:
                 await self.send()
             if protocol.phase is Phase.ENDED:
-                return Event.ENDED
-            message = await self._read()
-            if message is None:
+                event = Event.ENDED
+            elif (message := await self._read()) is not None:
+                event = protocol.receive(message)
+            else:
                 self._is_half_closed = True
                 protocol.half_close()
-            elif (event := protocol.receive(message)) is not Event.NOTHING:
-                return event
+        if expected is not None and event is not expected:
+            raise OvertakenError(event)
+        return event
 
     async def send(self) -> None:
         """Send all answers owed at once, with the end of the stream if it has come."""
@@ -271,9 +267,7 @@ class ExtProcStream:
         # Without a task beside us, as nothing else is waited for: the task and the wait for it
         # cost a third of all that judging a request costs.
         try:
-            if seconds is None:
-                return await self._call.read()
-            return await self._read_within(seconds)
+            return await (self._call.read() if seconds is None else self._read_within(seconds))
         except (StreamGoneError, LateError):
             raise
         except Exception:

@@ -226,7 +226,7 @@ async def judge_request(
 ) -> AnswerPlan | ClientError | None:
     """Judge the request and let it go on; return how its answer is treated, or the refusal."""
     protocol = stream.protocol
-    await stream.expect(Event.REQUEST_HEADERS)
+    await stream.receive(Event.REQUEST_HEADERS)
     headers = protocol.headers
     record.work()
     _read_headers(headers, record, worker)
@@ -253,7 +253,7 @@ async def judge_request(
         record.rest()
         protocol.require_body(removed, judges_answer=judges_answer(route, policy))
         if protocol.phase is Phase.AWAIT_BODY:
-            await stream.expect(Event.REQUEST_BODY)
+            await stream.receive(Event.REQUEST_BODY)
         body = protocol.body()
         record.work()
         allowed = await judge_body(body, route, caller, stream, record, worker)

@@ -85,8 +85,8 @@ any_event: st.SearchStrategy[on.Event] = st.one_of(
 
 def state(protocol: ExtProcProtocol) -> dict[str, object]:
     """Return everything a protocol knows."""
-    slots = [slot for slot in ExtProcProtocol.__slots__ if slot != "_room"]
-    return {slot: copy.copy(getattr(protocol, slot)) for slot in slots}
+    names = [name for name in ExtProcProtocol.__struct_fields__ if name != "room"]
+    return {name: copy.copy(getattr(protocol, name)) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

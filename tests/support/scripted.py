@@ -128,7 +128,7 @@ class ScriptedHandler:
 
     async def _judge_request(self, stream: ExtProcStream) -> Refusal | None:
         protocol = stream.protocol
-        await stream.expect(Event.REQUEST_HEADERS)
+        await stream.receive(Event.REQUEST_HEADERS)
         headers = protocol.headers
         self.asked.append((headers, protocol.has_body))
         self.source_addresses.append(protocol.source_address)
@@ -137,7 +137,7 @@ class ScriptedHandler:
         if isinstance(first, on.BodyRequired):
             protocol.require_body(first.headers.remove_headers, judges_answer=first.judges_answer)
             if protocol.phase is Phase.AWAIT_BODY:
-                await stream.expect(Event.REQUEST_BODY)
+                await stream.receive(Event.REQUEST_BODY)
             self.asked.append(protocol.body())
             verdict = await _settled(self.body(), stream)
         else:
