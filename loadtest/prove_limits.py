@@ -45,7 +45,7 @@ from sidecar.storage.valkey_limits import ValkeyLimits
 
 OPERATIONS: Final = 1_000_000
 REQUESTS: Final = 10_000
-ENGINES: Final = (Engine.GRPCIO, Engine.H2CORN)
+ENGINES: Final = (Engine.GRPCIO, Engine.HTTP2)
 ENOUGH_FOR: Final = 100
 COST: Final = 1_000
 STARTED_SECONDS: Final = 4.0

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
                 " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, if a mesh"
                 " encrypts and authenticates"
             )
-        if self.server.engine is Engine.H2CORN:
+        if self.server.engine is Engine.HTTP2:
             raise ValueError("EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio")
         if self.listen.port + self.server.workers - 1 > MAX_PORT:
             raise ValueError("EGRET_LISTEN__PORT leaves no port for each worker")

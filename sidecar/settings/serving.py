@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
+from typing_extensions import override
 
 from sidecar.settings.sections import Seconds, Section
 
@@ -21,7 +22,13 @@ class Engine(enum.Enum):
 
     AUTO = "auto"
     GRPCIO = "grpcio"
-    H2CORN = "h2corn"
+    HTTP2 = "http2"
+
+    @classmethod
+    @override
+    def _missing_(cls, value: object) -> Engine | None:
+        """Accept `h2corn`, the name of the library that served before."""
+        return cls.HTTP2 if value == "h2corn" else None
 
     @property
     def chosen(self) -> Engine:

@@ -259,9 +259,9 @@ def engine_type(
             from sidecar.server.grpcio import GrpcioEngine  # noqa: PLC0415
 
             return GrpcioEngine
-        case EngineChoice.H2CORN:
-            from sidecar.server.h2corn import H2cornEngine  # noqa: PLC0415
+        case EngineChoice.HTTP2:
+            from sidecar.server.grpc_http2 import Http2Engine  # noqa: PLC0415
 
-            return H2cornEngine
+            return Http2Engine
         case _:
             assert_never(engine)

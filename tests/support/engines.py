@@ -12,12 +12,12 @@ from typing import Final
 
 import pytest
 
+from sidecar.server.grpc_http2 import Http2Engine
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.server.h2corn import H2cornEngine
 
-ENGINE_TYPES: Final[Mapping[str, type[GrpcioEngine | H2cornEngine]]] = {
+ENGINE_TYPES: Final[Mapping[str, type[GrpcioEngine | Http2Engine]]] = {
     "grpcio": GrpcioEngine,
-    "h2corn": H2cornEngine,
+    "h2corn": Http2Engine,
 }
 
 on_one_engine = pytest.mark.any_engine

@@ -20,7 +20,7 @@ PART: Final = "Egret workers"
 HEALTH_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 """Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
-OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.H2CORN.value}
+OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.HTTP2.value}
 """Settings that the Envoy beside is configured for; the environment may override them."""
 
 

@@ -12,7 +12,7 @@ import grpc.aio
 
 from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.engine import PROCESS_METHOD, EngineOptions, Serve
-from sidecar.server.h2corn import H2cornEngine
+from sidecar.server.grpc_http2 import Http2Engine
 
 MAX_MESSAGE_BYTES = 3 << 20
 
@@ -46,7 +46,7 @@ async def channel(
         drain_delay_seconds=0.0,
         drain_grace_seconds=0.1,
     )
-    engine = H2cornEngine(options, converse)
+    engine = Http2Engine(options, converse)
     await engine.start()
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(

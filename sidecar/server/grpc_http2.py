@@ -1,0 +1,255 @@
+"""The engine on our own HTTP/2: ext_proc, the access log and health as gRPC calls.
+
+The format is that of the gRPC project's "gRPC over HTTP2" (PROTOCOL-HTTP2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Final, assert_never
+
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from sidecar.extproc.stream import CALL_METADATA, StreamEnd, StreamGoneError
+from sidecar.server.engine import (
+    EXPORT_METHOD,
+    NOT_JUDGED,
+    NOT_KEPT,
+    PROCESS_METHOD,
+    SERVICE_NAME,
+    EngineOptions,
+    ReceiveLog,
+    Serve,
+    SocketError,
+    check_socket_path,
+    is_alive,
+)
+from sidecar.server.grpc_wire import (
+    CONTENT_TYPE,
+    GrpcStatus,
+    GrpcWireError,
+    MessageReader,
+    frame,
+    status_headers,
+    timeout_seconds,
+)
+from sidecar.server.http2 import Http2Connection, Http2Stream, StreamResetError
+from sidecar.telemetry.logs import get_logger
+from sidecar.usage.records import NotKeptError
+
+HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
+
+_READ: Final = {name.encode(): name for name in CALL_METADATA}
+_BACKLOG: Final = 1024
+
+
+def _block(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Encode *headers* as literals that join no table (RFC 7541 section 6.2.2)."""
+    block = b""
+    for name, value in headers:
+        block += b"\0" + bytes((len(name),)) + name
+        # 127 and more follow in groups of seven bits (section 5.1).
+        size, length = len(value), b""
+        if size < 0x7F:  # noqa: PLR2004 - seven bits
+            length = bytes((size,))
+        else:
+            length, size = b"\x7f", size - 0x7F
+            while size > 0x7F:  # noqa: PLR2004
+                length += bytes((size & 0x7F | 0x80,))
+                size >>= 7
+            length += bytes((size,))
+        block += length + value
+    return block
+
+
+_STATUS_200: Final = b"\x88"  # index 8 of HPACK's static table
+_OPENING: Final = _STATUS_200 + _block([(b"content-type", CONTENT_TYPE)])
+_OK_TRAILERS: Final = _block(status_headers(GrpcStatus.OK))
+
+
+class GrpcCall:
+    """One gRPC call as messages in and messages out."""
+
+    __slots__ = ("_has_ended", "_is_open", "_messages", "_reader", "_stream")
+
+    def __init__(self, stream: Http2Stream, *, max_message_bytes: int) -> None:
+        self._stream = stream
+        self._reader = MessageReader(max_message_bytes=max_message_bytes)
+        self._messages: deque[bytes] = deque()
+        self._is_open = False
+        self._has_ended = False
+
+    async def read(self) -> bytes | None:
+        """Return the next message, or None after the peer's half-close.
+
+        Raises:
+            GrpcWireError: the bytes are not a message that we accept.
+            StreamGoneError: the peer has reset the stream.
+        """
+        try:
+            while not self._messages:
+                piece = await self._stream.read()
+                if piece is None:
+                    if not self._reader.is_between_messages:
+                        raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
+                    return None
+                self._messages.extend(self._reader.feed(piece))
+        except StreamResetError as error:
+            raise StreamGoneError from error
+        return self._messages.popleft()
+
+    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+        """Send *messages* in one piece; with *ends* the call ends with them."""
+        await self._write(frame(messages), _OK_TRAILERS if ends else b"")
+
+    async def end(self, status: GrpcStatus, problem: str = "") -> None:
+        """End the call, unless it has ended."""
+        if not self._has_ended:
+            await self._write(b"", _block(status_headers(status, problem)))
+
+    async def _write(self, body: bytes, trailers: bytes) -> None:
+        self._has_ended = bool(trailers)
+        opening = b"" if self._is_open else _OPENING
+        self._is_open = True
+        try:
+            await self._stream.write(opening, body, trailers)
+        except StreamResetError as error:
+            raise StreamGoneError from error
+
+
+class GrpcApplication:
+    """Answers the calls of one socket: ext_proc, the access log, and health checks."""
+
+    def __init__(
+        self, serve: Serve, receive_log: ReceiveLog | None = None, *, max_message_bytes: int
+    ) -> None:
+        self.is_serving = False
+        self._serve = serve
+        self._receive_log = receive_log
+        self._max_message_bytes = max_message_bytes
+
+    async def answer(self, stream: Http2Stream) -> None:
+        """Answer one call; any error ends it with a status other than OK."""
+        call = GrpcCall(stream, max_message_bytes=self._max_message_bytes)
+        fields = dict(stream.fields)
+        path = fields.get(b":path")
+        try:
+            limit = fields.get(b"grpc-timeout")
+            if limit is None:
+                await self._answer(path, call, fields)
+            else:
+                async with asyncio.timeout(timeout_seconds(limit)):
+                    await self._answer(path, call, fields)
+        except StreamGoneError:
+            return
+        except GrpcWireError as error:
+            await call.end(error.status, error.problem)
+        except TimeoutError:
+            await call.end(GrpcStatus.DEADLINE_EXCEEDED)
+        except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
+            get_logger().error("engine.call_failed", exc_info=error)
+            await call.end(GrpcStatus.INTERNAL, NOT_JUDGED)
+
+    async def _answer(
+        self, path: bytes | None, call: GrpcCall, fields: dict[bytes, bytes]
+    ) -> None:
+        if path == _PROCESS:
+            metadata = {
+                key: fields[name].decode("latin-1")
+                for name, key in _READ.items()
+                if name in fields
+            }
+            end = await self._serve(call, metadata)
+            match end:
+                case StreamEnd.COMPLETED:
+                    await call.end(GrpcStatus.OK)
+                case StreamEnd.ABORTED:
+                    # OK would make Envoy go on with an unjudged request.
+                    await call.end(GrpcStatus.INTERNAL, NOT_JUDGED)
+                case StreamEnd.CANCELLED:
+                    raise StreamGoneError
+                case _:
+                    assert_never(end)
+        elif path == _EXPORT and self._receive_log is not None:
+            try:
+                answer = await self._receive_log(await call.read() or b"")
+            except NotKeptError:
+                await call.end(GrpcStatus.RESOURCE_EXHAUSTED, NOT_KEPT)
+            else:
+                await call.write([answer], ends=True)
+        elif path == _CHECK_HEALTH:
+            await self._check_health(call)
+        else:
+            await call.end(GrpcStatus.UNIMPLEMENTED, "no such method")
+
+    async def _check_health(self, call: GrpcCall) -> None:
+        try:
+            request = health_pb2.HealthCheckRequest.FromString(await call.read() or b"")
+        except DecodeError:
+            raise GrpcWireError(GrpcStatus.INVALID_ARGUMENT, "not a HealthCheckRequest") from None
+        if request.service not in {"", SERVICE_NAME}:
+            raise GrpcWireError(GrpcStatus.NOT_FOUND, "no such service")
+        statuses = health_pb2.HealthCheckResponse
+        status = statuses.SERVING if self.is_serving else statuses.NOT_SERVING
+        await call.write([statuses(status=status).SerializeToString()], ends=True)
+
+
+_PROCESS: Final = PROCESS_METHOD.encode()
+_EXPORT: Final = EXPORT_METHOD.encode()
+_CHECK_HEALTH: Final = HEALTH_CHECK_METHOD.encode()
+
+
+class Http2Engine:
+    """Our own HTTP/2 serving ext_proc, the access log and health on one Unix socket."""
+
+    def __init__(
+        self, options: EngineOptions, serve: Serve, receive_log: ReceiveLog | None = None
+    ) -> None:
+        self._options = options
+        self._application = GrpcApplication(
+            serve, receive_log, max_message_bytes=options.max_message_bytes
+        )
+        self._connections: set[Http2Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Begin to serve, not yet ready."""
+        path = self._options.socket_path
+        check_socket_path(path)
+        if await is_alive(path):
+            # The path would be taken over silently, and starve the process that serves it.
+            raise SocketError(f"another process serves {path}: stop it or use another folder")
+        try:
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                lambda: Http2Connection(self._application.answer, self._connections),
+                path=str(path.absolute()),
+                backlog=_BACKLOG,
+            )
+            path.chmod(self._options.socket_mode)
+        except OSError:
+            raise SocketError(f"cannot bind {path}: is its folder writable?") from None
+
+    async def set_ready(self, *, is_ready: bool) -> None:
+        """Show SERVING or NOT_SERVING, for the whole server and for ext_proc by name."""
+        self._application.is_serving = is_ready
+
+    async def drain(self) -> None:
+        """Stop in three steps: NOT_SERVING, a pause, then no new streams."""
+        await self.set_ready(is_ready=False)
+        await asyncio.sleep(self._options.drain_delay_seconds)
+        # First the name, so that no connection is made that would never be served, and so that
+        # the next process may bind the path.
+        self._options.socket_path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            connection.go_away()
+        with contextlib.suppress(TimeoutError):  # streams that outlive the grace are cut
+            async with asyncio.timeout(self._options.drain_grace_seconds):
+                while tasks := [task for one in self._connections for task in one.tasks]:
+                    await asyncio.wait(tasks)
+        for connection in tuple(self._connections):
+            connection.close()

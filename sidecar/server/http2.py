@@ -1,0 +1,512 @@
+"""HTTP/2 connections as Envoy opens them (RFC 9113), one asyncio protocol each.
+
+A connection reads frames, keeps the flow-control windows of both sides, and hands each stream to
+the application as a `Http2Stream`. There is no thread and no object for a frame in between: of
+the time that a request took in a server of its own thread, a third went into waking each other.
+
+Only what gRPC from a proxy needs is there: no push, no priorities, no HTTP/1. A peer that breaks
+the protocol loses its connection (section 5.4.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
+
+from typing_extensions import override
+
+from sidecar.server.hpack import MAX_LIST_BYTES, Field, HpackDecoder, HpackError
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MAX_FRAME_BYTES: Final = 16_384
+"""HTTP/2's default, of both sides: a larger frame is refused, and none is sent."""
+MAX_STREAMS: Final = 65_536
+"""Open at once on a connection; the bound of Envoy's circuit breaker in our configuration."""
+STREAM_WINDOW: Final = 1 << 20
+CONNECTION_WINDOW: Final = 256 << 20
+"""Bytes that the peer may send ahead of the application. One stream that is not read fills its
+own window, and leaves the connection's to the others."""
+MAX_WINDOW: Final = (1 << 31) - 1
+MAX_CONTROL_BYTES: Final = 1 << 20
+"""Of answers to pings and settings that a peer does not read; then its connection is closed."""
+HIGH_WATER_BYTES: Final = 1 << 20
+"""From here on a stream that writes waits until the peer has read."""
+
+_HEADER: Final = struct.Struct(">BHBBL")
+_LONG: Final = struct.Struct(">L")
+_SETTING: Final = struct.Struct(">HL")
+_HEADER_BYTES: Final = 9
+
+# Types of frames (section 6).
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING = 0x0, 0x1, 0x3, 0x4, 0x5, 0x6
+_GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0x7, 0x8, 0x9
+
+_END_STREAM = _ACK = 0x1
+_END_HEADERS = 0x4
+_PADDED = 0x8
+_WITH_PRIORITY = 0x20
+_PRIORITY_BYTES: Final = 5
+_PING_BYTES: Final = 8
+
+# Settings (section 6.5.2).
+_MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 0x3, 0x4
+_DEFAULT_WINDOW: Final = 65_535
+
+
+class ErrorCode(enum.IntEnum):
+    """Reasons of resets and of closed connections (section 7)."""
+
+    NO_ERROR = 0x0
+    PROTOCOL_ERROR = 0x1
+    INTERNAL_ERROR = 0x2
+    FLOW_CONTROL_ERROR = 0x3
+    FRAME_SIZE_ERROR = 0x6
+    REFUSED_STREAM = 0x7
+    COMPRESSION_ERROR = 0x9
+    ENHANCE_YOUR_CALM = 0xB
+
+
+class Http2Error(Exception):
+    """The peer has broken the protocol; its connection ends with this code."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class StreamResetError(Exception):
+    """The stream is gone: the peer has reset it, or its connection is lost."""
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    size = len(payload)
+    return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
+
+
+_HELLO: Final = _frame(
+    _SETTINGS,
+    0,
+    0,
+    _SETTING.pack(_MAX_CONCURRENT_STREAMS, MAX_STREAMS)
+    + _SETTING.pack(_INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+) + _frame(_WINDOW_UPDATE, 0, 0, _LONG.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
+_SETTINGS_ACK: Final = _frame(_SETTINGS, _ACK, 0)
+
+
+class Http2Stream:
+    """One stream: pieces of the peer's body in, header blocks and bytes out.
+
+    `fields` are the headers of the request.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_pieces",
+        "_read_bytes",
+        "_reader",
+        "_writer",
+        "debt",
+        "fields",
+        "is_half_closed",
+        "is_reset",
+        "number",
+        "send_window",
+        "task",
+    )
+
+    def __init__(
+        self, connection: Http2Connection, number: int, fields: list[Field], *, window: int
+    ) -> None:
+        self.fields = fields
+        self.number = number
+        self.send_window = window
+        self.task: asyncio.Task[None] | None = None
+        self.is_half_closed = self.is_reset = False
+        self.debt = 0
+        self._connection = connection
+        self._pieces: deque[bytes] = deque()
+        self._read_bytes = 0
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+
+    async def read(self) -> bytes | None:
+        """Return the next piece of the body, None behind the last.
+
+        Raises:
+            StreamResetError: the stream is gone.
+        """
+        while not self._pieces:
+            if self.is_reset:
+                raise StreamResetError
+            if self.is_half_closed:
+                return None
+            self._reader = self._connection.loop.create_future()
+            await self._reader
+        piece = self._pieces.popleft()
+        self._read_bytes += len(piece)
+        if self._read_bytes >= STREAM_WINDOW // 2:
+            self._connection.give_back(self, self._read_bytes)
+            self._read_bytes = 0
+        return piece
+
+    async def write(self, before: bytes, body: bytes, after: bytes) -> None:
+        """Send a block of headers *before* the bytes of *body*, and trailers *after* them.
+
+        An empty one is not sent. Trailers end the stream. Waits for the peer's windows, and while
+        the peer reads too slowly.
+
+        Raises:
+            StreamResetError: the stream is gone.
+        """
+        connection, number = self._connection, self.number
+        out = _frame(_HEADERS, _END_HEADERS, number, before) if before else b""
+        while body:
+            if self.is_reset:
+                raise StreamResetError
+            room = min(self.send_window, connection.send_window, MAX_FRAME_BYTES)
+            if room <= 0:
+                connection.send(out)
+                out = b""
+                connection.blocked.add(self)
+                self._writer = connection.loop.create_future()
+                await self._writer
+                continue
+            piece, body = (body, b"") if len(body) <= room else (body[:room], body[room:])
+            self.send_window -= len(piece)
+            connection.send_window -= len(piece)
+            out += _frame(_DATA, 0, number, piece)
+        if self.is_reset:
+            raise StreamResetError
+        if after:
+            out += _frame(_HEADERS, _END_HEADERS | _END_STREAM, number, after)
+            if not self.is_half_closed:
+                # The rest of the request is not wanted (section 8.1).
+                out += _frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR))
+            connection.forget(self)
+        connection.send(out)
+        if connection.resumed is not None and not after:
+            await connection.resumed.wait()
+
+    def feed(self, piece: bytes, size: int, *, ends: bool) -> None:
+        """Take a *piece* of the body, for which the peer has used *size* bytes of its window."""
+        self.debt += size
+        self._read_bytes += size - len(piece)
+        if piece:
+            self._pieces.append(piece)
+        self.is_half_closed = ends
+        _wake(self._reader)
+
+    def wake_writer(self) -> None:
+        """Let a writer look at the windows again."""
+        _wake(self._writer)
+
+    def reset(self) -> None:
+        """End the stream: its task is cancelled."""
+        self.is_reset = True
+        _wake(self._writer)
+        _wake(self._reader)
+        if self.task is not None:
+            self.task.cancel()
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+class Http2Connection(asyncio.Protocol):
+    """The server's side of one connection.
+
+    `send_window` is the peer's, for all streams. `blocked` wait for a window; `resumed` is an
+    event while the peer reads too slowly. *answer* runs as one of `tasks` for each stream.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Http2Stream], Awaitable[None]],
+        connections: set[Http2Connection],
+    ) -> None:
+        self.send_window = _DEFAULT_WINDOW
+        self.blocked: set[Http2Stream] = set()
+        self.resumed: asyncio.Event | None = None
+        self._answer = answer
+        self._connections = connections
+        self.loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._streams: dict[int, Http2Stream] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._last = 0
+        self._decoder = HpackDecoder()
+        self._rest = b""
+        self._block: tuple[int, int, bytes] | None = None
+        self._expects_preface = True
+        self._initial_window = _DEFAULT_WINDOW
+        self._outstanding = 0
+        self._consumed = 0
+
+    # The transport.
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast, for uvloop's transports have no common class with asyncio's.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._connections.add(self)
+        transport.write(_HELLO)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._transport = None
+        self.resume_writing()
+        for stream in list(self._streams.values()):
+            stream.reset()
+        self._streams.clear()
+        self.blocked.clear()
+
+    @override
+    def pause_writing(self) -> None:
+        self.resumed = asyncio.Event()
+
+    @override
+    def resume_writing(self) -> None:
+        if self.resumed is not None:
+            self.resumed.set()
+            self.resumed = None
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        try:
+            at = self._read_frames(data)
+        except Http2Error as error:
+            self.close(error.code)
+        except HpackError:
+            self.close(ErrorCode.COMPRESSION_ERROR)
+        else:
+            self._rest = data[at:] if at < len(data) else b""
+
+    def send(self, frames: bytes) -> None:
+        """Write whole frames; after the connection is lost they are dropped."""
+        if self._transport is not None:
+            self._transport.write(frames)
+
+    def go_away(self) -> None:
+        """Ask the peer for no new streams; those under way, and those it has begun, are served."""
+        last = MAX_WINDOW  # "no error", while streams may still be on their way (section 6.8)
+        self.send(_frame(_GOAWAY, 0, 0, _LONG.pack(last) + _LONG.pack(ErrorCode.NO_ERROR)))
+
+    def close(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+        """Say why and close; open streams end."""
+        if self._transport is None:
+            return
+        self.send(_frame(_GOAWAY, 0, 0, _LONG.pack(self._last) + _LONG.pack(code)))
+        self._transport.close()
+        for stream in list(self._streams.values()):
+            stream.reset()
+        self._streams.clear()
+
+    # Streams.
+
+    def forget(self, stream: Http2Stream) -> None:
+        """Let go of a stream that has ended; bytes that nobody will read count as read."""
+        if self._streams.pop(stream.number, None) is not None:
+            self.blocked.discard(stream)
+            self._credit(stream.debt)
+
+    def give_back(self, stream: Http2Stream, size: int) -> None:
+        """Let the peer send *size* bytes more on a stream whose body has not ended."""
+        if not stream.is_half_closed:
+            self.send(_frame(_WINDOW_UPDATE, 0, stream.number, _LONG.pack(size)))
+        stream.debt -= size
+        self._credit(size)
+
+    def _credit(self, size: int) -> None:
+        """Count bytes as read; the peer gets half of the connection's window back at a time."""
+        self._consumed += size
+        if self._consumed >= CONNECTION_WINDOW // 2:
+            self.send(_frame(_WINDOW_UPDATE, 0, 0, _LONG.pack(self._consumed)))
+            self._outstanding -= self._consumed
+            self._consumed = 0
+
+    # Frames.
+
+    def _read_frames(self, data: bytes) -> int:
+        """Take all frames that are whole; return the place behind the last."""
+        at, size = 0, len(data)
+        if self._expects_preface:
+            if size < len(PREFACE):
+                if not PREFACE.startswith(data):
+                    raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+                return 0
+            if not data.startswith(PREFACE):
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+            self._expects_preface = False
+            at = len(PREFACE)
+        while size - at >= _HEADER_BYTES:
+            high, low, kind, flags, number = _HEADER.unpack_from(data, at)
+            length = high << 16 | low
+            if length > MAX_FRAME_BYTES:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+            start = at + _HEADER_BYTES
+            at = start + length
+            if at > size:
+                return start - _HEADER_BYTES
+            if self._block is not None and kind != _CONTINUATION:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)  # a block is not interrupted (6.10)
+            payload = data[start:at]
+            if kind == _DATA:
+                self._on_data(number & MAX_WINDOW, flags, payload)
+            elif kind == _HEADERS:
+                self._on_headers(number & MAX_WINDOW, flags, payload)
+            else:
+                self._on_other(kind, number & MAX_WINDOW, flags, payload)
+        return at
+
+    def _on_data(self, number: int, flags: int, payload: bytes) -> None:
+        if not number or number > self._last:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+        size = len(payload)
+        self._outstanding += size
+        if self._outstanding > CONNECTION_WINDOW:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+        stream = self._streams.get(number)
+        if stream is None or stream.is_half_closed:  # it was ended here, or is refused
+            self._credit(size)
+            return
+        if stream.debt + size > STREAM_WINDOW:
+            raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+        piece = _unpadded(payload) if flags & _PADDED else payload
+        stream.feed(piece, size, ends=bool(flags & _END_STREAM))
+
+    def _on_headers(self, number: int, flags: int, payload: bytes) -> None:
+        if not number % 2:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+        block = _unpadded(payload) if flags & _PADDED else payload
+        if flags & _WITH_PRIORITY:
+            block = block[_PRIORITY_BYTES:]
+        if flags & _END_HEADERS:
+            self._on_block(number, flags, block)
+        else:
+            self._block = number, flags, block
+
+    def _on_block(self, number: int, flags: int, block: bytes) -> None:
+        fields = self._decoder.decode(block)  # of a refused stream as well: it changes the table
+        ends = bool(flags & _END_STREAM)
+        if number <= self._last:
+            stream = self._streams.get(number)
+            if stream is not None:  # trailers, which gRPC gives no meaning in requests
+                if not ends or stream.is_half_closed:
+                    raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+                stream.feed(b"", 0, ends=True)
+            return
+        self._last = number
+        if len(self._streams) >= MAX_STREAMS:
+            self.send(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
+            return
+        stream = Http2Stream(self, number, fields, window=self._initial_window)
+        self._streams[number] = stream
+        if ends:
+            stream.feed(b"", 0, ends=True)
+        stream.task = task = self.loop.create_task(self._answer_stream(stream))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer_stream(self, stream: Http2Stream) -> None:
+        try:
+            await self._answer(stream)
+        finally:
+            if self._streams.get(stream.number) is stream:  # the answer was not brought to its end
+                self.forget(stream)
+                reset = _LONG.pack(ErrorCode.INTERNAL_ERROR)
+                self.send(_frame(_RST_STREAM, 0, stream.number, reset))
+
+    def _on_other(self, kind: int, number: int, flags: int, payload: bytes) -> None:
+        if kind == _WINDOW_UPDATE:
+            self._on_window_update(number, payload)
+        elif kind == _RST_STREAM:
+            if not number or number > self._last or len(payload) != _LONG.size:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+            if (stream := self._streams.get(number)) is not None:
+                self.forget(stream)
+                stream.reset()
+        elif kind == _SETTINGS:
+            if not flags & _ACK:
+                self._on_settings(payload)
+        elif kind == _PING:
+            if len(payload) != _PING_BYTES or number:
+                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+            if not flags & _ACK:
+                self._reply(_frame(_PING, _ACK, 0, payload))
+        elif kind == _CONTINUATION:
+            self._on_continuation(number, flags, payload)
+        elif kind == _PUSH_PROMISE:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+        # Others are ignored: priorities, GOAWAY (the peer opens no more streams), unknown ones
+        # (section 4.1).
+
+    def _on_continuation(self, number: int, flags: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != number:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+        _, first_flags, block = self._block
+        block += payload
+        if len(block) > MAX_LIST_BYTES:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
+        self._block = None
+        if flags & _END_HEADERS:
+            self._on_block(number, first_flags, block)
+        else:
+            self._block = number, first_flags, block
+
+    def _on_settings(self, payload: bytes) -> None:
+        if len(payload) % _SETTING.size:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+        for name, value in _SETTING.iter_unpack(payload):
+            if name == _INITIAL_WINDOW_SIZE:
+                if value > MAX_WINDOW:
+                    raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+                change = value - self._initial_window  # may make a window negative (6.9.2)
+                self._initial_window = value
+                for stream in self._streams.values():
+                    stream.send_window += change
+        self._wake_blocked()
+        self._reply(_SETTINGS_ACK)
+
+    def _on_window_update(self, number: int, payload: bytes) -> None:
+        if len(payload) != _LONG.size:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+        more = _LONG.unpack(payload)[0] & MAX_WINDOW
+        if not number:
+            self.send_window += more
+            if not more or self.send_window > MAX_WINDOW:
+                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+        elif (stream := self._streams.get(number)) is not None:
+            stream.send_window += more
+            if not more or stream.send_window > MAX_WINDOW:
+                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+        self._wake_blocked()
+
+    def _wake_blocked(self) -> None:
+        if self.blocked:
+            blocked, self.blocked = self.blocked, set()
+            for stream in blocked:
+                stream.wake()
+
+    def _reply(self, frames: bytes) -> None:
+        """Answer a control frame, of which a peer could send any number without reading."""
+        transport = self._transport
+        if transport is not None and transport.get_write_buffer_size() > MAX_CONTROL_BYTES:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
+        self.send(frames)
+
+
+def _unpadded(payload: bytes) -> bytes:
+    """Return a payload without its padding (section 6.1)."""
+    if not payload or payload[0] >= len(payload):
+        raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+    return payload[1 : len(payload) - payload[0]]
