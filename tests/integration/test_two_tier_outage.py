@@ -168,9 +168,12 @@ async def test_a_worker_that_starts_in_an_outage_lives_on_what_others_shared(
             await one.authorize(key)
         while one.counted("written") < len(keys):  # noqa: ASYNC110 - a worker's state
             await asyncio.sleep(0.01)
+    # Valkey is well: on a slow machine it has time to answer.
+    patient = ValkeySettings(url=servers.valkey_url, operation_seconds=10.0)
+    settings = settings_of(servers).model_copy(update={"valkey": patient})
     await servers.postgres.kill()
     try:
-        async with key_worker(settings_of(servers), is_fenced=False) as late:
+        async with key_worker(settings, is_fenced=False) as late:
             judged = [await late.authorize(key) for key in keys]
     finally:
         await servers.postgres.start()
