@@ -88,7 +88,7 @@ demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table
 	$(EGRET) demo
 
 test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
-	$(PY) -m pytest tests/e2e --engine h2corn $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
+	$(PY) -m pytest tests/e2e --engine http2 $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio $(TWO_PROCESSES) $(SIZE) --durations 40
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
@@ -211,7 +211,7 @@ bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revisi
 	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
 
 soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
-	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
+	$(PY) -m loadtest.soak --engine http2 $(BENCH_OPTIONS)
 	$(PY) -m loadtest.soak --engine grpcio $(BENCH_OPTIONS)
 
 counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the baseline; part of make test

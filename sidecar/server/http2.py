@@ -495,7 +495,7 @@ class Http2Connection(asyncio.Protocol):
         if self.blocked:
             blocked, self.blocked = self.blocked, set()
             for stream in blocked:
-                stream.wake()
+                stream.wake_writer()
 
     def _reply(self, frames: bytes) -> None:
         """Answer a control frame, of which a peer could send any number without reading."""

@@ -396,7 +396,7 @@ def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
 @pytest.mark.parametrize(
     ("case", "config", "engine"),
     [
-        ("sidecar", "", "h2corn"),
+        ("sidecar", "", "http2"),
         ("sidecar", "static_resources: {}", None),
         ("sidecar-full", "", "grpcio"),
         ("standalone", "", None),

@@ -24,8 +24,8 @@ from sidecar.server.engine import (
     EngineOptions,
     SocketError,
 )
+from sidecar.server.grpc_http2 import Http2Engine
 from sidecar.server.grpcio import GrpcioEngine
-from sidecar.server.h2corn import H2cornEngine
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 from sidecar.usage.records import NotKeptError
 from tests.support import envoy_messages as envoy
@@ -85,7 +85,7 @@ def options(path: Path) -> EngineOptions:
     )
 
 
-@pytest.fixture(params=[GrpcioEngine, H2cornEngine])
+@pytest.fixture(params=[GrpcioEngine, Http2Engine])
 def engine_type(request: pytest.FixtureRequest) -> EngineType:
     engine_type: EngineType = request.param
     return engine_type

@@ -1,4 +1,4 @@
-"""What gRPC's core does for grpc.aio and we do on h2corn, seen by a gRPC client."""
+"""What gRPC's core does for grpc.aio and our own HTTP/2 does for us, seen by a gRPC client."""
 
 from __future__ import annotations
 

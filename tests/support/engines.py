@@ -17,7 +17,7 @@ from sidecar.server.grpcio import GrpcioEngine
 
 ENGINE_TYPES: Final[Mapping[str, type[GrpcioEngine | Http2Engine]]] = {
     "grpcio": GrpcioEngine,
-    "h2corn": Http2Engine,
+    "http2": Http2Engine,
 }
 
 on_one_engine = pytest.mark.any_engine

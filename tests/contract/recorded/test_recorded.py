@@ -19,7 +19,7 @@ SHOWN = 12
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine_name", ["grpcio", "h2corn"])
+@pytest.mark.parametrize("engine_name", ["grpcio", "http2"])
 async def test_every_conversation_goes_as_it_was_recorded(engine_name: str) -> None:
     """Answers, statuses, log lines, metrics, spans and rows of usage are as recorded."""
     differing: list[str] = []

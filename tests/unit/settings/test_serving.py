@@ -12,11 +12,11 @@ FILES = {"certificate_file": "/c", "key_file": "/k", "client_ca_file": "/a"}
 
 
 def test_the_engine_that_serves_by_default_is_grpcio() -> None:
-    """It works with every Envoy; h2corn needs a configuration of its own."""
-    assert [engine.chosen for engine in (Engine.AUTO, Engine.GRPCIO, Engine.H2CORN)] == [
+    """It serves ports of the network as well."""
+    assert [engine.chosen for engine in (Engine.AUTO, Engine.GRPCIO, Engine.HTTP2)] == [
         Engine.GRPCIO,
         Engine.GRPCIO,
-        Engine.H2CORN,
+        Engine.HTTP2,
     ]
 
 

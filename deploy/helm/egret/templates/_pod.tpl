@@ -58,7 +58,7 @@ capabilities: {drop: [ALL]}
 {{- if and (eq .Values.mode "sidecar") (not .Values.envoy.config) (not (hasKey .Values.settings "EGRET_SERVER__ENGINE")) }}
 # The chart's own Envoy is configured for it.
 - name: EGRET_SERVER__ENGINE
-  value: h2corn
+  value: http2
 {{- end }}
 {{- if and (eq .Values.mode "sidecar") .Values.envoy.modelRoutes }}
 - name: EGRET_EXCHANGE__ROUTE_BY_MODEL

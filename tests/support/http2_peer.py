@@ -1,0 +1,98 @@
+"""A client of HTTP/2 beside a connection of ours, in memory; the client is the `h2` package."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import h2.config
+import h2.connection
+import h2.events
+from typing_extensions import override
+
+from sidecar.server.http2 import Http2Connection, Http2Stream
+
+REQUEST = (
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/echo"),
+    (":authority", "egret"),
+    ("te", "trailers"),
+)
+
+
+class _Transport(asyncio.Transport):
+    """Keeps the bytes that are written, until they are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.is_closed = False
+
+    @override
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    @override
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
+    @override
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    @override
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Http2Peer:
+    """A connection of ours, and a client that has opened it. `events` are what it received."""
+
+    def __init__(self, answer: Callable[[Http2Stream], Awaitable[None]]) -> None:
+        self.connections: set[Http2Connection] = set()
+        self.connection = Http2Connection(answer, self.connections)
+        self.transport = _Transport()
+        self.client = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
+        )
+        self.events: list[h2.events.Event] = []
+        self.connection.connection_made(self.transport)
+
+    def start(self) -> None:
+        """Send the client's preface and settings."""
+        self.client.initiate_connection()
+        self.send()
+
+    def send(self, *, size: int | None = None) -> None:
+        """Carry bytes both ways; those of the client in pieces of *size*."""
+        sent = self.client.data_to_send()
+        for start in range(0, len(sent), size or max(1, len(sent))):
+            self.connection.data_received(sent[start : start + (size or len(sent))])
+        received, self.transport.written = bytes(self.transport.written), bytearray()
+        if received:
+            self.events += self.client.receive_data(received)
+
+    async def settle(self, rounds: int = 20) -> None:
+        """Carry bytes until both sides have nothing left to say."""
+        for _ in range(rounds):
+            self.send()
+            await asyncio.sleep(0)
+
+    def request(self, headers: Sequence[tuple[str, str]] = REQUEST, *, ends: bool = False) -> int:
+        """Open a stream and return its number."""
+        number = self.client.get_next_available_stream_id()
+        self.client.send_headers(number, list(headers), end_stream=ends)
+        return number
+
+    def body(self, number: int) -> bytes:
+        """Return the body received on a stream, and acknowledge it."""
+        return b"".join(
+            event.data
+            for event in self.events
+            if isinstance(event, h2.events.DataReceived) and event.stream_id == number
+        )
+
+    def of(self, kind: type[h2.events.Event]) -> list[h2.events.Event]:
+        """Return the events of *kind*."""
+        return [event for event in self.events if isinstance(event, kind)]

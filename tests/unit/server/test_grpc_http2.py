@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import h2.events
+
+from sidecar.extproc.stream import Call, StreamEnd
+from sidecar.server.engine import PROCESS_METHOD
+from sidecar.server.grpc_http2 import HEALTH_CHECK_METHOD, GrpcApplication
+from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, frame
+from tests.support.http2_peer import REQUEST, Http2Peer
+
+
+async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
+    """Send back what is read until the peer half-closes."""
+    del metadata
+    while (message := await stream.read()) is not None:
+        await stream.write([message], ends=False)
+    return StreamEnd.COMPLETED
+
+
+async def talk(
+    body: bytes, *, path: str = PROCESS_METHOD, more: tuple[tuple[str, str], ...] = ()
+) -> tuple[bytes, dict[str, str]]:
+    """Hold one call with the application and return the body and the trailers it sent."""
+    peer = Http2Peer(GrpcApplication(echo, max_message_bytes=100).answer)
+    peer.start()
+    number = peer.request((*(dict(REQUEST) | {":path": path}).items(), *more))
+    peer.client.send_data(number, body, end_stream=True)
+    await peer.settle()
+    (trailers,) = (one for one in peer.events if isinstance(one, h2.events.TrailersReceived))
+    return peer.body(number), {str(name): str(value) for name, value in trailers.headers}
+
+
+async def test_a_call_that_ends_within_a_message_fails() -> None:
+    """OK would let Envoy go on with a request of which we have seen a part."""
+    assert await talk(frame([b"whole"]) + b"\0\0") == (
+        frame([b"whole"]),
+        {"grpc-status": "13", "grpc-message": "the last message is cut short"},
+    )
+
+
+async def test_a_deadline_nobody_can_read_fails_the_call() -> None:
+    """It must not count as none."""
+    _, trailers = await talk(frame([b"a"]), more=(("grpc-timeout", "soon"),))
+    assert trailers["grpc-status"] == "3"
+
+
+async def test_a_health_check_that_is_no_message_fails() -> None:
+    """Rubbish on the health method is told apart from an unknown service."""
+    _, trailers = await talk(frame([b"\xff\xff"]), path=HEALTH_CHECK_METHOD)
+    assert trailers["grpc-status"] == "3"
+
+
+async def test_a_long_status_message_is_sent_whole() -> None:
+    """Its length takes more than one byte."""
+    peer = Http2Peer(GrpcApplication(fail, max_message_bytes=100).answer)
+    peer.start()
+    peer.request(tuple((dict(REQUEST) | {":path": PROCESS_METHOD}).items()))
+    await peer.settle()
+    (trailers,) = (one for one in peer.events if isinstance(one, h2.events.TrailersReceived))
+    assert ("grpc-message", PROBLEM) in [
+        (str(name), str(value)) for name, value in trailers.headers
+    ]
+
+
+PROBLEM = "a problem," * 40
+
+
+async def fail(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
+    """End the call with a status of its own."""
+    del stream, metadata
+    raise GrpcWireError(GrpcStatus.INTERNAL, PROBLEM)

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+
+import h2.errors
+import h2.events
+import h2.settings
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.server.http2 import (
+    MAX_CONTROL_BYTES,
+    MAX_FRAME_BYTES,
+    PREFACE,
+    STREAM_WINDOW,
+    ErrorCode,
+    Http2Stream,
+    StreamResetError,
+)
+from tests.support.http2_peer import Http2Peer
+
+OPENING = b"\x88"
+TRAILERS = b"\x00\x0bgrpc-status\x010"
+
+
+async def echo(stream: Http2Stream) -> None:
+    """Send the body back as it comes."""
+    opening = OPENING
+    while (piece := await stream.read()) is not None:
+        await stream.write(opening, piece, b"")
+        opening = b""
+    await stream.write(opening, b"", TRAILERS)
+
+
+async def collect(stream: Http2Stream) -> None:
+    """Send the body back once all of it is here."""
+    pieces: list[bytes] = []
+    while (piece := await stream.read()) is not None:
+        pieces.append(piece)
+    await stream.write(OPENING, b"".join(pieces), TRAILERS)
+
+
+async def wait(stream: Http2Stream) -> None:
+    """Never answer."""
+    del stream
+    await asyncio.Event().wait()
+
+
+async def started(answer: object = echo) -> Http2Peer:
+    """Return a connection whose settings have been exchanged."""
+    peer = Http2Peer(answer)  # type: ignore[arg-type] # one of the functions above
+    peer.start()
+    await peer.settle()
+    return peer
+
+
+def upload(peer: Http2Peer, number: int, body: bytes) -> None:
+    """Send a body that fits into the windows, and end the stream."""
+    for start in range(0, len(body), MAX_FRAME_BYTES):
+        peer.client.send_data(number, body[start : start + MAX_FRAME_BYTES])
+    peer.client.end_stream(number)
+
+
+def raw(kind: int, flags: int, number: int, payload: bytes = b"") -> bytes:
+    """Return a frame."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, number) + payload
+
+
+HELLO = PREFACE + raw(0x4, 0, 0)
+POST = b"\x83\x86\x84\x41\x05egret"
+"""POST http://egret/ in HPACK."""
+
+
+def closed_with(peer: Http2Peer) -> ErrorCode | None:
+    """Return the code of the GOAWAY that closed the connection."""
+    at = bytes(peer.transport.written).rfind(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00")
+    if not peer.transport.is_closed or at < 0:
+        return None
+    return ErrorCode(struct.unpack(">I", peer.transport.written[at + 13 : at + 17])[0])
+
+
+async def test_a_body_comes_back_with_headers_and_trailers() -> None:
+    peer = await started()
+    number = peer.request()
+    upload(peer, number, b"hello")
+    await peer.settle()
+
+    assert peer.body(number) == b"hello"
+    (trailers,) = peer.of(h2.events.TrailersReceived)
+    assert dict(trailers.headers) == {"grpc-status": "0"}  # type: ignore[attr-defined] # of its kind
+    assert not peer.of(h2.events.StreamReset)
+
+
+@given(st.integers(1, 400))
+def test_frames_may_be_cut_anywhere(size: int) -> None:
+    """The kernel delivers bytes, not frames."""
+
+    async def converse() -> bytes:
+        peer = Http2Peer(echo)
+        peer.client.initiate_connection()
+        number = peer.request()
+        upload(peer, number, bytes(range(256)) * 3)
+        peer.send(size=size)
+        await peer.settle()
+        return peer.body(number)
+
+    assert asyncio.run(converse()) == bytes(range(256)) * 3
+
+
+async def test_a_long_body_waits_for_the_peers_window_and_others_do_not() -> None:
+    """Of two streams one is not acknowledged by the peer."""
+    peer = await started(collect)
+    slow, quick = peer.request(), peer.request()
+    long = b"x" * 100_000
+    upload(peer, slow, long)
+    upload(peer, quick, b"short")
+    await peer.settle()
+    # The connection's window is the default of 65,535 bytes: the long answer has used all of it.
+    assert len(peer.body(slow)) + len(peer.body(quick)) == 65_535
+    peer.client.increment_flow_control_window(10_000)
+    await peer.settle()
+    assert peer.body(quick) == b"short"
+    assert not peer.of(h2.events.TrailersReceived)[1:]
+
+    peer.client.increment_flow_control_window(100_000)
+    peer.client.increment_flow_control_window(100_000, slow)
+    await peer.settle()
+    assert peer.body(slow) == long
+    assert not peer.connection.blocked
+
+
+async def test_a_larger_window_in_later_settings_lets_a_long_body_go_on() -> None:
+    peer = await started(collect)
+    peer.client.increment_flow_control_window(1 << 20)
+    number = peer.request()
+    upload(peer, number, b"x" * 90_000)
+    await peer.settle()
+    assert len(peer.body(number)) == 65_535
+
+    peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 100_000})
+    await peer.settle()
+    assert len(peer.body(number)) == 90_000
+
+
+async def test_a_peer_may_send_more_than_a_window_if_it_is_read() -> None:
+    """Half a window is given back at a time, of the stream and of the connection."""
+    peer = await started(collect)
+    peer.client.increment_flow_control_window(1 << 30)
+    number, sent = peer.request(), 0
+    peer.client.increment_flow_control_window(1 << 30, number)
+    while sent < 3 * STREAM_WINDOW:
+        room = min(peer.client.local_flow_control_window(number), MAX_FRAME_BYTES)
+        peer.client.send_data(number, b"y" * room)
+        sent += room
+        await peer.settle(rounds=2)
+    peer.client.end_stream(number)
+    await peer.settle()
+    assert len(peer.body(number)) == sent
+
+
+async def test_a_reset_cancels_the_answer_and_nothing_else() -> None:
+    ended: list[str] = []
+
+    async def answer(stream: Http2Stream) -> None:
+        try:
+            await stream.read()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        ended.append("answered")
+        await stream.write(OPENING, b"", TRAILERS)
+
+    peer = await started(answer)
+    first, second = peer.request(), peer.request()
+    await peer.settle()
+    peer.client.reset_stream(first)
+    peer.client.end_stream(second)
+    await peer.settle()
+
+    assert sorted(ended) == ["answered", "cancelled"]
+    assert not peer.connection.tasks
+
+
+async def test_a_lost_connection_cancels_all_answers_and_writes_are_in_vain() -> None:
+    failed: list[type[Exception]] = []
+
+    async def answer(stream: Http2Stream) -> None:
+        try:
+            await stream.read()
+        finally:
+            try:
+                await stream.write(OPENING, b"late", TRAILERS)
+            except StreamResetError as error:
+                failed.append(type(error))
+
+    peer = await started(answer)
+    peer.request()
+    await peer.settle()
+    tasks = tuple(peer.connection.tasks)
+    peer.connection.connection_lost(None)
+    await asyncio.wait(tasks, timeout=5)
+
+    assert failed == [StreamResetError]
+    assert not peer.connections
+
+
+async def test_an_answer_that_returns_too_early_is_an_error_of_ours() -> None:
+    """The peer must not take it for an end."""
+
+    async def answer(stream: Http2Stream) -> None:
+        await stream.write(OPENING, b"half", b"")
+
+    peer = await started(answer)
+    peer.request(ends=True)
+    await peer.settle()
+    (reset,) = peer.of(h2.events.StreamReset)
+    assert reset.error_code == h2.errors.ErrorCodes.INTERNAL_ERROR  # type: ignore[attr-defined] # of its kind
+
+
+async def test_an_answer_before_the_end_of_the_request_tells_the_peer_to_stop() -> None:
+    """Its later bytes, and its own end, are ignored."""
+
+    async def answer(stream: Http2Stream) -> None:
+        await stream.write(OPENING, b"enough", TRAILERS)
+
+    peer = await started(answer)
+    number = peer.request()
+    upload(peer, number, b"z" * 1000)
+    await peer.settle()
+    assert peer.body(number) == b"enough"
+    assert not peer.transport.is_closed
+
+
+async def test_trailers_of_a_request_end_its_body() -> None:
+    peer = await started()
+    number = peer.request()
+    peer.client.send_data(number, b"hello")
+    peer.client.send_headers(number, [("x-more", "1")], end_stream=True)
+    await peer.settle()
+    assert peer.body(number) == b"hello"
+    assert peer.of(h2.events.TrailersReceived)
+
+
+async def test_pings_are_answered_and_unknown_frames_ignored() -> None:
+    peer = await started()
+    peer.client.ping(b"12345678")
+    await peer.settle()
+    assert peer.of(h2.events.PingAckReceived)
+    peer.connection.data_received(raw(0x2, 0, 1, b"\0" * 5) + raw(0xFA, 0, 0, b"?"))
+    peer.connection.data_received(raw(0x7, 0, 0, b"\0" * 8))
+    assert not peer.transport.is_closed
+
+
+async def test_a_peer_that_reads_no_answers_to_its_pings_is_cut_off() -> None:
+    peer = Http2Peer(echo)
+    ping = raw(0x6, 0, 0, b"12345678")
+    peer.connection.data_received(HELLO + ping * (2 * MAX_CONTROL_BYTES // len(ping)))
+    assert peer.transport.is_closed
+    assert len(peer.transport.written) < 2 * MAX_CONTROL_BYTES
+
+
+async def test_padding_and_priorities_are_left_out() -> None:
+    """No proxy sends them; the standard allows them."""
+    peer = Http2Peer(echo)
+    headers = raw(0x1, 0x4 | 0x8 | 0x20, 1, b"\x02" + b"\0" * 5 + POST + b"\0\0")
+    peer.connection.data_received(HELLO + headers + raw(0x0, 0x1 | 0x8, 1, b"\x03abc\0\0\0"))
+    await asyncio.sleep(0.01)
+    assert raw(0x0, 0, 1, b"abc") in peer.transport.written
+
+
+async def test_a_block_of_headers_may_come_in_pieces() -> None:
+    peer = Http2Peer(echo)
+    pieces = raw(0x1, 0x1, 1, POST[:3]) + raw(0x9, 0, 1, POST[3:5]) + raw(0x9, 0x4, 1, POST[5:])
+    peer.connection.data_received(HELLO + pieces)
+    await asyncio.sleep(0.01)
+    assert TRAILERS in peer.transport.written
+
+
+BROKEN = {
+    "no preface": (b"GET / HTTP/1.1\r\n", ErrorCode.PROTOCOL_ERROR),
+    "half a preface": (b"PRI * HTTP/1", ErrorCode.PROTOCOL_ERROR),
+    "a huge frame": (HELLO + raw(0x0, 0, 1, bytes(16_385)), ErrorCode.FRAME_SIZE_ERROR),
+    "headers on stream 0": (HELLO + raw(0x1, 0x4, 0, POST), ErrorCode.PROTOCOL_ERROR),
+    "headers on an even stream": (HELLO + raw(0x1, 0x4, 2, POST), ErrorCode.PROTOCOL_ERROR),
+    "a body without headers": (HELLO + raw(0x0, 0, 1, b"x"), ErrorCode.PROTOCOL_ERROR),
+    "a reset without headers": (HELLO + raw(0x3, 0, 1, b"\0" * 4), ErrorCode.PROTOCOL_ERROR),
+    "padding longer than its frame": (
+        HELLO + raw(0x1, 0x4 | 0x8, 1, b"\x09" + POST[:8]), ErrorCode.PROTOCOL_ERROR,
+    ),
+    "a block that is interrupted": (
+        HELLO + raw(0x1, 0, 1, POST) + raw(0x6, 0, 0, b"\0" * 8), ErrorCode.PROTOCOL_ERROR,
+    ),
+    "a continuation of nothing": (HELLO + raw(0x9, 0x4, 1, POST), ErrorCode.PROTOCOL_ERROR),
+    "a continuation of another stream": (
+        HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0x4, 3, POST), ErrorCode.PROTOCOL_ERROR,
+    ),
+    "a block without an end": (
+        HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0, 1, b"\0" * MAX_FRAME_BYTES) * 5,
+        ErrorCode.ENHANCE_YOUR_CALM,
+    ),
+    "a damaged block": (HELLO + raw(0x1, 0x4, 1, b"\x80"), ErrorCode.COMPRESSION_ERROR),
+    "headers twice": (
+        HELLO + raw(0x1, 0x4, 1, POST) * 2, ErrorCode.PROTOCOL_ERROR,
+    ),
+    "a pushed promise": (HELLO + raw(0x5, 0x4, 1, b"\0" * 4), ErrorCode.PROTOCOL_ERROR),
+    "a short ping": (HELLO + raw(0x6, 0, 0, b"\0"), ErrorCode.FRAME_SIZE_ERROR),
+    "half a setting": (HELLO + raw(0x4, 0, 0, b"\0" * 5), ErrorCode.FRAME_SIZE_ERROR),
+    "a window beyond all bounds": (
+        HELLO + raw(0x8, 0, 0, b"\x7f\xff\xff\xff"), ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "an initial window beyond all bounds": (
+        HELLO + raw(0x4, 0, 0, b"\0\x04\xff\xff\xff\xff"), ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "a window that grows by nothing": (
+        HELLO + raw(0x8, 0, 0, b"\0" * 4), ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "a stream's window that grows by nothing": (
+        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\0" * 4), ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "half a window": (HELLO + raw(0x8, 0, 0, b"\0"), ErrorCode.FRAME_SIZE_ERROR),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_peer_that_breaks_the_protocol_loses_its_connection(name: str) -> None:
+    sent, code = BROKEN[name]
+    peer = Http2Peer(wait)
+    peer.connection.data_received(sent)
+    assert closed_with(peer) is code
+
+
+async def test_a_peer_that_ignores_a_streams_window_loses_its_connection() -> None:
+    """Its body would fill the memory while nothing reads it."""
+    peer = Http2Peer(wait)
+    peer.connection.data_received(HELLO + raw(0x1, 0x4, 1, POST))
+    frame = raw(0x0, 0, 1, b"x" * MAX_FRAME_BYTES)
+    for _ in range(STREAM_WINDOW // MAX_FRAME_BYTES):
+        peer.connection.data_received(frame)
+    assert closed_with(peer) is None
+    peer.connection.data_received(frame)
+    assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
+
+
+async def test_streams_are_served_after_go_away_until_the_connection_closes() -> None:
+    """They were on their way when the peer was asked to open no more."""
+    peer = await started()
+    peer.connection.go_away()
+    peer.connection.data_received(raw(0x1, 0x4 | 0x1, 1, POST))
+    await asyncio.sleep(0.01)
+    assert TRAILERS in peer.transport.written
+    peer.connection.close()
+    assert closed_with(peer) is ErrorCode.NO_ERROR
+
+
+async def test_a_writer_waits_while_the_peer_reads_too_slowly() -> None:
+    written: list[int] = []
+
+    async def answer(stream: Http2Stream) -> None:
+        opening = OPENING
+        for number in range(3):
+            await stream.write(opening, b"piece", b"")
+            opening = b""
+            written.append(number)
+        await stream.write(b"", b"", TRAILERS)
+
+    peer = await started(answer)
+    peer.connection.pause_writing()
+    peer.request(ends=True)
+    await peer.settle()
+    assert written == []
+    peer.connection.resume_writing()
+    await peer.settle()
+    assert written == [0, 1, 2]
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    yield
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
