@@ -75,7 +75,9 @@ def read_csv(lines: Iterable[bytes], faults: Faults) -> Iterator[KeyRow]:
 
     With a header that is wrong no line can be read, and none is.
     """
-    reader = csv.reader((_text(line) for line in lines), strict=True)
+    # Bytes that are not UTF-8 become characters that no field takes, so that the line is named.
+    texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+    reader = csv.reader(texts, strict=True)
     header = next(_cells(reader, faults), None)
     if header is None:
         faults.add(1, "there is no header")
@@ -133,11 +135,6 @@ def _cells(reader: Any, faults: Faults) -> Iterator[list[str]]:
             return
         except csv.Error as error:
             faults.add(reader.line_num, f"is not CSV: {error}")
-
-
-def _text(line: bytes) -> str:
-    # Bytes that are not UTF-8 become characters that no field takes, so that the line is named.
-    return line.decode("utf-8", "surrogateescape")
 
 
 def _row(fields: Mapping[str, Any], *, line: int, faults: Faults) -> KeyRow | None:

@@ -128,7 +128,12 @@ def decode(message: bytes) -> Message:
             )
         headers, ends = Headers(fields), http.end_of_stream
         if _FILTER in request.attributes:
-            source_address = _source_address(request)
+            # Never from a header: a client may write anything into x-forwarded-for, and where
+            # Envoy trusts a proxy's, it has become this attribute already. A Unix socket has none.
+            address = request.attributes[_FILTER].fields[SOURCE_ATTRIBUTE].string_value
+            host, _, port = address.rpartition(":")
+            if port.isdigit():
+                source_address = host.removeprefix("[").removesuffix("]")
     elif kind in _WITH_BODY:
         part = request.request_body if kind is _REQUEST_BODY else request.response_body
         body, ends = part.body, part.end_of_stream
@@ -144,17 +149,6 @@ def decode(message: bytes) -> Message:
             # Enums are open in proto3: a newer Envoy may send a number that has no name here.
             raise UnreadableMessageError(f"unknown body mode {number}") from None
     return Message(kind, headers, body, ends, source_address, opened, request.observability_mode)
-
-
-def _source_address(request: ext.ProcessingRequest) -> str | None:
-    """Return the client's address without its port; None for a Unix socket.
-
-    Never from a header: a client may write anything into x-forwarded-for, and where Envoy trusts
-    a proxy's, it has become this attribute already.
-    """
-    text = request.attributes[_FILTER].fields[SOURCE_ATTRIBUTE].string_value
-    host, _, port = text.rpartition(":")
-    return host.removeprefix("[").removesuffix("]") if port.isdigit() else None
 
 
 def _override(*, response_headers: bool, response_body: bool) -> bytes:

@@ -168,8 +168,14 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         kind, phase = message.kind, self.phase
         if message.modes is not None or self.modes is None:
             self._open(message)
-        if kind not in TRANSITIONS[phase] or (kind in REST_OF_REQUEST and not self._awaits_rest()):
+        if kind not in TRANSITIONS[phase]:
             raise ProtocolViolationError(phase, kind)
+        if kind in REST_OF_REQUEST and phase in UNANSWERED:
+            # More of a request comes only before its end, and once it is requested.
+            is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
+            is_early = phase is Phase.JUDGING_HEADERS and not is_streamed
+            if self._is_body_complete or is_early:
+                raise ProtocolViolationError(phase, kind)
         match kind:
             case MessageKind.REQUEST_HEADERS:
                 return self._on_request_headers(message)
@@ -185,14 +191,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 return self._on_response_trailers()
             case _:
                 assert_never(kind)
-
-    def _awaits_rest(self) -> bool:
-        """Return whether more of the request may come: only once requested, and before its end."""
-        if self.phase not in UNANSWERED:
-            return True
-        is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
-        is_early = self.phase is Phase.JUDGING_HEADERS and not is_streamed
-        return not (self._is_body_complete or is_early)
 
     def half_close(self) -> None:
         """Note that Envoy sends nothing more; a reset is no half-close, and cancels the stream."""

@@ -181,20 +181,18 @@ class GrpcApplication:
             else:
                 await call.write([answer], ends=True)
         elif path == _CHECK_HEALTH:
-            await self._check_health(call)
+            try:
+                request = health_pb2.HealthCheckRequest.FromString(await call.read() or b"")
+            except DecodeError:
+                problem = "not a HealthCheckRequest"
+                raise GrpcWireError(GrpcStatus.INVALID_ARGUMENT, problem) from None
+            if request.service not in {"", SERVICE_NAME}:
+                raise GrpcWireError(GrpcStatus.NOT_FOUND, "no such service")
+            statuses = health_pb2.HealthCheckResponse
+            status = statuses.SERVING if self.is_serving else statuses.NOT_SERVING
+            await call.write([statuses(status=status).SerializeToString()], ends=True)
         else:
             await call.end(GrpcStatus.UNIMPLEMENTED, "no such method")
-
-    async def _check_health(self, call: GrpcCall) -> None:
-        try:
-            request = health_pb2.HealthCheckRequest.FromString(await call.read() or b"")
-        except DecodeError:
-            raise GrpcWireError(GrpcStatus.INVALID_ARGUMENT, "not a HealthCheckRequest") from None
-        if request.service not in {"", SERVICE_NAME}:
-            raise GrpcWireError(GrpcStatus.NOT_FOUND, "no such service")
-        statuses = health_pb2.HealthCheckResponse
-        status = statuses.SERVING if self.is_serving else statuses.NOT_SERVING
-        await call.write([statuses(status=status).SerializeToString()], ends=True)
 
 
 _PROCESS: Final = PROCESS_METHOD.encode()

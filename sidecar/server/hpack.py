@@ -6,6 +6,7 @@ field and takes three times as long, measured on the blocks that Envoy sends for
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from typing import Final
 
@@ -128,29 +129,28 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     return (_huffman(raw) if is_coded else raw), end
 
 
-_Tree = list["_Tree | int"]
 _END: Final = 256
 """The symbol that ends a string; it is never sent (5.2)."""
 _MAX_PADDING_BITS: Final = 7
 
 
-def _tree() -> list[list[int]]:
-    """Return the code as nodes of two branches: another node, or `~symbol`."""
-    nodes: list[list[int]] = [[0, 0]]
-    for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
-        node = 0
-        for bit in range(length - 1, 0, -1):
-            branch = code >> bit & 1
-            if not nodes[node][branch]:
-                nodes.append([0, 0])
-                nodes[node][branch] = len(nodes) - 1
-            node = nodes[node][branch]
-        nodes[node][code & 1] = ~symbol
-    return nodes
+_NODES: Final[list[list[int]]] = [[0, 0]]
+"""The code as nodes of two branches: another node, or `~symbol`."""
 
+for _symbol, (_code, _length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
+    _node = 0
+    for _bit in range(_length - 1, 0, -1):
+        _branch = _code >> _bit & 1
+        if not _NODES[_node][_branch]:
+            _NODES.append([0, 0])
+            _NODES[_node][_branch] = len(_NODES) - 1
+        _node = _NODES[_node][_branch]
+    _NODES[_node][_code & 1] = ~_symbol
 
-_NODES: Final = _tree()
-_PADDING: Final[set[int]] = set()
+_PADDING: Final = {
+    functools.reduce(lambda node, _: _NODES[node][1], range(bits), 0)
+    for bits in range(_MAX_PADDING_BITS + 1)
+}
 """Nodes that the first bits of the end symbol lead to: only these may end a string."""
 _STEPS: Final[dict[int, tuple[int, bytes]]] = {}
 """By node and byte: the next node, and the text that is complete. Filled as bytes are met."""
@@ -168,17 +168,6 @@ def _step(node: int, byte: int) -> tuple[int, bytes]:
             now = 0
     step = _STEPS[node << 8 | byte] = now, bytes(text)
     return step
-
-
-def _fill_padding() -> None:
-    node = 0
-    _PADDING.add(node)
-    for _ in range(_MAX_PADDING_BITS):
-        node = _NODES[node][1]
-        _PADDING.add(node)
-
-
-_fill_padding()
 
 
 def _huffman(raw: bytes) -> bytes:

@@ -44,6 +44,7 @@ _HEADER_BYTES: Final = 9
 # Types of frames (section 6).
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING = 0x0, 0x1, 0x3, 0x4, 0x5, 0x6
 _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0x7, 0x8, 0x9
+_BLOCKS: Final = (_HEADERS, _CONTINUATION)
 
 _END_STREAM = _ACK = 0x1
 _END_HEADERS = 0x4
@@ -362,8 +363,8 @@ class Http2Connection(asyncio.Protocol):
             payload = data[start:at]
             if kind == _DATA:
                 self._on_data(number & MAX_WINDOW, flags, payload)
-            elif kind == _HEADERS:
-                self._on_headers(number & MAX_WINDOW, flags, payload)
+            elif kind in _BLOCKS:
+                self._on_headers(kind, number & MAX_WINDOW, flags, payload)
             else:
                 self._on_other(kind, number & MAX_WINDOW, flags, payload)
         return at
@@ -384,20 +385,30 @@ class Http2Connection(asyncio.Protocol):
         piece = _unpadded(payload) if flags & _PADDED else payload
         stream.feed(piece, size, ends=bool(flags & _END_STREAM))
 
-    def _on_headers(self, number: int, flags: int, payload: bytes) -> None:
-        if not number % 2:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-        block = _unpadded(payload) if flags & _PADDED else payload
-        if flags & _WITH_PRIORITY:
-            block = block[_PRIORITY_BYTES:]
-        if flags & _END_HEADERS:
-            self._on_block(number, flags, block)
+    def _on_headers(self, kind: int, number: int, flags: int, payload: bytes) -> None:
+        """Take a block of headers, which may come in a frame and continuations of it."""
+        if kind == _CONTINUATION:
+            if self._block is None or self._block[0] != number:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+            _, first_flags, block = self._block
+            block += payload
+            if len(block) > MAX_LIST_BYTES:
+                raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         else:
-            self._block = number, flags, block
+            if not number % 2:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+            first_flags = flags
+            block = _unpadded(payload) if flags & _PADDED else payload
+            if flags & _WITH_PRIORITY:
+                block = block[_PRIORITY_BYTES:]
+        if not flags & _END_HEADERS:
+            self._block = number, first_flags, block
+            return
+        self._block = None
+        self._on_block(number, block, ends=bool(first_flags & _END_STREAM))
 
-    def _on_block(self, number: int, flags: int, block: bytes) -> None:
+    def _on_block(self, number: int, block: bytes, *, ends: bool) -> None:
         fields = self._decoder.decode(block)  # of a refused stream as well: it changes the table
-        ends = bool(flags & _END_STREAM)
         if number <= self._last:
             stream = self._streams.get(number)
             if stream is not None:  # trailers, which gRPC gives no meaning in requests
@@ -443,25 +454,10 @@ class Http2Connection(asyncio.Protocol):
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
             if not flags & _ACK:
                 self._reply(_frame(_PING, _ACK, 0, payload))
-        elif kind == _CONTINUATION:
-            self._on_continuation(number, flags, payload)
         elif kind == _PUSH_PROMISE:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         # Others are ignored: priorities, GOAWAY (the peer opens no more streams), unknown ones
         # (section 4.1).
-
-    def _on_continuation(self, number: int, flags: int, payload: bytes) -> None:
-        if self._block is None or self._block[0] != number:
-            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-        _, first_flags, block = self._block
-        block += payload
-        if len(block) > MAX_LIST_BYTES:
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
-        self._block = None
-        if flags & _END_HEADERS:
-            self._on_block(number, first_flags, block)
-        else:
-            self._block = number, first_flags, block
 
     def _on_settings(self, payload: bytes) -> None:
         if len(payload) % _SETTING.size:
