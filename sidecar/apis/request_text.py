@@ -366,9 +366,10 @@ def read_request(  # noqa: PLR0911 - one return a fault
 
 
 def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
-    for encoding in headers.all(HeaderName.CONTENT_ENCODING):
-        if encoding.strip().lower() not in _NO_ENCODING:
-            return UnscannedReason.ENCODED_BODY
+    if HeaderName.CONTENT_ENCODING in headers.by_name:
+        for encoding in headers.all(HeaderName.CONTENT_ENCODING):
+            if encoding.strip().lower() not in _NO_ENCODING:
+                return UnscannedReason.ENCODED_BODY
     types = headers.all(HeaderName.CONTENT_TYPE)
     if not types or types == _JSON:
         return None
