@@ -92,6 +92,7 @@ class UsageSpool:
         on_note_lost: Callable[[], None],
     ) -> None:
         self._folder = folder
+        self._put_note = folder.notes.put
         self._threads = threads
         self._on_note_lost = on_note_lost
         self._loop = asyncio.get_running_loop()
@@ -104,8 +105,8 @@ class UsageSpool:
         self._open = OpenRequests()
         self._turns = 0
         self._is_closed = False
-        self._is_at_rest = asyncio.Event()
-        self._is_at_rest.set()
+        self._turning: asyncio.Future[None] | None = None
+        """Done when the thread takes no more turns; None while it rests."""
 
     @classmethod
     async def open(
@@ -149,9 +150,10 @@ class UsageSpool:
             self._on_note_lost()
             return
         framed = frame(self._encoder.encode(request))
-        self._folder.notes.put(framed)
+        self._put_note(framed)
         self._notes.append((request, framed))
-        self._take_turns()
+        if self._turning is None:
+            self._take_turns()
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
         """Return when *records* are on the disk.
@@ -170,7 +172,8 @@ class UsageSpool:
         kept = self._loop.create_future()
         self._unwritten_records += len(records)
         self._batches.append(_Batch(records, framed, kept))
-        self._take_turns()
+        if self._turning is None:
+            self._take_turns()
         await kept
 
     async def note_again(self, requests: Sequence[JudgedRequest]) -> None:
@@ -230,8 +233,8 @@ class UsageSpool:
     async def aclose(self) -> None:
         """Write waiting entries, and release the folder; another worker adopts its files."""
         self._is_closed = True
-        while not self._is_at_rest.is_set():
-            await self._is_at_rest.wait()
+        while self._turning is not None:
+            await self._turning
         await self.run(self._folder.close)
         self._threads.shutdown(wait=False)
 
@@ -240,16 +243,17 @@ class UsageSpool:
         return await self._loop.run_in_executor(self._threads, work)
 
     def _take_turns(self) -> None:
-        if self._is_at_rest.is_set():
-            self._is_at_rest.clear()
-            self._threads.submit(self._turn)
+        self._turning = self._loop.create_future()
+        self._threads.submit(self._turn)
 
     def _rest(self) -> None:
         """Stop the turns, as the thread found nothing; entries that came since start them anew."""
         self._collect_written()
-        self._is_at_rest.set()
+        turning, self._turning = self._turning, None
         if self._notes or self._batches:
             self._take_turns()
+        if turning is not None and not turning.done():  # cancelled with `aclose`
+            turning.set_result(None)
 
     def _collect_written(self) -> None:
         """Acknowledge entries that the thread has written, and keep them in memory."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -29,6 +29,8 @@ MAX_VERDICTS: Final = 10_000
 """At more than 300 requests a second the time is shorter."""
 EARLY_SECONDS: Final = 5.0
 MAX_EARLY: Final = 10_000
+TIDY_SECONDS: Final = 1.0
+"""How often values that are too old are removed, at most."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,11 +74,10 @@ class PendingVerdicts:
     def add(self, stream: str, request: JudgedRequest) -> None:
         """Remember the verdict on *request*. Must not wait and does not raise."""
         # The log entry may be first: it comes on another connection, or to another worker.
-        end = self._early_ends.pop(stream)
-        if end is None:
-            self._verdicts.put(stream, request, now=self._clock())
+        if stream in self._early_ends:
+            self._conclude([(request, self._early_ends.pop(stream)[1])])
         else:
-            self._conclude([(request, end)])
+            self._verdicts.put(stream, request, now=self._clock())
 
     def match(self, ends: Sequence[UnmatchedEnd]) -> None:
         """Match entries of Envoy's log, and publish them to the other workers.
@@ -93,11 +94,10 @@ class PendingVerdicts:
         matched: list[tuple[JudgedRequest, UnmatchedEnd]] = []
         for end in ends:
             # Once only: an entry may come twice, and nothing may be returned twice.
-            request = self._verdicts.pop(end.stream)
-            if request is None:
-                self._early_ends.put(end.stream, end, now=self._clock())
+            if end.stream in self._verdicts:
+                matched.append((self._verdicts.pop(end.stream)[1], end))
             else:
-                matched.append((request, end))
+                self._early_ends.put(end.stream, end, now=self._clock())
         if matched:
             self._conclude(matched)
 
@@ -126,23 +126,21 @@ class PendingVerdicts:
             await self._keeper.keep(records)
 
 
-class _Recent(Generic[_Value]):
-    """Values by name: the last *most* of the last *seconds*."""
+class _Recent(OrderedDict[str, tuple[float, _Value]]):
+    """Values by name beside the time they came: the last *most* of the last *seconds*."""
 
     def __init__(self, *, seconds: float, most: int) -> None:
+        super().__init__()
         self._seconds = seconds
         self._most = most
-        self._values: OrderedDict[str, tuple[float, _Value]] = OrderedDict()
+        self._tidy_at = 0.0
 
     def put(self, name: str, value: _Value, *, now: float) -> None:
-        values = self._values
-        values[name] = (now, value)
-        while len(values) > self._most or next(iter(values.values()))[0] < now - self._seconds:
-            values.popitem(last=False)
-
-    def pop(self, name: str) -> _Value | None:
-        found = self._values.pop(name, None)
-        return None if found is None else found[1]
+        self[name] = (now, value)
+        if len(self) > self._most or now >= self._tidy_at:
+            self._tidy_at = now + TIDY_SECONDS
+            while len(self) > self._most or next(iter(self.values()))[0] < now - self._seconds:
+                self.popitem(last=False)
 
 
 class AccessLogReceiver:
