@@ -8,6 +8,7 @@ noted where they are obeyed.
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -313,14 +314,35 @@ def _mutate(
 
 def metadata_fields(pairs: Iterable[tuple[str, str | float]]) -> MetadataFields:
     """Encode names and values as fields of a `Struct`; such fields may be joined."""
-    metadata = struct_pb2.Struct()
-    fields = metadata.fields
+    fields: list[bytes] = []
     for name, value in pairs:
         if isinstance(value, str):
-            fields[name].string_value = value
+            text = value.encode()
+            fields += (_before_text(name, len(text)), text)
         else:
-            fields[name].number_value = value
-    return metadata.SerializeToString()
+            fields += (_before_number(name), _DOUBLE.pack(value))
+    return b"".join(fields)
+
+
+_DOUBLE: Final = struct.Struct("<d")
+
+
+@lru_cache(maxsize=4096)
+def _before_text(name: str, length: int) -> bytes:
+    """Return the start of an entry of `Struct.fields` whose value is a text."""
+    return _around((b"\x1a", _entry_of(name), b"\x0a"), length)
+
+
+@lru_cache(maxsize=64)
+def _before_number(name: str) -> bytes:
+    """Return the start of an entry of `Struct.fields` whose value is a number, of eight bytes."""
+    entry = _entry_of(name) + b"\x09\x11"
+    return b"\x0a" + bytes((len(entry) + _DOUBLE.size,)) + entry
+
+
+def _entry_of(name: str) -> bytes:
+    key = name.encode()
+    return b"\x0a" + bytes((len(key),)) + key + b"\x12"
 
 
 def _dynamic(metadata: MetadataFields) -> bytes:

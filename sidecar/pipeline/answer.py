@@ -18,7 +18,7 @@ from sidecar.domain.subject import RequestForm, Route, Unreadable
 from sidecar.extproc.phases import Event
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
-from sidecar.pipeline.decide import decide_unscanned
+from sidecar.pipeline.decide import decide_unscanned, is_flagged
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import AnswerFacts, RequestRecord
 from sidecar.pipeline.reply import foreign_headers, metadata_of, own_headers
@@ -132,8 +132,12 @@ class GuardedAnswer:
         return self._judgement
 
     def _note(self, judgement: AnswerJudgement) -> None:
+        results = judgement.results()
         self._record.answer = AnswerFacts(
-            judgement.results(), judgement.reasons, is_redacted=judgement.is_redacted
+            results,
+            judgement.reasons,
+            is_redacted=judgement.is_redacted,
+            is_flagged=is_flagged(results),
         )
 
 

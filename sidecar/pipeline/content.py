@@ -92,7 +92,8 @@ async def judge_body(
     record.results, record.guardrails = results, record.step(began)
     decision = decide(results)
     match decision:
-        case Allow():
+        case Allow(is_flagged):
+            record.is_flagged = is_flagged
             return _counted(read, body, route, caller, stream) if read.streamed else UNCHANGED
         case Redact(findings):
             record.is_redacted = True

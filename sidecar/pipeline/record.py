@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.limits import LimitStatus, Reservation
-from sidecar.domain.policy import Mode, UnscannedAction
+from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Step
 from sidecar.domain.subject import Dialect, Route, Subject, UnscannedReason
@@ -46,6 +46,7 @@ class AnswerFacts:
     results: tuple[GuardrailResult, ...] = ()
     unscanned: tuple[UnscannedReason, ...] = ()
     is_redacted: bool = False
+    is_flagged: bool = False
 
 
 NO_ALLOWANCE: Final = Allowance()
@@ -58,7 +59,8 @@ class RequestRecord(ExchangeReport, kw_only=True):
     Set by the first stage are `request_id`, `method`, `path`, `route` and `dialect`; by admission
     `cache_tier`, `principal`, `key` and `policy`; by reading `subject`, `text_bytes` and
     `body_bytes`; by limits `estimated_tokens` and `allowance`; by guardrails `policy` (that of the
-    model), `results` and `is_redacted`; by the answer's side `answer_status` and `answer`.
+    model), `results`, `is_flagged` and `is_redacted`; by the answer's side `answer_status` and
+    `answer`. `outcome` is that of the metadata until the end shows another.
     `judged` is the verdict as in the metadata, None if the key's owner is unknown.
     `is_ended_within`: the answer was ended after some of it had left. `working_since` is when
     Egret's own time was started, None while it waits.
@@ -82,6 +84,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
     estimated_tokens: int | None = None
     allowance: Allowance = NO_ALLOWANCE
     is_redacted: bool = False
+    is_flagged: bool = False
     answer_status: int | None = None
     answer: AnswerFacts = NO_ANSWER
     is_ended_within: bool = False
@@ -125,11 +128,8 @@ class RequestRecord(ExchangeReport, kw_only=True):
             policy = self.policy
             if policy is not None and policy.unscanned is UnscannedAction.FLAG:
                 return ExchangeOutcome.FLAGGED
-        # A loop, and no generator: each of its steps is a call, and every request is asked twice.
-        for result in self.results + self.answer.results:
-            if result.verdict is Verdict.FLAG and result.guardrail.mode is Mode.ENFORCE:
-                return ExchangeOutcome.FLAGGED
-        return ExchangeOutcome.ALLOWED
+        is_flagged = self.is_flagged or self.answer.is_flagged
+        return ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED
 
     def judge(self, outcome: ExchangeOutcome, model: str | None) -> JudgedRequest | None:
         """Return the request as usage and limits account for it; None if its owner is unknown."""
@@ -149,7 +149,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
             key_id=principal.key_id,
             team_id=principal.team_id,
             organization_id=principal.organization_id,
-            decision=_DECISIONS.get(outcome, DecisionKind.ALLOW),
+            decision=_DECISIONS.get(outcome._value_, DecisionKind.ALLOW),
             operation=None if route is None else route.operation._value_,
             provider=None if route is None else route.dialect._value_,
             model=model,
@@ -176,8 +176,8 @@ class RequestRecord(ExchangeReport, kw_only=True):
         self.unscanned += self.answer.unscanned
 
 
-_DECISIONS: Final = {
-    ExchangeOutcome.REDACTED: DecisionKind.REDACT,
-    ExchangeOutcome.REFUSED: DecisionKind.DENY,
-    ExchangeOutcome.FAILED: DecisionKind.DENY,
+_DECISIONS: Final[dict[str, DecisionKind]] = {
+    ExchangeOutcome.REDACTED.value: DecisionKind.REDACT,
+    ExchangeOutcome.REFUSED.value: DecisionKind.DENY,
+    ExchangeOutcome.FAILED.value: DecisionKind.DENY,
 }
