@@ -10,7 +10,7 @@ from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResu
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
-from sidecar.pipeline.decide import decide, decide_unscanned
+from sidecar.pipeline.decide import decide, decide_unscanned, is_flagged
 
 EMAIL = Finding(guardrail="pii", type="EMAIL", part=0, start=3, end=9)
 IBAN = Finding(guardrail="pii", type="IBAN", part=1, start=0, end=22)
@@ -29,7 +29,7 @@ REDACTED = Redact((IBAN, EMAIL))
 
 ENFORCED: dict[Verdict, Decision] = {
     Verdict.PASS: Allow(),
-    Verdict.FLAG: Allow(),
+    Verdict.FLAG: Allow(is_flagged=True),
     Verdict.REDACT: REDACTED,
     Verdict.BLOCK: BLOCKED,
     Verdict.ERROR_OPEN: Allow(),
@@ -182,3 +182,12 @@ def test_an_unknown_route_is_refused_as_an_unknown_url_and_allowed_as_other_cont
     )
     for action in (UnscannedAction.FLAG, UnscannedAction.ALLOW):
         assert decide_unscanned(route, action) == Allow()
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("mode", Mode)
+def test_only_an_enforced_flag_flags(verdict: Verdict, mode: Mode) -> None:
+    """Of answers as well, whose results may lead to no decision."""
+    assert is_flagged([result(Verdict.PASS), result(verdict, mode=mode)]) is (
+        verdict is Verdict.FLAG and mode is Mode.ENFORCE
+    )
