@@ -177,6 +177,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             if self._is_body_complete or is_early:
                 raise ProtocolViolationError(phase, kind)
         match kind:
+            case MessageKind.RESPONSE_BODY:  # first, as an answer has hundreds of them
+                return self._on_response_body(message)
             case MessageKind.REQUEST_HEADERS:
                 return self._on_request_headers(message)
             case MessageKind.REQUEST_BODY:
@@ -185,8 +187,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 return self._on_request_trailers()
             case MessageKind.RESPONSE_HEADERS:
                 return self._on_response_headers(message)
-            case MessageKind.RESPONSE_BODY:
-                return self._on_response_body(message)
             case MessageKind.RESPONSE_TRAILERS:
                 return self._on_response_trailers()
             case _:
@@ -293,12 +293,12 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     def _on_response_body(self, message: Message) -> Event:
         match self.phase:
-            case Phase.AWAIT_HEADERS:
-                raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
             case Phase.AWAIT_PIECE:
                 self.phase = Phase.JUDGING_PIECE
                 self.piece, self.piece_is_last = message.body, message.ends
                 return Event.ANSWER_PIECE
+            case Phase.AWAIT_HEADERS:
+                raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
             case Phase.HOLDING_ANSWER:
                 self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
                 self.piece_is_last = message.ends

@@ -31,6 +31,11 @@ CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
 """The metadata of a call that are read; an engine may leave out all others."""
 
 
+# By names of their own: a member of an enumeration is slow to look up on Python 3.11.
+_NOTHING: Final = Event.NOTHING
+_ENDED: Final = Phase.ENDED
+
+
 class StreamEnd(enum.Enum):
     """The end of a stream."""
 
@@ -196,11 +201,11 @@ class ExtProcStream:
             StreamGoneError: Envoy has reset the stream.
         """
         protocol = self.protocol
-        event = Event.NOTHING
-        while event is Event.NOTHING:
+        event = _NOTHING
+        while event is _NOTHING:
             if protocol.outgoing:
                 await self.send()
-            if protocol.phase is Phase.ENDED:
+            if protocol.phase is _ENDED:
                 event = Event.ENDED
             elif (message := await self._read()) is not None:
                 event = protocol.receive(message)
@@ -215,7 +220,7 @@ class ExtProcStream:
         """Send all answers owed at once, with the end of the stream if it has come."""
         protocol = self.protocol
         messages, protocol.outgoing = protocol.outgoing, []
-        has_ended = protocol.phase is Phase.ENDED and not protocol.is_aborted
+        has_ended = protocol.phase is _ENDED and not protocol.is_aborted
         await self._call.write(messages, ends=has_ended)
 
     async def wait_for(self, check: Awaitable[_Value]) -> _Value:

@@ -100,7 +100,8 @@ class GuardedAnswer:
         """Judge the next piece of a stream; an error ends it in the form of its API."""
         judgement = self._begun()
         released = judgement.take(body, is_last=is_last)
-        self._has_left = self._has_left or bool(released.body)
+        if released.body:
+            self._has_left = True
         if is_last or released.error is not None:
             self._note(judgement)
         if released.error is None:

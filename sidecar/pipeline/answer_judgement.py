@@ -32,7 +32,7 @@ from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.scan import ScanResult, StreamScan
+from sidecar.guardrails.streaming.scan import NOTHING_FOUND, ScanResult, StreamScan
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
 from sidecar.guardrails.streaming.window import ROLE, Edit, Window
 from sidecar.jsontext.tokens import Token
@@ -158,6 +158,8 @@ class AnswerJudgement:
         return released if error is None else Released(b"", error)
 
     def _error_in(self, outcome: ScanResult) -> ClientError | None:
+        if outcome is NOTHING_FOUND:
+            return None
         for one in outcome.redact:
             self._redact(one.window, one.finding, one.value, is_bare=one.is_bare)
         if outcome.is_too_long:

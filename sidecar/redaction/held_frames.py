@@ -51,8 +51,9 @@ class HeldFrames:
         Unless `unread` is set, an event that cannot be judged stays, and all behind it.
         """
         released: list[bytes] = []
-        while self._held:
-            held = self._held[0]
+        waiting = self._held
+        while waiting:
+            held = waiting[0]
             if held.is_unread and not unread:
                 break
             has_edits = False
@@ -60,10 +61,12 @@ class HeldFrames:
                 window = piece.window
                 if piece.end > window.settled:
                     return b"".join(released)
-                has_edits = has_edits or bool(window.edits)
-            self._held.popleft()
-            self.size_bytes -= len(held.frame.raw)
-            released.append(_changed(held) if has_edits else held.frame.raw)
+                if window.edits:
+                    has_edits = True
+            del waiting[0]
+            raw = held.frame.raw
+            self.size_bytes -= len(raw)
+            released.append(_changed(held) if has_edits else raw)
         return b"".join(released)
 
     def drop(self) -> None:

@@ -68,7 +68,8 @@ class _Tally:
     error_type: str | None = None
 
 
-_NOTHING_FOUND: Final = ScanResult()
+NOTHING_FOUND: Final = ScanResult()
+"""The result of nearly every scan."""
 
 _Read = list[tuple[Window, list[WindowView]]]
 """Windows with the views that are scanned of each."""
@@ -159,7 +160,7 @@ class StreamScan:
             if refusing is None and not is_longer and not is_failed:
                 self._settle(window, border, views)
         if not (found or is_failed or is_too_long):
-            return _NOTHING_FOUND
+            return NOTHING_FOUND
         return ScanResult(tuple(redact), refused_by, is_too_long)
 
     def _sort(self, read: _Read, outcomes: Results) -> tuple[_Found, GuardrailResult | None]:
