@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import enum
 import re
+import struct
 from typing import Final
 
 from typing_extensions import override
 
-PREFIX_BYTES: Final = 5
+_PREFIX: Final = struct.Struct(">BL")
+"""Whether it is compressed, and its length."""
+PREFIX_BYTES: Final = _PREFIX.size
 CONTENT_TYPE: Final = b"application/grpc"
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -70,8 +73,7 @@ class MessageReader:
         if not self._buffer and len(piece) >= PREFIX_BYTES:
             # One message in one piece, the common case: no copy into the buffer.
             size = len(piece) - PREFIX_BYTES
-            is_whole = int.from_bytes(piece[:PREFIX_BYTES], "big") == size
-            if is_whole and size <= self._max_message_bytes:
+            if _PREFIX.unpack_from(piece) == (0, size) and size <= self._max_message_bytes:
                 return [piece[PREFIX_BYTES:]]
         self._buffer += piece
         buffer, at = self._buffer, 0
@@ -95,10 +97,7 @@ class MessageReader:
 
 def frame(messages: list[bytes]) -> bytes:
     """Return *messages*, each with its prefix."""
-    pieces: list[bytes] = []
-    for message in messages:
-        pieces += (b"\0", len(message).to_bytes(4, "big"), message)
-    return b"".join(pieces)
+    return b"".join([_PREFIX.pack(0, len(one)) + one for one in messages])
 
 
 def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, bytes]]:

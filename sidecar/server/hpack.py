@@ -16,9 +16,6 @@ from hpack.table import HeaderTable
 MAX_TABLE_BYTES: Final = 4096
 """HTTP/2's default size of the dynamic table, which is not raised here."""
 
-MAX_LIST_BYTES: Final = 64 * 1024
-"""Of all names and values of a block, decoded: a byte may stand for a field of 4 KB."""
-
 ENTRY_BYTES: Final = 32
 """What an entry counts beside its name and value (RFC 7541 section 4.1)."""
 
@@ -44,59 +41,56 @@ class HpackDecoder:
     def decode(self, block: bytes) -> list[Field]:
         """Return the fields of *block*, names as they were sent.
 
+        Many references to a large field take no memory: they are one object.
+
         Raises:
-            HpackError: it is damaged, or too large.
+            HpackError: it is damaged.
         """
         fields: list[Field] = []
-        total = at = 0
+        dynamic = self._dynamic
+        at = 0
         try:
             while at < len(block):
                 first = block[at]
                 if first & 0x80:  # an indexed field (6.1)
-                    index, at = _integer(block, at, 0x7F)
-                    field = self._entry(index)
+                    index, at = first & 0x7F, at + 1
+                    if index == 0x7F:  # noqa: PLR2004 - seven bits
+                        index, at = _integer(block, at - 1, 0x7F)
+                    if 0 < index < _DYNAMIC_START:
+                        fields.append(_STATIC[index])
+                    else:
+                        # Index 0 is none.
+                        fields.append(dynamic[index - _DYNAMIC_START if index else len(dynamic)])
                 elif first & 0x40:  # a literal that joins the table (6.2.1)
                     field, at = self._literal(block, at, 0x3F)
-                    self._add(field)
+                    fields.append(field)
+                    size = len(field[0]) + len(field[1]) + ENTRY_BYTES
+                    self._evict(size)
+                    if size <= self._max_size:  # a larger one only empties the table (4.4)
+                        dynamic.appendleft(field)
+                        self._size += size
                 elif first & 0x20:  # a new size of the table (6.3)
-                    size, at = _integer(block, at, 0x1F)
-                    if fields or size > MAX_TABLE_BYTES:
+                    self._max_size, at = _integer(block, at, 0x1F)
+                    if fields or self._max_size > MAX_TABLE_BYTES:
                         raise HpackError("a size of the table that is not allowed")
-                    self._max_size = size
                     self._evict(0)
-                    continue
                 else:  # a literal that does not (6.2.2, 6.2.3)
                     field, at = self._literal(block, at, 0x0F)
-                total += len(field[0]) + len(field[1]) + ENTRY_BYTES
-                if total > MAX_LIST_BYTES:
-                    raise HpackError("too many header bytes")
-                fields.append(field)
+                    fields.append(field)
         except IndexError:
-            raise HpackError("a header block that is cut short") from None
+            raise HpackError("a cut header block, or an index that is not in the table") from None
         return fields
-
-    def _entry(self, index: int) -> Field:
-        if 0 < index < _DYNAMIC_START:
-            return _STATIC[index]
-        if index >= _DYNAMIC_START and index - _DYNAMIC_START < len(self._dynamic):
-            return self._dynamic[index - _DYNAMIC_START]
-        raise HpackError("an index that is not in the table")
 
     def _literal(self, block: bytes, at: int, mask: int) -> tuple[Field, int]:
         index, at = _integer(block, at, mask)
-        if index:
-            name = self._entry(index)[0]
-        else:
+        if not index:
             name, at = _string(block, at)
+        elif index < _DYNAMIC_START:
+            name = _STATIC[index][0]
+        else:
+            name = self._dynamic[index - _DYNAMIC_START][0]
         value, at = _string(block, at)
         return (name, value), at
-
-    def _add(self, field: Field) -> None:
-        size = len(field[0]) + len(field[1]) + ENTRY_BYTES
-        self._evict(size)
-        if size <= self._max_size:  # one that is larger than the table only empties it (4.4)
-            self._dynamic.appendleft(field)
-            self._size += size
 
     def _evict(self, room: int) -> None:
         while self._dynamic and self._size + room > self._max_size:
@@ -152,32 +146,36 @@ _PADDING: Final = {
     for bits in range(_MAX_PADDING_BITS + 1)
 }
 """Nodes that the first bits of the end symbol lead to: only these may end a string."""
-_STEPS: Final[dict[int, tuple[int, bytes]]] = {}
-"""By node and byte: the next node, and the text that is complete. Filled as bytes are met."""
 
 
-def _step(node: int, byte: int) -> tuple[int, bytes]:
-    text = bytearray()
-    now = node
-    for bit in range(7, -1, -1):
-        now = _NODES[now][byte >> bit & 1]
-        if now < 0:
-            if ~now == _END:
-                raise HpackError("the end of a string within it")
-            text.append(~now)
-            now = 0
-    step = _STEPS[node << 8 | byte] = now, bytes(text)
-    return step
+class _Steps(dict[int, tuple[int, bytes]]):
+    """By a node in the upper bits and a byte: the next node there, and the text that is complete.
+
+    Filled as bytes are met: most of the 65,536 never are.
+    """
+
+    def __missing__(self, key: int) -> tuple[int, bytes]:
+        text = bytearray()
+        node = key >> 8
+        for bit in range(7, -1, -1):
+            node = _NODES[node][key >> bit & 1]
+            if node < 0:
+                if ~node == _END:
+                    raise HpackError("the end of a string within it")
+                text.append(~node)
+                node = 0
+        self[key] = step = node << 8, bytes(text)
+        return step
+
+
+_STEPS: Final = _Steps()
 
 
 def _huffman(raw: bytes) -> bytes:
-    node = 0
-    pieces: list[bytes] = []
-    steps = _STEPS
+    node, text = 0, bytearray()
     for byte in raw:
-        step = steps.get(node << 8 | byte)
-        node, text = _step(node, byte) if step is None else step
-        pieces.append(text)
-    if node not in _PADDING:
+        node, more = _STEPS[node | byte]
+        text += more
+    if node >> 8 not in _PADDING:
         raise HpackError("a string with a damaged end")
-    return b"".join(pieces)
+    return bytes(text)

@@ -19,11 +19,13 @@ from typing import Final, cast
 
 from typing_extensions import override
 
-from sidecar.server.hpack import MAX_LIST_BYTES, Field, HpackDecoder, HpackError
+from sidecar.server.hpack import Field, HpackDecoder, HpackError
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME_BYTES: Final = 16_384
 """HTTP/2's default, of both sides: a larger frame is refused, and none is sent."""
+MAX_BLOCK_BYTES: Final = 64 * 1024
+"""Of the headers of a stream, encoded."""
 MAX_STREAMS: Final = 65_536
 """Open at once on a connection; the bound of Envoy's circuit breaker in our configuration."""
 STREAM_WINDOW: Final = 1 << 20
@@ -392,7 +394,7 @@ class Http2Connection(asyncio.Protocol):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR)
             _, first_flags, block = self._block
             block += payload
-            if len(block) > MAX_LIST_BYTES:
+            if len(block) > MAX_BLOCK_BYTES:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         else:
             if not number % 2:
