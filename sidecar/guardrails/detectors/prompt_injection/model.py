@@ -35,6 +35,11 @@ class Phrase:
     anchor: str | None
     split: tuple[str, ...]
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether it allows any words between its own; else it is a choice of literal texts."""
+        return _WORD in self.regex
+
 
 def read_phrases(text: str) -> tuple[Phrase, ...]:
     """Read a file of lists, kinds and phrases."""

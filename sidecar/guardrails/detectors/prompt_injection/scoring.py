@@ -57,7 +57,7 @@ def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
         if sum_ <= 0:
             sum_ = 0
             run = []
-        if end - last.get(index, -span) >= span:
+        if index not in last or end - last[index] >= span:
             sum_ += terms[index].weight
             run.append(index)
         last[index] = end
