@@ -190,7 +190,7 @@ class LocalScan:
             return None
         joined_content = SEPARATOR.join(contents)
         try:
-            if not self._database.is_plain_ascii(joined_content, len(parts)):
+            if not self._database.are_plain_ascii(contents, joined_content):
                 return None
             return joined_content, self._database.scan_short(joined_content)
         except Exception:  # noqa: BLE001 - the whole scan fails as well, by each `on_error`
@@ -277,16 +277,16 @@ class LocalScan:
 
     def _read(self, parts: Sequence[TextPart], short: _Short | None) -> Cooperative[ScannedTexts]:
         """Scan *parts* in all their views, and the texts that are hidden in them."""
-        joined_content = SEPARATOR.join([part.content for part in parts])
+        contents = [part.content for part in parts]
+        joined_content = SEPARATOR.join(contents)
         views: list[TextView] = []
-        is_plain = short is not None or self._database.is_plain_ascii(joined_content, len(parts))
+        is_plain = short is not None or self._database.are_plain_ascii(contents, joined_content)
         if is_plain:
             views += _plain_views(parts)
             hits = short[1] if short else (yield from self._database.scan_joined(joined_content))
         else:
-            for index, part in enumerate(parts):
-                content = part.content
-                if self._database.is_plain_ascii(content):
+            for index, content in enumerate(contents):
+                if self._database.are_plain_ascii((content,), content):
                     views.append(TextView(index, ASCII_VIEWS, content, len(content)))
                 else:
                     views += yield from views_of(index, content, folded=self._folded)
@@ -294,7 +294,7 @@ class LocalScan:
         found, latest = sources(views), hits
         for depth in range(MAX_DEPTH):
             chosen = [one for one, id_ in self._decoders if id_ is None or id_ in latest]
-            if is_plain and not depth:  # all parts at once, and mostly in vain
+            if is_plain and short is None and not depth:  # many texts at once, mostly in vain
                 chosen = [one for one in chosen if one.applies(joined_content)]
             found = yield from read(found, chosen)
             if not found:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 import hyperscan
@@ -73,12 +75,12 @@ class ExpressionDatabase:
                 stream.scan(joined)
         return hits
 
-    def is_plain_ascii(self, content: bytes, count: int = 1) -> bool:
-        """Return whether every view of *content* is the same: *count* texts that are joined."""
+    def are_plain_ascii(self, texts: Sequence[bytes], joined: bytes) -> bool:
+        """Return whether every view of each of *texts*, which `SEPARATOR` joins, is the same."""
         return (
-            content.isascii()
-            and content.count(SEPARATOR) == count - 1
-            and not self.has_controls(content)
+            joined.isascii()
+            and not any(map(operator.contains, texts, repeat(SEPARATOR)))
+            and not self.has_controls(joined)
         )
 
     def has_controls(self, content: bytes) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, repeat
 from typing import Final, TypeAlias
 
 from typing_extensions import override
@@ -112,10 +113,9 @@ class Scorer:
         return [*sums, *self._add_up_short(short)] if short else sums
 
     def _add_up_short(self, contents: Sequence[bytes]) -> Sequence[Sum]:
-        if all(map(bytes.isascii, contents)):
-            joined = BORDER.join(contents)
-            if joined.count(BORDER) == len(contents) - 1:
-                return self.sums_of_joined(joined, len(contents))
+        joined = BORDER.join(contents)
+        if joined.isascii() and not any(map(operator.contains, contents, repeat(BORDER))):
+            return self.sums_of_joined(joined, len(contents))
         return self._sums_of_words(BORDER.join(map(words, contents)), len(contents))
 
     def sums_of_joined(self, joined: bytes, count: int) -> Sequence[Sum]:
