@@ -261,7 +261,8 @@ class LocalScan:
             if short is None or self._may_hide_text(short):
                 texts = yield from self._read(parts, short)
             else:
-                texts = _scanned(parts, short)
+                views = _plain_views(parts)
+                texts = ScannedTexts(parts, views, _ends(views), hits=short[1], joined=short[0])
             across: _Across | None = None
             if runs and (windows := boundary_windows(parts, runs)):
                 around = [TextPart(one.content, (), "") for one in windows]
@@ -305,12 +306,6 @@ class LocalScan:
                 hits.setdefault(id_, []).extend(base + end for end in found_ends)
             views += found
         return ScannedTexts(parts, views, _ends(views), hits)
-
-
-def _scanned(parts: Sequence[TextPart], short: _Short) -> ScannedTexts:
-    joined_content, hits = short
-    views = _plain_views(parts)
-    return ScannedTexts(parts, views, _ends(views), hits, joined_content)
 
 
 def _plain_views(parts: Sequence[TextPart]) -> Sequence[TextView]:
