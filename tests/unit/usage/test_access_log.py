@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from loadtest.access_log import entry, export, metadata
 from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.limits import Reservation
+from sidecar.domain.metadata import METADATA_KEYS
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -267,6 +268,28 @@ def test_no_bytes_raise_anything_else(raw: bytes) -> None:
         decode_access_log(raw)
     except UnreadableMessageError:
         return
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(METADATA_KEYS)), ANY_JSON),
+    st.lists(st.text(max_size=20), min_size=21, max_size=21),
+)
+def test_metadata_and_values_of_any_kind_are_read_or_unreadable(
+    changes: dict[str, object], values: list[str]
+) -> None:
+    """An exception would keep Envoy sending the same message for ever."""
+    told = json.dumps(metadata(FULL) | changes)
+    odd = LogEntry("1", told, *values)
+    batch = decode_access_log(export(entry(FULL, egret=told), odd))
+
+    assert len(batch.ended) + len(batch.unreadable) in {0, 2}
 
 
 @given(
