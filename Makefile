@@ -211,7 +211,7 @@ bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revisi
 	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
 
 soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
-	$(PY) -m loadtest.soak --engine http2 $(BENCH_OPTIONS)
+	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
 	$(PY) -m loadtest.soak --engine grpcio $(BENCH_OPTIONS)
 
 counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the baseline; part of make test

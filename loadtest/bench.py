@@ -144,6 +144,8 @@ def _title(load: Load) -> str:
 
 
 ENGINES: Final = ("grpcio", "h2corn")
+"""`h2corn` is the former name of the engine `http2`, which its workers accept: figures keep it, so
+that they can be compared across revisions."""
 LOADS: Final = (
     Load("c1", 1),
     Load("c16", 16),

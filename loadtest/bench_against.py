@@ -38,6 +38,7 @@ from loadtest.streams.recorded import STREAM_POLICY
 from loadtest.texts import chat_body
 
 ENGINES: Final = ("h2corn", "grpcio")
+"""Names that the workers of both sides accept: `h2corn` is the former name of `http2`."""
 NEW: Final = "new"
 REV: Final = "rev"
 SIDES: Final = (NEW, REV)

@@ -2,7 +2,7 @@
 
 A request passes these files in this order; docs/architecture.md draws the way:
 
-    server/grpcio.py        receives the gRPC call as bytes (or server/http2.py)
+    server/grpcio.py        receives the gRPC call as bytes (or server/grpc_http2.py)
     extproc/stream.py       waits within budgets; turns exceptions into refusals
     extproc/protocol.py     the order of messages and answers: no I/O, no clock
     pipeline/request.py     calls the steps, top to bottom: start to read here

@@ -38,6 +38,7 @@ from tests.support.scripted import (
 from tests.support.scripted import scripted as serving
 from tests.support.scripted_processor import Script, ScriptedProcessor, Side, scripted_processor
 from tests.support.second_gateway import (
+    Adapt,
     Config,
     Gateway,
     ext_proc_filters,
@@ -585,6 +586,32 @@ async def test_streams_end_cleanly_and_every_worker_gets_its_share(stack: Stack)
     assert stats["cluster.egret.upstream_rq_rx_reset"] == 0
     assert len(hosts) == stack.workers
     assert min(hosts) > 0
+
+
+def _without_graceful_close(config: Config) -> None:
+    static = config["layered_runtime"]["layers"][0]["static_layer"]
+    del static["envoy.reloadable_features.ext_proc_graceful_grpc_close"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_without_graceful_close, processing_mode(request_body_mode="BUFFERED")],
+    ids=["no graceful close", "buffered bodies"],
+)
+async def test_an_envoy_that_resets_its_streams_keeps_its_connections(
+    stack: Stack, change: Adapt
+) -> None:
+    """HTTP/2 servers may close one after many resets, and every request on it fails."""
+    async with second_gateway(stack, change) as gateway:
+        for _ in range(30):
+            posts = (
+                stack.post(chat("hello"), key="block", url=gateway.https_url) for _ in range(20)
+            )
+            assert [answer.status for answer in await asyncio.gather(*posts)] == [200] * 20
+        async with aiohttp.ClientSession(gateway.admin_url) as admin:
+            stats = await _stats(admin)
+    assert stats["cluster.egret.upstream_rq_tx_reset"] > 500  # a few ends come in time
+    assert stats["cluster.egret.upstream_cx_destroy"] == 0
 
 
 async def _stats(admin: aiohttp.ClientSession) -> dict[str, int]:

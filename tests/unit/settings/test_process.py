@@ -76,7 +76,7 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             id="a port in the clear",
         ),
         pytest.param(
-            PLAIN_PORT | {"EGRET_SERVER__ENGINE": "h2corn"},
+            PLAIN_PORT | {"EGRET_SERVER__ENGINE": "http2"},
             "EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio",
             id="a port of an engine that has none",
         ),

@@ -20,6 +20,11 @@ def test_the_engine_that_serves_by_default_is_grpcio() -> None:
     ]
 
 
+def test_the_former_name_of_an_engine_is_accepted() -> None:
+    """Configurations of workers outlive an upgrade."""
+    assert Engine("h2corn") is Engine.HTTP2
+
+
 @pytest.mark.parametrize("missing", [None, *FILES])
 def test_mutual_tls_needs_all_three_files(missing: str | None) -> None:
     """With two of them nothing would be checked."""

@@ -20,8 +20,8 @@ PART: Final = "Egret workers"
 HEALTH_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 """Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
-OUR_ENVOY: Final = {"EGRET_SERVER__ENGINE": Engine.HTTP2.value}
-"""Settings that the Envoy beside is configured for; the environment may override them."""
+ON_SOCKETS: Final = {"EGRET_SERVER__ENGINE": Engine.HTTP2.value}
+"""Settings of workers that serve sockets only; the environment may override them."""
 
 
 def worker_sockets(directory: Path, *, workers: int) -> tuple[Path, ...]:
@@ -46,7 +46,7 @@ async def running_workers(
         part=PART,
         command=(sys.executable, "-m", "sidecar", "serve"),
         log=logs / "workers.log",
-        environment={**OUR_ENVOY, **inherited_environment(), **settings},
+        environment={**ON_SOCKETS, **inherited_environment(), **settings},
         # The supervisor ends its workers; killed, it could not.
         orphan_signal=signal.SIGTERM,
         grace_seconds=20,

@@ -294,10 +294,10 @@ RULES: Final = (
     ConfigRule("EGR128", "source-address-withheld", _W,
          "Egret gets no client address and refuses every key that is bound to networks",
          "request_attributes: [source.address]", where(_no_source_address)),
-    ConfigRule("EGR129", "buffered-on-h2corn", _N,
-         "each stream ends in a reset, graceful close or not: the h2corn engine closes the "
-         "connection at the 201st within ten seconds, and the requests being checked on it fail",
-         "request_body_mode: NONE, or the grpcio engine", where(_held_body)),
+    ConfigRule("EGR129", "request-body-buffered", _N,
+         "Envoy holds each body until it is whole, and answers 413 to one that is larger than its "
+         "buffer",
+         "request_body_mode: NONE, or FULL_DUPLEX_STREAMED", where(_held_body)),
     ConfigRule("EGR130", "route-by-model-kept", _E,
          "routes use the model that Egret reads in the body, and every request keeps the route "
          "it had before that",

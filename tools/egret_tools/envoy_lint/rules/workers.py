@@ -169,16 +169,16 @@ RULES: Final = (
     ConfigRule("EGR211", "workers-in-the-clear", _E,
          "keys and prompts leave this machine without TLS",
          "a Unix socket, or a transport_socket with mutual TLS", _where(_in_the_clear)),
-    ConfigRule("EGR212", "workers-stream-window", _W,
-         "a body longer than the window waits for Envoy and, on the h2corn engine, blocks all "
-         "others of its connection",
+    ConfigRule("EGR212", "workers-stream-window", _N,
+         "the rest of a body that is longer than the window waits in the worker until Envoy has "
+         "read its beginning",
          "initial_stream_window_size: 16777216", _where(_narrow_window)),
     ConfigRule("EGR213", "workers-pings", _W,
          "a gRPC server answers frequent pings with GOAWAY and closes the connection",
          "connection_keepalive with an interval of 1s or more", _where(_fast_pings)),
-    ConfigRule("EGR214", "graceful-close", _W,
-         "nearly every stream ends in a reset, and the h2corn engine closes the connection at "
-         "the 201st; Envoy reads this at its start only",
+    ConfigRule("EGR214", "graceful-close", _N,
+         "nearly every stream ends in a reset, and Envoy's count of resets no longer shows "
+         "faults; Envoy reads this at its start only",
          f"layered_runtime: a static_layer with {GRACEFUL_CLOSE}: true", _resets),
     ConfigRule("EGR215", "workers-merge-window", _W,
          "by default the load balancer is updated up to 1 s after a worker died or came back; "
