@@ -203,7 +203,18 @@ class UsageMetrics:
 
     def exchange_ended(self, ended: ExchangeEnded, usd: Decimal | None = FREE) -> None:
         """Count the end of an exchange, and the cost of its tokens, None if no price is known."""
-        labels = self._labels(ended)
+        request = ended.request
+        # Only a model that a provider served is a label: a client could name thousands.
+        status = ended.status if ended.answer_status is None else ended.answer_status
+        is_served = 0 < status < _ERRORS and ended.end is not AnswerEnd.REFUSED
+        named = (request.operation, request.provider, request.model if is_served else None)
+        labels = self._labels_of.get(named)
+        if labels is None:
+            model = sanitize.model_name(named[2])
+            label = OVERFLOW if model is None else self._model_label(model)
+            labels = (request.operation or NONE, request.provider or NONE, label)
+            if request.model == label:  # else there is no bound on them
+                self._labels_of[named] = labels
         self._durations[*labels, _error_type(ended)](ended.latency_seconds)
         if self._exemplars is not None:
             self._exemplars.note(ended, labels)
@@ -256,21 +267,6 @@ class UsageMetrics:
         """Show the usage that waits on the disk."""
         self._spool_bytes.set(size)
         self._spool_age.set(oldest_seconds)
-
-    def _labels(self, ended: ExchangeEnded) -> tuple[str, ...]:
-        request = ended.request
-        # Only a model that a provider served is a label: a client could name thousands.
-        status = ended.status if ended.answer_status is None else ended.answer_status
-        is_served = 0 < status < _ERRORS and ended.end is not AnswerEnd.REFUSED
-        named = (request.operation, request.provider, request.model if is_served else None)
-        labels = self._labels_of.get(named)
-        if labels is None:
-            model = sanitize.model_name(named[2])
-            label = OVERFLOW if model is None else self._model_label(model)
-            labels = (request.operation or NONE, request.provider or NONE, label)
-            if request.model == label:  # else there is no bound on them
-                self._labels_of[named] = labels
-        return labels
 
 
 def _error_type(ended: ExchangeEnded) -> str:

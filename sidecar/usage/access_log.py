@@ -140,8 +140,19 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
                 continue
             entry = LogEntry._make(values)
             if entry.egret == "-":
-                if (end := _unmatched(entry)) is not None:
-                    unmatched.append(end)
+                # A stream that Egret received, but whose verdict Envoy did not. If an upstream
+                # host is named, Envoy let the request pass while Egret did not answer: then the
+                # units taken for it were used, and their number is not known.
+                if _STREAM.fullmatch(entry.stream) and entry.upstream in NOTHING:
+                    is_aborted = not _ABORTED.isdisjoint(entry.flags.split(","))
+                    unmatched.append(
+                        UnmatchedEnd(
+                            stream=entry.stream,
+                            status=min(count_of(entry.status), MAX_STATUS),
+                            end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
+                            latency_seconds=count_of(entry.duration_ms) / 1000,
+                        )
+                    )
                 continue
             try:
                 metadata = _METADATA.decode(entry.egret)
@@ -160,23 +171,6 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     except DecodeError as error:
         raise UnreadableMessageError from error
     return AccessLogBatch(tuple(ended), tuple(unreadable), tuple(unmatched))
-
-
-def _unmatched(entry: LogEntry) -> UnmatchedEnd | None:
-    """Return the end of a stream that Egret received, but whose verdict Envoy did not.
-
-    If an upstream host is named, Envoy let the request pass while Egret did not answer: then the
-    units taken for it were used, and their number is not known.
-    """
-    if not _STREAM.fullmatch(entry.stream) or entry.upstream not in NOTHING:
-        return None
-    is_aborted = not _ABORTED.isdisjoint(entry.flags.split(","))
-    return UnmatchedEnd(
-        stream=entry.stream,
-        status=min(count_of(entry.status), MAX_STATUS),
-        end=AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED,
-        latency_seconds=count_of(entry.duration_ms) / 1000,
-    )
 
 
 def _ended(entry: LogEntry, metadata: _Metadata) -> ExchangeEnded:
