@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, assert_never
 
 import orjson
@@ -300,29 +301,40 @@ _STREAMED: Final = frozenset({AnswerForm.SSE, AnswerForm.JSON_ARRAY, AnswerForm.
 
 def answer_form(headers: Headers, *, path: str) -> AnswerForm | Unreadable:
     """Return the form that an answer's headers declare; *path* is that of its request."""
-    encodings = set(headers.all(HeaderName.CONTENT_ENCODING))
+    encodings = frozenset(headers.all(HeaderName.CONTENT_ENCODING))
+    types = frozenset(headers.all(HeaderName.CONTENT_TYPE))
+    is_gemini_stream = path.partition("?")[0].endswith(_GEMINI_STREAM)
+    return _declared_form(encodings, types, is_gemini_stream)
+
+
+@lru_cache(maxsize=64)  # providers have few; a header is 60 KB at most
+def _declared_form(
+    encodings: frozenset[bytes],
+    types: frozenset[bytes],
+    is_gemini_stream: bool,  # noqa: FBT001 - a cached call takes its arguments by position
+) -> AnswerForm | Unreadable:
     if not {one.strip().lower() for one in encodings} <= {b"identity", b""}:
         return Unreadable(UnscannedReason.ENCODED_BODY)
-    types = set(headers.all(HeaderName.CONTENT_TYPE))
     if len(types) != 1:
         return Unreadable(UnscannedReason.UNKNOWN_SHAPE)
+    (content_type,) = types
     media_type, *parameters = (
-        piece.strip().lower() for piece in types.pop().decode("latin-1").split(";")
+        piece.strip().lower() for piece in content_type.decode("latin-1").split(";")
     )
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "charset" and value.strip().strip('"') not in _CHARSETS:
             return Unreadable(UnscannedReason.CHARSET)
-    return _form_of(media_type, path)
+    return _form_of(media_type, is_gemini_stream=is_gemini_stream)
 
 
-def _form_of(media_type: str, path: str) -> AnswerForm | Unreadable:
+def _form_of(media_type: str, *, is_gemini_stream: bool) -> AnswerForm | Unreadable:
     match media_type:
         case "text/event-stream":
             return AnswerForm.SSE
         case "application/vnd.amazon.eventstream":
             return AnswerForm.EVENT_STREAM
-        case "application/json" if path.partition("?")[0].endswith(_GEMINI_STREAM):
+        case "application/json" if is_gemini_stream:
             return AnswerForm.JSON_ARRAY
         case _ if media_type == "application/json" or media_type.endswith("+json"):
             return AnswerForm.JSON

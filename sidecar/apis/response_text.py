@@ -161,6 +161,11 @@ _COUNT: Final = 3
 """Treatment of the strings below: joined over events, judged at once, all taken as text
 regardless of their names, only counted."""
 
+_MODES: Final = (
+    dict.fromkeys(WHOLE, _ONCE) | dict.fromkeys(FREE, _ALL) | dict.fromkeys(SKIPPED, _COUNT)
+)
+"""By the name of a field; below others the treatment stays."""
+
 
 def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | UnreadableEvent:
     """Read an event, or a whole answer, which is its own only event."""
@@ -294,24 +299,31 @@ class _Walk:
     def _object(self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int) -> None:
         if mode != _ALL and node.get("type") in SEALED:
             mode = _COUNT
+        is_counted, is_text = mode == _COUNT, mode == _ALL
         for key, value in node.items():
             inner = mode
-            if mode == _ALL or (mode != _COUNT and key not in KNOWN):
+            if is_counted:
+                pass
+            elif is_text or key not in KNOWN:
                 self._add(key, None, lane, is_json=False)
-            elif mode != _COUNT:
+            elif key in _MODES:
                 inner = self._mode_below(key, value, mode)
+            if inner == _COUNT and isinstance(value, str):
+                self.strings += 2
+                continue
             self.strings += 1
-            name = _ALIASES.get(key, key)
-            self._value(key, value, (*path, name) if inner == _JOIN else path, lane, inner)
+            if value is not None:
+                below = (*path, _ALIASES.get(key, key)) if inner == _JOIN else path
+                self._value(key, value, below, lane, inner)
 
     def _mode_below(self, key: str, value: JsonValue, mode: int) -> int:
-        if key in SKIPPED:
+        inner = _MODES.get(key, mode)
+        if inner == _COUNT:
             if value and key in _LOGPROBS:
                 self.has_logprobs = True
-            return _COUNT
-        if key in FREE and not isinstance(value, str):
-            return _ALL
-        return _ONCE if key in WHOLE else mode
+        elif inner == _ALL and isinstance(value, str):
+            return mode
+        return inner
 
     def _list(self, key: str, items: list[JsonValue], path: Path, lane: Path, mode: int) -> None:
         for position, item in enumerate(items):

@@ -252,11 +252,15 @@ def response_headers_answer(
     headers: HeaderMutation = NO_CHANGE, metadata: MetadataFields = b""
 ) -> bytes:
     """Answer the response headers."""
+    return _changed_headers(headers.set_headers, headers.remove_headers) + _dynamic(metadata)
+
+
+@lru_cache(maxsize=64)  # most answers change nothing
+def _changed_headers(added: HeaderFields, removed: tuple[str, ...]) -> bytes:
     response = ext.ProcessingResponse()
-    mutation = response.response_headers.response.header_mutation
-    _mutate(mutation, headers.set_headers, headers.remove_headers)
+    _mutate(response.response_headers.response.header_mutation, added, removed)
     response.response_headers.SetInParent()
-    return response.SerializeToString() + _dynamic(metadata)
+    return response.SerializeToString()
 
 
 def response_body_answer(
