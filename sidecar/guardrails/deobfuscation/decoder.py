@@ -46,8 +46,8 @@ class Decoder(Protocol):
 
 def matches(
     expression: Any, content: bytes, *, least: int, likely: Any = None
-) -> Iterator[Any | None]:
-    """Yield the matches of *expression*, and None wherever work may be interrupted.
+) -> Iterator[ByteSpan | None]:
+    """Yield the spans of *expression*, and None wherever work may be interrupted.
 
     *likely* matches wherever *expression* might, at a tenth of its cost.
     The text is searched in windows. A match that ends within *least* bytes of a window's end is
@@ -59,15 +59,15 @@ def matches(
         next_position = limit if limit == len(content) else limit - least
         is_likely = likely is None or likely.search(content, position, limit) is not None
         for found in expression.finditer(content, position, limit) if is_likely else ():
-            match = found
-            if found.end() > limit - least:
-                match = expression.match(content, found.start()) or found
-            yield match
+            start, end = found.span()
+            if end > limit - least and (match := expression.match(content, start)):
+                end = match.end()
+            yield start, end
             count += 1
             if not count % SLICE_RUNS:
                 yield None
-            next_position = max(next_position, match.end())
-            if match.end() >= limit:
+            next_position = max(next_position, end)
+            if end >= limit:
                 break
         position = next_position
         yield None
@@ -138,7 +138,7 @@ class DecodedText:
 
 def replace_runs(
     view: TextView,
-    found: Iterable[Any | None],
+    found: Iterable[ByteSpan | None],
     decode: Callable[[bytes], bytes],
     kind: ViewKind,
 ) -> Cooperative[tuple[TextView, ...]]:
@@ -147,13 +147,13 @@ def replace_runs(
     Yields wherever *found* has None.
     """
     text = DecodedText(view.content)
-    for match in found:
-        if match is None:
+    for span in found:
+        if span is None:
             yield
             continue
-        start, end = match.span()
+        start, end = span
         text.add_up_to(start)
-        text.add(decode(match[0]), start, end)
+        text.add(decode(view.content[start:end]), start, end)
     if not text:
         return ()
     text.add_rest()

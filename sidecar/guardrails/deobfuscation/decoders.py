@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import html
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from typing_extensions import override
@@ -48,15 +49,11 @@ def _from_base64(run: bytes) -> Cooperative[bytes | None]:
         compact = one.translate(_URL_SAFE, b"=\r\n")
         compact = compact[: len(compact) - (len(compact) % 4 == 1)]
         text = yield from _in_slices(
-            compact, lambda quads: base64.b64decode(quads + b"=" * (-len(quads) % 4))
+            compact, lambda quads: binascii.a2b_base64(quads + b"=" * (-len(quads) % 4))
         )
         if text is not None:
             texts.append(text)
     return b"\n".join(texts) or None
-
-
-def _from_hex(run: bytes) -> Cooperative[bytes | None]:
-    return _in_slices(run, lambda pairs: bytes.fromhex(pairs.decode("ascii")))
 
 
 def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[bytes | None]:
@@ -74,6 +71,9 @@ def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[byte
     return b"".join(texts) or None
 
 
+_from_hex: Final = partial(_in_slices, decode=binascii.unhexlify)
+
+
 class EncodingsDecoder(Decoder):
     """Decodes runs of base64 and of hexadecimal digits."""
 
@@ -88,11 +88,13 @@ class EncodingsDecoder(Decoder):
         content = view.content
         decoded = DecodedText(content)
         for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
-            for count, match in enumerate(matches(expression, content, least=_LEAST), 1):
-                text = None if match is None else (yield from decode(match[0]))
-                if match is not None and text is not None:
-                    decoded.add(text + b"\n", *match.span())
-                if match is None or not count % SLICE_DECODED:
+            for count, span in enumerate(matches(expression, content, least=_LEAST), 1):
+                if span is not None:
+                    start, end = span
+                    text = yield from decode(content[start:end])
+                    if text is not None:
+                        decoded.add(text + b"\n", start, end)
+                if span is None or not count % SLICE_DECODED:
                     yield
         return (decoded.as_view(view, ViewKind.DECODED),) if decoded else ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _GROUP: Final = re.compile(r"\(([^()]*)\)")
 _REPEAT: Final = re.compile(r"\{0,([0-9]+)\}")
 _WORD: Final = r"[0-9a-z\x80-\xff]+"
 _ANCHOR: Final = "!"
+_spaces: Final = operator.methodcaller("count", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +73,11 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
                 for name in _SPLIT_LIST.findall(notation)
                 for word in lists[name].split("|")
             ]
-            phrases.append(
-                Phrase(head, kind, regex, _most_words(rest), anchor, tuple(split or [regex]))
-            )
+            longest = _GROUP.sub(lambda found: max(found[1].split("|"), key=_spaces), rest.strip())
+            repeats = (*_GAP.findall(longest), *_REPEAT.findall(longest))
+            most_words = _spaces(_GAP.sub("", longest)) + 1 + sum(map(int, repeats))
+            phrases.append(Phrase(head, kind, regex, most_words, anchor, tuple(split or [regex])))
     return tuple(phrases)
-
-
-def _most_words(notation: str) -> int:
-    """Return the number of words of the longest text that a phrase matches."""
-    longest = _GROUP.sub(lambda found: max(found[1].split("|"), key=_spaces), notation.strip())
-    repeated = sum(int(most) for most in (*_GAP.findall(longest), *_REPEAT.findall(longest)))
-    return _spaces(_GAP.sub("", longest)) + 1 + repeated
-
-
-def _spaces(text: str) -> int:
-    return text.count(" ")
 
 
 PHRASES: Final = read_phrases(

@@ -105,8 +105,11 @@ class Scorer:
                     yield
                 short, room = [], SLICE_WORDS - len(content)
             if room < 0:
-                sums.append((yield from self._add_up_long(content)))
-                yield
+                sum_: Sum | None = None
+                for hits in self._search.hits_in_slices(content):
+                    sum_ = add_up(self.model, hits, sum_) if hits else sum_
+                    yield
+                sums.append(sum_ or NO_TERMS)
                 room = SLICE_WORDS
             else:
                 short.append(content)
@@ -135,15 +138,6 @@ class Scorer:
             sums.append(add_up(self.model, hits[start:stop]) if stop > start else NO_TERMS)
             start = stop
         return sums
-
-    def _add_up_long(self, content: bytes) -> Cooperative[Sum]:
-        sum_: Sum | None = None
-        for number, hits in enumerate(self._search.hits_in_slices(content)):
-            if number:
-                yield
-            if hits:
-                sum_ = add_up(self.model, hits, sum_)
-        return sum_ or NO_TERMS
 
 
 def score(total: float, medium: int) -> float:
