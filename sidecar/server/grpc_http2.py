@@ -44,6 +44,8 @@ HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
 
 _READ: Final = {name.encode(): name for name in CALL_METADATA}
 _BACKLOG: Final = 1024
+_CLOSE_SECONDS: Final = 1.0
+"""A peer that does not read its last bytes by then loses them."""
 
 
 def _block(headers: list[tuple[bytes, bytes]]) -> bytes:
@@ -249,5 +251,12 @@ class Http2Engine:
             async with asyncio.timeout(self._options.drain_grace_seconds):
                 while tasks := [task for one in self._connections for task in one.tasks]:
                     await asyncio.wait(tasks)
-        for connection in tuple(self._connections):
+        closing = tuple(self._connections)
+        for connection in closing:
             connection.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                for connection in closing:
+                    await connection.closed.wait()
+        for connection in closing:
+            connection.abort()

