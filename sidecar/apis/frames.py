@@ -200,20 +200,16 @@ class SseFramer:
         if self._is_first:
             self._is_first = False
             text = raw.removeprefix(_BOM)
-        return _parsed(raw, text)
-
-
-def _parsed(raw: bytes, text: bytes) -> ServerSentEvent:
-    data: list[bytes] = []
-    event = ""
-    for line in _LINE_END.split(text):
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"data":
-            data.append(value)
-        elif name == b"event":
-            event = value.decode("utf-8", "replace")
-    return ServerSentEvent(raw, b"\n".join(data) if data else None, event)
+        data: list[bytes] = []
+        event = ""
+        for line in _LINE_END.split(text):
+            name, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if name == b"data":
+                data.append(value)
+            elif name == b"event":
+                event = value.decode("utf-8", "replace")
+        return ServerSentEvent(raw, b"\n".join(data) if data else None, event)
 
 
 _DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")

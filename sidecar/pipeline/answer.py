@@ -180,13 +180,20 @@ async def carry_answer(
     worker: Worker,
 ) -> ClientError | None:
     """Carry the answer to its end, from its first *event* on; return why it is refused, if so."""
+    protocol = stream.protocol
     while event is not _ENDED:
         error: ClientError | None = None
         if plan is not None:
             record.work()
         match event:
             case Event.ANSWER_PIECE if plan is not None:  # first, as most events are pieces
-                _take_piece(plan, stream, record, worker)
+                released = plan.take(protocol.piece, is_last=protocol.piece_is_last)
+                if released.error is None:
+                    protocol.send_piece(released.body)
+                else:
+                    record.error, record.is_ended_within = released.error.kind, True
+                    metadata = metadata_of(record, now=worker.clocks.monotonic())
+                    protocol.send_piece(released.body, ends=True, metadata=metadata)
             case Event.ANSWER_HEADERS:
                 error = _take_headers(plan, stream, record, worker)
             case Event.ANSWER_BODY if plan is not None:
@@ -226,19 +233,6 @@ def _take_headers(
         case ClientError():
             return handling
     return None
-
-
-def _take_piece(
-    plan: AnswerPlan, stream: ExtProcStream, record: RequestRecord, worker: Worker
-) -> None:
-    protocol = stream.protocol
-    released = plan.take(protocol.piece, is_last=protocol.piece_is_last)
-    if released.error is None:
-        protocol.send_piece(released.body)
-        return
-    record.error, record.is_ended_within = released.error.kind, True
-    metadata = metadata_of(record, now=worker.clocks.monotonic())
-    protocol.send_piece(released.body, ends=True, metadata=metadata)
 
 
 async def _take_whole(

@@ -25,6 +25,27 @@ class _Held(msgspec.Struct, frozen=True):
     has_logprobs: bool
     is_unread: bool
 
+    def changed(self) -> bytes:
+        """Return the event with the edits of its texts, which are forgotten then."""
+        edits = [
+            TokenEdit(
+                piece.location,
+                edit.start,
+                edit.end,
+                edit.text,
+                is_json=piece.window.is_json,
+                is_bare=edit.is_bare,
+            )
+            for piece in self.pieces
+            for edit in piece.window.edits_of(piece.start, piece.end)
+        ]
+        for piece in self.pieces:
+            piece.window.forget_edits(piece.end)
+        frame = self.frame
+        if not edits or frame.payload is None:
+            return frame.raw
+        return frame.with_payload(edited(frame.payload, edits, has_logprobs=self.has_logprobs))
+
 
 class HeldFrames:
     """A queue: an event leaves once all of its texts are judged, and never before an older one."""
@@ -66,35 +87,13 @@ class HeldFrames:
             del waiting[0]
             raw = held.frame.raw
             self.size_bytes -= len(raw)
-            released.append(_changed(held) if has_edits else raw)
+            released.append(held.changed() if has_edits else raw)
         return b"".join(released)
 
     def drop(self) -> None:
         """Drop all events; none of them leaves."""
         self._held.clear()
         self.size_bytes = 0
-
-
-def _changed(held: _Held) -> bytes:
-    """Return the event with the edits of its texts, which are forgotten then."""
-    edits = [
-        TokenEdit(
-            piece.location,
-            edit.start,
-            edit.end,
-            edit.text,
-            is_json=piece.window.is_json,
-            is_bare=edit.is_bare,
-        )
-        for piece in held.pieces
-        for edit in piece.window.edits_of(piece.start, piece.end)
-    ]
-    for piece in held.pieces:
-        piece.window.forget_edits(piece.end)
-    frame = held.frame
-    if not edits or frame.payload is None:
-        return frame.raw
-    return frame.with_payload(edited(frame.payload, edits, has_logprobs=held.has_logprobs))
 
 
 @dataclass(frozen=True, slots=True)
