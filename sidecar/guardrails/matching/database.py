@@ -71,7 +71,8 @@ class ExpressionDatabase:
         """Return the matches in texts that `SEPARATOR` joins and that take one slice."""
         hits: Hits = {}
         if self._database is not None:
-            with self._database.stream(match_event_handler=_collect, context=hits) as stream:
+            # The handler, no flags, and its context: by keywords, a call takes 0.2 µs longer.
+            with self._database.stream(_collect, 0, hits) as stream:
                 stream.scan(joined)
         return hits
 
@@ -100,7 +101,7 @@ class ExpressionDatabase:
                 flags=[hyperscan.HS_FLAG_SINGLEMATCH],
             )
         hits: Hits = {}
-        self._controls.scan(content, match_event_handler=_collect, context=hits)
+        self._controls.scan(content, _collect, 0, hits)
         return bool(hits)
 
 

@@ -7,7 +7,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice, repeat
 from typing import Final, TypeAlias
 
@@ -262,6 +262,7 @@ def _result(
     return GuardrailResult(passing.guardrail, Verdict.PASS, score=certainty)
 
 
+@lru_cache(maxsize=1024)  # most texts have few terms, or none
 def _certainty(margin: float) -> float:
     return round(score(margin, 0), SCORE_DIGITS)
 
