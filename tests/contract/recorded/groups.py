@@ -176,7 +176,7 @@ _ENDS: Final[dict[str, dict[str, str]]] = {
     "times that are no numbers": {"duration_ms": "x", "duration_us": "y"},
     "no status": {"status": "-"},
     "no method": {"method": "-"},
-    "an odd id of the provider's": {"provider_request_id": "a b\n" * 40},
+    "an odd id of the provider's": {"provider_request_id": "a b\t" * 40},
     "no metadata": {"egret": "-"},
     "metadata that is no JSON": {"egret": "{"},
     "metadata of nobody": {"egret": '{"request_id": "r"}'},
