@@ -102,7 +102,7 @@ _BLANK_LINE: Final = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)")
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
-_ONE_LINE: Final = re.compile(rb"data: ([^\n]*+)\n\n")
+_USUAL: Final = re.compile(rb"(?:event: ([^\n]*+)\n)?+data: ([^\n]*+)\n\n")
 """The form of nearly every event. A CR in it ends a line as well: to exclude it here takes four
 times as long as to look for it then."""
 
@@ -157,11 +157,13 @@ class SseFramer:
         start, search_from, length = 0, self._scanned, len(text)
         while start < length:
             # Text that was searched before is not searched again from its start.
-            event = _ONE_LINE.match(text, start) if search_from == start else None
-            if event is not None and b"\r" not in event[1]:
+            found = _USUAL.match(text, start) if search_from == start else None
+            if found is not None and b"\r" not in found[0]:
                 self._is_first = False
-                frames.append(ServerSentEvent(event[0], event[1]))
-                start = search_from = event.end()
+                raw, name, payload = found.group(0, 1, 2)
+                event = name.decode("utf-8", "replace") if name else ""
+                frames.append(ServerSentEvent(raw, payload, event))
+                start = search_from = found.end()
             elif (border := _BLANK_LINE.search(text, search_from)) is not None:
                 frames.append(self._event(bytes(text[start : border.end()])))
                 start = search_from = border.end()
