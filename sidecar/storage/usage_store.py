@@ -144,8 +144,9 @@ class PostgresUsage:
             await connection.copy_records_to_table(
                 "egret_usage_batch", records=rows, columns=list(_COLUMNS), timeout=seconds
             )
-            await connection.execute(_FOUND, timeout=seconds)
-            added = affected_rows(await connection.execute(_ADD, timeout=seconds))
+            # One call for both; the status is that of the last.
+            status = await connection.execute(f"{_FOUND};{_ADD}", timeout=seconds)
+            added = affected_rows(status)
             for _ in range(_TRIES):
                 # A record that was not added has a row already, perhaps from a worker that gave
                 # the request up since `_FOUND`: that row gives way like an older one.
