@@ -322,9 +322,9 @@ def metadata_fields(pairs: Iterable[tuple[str, str | float]]) -> MetadataFields:
     for name, value in pairs:
         if isinstance(value, str):
             text = value.encode()
-            fields += (_before_text(name, len(text)), text)
+            fields += (_before(name, len(text)), text)
         else:
-            fields += (_before_number(name), _DOUBLE.pack(value))
+            fields += (_before(name, None), _DOUBLE.pack(value))
     return b"".join(fields)
 
 
@@ -332,21 +332,14 @@ _DOUBLE: Final = struct.Struct("<d")
 
 
 @lru_cache(maxsize=4096)
-def _before_text(name: str, length: int) -> bytes:
-    """Return the start of an entry of `Struct.fields` whose value is a text."""
-    return _around((b"\x1a", _entry_of(name), b"\x0a"), length)
-
-
-@lru_cache(maxsize=64)
-def _before_number(name: str) -> bytes:
-    """Return the start of an entry of `Struct.fields` whose value is a number, of eight bytes."""
-    entry = _entry_of(name) + b"\x09\x11"
-    return b"\x0a" + bytes((len(entry) + _DOUBLE.size,)) + entry
-
-
-def _entry_of(name: str) -> bytes:
+def _before(name: str, length: int | None) -> bytes:
+    """Return the start of an entry of `Struct.fields`: a text of *length* bytes, or a number."""
     key = name.encode()
-    return b"\x0a" + bytes((len(key),)) + key + b"\x12"
+    entry = b"\x0a" + bytes((len(key),)) + key + b"\x12"
+    if length is None:
+        entry += b"\x09\x11"
+        return b"\x0a" + bytes((len(entry) + _DOUBLE.size,)) + entry
+    return _around((b"\x1a", entry, b"\x0a"), length)
 
 
 def _dynamic(metadata: MetadataFields) -> bytes:

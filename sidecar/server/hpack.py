@@ -114,13 +114,21 @@ def _integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
 
 
 def _string(block: bytes, at: int) -> tuple[bytes, int]:
+    """Return a text, which may be in the standard's Huffman code, and the place behind it (5.2)."""
     is_coded = block[at] & 0x80
     length, at = _integer(block, at, 0x7F)
     end = at + length
     if end > len(block):
         raise HpackError("a string that is cut short")
-    raw = block[at:end]
-    return (_huffman(raw) if is_coded else raw), end
+    if not is_coded:
+        return block[at:end], end
+    node, text = 0, bytearray()
+    for byte in block[at:end]:
+        node, more = _STEPS[node | byte]
+        text += more
+    if node >> 8 not in _PADDING:
+        raise HpackError("a string with a damaged end")
+    return bytes(text), end
 
 
 _END: Final = 256
@@ -169,13 +177,3 @@ class _Steps(dict[int, tuple[int, bytes]]):
 
 
 _STEPS: Final = _Steps()
-
-
-def _huffman(raw: bytes) -> bytes:
-    node, text = 0, bytearray()
-    for byte in raw:
-        node, more = _STEPS[node | byte]
-        text += more
-    if node >> 8 not in _PADDING:
-        raise HpackError("a string with a damaged end")
-    return bytes(text)

@@ -15,7 +15,6 @@ import re
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, BinaryIO, Final, cast
 
 import orjson
@@ -370,17 +369,10 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
     if report.unscanned:
         fields["unscanned"] = [reason.value for reason in dict.fromkeys(report.unscanned)]
     if principal is not None:
-        fields |= _owner_fields(principal.key_id, principal.team_name, principal.organization_name)
+        fields["key_id"] = principal.key_id
+        fields["team"] = principal.team_name[: sanitize.MAX_CHARACTERS]
+        fields["organization"] = principal.organization_name[: sanitize.MAX_CHARACTERS]
     if policy is not None:
         fields["policy"] = policy.name[: sanitize.MAX_CHARACTERS]
         fields["policy_version"] = policy.version
     return fields
-
-
-@lru_cache(maxsize=4096)
-def _owner_fields(key_id: str, team: str, organization: str) -> dict[str, str]:
-    return {
-        "key_id": key_id,
-        "team": team[: sanitize.MAX_CHARACTERS],
-        "organization": organization[: sanitize.MAX_CHARACTERS],
-    }
