@@ -114,7 +114,7 @@ def _integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
 
 
 def _string(block: bytes, at: int) -> tuple[bytes, int]:
-    """Return a text, which may be in the standard's Huffman code, and the place behind it (5.2)."""
+    """Return a text, decoded if it is in Huffman code, and the place behind it (5.2)."""
     is_coded = block[at] & 0x80
     length, at = _integer(block, at, 0x7F)
     end = at + length
