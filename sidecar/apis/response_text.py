@@ -294,7 +294,10 @@ class _Walk:
         elif isinstance(value, list):
             self._list(key, value, path, lane, mode)
         else:
-            self._number(value, lane, mode)
+            if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
+                place = -1 - self._numbers
+                self.texts.append(AnswerText(b"%d" % int(value), place, None, lane, is_json=False))
+            self._numbers += 1
 
     def _object(self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int) -> None:
         if mode != _ALL and node.get("type") in SEALED:
@@ -363,12 +366,6 @@ class _Walk:
             return False
         self.unscanned[self._payload[1]] = None
         return True
-
-    def _number(self, value: float, lane: Path, mode: int) -> None:
-        if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
-            text = AnswerText(b"%d" % int(value), -1 - self._numbers, None, lane, is_json=False)
-            self.texts.append(text)
-        self._numbers += 1
 
     def _add(self, text: str, channel: Path | None, lane: Path, *, is_json: bool) -> None:
         if not text:

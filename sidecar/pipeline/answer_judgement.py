@@ -275,9 +275,8 @@ class AnswerReading:
         except TooManyTextsError:
             self._take_unread(frame.raw, UnscannedReason.ANSWER_TOO_LARGE)
             return
-        self.held.add(
-            frame, pieces, has_logprobs=read.has_logprobs, is_unread=bool(read.unscanned)
-        )
+        is_unread = bool(read.unscanned)
+        self.held.add(frame, pieces, has_logprobs=read.has_logprobs, is_unread=is_unread)
 
     def _take_unread(self, raw: bytes, reason: UnscannedReason) -> None:
         self.reasons[reason] = None

@@ -141,6 +141,7 @@ class StreamScan:
         )
 
     def _weigh(self, read: _Read, outcomes: Results) -> ScanResult:
+        """Count findings, restore placeholders of the request, and settle what is final."""
         found: _Found = {}
         refused_by: GuardrailResult | None = None
         if outcomes is not self._policy.local.passing:
@@ -157,8 +158,16 @@ class StreamScan:
                 refusing, replaced = self._take_findings(window, border, here)
                 refused_by = refused_by or refusing
                 redact += replaced
-            if refusing is None and not is_longer and not is_failed:
-                self._settle(window, border, views)
+            if refusing is not None or is_longer or is_failed:
+                continue
+            if self._originals:
+                for begin, end in self._placeholders(window, border):
+                    original = self._originals[window.buffer[begin:end]]
+                    window.edits.append(Edit(begin + window.base, end + window.base, original))
+            keep_from = None
+            if (window.leaves or self._is_observed) and not window.is_final:
+                keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
+            window.settle(window.base + border, keep_from=keep_from)
         if not (found or is_failed or is_too_long):
             return NOTHING_FOUND
         return ScanResult(tuple(redact), refused_by, is_too_long)
@@ -251,17 +260,6 @@ class StreamScan:
             )
             for item in apart
         ]
-
-    def _settle(self, window: Window, border: int, views: list[WindowView]) -> None:
-        """Restore the placeholders of the request up to *border*, and settle the text there."""
-        if self._originals:
-            for begin, end in self._placeholders(window, border):
-                original = self._originals[window.buffer[begin:end]]
-                window.edits.append(Edit(begin + window.base, end + window.base, original))
-        keep_from = None
-        if (window.leaves or self._is_observed) and not window.is_final:
-            keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
-        window.settle(window.base + border, keep_from=keep_from)
 
     def _placeholders(self, window: Window, border: int | None = None) -> list[tuple[int, int]]:
         """Return the spans of the request's placeholders in the new text, up to *border*."""

@@ -41,7 +41,7 @@ class Transcript:
         self._changed: dict[Window, None] = {}
         self._opened = 0
 
-    def take(self, event: AnswerEvent) -> tuple[TokenText, ...]:
+    def take(self, event: AnswerEvent) -> list[TokenText]:
         """Append an event's texts, and return the place of each.
 
         Raises:
@@ -79,7 +79,7 @@ class Transcript:
         for lane in self._lanes if event.ends_all else event.ended:
             for channel in self._lanes.get(lane, ()):
                 self._let_go(self._windows[channel])
-        return tuple(places)
+        return places
 
     def _belong(self, speaking: dict[Path, set[Path]]) -> None:
         for lane, channels in speaking.items():
