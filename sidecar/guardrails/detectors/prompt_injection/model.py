@@ -13,7 +13,7 @@ from typing import Final
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 
 _LIST: Final = re.compile(r"<{1,2}([a-z]+)>{1,2}")
-_SPLIT_LIST: Final = re.compile(r"<<([a-z]+)>>")
+_SPLIT: Final = re.compile(r"<<([a-z]+)>>|\(\(([^()]*)\)\)")
 _GAP: Final = re.compile(r"~([0-9]+) ")
 _GROUP: Final = re.compile(r"\(([^()]*)\)")
 _REPEAT: Final = re.compile(r"\{0,([0-9]+)\}")
@@ -69,9 +69,9 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
             notation = before + marked
             regex = regex_of(notation)
             split = [
-                regex_of(_SPLIT_LIST.sub(word, notation))
-                for name in _SPLIT_LIST.findall(notation)
-                for word in lists[name].split("|")
+                regex_of(_SPLIT.sub(one, notation))
+                for name, choice in _SPLIT.findall(notation)
+                for one in (choice or lists[name]).split("|")
             ]
             longest = _GROUP.sub(lambda found: max(found[1].split("|"), key=_spaces), rest.strip())
             repeats = (*_GAP.findall(longest), *_REPEAT.findall(longest))

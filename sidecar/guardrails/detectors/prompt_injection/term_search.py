@@ -70,9 +70,9 @@ def _words(content: bytes) -> bytes:
 
 def _ascii_words(content: bytes) -> bytes:
     # Cut at two spaces only, which is two to three times faster than at each: most words have one
-    # between them, and an object is built for each piece.
-    pieces = content.translate(_LOWER, b"'").split(b"  ")
-    return b" ".join(filter(None, map(bytes.strip, pieces)))
+    # between them, and an object is built for each piece. Of three spaces one is left in front.
+    pieces = content.translate(_LOWER, b"'").strip().split(b"  ")
+    return b" ".join(map(bytes.lstrip, filter(None, pieces)))
 
 
 Hit = int
