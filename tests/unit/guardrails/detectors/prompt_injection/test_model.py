@@ -99,6 +99,20 @@ def test_an_anchor_is_the_part_up_to_the_next_gap() -> None:
     assert phrase.most_words == longest.count(" ") + 1
 
 
+@pytest.mark.parametrize("choice", ["<<say>>", "((say|print))"])
+def test_a_split_choice_is_an_expression_for_each_word(choice: str) -> None:
+    """Together they match the same texts as the one expression."""
+    (phrase,) = read_phrases(f"list say: say print\nkind jailbreak\nsay it: do ~1 {choice} it\n")
+    texts = [" do say it ", " do please print it ", " do it "]
+    assert len(phrase.split) == 2
+    assert [re.search(phrase.regex, text) is not None for text in texts] == [True, True, False]
+    assert [any(re.search(one, text) for one in phrase.split) for text in texts] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_phrase_names_are_unique() -> None:
     """A model tells phrases by their names."""
     assert len({phrase.name for phrase in PHRASES}) == len(PHRASES) == 60
