@@ -17,8 +17,7 @@ from rich.progress import track
 from sidecar.domain.guardrail_settings import Threshold
 from sidecar.guardrails.detectors.prompt_injection import model as model_module
 from sidecar.guardrails.detectors.prompt_injection.model import Model, Term, write_model
-from sidecar.guardrails.detectors.prompt_injection.scoring import add_up
-from sidecar.guardrails.detectors.prompt_injection.term_search import INDEX_BITS
+from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX_BITS, add_up
 from training.fit import Array, fit
 from training.occurrences import (
     WINDOW_BYTES,

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from sidecar.domain.guardrail_settings import InjectionKind
 from sidecar.guardrails.cooperative import run_sync
-from sidecar.guardrails.detectors.prompt_injection import scoring, term_search
+from sidecar.guardrails.detectors.prompt_injection import scoring
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     Sum,
     kinds_of,
     shipped_scorer,
+    words,
 )
-from sidecar.guardrails.detectors.prompt_injection.term_search import words
 
 SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(
@@ -73,7 +73,6 @@ def test_a_text_has_the_same_sum_in_one_piece_and_in_slices(text: str, size: int
     whole = _stretch(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "SLICE_WORDS", size)
-        patch.setattr(term_search, "SLICE_WORDS", size)
         assert _stretch(text) == whole
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.guardrails.detectors.prompt_injection.model import PHRASES, load_model
-from sidecar.guardrails.detectors.prompt_injection.term_search import (
+from sidecar.guardrails.detectors.prompt_injection.scoring import (
     INDEX_BITS,
     Hit,
     TermSearch,
