@@ -26,16 +26,16 @@ _spaces: Final = operator.methodcaller("count", " ")
 class Phrase:
     """A named expression over words. It starts and ends with the space around words.
 
-    `most_words` are those of its longest match. `anchor` is the expression of a part of every
-    match, with the space around it. `split` are expressions that match the same together.
+    `most_words` are those of its longest match. `split` are expressions that match the same
+    together. `anchors` are those of a part of every match, with the space around it, if any.
     """
 
     name: str
     kind: InjectionKind
     regex: str
     most_words: int
-    anchor: str | None
     split: tuple[str, ...]
+    anchors: tuple[str, ...]
 
     @property
     def has_gaps(self) -> bool:
@@ -54,6 +54,14 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
         regex = _GAP.sub(lambda found: f"(?:{_WORD} ){{0,{found[1]}}}", regex)
         return f" {_LIST.sub(lambda found: f'(?:{lists[found[1]]})', regex)} "
 
+    def expressions(notation: str) -> tuple[str, ...]:
+        split = [
+            regex_of(_SPLIT.sub(one, notation))
+            for name, choice in _SPLIT.findall(notation)
+            for one in (choice or lists[name]).split("|")
+        ]
+        return tuple(split) or (regex_of(notation),)
+
     joined = re.sub(r"\n +", " ", text)  # continued lines
     for line in joined.splitlines():
         if not line or line.startswith("#"):
@@ -64,19 +72,13 @@ def read_phrases(text: str) -> tuple[Phrase, ...]:
         elif head.startswith("kind "):
             kind = InjectionKind(head.removeprefix("kind "))
         else:
-            before, mark, marked = rest.partition(_ANCHOR)
-            anchor = regex_of(_GAP.split(marked)[0]) if mark else None
-            notation = before + marked
-            regex = regex_of(notation)
-            split = [
-                regex_of(_SPLIT.sub(one, notation))
-                for name, choice in _SPLIT.findall(notation)
-                for one in (choice or lists[name]).split("|")
-            ]
+            before, _, marked = rest.partition(_ANCHOR)
+            anchors = expressions(_GAP.split(marked)[0]) if marked else ()
             longest = _GROUP.sub(lambda found: max(found[1].split("|"), key=_spaces), rest.strip())
             repeats = (*_GAP.findall(longest), *_REPEAT.findall(longest))
             most_words = _spaces(_GAP.sub("", longest)) + 1 + sum(map(int, repeats))
-            phrases.append(Phrase(head, kind, regex, most_words, anchor, tuple(split or [regex])))
+            regex, split = regex_of(before + marked), expressions(before + marked)
+            phrases.append(Phrase(head, kind, regex, most_words, split, anchors))
     return tuple(phrases)
 
 

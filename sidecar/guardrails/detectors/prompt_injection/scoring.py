@@ -137,10 +137,10 @@ class TermSearch:
                 literal.append((f" {name} ", index))
             elif not phrase.has_gaps:
                 literal.append((phrase.regex, index))
-            elif phrase.anchor is None:
+            elif not phrase.anchors:
                 common += [(regex, index) for regex in phrase.split]
             else:
-                literal.append((phrase.anchor, _ANCHOR))
+                literal += [(regex, _ANCHOR) for regex in phrase.anchors]
                 anchored.append((phrase.regex, index))
                 self._most_anchored_words = max(self._most_anchored_words, words_)
         self._always = tuple(_compiled(one) for one in (literal, common) if one)

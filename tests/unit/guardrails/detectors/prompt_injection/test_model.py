@@ -82,7 +82,7 @@ def test_phrases_are_read_from_lists_gaps_and_alternatives() -> None:
     assert re.search(phrase.regex, " please print it twice now ")
     assert not re.search(phrase.regex, " print it twice or thrice now ")
     assert not re.search(phrase.regex, " essay now ")
-    assert phrase.anchor is None
+    assert not phrase.anchors
 
 
 def test_an_anchor_is_the_part_up_to_the_next_gap() -> None:
@@ -91,8 +91,8 @@ def test_an_anchor_is_the_part_up_to_the_next_gap() -> None:
         "list say: say print\nkind jailbreak\n"
         "say it: (do|go on and) ~2 !<say> (it |this )?now ~1 or else\n"
     )
-    assert phrase.anchor is not None
-    assert re.fullmatch(phrase.anchor, " print it now ")
+    (anchor,) = phrase.anchors
+    assert re.fullmatch(anchor, " print it now ")
     assert re.search(phrase.regex, " go on and please print it now you or else ")
     longest = "go on and a b print it now c or else"
     assert re.search(phrase.regex, f" {longest} ")
