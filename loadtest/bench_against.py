@@ -1,6 +1,7 @@
 """Whether a request costs less than at another revision: both run in turn, on one machine.
 
     python -m loadtest.bench_against REV [--engine h2corn] [--load c16] [--rounds 4] [--seconds 4]
+                                         [--markdown]
 
 Runs this checkout and a worktree of REV (build/against) beside each other, each with its own
 workers and Envoy configuration. Every second round goes backwards. Ratios, new through REV, are
@@ -32,7 +33,16 @@ from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
 from loadtest.figures import per_request_us
 from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
-from loadtest.results import DIRECTORY, ROOT, Grid, circumstances, new_console, write_json
+from loadtest.results import (
+    DIRECTORY,
+    ROOT,
+    Grid,
+    circumstances,
+    new_console,
+    publish,
+    write_json,
+    write_section,
+)
 from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
 from loadtest.streams.recorded import STREAM_POLICY
 from loadtest.texts import chat_body
@@ -44,6 +54,7 @@ REV: Final = "rev"
 SIDES: Final = (NEW, REV)
 GO: Final = "go"
 GO_FIGURE: Final = f"{GO}.c16.worker_cpu_us"
+GO_RATIO: Final = f"h2corn.c16.cpu_of_{GO}"
 FLOOR: Final = Path(__file__).parent / "go" / "floor.go"
 LONG_BODY_BYTES: Final = 64 * 1024
 C1: Final = Load("c1", 1)
@@ -67,6 +78,22 @@ RATIOS: Final = {
     "ttft.added_p50": "median time to the first event beyond Envoy alone, ms",
 }
 """The figures of each engine, in the order they are shown."""
+
+
+TARGETS: Final = {
+    "h2corn.c16.cpu": 0.42,
+    "h2corn.c16.envoy_cpu": 0.85,
+    "h2corn.c16.rps": 1.8,
+    "h2corn.c1.added_p50": 0.60,
+    "h2corn.open.p99": 0.50,
+    "h2corn.64k.cpu": 0.50,
+    "h2corn.chunk.cpu": 0.60,
+    "h2corn.ttft.added_p50": 0.50,
+    "grpcio.c16.cpu": 0.60,
+    GO_RATIO: 3.0,
+}
+"""Ratios to reach against c4c6e19, the last commit before requests were made cheaper."""
+MORE_IS_BETTER: Final = frozenset({"h2corn.c16.rps"})
 
 
 @dataclass(slots=True)
@@ -94,14 +121,14 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     figures = against_figures(series, engines)
-    if go := series.values.get(GO_FIGURE):
-        figures[GO_FIGURE] = statistics.median(go)
-    against_grid(figures, engines).show(console)
-    if GO_FIGURE in figures:
-        console.print(f"A server in Go that checks nothing: {figures[GO_FIGURE]:,.0f} µs of CPU.")
-    else:
+    grid = against_grid(figures, engines)
+    grid.show(console)
+    if GO_FIGURE not in figures:
         console.print(f"Go is not installed: {GO_FIGURE} is not measured.")
     console.print(f"\nWritten to {write_json('bench-against', figures, run)}.")
+    if options.markdown:
+        write_section("bench-against", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+        console.print(f"Copied to {publish('bench-against')}, and the table to the page.")
     if series.errors:
         console.print(f"✗ {series.errors} requests failed.", style="red")
     return 1 if series.errors else 0
@@ -165,27 +192,47 @@ def against_figures(series: Series, engines: Sequence[str]) -> dict[str, float]:
         figures[key] = statistics.median(ratios)
         figures |= {f"{key}_min": min(ratios), f"{key}_max": max(ratios)}
         figures |= {f"new.{key}": statistics.median(new), f"rev.{key}": statistics.median(rev)}
+    new, go = (series.values.get(key, []) for key in (f"{NEW}.h2corn.c16.cpu", GO_FIGURE))
+    if new and go:
+        ratios = [mine / theirs for mine, theirs in zip(new, go, strict=True)]
+        figures |= {GO_FIGURE: statistics.median(go), GO_RATIO: statistics.median(ratios)}
+        figures |= {f"{GO_RATIO}_min": min(ratios), f"{GO_RATIO}_max": max(ratios)}
+        figures |= {
+            f"new.{GO_RATIO}": statistics.median(new),
+            f"rev.{GO_RATIO}": figures[GO_FIGURE],
+        }
     return figures | {"errors": series.errors}
 
 
 def against_grid(figures: Mapping[str, float], engines: Sequence[str]) -> Grid:
-    """Return a line for each figure of each engine."""
+    """Return a line for each figure of each engine, and one beside the server in Go."""
+    words = {f"{engine}.{name}": RATIOS[name] for engine in engines for name in RATIOS}
+    words[GO_RATIO] = "the same beside a server in Go that checks nothing (as REV)"
     rows = [
         [
-            engine,
-            RATIOS[name],
+            key.partition(".")[0],
+            text,
             f"{figures[f'rev.{key}']:,.2f}",
             f"{figures[f'new.{key}']:,.2f}",
             f"{figures[key]:.2f}",
             f"{figures[f'{key}_min']:.2f}-{figures[f'{key}_max']:.2f}",
+            _target(key, figures[key]),
         ]
-        for engine in engines
-        for name in RATIOS
-        for key in [f"{engine}.{name}"]
+        for key, text in words.items()
         if key in figures
     ]
-    columns = ("engine", "figure", "REV", "new", "ratio", "range")
+    columns = ("engine", "figure", "REV", "new", "ratio", "range", "target")
     return Grid("This checkout beside REV", columns, rows, labels=2)
+
+
+def _target(key: str, ratio: float) -> str:
+    """Return the target of a ratio, and whether it is missed; a dash without one."""
+    target = TARGETS.get(key)
+    if target is None:
+        return "–"  # noqa: RUF001 - a dash
+    is_more = key in MORE_IS_BETTER
+    is_reached = ratio >= target if is_more else ratio <= target
+    return f"{'≥' if is_more else '≤'} {target:.2f}{'' if is_reached else ', missed'}"
 
 
 async def _measure(
@@ -313,6 +360,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--load", choices=LOADS, action="append", help="all by default")
     parser.add_argument("--rounds", type=int, default=4, help="each figure is a median of these")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
     return parser.parse_args()
 
 
