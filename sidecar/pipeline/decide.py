@@ -39,7 +39,7 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
         match result.verdict:
             case Verdict.FLAG:
                 allowed = _FLAGGED
-            case Verdict.PASS | Verdict.ERROR_OPEN | Verdict.TIMEOUT_OPEN | Verdict.SKIPPED:
+            case Verdict.ERROR_OPEN | Verdict.TIMEOUT_OPEN | Verdict.SKIPPED:
                 pass
             case Verdict.BLOCK:
                 types = sorted({_words(finding) for finding in result.findings})
