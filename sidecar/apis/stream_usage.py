@@ -182,7 +182,9 @@ def _without_usage(frame: Frame) -> Frame:
 def _without_null(payload: bytes) -> bytes:
     """Take the member out with its comma; the quick way is right where it leaves none."""
     shorter = _NULL_MEMBER.sub(b"", payload, count=1)
-    if "usage" not in orjson.loads(shorter):
+    # A name that stands once, and is not written with escapes, is that of the member.
+    is_only = payload.count(_NAMED) == 1 and b"\\u" not in payload and len(shorter) < len(payload)
+    if is_only or "usage" not in orjson.loads(shorter):
         return shorter
     before: Member | None = None
     found = members(payload, 0)
