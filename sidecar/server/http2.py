@@ -169,7 +169,8 @@ class Http2Stream:
         """
         connection, number = self._connection, self.number
         out = _frame(_HEADERS, _END_HEADERS, number, before) if before else b""
-        while body:
+        at, size = 0, len(body)
+        while at < size:
             if self.is_reset:
                 raise StreamResetError
             room = min(self.send_window, connection.send_window, MAX_FRAME_BYTES)
@@ -180,10 +181,16 @@ class Http2Stream:
                 self._writer = connection.loop.create_future()
                 await self._writer
                 continue
-            piece, body = (body, b"") if len(body) <= room else (body[:room], body[room:])
+            piece = body[at : at + room]
+            at += len(piece)
             self.send_window -= len(piece)
             connection.send_window -= len(piece)
             out += _frame(_DATA, 0, number, piece)
+            if at < size:  # a long body: each byte is copied once
+                connection.send(out)
+                out = b""
+                if connection.resumed is not None:
+                    await connection.resumed.wait()
         if self.is_reset:
             raise StreamResetError
         if after:

@@ -132,6 +132,21 @@ async def test_a_long_body_waits_for_the_peers_window_and_others_do_not() -> Non
     assert not peer.connection.blocked
 
 
+async def test_a_body_that_is_sent_in_two_parts_is_sent_once() -> None:
+    """The second part is smaller than a frame, and the window then larger than all of it."""
+    peer = Http2Peer(collect)
+    peer.client.local_settings.initial_window_size = 4_000
+    peer.start()
+    await peer.settle()
+    number, body = peer.request(), bytes(range(250)) * 40
+    upload(peer, number, body)
+    await peer.settle()
+    assert peer.body(number) == body[:4_000]
+    peer.client.increment_flow_control_window(20_000, number)
+    await peer.settle()
+    assert peer.body(number) == body
+
+
 async def test_a_larger_window_in_later_settings_lets_a_long_body_go_on() -> None:
     peer = await started(collect)
     peer.client.increment_flow_control_window(1 << 20)
@@ -159,6 +174,22 @@ async def test_a_peer_may_send_more_than_a_window_if_it_is_read() -> None:
     peer.client.end_stream(number)
     await peer.settle()
     assert len(peer.body(number)) == sent
+
+
+async def test_a_long_answer_takes_time_in_proportion_to_its_length() -> None:
+    """Sixteen megabytes: a copy of the rest for each frame would be eight gigabytes."""
+    sent = 16 << 20
+
+    async def answer(stream: Http2Stream) -> None:
+        await stream.write(OPENING, bytes(sent), TRAILERS)
+
+    peer = await started(answer)
+    peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: sent})
+    peer.client.increment_flow_control_window(sent)
+    number = peer.request(ends=True)
+    async with asyncio.timeout(20):
+        while len(peer.body(number)) < sent:
+            await peer.settle(rounds=1)
 
 
 async def test_a_reset_cancels_the_answer_and_nothing_else() -> None:
