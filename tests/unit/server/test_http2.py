@@ -134,9 +134,8 @@ async def test_a_long_body_waits_for_the_peers_window_and_others_do_not() -> Non
 
 async def test_a_body_that_is_sent_in_two_parts_is_sent_once() -> None:
     """The second part is smaller than a frame, and the window then larger than all of it."""
-    peer = Http2Peer(collect)
-    peer.client.local_settings.initial_window_size = 4_000
-    peer.start()
+    peer = await started(collect)
+    peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 4_000})
     await peer.settle()
     number, body = peer.request(), bytes(range(250)) * 40
     upload(peer, number, body)
