@@ -36,7 +36,7 @@ from sidecar.server.grpc_wire import (
     status_headers,
     timeout_seconds,
 )
-from sidecar.server.http2 import Http2Connection, Http2Stream, StreamResetError
+from sidecar.server.http2 import HANDSHAKE_SECONDS, Http2Connection, Http2Stream, StreamResetError
 from sidecar.telemetry.logs import get_logger
 from sidecar.usage.records import NotKeptError
 
@@ -203,7 +203,10 @@ _CHECK_HEALTH: Final = HEALTH_CHECK_METHOD.encode()
 
 
 class Http2Engine:
-    """Our own HTTP/2 serving ext_proc, the access log and health on one Unix socket."""
+    """Our own HTTP/2 serving ext_proc, the access log and health on one Unix socket.
+
+    It serves a network address as well, if one is given.
+    """
 
     def __init__(
         self, options: EngineOptions, serve: Serve, receive_log: ReceiveLog | None = None
@@ -213,24 +216,51 @@ class Http2Engine:
             serve, receive_log, max_message_bytes=options.max_message_bytes
         )
         self._connections: set[Http2Connection] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
         """Begin to serve, not yet ready."""
-        path = self._options.socket_path
+        path, network = self._options.socket_path, self._options.network
         check_socket_path(path)
         if await is_alive(path):
             # The path would be taken over silently, and starve the process that serves it.
             raise SocketError(f"another process serves {path}: stop it or use another folder")
+        context = None
+        if network is not None and network.tls is not None:
+            # A worker without a port never loads gRPC, whose credentials are made there too.
+            from sidecar.server.tls import rotating_context  # noqa: PLC0415
+
+            context = rotating_context(network.tls)
+        loop = asyncio.get_running_loop()
+
+        def connection() -> Http2Connection:
+            return Http2Connection(self._application.answer, self._connections)
+
         try:
-            self._server = await asyncio.get_running_loop().create_unix_server(
-                lambda: Http2Connection(self._application.answer, self._connections),
-                path=str(path.absolute()),
-                backlog=_BACKLOG,
+            server = await loop.create_unix_server(
+                connection, path=str(path.absolute()), backlog=_BACKLOG
             )
+            self._servers.append(server)
             path.chmod(self._options.socket_mode)
         except OSError:
             raise SocketError(f"cannot bind {path}: is its folder writable?") from None
+        if network is None:
+            return
+        try:
+            server = await loop.create_server(
+                connection,
+                network.host,
+                network.port,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
+                backlog=_BACKLOG,
+            )
+        except OSError:
+            self._servers.pop().close()
+            raise SocketError(
+                f"cannot bind {network}: is it in use, or no address of this machine?"
+            ) from None
+        self._servers.append(server)
 
     async def set_ready(self, *, is_ready: bool) -> None:
         """Show SERVING or NOT_SERVING, for the whole server and for ext_proc by name."""
@@ -243,8 +273,8 @@ class Http2Engine:
         # First the name, so that no connection is made that would never be served, and so that
         # the next process may bind the path.
         self._options.socket_path.unlink(missing_ok=True)
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for connection in self._connections:
             connection.go_away()
         with contextlib.suppress(TimeoutError):  # streams that outlive the grace are cut

@@ -33,6 +33,8 @@ CONNECTION_WINDOW: Final = 256 << 20
 """Bytes that the peer may send ahead of the application. One stream that is not read fills its
 own window, and leaves the connection's to the others."""
 MAX_WINDOW: Final = (1 << 31) - 1
+HANDSHAKE_SECONDS: Final = 10.0
+"""A peer that has not sent its preface by then is cut off."""
 MAX_CONTROL_BYTES: Final = 1 << 20
 """Of answers to pings and settings that a peer does not read; then its connection is closed."""
 FLUSH_BYTES: Final = 1 << 16
@@ -257,6 +259,7 @@ class Http2Connection(asyncio.Protocol):
         self._rest = b""
         self._block: tuple[int, int, bytes] | None = None
         self._expects_preface = True
+        self._handshake: asyncio.TimerHandle | None = None
         self._initial_window = _DEFAULT_WINDOW
         self._outstanding = 0
         self._consumed = 0
@@ -271,11 +274,14 @@ class Http2Connection(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._connections.add(self)
+        self._handshake = self.loop.call_later(HANDSHAKE_SECONDS, self.abort)
         transport.write(_HELLO)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
+        if self._handshake is not None:
+            self._handshake.cancel()
         self._transport = None
         self.closed.set()
         self.resume_writing()
@@ -384,6 +390,8 @@ class Http2Connection(asyncio.Protocol):
             if not data.startswith(PREFACE):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR)
             self._expects_preface = False
+            if self._handshake is not None:
+                self._handshake.cancel()
             at = len(PREFACE)
         while size - at >= _HEADER_BYTES:
             high, low, kind, flags, number = _HEADER.unpack_from(data, at)

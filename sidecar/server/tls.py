@@ -7,29 +7,27 @@ set does not match, the server logs it and keeps the last good one.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import grpc
+from typing_extensions import override
 
 from sidecar.server.engine import SocketError, TlsFiles
 from sidecar.telemetry.logs import get_logger
 
 _Stamp = tuple[tuple[int, int, int], ...]
+_Set = TypeVar("_Set")
 
 
 def rotating_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials that follow *files*, and refuse clients without a certificate.
+    """Return credentials of gRPC that follow *files*, and refuse clients without a certificate.
 
     Raises:
         SocketError: the files cannot be read, or do not match.
     """
-    rotation = _Rotation(files)
-    try:
-        first = rotation.read()
-    except OSError as error:  # ssl.SSLError is an OSError
-        raise SocketError(
-            f"cannot serve TLS with {files.certificate}, {files.key} and {files.client_ca}"
-            f" ({type(error).__name__}): use PEM files that match, readable by this user"
-        ) from None
+    rotation = _Rotation(files, _for_grpc)
+    first = rotation.first()
     return grpc.dynamic_ssl_server_credentials(
         first,
         rotation.newer,  # type: ignore[arg-type]  # None keeps the last, by gRPC's docs
@@ -37,37 +35,95 @@ def rotating_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     )
 
 
-class _Rotation:
-    def __init__(self, files: TlsFiles) -> None:
+def rotating_context(files: TlsFiles) -> ssl.SSLContext:
+    """Return a context for HTTP/2 that follows *files*, and refuses clients without a certificate.
+
+    Raises:
+        SocketError: the files cannot be read, or do not match.
+    """
+    rotation = _Rotation(files, _context)
+    first = rotation.first()
+    newest = first
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        # Called in each handshake, before a certificate is shown.
+        nonlocal newest
+        newest = rotation.newer() or newest
+        connection.context = newest
+
+    first.sni_callback = choose
+    return first
+
+
+def _context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.client_ca)
+    context.load_cert_chain(files.certificate, files.key)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    context.sslobject_class = _Handshake
+    return context
+
+
+class _Handshake(ssl.SSLObject):
+    """Logs why a handshake failed, which asyncio does in its debug mode only."""
+
+    @override
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            detail = getattr(error, "verify_message", None)
+            get_logger().warning("server.tls_handshake_failed", reason=error.reason, detail=detail)
+            raise
+
+
+def _for_grpc(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    # gRPC accepts any bytes here, and then fails each handshake without a reason.
+    _context(files)
+    pair = (files.key.read_bytes(), files.certificate.read_bytes())
+    return grpc.ssl_server_certificate_configuration([pair], files.client_ca.read_bytes())
+
+
+class _Rotation(Generic[_Set]):
+    """Reads a set of files by *read* when they have changed."""
+
+    def __init__(self, files: TlsFiles, read: Callable[[TlsFiles], _Set]) -> None:
         self._files = files
+        self._read = read
         self._stamp: _Stamp = ()
 
-    def read(self) -> grpc.ServerCertificateConfiguration:
+    def first(self) -> _Set:
         """Read the files.
 
         Raises:
-            OSError: a file is missing, or they do not match.
+            SocketError: a file is missing, or they do not match.
         """
         files = self._files
-        # Stamped before reading: a file that is replaced meanwhile is read again next time.
-        stamp = self._look()
-        # gRPC accepts any bytes here, and then fails each handshake without a reason.
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.client_ca)
-        context.load_cert_chain(files.certificate, files.key)
-        pair = (files.key.read_bytes(), files.certificate.read_bytes())
-        read = grpc.ssl_server_certificate_configuration([pair], files.client_ca.read_bytes())
-        self._stamp = stamp
-        return read
+        try:
+            return self._stamped()
+        except OSError as error:  # ssl.SSLError is an OSError
+            raise SocketError(
+                f"cannot serve TLS with {files.certificate}, {files.key} and {files.client_ca}"
+                f" ({type(error).__name__}): use PEM files that match, readable by this user"
+            ) from None
 
-    def newer(self) -> grpc.ServerCertificateConfiguration | None:
+    def newer(self) -> _Set | None:
         """Return the files' content if it has changed; gRPC calls this from its own threads."""
         try:
-            if self._look() == self._stamp:
-                return None
-            return self.read()
+            return None if self._look() == self._stamp else self._stamped()
         except OSError as error:
             get_logger().warning("server.tls_files_not_read", error_type=type(error).__name__)
             return None
+
+    def _stamped(self) -> _Set:
+        # Stamped before reading: a file that is replaced meanwhile is read again next time.
+        stamp = self._look()
+        read = self._read(self._files)
+        self._stamp = stamp
+        return read
 
     def _look(self) -> _Stamp:
         files = (self._files.certificate, self._files.key, self._files.client_ca)

@@ -13,7 +13,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sidecar.settings.serving import (
     MAX_PORT,
-    Engine,
     ExchangeSettings,
     ListenSettings,
     NetworkTls,
@@ -90,8 +89,6 @@ class Settings(BaseSettings):
                 " and EGRET_LISTEN__CLIENT_CA_FILE; or EGRET_LISTEN__TLS=off, if a mesh"
                 " encrypts and authenticates"
             )
-        if self.server.engine is Engine.HTTP2:
-            raise ValueError("EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio")
         if self.listen.port + self.server.workers - 1 > MAX_PORT:
             raise ValueError("EGRET_LISTEN__PORT leaves no port for each worker")
         return self

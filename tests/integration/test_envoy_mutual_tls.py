@@ -38,7 +38,7 @@ from pydantic import SecretStr
 
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions, NetworkAddress, TlsFiles
-from sidecar.server.grpcio import GrpcioEngine
+from sidecar.server.grpc_http2 import Http2Engine
 from sidecar.settings.serving import ServerSettings
 from tests.support.authority import Authority
 from tests.support.conversation import cleared
@@ -117,7 +117,7 @@ async def _egret(
         network=NetworkAddress("127.0.0.1", port, tls),
     )
     egret = Egret()
-    engine = GrpcioEngine(options, egret.converse)
+    engine = Http2Engine(options, egret.converse)
     await engine.start()
     await engine.set_ready(is_ready=True)
     yield egret, port
@@ -314,7 +314,7 @@ async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
         assert await _is_refused_by_envoy(gateway, context)
         assert (egret.passed, await gateway.reached()) == (0, 0)
         assert await gateway.stat("cluster.egret.ssl.fail_verify_error") > 0
-        assert "SSLV3_ALERT_CERTIFICATE_EXPIRED" in capfd.readouterr().err
+        assert "SSLV3_ALERT_CERTIFICATE_EXPIRED" in "".join(capfd.readouterr())
         parties.servers.identity("localhost", file=f"{port}")
         await _until_served(gateway, context)
     assert "certificate_has_expired" in _details(parties)[0]
@@ -333,7 +333,7 @@ async def test_an_envoy_whose_certificate_has_expired_lets_nothing_pass(
         assert (egret.passed, await gateway.reached()) == (0, 0)
         assert await gateway.stat("cluster.egret.upstream_cx_connect_fail") > 0
         assert await gateway.stat(NOT_AFTER) == int(YESTERDAY.timestamp())
-        assert "certificate has expired" in capfd.readouterr().err
+        assert "certificate has expired" in "".join(capfd.readouterr())
         _write_identity(parties.place / "sds", parties.envoys)
         await _until_served(gateway, context)
     assert "remote_connection_failure" in _details(parties)[0]

@@ -76,11 +76,6 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             id="a port in the clear",
         ),
         pytest.param(
-            PLAIN_PORT | {"EGRET_SERVER__ENGINE": "http2"},
-            "EGRET_LISTEN__HOST needs EGRET_SERVER__ENGINE grpcio",
-            id="a port of an engine that has none",
-        ),
-        pytest.param(
             PLAIN_PORT | {"EGRET_LISTEN__PORT": "65535", "EGRET_SERVER__WORKERS": "2"},
             "EGRET_LISTEN__PORT leaves no port for each worker",
             id="more workers than ports",
