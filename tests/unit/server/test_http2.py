@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.server.http2 import (
+    CONNECTION_WINDOW,
     MAX_CONTROL_BYTES,
     MAX_FRAME_BYTES,
     PREFACE,
@@ -372,6 +373,24 @@ async def test_a_peer_that_ignores_a_streams_window_loses_its_connection() -> No
     assert closed_with(peer) is None
     peer.connection.data_received(frame)
     assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
+
+
+async def test_bytes_of_streams_that_are_reset_unread_are_given_back() -> None:
+    """Or the connection's window would be used up by clients that leave."""
+    peer = Http2Peer(wait)
+    peer.connection.data_received(HELLO)
+    body = raw(0x0, 0, 0, bytes(MAX_FRAME_BYTES))
+    frames = STREAM_WINDOW // MAX_FRAME_BYTES
+    for index in range(CONNECTION_WINDOW // STREAM_WINDOW + 2):
+        number = struct.pack(">I", 2 * index + 1)
+        block = POST if not index else b"\x83\x86\x84\xbe"
+        peer.connection.data_received(raw(0x1, 0x4, 2 * index + 1, block))
+        peer.connection.data_received((body[:5] + number + body[9:]) * frames)
+        peer.connection.data_received(raw(0x3, 0, 2 * index + 1, b"\0\0\0\x08"))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert closed_with(peer) is None
+    assert not peer.connection.tasks
 
 
 async def test_streams_are_served_after_go_away_until_the_connection_closes() -> None:
