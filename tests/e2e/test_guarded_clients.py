@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 EMAIL: Final = "bob.builder@example.com"
 SAID: Final = f"You may write to {EMAIL} or call, whenever you like, and somebody will answer."
 READ: Final = SAID.replace(EMAIL, "[EMAIL_1]")
-EVENT_MS: Final = 20
+EVENT_MS: Final = 60
 PROMPT: Any = {"role": "user", "content": "hi"}
 
 
@@ -84,14 +84,15 @@ async def test_a_client_reads_a_guarded_stream_word_by_word(
     """The address is gone, though it came in pieces; all else comes while the model speaks."""
     async with stack.debug.post("/answer", json={"text": SAID}) as answer:
         assert answer.status == 204
-    await stack.tell_provider("delay", event_ms=EVENT_MS)
     key = stack.keys["answers-redact"]
     # Clients build their models at the first event, which may take longer than a short stream.
     assert "".join([text async for text in read(stack, key)]) == READ
+    await stack.tell_provider("delay", event_ms=EVENT_MS)
     texts = read(stack, key)
     pieces = [(time.monotonic(), text) async for text in texts if text]
     assert "".join(text for _, text in pieces) == READ
     assert len(pieces) == len(READ.split())
     # Only the first word waits for the second: what comes later comes with its own event.
     seconds = pieces[-1][0] - pieces[0][0]
-    assert seconds > EVENT_MS / 1000 * (len(pieces) - 3)
+    # A third of the stream: a busy machine may deliver the first words late, and together.
+    assert seconds > EVENT_MS / 1000 * len(pieces) / 3
