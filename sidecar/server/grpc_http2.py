@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 from google.protobuf.message import DecodeError
@@ -75,13 +76,13 @@ _OK_TRAILERS: Final = _block(status_headers(GrpcStatus.OK))
 class GrpcCall:
     """One gRPC call as messages in and messages out."""
 
-    __slots__ = ("_has_ended", "_is_open", "_messages", "_reader", "_stream")
+    __slots__ = ("_has_ended", "_messages", "_opening", "_reader", "_stream")
 
     def __init__(self, stream: Http2Stream, *, max_message_bytes: int) -> None:
         self._stream = stream
         self._reader = MessageReader(max_message_bytes=max_message_bytes)
         self._messages: deque[bytes] = deque()
-        self._is_open = False
+        self._opening = _OPENING
         self._has_ended = False
 
     async def read(self) -> bytes | None:
@@ -91,35 +92,40 @@ class GrpcCall:
             GrpcWireError: the bytes are not a message that we accept.
             StreamGoneError: the peer has reset the stream.
         """
+        messages, stream = self._messages, self._stream
         try:
-            while not self._messages:
-                piece = await self._stream.read()
-                if piece is None:
-                    if not self._reader.is_between_messages:
-                        raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
+            while not messages:
+                if (piece := stream.take()) is not None:
+                    messages.extend(self._reader.feed(piece))
+                elif not stream.is_half_closed:
+                    await stream.arrival()
+                elif self._reader.is_between_messages:
                     return None
-                self._messages.extend(self._reader.feed(piece))
+                else:
+                    raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
         except StreamResetError as error:
             raise StreamGoneError from error
-        return self._messages.popleft()
+        return messages.popleft()
 
-    async def write(self, messages: list[bytes], *, ends: bool) -> None:
-        """Send *messages* in one piece; with *ends* the call ends with them."""
-        await self._write(frame(messages), _OK_TRAILERS if ends else b"")
+    async def write(
+        self, messages: Sequence[bytes], *, ends: bool, trailers: bytes = _OK_TRAILERS
+    ) -> None:
+        """Send *messages* in one piece; with *ends* the call ends with them, and *trailers*.
+
+        Raises:
+            StreamGoneError: the peer has reset the stream.
+        """
+        self._has_ended = ends
+        opening, self._opening = self._opening, b""
+        try:
+            await self._stream.write(opening, frame(messages), trailers if ends else b"")
+        except StreamResetError as error:
+            raise StreamGoneError from error
 
     async def end(self, status: GrpcStatus, problem: str = "") -> None:
         """End the call, unless it has ended."""
         if not self._has_ended:
-            await self._write(b"", _block(status_headers(status, problem)))
-
-    async def _write(self, body: bytes, trailers: bytes) -> None:
-        self._has_ended = bool(trailers)
-        opening = b"" if self._is_open else _OPENING
-        self._is_open = True
-        try:
-            await self._stream.write(opening, body, trailers)
-        except StreamResetError as error:
-            raise StreamGoneError from error
+            await self.write((), ends=True, trailers=_block(status_headers(status, problem)))
 
 
 class GrpcApplication:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import re
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from typing_extensions import override
@@ -95,7 +96,7 @@ class MessageReader:
         return messages
 
 
-def frame(messages: list[bytes]) -> bytes:
+def frame(messages: Sequence[bytes]) -> bytes:
     """Return *messages*, each with its prefix."""
     return b"".join([_PREFIX.pack(0, len(one)) + one for one in messages])
 

@@ -140,25 +140,27 @@ class Http2Stream:
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
-    async def read(self) -> bytes | None:
-        """Return the next piece of the body, None behind the last.
+    def take(self) -> bytes | None:
+        """Return the next piece of the body; None if none is here now.
 
         Raises:
             StreamResetError: the stream is gone.
         """
-        while not self._pieces:
+        if not self._pieces:
             if self.is_reset:
                 raise StreamResetError
-            if self.is_half_closed:
-                return None
-            self._reader = self._connection.loop.create_future()
-            await self._reader
+            return None
         piece = self._pieces.popleft()
         self._read_bytes += len(piece)
         if self._read_bytes >= STREAM_WINDOW // 2:
             self._connection.give_back(self, self._read_bytes)
             self._read_bytes = 0
         return piece
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future of the next piece, of the end of the body, or of a reset."""
+        self._reader = reader = self._connection.loop.create_future()
+        return reader
 
     async def write(self, before: bytes, body: bytes, after: bytes) -> None:
         """Send a block of headers *before* the bytes of *body*, and trailers *after* them.

@@ -27,10 +27,17 @@ OPENING = b"\x88"
 TRAILERS = b"\x00\x0bgrpc-status\x010"
 
 
+async def read(stream: Http2Stream) -> bytes | None:
+    """Return the next piece of the body, None behind the last."""
+    while (piece := stream.take()) is None and not stream.is_half_closed:
+        await stream.arrival()
+    return piece
+
+
 async def echo(stream: Http2Stream) -> None:
     """Send the body back as it comes."""
     opening = OPENING
-    while (piece := await stream.read()) is not None:
+    while (piece := await read(stream)) is not None:
         await stream.write(opening, piece, b"")
         opening = b""
     await stream.write(opening, b"", TRAILERS)
@@ -39,7 +46,7 @@ async def echo(stream: Http2Stream) -> None:
 async def collect(stream: Http2Stream) -> None:
     """Send the body back once all of it is here."""
     pieces: list[bytes] = []
-    while (piece := await stream.read()) is not None:
+    while (piece := await read(stream)) is not None:
         pieces.append(piece)
     await stream.write(OPENING, b"".join(pieces), TRAILERS)
 
@@ -197,7 +204,7 @@ async def test_a_reset_cancels_the_answer_and_nothing_else() -> None:
 
     async def answer(stream: Http2Stream) -> None:
         try:
-            await stream.read()
+            await read(stream)
         except asyncio.CancelledError:
             ended.append("cancelled")
             raise
@@ -220,7 +227,7 @@ async def test_a_lost_connection_cancels_all_answers_and_writes_are_in_vain() ->
 
     async def answer(stream: Http2Stream) -> None:
         try:
-            await stream.read()
+            await read(stream)
         finally:
             try:
                 await stream.write(OPENING, b"late", TRAILERS)
