@@ -359,7 +359,7 @@ class Http2Connection(asyncio.Protocol):
     # Streams.
 
     def forget(self, stream: Http2Stream) -> None:
-        """Let go of a stream that has ended; bytes that nobody will read count as read."""
+        """Let go of a stream that has ended; its unread bytes count as read."""
         if self._streams.pop(stream.number, None) is not None:
             self.blocked.discard(stream)
             self._credit(stream.debt)
@@ -531,13 +531,15 @@ class Http2Connection(asyncio.Protocol):
             stream.send_window += more
             if not more or stream.send_window > MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+            stream.wake_writer()
+            return
         self._wake_blocked()
 
     def _wake_blocked(self) -> None:
-        if self.blocked:
-            blocked, self.blocked = self.blocked, set()
-            for stream in blocked:
-                stream.wake_writer()
+        """Let all streams that wait for a window look again; those without room wait once more."""
+        blocked, self.blocked = self.blocked, set()
+        for stream in blocked:
+            stream.wake_writer()
 
     def _reply(self, frames: bytes) -> None:
         """Answer a control frame, of which a peer could send any number without reading."""
