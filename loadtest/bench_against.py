@@ -68,14 +68,14 @@ SETTLE_SECONDS: Final = 1.2
 """Usage is written after the answers; CPU time is read once it is."""
 
 RATIOS: Final = {
-    "c16.cpu": "CPU of all Egret processes, 16 connections, µs a request",
-    "c16.envoy_cpu": "CPU of Envoy, µs a request",
-    "c16.rps": "requests a second (more is better)",
-    "c1.added_p50": "median latency beyond Envoy alone, 1 connection, ms",
+    "c16.cpu": "Egret's CPU, 16 connections, µs a request",
+    "c16.envoy_cpu": "Envoy's CPU, 16 connections, µs a request",
+    "c16.rps": "requests a second, 16 connections",
+    "c1.added_p50": "added median latency, 1 connection, ms",
     "open.p99": "p99 latency at half of REV's peak, ms",
-    "64k.cpu": "CPU of all Egret processes, 64 KB bodies, µs a request",
-    "chunk.cpu": "CPU of all Egret processes, guarded stream, µs a chunk",
-    "ttft.added_p50": "median time to the first event beyond Envoy alone, ms",
+    "64k.cpu": "Egret's CPU, 64 KB bodies, µs a request",
+    "chunk.cpu": "Egret's CPU, guarded stream, µs a chunk",
+    "ttft.added_p50": "added median time to the first event, ms",
 }
 """The figures of each engine, in the order they are shown."""
 
@@ -207,7 +207,7 @@ def against_figures(series: Series, engines: Sequence[str]) -> dict[str, float]:
 def against_grid(figures: Mapping[str, float], engines: Sequence[str]) -> Grid:
     """Return a line for each figure of each engine, and one beside the server in Go."""
     words = {f"{engine}.{name}": RATIOS[name] for engine in engines for name in RATIOS}
-    words[GO_RATIO] = "the same beside a server in Go that checks nothing (as REV)"
+    words[GO_RATIO] = "Egret's CPU beside a Go server (as REV)"
     rows = [
         [
             key.partition(".")[0],
