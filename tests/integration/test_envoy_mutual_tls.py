@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 
 import aiohttp
@@ -40,6 +41,7 @@ from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import EngineOptions, NetworkAddress, TlsFiles
 from sidecar.server.grpc_http2 import Http2Engine
 from sidecar.settings.serving import ServerSettings
+from sidecar.telemetry.logs import configure_logs
 from tests.support.authority import Authority
 from tests.support.conversation import cleared
 from tests.support.scripted import ScriptedHandler, at_once, scripted
@@ -298,12 +300,20 @@ async def test_an_envoy_that_egret_does_not_know_lets_nothing_pass(parties: Part
         assert (egret.passed, await gateway.reached()) == (0, 0)
 
 
+@pytest.fixture
+def lines() -> BytesIO:
+    """The log of Egret."""
+    stream = BytesIO()
+    configure_logs("warning", stream)
+    return stream
+
+
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 NOT_AFTER = "cluster.egret.ssl.certificate.egret_client.expiration_unix_time_seconds"
 
 
 async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
-    parties: Parties, capfd: pytest.CaptureFixture[str]
+    parties: Parties, lines: BytesIO
 ) -> None:
     """Envoy answers 500 and says why; a new certificate fixes it, and nothing is restarted."""
     async with (
@@ -314,14 +324,14 @@ async def test_an_egret_whose_certificate_has_expired_is_told_nothing(
         assert await _is_refused_by_envoy(gateway, context)
         assert (egret.passed, await gateway.reached()) == (0, 0)
         assert await gateway.stat("cluster.egret.ssl.fail_verify_error") > 0
-        assert "SSLV3_ALERT_CERTIFICATE_EXPIRED" in "".join(capfd.readouterr())
+        assert b"SSLV3_ALERT_CERTIFICATE_EXPIRED" in lines.getvalue()
         parties.servers.identity("localhost", file=f"{port}")
         await _until_served(gateway, context)
     assert "certificate_has_expired" in _details(parties)[0]
 
 
 async def test_an_envoy_whose_certificate_has_expired_lets_nothing_pass(
-    parties: Parties, capfd: pytest.CaptureFixture[str]
+    parties: Parties, lines: BytesIO
 ) -> None:
     """Egret refuses it and says why; Envoy tells since when. Fixed in the same way."""
     async with (
@@ -333,7 +343,7 @@ async def test_an_envoy_whose_certificate_has_expired_lets_nothing_pass(
         assert (egret.passed, await gateway.reached()) == (0, 0)
         assert await gateway.stat("cluster.egret.upstream_cx_connect_fail") > 0
         assert await gateway.stat(NOT_AFTER) == int(YESTERDAY.timestamp())
-        assert "certificate has expired" in "".join(capfd.readouterr())
+        assert b"certificate has expired" in lines.getvalue()
         _write_identity(parties.place / "sds", parties.envoys)
         await _until_served(gateway, context)
     assert "remote_connection_failure" in _details(parties)[0]
