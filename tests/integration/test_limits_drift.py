@@ -36,7 +36,7 @@ async def test_twenty_thousand_operations_leave_no_drift(tmp_path: Path) -> None
     finally:
         await server.aclose()
     assert drift.differences == {}
-    assert drift.done["granted"] > 2_000
+    assert drift.done["granted"] > 1_000
     assert drift.done["granted locally"] > 0
     assert drift.done["workers killed"] > 0
 
