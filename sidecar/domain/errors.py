@@ -36,6 +36,8 @@ class ErrorKind(enum.Enum):
     UNSUPPORTED_PROCESSING_MODE = "unsupported_processing_mode"
     INTERNAL_ERROR = "internal_error"
 
+    __hash__ = object.__hash__  # that of an enum is a call of Python for each look-up
+
     @property
     def spec(self) -> ErrorSpec:
         """Return all that is known of errors of this kind."""

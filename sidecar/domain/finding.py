@@ -111,9 +111,7 @@ def error_verdict(guardrail: Guardrail) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """Forward the request as it is. `is_flagged`: an enforced guardrail has flagged it."""
-
-    is_flagged: bool = False
+    """Forward the request as it is."""
 
 
 @dataclass(frozen=True, slots=True)

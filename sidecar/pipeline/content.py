@@ -23,7 +23,7 @@ from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, LimitDecision, Limited
 from sidecar.pipeline.admission import Caller, allowed_models_of, stream_usage_of
-from sidecar.pipeline.decide import decide, decide_unscanned
+from sidecar.pipeline.decide import decide, decide_unscanned, is_flagged
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import budget_error, limit_error, single_request_error
@@ -92,8 +92,8 @@ async def judge_body(
     record.results, record.guardrails = results, record.step(began)
     decision = decide(results)
     match decision:
-        case Allow(is_flagged):
-            record.is_flagged = is_flagged
+        case Allow():
+            record.is_flagged = is_flagged(results)
             return _counted(read, body, route, caller, stream) if read.streamed else UNCHANGED
         case Redact(findings):
             record.is_redacted = True

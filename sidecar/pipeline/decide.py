@@ -11,7 +11,6 @@ from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 
 _ALLOW: Final = Allow()
-_FLAGGED: Final = Allow(is_flagged=True)
 
 _PASS: Final = Verdict.PASS
 _MEDIA: Final = frozenset(
@@ -31,15 +30,12 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
     forgotten one would look like a pass.
     """
     redacted: list[Finding] = []
-    allowed = _ALLOW
     for result in results:
         # Nearly every one passes: this is the first question.
         if result.verdict is _PASS or result.guardrail.mode is Mode.SHADOW:
             continue
         match result.verdict:
-            case Verdict.FLAG:
-                allowed = _FLAGGED
-            case Verdict.ERROR_OPEN | Verdict.TIMEOUT_OPEN | Verdict.SKIPPED:
+            case Verdict.FLAG | Verdict.ERROR_OPEN | Verdict.TIMEOUT_OPEN | Verdict.SKIPPED:
                 pass
             case Verdict.BLOCK:
                 types = sorted({_words(finding) for finding in result.findings})
@@ -63,15 +59,16 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
                 redacted += result.findings
             case _:
                 assert_never(result.verdict)
-    return Redact(tuple(redacted)) if redacted else allowed
+    return Redact(tuple(redacted)) if redacted else _ALLOW
 
 
 def is_flagged(results: Iterable[GuardrailResult]) -> bool:
-    """Return whether an enforced guardrail flags; for results that lead to no decision."""
-    return any(
-        result.verdict is Verdict.FLAG and result.guardrail.mode is Mode.ENFORCE
-        for result in results
-    )
+    """Return whether an enforced guardrail flags, which is no decision but part of the outcome."""
+    # A loop, and no generator: each of its steps is a call, for every request.
+    for result in results:
+        if result.verdict is Verdict.FLAG and result.guardrail.mode is Mode.ENFORCE:
+            return True
+    return False
 
 
 def decide_unscanned(

@@ -60,7 +60,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
     `cache_tier`, `principal`, `key` and `policy`; by reading `subject`, `text_bytes` and
     `body_bytes`; by limits `estimated_tokens` and `allowance`; by guardrails `policy` (that of the
     model), `results`, `is_flagged` and `is_redacted`; by the answer's side `answer_status` and
-    `answer`. `outcome` is that of the metadata until the end shows another.
+    `answer`.
     `judged` is the verdict as in the metadata, None if the key's owner is unknown.
     `is_ended_within`: the answer was ended after some of it had left. `working_since` is when
     Egret's own time was started, None while it waits.

@@ -33,9 +33,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
 
     *now* is in monotonic seconds.
     """
-    record.outcome = outcome = (
-        record.outcome_now()
-    )  # its `_value_` is used: `value` is a slow property (3.11)
+    outcome = record.outcome_now()  # its `_value_` is used: `value` is a slow property (3.11)
     model = record.model
     if model is not None and not sanitize.MODEL.fullmatch(model):
         model = OVERFLOW

@@ -63,7 +63,7 @@ from sidecar.pipeline.content import (
 )
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.explain import EXPLAINED, explain
-from sidecar.pipeline.record import NO_ALLOWANCE, NO_ANSWER, RequestRecord
+from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
 from sidecar.redaction.redact import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
@@ -158,9 +158,7 @@ class RequestHandler:
         make_room(record, worker)
         # An id is made only if Envoy has sent none: that takes a system call.
         record.request_id = record.request_id or worker.new_request_id()
-        outcome = record.outcome  # as in the metadata
-        if record.answer is not NO_ANSWER:
-            outcome = record.outcome_now()
+        outcome = record.outcome_now()
         if not protocol.is_answered:
             # Completed without an answer: a local reply of Envoy overtook the judgement.
             is_gone = end is not StreamEnd.ABORTED

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, assert_never
 
+import hpack
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
@@ -50,26 +51,13 @@ _CLOSE_SECONDS: Final = 1.0
 
 
 def _block(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Encode *headers* as literals that join no table (RFC 7541 section 6.2.2)."""
-    block = b""
-    for name, value in headers:
-        block += b"\0" + bytes((len(name),)) + name
-        # 127 and more follow in groups of seven bits (section 5.1).
-        size, length = len(value), b""
-        if size < 0x7F:  # noqa: PLR2004 - seven bits
-            length = bytes((size,))
-        else:
-            length, size = b"\x7f", size - 0x7F
-            while size > 0x7F:  # noqa: PLR2004
-                length += bytes((size & 0x7F | 0x80,))
-                size >>= 7
-            length += bytes((size,))
-        block += length + value
-    return block
+    """Encode *headers* as literals that join no table (RFC 7541 section 6.2.3)."""
+    return hpack.Encoder().encode(
+        [hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers], huffman=False
+    )
 
 
-_STATUS_200: Final = b"\x88"  # index 8 of HPACK's static table
-_OPENING: Final = _STATUS_200 + _block([(b"content-type", CONTENT_TYPE)])
+_OPENING: Final = _block([(b":status", b"200"), (b"content-type", CONTENT_TYPE)])
 _OK_TRAILERS: Final = _block(status_headers(GrpcStatus.OK))
 
 

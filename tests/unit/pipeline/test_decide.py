@@ -29,7 +29,7 @@ REDACTED = Redact((IBAN, EMAIL))
 
 ENFORCED: dict[Verdict, Decision] = {
     Verdict.PASS: Allow(),
-    Verdict.FLAG: Allow(is_flagged=True),
+    Verdict.FLAG: Allow(),
     Verdict.REDACT: REDACTED,
     Verdict.BLOCK: BLOCKED,
     Verdict.ERROR_OPEN: Allow(),
@@ -187,7 +187,7 @@ def test_an_unknown_route_is_refused_as_an_unknown_url_and_allowed_as_other_cont
 @pytest.mark.parametrize("verdict", Verdict)
 @pytest.mark.parametrize("mode", Mode)
 def test_only_an_enforced_flag_flags(verdict: Verdict, mode: Mode) -> None:
-    """Of answers as well, whose results may lead to no decision."""
+    """In shadow nothing counts."""
     assert is_flagged([result(Verdict.PASS), result(verdict, mode=mode)]) is (
         verdict is Verdict.FLAG and mode is Mode.ENFORCE
     )

@@ -56,7 +56,7 @@ capabilities: {drop: [ALL]}
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
 {{- if and (eq .Values.mode "sidecar") (not .Values.envoy.config) (not (hasKey .Values.settings "EGRET_SERVER__ENGINE")) }}
-# Takes less CPU time than grpcio, and serves sockets only.
+# Takes less CPU time than grpcio.
 - name: EGRET_SERVER__ENGINE
   value: http2
 {{- end }}
