@@ -34,7 +34,7 @@ CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,s
 TRACED := --cov sidecar.domain --cov sidecar.redaction --cov sidecar.extproc.protocol --cov sidecar.extproc.phases --cov sidecar.pipeline.decide --cov sidecar.pipeline.reply
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against prove-model status-page-test bench-peers docs dist dist-test
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model status-page-test bench-peers docs dist dist-test
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -210,6 +210,9 @@ bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revisi
 	@test -n "$(REV)" || { echo "Name a revision: make bench-against REV=v0.1.0" >&2; exit 2; }
 	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
 
+bench-conversation: $(DEV_STAMP) ## What the next turn of a conversation costs beside its first; with REV, at that revision too
+	$(PY) -m loadtest.bench_conversation $(if $(REV),--against $(REV)) $(BENCH_OPTIONS)
+
 soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
 	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
 	$(PY) -m loadtest.soak --engine grpcio $(BENCH_OPTIONS)
@@ -239,7 +242,7 @@ bench-stream: $(DEV_STAMP) ## What guarded and counted streams cost: first token
 	$(PY) -m loadtest.bench_stream $(BENCH_OPTIONS)
 
 bench-docs: ## All of them, their tables written into docs/performance.md; wants a quiet machine
-	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream BENCH_OPTIONS=--markdown
+	$(MAKE) bench bench-guardrails bench-keys bench-limits bench-stream bench-conversation BENCH_OPTIONS=--markdown
 
 prove-usage: $(DEV_STAMP) ## 100,000 requests while everything fails: what is recorded equals what was produced
 	$(PY) -m loadtest.prove_usage $(BENCH_OPTIONS)

@@ -17,11 +17,12 @@ from functools import partial
 from typing import Final
 
 import uvloop
+from egret_tools.benign_text import benign_text
 
 from loadtest.figures import percentile
 from loadtest.guardrail_pass import Pass, beside, default_pass
 from loadtest.results import Grid, circumstances, new_console, write_json, write_section
-from loadtest.texts import benign_text, chat_body, hostile_texts, mixed_text
+from loadtest.texts import chat_body, hostile_texts, mixed_text
 from sidecar.apis.request_text import read_request
 from sidecar.domain.finding import Verdict
 from sidecar.domain.guardrail_settings import PromptInjectionSettings

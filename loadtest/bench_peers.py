@@ -160,7 +160,7 @@ async def _running(run: RunDirectory, body: Path) -> AsyncIterator[list[Runner]]
     children, place = Children(), run.path / "peers"
     place.mkdir()
     async with AsyncExitStack() as parts:
-        provider = await parts.enter_async_context(_running_provider(children, place, run))
+        provider = await parts.enter_async_context(running_provider(children, place, run))
         options = StackOptions(provider=port_address(provider))
         gateways = await parts.enter_async_context(
             running_gateways((HERE,), ENGINES, run=run, options=options)
@@ -200,7 +200,7 @@ def _egret(gateways: Mapping[str, Gateway], body: Path) -> Sequence[Runner]:
 
 
 @asynccontextmanager
-async def _running_provider(
+async def running_provider(
     children: Children, place: Path, run: RunDirectory
 ) -> AsyncIterator[int]:
     """Run an Envoy that answers at once, over a port, and yield that."""

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,13 @@ import asyncpg
 import yaml
 from egret_tools.devstack.credentials import write_credential
 from egret_tools.devstack.databases import running_postgres
-from egret_tools.devstack.processes import Children, PartError, Program, until_ready
+from egret_tools.devstack.processes import (
+    Children,
+    PartError,
+    Program,
+    free_port,
+    until_ready,
+)
 from egret_tools.devstack.run_directory import RunDirectory
 from pydantic import SecretStr
 
@@ -50,10 +56,15 @@ ANSWERS_IN_A_ROW: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A checkout. Its name begins the names of its gateways and databases."""
+    """A checkout. Its name begins the names of its gateways and databases.
+
+    *settings* are variables of its workers, *workers* their number unless it is the stack's.
+    """
 
     name: str
     checkout: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    workers: int | None = None
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Return the environment in which `python -m sidecar` is this side's own."""
@@ -121,12 +132,14 @@ class Gateway:
     """One side on one engine, or the Envoy without Egret.
 
     `keys` has one for each policy by its name, and one without a policy by the empty name.
+    `metrics_url` is the workers' page of metrics.
     """
 
     url: str
     envoy_pid: int
     supervisor_pid: int | None
     keys: Mapping[str, SecretStr]
+    metrics_url: str = ""
 
     @property
     def key(self) -> SecretStr:
@@ -282,17 +295,20 @@ class _Starter:
         name = f"{side.name}-{engine}"
         place = self.run.path / name
         place.mkdir()
-        sockets = [str(place / f"worker-{number}.sock") for number in range(self.options.workers)]
+        workers = side.workers or self.options.workers
+        sockets = [str(place / f"worker-{number}.sock") for number in range(workers)]
+        metrics_port = free_port()
         settings = {
             "TMPDIR": str(self.run.temporary),
             "EGRET_SERVER__ENGINE": engine,
-            "EGRET_SERVER__WORKERS": str(self.options.workers),
+            "EGRET_SERVER__WORKERS": str(workers),
             "EGRET_SERVER__SOCKET_DIRECTORY": str(place),
             "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",
             "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
             "EGRET_POSTGRES__DSN": dsn,
-            "EGRET_TELEMETRY__METRICS_PORT": "0",
+            "EGRET_TELEMETRY__METRICS_PORT": str(metrics_port),
             "EGRET_USAGE__SPOOL_DIRECTORY": str(place / "usage"),
+            **side.settings,
         }
         program = Program(
             part=f"Workers of {name}",
@@ -302,9 +318,10 @@ class _Starter:
             grace_seconds=20,
         )
         supervisor = await self._run_until_there(program, Path(sockets[-1]))
-        return await self.start_envoy(
+        gateway = await self.start_envoy(
             side, name, sockets=sockets, keys=keys, supervisor_pid=supervisor
         )
+        return replace(gateway, metrics_url=f"http://127.0.0.1:{metrics_port}/metrics")
 
     async def start_server(
         self, side: Side, name: str, program: Path, *, keys: Mapping[str, SecretStr]

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import quicktok
+from egret_tools.benign_text import benign_text
 
-from loadtest.texts import benign_text
 from sidecar.domain.usage import AnswerEnd, DecisionKind, ExchangeEnded, JudgedRequest
 from sidecar.usage.records import record_of
 

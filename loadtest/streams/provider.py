@@ -17,9 +17,8 @@ from typing import Any, Final
 
 import orjson
 import uvloop
+from egret_tools.benign_text import benign_text
 from typing_extensions import override
-
-from loadtest.texts import benign_text
 
 HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"

@@ -6,7 +6,8 @@ import json
 from itertools import cycle, islice
 from typing import Final
 
-from loadtest.texts import benign_text
+from egret_tools.benign_text import benign_text
+
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 
 STREAM_POLICY: Final = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ async def test_refusals_are_counted_and_fail_the_command(stack: Stack, tmp_path:
 
     assert ran.code == 1
     assert (ran.json["statuses"], ran.json["times"]) == ({"400": 5}, {})
+
+
+async def test_conversations_are_new_in_each_run_and_grow_by_two_messages_a_turn(
+    stack: Stack,
+) -> None:
+    """A gateway that had seen them would show no first turn."""
+    words = ("--conversation", "--requests", "6", "--turns", "3", "--size", "8k")
+    prompts: list[str] = []
+    for _ in range(2):
+        ran = await bench(*through(stack, "block"), *words)
+        assert ran.code == 0, ran
+        assert [one["turn"] for one in ran.json["turns"]] == [1, 2, 3]
+        assert all((one["requests"], one["refused"]) == (2, 0) for one in ran.json["turns"])
+        assert ran.json["p50_ms"]["whole answer"]["next"] > 0
+        talks = [json.loads(one.body)["messages"] for one in await stack.received()]
+        assert sorted(len(one) for one in talks) == [40, 40, 42, 42, 44, 44]
+        prompts += [one[0]["content"] for one in talks]
+        await stack.forget()
+    assert len(set(prompts)) == 4
 
 
 async def test_a_gateway_that_is_not_trusted_is_told_no_key(stack: Stack) -> None:

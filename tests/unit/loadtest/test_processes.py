@@ -8,17 +8,34 @@ import pytest
 
 from loadtest.processes import (
     cpu_seconds,
-    cpu_ticks,
     family_of,
     resident_kib,
     resident_mb,
 )
 
 
-def test_ticks_are_found_behind_a_name_with_blanks_and_brackets() -> None:
-    """A process may call itself anything; the last bracket ends its name."""
-    fields = ["S", *(str(number) for number in range(4, 14)), "250", "31", "0", "0"]
-    assert cpu_ticks(f"17 (a) b (c)) {' '.join(fields)}\n") == 281
+def test_cpu_time_of_another_process_is_that_of_its_own_clock() -> None:
+    """Finer than the ticks of `stat`, threads that have ended included."""
+    work = (
+        "import sys, threading, time; from functools import partial;"
+        " one = threading.Thread(target=partial(sum, range(2_000_000))); one.start(); one.join();"
+        " print(time.process_time(), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        used = float(child.stdout.readline())
+        assert used <= cpu_seconds([child.pid]) < used + 0.1
+        child.communicate(b"\n")
+
+
+def test_cpu_time_of_a_process_that_has_ended_is_an_error() -> None:
+    """It must not come out as zero."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with pytest.raises(OSError, match=r"\[Errno"):
+        cpu_seconds([child.pid])
 
 
 def test_resident_memory_is_read_in_kibibytes() -> None:

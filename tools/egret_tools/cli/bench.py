@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import secrets
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,6 +19,7 @@ import orjson
 import typer
 from pydantic import SecretStr
 
+from egret_tools.conversations import even_conversation
 from sidecar.cli.arguments import read_file
 from sidecar.cli.connection import DEFAULT_RUN, facts_file, read_facts
 from sidecar.cli.terminal import (
@@ -26,6 +28,7 @@ from sidecar.cli.terminal import (
     Output,
     OutputOption,
     Row,
+    counted,
     fail,
     note,
     print_json,
@@ -37,18 +40,21 @@ from sidecar.domain.http import HeaderName
 _DURATION: Final = re.compile(r"([a-z]+);dur=([0-9.]+)")
 """One metric of `server-timing`, in milliseconds (W3C Server Timing)."""
 
+_SIZE: Final = re.compile(r"([0-9]{1,9})([km]?)")
+_ERROR: Final = 400
+"""The lowest status of an error (RFC 9110)."""
+
 WHOLE: Final = "whole answer"
 FIRST_BYTE: Final = "first byte of the body"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The request, how often it is sent, and over how many connections at a time."""
+    """Bodies of all requests, each sent once, over so many connections at a time."""
 
     url: str
     key: SecretStr | None
-    body: bytes
-    requests: int
+    bodies: Sequence[bytes]
     connections: int
     tls: ssl.SSLContext | None
     timeout_seconds: float
@@ -71,6 +77,11 @@ class Measured:
         self.milliseconds.setdefault(name, []).append(milliseconds)
 
     @property
+    def has_failures(self) -> bool:
+        """Whether a request was lost, or answered with an error."""
+        return bool(self.lost) or any(status >= _ERROR for status in self.statuses)
+
+    @property
     def per_second(self) -> float:
         """Answers a second."""
         return self.statuses.total() / self.seconds if self.seconds else 0.0
@@ -79,7 +90,7 @@ class Measured:
 async def put(order: Order, advance: Callable[[int], None]) -> Measured:
     """Send all requests of *order*; *advance* receives the number that ended."""
     measured = Measured()
-    left = iter(range(1, order.requests + 1))
+    left = iter(order.bodies)
     connector = aiohttp.TCPConnector(limit=order.connections, ssl=order.tls or True)
     timeout = aiohttp.ClientTimeout(total=order.timeout_seconds)
     headers = {"content-type": "application/json"}
@@ -98,14 +109,14 @@ async def put(order: Order, advance: Callable[[int], None]) -> Measured:
 async def _send(
     client: aiohttp.ClientSession,
     order: Order,
-    left: Iterator[int],
+    left: Iterator[bytes],
     measured: Measured,
     advance: Callable[[int], None],
 ) -> None:
-    for _ in left:
+    for body in left:
         began_at = time.perf_counter()
         try:
-            async with client.post(order.url, data=order.body) as answer:
+            async with client.post(order.url, data=body) as answer:
                 await answer.content.readany()
                 first_byte = time.perf_counter() - began_at
                 async for _ in answer.content.iter_any():
@@ -167,6 +178,16 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, max=3600, help="Seconds for one answer.")
     ] = 60.0,
+    is_conversation: Annotated[
+        bool,
+        typer.Option("--conversation", help="Send conversations, each turn with all before it."),
+    ] = False,
+    turns: Annotated[
+        int, typer.Option("--turns", min=2, max=1_000, help="Requests of each conversation.")
+    ] = 10,
+    size: Annotated[
+        str, typer.Option("--size", help="Of a conversation's first request: 40 messages.")
+    ] = "64k",
     run: Annotated[Path, typer.Option("--run", help="Directory of `egret up`.")] = DEFAULT_RUN,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -177,6 +198,9 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     Python: it measures latency, not the capacity of a gateway. Exits with 1 if a request is lost
     or answered with an error.
 
+    With --conversation it sends the turns of new conversations, made up of random words, and shows
+    the time of each turn: of --requests, each conversation takes as many as it has --turns.
+
     Example: EGRET_KEY=… egret bench https://llm.example.com --requests 500 --connections 8
     """
     if url is None:
@@ -186,20 +210,105 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
         fail(f"{url} is no URL of a gateway", hint=hint, code=WRONG_USAGE)
     if not key:
         fail("no API key is known", hint="give --key or EGRET_KEY", code=WRONG_USAGE)
+    if is_conversation and body is not None:
+        fail("--body is not sent with --conversation", hint="leave one out", code=WRONG_USAGE)
     order = Order(
         url=url.rstrip("/") + path,
         key=SecretStr(key),
-        body=_chat(model) if body is None else read_file(body),
-        requests=requests,
+        bodies=(),
         connections=min(connections, requests),
         tls=None if ca_file is None else _trusting(ca_file),
         timeout_seconds=timeout,
     )
-    with progress(f"Sending {requests} requests", total=requests) as advance:
-        measured = asyncio.run(put(order, advance))
-    _show(order, measured, output)
-    if measured.lost or any(status >= 400 for status in measured.statuses):  # noqa: PLR2004 - HTTP
+    if is_conversation:
+        by_turn = _converse(order, model, requests=requests, turns=turns, size=_bytes(size))
+        _show_turns(order, by_turn, output)
+    else:
+        request = _chat(model) if body is None else read_file(body)
+        order = replace(order, bodies=[request] * requests)
+        by_turn = [_measure(order, f"Sending {requests} requests")]
+        _show(order, by_turn[0], output)
+    if any(measured.has_failures for measured in by_turn):
         raise typer.Exit(FAILED)
+
+
+def _measure(order: Order, label: str) -> Measured:
+    with progress(label, total=len(order.bodies)) as advance:
+        return asyncio.run(put(order, advance))
+
+
+def _bytes(size: str) -> int:
+    """Read a size such as 64k or 1m."""
+    match = _SIZE.fullmatch(size.lower())
+    if match is None:
+        fail(f"{size} is no size", hint="write for example 64k or 1m", code=WRONG_USAGE)
+    return int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[match[2]]
+
+
+def _converse(order: Order, model: str, *, requests: int, turns: int, size: int) -> list[Measured]:
+    """Send each turn of new conversations, one turn of all after the other."""
+    seed, count = secrets.randbits(32), max(1, requests // turns)
+    try:
+        talks = [
+            even_conversation(size, seed=seed + number, turns=turns, model=model)
+            for number in range(count)
+        ]
+    except ValueError as error:
+        fail(str(error), hint="ask for a longer --size", code=WRONG_USAGE)
+    return [
+        _measure(
+            replace(order, bodies=[one.body(turn) for one in talks]),
+            f"Turn {turn} of {turns}, {counted(count, 'conversation')}",
+        )
+        for turn in range(1, turns + 1)
+    ]
+
+
+def turn_rows(by_turn: Sequence[Measured]) -> list[dict[str, float | int | None]]:
+    """Return a row for each turn: medians in milliseconds, and requests without success."""
+    return [
+        {
+            "turn": turn,
+            "requests": measured.statuses.total() + measured.lost.total(),
+            "refused": sum(n for status, n in measured.statuses.items() if status >= _ERROR),
+            "lost": measured.lost.total(),
+            "p50_ms": _median(measured, WHOLE),
+            "egret_p50_ms": _median(measured, "egret"),
+            "guardrails_p50_ms": _median(measured, "guardrails"),
+        }
+        for turn, measured in enumerate(by_turn, start=1)
+    ]
+
+
+def _median(measured: Measured, name: str) -> float | None:
+    times = measured.milliseconds.get(name)
+    return round(percentile(times, 0.5), 3) if times else None
+
+
+def _show_turns(order: Order, by_turn: Sequence[Measured], output: Output) -> None:
+    """Print a row for each turn, and the medians of all later turns beside the first's."""
+    rows = turn_rows(by_turn)
+    later = _joined(by_turn[1:])
+    summary = {
+        name: {"first": _median(by_turn[0], name), "next": _median(later, name)}
+        for name in (WHOLE, "egret", "guardrails")
+    }
+    if output is Output.JSON:
+        print_json(
+            {"url": order.url, "connections": order.connections, "turns": rows, "p50_ms": summary}
+        )
+        return
+    table: list[Row] = [
+        {
+            name: f"{value:.2f}" if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    print_rows(table, columns=tuple(table[0]), output=Output.TABLE)
+    for name, pair in summary.items():
+        if pair["first"] is not None and pair["next"] is not None:
+            note(f"{name}, p50: {pair['first']:.2f} ms at first, {pair['next']:.2f} ms afterwards")
 
 
 def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str, str, Path | None]:
@@ -253,6 +362,14 @@ def _show(order: Order, measured: Measured, output: Output) -> None:
     )
     if times and "egret" not in times:
         note("the answers have no `server-timing` of Egret's: is it in front of this provider?")
+
+
+def _joined(several: Sequence[Measured]) -> Measured:
+    joined = Measured()
+    for measured in several:
+        for name, times in measured.milliseconds.items():
+            joined.milliseconds.setdefault(name, []).extend(times)
+    return joined
 
 
 def _percentiles(measured: Measured) -> dict[str, dict[str, float]]:

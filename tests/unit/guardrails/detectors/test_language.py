@@ -4,8 +4,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+from egret_tools.benign_text import benign_text
 
-from loadtest.texts import benign_text
 from sidecar.domain.finding import Finding
 from sidecar.guardrails.detectors import language
 from tests.support.guardrails import effective, parts_of, policy

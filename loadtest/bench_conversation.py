@@ -1,0 +1,347 @@
+"""Cost of a conversation's next turn beside its first: whole requests, whole workers.
+
+    python -m loadtest.bench_conversation [--against REV] [--rounds 5] [--quick] [--markdown]
+
+Conversations are generated, and each request is sent once, to every side in turn: this checkout,
+the same without its table of known messages, with two workers, and REV if it is named. The first
+table is about conversations of 40 messages of equal length; a coding agent, chats and retrieval
+show the cost turn by turn; requests that the table cannot help show its price. Other gateways, if
+`make bench-peers` has installed them, receive the same bodies. Prints tables, draws
+build/bench/bench-conversation.png and writes build/bench/bench-conversation.json. Exits 1 when a
+request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from egret_tools.conversations import (
+    EVEN_MESSAGES,
+    Conversation,
+    Shape,
+    conversation,
+    even_conversation,
+)
+from egret_tools.devstack.processes import Children, PartError
+from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from rich.console import Console
+
+from loadtest.bench_against import check_out
+from loadtest.bench_envoy import port_address
+from loadtest.bench_peers import running_provider
+from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
+from loadtest.conversations.clients import (
+    Contestant,
+    contestant,
+    costs,
+    peer_contestant,
+    table_counts,
+)
+from loadtest.conversations.figures import (
+    FIRST,
+    NEXT,
+    NOW,
+    REV,
+    SIZES,
+    SMALL,
+    TWO,
+    WITHOUT,
+    Series,
+    cases_grid,
+    conversation_figures,
+    growth_grid,
+    growth_plot,
+    peers_grid,
+    slug,
+    turn_key,
+    turns_grid,
+)
+from loadtest.load import LoadError
+from loadtest.peers import guarded_portkey, is_installed, litellm, portkey, running_peer
+from loadtest.processes import resident_mb
+from loadtest.results import (
+    DIRECTORY,
+    ROOT,
+    circumstances,
+    new_console,
+    publish,
+    publish_picture,
+    write_json,
+    write_section,
+)
+from sidecar.settings.process import setting_names
+
+ENGINES: Final = ("h2corn", "grpcio")
+TABLE_SETTING: Final = "EGRET_MESSAGES__TABLE_MB"
+CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
+"""How many of each size: some seconds of work for each side."""
+PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
+"""Fewer: a peer takes ten times as long, and has no table that has to be filled."""
+GROWING: Final = 16
+TURNS: Final = 12
+THRASHING: Final = 300
+TINY: Final = 60
+TINY_MESSAGES: Final = 1_500
+MB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes, shapes, rounds, and the share of the conversations that is sent.
+
+    Without shapes, first and next turns are all that is measured.
+    """
+
+    sizes: Sequence[str]
+    shapes: Sequence[Shape]
+    rounds: int
+    share: float = 1.0
+
+    def number(self, whole: int) -> int:
+        """Return how many conversations are sent of *whole*."""
+        return max(4, round(whole * self.share))
+
+
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    options = _options()
+    plan = Plan(
+        sizes=tuple(options.size or SIZES),
+        shapes=() if options.headline else tuple(Shape),
+        rounds=1 if options.quick else options.rounds,
+        share=0.1 if options.quick else 1.0,
+    )
+    console, engine = new_console(), options.engine
+    run = circumstances(" ".join(["python -m loadtest.bench_conversation", *sys.argv[1:]]))
+    try:
+        sides = _sides(options.against, console)
+        series, peers = uvloop.run(_measure(sides, engine, plan, console))
+    except (PartError, LoadError) as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    figures = conversation_figures(series, engine)
+    grids = [turns_grid(figures, engine, plan.sizes)]
+    if plan.shapes:
+        grids.append(cases_grid(figures, engine))
+        grids.append(growth_grid(figures, engine, plan.shapes))
+        growth_plot(figures, engine, plan.shapes, path=DIRECTORY / "bench-conversation.png")
+    if peers:
+        grids.append(peers_grid(figures, engine, peers, PEER_CONVERSATIONS))
+    for grid in grids:
+        grid.show(console)
+    console.print(f"\nWritten to {write_json('bench-conversation', figures, run)}.")
+    if options.markdown:
+        tables = "\n\n".join(grid.as_markdown() for grid in grids)
+        write_section("conversations", f"{run.as_sentence()}\n\n{tables}")
+        publish("bench-conversation")
+        if plan.shapes:
+            publish_picture("bench-conversation")
+    if series.errors:
+        console.print(f"✗ {series.errors} requests failed.", style="red")
+    return 1 if series.errors else 0
+
+
+def _sides(revision: str | None, console: Console) -> list[Side]:
+    sides = [Side(NOW, ROOT), Side(TWO, ROOT, workers=2)]
+    if TABLE_SETTING in setting_names():
+        sides += [
+            Side(WITHOUT, ROOT, settings={TABLE_SETTING: "0"}),
+            Side(SMALL, ROOT, settings={TABLE_SETTING: "1"}),
+        ]
+    else:
+        console.print(f"{TABLE_SETTING} is no setting: there is no table to switch off.")
+    if revision:
+        sides.append(Side(REV, check_out(revision)))
+    return sides
+
+
+async def _measure(
+    sides: Sequence[Side], engine: str, plan: Plan, console: Console
+) -> tuple[Series, dict[str, str]]:
+    """Return the costs, and the features of each peer by its name."""
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        console.print("Starting all sides …")
+        async with _running(sides, engine, run) as (gateways, peers, features):
+            if not peers:
+                console.print("Without other gateways (`make bench-peers` installs them).")
+            runner = _Runner(gateways, plan, console)
+            await runner.rounds(peers)
+            return runner.series, features
+
+
+@asynccontextmanager
+async def _running(
+    sides: Sequence[Side], engine: str, run: RunDirectory
+) -> AsyncIterator[tuple[dict[str, Gateway], list[Contestant], dict[str, str]]]:
+    """Start the provider, every side, and the peers that are installed."""
+    children, place = Children(), run.path / "peers"
+    place.mkdir()
+    async with AsyncExitStack() as parts:
+        provider = await parts.enter_async_context(running_provider(children, place, run))
+        options = StackOptions(provider=port_address(provider))
+        found = await parts.enter_async_context(
+            running_gateways(sides, (engine,), run=run, options=options)
+        )
+        gateways = {side.name: found[f"{side.name}.{engine}"] for side in sides}
+        if not is_installed():
+            yield gateways, [], {}
+            return
+        body = place / "body.json"
+        body.write_bytes(even_conversation(4_096, seed=0, messages=4).body(1))
+        ways = (
+            litellm(place, provider_port=provider, is_guarded=True),
+            portkey(provider_port=provider),
+        )
+        lite, port = [
+            await parts.enter_async_context(running_peer(children, way, body=body, place=place))
+            for way in ways
+        ]
+        peers = [lite, guarded_portkey(port, provider_port=provider)]
+        features = {peer.name: peer.switched_on for peer in peers}
+        yield gateways, [peer_contestant(peer) for peer in peers], features
+
+
+class _Runner:
+    """Sends new conversations to every side, round after round, and collects the costs."""
+
+    def __init__(self, gateways: Mapping[str, Gateway], plan: Plan, console: Console) -> None:
+        self._gateways = gateways
+        self._sides = {name: contestant(name, one) for name, one in gateways.items()}
+        self._plan = plan
+        self._console = console
+        self._seed = 1_000
+        self._is_backwards = False
+        self.series = Series()
+
+    async def rounds(self, peers: Sequence[Contestant]) -> None:
+        """Warm up, then measure all of the plan as often as it says."""
+        await self._next_turns("64k", count=8, names=tuple(self._sides))
+        self.series = Series(errors=self.series.errors)
+        for number in range(self._plan.rounds):
+            self._is_backwards = bool(number % 2)
+            with self._console.status(f"round {number + 1} of {self._plan.rounds} …"):
+                for size in self._plan.sizes:
+                    count = self._plan.number(CONVERSATIONS[size])
+                    await self._next_turns(size, count=count, names=(NOW, WITHOUT, REV))
+                if not self._plan.shapes:
+                    continue
+                await self._edited()
+                await self._thrashed()
+                await self._tiny()
+                for shape in self._plan.shapes:
+                    await self._growing(shape)
+                for size in PEER_CONVERSATIONS if peers else ():
+                    await self._peers(size, peers)
+        for name, gateway in self._gateways.items():
+            memory = max(map(resident_mb, gateway.processes))
+            self.series.add(f"{name}.rss_mb", memory)
+
+    async def _next_turns(self, size: str, *, count: int, names: Sequence[str]) -> None:
+        """Send *count* new conversations, then the next turn of each."""
+        talks = self._even(size, count)
+        sides = self._named(names)
+        first = await costs(sides, [one.body(1) for one in talks])
+        before = await table_counts(self._sides[NOW])
+        then = await costs(sides, [one.body(2) for one in talks])
+        after = await table_counts(self._sides[NOW])
+        self.series.add_costs(f"{size}.{FIRST}", first)
+        self.series.add_costs(f"{size}.{NEXT}", then)
+        if before and after:
+            self.series.add(f"{NOW}.{size}.hit_rate", after.hit_rate_since(before))
+            self.series.add(f"{NOW}.{size}.table_mb", after.size_bytes / MB)
+            self.series.add(f"{NOW}.{size}.evictions", after.evictions)
+
+    async def _case(
+        self, case: str, side: str, known: Sequence[bytes], bodies: Sequence[bytes]
+    ) -> None:
+        """Send *bodies*, after those by which *side* could know their messages."""
+        if side not in self._sides:
+            return
+        sides = self._named((side, WITHOUT))
+        if known:
+            self.series.errors += sum([await one.send(known) for one in sides])
+        before = await table_counts(self._sides[side])
+        self.series.add_costs(case, await costs(sides, bodies))
+        after = await table_counts(self._sides[side])
+        if before and after:
+            self.series.add(f"{NOW}.{case}.hit_rate", after.hit_rate_since(before))
+
+    async def _edited(self) -> None:
+        talks = self._even("64k", self._plan.number(CONVERSATIONS["64k"]))
+        bodies = [one.edited().body(2) for one in talks]
+        await self._case("edited", NOW, [one.body(1) for one in talks], bodies)
+
+    async def _thrashed(self) -> None:
+        talks = self._even("64k", max(THRASHING, self._plan.number(THRASHING)))
+        first, then = ([one.body(turn) for one in talks] for turn in (1, 2))
+        await self._case("thrashed", SMALL, first, then)
+
+    async def _tiny(self) -> None:
+        talks = self._even("64k", self._plan.number(TINY), messages=TINY_MESSAGES)
+        await self._case("tiny", NOW, [], [one.body(1) for one in talks])
+
+    async def _growing(self, shape: Shape) -> None:
+        """Send every turn of new conversations of *shape*, one turn of all after the other."""
+        count, sides = self._plan.number(GROWING), self._named((NOW, TWO, WITHOUT, REV))
+        talks = [conversation(shape, seed=seed, turns=TURNS) for seed in self._seeds(count)]
+        before = {name: await table_counts(self._sides[name]) for name in (NOW, TWO)}
+        for turn in range(1, TURNS + 1):
+            bodies = [one.body(turn) for one in talks]
+            self.series.add_costs(turn_key(shape, turn), await costs(sides, bodies))
+        for name, then in before.items():
+            now = await table_counts(self._sides[name])
+            if then and now:
+                self.series.add(f"{name}.{slug(shape)}.hit_rate", now.hit_rate_since(then))
+        kib = max(len(one.body(TURNS)) for one in talks) / 1024
+        self.series.add(f"{slug(shape)}.last_turn_kib", kib)
+
+    async def _peers(self, size: str, peers: Sequence[Contestant]) -> None:
+        talks = self._even(size, self._plan.number(PEER_CONVERSATIONS[size]))
+        for turn, key in ((1, FIRST), (2, NEXT)):
+            found = await costs(peers, [one.body(turn) for one in talks])
+            self.series.add_costs(f"{size}.{key}", found)
+
+    def _even(self, size: str, count: int, *, messages: int = EVEN_MESSAGES) -> list[Conversation]:
+        return [
+            even_conversation(SIZES[size], seed=seed, turns=2, messages=messages)
+            for seed in self._seeds(count)
+        ]
+
+    def _seeds(self, count: int) -> range:
+        """Return seeds that were not used before: each conversation is new."""
+        self._seed += count
+        return range(self._seed - count, self._seed)
+
+    def _named(self, names: Sequence[str]) -> list[Contestant]:
+        """Return the sides of *names* that run; every second round they take turns backwards."""
+        sides = [self._sides[name] for name in names if name in self._sides]
+        return sides[::-1] if self._is_backwards else sides
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench_conversation", description=__doc__
+    )
+    parser.add_argument("--against", metavar="REV", help="a revision, such as a tag or a commit")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
+    parser.add_argument("--size", choices=tuple(SIZES), action="append", help="all by default")
+    parser.add_argument("--rounds", type=int, default=5, help="each figure is a median of these")
+    parser.add_argument("--headline", action="store_true", help="first and next turns alone")
+    parser.add_argument("--quick", action="store_true", help="one round, a tenth of the requests")
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Sends each request of a list once, over a few connections, and adds up their CPU time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+from pydantic import SecretStr
+
+from loadtest.bench_stack import Gateway
+from loadtest.figures import per_request_us
+from loadtest.peers import Peer
+from loadtest.processes import cpu_seconds
+from sidecar.telemetry.traffic_stats import parse_snapshot
+
+CONNECTIONS: Final = 4
+SETTLE_SECONDS: Final = 1.2
+"""Usage is written after the answers; CPU time is read once it is."""
+TIMEOUT: Final = aiohttp.ClientTimeout(total=120)
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A gateway that receives requests. `cpu` returns its own CPU seconds, and Envoy's."""
+
+    name: str
+    url: str
+    key: SecretStr
+    cpu: Callable[[], tuple[float, float]]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    metrics_url: str = ""
+
+    async def send(self, bodies: Sequence[bytes]) -> int:
+        """Send each of *bodies* once; return how many were not answered with 200."""
+        left, failed = iter(bodies), 0
+        headers = {
+            "content-type": "application/json",
+            "authorization": f"Bearer {self.key.get_secret_value()}",
+            **self.headers,
+        }
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+        async with aiohttp.ClientSession(
+            connector=connector, headers=headers, timeout=TIMEOUT
+        ) as client:
+
+            async def one_connection() -> None:
+                nonlocal failed
+                for body in left:
+                    try:
+                        async with client.post(self.url, data=body) as answer:
+                            await answer.read()
+                            failed += not answer.ok
+                    except (aiohttp.ClientError, TimeoutError):
+                        failed += 1
+
+            await asyncio.gather(*(one_connection() for _ in range(CONNECTIONS)))
+        return failed
+
+
+def contestant(name: str, gateway: Gateway) -> Contestant:
+    """Return Egret on one side, with Envoy before it."""
+    return Contestant(
+        name,
+        gateway.url,
+        gateway.key,
+        cpu=gateway.cpu_seconds,
+        metrics_url=gateway.metrics_url,
+    )
+
+
+def peer_contestant(peer: Peer) -> Contestant:
+    """Return another gateway, without an Envoy."""
+
+    def cpu() -> tuple[float, float]:
+        return cpu_seconds(peer.processes()), 0.0
+
+    target = peer.target
+    return Contestant(peer.name, target.url, target.key, cpu=cpu, headers=target.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU time of a request in microseconds: that of the gateway, and of Envoy before it."""
+
+    own_us: float
+    envoy_us: float
+    failed: int
+
+
+async def costs(contestants: Sequence[Contestant], bodies: Sequence[bytes]) -> dict[str, Cost]:
+    """Send all *bodies* to one contestant after the other; return their costs by name."""
+    before: dict[str, tuple[float, float]] = {}
+    failed: dict[str, int] = {}
+    after: dict[str, asyncio.Task[tuple[float, float]]] = {}
+    async with asyncio.TaskGroup() as readings:
+        for one in contestants:
+            before[one.name] = one.cpu()
+            failed[one.name] = await one.send(bodies)
+            after[one.name] = readings.create_task(_settled_cpu(one))
+    found: dict[str, Cost] = {}
+    for name, reading in after.items():
+        own, envoy = (
+            per_request_us(now - then, len(bodies))
+            for now, then in zip(reading.result(), before[name], strict=True)
+        )
+        found[name] = Cost(own, envoy, failed[name])
+    return found
+
+
+async def _settled_cpu(one: Contestant) -> tuple[float, float]:
+    await asyncio.sleep(SETTLE_SECONDS)
+    return one.cpu()
+
+
+KNOWN: Final = "egret_known_messages_total"
+TABLE_BYTES: Final = "egret_known_message_table_bytes"
+EVICTIONS: Final = "egret_known_message_evictions_total"
+
+
+@dataclass(frozen=True, slots=True)
+class TableCounts:
+    """Counts of the tables of known messages, of all workers together, and their size."""
+
+    hits: float
+    misses: float
+    evictions: float
+    size_bytes: float
+
+    def hit_rate_since(self, before: TableCounts) -> float:
+        """Return the share of messages that were known, of those since *before*."""
+        hits, misses = self.hits - before.hits, self.misses - before.misses
+        return hits / (hits + misses) if hits + misses else 0.0
+
+
+async def table_counts(one: Contestant) -> TableCounts | None:
+    """Read the metrics of the workers; None where they have no table.
+
+    Raises:
+        aiohttp.ClientError: the page of metrics does not answer.
+    """
+    async with (
+        aiohttp.ClientSession(timeout=TIMEOUT) as client,
+        client.get(one.metrics_url) as answer,
+    ):
+        samples = parse_snapshot(await answer.text(), at=time.monotonic()).samples
+    if TABLE_BYTES not in samples:
+        return None
+
+    def outcome(name: str) -> float:
+        known = samples.get(KNOWN, {})
+        return sum(value for labels, value in known.items() if ("outcome", name) in labels)
+
+    return TableCounts(
+        hits=outcome("hit"),
+        misses=outcome("miss"),
+        evictions=sum(samples.get(EVICTIONS, {}).values()),
+        size_bytes=sum(samples[TABLE_BYTES].values()),
+    )

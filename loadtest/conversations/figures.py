@@ -1,0 +1,245 @@
+"""Figures, tables and the chart of `bench-conversation`, from the costs of each round."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from egret_tools.conversations import Shape
+
+from loadtest.conversations.clients import Cost
+from loadtest.results import Grid
+
+NOW: Final = "now"
+WITHOUT: Final = "without"
+SMALL: Final = "small"
+TWO: Final = "two"
+REV: Final = "rev"
+SIDES: Final = {
+    NOW: "this checkout",
+    TWO: "this checkout, two workers",
+    WITHOUT: "without the table",
+    REV: "REV",
+}
+"""Sides of tables and chart, in this order. `SMALL` has the smallest table."""
+
+SIZES: Final = {"64k": 64 * 1024, "256k": 256 * 1024, "1m": 1024 * 1024}
+FIRST: Final = "first_turn"
+NEXT: Final = "next_turn"
+RATIO_TARGETS: Final = {"64k": 0.20, "256k": 0.10, "1m": 0.08}
+"""A next turn through a first turn, at most."""
+COLD_TARGET: Final = 1.05
+"""A first turn through the same without the table, at most."""
+CASES: Final = {
+    "edited": "a next turn with a byte changed in every message",
+    "thrashed": "a next turn when the table is too small for all conversations",
+    "tiny": "a first turn of 1,500 messages in 64 KB",
+}
+"""Requests made so that the table is of no use."""
+
+
+@dataclass(slots=True)
+class Series:
+    """Values by key, one a round, and all failures."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    errors: int = 0
+
+    def add(self, key: str, value: float) -> None:
+        """Append the value of a round."""
+        self.values.setdefault(key, []).append(value)
+
+    def add_costs(self, key: str, costs: Mapping[str, Cost]) -> None:
+        """Append the cost of each side or gateway, `<name>.<key>_cpu_us` and its Envoy's."""
+        for name, cost in costs.items():
+            self.add(f"{name}.{key}_cpu_us", cost.own_us)
+            self.add(f"{name}.{key}_envoy_cpu_us", cost.envoy_us)
+            self.errors += cost.failed
+
+
+def conversation_figures(series: Series, engine: str) -> dict[str, float]:
+    """Return medians and ratios. A ratio is taken within a round, before the median.
+
+    Figures of this checkout begin with *engine*, those of others with their names.
+    """
+    figures: dict[str, float] = {"errors": series.errors}
+    for key, values in series.values.items():
+        side, _, rest = key.partition(".")
+        figures[f"{engine}.{rest}" if side == NOW else key] = statistics.median(values)
+    for size in SIZES:
+        first, then, cold = (
+            f"{side}.{size}.{turn}_cpu_us"
+            for side, turn in ((NOW, FIRST), (NOW, NEXT), (WITHOUT, FIRST))
+        )
+        figures |= _ratios(f"{engine}.{size}.ratio", series, then, first)
+        figures |= _ratios(f"{engine}.{size}.first_of_cold", series, first, cold)
+        before = f"{REV}.{size}.{NEXT}_cpu_us"
+        figures |= _ratios(f"{engine}.{size}.next_of_rev", series, then, before)
+        if f"{WITHOUT}.{size}.{FIRST}_cpu_us" in figures:
+            figures[f"{engine}.{size}.cold_cpu_us"] = figures[f"{WITHOUT}.{size}.{FIRST}_cpu_us"]
+    for case in CASES:
+        mine = f"{SMALL if case == 'thrashed' else NOW}.{case}_cpu_us"
+        figures |= _ratios(f"{engine}.{case}.ratio", series, mine, f"{WITHOUT}.{case}_cpu_us")
+    for name in ("hit_rate", "table_mb"):
+        found = [figures[key] for size in SIZES if (key := f"{engine}.{size}.{name}") in figures]
+        if found:
+            figures[name] = min(found) if name == "hit_rate" else max(found)
+    return figures
+
+
+def _ratios(name: str, series: Series, key: str, through: str) -> dict[str, float]:
+    mine, theirs = series.values.get(key, []), series.values.get(through, [])
+    if not mine or not theirs:
+        return {}
+    ratios = [one / other for one, other in zip(mine, theirs, strict=True)]
+    return {
+        name: statistics.median(ratios),
+        f"{name}_min": min(ratios),
+        f"{name}_max": max(ratios),
+    }
+
+
+def turns_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) -> Grid:
+    """Return a line a size: a conversation that is new, and its next turn."""
+    rows = [
+        [
+            size,
+            *(
+                _number(figures, f"{engine}.{size}.{key}", 0)
+                for key in ("cold_cpu_us", "first_turn_cpu_us", "next_turn_cpu_us")
+            ),
+            _number(figures, f"{REV}.{size}.{NEXT}_cpu_us", 0),
+            _ranged(figures, f"{engine}.{size}.ratio", RATIO_TARGETS[size]),
+            _ranged(figures, f"{engine}.{size}.first_of_cold", COLD_TARGET),
+            _number(figures, f"{engine}.{size}.hit_rate", 3),
+            _number(figures, f"{engine}.{size}.table_mb", 1),
+        ]
+        for size in sizes
+    ]
+    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "next / first",
+               "first / no table", "hit rate", "table MB")  # fmt: skip
+    return Grid("A new conversation of 40 messages, and its next turn", columns, rows)
+
+
+def growth_grid(figures: Mapping[str, float], engine: str, shapes: Sequence[Shape]) -> Grid:
+    """Return a line for each shape and side: cost at the first, a middle and the last turn."""
+    rows: list[list[str]] = []
+    for shape in shapes:
+        for side, words in SIDES.items():
+            costs = _by_turn(figures, _key(shape, side, engine))
+            if not costs:
+                continue
+            marks = (1, len(costs) // 2, len(costs))
+            kib = figures[f"{slug(shape)}.last_turn_kib"]
+            hits = _number(figures, f"{_key(shape, side, engine)}.hit_rate", 3)
+            shown = [f"{costs[turn - 1]:,.0f}" for turn in marks]
+            rows.append([shape.value, words, f"{len(costs)}", f"{kib:,.0f}", *shown, hits])
+    columns = ("conversation", "side", "turns", "KiB at last", "first µs", "middle µs", "last µs",
+               "hit rate")  # fmt: skip
+    return Grid("CPU of Egret by turn", columns, rows, labels=2)
+
+
+def cases_grid(figures: Mapping[str, float], engine: str) -> Grid:
+    """Return a line for each kind of request that the table cannot help."""
+    rows = [
+        [
+            words,
+            _number(figures, f"{WITHOUT}.{case}_cpu_us", 0),
+            _number(figures, f"{SMALL if case == 'thrashed' else engine}.{case}_cpu_us", 0),
+            _ranged(figures, f"{engine}.{case}.ratio", COLD_TARGET),
+            _number(figures, f"{engine}.{case}.hit_rate", 3),
+        ]
+        for case, words in CASES.items()
+    ]
+    columns = ("requests", "no table µs", "with it µs", "ratio", "hit rate")
+    return Grid("Requests that the table cannot help", columns, rows)
+
+
+def peers_grid(
+    figures: Mapping[str, float], engine: str, peers: Mapping[str, str], sizes: Iterable[str]
+) -> Grid:
+    """Return a line for each size and gateway; Egret's CPU includes its Envoy's."""
+    rows: list[list[str]] = []
+    for size in sizes:
+        for name, switched_on in {engine: "key, default policy", **peers}.items():
+            first, then = (
+                sum(figures[f"{name}.{size}.{turn}_{part}"] for part in ("cpu_us", "envoy_cpu_us"))
+                for turn in (FIRST, NEXT)
+            )
+            title = f"Egret {engine}" if name == engine else name
+            rows.append(
+                [size, title, switched_on, f"{first:,.0f}", f"{then:,.0f}", f"{then / first:.2f}"]
+            )
+    columns = ("body", "gateway", "switched on", "first µs", "next µs", "next / first")
+    return Grid("The same conversations through other gateways", columns, rows, labels=3)
+
+
+def growth_plot(
+    figures: Mapping[str, float], engine: str, shapes: Sequence[Shape], *, path: Path
+) -> None:
+    """Draw the cost of each turn, a panel for each shape and a line for each side."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, panels = plt.subplots(
+        1, len(shapes), figsize=(3.6 * len(shapes), 4), layout="constrained", squeeze=False
+    )
+    for axes, shape in zip(panels[0], shapes, strict=True):
+        for number, (side, words) in enumerate(SIDES.items()):
+            costs = _by_turn(figures, _key(shape, side, engine))
+            if costs:
+                turns = range(1, len(costs) + 1)
+                axes.plot(
+                    turns,
+                    [cost / 1000 for cost in costs],
+                    marker=".",
+                    color=f"C{number}",
+                    label=words,
+                )
+        kib = figures[f"{slug(shape)}.last_turn_kib"]
+        axes.set(title=f"{shape.value}, to {kib:,.0f} KiB", xlabel="turn", ylim=(0, None))
+        axes.grid(visible=True, alpha=0.3)
+    panels[0][0].set_ylabel("CPU of Egret, ms a request")
+    panels[0][0].legend(fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def slug(shape: Shape) -> str:
+    """Return the shape's name in keys."""
+    return shape.value.replace(" ", "_")
+
+
+def turn_key(shape: Shape, turn: int) -> str:
+    """Return the middle of a figure's key: `<side>.<shape>.turn<nn>`."""
+    return f"{slug(shape)}.turn{turn:02}"
+
+
+def _key(shape: Shape, side: str, engine: str) -> str:
+    return f"{engine if side == NOW else side}.{slug(shape)}"
+
+
+def _by_turn(figures: Mapping[str, float], start: str) -> list[float]:
+    costs: list[float] = []
+    while (cost := figures.get(f"{start}.turn{len(costs) + 1:02}_cpu_us")) is not None:
+        costs.append(cost)
+    return costs
+
+
+def _number(figures: Mapping[str, float], key: str, digits: int) -> str:
+    return f"{figures[key]:,.{digits}f}" if key in figures else "-"
+
+
+def _ranged(figures: Mapping[str, float], key: str, at_most: float) -> str:
+    """Return a ratio with its range and target, and whether it misses that."""
+    if key not in figures:
+        return "-"
+    missed = "" if figures[key] <= at_most else ", missed"
+    low, high = figures[f"{key}_min"], figures[f"{key}_max"]
+    return f"{figures[key]:.3f} ({low:.3f}-{high:.3f}) ≤ {at_most:.2f}{missed}"

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+from egret_tools.conversations import Shape
+
+from loadtest.conversations.clients import Cost, TableCounts
+from loadtest.conversations.figures import (
+    Series,
+    cases_grid,
+    conversation_figures,
+    growth_grid,
+    peers_grid,
+    turn_key,
+    turns_grid,
+)
+
+
+@pytest.fixture
+def series() -> Series:
+    """Three rounds of one size; the machine is slower by half in the second."""
+    series = Series()
+    for first, then, cold in ((1000, 100, 1000), (1500, 150, 1500), (1030, 206, 1000)):
+        series.add_costs(
+            "64k.first_turn", {"now": Cost(first, 50, 0), "without": Cost(cold, 50, 0)}
+        )
+        series.add_costs("64k.next_turn", {"now": Cost(then, 60, 1), "rev": Cost(2 * cold, 60, 0)})
+    return series
+
+
+def test_ratios_are_taken_within_a_round(series: Series) -> None:
+    """The speed of the machine drifts for both alike."""
+    figures = conversation_figures(series, "h2corn")
+    assert figures["h2corn.64k.first_turn_cpu_us"] == 1030
+    assert figures["h2corn.64k.next_turn_cpu_us"] == 150
+    assert figures["h2corn.64k.cold_cpu_us"] == 1000
+    assert figures["h2corn.64k.ratio"] == pytest.approx(0.1)
+    assert figures["h2corn.64k.ratio_max"] == pytest.approx(0.2)
+    assert figures["h2corn.64k.first_of_cold_max"] == pytest.approx(1.03)
+    assert figures["h2corn.64k.next_of_rev_min"] == pytest.approx(0.05)
+    assert figures["errors"] == 3
+
+
+def test_the_table_of_turns_has_ranges_and_targets(series: Series) -> None:
+    """A worker without the metrics of a table of known messages leaves two columns empty."""
+    (row,) = turns_grid(conversation_figures(series, "h2corn"), "h2corn", ["64k"]).rows
+    assert row == [
+        "64k", "1,000", "1,030", "150", "2,000",
+        "0.100 (0.100-0.200) ≤ 0.20", "1.000 (1.000-1.030) ≤ 1.05", "-", "-",
+    ]  # fmt: skip
+
+
+def test_a_missed_target_says_so(series: Series) -> None:
+    """The same figures at a size with a stricter one."""
+    strict = Series({key.replace("64k", "1m"): one for key, one in series.values.items()})
+    (row,) = turns_grid(conversation_figures(strict, "h2corn"), "h2corn", ["1m"]).rows
+    assert row[5] == "0.100 (0.100-0.200) ≤ 0.08, missed"
+
+
+def test_hit_rate_and_size_of_the_table_are_the_worst_of_all_sizes() -> None:
+    """The figures of a run as a whole."""
+    series = Series()
+    for size, rate, megabytes in (("64k", 0.95, 3), ("1m", 0.90, 2)):
+        series.add(f"now.{size}.hit_rate", rate)
+        series.add(f"now.{size}.table_mb", megabytes)
+    figures = conversation_figures(series, "h2corn")
+    assert (figures["hit_rate"], figures["table_mb"]) == (0.90, 3)
+
+
+def test_a_growing_conversation_has_a_line_for_each_side_that_ran() -> None:
+    """With the cost of its first, middle and last turn."""
+    series = Series()
+    for turn in range(1, 5):
+        cost = Cost(100.0 * turn, 0, 0)
+        series.add_costs(turn_key(Shape.AGENT, turn), {"now": cost, "two": cost})
+    series.add("coding_agent.last_turn_kib", 90)
+    series.add("two.coding_agent.hit_rate", 0.8)
+    figures = conversation_figures(series, "h2corn")
+    assert growth_grid(figures, "h2corn", [Shape.AGENT]).rows == [
+        ["coding agent", "this checkout", "4", "90", "100", "200", "400", "-"],
+        ["coding agent", "this checkout, two workers", "4", "90", "100", "200", "400", "0.800"],
+    ]
+
+
+def test_a_request_that_the_table_cannot_help_is_compared_with_none() -> None:
+    """That of a thrashed table with the smallest one."""
+    series = Series()
+    costs = {"now": Cost(105, 0, 0), "small": Cost(104, 0, 0), "without": Cost(100, 0, 0)}
+    for case in ("edited", "thrashed"):
+        series.add_costs(case, costs)
+    edited, thrashed, tiny = cases_grid(conversation_figures(series, "h2corn"), "h2corn").rows
+    assert edited[1:4] == ["100", "105", "1.050 (1.050-1.050) ≤ 1.05"]
+    assert thrashed[1:4] == ["100", "104", "1.040 (1.040-1.040) ≤ 1.05"]
+    assert tiny[1:] == ["-", "-", "-", "-"]
+
+
+def test_egrets_cpu_includes_envoys_beside_other_gateways(series: Series) -> None:
+    """Others have no Envoy."""
+    for turn in ("first_turn", "next_turn"):
+        series.add_costs(f"64k.{turn}", {"LiteLLM guarded": Cost(9000, 0, 0)})
+    figures = conversation_figures(series, "h2corn")
+    egret, lite = peers_grid(figures, "h2corn", {"LiteLLM guarded": "key"}, ["64k"]).rows
+    assert egret == ["64k", "Egret h2corn", "key, default policy", "1,080", "210", "0.19"]
+    assert lite == ["64k", "LiteLLM guarded", "key", "9,000", "9,000", "1.00"]
+
+
+def test_a_hit_rate_is_that_of_a_span() -> None:
+    """Zero where no message was looked up."""
+    before = TableCounts(hits=10, misses=10, evictions=0, size_bytes=1)
+    after = TableCounts(hits=105, misses=15, evictions=0, size_bytes=1)
+    assert after.hit_rate_since(before) == 0.95
+    assert after.hit_rate_since(after) == 0.0
