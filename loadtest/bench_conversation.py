@@ -60,6 +60,7 @@ from loadtest.conversations.figures import (
     growth_grid,
     growth_plot,
     peers_grid,
+    ratios_grid,
     slug,
     turn_key,
     turns_grid,
@@ -85,7 +86,8 @@ CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
 """How many of each size: some seconds of work for each side."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
-GROWING: Final = 16
+GROWING: Final = 60
+GROWING_ROUNDS: Final = 2
 TURNS: Final = 12
 THRASHING: Final = 300
 TINY: Final = 60
@@ -128,10 +130,12 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     figures = conversation_figures(series, engine)
-    grids = [turns_grid(figures, engine, plan.sizes)]
+    grids = [
+        turns_grid(figures, engine, plan.sizes),
+        ratios_grid(figures, engine, plan.sizes),
+    ]
     if plan.shapes:
-        grids.append(cases_grid(figures, engine))
-        grids.append(growth_grid(figures, engine, plan.shapes))
+        grids += [cases_grid(figures, engine), growth_grid(figures, engine, plan.shapes)]
         growth_plot(figures, engine, plan.shapes, path=DIRECTORY / "bench-conversation.png")
     if peers:
         grids.append(peers_grid(figures, engine, peers, PEER_CONVERSATIONS))
@@ -239,7 +243,7 @@ class _Runner:
                 await self._edited()
                 await self._thrashed()
                 await self._tiny()
-                for shape in self._plan.shapes:
+                for shape in self._plan.shapes if number < GROWING_ROUNDS else ():
                     await self._growing(shape)
                 for size in PEER_CONVERSATIONS if peers else ():
                     await self._peers(size, peers)

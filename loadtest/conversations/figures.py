@@ -112,16 +112,29 @@ def turns_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) 
                 for key in ("cold_cpu_us", "first_turn_cpu_us", "next_turn_cpu_us")
             ),
             _number(figures, f"{REV}.{size}.{NEXT}_cpu_us", 0),
-            _ranged(figures, f"{engine}.{size}.ratio", RATIO_TARGETS[size]),
-            _ranged(figures, f"{engine}.{size}.first_of_cold", COLD_TARGET),
             _number(figures, f"{engine}.{size}.hit_rate", 3),
             _number(figures, f"{engine}.{size}.table_mb", 1),
         ]
         for size in sizes
     ]
-    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "next / first",
-               "first / no table", "hit rate", "table MB")  # fmt: skip
-    return Grid("A new conversation of 40 messages, and its next turn", columns, rows)
+    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "hit rate",
+               "table MB")  # fmt: skip
+    return Grid("CPU of a new conversation of 40 messages, and of its next turn", columns, rows)
+
+
+def ratios_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) -> Grid:
+    """Return a line for each ratio that was measured, with its range and target."""
+    rows = [
+        [size, words, *_ranged(figures, f"{engine}.{size}.{key}", target)]
+        for size in sizes
+        for key, words, target in (
+            ("ratio", "next turn / first turn", RATIO_TARGETS[size]),
+            ("first_of_cold", "first turn / the same without the table", COLD_TARGET),
+            ("next_of_rev", "next turn / the same at REV", None),
+        )
+        if f"{engine}.{size}.{key}" in figures
+    ]
+    return Grid("Ratios", ("body", "figure", "ratio", "range", "target"), rows, labels=2)
 
 
 def growth_grid(figures: Mapping[str, float], engine: str, shapes: Sequence[Shape]) -> Grid:
@@ -149,12 +162,13 @@ def cases_grid(figures: Mapping[str, float], engine: str) -> Grid:
             words,
             _number(figures, f"{WITHOUT}.{case}_cpu_us", 0),
             _number(figures, f"{SMALL if case == 'thrashed' else engine}.{case}_cpu_us", 0),
-            _ranged(figures, f"{engine}.{case}.ratio", COLD_TARGET),
+            *_ranged(figures, f"{engine}.{case}.ratio", COLD_TARGET),
             _number(figures, f"{engine}.{case}.hit_rate", 3),
         ]
         for case, words in CASES.items()
+        if f"{engine}.{case}.ratio" in figures
     ]
-    columns = ("requests", "no table µs", "with it µs", "ratio", "hit rate")
+    columns = ("requests", "no table µs", "with it µs", "ratio", "range", "target", "hit rate")
     return Grid("Requests that the table cannot help", columns, rows)
 
 
@@ -236,10 +250,10 @@ def _number(figures: Mapping[str, float], key: str, digits: int) -> str:
     return f"{figures[key]:,.{digits}f}" if key in figures else "-"
 
 
-def _ranged(figures: Mapping[str, float], key: str, at_most: float) -> str:
-    """Return a ratio with its range and target, and whether it misses that."""
-    if key not in figures:
-        return "-"
-    missed = "" if figures[key] <= at_most else ", missed"
-    low, high = figures[f"{key}_min"], figures[f"{key}_max"]
-    return f"{figures[key]:.3f} ({low:.3f}-{high:.3f}) ≤ {at_most:.2f}{missed}"
+def _ranged(figures: Mapping[str, float], key: str, at_most: float | None) -> list[str]:
+    """Return a ratio, its range, and its target, if any, with a word if it is missed."""
+    ratio, low, high = (figures[f"{key}{end}"] for end in ("", "_min", "_max"))
+    shown = [f"{ratio:.3f}", f"{low:.3f}-{high:.3f}"]
+    if at_most is None:
+        return [*shown, "-"]
+    return [*shown, f"≤ {at_most:.2f}{'' if ratio <= at_most else ', missed'}"]
