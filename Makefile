@@ -26,7 +26,7 @@ REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 # Each process has a stack of its own, which waits for most of the time.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# Cases that no engine can change run on grpcio alone: tests/support/engines.py has the reasons.
+# Cases that no engine can change run on http2 alone: tests/support/engines.py has the reasons.
 BY_ENGINE := -m "not any_engine"
 SIZE :=
 # Tracing every line takes half as much time again: the core is traced, which has a rule to keep.
@@ -88,8 +88,8 @@ demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table
 	$(EGRET) demo
 
 test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
-	$(PY) -m pytest tests/e2e --engine http2 $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
-	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine grpcio $(TWO_PROCESSES) $(SIZE) --durations 40
+	$(PY) -m pytest tests/e2e --engine grpcio $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
+	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine http2 $(TWO_PROCESSES) $(SIZE) --durations 40
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='$(CORE)' --fail-under=100 --skip-covered

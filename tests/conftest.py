@@ -19,7 +19,7 @@ settings.load_profile("egret")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run choose the engine of the whole stacks it starts."""
     choices = [engine.value for engine in Engine]
-    parser.addoption("--engine", default=Engine.GRPCIO.value, choices=choices)
+    parser.addoption("--engine", default=Engine.AUTO.chosen.value, choices=choices)
     parser.addoption("--browser", help="a headless Chromium; without it tests/browser is left out")
     parser.addoption("--full", action="store_true", help="the full form of tests that have two")
     parser.addoption("--pictures", help="where tests/browser draws; else nowhere that stays")

@@ -76,7 +76,7 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """A gRPC server for ext_proc, the access log, health and reflection on one socket."""
+    """A gRPC server for ext_proc, the access log and health on one socket."""
 
     async def start(self) -> None:
         """Begin to serve.

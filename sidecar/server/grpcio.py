@@ -1,4 +1,4 @@
-"""The engine on grpc.aio: safe with any Envoy configuration.
+"""The engine on grpc.aio: the only one with reflection.
 
 Messages stay bytes here: no serializer is registered, so that protobuf is decoded in the codec
 only. The options suit Envoy: it pings if keepalive is configured, and sends a BUFFERED body as one

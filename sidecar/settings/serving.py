@@ -33,7 +33,7 @@ class Engine(enum.Enum):
     @property
     def chosen(self) -> Engine:
         """Return the engine that serves."""
-        return Engine.GRPCIO if self is Engine.AUTO else self
+        return Engine.HTTP2 if self is Engine.AUTO else self
 
 
 class ServerSettings(Section):

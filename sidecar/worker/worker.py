@@ -255,11 +255,11 @@ def engine_type(
 ) -> Callable[[EngineOptions, Serve, ReceiveLog | None], Engine]:
     """Return the class of the engine; only its own library is imported, which saves memory."""
     match engine.chosen:
-        case EngineChoice.GRPCIO | EngineChoice.AUTO:
+        case EngineChoice.GRPCIO:
             from sidecar.server.grpcio import GrpcioEngine  # noqa: PLC0415
 
             return GrpcioEngine
-        case EngineChoice.HTTP2:
+        case EngineChoice.HTTP2 | EngineChoice.AUTO:
             from sidecar.server.grpc_http2 import Http2Engine  # noqa: PLC0415
 
             return Http2Engine

@@ -394,20 +394,15 @@ def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "config", "engine"),
-    [
-        ("sidecar", "", "http2"),
-        ("sidecar", "static_resources: {}", None),
-        ("sidecar-full", "", "grpcio"),
-        ("standalone", "", None),
-    ],
-    ids=["the chart's Envoy", "another configuration", "asked for", "no Envoy"],
+    ("case", "engine"),
+    [("sidecar", None), ("sidecar-full", "grpcio"), ("standalone", None)],
+    ids=["the chart's Envoy", "asked for", "no Envoy"],
 )
-def test_workers_take_the_engine_that_the_envoy_before_them_is_set_up_for(
-    case: str, config: str, engine: str | None
+def test_workers_have_the_default_engine_unless_the_settings_name_another(
+    case: str, engine: str | None
 ) -> None:
-    """Where the chart does not know of Envoy, the one that works with any; said once."""
-    pod = one(render("helm4", case=case, envoy__config=config), "Deployment")["spec"]["template"]
+    """The default serves any Envoy; a setting is passed on once."""
+    pod = one(render("helm4", case=case), "Deployment")["spec"]["template"]
     containers = (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))
     (egret,) = [one for one in containers if one["name"] == "egret"]
     told = [entry["value"] for entry in egret["env"] if entry["name"] == "EGRET_SERVER__ENGINE"]

@@ -22,7 +22,6 @@ from egret_tools.devstack.envoy_config import render_envoy_config
 from egret_tools.devstack.processes import free_port
 from pydantic import SecretStr
 
-from sidecar.settings.serving import Engine
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority
 from tests.support.deployments import DEPLOYMENTS
@@ -104,11 +103,8 @@ class Homestead:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def homestead(session_stack: Stack) -> AsyncIterator[Homestead]:
-    """One worker behind a socket and behind a port with mutual TLS, and a mock a provider.
-
-    Of the engine that has ports.
-    """
+async def homestead(session_stack: Stack, engine: str) -> AsyncIterator[Homestead]:
+    """One worker behind a socket and behind a port with mutual TLS, and a mock a provider."""
     async with AsyncExitStack() as parts:
         place = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-home-")))
         servers, envoys, clients = (
@@ -123,7 +119,7 @@ async def homestead(session_stack: Stack) -> AsyncIterator[Homestead]:
             "EGRET_LISTEN__CLIENT_CA_FILE": str(envoys.ca_file),
         }
         world = await parts.enter_async_context(
-            routed_world(session_stack, engine=Engine.GRPCIO.value, settings=settings)
+            routed_world(session_stack, engine=engine, settings=settings)
         )
         sds = Path(world.parameters.sds_directory)
         _write_secrets(sds, servers=servers, envoys=envoys, clients=clients)

@@ -249,7 +249,7 @@ async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path:
                 await asyncio.sleep(0.1)
         running.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
-        assert rotel.points("egret_build_info")[0].attributes["engine"] == "grpcio"
+        assert rotel.points("egret_build_info")[0].attributes["engine"] == "http2"
 
 
 def _logged_port(log: Path) -> str:

@@ -2,7 +2,8 @@
 
 An engine carries bytes between Envoy and the codec. What it can change runs on both: streams,
 their ends and resets, large and late bodies, drains, deaths, overload, the access log's own
-stream. Each conversation of `tests/contract/recorded` is compared byte by byte on both as well.
+stream. The rest runs on the default, `http2`, alone. Each conversation of
+`tests/contract/recorded` is compared byte by byte on both as well.
 """
 
 from __future__ import annotations

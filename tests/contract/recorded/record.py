@@ -1,7 +1,7 @@
 """Records what comes of every conversation, or compares it with what was recorded.
 
-python -m tests.contract.recorded.record --engine http2             # compare
-python -m tests.contract.recorded.record --engine grpcio --write     # record anew
+python -m tests.contract.recorded.record --engine grpcio            # compare
+python -m tests.contract.recorded.record --write                     # record anew, on http2
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def _main(engine: str, names: list[str], *, writes: bool, at_once: int) ->
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", nargs="*", help="all, unless named")
-    parser.add_argument("--engine", choices=["grpcio", "http2"], default="grpcio")
+    parser.add_argument("--engine", choices=["grpcio", "http2"], default="http2")
     parser.add_argument("--write", action="store_true", help="record anew")
     parser.add_argument("--at-once", type=int, default=2, help="groups, each with a worker")
     given = parser.parse_args()

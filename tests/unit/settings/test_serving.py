@@ -11,10 +11,10 @@ from sidecar.settings.serving import Engine, ListenSettings
 FILES = {"certificate_file": "/c", "key_file": "/k", "client_ca_file": "/a"}
 
 
-def test_the_engine_that_serves_by_default_is_grpcio() -> None:
-    """It serves ports of the network as well."""
+def test_the_engine_that_serves_by_default_is_http2() -> None:
+    """Either can be chosen by name."""
     assert [engine.chosen for engine in (Engine.AUTO, Engine.GRPCIO, Engine.HTTP2)] == [
-        Engine.GRPCIO,
+        Engine.HTTP2,
         Engine.GRPCIO,
         Engine.HTTP2,
     ]

@@ -205,7 +205,7 @@ def test_the_running_version_is_shown(registry: CollectorRegistry) -> None:
     Metrics(registry).build(__version__, engine=Engine.AUTO.chosen)
 
     page = generate_latest(registry).decode()
-    assert 'egret_build_info{engine="grpcio",python="' in page
+    assert 'egret_build_info{engine="http2",python="' in page
     assert f'version="{__version__}"}} 1.0' in page
 
 

@@ -14,14 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from egret_tools.devstack.processes import Children, Program
 from sidecar.settings.sections import inherited_environment
-from sidecar.settings.serving import Engine
 
 PART: Final = "Egret workers"
 HEALTH_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 """Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
-ON_SOCKETS: Final = {"EGRET_SERVER__ENGINE": Engine.HTTP2.value}
-"""Settings of workers that serve sockets only; the environment may override them."""
 
 
 def worker_sockets(directory: Path, *, workers: int) -> tuple[Path, ...]:
@@ -46,7 +43,7 @@ async def running_workers(
         part=PART,
         command=(sys.executable, "-m", "sidecar", "serve"),
         log=logs / "workers.log",
-        environment={**ON_SOCKETS, **inherited_environment(), **settings},
+        environment={**inherited_environment(), **settings},
         # The supervisor ends its workers; killed, it could not.
         orphan_signal=signal.SIGTERM,
         grace_seconds=20,

@@ -55,11 +55,6 @@ capabilities: {drop: [ALL]}
 - name: EGRET_CACHE__L2_SECRET
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
-{{- if and (eq .Values.mode "sidecar") (not .Values.envoy.config) (not (hasKey .Values.settings "EGRET_SERVER__ENGINE")) }}
-# Takes less CPU time than grpcio.
-- name: EGRET_SERVER__ENGINE
-  value: http2
-{{- end }}
 {{- if and (eq .Values.mode "sidecar") .Values.envoy.modelRoutes }}
 - name: EGRET_EXCHANGE__ROUTE_BY_MODEL
   value: "on"
