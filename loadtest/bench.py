@@ -35,6 +35,7 @@ from loadtest.results import (
     write_json,
     write_section,
 )
+from loadtest.sizing import write_sizing
 from loadtest.texts import chat_body
 
 PLOTTED: Final = (("p50_ms", "-"), ("p99_ms", ":"))
@@ -199,6 +200,7 @@ def main() -> int:
         write_section("bench", f"{run.as_sentence()}\n\n{tables}")
         publish("bench")
         publish_picture("bench")
+        write_sizing()
     errors = errors_of(figures)
     if errors:
         console.print(f"✗ {errors} requests failed.", style="red")

@@ -43,6 +43,7 @@ from loadtest.results import (
     write_json,
     write_section,
 )
+from loadtest.sizing import write_sizing
 from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
 from loadtest.streams.recorded import STREAM_POLICY
 from loadtest.texts import chat_body
@@ -129,6 +130,7 @@ def main() -> int:
     if options.markdown:
         write_section("bench-against", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
         console.print(f"Copied to {publish('bench-against')}, and the table to the page.")
+        write_sizing()
     if series.errors:
         console.print(f"✗ {series.errors} requests failed.", style="red")
     return 1 if series.errors else 0

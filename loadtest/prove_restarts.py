@@ -1,6 +1,6 @@
 """Counts the requests that fail when a part is killed or replaced under load.
 
-    python -m loadtest.prove_restarts [--rounds N] [--engine grpcio|h2corn] [--markdown]
+    python -m loadtest.prove_restarts [--rounds N] [--engine h2corn|grpcio] [--markdown]
 
 Under load, each so many times: a worker is killed, a worker is stopped, Envoy is replaced as
 a pod is. Streams wait for their model meanwhile. Exits with 1 if a request fails that had its
@@ -409,7 +409,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.prove_restarts", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--engine", choices=("grpcio", "h2corn"), default="grpcio")
+    parser.add_argument("--engine", choices=("h2corn", "grpcio"), default="h2corn")
     parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
     return parser.parse_args()
 
