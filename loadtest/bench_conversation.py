@@ -231,6 +231,8 @@ class _Runner:
     async def rounds(self, peers: Sequence[Contestant]) -> None:
         """Warm up, then measure all of the plan as often as it says."""
         await self._next_turns("64k", count=8, names=tuple(self._sides))
+        if peers:
+            await self._peers("64k", peers)
         self.series = Series(errors=self.series.errors)
         for number in range(self._plan.rounds):
             self._is_backwards = bool(number % 2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,3 +91,15 @@ def test_words_of_words_are_the_same(text: str) -> None:
     once = words(text.encode("utf-8", "replace"))
     assert words(once) == once
     once.decode()
+
+
+@given(
+    text=st.text(
+        st.sampled_from("aBÜ\u017f中1²_ -'\u2019“.\u0307\u00a0\u3000\0\n") | st.characters()
+    )
+)
+def test_words_are_runs_of_letters_and_digits_with_a_space_between_them(text: str) -> None:
+    """Also where spaces, underscores and typographic characters stand together."""
+    plain = text.encode("utf-8", "replace").decode().casefold()
+    found = re.findall(r"[^\W_]+", plain.replace("'", "").replace("\u2019", ""))
+    assert words(text.encode("utf-8", "replace")).decode().split(" ") == ["", *found, ""]
