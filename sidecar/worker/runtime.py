@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import enum
 import os
 import signal
 import sys
@@ -75,6 +76,16 @@ def die_with_parent(parent: int) -> None:
     # It may have ended before prctl was called. Process 1 may be the parent in a container.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def speed_up_enums() -> None:
+    """Remove a hook of Python 3.11 that makes a member of an enumeration slow to look up.
+
+    For its sake the interpreter calls the metaclass for each look-up, of which a request has
+    dozens. No member is found by it, and Python 3.12 is without.
+    """
+    if "__getattr__" in vars(enum.EnumType):
+        delattr(enum.EnumType, "__getattr__")  # typeshed does not have it
 
 
 BEAT_SECONDS: Final = 0.25

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import gc
 import signal
+import subprocess
+import sys
 import time
-from typing import Never
+from typing import Final, Never
 
 from prometheus_client import CollectorRegistry
 
@@ -16,6 +18,35 @@ from sidecar.storage.pool import open_pool
 from sidecar.telemetry.process_metrics import GcPauses, ProcessMetrics
 from sidecar.worker.runtime import BEAT_SECONDS, BackgroundTasks, RuntimeSampler
 from tests.support.log_lines import LogLines
+
+ENUMS: Final = """
+import enum, sidecar.worker.worker
+from sidecar.worker.runtime import speed_up_enums
+
+def subclasses(of):
+    for one in of.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+for _ in range(2):
+    speed_up_enums()
+assert "__getattr__" not in vars(enum.EnumType)
+enums = [one for one in subclasses(enum.Enum) if one.__members__]
+for one in enums:
+    for name, member in one.__members__.items():
+        assert getattr(one, name) is member and one[name] is member, (one, name)
+assert not hasattr(enums[0], "NO_SUCH_MEMBER")
+print(len(enums))
+"""
+
+
+def test_every_member_is_found_without_the_hook_that_makes_it_slow() -> None:
+    """Of all enumerations that a worker loads, the standard library's among them."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENUMS], capture_output=True, text=True, check=True
+    )
+
+    assert int(done.stdout) > 50
 
 
 async def test_a_loop_that_is_held_up_is_seen_to_be_late() -> None:
