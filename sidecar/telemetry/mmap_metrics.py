@@ -73,9 +73,8 @@ def observing(histogram: Histogram, *counters: Counter) -> Observe:
 
     The same call adds one to each of *counters*.
     """
-    places = [_place(one._value) for one in counters]  # noqa: SLF001
-    total = _place(histogram._sum)  # noqa: SLF001
-    if total is None:
+    mapped = _mapped(histogram)
+    if mapped is None:
 
         def observe_in_process(amount: float) -> None:
             histogram.observe(amount)
@@ -83,17 +82,14 @@ def observing(histogram: Histogram, *counters: Counter) -> Observe:
                 counter.inc()
 
         return observe_in_process if counters else histogram.observe
-    total_memory, total_at = total
-    ones = [place for place in places if place is not None]
-    buckets = [place for one in histogram._buckets if (place := _place(one)) is not None]  # noqa: SLF001
-    bounds = list(histogram._upper_bounds)  # noqa: SLF001
+    memory, total, buckets, bounds = mapped
+    ones = [place for one in counters if (place := _place(one._value)) is not None]  # noqa: SLF001
 
     def observe(amount: float) -> None:
-        total_memory[total_at] += amount
-        memory, at = buckets[bisect_left(bounds, amount)]
-        memory[at] += 1.0
-        for memory, at in ones:
-            memory[at] += 1.0
+        memory[total] += amount
+        memory[buckets[bisect_left(bounds, amount)]] += 1.0
+        for counts, at in ones:
+            counts[at] += 1.0
 
     return observe
 
@@ -104,16 +100,8 @@ def observing_each(histograms: Sequence[Histogram], *counters: Counter) -> Obser
     None is not observed. The same call adds one to each of *counters*.
     """
     ones = [place for one in counters if (place := _place(one._value)) is not None]  # noqa: SLF001
-    mapped = [
-        (
-            total,
-            [place for one in histogram._buckets if (place := _place(one)) is not None],  # noqa: SLF001
-            list(histogram._upper_bounds),  # noqa: SLF001
-        )
-        for histogram in histograms
-        if (total := _place(histogram._sum)) is not None  # noqa: SLF001
-    ]
-    if not mapped:
+    places = [mapped for one in histograms if (mapped := _mapped(one)) is not None]
+    if not places:
 
         def observe_in_process(amounts: Sequence[float | None]) -> None:
             for histogram, amount in zip(histograms, amounts, strict=True):
@@ -125,16 +113,33 @@ def observing_each(histograms: Sequence[Histogram], *counters: Counter) -> Obser
         return observe_in_process
 
     def observe_each(amounts: Sequence[float | None]) -> None:
-        for (total, buckets, bounds), amount in zip(mapped, amounts, strict=True):
+        for (memory, total, buckets, bounds), amount in zip(places, amounts, strict=True):
             if amount is not None:
-                memory, at = total
-                memory[at] += amount
-                memory, at = buckets[bisect_left(bounds, amount)]
-                memory[at] += 1.0
-        for memory, at in ones:
-            memory[at] += 1.0
+                memory[total] += amount
+                memory[buckets[bisect_left(bounds, amount)]] += 1.0
+        for counts, at in ones:
+            counts[at] += 1.0
 
     return observe_each
+
+
+def _mapped(
+    histogram: Histogram,
+) -> tuple[memoryview[float], int, tuple[int, ...], tuple[float, ...]] | None:
+    """Return the memory of *histogram*, the places of its sum and buckets, and their bounds."""
+    total = _place(histogram._sum)  # noqa: SLF001 - as the module says
+    places = [place for one in histogram._buckets if (place := _place(one)) is not None]  # noqa: SLF001
+    if total is None:
+        return None
+    # All are in one file, whose present map holds every place.
+    buckets = tuple([place.at for place in places])
+    return total.memory, total.at, buckets, _shared(tuple(histogram._upper_bounds))  # noqa: SLF001
+
+
+@lru_cache(maxsize=64)
+def _shared(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    """Return one tuple for all histograms with these bounds: it stays in the CPU's caches."""
+    return bounds
 
 
 def _place(sample: object) -> _Place | None:
