@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Final
 
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.limits import LimitStatus, Reservation
+from sidecar.domain.metadata import EPOCH
 from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Step
@@ -137,15 +138,14 @@ class RequestRecord(ExchangeReport, kw_only=True):
         if principal is None:
             return None
         route = self.route if isinstance(self.route, Route) else None
-        seconds, nanoseconds = divmod(self.wall_ns, 1_000_000_000)
-        occurred_at = datetime.fromtimestamp(seconds, UTC)
         verdicts: dict[str, str] = {}
         for result in self.results:
             if result.verdict is not Verdict.PASS:
                 verdicts[result.guardrail.name] = result.verdict._value_
         return JudgedRequest(
             request_id=self.request_id,
-            occurred_at=occurred_at.replace(microsecond=nanoseconds // 1000),
+            # Without a float, which could be a microsecond off; by position, for speed.
+            occurred_at=EPOCH + timedelta(0, 0, self.wall_ns // 1000),
             key_id=principal.key_id,
             team_id=principal.team_id,
             organization_id=principal.organization_id,

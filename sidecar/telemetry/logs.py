@@ -317,6 +317,10 @@ class ExchangeLog:
         )
 
 
+_SHOWN: Final = slice(sanitize.MAX_CHARACTERS)
+"""The part of a name that is shown."""
+
+
 def exchange_fields(  # noqa: C901 - in one function, as it runs for every request
     report: ExchangeReport, trace_id: str | None
 ) -> dict[str, Any]:
@@ -352,13 +356,14 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
         # And `_value_`, for `value` is a function of Python's own in 3.11: ten times as slow.
         guardrails = fields["guardrails"] = []
         pass_seconds = 0.0 if report.guardrails is None else report.guardrails[1]
+        pass_ms = int(pass_seconds * 1_000_000 + 0.5) / 1000
         for result in report.results:
-            seconds = pass_seconds if result.seconds is None else result.seconds
+            seconds = result.seconds
             row: dict[str, Any] = {
-                "name": result.guardrail.name[: sanitize.MAX_CHARACTERS],
+                "name": result.guardrail.name[_SHOWN],
                 "stage": result.stage._value_,
                 "verdict": result.verdict._value_,
-                "ms": int(seconds * 1_000_000 + 0.5) / 1000,
+                "ms": pass_ms if seconds is None else int(seconds * 1_000_000 + 0.5) / 1000,
             }
             if result.findings:
                 types = sorted({finding.type for finding in result.findings})
@@ -370,9 +375,9 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
         fields["unscanned"] = [reason.value for reason in dict.fromkeys(report.unscanned)]
     if principal is not None:
         fields["key_id"] = principal.key_id
-        fields["team"] = principal.team_name[: sanitize.MAX_CHARACTERS]
-        fields["organization"] = principal.organization_name[: sanitize.MAX_CHARACTERS]
+        fields["team"] = principal.team_name[_SHOWN]
+        fields["organization"] = principal.organization_name[_SHOWN]
     if policy is not None:
-        fields["policy"] = policy.name[: sanitize.MAX_CHARACTERS]
+        fields["policy"] = policy.name[_SHOWN]
         fields["policy_version"] = policy.version
     return fields
