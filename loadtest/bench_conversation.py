@@ -14,6 +14,7 @@ request failed.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from loadtest.bench_envoy import port_address
 from loadtest.bench_peers import running_provider
 from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
 from loadtest.conversations.clients import (
+    SETTLE_SECONDS,
     Contestant,
     contestant,
     costs,
@@ -81,7 +83,7 @@ from loadtest.results import (
 from sidecar.settings.process import setting_names
 
 ENGINES: Final = ("h2corn", "grpcio")
-TABLE_SETTING: Final = "EGRET_MESSAGES__TABLE_MB"
+TABLE_SETTING: Final = "EGRET_EXCHANGE__MESSAGE_TABLE_MB"
 CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
 """How many of each size: some seconds of work for each side."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
@@ -277,6 +279,7 @@ class _Runner:
         sides = self._named((side, WITHOUT))
         if known:
             self.series.errors += sum([await one.send(known) for one in sides])
+            await asyncio.sleep(SETTLE_SECONDS)
         before = await table_counts(self._sides[side])
         self.series.add_costs(case, await costs(sides, bodies))
         after = await table_counts(self._sides[side])

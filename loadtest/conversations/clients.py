@@ -117,7 +117,7 @@ async def _settled_cpu(one: Contestant) -> tuple[float, float]:
 
 
 KNOWN: Final = "egret_known_messages_total"
-TABLE_BYTES: Final = "egret_known_message_table_bytes"
+TABLE_BYTES: Final = "egret_message_table_bytes"
 EVICTIONS: Final = "egret_known_message_evictions_total"
 
 
