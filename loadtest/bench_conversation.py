@@ -5,8 +5,8 @@
 Conversations are generated, and each request is sent once, to every side in turn: this checkout,
 the same without its table of known messages, with two workers, and REV if it is named. The first
 table is about conversations of 40 messages of equal length; a coding agent, chats and retrieval
-show the cost turn by turn; requests that the table cannot help show its price. Other gateways, if
-`make bench-peers` has installed them, receive the same bodies. Prints tables, draws
+show the cost turn by turn; requests that the table can hardly help show its price. Other gateways,
+if `make bench-peers` has installed them, receive the same bodies. Prints tables, draws
 build/bench/bench-conversation.png and writes build/bench/bench-conversation.json. Exits 1 when a
 request failed.
 """
@@ -17,9 +17,10 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -88,12 +89,17 @@ CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
 """How many of each size: some seconds of work for each side."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
+LONG_ROUNDS: Final = 2
+"""Rounds in which all turns are measured, and the smallest table is thrashed."""
 GROWING: Final = 60
-GROWING_ROUNDS: Final = 2
 TURNS: Final = 12
-THRASHING: Final = 300
+CHANGED: Final = 120
+TRIMMED: Final = 10
+THRASHING: Final = 2_500
+"""Conversations of 16 KB: more than a table of 1 MB holds."""
 TINY: Final = 60
 TINY_MESSAGES: Final = 1_500
+EVEN_SIZES: Final = {"16k": 16 * 1024, **SIZES}
 MB: Final = 1 << 20
 
 
@@ -244,11 +250,12 @@ class _Runner:
                     await self._next_turns(size, count=count, names=(NOW, WITHOUT, REV))
                 if not self._plan.shapes:
                     continue
-                await self._edited()
-                await self._thrashed()
+                await self._changed()
                 await self._tiny()
-                for shape in self._plan.shapes if number < GROWING_ROUNDS else ():
-                    await self._growing(shape)
+                if number < LONG_ROUNDS:
+                    await self._thrashed()
+                    for shape in self._plan.shapes:
+                        await self._growing(shape)
                 for size in PEER_CONVERSATIONS if peers else ():
                     await self._peers(size, peers)
         for name, gateway in self._gateways.items():
@@ -259,16 +266,23 @@ class _Runner:
         """Send *count* new conversations, then the next turn of each."""
         talks = self._even(size, count)
         sides = self._named(names)
-        first = await costs(sides, [one.body(1) for one in talks])
-        before = await table_counts(self._sides[NOW])
-        then = await costs(sides, [one.body(2) for one in talks])
-        after = await table_counts(self._sides[NOW])
-        self.series.add_costs(f"{size}.{FIRST}", first)
-        self.series.add_costs(f"{size}.{NEXT}", then)
+        first, then = ([one.body(turn) for one in talks] for turn in (1, 2))
+        self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first))
+        async with self._counting(NOW, f"{NOW}.{size}", then):
+            self.series.add_costs(f"{size}.{NEXT}", await costs(sides, then))
+
+    @asynccontextmanager
+    async def _counting(self, side: str, key: str, bodies: Iterable[bytes]) -> AsyncIterator[None]:
+        """Note the use that *side* makes of its table meanwhile, for which *bodies* are sent."""
+        before = await table_counts(self._sides[side])
+        yield
+        after = await table_counts(self._sides[side])
         if before and after:
-            self.series.add(f"{NOW}.{size}.hit_rate", after.hit_rate_since(before))
-            self.series.add(f"{NOW}.{size}.table_mb", after.size_bytes / MB)
-            self.series.add(f"{NOW}.{size}.evictions", after.evictions)
+            use = after - before
+            self.series.add(f"{key}.hit_rate", use.hit_rate)
+            self.series.add(f"{key}.known_share", use.known_bytes / sum(map(len, bodies)))
+            self.series.add(f"{key}.evictions", use.evictions)
+            self.series.add(f"{key}.table_mb", use.size_bytes / MB)
 
     async def _case(
         self, case: str, side: str, known: Sequence[bytes], bodies: Sequence[bytes]
@@ -280,19 +294,23 @@ class _Runner:
         if known:
             self.series.errors += sum([await one.send(known) for one in sides])
             await asyncio.sleep(SETTLE_SECONDS)
-        before = await table_counts(self._sides[side])
-        self.series.add_costs(case, await costs(sides, bodies))
-        after = await table_counts(self._sides[side])
-        if before and after:
-            self.series.add(f"{NOW}.{case}.hit_rate", after.hit_rate_since(before))
+        async with self._counting(side, f"{NOW}.{case}", bodies):
+            self.series.add_costs(case, await costs(sides, bodies))
 
-    async def _edited(self) -> None:
-        talks = self._even("64k", self._plan.number(CONVERSATIONS["64k"]))
-        bodies = [one.edited().body(2) for one in talks]
-        await self._case("edited", NOW, [one.body(1) for one in talks], bodies)
+    async def _changed(self) -> None:
+        """Send next turns in which messages are other ones, or gone."""
+        changes: dict[str, Callable[[Conversation], Conversation]] = {
+            "new_prompt": Conversation.with_new_prompt,
+            "trimmed": partial(Conversation.without_oldest, count=TRIMMED),
+            "edited": Conversation.edited,
+        }
+        for case, change in changes.items():
+            talks = self._even("64k", self._plan.number(CHANGED))
+            known = [one.body(1) for one in talks]
+            await self._case(case, NOW, known, [change(one).body(2) for one in talks])
 
     async def _thrashed(self) -> None:
-        talks = self._even("64k", max(THRASHING, self._plan.number(THRASHING)))
+        talks = self._even("16k", THRASHING)
         first, then = ([one.body(turn) for one in talks] for turn in (1, 2))
         await self._case("thrashed", SMALL, first, then)
 
@@ -301,17 +319,19 @@ class _Runner:
         await self._case("tiny", NOW, [], [one.body(1) for one in talks])
 
     async def _growing(self, shape: Shape) -> None:
-        """Send every turn of new conversations of *shape*, one turn of all after the other."""
+        """Send every turn of new conversations of *shape*, one turn of all after the other.
+
+        The use of the table is the median of all turns.
+        """
         count, sides = self._plan.number(GROWING), self._named((NOW, TWO, WITHOUT, REV))
         talks = [conversation(shape, seed=seed, turns=TURNS) for seed in self._seeds(count)]
-        before = {name: await table_counts(self._sides[name]) for name in (NOW, TWO)}
         for turn in range(1, TURNS + 1):
             bodies = [one.body(turn) for one in talks]
-            self.series.add_costs(turn_key(shape, turn), await costs(sides, bodies))
-        for name, then in before.items():
-            now = await table_counts(self._sides[name])
-            if then and now:
-                self.series.add(f"{name}.{slug(shape)}.hit_rate", now.hit_rate_since(then))
+            async with (
+                self._counting(NOW, f"{NOW}.{slug(shape)}", bodies),
+                self._counting(TWO, f"{TWO}.{slug(shape)}", bodies),
+            ):
+                self.series.add_costs(turn_key(shape, turn), await costs(sides, bodies))
         kib = max(len(one.body(TURNS)) for one in talks) / 1024
         self.series.add(f"{slug(shape)}.last_turn_kib", kib)
 
@@ -323,7 +343,7 @@ class _Runner:
 
     def _even(self, size: str, count: int, *, messages: int = EVEN_MESSAGES) -> list[Conversation]:
         return [
-            even_conversation(SIZES[size], seed=seed, turns=2, messages=messages)
+            even_conversation(EVEN_SIZES[size], seed=seed, turns=2, messages=messages)
             for seed in self._seeds(count)
         ]
 

@@ -117,23 +117,39 @@ async def _settled_cpu(one: Contestant) -> tuple[float, float]:
 
 
 KNOWN: Final = "egret_known_messages_total"
+KNOWN_BYTES: Final = "egret_known_message_bytes_total"
 TABLE_BYTES: Final = "egret_message_table_bytes"
 EVICTIONS: Final = "egret_known_message_evictions_total"
 
 
 @dataclass(frozen=True, slots=True)
 class TableCounts:
-    """Counts of the tables of known messages, of all workers together, and their size."""
+    """Counts of the tables of known messages, of all workers together, and their size.
+
+    `hits` and `misses` are of messages, with short neighbours as one; `known_bytes` those of hits.
+    """
 
     hits: float
     misses: float
+    known_bytes: float
     evictions: float
     size_bytes: float
 
-    def hit_rate_since(self, before: TableCounts) -> float:
-        """Return the share of messages that were known, of those since *before*."""
-        hits, misses = self.hits - before.hits, self.misses - before.misses
-        return hits / (hits + misses) if hits + misses else 0.0
+    def __sub__(self, before: TableCounts) -> TableCounts:
+        """Return the counts since *before*, and the size of now."""
+        return TableCounts(
+            hits=self.hits - before.hits,
+            misses=self.misses - before.misses,
+            known_bytes=self.known_bytes - before.known_bytes,
+            evictions=self.evictions - before.evictions,
+            size_bytes=self.size_bytes,
+        )
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of messages that were known; 0 if none was looked up."""
+        looked_up = self.hits + self.misses
+        return self.hits / looked_up if looked_up else 0.0
 
 
 async def table_counts(one: Contestant) -> TableCounts | None:
@@ -154,9 +170,13 @@ async def table_counts(one: Contestant) -> TableCounts | None:
         known = samples.get(KNOWN, {})
         return sum(value for labels, value in known.items() if ("outcome", name) in labels)
 
+    def total(name: str) -> float:
+        return sum(samples.get(name, {}).values())
+
     return TableCounts(
         hits=outcome("hit"),
         misses=outcome("miss"),
-        evictions=sum(samples.get(EVICTIONS, {}).values()),
-        size_bytes=sum(samples[TABLE_BYTES].values()),
+        known_bytes=total(KNOWN_BYTES),
+        evictions=total(EVICTIONS),
+        size_bytes=total(TABLE_BYTES),
     )

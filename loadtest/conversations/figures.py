@@ -34,11 +34,13 @@ RATIO_TARGETS: Final = {"64k": 0.20, "256k": 0.10, "1m": 0.08}
 COLD_TARGET: Final = 1.05
 """A first turn through the same without the table, at most."""
 CASES: Final = {
+    "new_prompt": "a next turn with another system prompt",
+    "trimmed": "a next turn without the ten oldest messages",
     "edited": "a next turn with a byte changed in every message",
-    "thrashed": "a next turn when the table is too small for all conversations",
-    "tiny": "a first turn of 1,500 messages in 64 KB",
+    "thrashed": "a next turn, more conversations than the smallest table holds",
+    "tiny": "a first turn of 1,500 messages",
 }
-"""Requests made so that the table is of no use."""
+"""Requests that the table can help only in part, or not at all."""
 
 
 @dataclass(slots=True)
@@ -112,12 +114,12 @@ def turns_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) 
                 for key in ("cold_cpu_us", "first_turn_cpu_us", "next_turn_cpu_us")
             ),
             _number(figures, f"{REV}.{size}.{NEXT}_cpu_us", 0),
-            _number(figures, f"{engine}.{size}.hit_rate", 3),
-            _number(figures, f"{engine}.{size}.table_mb", 1),
+            _number(figures, f"{engine}.{size}.known_share", 3),
+            _number(figures, f"{engine}.{size}.table_mb", 2),
         ]
         for size in sizes
     ]
-    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "hit rate",
+    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "known bytes",
                "table MB")  # fmt: skip
     return Grid("CPU of a new conversation of 40 messages, and of its next turn", columns, rows)
 
@@ -147,29 +149,30 @@ def growth_grid(figures: Mapping[str, float], engine: str, shapes: Sequence[Shap
                 continue
             marks = (1, len(costs) // 2, len(costs))
             kib = figures[f"{slug(shape)}.last_turn_kib"]
-            hits = _number(figures, f"{_key(shape, side, engine)}.hit_rate", 3)
+            known = _number(figures, f"{_key(shape, side, engine)}.known_share", 3)
             shown = [f"{costs[turn - 1]:,.0f}" for turn in marks]
-            rows.append([shape.value, words, f"{len(costs)}", f"{kib:,.0f}", *shown, hits])
+            rows.append([shape.value, words, f"{len(costs)}", f"{kib:,.0f}", *shown, known])
     columns = ("conversation", "side", "turns", "KiB at last", "first µs", "middle µs", "last µs",
-               "hit rate")  # fmt: skip
+               "known bytes")  # fmt: skip
     return Grid("CPU of Egret by turn", columns, rows, labels=2)
 
 
 def cases_grid(figures: Mapping[str, float], engine: str) -> Grid:
-    """Return a line for each kind of request that the table cannot help."""
+    """Return a line for each kind of request that the table can hardly help."""
     rows = [
         [
             words,
             _number(figures, f"{WITHOUT}.{case}_cpu_us", 0),
             _number(figures, f"{SMALL if case == 'thrashed' else engine}.{case}_cpu_us", 0),
             *_ranged(figures, f"{engine}.{case}.ratio", COLD_TARGET),
-            _number(figures, f"{engine}.{case}.hit_rate", 3),
+            _number(figures, f"{engine}.{case}.known_share", 3),
         ]
         for case, words in CASES.items()
         if f"{engine}.{case}.ratio" in figures
     ]
-    columns = ("requests", "no table µs", "with it µs", "ratio", "range", "target", "hit rate")
-    return Grid("Requests that the table cannot help", columns, rows)
+    columns = ("requests", "no table µs", "with it µs", "ratio", "range", "target",
+               "known bytes")  # fmt: skip
+    return Grid("Requests that the table can hardly help", columns, rows)
 
 
 def peers_grid(

@@ -62,6 +62,14 @@ class Conversation:
             later=tuple(tuple(map(_edited, messages)) for messages in self.later),
         )
 
+    def with_new_prompt(self) -> Conversation:
+        """Return it with a changed system prompt, such as one with the time of day."""
+        return replace(self, opening=(_edited(self.opening[0]), *self.opening[1:]))
+
+    def without_oldest(self, count: int) -> Conversation:
+        """Return it without the first *count* messages behind the system prompt."""
+        return replace(self, opening=(self.opening[0], *self.opening[1 + count :]))
+
 
 def _edited(message: Message) -> Message:
     text = str(message["content"])

@@ -81,7 +81,7 @@ def test_a_growing_conversation_has_a_line_for_each_side_that_ran() -> None:
         cost = Cost(100.0 * turn, 0, 0)
         series.add_costs(turn_key(Shape.AGENT, turn), {"now": cost, "two": cost})
     series.add("coding_agent.last_turn_kib", 90)
-    series.add("two.coding_agent.hit_rate", 0.8)
+    series.add("two.coding_agent.known_share", 0.8)
     figures = conversation_figures(series, "h2corn")
     assert growth_grid(figures, "h2corn", [Shape.AGENT]).rows == [
         ["coding agent", "this checkout", "4", "90", "100", "200", "400", "-"],
@@ -89,7 +89,7 @@ def test_a_growing_conversation_has_a_line_for_each_side_that_ran() -> None:
     ]
 
 
-def test_a_request_that_the_table_cannot_help_is_compared_with_none() -> None:
+def test_a_request_that_the_table_can_hardly_help_is_compared_with_none() -> None:
     """That of a thrashed table with the smallest one."""
     series = Series()
     costs = {"now": Cost(105, 0, 0), "small": Cost(104, 0, 0), "without": Cost(100, 0, 0)}
@@ -112,7 +112,8 @@ def test_egrets_cpu_includes_envoys_beside_other_gateways(series: Series) -> Non
 
 def test_a_hit_rate_is_that_of_a_span() -> None:
     """Zero where no message was looked up."""
-    before = TableCounts(hits=10, misses=10, evictions=0, size_bytes=1)
-    after = TableCounts(hits=105, misses=15, evictions=0, size_bytes=1)
-    assert after.hit_rate_since(before) == 0.95
-    assert after.hit_rate_since(after) == 0.0
+    before = TableCounts(hits=10, misses=10, known_bytes=0, evictions=0, size_bytes=1)
+    after = TableCounts(hits=105, misses=15, known_bytes=7, evictions=2, size_bytes=3)
+    assert (after - before).hit_rate == 0.95
+    assert (after - before).size_bytes == 3
+    assert (after - after).hit_rate == 0.0

@@ -78,3 +78,13 @@ def test_an_edited_conversation_differs_in_one_character_of_every_message() -> N
         one[0] != other[0] and one[1:] == other[1:]
         for one, other in zip(before, after, strict=True)
     )
+
+
+def test_a_conversation_may_lose_its_oldest_messages_and_get_another_system_prompt() -> None:
+    """As clients do that keep to a context window, or say the time of day."""
+    talk = even_conversation(8_192, seed=2, turns=2)
+    before = texts(talk.body(2))
+    assert texts(talk.without_oldest(10).body(2)) == [before[0], *before[11:]]
+    system, *others = texts(talk.with_new_prompt().body(2))
+    assert system != before[0]
+    assert others == before[1:]
